@@ -1,0 +1,169 @@
+"""Text from files: reading it, holding some out, and turning characters into tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from einsearch_cli.errors import DataError
+
+Tokens = npt.NDArray[np.uint8]
+
+TEXT_SUFFIXES: Final = frozenset({".txt", ".md", ".rst", ".py", ".tex", ".html", ".csv", ".json"})
+"""Files of a folder that count as text; a single file may have any name."""
+
+MAX_BYTES: Final = 1 << 28
+"""Largest corpus, 256 MiB: every worker process holds one."""
+
+VOCABULARY: Final = 127
+"""Most characters with a token of their own; all others share token 0."""
+
+_LIBRARY_SKIPS: Final = frozenset({"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "_bundled"})
+_SHUFFLE_SEED: Final = 0
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Encoded text, split.
+
+    Token 0 is every character outside `characters`; token i + 1 is `characters[i]`.
+    """
+
+    training: Tokens
+    held_out: Tokens
+    characters: str
+    sha256: str
+    """Over the training and held-out text, in that order."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Distinct tokens, the unknown one included."""
+        return len(self.characters) + 1
+
+
+def read_corpus(path: Path | None, held_out_fraction: float) -> Corpus:
+    """Read, split and encode a file, a folder, or (None) the Python standard library's own source.
+
+    A folder's files are shuffled, always alike, and whole files from the end are held out until they make
+    up the fraction; of a single file its end is held out. The vocabulary is taken from the training part.
+
+    Raises:
+        DataError: nothing there, not readable, not UTF-8, empty, or too large.
+    """
+    files = _standard_library() if path is None else _files(path)
+    texts = _read_all(files)
+    if not any(texts):
+        raise DataError(f"{path} is empty: there is no text to train on", remedy="give a file or folder with text")
+    training, held_out = _split(texts, held_out_fraction)
+    training_points, held_out_points = _code_points(training), _code_points(held_out)
+    characters = most_frequent(training_points)
+    return Corpus(
+        training=encode(training_points, characters),
+        held_out=encode(held_out_points, characters),
+        characters=characters,
+        sha256=hashlib.sha256(f"{len(training)}\n{training}{held_out}".encode()).hexdigest(),
+    )
+
+
+def most_frequent(code_points: npt.NDArray[np.uint32]) -> str:
+    """The characters that get a token, most frequent first; equally frequent ones by code point.
+
+    >>> most_frequent(np.array([98, 97, 97, 99], dtype=np.uint32))
+    'abc'
+    """
+    counts = np.bincount(code_points)
+    present = np.flatnonzero(counts)
+    ordered = present[np.lexsort((present, -counts[present]))]
+    return "".join(map(chr, ordered[:VOCABULARY]))
+
+
+def encode(code_points: npt.NDArray[np.uint32], characters: str) -> Tokens:
+    """Token of every code point.
+
+    >>> encode(np.array([98, 122], dtype=np.uint32), "ab").tolist()
+    [2, 0]
+    """
+    table = np.zeros(0x110000, dtype=np.uint8)
+    table[[ord(character) for character in characters]] = np.arange(1, len(characters) + 1)
+    return table[code_points]
+
+
+def _standard_library() -> list[Path]:
+    root = Path(sysconfig.get_path("stdlib"))
+    files = [path for path in sorted(root.rglob("*.py")) if not _LIBRARY_SKIPS & set(path.relative_to(root).parts)]
+    if not files:
+        raise DataError(f"no .py file under {root}, where this Python says its library is", remedy="give a text by path")
+    return files
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        what = "does not exist" if not path.exists() else "is neither a file nor a folder"
+        raise DataError(f"text {path} {what}", remedy="give the path of a text file or of a folder with text files")
+    hidden = ".", "__"
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in TEXT_SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(hidden) for part in file.relative_to(path).parts[:-1])
+    ]
+    if not files:
+        raise DataError(
+            f"folder {path} has no text files: none ends in {', '.join(sorted(TEXT_SUFFIXES))}",
+            remedy="give a folder with such files, or a single file of any name",
+        )
+    return files
+
+
+def _read_all(files: list[Path]) -> list[str]:
+    texts: list[str] = []
+    size = 0
+    for file in files:
+        try:
+            size += file.stat().st_size
+            if size > MAX_BYTES:
+                raise DataError(
+                    f"the text is larger than {MAX_BYTES >> 20} MiB (at {file}): every worker holds all of it",
+                    remedy="give a part of it",
+                )
+            raw = file.read_bytes()
+        except OSError as error:
+            raise DataError(f"text {file} cannot be read: {error.strerror}", remedy="check its permissions") from error
+        texts.append(_decode(file, raw))
+    return texts
+
+
+def _decode(file: Path, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"text {file} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start} ({error.reason})",
+            remedy=f"convert it, e.g. iconv -f latin1 -t utf-8 {file.name}, or leave it out",
+        ) from None
+
+
+def _split(texts: list[str], fraction: float) -> tuple[str, str]:
+    if len(texts) == 1:
+        cut = len(texts[0]) - round(fraction * len(texts[0]))
+        return texts[0][:cut], texts[0][cut:]
+    shuffled = random.Random(_SHUFFLE_SEED).sample(texts, len(texts))
+    wanted = fraction * sum(map(len, texts))
+    held_out: list[str] = []
+    while len(shuffled) > 1 and sum(map(len, held_out)) < wanted:
+        held_out.insert(0, shuffled.pop())
+    return "".join(shuffled), "".join(held_out)
+
+
+def _code_points(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")

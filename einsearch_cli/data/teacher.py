@@ -1,0 +1,170 @@
+"""Regression on a fixed random ReLU network: Potapczynski et al. 2024, section 4 ("MLP on synthetic data")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
+from einsearch_cli.data.cache import Arrays, cached_arrays
+from einsearch_cli.models import MLP, ProxyModel, structured_linear
+from einsearch_cli.structures import Structure
+
+# Axes in this file: B batch, I input.
+
+LABELLING_CHUNK = 4096
+"""Samples labelled at a time: 16 MiB of activations at width 1024."""
+
+
+class TeacherSettings(TaskSettings):
+    """Settings of the `teacher` task."""
+
+    input_size: int = Field(default=8, ge=1)
+    """Numbers per sample, drawn from the standard normal distribution."""
+
+    teacher_layers: int = Field(default=6, ge=2)
+    """Linear layers of the teacher, its output layer included."""
+
+    teacher_width: int = Field(default=1024, ge=1)
+    """Size of the teacher's hidden layers."""
+
+    teacher_bias: float = Field(default=0.3, ge=0)
+    """Standard deviation of the teacher's biases; its weights have sqrt(2 / fan-in)."""
+
+    teacher_seed: int = Field(default=0, ge=0)
+    """Seed of the teacher and of the samples; not the seed of a trial."""
+
+    pool_size: int = Field(default=262_144, ge=1)
+    """Labelled samples that training draws from, each once per pass; labels are computed once and cached."""
+
+    validation_size: int = Field(default=8_192, ge=1)
+    """Labelled samples held out from training."""
+
+    batch_size: int = Field(default=512, ge=1)
+    """Samples per training step."""
+
+    depth: int = Field(default=3, ge=2)
+    """Linear layers of the student: input, hidden ones, dense head."""
+
+    dense_input: bool = False
+    """Keep the student's input layer dense for every structure; by default it carries the structure."""
+
+    base_width: int = Field(default=64, ge=1)
+    """Student width at which the learning rate holds as it is; other widths scale it by muP."""
+
+    learning_rate: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
+    """Base learning rate of AdamW at `base_width`."""
+
+
+@register_task("teacher", TeacherSettings)
+class TeacherTask(Task[TeacherSettings]):
+    """Regression on the outputs of a fixed random network; loss is the mean squared error.
+
+    Targets are centred and scaled to variance 1 over the pool, so that predicting a constant costs 1.
+    Samples are independent; a run that asks for more than `pool_size` meets them again, in a new order.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> task = TeacherTask(TeacherSettings())
+    >>> task.build_model(parse_structure("dense"), 64).flops_per_token().linears
+    9216
+    """
+
+    _data: tuple[Batch, Batch] | None = None
+
+    def prepare(self) -> None:
+        """Label the pool and the held-out samples, or read them from the cache."""
+        self._pool_and_held_out()
+
+    def build_model(self, structure: Structure, width: int) -> ProxyModel:
+        """An MLP of the given width."""
+        return MLP(
+            self.settings.input_size,
+            width,
+            1,
+            depth=self.settings.depth,
+            make_linear=structured_linear(structure),
+            dense_input=self.settings.dense_input,
+        )
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Passes over the pool, each in a fresh order; an incomplete last batch is dropped."""
+        pool, _ = self._pool_and_held_out()
+        generator = torch.Generator().manual_seed(seed)
+        size = min(self.settings.batch_size, len(pool.targets))
+        while True:
+            order = torch.randperm(len(pool.targets), generator=generator)
+            for chosen in order.split(size):
+                if len(chosen) == size:
+                    yield Batch(pool.inputs[chosen], pool.targets[chosen])
+
+    def validation(self) -> tuple[Batch, ...]:
+        """The held-out samples as one batch."""
+        return (self._pool_and_held_out()[1],)
+
+    def loss(self, model: ProxyModel, batch: Batch) -> Tensor:
+        """Mean squared error."""
+        return F.mse_loss(model(batch.inputs), batch.targets)
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Samples per training step."""
+        return min(self.settings.batch_size, self.settings.pool_size)
+
+    @property
+    def loss_unit(self) -> str:
+        """Mean squared error, in units of the target's variance."""
+        return "mean squared error / target variance"
+
+    def _pool_and_held_out(self) -> tuple[Batch, Batch]:
+        if self._data is None:
+            settings = self.settings
+            key = settings.model_dump(mode="json", include=_LABEL_FIELDS) | {"format": 1}
+            arrays = cached_arrays(self.cache_folder, "teacher", key, lambda: _label(settings))
+            inputs, targets = torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"])
+            cut = settings.pool_size
+            self._data = Batch(inputs[:cut], targets[:cut]), Batch(inputs[cut:], targets[cut:])
+        return self._data
+
+
+_LABEL_FIELDS = {
+    "input_size",
+    "teacher_layers",
+    "teacher_width",
+    "teacher_bias",
+    "teacher_seed",
+    "pool_size",
+    "validation_size",
+}
+
+
+def _label(settings: TeacherSettings) -> Arrays:
+    """Draw the teacher and the samples; pool first, held-out samples behind it."""
+    generator = torch.Generator().manual_seed(settings.teacher_seed)
+    hidden = [settings.teacher_width] * (settings.teacher_layers - 1)
+    sizes = [settings.input_size, *hidden, 1]
+    layers = [
+        (
+            torch.randn(fan_in, fan_out, generator=generator) * math.sqrt(2 / fan_in),
+            torch.randn(fan_out, generator=generator) * settings.teacher_bias,
+        )
+        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
+    ]
+    count = settings.pool_size + settings.validation_size
+    inputs = torch.randn(count, settings.input_size, generator=generator)
+    targets = torch.cat([_teach(layers, chunk) for chunk in inputs.split(LABELLING_CHUNK)])
+    pool = targets[: settings.pool_size].double()
+    scale = pool.std(correction=0).clamp_min(torch.finfo(torch.float32).tiny)
+    standardised = ((targets.double() - pool.mean()) / scale).float()
+    return {"inputs": inputs.numpy(), "targets": standardised.numpy()}
+
+
+def _teach(layers: list[tuple[Tensor, Tensor]], x_BI: Tensor) -> Tensor:
+    *hidden, (weight, bias) = layers
+    for hidden_weight, hidden_bias in hidden:
+        x_BI = torch.addmm(hidden_bias, x_BI, hidden_weight).relu_()
+    return torch.addmm(bias, x_BI, weight)

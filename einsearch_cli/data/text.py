@@ -1,0 +1,141 @@
+"""Next-character prediction on real text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
+from einsearch_cli.data.corpus import Corpus, Tokens, read_corpus
+from einsearch_cli.errors import DataError
+from einsearch_cli.models import GPT, ProxyModel, structured_linear
+from einsearch_cli.structures import Structure
+
+# Axes in this file: B batch, T position, V vocabulary.
+
+
+class TextSettings(TaskSettings):
+    """Settings of the `text` task."""
+
+    path: Path | None = None
+    """Text file, or folder of text files, in UTF-8; by default the Python standard library's own source."""
+
+    held_out_fraction: float = Field(default=0.05, gt=0, le=0.5)
+    """Part of the characters held out for validation; whole files of a folder, the end of a single file."""
+
+    validation_blocks: int = Field(default=128, ge=1)
+    """Held-out blocks that the validation loss is averaged over, evenly spaced."""
+
+    block_size: int = Field(default=128, ge=1)
+    """Characters the network sees at once."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Blocks per training step."""
+
+    layers: int = Field(default=2, ge=1)
+    """Transformer blocks of the network."""
+
+    base_width: int = Field(default=64, ge=1)
+    """Width at which the learning rate holds as it is; other widths scale it by muP."""
+
+    learning_rate: float = Field(default=5e-3, gt=0, allow_inf_nan=False)
+    """Base learning rate of AdamW at `base_width`."""
+
+
+@register_task("text", TextSettings)
+class TextTask(Task[TextSettings]):
+    """Character-level language modelling with a small GPT; loss is the cross-entropy in nats per character.
+
+    >>> TextTask(TextSettings()).tokens_per_batch
+    2048
+    """
+
+    _corpus: Corpus | None = None
+
+    def prepare(self) -> None:
+        """Read the text.
+
+        Raises:
+            DataError: it cannot be read, or one of its two parts is shorter than a block and one character.
+        """
+        if self._corpus is not None:
+            return
+        corpus = read_corpus(self.settings.path, self.settings.held_out_fraction)
+        needed = self.settings.block_size + 1
+        for part, tokens in (("training", corpus.training), ("held-out", corpus.held_out)):
+            if len(tokens) < needed:
+                raise DataError(
+                    f"the {part} part of text {self.settings.path} has {len(tokens)} characters: "
+                    f"a block of {self.settings.block_size} needs {needed}",
+                    remedy="give a longer text, or a smaller block_size",
+                )
+        self._corpus = corpus
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text, encoded and split."""
+        self.prepare()
+        assert self._corpus is not None
+        return self._corpus
+
+    def build_model(self, structure: Structure, width: int) -> ProxyModel:
+        """A GPT of the given width."""
+        return GPT(
+            vocabulary=self.corpus.vocabulary,
+            width=width,
+            layers=self.settings.layers,
+            context=self.settings.block_size,
+            make_linear=structured_linear(structure),
+        )
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Blocks from random places of the training text."""
+        tokens = self.corpus.training
+        generator = torch.Generator().manual_seed(seed)
+        last = len(tokens) - self.settings.block_size
+        while True:
+            starts = torch.randint(last, (self.settings.batch_size,), generator=generator)
+            yield self._blocks(tokens, starts.numpy())
+
+    def validation(self) -> tuple[Batch, ...]:
+        """Held-out blocks, evenly spaced; fewer than asked for when the text is short, none overlapping."""
+        tokens = self.corpus.held_out
+        size = self.settings.block_size
+        count = min(self.settings.validation_blocks, (len(tokens) - 1) // size)
+        starts = np.linspace(0, len(tokens) - size - 1, count).astype(np.int64)
+        per_batch = _largest_divisor(count, self.settings.batch_size)
+        return tuple(self._blocks(tokens, part) for part in starts.reshape(-1, per_batch))
+
+    def loss(self, model: ProxyModel, batch: Batch) -> Tensor:
+        """Cross-entropy, nats per character."""
+        logits_BTV = model(batch.inputs)
+        return F.cross_entropy(logits_BTV.flatten(0, 1), batch.targets.flatten())
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Characters per training step."""
+        return self.settings.batch_size * self.settings.block_size
+
+    @property
+    def loss_unit(self) -> str:
+        """Nats per character."""
+        return "nats per character"
+
+    def data_digest(self) -> str:
+        """SHA-256 of the text."""
+        return self.corpus.sha256
+
+    def _blocks(self, tokens: Tokens, starts: np.typing.NDArray[np.int64]) -> Batch:
+        places = starts[:, None] + np.arange(self.settings.block_size + 1)
+        block = torch.from_numpy(tokens[places]).long()
+        return Batch(block[:, :-1].contiguous(), block[:, 1:].contiguous())
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)

@@ -1,0 +1,84 @@
+"""Every error that einsearch raises on purpose.
+
+A message says what was found, which rule it breaks, and what to do next; the
+command line prints it on stderr without a traceback and exits with the error's
+`exit_code`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class Exit(IntEnum):
+    """Exit codes of the `einsearch` command."""
+
+    OK = 0
+    BAD_INPUT = 2
+    RUN_FAILED = 3
+    INTERRUPTED = 130
+
+
+class EinsearchError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        problem: the offending value and the rule it breaks.
+        remedy: what the user can do about it.
+    """
+
+    exit_code: ClassVar[Exit] = Exit.BAD_INPUT
+
+    def __init__(self, problem: str, *, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\ntry: {self.remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.problem, self.remedy))
+
+
+def _rebuild(kind: type[EinsearchError], problem: str, remedy: str) -> EinsearchError:
+    return kind(problem, remedy=remedy)
+
+
+class StructureError(EinsearchError):
+    """Text, file or object that does not describe a structure."""
+
+
+class SizeError(EinsearchError):
+    """Dimensions that a structure cannot take, or that cannot be allocated."""
+
+
+class SpecError(EinsearchError):
+    """A YAML, JSON or CSV file that does not follow its schema."""
+
+
+class DataError(EinsearchError):
+    """Training data that cannot be read or is too small."""
+
+
+class OutputError(EinsearchError):
+    """A path that cannot be written."""
+
+
+class LayerError(EinsearchError):
+    """A layer used with tensors or arguments that it cannot take."""
+
+
+class StudyError(EinsearchError):
+    """A study folder that is locked, damaged or belongs to another study."""
+
+
+class RunFailedError(EinsearchError):
+    """A training run that diverged or crashed."""
+
+    exit_code: ClassVar[Exit] = Exit.RUN_FAILED
+
+
+class DivergedError(RunFailedError):
+    """A training run whose loss became NaN or infinite."""

@@ -1,0 +1,13 @@
+"""The networks that a proxy run trains: `MLP` and `GPT`."""
+
+from einsearch_cli.models.base import (
+    TRAINING_TO_FORWARD,
+    FlopCount,
+    LinearRule,
+    ProxyModel,
+    structured_linear,
+)
+from einsearch_cli.models.gpt import GPT
+from einsearch_cli.models.mlp import MLP
+
+__all__ = ["GPT", "MLP", "TRAINING_TO_FORWARD", "FlopCount", "LinearRule", "ProxyModel", "structured_linear"]

@@ -1,0 +1,137 @@
+"""What every proxy network has: analytic FLOPs and learning-rate multipliers by parameter name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from torch import nn
+
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.structures import Structure
+
+LinearRule = Callable[[int, int, bool], nn.Module]
+"""Makes one linear layer from (in_features, out_features, bias)."""
+
+TRAINING_TO_FORWARD: Final = 3
+"""A training step costs three forward passes: one forward, two in the backward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlopCount:
+    """Forward FLOPs per token, 2 x multiply-adds, split by what they are spent on.
+
+    Only matrix products are counted. Biases, activation functions, norms, rotations, the softmax and the
+    loss are left out; looking up an embedding is no product and costs 0.
+
+    >>> count = FlopCount(linears=200, attention=50, head=10)
+    >>> count.body, count.total
+    (250, 260)
+    """
+
+    linears: int
+    """Every linear layer except the head."""
+
+    attention: int
+    """Query-key scores and the weighted sum of values, over the full window (the causal half is not saved)."""
+
+    head: int
+    """The output layer."""
+
+    @property
+    def body(self) -> int:
+        """FLOPs without embeddings and head: what a study gives every candidate the same amount of."""
+        return self.linears + self.attention
+
+    @property
+    def total(self) -> int:
+        """FLOPs with embeddings and head."""
+        return self.body + self.head
+
+
+class ProxyModel(nn.Module, ABC):
+    """A network small enough to compare structures with.
+
+    Contract:
+        - `head` is the output layer: dense, zero at the start, never structured.
+        - `flops_per_token()` counts as `FlopCount` says.
+        - `fan_in_scales(name)` says for the linear layer `name` whether its fan-in grows with `width`.
+        - Nothing is stored on parameters: rules refer to them by name.
+    """
+
+    width: int
+    head: nn.Linear
+
+    @abstractmethod
+    def flops_per_token(self) -> FlopCount:
+        """Forward FLOPs per token (for regression: per sample)."""
+
+    @abstractmethod
+    def fan_in_scales(self, layer: str) -> bool:
+        """True when the fan-in of the linear layer with this module name grows with `width`."""
+
+    def learning_rate_multipliers(self, base_width: int) -> dict[str, float]:
+        """Factor on the base learning rate for every parameter, by name (spectral muP with Adam).
+
+        A matrix whose fan-in grows with the width has the dense multiplier `base_width / width`, one with a
+        fixed fan-in (embedding, input layer) 1; the factors of a structured layer multiply that with their
+        own `EinsumLinear.learning_rate_multipliers()`. Biases, gains and norms have 1. Source: Qiu et al.
+        2024, section 3; Potapczynski et al. 2024, section 4.
+        """
+        multipliers = {name: 1.0 for name, _ in self.named_parameters()}
+        for layer, module in self.named_modules():
+            dense = base_width / self.width if self.fan_in_scales(layer) else 1.0
+            if isinstance(module, EinsumLinear):
+                matrices = {name for name, value in module.named_parameters() if value.ndim >= 2}
+                for name, factor in module.learning_rate_multipliers().items():
+                    multipliers[f"{layer}.{name}"] = factor * (dense if name in matrices else 1.0)
+            elif isinstance(module, nn.Linear):
+                multipliers[f"{layer}.weight"] = dense
+        return multipliers
+
+    def parameter_count(self) -> int:
+        """Trainable numbers in the whole network: embeddings, head, biases and gains included."""
+        return sum(value.numel() for value in self.parameters())
+
+
+def structured_linear(structure: Structure) -> LinearRule:
+    """Rule that makes every linear layer carry `structure`; dense goes through the same class.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> structured_linear(parse_structure("dense"))(8, 16, True).in_features
+    8
+    """
+
+    def make(in_features: int, out_features: int, bias: bool) -> nn.Module:
+        return EinsumLinear(in_features, out_features, structure, bias=bias)
+
+    return make
+
+
+def zero_head(in_features: int, out_features: int, *, bias: bool) -> nn.Linear:
+    """The dense output layer, zero at the start."""
+    head = nn.Linear(in_features, out_features, bias=bias)
+    nn.init.zeros_(head.weight)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+    return head
+
+
+def zero_output_(layer: nn.Module) -> None:
+    """Make the last linear layer of a residual block give zero at the start."""
+    if isinstance(layer, EinsumLinear):
+        layer.zero_last_factor_()
+        return
+    for value in layer.parameters(recurse=False):
+        nn.init.zeros_(value)
+
+
+def linear_flops(layer: nn.Module) -> int:
+    """Forward FLOPs per token of one linear layer, bias not counted."""
+    if isinstance(layer, EinsumLinear):
+        return layer.flops_per_token
+    if isinstance(layer, nn.Linear):
+        return 2 * layer.in_features * layer.out_features
+    raise TypeError(f"no FLOP rule for {type(layer).__name__}; a LinearRule makes EinsumLinear or nn.Linear")

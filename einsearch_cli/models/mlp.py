@@ -1,0 +1,81 @@
+"""Multilayer perceptron with ReLU: the student of the teacher task."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from einsearch_cli.errors import SizeError
+from einsearch_cli.models.base import FlopCount, LinearRule, ProxyModel, linear_flops, zero_head
+
+# Axes in this file: B batch, I input, W width, O output.
+
+
+class MLP(ProxyModel):
+    """`depth` linear layers: input, `depth - 2` hidden ones, and the dense head; ReLU between them.
+
+    Args:
+        input_size: numbers per sample.
+        width: size of every hidden layer.
+        output_size: numbers predicted per sample.
+        depth: linear layers, head included; at least 2.
+        make_linear: rule for every layer but the head.
+        dense_input: make the input layer an ordinary dense one whatever the rule says.
+
+    Raises:
+        SizeError: depth below 2 or a size below 1.
+
+    >>> model = MLP(8, 16, 1, depth=3, make_linear=nn.Linear)
+    >>> model(torch.ones(5, 8)).tolist() == [[0.0]] * 5         # the head starts at zero
+    True
+    >>> model.flops_per_token()
+    FlopCount(linears=768, attention=0, head=32)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        width: int,
+        output_size: int,
+        *,
+        depth: int,
+        make_linear: LinearRule,
+        dense_input: bool = False,
+    ) -> None:
+        super().__init__()
+        if depth < 2:
+            raise SizeError(
+                f"an MLP of depth {depth}: the input layer and the head are already 2", remedy="give a depth of 2 or more"
+            )
+        if min(input_size, width, output_size) < 1:
+            raise SizeError(
+                f"an MLP with sizes {input_size} -> {width} -> {output_size}: every size has to be at least 1",
+                remedy="give positive sizes",
+            )
+        self.width = width
+        first: LinearRule = nn.Linear if dense_input else make_linear
+        layers = [first(input_size, width, True)]
+        layers += [make_linear(width, width, True) for _ in range(depth - 2)]
+        if dense_input:
+            nn.init.normal_(layers[0].weight, std=min(1.0, (width / input_size) ** 0.5) / input_size**0.5)
+            nn.init.zeros_(layers[0].bias)
+        self.layers = nn.ModuleList(layers)
+        self.head = zero_head(width, output_size, bias=True)
+
+    def forward(self, x_BI: Tensor) -> Tensor:
+        """Predictions, (B, O), for samples, (B, I)."""
+        hidden_BW = x_BI
+        for layer in self.layers:
+            hidden_BW = F.relu(layer(hidden_BW))
+        return torch.as_tensor(self.head(hidden_BW))
+
+    def flops_per_token(self) -> FlopCount:
+        """Forward FLOPs per sample; the input layer counts as a linear layer."""
+        return FlopCount(
+            linears=sum(linear_flops(layer) for layer in self.layers), attention=0, head=linear_flops(self.head)
+        )
+
+    def fan_in_scales(self, layer: str) -> bool:
+        """True for all layers but the first, which reads the samples."""
+        return layer != "layers.0"

@@ -1,0 +1,26 @@
+"""What a structure is: carrier sets with extents, notations, families, sizes, and the space of them."""
+
+from einsearch_cli.structures.carrier_notation import THETA_CARRIERS, structure_of_terms, theta_of, theta_text
+from einsearch_cli.structures.extent import Extent
+from einsearch_cli.structures.families import FAMILIES, Family, family_of, family_text
+from einsearch_cli.structures.notation import NamedStructure, notations, parse_structure, read_structure
+from einsearch_cli.structures.sizes import SizedStructure
+from einsearch_cli.structures.structure import Structure
+
+__all__ = [
+    "FAMILIES",
+    "THETA_CARRIERS",
+    "Extent",
+    "Family",
+    "NamedStructure",
+    "SizedStructure",
+    "Structure",
+    "family_of",
+    "family_text",
+    "notations",
+    "parse_structure",
+    "read_structure",
+    "structure_of_terms",
+    "theta_of",
+    "theta_text",
+]

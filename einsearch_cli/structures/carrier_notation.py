@@ -1,0 +1,140 @@
+"""Structures as carrier sets with exponents or sizes, and as θ vectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+from einsearch_cli.errors import StructureError
+from einsearch_cli.structures.extent import Extent, parse_rational, parse_size
+from einsearch_cli.structures.normal_form import carrier_classes, text_of_carriers
+from einsearch_cli.structures.structure import Structure
+
+REST = "rest"
+THETA_CARRIERS = tuple(text_of_carriers(c) for c in carrier_classes(2))
+"""α β γ δ ε φ ρ of Potapczynski et al. 2024."""
+
+_TERM = re.compile(r"(?P<carriers>[A-Za-z]+)(?P<extent>(?:\^|=).*)?")
+_BLOCKS = re.compile(r"(?P<count>[0-9]+) blocks?")
+
+
+def parse_carriers(text: str) -> Structure:
+    """Read `XA^1/2 XAB=4 YB YAB=4`; input and output indices left bare share the rest.
+
+    Raises:
+        StructureError: naming the term that cannot be read.
+
+    >>> print(parse_carriers("XA XAB=4 YB YAB=4"))
+    XA=1/4*d XAB=4 YB=1/4*d YAB=4
+    """
+    terms: dict[str, str] = {}
+    for token in text.split():
+        match = _TERM.fullmatch(token)
+        if not match:
+            raise StructureError(
+                f"{token[:40]!r} in {text[:80]!r} is not a term: terms are carriers^exponent or carriers=size",
+                remedy="write terms such as XA^1/2 or XAB=4",
+            )
+        carriers = text_of_carriers(frozenset(match["carriers"])) if _is_set(match["carriers"]) else match["carriers"]
+        if carriers in terms:
+            raise StructureError(
+                f"{carriers} stands twice in {text[:80]!r}: a carrier set has one index",
+                remedy=f"merge the two, adding their exponents, into one {carriers}",
+            )
+        terms[carriers] = (match["extent"] or REST).removeprefix("^")
+    return structure_of_terms(terms)
+
+
+def _is_set(carriers: str) -> bool:
+    return len(set(carriers)) == len(carriers)
+
+
+def structure_of_terms(terms: Mapping[str, str]) -> Structure:
+    """A structure from carrier set → exponent text, `=size`, `4 blocks` or `rest`."""
+    whole = " ".join(f"{carriers}={text}" for carriers, text in terms.items())
+    extents = {c: parse_extent(text, f"{c} {text}") for c, text in terms.items() if text != REST}
+    return Structure.of(share_rest(extents, [c for c, text in terms.items() if text == REST], whole))
+
+
+def parse_extent(text: str, where: str) -> Extent:
+    """An exponent, `=size`, or `4 blocks`."""
+    if text.startswith("="):
+        return parse_size(text[1:], where)
+    if blocks := _BLOCKS.fullmatch(text):
+        return parse_size(blocks["count"], where)
+    return Extent.power(parse_rational(text, where))
+
+
+def share_rest(extents: Mapping[str, Extent], bare: Iterable[str], whole: str) -> dict[str, Extent]:
+    """Give the bare indices of each side equal shares of what the others leave."""
+    filled = dict(extents)
+    names = list(bare)
+    for carriers in names:
+        if "X" not in carriers and "Y" not in carriers:
+            raise StructureError(
+                f"the bond {carriers} in {whole[:80]!r} has no extent: only input and output indices can take the rest",
+                remedy=f"write {carriers}^1/2 or {carriers}=4",
+            )
+    for tensor in "XY":
+        sharing = [carriers for carriers in names if tensor in carriers]
+        if sharing:
+            share = _share(tensor, extents, len(sharing), whole)
+            filled.update(dict.fromkeys(sharing, share))
+    return filled
+
+
+def _share(tensor: str, extents: Mapping[str, Extent], count: int, whole: str) -> Extent:
+    rest = Extent.power(Fraction(1))
+    for carriers, extent in extents.items():
+        if tensor in carriers:
+            rest = rest / extent
+    share = rest.root(count)
+    if share is None:
+        raise StructureError(
+            f"{count} indices of {tensor} in {whole[:80]!r} share {rest.size_text}: only one can take the rest of a fixed size",
+            remedy="give all but one of them an exponent or a size",
+        )
+    if share.exponent < 0:
+        raise StructureError(
+            f"the exponents that {tensor} carries in {whole[:80]!r} sum to more than 1: nothing is left for the rest",
+            remedy="make the exponents smaller",
+        )
+    return share
+
+
+def parse_theta(text: str) -> Structure:
+    """Read the vector (α|β|γ|δ|ε|φ|ρ) of Potapczynski et al. 2024, figure 3.
+
+    Decimals of two digits stand for the simple fraction that they round: 0.33
+    is 1/3.
+
+    Raises:
+        StructureError: if there are not seven numbers from 0 to 1, or if α+β+γ
+            or δ+ε+φ is not 1.
+
+    >>> print(parse_theta("(0.5|0|0.5|0|0.5|0.5|0)"))
+    XA^1/2 XAB^1/2 YB^1/2 YAB^1/2
+    """
+    parts = re.split(r"[|,]", text.strip().removeprefix("(").removesuffix(")"))
+    if len(parts) != len(THETA_CARRIERS):
+        raise StructureError(
+            f"{text[:80]!r} has {len(parts)} numbers: a θ vector has seven, (α|β|γ|δ|ε|φ|ρ)",
+            remedy="write for example (0.5|0|0.5|0|0.5|0.5|0)",
+        )
+    extents = {c: Extent.power(parse_rational(part, text)) for c, part in zip(THETA_CARRIERS, parts, strict=True)}
+    return Structure.of(extents)
+
+
+def theta_of(structure: Structure) -> tuple[Fraction, ...] | None:
+    """The θ vector, or None for more than two factors and for sizes that are no power of d."""
+    if len(structure.factors) > 2 or not all(extent.is_power for _, extent in structure.indices):
+        return None
+    return tuple(structure.extent(carriers).exponent for carriers in THETA_CARRIERS)
+
+
+def theta_text(structure: Structure) -> str | None:
+    """`(1/2|0|1/2|0|1/2|1/2|0)`, or None where no θ vector exists."""
+    theta = theta_of(structure)
+    return None if theta is None else "(" + "|".join(str(exponent) for exponent in theta) + ")"
+

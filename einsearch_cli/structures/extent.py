@@ -1,0 +1,153 @@
+"""How large an index is: a rational multiple of a rational power of the layer's dimension."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from einsearch_cli.errors import StructureError
+
+MAX_DENOMINATOR = 12
+"""Decimals stand for the simplest fraction with at most this denominator: 0.33 is 1/3."""
+
+_MAX_NUMBER_LENGTH = 24
+_RATIONAL = r"[0-9]+(?:/[0-9]+|\.[0-9]+)?"
+_SIZE = re.compile(
+    rf"(?:(?P<coefficient>{_RATIONAL})\*)?d(?:\^(?P<exponent>{_RATIONAL}))?(?:/(?P<divisor>[0-9]+))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Size of one index, `coefficient * base**exponent`.
+
+    The base is d_in for input indices, d_out for output indices and
+    min(d_in, d_out) for bonds, so one `Extent` covers exponents
+    (`coefficient` 1), fixed sizes (`exponent` 0) and what is left beside a
+    fixed size (4 blocks leave `1/4 * d`).
+
+    >>> Extent.power(Fraction(1, 2)).text
+    '^1/2'
+    >>> Extent.fixed(4).text, Extent(Fraction(1, 4), Fraction(1)).text
+    ('=4', '=1/4*d')
+    """
+
+    coefficient: Fraction
+    exponent: Fraction
+
+    @classmethod
+    def power(cls, exponent: Fraction) -> Extent:
+        return cls(Fraction(1), exponent)
+
+    @classmethod
+    def fixed(cls, size: int) -> Extent:
+        return cls(Fraction(size), Fraction(0))
+
+    @property
+    def is_one(self) -> bool:
+        return self.exponent == 0 and self.coefficient == 1
+
+    @property
+    def is_fixed(self) -> bool:
+        return self.exponent == 0
+
+    @property
+    def is_power(self) -> bool:
+        return self.coefficient == 1
+
+    @property
+    def text(self) -> str:
+        """`^1/2`, `=4` or `=1/4*d^1/2`: what follows the carriers in the text notation."""
+        return f"^{self.exponent}" if self.is_power else f"={self.size_text}"
+
+    @property
+    def size_text(self) -> str:
+        """`4`, `d^1/2` or `1/4*d`: the size alone."""
+        if self.is_fixed:
+            return str(self.coefficient)
+        power = "d" if self.exponent == 1 else f"d^{self.exponent}"
+        return power if self.is_power else f"{self.coefficient}*{power}"
+
+    def __mul__(self, other: Extent) -> Extent:
+        return Extent(self.coefficient * other.coefficient, self.exponent + other.exponent)
+
+    def __truediv__(self, other: Extent) -> Extent:
+        return Extent(self.coefficient / other.coefficient, self.exponent - other.exponent)
+
+    def root(self, count: int) -> Extent | None:
+        """The extent whose `count`-th power is this one, or None if it is not rational."""
+        coefficient = self.coefficient
+        if count > 1 and coefficient != 1:
+            return None
+        return Extent(coefficient, self.exponent / count)
+
+    def at(self, base: int) -> float:
+        """The size at a dimension, not yet rounded to an integer."""
+        return float(self.coefficient) * float(base) ** float(self.exponent)
+
+
+ONE = Extent(Fraction(1), Fraction(0))
+
+
+def parse_rational(text: str, where: str) -> Fraction:
+    """An exponent such as `1/2`, `0.5` or `0.33` (which stands for 1/3).
+
+    Raises:
+        StructureError: if the text is no number, or has a zero denominator.
+
+    >>> parse_rational("0.67", "XA"), parse_rational("1/4", "XA")
+    (Fraction(2, 3), Fraction(1, 4))
+    """
+    text = text.strip()
+    if not re.fullmatch(_RATIONAL, text, re.ASCII) or len(text) > _MAX_NUMBER_LENGTH:
+        raise StructureError(
+            f"{text[:40]!r} in {where[:80]!r} is not an exponent: it must be a number from 0 to 1",
+            remedy="write a fraction such as 1/2 or a decimal such as 0.5",
+        )
+    if "/" in text and int(text.split("/")[1]) == 0:
+        raise StructureError(f"{text!r} in {where[:80]!r} divides by zero", remedy="write a fraction such as 1/2")
+    return _snap(text) if "." in text else Fraction(text)
+
+
+def _snap(text: str) -> Fraction:
+    exact = Fraction(text)
+    if exact.denominator <= MAX_DENOMINATOR:
+        return exact
+    half_unit = Fraction(1, 2 * 10 ** len(text.split(".")[1]))
+    for denominator in range(1, MAX_DENOMINATOR + 1):
+        near = Fraction(round(exact * denominator), denominator)
+        if abs(near - exact) <= half_unit:
+            return near
+    return exact
+
+
+def parse_size(text: str, where: str) -> Extent:
+    """A size such as `4`, `d/4`, `d^1/2` or `1/4*d^1/2`.
+
+    Raises:
+        StructureError: if the text is not of that form or the size is not positive.
+
+    >>> parse_size("4", "g=4"), parse_size("d/4", "n=d/4").text
+    (Extent(coefficient=Fraction(4, 1), exponent=Fraction(0, 1)), '=1/4*d')
+    """
+    text = text.strip()
+    if re.fullmatch(r"[0-9]+", text, re.ASCII) and len(text) <= _MAX_NUMBER_LENGTH:
+        extent = Extent.fixed(int(text))
+    elif (match := _SIZE.fullmatch(text)) and len(text) <= 3 * _MAX_NUMBER_LENGTH:
+        coefficient = parse_rational(match["coefficient"] or "1", where)
+        divisor = parse_rational(match["divisor"] or "1", where)
+        if divisor == 0:
+            raise StructureError(f"{text!r} in {where[:80]!r} divides by zero", remedy="write a size such as d/4")
+        exponent = parse_rational(match["exponent"] or "1", where)
+        extent = Extent(coefficient / divisor, exponent)
+    else:
+        raise StructureError(
+            f"{text[:40]!r} in {where[:80]!r} is not a size: it must be a positive whole number, or a multiple of a power of d",
+            remedy="write a size such as 4, d/4 or d^1/2",
+        )
+    if extent.coefficient <= 0:
+        raise StructureError(
+            f"{text!r} in {where[:80]!r} is not a size: sizes must be at least 1", remedy="write a size such as 4"
+        )
+    return extent

@@ -1,0 +1,121 @@
+"""The normal form: which carrier maps describe the same structure.
+
+Potapczynski et al. 2024 treat two factors; the rules below hold for any
+number. A carrier set is a `frozenset` of the tensor names `X`, `Y` and the
+factor letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from itertools import combinations, permutations
+
+from einsearch_cli.structures.extent import ONE, Extent
+
+FACTOR_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWZ"
+MAX_FACTORS = 7
+"""Naming tries all orders of the factors: 7! = 5,040 take a second, 8 would take ten."""
+
+Carriers = frozenset[str]
+Extents = dict[Carriers, Extent]
+
+
+def carriers_of_text(text: str) -> Carriers:
+    return frozenset(text)
+
+
+def text_of_carriers(carriers: Carriers) -> str:
+    """`XAB`: the input or output first, then the factors in order."""
+    return "".join(sorted(carriers, key=lambda tensor: (tensor != "X", tensor != "Y", tensor)))
+
+
+def factors_of(extents: Mapping[Carriers, Extent]) -> list[str]:
+    return sorted({tensor for carriers in extents for tensor in carriers} - {"X", "Y"})
+
+
+def reduce(extents: Mapping[Carriers, Extent]) -> Extents:
+    """Absorb factors that another one can hold and sum away bonds left in one factor.
+
+    A factor all of whose indices are carried by another factor adds nothing:
+    the product of the two is one factor of the other's shape. Taking it out
+    can leave a bond in a single factor, which is then summed away, and so on.
+    The result does not depend on the order in which factors are taken out.
+    """
+    current = {c: extent for c, extent in extents.items() if not extent.is_one}
+    while (superfluous := _absorbable(current)) is not None:
+        merged: Extents = {}
+        for carriers, extent in current.items():
+            rest = carriers - {superfluous}
+            merged[rest] = merged.get(rest, ONE) * extent
+        current = {c: extent for c, extent in merged.items() if c and not extent.is_one}
+    return {c: extent for c, extent in current.items() if len(c) > 1}
+
+
+def _absorbable(extents: Extents) -> str | None:
+    """A factor whose indices another one carries as well; bonds of one factor do not count."""
+    live = [carriers for carriers in extents if len(carriers) > 1]
+    factors = sorted({t for carriers in extents for t in carriers} - {"X", "Y"})
+    for factor in factors:
+        own = [carriers for carriers in live if factor in carriers]
+        if len(factors) > 1 and (not own or any(all(o in c for c in own) for o in factors if o != factor)):
+            return factor
+    return None
+
+
+def carrier_classes(factors: int) -> Iterator[Carriers]:
+    """All index classes in the order of the θ vector: input, output, bonds.
+
+    >>> [text_of_carriers(c) for c in carrier_classes(2)]
+    ['XA', 'XB', 'XAB', 'YA', 'YB', 'YAB', 'AB']
+    """
+    letters = FACTOR_LETTERS[:factors]
+    subsets = [frozenset(s) for size in range(1, factors + 1) for s in combinations(letters, size)]
+    yield from (subset | {"X"} for subset in subsets)
+    yield from (subset | {"Y"} for subset in subsets)
+    yield from (subset for subset in subsets if len(subset) > 1)
+
+
+def largest_step(exponents: Mapping[Carriers, Fraction], order: tuple[str, ...]) -> Fraction:
+    """Exponent of the costliest step when the factors meet the activation in this order."""
+    return max(step_exponents(exponents, order))
+
+
+def step_exponents(exponents: Mapping[Carriers, Fraction], order: tuple[str, ...]) -> Iterator[Fraction]:
+    """Sum of the exponents of all indices present in each step.
+
+    An index is present in a step if the activation has it (it came with X or
+    with an earlier factor) or the factor has it, and someone still needs it.
+    """
+    met = {"X"}
+    for position, factor in enumerate(order):
+        waiting = {"Y", *order[position:]}
+        met.add(factor)
+        yield sum((e for carriers, e in exponents.items() if carriers & met and carriers & waiting), Fraction(0))
+
+
+def rename(extents: Extents) -> Extents:
+    """Name the factors A, B, C, … in the cheapest order of meeting the activation.
+
+    With two factors this is the canonical order min(α, ε) ≥ min(β, δ) of
+    Potapczynski et al. 2024. Ties go to the lexicographically smallest θ.
+    """
+    factors = factors_of(extents)
+    exponents = {carriers: extent.exponent for carriers, extent in extents.items()}
+    orders = list(permutations(factors))
+    costs = {order: largest_step(exponents, order) for order in orders}
+    cheapest = min(costs.values(), default=Fraction(0))
+    classes = list(carrier_classes(len(factors)))
+    candidates = [_renamed(extents, order) for order in orders if costs[order] == cheapest]
+    if len(candidates) == 1:
+        return candidates[0]
+    return min(candidates, key=lambda renamed: _sort_key(renamed, classes))
+
+
+def _renamed(extents: Extents, order: tuple[str, ...]) -> Extents:
+    names = {old: new for old, new in zip(order, FACTOR_LETTERS, strict=False)} | {"X": "X", "Y": "Y"}
+    return {frozenset(names[tensor] for tensor in carriers): extent for carriers, extent in extents.items()}
+
+
+def _sort_key(extents: Extents, classes: list[Carriers]) -> list[tuple[Fraction, Fraction]]:
+    return [(extent.exponent, extent.coefficient) for extent in (extents.get(c, ONE) for c in classes)]

@@ -1,0 +1,130 @@
+"""YAML from strangers: safe types only, with limits, and with line numbers for error messages."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from einsearch_cli.errors import SpecError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+MAX_NODES = 50_000
+"""Counted with aliases expanded, so that a 'billion laughs' file is refused before it is built."""
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class YamlDocument:
+    """Plain data and the line on which every part of it stands."""
+
+    source: str
+    data: Any
+    lines: dict[Location, int]
+
+    def where(self, location: Location) -> str:
+        """`file:line` of the innermost part of the location that exists."""
+        while location and location not in self.lines:
+            location = location[:-1]
+        return f"{self.source}:{self.lines.get(location, 1)}"
+
+
+def load_yaml_file(path: Path) -> YamlDocument:
+    """Read one YAML file.
+
+    Raises:
+        SpecError: if it cannot be read, is too large or deep, or is not plain YAML.
+    """
+    return load_yaml(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a specification file, refused if it is missing, too large or not UTF-8."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise SpecError(
+                f"{path} has {path.stat().st_size} bytes: a specification may have {MAX_BYTES}",
+                remedy="split the file",
+            )
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror}", remedy="check the path") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(
+            f"{path} is not UTF-8 (byte {error.start}): specifications must be UTF-8 text", remedy="re-save it as UTF-8"
+        ) from error
+
+
+def load_yaml(text: str, source: str) -> YamlDocument:
+    """Parse YAML text of at most `MAX_NODES` nodes and `MAX_DEPTH` levels, without duplicate keys.
+
+    >>> load_yaml("a: [1, 2]", "x.yaml").data
+    {'a': [1, 2]}
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            raise SpecError(f"{source} is empty: a specification must have content", remedy="see the files in specs/")
+        lines: dict[Location, int] = {}
+        _check_tree(node, source)
+        _check_keys(node, (), lines, source)
+        data = loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SpecError(f"{source}{line}: not valid YAML: {problem}", remedy="check indentation and quotes") from error
+    except (RecursionError, ValueError) as error:
+        raise SpecError(
+            f"{source}: not readable as YAML: {str(error)[:80] or 'nested too deeply'}", remedy="see the files in specs/"
+        ) from error
+    finally:
+        loader.dispose()
+    return YamlDocument(source, data, lines)
+
+
+def _check_tree(root: yaml.Node, source: str) -> None:
+    """Count nodes as if aliases were copied, and levels; both before anything is built."""
+    seen = 0
+    stack: list[tuple[yaml.Node, int]] = [(root, 1)]
+    while stack:
+        node, depth = stack.pop()
+        seen += 1
+        if depth > MAX_DEPTH or seen > MAX_NODES:
+            what = f"more than {MAX_DEPTH} levels" if depth > MAX_DEPTH else f"more than {MAX_NODES} values (aliases expanded)"
+            raise SpecError(f"{source}:{_line(node)}: {what}: that is no specification", remedy="see the files in specs/")
+        if isinstance(node, yaml.MappingNode):
+            stack += [(child, depth + 1) for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            stack += [(child, depth + 1) for child in node.value]
+
+
+def _check_keys(node: yaml.Node, location: Location, lines: dict[Location, int], source: str) -> None:
+    lines[location] = _line(node)
+    if isinstance(node, yaml.SequenceNode):
+        for position, child in enumerate(node.value):
+            _check_keys(child, (*location, position), lines, source)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    keys: set[Hashable] = set()
+    for key, value in node.value:
+        name = key.value if isinstance(key, yaml.ScalarNode) else None
+        if name is None or name == "<<":
+            raise SpecError(f"{source}:{_line(key)}: keys must be plain words", remedy="see the files in specs/")
+        if name in keys:
+            raise SpecError(
+                f"{source}:{_line(key)}: key {name!r} stands twice: a key may stand once", remedy="remove one of the two"
+            )
+        keys.add(name)
+        _check_keys(value, (*location, name), lines, source)
+        lines[(*location, name)] = _line(key)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

@@ -1,0 +1,185 @@
+"""`Structure`: a linear map as one einsum, up to the choice of sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from einsearch_cli.errors import StructureError
+from einsearch_cli.structures.extent import ONE, Extent
+from einsearch_cli.structures.normal_form import (
+    FACTOR_LETTERS,
+    MAX_FACTORS,
+    Extents,
+    carrier_classes,
+    carriers_of_text,
+    factors_of,
+    reduce,
+    rename,
+    text_of_carriers,
+)
+
+if TYPE_CHECKING:
+    from einsearch_cli.structures.sizes import SizedStructure
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Structure:
+    """A structured matrix as a hypergraph: carrier sets with the extent of their index.
+
+    Every index of the einsum is known by the set of tensors that carry it: the
+    input X, the output Y and the factors A, B, …. Objects are always in normal
+    form (no factor that another one could hold, factors named in the cheapest
+    order of meeting the activation), so equal structures are equal objects.
+    Build them with `Structure.of`, `parse_structure` or the families.
+
+    Source: Potapczynski et al. 2024 (arXiv 2410.02117), section 3, for two
+    factors; here for any number of them.
+
+    >>> half = Extent.power(Fraction(1, 2))
+    >>> monarch = Structure.of({"XA": half, "XAB": half, "YB": half, "YAB": half})
+    >>> print(monarch)
+    XA^1/2 XAB^1/2 YB^1/2 YAB^1/2
+    >>> monarch.at(1024, 1024).einsum
+    '...ab,abd,bcd->...cd'
+    """
+
+    indices: tuple[tuple[str, Extent], ...]
+    """Carrier set (input or output first, then factors) and extent, in the order of the θ vector."""
+
+    @classmethod
+    def of(cls, extents: Mapping[str, Extent]) -> Structure:
+        """The structure with these carrier sets, checked and brought to normal form.
+
+        Raises:
+            StructureError: for a carrier set that no structure can have, or
+                input or output indices that do not fill the dimension.
+        """
+        return cls.in_normal_form(rename(reduce(_checked(extents))))
+
+    @classmethod
+    def in_normal_form(cls, extents: Extents) -> Structure:
+        """Wrap extents that are known to be in normal form already."""
+        classes = carrier_classes(len(factors_of(extents)))
+        return cls(tuple((text_of_carriers(c), extents[c]) for c in classes if c in extents))
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        return tuple(factors_of(self.extents))
+
+    @property
+    def extents(self) -> Extents:
+        return {carriers_of_text(carriers): extent for carriers, extent in self.indices}
+
+    def extent(self, carriers: str) -> Extent:
+        """The extent of one carrier set, 1 if the structure has no such index."""
+        return dict(self.indices).get(carriers, ONE)
+
+    @property
+    def exponents(self) -> dict[frozenset[str], Fraction]:
+        """Growth of every index as d → ∞; fixed sizes do not grow."""
+        return {carriers: extent.exponent for carriers, extent in self.extents.items()}
+
+    def transposed(self) -> Structure:
+        """The structure of the transposed matrix: input and output change places."""
+        swap = str.maketrans("XY", "YX")
+        return Structure.of({carriers.translate(swap): extent for carriers, extent in self.indices})
+
+    def at(self, d_in: int, d_out: int) -> SizedStructure:
+        """Choose integer sizes for a d_out × d_in matrix.
+
+        Raises:
+            SizeError: if a dimension is not positive or a size is not an integer.
+        """
+        from einsearch_cli.structures.sizes import choose_sizes
+
+        return choose_sizes(self, d_in, d_out)
+
+    def to_json(self) -> dict[str, str]:
+        """Carrier set → `1/2` (exponent) or `=4`, `=1/4*d` (size); `structure_of_terms` reads it back."""
+        return {carriers: extent.text.removeprefix("^") for carriers, extent in self.indices}
+
+    def __str__(self) -> str:
+        return " ".join(f"{carriers}{extent.text}" for carriers, extent in self.indices)
+
+    def __repr__(self) -> str:
+        return f"parse_structure({str(self)!r})"
+
+
+def _checked(extents: Mapping[str, Extent]) -> Extents:
+    whole = " ".join(f"{carriers}{extent.text}" for carriers, extent in extents.items())[:200]
+    checked: Extents = {}
+    for text, extent in extents.items():
+        carriers = _checked_carriers(text, whole)
+        _check_extent(text, extent, whole)
+        checked[carriers] = checked.get(carriers, ONE) * extent
+    _check_factor_count(factors_of(checked), whole)
+    _check_side("X", "input", checked, whole)
+    _check_side("Y", "output", checked, whole)
+    return checked
+
+
+def _checked_carriers(text: str, whole: str) -> frozenset[str]:
+    carriers = carriers_of_text(text)
+    unknown = sorted(carriers - set(FACTOR_LETTERS) - {"X", "Y"})
+    if unknown or not text:
+        raise StructureError(
+            f"{text[:40]!r} in {whole!r} is not a carrier set: it must be made of X, Y and factor letters A, B, …",
+            remedy="write carrier sets such as XA, XAB, YB or AB",
+        )
+    if len(carriers) != len(text):
+        raise StructureError(
+            f"{text!r} in {whole!r} names a tensor twice: a tensor carries an index once",
+            remedy=f"write {text_of_carriers(carriers)}",
+        )
+    if {"X", "Y"} <= carriers:
+        raise StructureError(
+            f"{text!r} in {whole!r} is carried by both X and Y: that makes the matrix block-diagonal, outside this space",
+            remedy=f"use {text.replace('Y', '')} and {text.replace('X', '')} instead",
+        )
+    if len(carriers) == 1:
+        raise StructureError(
+            f"{text!r} in {whole!r} is carried by one tensor: an index must tie two tensors or more",
+            remedy="name a second tensor, such as XA or AB",
+        )
+    return carriers
+
+
+def _check_extent(text: str, extent: Extent, whole: str) -> None:
+    if not 0 <= extent.exponent <= 1:
+        raise StructureError(
+            f"{text} has exponent {extent.exponent} in {whole!r}: exponents must be from 0 to 1",
+            remedy=f"write a fraction such as {text}^1/2, or {text}=4 for a fixed size of 4",
+        )
+    if extent.is_fixed and extent.coefficient.denominator != 1:
+        raise StructureError(
+            f"{text} has the fixed size {extent.coefficient} in {whole!r}: sizes must be whole numbers",
+            remedy=f"write a whole number, such as {text}={max(1, round(extent.coefficient))}",
+        )
+
+
+def _check_factor_count(factors: list[str], whole: str) -> None:
+    if len(factors) > MAX_FACTORS:
+        raise StructureError(
+            f"{whole!r} has {len(factors)} factors: at most {MAX_FACTORS} can be brought to normal form",
+            remedy="merge factors into one",
+        )
+
+
+def _check_side(tensor: str, name: str, extents: Extents, whole: str) -> None:
+    total = ONE
+    for carriers, extent in extents.items():
+        if tensor in carriers:
+            total = total * extent
+    if total.exponent != 1:
+        raise StructureError(
+            f"the {name} exponents of {whole!r} sum to {total.exponent}: they must sum to 1",
+            remedy=f"change the exponents of the indices that {tensor} carries, or leave one bare to let it take the rest",
+        )
+    if total.coefficient != 1:
+        raise StructureError(
+            f"the {name} sizes of {whole!r} multiply to {total.size_text}: they must multiply to d",
+            remedy=f"leave one index that {tensor} carries bare to let it take the rest",
+        )

@@ -1,0 +1,190 @@
+"""Parameters and FLOPs at concrete sizes, and the orders of contraction they depend on.
+
+FLOPs are 2 × multiply-adds. A bias is not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+from einsearch_cli.structures.sizes import SizedStructure
+from einsearch_cli.structures.structure import Structure
+from einsearch_cli.taxonomy.exponents import Cut, cuts
+
+if TYPE_CHECKING:
+    import sympy
+
+MAX_TREE_FACTORS = 4
+"""Trees over more factors are not listed: 5 factors have 945 of them."""
+
+Tree = str | tuple["Tree", "Tree"]
+
+
+@dataclass(frozen=True, slots=True)
+class ContractionOrder:
+    """One binary tree over the activation x and the factors, with its cost."""
+
+    tree: str
+    """Such as `(xA)B`; `x(AB)` multiplies the factors first (pre-merge)."""
+    flops_per_token: int
+    """FLOPs of the steps that hold the activation."""
+    flops_per_call: int
+    """FLOPs of the steps between factors, spent once however many tokens there are."""
+
+    def flops(self, tokens: int) -> int:
+        return self.flops_per_call + tokens * self.flops_per_token
+
+
+def contraction_orders(sized: SizedStructure, tokens: int) -> tuple[ContractionOrder, ...]:
+    """All binary contraction trees, cheapest at this number of tokens first.
+
+    For more than `MAX_TREE_FACTORS` factors only those in which the factors
+    meet the activation one after another.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> [o.tree for o in contraction_orders(parse_structure("monarch").at(64, 64), tokens=1)]
+    ['(xA)B', '(xB)A', 'x(AB)']
+    """
+    names = ("x", *sized.factors)
+    trees: list[Tree]
+    if len(sized.factors) <= MAX_TREE_FACTORS:
+        trees = list(_trees(names))
+    else:
+        trees = [_sequence(order) for order in permutations(sized.factors)]
+    orders = [_cost(tree, sized) for tree in trees]
+    return tuple(sorted(orders, key=lambda order: (order.flops(tokens), order.tree)))
+
+
+def _sequence(order: tuple[str, ...]) -> Tree:
+    tree: Tree = "x"
+    for factor in order:
+        tree = (tree, factor)
+    return tree
+
+
+@cache
+def _trees(names: tuple[str, ...]) -> tuple[Tree, ...]:
+    """All unordered binary trees with these leaves."""
+    if len(names) == 1:
+        return (names[0],)
+    first, rest = names[0], names[1:]
+    found: list[Tree] = []
+    for choice in range(2 ** len(rest) - 1):
+        left = (first, *(name for i, name in enumerate(rest) if choice >> i & 1))
+        right = tuple(name for name in names if name not in left)
+        found += [(a, b) for a in _trees(left) for b in _trees(right)]
+    return tuple(found)
+
+
+def _leaves(tree: Tree) -> frozenset[str]:
+    return frozenset({tree}) if isinstance(tree, str) else _leaves(tree[0]) | _leaves(tree[1])
+
+
+def _text(tree: Tree) -> str:
+    if isinstance(tree, str):
+        return tree
+    return "".join(part if isinstance(part, str) else f"({_text(part)})" for part in tree)
+
+
+def _cost(tree: Tree, sized: SizedStructure) -> ContractionOrder:
+    """A step costs the product of all sizes present in its two operands."""
+    per_token = per_call = 0
+    tensors = {"x": "X"}
+    everything = {"X", *sized.factors}
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, str):
+            continue
+        stack += node
+        present = 1
+        sides = [{tensors.get(leaf, leaf) for leaf in _leaves(part)} for part in node]
+        for carriers, size in sized.sizes:
+            if any(_carried(carriers, side, everything) for side in sides):
+                present *= size
+        if "x" in _leaves(node):
+            per_token += 2 * present
+        else:
+            per_call += 2 * present
+    return ContractionOrder(_text(tree), per_token, per_call)
+
+
+def _carried(carriers: str, side: set[str], everything: set[str]) -> bool:
+    """Whether the product of the tensors in `side` still has the index: someone outside needs it."""
+    held = set(carriers) & side
+    if len(side) == 1:
+        return bool(held)
+    return bool(held and (set(carriers) & (everything - side) or "Y" in carriers))
+
+
+def meeting_order(sized: SizedStructure) -> tuple[str, ...]:
+    """The order in which the factors meet the activation with the fewest FLOPs at these sizes."""
+    return min(permutations(sized.factors), key=lambda order: (_cost(_sequence(order), sized).flops_per_token, order))
+
+
+def flops_per_token(sized: SizedStructure) -> int:
+    """FLOPs of the best order in which the factors meet the activation.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> flops_per_token(parse_structure("monarch").at(1024, 1024)) == 2 * 2 * 32**3
+    True
+    """
+    return _cost(_sequence(meeting_order(sized)), sized).flops_per_token
+
+
+def rank_bound(sized: SizedStructure) -> tuple[int, Cut]:
+    """The smallest cut at these sizes, and no more than the unpadded dimensions."""
+
+    def product(cut: Cut) -> int:
+        return math.prod(sized.size(carriers) for carriers in cut.indices)
+
+    cut = min(cuts(sized.structure), key=product)
+    return min(product(cut), sized.d_in, sized.d_out), cut
+
+
+def params_formula(structure: Structure) -> sympy.Expr:
+    """Parameters of a d × d layer as a sympy expression in d.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> params_formula(parse_structure("low-rank:r=64"))
+    128*d
+    """
+    import sympy
+
+    factors = structure.factors
+    return sympy.expand(sum((_product(structure, {c for c, _ in structure.indices if f in c}) for f in factors)))
+
+
+def flops_formula(structure: Structure) -> sympy.Expr:
+    """FLOPs per token of a d × d layer as a sympy expression in d, in the order of the factors' names.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> flops_formula(parse_structure("monarch"))
+    4*d**(3/2)
+    """
+    import sympy
+
+    total = sympy.Integer(0)
+    order = structure.factors
+    for position in range(len(order)):
+        met, waiting = {"X", *order[: position + 1]}, {"Y", *order[position:]}
+        present = {c for c, _ in structure.indices if set(c) & met and set(c) & waiting}
+        total += 2 * _product(structure, present)
+    return sympy.expand(total)
+
+
+def _product(structure: Structure, carriers: set[str]) -> sympy.Expr:
+    import sympy
+
+    d = sympy.Symbol("d", positive=True)
+    product = sympy.Integer(1)
+    for text, extent in structure.indices:
+        if text in carriers:
+            coefficient = sympy.Rational(extent.coefficient.numerator, extent.coefficient.denominator)
+            product *= coefficient * d ** sympy.Rational(extent.exponent.numerator, extent.exponent.denominator)
+    return product
+

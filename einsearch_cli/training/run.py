@@ -1,0 +1,189 @@
+"""One proxy run, from a structure to a loss."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from einsearch_cli.data import Batch
+from einsearch_cli.errors import DivergedError, SpecError
+from einsearch_cli.models import TRAINING_TO_FORWARD, ProxyModel
+from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, schedule, set_learning_rates
+from einsearch_cli.training.settings import ProxyRun, RunOutcome
+
+Progress = Callable[[int, int, float], None]
+"""Called after every step with (steps done, steps in all, training loss)."""
+
+MINIMUM_STEPS: Final = 10
+"""Fewer steps than this say nothing about a structure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCost:
+    """What a run will cost, known before it starts."""
+
+    steps: int
+    """Optimizer updates the budget pays for."""
+
+    train_flops_per_step: int
+    """Without embeddings and head."""
+
+    total_flops_per_step: int
+    """With embeddings and head."""
+
+    params: int
+    """Trainable numbers in the network."""
+
+
+def plan_run(run: ProxyRun) -> RunCost:
+    """Steps and FLOPs of a run, without training it or allocating its network.
+
+    Raises:
+        SpecError: the budget pays for fewer than `MINIMUM_STEPS` steps; the message gives the least budget.
+    """
+    with torch.device("meta"):
+        return _cost(run, run.task.build_model(run.structure, run.width))
+
+
+def train(run: ProxyRun, on_progress: Progress | None = None) -> RunOutcome:
+    """Train one network from scratch until the budget is spent.
+
+    On one thread the result is the same to the last bit for the same run; torch's global random state is
+    left as it was. Runs on the CPU with the threads that torch is set to.
+
+    Args:
+        run: what to train.
+        on_progress: called after every step.
+
+    Raises:
+        DivergedError: a loss became NaN or infinite.
+        SpecError: the budget is too small.
+        DataError: the task's data cannot be read.
+    """
+    run.task.prepare()
+    started_s = time.perf_counter()
+    trainer = _Trainer(run)
+    cost = trainer.cost
+    marks = _validation_marks(cost.steps, run.optimizer.validations)
+    curve: list[tuple[float, float]] = []
+    for step in range(1, cost.steps + 1):
+        loss = trainer.step()
+        if on_progress is not None:
+            on_progress(step, cost.steps, loss)
+        if step in marks:
+            curve.append((float(step * cost.train_flops_per_step), trainer.validate()))
+    return RunOutcome(
+        loss=curve[-1][1],
+        curve=tuple(curve),
+        params=cost.params,
+        train_flops=float(cost.steps * cost.train_flops_per_step),
+        total_flops=float(cost.steps * cost.total_flops_per_step),
+        steps=cost.steps,
+        learning_rate=trainer.learning_rate,
+        elapsed_s=time.perf_counter() - started_s,
+    )
+
+
+def seconds_per_step(run: ProxyRun, probes: int = 5) -> float:
+    """Wall time of one training step of this run on this machine: the median of a few, after two to warm up."""
+    run.task.prepare()
+    trainer = _Trainer(run)
+    times_s: list[float] = []
+    for _ in range(probes + 2):
+        started_s = time.perf_counter()
+        trainer.step()
+        times_s.append(time.perf_counter() - started_s)
+    return statistics.median(times_s[2:])
+
+
+class _Trainer:
+    """Network, optimizer and data of a run in progress."""
+
+    def __init__(self, run: ProxyRun) -> None:
+        self.run = run
+        settings = run.optimizer
+        task_settings = run.task.settings
+        self.learning_rate: float = (
+            task_settings.learning_rate if settings.learning_rate is None else settings.learning_rate
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            self.model: ProxyModel = run.task.build_model(run.structure, run.width)
+        self.cost = _cost(run, self.model)
+        rates = parameter_rates(
+            self.model,
+            base_width=task_settings.base_width,
+            learning_rate=self.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        self.optimizer = make_optimizer(self.model, rates, settings)
+        self.batches = run.task.batches(run.seed)
+        self.held_out: tuple[Batch, ...] = run.task.validation()
+        self.done = 0
+
+    def step(self) -> float:
+        """One optimizer update; gives the training loss before it."""
+        settings = self.run.optimizer
+        fraction = schedule(self.done, self.cost.steps, warmup=settings.warmup, final=settings.final)
+        set_learning_rates(self.optimizer, fraction)
+        loss = self.run.task.loss(self.model, next(self.batches))
+        self.done += 1
+        value = self._finite(loss.item(), "training")
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        self.optimizer.step()
+        return value
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Mean loss over the held-out batches."""
+        self.model.eval()
+        losses = [self.run.task.loss(self.model, batch).item() for batch in self.held_out]
+        self.model.train()
+        return self._finite(statistics.fmean(losses), "validation")
+
+    def _finite(self, loss: float, kind: str) -> float:
+        if math.isfinite(loss):
+            return loss
+        raise DivergedError(
+            f"{kind} loss became {loss} at step {self.done} of {self.cost.steps} "
+            f"(structure {self.run.structure}, width {self.run.width}, seed {self.run.seed}, "
+            f"base learning rate {self.learning_rate:g})",
+            remedy=f"lower the learning rate, e.g. to {self.learning_rate / 3:.2g}, or lengthen the warm-up",
+        )
+
+
+def _cost(run: ProxyRun, model: ProxyModel) -> RunCost:
+    flops = model.flops_per_token()
+    tokens = run.task.tokens_per_batch
+    per_step = TRAINING_TO_FORWARD * flops.body * tokens
+    if not run.budget_flops >= MINIMUM_STEPS * per_step or math.isinf(run.budget_flops):
+        raise SpecError(
+            f"a budget of {run.budget_flops:.3g} training FLOPs for structure {run.structure} at width {run.width}: "
+            f"a step costs {per_step:.3g}, and a run has at least {MINIMUM_STEPS} steps",
+            remedy=f"give at least {MINIMUM_STEPS * per_step:.3g} FLOPs, or a smaller width",
+        )
+    return RunCost(
+        steps=int(run.budget_flops // per_step),
+        train_flops_per_step=per_step,
+        total_flops_per_step=TRAINING_TO_FORWARD * flops.total * tokens,
+        params=model.parameter_count(),
+    )
+
+
+def _validation_marks(steps: int, count: int) -> frozenset[int]:
+    """Steps after which to validate, the last always among them."""
+    return frozenset(max(1, round(steps * k / count)) for k in range(1, count + 1))
+
+
+def estimate_seconds(run: ProxyRun) -> float:
+    """Wall time a run will take here, from a few probed steps; validation is not in it."""
+    return plan_run(run).steps * seconds_per_step(run)
+

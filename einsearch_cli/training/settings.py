@@ -1,0 +1,92 @@
+"""Settings of one training run and what comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from einsearch_cli.data import AnyTask
+from einsearch_cli.structures import Structure
+
+
+class OptimizerSettings(BaseModel):
+    """AdamW with warm-up and cosine decay; the same for every candidate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Base learning rate, at the task's base width; None takes the task's own."""
+
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Decoupled weight decay of tensors with two or more dimensions, per step times the learning rate."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the running mean of gradients."""
+
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the running mean of squared gradients."""
+
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm when theirs is larger."""
+
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Fraction of the steps over which the learning rate rises linearly."""
+
+    final: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of the learning rate that is left at the last step."""
+
+    validations: int = Field(default=10, ge=1)
+    """Points of the loss curve, evenly spaced over the steps; the last one is the end of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyRun:
+    """Everything that determines one training run."""
+
+    task: AnyTask
+    """Data, network and loss."""
+
+    structure: Structure
+    """Carried by every linear layer but the head."""
+
+    width: int
+    """Width of the network."""
+
+    budget_flops: float
+    """Training FLOPs without embeddings and head; a step costs three forward passes."""
+
+    seed: int = 0
+    """Seed of the network's start and of the order of the data."""
+
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """Learning rate, schedule and clipping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """Result of a finished run."""
+
+    loss: float
+    """Validation loss at the end."""
+
+    curve: tuple[tuple[float, float], ...]
+    """(training FLOPs so far without embeddings and head, validation loss), the end included."""
+
+    params: int
+    """Trainable numbers, embeddings and head included."""
+
+    train_flops: float
+    """Training FLOPs spent, without embeddings and head; at most the budget, short of it by less than a step."""
+
+    total_flops: float
+    """Training FLOPs spent, with embeddings and head. Validation is in neither."""
+
+    steps: int
+    """Optimizer updates."""
+
+    learning_rate: float
+    """Base learning rate that was used."""
+
+    elapsed_s: float
+    """Wall time, validation included, reading or labelling the data not."""
