@@ -84,9 +84,8 @@ class ProxyModel(nn.Module, ABC):
         for layer, module in self.named_modules():
             dense = base_width / self.width if self.fan_in_scales(layer) else 1.0
             if isinstance(module, EinsumLinear):
-                matrices = {name for name, value in module.named_parameters() if value.ndim >= 2}
                 for name, factor in module.learning_rate_multipliers().items():
-                    multipliers[f"{layer}.{name}"] = factor * (dense if name in matrices else 1.0)
+                    multipliers[f"{layer}.{name}"] = factor * dense
             elif isinstance(module, nn.Linear):
                 multipliers[f"{layer}.weight"] = dense
         return multipliers

@@ -57,7 +57,7 @@ class GPT(ProxyModel):
             raise SizeError(
                 f"a GPT of width {width}: the width has to be an even number up to {HEAD_SIZE} "
                 f"or a multiple of {HEAD_SIZE}",
-                remedy=f"use {max(2, round(width / HEAD_SIZE)) * HEAD_SIZE if width > HEAD_SIZE else width + 1}",
+                remedy=f"use {_nearest_width(width)}",
             )
         self.width = width
         self.context = context
@@ -124,6 +124,10 @@ class _Block(nn.Module):
         return x_BTW.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
 
+def _nearest_width(width: int) -> int:
+    return width + 1 if width <= HEAD_SIZE else round(width / HEAD_SIZE) * HEAD_SIZE
+
+
 def _is_linear(layer: nn.Module) -> bool:
     return not isinstance(layer, nn.LayerNorm)
 
@@ -131,9 +135,11 @@ def _is_linear(layer: nn.Module) -> bool:
 @lru_cache(maxsize=16)
 def _rotary_table(length: int, head_size: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every position's angles, each (T, D): Su et al. 2021, section 3.4.2."""
-    frequencies = ROTARY_BASE ** (-torch.arange(0, head_size, 2, device=device) / head_size)
-    angles = torch.outer(torch.arange(length, device=device), frequencies).repeat(1, 2)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    with torch.inference_mode(mode=False):  # the table outlives the call, and may next be used in training
+        places = torch.arange(length, dtype=torch.float64)
+        frequencies = ROTARY_BASE ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
+        angles = torch.outer(places, frequencies).repeat(1, 2).to(device)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def _rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:

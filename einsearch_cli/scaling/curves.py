@@ -140,7 +140,7 @@ class Frontier:
         for (c0, l0), (c1, l1) in zip(self.points, self.points[1:], strict=False):
             if l1 < loss < l0:
                 share = math.log(l0 / loss) / math.log(l0 / l1)
-                return c0 * (c1 / c0) ** share
+                return c0 * math.pow(c1 / c0, share)
         return None  # pragma: no cover - the range check above leaves no gap
 
 
@@ -180,9 +180,7 @@ def _lower_hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, floa
     return hull
 
 
-def _is_above_chord(
-    left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]
-) -> bool:
+def _is_above_chord(left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]) -> bool:
     run, rise = math.log(right[0] / left[0]), math.log(right[1] / left[1])
     # The slack keeps points that lie on one power law and differ from it by rounding only.
     return math.log(middle[1] / left[1]) * run > rise * math.log(middle[0] / left[0]) + 1e-12

@@ -87,9 +87,7 @@ def compute_gain(structure: Sequence[Level], yardstick: Sequence[Level]) -> Comp
     if gain.value is None:
         return gain
     if len(seeds) < 2:
-        return _with_interval(
-            gain, None, None, "no interval: fewer than two seeds in common with the yardstick"
-        )
+        return _with_interval(gain, None, None, "no interval: fewer than two seeds in common with the yardstick")
     logs: list[tuple[float, float]] = []
     above = below = 0.0
     for share, counts in resamples(len(seeds)):
@@ -108,9 +106,7 @@ def compute_gain(structure: Sequence[Level], yardstick: Sequence[Level]) -> Comp
     low = None if below > OPEN_END_SHARE else _scaled(gain.value, -half)
     high = None if above > OPEN_END_SHARE else _scaled(gain.value, half)
     open_end = low is None or high is None
-    return _with_interval(
-        gain, low, high, "the interval leaves the losses that both reach" if open_end else None
-    )
+    return _with_interval(gain, low, high, "the interval leaves the losses that both reach" if open_end else None)
 
 
 def _scaled(value: float, log_factor: float) -> float | None:
@@ -118,9 +114,7 @@ def _scaled(value: float, log_factor: float) -> float | None:
     return value * math.exp(log_factor) if abs(log_factor) < 300 else None
 
 
-def _with_interval(
-    gain: ComputeGain, low: float | None, high: float | None, reason: str | None
-) -> ComputeGain:
+def _with_interval(gain: ComputeGain, low: float | None, high: float | None, reason: str | None) -> ComputeGain:
     return ComputeGain(gain.value, low, high, gain.at_loss, reason=reason)
 
 

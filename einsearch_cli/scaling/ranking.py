@@ -81,9 +81,7 @@ class RankingEntry:
             SpecError: not an object, or a key is missing or of the wrong kind.
         """
         if not isinstance(data, dict):
-            raise SpecError(
-                f"a ranking entry must be an object, found {type(data).__name__}", remedy=_REWRITE
-            )
+            raise SpecError(f"a ranking entry must be an object, found {type(data).__name__}", remedy=_REWRITE)
         missing = [field.name for field in fields(cls) if field.name not in data]
         if missing:
             raise SpecError(f"a ranking entry lacks {', '.join(missing)}", remedy=_REWRITE)
@@ -179,9 +177,7 @@ def _numbered(entries: Iterable[RankingEntry]) -> Iterable[RankingEntry]:
 
 
 def _with_rank(entry: RankingEntry, rank: int) -> RankingEntry:
-    return RankingEntry(
-        **{field.name: getattr(entry, field.name) for field in fields(entry)} | {"rank": rank}
-    )
+    return RankingEntry(**{field.name: getattr(entry, field.name) for field in fields(entry)} | {"rank": rank})
 
 
 def _entry(
@@ -224,9 +220,7 @@ def _entry(
     )
 
 
-def _paired_difference(
-    cell: Cell | None, rival: Cell | None
-) -> tuple[float | None, tuple[float, float] | None]:
+def _paired_difference(cell: Cell | None, rival: Cell | None) -> tuple[float | None, tuple[float, float] | None]:
     """Mean and interval of the loss differences over the seeds that both cells have.
 
     Pairing by seed takes out what the two share under one seed (data and its order).

@@ -5,6 +5,12 @@ from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.families import FAMILIES, Family, family_of, family_text
 from einsearch_cli.structures.notation import NamedStructure, notations, parse_structure, read_structure
 from einsearch_cli.structures.sizes import SizedStructure
+from einsearch_cli.structures.spec_file import (
+    is_structure_file,
+    read_structure_file,
+    read_structure_lines,
+    structure_of_entry,
+)
 from einsearch_cli.structures.structure import Structure
 
 __all__ = [
@@ -17,9 +23,13 @@ __all__ = [
     "Structure",
     "family_of",
     "family_text",
+    "is_structure_file",
     "notations",
     "parse_structure",
     "read_structure",
+    "read_structure_file",
+    "read_structure_lines",
+    "structure_of_entry",
     "structure_of_terms",
     "theta_of",
     "theta_text",

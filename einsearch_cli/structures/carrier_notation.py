@@ -137,4 +137,3 @@ def theta_text(structure: Structure) -> str | None:
     """`(1/2|0|1/2|0|1/2|1/2|0)`, or None where no θ vector exists."""
     theta = theta_of(structure)
     return None if theta is None else "(" + "|".join(str(exponent) for exponent in theta) + ")"
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,9 +14,7 @@ MAX_DENOMINATOR = 12
 
 _MAX_NUMBER_LENGTH = 24
 _RATIONAL = r"[0-9]+(?:/[0-9]+|\.[0-9]+)?"
-_SIZE = re.compile(
-    rf"(?:(?P<coefficient>{_RATIONAL})\*)?d(?:\^(?P<exponent>{_RATIONAL}))?(?:/(?P<divisor>[0-9]+))?"
-)
+_SIZE = re.compile(rf"(?:(?P<coefficient>{_RATIONAL})\*)?d(?:\^(?P<exponent>{_RATIONAL}))?(?:/(?P<divisor>[0-9]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class Extent:
 
     def at(self, base: int) -> float:
         """The size at a dimension, not yet rounded to an integer."""
-        return float(self.coefficient) * float(base) ** float(self.exponent)
+        return float(self.coefficient) * math.pow(base, float(self.exponent))
 
 
 ONE = Extent(Fraction(1), Fraction(0))

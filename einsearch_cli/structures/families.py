@@ -29,6 +29,10 @@ class Family:
     """The parameters a structure of this family must have been built with."""
     source: str
 
+    @property
+    def carrier_sets(self) -> frozenset[str]:
+        return frozenset(term.partition("=")[0].partition("^")[0] for term in self.carriers.split())
+
 
 FAMILIES: dict[str, Family] = {}
 
@@ -86,7 +90,9 @@ def parse_family(text: str) -> Structure:
 
 def usage(family: Family) -> str:
     """An example of the family's text."""
-    parameters = ",".join(f"{key}={(default or Extent.fixed(64)).size_text}" for key, default in family.parameters.items())
+    parameters = ",".join(
+        f"{key}={(default or Extent.fixed(64)).size_text}" for key, default in family.parameters.items()
+    )
     return f"{family.name}:{parameters}" if parameters else family.name
 
 
@@ -96,7 +102,10 @@ def family_text(structure: Structure) -> str | None:
     >>> family_text(parse_family("btt:r=2,blocks=d^1/2"))
     'btt:r=2'
     """
+    carriers = {carriers for carriers, _ in structure.indices}
     for family in FAMILIES.values():
+        if not carriers <= family.carrier_sets:
+            continue
         values = family.guess(structure)
         try:
             same = Structure.of(family.build(values)) == structure
@@ -145,7 +154,7 @@ def _block_shuffle(values: Mapping[str, Extent]) -> dict[str, Extent]:
     return _monarch({"blocks": blocks, "r": D / (blocks * blocks)})
 
 
-register(Family("dense", "XA YA", {}, lambda v: {"XA": D, "YA": D}, lambda s: {}, "one matrix"))
+register(Family("dense", "XA YA", {}, lambda _: {"XA": D, "YA": D}, lambda _: {}, "one matrix"))
 register(
     Family(
         "low-rank",
@@ -161,8 +170,8 @@ register(
         "kronecker",
         "XA^1/2 XB^1/2 YA^1/2 YB^1/2",
         {},
-        lambda v: {"XA": HALF, "XB": HALF, "YA": HALF, "YB": HALF},
-        lambda s: {},
+        lambda _: {"XA": HALF, "XB": HALF, "YA": HALF, "YB": HALF},
+        lambda _: {},
         "Potapczynski et al. 2024, section 3",
     )
 )

@@ -44,7 +44,8 @@ def raw_count(factors: int, grid: int) -> int:
     1125
     """
     sides = 2**factors - 1
-    return comb(grid + sides - 1, sides - 1) ** 2 * (grid + 1) ** (2**factors - factors - 1)
+    bonds: int = 2**factors - factors - 1
+    return comb(grid + sides - 1, sides - 1) ** 2 * int((grid + 1) ** bonds)
 
 
 def distinct_count(factors: int, grid: int) -> int:
@@ -162,7 +163,7 @@ def canonical(points: Points, factors: int) -> NDArray[np.bool_]:
     chosen = own == np.min(list(costs.values()), axis=0)
     for order, other in renamed.items():
         chosen &= (costs[order] > own) | _not_larger(points, other)
-    return chosen
+    return np.asarray(chosen)
 
 
 def _not_larger(left: Points, right: Points) -> NDArray[np.bool_]:

@@ -113,7 +113,7 @@ def rename(extents: Extents) -> Extents:
 
 
 def _renamed(extents: Extents, order: tuple[str, ...]) -> Extents:
-    names = {old: new for old, new in zip(order, FACTOR_LETTERS, strict=False)} | {"X": "X", "Y": "Y"}
+    names = dict(zip(order, FACTOR_LETTERS, strict=False)) | {"X": "X", "Y": "Y"}
     return {frozenset(names[tensor] for tensor in carriers): extent for carriers, extent in extents.items()}
 
 

@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 
 from einsearch_cli.errors import StructureError
-from einsearch_cli.structures.carrier_notation import parse_carriers, parse_theta
+from einsearch_cli.structures.carrier_notation import parse_carriers, parse_theta, theta_text
 from einsearch_cli.structures.einsum_notation import einsum_text, parse_einsum
 from einsearch_cli.structures.families import family_text, parse_family
-from einsearch_cli.structures.carrier_notation import theta_text
 from einsearch_cli.structures.structure import Structure
 
 _MAX_LENGTH = 2000

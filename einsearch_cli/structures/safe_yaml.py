@@ -82,7 +82,8 @@ def load_yaml(text: str, source: str) -> YamlDocument:
         raise SpecError(f"{source}{line}: not valid YAML: {problem}", remedy="check indentation and quotes") from error
     except (RecursionError, ValueError) as error:
         raise SpecError(
-            f"{source}: not readable as YAML: {str(error)[:80] or 'nested too deeply'}", remedy="see the files in specs/"
+            f"{source}: not readable as YAML: {str(error)[:80] or 'nested too deeply'}",
+            remedy="see the files in specs/",
         ) from error
     finally:
         loader.dispose()
@@ -97,8 +98,14 @@ def _check_tree(root: yaml.Node, source: str) -> None:
         node, depth = stack.pop()
         seen += 1
         if depth > MAX_DEPTH or seen > MAX_NODES:
-            what = f"more than {MAX_DEPTH} levels" if depth > MAX_DEPTH else f"more than {MAX_NODES} values (aliases expanded)"
-            raise SpecError(f"{source}:{_line(node)}: {what}: that is no specification", remedy="see the files in specs/")
+            what = (
+                f"more than {MAX_DEPTH} levels"
+                if depth > MAX_DEPTH
+                else f"more than {MAX_NODES} values (aliases expanded)"
+            )
+            raise SpecError(
+                f"{source}:{_line(node)}: {what}: that is no specification", remedy="see the files in specs/"
+            )
         if isinstance(node, yaml.MappingNode):
             stack += [(child, depth + 1) for pair in node.value for child in pair]
         elif isinstance(node, yaml.SequenceNode):
@@ -119,7 +126,8 @@ def _check_keys(node: yaml.Node, location: Location, lines: dict[Location, int],
             raise SpecError(f"{source}:{_line(key)}: keys must be plain words", remedy="see the files in specs/")
         if name in keys:
             raise SpecError(
-                f"{source}:{_line(key)}: key {name!r} stands twice: a key may stand once", remedy="remove one of the two"
+                f"{source}:{_line(key)}: key {name!r} stands twice: a key may stand once",
+                remedy="remove one of the two",
             )
         keys.add(name)
         _check_keys(value, (*location, name), lines, source)

@@ -111,9 +111,9 @@ def choose_sizes(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
         carriers = [c for c, _ in structure.indices if tensor in c]
         padded[tensor], chosen = _fit_side(structure, carriers, d)
         sizes.update(zip(carriers, chosen, strict=True))
-    for carriers, extent in structure.indices:
-        if "X" not in carriers and "Y" not in carriers:
-            sizes[carriers] = max(1, round(extent.at(min(d_in, d_out))))
+    for bond, extent in structure.indices:
+        if "X" not in bond and "Y" not in bond:
+            sizes[bond] = max(1, round(extent.at(min(d_in, d_out))))
     ordered = tuple((carriers, sizes[carriers]) for carriers, _ in structure.indices)
     return SizedStructure(structure, d_in, d_out, padded["X"], padded["Y"], ordered)
 

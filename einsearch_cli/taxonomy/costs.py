@@ -156,7 +156,7 @@ def params_formula(structure: Structure) -> sympy.Expr:
     import sympy
 
     factors = structure.factors
-    return sympy.expand(sum((_product(structure, {c for c, _ in structure.indices if f in c}) for f in factors)))
+    return sympy.expand(sum(_product(structure, {c for c, _ in structure.indices if f in c}) for f in factors))
 
 
 def flops_formula(structure: Structure) -> sympy.Expr:
@@ -187,4 +187,3 @@ def _product(structure: Structure, carriers: set[str]) -> sympy.Expr:
             coefficient = sympy.Rational(extent.coefficient.numerator, extent.coefficient.denominator)
             product *= coefficient * d ** sympy.Rational(extent.exponent.numerator, extent.exponent.denominator)
     return product
-

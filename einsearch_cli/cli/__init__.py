@@ -1,0 +1,1 @@
+"""The `einsearch` command: one module per subcommand; the only place that prints or exits."""

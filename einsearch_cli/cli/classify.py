@@ -1,0 +1,163 @@
+"""`einsearch classify`: what is known of a structure without training it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.formats import Format, ratio, render
+from einsearch_cli.errors import SpecError
+
+if TYPE_CHECKING:
+    from einsearch_cli.structures import NamedStructure
+    from einsearch_cli.taxonomy import Classification
+
+HELP = """Classify structures: family, ω ψ ν, the cut that limits the rank, parameters, FLOPs, verdict.
+
+SPEC is a family (btt:r=2), carrier sets ('XA^1/2 XAB=4 YB YAB=4'), a θ vector
+('(0.5|0|0.5|0|0.5|0.5|0)'), an einsum equation with --sizes, a file of
+structures, or - for stdin.
+
+[bold]Examples[/bold]
+
+  einsearch classify monarch
+
+  einsearch classify 'bgn,gnr,gro->bo' --sizes g=4,n=256,r=128,o=1024
+
+  einsearch classify low-rank:r=64 block-dense:blocks=4,r=512 --d-in 4096 --d-out 1024 --format json
+"""
+DEFAULT_DIMENSION = 1024
+
+
+def classify_command(
+    specs: list[str] = typer.Argument(None, metavar="SPEC...", help="Structures, files of structures, or - for stdin."),
+    sizes: str | None = typer.Option(None, help="Sizes of the letters of an einsum equation: g=4,n=256 or g=4,n=rest."),
+    d_in: int | None = typer.Option(None, help="Input dimension; 1024, or what the sizes fix."),
+    d_out: int | None = typer.Option(None, help="Output dimension; d_in if not given."),
+    tokens: int = typer.Option(1024, min=1, help="Tokens per call, for the cost of the contraction orders."),
+    output: Format = typer.Option(Format.table, "--format", help="Output format."),
+    out: Path | None = typer.Option(None, help="Write to this file."),
+) -> None:
+    from einsearch_cli.taxonomy import classify
+
+    found = []
+    for named in _read(specs or ["-"], sizes):
+        side_in, side_out = _dimensions(named, d_in, d_out)
+        found.append((named, classify(named.structure, side_in, side_out)))
+    if output in (Format.json, Format.jsonl):
+        objects = [_object(named, item, tokens) for named, item in found]
+        single = len(objects) == 1 and output is Format.json
+        text = json.dumps(objects[0], indent=2, ensure_ascii=False) if single else render([], objects, output)
+    elif output is Format.table:
+        text = "\n\n".join(_card(_object(named, item, tokens)) for named, item in found)
+    else:
+        text = render([_row(item) for _, item in found], [], output)
+    console.data(text, out)
+
+
+def _read(specs: list[str], sizes: str | None) -> list[NamedStructure]:
+    from einsearch_cli.structures import (
+        is_structure_file,
+        read_structure,
+        read_structure_file,
+        read_structure_lines,
+    )
+    from einsearch_cli.structures.einsum_notation import parse_size_list
+
+    size_list = parse_size_list(sizes) if sizes else None
+    found: list[NamedStructure] = []
+    for spec in specs:
+        if spec == "-":
+            if sys.stdin.isatty():
+                raise SpecError("no SPEC was given and stdin is a terminal", remedy="einsearch classify monarch")
+            found += read_structure_lines(sys.stdin.read(), "stdin")
+        elif is_structure_file(spec):
+            found += read_structure_file(Path(spec))
+        else:
+            found.append(read_structure(spec, size_list))
+    return found
+
+
+def _dimensions(named: NamedStructure, d_in: int | None, d_out: int | None) -> tuple[int, int]:
+    for name, given, fixed in (("--d-in", d_in, named.d_in), ("--d-out", d_out, named.d_out)):
+        if given and fixed and given != fixed:
+            raise SpecError(
+                f"{name} {given}: the sizes of the equation multiply to {fixed}",
+                remedy=f"leave {name} out, or write a size as rest or d/4 so that it can grow",
+            )
+    side_in = d_in if d_in is not None else named.d_in or DEFAULT_DIMENSION
+    return side_in, d_out if d_out is not None else named.d_out or side_in
+
+
+def _object(named: NamedStructure, item: Classification, tokens: int) -> dict[str, Any]:
+    from einsearch_cli.structures import notations
+    from einsearch_cli.taxonomy import contraction_orders, flops_formula, params_formula
+
+    structure = item.structure
+    sized = structure.at(item.d_in, item.d_out)
+    return {
+        "name": named.name,
+        **item.to_json(),
+        "notations": notations(structure, item.d_in, item.d_out),
+        "params_formula": str(params_formula(structure)),
+        "flops_formula": str(flops_formula(structure)),
+        "params_ratio": item.params / item.dense_params,
+        "flops_ratio": item.flops_per_token / item.dense_flops_per_token,
+        "tokens": tokens,
+        "orders": [{"order": order.tree, "flops": order.flops(tokens)} for order in contraction_orders(sized, tokens)],
+    }
+
+
+def _row(item: Classification) -> dict[str, Any]:
+    return {
+        "structure": str(item.structure),
+        "family": item.family,
+        "ω": str(item.omega),
+        "ψ": str(item.psi),
+        "ν": str(item.nu),
+        "params": item.params,
+        "FLOPs/token": item.flops_per_token,
+        "rank ≤": item.rank_bound,
+        "kept": "yes" if item.kept else "no",
+    }
+
+
+def _card(item: dict[str, Any]) -> str:
+    """One structure for people."""
+    dense = item["dense_flops_per_token"] * item["tokens"]
+    notation = item["notations"]
+    lines = [
+        ("structure", notation["carriers"] + (f"   ({item['name']})" if item["name"] else "")),
+        ("family", item["family"]),
+        ("", ""),
+        ("ω  sharing", f"{item['omega']:<6} FLOPs per parameter grow as d^ω"),
+        ("ψ  rank", f"{item['psi']:<6} rank grows as d^ψ; 1 is full rank"),
+        ("ν  compute", f"{item['nu']:<6} FLOPs grow as d^(1+ν); dense is 1"),
+        ("", ""),
+        ("at", f"d_in {item['d_in']}, d_out {item['d_out']}" + (f"; {item['padding']}" if item["padding"] else "")),
+        ("sizes", "  ".join(f"{carriers} {size}" for carriers, size in item["sizes"].items())),
+        (
+            "params",
+            f"{item['params']:,} = {ratio(item['params'], item['dense_params'])} dense   {item['params_formula']}",
+        ),
+        (
+            "FLOPs/token",
+            f"{item['flops_per_token']:,} = {ratio(item['flops_per_token'], item['dense_flops_per_token'])} dense"
+            f"   {item['flops_formula']}",
+        ),
+        ("rank", f"at most {item['rank_bound']:,}, by the cut {item['cut']}"),
+        ("", ""),
+        *((key, value) for key, value in notation.items() if value and key != "carriers"),
+        ("", ""),
+        (f"orders, {item['tokens']} tokens", ""),
+        *((f"  {o['order']}", f"{o['flops']:.4g} FLOPs = {ratio(o['flops'], dense)} dense") for o in item["orders"]),
+        ("", ""),
+        ("verdict", "kept" if item["kept"] else "pruned: " + "; ".join(item["reasons"])),
+    ]
+    width = max(len(key) for key, _ in lines)
+    return "\n".join(f"{key:<{width}}  {value}".rstrip() for key, value in lines)

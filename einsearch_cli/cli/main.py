@@ -1,0 +1,85 @@
+"""Entry point: parse, run one subcommand, turn every error into a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+import typer
+
+from einsearch_cli import __version__
+from einsearch_cli.cli import classify, console, enumerate, families, rank
+from einsearch_cli.errors import EinsearchError, Exit
+
+app = typer.Typer(
+    name="einsearch",
+    help="Find better linear layers: enumerate, classify, prune, train and rank structured matrices.",
+    epilog="Start with: einsearch rank specs/demo.yaml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("enumerate", help=enumerate.HELP)(enumerate.enumerate_command)
+app.command("classify", help=classify.HELP)(classify.classify_command)
+app.command("rank", help=rank.HELP)(rank.rank_command)
+app.command("families", help=families.HELP)(families.families_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
+    show_traceback: bool = typer.Option(False, "--traceback", help="Show where in the code an error was raised."),
+) -> None:
+    """Find better linear layers: enumerate, classify, prune, train and rank structured matrices."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit code and never raises."""
+    show_traceback = "--traceback" in arguments
+    rest = [argument for argument in arguments if argument != "--traceback"]
+    try:
+        result = app(args=rest, standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else Exit.OK
+    except (KeyboardInterrupt, click.Abort):
+        console.error("interrupted")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except EinsearchError as error:
+        _show(show_traceback)
+        console.error(error.problem, error.remedy)
+        return error.exit_code
+    except click.ClickException as error:
+        usage = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "einsearch"
+        console.error(error.format_message(), f"{usage} --help")
+        return Exit.BAD_INPUT
+    except Exception as error:
+        _show(show_traceback)
+        console.error(f"unexpected {type(error).__name__}: {error}", "run again with --traceback and report the output")
+        return Exit.RUN_FAILED
+
+
+def _show(wanted: bool) -> None:
+    if wanted:
+        traceback.print_exc()
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

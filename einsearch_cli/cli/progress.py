@@ -1,0 +1,138 @@
+"""Live progress of a study on stderr: bars on a terminal, one line per finished run elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from einsearch_cli.search.estimate import StudyEstimate
+from einsearch_cli.search.study import RungStarted, StudyEvent
+from einsearch_cli.search.trial import Trial, TrialResult
+from einsearch_cli.search.worker import Finished
+from einsearch_cli.structures import Structure, family_text
+
+
+class StudyProgress:
+    """Shows candidates, rung, losses and the time left; give it every event of the study."""
+
+    def __init__(self, console: Console, estimate: StudyEstimate) -> None:
+        self._console = console
+        self._estimate = estimate
+        self._clock = _Clock(estimate)
+        self._rungs = len(estimate.rungs)
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._rung: TaskID | None = None
+        self._running: dict[int, TaskID] = {}
+        self._best: TrialResult | None = None
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: StudyEvent) -> None:
+        if isinstance(event, RungStarted):
+            self._start_rung(event)
+        elif isinstance(event, Finished):
+            self._finish(event)
+        else:
+            bar = self._running.get(event.number)
+            if bar is None:
+                bar = self._running[event.number] = self._bars.add_task(f"  {describe(event.trial)}", note="")
+            self._bars.update(bar, completed=event.step, total=event.steps, note=f"training loss {event.loss:.4g}")
+
+    def _start_rung(self, event: RungStarted) -> None:
+        self._best = None
+        text = (
+            f"rung {event.rung + 1}/{event.rungs}: {len(event.structures)} candidates, "
+            f"{event.budget_flops:.2g} FLOPs a run"
+        )
+        if event.finished:
+            self._console.print(f"rung {event.rung + 1}: {event.finished} of {event.trials} runs were finished before")
+        self._clock.start_rung(event)
+        if self._rung is not None:
+            self._bars.remove_task(self._rung)
+        self._rung = self._bars.add_task(text, total=event.trials, completed=event.finished, note=self._clock.eta())
+        if not self._console.is_terminal:
+            self._console.print(text, markup=False, highlight=False)
+
+    def _finish(self, event: Finished) -> None:
+        result = event.result
+        if (bar := self._running.pop(event.number, None)) is not None:
+            self._bars.remove_task(bar)
+        self._clock.finish(result)
+        if result.loss is not None and (self._best is None or result.loss < (self._best.loss or 0.0)):
+            self._best = result
+        best = f"best {self._best.loss:.4g} {name_of(self._best.trial.structure)}   " if self._best else ""
+        if self._rung is not None:
+            self._bars.update(self._rung, advance=1, note=best + self._clock.eta())
+        outcome = f"loss {result.loss:.5g}" if result.loss is not None else f"{result.status}: {result.error}"
+        if result.loss is None or not self._console.is_terminal:
+            line = f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._clock.eta()}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Clock:
+    """Time left: the estimate for what is still to do, scaled by how fast it has gone so far."""
+
+    def __init__(self, estimate: StudyEstimate) -> None:
+        self._estimate = estimate
+        self._started_s = time.perf_counter()
+        self._done_s = 0.0
+        self._rung_left = 0
+        self._rung = 0
+
+    def start_rung(self, event: RungStarted) -> None:
+        self._rung, self._rung_left = event.rung, event.trials - event.finished
+
+    def finish(self, result: TrialResult) -> None:
+        self._rung_left -= 1
+        self._done_s += self._per_run(result.trial.rung)
+
+    def _per_run(self, rung: int) -> float:
+        planned = self._estimate.rungs[rung]
+        return planned.seconds / max(1, planned.runs)
+
+    def eta(self) -> str:
+        later = sum(rung.seconds for rung in self._estimate.rungs[self._rung + 1 :])
+        left = self._rung_left * self._per_run(self._rung) + later
+        if self._done_s > 0:
+            left *= (time.perf_counter() - self._started_s) / self._done_s
+        return f"about {duration(left)} left"
+
+
+def name_of(structure: Structure) -> str:
+    """The shortest name of a structure."""
+    return family_text(structure) or str(structure)
+
+
+def describe(trial: Trial) -> str:
+    """One trial in a line."""
+    return f"{name_of(trial.structure)}, width {trial.width}, seed {trial.seed}"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min` or `2.5 h`.
+
+    >>> duration(42.4), duration(200), duration(9000)
+    ('42 s', '3.3 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,242 @@
+"""`einsearch rank`: train candidates at equal compute and rank them against dense."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.formats import Format
+from einsearch_cli.errors import Exit
+
+if TYPE_CHECKING:
+    from einsearch_cli.data import AnyTask
+    from einsearch_cli.reports import StudyReport
+    from einsearch_cli.search.estimate import StudyEstimate
+    from einsearch_cli.search.spec import StudySpec
+    from einsearch_cli.search.trial import TrialResult
+    from einsearch_cli.structures import Structure
+
+HELP = """Train candidates at equal training FLOPs and rank them against dense.
+
+STUDY is a study in YAML (see specs/), a file that `einsearch enumerate`
+wrote, structures, or grid:Q for the pruned two-factor space (ψ = 1, ω = 0).
+Dense is always trained too, as the yardstick. Every candidate is trained at
+all widths from all seeds; the better half goes on to the next rung. Stop it
+at any time and run the same command again: finished runs are kept.
+
+[bold]Examples[/bold]
+
+  einsearch rank specs/demo.yaml
+
+  einsearch rank monarch btt:r=2 low-rank --widths 64,128 --budget 1e10 --out runs/three
+
+  einsearch rank grid:2 --task text --text my_corpus/ --dry-run
+"""
+
+
+def rank_command(
+    study: list[str] = typer.Argument(metavar="STUDY.yaml|SPACE...", help="A study, files, structures, or grid:Q."),
+    task: str | None = typer.Option(None, help="Proxy task: teacher or text."),
+    text: Path | None = typer.Option(None, help="File or folder of text to train on; implies --task text."),
+    widths: str | None = typer.Option(None, help="Widths of the network, such as 64,128,256."),
+    budget: float | None = typer.Option(None, help="Training FLOPs of every run of the last rung, such as 1e11."),
+    seeds: int | None = typer.Option(None, help="Runs per candidate and width."),
+    out: Path | None = typer.Option(None, help="Folder of the study; runs/NAME if not given."),
+    workers: int | None = typer.Option(None, min=1, help="Worker processes; one per core if not given."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan with its cost, and stop."),
+    output: Format = typer.Option(Format.table, "--format", help="Format of the ranking on stdout."),
+) -> int:
+    from einsearch_cli.search.estimate import estimate_study
+
+    overrides = _overrides(task, text, widths, budget, seeds)
+    spec, folder = _read_study(study, overrides)
+    structures = spec.candidates(folder)
+    opened = spec.open_task()
+    console.talk(f"preparing the {spec.task} task …")
+    opened.prepare()
+    team = workers or os.cpu_count() or 1
+    estimate = estimate_study(spec, structures, opened, team)
+    if dry_run:
+        console.data(_plan(spec, structures, estimate, team, output))
+        return Exit.OK
+    console.talk(_plan(spec, structures, estimate, team, Format.table))
+    session = _Session(spec, structures, opened, out or Path("runs") / spec.name, team, estimate)
+    return session.run(output)
+
+
+def _overrides(
+    task: str | None, text: Path | None, widths: str | None, budget: float | None, seeds: int | None
+) -> dict[str, Any]:
+    given: dict[str, Any] = {"budget_flops": budget, "seeds": seeds, "task": "text" if text and not task else task}
+    if widths is not None:
+        given["widths"] = [part.strip() for part in widths.split(",")]
+    if text is not None:
+        given["task_settings"] = {"path": str(text)}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec, Path]:
+    """The study and the folder that its files are relative to."""
+    from einsearch_cli.search.spec import load_study_spec, parse_study_spec
+    from einsearch_cli.structures import is_structure_file
+
+    if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml")):
+        spec = load_study_spec(Path(words[0]))
+        merged = spec.model_dump() | overrides
+        if "task_settings" in overrides and overrides.get("task", spec.task) == spec.task:
+            merged["task_settings"] = spec.task_settings | overrides["task_settings"]
+        return parse_study_spec(merged), Path(words[0]).parent
+    data: dict[str, Any] = {"structures": [], "files": [], **overrides}
+    for word in words:
+        kind, _, rest = word.partition(":")
+        if kind == "grid":
+            data["space"] = {"grid": rest}
+        elif is_structure_file(word):
+            data["files"].append(word)
+        else:
+            data["structures"].append(word)
+    return parse_study_spec(data), Path()
+
+
+def _plan(spec: StudySpec, structures: list[Structure], estimate: StudyEstimate, workers: int, output: Format) -> str:
+    from einsearch_cli.cli.formats import render, table
+    from einsearch_cli.cli.progress import duration, name_of
+
+    if output in (Format.json, Format.jsonl):
+        plan = {
+            "task": spec.task,
+            "structures": [str(s) for s in structures],
+            "widths": spec.widths,
+            "seeds": spec.seeds,
+        }
+        return json.dumps({**plan, "workers": workers, **estimate.to_json()}, indent=2, ensure_ascii=False)
+    rows = [
+        {
+            "rung": rung.rung + 1,
+            "candidates": rung.structures,
+            "runs": rung.runs,
+            "FLOPs a run": f"{rung.budget_flops:.3g}",
+            "time": duration(rung.seconds),
+        }
+        for rung in estimate.rungs
+    ]
+    if output is not Format.table:
+        return render([{"structure": str(s)} for s in structures] if output is Format.yaml else rows, [], output)
+    names = ", ".join(name_of(structure) for structure in structures[:12])
+    more = f" and {len(structures) - 12} more" if len(structures) > 12 else ""
+    widths = ", ".join(map(str, spec.widths))
+    return (
+        f"task {spec.task}, {len(structures)} candidates ({names}{more})\n"
+        f"widths {widths}; {spec.seeds} seeds each; {workers} workers\n{table(rows)}\n"
+        f"in all {estimate.runs} runs, {estimate.train_flops:.3g} training FLOPs, about {duration(estimate.seconds)}"
+    )
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One call of `rank`: runs what is left of a study and reports."""
+
+    spec: StudySpec
+    structures: list[Structure]
+    task: AnyTask
+    folder: Path
+    workers: int
+    estimate: StudyEstimate
+
+    def run(self, output: Format) -> int:
+        from einsearch_cli.cli.progress import StudyProgress
+        from einsearch_cli.search.engine import LocalProcesses
+        from einsearch_cli.search.store import StudyStore
+        from einsearch_cli.search.study import fingerprint, run_study
+        from einsearch_cli.search.worker import WorkerSetup
+
+        setup = WorkerSetup(self.spec.task, self.spec.task_settings, self.spec.optimizer.model_dump())
+        engine = LocalProcesses(self.workers, setup)
+        identity = fingerprint(self.spec, self.structures, self.task)
+        started_s = time.perf_counter()
+        try:
+            with (
+                StudyStore(self.folder, identity, self.structures) as store,
+                StudyProgress(console.talk_console(), self.estimate) as progress,
+            ):
+                results = run_study(self.spec, self.structures, store, engine, progress)
+        except KeyboardInterrupt:
+            console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
+            return Exit.INTERRUPTED
+        return self._report(results, time.perf_counter() - started_s, output)
+
+    def _report(self, results: list[TrialResult], elapsed_s: float, output: Format) -> int:
+        from einsearch_cli.reports import headline, write_report, write_results
+
+        study = self._study_report(results, elapsed_s)
+        write_results(self.folder / "results.json", study)
+        write_report(self.folder / "report.html", study)
+        console.data(_ranking_text(study, output))
+        console.talk("\n".join(["", *headline(study), ""]))
+        console.talk(f"results: {self.folder / 'results.json'}\nreport:  {self.folder / 'report.html'}")
+        failed = [result for result in results if result.status != "ok"]
+        if not failed:
+            return Exit.OK
+        first = failed[0]
+        console.error(
+            f"{len(failed)} of {len(results)} runs have no loss; the first, {first.trial.key}, {first.status}: {first.error}"
+        )
+        return Exit.RUN_FAILED
+
+    def _study_report(self, results: list[TrialResult], elapsed_s: float) -> StudyReport:
+        from einsearch_cli.reports import StudyReport
+        from einsearch_cli.scaling import rank_candidates
+
+        return StudyReport(
+            title=self.spec.name,
+            task=self.spec.task,
+            budget_flops=self.spec.budget_flops,
+            results=tuple(results),
+            ranking=rank_candidates(results, self.structures[0]),
+            loss_name=f"validation loss ({self.task.loss_unit})",
+            elapsed_s=elapsed_s,
+            commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
+            environment=_environment(),
+        )
+
+
+def _environment() -> tuple[tuple[str, str], ...]:
+    import platform
+
+    import torch
+
+    from einsearch_cli import __version__
+
+    return (
+        ("einsearch", __version__),
+        ("python", platform.python_version()),
+        ("torch", str(torch.__version__)),
+        ("platform", platform.platform()),
+        ("cores", str(os.cpu_count())),
+    )
+
+
+def _ranking_text(study: StudyReport, output: Format) -> str:
+    from einsearch_cli.cli.formats import render, table
+    from einsearch_cli.reports import ranking_table, results_document
+
+    document: dict[str, Any] = results_document(study)
+    if output is Format.json:
+        return json.dumps(document, indent=2, ensure_ascii=False)
+    if output is Format.jsonl:
+        return render([], document["ranking"], output)
+    if output in (Format.csv, Format.yaml):
+        return render(document["ranking"], document["ranking"], output)
+    shown = ranking_table(study)
+    if output is Format.markdown:
+        return shown.to_markdown()
+    return table([dict(zip(shown.headers, row, strict=True)) for row in shown.rows])

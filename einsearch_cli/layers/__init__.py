@@ -1,0 +1,20 @@
+"""Structured linear layers for torch, and swapping them into a model."""
+
+from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.layout import plan_for
+from einsearch_cli.layers.plan import FactorRole, Plan, factor_roles
+from einsearch_cli.layers.swap import Swap, SwapPlan, SwapReport, apply_swaps, plan_swaps, swap_linear
+
+__all__ = [
+    "EinsumLinear",
+    "FactorRole",
+    "Plan",
+    "Swap",
+    "SwapPlan",
+    "SwapReport",
+    "apply_swaps",
+    "factor_roles",
+    "plan_for",
+    "plan_swaps",
+    "swap_linear",
+]

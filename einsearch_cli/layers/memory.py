@@ -1,0 +1,36 @@
+"""Refuses layers that cannot be allocated, before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from einsearch_cli.errors import SizeError
+from einsearch_cli.structures import SizedStructure
+
+
+def check_allocation(sized: SizedStructure, device: torch.device | str | int | None, dtype: torch.dtype) -> None:
+    """Raise SizeError if the factors need more bytes than the device has; `meta` holds anything.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> check_allocation(parse_structure("dense").at(2**20, 2**20), "meta", torch.float32)
+    """
+    place = torch.empty(0, device=device).device
+    available = memory_bytes(place)
+    needed = sized.params * dtype.itemsize
+    if available is not None and needed > available:
+        raise SizeError(
+            f"{sized.structure} at {sized.d_in} × {sized.d_out} has {sized.params:,} parameters = {needed:,} bytes "
+            f"as {dtype}: device {place} has {available:,} bytes",
+            remedy="choose smaller dimensions, a smaller rank or a narrower dtype, or build it on device='meta'",
+        )
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """Physical memory of a device in bytes; None if it is unlimited (meta) or not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None

@@ -1,0 +1,153 @@
+"""The contraction plan of a layer: which index plays which role, in which layout.
+
+A structured layer lets its factors meet the activation one after another, and
+every meeting is one batched matrix product. This module says what each index
+does at each meeting and what the finished plan consists of; which memory order
+every intermediate has is chosen in `layout`. No tensor is touched here.
+
+Legend: T tokens, B batch (shared, needed later), R rows (activation only),
+K contracted (shared, not needed later), N new (factor only).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from einsearch_cli.structures import SizedStructure
+
+TOKENS = "tokens"
+"""Name of the token axis among the carrier sets of an intermediate."""
+
+
+@dataclass(frozen=True, slots=True)
+class FactorRole:
+    """What every index does where one factor meets the activation (carrier sets).
+
+    Fan-in and fan-out are those of the factor seen as a batched matrix, as in
+    Qiu et al. 2024 (arXiv 2406.06248), section 3.
+    """
+
+    factor: str
+    batch: tuple[str, ...]
+    """Shared by activation and factor, and needed by a later factor or the output."""
+    contracted: tuple[str, ...]
+    """Shared, and summed here because nothing later needs it."""
+    kept: tuple[str, ...]
+    """In the activation only; the tokens are not listed."""
+    new: tuple[str, ...]
+    """In the factor only."""
+    fan_in: int
+    """Product of the contracted sizes."""
+    fan_out: int
+    """Product of the new sizes."""
+
+    @property
+    def init_std(self) -> float:
+        """Standard deviation of the spectral muP initialisation.
+
+        sqrt(min(fan_in, fan_out) / fan_in²), from Qiu et al. 2024
+        (arXiv 2406.06248), section 3.
+        """
+        return math.sqrt(min(self.fan_in, self.fan_out)) / self.fan_in
+
+
+def factor_roles(sized: SizedStructure, order: Sequence[str]) -> tuple[FactorRole, ...]:
+    """The role of every index at every meeting, for factors that meet in this order.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> first, second = factor_roles(parse_structure("btt:r=2").at(64, 64), "AB")
+    >>> first.batch, first.contracted, first.new, first.fan_in, first.fan_out
+    (('XAB',), ('XA',), ('YAB', 'AB'), 8, 16)
+    >>> second.batch, second.contracted, second.new, second.fan_in, second.fan_out
+    (('YAB',), ('XAB', 'AB'), ('YB',), 16, 8)
+    """
+    activation = sized.carriers_of("X")
+    roles = []
+    for position, factor in enumerate(order):
+        later = {*order[position + 1 :], "Y"}
+        carried = sized.carriers_of(factor)
+        shared = [c for c in activation if factor in c]
+        batch = tuple(c for c in shared if later & set(c))
+        contracted = tuple(c for c in shared if c not in batch)
+        kept = tuple(c for c in activation if factor not in c)
+        new = tuple(c for c in carried if c not in activation)
+        fan_in = math.prod(sized.size(c) for c in contracted)
+        fan_out = math.prod(sized.size(c) for c in new)
+        roles.append(FactorRole(factor, batch, contracted, kept, new, fan_in, fan_out))
+        activation = (*batch, *kept, *new)
+    return tuple(roles)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A shape of which one entry is a multiple of the number of tokens."""
+
+    sizes: tuple[int, ...]
+    token_axis: int
+
+    def at(self, tokens: int) -> tuple[int, ...]:
+        """The shape for this many tokens.
+
+        >>> Shape((4, 2, 8), token_axis=1).at(10)
+        (4, 20, 8)
+        """
+        return tuple(n * tokens if axis == self.token_axis else n for axis, n in enumerate(self.sizes))
+
+
+@dataclass(frozen=True, slots=True)
+class Rearrangement:
+    """A transposition of the activation that has to be a copy: reshape, then permute."""
+
+    shape: Shape
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One meeting: rows[B, R, K] times weight[B, N, K], over K, gives result[B, R, N].
+
+    The activation lies in memory as three blocks of `blocks`; `to_rows` picks
+    B, R and K among them. The result is to lie in memory as `result_order` of
+    its axes (0 = B, 1 = R, 2 = N), so that the next step reads a view.
+    """
+
+    factor: str
+    weight_axes: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+    """Carrier sets along B, N and K of the stored factor; indices of size 1 are left out."""
+    weight_shape: tuple[int, int, int]
+    """Shape of the stored factor: B (its own part), N, K."""
+    repeat_from: tuple[int, ...]
+    """Batch axes of the factor with 1 where only the activation has the index; empty if there are none."""
+    repeat_to: tuple[int, ...]
+    """The same axes in full."""
+    gather: Rearrangement | None
+    blocks: Shape
+    to_rows: tuple[int, int, int]
+    result_order: tuple[int, int, int]
+    macs_per_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a layer computes, fixed when it is made.
+
+    The input features are read as the axes `input_order`, the output features
+    written as `output_order` (carrier sets, slowest first, indices of size 1
+    left out). Any fixed order is as expressive as another; this one spares copies.
+    """
+
+    padded_in: int
+    padded_out: int
+    input_order: tuple[str, ...]
+    output_order: tuple[str, ...]
+    roles: tuple[FactorRole, ...]
+    steps: tuple[Step, ...]
+    scatter: Rearrangement | None
+    """The copy that brings the last result to (tokens, output), if one is needed."""
+
+    @property
+    def flops_per_token(self) -> int:
+        """2 × multiply-adds of one forward pass per token; scaling, rms and bias are not counted."""
+        return 2 * sum(step.macs_per_token for step in self.steps)

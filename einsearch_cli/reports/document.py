@@ -1,0 +1,87 @@
+"""`results.json`: everything a study found, for other programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+from einsearch_cli.files import write_atomically
+from einsearch_cli.reports.study import StudyReport
+from einsearch_cli.structures import Structure, family_of
+
+if TYPE_CHECKING:
+    from einsearch_cli.search.trial import TrialResult
+
+
+def results_document(study: StudyReport) -> dict[str, Any]:
+    """The content of results.json: plain values, and null where a number is not finite.
+
+    Keys: `task`, `budget_flops` (training FLOPs per run at the last rung, embeddings and
+    head not counted), `results` (one object per run) and `ranking` (best first), besides
+    `title`, `loss_name`, `yardstick`, `confidence`, `elapsed_s` and `environment`. Structures are
+    written in the text notation, which `parse_structure` reads; ω, ψ and ν as exact
+    fractions such as "1/2".
+    """
+    document = {
+        "title": study.title,
+        "task": study.task,
+        "loss_name": study.loss_name,
+        "budget_flops": study.budget_flops,
+        "elapsed_s": study.elapsed_s,
+        "yardstick": str(study.ranking.yardstick),
+        "confidence": study.ranking.confidence,
+        "results": [_run(study, result) for result in study.results],
+        "ranking": [entry.to_json() | _taxonomy(study, entry.structure) for entry in study.ranking.entries],
+        "environment": dict(study.environment),
+        "commands": list(study.commands),
+    }
+    plain: dict[str, Any] = _finite(document)
+    return plain
+
+
+def write_results(path: str | os.PathLike[str], study: StudyReport) -> None:
+    """Write results.json whole or not at all.
+
+    Raises:
+        OutputError: the path cannot be written.
+    """
+    text = json.dumps(results_document(study), indent=1, allow_nan=False)
+    write_atomically(path, text + "\n")
+
+
+def _run(study: StudyReport, result: TrialResult) -> dict[str, Any]:
+    trial = result.trial
+    return {
+        "structure": str(trial.structure),
+        **_taxonomy(study, trial.structure),
+        "rung": trial.rung,
+        "budget_flops": trial.budget_flops,
+        "width": trial.width,
+        "seed": trial.seed,
+        "status": result.status,
+        "loss": result.loss,
+        "params": result.params,
+        "train_flops": result.train_flops,
+        "total_flops": result.total_flops,
+        "steps": result.steps,
+        "elapsed_s": result.elapsed_s,
+        "error": result.error,
+    }
+
+
+def _taxonomy(study: StudyReport, structure: Structure) -> dict[str, str]:
+    known = study.classes[structure]
+    return {"family": family_of(structure), "omega": str(known.omega), "psi": str(known.psi), "nu": str(known.nu)}
+
+
+def _finite(value: Any) -> Any:
+    """The same value with null for every number that strict JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value

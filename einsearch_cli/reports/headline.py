@@ -1,0 +1,122 @@
+"""What the study found, in sentences computed from the ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from einsearch_cli.reports.numbers import factor_text, flops_text, loss_text, percent_text
+from einsearch_cli.reports.study import StudyReport, relative_difference, short_name
+from einsearch_cli.scaling import RankingEntry
+from einsearch_cli.structures import Structure
+
+
+def headline(study: StudyReport) -> tuple[str, ...]:
+    """One to four plain sentences, the main result first; none claims more than its interval."""
+    ranked = [entry for entry in study.ranking.entries if entry.loss is not None]
+    if not ranked:
+        return ("No run finished, so there is nothing to rank; the failed runs are listed with their errors.",)
+    sentences = (
+        _winner(study, ranked[0]),
+        _against_yardstick(study, ranked),
+        _tally(study, ranked),
+        _full_rank_group(study),
+    )
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def _name(study: StudyReport, entry: RankingEntry) -> str:
+    """The short name, with the notation where that is needed to say which structure is meant."""
+    name = short_name(entry.structure)
+    alike = [other for other in study.structures if short_name(other) == name]
+    return name if len(alike) == 1 else f"{name} ({entry.structure})"
+
+
+def _winner(study: StudyReport, best: RankingEntry) -> str:
+    seeds = f"mean of {best.seeds} seeds" if best.seeds > 1 else "one seed"
+    return (
+        f"At {flops_text(best.budget_flops)} training FLOPs per run, {_name(study, best)} reaches "
+        f"the lowest loss: {loss_text(best.loss)} ({seeds}, width {best.width})."
+    )
+
+
+def _against_yardstick(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
+    dense = study.yardstick
+    others = [entry for entry in ranked if entry.verdict != "yardstick"]
+    if dense is None or dense.loss is None:
+        return "No run of the yardstick, dense, finished, so nothing could be compared with it."
+    if not others:
+        return "No other structure finished a run, so there is nothing to compare it with."
+    name, rival = _name(study, dense), others[0]
+    share = relative_difference(rival)
+    if share is None:
+        return f"It could not be compared with {name}: they share no seed at the same budget."
+    distance = f"{percent_text(abs(share[0])).lstrip('+')} {'below' if share[0] < 0 else 'above'} {name}'s loss"
+    subject = "That is" if rival is ranked[0] else f"The best other structure, {_name(study, rival)}, ends"
+    return f"{subject} {distance} at equal FLOPs{_certainty(rival, share)}{_gain(rival, name)}."
+
+
+def _certainty(entry: RankingEntry, share: tuple[float, float | None, float | None]) -> str:
+    _, low, high = share
+    if low is None or high is None:
+        return ", from a single seed in common and so without an interval"
+    interval = f" (95% interval {percent_text(low)} to {percent_text(high)}, paired by seed)"
+    return interval + (": not separated by these seeds" if entry.verdict == "not separated" else "")
+
+
+def _gain(entry: RankingEntry, name: str) -> str:
+    if entry.verdict != "better" or not entry.compute_gain:
+        return ""
+    low, high = entry.compute_gain_low, entry.compute_gain_high
+    interval = "" if low is None or high is None else f", 95% interval {low:.2f} to {high:.2f}"
+    share = f"{100 / entry.compute_gain:.0f}%"
+    return (
+        f"; it reaches the lowest loss they share with {share} of {name}'s compute "
+        f"(gain {factor_text(entry.compute_gain)}{interval})"
+    )
+
+
+def _tally(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
+    """How many of the structures that got the full budget are separated from the yardstick."""
+    dense = study.yardstick
+    if dense is None or dense.loss is None:
+        return None
+    peers = [entry for entry in ranked if entry.rung == dense.rung and entry is not dense]
+    if len(peers) < 2:
+        return None
+    verdicts = [entry.verdict for entry in peers]
+    better, worse = verdicts.count("better"), verdicts.count("worse")
+    groups = (("better", better), ("worse", worse), ("not separated from it", len(peers) - better - worse))
+    said = [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in groups if count]
+    name = _name(study, dense)
+    return f"Of the {len(peers)} structures trained with that budget besides {name}, {' and '.join(said)}."
+
+
+def _full_rank_group(study: StudyReport) -> str | None:
+    """Compares the structures with ω = 0 and ψ = 1 with all others, where all had the same budget."""
+    losses = {item: loss for item, loss in study.common_losses.items() if item != study.ranking.yardstick}
+    inside = [loss for item, loss in losses.items() if _is_full(study, item)]
+    outside = [loss for item, loss in losses.items() if not _is_full(study, item)]
+    if not inside or not outside or study.common_rung is None:
+        return None
+    if max(inside) < min(outside):
+        order = "below all of"
+    elif max(outside) < min(inside):
+        order = "above all of"
+    else:
+        order = "mixed with"
+    return (
+        f"With the {flops_text(study.common_rung[1])} FLOPs that every structure was given, "
+        f"{_counted(len(inside), 'structure')} with ω = 0 and ψ = 1 (dense aside) lie{'s' * (len(inside) == 1)} "
+        f"{order} the {_counted(len(outside), 'other')} in loss: "
+        f"median {loss_text(median(inside))} against {loss_text(median(outside))}."
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _is_full(study: StudyReport, structure: Structure) -> bool:
+    known = study.classes[structure]
+    return known.omega == 0 and known.psi == 1

@@ -1,0 +1,107 @@
+"""What a report is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from einsearch_cli.scaling import Level, Ranking, RankingEntry, levels_of
+from einsearch_cli.structures import Structure, family_of, family_text
+from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
+
+if TYPE_CHECKING:  # the search package needs torch, a report does not
+    from einsearch_cli.search.trial import TrialResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyReport:
+    """A finished, or stopped, study with what a reader needs to judge and repeat it."""
+
+    title: str
+    task: str
+    """The proxy task by name, e.g. 'teacher'."""
+    budget_flops: float
+    """Training FLOPs per run at the last rung; embeddings and head not counted."""
+    results: tuple[TrialResult, ...]
+    ranking: Ranking
+    loss_name: str = "validation loss"
+    """What the loss is, with its unit, e.g. 'validation loss (nats per character)'."""
+    elapsed_s: float | None = None
+    """Wall-clock seconds of the whole study; None: the sum of the runs is shown."""
+    commands: tuple[str, ...] = ()
+    """Shell commands that repeat the study."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """(name, value): Python, torch, platform, einsearch version, ..."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the reader, one sentence each, e.g. on how the data was made."""
+
+    def __post_init__(self) -> None:
+        unranked = {result.trial.structure for result in self.results} - set(self.structures)
+        if unranked:
+            raise ValueError(f"the ranking was made from other results: it lacks {', '.join(map(str, unranked))}")
+
+    @cached_property
+    def structures(self) -> tuple[Structure, ...]:
+        """All structures, best first."""
+        return tuple(entry.structure for entry in self.ranking.entries)
+
+    @cached_property
+    def levels(self) -> dict[Structure, tuple[Level, ...]]:
+        """The levels of each structure, cheapest first; empty where no run finished."""
+        runs: dict[Structure, list[TrialResult]] = {structure: [] for structure in self.structures}
+        for result in self.results:
+            runs[result.trial.structure].append(result)
+        return {structure: levels_of(mine, structure) for structure, mine in runs.items()}
+
+    @cached_property
+    def classes(self) -> dict[Structure, Taxonomy]:
+        """ω, ψ and ν of each structure."""
+        return {structure: taxonomy_of(structure) for structure in self.structures}
+
+    @cached_property
+    def budgets(self) -> tuple[tuple[int, float], ...]:
+        """(rung, training FLOPs per run) of every rung with a finished run, cheapest first."""
+        return tuple(sorted({(level.rung, level.budget_flops) for levels in self.levels.values() for level in levels}))
+
+    @cached_property
+    def yardstick(self) -> RankingEntry | None:
+        return self.ranking.entry_of(self.ranking.yardstick)
+
+    @cached_property
+    def common_rung(self) -> tuple[int, float] | None:
+        """The highest rung at which every structure with a finished run was trained.
+
+        Losses of all structures may be compared there, and at no higher one.
+        """
+        ranked = [{(level.rung, level.budget_flops) for level in levels} for levels in self.levels.values() if levels]
+        return max(set.intersection(*ranked), default=None) if ranked else None
+
+    @cached_property
+    def common_losses(self) -> dict[Structure, float]:
+        """Loss of the best width of each structure at `common_rung`."""
+        return {
+            structure: level.best.mean
+            for structure, levels in self.levels.items()
+            for level in levels
+            if (level.rung, level.budget_flops) == self.common_rung
+        }
+
+
+def short_name(structure: Structure) -> str:
+    """The family with its parameters, such as 'btt:r=2', or the family alone where that has no such name."""
+    return family_text(structure) or family_of(structure)
+
+
+def relative_difference(entry: RankingEntry) -> tuple[float, float | None, float | None] | None:
+    """Difference to the yardstick and its interval as shares of the yardstick's loss.
+
+    None when there is no difference or the yardstick's loss is not positive.
+    """
+    if entry.difference is None or entry.loss is None:
+        return None
+    base = entry.loss - entry.difference
+    if base <= 0:
+        return None
+    low, high = entry.difference_low, entry.difference_high
+    return entry.difference / base, None if low is None else low / base, None if high is None else high / base

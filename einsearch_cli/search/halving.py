@@ -1,0 +1,55 @@
+"""Rungs of a study and who goes on to the next (successive halving)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from einsearch_cli.search.spec import HalvingSpec
+from einsearch_cli.search.trial import Trial, TrialResult
+from einsearch_cli.structures import Structure
+
+
+def rung_budgets(budget_flops: float, halving: HalvingSpec) -> tuple[float, ...]:
+    """Training FLOPs of a run on each rung, the cheapest first.
+
+    >>> rung_budgets(9e9, HalvingSpec(rungs=3, factor=3))
+    (1000000000.0, 3000000000.0, 9000000000.0)
+    """
+    return tuple(budget_flops / halving.factor**below for below in reversed(range(halving.rungs)))
+
+
+def rung_trials(
+    structures: Iterable[Structure], widths: Sequence[int], seeds: int, rung: int, budget_flops: float
+) -> list[Trial]:
+    """All trials of a rung; seeds outermost, so that an interrupted rung has whole seeds."""
+    return [
+        Trial(structure, width, seed, rung, budget_flops)
+        for seed in range(seeds)
+        for structure in structures
+        for width in widths
+    ]
+
+
+def promoted(results: Sequence[TrialResult], structures: Sequence[Structure], keep: float) -> list[Structure]:
+    """The structures that go on: the first (the yardstick), and the best share of the others.
+
+    A structure's score is the mean loss over seeds at its best width; widths at
+    which a run diverged or failed do not count. Ties keep the given order.
+    """
+    yardstick, *others = structures
+    scores = {structure: rung_score(results, structure) for structure in others}
+    places = math.ceil(keep * len(others))
+    best = sorted(others, key=lambda s: scores[s])[:places]
+    return [yardstick, *(s for s in others if s in best and math.isfinite(scores[s]))]
+
+
+def rung_score(results: Sequence[TrialResult], structure: Structure) -> float:
+    """Mean loss over seeds at the best width, infinite if no width has only finished runs."""
+    losses: dict[int, list[float]] = {}
+    for result in results:
+        if result.trial.structure == structure:
+            loss = result.loss if result.status == "ok" and result.loss is not None else math.inf
+            losses.setdefault(result.trial.width, []).append(loss)
+    return min((statistics.fmean(values) for values in losses.values()), default=math.inf)

@@ -1,0 +1,165 @@
+"""What a user asks of a study, in YAML or on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from einsearch_cli.data import AnyTask, open_task
+from einsearch_cli.errors import EinsearchError, SpecError
+from einsearch_cli.structures import Structure, parse_structure, read_structure_file, structure_of_entry
+from einsearch_cli.structures.extent import parse_rational
+from einsearch_cli.structures.safe_yaml import YamlDocument, load_yaml_file
+from einsearch_cli.taxonomy import Bounds, Space, survivors
+from einsearch_cli.training import OptimizerSettings
+
+YARDSTICK = "dense"
+MAX_CANDIDATES = 500
+_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SpaceSpec(BaseModel):
+    """A grid of structures, pruned."""
+
+    model_config = _STRICT
+
+    grid: int = Field(ge=1, le=24)
+    """Exponents are multiples of 1/grid."""
+    factors: int = Field(default=2, ge=1, le=2)
+    """Largest number of factors."""
+    min_psi: str | float = "1"
+    """Smallest rank exponent ψ."""
+    max_omega: str | float = "0"
+    """Largest parameter sharing ω."""
+    max_nu: str | float = "1"
+    """Largest compute exponent ν."""
+    family: str | None = None
+    """Only this family."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take no more than this many, best ω, ψ, ν first."""
+
+    def structures(self) -> list[Structure]:
+        bounds = Bounds(*(parse_rational(str(value), "space") for value in (self.min_psi, self.max_omega, self.max_nu)))
+        return survivors(Space(self.grid, self.factors, bounds, self.family))[: self.limit]
+
+
+class HalvingSpec(BaseModel):
+    """Successive halving (Jamieson and Talwalkar 2016): train all on little, go on with the best."""
+
+    model_config = _STRICT
+
+    rungs: int = Field(default=2, ge=1, le=10)
+    """Compute levels; the last one is the full budget."""
+    factor: int = Field(default=3, ge=2, le=100)
+    """Each rung has this many times the budget of the one before."""
+    keep: float = Field(default=0.5, gt=0, le=1)
+    """Share of the structures that goes on from each rung; the yardstick always does."""
+
+
+class StudySpec(BaseModel):
+    """A study: candidates, task, widths, seeds and budget.
+
+    >>> StudySpec(structures=["monarch"]).candidates()
+    [parse_structure('XA^1 YA^1'), parse_structure('XA^1/2 XAB^1/2 YB^1/2 YAB^1/2')]
+    """
+
+    model_config = _STRICT
+
+    name: str = Field(default="study", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name of the study and of its folder under runs/."""
+    task: str = "teacher"
+    """Proxy task: teacher or text."""
+    task_settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the task; see `einsearch rank --help` and docs/tasks.md."""
+    structures: list[Any] = Field(default_factory=list)
+    """Candidates as text or mappings."""
+    files: list[str] = Field(default_factory=list)
+    """Files of candidates, relative to the study file."""
+    space: SpaceSpec | None = None
+    """A pruned grid of candidates."""
+    widths: list[int] = Field(default=[64, 128, 256], min_length=1)
+    """Widths that every candidate is trained at."""
+    seeds: int = Field(default=3, ge=1, le=1000)
+    """Runs per candidate and width, from seeds 0, 1, …"""
+    budget_flops: float = Field(default=1e11, gt=0, allow_inf_nan=False)
+    """Training FLOPs of every run of the last rung (3 × forward, embeddings and head left out)."""
+    halving: HalvingSpec = HalvingSpec()
+    """Successive halving."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """Optimizer, the same for every candidate."""
+
+    @field_validator("widths")
+    @classmethod
+    def _check_widths(cls, widths: list[int]) -> list[int]:
+        if any(not 1 <= width <= 1_000_000 for width in widths) or len(set(widths)) != len(widths):
+            raise ValueError("widths must be different numbers from 1 to 1000000")
+        return sorted(widths)
+
+    def candidates(self, folder: Path = Path()) -> list[Structure]:
+        """The yardstick first, then the candidates in order, each once.
+
+        Raises:
+            EinsearchError: for an entry or file that holds no structure.
+        """
+        found = [parse_structure(YARDSTICK)]
+        found += [structure_of_entry(e, f"structures[{i}]").structure for i, e in enumerate(self.structures)]
+        found += [named.structure for file in self.files for named in read_structure_file(folder / file)]
+        found += self.space.structures() if self.space else []
+        distinct = list(dict.fromkeys(found))
+        if not 2 <= len(distinct) <= MAX_CANDIDATES:
+            raise SpecError(
+                f"the study has {len(distinct) - 1} candidates beside dense: it needs 1 to {MAX_CANDIDATES - 1}",
+                remedy="give structures, files or a space"
+                if len(distinct) < 2
+                else "set space.limit, or tighten the bounds",
+            )
+        return distinct
+
+    def open_task(self) -> AnyTask:
+        """The task with its settings checked."""
+        return open_task(self.task, self.task_settings)
+
+
+def load_study_spec(path: Path) -> StudySpec:
+    """Read a study from YAML.
+
+    Raises:
+        SpecError: with file and line of the first key or value that is wrong.
+    """
+    document = load_yaml_file(path)
+    if isinstance(document.data, list):
+        return StudySpec(name=path.stem, structures=document.data)
+    if not isinstance(document.data, dict):
+        raise SpecError(f"{path}: a study is a mapping of keys", remedy="see specs/demo.yaml")
+    data = {str(key): value for key, value in document.data.items()}
+    spec = parse_study_spec({"name": path.stem, **data}, document)
+    _check_structures(spec, document)
+    return spec
+
+
+def parse_study_spec(data: dict[str, Any], document: YamlDocument | None = None) -> StudySpec:
+    """Check the keys and values of a study."""
+    try:
+        return StudySpec.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "study"
+        where = f"{document.where(first['loc'])}: " if document else ""
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(StudySpec.model_fields)
+            raise SpecError(f"{where}unknown key {key!r}", remedy=f"use one of: {known}") from None
+        raise SpecError(
+            f"{where}{key} is {str(first['input'])[:60]!r}: {first['msg'][:1].lower()}{first['msg'][1:]}",
+            remedy=f"give {key} a value that obeys this rule; see specs/demo.yaml",
+        ) from None
+
+
+def _check_structures(spec: StudySpec, document: YamlDocument) -> None:
+    for position, entry in enumerate(spec.structures):
+        structure_of_entry(entry, document.where(("structures", position)))
+    try:
+        spec.open_task()
+    except EinsearchError as error:
+        raise SpecError(f"{document.where(('task_settings',))}: {error.problem}", remedy=error.remedy) from error

@@ -1,0 +1,88 @@
+"""A whole study: rung after rung of trials until the candidates are told apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from einsearch_cli.data import AnyTask
+from einsearch_cli.search.engine import Engine
+from einsearch_cli.search.halving import promoted, rung_budgets, rung_trials
+from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.search.store import StudyStore
+from einsearch_cli.search.trial import TrialResult
+from einsearch_cli.search.worker import Finished, Job, Progress
+from einsearch_cli.structures import Structure
+
+
+@dataclass(frozen=True, slots=True)
+class RungStarted:
+    """A rung begins: how many of its trials are already finished."""
+
+    rung: int
+    rungs: int
+    budget_flops: float
+    structures: tuple[Structure, ...]
+    trials: int
+    finished: int
+
+
+StudyEvent = RungStarted | Progress | Finished
+
+
+def fingerprint(spec: StudySpec, structures: Sequence[Structure], task: AnyTask) -> str:
+    """SHA-256 of everything that decides the results of a study."""
+    settings = spec.model_dump(mode="json", exclude={"name", "structures", "files", "space", "task_settings"})
+    settings |= {"candidates": [str(structure) for structure in structures], "data": task.fingerprint()}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def planned_counts(spec: StudySpec, structures: Sequence[Structure]) -> list[int]:
+    """Number of structures on every rung if all runs finish."""
+    counts = [len(structures)]
+    for _ in range(spec.halving.rungs - 1):
+        counts.append(1 + math.ceil(spec.halving.keep * (counts[-1] - 1)))
+    return counts
+
+
+def run_study(
+    spec: StudySpec,
+    structures: Sequence[Structure],
+    store: StudyStore,
+    engine: Engine,
+    on_event: Callable[[StudyEvent], None],
+) -> list[TrialResult]:
+    """Run what is not finished yet and return the results of all trials.
+
+    Rungs are synchronous: the next one is decided when all trials of the one
+    before have ended, so the outcome does not depend on timing, on the number
+    of workers, or on interruptions.
+    """
+    survivors = list(structures)
+    budgets = rung_budgets(spec.budget_flops, spec.halving)
+    for rung, budget in enumerate(budgets):
+        trials = rung_trials(survivors, spec.widths, spec.seeds, rung, budget)
+        store.add(trials)
+        finished = len(trials) - store.waiting()
+        on_event(RungStarted(rung, len(budgets), budget, tuple(survivors), len(trials), finished))
+        _run_waiting(store, engine, on_event)
+        results = [result for result in store.results() if result.trial.rung == rung]
+        if rung + 1 < len(budgets):
+            survivors = promoted(results, survivors, spec.halving.keep)
+    return store.results()
+
+
+def _run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[StudyEvent], None]) -> None:
+    def next_job() -> Job | None:
+        taken = store.take()
+        return None if taken is None else Job(*taken)
+
+    def record(event: Progress | Finished) -> None:
+        if isinstance(event, Finished):
+            store.finish(event.number, event.result)
+        on_event(event)
+
+    engine.run(next_job, record)

@@ -1,0 +1,83 @@
+"""One training run of a study: what is asked for, and what came out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from einsearch_cli.structures import Structure, structure_of_terms
+
+Status = Literal["ok", "diverged", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Train one structure at one width from one seed on a FLOP budget."""
+
+    structure: Structure
+    width: int
+    seed: int
+    rung: int
+    """0 is the cheapest rung."""
+    budget_flops: float
+    """Training FLOPs (3 × forward), embeddings and head left out."""
+
+    @property
+    def key(self) -> str:
+        """Equal for equal trials; the study runs each key once."""
+        return f"{self.rung}|{self.structure}|{self.width}|{self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` reads it back to an equal trial."""
+        return {
+            "structure": self.structure.to_json(),
+            "width": self.width,
+            "seed": self.seed,
+            "rung": self.rung,
+            "budget_flops": self.budget_flops,
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Trial:
+        return cls(**{**document, "structure": structure_of_terms(document["structure"])})
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """What a trial ended with.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> trial = Trial(parse_structure("dense"), width=64, seed=0, rung=0, budget_flops=1e9)
+    >>> result = TrialResult(trial, "ok", 0.5, 4096, 1e9, 1.1e9, 100, 2.0, ((1e9, 0.5),))
+    >>> TrialResult.from_json(result.to_json()) == result
+    True
+    """
+
+    trial: Trial
+    status: Status
+    loss: float | None
+    """Held-out loss at the end of the run; None unless the status is ok."""
+    params: int
+    train_flops: float
+    """Training FLOPs spent, embeddings and head left out."""
+    total_flops: float
+    """The same with embeddings and head."""
+    steps: int
+    elapsed_s: float
+    curve: tuple[tuple[float, float], ...]
+    """Training FLOPs so far and held-out loss."""
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` reads it back to an equal result."""
+        return {**asdict(self), "trial": self.trial.to_json(), "curve": [list(point) for point in self.curve]}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> TrialResult:
+        curve = tuple((float(flops), float(loss)) for flops, loss in document["curve"])
+        return cls(**{**document, "trial": Trial.from_json(document["trial"]), "curve": curve})
+
+
+def failed_result(trial: Trial, status: Status, error: str, elapsed_s: float) -> TrialResult:
+    """The result of a trial that has no loss."""
+    return TrialResult(trial, status, None, 0, 0.0, 0.0, 0, elapsed_s, (), error)

@@ -1,0 +1,163 @@
+"""Files of structures: YAML, JSON, JSON lines, CSV, or one structure a line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from einsearch_cli.errors import EinsearchError, SpecError
+from einsearch_cli.structures.carrier_notation import REST, structure_of_terms
+from einsearch_cli.structures.notation import NamedStructure, read_structure
+from einsearch_cli.structures.safe_yaml import load_yaml, read_text
+
+SUFFIXES = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".txt")
+_ENTRY_KEYS = {"name", "structure", "indices", "sizes"}
+
+
+def is_structure_file(text: str) -> bool:
+    """Whether a command-line word names a file of structures rather than a structure."""
+    return text.lower().endswith(SUFFIXES)
+
+
+def read_structure_file(path: Path) -> list[NamedStructure]:
+    """All structures of a file, in order; the format follows the suffix.
+
+    Raises:
+        SpecError: naming file and line of the first entry that is no structure.
+    """
+    text = read_text(path)
+    suffix = path.suffix.lower()
+    if suffix in {".yaml", ".yml"}:
+        return structures_of_yaml(text, str(path))
+    if suffix == ".json":
+        return _collect(_json_entries(text, str(path)), str(path))
+    if suffix == ".jsonl":
+        return _collect(_json_lines(text, str(path)), str(path))
+    if suffix == ".csv":
+        return _collect(_csv_entries(text, str(path)), str(path))
+    return read_structure_lines(text, str(path))
+
+
+def read_structure_lines(text: str, source: str) -> list[NamedStructure]:
+    """One structure a line, JSON objects among them; blank lines and lines that start with # are skipped."""
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    entries = ((f"{source}:{n}", _loads(x, f"{source}:{n}") if x.startswith("{") else x) for n, x in lines)
+    return _collect(((where, x) for where, x in entries if x and not str(x).startswith("#")), source)
+
+
+def structures_of_yaml(text: str, source: str) -> list[NamedStructure]:
+    """A list of structures, a mapping with the key `structures`, or one structure with the key `indices`."""
+    document = load_yaml(text, source)
+    entries = document.data
+    prefix: tuple[str | int, ...] = ()
+    if isinstance(entries, dict) and "structures" in entries:
+        if unknown := sorted(set(map(str, entries)) - {"structures"}):
+            raise SpecError(
+                f"{document.where((unknown[0],))}: unknown key {unknown[0]!r}: a file of structures has 'structures' only",
+                remedy="einsearch rank reads studies; other commands take files of structures",
+            )
+        entries, prefix = entries["structures"], ("structures",)
+    if not isinstance(entries, list):
+        entries = [entries]
+    return _collect(((document.where((*prefix, i)), entry) for i, entry in enumerate(entries)), source)
+
+
+def structure_of_entry(entry: Any, where: str) -> NamedStructure:
+    """One entry of a file: text, a mapping of carrier sets, or a mapping with `indices` or `structure`.
+
+    An index takes an exponent (`1/2`), a fixed size (`{size: 4}`, `=4` or
+    `4 blocks`) or the rest (`rest`).
+
+    Raises:
+        SpecError: with file and line.
+
+    >>> structure_of_entry({"indices": {"XA": "rest", "XAB": {"size": 4}, "YB": 1}}, "x.yaml:1").structure
+    parse_structure('XA=1/4*d XAB=4 YB^1')
+    """
+    try:
+        if isinstance(entry, str):
+            return read_structure(entry)
+        if isinstance(entry, dict):
+            return _of_mapping(entry)
+    except EinsearchError as error:
+        raise SpecError(f"{where}: {error.problem}", remedy=error.remedy) from error
+    raise SpecError(
+        f"{where}: {str(entry)[:60]!r} is no structure: it must be text or a mapping",
+        remedy="write for example btt:r=2",
+    )
+
+
+def _of_mapping(entry: dict[Any, Any]) -> NamedStructure:
+    name = str(entry["name"]) if entry.get("name") is not None else None
+    if isinstance(entry.get("structure"), str):
+        sizes = {str(k): str(v) for k, v in entry["sizes"].items()} if isinstance(entry.get("sizes"), dict) else None
+        found = read_structure(entry["structure"], sizes if "->" in entry["structure"] else None)
+        return NamedStructure(found.structure, name, found.d_in, found.d_out)
+    indices = entry.get("indices", entry.get("structure", entry))
+    if indices is entry and set(entry) & _ENTRY_KEYS:
+        indices = None
+    if "indices" in entry and (unknown := sorted(set(map(str, entry)) - _ENTRY_KEYS)):
+        raise SpecError(
+            f"unknown key {unknown[0]!r}: a structure has {', '.join(sorted(_ENTRY_KEYS))}", remedy="remove the key"
+        )
+    if not isinstance(indices, dict) or not indices:
+        raise SpecError("a structure needs 'indices', a mapping of carrier sets", remedy="indices: {XA: 1, YA: 1}")
+    return NamedStructure(structure_of_terms({str(c): _index_text(c, v) for c, v in indices.items()}), name)
+
+
+def _index_text(carriers: object, value: object) -> str:
+    if isinstance(value, dict) and len(value) == 1:
+        [(kind, amount)] = value.items()
+        if kind == "size":
+            return f"={amount}"
+        if kind == "exponent":
+            return str(amount)
+    elif isinstance(value, int | float | str) and not isinstance(value, bool):
+        return str(value)
+    raise SpecError(
+        f"index {carriers}: {str(value)[:60]!r} is no extent: it must be an exponent, a size or {REST}",
+        remedy=f"write {carriers}: 1/2, {carriers}: {{size: 4}} or {carriers}: {REST}",
+    )
+
+
+def _collect(entries: Iterable[tuple[str, Any]], source: str) -> list[NamedStructure]:
+    found = [structure_of_entry(entry, where) for where, entry in entries]
+    if not found:
+        raise SpecError(f"{source} holds no structure: it needs at least one", remedy="einsearch enumerate --out FILE")
+    return found
+
+
+def _loads(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise SpecError(f"{where}: not valid JSON: {error}", remedy="check quotes and commas") from error
+
+
+def _json_entries(text: str, source: str) -> Iterator[tuple[str, Any]]:
+    document = _loads(text, source)
+    if isinstance(document, dict):
+        document = document.get("structures", [document])
+    if not isinstance(document, list):
+        raise SpecError(
+            f"{source}: expected a list of structures", remedy="einsearch enumerate --format json --out FILE"
+        )
+    yield from ((f"{source}, entry {number}", entry) for number, entry in enumerate(document, start=1))
+
+
+def _json_lines(text: str, source: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield f"{source}:{number}", _loads(line, f"{source}:{number}")
+
+
+def _csv_entries(text: str, source: str) -> Iterator[tuple[str, Any]]:
+    rows = csv.DictReader(io.StringIO(text))
+    if "structure" not in (rows.fieldnames or ()):
+        raise SpecError(f"{source} has no column 'structure': the first line must name it", remedy="add a header line")
+    for row in rows:
+        yield f"{source}:{rows.line_num}", row["structure"] or ""

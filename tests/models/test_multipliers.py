@@ -1,0 +1,77 @@
+import pytest
+from torch import nn
+
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.models import GPT, MLP, ProxyModel, structured_linear
+from einsearch_cli.structures import parse_structure
+
+
+def mlp(text: str, width: int) -> MLP:
+    return MLP(8, width, 1, depth=3, make_linear=structured_linear(parse_structure(text)))
+
+
+def gpt(text: str, width: int) -> GPT:
+    return GPT(
+        vocabulary=13, width=width, layers=1, context=8, make_linear=structured_linear(parse_structure(text))
+    )
+
+
+def test_dense_mlp() -> None:
+    multipliers = mlp("dense", 256).learning_rate_multipliers(base_width=64)
+    matrices = {name: value for name, value in multipliers.items() if value != 1.0}
+    assert all(value == 0.25 for value in matrices.values())
+    assert set(matrices) == {name for name in multipliers if name.startswith(("layers.1.factors", "head.weight"))}
+
+
+def test_the_input_layer_has_a_fixed_fan_in() -> None:
+    narrow, wide = (mlp("dense", width).learning_rate_multipliers(base_width=64) for width in (64, 1024))
+    first = [name for name in wide if name.startswith("layers.0.")]
+    assert len(first) >= 2
+    assert all(wide[name] == narrow[name] == 1.0 for name in first)
+
+
+@pytest.mark.parametrize("text", ["monarch", "btt:r=2", "low-rank", "kronecker"])
+@pytest.mark.parametrize("build", [mlp, gpt])
+def test_a_factor_multiplies_the_dense_rule_with_its_own(build: type[ProxyModel], text: str) -> None:
+    model = build(text, 256)
+    multipliers = model.learning_rate_multipliers(base_width=64)
+    assert multipliers.keys() == {name for name, _ in model.named_parameters()}
+    checked = 0
+    for layer, module in model.named_modules():
+        if not isinstance(module, EinsumLinear):
+            continue
+        dense = 1.0 if layer == "layers.0" else 64 / 256
+        own = module.learning_rate_multipliers()
+        for name, value in module.named_parameters():
+            expected = own[name] * dense if value.ndim >= 2 else 1.0
+            assert multipliers[f"{layer}.{name}"] == pytest.approx(expected)
+            checked += 1
+    assert checked >= 4
+
+
+def test_biases_gains_and_norms_keep_the_base_rate() -> None:
+    for model in (mlp("btt:r=2", 256), gpt("btt:r=2", 256)):
+        multipliers = model.learning_rate_multipliers(base_width=64)
+        vectors = [name for name, value in model.named_parameters() if value.ndim < 2]
+        assert vectors
+        assert all(multipliers[name] == 1.0 for name in vectors)
+
+
+def test_embedding_is_fixed_and_head_scales() -> None:
+    multipliers = gpt("dense", 256).learning_rate_multipliers(base_width=64)
+    assert multipliers["embedding.weight"] == 1.0
+    assert multipliers["head.weight"] == 0.25
+
+
+def test_nothing_is_stored_on_parameters() -> None:
+    model = gpt("btt:r=2", 64)
+    model.learning_rate_multipliers(base_width=64)
+    assert all(not vars(value) for value in model.parameters())
+
+
+def test_plain_linear_layers_follow_the_dense_rule() -> None:
+    model = MLP(8, 256, 1, depth=3, make_linear=nn.Linear)
+    multipliers = model.learning_rate_multipliers(base_width=64)
+    assert multipliers["layers.0.weight"] == 1.0
+    assert multipliers["layers.1.weight"] == 0.25
+    assert multipliers["layers.1.bias"] == 1.0
