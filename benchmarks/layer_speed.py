@@ -18,6 +18,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,8 @@ def main() -> None:
                 }
                 if options.compiled:
                     torch.compiler.reset()
-                    candidates["compiled"] = training_step(torch.compile(layer, dynamic=False), tokens, width)
+                    compiled: Any = torch.compile(layer, dynamic=False)
+                    candidates["compiled"] = training_step(compiled, tokens, width)
                 ms = median_ms(candidates, options.rounds)
                 row = "".join(f"{ms[name]:10.2f}" for name in names)
                 ratios = f"{ms['layer'] / ms['bare']:12.2f}{ms['layer'] / ms['dense']:12.2f}"

@@ -49,7 +49,7 @@ class EinsumLinear(nn.Module):
     >>> layer(torch.ones(2, 3, 64)).shape
     torch.Size([2, 3, 64])
     >>> {name: tuple(p.shape) for name, p in layer.named_parameters()}
-    {'bias': (64,), 'gain': (), 'factors.A': (8, 8, 8), 'factors.B': (8, 8, 8)}
+    {'gain': (), 'bias': (64,), 'factors.A': (8, 8, 8), 'factors.B': (8, 8, 8)}
     """
 
     bias: Tensor | None

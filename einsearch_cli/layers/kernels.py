@@ -31,7 +31,7 @@ class _MatmulInto(torch.autograd.Function):
         return torch.bmm(a_BRK, b_BKN, out=out)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, MemoryOrder], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, MemoryOrder], _output: Tensor) -> None:
         a_BRK, b_BKN, _ = inputs
         ctx.save_for_backward(a_BRK, b_BKN)
         ctx.save_for_forward(a_BRK, b_BKN)
@@ -59,7 +59,9 @@ class _MatmulInto(torch.autograd.Function):
         return sum(terms[1:], start=terms[0])
 
     @staticmethod
-    def vmap(info: Any, in_dims: Sequence[int | None], a: Tensor, b: Tensor, order: MemoryOrder) -> tuple[Tensor, int]:
+    def vmap(
+        _info: Any, in_dims: Sequence[int | None], a: Tensor, b: Tensor, _order: MemoryOrder
+    ) -> tuple[Tensor, int]:
         a = a if in_dims[0] is None else a.movedim(in_dims[0], 0)
         b = b if in_dims[1] is None else b.movedim(in_dims[1], 0)
         return torch.matmul(a, b), 0
@@ -75,10 +77,10 @@ def matmul_into(a_BRK: Tensor, b_BKN: Tensor, order: MemoryOrder) -> Tensor:
     >>> matmul_into(a, b, (1, 0, 2)).stride()
     (5, 20, 1)
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _is_plain(a_BRK) or not _is_plain(b_BKN):
-        return torch.bmm(a_BRK, b_BKN)
-    result: Tensor = _MatmulInto.apply(a_BRK, b_BKN, order)
-    return result
+    if _layout_is_free() and _is_plain(a_BRK) and _is_plain(b_BKN):
+        result: Tensor = _MatmulInto.apply(a_BRK, b_BKN, order)
+        return result
+    return torch.bmm(a_BRK, b_BKN)
 
 
 def memory_order(tensor: Tensor) -> MemoryOrder:
@@ -128,5 +130,11 @@ def _inverse(order: MemoryOrder) -> MemoryOrder:
     return order.index(0), order.index(1), order.index(2)
 
 
+def _layout_is_free() -> bool:
+    """Whether operations run as they are called, rather than being recorded by a compiler."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined]
+
+
 def _is_plain(tensor: Tensor) -> bool:
+    """False for tensor subclasses (fake, distributed, quantised), which may not take `out=`."""
     return type(tensor) is Tensor or type(tensor) is torch.nn.Parameter

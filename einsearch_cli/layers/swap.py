@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from einsearch_cli.errors import EinsearchError, LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
@@ -175,9 +175,7 @@ def _sized_swap(
         return None, error.problem
     dense = module.in_features * module.out_features
     flops = plan_for(sized, tuple(meeting_order(sized))).flops_per_token
-    swap = Swap(
-        name, aliases, None, module.in_features, module.out_features, dense, sized.params, 2 * dense, flops
-    )
+    swap = Swap(name, aliases, None, module.in_features, module.out_features, dense, sized.params, 2 * dense, flops)
     return swap, None
 
 
@@ -215,7 +213,7 @@ def _shared_with_others(candidates: dict[nn.Linear, Swap], holders: Holders) -> 
 
 def _with_ties(candidates: dict[nn.Linear, Swap]) -> tuple[Swap, ...]:
     """The swaps with `tied_to` set where an earlier layer has the same weight."""
-    first: dict[nn.Parameter, str] = {}
+    first: dict[Tensor, str] = {}
     swaps = []
     for module, swap in candidates.items():
         owner = first.setdefault(module.weight, swap.name)
@@ -240,7 +238,7 @@ def _converted(old: nn.Linear, structure: Structure) -> EinsumLinear:
 
 def _tie(plan: SwapPlan, olds: dict[str, nn.Linear], news: dict[str, EinsumLinear]) -> None:
     """Give layers that shared a weight the same factors and gain, and the same bias if they shared it."""
-    biases: dict[nn.Parameter, nn.Parameter] = {}
+    biases: dict[Tensor, nn.Parameter] = {}
     for swap in plan.replaced:
         new, old_bias = news[swap.name], olds[swap.name].bias
         if swap.tied_to is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from einsearch_cli.reports.identity import Identity
-from einsearch_cli.reports.markup import Html, element, joined
+from einsearch_cli.reports.markup import NOTHING, Html, element, joined
 from einsearch_cli.reports.numbers import count_text, flops_text, interval_text, loss_text
 from einsearch_cli.reports.plot import (
     Scale,
@@ -24,8 +24,10 @@ from einsearch_cli.scaling import Cell, Level, t_interval
 from einsearch_cli.structures import Structure
 
 WIDTH, HEIGHT = 1040, 520
-LEFT, RIGHT, TOP, BOTTOM = 74, 236, 18, 58
+LEFT, TOP, BOTTOM = 74, 18, 58
 LABEL_GAP = 17.0
+FEW = 6
+"""Up to so many structures at one budget, columns have room for names."""
 TALLEST = 12.0
 """Losses above this many times the median are left out, lest one bad run flatten all others."""
 
@@ -40,7 +42,7 @@ class _Canvas:
     """Pixels each structure is moved sideways so that intervals at one budget stay apart."""
 
     def place(self, structure: Structure, compute: float, loss: float) -> tuple[float, float]:
-        return self.x(compute) + self.shift[structure], self.y(loss)
+        return self.x(compute) + self.shift.get(structure, 0.0), self.y(loss)
 
     def holds(self, loss: float) -> bool:
         return self.y.low <= loss <= self.y.high
@@ -73,13 +75,17 @@ def _canvas(study: StudyReport, looks: dict[Structure, Identity], cells: list[Ce
     y_low, y_high = padded_range([min(max(end, floor), highest) for end in ends])
     x_low, x_high = min(cell.compute for cell in cells), max(cell.compute for cell in cells)
     one_budget = len(study.budgets) == 1
-    right = WIDTH - (12.0 if one_budget else RIGHT)  # names stand on the right, if columns do not carry them
+    longest = max(len(look.short_label) for look in looks.values() if look.stands_out)
+    right = WIDTH - (
+        12.0 if one_budget else 34 + 8 * (longest + len("  0.01234"))
+    )  # names stand on the right of the axes
     inner = right - LEFT
     x = Scale(x_low, x_high, LEFT + 50, right - 40)
     if one_budget:
         x = Scale(x_low, x_low, LEFT, right)
     present = [item for item in study.structures if study.levels[item]]
-    present.sort(key=lambda item: not looks[item].stands_out)
+    if not one_budget:  # what is grey may overlap
+        present = [item for item in present if looks[item].stands_out]
     room = 0.9 * inner if one_budget else min(64.0, 0.4 * inner / len(study.budgets))
     step = room / max(1, len(present) - 1) if len(present) > 1 else 0.0
     middle = (len(present) - 1) / 2
@@ -148,7 +154,7 @@ def _interval(canvas: _Canvas, cell: Cell, x: float) -> Html:
     """A vertical bar over the 95% interval, cut at the edges of the figure."""
     interval = t_interval([loss for _, loss in cell.losses])
     if interval is None:
-        return Html("")
+        return NOTHING
     low, high = (min(max(end, canvas.y.low), canvas.y.high) for end in interval)
     return element("line", x1=x, x2=x, y1=canvas.y(low), y2=canvas.y(high), class_="bar")
 
@@ -177,10 +183,13 @@ def _labels(study: StudyReport, canvas: _Canvas, looks: dict[Structure, Identity
         if levels and looks[item].stands_out and canvas.holds(levels[-1].best.mean):
             ends.setdefault(levels[-1].rung, []).append(item)
     parts: list[str] = []
-    for items in ends.values():
+    for rung, items in ends.items():
         points = [canvas.place(item, _last(study, item).compute, _last(study, item).mean) for item in items]
         column = max(x for x, _ in points) + 26
-        heights = spread_apart([y for _, y in points], LABEL_GAP, TOP + 8.0, HEIGHT - BOTTOM - 6.0)
+        lowest = HEIGHT - BOTTOM - 6.0
+        if rung != study.budgets[-1][0]:  # lines go on from here, downwards: the names stay above them
+            lowest = min(canvas.y(level.best.mean) for level in _drawn_at(study, canvas, looks, rung)) - 4
+        heights = spread_apart([y for _, y in points], LABEL_GAP, TOP + 8.0, lowest)
         for item, (x, y), height in zip(items, points, heights, strict=True):
             look = looks[item]
             leader = polyline([(x + 7, y), (column - 4, height)], class_="leader")
@@ -189,6 +198,13 @@ def _labels(study: StudyReport, canvas: _Canvas, looks: dict[Structure, Identity
             )
             parts.append(element("g", leader, label, class_=f"series {look.tone}", data_s=look.key))
     return joined(parts)
+
+
+def _drawn_at(study: StudyReport, canvas: _Canvas, looks: dict[Structure, Identity], rung: int) -> Iterable[Level]:
+    """The levels of one rung of the structures that stand out."""
+    for item, levels in study.levels.items():
+        if looks[item].stands_out:
+            yield from (level for level in levels if level.rung == rung and canvas.holds(level.best.mean))
 
 
 def _last(study: StudyReport, item: Structure) -> Cell:
@@ -201,11 +217,12 @@ def _numbers_under_columns(study: StudyReport, canvas: _Canvas, looks: dict[Stru
     for item, levels in study.levels.items():
         if levels and canvas.holds(levels[-1].best.mean):
             look = looks[item]
+            name = look.short_label if len(study.structures) <= FEW else look.number
             top = min(canvas.y(cell.mean) for cell in levels[-1].cells if canvas.holds(cell.mean))
             interval = t_interval([loss for _, loss in levels[-1].best.losses])
             if interval and look.stands_out:
                 top = min(top, canvas.y(min(interval[1], canvas.y.high)))
             x, _ = canvas.place(item, levels[-1].best.compute, levels[-1].best.mean)
-            label = text(look.number, x, max(TOP + 2.0, top - 10), class_="label middle")
+            label = text(name, x, max(TOP + 2.0, top - 10), class_="label middle")
             parts.append(element("g", label, class_=f"series {look.tone}", data_s=look.key))
     return joined(parts)

@@ -77,9 +77,16 @@ def _axes(study: StudyReport, x: Scale, y: Scale) -> Html:
         parts.append(text(f"{tick:g}", LEFT - 10.0, y(tick) + 4, class_="tick end"))
     for quarter in range(5):
         value = quarter / 4 * x.high
-        parts.append(text(flops_text(value), x(value), bottom + 20, class_="tick middle"))
+        parts.append(text(f"{25 * quarter}%", x(value), bottom + 20, class_="tick middle"))
     parts.append(element("line", x1=float(LEFT), x2=right, y1=bottom, y2=bottom, class_="axis"))
-    parts.append(text("training FLOPs so far", (LEFT + right) / 2, HEIGHT - 10.0, class_="axis-name middle"))
+    parts.append(
+        text(
+            f"share of the {flops_text(x.high)} training FLOPs",
+            (LEFT + right) / 2,
+            HEIGHT - 10.0,
+            class_="axis-name middle",
+        )
+    )
     turned = f"translate(16 {(TOP + bottom) / 2:.0f}) rotate(-90)"
     parts.append(text(f"{study.loss_name} (log scale)", 0, 0, class_="axis-name middle", transform=turned))
     return joined(parts)

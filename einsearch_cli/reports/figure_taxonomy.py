@@ -7,7 +7,7 @@ from fractions import Fraction
 from statistics import median
 
 from einsearch_cli.reports.identity import Identity
-from einsearch_cli.reports.markup import Html, element, joined
+from einsearch_cli.reports.markup import NOTHING, Html, element, joined
 from einsearch_cli.reports.numbers import count_text, flops_text, loss_text
 from einsearch_cli.reports.plot import Scale, figure, log_ticks, mark, padded_range, swarm, text
 from einsearch_cli.reports.study import StudyReport
@@ -65,21 +65,26 @@ def _panel(
     field, symbol, meaning, hint = panel
     values: dict[Structure, Fraction] = {item: getattr(study.classes[item], field) for item in losses}
     stops = sorted(set(values.values()))
-    slot = width / len(stops)
+    members = {stop: [item for item in losses if values[item] == stop] for stop in stops}
+    # A crowded column gets more room than one with a single structure.
+    weights = {stop: 1 + (len(members[stop]) - 1) / 8 for stop in stops}
+    unit = width / sum(weights.values())
     parts: list[str] = [
         element("line", x1=left, x2=left + width, y1=y(tick), y2=y(tick), class_="grid")
         for tick in log_ticks(y.low, y.high)
     ]
     bottom = float(HEIGHT - BOTTOM)
     parts.append(element("line", x1=left, x2=left + width, y1=bottom, y2=bottom, class_="axis"))
+    longest = 4 + 8 * max(len(str(stop)) for stop in stops)
+    edge = left
     for index, stop in enumerate(stops):
-        centre = left + (index + 0.5) * slot
-        if len(stops) <= 10 or index % 2 == 0:
-            parts.append(text(str(stop), centre, bottom + 20, class_="tick middle"))
-        members = [item for item in losses if values[item] == stop]
-        parts.append(_column(study, looks, losses, members, y, centre, slot))
+        slot = weights[stop] * unit
+        lowered = 13.0 if unit < longest and index % 2 else 0.0  # narrow columns: names in two rows
+        parts.append(text(str(stop), edge + slot / 2, bottom + 18 + lowered, class_="tick middle"))
+        parts.append(_column(study, looks, losses, members[stop], y, edge + slot / 2, slot))
+        edge += slot
     parts.append(text(f"{symbol} · {meaning}", left + width / 2, 18, class_="panel-name middle"))
-    parts.append(text(f"{symbol}  ({hint})", left + width / 2, HEIGHT - 18.0, class_="axis-name middle"))
+    parts.append(text(hint, left + width / 2, HEIGHT - 14.0, class_="axis-name middle"))
     return joined(parts)
 
 
@@ -116,6 +121,6 @@ def _badge(study: StudyReport, look: Identity, loss: float, x: float, y: float, 
         f"{study.loss_name}: {loss_text(loss)} at {budget} FLOPs",
         f"{count_text(look.entry.params)} parameters at width {look.entry.width}",
     ))  # fmt: skip
-    inside = text(look.number, x, y + 3.6, class_="badge-text middle") if look.stands_out else Html("")
+    inside = text(look.number, x, y + 3.6, class_="badge-text middle") if look.stands_out else NOTHING
     disc = mark("circle", x, y, radius, class_="badge")
     return element("g", disc, inside, class_=f"series {look.tone}", data_s=look.key, data_tip=tip)

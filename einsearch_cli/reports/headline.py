@@ -87,7 +87,8 @@ def _tally(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
     verdicts = [entry.verdict for entry in peers]
     better, worse = verdicts.count("better"), verdicts.count("worse")
     groups = (("better", better), ("worse", worse), ("not separated from it", len(peers) - better - worse))
-    said = [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in groups if count]
+    counted = [(verdict, count, "all" if count == len(peers) else str(count)) for verdict, count in groups if count]
+    said = [f"{shown} {'is' if count == 1 else 'are'} {verdict}" for verdict, count, shown in counted]
     name = _name(study, dense)
     return f"Of the {len(peers)} structures trained with that budget besides {name}, {' and '.join(said)}."
 
@@ -100,21 +101,21 @@ def _full_rank_group(study: StudyReport) -> str | None:
     if not inside or not outside or study.common_rung is None:
         return None
     if max(inside) < min(outside):
-        order = "below all of"
+        order = "below"
     elif max(outside) < min(inside):
-        order = "above all of"
+        order = "above"
     else:
-        order = "mixed with"
+        order = "among"
     return (
         f"With the {flops_text(study.common_rung[1])} FLOPs that every structure was given, "
-        f"{_counted(len(inside), 'structure')} with ω = 0 and ψ = 1 (dense aside) lie{'s' * (len(inside) == 1)} "
+        f"the {_counted(len(inside), 'structure')} with ω = 0 and ψ = 1 (dense aside) {'ends' if len(inside) == 1 else 'end'} "
         f"{order} the {_counted(len(outside), 'other')} in loss: "
         f"median {loss_text(median(inside))} against {loss_text(median(outside))}."
     )
 
 
 def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
+    return f"one {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _is_full(study: StudyReport, structure: Structure) -> bool:

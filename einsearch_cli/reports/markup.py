@@ -13,6 +13,9 @@ class Html(str):
     __slots__ = ()
 
 
+NOTHING = Html("")
+
+
 def escaped(child: str | float | int) -> Html:
     """HTML for any text; `Html` passes through.
 

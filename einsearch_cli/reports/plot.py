@@ -53,12 +53,12 @@ def log_ticks(low: float, high: float, most: int = 8) -> tuple[float, ...]:
     (0.035, 0.04, 0.045)
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
+    for steps in ((1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), (1.0, 3.0), (1.0,)):
         ticks = tuple(t for t in (_rounded(s, d) for d in decades for s in steps) if low <= t <= high)
         if 4 <= len(ticks) <= most:
             return ticks
-        if len(ticks) < 4:
-            return _even_ticks(low, high)
+    if len(ticks) < 4:
+        return _even_ticks(low, high)
     stride = -(-len(ticks) // most)
     return ticks[::stride]
 
@@ -114,7 +114,7 @@ def swarm(heights: Sequence[float], radii: Sequence[float], reach: float) -> lis
     """Sideways offsets, at most `reach`, that keep discs at the given heights from overlapping.
 
     Discs are placed in the order given, each as near to the middle as is free; where
-    nothing is free within reach, the middle is used.
+    nothing is free within reach, where they overlap least.
 
     >>> swarm([0.0, 1.0, 50.0], [5.0, 5.0, 5.0], reach=40.0)
     [0.0, 10.0, 0.0]
@@ -127,11 +127,15 @@ def swarm(heights: Sequence[float], radii: Sequence[float], reach: float) -> lis
 
 def _free_offset(placed: Sequence[tuple[float, float, float]], height: float, radius: float, reach: float) -> float:
     step = 2.0
-    for count in range(int(reach / step) + 1):
+    best, widest = 0.0, -math.inf
+    for count in range(int(max(0.0, reach) / step) + 1):
         for offset in (count * step, -count * step):
-            if all(math.hypot(offset - x, height - y) >= radius + r - 0.1 for x, y, r in placed):
+            room = min((math.hypot(offset - x, height - y) - radius - r for x, y, r in placed), default=0.0)
+            if room >= -0.1:
                 return offset
-    return 0.0
+            if room > widest:
+                best, widest = offset, room
+    return best
 
 
 def polyline(points: Points, **attributes: str | float | None) -> Html:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from einsearch_cli.reports.identity import Identity
-from einsearch_cli.reports.markup import Html, element, joined
+from einsearch_cli.reports.markup import NOTHING, Html, element, joined
 from einsearch_cli.reports.numbers import (
     MISSING,
     count_text,
@@ -20,6 +20,7 @@ from einsearch_cli.reports.plot import Scale, mark, swatch
 from einsearch_cli.reports.study import StudyReport, relative_difference, short_name
 from einsearch_cli.reports.tables import gain_text
 from einsearch_cli.scaling import Level, RankingEntry
+from einsearch_cli.structures import Structure
 from einsearch_cli.taxonomy import Taxonomy
 
 _HEADS = (
@@ -60,6 +61,12 @@ def ranking_section(page: Page) -> Html:
     return joined([element("div", table, class_="scroll", tabindex="0"), _how_to_read(study)])
 
 
+def structure_cell(structure: Structure, sign: Html = NOTHING) -> Html:
+    """A table cell with the short name of a structure over its notation."""
+    notation = element("span", str(structure), class_="notation")
+    return element("td", sign, element("b", short_name(structure)), notation, class_="name")
+
+
 def _divider(entry: RankingEntry) -> Html:
     said = (
         f"Stopped earlier, after {flops_text(entry.budget_flops)} FLOPs per run (rung {entry.rung}): "
@@ -72,13 +79,7 @@ def _divider(entry: RankingEntry) -> Html:
 
 def _row(look: Identity, known: Taxonomy, levels: Sequence[Level], scale: Scale) -> Html:
     entry = look.entry
-    name = element(
-        "td",
-        swatch(look.marker, look.tone),
-        element("b", short_name(look.entry.structure)),
-        element("span", str(entry.structure), class_="notation"),
-        class_="name",
-    )
+    name = structure_cell(entry.structure, swatch(look.marker, look.tone))
     exponents = [_number(str(value)) for value in (known.omega, known.psi, known.nu)]
     share = relative_difference(entry)
     return element(
@@ -117,7 +118,7 @@ def _verdict_class(entry: RankingEntry) -> str:
 
 
 def _number(value: str, below: str = MISSING) -> Html:
-    extra = element("span", below, class_="range") if below != MISSING else Html("")
+    extra = element("span", below, class_="range") if below != MISSING else NOTHING
     return element("td", value, extra, class_="number")
 
 
@@ -148,7 +149,7 @@ def _forest_scale(study: StudyReport) -> Scale:
 def _forest(share: tuple[float, float | None, float | None] | None, look: Identity, scale: Scale) -> Html:
     """The difference to the yardstick and its interval on one scale for all rows; the middle is 0."""
     if share is None:
-        return Html("")
+        return NOTHING
     middle, centre = FOREST_HEIGHT / 2, scale(0.0)
     parts = [element("line", x1=centre, x2=centre, y1=0.0, y2=float(FOREST_HEIGHT), class_="zero")]
     value, low, high = share

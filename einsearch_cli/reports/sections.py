@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
 from einsearch_cli.reports.figure_taxonomy import taxonomy_figure
@@ -9,11 +12,14 @@ from einsearch_cli.reports.headline import headline
 from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.numbers import duration_text, flops_text
 from einsearch_cli.reports.page import Page, report_section
-from einsearch_cli.reports.ranking_section import ranking_section
-from einsearch_cli.reports.study import short_name
+from einsearch_cli.reports.ranking_section import ranking_section, structure_cell
+from einsearch_cli.structures import Structure
+
+if TYPE_CHECKING:
+    from einsearch_cli.search.trial import Trial
 
 MOST_FAILURES = 100
-"""Failed runs listed in full; the rest is only counted."""
+"""Rows of failed runs; the rest is only counted."""
 LONGEST_ERROR = 600
 """Characters of an error that are shown."""
 
@@ -40,7 +46,7 @@ def facts_section(page: Page) -> Html:
         ("Task", study.task),
         ("Structures", str(len(study.structures))),
         ("Training FLOPs per run", " → ".join(flops_text(budget) for _, budget in study.budgets) or "–"),
-        ("Widths", ", ".join(str(width) for width in sorted({trial.width for trial in trials})) or "–"),
+        ("Widths", _listed(trial.width for trial in trials) or "–"),
         ("Seeds", str(len({trial.seed for trial in trials}))),
         ("Runs", f"{len(trials)} ({failed} failed)" if failed else str(len(trials))),
         ("Total time", duration_text(study.elapsed_s if study.elapsed_s is not None else ran_s)),
@@ -79,7 +85,7 @@ def scaling_section(page: Page) -> Html | None:
             "Vertical bars are 95% intervals over seeds, small faint marks the other widths.",
             "The thick line is the yardstick, grey are structures further down the ranking: point at any for details.",
             "Marks at one budget are moved sideways a little so that they do not hide each other." if several else "",
-            "The compute gain in the table is read off the lower convex hull of these points.",
+            "The compute gain in the table is read off the lower convex hull of these points." if several else "",
         ),
     ])  # fmt: skip
 
@@ -145,33 +151,39 @@ def learning_section(page: Page) -> Html | None:
 
 @report_section("failures", "Runs that failed")
 def failures_section(page: Page) -> Html | None:
-    """Every run that diverged or crashed, with its error."""
-    failed = [result for result in page.study.results if result.status != "ok"]
-    if not failed:
+    """Every run that diverged or crashed with its error; runs that failed alike share a row."""
+    groups: dict[tuple[Structure, str, str], list[Trial]] = {}
+    for result in page.study.results:
+        if result.status != "ok":
+            key = (result.trial.structure, result.status, result.error or "no message")
+            groups.setdefault(key, []).append(result.trial)
+    if not groups:
         return None
-    heads = element("tr", *(element("th", name) for name in ("structure", "width", "seed", "rung", "what happened")))
-    rows = []
-    for result in failed[:MOST_FAILURES]:
-        trial, look = result.trial, page.looks[result.trial.structure]
-        error = result.error or "no message"
-        shown = error if len(error) <= LONGEST_ERROR else error[:LONGEST_ERROR] + " …"
-        rows.append(
-            element(
-                "tr",
-                element(
-                    "td",
-                    element("b", short_name(trial.structure)),
-                    element("span", str(trial.structure), class_="notation"),
-                ),
-                *(element("td", value) for value in (trial.width, trial.seed, trial.rung)),
-                element("td", element("b", result.status), element("pre", shown)),
-                data_s=look.key,
-            )
-        )
-    table = element("div", element("table", element("thead", heads), element("tbody", *rows)), class_="scroll")
-    left = len(failed) - MOST_FAILURES
-    more = caption(f"{left} more are in results.json." if left > 0 else "These runs are left out of every mean above.")
-    return joined([table, more])
+    names = ("structure", "runs", "widths", "seeds", "rungs", "what happened")
+    rows = [_failure(page, *key, trials) for key, trials in list(groups.items())[:MOST_FAILURES]]
+    heads = element("thead", element("tr", *(element("th", name) for name in names)))
+    table = element("div", element("table", heads, element("tbody", *rows)), class_="scroll", tabindex="0")
+    left = sum(len(trials) for trials in list(groups.values())[MOST_FAILURES:])
+    more = f" {left} more are listed in results.json." if left else ""
+    return joined([table, caption("These runs are left out of every mean above." + more)])
+
+
+def _failure(page: Page, structure: Structure, status: str, error: str, trials: Sequence[Trial]) -> Html:
+    shown = error if len(error) <= LONGEST_ERROR else error[:LONGEST_ERROR] + " …"
+    return element(
+        "tr",
+        structure_cell(structure),
+        element("td", len(trials)),
+        element("td", _listed(trial.width for trial in trials)),
+        element("td", _listed(trial.seed for trial in trials)),
+        element("td", _listed(trial.rung for trial in trials)),
+        element("td", element("b", status), element("pre", shown)),
+        data_s=page.looks[structure].key,
+    )
+
+
+def _listed(values: Iterable[int]) -> str:
+    return ", ".join(str(value) for value in sorted(set(values)))
 
 
 @report_section("repeat", "Repeat it")

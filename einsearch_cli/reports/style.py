@@ -43,9 +43,9 @@ p.caption { max-width: 112ch; color: var(--soft); font-size: 14px; margin: 10px 
 #section-result h2, #section-facts h2 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path:
   inset(50%); }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(132px, 1fr)); gap: 1px; margin: 0;
-  background: var(--rule); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
+  background: var(--card); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
 .facts .wide { grid-column: span 2; }
-.facts div { background: var(--card); padding: 12px 16px; }
+.facts div { box-shadow: 0 0 0 1px var(--rule); background: var(--card); padding: 12px 16px; }
 .facts dt { color: var(--soft); font-size: 13px; }
 .facts dd { margin: 2px 0 0; font-weight: 600; font-size: 17px; overflow-wrap: anywhere; }
 #section-facts { margin-top: 26px; }

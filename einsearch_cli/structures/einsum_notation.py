@@ -49,8 +49,8 @@ def parse_einsum(text: str, sizes: Mapping[str, str] | None = None) -> EinsumSpe
     """
     equation, _, size_text = text.partition(";")
     equation = re.sub(r"\s", "", equation)
-    given = {**_parse_sizes(size_text, text), **{k: v.strip() for k, v in (sizes or {}).items()}}
     carriers = _carriers_of_letters(*_operands(equation))
+    given = {**_parse_sizes(size_text, text), **{k: v.strip() for k, v in (sizes or {}).items()}}
     _check_letters(carriers, given, equation)
     if all(re.fullmatch(r"[0-9]+", given[letter]) for letter in carriers):
         return _from_whole_sizes(carriers, {letter: int(given[letter]) for letter in carriers}, equation)

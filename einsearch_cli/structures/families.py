@@ -9,9 +9,9 @@ from fractions import Fraction
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.extent import ONE, Extent, parse_size
+from einsearch_cli.structures.normal_form import D
 from einsearch_cli.structures.structure import Structure
 
-D = Extent.power(Fraction(1))
 HALF = Extent.power(Fraction(1, 2))
 
 

@@ -17,6 +17,7 @@ FACTOR_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWZ"
 MAX_FACTORS = 7
 """Naming tries all orders of the factors: 7! = 5,040 take a second, 8 would take ten."""
 
+D = Extent.power(Fraction(1))
 Carriers = frozenset[str]
 Extents = dict[Carriers, Extent]
 
@@ -49,7 +50,12 @@ def reduce(extents: Mapping[Carriers, Extent]) -> Extents:
             rest = carriers - {superfluous}
             merged[rest] = merged.get(rest, ONE) * extent
         current = {c: extent for c, extent in merged.items() if c and not extent.is_one}
-    return {c: extent for c, extent in current.items() if len(c) > 1}
+    return {c: _within_dimension(extent) for c, extent in current.items() if len(c) > 1}
+
+
+def _within_dimension(extent: Extent) -> Extent:
+    """Bonds that merge when a factor is taken out may exceed d, the largest that a bond may be."""
+    return D if extent.exponent > 1 else extent
 
 
 def _absorbable(extents: Extents) -> str | None:

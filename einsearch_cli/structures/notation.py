@@ -56,7 +56,7 @@ def read_structure(text: str, sizes: dict[str, str] | None = None) -> NamedStruc
         raise StructureError(
             f"sizes were given for {text[:80]!r}: only einsum equations take them", remedy="leave --sizes out"
         )
-    if re.search(r"[|(]", text):
+    if "|" in text or re.fullmatch(r"[0-9./,\s()]+", text):
         return NamedStructure(parse_theta(text))
     if re.fullmatch(r"[A-Z]{2,}(?:[\^=].*)?", text.split()[0], re.ASCII):
         return NamedStructure(parse_carriers(text))

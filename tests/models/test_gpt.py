@@ -48,8 +48,8 @@ def test_against_a_plain_implementation(awake: GPT) -> None:
         return (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
 
     def turn(x: Tensor) -> Tensor:
-            pairs = torch.arange(0, size, 2, dtype=torch.float64)
-            angle = torch.outer(torch.arange(length).double(), 10_000.0 ** (-pairs / size))
+        pairs = torch.arange(0, size, 2, dtype=torch.float64)
+        angle = torch.outer(torch.arange(length).double(), 10_000.0 ** (-pairs / size))
         turned = torch.complex(x[:, : size // 2], x[:, size // 2 :]) * torch.exp(1j * angle)
         return torch.cat([turned.real, turned.imag], dim=-1)
 

@@ -1,0 +1,193 @@
+"""Values, gradients and costs of the layer, each against a separate route."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.taxonomy import flops_per_token
+
+DenseRoute = Callable[[EinsumLinear], Tensor]
+
+
+@pytest.mark.parametrize("cap", [False, True], ids=["below-cap", "above-cap"])
+def test_output_is_that_of_the_dense_matrix(case: Any, cap: bool, dense_by_columns: DenseRoute) -> None:
+    layer = case.layer(cap=cap)
+    dense = dense_by_columns(layer)
+    x = torch.randn(5, 3, case.d_in, dtype=torch.float64)
+    assert dense.shape == (case.d_out, case.d_in)
+    assert dense.abs().max() > 1e-3
+    torch.testing.assert_close(layer(x), x @ dense.T + layer.bias, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(layer.to_dense(), dense, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(layer.weight, dense, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("cap", [False, True], ids=["below-cap", "above-cap"])
+def test_gradients_agree_with_finite_differences(case: Any, cap: bool) -> None:
+    layer = case.layer(cap=cap)
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+    x = torch.randn(2, case.d_in, dtype=torch.float64, requires_grad=True)
+
+    def output(x: Tensor, *values: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+        return result
+
+    assert torch.autograd.gradcheck(output, (x, *parameters), fast_mode=True)
+
+
+@pytest.mark.parametrize("name", ["btt-2", "generic", "prime-in-and-out"])
+def test_every_entry_of_the_gradient_agrees_with_finite_differences(market: dict[str, Any], name: str) -> None:
+    layer = market[name].layer(cap=True)
+    x = torch.randn(1, market[name].d_in, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
+
+
+def test_second_derivatives(market: dict[str, Any]) -> None:
+    layer = market["btt-2"].layer(cap=True)
+    x = torch.randn(1, 36, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x, *_: layer(x), (x, *layer.parameters()), fast_mode=True)
+
+
+def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:
+    layer = case.layer()
+    x = torch.randn(4, case.d_in, dtype=torch.float64)
+    parameters = dict(layer.named_parameters())
+
+    def loss(values: dict[str, Tensor], x: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(layer, values, (x,)).square().sum()
+        return result
+
+    per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    whole = torch.func.grad(loss)(parameters, x)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(per_sample[name].sum(0), gradient)
+
+
+def test_forward_mode_agrees_with_reverse_mode(case: Any) -> None:
+    layer = case.layer()
+    x = torch.randn(case.d_in, dtype=torch.float64)
+    torch.testing.assert_close(torch.func.jacfwd(layer)(x), torch.func.jacrev(layer)(x))
+
+
+def test_flops_are_those_that_torch_counts(case: Any) -> None:
+    layer = case.layer(bias=False)
+    tokens = 7
+    x = torch.randn(tokens, case.d_in, dtype=torch.float64, requires_grad=True)
+    with FlopCounterMode(display=False) as forward:
+        y = layer(x)
+    with FlopCounterMode(display=False) as backward:
+        y.sum().backward()
+    # Outer and element-wise products run as matrix products with one contracted entry, so torch counts them too.
+    assert forward.get_total_flops() == tokens * layer.flops_per_token
+    assert backward.get_total_flops() == 2 * tokens * layer.flops_per_token
+    assert layer.flops_per_token == flops_per_token(layer.sized)
+
+
+def test_parameters_are_those_of_the_structure(case: Any) -> None:
+    layer = case.layer(bias=False)
+    assert sum(factor.numel() for factor in layer.factors.values()) == layer.sized.params
+
+
+def test_gradients_lie_in_memory_as_the_features_do(market: dict[str, Any]) -> None:
+    """A transposed input gradient would slow every layer before this one."""
+    for name in ("dense", "kronecker", "monarch", "btt-2", "low-rank", "tt"):
+        layer = market[name].layer()
+        x = torch.randn(6, market[name].d_in, dtype=torch.float64, requires_grad=True)
+        y = layer(x)
+        y.backward(torch.randn_like(y))
+        assert y.is_contiguous(), name
+        assert x.grad is not None
+        assert x.grad.is_contiguous(), name
+        assert all(p.grad is not None and p.grad.is_contiguous() for p in layer.parameters()), name
+
+
+@pytest.mark.parametrize("text", ["dense", "low-rank:r=16", "kronecker", "btt:r=2", "monarch:blocks=8"])
+def test_init_statistics(text: str) -> None:
+    torch.manual_seed(0)
+    layer = EinsumLinear(1024, 256, text)
+    for role in layer.plan.roles:
+        factor = layer.factors[role.factor]
+        std = math.sqrt(min(role.fan_in, role.fan_out) / role.fan_in**2)
+        error = 5 / math.sqrt(2 * factor.numel())
+        assert factor.std().item() == pytest.approx(std, rel=error)
+        assert abs(factor.mean().item()) < 5 * std / math.sqrt(factor.numel())
+        assert factor.shape[1:] == (role.fan_out, role.fan_in)
+    assert layer.gain.item() == 1
+    assert layer.bias is not None
+    assert not layer.bias.any()
+
+
+def test_fans_of_a_btt_layer() -> None:
+    """A: (α → δφρ), B: (βγρ → ε), worked by hand for 64 = 8 · 8, rank 2."""
+    layer = EinsumLinear(64, 64, "btt:r=2")
+    fans = {role.factor: (role.fan_in, role.fan_out) for role in layer.plan.roles}
+    assert fans == {"A": (8, 16), "B": (16, 8)}
+    stds = {role.factor: role.init_std for role in layer.plan.roles}
+    assert stds == {"A": pytest.approx(math.sqrt(8) / 8), "B": pytest.approx(math.sqrt(8) / 16)}
+    assert layer.learning_rate_multipliers() == {"factors.A": 64 / 8 / 2, "factors.B": 64 / 16 / 2}
+    assert EinsumLinear(64, 32, "dense").learning_rate_multipliers() == {"factors.A": 1.0}
+
+
+def test_cap_bounds_the_layer_however_large_a_factor_grows() -> None:
+    torch.manual_seed(0)
+    layer = EinsumLinear(64, 64, "monarch", bias=False)
+    x = torch.randn(100, 64)
+    with torch.no_grad():
+        for factor in layer.factors.values():
+            factor.mul_(3)
+        capped = layer(x)
+        layer.factors["A"].mul_(50)
+        torch.testing.assert_close(layer(x), capped)
+        layer.gain.fill_(2)
+        torch.testing.assert_close(layer(x), 2 * capped)
+
+
+def test_cap_leaves_small_factors_alone() -> None:
+    torch.manual_seed(0)
+    layer = EinsumLinear(64, 64, "monarch", bias=False)
+    x = torch.randn(100, 64)
+    with torch.no_grad():
+        layer.factors["A"].mul_(0.5)
+        layer.factors["B"].mul_(0.5)
+        y = layer(x)
+        layer.factors["A"].mul_(0.5)
+        torch.testing.assert_close(layer(x), 0.5 * y)
+
+
+def test_zero_last_factor_gives_zero_output_that_can_learn() -> None:
+    layer = EinsumLinear(16, 16, "btt:r=2")
+    layer.zero_last_factor_()
+    y = layer(torch.randn(4, 16))
+    assert not y.any()
+    y.sum().backward()
+    gradients = {name: p.grad for name, p in layer.named_parameters()}
+    assert all(g is not None and g.isfinite().all() for g in gradients.values())
+    assert gradients["factors.B"].abs().max() > 0  # type: ignore[union-attr]
+
+
+def test_half_precision_parameters_do_not_overflow_the_norm() -> None:
+    torch.manual_seed(0)
+    layer = EinsumLinear(512, 512, "low-rank:r=256", dtype=torch.float16)
+    with torch.no_grad():
+        for factor in layer.factors.values():
+            factor.mul_(100)
+    y = layer(torch.randn(3, 512, dtype=torch.float16))
+    assert y.dtype is torch.float16
+    assert y.isfinite().all()
+
+
+def test_dense_structure_starts_like_its_definition() -> None:
+    torch.manual_seed(0)
+    layer = EinsumLinear(128, 128, "dense", bias=False)
+    x = torch.randn(64, 128)
+    spectral_norm = torch.linalg.matrix_norm(layer.to_dense(), 2).item()
+    assert spectral_norm == pytest.approx(2, rel=0.1)  # std 1/sqrt(d): sqrt(d_in) + sqrt(d_out) over sqrt(d)
+    reference = nn.functional.linear(x, layer.to_dense())
+    torch.testing.assert_close(layer(x), reference, rtol=1e-4, atol=1e-4)

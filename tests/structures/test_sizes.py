@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from einsearch_cli.errors import SizeError
+from einsearch_cli.structures import Structure, parse_structure
+from einsearch_cli.structures.extent import Extent
+from einsearch_cli.structures.sizes import divisors, nearest_factorization
+from tests.structures.strategies import extents
+
+
+def brute_force(n: int, targets: tuple[float, ...]) -> float | None:
+    """Squared log distance of the best fitting factorization, trying every tuple of divisors."""
+    found = [
+        sum(math.log(s / t) ** 2 for s, t in zip(sizes, targets, strict=True))
+        for sizes in product([d for d in range(1, n + 1) if n % d == 0], repeat=len(targets))
+        if math.prod(sizes) == n and all(0.5 <= s / t <= 2 for s, t in zip(sizes, targets, strict=True))
+    ]
+    return min(found, default=None)
+
+
+@given(st.integers(1, 360), st.lists(st.floats(0.05, 1), min_size=2, max_size=3))
+def test_factorizations_are_the_nearest(n: int, shares: list[float]) -> None:
+    targets = tuple(n ** (share / sum(shares)) for share in shares)
+    expected = brute_force(n, targets)
+    found = nearest_factorization(n, targets)
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert math.prod(found) == n
+        assert sum(math.log(s / t) ** 2 for s, t in zip(found, targets, strict=True)) == pytest.approx(expected)
+
+
+@given(extents(), st.integers(1, 5000), st.integers(1, 5000))
+def test_no_input_or_output_is_lost(given_extents: dict[str, Extent], d_in: int, d_out: int) -> None:
+    sized = Structure.of(given_extents).at(d_in, d_out)
+    assert math.prod(sized.size(c) for c in sized.carriers_of("X")) == sized.padded_in >= d_in
+    assert math.prod(sized.size(c) for c in sized.carriers_of("Y")) == sized.padded_out >= d_out
+    assert sized.padded_in < 2 * d_in + 8
+
+
+@pytest.mark.parametrize(
+    ("text", "d", "padded", "sizes"),
+    [
+        ("monarch", 768, 768, {"XA": 24, "XAB": 32}),
+        ("monarch", 257, 260, {"XA": 13, "XAB": 20}),
+        ("monarch", 1, 1, {"XA": 1, "XAB": 1}),
+        ("monarch", 2**40, 2**40, {"XA": 2**20, "XAB": 2**20}),
+        ("monarch:blocks=4", 770, 772, {"XA": 193, "XAB": 4}),
+        ("dense", 1031, 1031, {"XA": 1031}),
+        ("(1/3|0|2/3|0|1/3|2/3|0)", 4096, 4096, {"XA": 16, "XAB": 256}),
+    ],
+)
+def test_known_sizes(text: str, d: int, padded: int, sizes: dict[str, int]) -> None:
+    sized = parse_structure(text).at(d, d)
+    assert sized.padded_in == padded
+    assert {carriers: sized.size(carriers) for carriers in sizes} == sizes
+    assert (sized.padding is None) == (padded == d)
+
+
+def test_padding_is_said() -> None:
+    assert parse_structure("monarch").at(257, 64).padding == "d_in 257 is padded to 260, as 257 has no fitting divisors"
+
+
+def test_padding_is_the_least_that_fits() -> None:
+    for d in range(258, 260):
+        assert nearest_factorization(d, (257**0.5,) * 2) is None
+
+
+@pytest.mark.parametrize(("d_in", "d_out"), [(0, 4), (4, -1), (2**49, 4)])
+def test_impossible_dimensions(d_in: int, d_out: int) -> None:
+    with pytest.raises(SizeError, match="dimensions must be from 1 to 2\\^48"):
+        parse_structure("dense").at(d_in, d_out)
+
+
+def test_fixed_sizes_that_do_not_fit() -> None:
+    with pytest.raises(SizeError, match="XAB=64 multiply to 64: they do not fit into a dimension of 32"):
+        parse_structure("monarch:blocks=64").at(32, 128)
+
+
+def test_the_equation_is_one_that_numpy_reads() -> None:
+    sized = parse_structure("btt:r=2").at(12, 20)
+    rng = np.random.default_rng(0)
+    shapes = [[sized.size(c) for c in sized.carriers_of(t)] for t in ("X", "A", "B")]
+    y = np.einsum(sized.einsum, *(rng.normal(size=shape) for shape in shapes))
+    assert y.size == 20
+
+
+@given(st.integers(1, 20_000))
+def test_divisors(n: int) -> None:
+    assert divisors(n) == [d for d in range(1, n + 1) if n % d == 0]
+
+
+def test_divisors_beyond_trial_division() -> None:
+    n = 4_294_967_311 * 6  # a prime above 2^32
+    assert divisors(n)[:5] == [1, 2, 3, 6, 4_294_967_311]
