@@ -59,7 +59,7 @@ def cached_arrays(folder: Path, kind: str, key: Mapping[str, object], compute: C
 
 def _read(path: Path, key: str) -> Arrays | None:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if str(archive["key"]) != key:
                 return None
             return {name: archive[name] for name in archive.files if name != "key"}

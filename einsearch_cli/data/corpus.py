@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,7 +62,7 @@ def read_corpus(path: Path | None, held_out_fraction: float) -> Corpus:
     files = _standard_library() if path is None else _files(path)
     texts = _read_all(files)
     if not any(texts):
-        raise DataError(f"{path} is empty: there is no text to train on", remedy="give a file or folder with text")
+        raise DataError(f"text {path} is empty: there is no text to train on", remedy="give a file or folder with text")
     training, held_out = _split(texts, held_out_fraction)
     training_points, held_out_points = _code_points(training), _code_points(held_out)
     characters = most_frequent(training_points)
@@ -97,7 +99,7 @@ def encode(code_points: npt.NDArray[np.uint32], characters: str) -> Tokens:
 
 def _standard_library() -> list[Path]:
     root = Path(sysconfig.get_path("stdlib"))
-    files = [path for path in sorted(root.rglob("*.py")) if not _LIBRARY_SKIPS & set(path.relative_to(root).parts)]
+    files = _walk(root, frozenset({".py"}), skip=lambda folder: folder in _LIBRARY_SKIPS)
     if not files:
         raise DataError(f"no .py file under {root}, where this Python says its library is", remedy="give a text by path")
     return files
@@ -109,20 +111,22 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         what = "does not exist" if not path.exists() else "is neither a file nor a folder"
         raise DataError(f"text {path} {what}", remedy="give the path of a text file or of a folder with text files")
-    hidden = ".", "__"
-    files = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in TEXT_SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(hidden) for part in file.relative_to(path).parts[:-1])
-    ]
+    files = _walk(path, TEXT_SUFFIXES, skip=lambda folder: folder.startswith((".", "__")))
     if not files:
         raise DataError(
             f"folder {path} has no text files: none ends in {', '.join(sorted(TEXT_SUFFIXES))}",
             remedy="give a folder with such files, or a single file of any name",
         )
     return files
+
+
+def _walk(root: Path, suffixes: frozenset[str], skip: Callable[[str], bool]) -> list[Path]:
+    """Files under `root` by suffix, in the order of their paths, without entering folders to skip."""
+    found: list[Path] = []
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if not skip(name)]
+        found += [Path(folder, name) for name in names if Path(name).suffix.lower() in suffixes]
+    return sorted(path for path in found if path.is_file())
 
 
 def _read_all(files: list[Path]) -> list[str]:

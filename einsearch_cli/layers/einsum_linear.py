@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +150,7 @@ class EinsumLinear(nn.Module):
         >>> torch.allclose(layer(x), layer.to_dense() @ x, atol=1e-5)
         True
         """
-        with torch.autocast(self.gain.device.type, enabled=False):
+        with _without_autocast(self.gain.device.type):
             identity = torch.eye(self.in_features, device=self.gain.device, dtype=self.gain.dtype)
             return self._multiply(identity, self._scaled_factors()).T
 
@@ -225,6 +226,11 @@ class EinsumLinear(nn.Module):
             )
 
 
+def _without_autocast(kind: str) -> AbstractContextManager[object]:
+    """Turns autocast off; device types that have none, such as meta, need nothing."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
     """Norms of half-precision factors are taken in float32."""
     return dtype if dtype.itemsize >= 4 else torch.float32
@@ -233,7 +239,7 @@ def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
 def _as_autocast_wants(x: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Cast as autocast casts the operands of a matrix product (float64 stays)."""
     kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return x, weights
     dtype = torch.get_autocast_dtype(kind)
     cast = [tensor if tensor.dtype is torch.float64 else tensor.to(dtype) for tensor in (x, *weights)]

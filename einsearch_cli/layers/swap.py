@@ -129,7 +129,7 @@ def apply_swaps(model: nn.Module, plan: SwapPlan) -> SwapReport:
         if type(old) is not nn.Linear or (old.in_features, old.out_features) != (swap.in_features, swap.out_features):
             raise LayerError(
                 f"the plan replaces {swap.name}, a linear layer {swap.in_features} -> {swap.out_features}: "
-                f"the model has {'no such module' if old is None else repr(old)} there",
+                f"the model has {'no module' if old is None else f'another {type(old).__name__}'} there",
                 remedy="make the plan again with plan_swaps(model, ...), after the last change to the model",
             )
         olds[swap.name] = old

@@ -60,8 +60,8 @@ td { padding: 7px 8px; border-bottom: 1px solid var(--grid); vertical-align: top
 tr:last-child td { border-bottom: 0; }
 .number { text-align: right; white-space: nowrap; }
 .range { display: block; color: var(--soft); font-size: 12px; white-space: nowrap; }
-.name { min-width: 190px; }
-.name b { font-weight: 600; }
+.name { min-width: 170px; }
+.name b { font-weight: 600; overflow-wrap: anywhere; }
 .notation { display: block; color: var(--soft); font: 11.5px/1.4 var(--mono);
   overflow-wrap: anywhere; max-width: 300px; }
 tr.divider td { background: var(--mute-bg); color: var(--soft); font-size: 13px; padding: 6px 10px; }

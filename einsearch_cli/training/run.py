@@ -168,7 +168,7 @@ def _cost(run: ProxyRun, model: ProxyModel) -> RunCost:
         raise SpecError(
             f"a budget of {run.budget_flops:.3g} training FLOPs for structure {run.structure} at width {run.width}: "
             f"a step costs {per_step:.3g}, and a run has at least {MINIMUM_STEPS} steps",
-            remedy=f"give at least {MINIMUM_STEPS * per_step:.3g} FLOPs, or a smaller width",
+            remedy=f"give at least {MINIMUM_STEPS * per_step} FLOPs, or a smaller width",
         )
     return RunCost(
         steps=int(run.budget_flops // per_step),

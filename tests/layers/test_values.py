@@ -70,6 +70,7 @@ def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:
         torch.testing.assert_close(per_sample[name].sum(0), gradient)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, from jvp
 def test_forward_mode_agrees_with_reverse_mode(case: Any) -> None:
     layer = case.layer()
     x = torch.randn(case.d_in, dtype=torch.float64)

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from einsearch_cli.data import TeacherTask, TextTask, default_cache_folder, find_task, open_task, register_task, task_names
+from einsearch_cli.data.teacher import TeacherSettings
+from einsearch_cli.errors import SpecError
+
+
+def test_names_lead_to_classes() -> None:
+    assert task_names() == ("teacher", "text")
+    assert find_task("teacher") is TeacherTask
+    assert find_task("text") is TextTask
+
+
+def test_an_unknown_task_names_the_nearest() -> None:
+    with pytest.raises(SpecError) as caught:
+        find_task("teachr")
+    assert str(caught.value) == "no task 'teachr'\ntry: use 'teacher'"
+    with pytest.raises(SpecError) as caught:
+        find_task("pixels")
+    assert str(caught.value) == "no task 'pixels'\ntry: use one of: teacher, text"
+
+
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(ValueError, match="two tasks are named 'teacher': TeacherTask and TeacherTask"):
+        register_task("teacher", TeacherSettings)(TeacherTask)
+
+
+def test_an_unknown_setting_names_the_nearest() -> None:
+    with pytest.raises(SpecError) as caught:
+        open_task("teacher", {"bach_size": 8})
+    assert str(caught.value) == "task 'teacher' has no setting 'bach_size'\ntry: use 'batch_size'"
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("teacher", {"batch_size": 0}, "setting 'batch_size' of task 'teacher' is 0: input should be greater than or"),
+        ("teacher", {"depth": "deep"}, "setting 'depth' of task 'teacher' is 'deep': input should be a valid integer"),
+        ("teacher", {"learning_rate": float("nan")}, "setting 'learning_rate' of task 'teacher' is nan: "),
+        ("text", {"held_out_fraction": 0.9}, "setting 'held_out_fraction' of task 'text' is 0.9: "),
+    ],
+)
+def test_a_bad_value_is_named(task: str, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        open_task(task, settings)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["teacher", "text"])
+def test_every_setting_explains_itself(name: str) -> None:
+    for field, info in find_task(name).settings_type.model_fields.items():
+        assert info.description, field
+        assert info.description.endswith(".")
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = open_task("teacher").settings
+    with pytest.raises(ValueError, match="frozen"):
+        settings.depth = 5
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_folder() == tmp_path / "einsearch"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_folder() == tmp_path / ".cache" / "einsearch"

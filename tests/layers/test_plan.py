@@ -1,0 +1,71 @@
+"""What the contraction plan promises about copies, and its own bookkeeping."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from einsearch_cli.layers import Plan, plan_for
+from einsearch_cli.structures import parse_structure
+from einsearch_cli.taxonomy import meeting_order
+
+
+def plan_of(text: str, d_in: int = 256, d_out: int = 256) -> Plan:
+    sized = parse_structure(text).at(d_in, d_out)
+    return plan_for(sized, tuple(meeting_order(sized)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["dense", "low-rank", "kronecker", "tt:r=4", "monarch", "monarch:blocks=4", "btt:r=1", "btt:r=4",
+     "block-dense:blocks=4,r=64", "block-shuffle:blocks=4", "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4 AB^1/4"],
+)  # fmt: skip
+def test_no_two_factor_plan_copies_an_activation(text: str) -> None:
+    plan = plan_of(text)
+    assert plan.scatter is None
+    assert [step.gather for step in plan.steps] == [None] * len(plan.steps)
+
+
+def test_roles_of_the_generic_structure() -> None:
+    """All seven indices of Potapczynski et al. 2024, A first: α β γ | δ ε φ | ρ."""
+    sized = parse_structure("XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4 AB^1/4").at(256, 256)
+    first, second = plan_for(sized, ("A", "B")).roles
+    assert (first.contracted, first.batch, first.kept) == (("XA",), ("XAB",), ("XB",))
+    assert set(first.new) == {"YA", "YAB", "AB"}
+    assert (set(second.contracted), second.batch, second.kept) == ({"XB", "XAB", "AB"}, ("YAB",), ("YA",))
+    assert second.new == ("YB",)
+    assert (first.fan_in, first.fan_out) == (16, 4 * 4 * 4)
+    assert (second.fan_in, second.fan_out) == (4 * 4 * 4, 16)
+
+
+def test_other_meeting_order_exchanges_the_roles() -> None:
+    sized = parse_structure("btt:r=2").at(64, 64)
+    first, second = plan_for(sized, ("B", "A")).roles
+    assert first.factor == "B"
+    assert (first.contracted, first.kept) == ((), ("XA",))
+    assert set(second.contracted) == {"XA", "XAB", "AB"}
+
+
+def test_plan_lays_out_every_feature_once(case: Any) -> None:
+    layer = case.layer()
+    sized, plan = layer.sized, layer.plan
+    assert math.prod(sized.size(c) for c in plan.input_order) == sized.padded_in
+    assert math.prod(sized.size(c) for c in plan.output_order) == sized.padded_out
+    for step in plan.steps:
+        axes = [c for group in step.weight_axes for c in group]
+        assert sorted(axes) == sorted(c for c in sized.carriers_of(step.factor) if sized.size(c) > 1)
+        assert math.prod(step.weight_shape) == sized.factor_params[step.factor]
+
+
+def test_plan_is_made_once() -> None:
+    assert plan_of("btt:r=2") is plan_of("btt:r=2")
+
+
+def test_many_indices_are_planned_in_bounded_time() -> None:
+    """Eighteen index classes: the search is cut off, the plan stays complete."""
+    inputs = ["XA", "XB", "XC", "XAB", "XAC", "XBC", "XABC"]
+    text = " ".join(f"{c}^1/7" for c in inputs) + " " + " ".join(f"{c.replace('X', 'Y')}^1/7" for c in inputs)
+    plan = plan_of(f"{text} AB=2 AC=2 BC=2 ABC=2", 2**7, 2**7)
+    assert len(plan.input_order) == len(plan.output_order) == 7

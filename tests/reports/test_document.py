@@ -1,0 +1,85 @@
+import json
+import math
+import os
+from dataclasses import replace
+
+import pytest
+
+from einsearch_cli.errors import OutputError
+from einsearch_cli.reports import ranking_table, results_document, write_results
+from einsearch_cli.scaling import Ranking
+from einsearch_cli.structures import parse_structure
+
+RESULT_KEYS = {"structure", "family", "omega", "psi", "nu", "width", "params", "train_flops", "seed", "loss", "status"}
+RANKING_KEYS = {"structure", "family", "loss", "ci_low", "ci_high", "compute_gain", "rank"}
+
+
+def test_document_keeps_its_promises(study):
+    made = study(failed=("kronecker",))
+    document = results_document(made)
+    assert (document["task"], document["budget_flops"]) == ("teacher", 4e10)
+    assert len(document["results"]) == len(made.results)
+    assert all(set(run) >= RESULT_KEYS for run in document["results"])
+    assert all(set(entry) >= RANKING_KEYS for entry in document["ranking"])
+    assert [entry["rank"] for entry in document["ranking"]] == [1, 2, 3, 4, 5]
+    kronecker = document["ranking"][-1]
+    assert (kronecker["family"], kronecker["omega"], kronecker["psi"], kronecker["loss"]) == (
+        "kronecker",
+        "1/2",
+        "1",
+        None,
+    )
+
+
+def test_document_is_strict_json_that_reads_back(study):
+    made = study(failed=("kronecker",))
+    broken = replace(made.results[0], loss=math.nan, train_flops=math.inf)
+    made = replace(made, results=(broken, *made.results[1:]), elapsed_s=math.inf)
+    text = json.dumps(results_document(made), allow_nan=False)
+    document = json.loads(text)
+    assert document["results"][0]["loss"] is None
+    assert document["results"][0]["train_flops"] is None
+    assert document["elapsed_s"] is None
+    assert [parse_structure(entry["structure"]) for entry in document["ranking"]] == list(made.structures)
+    again = Ranking.from_json({"yardstick": document["yardstick"], "entries": document["ranking"]})
+    assert again == made.ranking
+
+
+def test_written_file_is_the_document(study, tmp_path):
+    path = tmp_path / "results.json"
+    write_results(path, study())
+    assert json.loads(path.read_text()) == results_document(study())
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_refused_write_leaves_nothing_and_names_the_path(study, tmp_path):
+    with pytest.raises(OutputError, match="it is a folder"):
+        write_results(tmp_path, study())
+    with pytest.raises(OutputError, match="does not exist"):
+        write_results(tmp_path / "no" / "results.json", study())
+    assert os.listdir(tmp_path) == []
+
+
+def test_table_has_one_row_per_structure(study):
+    table = ranking_table(study(stopped=("kronecker",)))
+    assert [row[1] for row in table.rows] == ["btt", "monarch", "dense", "low-rank", "kronecker"]
+    assert {len(row) for row in table.rows} == {len(table.headers)} == {len(table.align)}
+    cell = dict(zip(table.headers, table.rows[0], strict=True))
+    assert (cell["loss"], cell["vs yardstick"], cell["verdict"]) == ("0.5283", "−20.0%", "better")
+    assert cell["compute gain"].startswith("2.10× [")
+    assert dict(zip(table.headers, table.rows[2], strict=True))["compute gain"] == "1.00×"
+
+
+def test_table_shows_a_bound_where_no_gain_was_measured(study):
+    rows = {
+        row[1]: dict(zip(ranking_table(study(rungs=1)).headers, row, strict=True))
+        for row in ranking_table(study(rungs=1)).rows
+    }
+    assert rows["btt"]["compute gain"] == "> 1.00×"
+    assert rows["kronecker"]["compute gain"] == "< 1.00×"
+
+
+def test_markdown_has_as_many_columns_in_every_line(study):
+    lines = ranking_table(study()).to_markdown().splitlines()
+    assert len(lines) == 2 + 5
+    assert len({line.count("|") for line in lines}) == 1

@@ -1,0 +1,48 @@
+import pytest
+
+from einsearch_cli.reports import headline
+
+
+def test_winner_distance_and_gain_are_computed(study):
+    lines = headline(study())
+    assert (
+        lines[0]
+        == "At 4×10¹⁰ training FLOPs per run, btt:r=2 reaches the lowest loss: 0.5283 (mean of 3 seeds, width 128)."
+    )
+    gain = 0.8 ** (-1 / 0.3)
+    assert "20.0% below dense's loss at equal FLOPs (95% interval" in lines[1]
+    assert f"{100 / gain:.0f}% of dense's compute (gain {gain:.2f}×" in lines[1]
+    assert lines[2] == "Of the 4 structures trained with that budget besides dense, 2 are better and 2 are worse."
+    assert "the 2 structures with ω = 0 and ψ = 1 (dense aside) end below the 2 others" in lines[3]
+
+
+def test_best_dense_is_said_so(study):
+    lines = headline(study(texts=("dense", "low-rank")))
+    assert "dense reaches the lowest loss" in lines[0]
+    assert "The best other structure, low-rank, ends 20.0% above dense's loss" in lines[1]
+    assert "gain" not in lines[1]
+
+
+def test_one_seed_claims_no_interval(study):
+    lines = headline(study(seeds=1))
+    assert "(one seed, width 128)" in lines[0]
+    assert "without an interval" in lines[1]
+    assert "95%" not in " ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"texts": ("dense",)}, "No other structure finished a run"),
+        ({"failed": ("dense",)}, "No run of the yardstick, dense, finished"),
+        ({"texts": ("dense",), "failed": ("dense",)}, "No run finished"),
+    ],
+)
+def test_what_is_missing_is_said(study, settings, said):
+    assert said in " ".join(headline(study(**settings)))
+
+
+def test_structures_of_one_name_are_told_apart(study):
+    first = headline(study(texts=("dense", "(1/3|0|2/3|0|1/3|2/3|0)", "(2/3|0|1/3|0|2/3|1/3|0)", "kronecker")))
+    assert "dense reaches" in first[0]
+    assert "XA^1/3 XAB^2/3 YB^1/3 YAB^2/3" in first[1] or "monarch:" in first[1]

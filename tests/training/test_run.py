@@ -1,0 +1,172 @@
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from einsearch_cli.data import Batch, TeacherTask, TextSettings, TextTask, open_task
+from einsearch_cli.errors import DivergedError, Exit, SpecError
+from einsearch_cli.models import ProxyModel
+from einsearch_cli.structures import parse_structure
+from einsearch_cli.training import ProxyRun, RunOutcome, estimate_seconds, plan_run, seconds_per_step, train
+from tests.training.tasks import run_of, small_teacher
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def without_clock(outcome: RunOutcome) -> dict[str, object]:
+    return {name: value for name, value in vars(outcome).items() if name != "elapsed_s"}
+
+
+def test_the_teacher_task_is_learned(tmp_path: Path) -> None:
+    """The real teacher, a pool of 16,384: 3e9 FLOPs take the loss from 1 to below 0.3; linear leaves 0.6."""
+    settings = {"pool_size": 16_384, "validation_size": 2048, "dense_input": True}
+    task = open_task("teacher", settings, tmp_path)
+    for structure in ("dense", "monarch"):
+        outcome = train(run_of(task, structure, budget_flops=3e9))
+        assert outcome.loss < 0.3, structure
+        assert outcome.curve[0][1] > 1.3 * outcome.loss
+
+
+def test_the_text_task_is_learned() -> None:
+    """The standard library: from log(128) = 4.85 nats to below 3.0 within 60 steps of 512 characters."""
+    task = TextTask(TextSettings(block_size=64, batch_size=8, layers=1, learning_rate=0.02, validation_blocks=16))
+    run = ProxyRun(task=task, structure=parse_structure("monarch"), width=64, budget_flops=0.0)
+    per_step = 3 * 512 * plan_flops(task)
+    outcome = train(ProxyRun(**(vars(run) | {"budget_flops": 60 * per_step})))
+    assert outcome.steps == 60
+    assert outcome.loss < 3.0
+    assert outcome.curve[0][1] < math.log(128)
+
+
+def plan_flops(task: TextTask) -> int:
+    return task.build_model(parse_structure("monarch"), 64).flops_per_token().body
+
+
+@pytest.mark.parametrize("structure", ["dense", "btt:r=2", "kronecker"])
+def test_the_same_run_twice_is_the_same_to_the_last_bit(tmp_path: Path, structure: str) -> None:
+    first = train(run_of(small_teacher(tmp_path), structure, budget_flops=1e8, seed=3))
+    torch.rand(17)  # the caller's random state has no influence
+    second = train(run_of(small_teacher(tmp_path), structure, budget_flops=1e8, seed=3))
+    assert without_clock(first) == without_clock(second)
+    other = train(run_of(small_teacher(tmp_path), structure, budget_flops=1e8, seed=4))
+    assert other.loss != first.loss
+
+
+def test_the_callers_random_state_is_left_alone(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train(run_of(small_teacher(tmp_path), budget_flops=5e7))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_flops_and_steps_add_up(tmp_path: Path) -> None:
+    """Width 64, depth 3, batch 128, by hand: 3 x 128 x 2 x (8 x 64 + 64 x 64 [+ 64])."""
+    outcome = train(run_of(small_teacher(tmp_path), budget_flops=1e8, validations=4))
+    per_step = 3 * 128 * 2 * (8 * 64 + 64 * 64)
+    assert outcome.steps == int(1e8 // per_step) == 28
+    assert outcome.train_flops == 28 * per_step <= 1e8 < 29 * per_step
+    assert outcome.total_flops == 28 * (per_step + 3 * 128 * 2 * 64)
+    assert [flops for flops, _ in outcome.curve] == [step * per_step for step in (7, 14, 21, 28)]
+    assert outcome.loss == outcome.curve[-1][1]
+    # weights, biases, two gains; the dense input layer is a plain one
+    assert outcome.params == 8 * 64 + 64 + 64 * 64 + 64 + 1 + 64 + 1
+
+
+def test_the_plan_agrees_with_the_run(tmp_path: Path) -> None:
+    run = run_of(small_teacher(tmp_path), "btt:r=2", budget_flops=1e8)
+    plan, outcome = plan_run(run), train(run)
+    assert (plan.steps, plan.params) == (outcome.steps, outcome.params)
+    assert plan.steps * plan.train_flops_per_step == outcome.train_flops
+    assert plan.steps * plan.total_flops_per_step == outcome.total_flops
+
+
+def test_a_plan_allocates_no_network(tmp_path: Path) -> None:
+    """A matrix of 400 GB is planned, not made."""
+    plan = plan_run(run_of(small_teacher(tmp_path), width=320_000, budget_flops=1e30))
+    assert plan.params > 1e11
+
+
+def test_progress_is_told_after_every_step(tmp_path: Path) -> None:
+    told: list[tuple[int, int, float]] = []
+    outcome = train(run_of(small_teacher(tmp_path), budget_flops=1e8), lambda *state: told.append(state))
+    assert [step for step, _, _ in told] == list(range(1, outcome.steps + 1))
+    assert {steps for _, steps, _ in told} == {outcome.steps}
+    assert told[-1][2] < 0.8 * told[0][2]
+
+
+def test_a_budget_too_small_names_the_least(tmp_path: Path) -> None:
+    task = small_teacher(tmp_path)
+    least = 10 * 3 * 128 * 2 * (8 * 64 + 64 * 64)
+    with pytest.raises(SpecError) as caught:
+        train(run_of(task, budget_flops=least - 1))
+    assert str(caught.value) == (
+        "a budget of 3.54e+07 training FLOPs for structure XA^1 YA^1 at width 64: a step costs 3.54e+06, "
+        "and a run has at least 10 steps\ntry: give at least 35389440 FLOPs, or a smaller width"
+    )
+    assert train(run_of(task, budget_flops=least)).steps == 10
+
+
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), -1.0])
+def test_a_budget_that_is_no_number_of_flops(tmp_path: Path, budget: float) -> None:
+    with pytest.raises(SpecError, match="a budget of (nan|inf|-1) training FLOPs"):
+        plan_run(run_of(small_teacher(tmp_path), budget_flops=budget))
+
+
+class Spoiled(TeacherTask):
+    """The teacher task with one NaN on the way."""
+
+    spoil_at = 7
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        for step, batch in enumerate(super().batches(seed), start=1):
+            yield Batch(batch.inputs, batch.targets * (math.nan if step == self.spoil_at else 1))
+
+
+def test_a_loss_that_is_not_finite_names_step_rate_and_remedy(tmp_path: Path) -> None:
+    task = Spoiled(small_teacher(tmp_path).settings, tmp_path)
+    with pytest.raises(DivergedError) as caught:
+        train(run_of(task, "monarch", budget_flops=1e8, seed=5))
+    assert caught.value.exit_code == Exit.RUN_FAILED
+    assert str(caught.value) == (
+        "training loss became nan at step 7 of 84 (structure XA^1/2 XAB^1/2 YB^1/2 YAB^1/2, width 64, seed 5, "
+        "base learning rate 0.02)\ntry: lower the learning rate, e.g. to 0.0067, or lengthen the warm-up"
+    )
+
+
+def test_a_validation_loss_that_is_not_finite_is_found(tmp_path: Path) -> None:
+    class BadHeldOut(TeacherTask):
+        def loss(self, model: ProxyModel, batch: Batch) -> torch.Tensor:
+            return super().loss(model, batch) * (1 if model.training else math.inf)
+
+    task = BadHeldOut(small_teacher(tmp_path).settings, tmp_path)
+    with pytest.raises(DivergedError, match=r"validation loss became inf at step 3 of 28"):
+        train(run_of(task, budget_flops=1e8))
+
+
+def test_the_learning_rate_of_the_run_goes_before_the_tasks(tmp_path: Path) -> None:
+    task = small_teacher(tmp_path)
+    usual, faster = (train(run_of(task, budget_flops=1e8, learning_rate=rate)) for rate in (None, 0.04))
+    assert (usual.learning_rate, faster.learning_rate) == (0.02, 0.04)
+    assert usual.loss != faster.loss
+
+
+def test_large_gradients_are_clipped(tmp_path: Path) -> None:
+    task = small_teacher(tmp_path)
+    outcomes = {clip: train(run_of(task, budget_flops=1e8, clip_norm=clip)).loss for clip in (1e-12, 1.0, 1e9)}
+    assert outcomes[1e-12] > 0.9  # AdamW's epsilon swallows gradients this small
+    assert outcomes[1.0] < 0.9
+
+
+def test_time_estimates(tmp_path: Path) -> None:
+    run = run_of(small_teacher(tmp_path), budget_flops=1e8)
+    step_s = seconds_per_step(run)
+    assert 1e-6 < step_s < 1.0
+    total_s = estimate_seconds(run)
+    assert total_s == pytest.approx(plan_run(run).steps * step_s, rel=5)
