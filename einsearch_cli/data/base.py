@@ -181,7 +181,9 @@ def _settings_error(name: str, error: ValidationError) -> SpecError:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     subject = f"setting {field!r} of task {name!r} is {first['input']!r}" if field else f"settings of task {name!r}"
-    return SpecError(f"{subject}: {_lower_first(first['msg'])}", remedy=f"give {field or 'settings'} that obey this rule")
+    return SpecError(
+        f"{subject}: {_lower_first(first['msg'])}", remedy=f"give {field or 'settings'} that obey this rule"
+    )
 
 
 def _lower_first(text: str) -> str:

@@ -27,7 +27,9 @@ MAX_BYTES: Final = 1 << 28
 VOCABULARY: Final = 127
 """Most characters with a token of their own; all others share token 0."""
 
-_LIBRARY_SKIPS: Final = frozenset({"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "_bundled"})
+_LIBRARY_SKIPS: Final = frozenset(
+    {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "_bundled"}
+)
 _SHUFFLE_SEED: Final = 0
 
 
@@ -101,7 +103,9 @@ def _standard_library() -> list[Path]:
     root = Path(sysconfig.get_path("stdlib"))
     files = _walk(root, frozenset({".py"}), skip=lambda folder: folder in _LIBRARY_SKIPS)
     if not files:
-        raise DataError(f"no .py file under {root}, where this Python says its library is", remedy="give a text by path")
+        raise DataError(
+            f"no .py file under {root}, where this Python says its library is", remedy="give a text by path"
+        )
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -152,7 +153,7 @@ def _label(settings: TeacherSettings) -> Arrays:
             torch.randn(fan_in, fan_out, generator=generator) * math.sqrt(2 / fan_in),
             torch.randn(fan_out, generator=generator) * settings.teacher_bias,
         )
-        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
+        for fan_in, fan_out in itertools.pairwise(sizes)
     ]
     count = settings.pool_size + settings.validation_size
     inputs = torch.randn(count, settings.input_size, generator=generator)

@@ -78,7 +78,7 @@ def matmul_into(a_BRK: Tensor, b_BKN: Tensor, order: MemoryOrder) -> Tensor:
     (5, 20, 1)
     """
     if _layout_is_free() and _is_plain(a_BRK) and _is_plain(b_BKN):
-        result: Tensor = _MatmulInto.apply(a_BRK, b_BKN, order)
+        result: Tensor = _MatmulInto.apply(a_BRK, b_BKN, order)  # type: ignore[no-untyped-call]
         return result
     return torch.bmm(a_BRK, b_BKN)
 
@@ -132,7 +132,7 @@ def _inverse(order: MemoryOrder) -> MemoryOrder:
 
 def _layout_is_free() -> bool:
     """Whether operations run as they are called, rather than being recorded by a compiler."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined]
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -121,7 +121,7 @@ class _Block(nn.Module):
         return torch.as_tensor(self.output(mixed_BHTD.transpose(1, 2).flatten(-2)))
 
     def _heads(self, x_BTW: Tensor) -> Tensor:
-        return x_BTW.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        return x_BTW.reshape(*x_BTW.shape[:-1], -1, self.head_size).transpose(1, 2)
 
 
 def _nearest_width(width: int) -> int:

@@ -46,7 +46,8 @@ class MLP(ProxyModel):
         super().__init__()
         if depth < 2:
             raise SizeError(
-                f"an MLP of depth {depth}: the input layer and the head are already 2", remedy="give a depth of 2 or more"
+                f"an MLP of depth {depth}: the input layer and the head are already 2",
+                remedy="give a depth of 2 or more",
             )
         if min(input_size, width, output_size) < 1:
             raise SizeError(
@@ -54,13 +55,9 @@ class MLP(ProxyModel):
                 remedy="give positive sizes",
             )
         self.width = width
-        first: LinearRule = nn.Linear if dense_input else make_linear
-        layers = [first(input_size, width, True)]
-        layers += [make_linear(width, width, True) for _ in range(depth - 2)]
-        if dense_input:
-            nn.init.normal_(layers[0].weight, std=min(1.0, (width / input_size) ** 0.5) / input_size**0.5)
-            nn.init.zeros_(layers[0].bias)
-        self.layers = nn.ModuleList(layers)
+        make_first = _dense_linear if dense_input else make_linear
+        hidden = [make_linear(width, width, True) for _ in range(depth - 2)]
+        self.layers = nn.ModuleList([make_first(input_size, width, True), *hidden])
         self.head = zero_head(width, output_size, bias=True)
 
     def forward(self, x_BI: Tensor) -> Tensor:
@@ -79,3 +76,12 @@ class MLP(ProxyModel):
     def fan_in_scales(self, layer: str) -> bool:
         """True for all layers but the first, which reads the samples."""
         return layer != "layers.0"
+
+
+def _dense_linear(in_features: int, out_features: int, bias: bool) -> nn.Linear:
+    """An ordinary layer with the start that a dense structure has: spectral muP, bias zero."""
+    layer = nn.Linear(in_features, out_features, bias=bias)
+    nn.init.normal_(layer.weight, std=min(in_features, out_features) ** 0.5 / in_features)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from einsearch_cli.data import AnyTask
 from einsearch_cli.search.halving import rung_budgets
@@ -80,8 +83,20 @@ def _mean_seconds_per_flop(planned: list[tuple[ProxyRun, RunCost]]) -> float:
     started_s = time.perf_counter()
     rates = []
     stride = max(1, len(planned) // 7)
-    for run, cost in (planned[i] for first in range(stride) for i in range(first, len(planned), stride)):
-        rates.append(seconds_per_step(run) / cost.train_flops_per_step)
-        if time.perf_counter() - started_s > PROBE_TIME_S:
-            break
+    with _one_thread():
+        for run, cost in (planned[i] for first in range(stride) for i in range(first, len(planned), stride)):
+            rates.append(seconds_per_step(run) / cost.train_flops_per_step)
+            if time.perf_counter() - started_s > PROBE_TIME_S:
+                break
     return sum(rates) / len(rates)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Workers have one thread each, so a probe must not use more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from einsearch_cli.data import AnyTask, open_task
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.structures import Structure, parse_structure, read_structure_file, structure_of_entry
 from einsearch_cli.structures.extent import parse_rational
-from einsearch_cli.structures.safe_yaml import YamlDocument, load_yaml_file
+from einsearch_cli.structures.safe_yaml import Location, YamlDocument, load_yaml_file
 from einsearch_cli.taxonomy import Bounds, Space, survivors
 from einsearch_cli.training import OptimizerSettings
 
@@ -129,13 +129,15 @@ def load_study_spec(path: Path) -> StudySpec:
         SpecError: with file and line of the first key or value that is wrong.
     """
     document = load_yaml_file(path)
-    if isinstance(document.data, list):
-        return StudySpec(name=path.stem, structures=document.data)
-    if not isinstance(document.data, dict):
+    prefix: Location = ("structures",)
+    data = document.data
+    if isinstance(data, list):
+        data, prefix = {"structures": data}, ()
+    if not isinstance(data, dict):
         raise SpecError(f"{path}: a study is a mapping of keys", remedy="see specs/demo.yaml")
-    data = {str(key): value for key, value in document.data.items()}
-    spec = parse_study_spec({"name": path.stem, **data}, document)
-    _check_structures(spec, document)
+    named = {"name": path.stem, **{str(key): value for key, value in data.items()}}
+    spec = parse_study_spec(named, document)
+    _check_parts(spec, document, prefix)
     return spec
 
 
@@ -156,9 +158,10 @@ def parse_study_spec(data: dict[str, Any], document: YamlDocument | None = None)
         ) from None
 
 
-def _check_structures(spec: StudySpec, document: YamlDocument) -> None:
+def _check_parts(spec: StudySpec, document: YamlDocument, prefix: Location) -> None:
+    """Read structures and task settings once with their place in the file, for the message."""
     for position, entry in enumerate(spec.structures):
-        structure_of_entry(entry, document.where(("structures", position)))
+        structure_of_entry(entry, document.where((*prefix, position)))
     try:
         spec.open_task()
     except EinsearchError as error:

@@ -160,14 +160,6 @@ class StudyStore:
                 latest[result.trial.key] = result
         return list(latest.values())
 
-    def attempts(self) -> dict[str, int]:
-        """How often each trial was brought to an end, by key."""
-        counts: dict[str, int] = {}
-        for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.state not in _OPEN and (result := self._result(frozen)) is not None:
-                counts[result.trial.key] = counts.get(result.trial.key, 0) + 1
-        return counts
-
     @staticmethod
     def _trial(frozen: optuna.trial.FrozenTrial) -> Trial:
         return Trial.from_json(json.loads(frozen.user_attrs[_TRIAL]))

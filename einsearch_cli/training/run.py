@@ -136,7 +136,7 @@ class _Trainer:
         self.done += 1
         value = self._finite(loss.item(), "training")
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
         return value
@@ -186,4 +186,3 @@ def _validation_marks(steps: int, count: int) -> frozenset[int]:
 def estimate_seconds(run: ProxyRun) -> float:
     """Wall time a run will take here, from a few probed steps; validation is not in it."""
     return plan_run(run).steps * seconds_per_step(run)
-

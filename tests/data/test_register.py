@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from einsearch_cli.data import TeacherTask, TextTask, default_cache_folder, find_task, open_task, register_task, task_names
+from einsearch_cli.data import (
+    TeacherTask,
+    TextTask,
+    default_cache_folder,
+    find_task,
+    open_task,
+    register_task,
+    task_names,
+)
 from einsearch_cli.data.teacher import TeacherSettings
 from einsearch_cli.errors import SpecError
 

@@ -66,7 +66,7 @@ def test_labels_are_computed_once_for_all_students(tmp_path: Path, monkeypatch: 
     first = small(tmp_path)
     first.prepare()
 
-    def refuse(settings: TeacherSettings) -> None:
+    def refuse(_: TeacherSettings) -> None:
         raise AssertionError("labelled again")
 
     monkeypatch.setattr(teacher, "_label", refuse)

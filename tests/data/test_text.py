@@ -171,7 +171,7 @@ def test_a_text_too_large_to_hold(book: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_file_that_cannot_be_read(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(_: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)

@@ -58,9 +58,7 @@ def test_against_a_plain_implementation(awake: GPT) -> None:
         heads = []
         for head in range(2):
             rows = slice(head * size, (head + 1) * size)
-            query, key, value = (
-                norm(x) @ layer.weight[rows].T for layer in (block.query, block.key, block.value)
-            )
+            query, key, value = (norm(x) @ layer.weight[rows].T for layer in (block.query, block.key, block.value))
             scores = turn(query) @ turn(key).T / size**0.5
             scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
             heads.append(scores.softmax(-1) @ value)
@@ -97,7 +95,9 @@ def test_starts_by_passing_the_embedding_through(text: str) -> None:
 
 
 def test_impossible_sizes() -> None:
-    with pytest.raises(SizeError, match=r"a GPT of width 100: .*even number up to 64 or a multiple of 64\ntry: use 128"):
+    with pytest.raises(
+        SizeError, match=r"a GPT of width 100: .*even number up to 64 or a multiple of 64\ntry: use 128"
+    ):
         GPT(vocabulary=13, width=100, layers=1, context=8, make_linear=nn.Linear)
     with pytest.raises(SizeError, match="try: use 34"):
         GPT(vocabulary=13, width=33, layers=1, context=8, make_linear=nn.Linear)

@@ -11,9 +11,7 @@ def mlp(text: str, width: int) -> MLP:
 
 
 def gpt(text: str, width: int) -> GPT:
-    return GPT(
-        vocabulary=13, width=width, layers=1, context=8, make_linear=structured_linear(parse_structure(text))
-    )
+    return GPT(vocabulary=13, width=width, layers=1, context=8, make_linear=structured_linear(parse_structure(text)))
 
 
 def test_dense_mlp() -> None:

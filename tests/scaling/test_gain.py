@@ -120,6 +120,29 @@ def test_end_of_the_interval_beyond_the_measured_losses_is_open(run):
     assert found.high is None
 
 
+def test_low_end_beyond_the_measured_losses_is_open(run):
+    dense = [run("dense", loss, rung=k, flops=10.0**k, seed=s) for k, loss in enumerate((1.0, 0.5)) for s in range(3)]
+    other = [run("monarch", loss, seed=s) for s, loss in enumerate((0.7, 0.9, 1.2))]  # some resamples end above 1
+    found = compute_gain(levels_of(other, MONARCH), levels_of(dense, DENSE))
+    assert found.value is not None
+    assert found.low is None
+    assert found.high is not None
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 9])
+def test_for_small_noise_the_interval_is_the_t_interval_of_the_gains_of_single_seeds(run, seeds):
+    source = random.Random(4)
+    bumps = [source.gauss(0, 1e-4) for _ in range(seeds)]
+    dense = [run("dense", power_law(c), rung=k, flops=c, seed=s) for k, c in enumerate(BUDGETS) for s in range(seeds)]
+    other = [
+        run("monarch", power_law(3e9, gain=1.4) * math.exp(bump), seed=s, flops=3e9) for s, bump in enumerate(bumps)
+    ]
+    found = compute_gain(levels_of(other, MONARCH), levels_of(dense, DENSE))
+    low, high = t_interval([math.log(1.4) - bump / 0.3 for bump in bumps])
+    tolerance = 0.01 if seeds < 7 else 0.12  # from seven seeds on resamples are random
+    assert math.log(found.high / found.low) == pytest.approx(high - low, rel=tolerance)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 6, 7, 12])
 def test_resamples_are_all_draws_with_their_probability(n):
     drawn = resamples(n)

@@ -20,7 +20,13 @@ def small_teacher(folder: Path, **settings: object) -> TeacherTask:
 
 
 def run_of(
-    task: TeacherTask, structure: str = "dense", *, width: int = 64, budget_flops: float = 6e8, seed: int = 0, **optimizer: object
+    task: TeacherTask,
+    structure: str = "dense",
+    *,
+    width: int = 64,
+    budget_flops: float = 6e8,
+    seed: int = 0,
+    **optimizer: object,
 ) -> ProxyRun:
     return ProxyRun(
         task=task,

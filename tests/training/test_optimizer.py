@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -63,7 +64,7 @@ def test_schedule_by_hand() -> None:
     assert values[9] == values[10] == max(values) == 1.0
     assert values[55] == pytest.approx(0.6)  # half way down the cosine
     assert values[99] == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi * 89 / 90)))
-    assert all(a > b for a, b in zip(values[10:], values[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values[10:]))
 
 
 def test_schedule_without_warm_up() -> None:

@@ -115,7 +115,7 @@ def test_a_budget_too_small_names_the_least(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("budget", [float("nan"), float("inf"), -1.0])
 def test_a_budget_that_is_no_number_of_flops(tmp_path: Path, budget: float) -> None:
-    with pytest.raises(SpecError, match="a budget of (nan|inf|-1) training FLOPs"):
+    with pytest.raises(SpecError, match=r"a budget of (nan|inf|-1) training FLOPs"):
         plan_run(run_of(small_teacher(tmp_path), budget_flops=budget))
 
 

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from einsearch_cli.structures import parse_structure, read_structure_file, structure_of_terms
+from einsearch_cli.taxonomy import Space, survivors
+
+
+def test_count(einsearch) -> None:
+    found = json.loads(einsearch("enumerate", "--factors", 2, "--grid", 4, "--count", "--format", "json").out)
+    assert found == {"factors": 2, "grid": 4, "raw": 1125, "distinct": 585, "irreducible": 460, "survivors": 460}
+    assert "585" in einsearch("enumerate", "--grid", 4, "--count").out
+
+
+def test_filters_sorting_and_limit(einsearch) -> None:
+    words = ("--grid", 4, "--min-psi", 1, "--max-omega", 0, "--max-nu", "3/4", "--format", "jsonl")
+    found = [json.loads(line) for line in einsearch("enumerate", *words).out.splitlines()]
+    assert found
+    assert all((item["psi"], item["omega"], item["kept"]) == ("1", "0", True) for item in found)
+    assert [item["nu"] for item in found] == sorted((item["nu"] for item in found), key=lambda nu: eval_fraction(nu))
+    first = einsearch("enumerate", *words, "--limit", 3).out.splitlines()
+    assert [json.loads(line)["structure"] for line in first] == [item["structure"] for item in found[:3]]
+    low_rank = einsearch("enumerate", "--grid", 4, "--family", "low-rank", "--format", "jsonl").out.splitlines()
+    assert {json.loads(line)["family"] for line in low_rank} == {"low-rank"}
+
+
+def eval_fraction(text: str) -> float:
+    numerator, _, denominator = text.partition("/")
+    return int(numerator) / int(denominator or 1)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "yaml"])
+def test_files_read_back_to_the_same_structures(einsearch, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"found.{suffix}"
+    assert einsearch("enumerate", "--grid", 2, "--format", suffix, "--out", path).code == 0
+    assert [named.structure for named in read_structure_file(path)] == survivors(Space(2))
+
+
+def test_tables(einsearch) -> None:
+    assert "| XA^1/2 XAB^1/2 YB^1/2 YAB^1/2" in einsearch("enumerate", "--grid", 2, "--format", "markdown").out
+    rows = list(csv.DictReader(io.StringIO(einsearch("enumerate", "--grid", 2, "--format", "csv").out)))
+    assert {"structure", "family", "kept"} <= set(rows[0])
+
+
+def test_classify_json_is_one_object_for_one_structure(einsearch) -> None:
+    item = json.loads(einsearch("classify", "monarch", "--d-in", 1024, "--d-out", 256, "--format", "json").out)
+    assert structure_of_terms(item["structure"]) == parse_structure("monarch")
+    required = {
+        "structure", "theta", "family", "omega", "psi", "nu", "d_in", "d_out", "sizes", "params", "flops_per_token",
+        "dense_params", "dense_flops_per_token", "rank_bound", "einsum", "kept", "reasons",
+    }  # fmt: skip
+    assert required <= set(item)
+    assert (item["params"], item["flops_per_token"], item["rank_bound"]) == (32 * 32 * 16 + 16 * 32 * 16, 49152, 256)
+    assert item["params_formula"] == "2*d**(3/2)"
+    assert [order["order"] for order in item["orders"]] == ["(xA)B", "x(AB)", "(xB)A"]
+
+
+def test_classify_reads_several_specs_files_and_stdin(einsearch, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "two.yaml").write_text("- {name: mine, indices: {XA: 1, YA: 1}}\n- low-rank\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO('btt:r=2\n{"structure": "kronecker"}\n'))
+    items = json.loads(einsearch("classify", "monarch", tmp_path / "two.yaml", "-", "--format", "json").out)
+    assert [item["family"] for item in items] == ["monarch", "dense", "low-rank", "btt", "kronecker"]
+    assert items[1]["name"] == "mine"
+
+
+def test_enumerate_pipes_into_classify(einsearch, monkeypatch) -> None:
+    listed = einsearch("enumerate", "--grid", 2, "--format", "jsonl").out
+    monkeypatch.setattr("sys.stdin", io.StringIO(listed))
+    assert len(json.loads(einsearch("classify", "-", "--format", "json").out)) == len(survivors(Space(2)))
+
+
+def test_einsum_sizes_fix_the_dimensions(einsearch) -> None:
+    words = ("bgn,gnr,gro->bo", "--sizes", "g=4,n=192,r=128,o=1024", "--format", "json")
+    item = json.loads(einsearch("classify", *words).out)
+    assert (item["family"], item["d_in"], item["d_out"], item["rank_bound"]) == ("block-dense", 768, 1024, 512)
+    assert "leave --d-in out" in einsearch("classify", *words, "--d-in", 512).err
+
+
+def test_the_card_shows_what_limits_the_rank_and_the_verdict(einsearch) -> None:
+    text = einsearch("classify", "low-rank", "--d-in", 257).out
+    assert "at most 16, by the cut X A | B Y through AB" in text
+    assert "pruned: rank grows as d^1/2" in text
+    assert "padded to 260" in einsearch("classify", "monarch", "--d-in", 257).out
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "remedy"),
+    [
+        (("classify", "monrach"), "no structure or family is named 'monrach'", "monarch, or carrier sets"),
+        (("classify", "XA^1/2 YA"), "they must sum to 1", "bare to let it take the rest"),
+        (("classify", "dense", "--d-in", "0"), "d_in = 0: dimensions must be from 1 to 2^48", "choose d_in"),
+        (("classify", "missing.yaml"), "cannot read missing.yaml", "check the path"),
+        (("classify", "dense", "--sizes", "i=3"), "only einsum equations take them", "leave --sizes out"),
+        (("enumerate", "--grid", "0"), "Invalid value for '--grid'", "einsearch enumerate --help"),
+        (("enumerate", "--grid", "99"), "points: at most 20,000,000 can be enumerated", "coarser --grid"),
+        (("enumerate", "--family", "bt"), "no structure or family is named 'bt'", "btt"),
+        (("enumerate", "--min-psi", "x"), "'x' in '--min-psi' is not an exponent", "write a fraction"),
+        (("enumerate", "--out", "/nowhere/x.json"), "the folder '/nowhere' does not exist", "mkdir -p '/nowhere'"),
+        (("enumerate", "--out", "/"), "it is a folder", "give a file name"),
+        (("frobnicate",), "No such command 'frobnicate'", "--help"),
+    ],
+)
+def test_bad_input_is_named_with_exit_code_2_and_no_traceback(einsearch, words, message: str, remedy: str) -> None:
+    found = einsearch(*words)
+    assert found.code == 2
+    assert found.out == ""
+    assert found.err.startswith("error: ")
+    assert message in found.err
+    assert remedy in found.err
+    assert "Traceback" not in found.err
+    assert "Traceback" in einsearch("classify", "monrach", "--traceback").err
+
+
+@pytest.mark.parametrize(("words", "limit_s"), [(["--help"], 0.5), (["enumerate", "--grid", "4"], 1.5)])
+def test_commands_that_do_not_train_start_fast(words: list[str], limit_s: float) -> None:
+    """Best of five: other work on the machine must not fail this."""
+    times_s = []
+    for _ in range(5):
+        started_s = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "einsearch_cli.cli.main", *words], check=True, capture_output=True)
+        times_s.append(time.perf_counter() - started_s)
+    assert min(times_s) < limit_s
+
+
+def test_structures_and_taxonomy_never_load_torch() -> None:
+    code = "import sys, einsearch_cli.taxonomy, einsearch_cli.cli.main; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.strip() == b"False"

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+STUDY = """
+task: teacher
+task_settings: {teacher_width: 16, pool_size: 4096, validation_size: 256, batch_size: 64}
+structures: [monarch, kronecker, low-rank]
+widths: [16, 32]
+seeds: 2
+budget_flops: 1e8
+halving: {rungs: 2, factor: 4}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def write_study(folder: Path, text: str = STUDY) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def ranking(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())["ranking"]
+    return found
+
+
+def test_a_study_from_start_to_report(einsearch, tmp_path: Path) -> None:
+    study, out = write_study(tmp_path), tmp_path / "out"
+    found = einsearch("rank", study, "--out", out)
+    assert found.code == 0, found.err
+    assert "28 runs" in found.err, "the estimate comes first"
+    document = json.loads((out / "results.json").read_text())
+    assert (document["task"], document["budget_flops"]) == ("teacher", 1e8)
+    assert len(document["results"]) == 28
+    fields = {"structure", "family", "omega", "psi", "nu", "width", "params", "train_flops", "seed", "loss", "status"}
+    assert all(fields <= set(result) for result in document["results"])
+    last_rung = [r for r in document["results"] if r["rung"] == 1]
+    assert all(0.9e8 < r["train_flops"] <= 1e8 for r in last_rung), "equal training FLOPs for all"
+    assert {r["family"] for r in last_rung} > {"dense"}, "the yardstick is always trained to the end"
+    assert len(document["ranking"]) == 4
+    assert all({"loss", "ci_low", "ci_high", "compute_gain", "rank"} <= set(entry) for entry in document["ranking"])
+    assert "<svg" in (out / "report.html").read_text()
+    assert "monarch" in found.out
+
+
+def test_the_same_command_again_repeats_nothing(einsearch, tmp_path: Path) -> None:
+    study, out = write_study(tmp_path), tmp_path / "out"
+    einsearch("rank", study, "--out", out)
+    before = finished_runs(out)
+    again = einsearch("rank", study, "--out", out)
+    assert again.code == 0
+    assert finished_runs(out) == before
+    other = einsearch("rank", study, "--out", out, "--seeds", 3)
+    assert other.code == 2
+    assert "holds another study" in other.err
+
+
+def finished_runs(folder: Path) -> dict[str, int]:
+    """How often each trial was finished, read from the database by Optuna itself."""
+    study = optuna.load_study(study_name="einsearch", storage=f"sqlite:///{folder / 'study.db'}")
+    counts: dict[str, int] = {}
+    for trial in study.trials:
+        if trial.state == optuna.trial.TrialState.COMPLETE:
+            counts[str(trial.params)] = counts.get(str(trial.params), 0) + 1
+    return counts
+
+
+def test_kill_9_and_the_same_command_give_the_undisturbed_ranking(einsearch, tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert einsearch("rank", study, "--out", undisturbed).code == 0
+    command = [sys.executable, "-m", "einsearch_cli.cli.main", "rank", str(study), "--out", str(killed)]
+    for finished_before_kill in (3, 9):
+        kill_when_finished(command, killed, finished_before_kill)
+    done_before = finished_runs(killed)
+    assert 9 <= len(done_before) < 28
+    assert not (killed / "results.json").exists()
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    assert ranking(killed) == ranking(undisturbed)
+    assert set(finished_runs(killed).values()) == {1}, "no finished trial is run twice"
+    assert done_before.items() <= finished_runs(killed).items()
+
+
+def kill_when_finished(command: list[str], folder: Path, count: int) -> None:
+    """Start the command in its own session and kill -9 the parent once `count` trials are finished."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline_s = time.monotonic() + 200
+    while not (folder / "study.db").exists() or sum(safe_counts(folder).values()) < count:
+        assert process.poll() is None, "the command ended before it could be killed"
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while any_left(process.pid):
+        assert time.monotonic() < deadline_s, "the workers outlived their parent"
+        time.sleep(0.05)
+
+
+def safe_counts(folder: Path) -> dict[str, int]:
+    try:
+        return finished_runs(folder)
+    except Exception:
+        return {}  # the tables are still being made
+
+
+def any_left(session: int) -> bool:
+    """Whether a process of the session is alive."""
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+    study = write_study(tmp_path, STUDY.replace("1e8", "1e12"))
+    command = [sys.executable, "-m", "einsearch_cli.cli.main", "rank", str(study), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("rung 1/2"):
+            break
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130
+    assert "run the same command again to go on" in rest
+    assert "Traceback" not in rest
+    assert not any_left(process.pid)
+
+
+def test_a_run_that_diverges_is_reported_and_the_others_are_ranked(einsearch, tmp_path: Path) -> None:
+    text = STUDY.replace("structures:", "optimizer: {learning_rate: 1e30}\nstructures:")
+    found = einsearch("rank", write_study(tmp_path, text), "--out", tmp_path / "out")
+    assert found.code == 3
+    assert "16 of 16 runs have no loss" in found.err or "runs have no loss" in found.err
+    assert "loss became" in found.err
+    assert "lower the learning rate" in found.err
+    assert "Traceback" not in found.err
+    assert {r["status"] for r in json.loads((tmp_path / "out" / "results.json").read_text())["results"]} == {"diverged"}
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(einsearch, tmp_path: Path) -> None:
+    plan = json.loads(einsearch("rank", write_study(tmp_path), "--dry-run", "--format", "json").out)
+    assert (plan["runs"], len(plan["structures"])) == (28, 4)
+    assert plan["train_flops"] == pytest.approx(16 * 2.5e7 + 12 * 1e8)
+    assert plan["seconds"] > 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
+    words = ("--widths", "64", "--budget", "1e9", "--dry-run", "--format", "json", "--seeds", "1")
+    assert len(json.loads(einsearch("rank", "monarch", "btt:r=2", *words).out)["structures"]) == 3
+    assert len(json.loads(einsearch("rank", "grid:2", *words).out)["structures"]) == 7
+    (tmp_path / "found.csv").write_text("structure\nmonarch\n")
+    assert len(json.loads(einsearch("rank", tmp_path / "found.csv", *words).out)["structures"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["monarch", "--widths", "64,x"], "widths.1 is 'x'"),
+        (["monarch", "--budget", "-1"], "budget_flops is '-1.0'"),
+        (["monarch", "--budget", "10"], "a budget of 3.33 training FLOPs"),
+        (["monarch", "--task", "teachr"], "no task 'teachr'"),
+        (["monarch", "--text", "missing"], "missing"),
+        (["grid:x"], "space.grid is 'x'"),
+        (["monrach"], "no structure or family is named 'monrach'"),
+        (["dense"], "0 candidates beside dense"),
+        (["missing.yaml"], "cannot read missing.yaml"),
+        (["dense", "monarch", "--widths", "1000000", "--budget", "1e20"], "bytes"),
+    ],
+)
+def test_bad_studies_are_refused_before_anything_starts(einsearch, tmp_path: Path, words, message: str) -> None:
+    found = einsearch("rank", *words, "--out", tmp_path / "out")
+    assert found.code == 2
+    assert message in found.err
+    assert "try: " in found.err
+    assert "Traceback" not in found.err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,95 @@
+"""The engine contract, on the engine of local processes with real training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from einsearch_cli.search.engine import LocalProcesses
+from einsearch_cli.search.trial import Trial
+from einsearch_cli.search.worker import Finished, Job, Progress, WorkerSetup
+from einsearch_cli.structures import parse_structure
+
+SMALL = {"teacher_width": 16, "pool_size": 2048, "validation_size": 256, "batch_size": 64}
+SETUP = WorkerSetup("teacher", SMALL, {})
+
+
+def jobs(count: int, budget_flops: float = 2e7) -> list[Job]:
+    return [Job(n, Trial(parse_structure("monarch"), 16, n, 0, budget_flops)) for n in range(count)]
+
+
+def run(engine: LocalProcesses, queue: list[Job]) -> dict[int, Finished]:
+    found: dict[int, Finished] = {}
+    waiting = iter(queue)
+
+    def on_event(event: Progress | Finished) -> None:
+        if isinstance(event, Finished):
+            assert event.number not in found
+            found[event.number] = event
+
+    engine.run(lambda: next(waiting, None), on_event)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_every_job_ends_once_and_the_losses_do_not_depend_on_the_number_of_workers() -> None:
+    one, two = run(LocalProcesses(1, SETUP), jobs(3)), run(LocalProcesses(2, SETUP), jobs(3))
+    assert [one[n].result.loss for n in range(3)] == [two[n].result.loss for n in range(3)]
+    assert {finished.result.status for finished in one.values()} == {"ok"}
+    assert len({finished.result.loss for finished in one.values()}) == 3
+
+
+def test_a_run_that_diverges_or_cannot_start_leaves_the_others_unharmed() -> None:
+    queue = jobs(3)
+    queue[1] = Job(1, Trial(parse_structure("monarch"), 16, 1, 0, 1.0))
+    wild = WorkerSetup("teacher", SMALL, {"learning_rate": 1e30})
+    found = run(LocalProcesses(2, SETUP), queue)
+    assert [found[n].result.status for n in range(3)] == ["ok", "failed", "ok"]
+    assert "a budget of 1 training FLOPs" in str(found[1].result.error)
+    [diverged] = run(LocalProcesses(1, wild), jobs(1)).values()
+    assert diverged.result.status == "diverged"
+    assert diverged.result.loss is None
+    assert "loss became" in str(diverged.result.error)
+
+
+def test_a_killed_worker_fails_its_trial_only() -> None:
+    from multiprocessing import active_children
+
+    queue = jobs(3)
+    queue[0] = Job(0, Trial(parse_structure("monarch"), 16, 0, 0, 1e12))
+    waiting = iter(queue)
+    found: dict[int, Finished] = {}
+
+    def on_event(event: Progress | Finished) -> None:
+        if isinstance(event, Finished):
+            found[event.number] = event
+        elif event.number == 0 and 0 not in found:
+            for child in active_children():
+                os.kill(child.pid or 0, signal.SIGKILL)
+
+    LocalProcesses(1, SETUP).run(lambda: next(waiting, None), on_event)
+    assert [found[n].result.status for n in range(3)] == ["failed", "ok", "ok"]
+    assert "exit code -9" in str(found[0].result.error)
+
+
+def test_an_interrupt_stops_the_workers() -> None:
+    from multiprocessing import active_children
+
+    endless = [Job(n, Trial(parse_structure("monarch"), 16, n, 0, 1e15)) for n in range(2)]
+
+    def interrupt(event: Progress | Finished) -> None:
+        raise KeyboardInterrupt
+
+    waiting = iter(endless)
+    started_s = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        LocalProcesses(2, SETUP).run(lambda: next(waiting, None), interrupt)
+    assert not active_children()
+    assert time.perf_counter() - started_s < 60

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from einsearch_cli.errors import EinsearchError, SpecError
+from einsearch_cli.search.spec import StudySpec, load_study_spec
+from einsearch_cli.structures import parse_structure
+from einsearch_cli.taxonomy import taxonomy_of
+
+
+def load(folder: Path, text: str) -> StudySpec:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_study_spec(path)
+
+
+def test_candidates_come_from_text_files_and_a_pruned_space_each_once(tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text("structure\nlow-rank\nbtt:r=1\n")
+    spec = load(tmp_path, "structures: [monarch, dense]\nfiles: [more.csv]\nspace: {grid: 2, max_nu: 1/2}\n")
+    found = spec.candidates(tmp_path)
+    assert [str(s) for s in found[:3]] == ["XA^1 YA^1", "XA^1/2 XAB^1/2 YB^1/2 YAB^1/2", "XA^1 YB^1 AB^1/2"]
+    assert len(found) == len(set(found)) == 5
+    assert all(taxonomy_of(s).psi == 1 and taxonomy_of(s).omega == 0 for s in found[3:])
+    assert spec.name == "mine"
+
+
+def test_a_list_of_structures_is_a_study(tmp_path: Path) -> None:
+    assert load(tmp_path, "- monarch\n").candidates() == [parse_structure("dense"), parse_structure("monarch")]
+
+
+def test_numbers_in_scientific_notation(tmp_path: Path) -> None:
+    assert load(tmp_path, "structures: [monarch]\nbudget_flops: 3e11\n").budget_flops == 3e11
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("structures: [monarch]\nwidht: [64]\n", "mine.yaml:2: unknown key 'widht'"),
+        ("structures: [monarch]\nhalving:\n  rungs: 2\n  eta: 3\n", "mine.yaml:4: unknown key 'halving.eta'"),
+        ("widths: [64, 64]\n", "mine.yaml:1: widths is '[64, 64]'"),
+        ("widths: []\n", "widths is '[]'"),
+        ("seeds: 0\n", "seeds is '0'"),
+        ("budget_flops: -1\n", "budget_flops is '-1'"),
+        ("budget_flops: .nan\n", "budget_flops is 'nan'"),
+        ("name: ../../etc\n", "name is '../../etc'"),
+        ("structures:\n- monarch\n- XA^1/2 YA^1\n", "mine.yaml:3: the input exponents"),
+        ("structures: [monarch]\ntask: teachr\n", "no task 'teachr'"),
+        ("structures: [monarch]\ntask_settings: {dpth: 3}\n", "has no setting 'dpth'"),
+        ("structures: [monarch]\noptimizer: {learning_rate: 0}\n", "optimizer.learning_rate is '0'"),
+        ("space: {grid: 100}\n", "space.grid is '100'"),
+        ("just text\n", "a study is a mapping"),
+        ("- monarch\n- {a: 1}\n", "mine.yaml:2: 'a' in 'a^1' is not a carrier set"),
+    ],
+)
+def test_bad_studies_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(EinsearchError) as caught:
+        load(tmp_path, text).candidates()
+    assert message in caught.value.problem
+    assert caught.value.remedy
+
+
+def test_a_study_needs_a_candidate_and_not_too_many() -> None:
+    with pytest.raises(SpecError, match="0 candidates beside dense"):
+        StudySpec(structures=["dense"]).candidates()
+    with pytest.raises(SpecError, match="it needs 1 to 499"):
+        StudySpec(space={"grid": 8}).candidates()  # type: ignore[arg-type]

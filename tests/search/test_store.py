@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from einsearch_cli.errors import OutputError, StudyError
+from einsearch_cli.search.store import DATABASE, StudyStore
+from einsearch_cli.search.trial import Trial, TrialResult, failed_result
+from einsearch_cli.structures import parse_structure
+
+STRUCTURES = [parse_structure("dense"), parse_structure("monarch")]
+TRIALS = [Trial(s, width, seed, 0, 1e9) for s in STRUCTURES for width in (64, 128) for seed in (0, 1)]
+
+
+def finished(trial: Trial, loss: float) -> TrialResult:
+    return TrialResult(trial, "ok", loss, 1, 1e9, 2e9, 10, 0.1, ((1e9, loss),))
+
+
+def open_store(folder: Path, fingerprint: str = "f") -> StudyStore:
+    return StudyStore(folder, fingerprint, STRUCTURES)
+
+
+def test_every_trial_is_given_out_once_and_its_result_kept(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.add(TRIALS)
+        store.add(TRIALS)
+        given = []
+        while (taken := store.take()) is not None:
+            given.append(taken[1])
+            store.finish(taken[0], finished(taken[1], loss=taken[0] / 8))
+    assert given == TRIALS
+    with open_store(tmp_path) as store:
+        store.add(TRIALS)
+        assert store.take() is None
+        assert store.results() == [finished(trial, n / 8) for n, trial in enumerate(TRIALS)]
+
+
+def test_a_trial_left_running_is_run_again_after_the_others(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.add(TRIALS)
+        first = store.take()
+    assert first is not None
+    with open_store(tmp_path) as store:
+        remaining = [taken[1] for taken in iter(store.take, None)]
+    assert sorted(t.key for t in remaining) == sorted(t.key for t in TRIALS)
+
+
+def test_a_result_written_just_before_a_kill_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(tmp_path) as store:
+        store.add(TRIALS[:1])
+        taken = store.take()
+        assert taken is not None
+        monkeypatch.setattr(store, "_tell", lambda *_: None)  # killed between the two writes
+        store.finish(taken[0], finished(taken[1], 0.5))
+    with open_store(tmp_path) as store:
+        assert store.take() is None
+        assert [result.loss for result in store.results()] == [0.5]
+
+
+def test_crashed_trials_are_retried_and_diverged_ones_are_not(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.add(TRIALS[:2])
+        for status in ("failed", "diverged"):
+            taken = store.take()
+            assert taken is not None
+            store.finish(taken[0], failed_result(taken[1], status, "boom", 0.1))  # type: ignore[arg-type]
+        assert store.take() is None
+        assert [result.status for result in store.results()] == ["failed", "diverged"]
+    with open_store(tmp_path) as store:
+        assert [taken[1] for taken in iter(store.take, None)] == TRIALS[:1]
+
+
+def test_a_retried_trial_has_one_result_the_latest(tmp_path: Path) -> None:
+    for result in (failed_result(TRIALS[0], "failed", "boom", 0.1), finished(TRIALS[0], 0.25)):
+        with open_store(tmp_path) as store:
+            store.add(TRIALS[:1])
+            taken = store.take()
+            assert taken is not None
+            store.finish(taken[0], result)
+    with open_store(tmp_path) as store:
+        assert store.take() is None
+        assert store.results() == [finished(TRIALS[0], 0.25)]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with open_store(tmp_path), pytest.raises(StudyError, match="is in use"), open_store(tmp_path):
+        pass
+
+
+def test_another_study_is_not_mixed_in(tmp_path: Path) -> None:
+    with open_store(tmp_path):
+        pass
+    with pytest.raises(StudyError, match="holds another study"), open_store(tmp_path, "g"):
+        pass
+    with open_store(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "foreign"])
+def test_a_damaged_database_is_named(tmp_path: Path, damage: str) -> None:
+    with open_store(tmp_path) as store:
+        store.add(TRIALS)
+    path = tmp_path / DATABASE
+    if damage == "garbage":
+        path.write_bytes(b"not a database" * 500)
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    else:
+        path.unlink()
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE studies (colour INTEGER)")
+        connection.close()
+    with pytest.raises(StudyError) as caught, open_store(tmp_path):
+        pass
+    assert str(path) in caught.value.problem
+    assert "delete" in caught.value.remedy
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write to the study folder"), open_store(tmp_path / "file" / "x"):
+        pass
