@@ -7,8 +7,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from einsearch_cli import __version__
 from einsearch_cli.cli import classify, console, enumerate, families, rank
@@ -48,10 +48,10 @@ def main(arguments: Sequence[str]) -> int:
     show_traceback = "--traceback" in arguments
     rest = [argument for argument in arguments if argument != "--traceback"]
     try:
-        result = app(args=rest, standalone_mode=False)
+        result = app(args=rest, prog_name="einsearch", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else Exit.OK
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         console.error("interrupted")
         return Exit.INTERRUPTED
     except BrokenPipeError:
@@ -61,9 +61,9 @@ def main(arguments: Sequence[str]) -> int:
         _show(show_traceback)
         console.error(error.problem, error.remedy)
         return error.exit_code
-    except click.ClickException as error:
-        usage = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "einsearch"
-        console.error(error.format_message(), f"{usage} --help")
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        console.error(error.format_message(), f"{context.command_path if context else 'einsearch'} --help")
         return Exit.BAD_INPUT
     except Exception as error:
         _show(show_traceback)

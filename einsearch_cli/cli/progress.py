@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import Self
@@ -133,6 +134,8 @@ def duration(seconds: float) -> str:
     >>> duration(42.4), duration(200), duration(9000)
     ('42 s', '3.3 min', '2.5 h')
     """
+    if math.isnan(seconds):
+        return "an unknown time"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

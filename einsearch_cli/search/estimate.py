@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from einsearch_cli.data import AnyTask
+from einsearch_cli.errors import DivergedError
 from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.study import planned_counts
@@ -30,7 +32,7 @@ class RungEstimate:
     structures: int
     runs: int
     seconds: float
-    """Wall time of the rung on all workers, if no run fails."""
+    """Wall time of the rung on all workers, if no run fails; nan if no step could be timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,13 @@ class StudyEstimate:
         return sum(rung.seconds for rung in self.rungs)
 
     def to_json(self) -> dict[str, Any]:
-        totals = {"runs": self.runs, "train_flops": self.train_flops, "seconds": self.seconds}
-        return {**totals, "rungs": [asdict(rung) for rung in self.rungs]}
+        """Plain data; an unknown time is null."""
+        rungs = [asdict(rung) | {"seconds": _known(rung.seconds)} for rung in self.rungs]
+        return {"runs": self.runs, "train_flops": self.train_flops, "seconds": _known(self.seconds), "rungs": rungs}
+
+
+def _known(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else seconds
 
 
 def estimate_study(spec: StudySpec, structures: Sequence[Structure], task: AnyTask, workers: int) -> StudyEstimate:
@@ -85,10 +92,11 @@ def _mean_seconds_per_flop(planned: list[tuple[ProxyRun, RunCost]]) -> float:
     stride = max(1, len(planned) // 7)
     with _one_thread():
         for run, cost in (planned[i] for first in range(stride) for i in range(first, len(planned), stride)):
-            rates.append(seconds_per_step(run) / cost.train_flops_per_step)
+            with suppress(DivergedError):  # it will be reported when the run itself diverges
+                rates.append(seconds_per_step(run) / cost.train_flops_per_step)
             if time.perf_counter() - started_s > PROBE_TIME_S:
                 break
-    return sum(rates) / len(rates)
+    return sum(rates) / len(rates) if rates else math.nan
 
 
 @contextmanager

@@ -176,8 +176,9 @@ def _open_study(path: Path) -> optuna.Study:
         storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 30}})
         study = optuna.create_study(storage=storage, study_name="einsearch", direction="minimize", load_if_exists=True)
         study.get_trials(deepcopy=False)
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, KeyError, ValueError, AssertionError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0][:200]
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, KeyError, ValueError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0][:200]
         raise StudyError(
             f"cannot read the study database {path}: {reason}; it must be a database that einsearch wrote",
             remedy=f"restore it from a copy, or delete {path} to start anew",
