@@ -64,8 +64,15 @@ def test_absorption_equals_the_product_of_the_factors() -> None:
     """Both namings of a factor that carries less than the other."""
     brute = set()
     for a, b in permutations("AB"):
-        brute.add(Structure.of({f"X{a}": Extent.fixed(2), f"X{a}{b}": parse_structure("monarch:blocks=2").extent("XA"),
-                                f"Y{a}{b}": parse_structure("dense").extent("YA")}))
+        brute.add(
+            Structure.of(
+                {
+                    f"X{a}": Extent.fixed(2),
+                    f"X{a}{b}": parse_structure("monarch:blocks=2").extent("XA"),
+                    f"Y{a}{b}": parse_structure("dense").extent("YA"),
+                }
+            )
+        )
     assert brute == {parse_structure("dense")}
 
 

@@ -1,0 +1,47 @@
+"""Every `einsearch` command in the README runs, and prints what the README shows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from einsearch_cli.cli.main import main
+
+README = Path(__file__).parents[1] / "README.md"
+EXAMPLES = re.findall(r"^\$ (einsearch .+?)\n(.*?)(?=^\$ |^```)", README.read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.fixture
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_folder")
+@pytest.mark.parametrize(("command", "shown"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
+def test_readme_example(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(shlex.split(command)[1:])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    expected = [line.rstrip() for line in shown.splitlines()]
+    found = [line.rstrip() for line in captured.out.splitlines()]
+    if expected[-1:] == ["..."]:
+        assert found[: len(expected) - 1] == expected[:-1]
+    elif expected:
+        assert found == expected
+
+
+def test_the_readme_shows_all_three_commands() -> None:
+    assert {command.split()[1] for command, _ in EXAMPLES} >= {"enumerate", "classify", "rank"}
+
+
+def test_study_files_in_specs_are_valid() -> None:
+    from einsearch_cli.search.spec import load_study_spec
+
+    paths = sorted((README.parent / "specs").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert len(load_study_spec(path).candidates(path.parent)) >= 2
