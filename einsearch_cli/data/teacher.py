@@ -1,4 +1,4 @@
-"""Regression on a fixed random ReLU network: Potapczynski et al. 2024, section 4 ("MLP on synthetic data")."""
+"""Regression on a fixed random ReLU network: Potapczynski et al. 2024, "Scaling Laws of Einsums"."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ class EinsumLinear(nn.Module):
     for speed. Where a dimension has no fitting divisors the input is padded
     with zeros and the output is cut.
 
-    Stability, from Qiu et al. 2024 (arXiv 2406.06248), section 3, and
-    Potapczynski et al. 2024 (arXiv 2410.02117), section 5: every factor is
+    Stability, from Qiu et al. 2024 (arXiv 2406.06248), and
+    Potapczynski et al. 2024 (arXiv 2410.02117): every factor is
     divided by max(1, rms / init std), and the product has a learnable gain.
     All these numbers are folded into one, applied to the smallest factor.
 
@@ -97,7 +97,7 @@ class EinsumLinear(nn.Module):
         """Draw the factors anew; gain one, bias zero.
 
         A factor's standard deviation is sqrt(min(fan_in, fan_out) / fan_in²):
-        Qiu et al. 2024 (arXiv 2406.06248), section 3.
+        Qiu et al. 2024 (arXiv 2406.06248).
         """
         for role in self.plan.roles:
             nn.init.normal_(self.factors[role.factor], std=role.init_std)
@@ -122,7 +122,7 @@ class EinsumLinear(nn.Module):
         (in_features / fan_in) / number of factors, by parameter name; gain and
         bias are not listed, as they train at the base rate itself, without
         the dense layer's muP multiplier. Potapczynski et al. 2024
-        (arXiv 2410.02117), section 5.
+        (arXiv 2410.02117).
 
         >>> EinsumLinear(64, 64, "btt:r=2").learning_rate_multipliers()
         {'factors.A': 4.0, 'factors.B': 2.0}

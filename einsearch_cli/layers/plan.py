@@ -26,7 +26,7 @@ class FactorRole:
     """What every index does where one factor meets the activation (carrier sets).
 
     Fan-in and fan-out are those of the factor seen as a batched matrix, as in
-    Qiu et al. 2024 (arXiv 2406.06248), section 3.
+    Qiu et al. 2024 (arXiv 2406.06248).
     """
 
     factor: str
@@ -48,7 +48,7 @@ class FactorRole:
         """Standard deviation of the spectral muP initialisation.
 
         sqrt(min(fan_in, fan_out) / fan_in²), from Qiu et al. 2024
-        (arXiv 2406.06248), section 3.
+        (arXiv 2406.06248).
         """
         return math.sqrt(min(self.fan_in, self.fan_out)) / self.fan_in
 

@@ -78,7 +78,7 @@ class ProxyModel(nn.Module, ABC):
         A matrix whose fan-in grows with the width has the dense multiplier `base_width / width`, one with a
         fixed fan-in (embedding, input layer) 1; the factors of a structured layer multiply that with their
         own `EinsumLinear.learning_rate_multipliers()`. Biases, gains and norms have 1. Source: Qiu et al.
-        2024, section 3; Potapczynski et al. 2024, section 4.
+        2024; Potapczynski et al. 2024.
         """
         multipliers = {name: 1.0 for name, _ in self.named_parameters()}
         for layer, module in self.named_modules():

@@ -150,7 +150,7 @@ def frontier(points: Sequence[tuple[float, float]]) -> Frontier:
     Points with C ≤ 0 or L ≤ 0 have no logarithm and are left out (the irreducible
     loss L₀ is taken as 0). So are points that a cheaper one beats: whoever may spend
     more may also spend less. With three or more points left, those above the chord of
-    their neighbours are dropped (Potapczynski et al. 2024, section 4); with two, the
+    their neighbours are dropped (Potapczynski et al. 2024); with two, the
     frontier is the line through them; with one it is a point that covers one loss only.
 
     >>> frontier([(1.0, 8.0), (2.0, 7.9), (4.0, 2.0), (8.0, 3.0)])

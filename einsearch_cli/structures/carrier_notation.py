@@ -104,7 +104,7 @@ def _share(tensor: str, extents: Mapping[str, Extent], count: int, whole: str) -
 
 
 def parse_theta(text: str) -> Structure:
-    """Read the vector (α|β|γ|δ|ε|φ|ρ) of Potapczynski et al. 2024, figure 3.
+    """Read the vector (α|β|γ|δ|ε|φ|ρ) of Potapczynski et al. 2024.
 
     Decimals of two digits stand for the simple fraction that they round: 0.33
     is 1/3.

@@ -162,7 +162,7 @@ register(
         {"r": HALF},
         lambda v: {"XA": D, "AB": v["r"], "YB": D},
         lambda s: {"r": s.extent("AB")},
-        "Wei et al. 2024, section 3",
+        "Wei et al. 2024",
     )
 )
 register(
@@ -172,7 +172,7 @@ register(
         {},
         lambda _: {"XA": HALF, "XB": HALF, "YA": HALF, "YB": HALF},
         lambda _: {},
-        "Potapczynski et al. 2024, section 3",
+        "Potapczynski et al. 2024",
     )
 )
 register(
@@ -182,7 +182,7 @@ register(
         {"r": None},
         lambda v: {"XA": HALF, "XB": HALF, "YA": HALF, "YB": HALF, "AB": v["r"]},
         lambda s: {"r": s.extent("AB")},
-        "tensor-train: Potapczynski et al. 2024, section 3",
+        "tensor-train: Potapczynski et al. 2024",
     )
 )
 register(
@@ -192,7 +192,7 @@ register(
         {"blocks": HALF},
         _monarch,
         lambda s: {"blocks": s.extent("XAB")},
-        "BTT of rank 1: Potapczynski et al. 2024, section 3",
+        "BTT of rank 1: Potapczynski et al. 2024",
     )
 )
 register(
@@ -202,7 +202,7 @@ register(
         {"blocks": Extent.fixed(4)},
         _block_shuffle,
         lambda s: {"blocks": s.extent("XAB")},
-        "Wei et al. 2024, section 3",
+        "Wei et al. 2024",
     )
 )
 register(
@@ -212,7 +212,7 @@ register(
         {"r": ONE, "blocks": HALF},
         _monarch,
         lambda s: {"r": s.extent("AB"), "blocks": s.extent("XAB")},
-        "block tensor-train: Qiu et al. 2024, section 3",
+        "block tensor-train: Qiu et al. 2024",
     )
 )
 register(
@@ -222,6 +222,6 @@ register(
         {"blocks": Extent.fixed(4), "r": None},
         lambda v: {"XA": D / v["blocks"], "XAB": v["blocks"], "AB": v["r"] / v["blocks"], "YB": D},
         lambda s: {"blocks": s.extent("XAB"), "r": s.extent("XAB") * s.extent("AB")},
-        "Wei et al. 2024, section 3; r is the rank of the whole layer",
+        "Wei et al. 2024; r is the rank of the whole layer",
     )
 )

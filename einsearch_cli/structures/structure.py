@@ -35,7 +35,7 @@ class Structure:
     order of meeting the activation), so equal structures are equal objects.
     Build them with `Structure.of`, `parse_structure` or the families.
 
-    Source: Potapczynski et al. 2024 (arXiv 2410.02117), section 3, for two
+    Source: Potapczynski et al. 2024 (arXiv 2410.02117), "Parameterizing the Space of Einsums", for two
     factors; here for any number of them.
 
     >>> half = Extent.power(Fraction(1, 2))

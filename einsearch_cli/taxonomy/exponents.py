@@ -35,7 +35,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Taxonomy:
-    """The three numbers that place a structure (Potapczynski et al. 2024, section 3).
+    """The three numbers that place a structure (Potapczynski et al. 2024, "A Taxonomy of the Space of Einsum Linear Structures").
 
     >>> from einsearch_cli.structures import parse_structure
     >>> str(taxonomy_of(parse_structure("low-rank")).psi)

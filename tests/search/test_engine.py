@@ -84,7 +84,7 @@ def test_an_interrupt_stops_the_workers() -> None:
 
     endless = [Job(n, Trial(parse_structure("monarch"), 16, n, 0, 1e15)) for n in range(2)]
 
-    def interrupt(event: Progress | Finished) -> None:
+    def interrupt(_: Progress | Finished) -> None:
         raise KeyboardInterrupt
 
     waiting = iter(endless)

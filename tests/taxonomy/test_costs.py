@@ -87,7 +87,7 @@ def test_formulas_give_the_numbers(text: str, d: int) -> None:
     ],
 )
 def test_published_parameter_counts(text: str, params: int) -> None:
-    """Wei et al. 2024, section 3: R(N+M), min(N,M)(N+M)/B, R(M+N/B) for N inputs and M outputs."""
+    """Wei et al. 2024: R(N+M), min(N,M)(N+M)/B, R(M+N/B) for N inputs and M outputs."""
     assert classify(parse_structure(text), 768, 1536).params == params
 
 
