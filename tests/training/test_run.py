@@ -27,7 +27,7 @@ def without_clock(outcome: RunOutcome) -> dict[str, object]:
 
 def test_the_teacher_task_is_learned(tmp_path: Path) -> None:
     """The real teacher, a pool of 16,384: 3e9 FLOPs take the loss from 1 to below 0.3; linear leaves 0.6."""
-    settings = {"pool_size": 16_384, "validation_size": 2048, "dense_input": True}
+    settings = {"pool_size": 16_384, "validation_size": 2048}
     task = open_task("teacher", settings, tmp_path)
     for structure in ("dense", "monarch"):
         outcome = train(run_of(task, structure, budget_flops=3e9))
