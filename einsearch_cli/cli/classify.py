@@ -152,7 +152,7 @@ def _card(item: dict[str, Any]) -> str:
         ),
         ("rank", f"at most {item['rank_bound']:,}, by the cut {item['cut']}"),
         ("", ""),
-        *((key, value) for key, value in notation.items() if value and key != "carriers"),
+        *((f"as {key}", value) for key, value in notation.items() if value and key != "carriers"),
         ("", ""),
         (f"orders, {item['tokens']} tokens", ""),
         *((f"  {o['order']}", f"{o['flops']:.4g} FLOPs = {ratio(o['flops'], dense)} dense") for o in item["orders"]),
