@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from einsearch_cli.errors import SizeError
 from einsearch_cli.structures import Structure, parse_structure
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.sizes import divisors, nearest_factorization
+from einsearch_cli.structures.factorization import divisors, nearest_factorizations
 from tests.structures.strategies import extents
 
 
@@ -29,11 +29,10 @@ def brute_force(n: int, targets: tuple[float, ...]) -> float | None:
 def test_factorizations_are_the_nearest(n: int, shares: list[float]) -> None:
     targets = tuple(n ** (share / sum(shares)) for share in shares)
     expected = brute_force(n, targets)
-    found = nearest_factorization(n, targets)
-    if expected is None:
-        assert found is None
-    else:
-        assert found is not None
+    ties = nearest_factorizations(n, targets)
+    assert bool(ties) == (expected is not None)
+    assert list(ties) == sorted(set(ties))
+    for found in ties:
         assert math.prod(found) == n
         assert sum(math.log(s / t) ** 2 for s, t in zip(found, targets, strict=True)) == pytest.approx(expected)
 
@@ -71,7 +70,7 @@ def test_padding_is_said() -> None:
 
 def test_padding_is_the_least_that_fits() -> None:
     for d in range(258, 260):
-        assert nearest_factorization(d, (257**0.5,) * 2) is None
+        assert nearest_factorizations(d, (257**0.5,) * 2) == ()
 
 
 @pytest.mark.parametrize(("d_in", "d_out"), [(0, 4), (4, -1), (2**49, 4)])
