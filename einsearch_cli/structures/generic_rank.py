@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from einsearch_cli.structures.sizes import SizedStructure
 
 MAX_ENTRIES = 2**24
-"""Largest matrix that is eliminated: 4096 × 4096 takes 10 s and 600 MB."""
+"""Largest matrix that is eliminated: 4096 × 4096 takes 13 s and 600 MB."""
 _TRIALS = 2
 """A rank below the bound is computed again with another prime and other factors."""
-_CHEAP_WORK = 128**3
-_CHEAP_ENTRIES = 2**15
+_CHEAP_WORK = 256**3
+_CHEAP_ENTRIES = 2**17
+"""A rank with less work than a 256 × 256 matrix takes, 25 ms, is cheap."""
 
 EXACT = "exact mod p"
 BY_PATHS = "exact by disjoint paths"
@@ -104,7 +105,7 @@ def generic_rank(sized: SizedStructure, seed: int = 0) -> GenericRank:
 
 
 def generic_rank_if_cheap(sized: SizedStructure) -> int | None:
-    """The generic rank where it takes some milliseconds, else None."""
+    """The generic rank where it is cheap, else None."""
     bound, attempts = _attempts(sized)
     work = math.prod((bound, _rows(sized, attempts[0]), _columns(sized, attempts[0])))
     if work > _CHEAP_WORK or max(_largest_array(sizes) for sizes in attempts) > _CHEAP_ENTRIES:

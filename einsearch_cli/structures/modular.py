@@ -20,7 +20,7 @@ PRIMES = (2147483647, 2147483629, 2147483587, 2147483579)
 
 _CHUNK = 256
 _HALF = 1 << 15
-_BASE_COLUMNS = 16
+_BASE_COLUMNS = 64
 """Panels of this width are eliminated column by column, wider ones by products of their halves."""
 
 

@@ -16,6 +16,8 @@ from einsearch_cli.structures.structure import Structure
 MAX_DIMENSION = 2**48
 _MAX_TIES = 64
 """At most so many choices of equally near sizes are compared by their rank."""
+_MAX_ELIMINATIONS = 8
+"""Of those, at most so many ranks are computed with a matrix; the others count with their bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,25 +147,31 @@ def _sized(structure: Structure, d_in: int, d_out: int, sides: Mapping[str, int]
 
 @lru_cache(maxsize=256)
 def _of_largest_rank(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
+    """The first of the equally near sizes with full generic rank, or else with the largest."""
     inputs, outputs = _nearest_sides(structure, "X", d_in), _nearest_sides(structure, "Y", d_out)
-    best, best_rank = None, 0
-    for x, y in islice(product(inputs, outputs), _MAX_TIES):
-        sized = _sized(structure, d_in, d_out, x | y)
-        rank = _rank_above(best_rank, sized)
-        if best is None or rank > best_rank:
+    ties = [_sized(structure, d_in, d_out, x | y) for x, y in islice(product(inputs, outputs), _MAX_TIES)]
+    best, best_rank, eliminations = ties[0], 0, 0
+    for sized in ties:
+        bound = min(cut_bound(dict(sized.sizes)), d_in, d_out)
+        if bound <= best_rank:
+            continue
+        rank = bound
+        if not _reached(bound, sized) and eliminations < _MAX_ELIMINATIONS:
+            rank, eliminations = _rank_if_cheap(sized, bound), eliminations + 1
+        if rank > best_rank:
             best, best_rank = sized, rank
         if best_rank == min(d_in, d_out):
             break
-    assert best is not None
     return best
 
 
-def _rank_above(rank: int, sized: SizedStructure) -> int:
-    """The generic rank if it may be above `rank`; for large matrices that paths do not settle, its bound."""
-    sizes = dict(sized.sizes)
-    bound = min(cut_bound(sizes), sized.d_in, sized.d_out)
-    if bound <= rank or (path_bound(sizes) >= bound and not sized.padding):
-        return bound
+def _reached(bound: int, sized: SizedStructure) -> bool:
+    """Whether disjoint paths prove the bound, which takes no matrix."""
+    return sized.padding is None and path_bound(dict(sized.sizes)) >= bound
+
+
+def _rank_if_cheap(sized: SizedStructure, bound: int) -> int:
+    """The generic rank, or its bound where the matrix is large."""
     from einsearch_cli.structures.generic_rank import generic_rank_if_cheap
 
     found = generic_rank_if_cheap(sized)

@@ -6,6 +6,7 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from einsearch_cli.structures import modular
 from einsearch_cli.structures.modular import PRIMES, product_mod, rank_mod
 
 
@@ -43,8 +44,10 @@ def test_rank_equals_plain_elimination(seed: int, rows: int, columns: int, inner
 
 
 @pytest.mark.parametrize("prime", [2, 3, 101])
-def test_small_primes_meet_many_zero_pivots(prime: int) -> None:
-    for seed in range(30):
+@pytest.mark.parametrize("panel", [1, 4, modular._BASE_COLUMNS])
+def test_small_primes_meet_many_zero_pivots(prime: int, panel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modular, "_BASE_COLUMNS", panel)
+    for seed in range(10):
         matrix = np.random.default_rng(seed).integers(0, prime, (60, 45))
         assert rank_mod(matrix, prime) == rank_by_elimination(matrix.tolist(), prime)
 
