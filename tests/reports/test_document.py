@@ -62,10 +62,10 @@ def test_refused_write_leaves_nothing_and_names_the_path(study, tmp_path):
 
 def test_table_has_one_row_per_structure(study):
     table = ranking_table(study(stopped=("kronecker",)))
-    assert [row[1] for row in table.rows] == ["btt", "monarch", "dense", "low-rank", "kronecker"]
+    assert [row[1] for row in table.rows] == ["btt:r=2", "monarch", "dense", "low-rank", "kronecker"]
     assert {len(row) for row in table.rows} == {len(table.headers)} == {len(table.align)}
     cell = dict(zip(table.headers, table.rows[0], strict=True))
-    assert (cell["loss"], cell["vs yardstick"], cell["verdict"]) == ("0.5283", "−20.0%", "better")
+    assert (cell["loss ± 95%"], cell["vs yardstick"], cell["verdict"]) == ("0.5283 ± 0.028", "−20.0%", "better")
     assert cell["compute gain"].startswith("2.10× [")
     assert dict(zip(table.headers, table.rows[2], strict=True))["compute gain"] == "1.00×"
 
@@ -75,7 +75,7 @@ def test_table_shows_a_bound_where_no_gain_was_measured(study):
         row[1]: dict(zip(ranking_table(study(rungs=1)).headers, row, strict=True))
         for row in ranking_table(study(rungs=1)).rows
     }
-    assert rows["btt"]["compute gain"] == "> 1.00×"
+    assert rows["btt:r=2"]["compute gain"] == "> 1.00×"
     assert rows["kronecker"]["compute gain"] == "< 1.00×"
 
 
