@@ -100,7 +100,7 @@ def test_the_card_shows_what_limits_the_rank_and_the_verdict(einsearch) -> None:
         (("classify", "missing.yaml"), "cannot read missing.yaml", "check the path"),
         (("classify", "dense", "--sizes", "i=3"), "only einsum equations take them", "leave --sizes out"),
         (("enumerate", "--grid", "0"), "Invalid value for '--grid'", "einsearch enumerate --help"),
-        (("enumerate", "--grid", "99"), "points: at most 20,000,000 can be enumerated", "coarser --grid"),
+        (("enumerate", "--grid", "99"), "2,550,250,000 points, within the bounds given", "--grid 94"),
         (("enumerate", "--family", "bt"), "no structure or family is named 'bt'", "btt"),
         (("enumerate", "--min-psi", "x"), "'x' in '--min-psi' is not an exponent", "write a fraction"),
         (("enumerate", "--out", "/nowhere/x.json"), "the folder '/nowhere' does not exist", "mkdir -p '/nowhere'"),
