@@ -76,16 +76,16 @@ class Search:
     ['XA^1/2 XAB^1/2 YB^1/2 YAB^1/2', 'XA^1/2 XAB^1/2 YA^1/2 YB^1/2', 'XA^1/2 XB^1/2 YB^1/2 YAB^1/2']
     """
 
-    def __init__(self, grid: Grid, limits: Limits = Limits(), transposes: bool = False) -> None:
+    def __init__(self, grid: Grid, limits: Limits | None = None, transposes: bool = False) -> None:
         self.grid = grid
-        self._limits = limits
+        self._limits = limits or Limits()
         self._transposes = transposes
         self._classes = grid.classes
         self._forms = LinearForms(grid.classes)
         self._names = NormalNames(grid, self._forms)
         columns = len(self._classes.carriers)
-        self._low = np.array(limits.lowest or (0,) * columns)
-        self._high = np.minimum(np.array(limits.highest or (grid.grid,) * columns), grid.grid)
+        self._low = np.array(self._limits.lowest or (0,) * columns)
+        self._high = np.minimum(np.array(self._limits.highest or (grid.grid,) * columns), grid.grid)
         largest = (2 + len(self._classes.bonds)) * grid.grid
         self._dtype = np.int8 if largest < 127 else np.int16 if largest < 32_000 else np.int32
         self._pairs = SidePairs(grid, self._low, self._high, self._dtype)
