@@ -12,8 +12,8 @@ from typing import BinaryIO
 from einsearch_cli.errors import OutputError
 
 
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 `text` so that a reader sees the old file or the new one, never a part.
+def write_atomically(path: str | os.PathLike[str], text: str | bytes) -> None:
+    """Write bytes, or text as UTF-8, so that a reader sees the old file or the new one, never a part.
 
     The text goes to a new file in the same folder, is forced to disk, and takes
     the place of `path` in one rename. A link is followed, so the file it points
@@ -31,8 +31,9 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     ...     [item.name for item in Path(folder).iterdir()]
     ['a.json']
     """
+    data = text if isinstance(text, bytes) else text.encode("utf-8", errors="backslashreplace")
     with open_atomically(path) as file:
-        file.write(text.encode("utf-8", errors="backslashreplace"))
+        file.write(data)
 
 
 @contextmanager

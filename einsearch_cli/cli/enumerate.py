@@ -82,6 +82,7 @@ def enumerate_command(
     output: ListFormat = typer.Option(ListFormat.table, "--format", help="Output format."),
     out: Path | None = typer.Option(None, help="Write to this file; `einsearch rank` reads it."),
 ) -> None:
+    from einsearch_cli.structures.index_classes import IndexClasses
     from einsearch_cli.taxonomy import Space
 
     bounds = bounds_of(min_psi, max_omega, max_nu, grid)
@@ -90,7 +91,7 @@ def enumerate_command(
         factors,
         bounds,
         known_family(family),
-        ranges_of(fix),
+        ranges_of(fix, IndexClasses(factors, allow_block_diagonal), grid),
         exactly=exactly,
         up_to_transpose=up_to_transpose,
         block_diagonal=allow_block_diagonal,

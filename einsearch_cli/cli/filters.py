@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from einsearch_cli.errors import SpecError
+
 if TYPE_CHECKING:
+    from einsearch_cli.structures.index_classes import IndexClasses
     from einsearch_cli.taxonomy import Bounds, ExponentRange
 
 MIN_PSI = typer.Option("0", help="Smallest rank exponent ψ, such as 1, 1/2 or '>1/2'.")
@@ -49,11 +52,30 @@ def _bound(text: str, option: str, strict: str, unit: int) -> Fraction:
     return Fraction(steps, unit)
 
 
-def ranges_of(fixed: list[str] | None) -> tuple[ExponentRange, ...]:
-    """The bounds on carrier sets."""
+def ranges_of(fixed: list[str] | None, classes: IndexClasses, unit: int) -> tuple[ExponentRange, ...]:
+    """The bounds on carrier sets.
+
+    Raises:
+        SpecError: for text that is no bound, a carrier set outside the space, or a number off the grid.
+    """
     from einsearch_cli.taxonomy import parse_range
 
-    return tuple(parse_range(text) for text in fixed or ())
+    found = tuple(parse_range(text) for text in fixed or ())
+    for text, given in zip(fixed or (), found, strict=True):
+        if given.carriers not in classes.carriers:
+            shared = {"X", "Y"} <= given.carriers
+            raise SpecError(
+                f"--fix {text[:60]!r}: structures of {classes.factors} factors have no such index"
+                + (", as X and Y share none" if shared else ""),
+                remedy="add --allow-block-diagonal" if shared else "name another carrier set, or raise --factors",
+            )
+        bottom, top = given.on_grid(unit)
+        if bottom > top:
+            raise SpecError(
+                f"--fix {text[:60]!r}: no multiple of 1/{unit} is within this bound",
+                remedy="choose a --grid that has it, or a wider bound such as 'AB<=1/4'",
+            )
+    return found
 
 
 def known_family(name: str | None) -> str | None:

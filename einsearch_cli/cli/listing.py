@@ -192,7 +192,7 @@ def _aligned(items: Iterator[Listed], left: str, between: str, right: str, rule:
     sample = list(islice(rows, _SAMPLE))
     if not sample:
         return
-    widths = [max(len(cell) for cell in (name, *(row[name] for row in sample))) for name in sample[0]]
+    widths = [max(len(name) + 2, *(len(row[name]) for row in sample)) for name in sample[0]]
 
     def line(cells: Iterable[str]) -> str:
         padded = between.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))

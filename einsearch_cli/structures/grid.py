@@ -44,7 +44,7 @@ class Grid:
     """
 
     def __init__(self, classes: IndexClasses, grid: int) -> None:
-        _refuse_too_large(classes, grid)
+        refuse_too_many_sides(classes, grid)
         self.classes = classes
         self.grid = grid
         self.inputs = compositions(grid, len(classes.shared) + len(classes.sides))
@@ -170,7 +170,12 @@ def _sources(columns: tuple[tuple[int, ...], ...], renaming: Renaming) -> list[i
     return places
 
 
-def _refuse_too_large(classes: IndexClasses, grid: int) -> None:
+def refuse_too_many_sides(classes: IndexClasses, grid: int) -> None:
+    """Complain about a grid that cannot be held in memory, before anything is allocated.
+
+    Raises:
+        StructureError: with the number of its sides.
+    """
     factors = classes.factors
     if factors < 1 or grid < 1:
         raise StructureError(

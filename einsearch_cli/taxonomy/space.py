@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.families import family_of
-from einsearch_cli.structures.grid import Grid
+from einsearch_cli.structures.grid import Grid, refuse_too_many_sides
 from einsearch_cli.structures.grid_counts import distinct_count, irreducible_count, points_within, raw_count
 from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.structures.structure import Structure
@@ -126,6 +126,8 @@ def search(space: Space) -> Iterator[Found]:
     if space.pareto:
         yield from _search_front(space)
         return
+    for factors in space.factor_counts:
+        refuse_too_many_sides(space.classes(factors), space.grid)
     weights = {factors: space.points(factors) for factors in space.factor_counts}
     total, before = max(1, sum(weights.values())), 0
     for factors in space.factor_counts:
