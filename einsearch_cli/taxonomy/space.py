@@ -23,6 +23,7 @@ from einsearch_cli.taxonomy.criteria import Bounds
 from einsearch_cli.taxonomy.front import Triple, front
 from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, grid_limits
 from einsearch_cli.taxonomy.search import Batch, Search
+from einsearch_cli.taxonomy.side_pairs import renamings_within
 
 MAX_DISTINCT = 1_000_000_000
 """Structures that can be gone through one by one (in ten minutes to an hour)."""
@@ -65,12 +66,14 @@ class Space:
         return grid_limits(self.classes(factors), self.grid, self.bounds, self.ranges)
 
     def points(self, factors: int) -> int:
-        """Grid points with this many factors within the ranges, up to renaming (rounded up)."""
-        limits = self.limits(factors)
+        """Grid points with this many factors within the ranges, up to renaming (about)."""
+        limits, classes = self.limits(factors), self.classes(factors)
         if limits is None:
             return 0
-        points = points_within(self.classes(factors), self.grid, limits.lowest, limits.highest)
-        return -(-points // math.factorial(factors))
+        alike = math.factorial(factors)
+        if limits.lowest is not None and limits.highest is not None:
+            alike = len(renamings_within(classes, np.array(limits.lowest), np.array(limits.highest)))
+        return -(-points_within(classes, self.grid, limits.lowest, limits.highest) // alike)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from functools import cache
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from einsearch_cli.errors import SpecError, StructureError
 from einsearch_cli.structures import Structure
@@ -116,14 +118,34 @@ def test_unfiltered_searches_find_what_burnsides_lemma_says(factors: int, grid: 
     assert len(whole) == len(np.unique(whole)) == distinct_count(factors, grid)
 
 
-def test_pruning_loses_nothing_for_three_factors() -> None:
+@cache
+def whole_classification(factors: int, grid: int) -> tuple[np.ndarray, ...]:
+    batches = list(Search(Grid(IndexClasses(factors), grid)).batches())
+    names = ("numbers", "omega", "psi", "nu")
+    return tuple(np.concatenate([getattr(batch, name).astype(int) for batch in batches]) for name in names)
+
+
+@given(
+    st.sampled_from([(2, 6), (3, 2), (3, 3), (4, 1)]),
+    st.integers(0, 4),
+    st.integers(-1, 4),
+    st.integers(-1, 6),
+    st.data(),
+)
+def test_pruning_loses_nothing(
+    space: tuple[int, int], min_psi: int, max_omega: int, max_nu: int, data: st.DataObject
+) -> None:
     """The pruned search against the whole classification, filtered afterwards."""
-    kept = []
-    for batch in Search(Grid(IndexClasses(3), 3)).batches():
-        kept.append(batch.numbers[(batch.psi >= 3) & (batch.omega <= 1) & (batch.nu <= 2)])
-    pruned = Search(Grid(IndexClasses(3), 3), Limits(min_psi=3, max_omega=1, max_nu=2))
-    found = [batch.numbers for batch in pruned.batches()]
-    assert np.array_equal(np.sort(np.concatenate(found)), np.sort(np.concatenate(kept)))
+    grid = Grid(IndexClasses(space[0]), space[1])
+    numbers, omega, psi, nu = whole_classification(*space)
+    low, high = [0] * len(grid.classes.carriers), [space[1]] * len(grid.classes.carriers)
+    for column in data.draw(st.lists(st.integers(0, len(low) - 1), max_size=3)):
+        low[column], high[column] = sorted(data.draw(st.tuples(*[st.integers(0, space[1])] * 2)))
+    points = grid.points(numbers)
+    kept = ((points >= low) & (points <= high)).all(axis=1) & (psi >= min_psi) & (omega <= max_omega) & (nu <= max_nu)
+    found = Search(grid, Limits(min_psi, max_omega, max_nu, tuple(low), tuple(high))).batches()
+    everything = np.concatenate([np.zeros(0, dtype=int), *(batch.numbers for batch in found)])
+    assert np.array_equal(np.sort(everything), np.sort(numbers[kept]))
 
 
 @pytest.mark.parametrize(("factors", "grid"), [(2, 4), (3, 1)])
