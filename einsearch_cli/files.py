@@ -9,8 +9,8 @@ from pathlib import Path
 from einsearch_cli.errors import OutputError
 
 
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 `text` so that a reader sees the old file or the new one, never a part.
+def write_atomically(path: str | os.PathLike[str], text: str | bytes) -> None:
+    """Write bytes, or text as UTF-8, so that a reader sees the old file or the new one, never a part.
 
     The text goes to a new file in the same folder, is forced to disk, and takes
     the place of `path` in one rename. A link is followed, so the file it points
@@ -28,7 +28,7 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     ...     [item.name for item in Path(folder).iterdir()]
     ['a.json']
     """
-    data = text.encode("utf-8", errors="backslashreplace")
+    data = text if isinstance(text, bytes) else text.encode("utf-8", errors="backslashreplace")
     try:
         target = Path(path).resolve()
         _refuse_unwritable(target)

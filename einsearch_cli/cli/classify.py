@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, ratio, render
-from einsearch_cli.errors import SpecError
+from einsearch_cli.cli.structure_input import dimensions, read_structures
 
 if TYPE_CHECKING:
     from einsearch_cli.structures import NamedStructure
@@ -31,7 +30,6 @@ structures, or - for stdin.
 
   einsearch classify low-rank:r=64 block-dense:blocks=4,r=512 --d-in 4096 --d-out 1024 --format json
 """
-DEFAULT_DIMENSION = 1024
 
 
 def classify_command(
@@ -46,8 +44,8 @@ def classify_command(
     from einsearch_cli.taxonomy import classify
 
     found = []
-    for named in _read(specs or ["-"], sizes):
-        side_in, side_out = _dimensions(named, d_in, d_out)
+    for named in read_structures(specs or ["-"], sizes):
+        side_in, side_out = dimensions(named, d_in, d_out)
         found.append((named, classify(named.structure, side_in, side_out)))
     if output in (Format.json, Format.jsonl):
         objects = [_object(named, item, tokens) for named, item in found]
@@ -58,40 +56,6 @@ def classify_command(
     else:
         text = render([_row(item) for _, item in found], [], output)
     console.data(text, out)
-
-
-def _read(specs: list[str], sizes: str | None) -> list[NamedStructure]:
-    from einsearch_cli.structures import (
-        is_structure_file,
-        read_structure,
-        read_structure_file,
-        read_structure_lines,
-    )
-    from einsearch_cli.structures.einsum_notation import parse_size_list
-
-    size_list = parse_size_list(sizes) if sizes else None
-    found: list[NamedStructure] = []
-    for spec in specs:
-        if spec == "-":
-            if sys.stdin.isatty():
-                raise SpecError("no SPEC was given and stdin is a terminal", remedy="einsearch classify monarch")
-            found += read_structure_lines(sys.stdin.read(), "stdin")
-        elif is_structure_file(spec):
-            found += read_structure_file(Path(spec))
-        else:
-            found.append(read_structure(spec, size_list))
-    return found
-
-
-def _dimensions(named: NamedStructure, d_in: int | None, d_out: int | None) -> tuple[int, int]:
-    for name, given, fixed in (("--d-in", d_in, named.d_in), ("--d-out", d_out, named.d_out)):
-        if given and fixed and given != fixed:
-            raise SpecError(
-                f"{name} {given}: the sizes of the equation multiply to {fixed}",
-                remedy=f"leave {name} out, or write a size as rest or d/4 so that it can grow",
-            )
-    side_in = d_in if d_in is not None else named.d_in or DEFAULT_DIMENSION
-    return side_in, d_out if d_out is not None else named.d_out or side_in
 
 
 def _object(named: NamedStructure, item: Classification, tokens: int) -> dict[str, Any]:
