@@ -11,6 +11,7 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, ratio, render
 from einsearch_cli.cli.structure_input import dimensions, read_structures
+from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
 
 if TYPE_CHECKING:
     from einsearch_cli.structures import NamedStructure
@@ -20,13 +21,16 @@ HELP = """Classify structures: family, ω ψ ν, the cut that limits the rank, p
 
 SPEC is a family (btt:r=2), carrier sets ('XA^1/2 XAB=4 YB YAB=4'), a θ vector
 ('(0.5|0|0.5|0|0.5|0.5|0)'), an einsum equation with --sizes, a file of
-structures, or - for stdin.
+structures, or - for stdin. With letters as exponents ('XA^a XAB^(1-a) YB AB^r') all
+numbers are formulas in the letters.
 
 [bold]Examples[/bold]
 
   einsearch classify monarch
 
   einsearch classify 'bgn,gnr,gro->bo' --sizes g=4,n=256,r=128,o=1024
+
+  einsearch classify 'XA^a XAB^(1-a) YB^e YAB^(1-e) AB^r'
 
   einsearch classify low-rank:r=64 block-dense:blocks=4,r=512 --d-in 4096 --d-out 1024 --format json
 """
@@ -43,6 +47,10 @@ def classify_command(
 ) -> None:
     from einsearch_cli.taxonomy import classify
 
+    if is_symbolic(specs or []):
+        sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out}
+        console.data(symbolic_text(specs, output, [name for name, given in sized.items() if given is not None]), out)
+        return
     found = []
     for named in read_structures(specs or ["-"], sizes):
         side_in, side_out = dimensions(named, d_in, d_out)
