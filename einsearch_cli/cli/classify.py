@@ -12,6 +12,7 @@ from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, ratio, render
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
+from einsearch_cli.cli.trees import trees_lines, trees_object
 
 if TYPE_CHECKING:
     from einsearch_cli.structures import NamedStructure
@@ -42,13 +43,18 @@ def classify_command(
     d_in: int | None = typer.Option(None, help="Input dimension; 1024, or what the sizes fix."),
     d_out: int | None = typer.Option(None, help="Output dimension; d_in if not given."),
     tokens: int = typer.Option(1024, min=1, help="Tokens per call, for the cost of the contraction orders."),
+    trees: str | None = typer.Option(
+        None,
+        metavar="TAU",
+        help="ν and ω also over trees that multiply factors first, for calls of d^TAU tokens, such as 1 or 1/2.",
+    ),
     output: Format = typer.Option(Format.table, "--format", help="Output format."),
     out: Path | None = typer.Option(None, help="Write to this file."),
 ) -> None:
     from einsearch_cli.taxonomy import classify
 
     if is_symbolic(specs or []):
-        sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out}
+        sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees}
         console.data(symbolic_text(specs, output, [name for name, given in sized.items() if given is not None]), out)
         return
     found = []
@@ -56,17 +62,17 @@ def classify_command(
         side_in, side_out = dimensions(named, d_in, d_out)
         found.append((named, classify(named.structure, side_in, side_out)))
     if output in (Format.json, Format.jsonl):
-        objects = [_object(named, item, tokens) for named, item in found]
+        objects = [_object(named, item, tokens, trees) for named, item in found]
         single = len(objects) == 1 and output is Format.json
         text = json.dumps(objects[0], indent=2, ensure_ascii=False) if single else render([], objects, output)
     elif output is Format.table:
-        text = "\n\n".join(_card(_object(named, item, tokens)) for named, item in found)
+        text = "\n\n".join(_card(_object(named, item, tokens, trees)) for named, item in found)
     else:
         text = render([_row(item) for _, item in found], [], output)
     console.data(text, out)
 
 
-def _object(named: NamedStructure, item: Classification, tokens: int) -> dict[str, Any]:
+def _object(named: NamedStructure, item: Classification, tokens: int, trees: str | None) -> dict[str, Any]:
     from einsearch_cli.structures import notations
     from einsearch_cli.taxonomy import contraction_orders, flops_formula, params_formula
 
@@ -81,6 +87,7 @@ def _object(named: NamedStructure, item: Classification, tokens: int) -> dict[st
         "params_ratio": item.params / item.dense_params,
         "flops_ratio": item.flops_per_token / item.dense_flops_per_token,
         "tokens": tokens,
+        **trees_object(structure, trees),
         "orders": [{"order": order.tree, "flops": order.flops(tokens)} for order in contraction_orders(sized, tokens)],
     }
 
@@ -110,6 +117,7 @@ def _card(item: dict[str, Any]) -> str:
         ("ω  sharing", f"{item['omega']:<6} FLOPs per parameter grow as d^ω"),
         ("ψ  rank", f"{item['psi']:<6} rank grows as d^ψ; 1 is full rank"),
         ("ν  compute", f"{item['nu']:<6} FLOPs grow as d^(1+ν); dense is 1"),
+        *trees_lines(item),
         ("", ""),
         ("at", f"d_in {item['d_in']}, d_out {item['d_out']}" + (f"; {item['padding']}" if item["padding"] else "")),
         ("sizes", "  ".join(f"{carriers} {size}" for carriers, size in item["sizes"].items())),
