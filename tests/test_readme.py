@@ -14,15 +14,24 @@ README = Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(r"^\$ (einsearch .+?)\n(.*?)(?=^\$ |^```)", README.read_text(encoding="utf-8"), re.M | re.S)
 
 
-@pytest.fixture
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples need beside them: the studies, and a folder of text."""
+    made = tmp_path_factory.mktemp("readme")
+    (made / "specs").symlink_to(README.parent / "specs")
+    (made / "my_corpus").mkdir()
+    for name in ("data/cache.py", "search/store.py", "structures/extent.py"):
+        source = README.parent / "einsearch_cli" / name
+        (made / "my_corpus" / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    return made
 
 
-@pytest.mark.usefixtures("_folder")
 @pytest.mark.parametrize(("command", "shown"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
-def test_readme_example(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_example(
+    command: str, shown: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     code = main(shlex.split(command)[1:])
     captured = capsys.readouterr()
     assert code == 0, captured.err

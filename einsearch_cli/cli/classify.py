@@ -33,6 +33,8 @@ numbers are formulas in the letters.
 
   einsearch classify 'XA^a XAB^(1-a) YB^e YAB^(1-e) AB^r'
 
+  einsearch classify 'XA=2 XB=2 XAB YA=3 YB' --d-in 8 --d-out 9 --rank
+
   einsearch classify low-rank:r=64 block-dense:blocks=4,r=512 --d-in 4096 --d-out 1024 --format json
 """
 
@@ -48,19 +50,23 @@ def classify_command(
         metavar="TAU",
         help="ν and ω also over trees that multiply factors first, for calls of d^TAU tokens, such as 1 or 1/2.",
     ),
+    rank: bool = typer.Option(
+        False, "--rank", help="Compute the generic rank exactly, with random factors mod a prime."
+    ),
+    seed: int = typer.Option(0, min=0, help="Seed of the random factors of --rank."),
     output: Format = typer.Option(Format.table, "--format", help="Output format."),
     out: Path | None = typer.Option(None, help="Write to this file."),
 ) -> None:
     from einsearch_cli.taxonomy import classify
 
     if is_symbolic(specs or []):
-        sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees}
+        sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
         console.data(symbolic_text(specs, output, [name for name, given in sized.items() if given is not None]), out)
         return
     found = []
     for named in read_structures(specs or ["-"], sizes):
         side_in, side_out = dimensions(named, d_in, d_out)
-        found.append((named, classify(named.structure, side_in, side_out)))
+        found.append((named, classify(named.structure, side_in, side_out, rank_seed=seed if rank else None)))
     if output in (Format.json, Format.jsonl):
         objects = [_object(named, item, tokens, trees) for named, item in found]
         single = len(objects) == 1 and output is Format.json
@@ -101,6 +107,7 @@ def _row(item: Classification) -> dict[str, Any]:
         "ν": str(item.nu),
         "params": item.params,
         "FLOPs/token": item.flops_per_token,
+        "rank": "" if item.rank is None else item.rank,
         "rank ≤": item.rank_bound,
         "kept": "yes" if item.kept else "no",
     }
@@ -130,9 +137,10 @@ def _card(item: dict[str, Any]) -> str:
             f"{item['flops_per_token']:,} = {ratio(item['flops_per_token'], item['dense_flops_per_token'])} dense"
             f"   {item['flops_formula']}",
         ),
-        ("rank", f"at most {item['rank_bound']:,}, by the cut {item['cut']}"),
+        ("rank", _rank(item)),
+        *([("", item["why_below_bound"])] if item["why_below_bound"] else []),
         ("", ""),
-        *((key, value) for key, value in notation.items() if value and key != "carriers"),
+        *((f"as {key}", value) for key, value in notation.items() if value and key != "carriers"),
         ("", ""),
         (f"orders, {item['tokens']} tokens", ""),
         *((f"  {o['order']}", f"{o['flops']:.4g} FLOPs = {ratio(o['flops'], dense)} dense") for o in item["orders"]),
@@ -141,3 +149,14 @@ def _card(item: dict[str, Any]) -> str:
     ]
     width = max(len(key) for key, _ in lines)
     return "\n".join(f"{key:<{width}}  {value}".rstrip() for key, value in lines)
+
+
+def _rank(item: dict[str, Any]) -> str:
+    bound = f"at most {item['rank_bound']:,}, by the cut {item['cut']}"
+    if item["rank"] is None:
+        return bound
+    certificate = item["rank_certificate"]
+    how = item["rank_method"]
+    if certificate["prime"]:
+        how = how.replace("mod p", f"mod {certificate['prime']}, seed {certificate['seed']}")
+    return f"{item['rank']:,} {how}; {bound}"

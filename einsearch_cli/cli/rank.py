@@ -160,12 +160,12 @@ class _Session:
         from einsearch_cli.search.worker import WorkerSetup
 
         setup = WorkerSetup(self.spec.task, self.spec.task_settings, self.spec.optimizer.model_dump())
-        engine = LocalProcesses(self.workers, setup)
         identity = fingerprint(self.spec, self.structures, self.task)
         started_s = time.perf_counter()
         try:
             with (
                 StudyStore(self.folder, identity, self.structures) as store,
+                LocalProcesses(self.workers, setup) as engine,
                 StudyProgress(console.talk_console(), self.estimate) as progress,
             ):
                 results = run_study(self.spec, self.structures, store, engine, progress)

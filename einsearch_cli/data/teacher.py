@@ -49,16 +49,17 @@ class TeacherSettings(TaskSettings):
     batch_size: int = Field(default=512, ge=1)
     """Samples per training step."""
 
-    depth: int = Field(default=3, ge=2)
-    """Linear layers of the student: input, hidden ones, dense head."""
+    depth: int = Field(default=5, ge=2)
+    """Linear layers of the student: input, hidden ones, dense head; `depth - 2` matrices are width x width."""
 
-    dense_input: bool = False
-    """Keep the student's input layer dense for every structure; by default it carries the structure."""
+    dense_input: bool = True
+    """Keep the student's input layer dense for every structure, as an embedding is; false lets it carry the
+    structure. With 8 inputs a low-rank layer of rank sqrt(8) loses most of the sample before any learning."""
 
     base_width: int = Field(default=64, ge=1)
     """Student width at which the learning rate holds as it is; other widths scale it by muP."""
 
-    learning_rate: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=2e-2, gt=0, allow_inf_nan=False)
     """Base learning rate of AdamW at `base_width`."""
 
 
@@ -71,8 +72,8 @@ class TeacherTask(Task[TeacherSettings]):
 
     >>> from einsearch_cli.structures import parse_structure
     >>> task = TeacherTask(TeacherSettings())
-    >>> task.build_model(parse_structure("dense"), 64).flops_per_token().linears
-    9216
+    >>> task.build_model(parse_structure("dense"), 64).flops_per_token().linears == 2 * (8 * 64 + 3 * 64 * 64)
+    True
     """
 
     _data: tuple[Batch, Batch] | None = None

@@ -35,7 +35,7 @@ class TextSettings(TaskSettings):
     block_size: int = Field(default=128, ge=1)
     """Characters the network sees at once."""
 
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Blocks per training step."""
 
     layers: int = Field(default=2, ge=1)
@@ -44,7 +44,7 @@ class TextSettings(TaskSettings):
     base_width: int = Field(default=64, ge=1)
     """Width at which the learning rate holds as it is; other widths scale it by muP."""
 
-    learning_rate: float = Field(default=5e-3, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
     """Base learning rate of AdamW at `base_width`."""
 
 
@@ -53,7 +53,7 @@ class TextTask(Task[TextSettings]):
     """Character-level language modelling with a small GPT; loss is the cross-entropy in nats per character.
 
     >>> TextTask(TextSettings()).tokens_per_batch
-    2048
+    1024
     """
 
     _corpus: Corpus | None = None

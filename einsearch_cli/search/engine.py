@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from einsearch_cli.search.trial import failed_result
 from einsearch_cli.search.worker import Finished, Job, Progress, WorkerSetup, work
@@ -27,8 +28,8 @@ class Engine(Protocol):
 
     Contract: every job that `next_job` gives ends in exactly one `Finished`
     event, also if the process that ran it dies; a failure of one job leaves
-    the others alone. Events arrive in the caller's thread. When the caller
-    raises (Ctrl-C), running jobs are stopped without an event.
+    the others alone. Events arrive in the caller's thread. An engine is a context
+    manager; leaving it stops running jobs without an event.
     """
 
     def run(self, next_job: Callable[[], Job | None], on_event: Callable[[Progress | Finished], None]) -> None:
@@ -36,40 +37,49 @@ class Engine(Protocol):
 
 
 class LocalProcesses:
-    """One process per worker on this machine, each with its own thread."""
+    """One process per worker on this machine, each with its own thread.
+
+    A context manager: workers start when there is work for them, stay for the
+    next `run`, and end with the context.
+    """
 
     def __init__(self, workers: int, setup: WorkerSetup) -> None:
         self._workers = workers
         self._setup = setup
+        self._team: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._team:
+            self._team.pop().stop()
 
     def run(self, next_job: Callable[[], Job | None], on_event: Callable[[Progress | Finished], None]) -> None:
         """Run jobs until none are left."""
-        team: list[_Worker] = []
-        try:
-            while self._assign(team, next_job):
-                busy = [worker for worker in team if worker.job is not None]
-                ready = connection.wait([handle for w in busy for handle in (w.pipe, w.process.sentinel)])
-                for worker in busy:
-                    if worker.pipe in ready or worker.process.sentinel in ready:
-                        for event in worker.events():
-                            on_event(event)
-                team = [worker for worker in team if worker.process.is_alive()]
-        finally:
-            for worker in team:
-                worker.stop()
+        while self._assign(next_job):
+            busy = [worker for worker in self._team if worker.job is not None]
+            ready = connection.wait([handle for w in busy for handle in (w.pipe, w.process.sentinel)])
+            for worker in busy:
+                if worker.pipe in ready or worker.process.sentinel in ready:
+                    for event in worker.events():
+                        on_event(event)
 
-    def _assign(self, team: list[_Worker], next_job: Callable[[], Job | None]) -> bool:
-        """Give every idle worker a job, hiring up to the limit; False when nothing runs any more."""
-        idle = [worker for worker in team if worker.job is None]
-        while idle or len(team) < self._workers:
+    def _assign(self, next_job: Callable[[], Job | None]) -> bool:
+        """Give every idle worker a job, replacing dead ones; False when nothing runs any more."""
+        self._team = [worker for worker in self._team if worker.job is not None or worker.process.is_alive()]
+        idle = [worker for worker in self._team if worker.job is None]
+        while idle or len(self._team) < self._workers:
             job = next_job()
             if job is None:
                 break
             if not idle:
-                team.append(_Worker(self._setup))
-                idle.append(team[-1])
+                idle.append(_Worker(self._setup))
+                self._team += idle
             idle.pop().start(job)
-        return any(worker.job is not None for worker in team)
+        return any(worker.job is not None for worker in self._team)
 
 
 class _Worker:

@@ -7,17 +7,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from einsearch_cli.data import AnyTask
-from einsearch_cli.errors import DivergedError
+from einsearch_cli.errors import DivergedError, SpecError
 from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.study import planned_counts
 from einsearch_cli.structures import Structure
-from einsearch_cli.training import ProxyRun, RunCost, plan_run, seconds_per_step
+from einsearch_cli.training import MINIMUM_STEPS, ProxyRun, RunSpeed, minimal_budget, probe
 
 PROBE_TIME_S = 10.0
 """Probing stops after this long; the rest is taken to run at the mean speed of what was probed."""
@@ -64,39 +65,52 @@ def _known(seconds: float) -> float | None:
 
 
 def estimate_study(spec: StudySpec, structures: Sequence[Structure], task: AnyTask, workers: int) -> StudyEstimate:
-    """Plan every run on the cheapest rung, time a few steps of as many as `PROBE_TIME_S` allows.
+    """Check that the cheapest rung pays for every run, and time a few steps of as many as `PROBE_TIME_S` allows.
 
     Raises:
         SpecError: if the budget of the first rung pays for too few steps of some run.
         SizeError: if a network cannot be allocated.
     """
     budgets = rung_budgets(spec.budget_flops, spec.halving)
-    probes = [
+    runs = [
         ProxyRun(task=task, structure=s, width=width, budget_flops=budgets[0], optimizer=spec.optimizer)
         for s in structures
         for width in spec.widths
     ]
-    costs = [plan_run(probe) for probe in probes]
-    seconds_per_flop = _mean_seconds_per_flop(list(zip(probes, costs, strict=True)))
+    for run in runs:
+        _check_budget(run, spec)
+    speeds = _probe_some(runs)
     rungs = []
     for rung, (budget, count) in enumerate(zip(budgets, planned_counts(spec, structures), strict=True)):
-        runs = count * len(spec.widths) * spec.seeds
-        rungs.append(RungEstimate(rung, budget, count, runs, runs * budget * seconds_per_flop / workers))
+        planned = count * len(spec.widths) * spec.seeds
+        mean_s = fmean(speed.seconds(budget) for speed in speeds) if speeds else math.nan
+        rungs.append(RungEstimate(rung, budget, count, planned, planned * mean_s / workers))
     return StudyEstimate(tuple(rungs))
 
 
-def _mean_seconds_per_flop(planned: list[tuple[ProxyRun, RunCost]]) -> float:
-    """Mean over runs, narrow and wide ones alternating so that a cut-off probe sees both."""
+def _check_budget(run: ProxyRun, spec: StudySpec) -> None:
+    needed = minimal_budget(run)
+    if run.budget_flops < needed:
+        whole = needed * spec.halving.factor ** (spec.halving.rungs - 1)
+        raise SpecError(
+            f"budget_flops = {spec.budget_flops:.3g} leaves {run.budget_flops:.3g} training FLOPs for a run of the first "
+            f"rung: {run.structure} at width {run.width} needs {needed:.3g} for {MINIMUM_STEPS} steps",
+            remedy=f"give a budget of {whole:.3g} or more, fewer rungs, or narrower widths",
+        )
+
+
+def _probe_some(runs: list[ProxyRun]) -> list[RunSpeed]:
+    """Speeds of as many runs as the time allows, narrow and wide ones alternating."""
     started_s = time.perf_counter()
-    rates = []
-    stride = max(1, len(planned) // 7)
+    speeds: list[RunSpeed] = []
+    stride = max(1, len(runs) // 7)
     with _one_thread():
-        for run, cost in (planned[i] for first in range(stride) for i in range(first, len(planned), stride)):
+        for run in (runs[i] for first in range(stride) for i in range(first, len(runs), stride)):
             with suppress(DivergedError):  # it will be reported when the run itself diverges
-                rates.append(seconds_per_step(run) / cost.train_flops_per_step)
+                speeds.append(probe(run))
             if time.perf_counter() - started_s > PROBE_TIME_S:
                 break
-    return sum(rates) / len(rates) if rates else math.nan
+    return speeds
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class StudySpec(BaseModel):
     task: str = "teacher"
     """Proxy task: teacher or text."""
     task_settings: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the task; see `einsearch rank --help` and docs/tasks.md."""
+    """Settings of the task; see `einsearch tasks`."""
     structures: list[Any] = Field(default_factory=list)
     """Candidates as text or mappings."""
     files: list[str] = Field(default_factory=list)

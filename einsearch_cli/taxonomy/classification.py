@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from einsearch_cli.structures.carrier_notation import theta_of
 from einsearch_cli.structures.families import family_of
+from einsearch_cli.structures.sizes import SizedStructure
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.costs import flops_per_token, rank_bound
 from einsearch_cli.taxonomy.criteria import Bounds, reasons_against
 from einsearch_cli.taxonomy.exponents import Cut, taxonomy_of
+
+if TYPE_CHECKING:
+    from einsearch_cli.structures.generic_rank import GenericRank
+
+RANK_FIELDS = ("rank", "rank_method", "rank_certificate")
+"""In JSON; null unless the rank was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,14 @@ class Classification:
     kept: bool
     reasons: tuple[str, ...]
     """Why it is pruned; empty if it is kept."""
+    generic_rank: GenericRank | None = None
+    """The rank for almost all factors, if it was asked for."""
+    why_below_bound: str | None = None
+    """Why the generic rank is smaller than its bound; None where it is not."""
+
+    @property
+    def rank(self) -> int | None:
+        return None if self.generic_rank is None else self.generic_rank.rank
 
     @property
     def dense_params(self) -> int:
@@ -72,22 +88,34 @@ class Classification:
             "dense_flops_per_token": self.dense_flops_per_token,
             "rank_bound": self.rank_bound,
             "cut": str(self.cut),
+            **(dict.fromkeys(RANK_FIELDS) if self.generic_rank is None else self.generic_rank.to_json()),
+            "why_below_bound": self.why_below_bound,
             "einsum": self.einsum,
             "kept": self.kept,
             "reasons": list(self.reasons),
         }
 
 
-def classify(structure: Structure, d_in: int = 1024, d_out: int = 1024, bounds: Bounds = Bounds()) -> Classification:
+def classify(
+    structure: Structure,
+    d_in: int = 1024,
+    d_out: int = 1024,
+    bounds: Bounds = Bounds(),
+    *,
+    rank_seed: int | None = None,
+) -> Classification:
     """Classify a structure and cost it for a d_out × d_in matrix.
 
+    With a `rank_seed` the generic rank is computed too, with random factors of that seed.
+
     Raises:
-        SizeError: if the structure has no sizes for these dimensions.
+        SizeError: if the structure has no sizes for these dimensions, or a matrix too large for its rank.
     """
     taxonomy = taxonomy_of(structure)
     sized = structure.at(d_in, d_out)
     bound, cut = rank_bound(sized)
     reasons = reasons_against(taxonomy, bounds)
+    rank, why = (None, None) if rank_seed is None else _rank(sized, cut, rank_seed)
     return Classification(
         structure=structure,
         family=family_of(structure),
@@ -105,4 +133,14 @@ def classify(structure: Structure, d_in: int = 1024, d_out: int = 1024, bounds: 
         rank_bound=bound,
         kept=not reasons,
         reasons=reasons,
+        generic_rank=rank,
+        why_below_bound=why,
     )
+
+
+def _rank(sized: SizedStructure, cut: Cut, seed: int) -> tuple[GenericRank, str | None]:
+    from einsearch_cli.structures.generic_rank import generic_rank
+    from einsearch_cli.taxonomy.shortfall import why_below_bound
+
+    found = generic_rank(sized, seed)
+    return found, why_below_bound(sized, found, cut)

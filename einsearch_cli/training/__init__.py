@@ -4,9 +4,10 @@ from einsearch_cli.training.run import (
     MINIMUM_STEPS,
     Progress,
     RunCost,
-    estimate_seconds,
+    RunSpeed,
+    minimal_budget,
     plan_run,
-    seconds_per_step,
+    probe,
     train,
 )
 from einsearch_cli.training.settings import OptimizerSettings, ProxyRun, RunOutcome
@@ -18,8 +19,9 @@ __all__ = [
     "ProxyRun",
     "RunCost",
     "RunOutcome",
-    "estimate_seconds",
+    "RunSpeed",
+    "minimal_budget",
     "plan_run",
-    "seconds_per_step",
+    "probe",
     "train",
 ]

@@ -41,6 +41,28 @@ class RunCost:
     """Trainable numbers in the network."""
 
 
+@dataclass(frozen=True)
+class RunSpeed:
+    """How fast a run is on this machine."""
+
+    cost: RunCost
+    step_s: float
+    """Seconds of one step: the median of a few."""
+    fixed_s: float
+    """Seconds for building the network and for all validations, however many steps there are."""
+
+    def seconds(self, budget_flops: float) -> float:
+        """Wall time of the run on another budget."""
+        return self.fixed_s + budget_flops / self.cost.train_flops_per_step * self.step_s
+
+
+def minimal_budget(run: ProxyRun) -> int:
+    """Training FLOPs of `MINIMUM_STEPS` steps, the least that a run can be given."""
+    with torch.device("meta"):
+        model = run.task.build_model(run.structure, run.width)
+    return MINIMUM_STEPS * _flops_per_step(run, model)
+
+
 def plan_run(run: ProxyRun) -> RunCost:
     """Steps and FLOPs of a run, without training it or allocating its network.
 
@@ -90,16 +112,21 @@ def train(run: ProxyRun, on_progress: Progress | None = None) -> RunOutcome:
     )
 
 
-def seconds_per_step(run: ProxyRun, probes: int = 5) -> float:
-    """Wall time of one training step of this run on this machine: the median of a few, after two to warm up."""
+def probe(run: ProxyRun, steps: int = 5) -> RunSpeed:
+    """Time a few steps of a run on this machine, after two to warm up, and everything else it has to do."""
     run.task.prepare()
+    started_s = time.perf_counter()
     trainer = _Trainer(run)
+    setup_s = time.perf_counter() - started_s
     times_s: list[float] = []
-    for _ in range(probes + 2):
+    for _ in range(steps + 2):
         started_s = time.perf_counter()
         trainer.step()
         times_s.append(time.perf_counter() - started_s)
-    return statistics.median(times_s[2:])
+    started_s = time.perf_counter()
+    trainer.validate()
+    validations_s = run.optimizer.validations * (time.perf_counter() - started_s)
+    return RunSpeed(trainer.cost, statistics.median(times_s[2:]), setup_s + validations_s)
 
 
 class _Trainer:
@@ -161,9 +188,7 @@ class _Trainer:
 
 
 def _cost(run: ProxyRun, model: ProxyModel) -> RunCost:
-    flops = model.flops_per_token()
-    tokens = run.task.tokens_per_batch
-    per_step = TRAINING_TO_FORWARD * flops.body * tokens
+    per_step = _flops_per_step(run, model)
     if not run.budget_flops >= MINIMUM_STEPS * per_step or math.isinf(run.budget_flops):
         raise SpecError(
             f"a budget of {run.budget_flops:.3g} training FLOPs for structure {run.structure} at width {run.width}: "
@@ -173,16 +198,15 @@ def _cost(run: ProxyRun, model: ProxyModel) -> RunCost:
     return RunCost(
         steps=int(run.budget_flops // per_step),
         train_flops_per_step=per_step,
-        total_flops_per_step=TRAINING_TO_FORWARD * flops.total * tokens,
+        total_flops_per_step=TRAINING_TO_FORWARD * model.flops_per_token().total * run.task.tokens_per_batch,
         params=model.parameter_count(),
     )
+
+
+def _flops_per_step(run: ProxyRun, model: ProxyModel) -> int:
+    return TRAINING_TO_FORWARD * model.flops_per_token().body * run.task.tokens_per_batch
 
 
 def _validation_marks(steps: int, count: int) -> frozenset[int]:
     """Steps after which to validate, the last always among them."""
     return frozenset(max(1, round(steps * k / count)) for k in range(1, count + 1))
-
-
-def estimate_seconds(run: ProxyRun) -> float:
-    """Wall time a run will take here, from a few probed steps; validation is not in it."""
-    return plan_run(run).steps * seconds_per_step(run)

@@ -164,9 +164,11 @@ def test_dry_run_shows_the_plan_and_writes_nothing(einsearch, tmp_path: Path) ->
 
 
 def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
-    words = ("--widths", "64", "--budget", "1e9", "--dry-run", "--format", "json", "--seeds", "1")
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question. " * 100)
+    words = ("--text", tmp_path / "text.txt", "--widths", "32", "--budget", "1e11", "--dry-run", "--format", "json")
     assert len(json.loads(einsearch("rank", "monarch", "btt:r=2", *words).out)["structures"]) == 3
-    assert len(json.loads(einsearch("rank", "grid:2", *words).out)["structures"]) == 12
+    plan = json.loads(einsearch("rank", "grid:2", *words).out)
+    assert (plan["task"], len(plan["structures"])) == ("text", 12)
     (tmp_path / "found.csv").write_text("structure\nmonarch\n")
     assert len(json.loads(einsearch("rank", tmp_path / "found.csv", *words).out)["structures"]) == 2
 
@@ -176,7 +178,7 @@ def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
     [
         (["monarch", "--widths", "64,x"], "widths.1 is 'x'"),
         (["monarch", "--budget", "-1"], "budget_flops is '-1.0'"),
-        (["monarch", "--budget", "10"], "a budget of 3.33 training FLOPs"),
+        (["monarch", "--budget", "10"], "budget_flops = 10 leaves 3.33 training FLOPs"),
         (["monarch", "--task", "teachr"], "no task 'teachr'"),
         (["monarch", "--text", "missing"], "missing"),
         (["grid:x"], "space.grid is 'x'"),

@@ -30,7 +30,8 @@ def run(engine: LocalProcesses, queue: list[Job]) -> dict[int, Finished]:
             assert event.number not in found
             found[event.number] = event
 
-    engine.run(lambda: next(waiting, None), on_event)
+    with engine:
+        engine.run(lambda: next(waiting, None), on_event)
     return found
 
 
@@ -74,7 +75,8 @@ def test_a_killed_worker_fails_its_trial_only() -> None:
             for child in active_children():
                 os.kill(child.pid or 0, signal.SIGKILL)
 
-    LocalProcesses(1, SETUP).run(lambda: next(waiting, None), on_event)
+    with LocalProcesses(1, SETUP) as engine:
+        engine.run(lambda: next(waiting, None), on_event)
     assert [found[n].result.status for n in range(3)] == ["failed", "ok", "ok"]
     assert "exit code -9" in str(found[0].result.error)
 
@@ -89,7 +91,21 @@ def test_an_interrupt_stops_the_workers() -> None:
 
     waiting = iter(endless)
     started_s = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt):
-        LocalProcesses(2, SETUP).run(lambda: next(waiting, None), interrupt)
+    with pytest.raises(KeyboardInterrupt), LocalProcesses(2, SETUP) as engine:
+        engine.run(lambda: next(waiting, None), interrupt)
     assert not active_children()
     assert time.perf_counter() - started_s < 60
+
+
+def test_workers_stay_for_the_next_run() -> None:
+    from multiprocessing import active_children
+
+    with LocalProcesses(1, SETUP) as engine:
+        seen = []
+        for job in jobs(2):
+            waiting = iter([job])
+            engine.run(lambda: next(waiting, None), lambda _: None)  # noqa: B023
+            seen += [child.pid for child in active_children()]
+    assert len(seen) == 2
+    assert len(set(seen)) == 1
+    assert not active_children()

@@ -14,7 +14,7 @@ def small_teacher(folder: Path, **settings: object) -> TeacherTask:
         "validation_size": 512,
         "batch_size": 128,
         "learning_rate": 0.02,
-        "dense_input": True,
+        "depth": 3,
     } | settings
     return TeacherTask(TeacherSettings.model_validate(given), folder)
 
