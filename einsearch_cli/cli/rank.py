@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,7 +160,6 @@ class _Session:
 
         setup = WorkerSetup(self.spec.task, self.spec.task_settings, self.spec.optimizer.model_dump())
         identity = fingerprint(self.spec, self.structures, self.task)
-        started_s = time.perf_counter()
         try:
             with (
                 StudyStore(self.folder, identity, self.structures) as store,
@@ -172,12 +170,12 @@ class _Session:
         except KeyboardInterrupt:
             console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
             return Exit.INTERRUPTED
-        return self._report(results, time.perf_counter() - started_s, output)
+        return self._report(results, output)
 
-    def _report(self, results: list[TrialResult], elapsed_s: float, output: Format) -> int:
+    def _report(self, results: list[TrialResult], output: Format) -> int:
         from einsearch_cli.reports import headline, write_report, write_results
 
-        study = self._study_report(results, elapsed_s)
+        study = self._study_report(results)
         write_results(self.folder / "results.json", study)
         write_report(self.folder / "report.html", study)
         console.data(_ranking_text(study, output))
@@ -192,7 +190,7 @@ class _Session:
         )
         return Exit.RUN_FAILED
 
-    def _study_report(self, results: list[TrialResult], elapsed_s: float) -> StudyReport:
+    def _study_report(self, results: list[TrialResult]) -> StudyReport:
         from einsearch_cli.reports import StudyReport
         from einsearch_cli.scaling import rank_candidates
 
@@ -203,7 +201,6 @@ class _Session:
             results=tuple(results),
             ranking=rank_candidates(results, self.structures[0]),
             loss_name=f"validation loss ({self.task.loss_unit})",
-            elapsed_s=elapsed_s,
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=_environment(),
         )

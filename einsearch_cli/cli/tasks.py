@@ -19,7 +19,12 @@ def tasks_command(output: Format = typer.Option(Format.table, "--format", help="
     from einsearch_cli.data import find_task, task_names
 
     rows = [
-        {"task": name, "setting": field, "default": str(info.default), "meaning": " ".join((info.description or "").split())}
+        {
+            "task": name,
+            "setting": field,
+            "default": str(info.default),
+            "meaning": " ".join((info.description or "").split()),
+        }
         for name in task_names()
         for field, info in find_task(name).settings_type.model_fields.items()
     ]

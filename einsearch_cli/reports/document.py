@@ -20,7 +20,8 @@ def results_document(study: StudyReport) -> dict[str, Any]:
 
     Keys: `task`, `budget_flops` (training FLOPs per run at the last rung, embeddings and
     head not counted), `results` (one object per run) and `ranking` (best first), besides
-    `title`, `loss_name`, `yardstick`, `confidence`, `elapsed_s` and `environment`. Structures are
+    `title`, `loss_name`, `yardstick`, `confidence`, `run_time_s` (summed over runs) and
+    `environment`. Structures are
     written in the text notation, which `parse_structure` reads; ω, ψ and ν as exact
     fractions such as "1/2".
     """
@@ -29,7 +30,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         "task": study.task,
         "loss_name": study.loss_name,
         "budget_flops": study.budget_flops,
-        "elapsed_s": study.elapsed_s,
+        "run_time_s": sum(result.elapsed_s for result in study.results),
         "yardstick": str(study.ranking.yardstick),
         "confidence": study.ranking.confidence,
         "results": [_run(study, result) for result in study.results],

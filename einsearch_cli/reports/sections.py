@@ -49,7 +49,7 @@ def facts_section(page: Page) -> Html:
         ("Widths", _listed(trial.width for trial in trials) or "–"),
         ("Seeds", str(len({trial.seed for trial in trials}))),
         ("Runs", f"{len(trials)} ({failed} failed)" if failed else str(len(trials))),
-        ("Total time", duration_text(study.elapsed_s if study.elapsed_s is not None else ran_s)),
+        ("Time of all runs", duration_text(ran_s)),
     )
     tiles = [
         element("div", element("dt", name), element("dd", value), class_="wide" if len(value) > 14 else None)

@@ -27,8 +27,6 @@ class StudyReport:
     ranking: Ranking
     loss_name: str = "validation loss"
     """What the loss is, with its unit, e.g. 'validation loss (nats per character)'."""
-    elapsed_s: float | None = None
-    """Wall-clock seconds of the whole study; None: the sum of the runs is shown."""
     commands: tuple[str, ...] = ()
     """Shell commands that repeat the study."""
     environment: tuple[tuple[str, str], ...] = ()

@@ -7,15 +7,14 @@ from typing import Literal
 
 from einsearch_cli.reports.numbers import (
     MISSING,
-    count_text,
     factor_text,
     flops_text,
-    interval_text,
     loss_text,
     percent_text,
 )
 from einsearch_cli.reports.study import StudyReport, relative_difference
 from einsearch_cli.scaling import RankingEntry
+from einsearch_cli.structures import family_text
 
 Align = Literal["left", "right"]
 
@@ -47,18 +46,15 @@ def _cell(text: str) -> str:
 
 _COLUMNS: tuple[tuple[str, Align], ...] = (
     ("#", "right"),
-    ("family", "left"),
     ("structure", "left"),
     ("ω", "right"),
     ("ψ", "right"),
     ("ν", "right"),
-    ("loss", "right"),
-    ("95% interval", "right"),
+    ("loss ± 95%", "right"),
     ("vs yardstick", "right"),
     ("verdict", "left"),
     ("compute gain", "right"),
     ("width", "right"),
-    ("params", "right"),
     ("FLOPs per run", "right"),
 )
 
@@ -79,20 +75,24 @@ def _row(study: StudyReport, entry: RankingEntry) -> tuple[str, ...]:
     difference = relative_difference(entry)
     return (
         str(entry.rank),
-        entry.family,
-        str(entry.structure),
+        family_text(entry.structure) or str(entry.structure),
         str(known.omega),
         str(known.psi),
         str(known.nu),
-        loss_text(entry.loss),
-        interval_text(entry.ci_low, entry.ci_high),
+        _loss_with_interval(entry),
         percent_text(difference[0]) if difference else MISSING,
         entry.verdict,
         gain_text(entry),
         MISSING if entry.width is None else str(entry.width),
-        count_text(entry.params),
         flops_text(entry.budget_flops),
     )
+
+
+def _loss_with_interval(entry: RankingEntry) -> str:
+    """The mean and the half width of its Student-t interval, which lies evenly around it."""
+    if entry.loss is None or entry.ci_low is None or entry.ci_high is None:
+        return loss_text(entry.loss)
+    return f"{loss_text(entry.loss)} ± {(entry.ci_high - entry.ci_low) / 2:.2g}"
 
 
 def gain_text(entry: RankingEntry) -> str:
