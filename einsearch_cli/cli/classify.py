@@ -37,6 +37,8 @@ numbers are formulas in the letters.
 
   einsearch classify low-rank:r=64 block-dense:blocks=4,r=512 --d-in 4096 --d-out 1024 --format json
 """
+MAX_ORDERS = 15
+"""Contraction orders shown to people: all of those of three factors."""
 
 
 def classify_command(
@@ -143,7 +145,11 @@ def _card(item: dict[str, Any]) -> str:
         *((f"as {key}", value) for key, value in notation.items() if value and key != "carriers"),
         ("", ""),
         (f"orders, {item['tokens']} tokens", ""),
-        *((f"  {o['order']}", f"{o['flops']:.4g} FLOPs = {ratio(o['flops'], dense)} dense") for o in item["orders"]),
+        *(
+            (f"  {o['order']}", f"{o['flops']:.4g} FLOPs = {ratio(o['flops'], dense)} dense")
+            for o in item["orders"][:MAX_ORDERS]
+        ),
+        *([("", f"and {more} more, all dearer")] if (more := len(item["orders"]) - MAX_ORDERS) > 0 else []),
         ("", ""),
         ("verdict", "kept" if item["kept"] else "pruned: " + "; ".join(item["reasons"])),
     ]

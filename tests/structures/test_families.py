@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import permutations
+from random import Random
 
 import pytest
 import sympy
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures import FAMILIES, Structure, family_of, family_text, parse_structure
+from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.families import Family, carriers_at, find_family, usage
-from einsearch_cli.structures.grammar import canonical, grid_points, irreducible, structures_of
 from einsearch_cli.taxonomy import taxonomy_of
+from tests.structures.strategies import extents
 
 MEMBERS = {
     "kronecker:n=3": "XA^1/3 XB^1/3 XC^1/3 YA^1/3 YB^1/3 YC^1/3",
@@ -88,21 +90,35 @@ def test_members_that_no_parameter_reaches_are_known_by_their_carrier_sets(text:
     assert family_of(parse_structure(text)) == family
 
 
-@pytest.mark.parametrize(("factors", "grid"), [(2, 4), (3, 2)])
-def test_recognition_agrees_with_trying_all_names_of_the_factors(factors: int, grid: int) -> None:
-    """The slow route: a family holds a structure if it builds it, or has its carrier sets under some naming."""
-    points = grid_points(factors, grid)
-    points = points[canonical(points, factors) & irreducible(points, factors)][::7]
-    for structure in structures_of(points, factors, grid):
-        text = family_text(structure)
-        if text is not None:
-            assert parse_structure(text) == structure
-        sets = {frozenset(carriers) for carriers, _ in structure.indices}
-        butterfly = {2: ["XA", "XAB", "YB", "YAB"], 3: ["XA", "XAB", "XABC", "YC", "YBC", "YABC"]}[factors]
-        names = [dict(zip(p, "ABC", strict=False)) for p in permutations("ABC"[:factors])]
-        monarch = {frozenset(carriers) for carriers in butterfly}
-        expected = any({frozenset(n.get(t, t) for t in s) for s in sets} == monarch for n in names)
-        assert (family_of(structure) == "monarch") == expected
+def named(sets: set[frozenset[str]], names: dict[str, str]) -> set[frozenset[str]]:
+    return {frozenset(names.get(tensor, tensor) for tensor in carriers) for carriers in sets}
+
+
+BUTTERFLIES = {2: "XA XAB YB YAB", 3: "XA XAB XABC YC YBC YABC"}
+
+
+@given(extents(max_factors=3))
+def test_recognition_agrees_with_trying_all_names_of_the_factors(given_extents: dict[str, Extent]) -> None:
+    structure = Structure.of(given_extents)
+    text = family_text(structure)
+    if text is not None:
+        assert parse_structure(text) == structure
+    sets = {frozenset(carriers) for carriers, _ in structure.indices}
+    butterfly = set(map(frozenset, BUTTERFLIES.get(len(structure.factors), "").split()))
+    orders = permutations(structure.factors)
+    is_butterfly = any(named(sets, dict(zip(order, "ABC", strict=False))) == butterfly for order in orders)
+    assert (family_of(structure) == "monarch") == is_butterfly
+
+
+@pytest.mark.parametrize("text", [text for text in MEMBERS if ":n=4" not in text])
+@given(st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=10)
+def test_members_are_recognised_whatever_their_factors_are_called(text: str, random: Random) -> None:
+    structure = parse_structure(text)
+    letters = "".join(structure.factors)
+    renamed = str.maketrans(letters, "".join(random.sample(letters, len(letters))))
+    shuffled = {carriers.translate(renamed): extent for carriers, extent in structure.indices}
+    assert family_text(Structure.of(shuffled)) == text
 
 
 def number(formula: str, **values: Fraction) -> sympy.Expr:

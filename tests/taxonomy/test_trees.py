@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from einsearch_cli.structures import Structure, parse_structure
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.grammar import canonical, grid_points, irreducible, structures_of
+from einsearch_cli.structures.normal_form import carrier_classes, text_of_carriers
 from einsearch_cli.taxonomy import taxonomy_of, tree_taxonomy
 from einsearch_cli.taxonomy.trees import nu_over_trees
 from tests.structures.strategies import extents
@@ -54,14 +54,17 @@ def test_nu_over_trees_is_that_of_trying_all_sequences(given_extents: dict[str, 
     assert tree_taxonomy(structure, Fraction(99)).nu <= 1, "for many tokens W is formed for nothing"
 
 
-@pytest.mark.parametrize(("factors", "grid", "tokens"), [(1, 2, 1), (2, 3, 0), (2, 4, 4), (3, 1, 1), (3, 2, 3)])
-def test_arrays_agree_with_one_structure_at_a_time(factors: int, grid: int, tokens: int) -> None:
-    points = grid_points(factors, grid)
-    points = points[canonical(points, factors) & irreducible(points, factors)][::11]
-    found = nu_over_trees(points, factors, tokens)
-    expected = [tree_taxonomy(s, Fraction(tokens, grid)).nu * grid for s in structures_of(points, factors, grid)]
-    assert np.array_equal(found, [int(nu) for nu in expected])
-    assert len(points)
+@settings(deadline=None, max_examples=60)
+@given(extents(max_factors=3), st.integers(0, 24))
+def test_arrays_agree_with_one_structure_at_a_time(given_extents: dict[str, Extent], tokens: int) -> None:
+    factors = len({tensor for carriers in given_extents for tensor in carriers} - {"X", "Y"})
+    structure = Structure.of(given_extents)
+    if len(structure.factors) < factors:
+        return
+    classes = [text_of_carriers(carriers) for carriers in carrier_classes(factors)]
+    row = [int(structure.extent(carriers).exponent * 12) for carriers in classes]
+    found = nu_over_trees(np.array([row, row], dtype=np.int16), factors, tokens)
+    assert found.tolist() == [tree_taxonomy(structure, Fraction(tokens, 12)).nu * 12] * 2
 
 
 @pytest.mark.parametrize(
