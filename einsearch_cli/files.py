@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from einsearch_cli.errors import OutputError
 
@@ -29,13 +32,26 @@ def write_atomically(path: str | os.PathLike[str], text: str | bytes) -> None:
     ['a.json']
     """
     data = text if isinstance(text, bytes) else text.encode("utf-8", errors="backslashreplace")
+    with open_atomically(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` when the block ends, and is gone if it fails.
+
+    Raises:
+        OutputError: as `write_atomically`.
+    """
     try:
         target = Path(path).resolve()
         _refuse_unwritable(target)
         if target.exists() and not target.is_file():
-            target.write_bytes(data)
+            with target.open("wb") as file:
+                yield file
             return
-        _replace(target, data)
+        with _draft(target) as file:
+            yield file
     except (
         OSError,
         ValueError,
@@ -61,13 +77,14 @@ def _refuse_unwritable(target: Path) -> None:
         )
 
 
-def _replace(target: Path, data: bytes) -> None:
+@contextmanager
+def _draft(target: Path) -> Iterator[BinaryIO]:
     # Not tempfile: its files are readable by the owner only, and the mode stays after the rename.
     draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if target.exists():

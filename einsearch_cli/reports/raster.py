@@ -6,7 +6,7 @@ import importlib
 import os
 
 from einsearch_cli.errors import OutputError
-from einsearch_cli.files import write_atomically
+from einsearch_cli.files import open_atomically
 
 ZOOM = 2
 """Pixels of the picture for a unit of the drawing: sharp on screens of high density."""
@@ -25,4 +25,6 @@ def write_png(path: str | os.PathLike[str], svg: str) -> None:
             f"cannot draw {os.fspath(path)!r}: PNG needs the package resvg-py, which is not installed",
             remedy="pip install 'einsearch[png]', or write .svg",
         ) from error
-    write_atomically(path, bytes(resvg.svg_to_bytes(svg_string=svg, zoom=ZOOM)))
+    picture = bytes(resvg.svg_to_bytes(svg_string=svg, zoom=ZOOM))
+    with open_atomically(path) as file:
+        file.write(picture)
