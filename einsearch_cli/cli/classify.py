@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,9 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, ratio, render
-from einsearch_cli.errors import SpecError
+from einsearch_cli.cli.structure_input import dimensions, read_structures
+from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
+from einsearch_cli.cli.trees import trees_lines, trees_object
 
 if TYPE_CHECKING:
     from einsearch_cli.structures import NamedStructure
@@ -21,7 +22,8 @@ HELP = """Classify structures: family, ω ψ ν, the cut that limits the rank, p
 
 SPEC is a family (btt:r=2), carrier sets ('XA^1/2 XAB=4 YB YAB=4'), a θ vector
 ('(0.5|0|0.5|0|0.5|0.5|0)'), an einsum equation with --sizes, a file of
-structures, or - for stdin.
+structures, or - for stdin. With letters as exponents ('XA^a XAB^(1-a) YB AB^r') all
+numbers are formulas in the letters.
 
 [bold]Examples[/bold]
 
@@ -29,11 +31,14 @@ structures, or - for stdin.
 
   einsearch classify 'bgn,gnr,gro->bo' --sizes g=4,n=256,r=128,o=1024
 
+  einsearch classify 'XA^a XAB^(1-a) YB^e YAB^(1-e) AB^r'
+
   einsearch classify 'XA=2 XB=2 XAB YA=3 YB' --d-in 8 --d-out 9 --rank
 
   einsearch classify low-rank:r=64 block-dense:blocks=4,r=512 --d-in 4096 --d-out 1024 --format json
 """
-DEFAULT_DIMENSION = 1024
+MAX_ORDERS = 15
+"""Contraction orders shown to people: all of those of three factors."""
 
 
 def classify_command(
@@ -42,6 +47,11 @@ def classify_command(
     d_in: int | None = typer.Option(None, help="Input dimension; 1024, or what the sizes fix."),
     d_out: int | None = typer.Option(None, help="Output dimension; d_in if not given."),
     tokens: int = typer.Option(1024, min=1, help="Tokens per call, for the cost of the contraction orders."),
+    trees: str | None = typer.Option(
+        None,
+        metavar="TAU",
+        help="ν and ω also over trees that multiply factors first, for calls of d^TAU tokens, such as 1 or 1/2.",
+    ),
     rank: bool = typer.Option(
         False, "--rank", help="Compute the generic rank exactly, with random factors mod a prime."
     ),
@@ -51,56 +61,26 @@ def classify_command(
 ) -> None:
     from einsearch_cli.taxonomy import classify
 
+    if is_symbolic(specs or []):
+        sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
+        console.data(symbolic_text(specs, output, [name for name, given in sized.items() if given is not None]), out)
+        return
     found = []
-    for named in _read(specs or ["-"], sizes):
-        side_in, side_out = _dimensions(named, d_in, d_out)
+    for named in read_structures(specs or ["-"], sizes):
+        side_in, side_out = dimensions(named, d_in, d_out)
         found.append((named, classify(named.structure, side_in, side_out, rank_seed=seed if rank else None)))
     if output in (Format.json, Format.jsonl):
-        objects = [_object(named, item, tokens) for named, item in found]
+        objects = [_object(named, item, tokens, trees) for named, item in found]
         single = len(objects) == 1 and output is Format.json
         text = json.dumps(objects[0], indent=2, ensure_ascii=False) if single else render([], objects, output)
     elif output is Format.table:
-        text = "\n\n".join(_card(_object(named, item, tokens)) for named, item in found)
+        text = "\n\n".join(_card(_object(named, item, tokens, trees)) for named, item in found)
     else:
         text = render([_row(item) for _, item in found], [], output)
     console.data(text, out)
 
 
-def _read(specs: list[str], sizes: str | None) -> list[NamedStructure]:
-    from einsearch_cli.structures import (
-        is_structure_file,
-        read_structure,
-        read_structure_file,
-        read_structure_lines,
-    )
-    from einsearch_cli.structures.einsum_notation import parse_size_list
-
-    size_list = parse_size_list(sizes) if sizes else None
-    found: list[NamedStructure] = []
-    for spec in specs:
-        if spec == "-":
-            if sys.stdin.isatty():
-                raise SpecError("no SPEC was given and stdin is a terminal", remedy="einsearch classify monarch")
-            found += read_structure_lines(sys.stdin.read(), "stdin")
-        elif is_structure_file(spec):
-            found += read_structure_file(Path(spec))
-        else:
-            found.append(read_structure(spec, size_list))
-    return found
-
-
-def _dimensions(named: NamedStructure, d_in: int | None, d_out: int | None) -> tuple[int, int]:
-    for name, given, fixed in (("--d-in", d_in, named.d_in), ("--d-out", d_out, named.d_out)):
-        if given and fixed and given != fixed:
-            raise SpecError(
-                f"{name} {given}: the sizes of the equation multiply to {fixed}",
-                remedy=f"leave {name} out, or write a size as rest or d/4 so that it can grow",
-            )
-    side_in = d_in if d_in is not None else named.d_in or DEFAULT_DIMENSION
-    return side_in, d_out if d_out is not None else named.d_out or side_in
-
-
-def _object(named: NamedStructure, item: Classification, tokens: int) -> dict[str, Any]:
+def _object(named: NamedStructure, item: Classification, tokens: int, trees: str | None) -> dict[str, Any]:
     from einsearch_cli.structures import notations
     from einsearch_cli.taxonomy import contraction_orders, flops_formula, params_formula
 
@@ -115,6 +95,7 @@ def _object(named: NamedStructure, item: Classification, tokens: int) -> dict[st
         "params_ratio": item.params / item.dense_params,
         "flops_ratio": item.flops_per_token / item.dense_flops_per_token,
         "tokens": tokens,
+        **trees_object(structure, trees),
         "orders": [{"order": order.tree, "flops": order.flops(tokens)} for order in contraction_orders(sized, tokens)],
     }
 
@@ -145,6 +126,7 @@ def _card(item: dict[str, Any]) -> str:
         ("ω  sharing", f"{item['omega']:<6} FLOPs per parameter grow as d^ω"),
         ("ψ  rank", f"{item['psi']:<6} rank grows as d^ψ; 1 is full rank"),
         ("ν  compute", f"{item['nu']:<6} FLOPs grow as d^(1+ν); dense is 1"),
+        *trees_lines(item),
         ("", ""),
         ("at", f"d_in {item['d_in']}, d_out {item['d_out']}" + (f"; {item['padding']}" if item["padding"] else "")),
         ("sizes", "  ".join(f"{carriers} {size}" for carriers, size in item["sizes"].items())),
@@ -163,7 +145,11 @@ def _card(item: dict[str, Any]) -> str:
         *((f"as {key}", value) for key, value in notation.items() if value and key != "carriers"),
         ("", ""),
         (f"orders, {item['tokens']} tokens", ""),
-        *((f"  {o['order']}", f"{o['flops']:.4g} FLOPs = {ratio(o['flops'], dense)} dense") for o in item["orders"]),
+        *(
+            (f"  {o['order']}", f"{o['flops']:.4g} FLOPs = {ratio(o['flops'], dense)} dense")
+            for o in item["orders"][:MAX_ORDERS]
+        ),
+        *([("", f"and {more} more, all dearer")] if (more := len(item["orders"]) - MAX_ORDERS) > 0 else []),
         ("", ""),
         ("verdict", "kept" if item["kept"] else "pruned: " + "; ".join(item["reasons"])),
     ]

@@ -2,25 +2,77 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, render
 
-HELP = """List the named families with their carrier sets and parameters.
+if TYPE_CHECKING:
+    from einsearch_cli.structures import Family
 
-[bold]Example[/bold]
+HELP = """List the named families with their carrier sets, parameters and formulas.
+
+ω, ψ and ν are given in the number n of axes of the input and of the output, and
+in the exponents of the parameters: r = d^ρ, blocks = d^β; a fixed size has
+exponent 0.
+
+[bold]Examples[/bold]
 
   einsearch families
+
+  einsearch families --format json
 """
 
 
 def families_command(output: Format = typer.Option(Format.table, "--format", help="Output format.")) -> None:
     from einsearch_cli.structures import FAMILIES
-    from einsearch_cli.structures.families import usage
 
-    rows = [
-        {"structure": usage(family), "family": family.name, "carrier sets": family.carriers, "source": family.source}
-        for family in FAMILIES.values()
+    lines = [line for family in FAMILIES.values() for line in _lines(family)]
+    console.data(render([_row(line) for line in lines], lines, output))
+
+
+def _lines(family: Family) -> list[dict[str, str]]:
+    """The family at its default order, and at order 3 if that is another one."""
+    from einsearch_cli.structures.extent import Extent
+    from einsearch_cli.structures.families import carriers_at, usage
+
+    found = [(usage(family), family.carriers)]
+    if family.has_orders and family.parameters["n"] != Extent.fixed(3):
+        found.append((usage(family, 3), carriers_at(family, 3)))
+    formulas = family.formulas
+    return [
+        {
+            "structure": text,
+            "family": family.name,
+            "carrier sets": carriers,
+            "omega": formulas.omega,
+            "psi": formulas.psi,
+            "nu": formulas.nu,
+            "where": formulas.where,
+            "source": family.source,
+        }
+        for text, carriers in found
     ]
-    console.data(render(rows, rows, output))
+
+
+def _row(line: dict[str, str]) -> dict[str, str]:
+    """One line for people: formulas as they are printed in papers."""
+    return {
+        "structure": line["structure"],
+        "carrier sets": line["carrier sets"],
+        "ω": _printed(line["omega"]),
+        "ψ": _printed(line["psi"]),
+        "ν": _printed(line["nu"]) + (f"  ({line['where']})" if line["where"] else ""),
+        "source": line["source"],
+    }
+
+
+def _printed(formula: str) -> str:
+    """`2nρ − 1` for `2*n*ρ - 1`.
+
+    >>> _printed("max(ρ, 2*n*ρ - 1)")
+    'max(ρ, 2nρ − 1)'
+    """
+    return formula.replace("*", "").replace("-", "−")

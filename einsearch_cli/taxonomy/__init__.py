@@ -23,6 +23,7 @@ from einsearch_cli.taxonomy.space import (
     search,
     survivors,
 )
+from einsearch_cli.taxonomy.trees import TreeTaxonomy, tree_taxonomy
 
 __all__ = [
     "CRITERIA",
@@ -36,6 +37,7 @@ __all__ = [
     "Space",
     "SpaceCounts",
     "Taxonomy",
+    "TreeTaxonomy",
     "best_first",
     "classify",
     "contraction_orders",
@@ -50,4 +52,5 @@ __all__ = [
     "search",
     "survivors",
     "taxonomy_of",
+    "tree_taxonomy",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from einsearch_cli.structures.sizes import SizedStructure
@@ -42,19 +42,16 @@ class ContractionOrder:
 def contraction_orders(sized: SizedStructure, tokens: int) -> tuple[ContractionOrder, ...]:
     """All binary contraction trees, cheapest at this number of tokens first.
 
-    For more than `MAX_TREE_FACTORS` factors only those in which the factors
-    meet the activation one after another.
+    For more than `MAX_TREE_FACTORS` factors only the best of those in which the
+    factors meet the activation one after another.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> [o.tree for o in contraction_orders(parse_structure("monarch").at(64, 64), tokens=1)]
     ['(xA)B', '(xB)A', 'x(AB)']
     """
     names = ("x", *sized.factors)
-    trees: list[Tree]
-    if len(sized.factors) <= MAX_TREE_FACTORS:
-        trees = list(_trees(names))
-    else:
-        trees = [_sequence(order) for order in permutations(sized.factors)]
+    few = len(sized.factors) <= MAX_TREE_FACTORS
+    trees = list(_trees(names)) if few else [_sequence(meeting_order(sized))]
     orders = [_cost(tree, sized) for tree in trees]
     return tuple(sorted(orders, key=lambda order: (order.flops(tokens), order.tree)))
 
@@ -122,8 +119,23 @@ def _carried(carriers: str, side: set[str], everything: set[str]) -> bool:
 
 
 def meeting_order(sized: SizedStructure) -> tuple[str, ...]:
-    """The order in which the factors meet the activation with the fewest FLOPs at these sizes."""
-    return min(permutations(sized.factors), key=lambda order: (_cost(_sequence(order), sized).flops_per_token, order))
+    """The order in which the factors meet the activation with the fewest FLOPs at these sizes.
+
+    What a step costs depends on which factors were met before it, not on their
+    order, so the best way to each set of factors is found from smaller sets.
+    """
+    best: dict[frozenset[str], tuple[int, tuple[str, ...]]] = {frozenset(): (0, ())}
+    for count in range(1, len(sized.factors) + 1):
+        for chosen in map(frozenset, combinations(sized.factors, count)):
+            ways = ((best[chosen - {last}], last) for last in chosen)
+            best[chosen] = min((cost + _step(sized, chosen, last), (*order, last)) for (cost, order), last in ways)
+    return best[frozenset(sized.factors)][1]
+
+
+def _step(sized: SizedStructure, met: frozenset[str], last: str) -> int:
+    """The product of all sizes present when the last of the factors met so far meets the activation."""
+    held, waiting = met | {"X"}, {"Y", last, *sized.factors} - (met - {last})
+    return math.prod(size for carriers, size in sized.sizes if held & set(carriers) and waiting & set(carriers))
 
 
 def flops_per_token(sized: SizedStructure) -> int:

@@ -1,0 +1,69 @@
+"""From the words of a command line to structures and dimensions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from einsearch_cli.errors import SpecError
+
+if TYPE_CHECKING:
+    from einsearch_cli.structures import NamedStructure
+
+DEFAULT_DIMENSION = 1024
+
+
+def read_structures(specs: Sequence[str], sizes: str | None) -> list[NamedStructure]:
+    """All structures that the words of a command line name: texts, files, or - for stdin."""
+    from einsearch_cli.structures import (
+        is_structure_file,
+        read_structure,
+        read_structure_file,
+        read_structure_lines,
+    )
+    from einsearch_cli.structures.einsum_notation import parse_size_list
+
+    size_list = parse_size_list(sizes) if sizes else None
+    found: list[NamedStructure] = []
+    for spec in specs:
+        if spec == "-":
+            if sys.stdin.isatty():
+                raise SpecError("no SPEC was given and stdin is a terminal", remedy="einsearch classify monarch")
+            found += read_structure_lines(sys.stdin.read(), "stdin")
+        elif is_structure_file(spec):
+            found += read_structure_file(Path(spec))
+        else:
+            found.append(read_structure(spec, size_list))
+    return found
+
+
+def one_structure(spec: str, sizes: str | None) -> NamedStructure:
+    """The structure that a word names, which may be a file or stdin with one structure.
+
+    Raises:
+        SpecError: if the file has several.
+    """
+    found = read_structures([spec], sizes)
+    if len(found) != 1:
+        raise SpecError(
+            f"{spec} holds {len(found)} structures: one can be drawn at a time", remedy="give one of them, as text"
+        )
+    return found[0]
+
+
+def dimensions(named: NamedStructure, d_in: int | None, d_out: int | None) -> tuple[int, int]:
+    """d_in and d_out: as given, as the structure's own sizes fix them, or 1024.
+
+    Raises:
+        SpecError: if they were given and are fixed to something else.
+    """
+    for name, given, fixed in (("--d-in", d_in, named.d_in), ("--d-out", d_out, named.d_out)):
+        if given and fixed and given != fixed:
+            raise SpecError(
+                f"{name} {given}: the sizes of the equation multiply to {fixed}",
+                remedy=f"leave {name} out, or write a size as rest or d/4 so that it can grow",
+            )
+    side_in = d_in if d_in is not None else named.d_in or DEFAULT_DIMENSION
+    return side_in, d_out if d_out is not None else named.d_out or side_in

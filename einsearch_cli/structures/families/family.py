@@ -1,0 +1,178 @@
+"""What a family is, the register of all of them, and their text."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from einsearch_cli.errors import StructureError
+from einsearch_cli.structures.extent import Extent, parse_size
+from einsearch_cli.structures.normal_form import MAX_FACTORS
+from einsearch_cli.structures.structure import Structure
+
+HALF = Extent.power(Fraction(1, 2))
+ORDER = "n"
+"""The parameter that counts the axes which the input and the output are split into."""
+
+Values = Mapping[str, Extent]
+
+
+@dataclass(frozen=True, slots=True)
+class Formulas:
+    """ω, ψ and ν in the order n and the exponents of the parameters: r = d^ρ, blocks = d^β.
+
+    Written with `*`, `/`, `min` and `max`, so that they can be read back.
+    """
+
+    omega: str
+    psi: str
+    nu: str
+    where: str = ""
+    """The range of the parameters in which they hold, if not everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A named family of structures."""
+
+    name: str
+    carriers: str
+    """Carrier sets, with the extents that the parameters give."""
+    parameters: Mapping[str, Extent | None]
+    """Parameter → default; None if it must be given. A count `n` is a fixed size."""
+    build: Callable[[Values], dict[str, Extent]]
+    guess: Callable[[Structure], dict[str, Extent]]
+    """The parameters a structure of this family must have been built with, whatever its factors are called."""
+    formulas: Formulas
+    source: str
+    factors: Callable[[int], int] = lambda _: 2
+    """Number of factors at order n; a family without `n` is of order 2."""
+    by_carriers: bool = False
+    """Whether every structure with these carrier sets is a member, whatever the sizes of its indices."""
+    pairs_only: frozenset[str] = frozenset()
+    """Parameters that exist at order 2 alone."""
+
+    @property
+    def has_orders(self) -> bool:
+        """Whether there is a member for every number of axes."""
+        return ORDER in self.parameters
+
+    def order(self, factors: int) -> int | None:
+        """The order n at which the family has this many factors, or None."""
+        orders = range(1, factors + 1) if self.has_orders else (2,)
+        return next((n for n in orders if self.factors(n) == factors), None)
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register(family: Family) -> Family:
+    """Add a family; the command line and the recognition find it by its name."""
+    FAMILIES[family.name] = family
+    return family
+
+
+def find_family(name: str) -> Family:
+    """The family of that name.
+
+    Raises:
+        StructureError: naming the nearest family.
+    """
+    if name in FAMILIES:
+        return FAMILIES[name]
+    near = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.0)
+    raise StructureError(
+        f"no structure or family is named {name[:40]!r}: families are {', '.join(FAMILIES)}",
+        remedy=f"{near[0]}, or carrier sets such as XA^1/2 XAB^1/2 YB^1/2 YAB^1/2",
+    )
+
+
+def parse_family(text: str) -> Structure:
+    """Read `low-rank:r=64`, `monarch:blocks=4`, `btt:n=3,r=d^1/4` and the like.
+
+    Raises:
+        StructureError: for an unknown family, or a parameter that is unknown, missing or no size.
+
+    >>> print(parse_family("low-rank:r=64"))
+    XA^1 YB^1 AB=64
+    >>> print(parse_family("monarch:n=3"))
+    XA^1/3 XAB^1/3 XABC^1/3 YC^1/3 YBC^1/3 YABC^1/3
+    """
+    name, _, rest = text.strip().partition(":")
+    family = find_family(name.strip().lower())
+    given = _given(family, rest, text)
+    _check_order(family, given, text)
+    values = {key: given.get(key, default) for key, default in family.parameters.items()}
+    missing = [key for key, value in values.items() if value is None]
+    if missing:
+        raise StructureError(
+            f"{text[:80]!r} does not say {', '.join(missing)}: {family.name} needs it", remedy=usage(family)
+        )
+    return Structure.of(family.build({key: value for key, value in values.items() if value is not None}))
+
+
+def _given(family: Family, rest: str, text: str) -> dict[str, Extent]:
+    given: dict[str, Extent] = {}
+    for part in filter(None, (p.strip() for p in rest.split(","))):
+        key, equals, value = (p.strip() for p in part.partition("="))
+        if not equals or key not in family.parameters or key in given:
+            known = ", ".join(f"{p}=…" for p in family.parameters) or "no parameters"
+            raise StructureError(
+                f"{part[:40]!r} in {text[:80]!r} is not a parameter of {family.name}: it takes {known}",
+                remedy=usage(family),
+            )
+        given[key] = parse_size(value, text)
+    return given
+
+
+def _check_order(family: Family, given: Values, text: str) -> None:
+    if ORDER not in given:
+        return
+    order = given[ORDER]
+    most = max(n for n in range(1, MAX_FACTORS + 1) if family.factors(n) <= MAX_FACTORS)
+    least = min(n for n in (1, 2) if family.factors(n) > 1)
+    if not order.is_fixed or not least <= order.coefficient <= most:
+        raise StructureError(
+            f"n={order.size_text} in {text[:80]!r} is not an order of {family.name}: "
+            f"n must be from {least} to {most}, as a structure may have {MAX_FACTORS} factors",
+            remedy=f"{family.name}:n={min(most, 3)}",
+        )
+    if order.coefficient != 2 and (misplaced := sorted(family.pairs_only & set(given))):
+        raise StructureError(
+            f"{text[:80]!r} gives {misplaced[0]}: {family.name} takes it at n=2 only, "
+            f"at n={order.size_text} every axis is d^1/{order.size_text}",
+            remedy=f"leave {misplaced[0]} out, or write carrier sets with the sizes that you want",
+        )
+
+
+def order_of(values: Values) -> int:
+    """The order that the parameters give."""
+    return int(values[ORDER].coefficient)
+
+
+def usage(family: Family, n: int | None = None) -> str:
+    """An example of the family's text, at order `n` if given.
+
+    >>> usage(find_family("btt")), usage(find_family("btt"), 3)
+    ('btt:r=1,blocks=d^1/2', 'btt:n=3,r=1')
+    """
+    left_out = {ORDER} if n is None else {ORDER, *family.pairs_only}
+    shown = [] if n is None else [f"{ORDER}={n}"]
+    shown += [f"{k}={(v or Extent.fixed(64)).size_text}" for k, v in family.parameters.items() if k not in left_out]
+    return f"{family.name}:{','.join(shown)}" if shown else family.name
+
+
+def carriers_at(family: Family, n: int) -> str:
+    """The carrier sets of a family at order `n`, with its parameter for the bonds.
+
+    >>> carriers_at(find_family("tt"), 3)
+    'XA^1/3 XB^1/3 XC^1/3 YA^1/3 YB^1/3 YC^1/3 AB=r BC=r'
+    """
+    values = {key: default or HALF for key, default in family.parameters.items()}
+    if "r" in values:
+        values["r"] = HALF
+    extents = family.build(values | {ORDER: Extent.fixed(n)})
+    texts = {c: e.text if set(c) & {"X", "Y"} else "=r" for c, e in extents.items() if not e.is_one}
+    return " ".join(f"{carriers}{text}" for carriers, text in texts.items())

@@ -1,0 +1,117 @@
+"""The name of a structure: which family it is a member of."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import permutations
+
+from einsearch_cli.errors import StructureError
+from einsearch_cli.structures.extent import Extent
+from einsearch_cli.structures.families.family import FAMILIES, ORDER, Family
+from einsearch_cli.structures.normal_form import FACTOR_LETTERS, D, factors_of
+from einsearch_cli.structures.structure import Structure
+
+GENERIC = "generic"
+_Pattern = frozenset[frozenset[str]]
+
+
+def family_text(structure: Structure) -> str | None:
+    """The shortest family text that reads back to this structure, or None.
+
+    >>> from einsearch_cli.structures.families import parse_family
+    >>> family_text(parse_family("btt:r=2,blocks=d^1/2")), family_text(parse_family("btt:n=3,r=2"))
+    ('btt:r=2', 'btt:n=3,r=2')
+    """
+    for family in _candidates(_carriers(structure), tuple(FAMILIES)):
+        values = family.guess(structure)
+        try:
+            same = Structure.of(family.build(values)) == structure
+        except StructureError:
+            continue
+        if same:
+            shown = [f"{k}={v.size_text}" for k, v in values.items() if v != family.parameters[k]]
+            return f"{family.name}:{','.join(shown)}" if shown else family.name
+    return None
+
+
+def family_of(structure: Structure) -> str:
+    """The family's name, or `generic`.
+
+    Members whose sizes no parameter reaches, such as a Kronecker product of
+    unequal factors, are known by their carrier sets.
+
+    >>> from einsearch_cli.structures.families import parse_family
+    >>> family_of(parse_family("btt:r=1")), family_of(parse_family("block-shuffle:blocks=4"))
+    ('monarch', 'block-shuffle')
+    """
+    text = family_text(structure)
+    if text is not None:
+        return text.partition(":")[0]
+    return next((family.name for family in _members(_carriers(structure), tuple(FAMILIES))), GENERIC)
+
+
+def _carriers(structure: Structure) -> tuple[str, ...]:
+    return tuple(carriers for carriers, _ in structure.indices)
+
+
+@lru_cache(maxsize=50_000)
+def _candidates(carriers: tuple[str, ...], names: tuple[str, ...]) -> tuple[Family, ...]:
+    """Families with these carrier sets, where bonds may be missing, being of size 1."""
+    found = frozenset(map(frozenset, carriers))
+    return tuple(FAMILIES[name] for name in names if _matches(found, FAMILIES[name]))
+
+
+@lru_cache(maxsize=50_000)
+def _members(carriers: tuple[str, ...], names: tuple[str, ...]) -> tuple[Family, ...]:
+    """Families that hold every structure with these carrier sets; they have a bond if it has one."""
+    found = frozenset(map(frozenset, carriers))
+    families = (f for f in _candidates(carriers, names) if f.by_carriers)
+    return tuple(
+        f for f in families if _has_bonds(_pattern(f, f.order(len(_letters(found))) or 2)) == _has_bonds(found)
+    )
+
+
+def _matches(found: _Pattern, family: Family) -> bool:
+    """Whether some naming of the factors turns `found` into the family's carrier sets."""
+    letters = _letters(found)
+    n = family.order(len(letters))
+    if n is None:
+        return False
+    wanted = _pattern(family, n)
+    if _profile(_sides(found)) != _profile(_sides(wanted)):
+        return False
+    for order in permutations(letters):
+        naming = dict(zip(order, FACTOR_LETTERS, strict=False))
+        renamed = frozenset(frozenset(naming.get(tensor, tensor) for tensor in carriers) for carriers in found)
+        if renamed <= wanted and _sides(renamed) == _sides(wanted):
+            return True
+    return False
+
+
+def _pattern(family: Family, n: int) -> _Pattern:
+    """The carrier sets of a member with bonds."""
+    values = {key: _example(key, default, n) for key, default in family.parameters.items()}
+    return frozenset(frozenset(c) for c, extent in family.build(values).items() if not extent.is_one)
+
+
+def _example(parameter: str, default: Extent | None, n: int) -> Extent:
+    if parameter == ORDER:
+        return Extent.fixed(n)
+    return D if default is None or default.is_one else default
+
+
+def _sides(pattern: _Pattern) -> _Pattern:
+    return frozenset(carriers for carriers in pattern if carriers & {"X", "Y"})
+
+
+def _has_bonds(pattern: _Pattern) -> bool:
+    return pattern != _sides(pattern)
+
+
+def _letters(pattern: _Pattern) -> list[str]:
+    return factors_of(dict.fromkeys(pattern, D))
+
+
+def _profile(pattern: _Pattern) -> list[tuple[int, str]]:
+    """How many carriers the input indices, the output indices and the bonds have: equal if one renames to the other."""
+    return sorted((len(carriers), "".join(sorted(carriers & {"X", "Y"}))) for carriers in pattern)

@@ -1,0 +1,179 @@
+"""The taxonomy of structures with free exponents: ω, ψ, ν, parameters and FLOPs as formulas.
+
+Every number of the taxonomy is made of sums of exponents by taking smallest and
+largest ones, so it is piecewise linear in the letters. What never matters
+within the range of the letters is left out, by exact linear programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, permutations
+from typing import TYPE_CHECKING
+
+from einsearch_cli.errors import StructureError
+from einsearch_cli.structures.families import family_of
+from einsearch_cli.structures.free_exponents import FreeStructure
+from einsearch_cli.structures.linear import UNIT, ZERO, Linear
+from einsearch_cli.structures.polytope import Polytope
+from einsearch_cli.taxonomy.exponents import Cut
+from einsearch_cli.taxonomy.pieces import MaxMin, largest_of, smallest_of, without_dominated
+
+if TYPE_CHECKING:
+    import sympy
+
+MAX_FREE_FACTORS = 4
+"""With 5 factors there are 120 orders, and formulas that nobody reads."""
+
+
+@dataclass(frozen=True)
+class FreeTaxonomy:
+    """ω, ψ, ν, parameters and FLOPs of a structure, in its letters and the dimension d.
+
+    They hold for d_in = d_out = d wherever all exponents are positive. Where one
+    becomes 0, a factor may turn out to be part of another, and ω and ν can be
+    smaller than the formulas say.
+
+    >>> from einsearch_cli.structures.free_exponents import parse_free_structure
+    >>> found = FreeTaxonomy(parse_free_structure("XA^1 AB^r YB^1"))
+    >>> found.omega, found.psi, found.nu, found.params
+    (0, r, r, 2*d**(r + 1))
+    """
+
+    free: FreeStructure
+
+    def __post_init__(self) -> None:
+        if len(self.free.factors) > MAX_FREE_FACTORS:
+            raise StructureError(
+                f"{str(self.free)[:80]!r} has {len(self.free.factors)} factors: formulas are worked out for up to "
+                f"{MAX_FREE_FACTORS}",
+                remedy="give numbers as exponents",
+            )
+
+    @property
+    def family(self) -> str:
+        """The family of a structure inside the range."""
+        inside = self.free.domain.inside
+        return family_of(self.free.at(inside or {}))
+
+    @cached_property
+    def orders(self) -> tuple[tuple[Linear, ...], ...]:
+        """The steps of the orders in which the factors can meet the activation, those never best left out."""
+        found = {tuple(sorted(self._steps(order), key=str)): None for order in permutations(self.free.factors)}
+        return without_dominated(list(found), self.free.domain)
+
+    def _steps(self, order: Sequence[str]) -> list[Linear]:
+        return [self._sum(({"X", *order[: i + 1]}, {"Y", *order[i:]})) for i in range(len(order))]
+
+    def _sum(self, sides: tuple[set[str], set[str]]) -> Linear:
+        """The exponents of all indices with a tensor on both sides."""
+        total = ZERO
+        for carriers, exponent in self.free.indices:
+            if all(side & set(carriers) for side in sides):
+                total = total + exponent
+        return total
+
+    @cached_property
+    def factor_sizes(self) -> tuple[Linear, ...]:
+        everything = {"X", "Y", *self.free.factors}
+        return tuple(self._sum(({factor}, everything)) for factor in self.free.factors)
+
+    @cached_property
+    def cuts(self) -> tuple[tuple[Cut, Linear], ...]:
+        """Cuts that limit the rank somewhere in the range, each with its exponent."""
+        factors = self.free.factors
+        found: dict[Linear, Cut] = {}
+        for size in range(len(factors) + 1):
+            for inside in combinations(factors, size):
+                left, right = {"X", *inside}, {"Y", *factors} - set(inside)
+                crossing = tuple(c for c, _ in self.free.indices if left & set(c) and right & set(c))
+                others = tuple(f for f in factors if f not in inside)
+                found.setdefault(self._sum((left, right)), Cut(("X", *inside), (*others, "Y"), crossing))
+        return tuple((found[e], e) for e in smallest_of([*found, UNIT], self.free.domain) if e in found)
+
+    @cached_property
+    def psi(self) -> sympy.Expr:
+        """Rank grows as d^ψ."""
+        return MaxMin.smallest([exponent for _, exponent in self.cuts]).sympy()
+
+    @cached_property
+    def nu(self) -> sympy.Expr:
+        """FLOPs per token grow as d^(1+ν)."""
+        return MaxMin.best_of(self.orders, [UNIT], self.free.domain).sympy()
+
+    @cached_property
+    def omega(self) -> sympy.Expr:
+        """FLOPs per parameter grow as d^ω."""
+        return MaxMin.best_of(self.orders, self.factor_sizes, self.free.domain).sympy()
+
+    @cached_property
+    def parameter_exponent(self) -> sympy.Expr:
+        return MaxMin.largest(largest_of(self.factor_sizes, self.free.domain)).sympy()
+
+    @cached_property
+    def params(self) -> sympy.Expr:
+        """Parameters of a d × d layer."""
+        return _powers(self.factor_sizes)
+
+    @cached_property
+    def flops_per_token(self) -> sympy.Expr:
+        """FLOPs per token of a d × d layer in the best order."""
+        import sympy
+
+        return 2 * sympy.Min(*(_powers(steps) for steps in self.orders))
+
+    @property
+    def range_text(self) -> tuple[str, ...]:
+        """The inequalities of the letters, such as `0 <= a <= 1` and `a + b <= 1`."""
+        return range_text(self.free.domain)
+
+    def to_json(self) -> dict[str, object]:
+        """One JSON object; formulas are text that sympy reads."""
+        return {
+            "structure": self.free.to_json(),
+            "symbols": list(self.free.symbols),
+            "range": list(self.range_text),
+            "family": self.family,
+            "omega": str(self.omega),
+            "psi": str(self.psi),
+            "nu": str(self.nu),
+            "parameter_exponent": str(self.parameter_exponent),
+            "params": str(self.params),
+            "flops_per_token": str(self.flops_per_token),
+            "cuts": [{"cut": str(cut), "exponent": str(exponent)} for cut, exponent in self.cuts],
+        }
+
+
+def _powers(exponents: Iterable[Linear]) -> sympy.Expr:
+    import sympy
+
+    d = sympy.Symbol("d", positive=True)
+    return sympy.Add(*(d ** MaxMin.largest([exponent]).sympy() for exponent in exponents))
+
+
+def range_text(domain: Polytope) -> tuple[str, ...]:
+    """The bounds that do not follow from others, bounds of one letter in one piece."""
+    lower: dict[str, str] = {}
+    upper: dict[str, str] = {}
+    others: list[str] = []
+    for bound in domain.irredundant():
+        if len(bound.terms) > 1:
+            others.append(_inequality(bound))
+            continue
+        [(symbol, coefficient)] = bound.terms
+        (lower if coefficient > 0 else upper)[symbol] = str(-bound.constant / coefficient)
+    single = []
+    for symbol in sorted(lower.keys() | upper.keys()):
+        left = f"{lower[symbol]} <= " if symbol in lower else ""
+        single.append(left + symbol + (f" <= {upper[symbol]}" if symbol in upper else ""))
+    return (*single, *others)
+
+
+def _inequality(bound: Linear) -> str:
+    """`a + b <= 1` for 1 - a - b."""
+    letters = Linear.of(0, dict(bound.terms))
+    if all(coefficient < 0 for _, coefficient in bound.terms):
+        return f"{ZERO - letters} <= {bound.constant}"
+    return f"{letters} >= {-bound.constant}"

@@ -1,0 +1,134 @@
+"""ν over all contraction trees: factors may be multiplied with each other before they meet the activation.
+
+T = d^τ tokens share a call. A step that holds the activation is done for every
+token; a step between factors is done once per call, so per token it costs d^τ
+times less. The exponent of the FLOPs per token is the largest step, where a step
+between factors of exponent s counts as s - τ:
+
+    1 + ν_τ = min over trees of max(steps with x, steps between factors - τ)
+
+ν_τ falls with τ, from ν_0 ≤ ν (one token) to at most 1, since for many tokens
+forming W costs nothing and one dense product is left. ω_τ = 1 + ν_τ - n may be
+negative: then W is cheaper to apply than its factors are to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from einsearch_cli.structures.normal_form import FACTOR_LETTERS, carrier_classes
+from einsearch_cli.structures.structure import Structure
+from einsearch_cli.taxonomy.exponents import taxonomy_of
+
+ACTIVATION = "x"
+Tensors = frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeTaxonomy:
+    """ν and ω when the best contraction tree is taken.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> merged = tree_taxonomy(parse_structure("btt:r=d"), Fraction(1))
+    >>> str(merged.nu), str(merged.omega), merged.tree
+    ('1', '-1/2', 'x(AB)')
+    """
+
+    token_exponent: Fraction
+    """τ: T = d^τ tokens share a call."""
+    nu: Fraction
+    omega: Fraction
+    tree: str
+    """Such as `(xA)B`; `x(AB)` multiplies the factors first (pre-merge). The one with the fewest products of factors."""
+
+    def to_json(self) -> dict[str, str]:
+        return {
+            "token_exponent": str(self.token_exponent),
+            "nu": str(self.nu),
+            "omega": str(self.omega),
+            "tree": self.tree,
+        }
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Way:
+    """The best way to the product of some tensors: cheapest, then fewest products of factors, then by text."""
+
+    largest: Fraction
+    merges: int
+    text: str
+
+
+def tree_taxonomy(structure: Structure, token_exponent: Fraction) -> TreeTaxonomy:
+    """The taxonomy over all contraction trees for T = d^τ tokens.
+
+    The best tree of a set of tensors is made of the best trees of two parts, so
+    it is found from smaller sets.
+    """
+    names = (ACTIVATION, *structure.factors)
+    exponents = list(structure.exponents.items())
+    # A tensor on its own costs less than any step.
+    best = {frozenset({name}): _Way(-token_exponent - 1, 0, name) for name in names}
+    for whole, splits in _products(names):
+        candidates = []
+        for left, right in splits:
+            present = _presence([c for c, _ in exponents], left, right, names)
+            step = sum((e for (_, e), held in zip(exponents, present, strict=True) if held), Fraction(0))
+            merges = ACTIVATION not in whole
+            step -= token_exponent if merges else 0
+            a, b = best[left], best[right]
+            text = "".join(way.text if len(way.text) == 1 else f"({way.text})" for way in (a, b))
+            candidates.append(_Way(max(step, a.largest, b.largest), a.merges + b.merges + merges, text))
+        best[whole] = min(candidates)
+    found = best[frozenset(names)]
+    n = taxonomy_of(structure).parameter_exponent
+    return TreeTaxonomy(token_exponent, found.largest - 1, found.largest - n, found.text)
+
+
+def nu_over_trees(points: NDArray[np.integer], factors: int, tokens: int) -> NDArray[np.int64]:
+    """ν_τ of every grid point, in units of 1/grid, as `tokens` is: the same as `tree_taxonomy`, on arrays."""
+    classes = list(carrier_classes(factors))
+    names = (ACTIVATION, *FACTOR_LETTERS[:factors])
+    wide = points.astype(np.int64)
+    one = wide[:, [("X" in c) for c in classes]].sum(axis=1)
+    nothing = np.zeros(len(wide), dtype=np.int64)
+    best: dict[Tensors, NDArray[np.int64]] = {frozenset({name}): nothing - tokens - one for name in names}
+    for whole, splits in _products(names):
+        ways = []
+        for left, right in splits:
+            step = wide[:, list(_presence(classes, left, right, names))].sum(axis=1)
+            step -= 0 if ACTIVATION in whole else tokens
+            ways.append(np.maximum(step, np.maximum(best[left], best[right])))
+        best[whole] = np.min(ways, axis=0)
+    found: NDArray[np.int64] = best[frozenset(names)] - one
+    return found
+
+
+def _products(names: Sequence[str]) -> Iterator[tuple[Tensors, list[tuple[Tensors, Tensors]]]]:
+    """All sets of two tensors or more, smaller ones first, each with its splits into two parts."""
+    for size in range(2, len(names) + 1):
+        for chosen in combinations(names, size):
+            rest = chosen[1:]
+            lefts = (frozenset({chosen[0], *more}) for k in range(len(rest)) for more in combinations(rest, k))
+            whole = frozenset(chosen)
+            yield whole, [(left, whole - left) for left in lefts]
+
+
+def _presence(
+    carriers: Sequence[frozenset[str]], left: Tensors, right: Tensors, names: Sequence[str]
+) -> Iterator[bool]:
+    """Which indices a step has: those that one of its two operands still carries."""
+    everything = {_holder(name) for name in names} | {"Y"}
+    inside = [{_holder(name) for name in part} for part in (left, right)]
+    for index in carriers:
+        yield any(index & part and (len(part) == 1 or index & (everything - part)) for part in inside)
+
+
+def _holder(name: str) -> str:
+    return "X" if name == ACTIVATION else name
