@@ -22,7 +22,7 @@ from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.criteria import Bounds
 from einsearch_cli.taxonomy.front import Triple, front
 from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, grid_limits
-from einsearch_cli.taxonomy.linear_forms import LinearForms
+from einsearch_cli.taxonomy.linear_forms import taxonomy_of_points
 from einsearch_cli.taxonomy.partial import needs_met
 
 UNIT = 720_720
@@ -128,8 +128,7 @@ def _kept(points: Rows, classes: IndexClasses, limits: Limits, space: SampleSpac
         points = points[((points >= np.array(limits.lowest)) & (points <= np.array(limits.highest))).all(axis=1)]
     masks = tuple(mask for group in classes.groups for mask in group)
     points = points[needs_met(classes, points, masks) == (1 << len(classes.needs)) - 1]
-    forms = LinearForms(classes)
-    omega, psi, nu = forms.taxonomy(forms.matrix_FC.astype(np.int64) @ points.T, UNIT)
+    omega, psi, nu = taxonomy_of_points(points, classes, UNIT)
     within = np.flatnonzero((psi >= limits.min_psi) & (omega <= limits.max_omega) & (nu <= limits.max_nu))
     kept: list[Drawn] = []
     for row in within.tolist():
