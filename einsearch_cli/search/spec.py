@@ -27,7 +27,7 @@ class SpaceSpec(BaseModel):
 
     grid: int = Field(ge=1, le=24)
     """Exponents are multiples of 1/grid."""
-    factors: int = Field(default=2, ge=1, le=2)
+    factors: int = Field(default=2, ge=1, le=4)
     """Largest number of factors."""
     min_psi: str | float = "1"
     """Smallest rank exponent ψ."""
