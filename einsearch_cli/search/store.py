@@ -7,12 +7,15 @@ the start was left behind by a process that died, and can be run again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import optuna
+import sqlalchemy
 import sqlalchemy.exc
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -23,8 +26,7 @@ from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.structures import Structure
 
 DATABASE = "study.db"
-_TRIAL, _RESULT, _FINGERPRINT = "trial", "result", "fingerprint"
-_OPEN = (TrialState.WAITING, TrialState.RUNNING)
+_RESULT, _FINGERPRINT = "result", "fingerprint"
 _DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "width": IntDistribution(1, 2**30),
     "seed": IntDistribution(0, 2**30),
@@ -33,10 +35,12 @@ _DISTRIBUTIONS: dict[str, BaseDistribution] = {
 
 
 class StudyStore:
-    """Trials waiting, running and finished; safe against being killed at any time.
+    """Trials to do, running and finished; safe against being killed at any time.
 
     Use as a context manager. Raises `StudyError` if another process has the
     folder, if the database is damaged, or if it belongs to another study.
+    The queue is in memory, as a study can compute it again; the database holds
+    every trial that was started, and reading it costs the same for every trial.
     """
 
     def __init__(self, folder: Path, fingerprint: str, structures: Iterable[Structure]) -> None:
@@ -45,14 +49,17 @@ class StudyStore:
         choices = CategoricalDistribution(tuple(str(structure) for structure in structures))
         self._distributions: dict[str, BaseDistribution] = {**_DISTRIBUTIONS, "structure": choices}
         self._lock = FileLock(folder / ".lock")
+        self._queue: deque[Trial] = deque()
         self._running: dict[int, optuna.Trial] = {}
+        self._results: dict[str, TrialResult] = {}
 
     def __enter__(self) -> Self:
         self._acquire()
         try:
-            self._study = _open_study(self.folder / DATABASE)
+            with _database_errors(self.folder / DATABASE):
+                self._study = _open_study(self.folder / DATABASE)
+                self._recover()
             self._check_fingerprint()
-            self._recover()
         except BaseException:
             self._lock.release()
             raise
@@ -89,98 +96,84 @@ class StudyStore:
             )
 
     def _recover(self) -> None:
-        """Settle trials that a killed process left running: finished if the result is there, else to do again.
+        """Read all results, and settle trials that a killed process left running.
 
-        Trials that failed for a reason outside of them (a crash) are tried again as well.
+        Such a trial is finished if its result is there; if not, it has failed and is done again.
         """
-        retry = []
         for frozen in self._study.get_trials(deepcopy=False):
-            result = self._result(frozen)
+            text = frozen.user_attrs.get(_RESULT)
+            result = None if text is None else TrialResult.from_json(json.loads(text))
             if frozen.state == TrialState.RUNNING:
-                if result is None:
-                    self._study.tell(frozen.number, state=TrialState.FAIL)
-                    retry.append(self._trial(frozen))
-                else:
-                    self._tell(frozen.number, result)
-            elif result is not None and result.status == "failed":
-                retry.append(result.trial)
-        done = {result.trial.key for result in self.results() if result.status != "failed"}
-        waiting = {self._trial(f).key for f in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))}
-        self._enqueue(trial for trial in retry if trial.key not in done | waiting)
+                self._tell(frozen.number, result)
+            if result is not None:
+                self._results[result.trial.key] = result
 
     def add(self, trials: Iterable[Trial]) -> None:
-        """Put trials in the queue that are neither in it nor run already."""
-        known = {self._trial(frozen).key for frozen in self._study.get_trials(deepcopy=False)}
-        self._enqueue(trial for trial in trials if trial.key not in known)
+        """Put trials in the queue, except those that are finished.
 
-    def _enqueue(self, trials: Iterable[Trial]) -> None:
-        for trial in {trial.key: trial for trial in trials}.values():
-            self._study.add_trial(
-                optuna.trial.create_trial(
-                    state=TrialState.WAITING,
-                    params={
-                        "structure": str(trial.structure),
-                        "width": trial.width,
-                        "seed": trial.seed,
-                        "rung": trial.rung,
-                    },
-                    distributions=self._distributions,
-                    user_attrs={_TRIAL: json.dumps(trial.to_json())},
-                )
-            )
+        A trial that failed for a reason outside of it (a crash) is done again; one that diverged
+        would diverge again.
+        """
+        ended = {key for key, result in self._results.items() if result.status != "failed"}
+        known = ended | {trial.key for trial in self._queue}
+        self._queue += [trial for trial in trials if trial.key not in known]
 
     def waiting(self) -> int:
         """Number of trials in the queue."""
-        return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        return len(self._queue)
 
     def take(self) -> tuple[int, Trial] | None:
         """The next trial of the queue, marked as running, with its number; None if the queue is empty."""
-        if not self.waiting():
+        if not self._queue:
             return None
-        asked = self._study.ask()
+        trial = self._queue.popleft()
+        parameters = {
+            "structure": str(trial.structure),
+            "width": trial.width,
+            "seed": trial.seed,
+            "rung": trial.rung,
+        }
+        with _database_errors(self.folder / DATABASE):
+            self._study.enqueue_trial(parameters)
+            asked = self._study.ask(fixed_distributions=self._distributions)
         self._running[asked.number] = asked
-        return asked.number, Trial.from_json(json.loads(asked.user_attrs[_TRIAL]))
+        return asked.number, trial
 
     def finish(self, number: int, result: TrialResult) -> None:
         """Record the result of a running trial: first what came out, then that it is over."""
-        self._running.pop(number).set_user_attr(_RESULT, json.dumps(result.to_json()))
-        self._tell(number, result)
+        with _database_errors(self.folder / DATABASE):
+            self._running.pop(number).set_user_attr(_RESULT, json.dumps(result.to_json()))
+            self._tell(number, result)
+        self._results[result.trial.key] = result
 
-    def _tell(self, number: int, result: TrialResult) -> None:
-        if result.status == "ok":
+    def _tell(self, number: int, result: TrialResult | None) -> None:
+        if result is not None and result.status == "ok":
             self._study.tell(number, result.loss)
         else:
             self._study.tell(number, state=TrialState.FAIL)
 
     def results(self) -> list[TrialResult]:
-        """The latest result of every trial that has one, in the order of the queue."""
-        latest: dict[str, TrialResult] = {}
-        for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.state not in _OPEN and (result := self._result(frozen)) is not None:
-                latest[result.trial.key] = result
-        return list(latest.values())
+        """The latest result of every trial that has one, by rung, then in the order they came in."""
+        return sorted(self._results.values(), key=lambda result: result.trial.rung)
 
-    @staticmethod
-    def _trial(frozen: optuna.trial.FrozenTrial) -> Trial:
-        return Trial.from_json(json.loads(frozen.user_attrs[_TRIAL]))
 
-    @staticmethod
-    def _result(frozen: optuna.trial.FrozenTrial) -> TrialResult | None:
-        text = frozen.user_attrs.get(_RESULT)
-        return None if text is None else TrialResult.from_json(json.loads(text))
+@contextmanager
+def _database_errors(path: Path) -> Iterator[None]:
+    """Say of any error of the database, or of what is written in it, which file it is and what helps."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, LookupError, TypeError, ValueError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0][:200]
+        raise StudyError(
+            f"cannot use the study database {path}: {reason}; it must be a database that einsearch wrote",
+            remedy=f"restore it from a copy, or delete {path} to start anew",
+        ) from error
 
 
 def _open_study(path: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 30}})
-        study = optuna.create_study(storage=storage, study_name="einsearch", direction="minimize", load_if_exists=True)
-        study.get_trials(deepcopy=False)
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, KeyError, ValueError) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0][:200]
-        raise StudyError(
-            f"cannot read the study database {path}: {reason}; it must be a database that einsearch wrote",
-            remedy=f"restore it from a copy, or delete {path} to start anew",
-        ) from error
-    return study
+    # Not an f-string: a ? or # in the folder's name would end the path and put the file elsewhere.
+    url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 30}})
+    return optuna.create_study(storage=storage, study_name="einsearch", direction="minimize", load_if_exists=True)

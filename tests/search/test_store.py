@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -37,14 +38,16 @@ def test_every_trial_is_given_out_once_and_its_result_kept(tmp_path: Path) -> No
         assert store.results() == [finished(trial, n / 8) for n, trial in enumerate(TRIALS)]
 
 
-def test_a_trial_left_running_is_run_again_after_the_others(tmp_path: Path) -> None:
+def test_a_trial_left_running_is_run_again(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.add(TRIALS)
         first = store.take()
     assert first is not None
     with open_store(tmp_path) as store:
+        assert store.results() == []
+        store.add(TRIALS)
         remaining = [taken[1] for taken in iter(store.take, None)]
-    assert sorted(t.key for t in remaining) == sorted(t.key for t in TRIALS)
+    assert remaining == TRIALS
 
 
 def test_a_result_written_just_before_a_kill_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +58,7 @@ def test_a_result_written_just_before_a_kill_is_not_lost(tmp_path: Path, monkeyp
         monkeypatch.setattr(store, "_tell", lambda *_: None)  # killed between the two writes
         store.finish(taken[0], finished(taken[1], 0.5))
     with open_store(tmp_path) as store:
+        store.add(TRIALS[:1])
         assert store.take() is None
         assert [result.loss for result in store.results()] == [0.5]
 
@@ -69,6 +73,7 @@ def test_crashed_trials_are_retried_and_diverged_ones_are_not(tmp_path: Path) ->
         assert store.take() is None
         assert [result.status for result in store.results()] == ["failed", "diverged"]
     with open_store(tmp_path) as store:
+        store.add(TRIALS[:2])
         assert [taken[1] for taken in iter(store.take, None)] == TRIALS[:1]
 
 
@@ -80,8 +85,30 @@ def test_a_retried_trial_has_one_result_the_latest(tmp_path: Path) -> None:
             assert taken is not None
             store.finish(taken[0], result)
     with open_store(tmp_path) as store:
+        store.add(TRIALS[:1])
         assert store.take() is None
         assert store.results() == [finished(TRIALS[0], 0.25)]
+
+
+def test_the_database_stays_in_its_folder_whatever_that_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "odd?x#y %20"
+    with open_store(folder) as store:
+        store.add(TRIALS[:1])
+        assert store.take() is not None
+    assert {path.name for path in folder.iterdir()} == {DATABASE, ".lock"}
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_reading_the_queue_costs_the_same_however_long_it_is(tmp_path: Path) -> None:
+    many = [Trial(STRUCTURES[0], width, 0, 0, 1e9) for width in range(1, 5001)]
+    with open_store(tmp_path) as store:
+        store.add(many)
+        started_s = time.perf_counter()
+        taken = store.take()
+        assert taken is not None
+        store.finish(taken[0], finished(taken[1], 0.5))
+        assert time.perf_counter() - started_s < 5
+        assert store.waiting() == 4999
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -98,12 +125,21 @@ def test_another_study_is_not_mixed_in(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("damage", ["garbage", "truncated", "foreign"])
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "foreign", "content"])
 def test_a_damaged_database_is_named(tmp_path: Path, damage: str) -> None:
     with open_store(tmp_path) as store:
         store.add(TRIALS)
     path = tmp_path / DATABASE
-    if damage == "garbage":
+    if damage == "content":
+        with open_store(tmp_path) as store:
+            store.add(TRIALS[:1])
+            taken = store.take()
+            assert taken is not None
+            store.finish(taken[0], finished(taken[1], 0.5))
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE trial_user_attributes SET value_json = '\"{bad\"'")
+        connection.close()
+    elif damage == "garbage":
         path.write_bytes(b"not a database" * 500)
     elif damage == "truncated":
         path.write_bytes(path.read_bytes()[:5000])
