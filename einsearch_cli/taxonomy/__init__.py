@@ -13,7 +13,6 @@ from einsearch_cli.taxonomy.costs import (
 from einsearch_cli.taxonomy.criteria import CRITERIA, Bounds
 from einsearch_cli.taxonomy.exponents import Cut, Taxonomy, taxonomy_of
 from einsearch_cli.taxonomy.space import EVERYTHING, Space, SpaceCounts, count, survivors
-from einsearch_cli.taxonomy.trees import TreeTaxonomy, tree_taxonomy
 
 __all__ = [
     "CRITERIA",
@@ -25,7 +24,6 @@ __all__ = [
     "Space",
     "SpaceCounts",
     "Taxonomy",
-    "TreeTaxonomy",
     "classify",
     "contraction_orders",
     "count",
@@ -36,5 +34,4 @@ __all__ = [
     "rank_bound",
     "survivors",
     "taxonomy_of",
-    "tree_taxonomy",
 ]
