@@ -2,91 +2,154 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from enum import StrEnum
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from einsearch_cli.cli import console
+from einsearch_cli.cli import console, filters
+from einsearch_cli.cli.filters import bounds_of, known_family, ranges_of
 from einsearch_cli.cli.formats import Format, render, table
+from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
+from einsearch_cli.cli.search_progress import search_progress
 
-HELP = """List all structures of two factors on a grid of exponents, in normal form, best first.
+if TYPE_CHECKING:
+    from einsearch_cli.taxonomy import Found, Space, SpaceCounts
 
-The space is that of Potapczynski et al. 2024, each structure once.
+SORTED_POINTS = 5_000_000
+"""Spaces with no more structures are sorted before anything is written; larger ones are written as found."""
+
+HELP = """List all structures of up to N factors on a grid of exponents, each once, in normal form.
+
+Spaces of up to 5,000,000 structures come best first (ψ falling, then ω and ν
+rising); larger ones come out while the search runs, in the order in which they
+are found. --order settles it. --limit stops the search in the second case.
+
+--count says how large the space of exactly N factors is: grid points (raw),
+points up to renaming the factors (distinct), those that need all N factors
+(irreducible), and how many of these pass the filters (survivors). Without
+filters all four are computed, not counted.
 
 [bold]Examples[/bold]
 
   einsearch enumerate --grid 4 --min-psi 1 --max-omega 0 --max-nu 1/2
 
-  einsearch enumerate --grid 4 --count
+  einsearch enumerate --factors 3 --grid 4 --min-psi 1 --max-omega 0 --max-nu '<1' --exactly
+
+  einsearch enumerate --factors 3 --grid 4 --fix AB=0 --pareto
+
+  einsearch enumerate --factors 4 --grid 4 --count
 
   einsearch enumerate --grid 4 --family btt --format yaml --out btt.yaml
   einsearch rank btt.yaml
 """
 
 
+class Order(StrEnum):
+    """In which order structures are listed."""
+
+    auto = "auto"
+    best = "best"
+    found = "found"
+
+
 def enumerate_command(
-    grid: int = typer.Option(4, "--grid", "-q", min=1, help="Exponents are multiples of 1/GRID."),
-    factors: int = typer.Option(2, min=1, max=2, help="Largest number of factors."),
-    min_psi: str = typer.Option("0", help="Smallest rank exponent ψ, such as 1 or 1/2."),
-    max_omega: str = typer.Option("inf", help="Largest parameter sharing ω."),
-    max_nu: str = typer.Option("inf", help="Largest compute exponent ν (dense: 1)."),
-    family: str | None = typer.Option(None, help="Only this family; see `einsearch families`."),
+    grid: int = typer.Option(4, "--grid", "-q", min=1, max=1000, help="Exponents are multiples of 1/GRID."),
+    factors: int = typer.Option(2, "--factors", "-N", min=1, max=5, help="Largest number of factors."),
+    exactly: bool = typer.Option(False, "--exactly", help="Only structures that need all these factors."),
+    up_to_transpose: bool = typer.Option(
+        False, "--up-to-transpose", help="Only one of two structures that are each other's transpose."
+    ),
+    allow_block_diagonal: bool = typer.Option(
+        False, "--allow-block-diagonal", help="Also indices that both X and Y carry."
+    ),
+    fix: list[str] = filters.FIX,
+    min_psi: str = filters.MIN_PSI,
+    max_omega: str = filters.MAX_OMEGA,
+    max_nu: str = filters.MAX_NU,
+    family: str | None = filters.FAMILY,
+    pareto: bool = filters.PARETO,
     limit: int | None = typer.Option(None, min=1, help="Stop after this many."),
+    order: Order = typer.Option(Order.auto, help="best: sorted; found: while the search runs."),
     count: bool = typer.Option(False, "--count", help="Only say how many there are."),
-    output: Format = typer.Option(Format.table, "--format", help="Output format."),
+    output: ListFormat = typer.Option(ListFormat.table, "--format", help="Output format."),
     out: Path | None = typer.Option(None, help="Write to this file; `einsearch rank` reads it."),
 ) -> None:
-    from einsearch_cli.taxonomy import Space, classify, survivors
-    from einsearch_cli.taxonomy import count as count_space
+    from einsearch_cli.structures.index_classes import IndexClasses
+    from einsearch_cli.taxonomy import Space
 
-    space = Space(grid, factors, _bounds(min_psi, max_omega, max_nu), _known_family(family))
-    if count:
-        counts = asdict(count_space(space))
-        console.data(_render_counts(counts, output), out)
-        return
-    found = [classify(structure) for structure in survivors(space)[:limit]]
-    rows = [_row(item.to_json(), str(item.structure)) for item in found]
-    console.data(render(rows, [{"text": str(item.structure), **item.to_json()} for item in found], output), out)
-    console.talk(f"{len(found)} structures")
-
-
-def _bounds(min_psi: str, max_omega: str, max_nu: str) -> Any:
-    from einsearch_cli.structures.extent import parse_rational
-    from einsearch_cli.taxonomy import EVERYTHING, Bounds
-
-    return Bounds(
-        min_psi=parse_rational(min_psi, "--min-psi"),
-        max_omega=EVERYTHING.max_omega if max_omega == "inf" else parse_rational(max_omega, "--max-omega"),
-        max_nu=EVERYTHING.max_nu if max_nu == "inf" else parse_rational(max_nu, "--max-nu"),
+    bounds = bounds_of(min_psi, max_omega, max_nu, grid)
+    space = Space(
+        grid,
+        factors,
+        bounds,
+        known_family(family),
+        ranges_of(fix, IndexClasses(factors, allow_block_diagonal), grid),
+        exactly=exactly,
+        up_to_transpose=up_to_transpose,
+        block_diagonal=allow_block_diagonal,
+        pareto=pareto,
     )
+    refuse_parquet_without_file(output, out)
+    if count:
+        _count(space, output, out)
+    else:
+        _list(space, order, limit, output, out)
 
 
-def _known_family(name: str | None) -> str | None:
-    from einsearch_cli.structures.families import find_family
+def _list(space: Space, order: Order, limit: int | None, output: ListFormat, out: Path | None) -> None:
+    from einsearch_cli.taxonomy import best_first, refuse_too_large, search
 
-    return name if name in (None, "generic") else find_family(name).name
+    points = sum(space.points(factors) for factors in space.factor_counts)
+    best = order is Order.best or (order is Order.auto and points <= SORTED_POINTS)
+    if best or limit is None:
+        refuse_too_large(space)
+    shared_terminal = out is None and sys.stdout.isatty() and not best
+    with search_progress(wanted=not shared_terminal) as on_progress:
+        found: Iterable[Found] = _watched(search(space), on_progress)
+        if best:
+            found = best_first(list(found))
+            on_progress(1.0)
+        written = write_list(islice(_listed(found, space.grid), limit), output, out)
+    console.talk(f"{written:,} structures")
 
 
-def _row(item: dict[str, Any], text: str) -> dict[str, str]:
-    return {
-        "structure": text,
-        "family": item["family"],
-        "ω": item["omega"],
-        "ψ": item["psi"],
-        "ν": item["nu"],
-        "kept": "yes" if item["kept"] else "no",
-    }
+def _watched(found: Iterator[Found], on_progress: Callable[[float], None]) -> Iterator[Found]:
+    for item in found:
+        on_progress(item.done)
+        yield item
 
 
-def _render_counts(counts: dict[str, Any], output: Format) -> str:
-    if output is Format.table:
+def _listed(found: Iterable[Found], grid: int) -> Iterator[Listed]:
+    places: dict[tuple[int, int, int], Place] = {}
+    for item in found:
+        for structure, text, triple in zip(item.structures(), item.texts(), item.taxonomy(), strict=True):
+            if triple not in places:
+                places[triple] = Place.of(*(Fraction(n, grid) for n in triple))
+            yield Listed(structure, text, places[triple])
+
+
+def _count(space: Space, output: ListFormat, out: Path | None) -> None:
+    from einsearch_cli.taxonomy import count
+
+    with search_progress() as on_progress:
+        counts = count(space, on_progress)
+    console.data(_render_counts(counts, output), out)
+
+
+def _render_counts(found: SpaceCounts, output: ListFormat) -> str:
+    counts: dict[str, Any] = asdict(found)
+    if output is ListFormat.table:
         return table([{"count": name, "value": f"{value:,}"} for name, value in counts.items()], "plain")
-    if output in (Format.json, Format.jsonl):
-        import json
-
-        return json.dumps(counts)
-    if output is Format.yaml:
+    if output is ListFormat.yaml:
         return "\n".join(f"{name}: {value}" for name, value in counts.items())
-    return render([counts], [counts], output)
+    if output in (ListFormat.csv, ListFormat.markdown):
+        return render([counts], [counts], Format(output.value))
+    return json.dumps(counts)

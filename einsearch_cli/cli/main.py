@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from einsearch_cli import __version__
-from einsearch_cli.cli import classify, console, draw, enumerate, families, rank, tasks
+from einsearch_cli.cli import classify, console, draw, enumerate, families, rank, sample, tasks
 from einsearch_cli.errors import EinsearchError, Exit
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("enumerate", help=enumerate.HELP)(enumerate.enumerate_command)
+app.command("sample", help=sample.HELP)(sample.sample_command)
 app.command("classify", help=classify.HELP)(classify.classify_command)
 app.command("draw", help=draw.HELP)(draw.draw_command)
 app.command("rank", help=rank.HELP)(rank.rank_command)

@@ -19,8 +19,10 @@ _TERM = re.compile(r"(?P<carriers>[A-Za-z]+)(?P<extent>(?:\^|=).*)?")
 _BLOCKS = re.compile(r"(?P<count>[0-9]+) blocks?")
 
 
-def parse_carriers(text: str) -> Structure:
+def parse_carriers(text: str, *, block_diagonal: bool = False) -> Structure:
     """Read `XA^1/2 XAB=4 YB YAB=4`; input and output indices left bare share the rest.
+
+    With `block_diagonal` also indices that X and Y share, such as `XYA^1/2`.
 
     Raises:
         StructureError: naming the term that cannot be read.
@@ -43,18 +45,19 @@ def parse_carriers(text: str) -> Structure:
                 remedy=f"merge the two, adding their exponents, into one {carriers}",
             )
         terms[carriers] = (match["extent"] or REST).removeprefix("^")
-    return structure_of_terms(terms)
+    return structure_of_terms(terms, block_diagonal=block_diagonal)
 
 
 def _is_set(carriers: str) -> bool:
     return len(set(carriers)) == len(carriers)
 
 
-def structure_of_terms(terms: Mapping[str, str]) -> Structure:
+def structure_of_terms(terms: Mapping[str, str], *, block_diagonal: bool = False) -> Structure:
     """A structure from carrier set → exponent text, `=size`, `4 blocks` or `rest`."""
     whole = " ".join(f"{carriers}={text}" for carriers, text in terms.items())
     extents = {c: parse_extent(text, f"{c} {text}") for c, text in terms.items() if text != REST}
-    return Structure.of(share_rest(extents, [c for c, text in terms.items() if text == REST], whole))
+    filled = share_rest(extents, [c for c, text in terms.items() if text == REST], whole)
+    return Structure.of(filled, block_diagonal=block_diagonal)
 
 
 def parse_extent(text: str, where: str) -> Extent:

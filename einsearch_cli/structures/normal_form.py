@@ -69,14 +69,16 @@ def _absorbable(extents: Extents) -> str | None:
     return None
 
 
-def carrier_classes(factors: int) -> Iterator[Carriers]:
-    """All index classes in the order of the θ vector: input, output, bonds.
+def carrier_classes(factors: int, block_diagonal: bool = False) -> Iterator[Carriers]:
+    """All index classes in the order of the θ vector: (shared by X and Y,) input, output, bonds.
 
     >>> [text_of_carriers(c) for c in carrier_classes(2)]
     ['XA', 'XB', 'XAB', 'YA', 'YB', 'YAB', 'AB']
     """
     letters = FACTOR_LETTERS[:factors]
     subsets = [frozenset(s) for size in range(1, factors + 1) for s in combinations(letters, size)]
+    if block_diagonal:
+        yield from (subset | {"X", "Y"} for subset in (frozenset[str](), *subsets))
     yield from (subset | {"X"} for subset in subsets)
     yield from (subset | {"Y"} for subset in subsets)
     yield from (subset for subset in subsets if len(subset) > 1)
@@ -111,7 +113,7 @@ def rename(extents: Extents) -> Extents:
     orders = list(permutations(factors))
     costs = {order: largest_step(exponents, order) for order in orders}
     cheapest = min(costs.values(), default=Fraction(0))
-    classes = list(carrier_classes(len(factors)))
+    classes = list(carrier_classes(len(factors), block_diagonal=True))
     candidates = [_renamed(extents, order) for order in orders if costs[order] == cheapest]
     if len(candidates) == 1:
         return candidates[0]

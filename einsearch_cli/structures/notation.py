@@ -24,7 +24,7 @@ class NamedStructure:
     d_out: int | None = None
 
 
-def parse_structure(text: str) -> Structure:
+def parse_structure(text: str, *, block_diagonal: bool = False) -> Structure:
     """Read a structure in any of its text notations.
 
     - θ vector: `(0.5|0|0.5|0|0.5|0.5|0)`;
@@ -32,16 +32,18 @@ def parse_structure(text: str) -> Structure:
     - einsum equation with sizes: `bgn,gnr,gro->bo; g=4, n=rest, r=64, o=rest`;
     - family: `dense`, `low-rank:r=64`, `btt:r=2`, `block-dense:blocks=4,r=512`.
 
+    Carrier sets may hold both X and Y with `block_diagonal`.
+
     Raises:
         StructureError: saying what is wrong, the rule, and what to write instead.
 
     >>> parse_structure("btt:r=1") == parse_structure("(0.5|0|0.5|0|0.5|0.5|0)")
     True
     """
-    return read_structure(text).structure
+    return read_structure(text, block_diagonal=block_diagonal).structure
 
 
-def read_structure(text: str, sizes: dict[str, str] | None = None) -> NamedStructure:
+def read_structure(text: str, sizes: dict[str, str] | None = None, *, block_diagonal: bool = False) -> NamedStructure:
     """Like `parse_structure`, keeping the dimensions that whole einsum sizes fix."""
     text = text.strip()
     if not text or len(text) > _MAX_LENGTH:
@@ -59,7 +61,7 @@ def read_structure(text: str, sizes: dict[str, str] | None = None) -> NamedStruc
     if "|" in text or re.fullmatch(r"[0-9./,\s()]+", text):
         return NamedStructure(parse_theta(text))
     if re.fullmatch(r"[A-Z]{2,}(?:[\^=].*)?", text.split()[0], re.ASCII):
-        return NamedStructure(parse_carriers(text))
+        return NamedStructure(parse_carriers(text, block_diagonal=block_diagonal))
     return NamedStructure(parse_family(text))
 
 

@@ -110,6 +110,11 @@ def choose_sizes(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
     for name, d in (("d_in", d_in), ("d_out", d_out)):
         if not 1 <= d <= MAX_DIMENSION:
             raise SizeError(f"{name} = {d}: dimensions must be from 1 to 2^48", remedy=f"choose {name} in that range")
+    if structure.is_block_diagonal:
+        raise SizeError(
+            f"{structure} has an index that X and Y share: sizes of block-diagonal structures cannot be chosen yet",
+            remedy="use a structure without indices carried by both X and Y",
+        )
     inputs, outputs = _nearest_sides(structure, "X", d_in), _nearest_sides(structure, "Y", d_out)
     if len(inputs) == len(outputs) == 1:
         return _sized(structure, d_in, d_out, inputs[0] | outputs[0])

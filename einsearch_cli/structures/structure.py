@@ -50,19 +50,25 @@ class Structure:
     """Carrier set (input or output first, then factors) and extent, in the order of the θ vector."""
 
     @classmethod
-    def of(cls, extents: Mapping[str, Extent]) -> Structure:
+    def of(cls, extents: Mapping[str, Extent], *, block_diagonal: bool = False) -> Structure:
         """The structure with these carrier sets, checked and brought to normal form.
+
+        Args:
+            extents: carrier sets and the extent of their index.
+            block_diagonal: whether an index may be carried by both X and Y.
 
         Raises:
             StructureError: for a carrier set that no structure can have, or
                 input or output indices that do not fill the dimension.
         """
-        return cls.in_normal_form(rename(reduce(_checked(extents))))
+        reduced = reduce(_checked(extents, block_diagonal))
+        _check_factors_left(factors_of(reduced), extents)
+        return cls.in_normal_form(rename(reduced))
 
     @classmethod
     def in_normal_form(cls, extents: Extents) -> Structure:
         """Wrap extents that are known to be in normal form already."""
-        classes = carrier_classes(len(factors_of(extents)))
+        classes = carrier_classes(len(factors_of(extents)), block_diagonal=True)
         return cls(tuple((text_of_carriers(c), extents[c]) for c in classes if c in extents))
 
     @property
@@ -78,6 +84,11 @@ class Structure:
         return dict(self.indices).get(carriers, ONE)
 
     @property
+    def is_block_diagonal(self) -> bool:
+        """Whether an index is carried by both X and Y, so that blocks of the matrix do not mix."""
+        return any({"X", "Y"} <= set(carriers) for carriers, _ in self.indices)
+
+    @property
     def exponents(self) -> dict[frozenset[str], Fraction]:
         """Growth of every index as d → ∞; fixed sizes do not grow."""
         return {carriers: extent.exponent for carriers, extent in self.extents.items()}
@@ -85,7 +96,8 @@ class Structure:
     def transposed(self) -> Structure:
         """The structure of the transposed matrix: input and output change places."""
         swap = str.maketrans("XY", "YX")
-        return Structure.of({carriers.translate(swap): extent for carriers, extent in self.indices})
+        swapped = {carriers.translate(swap): extent for carriers, extent in self.indices}
+        return Structure.of(swapped, block_diagonal=self.is_block_diagonal)
 
     def at(self, d_in: int, d_out: int) -> SizedStructure:
         """Choose integer sizes for a d_out × d_in matrix.
@@ -108,11 +120,23 @@ class Structure:
         return f"parse_structure({str(self)!r})"
 
 
-def _checked(extents: Mapping[str, Extent]) -> Extents:
-    whole = " ".join(f"{carriers}{extent.text}" for carriers, extent in extents.items())[:200]
+def _check_factors_left(factors: list[str], extents: Mapping[str, Extent]) -> None:
+    if not factors:
+        raise StructureError(
+            f"{_whole(extents)!r} has no factor that an input or output index reaches: it is a multiple of the identity",
+            remedy="name a factor, such as XA YA",
+        )
+
+
+def _whole(extents: Mapping[str, Extent]) -> str:
+    return " ".join(f"{carriers}{extent.text}" for carriers, extent in extents.items())[:200]
+
+
+def _checked(extents: Mapping[str, Extent], block_diagonal: bool) -> Extents:
+    whole = _whole(extents)
     checked: Extents = {}
     for text, extent in extents.items():
-        carriers = _checked_carriers(text, whole)
+        carriers = _checked_carriers(text, whole, block_diagonal)
         _check_extent(text, extent, whole)
         checked[carriers] = checked.get(carriers, ONE) * extent
     _check_factor_count(factors_of(checked), whole)
@@ -121,7 +145,7 @@ def _checked(extents: Mapping[str, Extent]) -> Extents:
     return checked
 
 
-def _checked_carriers(text: str, whole: str) -> frozenset[str]:
+def _checked_carriers(text: str, whole: str, block_diagonal: bool) -> frozenset[str]:
     carriers = carriers_of_text(text)
     unknown = sorted(carriers - set(FACTOR_LETTERS) - {"X", "Y"})
     if unknown or not text:
@@ -134,7 +158,7 @@ def _checked_carriers(text: str, whole: str) -> frozenset[str]:
             f"{text!r} in {whole!r} names a tensor twice: a tensor carries an index once",
             remedy=f"write {text_of_carriers(carriers)}",
         )
-    if {"X", "Y"} <= carriers:
+    if {"X", "Y"} <= carriers and not block_diagonal:
         raise StructureError(
             f"{text!r} in {whole!r} is carried by both X and Y: that makes the matrix block-diagonal, outside this space",
             remedy=f"use {text.replace('Y', '')} and {text.replace('X', '')} instead",

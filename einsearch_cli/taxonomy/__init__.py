@@ -12,7 +12,18 @@ from einsearch_cli.taxonomy.costs import (
 )
 from einsearch_cli.taxonomy.criteria import CRITERIA, Bounds
 from einsearch_cli.taxonomy.exponents import Cut, Taxonomy, taxonomy_of
-from einsearch_cli.taxonomy.space import EVERYTHING, Space, SpaceCounts, count, survivors
+from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, parse_range
+from einsearch_cli.taxonomy.space import (
+    Found,
+    Space,
+    SpaceCounts,
+    best_first,
+    count,
+    refuse_too_large,
+    search,
+    survivors,
+)
+from einsearch_cli.taxonomy.trees import TreeTaxonomy, tree_taxonomy
 
 __all__ = [
     "CRITERIA",
@@ -21,9 +32,13 @@ __all__ = [
     "Classification",
     "ContractionOrder",
     "Cut",
+    "ExponentRange",
+    "Found",
     "Space",
     "SpaceCounts",
     "Taxonomy",
+    "TreeTaxonomy",
+    "best_first",
     "classify",
     "contraction_orders",
     "count",
@@ -31,7 +46,11 @@ __all__ = [
     "flops_per_token",
     "meeting_order",
     "params_formula",
+    "parse_range",
     "rank_bound",
+    "refuse_too_large",
+    "search",
     "survivors",
     "taxonomy_of",
+    "tree_taxonomy",
 ]

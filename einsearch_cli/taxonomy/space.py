@@ -1,51 +1,84 @@
-"""Whole spaces at once: the taxonomy as array arithmetic, and the search for survivors."""
+"""Whole spaces of structures: how many there are, and the search for those within bounds."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import combinations, permutations
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from einsearch_cli.errors import StructureError
+from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.families import family_of
-from einsearch_cli.structures.grammar import (
-    Points,
-    canonical,
-    distinct_count,
-    grid_points,
-    irreducible,
-    raw_count,
-    step_masks,
-    structures_of,
-)
-from einsearch_cli.structures.normal_form import FACTOR_LETTERS, carrier_classes
+from einsearch_cli.structures.grid import Grid, refuse_too_many_sides
+from einsearch_cli.structures.grid_counts import distinct_count, irreducible_count, points_within, raw_count
+from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.criteria import Bounds
-from einsearch_cli.taxonomy.exponents import Taxonomy, taxonomy_of
+from einsearch_cli.taxonomy.front import Triple, front
+from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, grid_limits
+from einsearch_cli.taxonomy.search import Batch, Search
+from einsearch_cli.taxonomy.side_pairs import renamings_within
 
-Numerators = NDArray[np.int64]
-EVERYTHING = Bounds(min_psi=Fraction(0), max_omega=Fraction(99), max_nu=Fraction(99))
+MAX_DISTINCT = 1_000_000_000
+"""Structures that can be gone through one by one (in ten minutes to an hour)."""
+MAX_PRUNED = 10**15
+"""Structures of a space that a bound of ν ≤ 1 or less prunes; survivors are some 10^-6 of them."""
+_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """All structures of up to `factors` factors on a grid of exponents, within bounds."""
+    """The structures on a grid of exponents that are within bounds."""
 
     grid: int
     """Exponents are multiples of 1/grid."""
     factors: int = 2
-    """Largest number of factors, 1 or 2."""
+    """Largest number of factors."""
     bounds: Bounds = field(default=EVERYTHING)
     family: str | None = None
     """Only this family, if given."""
+    ranges: tuple[ExponentRange, ...] = ()
+    """Bounds on the exponents of carrier sets, as the normal form names the factors."""
+    exactly: bool = False
+    """Whether to leave out structures of fewer factors."""
+    up_to_transpose: bool = False
+    """Whether to keep one of each pair of transposed structures."""
+    block_diagonal: bool = False
+    """Whether indices may be carried by both X and Y."""
+    pareto: bool = False
+    """Whether to keep only those not beaten in ω, ψ and ν together."""
+
+    @property
+    def factor_counts(self) -> range:
+        return range(self.factors if self.exactly else 1, self.factors + 1)
+
+    def classes(self, factors: int) -> IndexClasses:
+        return IndexClasses(factors, self.block_diagonal)
+
+    def limits(self, factors: int) -> Limits | None:
+        """What is asked of structures with this many factors; None if none can have it."""
+        return grid_limits(self.classes(factors), self.grid, self.bounds, self.ranges)
+
+    def points(self, factors: int) -> int:
+        """Grid points with this many factors within the ranges, up to renaming (about)."""
+        limits, classes = self.limits(factors), self.classes(factors)
+        if limits is None:
+            return 0
+        alike = math.factorial(factors)
+        if limits.lowest is not None and limits.highest is not None:
+            alike = len(renamings_within(classes, np.array(limits.lowest), np.array(limits.highest)))
+        return -(-points_within(classes, self.grid, limits.lowest, limits.highest) // alike)
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceCounts:
-    """How large a space is."""
+    """How large a space is; all counts are of structures with exactly `factors` factors."""
 
     factors: int
     grid: int
@@ -54,33 +87,131 @@ class SpaceCounts:
     distinct: int
     """Grid points up to renaming of the factors, by Burnside's lemma."""
     irreducible: int
-    """Those that need all their factors."""
+    """Those that need all their factors, by Burnside's lemma and inclusion–exclusion."""
     survivors: int
-    """Irreducible ones within the bounds."""
+    """Irreducible ones within the bounds, by search."""
 
 
-def taxonomy_of_points(points: Points, factors: int) -> tuple[Numerators, Numerators, Numerators]:
-    """ω, ψ and ν of every grid point, in units of 1/grid of the grid they came from.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Some structures of a space with the same number of factors."""
 
-    The same definitions as `taxonomy_of`: best order, largest factor, smallest cut.
+    grid: Grid
+    batch: Batch
+    done: float
+    """Share of the whole search that is done."""
+
+    @property
+    def factors(self) -> int:
+        return self.grid.classes.factors
+
+    def structures(self) -> Iterator[Structure]:
+        return self.grid.structures(self.batch.numbers)
+
+    def texts(self) -> Iterator[str]:
+        """The carrier notation of every structure."""
+        return self.grid.texts(self.batch.numbers)
+
+    def taxonomy(self) -> Iterator[Triple]:
+        """ω, ψ and ν of every structure in units of 1/grid."""
+        for start in range(0, len(self.batch), _ROWS):
+            part = (values[start : start + _ROWS] for values in (self.batch.omega, self.batch.psi, self.batch.nu))
+            yield from zip(*(values.tolist() for values in part), strict=True)
+
+
+def search(space: Space) -> Iterator[Found]:
+    """The structures of a space as they are found, each once, in no particular order.
+
+    Raises:
+        StructureError: if the space is too large to be searched, before anything is allocated;
+            see `refuse_too_large`.
     """
-    letters = FACTOR_LETTERS[:factors]
-    classes = list(carrier_classes(factors))
-    wide = points.astype(np.int64)
-    one = wide[:, [("X" in c) for c in classes]].sum(axis=1)
-    orders = [step_masks(factors, order) for order in permutations(letters)]
-    largest = np.min([np.max([wide[:, mask].sum(axis=1) for mask in masks], axis=0) for masks in orders], axis=0)
-    params = np.max([wide[:, [(f in c) for c in classes]].sum(axis=1) for f in letters], axis=0)
-    cut_values = []
-    for inside in (set(s) | {"X"} for size in range(factors + 1) for s in combinations(letters, size)):
-        outside = ({*letters, "Y"}) - inside
-        cut_values.append(wide[:, [bool(c & inside and c & outside) for c in classes]].sum(axis=1))
-    psi = np.minimum(one, np.min(cut_values, axis=0))
-    return largest - params, psi, largest - one
+    if space.pareto:
+        yield from _search_front(space)
+        return
+    for factors in space.factor_counts:
+        refuse_too_many_sides(space.classes(factors), space.grid)
+    weights = {factors: space.points(factors) for factors in space.factor_counts}
+    total, before = max(1, sum(weights.values())), 0
+    for factors in space.factor_counts:
+        limits = space.limits(factors)
+        if limits is not None:
+            grid = _grid(space.classes(factors), space.grid)
+            for batch in Search(grid, limits, space.up_to_transpose).batches():
+                kept = _filtered(space, grid, batch)
+                yield Found(grid, kept, (before + kept.done * weights[factors]) / total)
+        before += weights[factors]
+
+
+@cache
+def _grid(classes: IndexClasses, grid: int) -> Grid:
+    return Grid(classes, grid)
+
+
+def _search_front(space: Space) -> Iterator[Found]:
+    """Search twice: for the taxonomy alone, then for what is on its front, which bounds the second search."""
+    everything = replace(space, pareto=False)
+    triples: set[Triple] = set()
+    for found in search(everything):
+        triples = front(triples | _triples(np.unique(_triple_numbers(found.batch))))
+        yield replace(found, batch=found.batch.only(np.zeros(len(found.batch), dtype=bool)), done=found.done / 2)
+    if not triples:
+        return
+    omegas, psis, nus = zip(*triples, strict=True)
+    bounds = Bounds(*(Fraction(n, space.grid) for n in (min(psis), max(omegas), max(nus))))
+    for found in search(replace(everything, bounds=bounds)):
+        numbers = _triple_numbers(found.batch)
+        passing = [number for number in np.unique(numbers) if _triples(np.array([number])) <= triples]
+        yield replace(found, batch=found.batch.only(np.isin(numbers, passing)), done=(1 + found.done) / 2)
+
+
+_BASE = 1 << 16
+"""ω, ψ and ν in q-ths lie between minus half of this and half of it."""
+
+
+def _triple_numbers(batch: Batch) -> Numbers:
+    """One whole number for ω, ψ and ν together."""
+    half = _BASE // 2
+    omega, psi, nu = (values.astype(np.int64) + half for values in (batch.omega, batch.psi, batch.nu))
+    return (omega * _BASE + psi) * _BASE + nu
+
+
+def _triples(numbers: Numbers) -> set[Triple]:
+    half = _BASE // 2
+    omega, rest = np.divmod(numbers, _BASE * _BASE)
+    psi, nu = np.divmod(rest, _BASE)
+    return set(zip((omega - half).tolist(), (psi - half).tolist(), (nu - half).tolist(), strict=True))
+
+
+def _filtered(space: Space, grid: Grid, batch: Batch) -> Batch:
+    if space.family is not None:
+        batch = batch.only(_of_family(space, grid, batch.numbers))
+    if space.up_to_transpose:
+        first = batch.numbers <= batch.transposes
+        later = np.flatnonzero(~first)
+        first[later] = ~_passes(space, grid, batch.transposes[later])
+        batch = batch.only(first)
+    return batch
+
+
+def _passes(space: Space, grid: Grid, numbers: Numbers) -> NDArray[np.bool_]:
+    """Whether structures that are as good as ones found are within the ranges and of the family too."""
+    passed = np.ones(len(numbers), dtype=bool)
+    limits = space.limits(grid.classes.factors)
+    if limits is not None and limits.lowest is not None and limits.highest is not None:
+        points = grid.points(numbers)
+        passed &= ((points >= np.array(limits.lowest)) & (points <= np.array(limits.highest))).all(axis=1)
+    if space.family is not None:
+        passed &= _of_family(space, grid, numbers)
+    return passed
+
+
+def _of_family(space: Space, grid: Grid, numbers: Numbers) -> NDArray[np.bool_]:
+    return np.array([family_of(s) == space.family for s in grid.structures(numbers)], dtype=bool)
 
 
 def survivors(space: Space) -> list[Structure]:
-    """The structures of a space in normal form, best first: ψ falling, then ω, ν, θ rising.
+    """The structures of a space in normal form, best first: ψ falling, then ω, ν, factors, θ rising.
 
     Raises:
         StructureError: if the space is too large to enumerate.
@@ -88,37 +219,90 @@ def survivors(space: Space) -> list[Structure]:
     >>> len(survivors(Space(grid=2))), len(survivors(Space(grid=2, bounds=Bounds(max_nu=Fraction(1, 2)))))
     (34, 3)
     """
-    found: list[tuple[Taxonomy, Structure]] = []
-    for factors in range(1, space.factors + 1):
-        points = _surviving_points(factors, space)
-        found += [(taxonomy_of(s), s) for s in structures_of(points, factors, space.grid)]
-    found.sort(key=lambda pair: (-pair[0].psi, pair[0].omega, pair[0].nu, len(pair[1].factors), str(pair[1])))
-    return [s for _, s in found if space.family is None or family_of(s) == space.family]
+    refuse_too_large(space)
+    return [structure for found in best_first(list(search(space))) for structure in found.structures()]
 
 
-def count(space: Space) -> SpaceCounts:
-    """Sizes of the space with exactly `space.factors` factors."""
-    points = grid_points(space.factors, space.grid)
-    needed = points[irreducible(points, space.factors)]
-    within = _surviving_points(space.factors, space)
-    kept = len(within)
-    if space.family is not None:
-        kept = sum(family_of(s) == space.family for s in structures_of(within, space.factors, space.grid))
+def best_first(found: list[Found]) -> list[Found]:
+    """All structures found, sorted: ψ falling, then ω, ν, factors and θ rising."""
+    if not found:
+        return []
+    of_factors = {item.factors: item.grid for item in found}
+    factors = np.concatenate([np.full(len(item.batch), item.factors, dtype=np.int8) for item in found])
+    numbers, omega, psi, nu = (
+        np.concatenate([getattr(item.batch, name) for item in found]) for name in ("numbers", "omega", "psi", "nu")
+    )
+    order = np.lexsort((numbers, factors, nu, omega, -psi.astype(np.int32)))
+    starts = [0, *(np.flatnonzero(np.diff(factors[order])) + 1).tolist(), len(order)]
+    nothing = np.zeros(0, dtype=np.int64)
+    pieces = [order[start:stop] for start, stop in pairwise(starts) if stop > start]
+    return [
+        Found(of_factors[int(factors[p[0]])], Batch(numbers[p], nothing, omega[p], psi[p], nu[p], 1.0), 1.0)
+        for p in pieces
+    ]
+
+
+def count(space: Space, on_progress: Callable[[float], None] = lambda _: None) -> SpaceCounts:
+    """Sizes of the space with exactly `space.factors` factors; only survivors of bounds are searched for.
+
+    >>> count(Space(grid=4, factors=3))
+    SpaceCounts(factors=3, grid=4, raw=27562500, distinct=4650075, irreducible=4127425, survivors=4127425)
+    """
+    options = (space.factors, space.grid, space.block_diagonal)
+    irreducible = irreducible_count(*options, space.up_to_transpose)
+    if is_filtered(space):
+        refuse_too_large(space)
+        wanted = space if space.pareto else replace(space, exactly=True)
+        kept = 0
+        for found in search(wanted):
+            kept += len(found.batch) if found.factors == space.factors else 0
+            on_progress(found.done)
+    else:
+        kept = irreducible
     return SpaceCounts(
         factors=space.factors,
         grid=space.grid,
-        raw=raw_count(space.factors, space.grid),
-        distinct=distinct_count(space.factors, space.grid),
-        irreducible=int(canonical(needed, space.factors).sum()),
+        raw=raw_count(*options),
+        distinct=distinct_count(*options, space.up_to_transpose),
+        irreducible=irreducible,
         survivors=kept,
     )
 
 
-def _surviving_points(factors: int, space: Space) -> Points:
-    points = grid_points(factors, space.grid)
-    points = points[irreducible(points, factors)]
-    points = points[canonical(points, factors)]
-    omega, psi, nu = taxonomy_of_points(points, factors)
-    bounds, q = space.bounds, space.grid
-    enough_rank = psi >= math.ceil(bounds.min_psi * q)
-    return points[enough_rank & (omega <= math.floor(bounds.max_omega * q)) & (nu <= math.floor(bounds.max_nu * q))]
+def is_filtered(space: Space) -> bool:
+    """Whether survivors have to be searched for."""
+    limits = space.limits(space.factors)
+    return bool(limits is None or limits.prunes or space.ranges or space.family or space.pareto)
+
+
+def refuse_too_large(space: Space) -> None:
+    """Complain about a space that cannot be gone through in reasonable time.
+
+    Raises:
+        StructureError: with the number of its structures and what would make it feasible.
+    """
+    points = max((space.points(factors) for factors in space.factor_counts), default=0)
+    limits = space.limits(space.factors)
+    most = MAX_PRUNED if limits and limits.max_nu <= space.grid else MAX_DISTINCT
+    if points <= most:
+        return
+    raw = raw_count(space.factors, space.grid, space.block_diagonal)
+    raise StructureError(
+        f"{space.factors} factors on a grid of 1/{space.grid} have {raw:,} points, within the bounds given about "
+        f"{points:,} structures to go through: at most {most:,} can be",
+        remedy=", ".join(_feasible(space, points, most)),
+    )
+
+
+def _feasible(space: Space, points: int, most: int) -> Iterator[str]:
+    """What would let a space be gone through."""
+    if most < points <= MAX_PRUNED:
+        yield "--max-nu '<1' with --min-psi 1 --max-omega 0"
+    coarser = (replace(space, grid=grid) for grid in range(space.grid - 1, 0, -1))
+    if grid := next((s.grid for s in coarser if s.points(space.factors) <= most), None):
+        yield f"--grid {grid}"
+    yield "bounds on more carrier sets such as --fix AB=0"
+    if points < 2**60:
+        yield "--limit 1000 to stop after some"
+    yield "--count alone"
+    yield "or einsearch sample"

@@ -44,6 +44,72 @@ def test_files_read_back_to_the_same_structures(einsearch, tmp_path: Path, suffi
     assert [named.structure for named in read_structure_file(path)] == survivors(Space(2))
 
 
+def test_three_factors(einsearch) -> None:
+    words = ("--factors", 3, "--grid", 4, "--min-psi", 1, "--max-omega", 0, "--max-nu", "<1")
+    counts = json.loads(einsearch("enumerate", *words, "--count", "--format", "json").out)
+    assert counts == {
+        "factors": 3, "grid": 4, "raw": 27_562_500, "distinct": 4_650_075, "irreducible": 4_127_425, "survivors": 10_038,
+    }  # fmt: skip
+    lines = einsearch("enumerate", *words, "--exactly", "--format", "jsonl").out.splitlines()
+    items = [json.loads(line) for line in lines]
+    assert len({item["text"] for item in items}) == len(items) == 10_038
+    assert all((item["psi"], item["omega"], item["factors"]) == ("1", "0", 3) for item in items)
+    assert [eval_fraction(item["nu"]) for item in items] == sorted(eval_fraction(item["nu"]) for item in items)
+    found = einsearch("enumerate", *words, "--exactly", "--order", "found", "--format", "yaml").out.splitlines()
+    assert sorted(found[1:]) == sorted(f"- {item['text']}" for item in items)
+
+
+def test_limit_stops_the_search_of_a_space_too_large_to_list(einsearch) -> None:
+    started_s = time.perf_counter()
+    found = einsearch("enumerate", "--factors", 4, "--grid", 4, "--exactly", "--limit", 5, "--format", "yaml")
+    assert len(found.out.splitlines()) == 6
+    assert time.perf_counter() - started_s < 30
+
+
+def test_options_of_the_space(einsearch) -> None:
+    def texts(*words: object) -> set[str]:
+        out = einsearch("enumerate", "--grid", 2, *words, "--format", "jsonl").out
+        return {json.loads(line)["text"] for line in out.splitlines()}
+
+    everything = texts()
+    assert texts("--exactly") == everything - {"XA^1 YA^1"}
+    assert texts("--fix", "AB=0") == {text for text in everything if " AB" not in text}
+    assert texts("--fix", "AB>0", "--fix", "AB<1") == {text for text in everything if " AB^1/2" in text}
+    assert len(texts("--up-to-transpose")) == 21 + 1
+    assert texts("--pareto", "--min-psi", 1) == {
+        "XA^1/2 XAB^1/2 YB^1/2 YAB^1/2", "XA^1/2 XAB^1/2 YA^1/2 YB^1/2", "XA^1/2 XB^1/2 YB^1/2 YAB^1/2",
+    }  # fmt: skip
+    shared = texts("--allow-block-diagonal")
+    assert "XYA^1/2 XA^1/2 YA^1/2" in shared
+    assert {text for text in shared if "XY" not in text} == everything
+    for text in shared:
+        parse_structure(text, block_diagonal=True)
+
+
+def test_parquet(einsearch, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "found.parquet"
+    assert einsearch("enumerate", "--grid", 2, "--format", "parquet", "--out", path).code == 0
+    rows = parquet.read_table(path).to_pylist()
+    assert [row["structure"] for row in rows] == [str(s) for s in survivors(Space(2))]
+    assert set(rows[0]) == {"structure", "family", "factors", "omega", "psi", "nu", "kept"}
+
+
+def test_parquet_without_pyarrow_says_what_to_install(einsearch, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    found = einsearch("enumerate", "--grid", 2, "--format", "parquet", "--out", tmp_path / "found.parquet")
+    assert found.code == 2
+    assert "pip install 'einsearch[parquet]'" in found.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("output", ["table", "json", "jsonl", "csv", "yaml", "markdown"])
+def test_nothing_found_is_an_empty_list(einsearch, output: str) -> None:
+    found = einsearch("enumerate", "--grid", 2, "--max-nu", "<0", "--format", output)
+    assert (found.code, found.err) == (0, "0 structures\n")
+    assert found.out.strip() == {"json": "[]", "yaml": "structures: []"}.get(output, "")
+
+
 def test_tables(einsearch) -> None:
     assert "| XA^1/2 XAB^1/2 YB^1/2 YAB^1/2" in einsearch("enumerate", "--grid", 2, "--format", "markdown").out
     rows = list(csv.DictReader(io.StringIO(einsearch("enumerate", "--grid", 2, "--format", "csv").out)))
@@ -100,7 +166,18 @@ def test_the_card_shows_what_limits_the_rank_and_the_verdict(einsearch) -> None:
         (("classify", "missing.yaml"), "cannot read missing.yaml", "check the path"),
         (("classify", "dense", "--sizes", "i=3"), "only einsum equations take them", "leave --sizes out"),
         (("enumerate", "--grid", "0"), "Invalid value for '--grid'", "einsearch enumerate --help"),
-        (("enumerate", "--grid", "99"), "points: at most 20,000,000 can be enumerated", "coarser --grid"),
+        (("enumerate", "--grid", "99"), "2,550,250,000 points, within the bounds given", "--grid 94"),
+        (
+            ("enumerate", "--factors", "4", "--grid", "4"),
+            "457,207,031,250,000 points",
+            "--max-nu '<1' with --min-psi 1",
+        ),
+        (("enumerate", "--factors", "4", "--grid", "9", "--limit", "1"), "input sides", "coarser --grid"),
+        (("enumerate", "--fix", "ABC=0"), "structures of 2 factors have no such index", "raise --factors"),
+        (("enumerate", "--fix", "XYA=0"), "X and Y share none", "--allow-block-diagonal"),
+        (("enumerate", "--fix", "AB=1/3"), "no multiple of 1/4", "choose a --grid"),
+        (("enumerate", "--fix", "AB~0"), "not a bound on a carrier set", "--fix AB=0"),
+        (("enumerate", "--format", "parquet"), "needs a file", "--out structures.parquet"),
         (("enumerate", "--family", "bt"), "no structure or family is named 'bt'", "btt"),
         (("enumerate", "--min-psi", "x"), "'x' in '--min-psi' is not an exponent", "write a fraction"),
         (("enumerate", "--out", "/nowhere/x.json"), "the folder '/nowhere' does not exist", "mkdir -p '/nowhere'"),

@@ -9,9 +9,11 @@ from hypothesis import given
 
 from einsearch_cli.structures import Structure, parse_structure, theta_of
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.grammar import canonical, grid_points, irreducible, structures_of
+from einsearch_cli.structures.grid import Grid
+from einsearch_cli.structures.grid_counts import raw_count
+from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.taxonomy import classify, taxonomy_of
-from einsearch_cli.taxonomy.space import taxonomy_of_points
+from einsearch_cli.taxonomy.linear_forms import taxonomy_of_points
 from tests.structures.strategies import extents
 
 PUBLISHED = [
@@ -67,8 +69,8 @@ def test_published_vectors_are_classified_as_the_formulas_say(text: str) -> None
 def test_general_definitions_agree_with_the_short_formulas_on_all_1674_grid_points() -> None:
     checked = 0
     for grid in (2, 3, 4, 6):
-        points = grid_points(2, grid)
-        found = np.stack(taxonomy_of_points(points, 2), axis=1)
+        points = Grid(IndexClasses(2), grid).points(np.arange(raw_count(2, grid)))
+        found = np.stack(taxonomy_of_points(points, IndexClasses(2), grid), axis=1)
         for row, numbers in zip(points.tolist(), found.tolist(), strict=True):
             theta = tuple(Fraction(n, grid) for n in row)
             if applies(theta):
@@ -129,15 +131,3 @@ def test_the_transpose_has_the_same_rank_exponent_and_parameters(given_extents: 
     structure = Structure.of(given_extents)
     here, there = taxonomy_of(structure), taxonomy_of(structure.transposed())
     assert (here.psi, here.parameter_exponent) == (there.psi, there.parameter_exponent)
-
-
-@pytest.mark.parametrize(("factors", "grid"), [(1, 3), (2, 4), (2, 5), (3, 1)])
-def test_arrays_agree_with_one_structure_at_a_time(factors: int, grid: int) -> None:
-    points = grid_points(factors, grid)
-    points = points[canonical(points, factors) & irreducible(points, factors)]
-    omega, psi, nu = taxonomy_of_points(points, factors)
-    for position, structure in enumerate(structures_of(points, factors, grid)):
-        taxonomy = taxonomy_of(structure)
-        expected = np.array([taxonomy.omega, taxonomy.psi, taxonomy.nu]) * grid
-        assert (expected == [omega[position], psi[position], nu[position]]).all(), str(structure)
-    assert len(points) > 0

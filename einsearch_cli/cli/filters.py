@@ -1,0 +1,85 @@
+"""The filters that `enumerate` and `sample` share."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import typer
+
+from einsearch_cli.errors import SpecError
+
+if TYPE_CHECKING:
+    from einsearch_cli.structures.index_classes import IndexClasses
+    from einsearch_cli.taxonomy import Bounds, ExponentRange
+
+MIN_PSI = typer.Option("0", help="Smallest rank exponent ψ, such as 1, 1/2 or '>1/2'.")
+MAX_OMEGA = typer.Option("inf", help="Largest parameter sharing ω, such as 0 or '<1/2'.")
+MAX_NU = typer.Option("inf", help="Largest compute exponent ν (dense: 1), such as 3/4 or '<1'.")
+FIX = typer.Option(
+    None, "--fix", help="Bound on the exponent of a carrier set, as printed: AB=0, 'XAB<=1/4', XA=1/4..1/2. Repeatable."
+)
+FAMILY = typer.Option(None, help="Only this family; see `einsearch families`.")
+PARETO = typer.Option(False, "--pareto", help="Only those that none beats in ω, ψ and ν together.")
+
+
+def bounds_of(min_psi: str, max_omega: str, max_nu: str, unit: int) -> Bounds:
+    """Bounds from text; `<` and `>` leave the number itself out, by one step of 1/unit.
+
+    >>> str(bounds_of("1", "0", "<1", unit=4).max_nu)
+    '3/4'
+    """
+    from einsearch_cli.taxonomy import EVERYTHING, Bounds
+
+    return Bounds(
+        min_psi=_bound(min_psi, "--min-psi", ">", unit),
+        max_omega=EVERYTHING.max_omega if max_omega == "inf" else _bound(max_omega, "--max-omega", "<", unit),
+        max_nu=EVERYTHING.max_nu if max_nu == "inf" else _bound(max_nu, "--max-nu", "<", unit),
+    )
+
+
+def _bound(text: str, option: str, strict: str, unit: int) -> Fraction:
+    from einsearch_cli.structures.extent import parse_rational
+
+    text = text.strip()
+    if not text.startswith(strict):
+        return parse_rational(text, option)
+    number = parse_rational(text[1:].removeprefix("="), option)
+    if text[1:].startswith("="):
+        return number
+    steps = math.floor(number * unit) + 1 if strict == ">" else math.ceil(number * unit) - 1
+    return Fraction(steps, unit)
+
+
+def ranges_of(fixed: list[str] | None, classes: IndexClasses, unit: int) -> tuple[ExponentRange, ...]:
+    """The bounds on carrier sets.
+
+    Raises:
+        SpecError: for text that is no bound, a carrier set outside the space, or a number off the grid.
+    """
+    from einsearch_cli.taxonomy import parse_range
+
+    found = tuple(parse_range(text) for text in fixed or ())
+    for text, given in zip(fixed or (), found, strict=True):
+        if given.carriers not in classes.carriers:
+            shared = {"X", "Y"} <= given.carriers
+            raise SpecError(
+                f"--fix {text[:60]!r}: structures of {classes.factors} factors have no such index"
+                + (", as X and Y share none" if shared else ""),
+                remedy="add --allow-block-diagonal" if shared else "name another carrier set, or raise --factors",
+            )
+        bottom, top = given.on_grid(unit)
+        if bottom > top:
+            raise SpecError(
+                f"--fix {text[:60]!r}: no multiple of 1/{unit} is within this bound",
+                remedy="choose a --grid that has it, or a wider bound such as 'AB<=1/4'",
+            )
+    return found
+
+
+def known_family(name: str | None) -> str | None:
+    """The family's name, checked."""
+    from einsearch_cli.structures.families import find_family
+
+    return name if name in (None, "generic") else find_family(name).name

@@ -1,0 +1,262 @@
+"""Long lists of structures, written while they are found."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from importlib import import_module
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from einsearch_cli.cli import console
+from einsearch_cli.errors import OutputError
+
+if TYPE_CHECKING:
+    from einsearch_cli.structures import Structure
+
+_FLUSH_S = 0.5
+"""Lines are handed on at least this often."""
+_SAMPLE = 1000
+"""Lines of a table that settle the widths of its columns."""
+_BATCH = 10_000
+"""Rows per group of a Parquet file."""
+
+
+class ListFormat(StrEnum):
+    """How lists of structures are written."""
+
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+    yaml = "yaml"
+    markdown = "markdown"
+    parquet = "parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the taxonomy, as text."""
+
+    omega: str
+    psi: str
+    nu: str
+    kept: bool
+    """Whether the default criteria keep structures of this place."""
+
+    @classmethod
+    def of(cls, omega: Fraction, psi: Fraction, nu: Fraction) -> Place:
+        from einsearch_cli.taxonomy import Bounds
+
+        default = Bounds()
+        kept = psi >= default.min_psi and omega <= default.max_omega and nu <= default.max_nu
+        return cls(str(omega), str(psi), str(nu), kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A structure with its place in the taxonomy."""
+
+    structure: Structure
+    text: str
+    place: Place
+
+    def row(self) -> dict[str, str]:
+        """For people."""
+        return {
+            "structure": self.text,
+            "family": self.family,
+            "ω": self.place.omega,
+            "ψ": self.place.psi,
+            "ν": self.place.nu,
+            "kept": "yes" if self.place.kept else "no",
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: everything that does not depend on the dimensions, which `classify` adds."""
+        from einsearch_cli.structures import theta_of
+
+        theta = theta_of(self.structure)
+        return {
+            "text": self.text,
+            "structure": self.structure.to_json(),
+            "theta": None if theta is None else [str(exponent) for exponent in theta],
+            "factors": len(self.structure.factors),
+            "family": self.family,
+            "omega": self.place.omega,
+            "psi": self.place.psi,
+            "nu": self.place.nu,
+            "kept": self.place.kept,
+        }
+
+    @property
+    def family(self) -> str:
+        from einsearch_cli.structures import family_of
+
+        return family_of(self.structure)
+
+
+def write_list(items: Iterable[Listed], output: ListFormat, out: Path | None) -> int:
+    """Write structures as they come, to stdout or a file, and say how many there were.
+
+    Raises:
+        OutputError: if the file cannot be written, or Parquet is asked for without a file or pyarrow.
+    """
+    counted = _Counted(items)
+    if output is ListFormat.parquet:
+        _write_parquet(counted, out)
+    elif out is not None:
+        from einsearch_cli.files import open_atomically
+
+        with open_atomically(out) as file:
+            for line in _LINES[output](iter(counted)):
+                file.write(line.encode() + b"\n")
+    else:
+        _print_lines(_LINES[output](iter(counted)))
+    if out is not None:
+        console.talk(f"wrote {out}")
+    return counted.count
+
+
+class _Counted:
+    def __init__(self, items: Iterable[Listed]) -> None:
+        self.items = items
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Listed]:
+        for item in self.items:
+            self.count += 1
+            yield item
+
+
+def _print_lines(lines: Iterator[str]) -> None:
+    flushed_s = time.perf_counter()
+    for line in lines:
+        sys.stdout.write(line + "\n")
+        if time.perf_counter() - flushed_s > _FLUSH_S:
+            sys.stdout.flush()
+            flushed_s = time.perf_counter()
+
+
+def _json(items: Iterator[Listed]) -> Iterator[str]:
+    last = None
+    for item in items:
+        yield "[" if last is None else last + ","
+        last = json.dumps(item.to_json(), ensure_ascii=False, indent=2).replace("\n", "\n  ")
+        last = "  " + last
+    yield from ("[]",) if last is None else (last, "]")
+
+
+def _jsonl(items: Iterator[Listed]) -> Iterator[str]:
+    return (json.dumps(item.to_json(), ensure_ascii=False) for item in items)
+
+
+def _csv(items: Iterator[Listed]) -> Iterator[str]:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="")
+    for number, row in enumerate(item.row() for item in items):
+        for cells in (row.keys(), row.values()) if number == 0 else (row.values(),):
+            writer.writerow(cells)
+            yield text.getvalue()
+            text.seek(0)
+            text.truncate()
+
+
+def _yaml(items: Iterator[Listed]) -> Iterator[str]:
+    first = next(items, None)
+    if first is None:
+        yield "structures: []"
+        return
+    yield "structures:"
+    yield from (f"- {item.text}" for item in chain((first,), items))
+
+
+def _table(items: Iterator[Listed]) -> Iterator[str]:
+    return _aligned(items, "", "  ", "", "-", "  ")
+
+
+def _markdown(items: Iterator[Listed]) -> Iterator[str]:
+    return _aligned(items, "| ", " | ", " |", "-", "-|-")
+
+
+def _aligned(items: Iterator[Listed], left: str, between: str, right: str, rule: str, cross: str) -> Iterator[str]:
+    rows = (item.row() for item in items)
+    sample = list(islice(rows, _SAMPLE))
+    if not sample:
+        return
+    widths = [max(len(name) + 2, *(len(row[name]) for row in sample)) for name in sample[0]]
+
+    def line(cells: Iterable[str]) -> str:
+        padded = between.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        return (left + padded + right).rstrip()
+
+    yield line(sample[0])
+    yield left.replace(" ", rule) + cross.join(rule * width for width in widths) + right.replace(" ", rule)
+    for row in chain(sample, rows):
+        yield line(row.values())
+
+
+_LINES: dict[ListFormat, Callable[[Iterator[Listed]], Iterator[str]]] = {
+    ListFormat.table: _table,
+    ListFormat.json: _json,
+    ListFormat.jsonl: _jsonl,
+    ListFormat.csv: _csv,
+    ListFormat.yaml: _yaml,
+    ListFormat.markdown: _markdown,
+}
+
+
+def refuse_parquet_without_file(output: ListFormat, out: Path | None) -> None:
+    """Complain before any work is done.
+
+    Raises:
+        OutputError: if Parquet is asked for and cannot be written.
+    """
+    if output is not ListFormat.parquet:
+        return
+    if out is None:
+        raise OutputError("--format parquet is binary: it needs a file", remedy="add --out structures.parquet")
+    try:
+        import_module("pyarrow")
+    except ImportError as error:
+        raise OutputError(
+            "--format parquet needs the package pyarrow, which is not installed",
+            remedy="pip install 'einsearch[parquet]', or --format csv",
+        ) from error
+
+
+def _write_parquet(items: Iterable[Listed], out: Path | None) -> None:
+    refuse_parquet_without_file(ListFormat.parquet, out)
+    from einsearch_cli.files import open_atomically
+
+    if out is not None:
+        with open_atomically(out) as file:
+            _parquet_rows(iter(items), file)
+
+
+def _parquet_rows(items: Iterator[Listed], file: BinaryIO) -> None:
+    """Columns of text (ω, ψ and ν exact), the number of factors and the verdict."""
+    pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    fields = {"structure": pyarrow.string(), "family": pyarrow.string(), "factors": pyarrow.int8()}
+    fields |= {"omega": pyarrow.string(), "psi": pyarrow.string(), "nu": pyarrow.string(), "kept": pyarrow.bool_()}
+    schema = pyarrow.schema(fields)
+    with parquet.ParquetWriter(file, schema) as writer:
+        while rows := list(islice(items, _BATCH)):
+            columns = {
+                "structure": [item.text for item in rows],
+                "family": [item.family for item in rows],
+                "factors": [len(item.structure.factors) for item in rows],
+                "omega": [item.place.omega for item in rows],
+                "psi": [item.place.psi for item in rows],
+                "nu": [item.place.nu for item in rows],
+                "kept": [item.place.kept for item in rows],
+            }
+            writer.write_table(pyarrow.table(columns, schema=schema))

@@ -1,0 +1,23 @@
+"""A progress bar with the time left for the search of a space, on stderr when that is a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from einsearch_cli.cli import console
+
+
+@contextmanager
+def search_progress(wanted: bool = True) -> Iterator[Callable[[float], None]]:
+    """Gives a function to call with the share of the search that is done."""
+    terminal = console.talk_console()
+    if not wanted or not terminal.is_terminal:
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("searching"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=True, redirect_stdout=False) as bars:
+        task = bars.add_task("searching", total=1.0)
+        yield lambda done: bars.update(task, completed=done)

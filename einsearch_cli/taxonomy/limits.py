@@ -1,0 +1,149 @@
+"""Limits on exponents and on ω, ψ and ν, as a user writes them and as a grid has them."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from einsearch_cli.errors import SpecError
+from einsearch_cli.structures.extent import parse_rational
+from einsearch_cli.structures.index_classes import IndexClasses
+from einsearch_cli.structures.normal_form import FACTOR_LETTERS, Carriers, text_of_carriers
+from einsearch_cli.taxonomy.criteria import Bounds
+
+EVERYTHING = Bounds(min_psi=Fraction(0), max_omega=Fraction(99), max_nu=Fraction(99))
+UNBOUNDED = 1 << 30
+_EXAMPLE = "write for example --fix AB=0, --fix 'XAB<=1/4' or --fix XA=1/4..1/2"
+_RANGE = re.compile(
+    r"\s*(?P<carriers>[A-Za-z]+)\s*(?P<sign><=|>=|<|>|=)\s*(?P<low>[^.\s]\S*?)(?:\s*\.\.\s*(?P<high>\S+))?\s*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExponentRange:
+    """What the exponent of one carrier set may be."""
+
+    carriers: Carriers
+    low: Fraction = Fraction(0)
+    high: Fraction = Fraction(1)
+    low_open: bool = False
+    """Whether `low` itself is left out."""
+    high_open: bool = False
+
+    @property
+    def is_exact(self) -> bool:
+        return self.low == self.high
+
+    def on_grid(self, grid: int) -> tuple[int, int]:
+        """Smallest and largest whole number of 1/grid.
+
+        >>> parse_range("AB<1/2").on_grid(4), parse_range("AB>=1/3").on_grid(4)
+        ((0, 1), (2, 4))
+        """
+        low, high = math.ceil(self.low * grid), math.floor(self.high * grid)
+        return low + (self.low_open and low == self.low * grid), high - (self.high_open and high == self.high * grid)
+
+    def __contains__(self, exponent: Fraction) -> bool:
+        above = exponent > self.low if self.low_open else exponent >= self.low
+        return above and (exponent < self.high if self.high_open else exponent <= self.high)
+
+    def __str__(self) -> str:
+        name = text_of_carriers(self.carriers)
+        if self.is_exact:
+            return f"{name}={self.low}"
+        signs = (">" if self.low_open else ">=", "<" if self.high_open else "<=")
+        return f"{name}{signs[0]}{self.low} {name}{signs[1]}{self.high}"
+
+
+def parse_range(text: str) -> ExponentRange:
+    """Read `AB=0`, `AB<=1/4`, `AB<1/2`, `XA>=1/4` or `XA=1/4..1/2`.
+
+    Raises:
+        SpecError: if the text is not of that form or nothing lies in the range.
+
+    >>> str(parse_range("BA = 1/4 .. 1/2"))
+    'AB>=1/4 AB<=1/2'
+    """
+    match = _RANGE.fullmatch(text)
+    if match is None or (match["high"] and match["sign"] != "="):
+        raise SpecError(f"{text[:60]!r} is not a bound on a carrier set", remedy=_EXAMPLE)
+    carriers = _carriers(match["carriers"], text)
+    low = parse_rational(match["low"], text)
+    high = parse_rational(match["high"], text) if match["high"] else low
+    if match["sign"] in ("<", "<="):
+        found = ExponentRange(carriers, high=high, high_open=match["sign"] == "<")
+    elif match["sign"] in (">", ">="):
+        found = ExponentRange(carriers, low=low, low_open=match["sign"] == ">")
+    else:
+        found = ExponentRange(carriers, low, high)
+    if found.low > found.high or found.high > 1 or (found.is_exact and (found.low_open or found.high_open)):
+        raise SpecError(f"{text[:60]!r} leaves no exponent from 0 to 1", remedy=_EXAMPLE)
+    return found
+
+
+def _carriers(name: str, text: str) -> Carriers:
+    carriers = frozenset(name)
+    if len(carriers) < len(name) or len(carriers) < 2 or carriers - {"X", "Y", *FACTOR_LETTERS}:
+        raise SpecError(
+            f"{name[:40]!r} in {text[:60]!r} is not a carrier set: it must name two tensors or more, "
+            "each once, of X, Y and the factors A, B, …",
+            remedy=_EXAMPLE,
+        )
+    return carriers
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is asked of a structure with a given number of factors, in whole q-ths."""
+
+    min_psi: int = 0
+    max_omega: int = UNBOUNDED
+    max_nu: int = UNBOUNDED
+    lowest: tuple[int, ...] | None = None
+    """Smallest exponent of every index class, in the order of the θ vector; None: 0."""
+    highest: tuple[int, ...] | None = None
+    """Largest exponent of every index class; None: 1."""
+    reducible: bool = False
+    """Whether points with a factor that another one can hold count as well."""
+
+    @property
+    def prunes(self) -> bool:
+        return self.min_psi > 0 or self.max_omega < UNBOUNDED or self.max_nu < UNBOUNDED
+
+
+def grid_limits(
+    classes: IndexClasses, grid: int, bounds: Bounds, ranges: tuple[ExponentRange, ...] = (), reducible: bool = False
+) -> Limits | None:
+    """The limits in whole numbers of 1/grid, or None if nothing can be within them.
+
+    A carrier set that names a factor beyond those of the classes has exponent 0.
+
+    >>> grid_limits(IndexClasses(2), 4, Bounds(), (parse_range("AB<=1/3"),))
+    Limits(min_psi=4, max_omega=0, max_nu=4, lowest=(0, 0, 0, 0, 0, 0, 0), highest=(4, 4, 4, 4, 4, 4, 1), reducible=False)
+    """
+    low = dict.fromkeys(classes.carriers, 0)
+    high = dict.fromkeys(classes.carriers, grid)
+    for given in ranges:
+        bottom, top = given.on_grid(grid)
+        if bottom > top or (given.carriers not in low and bottom > 0):
+            return None
+        if given.carriers in low:
+            low[given.carriers] = max(bottom, low[given.carriers])
+            high[given.carriers] = min(top, high[given.carriers])
+    if any(low[carriers] > high[carriers] for carriers in low):
+        return None
+    most = (2 + len(classes.bonds)) * grid
+    return Limits(
+        math.ceil(bounds.min_psi * grid),
+        _unless_idle(math.floor(bounds.max_omega * grid), most),
+        _unless_idle(math.floor(bounds.max_nu * grid), most),
+        tuple(low.values()) if ranges else None,
+        tuple(high.values()) if ranges else None,
+        reducible,
+    )
+
+
+def _unless_idle(bound: int, most: int) -> int:
+    return bound if bound < most else UNBOUNDED

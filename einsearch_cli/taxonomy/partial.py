@@ -1,0 +1,100 @@
+"""Structures that are chosen in part: arrays of them, and their completion by one block of bonds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from einsearch_cli.structures.compositions import Numbers
+from einsearch_cli.structures.index_classes import IndexClasses
+from einsearch_cli.taxonomy.linear_forms import Values
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """Structures with both sides and some of their bonds chosen. Axes: F linear forms, P structures."""
+
+    inputs: Numbers
+    outputs: Numbers
+    bonds: Numbers
+    needs: Numbers
+    """Bit k: need k of `IndexClasses.needs` is met."""
+    symmetric: NDArray[np.bool_]
+    """Whether a renaming leaves both sides as they are."""
+    values_FP: Values
+    share: float
+    """Share of the whole search that is done when these are."""
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def only(self, chosen: NDArray[np.bool_]) -> Partial:
+        """Some of them; they take the share of those left out as well."""
+        if chosen.all():
+            return self
+        return self._pick(chosen, self.share)
+
+    def rows(self, start: int, stop: int) -> Partial:
+        """Consecutive ones with their part of the share."""
+        stop = min(stop, len(self))
+        return self._pick(slice(start, stop), self.share * (stop - start) / len(self))
+
+    def _pick(self, chosen: Any, share: float) -> Partial:
+        return Partial(
+            self.inputs[chosen],
+            self.outputs[chosen],
+            self.bonds[chosen],
+            self.needs[chosen],
+            self.symmetric[chosen],
+            self.values_FP[:, chosen],
+            share,
+        )
+
+    def times(self, block: Block) -> Partial:
+        """Each of them with every combination of a block's bonds."""
+        values, forms = len(block.bonds_K), self.values_FP.shape[0]
+        return Partial(
+            np.repeat(self.inputs, values),
+            np.repeat(self.outputs, values),
+            (self.bonds[:, None] + block.bonds_K).ravel(),
+            (self.needs[:, None] | block.needs_K).ravel(),
+            np.repeat(self.symmetric, values),
+            (self.values_FP[:, :, None] + block.values_FK[:, None, :]).reshape(forms, -1),
+            self.share,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Bonds that are chosen together: K combinations of their values."""
+
+    bonds_K: Numbers
+    needs_K: Numbers
+    values_FK: Values
+
+
+def joined(parts: list[Partial]) -> Partial:
+    """All of several arrays of partial structures."""
+    if len(parts) == 1:
+        return parts[0]
+    return Partial(
+        np.concatenate([part.inputs for part in parts]),
+        np.concatenate([part.outputs for part in parts]),
+        np.concatenate([part.bonds for part in parts]),
+        np.concatenate([part.needs for part in parts]),
+        np.concatenate([part.symmetric for part in parts]),
+        np.concatenate([part.values_FP for part in parts], axis=1),
+        sum(part.share for part in parts),
+    )
+
+
+def needs_met(classes: IndexClasses, rows: NDArray[Any], masks: tuple[int, ...]) -> Numbers:
+    """Bit k: one of the classes that need k asks for has an exponent. The columns of `rows` are the masks."""
+    met = np.zeros(len(rows), dtype=np.int64)
+    for k, need in enumerate(classes.needs):
+        columns = [column for column, mask in enumerate(masks) if mask in need]
+        met |= rows[:, columns].any(axis=1).astype(np.int64) << k
+    return met

@@ -1,0 +1,234 @@
+"""The search of a grid: branch over sides and bonds, prune by bounds on ω, ψ and ν.
+
+A cut, a step or the size of a factor is the sum of a part from the input side,
+one from the output side and one from every bond. So pairs of sides are tried
+first, one of each class under renaming, then one bond after another; at every
+stage exact bounds on what the open bonds can still add decide which partial
+structures go on. Work goes depth first in chunks, so memory stays flat and
+results come out while the search runs.
+
+Axes in this file: F linear forms, P structures, K combinations of bonds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from einsearch_cli.structures.compositions import Numbers
+from einsearch_cli.structures.grid import Grid
+from einsearch_cli.taxonomy.limits import UNBOUNDED, Limits
+from einsearch_cli.taxonomy.linear_forms import LinearForms, Values
+from einsearch_cli.taxonomy.normal_names import NormalNames
+from einsearch_cli.taxonomy.partial import Block, Partial, joined, needs_met
+from einsearch_cli.taxonomy.side_pairs import SidePairs
+
+CHUNK = 1 << 16
+"""Partial structures that are looked at in one go."""
+_BLOCK = 1024
+"""Combinations of bonds that are tried at once where nothing is pruned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some of the structures found, and how far the search is. ω, ψ and ν are whole q-ths."""
+
+    numbers: Numbers
+    """Normal forms as points of the grid."""
+    transposes: Numbers
+    """Normal forms of the transposed matrices; empty unless asked for."""
+    omega: Values
+    psi: Values
+    nu: Values
+    done: float
+    """Share of the search that is done."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def only(self, chosen: NDArray[Any]) -> Batch:
+        transposes = self.transposes[chosen] if len(self.transposes) else self.transposes
+        return Batch(self.numbers[chosen], transposes, self.omega[chosen], self.psi[chosen], self.nu[chosen], self.done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slack:
+    """What the bonds that are still open can change at most."""
+
+    needs: int
+    cuts: tuple[int, ...]
+    """Added to every cut."""
+    sharing: tuple[tuple[int, ...], ...]
+    """[factor][step]: added to the factor but not to the step."""
+
+
+class Search:
+    """All structures of a grid within limits, one of each class under renaming of the factors.
+
+    >>> from einsearch_cli.structures.index_classes import IndexClasses
+    >>> search = Search(Grid(IndexClasses(2), 2), Limits(min_psi=2, max_omega=0, max_nu=1))
+    >>> [str(s) for batch in search.batches() for s in search.grid.structures(batch.numbers)]
+    ['XA^1/2 XAB^1/2 YB^1/2 YAB^1/2', 'XA^1/2 XAB^1/2 YA^1/2 YB^1/2', 'XA^1/2 XB^1/2 YB^1/2 YAB^1/2']
+    """
+
+    def __init__(self, grid: Grid, limits: Limits | None = None, transposes: bool = False) -> None:
+        self.grid = grid
+        self._limits = limits or Limits()
+        self._transposes = transposes
+        self._classes = grid.classes
+        self._forms = LinearForms(grid.classes)
+        self._names = NormalNames(grid, self._forms)
+        columns = len(self._classes.carriers)
+        self._low = np.array(self._limits.lowest or (0,) * columns)
+        self._high = np.minimum(np.array(self._limits.highest or (grid.grid,) * columns), grid.grid)
+        largest = (2 + len(self._classes.bonds)) * grid.grid
+        self._dtype = np.int8 if largest < 127 else np.int16 if largest < 32_000 else np.int32
+        self._pairs = SidePairs(grid, self._low, self._high, self._dtype)
+        self._done = 0.0
+
+    def batches(self) -> Iterator[Batch]:
+        """The structures as they are found."""
+        self._done = 0.0
+        waiting: list[list[Partial]] = [[] for _ in range(len(self._blocks) + 1)]
+        for chunk in self._pairs.chunks(CHUNK):
+            self._wait(waiting, 0, chunk)
+            yield from self._advance(waiting, 0, flush=False)
+        for depth in range(len(waiting)):
+            yield from self._advance(waiting, depth, flush=True)
+
+    def _wait(self, waiting: list[list[Partial]], depth: int, partial: Partial) -> None:
+        promising = self._pruned(partial, depth)
+        if len(promising):
+            waiting[depth].append(promising)
+        else:
+            self._done += partial.share
+
+    def _advance(self, waiting: list[list[Partial]], depth: int, flush: bool) -> Iterator[Batch]:
+        """Go on with the structures that wait at a depth, if they are many or nothing else is left to do."""
+        rows = sum(map(len, waiting[depth]))
+        if rows == 0 or (rows < CHUNK and not flush):
+            return
+        ready = joined(waiting[depth])
+        waiting[depth] = []
+        if depth == len(self._blocks):
+            self._done += ready.share
+            yield self._finished(ready)
+            return
+        block = self._blocks[depth]
+        step = max(1, CHUNK // len(block.bonds_K))
+        for start in range(0, len(ready), step):
+            self._wait(waiting, depth + 1, ready.rows(start, start + step).times(block))
+            yield from self._advance(waiting, depth + 1, flush=False)
+
+    # Bonds
+
+    @cached_property
+    def _bond_order(self) -> list[list[int]]:
+        """Bonds by number, in the blocks in which they are chosen: those of most factors first."""
+        bonds = sorted(range(len(self._classes.bonds)), key=lambda k: -self._classes.bonds[k].bit_count())
+        at_once = 1
+        if not self._limits.prunes:
+            while at_once < len(bonds) and (self.grid.grid + 1) ** (at_once + 1) <= _BLOCK:
+                at_once += 1
+        return [bonds[k : k + at_once] for k in range(0, len(bonds), at_once)]
+
+    def _bond_range(self, bond: int) -> tuple[int, int]:
+        column = bond - len(self._classes.bonds)
+        return int(self._low[column]), int(self._high[column])
+
+    @property
+    def _bond_forms(self) -> NDArray[np.bool_]:
+        return self._forms.matrix_FC[:, len(self._classes.carriers) - len(self._classes.bonds) :]
+
+    @cached_property
+    def _blocks(self) -> list[Block]:
+        matrix = self._bond_forms.astype(np.int16)
+        blocks = []
+        for bonds in self._bond_order:
+            ranges = [np.arange(low, high + 1) for low, high in map(self._bond_range, bonds)]
+            values = np.array([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")])
+            weights = np.array([self.grid.bond_weights[k] for k in bonds])
+            masks = tuple(self._classes.bonds[k] for k in bonds)
+            forms = (matrix[:, bonds] @ values).astype(self._dtype)
+            blocks.append(Block(weights @ values, needs_met(self._classes, values.T, masks), forms))
+        return blocks
+
+    @cached_property
+    def _slacks(self) -> list[_Slack]:
+        """What is open before each block, and after the last one."""
+        return [self._slack(depth) for depth in range(len(self._bond_order) + 1)]
+
+    def _slack(self, depth: int) -> _Slack:
+        matrix = self._bond_forms
+        room = np.zeros(matrix.shape[1], dtype=np.int64)
+        for bond in (bond for bonds in self._bond_order[depth:] for bond in bonds):
+            room[bond] = self._bond_range(bond)[1]
+        masks = tuple(mask for mask, high in zip(self._classes.bonds, room, strict=True) if high)
+        needs = needs_met(self._classes, np.ones((1, len(masks)), dtype=np.int64), masks)
+        cuts = tuple(int(matrix[row] @ room) for row in range(len(self._forms.cuts)))
+        sharing = tuple(
+            tuple(int((matrix[factor] & ~matrix[step]) @ room) for step in self._forms.step_rows.values())
+            for factor in self._forms.factor_rows
+        )
+        return _Slack(int(needs[0]), cuts, sharing)
+
+    # Bounds
+
+    def _pruned(self, partial: Partial, depth: int) -> Partial:
+        """Those that some choice of the open bonds may still bring within the limits."""
+        slack, limits = self._slacks[depth], self._limits
+        if not limits.reducible:
+            wanted = (1 << len(self._classes.needs)) - 1
+            partial = partial.only((partial.needs | slack.needs) == wanted)
+        if limits.min_psi > 0:
+            enough = np.full(len(partial), self.grid.grid >= limits.min_psi)
+            for row, room in enumerate(slack.cuts):
+                enough &= partial.values_FP[row] >= limits.min_psi - room
+            partial = partial.only(enough)
+        if limits.max_nu < UNBOUNDED:
+            partial = partial.only(self._forms.cheapest(partial.values_FP) <= self.grid.grid + limits.max_nu)
+        if limits.max_omega < UNBOUNDED:
+            partial = partial.only(self._may_share_little(partial.values_FP, slack))
+        return partial
+
+    def _may_share_little(self, values_FP: Values, slack: _Slack) -> NDArray[np.bool_]:
+        """Whether an order may have all steps, and a factor such a size, that they differ by ω at most."""
+        possible = np.zeros(values_FP.shape[1], dtype=bool)
+        steps = list(self._forms.step_rows.items())
+        for row, room in zip(self._forms.factor_rows, slack.sharing, strict=True):
+            reached = {0: np.ones(values_FP.shape[1], dtype=bool)}
+            for ((met, factor), step), extra in zip(steps, room, strict=True):
+                fits = values_FP[step] - values_FP[row] <= self._limits.max_omega + extra
+                fits &= reached[met]
+                after = met | 1 << factor
+                reached[after] = reached[after] | fits if after in reached else fits
+            possible |= reached[2**self._classes.factors - 1]
+        return possible
+
+    # Results
+
+    def _finished(self, found: Partial) -> Batch:
+        found = found.only(self._one_per_class(found))
+        numbers = self._names.of(found)
+        if len(self._pairs.group) < len(self._classes.renamings):
+            own = self._names.among(found, numbers, self._pairs.group)
+            found, numbers = found.only(own), numbers[own]
+        transposes = self._names.of_transposes(found) if self._transposes else np.zeros(0, dtype=np.int64)
+        omega, psi, nu = self._forms.taxonomy(found.values_FP, self.grid.grid)
+        return Batch(numbers, transposes, omega, psi, nu, min(1.0, self._done))
+
+    def _one_per_class(self, found: Partial) -> NDArray[np.bool_]:
+        """Where renamings leave both sides as they are, keep the smallest of the bonds that they exchange."""
+        smallest = np.ones(len(found), dtype=bool)
+        places = np.flatnonzero(found.symmetric)
+        inputs, outputs, bonds = found.inputs[places], found.outputs[places], found.bonds[places]
+        for renaming in self._pairs.group[1:]:
+            fixed = self.grid.renamed_inputs[renaming][inputs] == inputs
+            fixed &= self.grid.renamed_outputs[renaming][outputs] == outputs
+            smallest[places] &= ~fixed | (self.grid.renamed_bonds(bonds, renaming) >= bonds)
+        return smallest
