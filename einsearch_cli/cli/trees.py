@@ -18,7 +18,7 @@ def trees_object(structure: Structure, tau: str | None) -> dict[str, Any]:
     if tau is None:
         return {}
     from einsearch_cli.structures.extent import parse_rational
-    from einsearch_cli.taxonomy import tree_taxonomy
+    from einsearch_cli.taxonomy.trees import tree_taxonomy
 
     return {"trees": tree_taxonomy(structure, parse_rational(tau, "--trees")).to_json()}
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from einsearch_cli.structures import Structure, parse_structure
 from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.normal_form import carrier_classes, text_of_carriers
-from einsearch_cli.taxonomy import taxonomy_of, tree_taxonomy
-from einsearch_cli.taxonomy.trees import nu_over_trees
+from einsearch_cli.taxonomy import taxonomy_of
+from einsearch_cli.taxonomy.trees import nu_over_trees, tree_taxonomy
 from tests.structures.strategies import extents
 
 Operand = tuple[frozenset[str], bool]
