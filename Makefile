@@ -13,12 +13,14 @@ test: .venv/installed-dev
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check einsearch_cli tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/layer_speed.py
+	$(BIN)/python benchmarks/space_search.py --quick
+	$(BIN)/python benchmarks/rank.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -36,10 +36,3 @@ def talk_console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
-
-
-def data_console() -> Console:
-    """A rich console on stdout."""
-    from rich.console import Console
-
-    return Console()

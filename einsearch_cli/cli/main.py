@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -57,8 +58,8 @@ def main(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         console.error("interrupted")
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):  # typer turns the reader's closing of the pipe into SystemExit(1)
+        _forget_stdout()
         return Exit.OK
     except EinsearchError as error:
         _show(show_traceback)
@@ -68,10 +69,22 @@ def main(arguments: Sequence[str]) -> int:
         context = getattr(error, "ctx", None)
         console.error(error.format_message(), f"{context.command_path if context else 'einsearch'} --help")
         return Exit.BAD_INPUT
+    except OSError as error:
+        _show(show_traceback)
+        _forget_stdout()
+        console.error(
+            f"cannot write the output: {error.strerror or error}", "check the disk, or write to another place"
+        )
+        return Exit.BAD_INPUT
     except Exception as error:
         _show(show_traceback)
         console.error(f"unexpected {type(error).__name__}: {error}", "run again with --traceback and report the output")
         return Exit.RUN_FAILED
+
+
+def _forget_stdout() -> None:
+    """What is left in the buffer cannot be written; without this Python complains at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show(wanted: bool) -> None:
@@ -80,7 +93,8 @@ def _show(wanted: bool) -> None:
 
 
 def run() -> None:
-    """The console script."""
+    """The console script; being asked to terminate ends a study as cleanly as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))
 
 

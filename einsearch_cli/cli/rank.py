@@ -91,8 +91,8 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
     if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml")):
         spec = load_study_spec(Path(words[0]))
         merged = spec.model_dump() | overrides
-        if "task_settings" in overrides and overrides.get("task", spec.task) == spec.task:
-            merged["task_settings"] = spec.task_settings | overrides["task_settings"]
+        same_task = overrides.get("task", spec.task) == spec.task
+        merged["task_settings"] = (spec.task_settings if same_task else {}) | overrides.get("task_settings", {})
         return parse_study_spec(merged), Path(words[0]).parent
     data: dict[str, Any] = {"structures": [], "files": [], **overrides}
     for word in words:
@@ -179,14 +179,18 @@ class _Session:
         write_results(self.folder / "results.json", study)
         write_report(self.folder / "report.html", study)
         console.data(_ranking_text(study, output))
+        _explain_stopped(study)
         console.talk("\n".join(["", *headline(study), ""]))
         console.talk(f"results: {self.folder / 'results.json'}\nreport:  {self.folder / 'report.html'}")
         failed = [result for result in results if result.status != "ok"]
         if not failed:
             return Exit.OK
+        from einsearch_cli.cli.progress import describe
+
         first = failed[0]
         console.error(
-            f"{len(failed)} of {len(results)} runs have no loss; the first, {first.trial.key}, {first.status}: {first.error}"
+            f"{len(failed)} of {len(results)} runs have no loss; the first, "
+            f"{describe(first.trial)}, {first.status}: {first.error}"
         )
         return Exit.RUN_FAILED
 
@@ -203,6 +207,16 @@ class _Session:
             loss_name=f"validation loss ({self.task.loss_unit})",
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=_environment(),
+        )
+
+
+def _explain_stopped(study: StudyReport) -> None:
+    """Losses of different budgets stand in one table: say which must not be compared."""
+    budgets = sorted({entry.budget_flops for entry in study.ranking.entries if entry.budget_flops is not None})
+    if len(budgets) > 1:
+        console.talk(
+            "rows with fewer FLOPs per run were stopped earlier: compare their losses with dense's at the same FLOPs "
+            "('vs yardstick'), not with the rows above"
         )
 
 

@@ -25,13 +25,13 @@ LABELLING_CHUNK = 4096
 class TeacherSettings(TaskSettings):
     """Settings of the `teacher` task."""
 
-    input_size: int = Field(default=8, ge=1)
+    input_size: int = Field(default=8, ge=1, le=65_536)
     """Numbers per sample, drawn from the standard normal distribution."""
 
-    teacher_layers: int = Field(default=6, ge=2)
+    teacher_layers: int = Field(default=6, ge=2, le=100)
     """Linear layers of the teacher, its output layer included."""
 
-    teacher_width: int = Field(default=1024, ge=1)
+    teacher_width: int = Field(default=1024, ge=1, le=16_384)
     """Size of the teacher's hidden layers."""
 
     teacher_bias: float = Field(default=0.3, ge=0)
@@ -40,16 +40,16 @@ class TeacherSettings(TaskSettings):
     teacher_seed: int = Field(default=0, ge=0)
     """Seed of the teacher and of the samples; not the seed of a trial."""
 
-    pool_size: int = Field(default=262_144, ge=1)
+    pool_size: int = Field(default=262_144, ge=1, le=16_777_216)
     """Labelled samples that training draws from, each once per pass; labels are computed once and cached."""
 
-    validation_size: int = Field(default=8_192, ge=1)
+    validation_size: int = Field(default=8_192, ge=1, le=1_048_576)
     """Labelled samples held out from training."""
 
-    batch_size: int = Field(default=512, ge=1)
+    batch_size: int = Field(default=512, ge=1, le=1_048_576)
     """Samples per training step."""
 
-    depth: int = Field(default=5, ge=2)
+    depth: int = Field(default=5, ge=2, le=200)
     """Linear layers of the student: input, hidden ones, dense head; `depth - 2` matrices are width x width."""
 
     dense_input: bool = True

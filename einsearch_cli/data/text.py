@@ -29,16 +29,16 @@ class TextSettings(TaskSettings):
     held_out_fraction: float = Field(default=0.05, gt=0, le=0.5)
     """Part of the characters held out for validation; whole files of a folder, the end of a single file."""
 
-    validation_blocks: int = Field(default=128, ge=1)
+    validation_blocks: int = Field(default=128, ge=1, le=65_536)
     """Held-out blocks that the validation loss is averaged over, evenly spaced."""
 
-    block_size: int = Field(default=128, ge=1)
+    block_size: int = Field(default=128, ge=1, le=65_536)
     """Characters the network sees at once."""
 
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=65_536)
     """Blocks per training step."""
 
-    layers: int = Field(default=2, ge=1)
+    layers: int = Field(default=2, ge=1, le=200)
     """Transformer blocks of the network."""
 
     base_width: int = Field(default=64, ge=1)
@@ -58,6 +58,11 @@ class TextTask(Task[TextSettings]):
 
     _corpus: Corpus | None = None
 
+    @property
+    def _described(self) -> str:
+        path = self.settings.path
+        return "the Python library's source" if path is None else f"text {path}"
+
     def prepare(self) -> None:
         """Read the text.
 
@@ -71,7 +76,7 @@ class TextTask(Task[TextSettings]):
         for part, tokens in (("training", corpus.training), ("held-out", corpus.held_out)):
             if len(tokens) < needed:
                 raise DataError(
-                    f"the {part} part of text {self.settings.path} has {len(tokens)} characters: "
+                    f"the {part} part of {self._described} has {len(tokens)} characters: "
                     f"a block of {self.settings.block_size} needs {needed}",
                     remedy="give a longer text, or a smaller block_size",
                 )

@@ -95,7 +95,7 @@ def _tally(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
 
 def _full_rank_group(study: StudyReport) -> str | None:
     """Compares the structures with ω = 0 and ψ = 1 with all others, where all had the same budget."""
-    losses = {item: loss for item, loss in study.common_losses.items() if item != study.ranking.yardstick}
+    losses = study.common_losses
     inside = [loss for item, loss in losses.items() if _is_full(study, item)]
     outside = [loss for item, loss in losses.items() if not _is_full(study, item)]
     if not inside or not outside or study.common_rung is None:
@@ -106,9 +106,10 @@ def _full_rank_group(study: StudyReport) -> str | None:
         order = "above"
     else:
         order = "among"
+    dense = " (dense among them)" if study.ranking.yardstick in losses and _is_full(study, study.ranking.yardstick) else ""
     return (
         f"With the {flops_text(study.common_rung[1])} FLOPs that every structure was given, "
-        f"the {_counted(len(inside), 'structure')} with ω = 0 and ψ = 1 (dense aside) {'ends' if len(inside) == 1 else 'end'} "
+        f"the {_counted(len(inside), 'structure')} with ω = 0 and ψ = 1{dense} {'ends' if len(inside) == 1 else 'end'} "
         f"{order} the {_counted(len(outside), 'other')} in loss: "
         f"median {loss_text(median(inside))} against {loss_text(median(outside))}."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_context
@@ -91,7 +92,7 @@ class _Worker:
         self.pipe, far_end = context.Pipe()
         self.process = context.Process(target=work, args=(far_end, setup), daemon=True)
         self.job: Job | None = None
-        with _environment(_WORKER_ENVIRONMENT):
+        with _environment(_WORKER_ENVIRONMENT), _without_interrupts():
             self.process.start()
         far_end.close()
 
@@ -108,7 +109,7 @@ class _Worker:
                 if isinstance(event, Finished):
                     self.job = None
                 yield event
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self.process.join()
         if self.job is not None and not self.process.is_alive():
             job, self.job = self.job, None
@@ -125,6 +126,16 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.pipe.close()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back while a worker starts; the worker inherits this and leaves stopping to its parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

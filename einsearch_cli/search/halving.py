@@ -35,8 +35,8 @@ def rung_trials(
 def promoted(results: Sequence[TrialResult], structures: Sequence[Structure], keep: float) -> list[Structure]:
     """The structures that go on: the first (the yardstick), and the best share of the others.
 
-    A structure's score is the mean loss over seeds at its best width; widths at
-    which a run diverged or failed do not count. Ties keep the given order.
+    A structure's score is the mean loss over seeds at its best width; a width that lost
+    a seed does not compete with widths that kept theirs. Ties keep the given order.
     """
     yardstick, *others = structures
     scores = {structure: rung_score(results, structure) for structure in others}
@@ -46,10 +46,10 @@ def promoted(results: Sequence[TrialResult], structures: Sequence[Structure], ke
 
 
 def rung_score(results: Sequence[TrialResult], structure: Structure) -> float:
-    """Mean loss over seeds at the best width, infinite if no width has only finished runs."""
+    """Mean loss over seeds at the best of the widths with the most finished runs, infinite if there are none."""
     losses: dict[int, list[float]] = {}
     for result in results:
-        if result.trial.structure == structure:
-            loss = result.loss if result.status == "ok" and result.loss is not None else math.inf
-            losses.setdefault(result.trial.width, []).append(loss)
-    return min((statistics.fmean(values) for values in losses.values()), default=math.inf)
+        if result.trial.structure == structure and result.loss is not None:
+            losses.setdefault(result.trial.width, []).append(result.loss)
+    most = max(map(len, losses.values()), default=0)
+    return min((statistics.fmean(values) for values in losses.values() if len(values) == most), default=math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def load_study_spec(path: Path) -> StudySpec:
         data, prefix = {"structures": data}, ()
     if not isinstance(data, dict):
         raise SpecError(f"{path}: a study is a mapping of keys", remedy="see specs/demo.yaml")
-    named = {"name": path.stem, **{str(key): value for key, value in data.items()}}
+    named = {"name": _folder_name(path.stem), **{str(key): value for key, value in data.items()}}
     spec = parse_study_spec(named, document)
     _check_parts(spec, document, prefix)
     return spec
@@ -150,12 +151,27 @@ def parse_study_spec(data: dict[str, Any], document: YamlDocument | None = None)
         key = ".".join(str(part) for part in first["loc"]) or "study"
         where = f"{document.where(first['loc'])}: " if document else ""
         if first["type"] == "extra_forbidden":
-            known = ", ".join(StudySpec.model_fields)
-            raise SpecError(f"{where}unknown key {key!r}", remedy=f"use one of: {known}") from None
+            raise SpecError(f"{where}unknown key {key!r}", remedy=f"use one of: {_known_keys(first['loc'])}") from None
         raise SpecError(
             f"{where}{key} is {str(first['input'])[:60]!r}: {first['msg'][:1].lower()}{first['msg'][1:]}",
             remedy=f"give {key} a value that obeys this rule; see specs/demo.yaml",
         ) from None
+
+
+_NESTED: dict[str, type[BaseModel]] = {"space": SpaceSpec, "halving": HalvingSpec, "optimizer": OptimizerSettings}
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    """The keys of the model that the last part of a location belongs to."""
+    model: type[BaseModel] = StudySpec
+    for part in location[:-1]:
+        model = _NESTED.get(str(part), model)
+    return ", ".join(model.model_fields)
+
+
+def _folder_name(stem: str) -> str:
+    """A file's name as the name of a study: other characters than letters, digits, . _ - become -."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "study"
 
 
 def _check_parts(spec: StudySpec, document: YamlDocument, prefix: Location) -> None:

@@ -66,8 +66,9 @@ def load_yaml(text: str, source: str) -> YamlDocument:
     >>> load_yaml("a: [1, 2]", "x.yaml").data
     {'a': [1, 2]}
     """
-    loader = yaml.SafeLoader(text)
+    loader: yaml.SafeLoader | None = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             raise SpecError(f"{source} is empty: a specification must have content", remedy="see the files in specs/")
@@ -86,7 +87,8 @@ def load_yaml(text: str, source: str) -> YamlDocument:
             remedy="see the files in specs/",
         ) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return YamlDocument(source, data, lines)
 
 

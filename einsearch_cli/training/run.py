@@ -12,7 +12,8 @@ from typing import Final
 import torch
 
 from einsearch_cli.data import Batch
-from einsearch_cli.errors import DivergedError, SpecError
+from einsearch_cli.errors import DivergedError, SizeError, SpecError
+from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.models import TRAINING_TO_FORWARD, ProxyModel
 from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, schedule, set_learning_rates
 from einsearch_cli.training.settings import ProxyRun, RunOutcome
@@ -57,10 +58,27 @@ class RunSpeed:
 
 
 def minimal_budget(run: ProxyRun) -> int:
-    """Training FLOPs of `MINIMUM_STEPS` steps, the least that a run can be given."""
+    """Training FLOPs of `MINIMUM_STEPS` steps, the least that a run can be given.
+
+    Raises:
+        SizeError: the network is too large for the memory of this machine.
+    """
     with torch.device("meta"):
         model = run.task.build_model(run.structure, run.width)
+    _check_memory(run, model)
     return MINIMUM_STEPS * _flops_per_step(run, model)
+
+
+def _check_memory(run: ProxyRun, model: ProxyModel) -> None:
+    """Weights, gradients and two moments take 16 bytes a parameter, before any activation."""
+    needed = 16 * model.parameter_count()
+    available = memory_bytes(torch.device("cpu"))
+    if available is not None and needed > available:
+        raise SizeError(
+            f"training {run.structure} at width {run.width} takes {needed:,} bytes for parameters, gradients and "
+            f"moments: this machine has {available:,}",
+            remedy="give narrower widths",
+        )
 
 
 def plan_run(run: ProxyRun) -> RunCost:

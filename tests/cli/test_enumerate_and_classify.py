@@ -207,6 +207,17 @@ def test_commands_that_do_not_train_start_fast(words: list[str], limit_s: float)
     assert min(times_s) < limit_s
 
 
+def test_a_reader_that_stops_early_is_no_error_and_a_full_disk_is_named() -> None:
+    command = f"{sys.executable} -m einsearch_cli.cli.main enumerate --grid 6"
+    script = f"set -o pipefail; {command} 2>/dev/null | head -1"
+    first = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert first.stdout.startswith("structure")
+    full = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, check=False)
+    assert full.returncode == 2
+    assert "cannot write the output: No space left on device" in full.stderr
+    assert "Traceback" not in full.stderr
+
+
 def test_structures_and_taxonomy_never_load_torch() -> None:
     code = "import sys, einsearch_cli.taxonomy, einsearch_cli.cli.main; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.strip() == b"False"

@@ -127,7 +127,8 @@ def wait_until_gone(session: int) -> None:
             time.sleep(0.05)
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_being_stopped_ends_cleanly_and_says_how_to_go_on(tmp_path: Path, sign: signal.Signals) -> None:
     study = write_study(tmp_path, STUDY.replace("1e8", "1e12"))
     command = [sys.executable, "-m", "einsearch_cli.cli.main", "rank", str(study), "--out", str(tmp_path / "out")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
@@ -135,8 +136,8 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
         for line in process.stderr:
             if line.startswith("rung 1/2"):
                 break
-        time.sleep(3)
-        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1 if sign is signal.SIGINT else 3)  # while workers start, and while they train
+        os.killpg(process.pid, sign) if sign is signal.SIGINT else process.send_signal(sign)
         rest = process.stderr.read()
         assert process.wait(timeout=60) == 130
     assert "run the same command again to go on" in rest
@@ -155,7 +156,33 @@ def test_a_run_that_diverges_is_reported_and_the_others_are_ranked(einsearch, tm
     assert {r["status"] for r in json.loads((tmp_path / "out" / "results.json").read_text())["results"]} == {"diverged"}
 
 
-def test_dry_run_shows_the_plan_and_writes_nothing(einsearch, tmp_path: Path) -> None:
+def test_a_file_name_with_spaces_and_a_task_given_on_the_command_line(einsearch, tmp_path: Path) -> None:
+    path = write_study(tmp_path).rename(tmp_path / "my study.yaml")
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question. " * 100)
+    words = ("--text", tmp_path / "text.txt", "--budget", "1e11", "--dry-run", "--format", "json")
+    assert json.loads(einsearch("rank", path, *words).out)["task"] == "text"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["{teacher_width: 2000000}", "{pool_size: 1000000000000}", "{input_size: 10000000000}", "{depth: 100000000}"],
+)
+def test_settings_that_need_terabytes_are_refused(einsearch, tmp_path: Path, settings: str) -> None:
+    path = write_study(tmp_path, f"task_settings: {settings}\nstructures: [monarch]\n")
+    found = einsearch("rank", path, "--dry-run")
+    assert found.code == 2
+    assert "less than or equal to" in found.err
+
+
+def test_networks_larger_than_the_memory_are_refused(einsearch, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question. " * 100)
+    found = einsearch("rank", "monarch", "--text", tmp_path / "text.txt", "--widths", "32768", "--budget", "1e20")
+    assert found.code == 2
+    assert "bytes" in found.err
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(einsearch, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     plan = json.loads(einsearch("rank", write_study(tmp_path), "--dry-run", "--format", "json").out)
     assert (plan["runs"], len(plan["structures"])) == (28, 4)
     assert plan["train_flops"] == pytest.approx(16 * 2.5e7 + 12 * 1e8)

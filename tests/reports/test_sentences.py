@@ -13,7 +13,7 @@ def test_winner_distance_and_gain_are_computed(study):
     assert "20.0% below dense's loss at equal FLOPs (95% interval" in lines[1]
     assert f"{100 / gain:.0f}% of dense's compute (gain {gain:.2f}×" in lines[1]
     assert lines[2] == "Of the 4 structures trained with that budget besides dense, 2 are better and 2 are worse."
-    assert "the 2 structures with ω = 0 and ψ = 1 (dense aside) end below the 2 others" in lines[3]
+    assert "the 3 structures with ω = 0 and ψ = 1 (dense among them) end below the 2 others" in lines[3]
 
 
 def test_best_dense_is_said_so(study):

@@ -36,12 +36,15 @@ def test_the_better_half_goes_on_and_the_yardstick_always() -> None:
 
 
 def test_the_score_is_the_mean_at_the_best_width() -> None:
-    results = [result(MONARCH, 64, 0, 1.0), result(MONARCH, 64, 1, 3.0), result(MONARCH, 128, 0, 1.5)]
+    results = [result(MONARCH, 64, 0, 1.0), result(MONARCH, 64, 1, 3.0)]
+    results += [result(MONARCH, 128, seed, 1.5) for seed in (0, 1)]
     assert rung_score(results, MONARCH) == 1.5
 
 
-def test_a_width_with_a_diverged_run_does_not_count() -> None:
-    results = [result(MONARCH, 64, 0, 0.1), result(MONARCH, 64, 1, None), result(MONARCH, 128, 0, 5.0)]
+def test_a_width_with_a_diverged_run_does_not_compete_with_whole_ones() -> None:
+    results = [result(MONARCH, 64, 0, 0.1), result(MONARCH, 64, 1, None)]
+    assert rung_score(results, MONARCH) == 0.1
+    results += [result(MONARCH, 128, seed, 5.0) for seed in (0, 1)]
     assert rung_score(results, MONARCH) == 5.0
     only_diverged = [result(DENSE, 64, 0, 1.0), result(TT, 64, 0, None)]
     assert promoted(only_diverged, [DENSE, TT], keep=1.0) == [DENSE]
