@@ -13,7 +13,7 @@ test: .venv/installed-dev
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check einsearch_cli tests benchmarks
+	$(BIN)/ruff format --check einsearch_cli tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -106,7 +106,9 @@ def _full_rank_group(study: StudyReport) -> str | None:
         order = "above"
     else:
         order = "among"
-    dense = " (dense among them)" if study.ranking.yardstick in losses and _is_full(study, study.ranking.yardstick) else ""
+    dense = (
+        " (dense among them)" if study.ranking.yardstick in losses and _is_full(study, study.ranking.yardstick) else ""
+    )
     return (
         f"With the {flops_text(study.common_rung[1])} FLOPs that every structure was given, "
         f"the {_counted(len(inside), 'structure')} with ω = 0 and ψ = 1{dense} {'ends' if len(inside) == 1 else 'end'} "
