@@ -107,6 +107,9 @@ class StudyStore:
                 self._tell(frozen.number, result)
             if result is not None:
                 self._results[result.trial.key] = result
+        for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            # Left by a kill between the two calls of `take`; the next `take` would be given it for its own.
+            self._study.tell(self._study.ask(), state=TrialState.FAIL)
 
     def add(self, trials: Iterable[Trial]) -> None:
         """Put trials in the queue, except those that are finished.

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 from einsearch_cli.errors import OutputError, StudyError
 from einsearch_cli.search.store import DATABASE, StudyStore
@@ -48,6 +50,23 @@ def test_a_trial_left_running_is_run_again(tmp_path: Path) -> None:
         store.add(TRIALS)
         remaining = [taken[1] for taken in iter(store.take, None)]
     assert remaining == TRIALS
+
+
+def test_a_kill_while_a_trial_is_taken_does_not_mix_up_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(tmp_path) as store:
+        store.add(TRIALS)
+        monkeypatch.setattr(store._study, "ask", lambda **_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            store.take()
+    with open_store(tmp_path) as store:
+        store.add(TRIALS)
+        for number, trial in iter(store.take, None):
+            store.finish(number, finished(trial, 0.5))
+        completed = [t for t in store._study.get_trials() if t.state == TrialState.COMPLETE]
+    assert [(t.params["width"], t.params["seed"]) for t in completed] == [(t.width, t.seed) for t in TRIALS]
+    assert [t.params["structure"] for t in completed] == [str(t.structure) for t in TRIALS]
 
 
 def test_a_result_written_just_before_a_kill_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
