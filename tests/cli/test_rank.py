@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,8 @@ def kill_when_finished(command: list[str], folder: Path, count: int) -> None:
     """Start the command in its own session and kill -9 the parent once `count` trials are finished."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline_s = time.monotonic() + 200
-    while not (folder / "study.db").exists() or sum(safe_counts(folder).values()) < count:
-        assert process.poll() is None, "the command ended before it could be killed"
+    while completed(folder) < count:
+        assert process.poll() is None, f"the command ended with {process.returncode} before it could be killed"
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
     process.kill()
@@ -110,11 +111,14 @@ def kill_when_finished(command: list[str], folder: Path, count: int) -> None:
     wait_until_gone(process.pid)
 
 
-def safe_counts(folder: Path) -> dict[str, int]:
+def completed(folder: Path) -> int:
+    """Number of finished trials, read without ever holding a lock that the command could wait for."""
     try:
-        return finished_runs(folder)
-    except Exception:
-        return {}  # the tables are still being made
+        with closing(sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True)) as connection:
+            [(count,)] = connection.execute("SELECT count(*) FROM trials WHERE state = 'COMPLETE'")
+            return int(count)
+    except sqlite3.OperationalError:
+        return 0  # the file or its tables are still being made
 
 
 def wait_until_gone(session: int) -> None:
