@@ -82,13 +82,14 @@ def test_a_block_that_notes_its_widths_is_looked_into() -> None:
 
 
 def test_hooked_and_patched_layers_stay() -> None:
-    layers = [nn.Linear(8, 8) for _ in range(6)]
+    layers = [nn.Linear(8, 8) for _ in range(7)]
     layers[0].register_forward_hook(lambda *_: None)
     layers[1].register_full_backward_pre_hook(lambda *_: None)
     layers[2].weight.register_hook(lambda grad: grad)
     layers[3].weight.register_post_accumulate_grad_hook(lambda _parameter: None)
     layers[4].forward = layers[4].forward  # type: ignore[method-assign]
     prune.random_unstructured(layers[5], "weight", 0.5)
+    layers[6].register_buffer("scale", torch.ones(8))
     report = swap_linear(nn.Sequential(*layers), "monarch")
     assert report.replaced == ()
     assert list(report.skipped.values()) == [
@@ -98,6 +99,7 @@ def test_hooked_and_patched_layers_stay() -> None:
         "its weight has hooks, which new parameters would not have",
         "its forward was replaced by another function",
         "it has hooks, which may rely on its weight",
+        "it holds more than a weight and a bias, which would be lost",
     ]
 
 

@@ -192,6 +192,8 @@ def _reason(module: nn.Module, kind: type[nn.Module]) -> str | None:
         return "it has hooks, which may rely on its weight"
     if "forward" in vars(module):
         return "its forward was replaced by another function"
+    if module._modules or module._buffers or module._parameters.keys() - {"weight", "bias"}:
+        return "it holds more than a weight and a bias, which would be lost"
     return _reason_of_parameter(module, "weight")
 
 

@@ -47,16 +47,20 @@ class Swap:
         tied = f", factors shared with {self.tied_to}" if self.tied_to else ""
         return f"{self.name}{also}  {self.in_features} -> {self.out_features}: {self.costs}{tied}{self._warning()}"
 
-    def _warning(self) -> str:
-        more = [
+    @property
+    def grows(self) -> tuple[str, ...]:
+        """Which of parameters and FLOPs the structure has more of than the dense layer."""
+        return tuple(
             what
             for what, before, after in (
                 ("parameters", self.costs.params_before, self.costs.params_after),
                 ("FLOPs", self.costs.flops_before, self.costs.flops_after),
             )
             if after > before
-        ]
-        return f" (more {' and '.join(more)} than dense)" if more else ""
+        )
+
+    def _warning(self) -> str:
+        return f" (more {' and '.join(self.grows)} than dense)" if self.grows else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,8 @@ class SwapReport:
             f"{self.total}"
         )
         yield f"whole model: {self.model} in linear layers"
+        if grown := sum(bool(swap.grows) for swap in self.replaced):
+            yield f"{grown} of the replaced layers {'has' if grown == 1 else 'have'} more parameters or FLOPs than dense"
         yield from (f"  {swap}" for swap in self.replaced)
         if self.skipped:
             yield f"left {len(self.skipped)}:"
