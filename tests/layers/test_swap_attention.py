@@ -34,7 +34,7 @@ def _inputs(batch_first: bool, batched: bool, kdim: int = E, vdim: int = E) -> t
 
 def _masks(batched: bool) -> Iterator[dict[str, Tensor | bool]]:
     padding = torch.zeros(N, S, dtype=torch.bool) if batched else torch.zeros(S, dtype=torch.bool)
-    padding[..., -1] = True
+    padding[..., 1] = True  # not the last key, which the causal mask hides from all queries
     causal = torch.ones(L, S, dtype=torch.bool).triu(1)
     per_head = torch.randn(N * HEADS if batched else HEADS, L, S, dtype=torch.float64)
     yield {}

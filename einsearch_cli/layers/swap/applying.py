@@ -28,6 +28,9 @@ def swap_linear(model: nn.Module, structure: Structure | str, filter: Filter | N
     once, and linear layers that share a weight become layers that share factors.
     Call it again, with another filter, to give other layers another structure.
 
+    Code that reads `layer.weight` and does not call the layer gets the dense
+    matrix, formed anew each time: right, but dearer than a dense layer.
+
     Args:
         model: any module that is not itself a linear layer.
         structure: a `Structure`, or any text that `parse_structure` reads.
@@ -132,7 +135,6 @@ def _replace_all(model: nn.Module, plan: SwapReport) -> None:
         if old_bias is not None and isinstance(new.bias, nn.Parameter):
             new.bias = biases.setdefault(old_bias, new.bias)
         _put(model, names, new)
-        del old  # or its weight would live on while the next layer is built
 
 
 def _split_attention(model: nn.Module, names: tuple[str, ...]) -> None:
