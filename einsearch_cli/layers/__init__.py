@@ -3,14 +3,27 @@
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.layout import plan_for
 from einsearch_cli.layers.plan import FactorRole, Plan, factor_roles
-from einsearch_cli.layers.swap import Swap, SwapPlan, SwapReport, apply_swaps, plan_swaps, swap_linear
+from einsearch_cli.layers.swap import (
+    Costs,
+    DenseLayer,
+    Filter,
+    SplitMultiheadAttention,
+    Swap,
+    SwapReport,
+    apply_swaps,
+    plan_swaps,
+    swap_linear,
+)
 
 __all__ = [
+    "Costs",
+    "DenseLayer",
     "EinsumLinear",
     "FactorRole",
+    "Filter",
     "Plan",
+    "SplitMultiheadAttention",
     "Swap",
-    "SwapPlan",
     "SwapReport",
     "apply_swaps",
     "factor_roles",

@@ -1,0 +1,183 @@
+"""Carries out a planned swap."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+from einsearch_cli.errors import LayerError, SizeError
+from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.memory import memory_bytes
+from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
+from einsearch_cli.layers.swap.finding import Site, find_sites
+from einsearch_cli.layers.swap.planning import Filter, plan_swaps
+from einsearch_cli.layers.swap.report import Swap, SwapReport
+from einsearch_cli.structures import Structure
+
+
+def swap_linear(model: nn.Module, structure: Structure | str, filter: Filter | None = None) -> SwapReport:
+    """Replace the linear layers of a model, in place, by freshly initialised structured ones.
+
+    Replaced are `nn.Linear`, the `Conv1D` of transformers, and the four
+    projections of `nn.MultiheadAttention`. The old weights are *not* projected
+    onto the structure: train the result from scratch, with an optimizer made
+    after the swap. Device, dtype, training mode, `requires_grad` and the presence
+    of a bias are kept. Tied weights stay tied: a module held twice is converted
+    once, and linear layers that share a weight become layers that share factors.
+    Call it again, with another filter, to give other layers another structure.
+
+    Code that reads `layer.weight` and does not call the layer gets the dense
+    matrix, formed anew each time: right, but dearer than a dense layer.
+
+    Args:
+        model: any module that is not itself a linear layer.
+        structure: a `Structure`, or any text that `parse_structure` reads.
+        filter: called with a `DenseLayer` and its name for every linear layer
+            that can be replaced; False leaves it.
+
+    Raises:
+        LayerError: if the model itself is a linear layer, or compiled, or
+            wrapped for distributed training.
+        StructureError: if the text is not a structure.
+        SizeError: if the new parameters do not fit the memory of their device.
+
+    >>> mlp = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    >>> print(swap_linear(mlp, "monarch", lambda layer, name: layer.out_features > 10))
+    XA^1/2 XAB^1/2 YB^1/2 YAB^1/2
+    replaced 1 of 2 linear layers: 4,096 -> 1,024 parameters, 8,192 -> 2,048 FLOPs per token
+    whole model: 4,810 -> 1,739 parameters, 9,472 -> 3,328 FLOPs per token in linear layers
+      0  64 -> 64: 4,096 -> 1,024 parameters, 8,192 -> 2,048 FLOPs per token
+    left 1:
+      2: filter said no
+    """
+    return apply_swaps(model, plan_swaps(model, structure, filter))
+
+
+def apply_swaps(model: nn.Module, plan: SwapReport) -> SwapReport:
+    """Carry out a plan on the model it was made for, or on one built like it.
+
+    Everything that can be checked is checked first, memory included; then one
+    layer after another is replaced, and its old weights can be freed.
+
+    Raises:
+        LayerError: if the model does not have the linear layers of the plan.
+        SizeError: if the new parameters do not fit the memory of their device.
+
+    >>> stored = plan_swaps(nn.Sequential(nn.Linear(64, 64)), "monarch").to_json()
+    >>> rebuilt = nn.Sequential(nn.Linear(64, 64))
+    >>> apply_swaps(rebuilt, SwapReport.from_json(stored)).applied
+    True
+    """
+    sites = {site.name: site for site in find_sites(model)}
+    for swap in plan.replaced:
+        _check_site(swap, sites.get(swap.name))
+    _check_layers_can_be_built(plan)
+    _check_memory(model, plan, sites)
+    del sites  # it holds every old layer, which would keep all old weights alive
+    _replace_all(model, plan)
+    _keep_fast_paths_off(model)
+    return SwapReport(plan.structure, True, plan.replaced, dict(plan.skipped), plan.model)
+
+
+def _check_site(swap: Swap, site: Site | None) -> None:
+    widths = f"{swap.in_features} -> {swap.out_features}"
+    if site is not None and site.reason is None:
+        if (swap.kind, swap.in_features, swap.out_features) == (site.kind, site.in_features, site.out_features):
+            return
+        there = f"{site.kind} {site.in_features} -> {site.out_features}"
+    else:
+        there = "none" if site is None else f"one that stays: {site.reason}"
+    raise LayerError(
+        f"the plan replaces {swap.name}, a linear layer {widths} in {swap.kind}: the model has {there} there",
+        remedy="make the plan again with plan_swaps(model, ...), after the last change to the model",
+    )
+
+
+def _check_layers_can_be_built(plan: SwapReport) -> None:
+    for width_in, width_out in {(swap.in_features, swap.out_features) for swap in plan.replaced}:
+        EinsumLinear(width_in, width_out, plan.structure, device="meta")
+
+
+def _check_memory(model: nn.Module, plan: SwapReport, sites: dict[str, Site]) -> None:
+    """Refuse a swap after which the model would not fit the memory of a device that it fits now."""
+    growth: dict[torch.device, int] = defaultdict(int)
+    for swap in plan.replaced:
+        weight = sites[swap.name].weight
+        if weight is not None and swap.tied_to is None:
+            growth[weight.device] += (swap.costs.params_after - swap.costs.params_before) * weight.itemsize
+    for device, more in growth.items():
+        held = [p for p in model.parameters() if p.device == device and not nn.parameter.is_lazy(p)]
+        needed = more + sum(p.numel() * p.itemsize for p in held)
+        available = memory_bytes(device)
+        if more > 0 and available is not None and needed > available:
+            raise SizeError(
+                f"{plan.structure} makes the parameters of the model {more:,} bytes larger, {needed:,} in all: "
+                f"device {device} has {available:,} bytes; nothing was replaced",
+                remedy="choose a smaller rank, or leave the largest layers by a filter",
+            )
+
+
+def _replace_all(model: nn.Module, plan: SwapReport) -> None:
+    news: dict[str, EinsumLinear] = {}
+    biases: dict[Tensor, nn.Parameter] = {}
+    for swap in plan.replaced:
+        names = (swap.name, *swap.aliases)
+        if swap.kind == "MultiheadAttention":
+            _split_attention(model, tuple(name.rpartition(".")[0] for name in names))
+        old = model.get_submodule(swap.name)
+        new = news[swap.name] = _converted(old, swap, plan.structure)
+        if swap.tied_to is not None:
+            new.factors = news[swap.tied_to].factors
+            new.gain = news[swap.tied_to].gain
+        old_bias = old._parameters["bias"]
+        if old_bias is not None and isinstance(new.bias, nn.Parameter):
+            new.bias = biases.setdefault(old_bias, new.bias)
+        _put(model, names, new)
+
+
+def _split_attention(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Take the attention under these names apart, unless an earlier layer of the plan has done so."""
+    attention = model.get_submodule(names[0])
+    if isinstance(attention, nn.MultiheadAttention):
+        _put(model, names, SplitMultiheadAttention(attention))
+
+
+def _put(model: nn.Module, names: tuple[str, ...], new: nn.Module) -> None:
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, new)
+
+
+def _converted(old: nn.Module, swap: Swap, structure: Structure) -> EinsumLinear:
+    weight, bias = old._parameters["weight"], old._parameters["bias"]
+    assert weight is not None
+    new = EinsumLinear(
+        swap.in_features,
+        swap.out_features,
+        structure,
+        bias=bias is not None,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(bias.requires_grad if name == "bias" and bias is not None else weight.requires_grad)
+    return new.train(old.training)
+
+
+def _keep_fast_paths_off(model: nn.Module) -> None:
+    """Make torch's transformer encoders call their structured layers in eval mode too.
+
+    Their fast path reads `layer.weight`, for which a structured layer forms its
+    whole dense matrix at every call; and it makes nested tensors, which a
+    structured attention does not take.
+    """
+    for module in model.modules():
+        if not any(isinstance(inner, EinsumLinear) for inner in module.modules()):
+            continue
+        # What torch itself sets where the fast path does not apply.
+        if isinstance(module, nn.TransformerEncoderLayer):
+            vars(module)["activation_relu_or_gelu"] = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            vars(module)["use_nested_tensor"] = False

@@ -1,0 +1,108 @@
+"""Plans a swap: which linear layers are replaced, at what cost, and which stay and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from torch import nn
+
+from einsearch_cli.errors import EinsearchError
+from einsearch_cli.layers.swap.finding import DenseLayer, Holders, Site, find_sites, parameter_holders
+from einsearch_cli.layers.swap.report import Costs, Swap, SwapReport
+from einsearch_cli.structures import Structure, parse_structure
+from einsearch_cli.taxonomy import flops_per_token
+
+Filter = Callable[[DenseLayer, str], bool]
+"""Says for a linear layer and its name whether it is to be swapped."""
+
+
+def plan_swaps(model: nn.Module, structure: Structure | str, filter: Filter | None = None) -> SwapReport:
+    """What `swap_linear` would do, without doing it; arguments and errors are the same.
+
+    >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    >>> plan = plan_swaps(model, "low-rank:r=8", lambda layer, name: layer.in_features == layer.out_features)
+    >>> [swap.name for swap in plan.replaced], plan.skipped
+    (['0'], {'2': 'filter said no'})
+    """
+    structure = parse_structure(structure) if isinstance(structure, str) else structure
+    sites = find_sites(model)
+    reasons: dict[str, str] = {}
+    candidates: dict[Site, Swap] = {}
+    for site in sites:
+        found = site.reason or _filtered(site, filter) or _sized(site, structure)
+        if isinstance(found, Swap):
+            candidates[site] = found
+        else:
+            reasons[site.name] = found
+    reasons |= _drop_shared_with_others(candidates, parameter_holders(model))
+    replaced = _with_ties(candidates)
+    skipped = {site.name: reasons[site.name] for site in sites if site.name in reasons}
+    return SwapReport(structure, False, replaced, skipped, _model_costs(model, sites, replaced))
+
+
+def _filtered(site: Site, filter: Filter | None) -> str | None:
+    if filter is None:
+        return None
+    try:
+        wanted = filter(site.shown, site.name)
+    except Exception as error:
+        error.add_note(f"raised by the filter for {site.name}, {site.in_features} -> {site.out_features}")
+        raise
+    return None if wanted else "filter said no"
+
+
+def _sized(site: Site, structure: Structure) -> Swap | str:
+    """The swap of one layer, or the reason why the structure does not fit it."""
+    try:
+        sized = structure.at(site.in_features, site.out_features)
+    except EinsearchError as error:
+        return error.problem
+    dense = site.in_features * site.out_features
+    costs = Costs(dense, sized.params, site.flops, flops_per_token(sized))
+    return Swap(site.name, site.kind, site.aliases, None, site.in_features, site.out_features, costs)
+
+
+def _drop_shared_with_others(candidates: dict[Site, Swap], holders: Holders) -> dict[str, str]:
+    """Remove candidates that share a parameter with a module that stays; name → reason."""
+    dropped: dict[str, str] = {}
+    while found := next(_shared_with_others(candidates, holders), None):
+        site, reason = found
+        dropped[candidates.pop(site).name] = reason
+    return dropped
+
+
+def _shared_with_others(candidates: dict[Site, Swap], holders: Holders) -> Iterator[tuple[Site, str]]:
+    """Candidates with a parameter that another module uses, and will not use in the same way after the swap."""
+    converted = {site.holder: site for site in candidates}
+    for site in candidates:
+        for slot, parameter in site.holder._parameters.items():
+            for other, name, other_slot in holders[parameter] if parameter is not None else ():
+                twin = converted.get(other)
+                # A Conv1D's weight is the transpose of a linear layer's: the two cannot share factors.
+                if twin is None or other_slot != slot or (twin.kind == "Conv1D") != (site.kind == "Conv1D"):
+                    yield site, f"{slot} is shared with {name or 'the model itself'}"
+
+
+def _with_ties(candidates: dict[Site, Swap]) -> tuple[Swap, ...]:
+    """The swaps with `tied_to` set where an earlier layer has the same weight."""
+    first: dict[tuple[nn.Parameter | None, str], str] = {}
+    swaps = []
+    for site, swap in candidates.items():
+        # Three projections of an attention lie in one packed weight without being tied.
+        part = "" if site.weight_slot == "weight" else site.name
+        owner = first.setdefault((site.weight, part), swap.name)
+        swaps.append(replace(swap, tied_to=None if owner == swap.name else owner))
+    return tuple(swaps)
+
+
+def _model_costs(model: nn.Module, sites: list[Site], replaced: tuple[Swap, ...]) -> Costs:
+    params = sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p))
+    own = [swap.costs for swap in replaced if swap.tied_to is None]
+    gains = len(own)
+    return Costs(
+        params,
+        params + gains + sum(costs.params_after - costs.params_before for costs in own),
+        sum(site.flops for site in sites),
+        sum(site.flops for site in sites) + sum(swap.costs.flops_after - swap.costs.flops_before for swap in replaced),
+    )
