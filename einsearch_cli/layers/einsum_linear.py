@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.kernels import contract
+from einsearch_cli.layers.chunked import contract_in_chunks
+from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.layout import plan_for
 from einsearch_cli.layers.memory import check_allocation
+from einsearch_cli.layers.rms_scale import fast_rms_scale, rms_scale
 from einsearch_cli.structures import Structure, parse_structure
 from einsearch_cli.taxonomy import meeting_order
 
@@ -21,8 +24,8 @@ class EinsumLinear(nn.Module):
     """y = W x + b, where W is the einsum of a structure's factors.
 
     Input (..., in_features), output (..., out_features), for any leading shape.
-    Each factor is stored as a batch of `nn.Linear` weights, (batch, fan_out,
-    fan_in), and meets the activation in one batched matrix product. The order
+    Each factor is stored as a batch of matrices, (batch, fan_in, fan_out), and
+    meets the activation in one batched matrix product. The order
     in which features are read as index axes is the layer's own (`plan`), chosen
     for speed. Where a dimension has no fitting divisors the input is padded
     with zeros and the output is cut.
@@ -30,7 +33,7 @@ class EinsumLinear(nn.Module):
     Stability, from Qiu et al. 2024 (arXiv 2406.06248), and
     Potapczynski et al. 2024 (arXiv 2410.02117): every factor is
     divided by max(1, rms / init std), and the product has a learnable gain.
-    All these numbers are folded into one, applied to the smallest factor.
+    All these numbers are folded into one (`rms_scale`).
 
     Args:
         in_features: width of the input.
@@ -78,13 +81,13 @@ class EinsumLinear(nn.Module):
         self.sized = self.structure.at(in_features, out_features)
         check_allocation(self.sized, device, dtype)
         self.plan = plan_for(self.sized, tuple(meeting_order(self.sized)))
-        self._smallest = min(self.plan.steps, key=lambda step: math.prod(step.weight_shape)).factor
         self.factors = nn.ParameterDict(
             {
                 step.factor: nn.Parameter(torch.empty(step.weight_shape, device=device, dtype=dtype))
                 for step in sorted(self.plan.steps, key=lambda step: step.factor)
             }
         )
+        self._stds = tuple(role.init_std for role in self.plan.roles)
         self.gain = nn.Parameter(torch.empty((), device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
@@ -152,7 +155,11 @@ class EinsumLinear(nn.Module):
         """
         with _without_autocast(self.gain.device.type):
             identity = torch.eye(self.in_features, device=self.gain.device, dtype=self.gain.dtype)
-            return self._multiply(identity, self._scaled_factors()).T
+            *factors, last = self._factors()
+            weight = contract(
+                self.plan, self._padded(identity), [*factors, last * rms_scale(self.gain, [*factors, last], self._stds)]
+            )
+            return weight[:, : self.out_features].T
 
     def factor_tensor(self, factor: str) -> Tensor:
         """One factor, unscaled, with an axis for every index in the order of `sized.carriers_of(factor)`.
@@ -175,10 +182,7 @@ class EinsumLinear(nn.Module):
         """
         self._check_input(x)
         leading = x.shape[:-1]
-        x, weights = _as_autocast_wants(x, self._scaled_factors())
-        y = self._multiply(x.reshape(-1, self.in_features), weights)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+        y = self._multiply(x.reshape(-1, self.in_features))
         return y.reshape(*leading, self.out_features)
 
     def extra_repr(self) -> str:
@@ -188,30 +192,34 @@ class EinsumLinear(nn.Module):
             f"structure={str(self.structure)!r}, bias={self.bias is not None}"
         )
 
-    def _multiply(self, x: Tensor, weights: list[Tensor]) -> Tensor:
+    def _multiply(self, x: Tensor) -> Tensor:
         """(tokens, in_features) to (tokens, out_features)."""
-        padding = self.sized.padded_in - self.in_features
-        if padding:
-            x = functional.pad(x, (0, padding))
-        y = contract(self.plan, x, weights)
-        return y[:, : self.out_features].contiguous() if self.sized.padded_out > self.out_features else y
+        factors = self._factors()
+        dtype = _autocast_dtype(x)
+        if _is_eager(x) and x.device.type == "cpu":
+            scale = fast_rms_scale(self.gain, factors, self._stds)
+            x, bias, *factors = _cast(dtype, self._padded(x), self._padded_bias(), *factors)
+            return self._cut(contract_in_chunks(self.plan, x, scale, bias, factors))
+        *factors, last = factors
+        last = (last * rms_scale(self.gain, [*factors, last], self._stds)).to(last.dtype)
+        x, bias, *factors = _cast(dtype, self._padded(x), self._padded_bias(), *factors, last)
+        y = contract(self.plan, x, factors)
+        return self._cut(y if bias is None else y + bias)
 
-    def _scaled_factors(self) -> list[Tensor]:
-        """The factors in the order of the plan, the smallest one times gain and all rms caps."""
-        # The cap max(1, rms / std) as max(c, norm) / c, with c the norm at rms = std: fewer small operations.
-        scale, norms_at_init = self.gain, 1.0
-        for role in self.plan.roles:
-            factor = self.factors[role.factor]
-            norm_at_init = role.init_std * math.sqrt(factor.numel())
-            norm = torch.linalg.vector_norm(factor, dtype=_norm_dtype(factor.dtype))
-            scale = scale / torch.clamp(norm, min=norm_at_init)
-            norms_at_init *= norm_at_init
-        scale = scale * norms_at_init
-        return [
-            (factor * scale).to(factor.dtype) if step.factor == self._smallest else factor
-            for step in self.plan.steps
-            for factor in (self.factors[step.factor],)
-        ]
+    def _factors(self) -> list[Tensor]:
+        """In the order in which they meet."""
+        return [self.factors[step.factor] for step in self.plan.steps]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        padding = self.sized.padded_in - self.in_features
+        return functional.pad(x, (0, padding)) if padding else x
+
+    def _padded_bias(self) -> Tensor | None:
+        padding = self.sized.padded_out - self.out_features
+        return functional.pad(self.bias, (0, padding)) if padding and self.bias is not None else self.bias
+
+    def _cut(self, y: Tensor) -> Tensor:
+        return y[:, : self.out_features].contiguous() if self.sized.padded_out > self.out_features else y
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.in_features:
@@ -231,16 +239,23 @@ def _without_autocast(kind: str) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
-def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Norms of half-precision factors are taken in float32."""
-    return dtype if dtype.itemsize >= 4 else torch.float32
+def _is_eager(x: Tensor) -> bool:
+    """Whether operations run as they are called, on plain tensors, rather than being recorded or transformed."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return type(x) in (Tensor, nn.Parameter) and not recorded and not transformed
 
 
-def _as_autocast_wants(x: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Cast as autocast casts the operands of a matrix product (float64 stays)."""
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype to which autocast casts the operands of a matrix product; None outside of it."""
     kind = x.device.type
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-        return x, weights
-    dtype = torch.get_autocast_dtype(kind)
-    cast = [tensor if tensor.dtype is torch.float64 else tensor.to(dtype) for tensor in (x, *weights)]
-    return cast[0], cast[1:]
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+def _cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> list[Any]:
+    """As autocast does it: float64 stays."""
+    if dtype is None:
+        return list(tensors)
+    return [t if t is None or t.dtype is torch.float64 else t.to(dtype) for t in tensors]

@@ -85,7 +85,7 @@ class Shape:
     """A shape of which one entry is a multiple of the number of tokens."""
 
     sizes: tuple[int, ...]
-    token_axis: int
+    token_axis: int | None
 
     def at(self, tokens: int) -> tuple[int, ...]:
         """The shape for this many tokens.
@@ -97,35 +97,46 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Rearrangement:
-    """A transposition of the activation that has to be a copy: reshape, then permute."""
+class Reading:
+    """How blocks are read from contiguous memory: view as `shape`, permute by `order`, reshape to `blocks`."""
 
     shape: Shape
     order: tuple[int, ...]
+    blocks: Shape
+    is_copy: bool
+    """Whether no view serves a matrix product."""
+    is_swapped: bool
+    """Whether the last two blocks are to be exchanged after that, so that a copy moves longer runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One meeting: rows[B, R, K] times weight[B, N, K], over K, gives result[B, R, N].
+    """One meeting: rows[B, R, K] times weight[B, K, N], over K, gives result[B, R, N].
 
-    The activation lies in memory as three blocks of `blocks`; `to_rows` picks
-    B, R and K among them. The result is to lie in memory as `result_order` of
-    its axes (0 = B, 1 = R, 2 = N), so that the next step reads a view.
+    A batched product is written with B outermost, as (B, R, N) or, feature-major, as (B, N, R).
     """
 
     factor: str
     weight_axes: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-    """Carrier sets along B, N and K of the stored factor; indices of size 1 are left out."""
+    """Carrier sets along B, K and N of the stored factor; indices of size 1 are left out."""
     weight_shape: tuple[int, int, int]
-    """Shape of the stored factor: B (its own part), N, K."""
-    repeat_from: tuple[int, ...]
-    """Batch axes of the factor with 1 where only the activation has the index; empty if there are none."""
-    repeat_to: tuple[int, ...]
+    """Shape of the stored factor: B (its own part), K, N."""
+    repeat_from: Shape | None
+    """The batch of the factor with 1 where only the activation has the index; None if there is none."""
+    repeat_to: Shape
     """The same axes in full."""
-    gather: Rearrangement | None
-    blocks: Shape
-    to_rows: tuple[int, int, int]
-    result_order: tuple[int, int, int]
+    rows: Reading
+    """The activation as (B, R, K)."""
+    result: Shape
+    """B, R and N."""
+    is_feature_major: bool
+    """Whether the result lies in memory as (B, N, R)."""
+    grad: Reading
+    """The gradient of the result as (B, R, N)."""
+    grad_is_feature_major: bool
+    """Whether the gradient of the activation is written as (B, K, R)."""
+    weight_grad_is_swapped: bool
+    """Whether the gradient of the factor is summed as (B, N, K), which suits the operands' memory better."""
     macs_per_token: int
 
 
@@ -144,8 +155,12 @@ class Plan:
     output_order: tuple[str, ...]
     roles: tuple[FactorRole, ...]
     steps: tuple[Step, ...]
-    scatter: Rearrangement | None
-    """The copy that brings the last result to (tokens, output), if one is needed."""
+    write: Reading | None
+    """From the last result to (tokens, output axes); None if it lies so already."""
+    write_grad: Reading | None
+    """From the gradient of the first rows to (tokens, input axes); None if it lies so already."""
+    widths: tuple[int, ...]
+    """Elements per token of the input, of every result, and of the output last."""
 
     @property
     def flops_per_token(self) -> int:

@@ -190,4 +190,4 @@ def test_a_compiled_model_is_refused_and_its_original_is_not() -> None:
     original = compiled._orig_mod  # type: ignore[attr-defined]
     assert len(swap_linear(original, "monarch").replaced) == 1
     x = torch.randn(2, 8)
-    assert torch.equal(torch.compile(original, backend="eager")(x), original(x))
+    torch.testing.assert_close(torch.compile(original, backend="eager")(x), original(x))

@@ -79,7 +79,7 @@ def test_forward_mode_agrees_with_reverse_mode(case: Any) -> None:
 
 def test_flops_are_those_that_torch_counts(case: Any) -> None:
     layer = case.layer(bias=False)
-    tokens = 7
+    tokens = 2  # so few that every intermediate is kept for the backward pass
     x = torch.randn(tokens, case.d_in, dtype=torch.float64, requires_grad=True)
     with FlopCounterMode(display=False) as forward:
         y = layer(x)
@@ -89,6 +89,15 @@ def test_flops_are_those_that_torch_counts(case: Any) -> None:
     assert forward.get_total_flops() == tokens * layer.flops_per_token
     assert backward.get_total_flops() == 2 * tokens * layer.flops_per_token
     assert layer.flops_per_token == flops_per_token(layer.sized)
+
+
+def test_many_tokens_compute_cheap_intermediates_anew(market: dict[str, Any]) -> None:
+    layer = market["btt-2"].layer(bias=False)
+    tokens = 100
+    with FlopCounterMode(display=False) as counter:
+        layer(torch.randn(tokens, 36, dtype=torch.float64, requires_grad=True)).sum().backward()
+    first = 2 * layer.plan.steps[0].macs_per_token
+    assert counter.get_total_flops() == tokens * (3 * layer.flops_per_token + first)
 
 
 def test_parameters_are_those_of_the_structure(case: Any) -> None:
@@ -119,7 +128,7 @@ def test_init_statistics(text: str) -> None:
         error = 5 / math.sqrt(2 * factor.numel())
         assert factor.std().item() == pytest.approx(std, rel=error)
         assert abs(factor.mean().item()) < 5 * std / math.sqrt(factor.numel())
-        assert factor.shape[1:] == (role.fan_out, role.fan_in)
+        assert factor.shape[1:] == (role.fan_in, role.fan_out)
     assert layer.gain.item() == 1
     assert layer.bias is not None
     assert not layer.bias.any()
