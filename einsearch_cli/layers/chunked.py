@@ -26,16 +26,21 @@ _CHUNK_ELEMENTS = 1 << 18
 """Elements of the widest intermediate of a chunk: one megabyte of float32."""
 _MIN_CHUNK = 200
 """Tokens below which the calls cost more than the cache saves."""
+_LARGE_CHUNK = 1000
+"""Tokens below which packing a large matrix anew for every chunk costs more than 2%."""
 _DENSE_COPIES = 4
 """What a dense layer in training holds for each weight: itself, its gradient and Adam's two moments."""
 _DEAR = 128
 """Elements summed over beyond which computing an intermediate anew is always dearer than keeping it."""
 
 
-def contract_in_chunks(plan: Plan, x: Tensor, scale: Tensor, bias: Tensor | None, weights: Sequence[Tensor]) -> Tensor:
+def contract_in_chunks(
+    plan: Plan, x: Tensor, scale: Tensor | None, bias: Tensor | None, weights: Sequence[Tensor]
+) -> Tensor:
     """`scale` times the contraction of `x` (tokens, padded_in) with the factors, plus `bias` (padded_out).
 
-    The scale multiplies the last factor.
+    The scale multiplies the last factor; reading its value makes a GPU wait, so there it is folded
+    into a factor before, and None here.
     """
     result: Tensor = _Contraction.apply(plan, x, scale, bias, *weights)  # type: ignore[no-untyped-call]
     return result
@@ -48,7 +53,9 @@ def chunks(plan: Plan, tokens: int) -> Iterator[tuple[int, int]]:
     falling onto the same cache lines.
     """
     wanted = max(_MIN_CHUNK, _CHUNK_ELEMENTS // max(plan.widths))
-    if 2 * tokens <= 3 * wanted:
+    if any(step.is_large for step in plan.steps):
+        wanted = max(wanted, _LARGE_CHUNK)
+    if len(plan.steps) == 1 or 2 * tokens <= 3 * wanted:
         yield 0, tokens
         return
     length = -(-tokens // -(-tokens // wanted))
@@ -60,11 +67,11 @@ def chunks(plan: Plan, tokens: int) -> Iterator[tuple[int, int]]:
 
 class _Contraction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, x: Tensor, scale: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, plan: Plan, x: Tensor, scale: Tensor | None, bias: Tensor | None, *weights: Tensor) -> Tensor:
         ctx.plan = plan
         ctx.save_for_backward(x, scale, bias, *weights)
         ctx.kept = _kept_buffers(plan, x) if any(ctx.needs_input_grad) else []
-        return run_forward(plan, x, float(scale), bias, weights, ctx.kept)
+        return run_forward(plan, x, _value(scale), bias, weights, ctx.kept)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -74,16 +81,25 @@ class _Contraction(torch.autograd.Function):
             return None, *_differentiable_gradients(ctx.plan, (x, scale, bias, *weights), grads[0], wanted)
         # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
         kept, ctx.kept = ctx.kept, []
-        return None, *_Backward(ctx.plan, x, float(scale), bias, weights, wanted, kept).run(grads[0])
+        return None, *_Backward(ctx.plan, x, _value(scale), bias, weights, wanted, kept).run(grads[0])
+
+
+def _value(scale: Tensor | None) -> float:
+    return 1.0 if scale is None else float(scale)
+
+
+def keeps_result(plan: Plan, number: int, tokens: int) -> bool:
+    """Whether the result of a step is kept for the backward pass: where it fits into what dense would need, or is dear."""
+    fits = tokens * sum(plan.widths[1:-1]) <= _DENSE_COPIES * plan.padded_in * plan.padded_out
+    return fits or plan.steps[number].weight_shape[1] > _DEAR
 
 
 def _kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
     """Memory for the results of all steps but the last, None for those to be computed anew."""
-    tokens, widths = x.shape[0], plan.widths[1:-1]
-    fits = tokens * sum(widths) <= _DENSE_COPIES * plan.padded_in * plan.padded_out
+    tokens = x.shape[0]
     return [
-        x.new_empty(tokens * width) if fits or step.weight_shape[1] > _DEAR else None
-        for step, width in zip(plan.steps, widths, strict=False)
+        x.new_empty(tokens * width) if keeps_result(plan, number, tokens) else None
+        for number, width in enumerate(plan.widths[1:-1])
     ]
 
 
@@ -280,9 +296,8 @@ def _differentiable_gradients(
     """Gradients that can be differentiated again, by the obvious route."""
     x, scale, bias, *weights = inputs
     assert x is not None
-    assert scale is not None
     factors = [weight for weight in weights if weight is not None]
-    y = contract(plan, x, [*factors[:-1], factors[-1] * scale])
+    y = contract(plan, x, factors if scale is None else [*factors[:-1], factors[-1] * scale])
     y = y if bias is None else y + bias
     asked = [tensor for tensor, wants in zip(inputs, wanted, strict=True) if wants and tensor is not None]
     found = iter(torch.autograd.grad(y, asked, grad, create_graph=True))

@@ -13,11 +13,22 @@ from torch.nn import functional
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.chunked import contract_in_chunks
 from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.layout import plan_for
+from einsearch_cli.layers.inference import Prepared
+from einsearch_cli.layers.machine import profile_for
 from einsearch_cli.layers.memory import check_allocation
+from einsearch_cli.layers.merging import merged_weights
+from einsearch_cli.layers.plan import Plan
+from einsearch_cli.layers.planner import dense_route, schedule, stored_plan
 from einsearch_cli.layers.rms_scale import fast_rms_scale, rms_scale
 from einsearch_cli.structures import Structure, parse_structure
-from einsearch_cli.taxonomy import meeting_order
+
+# Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
+_is_grad_enabled = torch.is_grad_enabled
+_is_compiling = torch.compiler.is_compiling
+_are_transforms_active = torch._C._are_functorch_transforms_active
+_is_any_autocast = torch._C._is_any_autocast_enabled
+_linear = functional.linear
+_PLAIN = (Tensor, nn.Parameter)
 
 
 class EinsumLinear(nn.Module):
@@ -80,14 +91,15 @@ class EinsumLinear(nn.Module):
         self.structure = parse_structure(structure) if isinstance(structure, str) else structure
         self.sized = self.structure.at(in_features, out_features)
         check_allocation(self.sized, device, dtype)
-        self.plan = plan_for(self.sized, tuple(meeting_order(self.sized)))
+        self.plan = stored_plan(self.sized)
         self.factors = nn.ParameterDict(
             {
                 step.factor: nn.Parameter(torch.empty(step.weight_shape, device=device, dtype=dtype))
                 for step in sorted(self.plan.steps, key=lambda step: step.factor)
             }
         )
-        self._stds = tuple(role.init_std for role in self.plan.roles)
+        self._stds = {role.factor: role.init_std for role in self.plan.roles}
+        self._prepared: Prepared | None = None
         self.gain = nn.Parameter(torch.empty((), device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
@@ -154,12 +166,8 @@ class EinsumLinear(nn.Module):
         True
         """
         with _without_autocast(self.gain.device.type):
-            identity = torch.eye(self.in_features, device=self.gain.device, dtype=self.gain.dtype)
-            *factors, last = self._factors()
-            weight = contract(
-                self.plan, self._padded(identity), [*factors, last * rms_scale(self.gain, [*factors, last], self._stds)]
-            )
-            return weight[:, : self.out_features].T
+            (weight,) = self._merged(dense_route(self.sized).plan)
+            return weight[0, : self.in_features, : self.out_features].T
 
     def factor_tensor(self, factor: str) -> Tensor:
         """One factor, unscaled, with an axis for every index in the order of `sized.carriers_of(factor)`.
@@ -178,12 +186,29 @@ class EinsumLinear(nn.Module):
         """(..., in_features) to (..., out_features).
 
         Raises:
-            LayerError: for another input width or an input that is not floating.
+            LayerError: for another input width, dtype or device, or an input that is not floating.
         """
-        self._check_input(x)
-        leading = x.shape[:-1]
-        y = self._multiply(x.reshape(-1, self.in_features))
-        return y.reshape(*leading, self.out_features)
+        if _is_grad_enabled() or not _is_plain(x):
+            self._check_input(x)
+            return self._contract(x)
+        try:
+            prepared = self._prepared
+            # Not self.factors and self.gain: nn.Module finds these only after a search of up to 1 µs each.
+            parameters = self._parameters
+            factors = self._modules["factors"]._parameters  # type: ignore[union-attr]
+            if prepared is None or _is_any_autocast() or not prepared.serves(factors, parameters["gain"]):
+                return self._infer(x)
+            if x.numel() > prepared.dense_limit:
+                return self._infer_with(prepared, x)
+            return _linear(x, prepared.weight, parameters["bias"])
+        except RuntimeError:
+            self._check_input(x)
+            raise
+
+    def train(self, mode: bool = True) -> EinsumLinear:
+        """Sets the mode as any module's; what was merged for inference is forgotten."""
+        self._prepared = None
+        return super().train(mode)
 
     def extra_repr(self) -> str:
         """The arguments that made the layer, as `nn.Linear` shows them."""
@@ -192,34 +217,90 @@ class EinsumLinear(nn.Module):
             f"structure={str(self.structure)!r}, bias={self.bias is not None}"
         )
 
-    def _multiply(self, x: Tensor) -> Tensor:
-        """(tokens, in_features) to (tokens, out_features)."""
-        factors = self._factors()
+    def _infer(self, x: Tensor) -> Tensor:
+        """Without gradients: merged factors are kept from call to call, and used where they are faster."""
+        autocast = _autocast_dtype(x)
+        parameters = [self.gain, *self.factors.values()]
+        if any(parameter.is_inference() for parameter in parameters):
+            return self._contract(x)  # changes of parameters made in inference mode cannot be noticed
+        prepared = self._prepared
+        if prepared is None or prepared.autocast is not autocast or not prepared.serves(dict(self.factors.items()), self.gain):
+            prepared = Prepared(self.sized, dict(self.factors.items()), self.gain, self._stds, autocast)
+            self._prepared = prepared
+        return self._infer_with(prepared, x)
+
+    def _infer_with(self, prepared: Prepared, x: Tensor) -> Tensor:
+        x, bias = _cast(prepared.autocast, x, self._padded_bias(self.bias))
+        y = prepared.multiply(self._padded(x.reshape(-1, self.in_features)), bias)
+        return self._cut(y).reshape(*x.shape[:-1], self.out_features)
+
+    def _contract(self, x: Tensor) -> Tensor:
+        """With gradients, or recorded by a compiler or transform."""
+        leading = x.shape[:-1]
         dtype = _autocast_dtype(x)
-        if _is_eager(x) and x.device.type == "cpu":
-            scale = fast_rms_scale(self.gain, factors, self._stds)
-            x, bias, *factors = _cast(dtype, self._padded(x), self._padded_bias(), *factors)
-            return self._cut(contract_in_chunks(self.plan, x, scale, bias, factors))
-        *factors, last = factors
-        last = (last * rms_scale(self.gain, [*factors, last], self._stds)).to(last.dtype)
-        x, bias, *factors = _cast(dtype, self._padded(x), self._padded_bias(), *factors, last)
-        y = contract(self.plan, x, factors)
-        return self._cut(y if bias is None else y + bias)
+        bias = self._padded_bias(self.bias)
+        rows = self._padded(x.reshape(-1, self.in_features))
+        if not _is_eager(x):
+            rows, bias, *factors = _cast(dtype, rows, bias, *self._scaled_factors())
+            y = contract(self.plan, rows, factors)
+            y = y if bias is None else y + bias
+        else:
+            y = self._contract_eagerly(rows, bias, dtype)
+        return self._cut(y).reshape(*leading, self.out_features)
+
+    def _contract_eagerly(self, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+        profile = profile_for(x.device.type, torch.get_num_threads())
+        route = schedule(self.sized, profile, True).at(x.shape[0])
+        on_cpu = x.device.type == "cpu"
+        if route.plan is self.plan and on_cpu:
+            x, bias, *factors = _cast(dtype, x, bias, *self._factors())
+            return contract_in_chunks(self.plan, x, self._scale(), bias, factors)
+        weights = self._scaled_factors() if route.plan is self.plan else self._merged(route.plan)
+        x, bias, *weights = _cast(dtype, x, bias, *weights)
+        if route.is_dense:
+            return torch.mm(x, weights[0][0]) if bias is None else torch.addmm(bias, x, weights[0][0])
+        return contract_in_chunks(route.plan, x, None, bias, weights)
 
     def _factors(self) -> list[Tensor]:
         """In the order in which they meet."""
         return [self.factors[step.factor] for step in self.plan.steps]
 
+    def _scale(self) -> Tensor:
+        factors, stds = self._factors(), [self._stds[step.factor] for step in self.plan.steps]
+        is_fast = self.gain.device.type == "cpu" and _is_eager(self.gain)
+        return (fast_rms_scale if is_fast else rms_scale)(self.gain, factors, stds)
+
+    def _scaled_factors(self) -> list[Tensor]:
+        """The factors in the order in which they meet, the smallest one times the scale."""
+        factors = self._factors()
+        smallest = min(range(len(factors)), key=lambda number: factors[number].numel())
+        factors[smallest] = (factors[smallest] * self._scale()).to(factors[smallest].dtype)
+        return factors
+
+    def _merged(self, plan: Plan) -> list[Tensor]:
+        """The weights of another plan, scaled; differentiable."""
+        scaled = {step.factor: factor for step, factor in zip(self.plan.steps, self._scaled_factors(), strict=True)}
+        return merged_weights(self.sized, self.plan, plan, scaled)
+
     def _padded(self, x: Tensor) -> Tensor:
         padding = self.sized.padded_in - self.in_features
         return functional.pad(x, (0, padding)) if padding else x
 
-    def _padded_bias(self) -> Tensor | None:
+    def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
         padding = self.sized.padded_out - self.out_features
-        return functional.pad(self.bias, (0, padding)) if padding and self.bias is not None else self.bias
+        return functional.pad(bias, (0, padding)) if padding and bias is not None else bias
 
     def _cut(self, y: Tensor) -> Tensor:
         return y[:, : self.out_features].contiguous() if self.sized.padded_out > self.out_features else y
+
+    def _apply(self, fn: Any, recurse: bool = True) -> EinsumLinear:
+        """Moves to another device or dtype; what was merged stays behind."""
+        self._prepared = None
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are without what can be merged again."""
+        return {**self.__dict__, "_prepared": None}
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.in_features:
@@ -232,6 +313,17 @@ class EinsumLinear(nn.Module):
                 f"input of dtype {x.dtype}: the layer takes floating tensors",
                 remedy=f"convert it with .to({self.gain.dtype})",
             )
+        for name, parameter in self.named_parameters():
+            if parameter.device != x.device:
+                raise LayerError(
+                    f"input on {x.device}, parameter {name} on {parameter.device}: a product needs both on one device",
+                    remedy="move the whole layer and its input with .to(device)",
+                )
+            if parameter.dtype != x.dtype and _autocast_dtype(x) is None:
+                raise LayerError(
+                    f"input of dtype {x.dtype}, parameter {name} of {parameter.dtype}: a product needs one dtype",
+                    remedy=f"convert the input with .to({self.gain.dtype}), or use torch.autocast",
+                )
 
 
 def _without_autocast(kind: str) -> AbstractContextManager[object]:
@@ -239,11 +331,14 @@ def _without_autocast(kind: str) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
+def _is_plain(x: Tensor) -> bool:
+    """Whether operations run at once on plain tensors, rather than being compiled or transformed."""
+    return not (type(x) not in _PLAIN or _are_transforms_active() or forward_ad._current_level >= 0 or _is_compiling())
+
+
 def _is_eager(x: Tensor) -> bool:
-    """Whether operations run as they are called, on plain tensors, rather than being recorded or transformed."""
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return type(x) in (Tensor, nn.Parameter) and not recorded and not transformed
+    """Whether, besides, no trace is being recorded."""
+    return _is_plain(x) and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype | None:

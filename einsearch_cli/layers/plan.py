@@ -30,6 +30,7 @@ class FactorRole:
     """
 
     factor: str
+    """One factor, or the letters of several that were multiplied before."""
     batch: tuple[str, ...]
     """Shared by activation and factor, and needed by a later factor or the output."""
     contracted: tuple[str, ...]
@@ -56,6 +57,8 @@ class FactorRole:
 def factor_roles(sized: SizedStructure, order: Sequence[str]) -> tuple[FactorRole, ...]:
     """The role of every index at every meeting, for factors that meet in this order.
 
+    Several letters in one, such as `("A", "BC")`, stand for the product of these factors.
+
     >>> from einsearch_cli.structures import parse_structure
     >>> first, second = factor_roles(parse_structure("btt:r=2").at(64, 64), "AB")
     >>> first.batch, first.contracted, first.new, first.fan_in, first.fan_out
@@ -66,13 +69,13 @@ def factor_roles(sized: SizedStructure, order: Sequence[str]) -> tuple[FactorRol
     activation = sized.carriers_of("X")
     roles = []
     for position, factor in enumerate(order):
-        later = {*order[position + 1 :], "Y"}
-        carried = sized.carriers_of(factor)
-        shared = [c for c in activation if factor in c]
+        later = {*"".join(order[position + 1 :]), "Y"}
+        own = set(factor)
+        shared = [c for c in activation if own & set(c)]
         batch = tuple(c for c in shared if later & set(c))
         contracted = tuple(c for c in shared if c not in batch)
-        kept = tuple(c for c in activation if factor not in c)
-        new = tuple(c for c in carried if c not in activation)
+        kept = tuple(c for c in activation if not own & set(c))
+        new = tuple(c for c, _ in sized.sizes if own & set(c) and later & set(c) and c not in activation)
         fan_in = math.prod(sized.size(c) for c in contracted)
         fan_out = math.prod(sized.size(c) for c in new)
         roles.append(FactorRole(factor, batch, contracted, kept, new, fan_in, fan_out))
@@ -138,6 +141,11 @@ class Step:
     weight_grad_is_swapped: bool
     """Whether the gradient of the factor is summed as (B, N, K), which suits the operands' memory better."""
     macs_per_token: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its matrix is too large for the second-level cache."""
+        return self.weight_shape[1] * self.weight_shape[2] > 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
