@@ -13,7 +13,8 @@ Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -46,7 +47,8 @@ def contract_in_chunks(
     return result
 
 
-def chunks(plan: Plan, tokens: int) -> Iterator[tuple[int, int]]:
+@lru_cache(maxsize=4096)
+def chunks(plan: Plan, tokens: int) -> tuple[tuple[int, int], ...]:
     """Begin and end of every chunk of tokens, all nearly of one length.
 
     Lengths of an odd number of eights keep the rows of feature-major intermediates from
@@ -56,13 +58,11 @@ def chunks(plan: Plan, tokens: int) -> Iterator[tuple[int, int]]:
     if any(step.is_large for step in plan.steps):
         wanted = max(wanted, _LARGE_CHUNK)
     if len(plan.steps) == 1 or 2 * tokens <= 3 * wanted:
-        yield 0, tokens
-        return
+        return ((0, tokens),)
     length = -(-tokens // -(-tokens // wanted))
     length += -length % 8
     length += 8 * (length // 8 % 2 == 0)
-    for begin in range(0, tokens, length):
-        yield begin, min(begin + length, tokens)
+    return tuple((begin, min(begin + length, tokens)) for begin in range(0, tokens, length))
 
 
 class _Contraction(torch.autograd.Function):
@@ -114,16 +114,20 @@ def run_forward(
     """The output (tokens, padded_out), without anything that autograd sees; results of steps go to `kept`."""
     tokens = x.shape[0]
     x = _rows_contiguous(x)
-    y = x.new_empty(tokens, plan.padded_out)
     full = [repeated(weight, step, tokens) for step, weight in zip(plan.steps, weights, strict=True)]
+    y = x.new_empty(tokens, plan.padded_out)
     for begin, end in chunks(plan, tokens):
         activation = x[begin:end]
-        for number, (step, weight) in enumerate(zip(plan.steps[:-1], full, strict=False)):
+        for number, step in enumerate(plan.steps[:-1]):
             into = _slice(kept, number, begin, end, tokens)
-            activation = _forward_step(step, activation, weight, end - begin, 1.0, into)
-        direct = y[begin:end] if plan.write is None else None
-        activation = _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale, direct)
-        _write_output(plan, activation, bias, y[begin:end])
+            activation = _forward_step(step, activation, full[number], end - begin, 1.0, into)
+        if plan.write is None:
+            _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale, y[begin:end])
+            if bias is not None:
+                y[begin:end].add_(bias)
+        else:
+            activation = _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale)
+            _write(plan.write, activation, y[begin:end], bias)
     return y
 
 
@@ -142,16 +146,8 @@ def _forward_step(
     rows_BRK = read(activation, step.rows, tokens)
     weight_BKN = _of_chunk(weight_BKN, step, tokens)
     if step.is_feature_major:
-        return _product(weight_BKN.transpose(1, 2), rows_BRK.transpose(1, 2), scale, into)
+        return _product(weight_BKN.transpose(-2, -1), rows_BRK.transpose(-2, -1), scale, into)
     return _product(rows_BRK, weight_BKN, scale, into)
-
-
-def _write_output(plan: Plan, result: Tensor, bias: Tensor | None, y: Tensor) -> None:
-    if plan.write is None:
-        if bias is not None:
-            y.add_(bias)
-        return
-    _write(plan.write, result, y, bias)
 
 
 def _write(how: Reading, memory: Tensor, target: Tensor, bias: Tensor | None = None) -> None:
@@ -234,11 +230,11 @@ class _Backward:
         scale = self.scale if is_last and self.scale else 1.0
         total = self.sums[number]
         if total is None:
-            self.sums[number] = _product(left.transpose(1, 2), right, scale)
+            self.sums[number] = _product(left.transpose(-2, -1), right, scale)
         elif step.repeat_to.token_axis is None:
-            _product(left.transpose(1, 2), right, scale, total, adds=True)
+            _product(left.transpose(-2, -1), right, scale, total, adds=True)
         else:
-            _product(left.transpose(1, 2), right, scale, total[: left.shape[0]], adds=True)
+            _product(left.transpose(-2, -1), right, scale, total[: left.shape[0]], adds=True)
 
     def _weight_grad(self, number: int) -> Tensor | None:
         if not self.wants_weights[number]:
@@ -246,7 +242,7 @@ class _Backward:
         step, total, weight = self.plan.steps[number], self.sums[number], self.weights[number]
         if total is None:
             return torch.zeros_like(weight)
-        grad = total.transpose(1, 2) if step.weight_grad_is_swapped else total
+        grad = total.transpose(-2, -1) if step.weight_grad_is_swapped else total
         return sum_repeats(grad, step, tokens=grad.shape[0]).contiguous()
 
     def _scale_grad(self, weight_grads: list[Tensor | None]) -> Tensor | None:
@@ -266,8 +262,8 @@ def _rows_grad(
 ) -> Tensor:
     weight_BKN = _of_chunk(weight_BKN, step, tokens)
     if step.grad_is_feature_major:
-        return _product(weight_BKN, grad_BRN.transpose(1, 2), scale, into)
-    return _product(grad_BRN, weight_BKN.transpose(1, 2), scale, into)
+        return _product(weight_BKN, grad_BRN.transpose(-2, -1), scale, into)
+    return _product(grad_BRN, weight_BKN.transpose(-2, -1), scale, into)
 
 
 def _of_chunk(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
@@ -276,14 +272,18 @@ def _of_chunk(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor, scale: float, into: Tensor | None = None, adds: bool = False) -> Tensor:
-    """scale · left @ right, contiguous, added to `into` or written there; one matrix takes the unbatched path."""
-    shape = (left.shape[0], left.shape[1], right.shape[2])
-    out = left.new_empty(shape) if into is None else into.view(shape)
-    if shape[0] == 1:
-        torch.addmm(out[0], left[0], right[0], beta=float(adds), alpha=scale, out=out[0])
-    else:
-        torch.baddbmm(out, left, right, beta=float(adds), alpha=scale, out=out)
+    """scale · left @ right, contiguous, for matrices or batches of them; written to `into`, or added there."""
+    is_matrix = left.ndim == 2
+    if scale == 1 and not adds:
+        product = torch.mm if is_matrix else torch.bmm
+        return product(left, right) if into is None else product(left, right, out=_as_result(into, left, right))
+    out = left.new_empty((*left.shape[:-1], right.shape[-1])) if into is None else _as_result(into, left, right)
+    (torch.addmm if is_matrix else torch.baddbmm)(out, left, right, beta=float(adds), alpha=scale, out=out)
     return out
+
+
+def _as_result(into: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return into.view(*left.shape[:-1], right.shape[-1])
 
 
 def _rows_contiguous(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from einsearch_cli.structures import SizedStructure
 
 def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward pass, with merged factors at hand."""
-    rounds = sum(1 for _ in chunks(plan, tokens))
+    rounds = len(chunks(plan, tokens))
     total = _layer_ns(plan, profile)
     for step in plan.steps:
         total += rounds * profile.step_ns + _product_ns(step, tokens, profile) + _weights_ns(step, profile)
@@ -68,9 +68,8 @@ def _layer_ns(plan: Plan, profile: MachineProfile) -> float:
 
 
 def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:
-    b, _, _ = step.result.at(tokens)
     _, k, n = step.weight_shape
-    starts = 0.0 if b == 1 else b * profile.matrix_ns
+    starts = step.result.at(tokens)[0] * profile.matrix_ns if step.is_batched else 0.0
     return tokens * step.macs_per_token * profile.mac_ns_at(min(k, n)) + starts
 
 
@@ -94,7 +93,7 @@ def _write_ns(write: Reading | None, tokens: int, profile: MachineProfile) -> fl
 
 def _copy_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float:
     """Runs are as long as the innermost axis where that stays innermost."""
-    innermost = reading.order[-1] == len(reading.shape.sizes) - 1
+    innermost = reading.order is None or reading.order[-1] == len(reading.shape.sizes) - 1
     run = reading.shape.sizes[-1] if innermost and reading.shape.token_axis != len(reading.shape.sizes) - 1 else 1
     run = max(run, 6)  # copies that transpose single elements go by blocks
     return tokens * _elements(reading) * (profile.copy_ns + profile.run_ns / run)

@@ -18,7 +18,7 @@ from einsearch_cli.layers.machine import profile_for
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.merging import merged_weights
 from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.planner import dense_route, schedule, stored_plan
+from einsearch_cli.layers.planner import Schedule, dense_route, schedule, stored_plan
 from einsearch_cli.layers.rms_scale import fast_rms_scale, rms_scale
 from einsearch_cli.structures import Structure, parse_structure
 
@@ -100,6 +100,7 @@ class EinsumLinear(nn.Module):
         )
         self._stds = {role.factor: role.init_std for role in self.plan.roles}
         self._prepared: Prepared | None = None
+        self._training: tuple[tuple[str, int], Schedule] | None = None
         self.gain = nn.Parameter(torch.empty((), device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
@@ -224,7 +225,11 @@ class EinsumLinear(nn.Module):
         if any(parameter.is_inference() for parameter in parameters):
             return self._contract(x)  # changes of parameters made in inference mode cannot be noticed
         prepared = self._prepared
-        if prepared is None or prepared.autocast is not autocast or not prepared.serves(dict(self.factors.items()), self.gain):
+        if (
+            prepared is None
+            or prepared.autocast is not autocast
+            or not prepared.serves(dict(self.factors.items()), self.gain)
+        ):
             prepared = Prepared(self.sized, dict(self.factors.items()), self.gain, self._stds, autocast)
             self._prepared = prepared
         return self._infer_with(prepared, x)
@@ -249,8 +254,7 @@ class EinsumLinear(nn.Module):
         return self._cut(y).reshape(*leading, self.out_features)
 
     def _contract_eagerly(self, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None) -> Tensor:
-        profile = profile_for(x.device.type, torch.get_num_threads())
-        route = schedule(self.sized, profile, True).at(x.shape[0])
+        route = self._training_schedule(x.device.type).at(x.shape[0])
         on_cpu = x.device.type == "cpu"
         if route.plan is self.plan and on_cpu:
             x, bias, *factors = _cast(dtype, x, bias, *self._factors())
@@ -260,6 +264,12 @@ class EinsumLinear(nn.Module):
         if route.is_dense:
             return torch.mm(x, weights[0][0]) if bias is None else torch.addmm(bias, x, weights[0][0])
         return contract_in_chunks(route.plan, x, None, bias, weights)
+
+    def _training_schedule(self, device_type: str) -> Schedule:
+        machine = device_type, torch.get_num_threads()
+        if self._training is None or self._training[0] != machine:
+            self._training = machine, schedule(self.sized, profile_for(*machine), True)
+        return self._training[1]
 
     def _factors(self) -> list[Tensor]:
         """In the order in which they meet."""
@@ -271,11 +281,9 @@ class EinsumLinear(nn.Module):
         return (fast_rms_scale if is_fast else rms_scale)(self.gain, factors, stds)
 
     def _scaled_factors(self) -> list[Tensor]:
-        """The factors in the order in which they meet, the smallest one times the scale."""
-        factors = self._factors()
-        smallest = min(range(len(factors)), key=lambda number: factors[number].numel())
-        factors[smallest] = (factors[smallest] * self._scale()).to(factors[smallest].dtype)
-        return factors
+        """The factors in the order in which they meet, the last one times the scale."""
+        *factors, last = self._factors()
+        return [*factors, (last * self._scale()).to(last.dtype)]
 
     def _merged(self, plan: Plan) -> list[Tensor]:
         """The weights of another plan, scaled; differentiable."""
@@ -299,8 +307,11 @@ class EinsumLinear(nn.Module):
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are without what can be merged again."""
-        return {**self.__dict__, "_prepared": None}
+        """Copies and pickles are without what can be made again."""
+        return {**self.__dict__, "_prepared": None, "_training": None, "plan": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "plan": stored_plan(state["sized"])})  # type: ignore[no-untyped-call]
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.in_features:

@@ -83,7 +83,7 @@ def factor_roles(sized: SizedStructure, order: Sequence[str]) -> tuple[FactorRol
     return tuple(roles)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shape:
     """A shape of which one entry is a multiple of the number of tokens."""
 
@@ -96,27 +96,31 @@ class Shape:
         >>> Shape((4, 2, 8), token_axis=1).at(10)
         (4, 20, 8)
         """
-        return tuple(n * tokens if axis == self.token_axis else n for axis, n in enumerate(self.sizes))
+        sizes, axis = self.sizes, self.token_axis
+        return sizes if axis is None else (*sizes[:axis], sizes[axis] * tokens, *sizes[axis + 1 :])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Reading:
     """How blocks are read from contiguous memory: view as `shape`, permute by `order`, reshape to `blocks`."""
 
     shape: Shape
-    order: tuple[int, ...]
-    blocks: Shape
+    order: tuple[int, ...] | None
+    """None if the axes are in order already."""
+    blocks: Shape | None
+    """None if the permuted axes are the blocks."""
     is_copy: bool
     """Whether no view serves a matrix product."""
     is_swapped: bool
     """Whether the last two blocks are to be exchanged after that, so that a copy moves longer runs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """One meeting: rows[B, R, K] times weight[B, K, N], over K, gives result[B, R, N].
 
     A batched product is written with B outermost, as (B, R, N) or, feature-major, as (B, N, R).
+    Where no index is shared and kept there is no B: rows[R, K] times weight[K, N].
     """
 
     factor: str
@@ -131,7 +135,7 @@ class Step:
     rows: Reading
     """The activation as (B, R, K)."""
     result: Shape
-    """B, R and N."""
+    """B, R and N; R and N where there is no B."""
     is_feature_major: bool
     """Whether the result lies in memory as (B, N, R)."""
     grad: Reading
@@ -143,12 +147,17 @@ class Step:
     macs_per_token: int
 
     @property
+    def is_batched(self) -> bool:
+        """Whether there is a B."""
+        return bool(self.repeat_to.sizes)
+
+    @property
     def is_large(self) -> bool:
         """Whether its matrix is too large for the second-level cache."""
         return self.weight_shape[1] * self.weight_shape[2] > 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """How a layer computes, fixed when it is made.
 
