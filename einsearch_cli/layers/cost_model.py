@@ -13,13 +13,18 @@ from einsearch_cli.layers.machine import MachineProfile
 from einsearch_cli.layers.plan import Plan, Reading, Step
 from einsearch_cli.structures import SizedStructure
 
+_FEW_ROWS = 8
+"""Rows up to which batched products spend their time on the weights."""
+_ONE_ROW = 0.4
+"""A matrix times one vector reads its weights without packing them."""
+
 
 def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward pass, with merged factors at hand."""
     rounds = len(chunks(plan, tokens))
     total = _layer_ns(plan, profile)
     for step in plan.steps:
-        total += rounds * profile.step_ns + _product_ns(step, tokens, profile) + _weights_ns(step, profile)
+        total += rounds * profile.step_ns + _product_ns(step, tokens, profile)
         total += _reading_ns(step.rows, tokens, profile)
     return total + _write_ns(plan.write, tokens, profile)
 
@@ -68,15 +73,20 @@ def _layer_ns(plan: Plan, profile: MachineProfile) -> float:
 
 
 def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:
+    """Arithmetic, the start of every matrix, and bringing the weights in, which is what a product of few rows costs."""
     _, k, n = step.weight_shape
-    starts = step.result.at(tokens)[0] * profile.matrix_ns if step.is_batched else 0.0
-    return tokens * step.macs_per_token * profile.mac_ns_at(min(k, n)) + starts
-
-
-def _weights_ns(step: Step, profile: MachineProfile) -> float:
-    """Bringing the weights in: what a product of few rows costs."""
     elements = math.prod(step.weight_shape)
-    return elements * _memory_ns(elements, profile)
+    arithmetic_ns = tokens * step.macs_per_token * profile.mac_ns_at(min(k, n))
+    if not step.is_batched:
+        share = _ONE_ROW if step.result.at(tokens)[0] == 1 else 1.0
+        return arithmetic_ns + share * elements * _memory_ns(elements, profile)
+    b, r, _ = step.result.at(tokens)
+    arithmetic_ns += b * profile.matrix_ns
+    if r > _FEW_ROWS:
+        return arithmetic_ns + elements * _memory_ns(elements, profile)
+    is_cached = 4 * elements <= profile.cache_bytes
+    few_ns = profile.batched_cached_weight_ns if is_cached else profile.batched_memory_weight_ns
+    return max(arithmetic_ns, elements * few_ns)
 
 
 def _memory_ns(elements: int, profile: MachineProfile) -> float:

@@ -18,7 +18,7 @@ from einsearch_cli.layers.machine import profile_for
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.merging import merged_weights
 from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.planner import Schedule, dense_route, schedule, stored_plan
+from einsearch_cli.layers.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
 from einsearch_cli.layers.rms_scale import fast_rms_scale, rms_scale
 from einsearch_cli.structures import Structure, parse_structure
 
@@ -99,6 +99,7 @@ class EinsumLinear(nn.Module):
             }
         )
         self._stds = {role.factor: role.init_std for role in self.plan.roles}
+        self._route: Route | None = None
         self._prepared: Prepared | None = None
         self._training: tuple[tuple[str, int], Schedule] | None = None
         self.gain = nn.Parameter(torch.empty((), device=device, dtype=dtype))
@@ -147,6 +148,32 @@ class EinsumLinear(nn.Module):
             f"factors.{role.factor}": self.in_features / role.fan_in / len(self.plan.roles)
             for role in sorted(self.plan.roles, key=lambda role: role.factor)
         }
+
+    @property
+    def route(self) -> str | None:
+        """The one way in which the layer multiplies, such as `(xA)B`; None, the default, lets the planner choose.
+
+        Fixing it to the factors' own sequence saves the memory of a merged matrix at inference.
+
+        >>> layer = EinsumLinear(64, 64, "monarch")
+        >>> layer.route = "(xA)B"
+        >>> layer.route = "x(BA)"
+        Traceback (most recent call last):
+        ...
+        einsearch_cli.errors.LayerError: route 'x(BA)': this layer's are (xA)B, x(AB)
+        try: one of these, or None for the fastest
+        """
+        return None if self._route is None else self._route.text
+
+    @route.setter
+    def route(self, text: str | None) -> None:
+        known = {route.text: route for route in routes(self.sized)}
+        if text is not None and text not in known:
+            raise LayerError(
+                f"route {text!r}: this layer's are {', '.join(known)}", remedy="one of these, or None for the fastest"
+            )
+        self._route = None if text is None else known[text]
+        self._prepared = self._training = None
 
     @property
     def flops_per_token(self) -> int:
@@ -230,7 +257,8 @@ class EinsumLinear(nn.Module):
             or prepared.autocast is not autocast
             or not prepared.serves(dict(self.factors.items()), self.gain)
         ):
-            prepared = Prepared(self.sized, dict(self.factors.items()), self.gain, self._stds, autocast)
+            best = self._schedule(x.device.type, is_training=False)
+            prepared = Prepared(self.sized, dict(self.factors.items()), self.gain, self._stds, autocast, best)
             self._prepared = prepared
         return self._infer_with(prepared, x)
 
@@ -265,10 +293,15 @@ class EinsumLinear(nn.Module):
             return torch.mm(x, weights[0][0]) if bias is None else torch.addmm(bias, x, weights[0][0])
         return contract_in_chunks(route.plan, x, None, bias, weights)
 
+    def _schedule(self, device_type: str, is_training: bool) -> Schedule:
+        if self._route is not None:
+            return Schedule((1,), (self._route,))
+        return schedule(self.sized, profile_for(device_type, torch.get_num_threads()), is_training)
+
     def _training_schedule(self, device_type: str) -> Schedule:
         machine = device_type, torch.get_num_threads()
         if self._training is None or self._training[0] != machine:
-            self._training = machine, schedule(self.sized, profile_for(*machine), True)
+            self._training = machine, self._schedule(device_type, is_training=True)
         return self._training[1]
 
     def _factors(self) -> list[Tensor]:
@@ -308,10 +341,12 @@ class EinsumLinear(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are without what can be made again."""
-        return {**self.__dict__, "_prepared": None, "_training": None, "plan": None}
+        return {**self.__dict__, "_prepared": None, "_training": None, "plan": None, "_route": self.route}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "plan": stored_plan(state["sized"])})  # type: ignore[no-untyped-call]
+        route = state["_route"]
+        super().__setstate__({**state, "plan": stored_plan(state["sized"]), "_route": None})  # type: ignore[no-untyped-call]
+        self.route = route
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.in_features:

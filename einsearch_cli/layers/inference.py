@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from einsearch_cli.layers.chunked import run_forward
-from einsearch_cli.layers.machine import profile_for
 from einsearch_cli.layers.merging import merged_weights
-from einsearch_cli.layers.planner import Route, dense_route, schedule, stored_plan
+from einsearch_cli.layers.planner import Route, Schedule, dense_route, stored_plan
 from einsearch_cli.layers.rms_scale import scale_value
 from einsearch_cli.structures import SizedStructure
 
@@ -40,6 +39,7 @@ class Prepared:
         gain: Tensor,
         stds: dict[str, float],
         autocast: torch.dtype | None,
+        schedule: Schedule,
     ) -> None:
         self._sized, self.autocast = sized, autocast
         self._parameters = tuple((name, tensor, tensor._version) for name, tensor in factors.items())
@@ -47,7 +47,7 @@ class Prepared:
         self._scale = scale_value(
             gain.detach(), [f.detach() for f in factors.values()], [stds[name] for name in factors]
         )
-        self._schedule = schedule(sized, profile_for(gain.device.type, torch.get_num_threads()), False)
+        self._schedule = schedule
         self._weights: dict[str, list[Tensor]] = {}
         self.dense_limit: float = -1
         """Elements of an input without padding up to which `weight` alone gives the output; none before it is there."""

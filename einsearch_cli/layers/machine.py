@@ -36,8 +36,12 @@ class MachineProfile:
     mac_ns: tuple[float, ...]
     """One multiply-add of a product whose matrices are as wide as `WIDTHS`."""
     cached_weight_ns: float
-    """One weight of a product of few rows, read from cache."""
+    """One weight of a product of a matrix, read from cache and packed."""
     memory_weight_ns: float
+    """The same, read from main memory."""
+    batched_cached_weight_ns: float
+    """One weight of a batched product of few rows, arithmetic included."""
+    batched_memory_weight_ns: float
     """The same, read from main memory."""
     cache_bytes: float
     """Weights up to here stay in cache between calls."""
@@ -62,13 +66,15 @@ class MachineProfile:
 DEFAULT_CPU = MachineProfile(
     layer_ns=12_000, step_ns=7_000, matrix_ns=250,
     mac_ns=(0.3, 0.13, 0.07, 0.043, 0.035, 0.03, 0.026),
-    cached_weight_ns=0.15, memory_weight_ns=0.4, cache_bytes=1.6e7,
+    cached_weight_ns=0.25, memory_weight_ns=0.5, batched_cached_weight_ns=1.0, batched_memory_weight_ns=5.0,
+    cache_bytes=1.6e7,
     copy_ns=0.22, run_ns=10.0, source="defaults for one core of a server processor",
 )  # fmt: skip
 DEFAULT_GPU = MachineProfile(
     layer_ns=20_000, step_ns=15_000, matrix_ns=2,
     mac_ns=(4e-4, 2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6),
-    cached_weight_ns=4e-4, memory_weight_ns=8e-4, cache_bytes=3e7,
+    cached_weight_ns=4e-4, memory_weight_ns=8e-4, batched_cached_weight_ns=4e-4, batched_memory_weight_ns=8e-4,
+    cache_bytes=3e7,
     copy_ns=1.5e-3, run_ns=5e-3, source="defaults for a data-centre GPU",
 )  # fmt: skip
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers import EinsumLinear, einsum_linear, inference
-from einsearch_cli.layers.planner import Route, Schedule
+from einsearch_cli.layers import EinsumLinear
 
 
 @dataclass(frozen=True)
@@ -76,19 +75,6 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture
 def market() -> dict[str, Case]:
     return MARKET
-
-
-@pytest.fixture
-def force_route(monkeypatch: pytest.MonkeyPatch) -> Callable[[EinsumLinear, Route], None]:
-    """Makes a layer take one route, whatever the cost model says."""
-
-    def force(layer: EinsumLinear, route: Route) -> None:
-        only = Schedule((1,), (route,))
-        for module in (einsum_linear, inference):
-            monkeypatch.setattr(module, "schedule", lambda *_: only)
-        layer._prepared = layer._training = None
-
-    return force
 
 
 @pytest.fixture

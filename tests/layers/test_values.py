@@ -12,23 +12,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.planner import Route, routes
+from einsearch_cli.layers.planner import routes
 from einsearch_cli.taxonomy import flops_per_token
 
 DenseRoute = Callable[[EinsumLinear], Tensor]
-ForceRoute = Callable[[EinsumLinear, Route], None]
 
 
 @pytest.mark.parametrize("cap", [False, True], ids=["below-cap", "above-cap"])
-def test_output_is_that_of_the_dense_matrix_by_every_route(
-    case: Any, cap: bool, dense_by_columns: DenseRoute, force_route: ForceRoute
-) -> None:
+def test_output_is_that_of_the_dense_matrix_by_every_route(case: Any, cap: bool, dense_by_columns: DenseRoute) -> None:
     layer = case.layer(cap=cap)
     dense = dense_by_columns(layer)
     x = torch.randn(5, 3, case.d_in, dtype=torch.float64)
     expected = x @ dense.T + layer.bias
     for route in routes(layer.sized):
-        force_route(layer, route)
+        layer.route = route.text
         torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
         with torch.no_grad():
             torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
@@ -40,9 +37,7 @@ def test_output_is_that_of_the_dense_matrix_by_every_route(
 
 
 @pytest.mark.parametrize("cap", [False, True], ids=["below-cap", "above-cap"])
-def test_gradients_agree_with_finite_differences_by_every_route(
-    case: Any, cap: bool, force_route: ForceRoute
-) -> None:
+def test_gradients_agree_with_finite_differences_by_every_route(case: Any, cap: bool) -> None:
     layer = case.layer(cap=cap)
     names, parameters = zip(*layer.named_parameters(), strict=True)
     x = torch.randn(2, case.d_in, dtype=torch.float64, requires_grad=True)
@@ -52,24 +47,22 @@ def test_gradients_agree_with_finite_differences_by_every_route(
         return result
 
     for route in routes(layer.sized):
-        force_route(layer, route)
+        layer.route = route.text
         assert torch.autograd.gradcheck(output, (x, *parameters), fast_mode=True), route.text
 
 
 @pytest.mark.parametrize("name", ["btt-2", "generic", "prime-in-and-out"])
-def test_every_entry_of_the_gradient_agrees_with_finite_differences(
-    market: dict[str, Any], name: str, force_route: ForceRoute
-) -> None:
+def test_every_entry_of_the_gradient_agrees_with_finite_differences(market: dict[str, Any], name: str) -> None:
     layer = market[name].layer(cap=True)
-    force_route(layer, routes(layer.sized)[0])
+    layer.route = routes(layer.sized)[0].text
     x = torch.randn(1, market[name].d_in, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["factors", "merged"])
-def test_second_derivatives(market: dict[str, Any], number: int, force_route: ForceRoute) -> None:
+def test_second_derivatives(market: dict[str, Any], number: int) -> None:
     layer = market["btt-2"].layer(cap=True)
-    force_route(layer, routes(layer.sized)[number])
+    layer.route = routes(layer.sized)[number].text
     x = torch.randn(1, 36, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x, *_: layer(x), (x, *layer.parameters()), fast_mode=True)
 
@@ -96,9 +89,9 @@ def test_forward_mode_agrees_with_reverse_mode(case: Any) -> None:
     torch.testing.assert_close(torch.func.jacfwd(layer)(x), torch.func.jacrev(layer)(x))
 
 
-def test_flops_are_those_that_torch_counts(case: Any, force_route: ForceRoute) -> None:
+def test_flops_are_those_that_torch_counts(case: Any) -> None:
     layer = case.layer(bias=False)
-    force_route(layer, routes(layer.sized)[0])
+    layer.route = routes(layer.sized)[0].text
     tokens = 2  # so few that every intermediate is kept for the backward pass
     x = torch.randn(tokens, case.d_in, dtype=torch.float64, requires_grad=True)
     with FlopCounterMode(display=False) as forward:
@@ -111,9 +104,9 @@ def test_flops_are_those_that_torch_counts(case: Any, force_route: ForceRoute) -
     assert layer.flops_per_token == flops_per_token(layer.sized)
 
 
-def test_many_tokens_compute_cheap_intermediates_anew(market: dict[str, Any], force_route: ForceRoute) -> None:
+def test_many_tokens_compute_cheap_intermediates_anew(market: dict[str, Any]) -> None:
     layer = market["btt-2"].layer(bias=False)
-    force_route(layer, routes(layer.sized)[0])
+    layer.route = routes(layer.sized)[0].text
     tokens = 100
     with FlopCounterMode(display=False) as counter:
         layer(torch.randn(tokens, 36, dtype=torch.float64, requires_grad=True)).sum().backward()
