@@ -22,6 +22,7 @@ from torch import Tensor
 
 from einsearch_cli.layers.contraction import contract, permuted, read, repeated, sum_repeats
 from einsearch_cli.layers.plan import Plan, Reading, Step
+from einsearch_cli.layers.rms_scale import caps, rms_scale
 
 _CHUNK_ELEMENTS = 1 << 18
 """Elements of the widest intermediate of a chunk: one megabyte of float32."""
@@ -36,14 +37,20 @@ _DEAR = 128
 
 
 def contract_in_chunks(
-    plan: Plan, x: Tensor, scale: Tensor | None, bias: Tensor | None, weights: Sequence[Tensor]
+    plan: Plan,
+    x: Tensor,
+    bias: Tensor | None,
+    weights: Sequence[Tensor],
+    gain: Tensor | None = None,
+    stds: Sequence[float] = (),
 ) -> Tensor:
-    """`scale` times the contraction of `x` (tokens, padded_in) with the factors, plus `bias` (padded_out).
+    """The contraction of `x` (tokens, padded_in) with the factors, plus `bias` (padded_out).
 
-    The scale multiplies the last factor; reading its value makes a GPU wait, so there it is folded
-    into a factor before, and None here.
+    With a gain the product is scaled as by `rms_scale(gain, weights, stds)`. That reads
+    numbers, for which a GPU would have to wait: there the scale is better multiplied to
+    a factor before.
     """
-    result: Tensor = _Contraction.apply(plan, x, scale, bias, *weights)  # type: ignore[no-untyped-call]
+    result: Tensor = _Contraction.apply(plan, tuple(stds), x, gain, bias, *weights)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -67,25 +74,49 @@ def chunks(plan: Plan, tokens: int) -> tuple[tuple[int, int], ...]:
 
 class _Contraction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, x: Tensor, scale: Tensor | None, bias: Tensor | None, *weights: Tensor) -> Tensor:
-        ctx.plan = plan
-        ctx.save_for_backward(x, scale, bias, *weights)
+    def forward(
+        ctx: Any,
+        plan: Plan,
+        stds: tuple[float, ...],
+        x: Tensor,
+        gain: Tensor | None,
+        bias: Tensor | None,
+        *weights: Tensor,
+    ) -> Tensor:
+        ctx.plan, ctx.stds = plan, stds
+        ctx.save_for_backward(x, gain, bias, *weights)
+        ctx.caps, ctx.norms = (1.0, []) if gain is None else caps(weights, stds)
+        ctx.scale = ctx.caps if gain is None else float(gain) * ctx.caps
         ctx.kept = _kept_buffers(plan, x) if any(ctx.needs_input_grad) else []
-        return run_forward(plan, x, _value(scale), bias, weights, ctx.kept)
+        return run_forward(plan, x, ctx.scale, bias, weights, ctx.kept)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, bias, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1:]
+        x, gain, bias, *weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():
-            return None, *_differentiable_gradients(ctx.plan, (x, scale, bias, *weights), grads[0], wanted)
+            inputs = (x, gain, bias, *weights)
+            return None, None, *_differentiable_gradients(ctx.plan, ctx.stds, inputs, grads[0], wanted)
         # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
         kept, ctx.kept = ctx.kept, []
-        return None, *_Backward(ctx.plan, x, _value(scale), bias, weights, wanted, kept).run(grads[0])
+        wants_x, wants_gain, *others = wanted
+        needs = (wants_x, wants_gain or any(ctx.norms), *others)  # caps pass the scale's gradient on to factors
+        run = _Backward(ctx.plan, x, ctx.scale, bias, weights, needs, kept)
+        x_grad, scale_grad, bias_grad, *weight_grads = run.gradients(grads[0])
+        gain_grad = None
+        if scale_grad is not None:
+            gain_grad = scale_grad * ctx.caps
+            _add_cap_gradients(weight_grads, weights, ctx.norms, scale_grad * -ctx.scale)
+        return None, None, x_grad, gain_grad, bias_grad, *weight_grads
 
 
-def _value(scale: Tensor | None) -> float:
-    return 1.0 if scale is None else float(scale)
+def _add_cap_gradients(
+    grads: list[Tensor | None], weights: Sequence[Tensor], norms: Sequence[float], per_square: Tensor
+) -> None:
+    """Through the norms of the factors above their cap."""
+    for grad, weight, norm in zip(grads, weights, norms, strict=True):
+        if norm and grad is not None:
+            grad.add_(weight * (per_square / norm**2).to(weight.dtype))
 
 
 def keeps_result(plan: Plan, number: int, tokens: int) -> bool:
@@ -187,7 +218,8 @@ class _Backward:
         first = self.kept[0] if self.kept else None
         return first.view(shape) if first is not None and first.numel() == math.prod(shape) else self.x.new_empty(shape)
 
-    def run(self, grad: Tensor) -> list[Tensor | None]:
+    def gradients(self, grad: Tensor) -> list[Tensor | None]:
+        """Of x, scale, bias and the factors."""
         grad = _rows_contiguous(grad)
         tokens = grad.shape[0]
         for begin, end in chunks(self.plan, tokens):
@@ -291,13 +323,14 @@ def _rows_contiguous(tensor: Tensor) -> Tensor:
 
 
 def _differentiable_gradients(
-    plan: Plan, inputs: tuple[Tensor | None, ...], grad: Tensor, wanted: Sequence[bool]
+    plan: Plan, stds: tuple[float, ...], inputs: tuple[Tensor | None, ...], grad: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again, by the obvious route."""
-    x, scale, bias, *weights = inputs
+    x, gain, bias, *weights = inputs
     assert x is not None
     factors = [weight for weight in weights if weight is not None]
-    y = contract(plan, x, factors if scale is None else [*factors[:-1], factors[-1] * scale])
+    scaled = factors if gain is None else [*factors[:-1], factors[-1] * rms_scale(gain, factors, stds)]
+    y = contract(plan, x, scaled)
     y = y if bias is None else y + bias
     asked = [tensor for tensor, wants in zip(inputs, wanted, strict=True) if wants and tensor is not None]
     found = iter(torch.autograd.grad(y, asked, grad, create_graph=True))

@@ -19,7 +19,7 @@ from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.merging import merged_weights
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
-from einsearch_cli.layers.rms_scale import fast_rms_scale, rms_scale
+from einsearch_cli.layers.rms_scale import rms_scale
 from einsearch_cli.structures import Structure, parse_structure
 
 # Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
@@ -27,6 +27,7 @@ _is_grad_enabled = torch.is_grad_enabled
 _is_compiling = torch.compiler.is_compiling
 _are_transforms_active = torch._C._are_functorch_transforms_active
 _is_any_autocast = torch._C._is_any_autocast_enabled
+_tracing_state = torch._C._get_tracing_state
 _linear = functional.linear
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -98,7 +99,7 @@ class EinsumLinear(nn.Module):
                 for step in sorted(self.plan.steps, key=lambda step: step.factor)
             }
         )
-        self._stds = {role.factor: role.init_std for role in self.plan.roles}
+        self._stds = tuple(role.init_std for role in self.plan.roles)
         self._route: Route | None = None
         self._prepared: Prepared | None = None
         self._training: tuple[tuple[str, int], Schedule] | None = None
@@ -216,10 +217,12 @@ class EinsumLinear(nn.Module):
         Raises:
             LayerError: for another input width, dtype or device, or an input that is not floating.
         """
-        if _is_grad_enabled() or not _is_plain(x):
+        if not _is_plain(x):
             self._check_input(x)
-            return self._contract(x)
+            return self._record(x)
         try:
+            if _is_grad_enabled():
+                return self._contract(x)
             prepared = self._prepared
             # Not self.factors and self.gain: nn.Module finds these only after a search of up to 1 µs each.
             parameters = self._parameters
@@ -231,6 +234,7 @@ class EinsumLinear(nn.Module):
             return _linear(x, prepared.weight, parameters["bias"])
         except RuntimeError:
             self._check_input(x)
+            self._check_parameters(x)
             raise
 
     def train(self, mode: bool = True) -> EinsumLinear:
@@ -250,7 +254,7 @@ class EinsumLinear(nn.Module):
         autocast = _autocast_dtype(x)
         parameters = [self.gain, *self.factors.values()]
         if any(parameter.is_inference() for parameter in parameters):
-            return self._contract(x)  # changes of parameters made in inference mode cannot be noticed
+            return self._record(x)  # changes of parameters made in inference mode cannot be noticed
         prepared = self._prepared
         if (
             prepared is None
@@ -258,7 +262,7 @@ class EinsumLinear(nn.Module):
             or not prepared.serves(dict(self.factors.items()), self.gain)
         ):
             best = self._schedule(x.device.type, is_training=False)
-            prepared = Prepared(self.sized, dict(self.factors.items()), self.gain, self._stds, autocast, best)
+            prepared = Prepared(self.sized, self._named_factors(), self.gain, self._stds, autocast, best)
             self._prepared = prepared
         return self._infer_with(prepared, x)
 
@@ -267,31 +271,34 @@ class EinsumLinear(nn.Module):
         y = prepared.multiply(self._padded(x.reshape(-1, self.in_features)), bias)
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
-    def _contract(self, x: Tensor) -> Tensor:
-        """With gradients, or recorded by a compiler or transform."""
-        leading = x.shape[:-1]
+    def _record(self, x: Tensor) -> Tensor:
+        """For compilers, tracers and function transforms: plain operations, the factors' own sequence."""
         dtype = _autocast_dtype(x)
-        bias = self._padded_bias(self.bias)
         rows = self._padded(x.reshape(-1, self.in_features))
-        if not _is_eager(x):
-            rows, bias, *factors = _cast(dtype, rows, bias, *self._scaled_factors())
-            y = contract(self.plan, rows, factors)
-            y = y if bias is None else y + bias
-        else:
-            y = self._contract_eagerly(rows, bias, dtype)
-        return self._cut(y).reshape(*leading, self.out_features)
+        rows, bias, *factors = _cast(dtype, rows, self._padded_bias(self.bias), *self._scaled_factors())
+        y = contract(self.plan, rows, factors)
+        y = y if bias is None else y + bias
+        return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
-    def _contract_eagerly(self, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None) -> Tensor:
-        route = self._training_schedule(x.device.type).at(x.shape[0])
-        on_cpu = x.device.type == "cpu"
-        if route.plan is self.plan and on_cpu:
-            x, bias, *factors = _cast(dtype, x, bias, *self._factors())
-            return contract_in_chunks(self.plan, x, self._scale(), bias, factors)
-        weights = self._scaled_factors() if route.plan is self.plan else self._merged(route.plan)
-        x, bias, *weights = _cast(dtype, x, bias, *weights)
-        if route.is_dense:
-            return torch.mm(x, weights[0][0]) if bias is None else torch.addmm(bias, x, weights[0][0])
-        return contract_in_chunks(route.plan, x, None, bias, weights)
+    def _contract(self, x: Tensor) -> Tensor:
+        """With gradients."""
+        self._check_width(x)
+        dtype = _autocast_dtype(x) if _is_any_autocast() else None
+        bias = self._padded_bias(self._parameters["bias"])
+        rows = self._padded(x.reshape(-1, self.in_features))
+        route = self._training_schedule(x.device.type).at(rows.shape[0])
+        if route.plan is self.plan and x.device.type == "cpu":
+            rows, bias, *factors = _cast(dtype, rows, bias, *self._factors())
+            y = contract_in_chunks(self.plan, rows, bias, factors, self._parameters["gain"], self._stds)
+        else:
+            weights = self._scaled_factors() if route.plan is self.plan else self._merged(route.plan)
+            rows, bias, *weights = _cast(dtype, rows, bias, *weights)
+            y = (
+                functional.linear(rows, weights[0][0].T, bias)
+                if route.is_dense
+                else contract_in_chunks(route.plan, rows, bias, weights)
+            )
+        return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
     def _schedule(self, device_type: str, is_training: bool) -> Schedule:
         if self._route is not None:
@@ -306,17 +313,16 @@ class EinsumLinear(nn.Module):
 
     def _factors(self) -> list[Tensor]:
         """In the order in which they meet."""
-        return [self.factors[step.factor] for step in self.plan.steps]
+        factors: Any = self._modules["factors"]._parameters  # type: ignore[union-attr]
+        return [factors[step.factor] for step in self.plan.steps]
 
-    def _scale(self) -> Tensor:
-        factors, stds = self._factors(), [self._stds[step.factor] for step in self.plan.steps]
-        is_fast = self.gain.device.type == "cpu" and _is_eager(self.gain)
-        return (fast_rms_scale if is_fast else rms_scale)(self.gain, factors, stds)
+    def _named_factors(self) -> dict[str, Tensor]:
+        return {step.factor: factor for step, factor in zip(self.plan.steps, self._factors(), strict=True)}
 
     def _scaled_factors(self) -> list[Tensor]:
         """The factors in the order in which they meet, the last one times the scale."""
         *factors, last = self._factors()
-        return [*factors, (last * self._scale()).to(last.dtype)]
+        return [*factors, (last * rms_scale(self.gain, [*factors, last], self._stds)).to(last.dtype)]
 
     def _merged(self, plan: Plan) -> list[Tensor]:
         """The weights of another plan, scaled; differentiable."""
@@ -349,16 +355,22 @@ class EinsumLinear(nn.Module):
         self.route = route
 
     def _check_input(self, x: Tensor) -> None:
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise LayerError(
-                f"input of shape {tuple(x.shape)}: the last dimension must be in_features = {self.in_features}",
-                remedy="bring the features to the last dimension, or build the layer with that width",
-            )
+        self._check_width(x)
         if not x.is_floating_point():
             raise LayerError(
                 f"input of dtype {x.dtype}: the layer takes floating tensors",
                 remedy=f"convert it with .to({self.gain.dtype})",
             )
+
+    def _check_width(self, x: Tensor) -> None:
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise LayerError(
+                f"input of shape {tuple(x.shape)}: the last dimension must be in_features = {self.in_features}",
+                remedy="bring the features to the last dimension, or build the layer with that width",
+            )
+
+    def _check_parameters(self, x: Tensor) -> None:
+        """After something failed: whether input and parameters fit together."""
         for name, parameter in self.named_parameters():
             if parameter.device != x.device:
                 raise LayerError(
@@ -378,13 +390,14 @@ def _without_autocast(kind: str) -> AbstractContextManager[object]:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether operations run at once on plain tensors, rather than being compiled or transformed."""
-    return not (type(x) not in _PLAIN or _are_transforms_active() or forward_ad._current_level >= 0 or _is_compiling())
-
-
-def _is_eager(x: Tensor) -> bool:
-    """Whether, besides, no trace is being recorded."""
-    return _is_plain(x) and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    """Whether operations run at once on plain tensors, rather than being compiled, traced or transformed."""
+    return not (
+        type(x) not in _PLAIN
+        or _are_transforms_active()
+        or forward_ad._current_level >= 0
+        or _is_compiling()
+        or _tracing_state() is not None
+    )
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,16 +37,14 @@ class Prepared:
         sized: SizedStructure,
         factors: dict[str, Tensor],
         gain: Tensor,
-        stds: dict[str, float],
+        stds: Sequence[float],
         autocast: torch.dtype | None,
         schedule: Schedule,
     ) -> None:
         self._sized, self.autocast = sized, autocast
         self._parameters = tuple((name, tensor, tensor._version) for name, tensor in factors.items())
         self._parameters += (("", gain, gain._version),)
-        self._scale = scale_value(
-            gain.detach(), [f.detach() for f in factors.values()], [stds[name] for name in factors]
-        )
+        self._scale = scale_value(gain.detach(), [f.detach() for f in factors.values()], stds)
         self._schedule = schedule
         self._weights: dict[str, list[Tensor]] = {}
         self.dense_limit: float = -1

@@ -67,6 +67,32 @@ def test_second_derivatives(market: dict[str, Any], number: int) -> None:
     assert torch.autograd.gradgradcheck(lambda x, *_: layer(x), (x, *layer.parameters()), fast_mode=True)
 
 
+def test_factors_above_their_cap_learn_beside_a_frozen_gain(market: dict[str, Any]) -> None:
+    layer = market["btt-2"].layer(cap=True)
+    layer.route = "(xA)B"
+    layer.gain.requires_grad_(False)
+    x = torch.randn(4, 36, dtype=torch.float64)
+    layer(x).square().sum().backward()
+    recorded = torch.func.grad(lambda values: torch.func.functional_call(layer, values, (x,)).square().sum())(
+        dict(layer.named_parameters())
+    )
+    for name, parameter in layer.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, recorded[name])
+
+
+def test_a_graph_can_be_walked_twice(case: Any) -> None:
+    """What was kept for the backward pass may be overwritten by the first one."""
+    layer = case.layer()
+    for route in routes(layer.sized):
+        layer.route = route.text
+        x = torch.randn(3, case.d_in, dtype=torch.float64, requires_grad=True)
+        y = layer(x).square().sum()
+        inputs = (x, *layer.parameters())
+        first = [grad.clone() for grad in torch.autograd.grad(y, inputs, retain_graph=True)]
+        torch.testing.assert_close(torch.autograd.grad(y, inputs), tuple(first))
+
+
 def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:
     layer = case.layer()
     x = torch.randn(4, case.d_in, dtype=torch.float64)
