@@ -98,7 +98,7 @@ def _reading_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float
 
 
 def _write_ns(write: Reading | None, tokens: int, profile: MachineProfile) -> float:
-    return 0.0 if write is None else profile.step_ns + _copy_ns(write, tokens, profile)
+    return 0.0 if write is None else _copy_ns(write, tokens, profile)
 
 
 def _copy_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float:

@@ -64,11 +64,11 @@ class MachineProfile:
 
 
 DEFAULT_CPU = MachineProfile(
-    layer_ns=12_000, step_ns=7_000, matrix_ns=250,
-    mac_ns=(0.3, 0.13, 0.07, 0.043, 0.035, 0.03, 0.026),
-    cached_weight_ns=0.25, memory_weight_ns=0.5, batched_cached_weight_ns=1.0, batched_memory_weight_ns=5.0,
+    layer_ns=40_000, step_ns=14_000, matrix_ns=300,
+    mac_ns=(0.12, 0.059, 0.038, 0.03, 0.026, 0.0245, 0.0243),
+    cached_weight_ns=0.16, memory_weight_ns=0.45, batched_cached_weight_ns=1.5, batched_memory_weight_ns=4.8,
     cache_bytes=1.6e7,
-    copy_ns=0.22, run_ns=10.0, source="defaults for one core of a server processor",
+    copy_ns=0.16, run_ns=3.0, source="defaults for one core of a server processor",
 )  # fmt: skip
 DEFAULT_GPU = MachineProfile(
     layer_ns=20_000, step_ns=15_000, matrix_ns=2,
