@@ -103,7 +103,7 @@ def test_absorption_equals_the_product_of_the_factors() -> None:
         ("block-dense:blocks=4", "does not say r"),
         ("", "has 0 characters"),
         ("dense" * 1000, "has 5000 characters"),
-        ("XA^1 " + " ".join(f"{c}Y^1/8" for c in "ABCDEFGH"), "has 8 factors: at most 7"),
+        ("XA^1 " + " ".join(f"{c}Y^1/9" for c in "ABCDEFGHI"), "has 9 factors: at most 8"),
     ],
 )
 def test_bad_text_is_refused_with_value_rule_and_remedy(text: str, message: str) -> None:

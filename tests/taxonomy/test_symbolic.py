@@ -9,9 +9,9 @@ import sympy
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.free_exponents import FreeStructure, parse_free_structure
-from einsearch_cli.structures.normal_form import step_exponents
 from einsearch_cli.taxonomy import params_formula, taxonomy_of
 from einsearch_cli.taxonomy.symbolic import FreeTaxonomy
+from tests.structures.all_orders import step_exponents
 
 MARKET = [
     "XA^1 AB^r YB^1",
