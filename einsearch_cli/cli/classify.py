@@ -12,9 +12,11 @@ from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, ratio, render
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
-from einsearch_cli.cli.trees import trees_lines, trees_object
+from einsearch_cli.cli.trees import token_exponent, trees_lines, trees_object
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from einsearch_cli.structures import NamedStructure
     from einsearch_cli.taxonomy import Classification
 
@@ -65,22 +67,23 @@ def classify_command(
         sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
         console.data(symbolic_text(specs, output, [name for name, given in sized.items() if given is not None]), out)
         return
+    tau = token_exponent(trees)
     found = []
     for named in read_structures(specs or ["-"], sizes):
         side_in, side_out = dimensions(named, d_in, d_out)
         found.append((named, classify(named.structure, side_in, side_out, rank_seed=seed if rank else None)))
     if output in (Format.json, Format.jsonl):
-        objects = [_object(named, item, tokens, trees) for named, item in found]
+        objects = [_object(named, item, tokens, tau) for named, item in found]
         single = len(objects) == 1 and output is Format.json
         text = json.dumps(objects[0], indent=2, ensure_ascii=False) if single else render([], objects, output)
     elif output is Format.table:
-        text = "\n\n".join(_card(_object(named, item, tokens, trees)) for named, item in found)
+        text = "\n\n".join(_card(_object(named, item, tokens, tau)) for named, item in found)
     else:
         text = render([_row(item) for _, item in found], [], output)
     console.data(text, out)
 
 
-def _object(named: NamedStructure, item: Classification, tokens: int, trees: str | None) -> dict[str, Any]:
+def _object(named: NamedStructure, item: Classification, tokens: int, tau: Fraction | None) -> dict[str, Any]:
     from einsearch_cli.structures import notations
     from einsearch_cli.taxonomy import contraction_orders, flops_formula, params_formula
 
@@ -95,7 +98,7 @@ def _object(named: NamedStructure, item: Classification, tokens: int, trees: str
         "params_ratio": item.params / item.dense_params,
         "flops_ratio": item.flops_per_token / item.dense_flops_per_token,
         "tokens": tokens,
-        **trees_object(structure, trees),
+        **trees_object(structure, tau),
         "orders": [{"order": order.tree, "flops": order.flops(tokens)} for order in contraction_orders(sized, tokens)],
     }
 

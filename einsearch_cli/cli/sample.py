@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.filters import bounds_of, known_family, ranges_of
 from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
+from einsearch_cli.cli.trees import token_exponent
+
+if TYPE_CHECKING:
+    from einsearch_cli.taxonomy.sample import Drawn, SampleSpace
 
 HELP = """Draw structures of N factors from the continuous space, uniform on the simplices of exponents.
 
@@ -39,23 +44,23 @@ def sample_command(
     max_nu: str = filters.MAX_NU,
     family: str | None = filters.FAMILY,
     pareto: bool = filters.PARETO,
+    trees: str | None = filters.TREES,
     output: ListFormat = typer.Option(ListFormat.table, "--format", help="Output format."),
     out: Path | None = typer.Option(None, help="Write to this file; `einsearch rank` reads it."),
 ) -> None:
     from einsearch_cli.structures.index_classes import IndexClasses
+    from einsearch_cli.taxonomy import common_unit
     from einsearch_cli.taxonomy.sample import UNIT, SampleSpace, sample
 
     refuse_parquet_without_file(output, out)
-    bounds = bounds_of(min_psi, max_omega, max_nu, UNIT)
+    tau = token_exponent(trees)
+    bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(UNIT, tau))
     ranges = ranges_of(fix, IndexClasses(factors, allow_block_diagonal), UNIT)
-    space = SampleSpace(factors, bounds, known_family(family), ranges, allow_block_diagonal, pareto)
-    found = sample(space, number, seed)
-    written = write_list(
-        (
-            Listed(drawn.structure, str(drawn.structure), Place.of(*(Fraction(n, UNIT) for n in drawn.place)))
-            for drawn in found
-        ),
-        output,
-        out,
-    )
+    space = SampleSpace(factors, bounds, known_family(family), ranges, allow_block_diagonal, pareto, tau)
+    written = write_list((_listed(drawn, space) for drawn in sample(space, number, seed)), output, out)
     console.talk(f"{written:,} structures")
+
+
+def _listed(drawn: Drawn, space: SampleSpace) -> Listed:
+    omega, psi, nu = (Fraction(n, space.unit) for n in drawn.place)
+    return Listed(drawn.structure, str(drawn.structure), Place.of(omega, psi, nu, space.tokens))
