@@ -23,11 +23,10 @@ def test_enumerate_lists_filters_and_sorts_by_the_best_tree(einsearch) -> None:
 
 
 def test_a_bound_just_below_a_number_is_on_the_grid_of_the_trees(einsearch) -> None:
-    """At τ = 1/3 some ν lie between 1/2 and 1, where the grid of exponents has nothing."""
-    outcome = einsearch("enumerate", "--grid", 2, "--trees", "1/3", "--max-nu", "<1", "--format", "jsonl")
-    nus = {Fraction(json.loads(line)["nu"]) for line in outcome.out.splitlines()}
-    assert {nu for nu in nus if nu.denominator == 3 or nu.denominator == 6}
-    assert max(nus) < 1
+    """At τ = 1/3 some ν are 7/6, between 1 and 3/2, where the grid of exponents has nothing."""
+    outcome = einsearch("enumerate", "--grid", 2, "--trees", "1/3", "--max-nu", "<3/2", "--format", "jsonl")
+    nus = {json.loads(line)["nu"] for line in outcome.out.splitlines()}
+    assert nus == {"0", "1/2", "1", "7/6"}
 
 
 def test_count_and_sample_take_trees(einsearch) -> None:
