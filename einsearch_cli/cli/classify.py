@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.filters import BLOCK_DIAGONAL
 from einsearch_cli.cli.formats import Format, ratio, render
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
@@ -58,6 +59,7 @@ def classify_command(
         False, "--rank", help="Compute the generic rank exactly, with random factors mod a prime."
     ),
     seed: int = typer.Option(0, min=0, help="Seed of the random factors of --rank."),
+    allow_block_diagonal: bool = BLOCK_DIAGONAL,
     output: Format = typer.Option(Format.table, "--format", help="Output format."),
     out: Path | None = typer.Option(None, help="Write to this file."),
 ) -> None:
@@ -69,7 +71,7 @@ def classify_command(
         return
     tau = token_exponent(trees)
     found = []
-    for named in read_structures(specs or ["-"], sizes):
+    for named in read_structures(specs or ["-"], sizes, allow_block_diagonal):
         side_in, side_out = dimensions(named, d_in, d_out)
         found.append((named, classify(named.structure, side_in, side_out, rank_seed=seed if rank else None)))
     if output in (Format.json, Format.jsonl):

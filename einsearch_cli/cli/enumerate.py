@@ -74,9 +74,7 @@ def enumerate_command(
     up_to_transpose: bool = typer.Option(
         False, "--up-to-transpose", help="Only one of two structures that are each other's transpose."
     ),
-    allow_block_diagonal: bool = typer.Option(
-        False, "--allow-block-diagonal", help="Also indices that both X and Y carry."
-    ),
+    allow_block_diagonal: bool = filters.BLOCK_DIAGONAL,
     fix: list[str] = filters.FIX,
     min_psi: str = filters.MIN_PSI,
     max_omega: str = filters.MAX_OMEGA,

@@ -35,9 +35,7 @@ def sample_command(
     factors: int = typer.Option(2, "--factors", "-N", min=1, max=5, help="Number of factors."),
     number: int = typer.Option(10, "--number", "-n", min=1, max=1_000_000, help="How many structures."),
     seed: int = typer.Option(0, min=0, help="The same seed draws the same structures."),
-    allow_block_diagonal: bool = typer.Option(
-        False, "--allow-block-diagonal", help="Also indices that both X and Y carry."
-    ),
+    allow_block_diagonal: bool = filters.BLOCK_DIAGONAL,
     fix: list[str] = filters.FIX,
     min_psi: str = filters.MIN_PSI,
     max_omega: str = filters.MAX_OMEGA,

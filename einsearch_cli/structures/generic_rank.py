@@ -174,7 +174,11 @@ def random_matrix(sizes: Sizes, prime: int, seed: int) -> Residues:
     ((axes, product),) = held.values()
     row_axes, column_axes = [c for c in sizes if "Y" in c], [c for c in sizes if "X" in c]
     wanted = row_axes + [c for c in column_axes if "Y" not in c]
-    product = product.transpose([axes.index(c) for c in wanted])
+    product = product.transpose([axes.index(c) for c in wanted if c in axes])
+    # An index of X and Y that no factor has repeats the block.
+    product = np.broadcast_to(
+        np.expand_dims(product, [k for k, c in enumerate(wanted) if c not in axes]), [sizes[c] for c in wanted]
+    )
     if set(row_axes) & set(column_axes):
         product = _block_diagonal(product, wanted, row_axes + column_axes)
     return product.reshape(math.prod(sizes[c] for c in row_axes), -1)

@@ -161,7 +161,8 @@ def _checked_carriers(text: str, whole: str, block_diagonal: bool) -> frozenset[
     if {"X", "Y"} <= carriers and not block_diagonal:
         raise StructureError(
             f"{text!r} in {whole!r} is carried by both X and Y: that makes the matrix block-diagonal, outside this space",
-            remedy=f"use {text.replace('Y', '')} and {text.replace('X', '')} instead",
+            remedy=f"use {text.replace('Y', '')} and {text.replace('X', '')} instead, or give --allow-block-diagonal "
+            "(block_diagonal=True) where it is taken",
         )
     if len(carriers) == 1:
         raise StructureError(
