@@ -56,7 +56,9 @@ def classify_command(
         help="ν and ω also over trees that multiply factors first, for calls of d^TAU tokens, such as 1 or 1/2.",
     ),
     rank: bool = typer.Option(
-        False, "--rank", help="Compute the generic rank exactly, with random factors mod a prime."
+        False,
+        "--rank",
+        help="Compute the generic rank with random factors: exactly mod a prime, numerically beyond 4096 × 4096.",
     ),
     seed: int = typer.Option(0, min=0, help="Seed of the random factors of --rank."),
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
@@ -73,7 +75,9 @@ def classify_command(
     found = []
     for named in read_structures(specs or ["-"], sizes, allow_block_diagonal):
         side_in, side_out = dimensions(named, d_in, d_out)
-        found.append((named, classify(named.structure, side_in, side_out, rank_seed=seed if rank else None)))
+        wanted = seed if rank else None
+        item = classify(named.structure, side_in, side_out, rank_seed=wanted, on_numeric=console.talk)
+        found.append((named, item))
     if output in (Format.json, Format.jsonl):
         objects = [_object(named, item, tokens, tau) for named, item in found]
         single = len(objects) == 1 and output is Format.json
@@ -170,4 +174,6 @@ def _rank(item: dict[str, Any]) -> str:
     how = item["rank_method"]
     if certificate["prime"]:
         how = how.replace("mod p", f"mod {certificate['prime']}, seed {certificate['seed']}")
+    if certificate["singular_values"]:
+        how += " {:.1e} | {:.1e} of the largest, seed {}".format(*certificate["singular_values"], certificate["seed"])
     return f"{item['rank']:,} {how}; {bound}"
