@@ -69,7 +69,8 @@ def classify_command(
 
     if is_symbolic(specs or []):
         sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
-        console.data(symbolic_text(specs, output, [name for name, given in sized.items() if given is not None]), out)
+        refused = [name for name, given in sized.items() if given is not None]
+        console.data(symbolic_text(specs, output, refused, allow_block_diagonal), out)
         return
     tau = token_exponent(trees)
     found = []

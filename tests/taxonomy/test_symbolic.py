@@ -58,6 +58,19 @@ def test_formulas_give_the_numbers_at_random_points(text: str) -> None:
         assert value(found.parameter_exponent, point) == taxonomy.parameter_exponent, point
 
 
+@pytest.mark.parametrize("text", ["XYA^a XA YA", "XY^a XYB^b XA YB AB^r", "XYAB^a XA^b XB YB AB^r"])
+def test_formulas_of_block_diagonal_structures_give_the_numbers_at_random_points(text: str) -> None:
+    free = parse_free_structure(text, block_diagonal=True)
+    found = FreeTaxonomy(free)
+    for point in points(free, 25):
+        taxonomy = taxonomy_of(free.at(point))
+        assert value(found.omega, point) == taxonomy.omega, point
+        assert value(found.psi, point) == taxonomy.psi, point
+        assert value(found.nu, point) == taxonomy.nu, point
+    with pytest.raises(StructureError, match="is carried by both X and Y"):
+        parse_free_structure(text)
+
+
 @pytest.mark.parametrize("text", FOUR)
 def test_counts_are_those_of_the_structure_at_random_points(text: str) -> None:
     free = parse_free_structure(text)
