@@ -82,8 +82,10 @@ class SizedStructure:
     @property
     def padding(self) -> str | None:
         """What was padded and why, or None."""
+        both = f"{self.d_in} and {self.d_out} have no fitting divisors in common"
         notes = [
-            f"{name} {d} is padded to {padded}, as {d} has no fitting divisors"
+            f"{name} {d} is padded to {padded}, as "
+            + (both if self.structure.is_block_diagonal else f"{d} has no fitting divisors")
             for name, d, padded in (("d_in", self.d_in, self.padded_in), ("d_out", self.d_out, self.padded_out))
             if padded != d
         ]

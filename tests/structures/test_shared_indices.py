@@ -80,6 +80,12 @@ def test_padding_is_the_least_of_all_shared_sizes_near_the_extent(d_in: int, d_o
     assert sized.padded_in / d_in * sized.padded_out / d_out == pytest.approx(min(ratios))
 
 
+def test_padding_names_both_dimensions() -> None:
+    sized = shared("XYA^1/2 XA^1/2 YA^1/2").at(257, 1024)
+    assert sized.padding is not None
+    assert "d_in 257 is padded to 260, as 257 and 1024 have no fitting divisors in common" in sized.padding
+
+
 @settings(deadline=None)
 @given(shared_extents())
 def test_every_notation_reads_back_to_an_equal_structure(given_extents: dict[str, Extent]) -> None:
