@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.filters import BLOCK_DIAGONAL
 from einsearch_cli.cli.formats import Format, ratio, render
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
-from einsearch_cli.cli.trees import trees_lines, trees_object
+from einsearch_cli.cli.trees import token_exponent, trees_lines, trees_object
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from einsearch_cli.structures import NamedStructure
     from einsearch_cli.taxonomy import Classification
 
@@ -53,9 +56,12 @@ def classify_command(
         help="ν and ω also over trees that multiply factors first, for calls of d^TAU tokens, such as 1 or 1/2.",
     ),
     rank: bool = typer.Option(
-        False, "--rank", help="Compute the generic rank exactly, with random factors mod a prime."
+        False,
+        "--rank",
+        help="Compute the generic rank with random factors: exactly mod a prime, numerically beyond 4096 × 4096.",
     ),
     seed: int = typer.Option(0, min=0, help="Seed of the random factors of --rank."),
+    allow_block_diagonal: bool = BLOCK_DIAGONAL,
     output: Format = typer.Option(Format.table, "--format", help="Output format."),
     out: Path | None = typer.Option(None, help="Write to this file."),
 ) -> None:
@@ -63,24 +69,28 @@ def classify_command(
 
     if is_symbolic(specs or []):
         sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
-        console.data(symbolic_text(specs, output, [name for name, given in sized.items() if given is not None]), out)
+        refused = [name for name, given in sized.items() if given is not None]
+        console.data(symbolic_text(specs, output, refused, allow_block_diagonal), out)
         return
+    tau = token_exponent(trees)
     found = []
-    for named in read_structures(specs or ["-"], sizes):
+    for named in read_structures(specs or ["-"], sizes, allow_block_diagonal):
         side_in, side_out = dimensions(named, d_in, d_out)
-        found.append((named, classify(named.structure, side_in, side_out, rank_seed=seed if rank else None)))
+        wanted = seed if rank else None
+        item = classify(named.structure, side_in, side_out, rank_seed=wanted, on_numeric=console.talk)
+        found.append((named, item))
     if output in (Format.json, Format.jsonl):
-        objects = [_object(named, item, tokens, trees) for named, item in found]
+        objects = [_object(named, item, tokens, tau) for named, item in found]
         single = len(objects) == 1 and output is Format.json
         text = json.dumps(objects[0], indent=2, ensure_ascii=False) if single else render([], objects, output)
     elif output is Format.table:
-        text = "\n\n".join(_card(_object(named, item, tokens, trees)) for named, item in found)
+        text = "\n\n".join(_card(_object(named, item, tokens, tau)) for named, item in found)
     else:
         text = render([_row(item) for _, item in found], [], output)
     console.data(text, out)
 
 
-def _object(named: NamedStructure, item: Classification, tokens: int, trees: str | None) -> dict[str, Any]:
+def _object(named: NamedStructure, item: Classification, tokens: int, tau: Fraction | None) -> dict[str, Any]:
     from einsearch_cli.structures import notations
     from einsearch_cli.taxonomy import contraction_orders, flops_formula, params_formula
 
@@ -95,7 +105,7 @@ def _object(named: NamedStructure, item: Classification, tokens: int, trees: str
         "params_ratio": item.params / item.dense_params,
         "flops_ratio": item.flops_per_token / item.dense_flops_per_token,
         "tokens": tokens,
-        **trees_object(structure, trees),
+        **trees_object(structure, tau),
         "orders": [{"order": order.tree, "flops": order.flops(tokens)} for order in contraction_orders(sized, tokens)],
     }
 
@@ -165,4 +175,6 @@ def _rank(item: dict[str, Any]) -> str:
     how = item["rank_method"]
     if certificate["prime"]:
         how = how.replace("mod p", f"mod {certificate['prime']}, seed {certificate['seed']}")
+    if certificate["singular_values"]:
+        how += " {:.1e} | {:.1e} of the largest, seed {}".format(*certificate["singular_values"], certificate["seed"])
     return f"{item['rank']:,} {how}; {bound}"

@@ -54,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         result = app(args=rest, prog_name="einsearch", standalone_mode=False)
         sys.stdout.flush()
+        if result == Exit.INTERRUPTED and not isinstance(result, Exit):  # what typer makes of Ctrl-C in a command
+            console.error("interrupted")
         return result if isinstance(result, int) else Exit.OK
     except (KeyboardInterrupt, typer.Abort):
         console.error("interrupted")

@@ -32,7 +32,8 @@ def parse_structure(text: str, *, block_diagonal: bool = False) -> Structure:
     - einsum equation with sizes: `bgn,gnr,gro->bo; g=4, n=rest, r=64, o=rest`;
     - family: `dense`, `low-rank:r=64`, `btt:r=2`, `block-dense:blocks=4,r=512`.
 
-    Carrier sets may hold both X and Y with `block_diagonal`.
+    Carrier sets may hold both X and Y with `block_diagonal`; in an equation, a letter
+    of input and output that no factor has is then such an index if it has a size.
 
     Raises:
         StructureError: saying what is wrong, the rule, and what to write instead.
@@ -52,7 +53,7 @@ def read_structure(text: str, sizes: dict[str, str] | None = None, *, block_diag
             remedy="write for example btt:r=2",
         )
     if "->" in text:
-        spec = parse_einsum(text, sizes)
+        spec = parse_einsum(text, sizes, block_diagonal=block_diagonal)
         return NamedStructure(spec.structure, d_in=spec.d_in, d_out=spec.d_out)
     if sizes:
         raise StructureError(
