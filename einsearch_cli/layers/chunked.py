@@ -64,7 +64,7 @@ def chunks(plan: Plan, tokens: int) -> tuple[tuple[int, int], ...]:
     wanted = max(_MIN_CHUNK, _CHUNK_ELEMENTS // max(plan.widths))
     if any(step.is_large for step in plan.steps):
         wanted = max(wanted, _LARGE_CHUNK)
-    if len(plan.steps) == 1 or 2 * tokens <= 3 * wanted:
+    if plan.is_dense or 2 * tokens <= 3 * wanted:
         return ((0, tokens),)
     length = -(-tokens // -(-tokens // wanted))
     length += -length % 8

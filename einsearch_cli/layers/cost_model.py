@@ -69,7 +69,7 @@ def bytes_moved(plan: Plan, tokens: int, itemsize: int) -> int:
 
 def _layer_ns(plan: Plan, profile: MachineProfile) -> float:
     """The merged plan of one step takes a route of its own, as short as `nn.Linear`'s."""
-    return 0.0 if len(plan.steps) == 1 else profile.layer_ns
+    return 0.0 if plan.is_dense else profile.layer_ns
 
 
 def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from einsearch_cli.layers.chunked import run_forward
 from einsearch_cli.layers.merging import merged_weights
-from einsearch_cli.layers.planner import Route, Schedule, dense_route, stored_plan
+from einsearch_cli.layers.planner import Route, Schedule, stored_plan
 from einsearch_cli.layers.rms_scale import scale_value
 from einsearch_cli.structures import SizedStructure
 
@@ -62,14 +62,14 @@ class Prepared:
         """(tokens, padded_in) to (tokens, padded_out) by the fastest route."""
         route = self._schedule.at(x.shape[0])
         if route.is_dense:
-            return functional.linear(x, self._dense(), bias)
+            return functional.linear(x, self._dense(route), bias)
         if route.text not in self._weights:
             self._weights[route.text] = self._merge(route)
         return run_forward(route.plan, x, self._scale, bias, self._weights[route.text])
 
-    def _dense(self) -> Tensor:
+    def _dense(self, route: Route) -> Tensor:
         if not hasattr(self, "weight"):
-            (merged,) = self._merge(dense_route(self._sized))
+            (merged,) = self._merge(route)
             self.weight = (merged[0] * self._scale).T
             sized = self._sized
             if (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out) and self.autocast is None:

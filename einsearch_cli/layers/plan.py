@@ -180,6 +180,11 @@ class Plan:
     """Elements per token of the input, of every result, and of the output last."""
 
     @property
+    def is_dense(self) -> bool:
+        """Whether the plan is the product with one matrix."""
+        return len(self.steps) == 1 and self.steps[0].weight_shape == (1, self.padded_in, self.padded_out)
+
+    @property
     def flops_per_token(self) -> int:
         """2 × multiply-adds of one forward pass per token; scaling, rms and bias are not counted."""
         return 2 * sum(step.macs_per_token for step in self.steps)

@@ -44,7 +44,8 @@ class Route:
 
     @property
     def is_dense(self) -> bool:
-        return len(self.plan.steps) == 1
+        """Whether one matrix is all there is; indices shared by X and Y leave a batch of blocks instead."""
+        return self.plan.is_dense
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,9 @@ def routes(sized: SizedStructure) -> tuple[Route, ...]:
     return tuple(found)
 
 
-def dense_route(sized: SizedStructure) -> Route:
-    """The route that multiplies all factors first."""
-    return next(route for route in routes(sized) if route.is_dense)
+def dense_route(sized: SizedStructure) -> Route | None:
+    """The route that multiplies all factors to one matrix; None if X and Y share indices."""
+    return next((route for route in routes(sized) if route.is_dense), None)
 
 
 @lru_cache(maxsize=1024)
