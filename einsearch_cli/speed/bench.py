@@ -17,7 +17,7 @@ from einsearch_cli.speed.einsums import einsum_route
 from einsearch_cli.speed.grid import Case, Entrant, Mode, check_memory
 from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.speed.peak import peak_bytes
-from einsearch_cli.speed.race import Race, clock_name, least_seconds
+from einsearch_cli.speed.race import Race, clock_name, expected_rounds, least_seconds
 from einsearch_cli.speed.results import BenchResult, Measurement, Spread
 from einsearch_cli.taxonomy import flops_per_token
 
@@ -26,8 +26,8 @@ _OVERHEAD = 1.5
 _SET_UP_S = 0.02
 """To build one layer and to record its memory."""
 
-OnRound = Callable[[Case], None]
-"""Called when a round of a case is finished, and once more before the first, after warming up."""
+OnRound = Callable[[Case, int], None]
+"""Called with a case and its finished rounds, first with 0, after warming up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ class Bench:
 
     entrants: tuple[Entrant, ...]
     cases: tuple[Case, ...]
-    rounds: int
+    rounds: int | None = None
+    """None takes as many as are worth their time."""
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
 
@@ -56,7 +57,7 @@ class Bench:
             )
         if self.device.type not in ("cpu", "cuda"):
             raise SpecError(f"device {self.device}: cpu and cuda can be measured", remedy="--device cpu")
-        if self.rounds < 1:
+        if self.rounds is not None and self.rounds < 1:
             raise SpecError(f"{self.rounds} rounds: at least 1 is measured", remedy="--rounds 9")
         for entrant in self.entrants:
             for width in {case.width for case in self.cases}:
@@ -72,10 +73,11 @@ class Bench:
         dense = case.mode.passes * 2 * case.tokens * case.width**2
         own = [case.mode.passes * case.tokens * flops_per_token(entrant.at(case.width)) for entrant in self.entrants]
         calls = [dense, *own, *own, *(own if case.mode is Mode.decode else ())]
-        seconds = sum(least_seconds(_OVERHEAD * flops / rate) for flops in calls)
-        return seconds * (self.rounds + 2) + _SET_UP_S * (1 + len(own))
+        round_s = sum(least_seconds(_OVERHEAD * flops / rate) for flops in calls)
+        rounds = expected_rounds(round_s) if self.rounds is None else self.rounds
+        return round_s * (rounds + 2) + _SET_UP_S * len(calls)
 
-    def run(self, on_round: OnRound = lambda case: None) -> BenchResult:
+    def run(self, on_round: OnRound = lambda case, rounds: None) -> BenchResult:
         """Measure; an interruption (Ctrl-C) ends it, and what was measured until then is the result."""
         started_s = time.perf_counter()
         machine = machine_facts(self.device)
@@ -96,7 +98,6 @@ class Bench:
                 "dtype": str(self.dtype).removeprefix("torch."),
                 "device": self.device.type,
                 "threads": torch.get_num_threads(),
-                "rounds": self.rounds,
                 "clock": clock_name(self.device),
             },
             machine=machine,
@@ -138,7 +139,7 @@ class _CaseRun:
             if case.mode is Mode.decode:
                 candidates[f"einsum {number}"] = _einsum_call(layer, x)
         self.race = Race(candidates, bench.device)
-        self.race.run(bench.rounds, lambda: on_round(case))
+        self.race.run(bench.rounds, lambda: on_round(case, self.race.rounds))
 
     def measurements(self) -> list[Measurement]:
         """Of the rounds that were finished."""

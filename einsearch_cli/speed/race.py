@@ -9,6 +9,10 @@ from typing import Final
 
 import torch
 
+FEWEST_ROUNDS: Final = 3
+MOST_ROUNDS: Final = 15
+ENOUGH_S: Final = 15.0
+"""Long cases end after so many seconds: what takes long is disturbed little."""
 _LEAST_S: Final = 2e-3
 """A candidate runs at least this long in a round: shorter calls are repeated."""
 _MOST_REPEATS: Final = 1000
@@ -37,13 +41,22 @@ class Race:
         """Rounds that are finished for all candidates."""
         return min((len(values) for values in self.durations_s.values()), default=0)
 
-    def run(self, rounds: int, on_round: Callable[[], None] = lambda: None) -> None:
-        """Time all candidates in as many rounds; what was timed before an interruption is kept, whole rounds only."""
+    def run(self, rounds: int | None = None, on_round: Callable[[], None] = lambda: None) -> None:
+        """Time all candidates; what was timed before an interruption is kept, whole rounds only.
+
+        Args:
+            rounds: how many; if None, as many as fit into `ENOUGH_S`, but at least
+                `FEWEST_ROUNDS` and at most `MOST_ROUNDS`.
+            on_round: called after warming up and after every round.
+        """
         clock = clock_for(self.device)
         repeats = {name: _repeats(run, clock) for name, run in self.candidates.items()}
         on_round()
         names = list(self.candidates)
-        for number in range(rounds):
+        started_s = time.perf_counter()
+        for number in range(MOST_ROUNDS if rounds is None else rounds):
+            if rounds is None and number >= FEWEST_ROUNDS and time.perf_counter() - started_s > ENOUGH_S:
+                return
             first = number % len(names)
             timed = {
                 name: _seconds(self.candidates[name], repeats[name], clock) for name in names[first:] + names[:first]
@@ -60,6 +73,15 @@ def least_seconds(call_s: float) -> float:
     (0.002, 0.5)
     """
     return max(_LEAST_S, call_s)
+
+
+def expected_rounds(round_s: float) -> int:
+    """Rounds of a case whose number was left open.
+
+    >>> expected_rounds(0.01), expected_rounds(3.0), expected_rounds(100.0)
+    (15, 5, 3)
+    """
+    return int(min(MOST_ROUNDS, max(FEWEST_ROUNDS, ENOUGH_S / round_s)))
 
 
 def clock_name(device: torch.device) -> str:
