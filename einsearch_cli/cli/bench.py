@@ -18,6 +18,7 @@ from einsearch_cli.errors import Exit, OutputError, SpecError
 
 if TYPE_CHECKING:
     from einsearch_cli.speed import Bench, BenchResult, Entrant, Mode
+    from einsearch_cli.structures import Structure
 
 HELP = """Measure layers beside nn.Linear and beside their own bare matrix products.
 
@@ -123,7 +124,7 @@ def _entrants(specs: Sequence[str]) -> tuple[Entrant, ...]:
     from einsearch_cli.speed import MARKET, Entrant
     from einsearch_cli.structures import family_text
 
-    found = {}
+    found: dict[Structure, Entrant] = {}
     for named in read_structures(specs or MARKET, None):
         name = named.name or family_text(named.structure) or str(named.structure)
         found.setdefault(named.structure, Entrant(name, named.structure))

@@ -113,20 +113,21 @@ def time_text(seconds: float) -> str:
     >>> time_text(0.0000231), time_text(0.12345), time_text(2.5), time_text(0.0123)
     ('23.1 µs', '123 ms', '2.50 s', '12.3 ms')
     """
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= 0.9995 * size:
-            break
+    unit, size = next(
+        (pair for pair in (("s", 1.0), ("ms", 1e-3)) if seconds >= 0.9995 * pair[1]),
+        ("µs", 1e-6),
+    )
     value = seconds / size
     return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"
 
 
 def bytes_text(count: int) -> str:
-    """Memory in MB, or kB where that is little.
+    """Memory in MB, or kB where that is less than one.
 
-    >>> bytes_text(67_108_864), bytes_text(52_000)
-    ('67.1 MB', '52.0 kB')
+    >>> bytes_text(67_108_864), bytes_text(520_000)
+    ('67.1 MB', '520 kB')
     """
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+    return f"{count / 1e6:.1f} MB" if count >= 1_000_000 else f"{count / 1e3:.0f} kB"
 
 
 def share_text(value: float) -> str:

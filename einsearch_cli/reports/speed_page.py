@@ -88,7 +88,9 @@ def _tables(result: BenchResult) -> Html:
 def _table(rows: list[dict[str, str]]) -> Html:
     heads = element("tr", *(element("th", name) for name in rows[0]))
     body = [
-        element("tr", *(element("td", value, class_="number" if column else None) for column, value in enumerate(cells)))
+        element(
+            "tr", *(element("td", value, class_="number" if column else None) for column, value in enumerate(cells))
+        )
         for cells in (row.values() for row in rows)
     ]
     inside = element("table", element("thead", heads), element("tbody", *body))

@@ -75,7 +75,7 @@ def _quartiles(spread: Spread) -> str:
 def speed_rows(result: BenchResult) -> list[dict[str, str]]:
     """All cases for people in one list."""
     return [
-        {"mode": str(case.mode), "width": str(case.width), "tokens": str(case.tokens), **{"× einsum": MISSING}, **row}
+        {"mode": str(case.mode), "width": str(case.width), "tokens": str(case.tokens), "× einsum": MISSING, **row}
         for case, items in by_case(result)
         for row in case_rows(items)
     ]

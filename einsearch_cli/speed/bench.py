@@ -37,16 +37,17 @@ class Bench:
     >>> from einsearch_cli.speed.grid import cases_of
     >>> from einsearch_cli.structures import parse_structure
     >>> entrants = (Entrant("monarch", parse_structure("monarch")),)
-    >>> bench = Bench(entrants=entrants, cases=cases_of([Mode.training], [64], [8]), rounds=2)
+    >>> cases = cases_of([Mode.training], [64], [8])
+    >>> bench = Bench(entrants=entrants, cases=cases, device=torch.device("cpu"), rounds=2)
     >>> [(item.name, item.case.tokens, item.rounds, item.flops) for item in bench.run().measurements]
     [('monarch', 8, 2, 49152)]
     """
 
     entrants: tuple[Entrant, ...]
     cases: tuple[Case, ...]
+    device: torch.device
     rounds: int | None = None
     """None takes as many as are worth their time."""
-    device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class Bench:
         rounds = expected_rounds(round_s) if self.rounds is None else self.rounds
         return round_s * (rounds + 2) + _SET_UP_S * len(calls)
 
-    def run(self, on_round: OnRound = lambda case, rounds: None) -> BenchResult:
+    def run(self, on_round: OnRound = lambda _case, _rounds: None) -> BenchResult:
         """Measure; an interruption (Ctrl-C) ends it, and what was measured until then is the result."""
         started_s = time.perf_counter()
         machine = machine_facts(self.device)
@@ -108,9 +109,8 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class _Runner:
-    """A layer in a case: what is called and what it holds at most."""
+    """What is called of a layer in a case, and what it holds at most."""
 
-    layer: nn.Module
     call: Callable[[], object]
     peak_bytes: int
 
@@ -124,22 +124,23 @@ class _CaseRun:
         self.runners: list[_Runner] = []
 
     def run(self, on_round: OnRound) -> None:
-        bench, case = self.bench, self.case
-        like = {"device": bench.device, "dtype": bench.dtype}
-        x = torch.randn(case.tokens, case.width, **like, requires_grad=case.mode is Mode.training)
-        y_grad = torch.randn(case.tokens, case.width, **like) if case.mode is Mode.training else None
-        layers = [EinsumLinear(case.width, case.width, entrant.structure, **like) for entrant in bench.entrants]
-        modules = (nn.Linear(case.width, case.width, **like), *layers)
-        self.runners = [_runner(module, x, y_grad) for module in modules]
-        arenas = Arenas.for_plans([layer.plan for layer in layers], case.tokens, bench.device, bench.dtype)
+        case, device, dtype = self.case, self.bench.device, self.bench.dtype
+        structures = [entrant.structure for entrant in self.bench.entrants]
+        trains = case.mode is Mode.training
+        x = torch.randn(case.tokens, case.width, device=device, dtype=dtype, requires_grad=trains)
+        y_grad = torch.randn(case.tokens, case.width, device=device, dtype=dtype) if trains else None
+        layers = [EinsumLinear(case.width, case.width, item, device=device, dtype=dtype) for item in structures]
+        dense = nn.Linear(case.width, case.width, device=device, dtype=dtype)
+        self.runners = [_runner(layer, x, y_grad) for layer in (dense, *layers)]
+        arenas = Arenas.for_plans([layer.plan for layer in layers], case.tokens, device, dtype)
         candidates: dict[str, Callable[[], object]] = {"dense": self.runners[0].call}
         for number, layer in enumerate(layers):
             candidates[f"layer {number}"] = self.runners[number + 1].call
             candidates[f"bare {number}"] = bare_products(layer.plan, case, arenas)
             if case.mode is Mode.decode:
                 candidates[f"einsum {number}"] = _einsum_call(layer, x)
-        self.race = Race(candidates, bench.device)
-        self.race.run(bench.rounds, lambda: on_round(case, self.race.rounds))
+        self.race = Race(candidates, device)
+        self.race.run(self.bench.rounds, lambda: on_round(case, self.race.rounds))
 
     def measurements(self) -> list[Measurement]:
         """Of the rounds that were finished."""
@@ -174,7 +175,7 @@ class _CaseRun:
 def _runner(layer: nn.Module, x: Tensor, y_grad: Tensor | None) -> _Runner:
     call = _inference(layer.eval(), x) if y_grad is None else _training_step(layer, x, y_grad)
     held = sum(tensor.numel() * tensor.element_size() for tensor in (x, *layer.parameters()))
-    return _Runner(layer, call, held + peak_bytes(call, x.device))
+    return _Runner(call, held + peak_bytes(call, x.device))
 
 
 def _inference(layer: nn.Module, x: Tensor) -> Callable[[], object]:
@@ -209,7 +210,10 @@ def _einsum_call(layer: EinsumLinear, x: Tensor) -> Callable[[], object]:
 def _flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     """The rate of one matrix product of moderate size."""
     size = 512
-    left, into = torch.randn(size, size, device=device, dtype=dtype), torch.empty(size, size, device=device, dtype=dtype)
+    left, into = (
+        torch.randn(size, size, device=device, dtype=dtype),
+        torch.empty(size, size, device=device, dtype=dtype),
+    )
     race = Race({"product": lambda: torch.mm(left, left, out=into)}, device)
     race.run(rounds=3)
     return 2 * size**3 / min(race.durations_s["product"])
