@@ -36,4 +36,4 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     kineto = recorded.profiler.kineto_results if recorded.profiler is not None else None
     events = kineto.events() if kineto is not None else []
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    return max(accumulate((change for _, change in changes), initial=0))
+    return max(accumulate((int(change) for _, change in changes), initial=0))
