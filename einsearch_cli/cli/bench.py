@@ -61,7 +61,7 @@ class Device(StrEnum):
 
 def bench_command(
     specs: list[str] = typer.Argument(None, metavar="SPEC...", help="Structures, files of structures, or - for stdin."),
-    widths: str | None = typer.Option(None, help="Widths of the layers; 256,512,1024,2048,4096 if not given."),
+    widths: str | None = typer.Option(None, help="Widths of the layers; 256,1024,2048,4096 if not given."),
     tokens: str | None = typer.Option(
         None, help="Tokens of a call; 1,4,16,64 in decode and 256,4096 in the others if not given."
     ),
@@ -154,11 +154,10 @@ def _measure(bench: Bench) -> BenchResult:
     from einsearch_cli.cli.bench_progress import BenchProgress
     from einsearch_cli.reports.numbers import duration_text
 
-    estimate_s = bench.estimate_s()
-    console.talk(
-        f"{len(bench.entrants)} layers in {len(bench.cases)} cases: about {duration_text(sum(estimate_s.values()))}"
-    )
-    with BenchProgress(console.talk_console(), estimate_s) as progress:
+    estimate = bench.estimate()
+    total_s = sum(case.seconds() for case in estimate.values())
+    console.talk(f"{len(bench.entrants)} layers in {len(bench.cases)} cases: about {duration_text(total_s)}")
+    with BenchProgress(console.talk_console(), estimate) as progress:
         return bench.run(progress)
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from einsearch_cli.reports.numbers import duration_text
 from einsearch_cli.reports.speed_table import case_title
-from einsearch_cli.speed import Case
+from einsearch_cli.speed import Case, CaseEstimate
 
 _TRUST_S = 10.0
 """The estimate counts as much as the speed of the first so many seconds."""
@@ -21,10 +21,11 @@ _TRUST_S = 10.0
 class BenchProgress:
     """Shows the case that runs and the time left: the estimate, scaled by how fast it has gone so far."""
 
-    def __init__(self, console: Console, estimate_s: Mapping[Case, float]) -> None:
+    def __init__(self, console: Console, estimate: Mapping[Case, CaseEstimate]) -> None:
         self._console = console
-        self._estimate_s = estimate_s
-        self._order = list(estimate_s)
+        self._estimate = estimate
+        self._order = list(estimate)
+        self._total_s = sum(case.seconds() for case in estimate.values())
         self._started_s = time.perf_counter()
         self._shown: Case | None = None
         self._bars = Progress(
@@ -38,7 +39,7 @@ class BenchProgress:
             transient=True,
             redirect_stdout=False,
         )
-        self._bar = self._bars.add_task("warming up", total=sum(estimate_s.values()), note="")
+        self._bar = self._bars.add_task("warming up", total=self._total_s, note="")
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -50,16 +51,18 @@ class BenchProgress:
         self._bars.stop()
 
     def __call__(self, case: Case, rounds: int) -> None:
-        """A round of this case is finished."""
-        before_s = sum(self._estimate_s[earlier] for earlier in self._order[: self._order.index(case)])
-        now = f"{case_title(case)}, {self._order.index(case) + 1} of {len(self._order)}"
+        """So many rounds of this case are finished."""
+        place = self._order.index(case)
+        done_s = sum(self._estimate[earlier].seconds() for earlier in self._order[:place])
+        done_s += self._estimate[case].seconds(rounds)
+        now = f"{case_title(case)}, {place + 1} of {len(self._order)}"
         if case != self._shown and not self._console.is_terminal:
-            self._console.print(f"{now}  {self._left(before_s)}", markup=False, highlight=False, soft_wrap=True)
+            self._console.print(f"{now}  {self._left(done_s)}", markup=False, highlight=False, soft_wrap=True)
         self._shown = case
-        note = f"round {rounds}  {self._left(before_s)}"
-        self._bars.update(self._bar, description=now, completed=before_s, note=note)
+        note = f"round {rounds}  {self._left(done_s)}"
+        self._bars.update(self._bar, description=now, completed=done_s, note=note)
 
     def _left(self, done_s: float) -> str:
-        left_s = sum(self._estimate_s.values()) - done_s
-        left_s *= (time.perf_counter() - self._started_s + _TRUST_S) / (done_s + _TRUST_S)
+        elapsed_s = time.perf_counter() - self._started_s
+        left_s = (self._total_s - done_s) * (elapsed_s + _TRUST_S) / (done_s + _TRUST_S)
         return f"about {duration_text(left_s)} left"

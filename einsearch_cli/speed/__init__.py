@@ -1,6 +1,6 @@
 """How fast layers are, beside `nn.Linear` and beside their own bare matrix products."""
 
-from einsearch_cli.speed.bench import Bench
+from einsearch_cli.speed.bench import Bench, CaseEstimate
 from einsearch_cli.speed.grid import DECODE_TOKENS, WIDTHS, Case, Entrant, Mode, cases_of
 from einsearch_cli.speed.market import MARKET
 from einsearch_cli.speed.race import Race
@@ -13,6 +13,7 @@ __all__ = [
     "Bench",
     "BenchResult",
     "Case",
+    "CaseEstimate",
     "Entrant",
     "Measurement",
     "Mode",

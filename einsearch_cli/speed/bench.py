@@ -25,9 +25,25 @@ _OVERHEAD = 1.5
 """Time of a call over that of its products at the rate of a large one: a guess for the estimate."""
 _SET_UP_S = 0.02
 """To build one layer and to record its memory."""
+_SET_UP_ROUNDS = 1.6
+"""Recording memory and warming up take about as long as so many rounds."""
 
 OnRound = Callable[[Case, int], None]
 """Called with a case and its finished rounds, first with 0, after warming up."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseEstimate:
+    """What a case will take."""
+
+    set_up_s: float
+    """Before the first round."""
+    round_s: float
+    rounds: int
+
+    def seconds(self, rounds: int | None = None) -> float:
+        """Up to the end of this round, or of the last one."""
+        return self.set_up_s + self.round_s * min(self.rounds, self.rounds if rounds is None else rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +81,18 @@ class Bench:
                 entrant.at(width)  # refuses what does not fit
         check_memory(self.cases, self.device, self.dtype)
 
-    def estimate_s(self) -> dict[Case, float]:
-        """Seconds of every case, from its FLOPs and the rate of a matrix product on this machine."""
+    def estimate(self) -> dict[Case, CaseEstimate]:
+        """What every case will take, from its FLOPs and the rate of a matrix product on this machine."""
         rate = _flops_per_second(self.device, self.dtype)
-        return {case: self._case_s(case, rate) for case in self.cases}
+        return {case: self._case_estimate(case, rate) for case in self.cases}
 
-    def _case_s(self, case: Case, rate: float) -> float:
+    def _case_estimate(self, case: Case, rate: float) -> CaseEstimate:
         dense = case.mode.passes * 2 * case.tokens * case.width**2
         own = [case.mode.passes * case.tokens * flops_per_token(entrant.at(case.width)) for entrant in self.entrants]
         calls = [dense, *own, *own, *(own if case.mode is Mode.decode else ())]
         round_s = sum(least_seconds(_OVERHEAD * flops / rate) for flops in calls)
         rounds = expected_rounds(round_s) if self.rounds is None else self.rounds
-        return round_s * (rounds + 2) + _SET_UP_S * len(calls)
+        return CaseEstimate(_SET_UP_S * len(calls) + _SET_UP_ROUNDS * round_s, round_s, rounds)
 
     def run(self, on_round: OnRound = lambda _case, _rounds: None) -> BenchResult:
         """Measure; an interruption (Ctrl-C) ends it, and what was measured until then is the result."""

@@ -11,7 +11,7 @@ import torch
 
 FEWEST_ROUNDS: Final = 3
 MOST_ROUNDS: Final = 15
-ENOUGH_S: Final = 15.0
+ENOUGH_S: Final = 10.0
 """Long cases end after so many seconds: what takes long is disturbed little."""
 _LEAST_S: Final = 2e-3
 """A candidate runs at least this long in a round: shorter calls are repeated."""
@@ -79,7 +79,7 @@ def expected_rounds(round_s: float) -> int:
     """Rounds of a case whose number was left open.
 
     >>> expected_rounds(0.01), expected_rounds(3.0), expected_rounds(100.0)
-    (15, 5, 3)
+    (15, 3, 3)
     """
     return int(min(MOST_ROUNDS, max(FEWEST_ROUNDS, ENOUGH_S / round_s)))
 

@@ -155,7 +155,7 @@ def test_what_cannot_run_is_refused_before_anything_runs(monkeypatch) -> None:
 
 def test_the_estimate_grows_with_the_work() -> None:
     small, large = Case(Mode.decode, 64, 1), Case(Mode.training, 1024, 512)
-    estimate_s = bench_of((small, large), rounds=5).estimate_s()
-    assert 0 < estimate_s[small] < estimate_s[large]
-    longer_s = bench_of((small, large), rounds=50).estimate_s()
-    assert longer_s[small] > 3 * estimate_s[small]
+    estimate = bench_of((small, large), rounds=5).estimate()
+    assert 0 < estimate[small].seconds() < estimate[large].seconds()
+    assert estimate[large].seconds(0) < estimate[large].seconds(2) < estimate[large].seconds(5)
+    assert bench_of((small,), rounds=50).estimate()[small].seconds() > 3 * estimate[small].seconds()
