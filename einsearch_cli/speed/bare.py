@@ -52,7 +52,8 @@ def product_sizes(step: Step, tokens: int) -> tuple[int, int, int, int]:
     >>> [product_sizes(step, 10) for step in EinsumLinear(64, 64, "monarch", device="meta").plan.steps]
     [(8, 10, 8, 8), (8, 10, 8, 8)]
     """
-    batch, rows, new = step.result.at(tokens)
+    *batches, rows, new = step.result.at(tokens)
+    batch = math.prod(batches)
     own, contracted, _ = step.weight_shape
     if step.repeat_to.token_axis is not None:
         return own, batch * rows // own, contracted, new
