@@ -155,7 +155,7 @@ def _measure(bench: Bench) -> BenchResult:
     from einsearch_cli.reports.numbers import duration_text
 
     estimate = bench.estimate()
-    total_s = sum(case.seconds() for case in estimate.values())
+    total_s = sum(case.total_s for case in estimate.values())
     console.talk(f"{len(bench.entrants)} layers in {len(bench.cases)} cases: about {duration_text(total_s)}")
     with BenchProgress(console.talk_console(), estimate) as progress:
         return bench.run(progress)
@@ -184,6 +184,8 @@ def _text(result: BenchResult, output: Format) -> str:
     if output is Format.table:
         return "\n\n".join(f"{case_title(case)}\n{table(case_rows(items))}" for case, items in by_case(result))
     rows = speed_rows(result) if output is Format.markdown else speed_records(result)
+    if output is Format.yaml:  # a list of structures
+        rows = list({row["structure"]: row for row in rows}.values())
     return render(rows, [item.to_json() for item in result.measurements], output)
 
 

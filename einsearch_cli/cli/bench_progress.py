@@ -25,7 +25,7 @@ class BenchProgress:
         self._console = console
         self._estimate = estimate
         self._order = list(estimate)
-        self._total_s = sum(case.seconds() for case in estimate.values())
+        self._total_s = sum(case.total_s for case in estimate.values())
         self._started_s = time.perf_counter()
         self._shown: Case | None = None
         self._bars = Progress(
@@ -39,7 +39,7 @@ class BenchProgress:
             transient=True,
             redirect_stdout=False,
         )
-        self._bar = self._bars.add_task("warming up", total=self._total_s, note="")
+        self._bar = self._bars.add_task("starting", total=self._total_s, note="")
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -50,16 +50,17 @@ class BenchProgress:
     ) -> None:
         self._bars.stop()
 
-    def __call__(self, case: Case, rounds: int) -> None:
-        """So many rounds of this case are finished."""
+    def __call__(self, case: Case, rounds: int | None) -> None:
+        """So many rounds of this case are finished; None when it begins."""
         place = self._order.index(case)
-        done_s = sum(self._estimate[earlier].seconds() for earlier in self._order[:place])
-        done_s += self._estimate[case].seconds(rounds)
+        done_s = sum(self._estimate[earlier].total_s for earlier in self._order[:place])
+        done_s += self._estimate[case].done_s(rounds)
         now = f"{case_title(case)}, {place + 1} of {len(self._order)}"
         if case != self._shown and not self._console.is_terminal:
             self._console.print(f"{now}  {self._left(done_s)}", markup=False, highlight=False, soft_wrap=True)
         self._shown = case
-        note = f"round {rounds}  {self._left(done_s)}"
+        stage = "warming up" if rounds is None else f"round {rounds}"
+        note = f"{stage}  {self._left(done_s)}"
         self._bars.update(self._bar, description=now, completed=done_s, note=note)
 
     def _left(self, done_s: float) -> str:

@@ -28,8 +28,8 @@ _SET_UP_S = 0.02
 _SET_UP_ROUNDS = 1.6
 """Recording memory and warming up take about as long as so many rounds."""
 
-OnRound = Callable[[Case, int], None]
-"""Called with a case and its finished rounds, first with 0, after warming up."""
+OnRound = Callable[[Case, int | None], None]
+"""Called with a case and its finished rounds: None when it begins, 0 when all have warmed up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,13 @@ class CaseEstimate:
     round_s: float
     rounds: int
 
-    def seconds(self, rounds: int | None = None) -> float:
-        """Up to the end of this round, or of the last one."""
-        return self.set_up_s + self.round_s * min(self.rounds, self.rounds if rounds is None else rounds)
+    @property
+    def total_s(self) -> float:
+        return self.done_s(self.rounds)
+
+    def done_s(self, rounds: int | None) -> float:
+        """Up to the end of this round; None is the beginning of the case."""
+        return 0.0 if rounds is None else self.set_up_s + self.round_s * min(self.rounds, rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,7 @@ class Bench:
         for case in self.cases:
             attempt = _CaseRun(self, case)
             try:
+                on_round(case, None)
                 attempt.run(on_round)
             except KeyboardInterrupt:
                 complete = False
@@ -224,8 +229,8 @@ def _einsum_call(layer: EinsumLinear, x: Tensor) -> Callable[[], object]:
 
 
 def _flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """The rate of one matrix product of moderate size."""
-    size = 512
+    """The rate of one matrix product that is large enough for the device."""
+    size = 512 if device.type == "cpu" else 4096
     left, into = (
         torch.randn(size, size, device=device, dtype=dtype),
         torch.empty(size, size, device=device, dtype=dtype),

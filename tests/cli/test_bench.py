@@ -62,6 +62,17 @@ def test_csv_has_numbers_and_files_have_everything(einsearch, tmp_path) -> None:
     assert "low-rank:r=4" in page.read_text()
 
 
+def test_yaml_lists_each_structure_once(einsearch) -> None:
+    from einsearch_cli.structures import parse_structure
+
+    lines = einsearch(*SMALL, "--format", "yaml").out.splitlines()
+    assert lines[0] == "structures:"
+    assert [parse_structure(line.removeprefix("- ")) for line in lines[1:]] == [
+        parse_structure("monarch"),
+        parse_structure("low-rank:r=4"),
+    ]
+
+
 def test_no_structures_means_the_market(einsearch) -> None:
     from einsearch_cli.speed import MARKET
 
@@ -101,26 +112,22 @@ def test_without_a_gpu_cuda_is_refused_with_the_remedy(einsearch) -> None:
 
 
 def test_ctrl_c_shows_what_was_measured() -> None:
-    words = ["bench", "monarch", "--widths", "32,64", "--tokens", "16", "--modes", "training", "--format", "json"]
+    """It comes when the second case, of many seconds, has begun."""
+    words = ["bench", "monarch", "--widths", "32,2048", "--tokens", "4096", "--modes", "training", "--rounds", "3"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "einsearch_cli.cli.main", *words, "--rounds", "100000"],
+        [sys.executable, "-m", "einsearch_cli.cli.main", *words, "--format", "json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert child.stderr is not None
-    lines = iter(child.stderr.readline, "")
-    next(line for line in lines if "1 of 2" in line)
-    import time
-
-    time.sleep(0.5)
+    next(line for line in iter(child.stderr.readline, "") if "2 of 2" in line)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130
     told = json.loads(out)
     assert told["complete"] is False
-    assert [item["width"] for item in told["measurements"]] == [32]
-    assert 0 < told["measurements"][0]["rounds"] < 100_000
+    assert [(item["width"], item["rounds"]) for item in told["measurements"]] == [(32, 3)]
     assert "stopped before its last case" in err
     assert "Traceback" not in err

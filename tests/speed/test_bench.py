@@ -72,7 +72,7 @@ def test_quartiles_agree_with_numpy() -> None:
 def test_an_interruption_keeps_the_rounds_before_it() -> None:
     cases = cases_of([Mode.training], [32, 64], [8])
 
-    def interrupt(case: Case, rounds: int) -> None:
+    def interrupt(case: Case, rounds: int | None) -> None:
         if case == cases[1] and rounds == 1:
             raise KeyboardInterrupt
 
@@ -80,7 +80,7 @@ def test_an_interruption_keeps_the_rounds_before_it() -> None:
     assert not result.complete
     assert [(item.case.width, item.rounds) for item in result.measurements] == [(32, 3)] * 3 + [(64, 1)] * 3
 
-    def interrupt_at_once(_case: Case, _rounds: int) -> None:
+    def interrupt_at_once(_case: Case, _rounds: int | None) -> None:
         raise KeyboardInterrupt
 
     assert bench_of(cases).run(interrupt_at_once).measurements == ()
@@ -156,6 +156,7 @@ def test_what_cannot_run_is_refused_before_anything_runs(monkeypatch) -> None:
 def test_the_estimate_grows_with_the_work() -> None:
     small, large = Case(Mode.decode, 64, 1), Case(Mode.training, 1024, 512)
     estimate = bench_of((small, large), rounds=5).estimate()
-    assert 0 < estimate[small].seconds() < estimate[large].seconds()
-    assert estimate[large].seconds(0) < estimate[large].seconds(2) < estimate[large].seconds(5)
-    assert bench_of((small,), rounds=50).estimate()[small].seconds() > 3 * estimate[small].seconds()
+    assert 0 < estimate[small].total_s < estimate[large].total_s
+    assert [estimate[large].done_s(None), estimate[large].done_s(9)] == [0, estimate[large].total_s]
+    assert 0 < estimate[large].done_s(0) < estimate[large].done_s(2) < estimate[large].total_s
+    assert bench_of((small,), rounds=50).estimate()[small].total_s > 3 * estimate[small].total_s
