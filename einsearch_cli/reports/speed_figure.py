@@ -151,10 +151,11 @@ def _line_names(axes: Axes, x: Scale, y: Scale) -> Html:
 def _points(axes: Axes, x: Scale, y: Scale, items: Sequence[Measurement], looks: dict[str, Look]) -> Html:
     widths = sorted({item.case.width for item in items})
     step = (LARGE - SMALL) / max(1, len(widths) - 1)
+    smallest = SMALL if len(widths) > 1 else (SMALL + LARGE) / 2
     parts = []
     for item in sorted(items, key=lambda item: -item.case.width):
         look = looks[item.name]
-        radius = SMALL + step * widths.index(item.case.width)
+        radius = smallest + step * widths.index(item.case.width)
         point = mark(look.marker, x(axes.x(item)), y(axes.y(item)), radius, class_="dot", data_tip=tip(item))
         parts.append(element("g", point, class_=f"series {look.tone}", data_s=look.key))
     return joined(parts)

@@ -29,8 +29,7 @@ def render_speed(result: BenchResult, command: str) -> str:
             speed_figure(result, looks, SPEEDUP),
             caption(
                 "Higher is better; large marks are wide layers. Ratios are medians over rounds in which all layers of a",
-                "case ran in turn. A layer above the diagonal is faster than its FLOPs promise, as its dense rival, or",
-                "the calls themselves, have costs that are no FLOPs.",
+                "case ran in turn. A layer may lie above the diagonal: nn.Linear spends time on other things than FLOPs too.",
             ),
         ])),
         "overhead": ("Time over that of the bare matrix products", joined([
