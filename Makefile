@@ -18,7 +18,8 @@ lint: .venv/installed-dev
 	$(BIN)/lint-imports
 
 benchmark: .venv/installed
-	$(BIN)/python benchmarks/layer_speed.py
+	$(BIN)/einsearch bench --out benchmarks/results/layers.json
+	$(BIN)/python benchmarks/model_speed.py --out benchmarks/results/models.json
 	$(BIN)/python benchmarks/space_search.py --quick
 	$(BIN)/python benchmarks/rank.py
 
