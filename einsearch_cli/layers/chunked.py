@@ -30,8 +30,10 @@ _MIN_CHUNK = 200
 """Tokens below which the calls cost more than the cache saves."""
 _LARGE_CHUNK = 1000
 """Tokens below which packing a large matrix anew for every chunk costs more than 2%."""
-_DENSE_COPIES = 4
-"""What a dense layer in training holds for each weight: itself, its gradient and Adam's two moments."""
+_WITH_GRADIENT = 2
+"""What a dense layer holds for each weight in a backward pass: itself and its gradient."""
+_WITH_MOMENTS = 4
+"""What it holds while it is trained: Adam's two moments too."""
 _DEAR = 128
 """Elements summed over beyond which computing an intermediate anew is always dearer than keeping it."""
 
@@ -120,8 +122,15 @@ def _add_cap_gradients(
 
 
 def keeps_result(plan: Plan, number: int, tokens: int) -> bool:
-    """Whether the result of a step is kept for the backward pass: where it fits into what dense would need, or is dear."""
-    fits = tokens * sum(plan.widths[1:-1]) <= _DENSE_COPIES * plan.padded_in * plan.padded_out
+    """Whether the result of a step is kept for the backward pass: where it fits into what dense would need, or is dear.
+
+    A single result as wide as the input is kept sooner, as the input's gradient will take its memory.
+    """
+    between, dense = plan.widths[1:-1], plan.padded_in * plan.padded_out
+    if between == (plan.padded_in,):
+        fits = tokens * plan.padded_in <= _WITH_MOMENTS * dense
+    else:
+        fits = tokens * sum(between) <= _WITH_GRADIENT * (dense - plan.params)
     return fits or plan.steps[number].weight_shape[1] > _DEAR
 
 
@@ -153,9 +162,7 @@ def run_forward(
             into = _slice(kept, number, begin, end, tokens)
             activation = _forward_step(step, activation, full[number], end - begin, 1.0, into)
         if plan.write is None:
-            _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale, y[begin:end])
-            if bias is not None:
-                y[begin:end].add_(bias)
+            _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale, y[begin:end], bias)
         else:
             activation = _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale)
             _write(plan.write, activation, y[begin:end], bias)
@@ -172,10 +179,22 @@ def _slice(kept: Sequence[Tensor | None], number: int, begin: int, end: int, tok
 
 
 def _forward_step(
-    step: Step, activation: Tensor, weight_BKN: Tensor, tokens: int, scale: float, into: Tensor | None = None
+    step: Step,
+    activation: Tensor,
+    weight_BKN: Tensor,
+    tokens: int,
+    scale: float,
+    into: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
+    """The result, to which a bias is added where it is the layer's output, which lies in `into`."""
     rows_BRK = read(activation, step.rows, tokens)
     weight_BKN = _of_chunk(weight_BKN, step, tokens)
+    if bias is not None and into is not None:
+        if rows_BRK.ndim == 2 and weight_BKN.shape[-1] == into.shape[-1] and not step.is_feature_major:
+            return torch.addmm(bias, rows_BRK, weight_BKN, alpha=scale, out=into)
+        _forward_step(step, activation, weight_BKN, tokens, scale, into)
+        return into.add_(bias)
     if step.is_feature_major:
         return _product(weight_BKN.transpose(-2, -1), rows_BRK.transpose(-2, -1), scale, into)
     return _product(rows_BRK, weight_BKN, scale, into)

@@ -60,11 +60,10 @@ def merging_macs(sized: SizedStructure, step: Step) -> int:
 
 def bytes_moved(plan: Plan, tokens: int, itemsize: int) -> int:
     """Bytes of one forward pass to and from main memory or cache: weights, input, every intermediate twice, output, copies."""
-    weights = sum(math.prod(step.weight_shape) for step in plan.steps)
     first, *between, last = plan.widths
     copies = sum(_elements(step.rows) for step in plan.steps if step.rows.is_copy)
     copies += _elements(plan.write) if plan.write is not None else 0
-    return itemsize * (weights + tokens * (first + 2 * sum(between) + last + 2 * copies))
+    return itemsize * (plan.params + tokens * (first + 2 * sum(between) + last + 2 * copies))
 
 
 def _layer_ns(plan: Plan, profile: MachineProfile) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,7 +20,7 @@ from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.merging import merged_weights
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
-from einsearch_cli.layers.rms_scale import rms_scale
+from einsearch_cli.layers.rms_scale import rms_scale, trainable_scale
 from einsearch_cli.structures import Structure, parse_structure
 
 # Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
@@ -200,7 +201,7 @@ class EinsumLinear(nn.Module):
                 identity = torch.eye(self.in_features, device=self.gain.device, dtype=self.gain.dtype)
                 columns = contract(self.plan, self._padded(identity), self._scaled_factors())
                 return columns[:, : self.out_features].T
-            (weight,) = self._merged(route.plan)
+            (weight,) = self._merged(route.plan, self._scaled_factors())
             return weight[0, : self.in_features, : self.out_features].T
 
     def factor_tensor(self, factor: str) -> Tensor:
@@ -235,7 +236,7 @@ class EinsumLinear(nn.Module):
             if prepared is None or _is_any_autocast() or not prepared.serves(factors, parameters["gain"]):
                 return self._infer(x)
             if x.numel() > prepared.dense_limit:
-                return self._infer_with(prepared, x)
+                return self._infer(x)
             return _linear(x, prepared.weight, parameters["bias"])
         except RuntimeError:
             self._check_input(x)
@@ -292,11 +293,14 @@ class EinsumLinear(nn.Module):
         bias = self._padded_bias(self._parameters["bias"])
         rows = self._padded(x.reshape(-1, self.in_features))
         route = self._training_schedule(x.device.type).at(rows.shape[0])
-        if route.plan is self.plan and x.device.type == "cpu":
+        if self.plan.is_dense:
+            y = self._multiply_dense(rows, bias, dtype)
+        elif route.plan is self.plan and x.device.type == "cpu":
             rows, bias, *factors = _cast(dtype, rows, bias, *self._factors())
             y = contract_in_chunks(self.plan, rows, bias, factors, self._parameters["gain"], self._stds)
         else:
-            weights = self._scaled_factors() if route.plan is self.plan else self._merged(route.plan)
+            scaled = self._scaled_factors(trainable_scale)
+            weights = scaled if route.plan is self.plan else self._merged(route.plan, scaled)
             rows, bias, *weights = _cast(dtype, rows, bias, *weights)
             y = (
                 functional.linear(rows, weights[0][0].T, bias)
@@ -304,6 +308,17 @@ class EinsumLinear(nn.Module):
                 else contract_in_chunks(route.plan, rows, bias, weights)
             )
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
+
+    def _multiply_dense(self, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+        """One factor that is the matrix itself: the scale goes to what is smaller, input or weight."""
+        (factor,) = self._factors()
+        scale = trainable_scale(self.gain, [factor], self._stds)
+        if x.shape[0] < self.in_features:
+            x = x * scale.to(x.dtype)
+        else:
+            factor = factor * scale.to(factor.dtype)
+        x, bias, factor = _cast(dtype, x, bias, factor)
+        return functional.linear(x, factor[0].T, bias)
 
     def _schedule(self, device_type: str, is_training: bool) -> Schedule:
         if self._route is not None:
@@ -324,15 +339,15 @@ class EinsumLinear(nn.Module):
     def _named_factors(self) -> dict[str, Tensor]:
         return {step.factor: factor for step, factor in zip(self.plan.steps, self._factors(), strict=True)}
 
-    def _scaled_factors(self) -> list[Tensor]:
+    def _scaled_factors(self, scale: Callable[..., Tensor] = rms_scale) -> list[Tensor]:
         """The factors in the order in which they meet, the last one times the scale."""
         *factors, last = self._factors()
-        return [*factors, (last * rms_scale(self.gain, [*factors, last], self._stds)).to(last.dtype)]
+        return [*factors, (last * scale(self.gain, [*factors, last], self._stds)).to(last.dtype)]
 
-    def _merged(self, plan: Plan) -> list[Tensor]:
-        """The weights of another plan, scaled; differentiable."""
-        scaled = {step.factor: factor for step, factor in zip(self.plan.steps, self._scaled_factors(), strict=True)}
-        return merged_weights(self.sized, self.plan, plan, scaled)
+    def _merged(self, plan: Plan, scaled: Sequence[Tensor]) -> list[Tensor]:
+        """The weights of another plan from scaled factors; differentiable."""
+        named = {step.factor: factor for step, factor in zip(self.plan.steps, scaled, strict=True)}
+        return merged_weights(self.sized, self.plan, plan, named)
 
     def _padded(self, x: Tensor) -> Tensor:
         padding = self.sized.padded_in - self.in_features

@@ -180,6 +180,11 @@ class Plan:
     """Elements per token of the input, of every result, and of the output last."""
 
     @property
+    def params(self) -> int:
+        """Elements of all weights."""
+        return sum(math.prod(step.weight_shape) for step in self.steps)
+
+    @property
     def is_dense(self) -> bool:
         """Whether the plan is the product with one matrix."""
         return len(self.steps) == 1 and self.steps[0].weight_shape == (1, self.padded_in, self.padded_out)

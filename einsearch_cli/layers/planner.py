@@ -18,7 +18,7 @@ from itertools import permutations
 from einsearch_cli.layers.cost_model import bytes_moved, inference_ns, merging_macs, merging_ns, training_ns
 from einsearch_cli.layers.layout import plan_for
 from einsearch_cli.layers.machine import MachineProfile
-from einsearch_cli.layers.plan import Plan
+from einsearch_cli.layers.plan import Plan, factor_roles
 from einsearch_cli.structures import SizedStructure
 from einsearch_cli.taxonomy import meeting_order
 
@@ -86,7 +86,9 @@ def stored_plan(sized: SizedStructure) -> Plan:
 
 @lru_cache(maxsize=1024)
 def routes(sized: SizedStructure) -> tuple[Route, ...]:
-    """All plans of a layer, its own sequence of factors first.
+    """All plans of a layer worth a look, its own sequence of factors first.
+
+    Left out are those that need more FLOPs per token than the dense matrix.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> [route.text for route in routes(parse_structure("tt:n=3,r=2").at(64, 64))]
@@ -95,14 +97,23 @@ def routes(sized: SizedStructure) -> tuple[Route, ...]:
     own = stored_plan(sized)
     features = own.input_order, own.output_order
     found = [Route(_text(own), own, own.flops_per_token, 0)]
+    dense_macs = sized.padded_in * sized.padded_out
     for groups in _partitions(sized.factors):
         if all(len(group) == 1 for group in groups):
             continue
-        plans = (plan_for(sized, order, features) for order in permutations(groups))
-        plan = min(plans, key=lambda plan: plan.flops_per_token)
+        order = min(permutations(groups), key=lambda order: _macs_per_token(sized, order))
+        if len(groups) > 1 and _macs_per_token(sized, order) >= dense_macs:
+            continue
+        plan = plan_for(sized, order, features)
         merge = 2 * sum(merging_macs(sized, step) for step in plan.steps)
         found.append(Route(_text(plan), plan, plan.flops_per_token, merge))
     return tuple(found)
+
+
+def _macs_per_token(sized: SizedStructure, order: tuple[str, ...]) -> int:
+    roles = factor_roles(sized, order)
+    present = ((*role.batch, *role.contracted, *role.kept, *role.new) for role in roles)
+    return sum(math.prod(sized.size(carriers) for carriers in axes) for axes in present)
 
 
 def dense_route(sized: SizedStructure) -> Route | None:

@@ -29,6 +29,13 @@ def rms_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) ->
     return scale
 
 
+def trainable_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
+    """`rms_scale`, on the CPU without the passes over factors that lie below their caps, whose gradient is zero."""
+    if gain.device.type == "cpu" and not any(caps([factor.detach() for factor in factors], stds)[1]):
+        return gain
+    return rms_scale(gain, factors, stds)
+
+
 def scale_value(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> float:
     """The scale as a number of Python."""
     return float(gain) * caps(factors, stds)[0]
