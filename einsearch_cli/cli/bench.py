@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.calibrate import calibration_text
 from einsearch_cli.cli.formats import Format, render, table
 from einsearch_cli.errors import Exit, OutputError, SpecError
 
@@ -38,6 +39,8 @@ torch.einsum after another.
   einsearch bench monarch btt:r=4 --widths 1024 --tokens 16,4096
 
   einsearch bench --modes training --out speed.json --out speed.html
+
+  einsearch bench --calibrate --threads 2
 
   einsearch bench --device cuda --dtype bfloat16 --widths 4096,8192 --tokens 16384
 """
@@ -70,6 +73,11 @@ def bench_command(
     rounds: int | None = typer.Option(
         None, min=1, help="Rounds of every case; 3 to 15 if not given, fewer where a round takes long."
     ),
+    calibrate: bool = typer.Option(
+        False,
+        "--calibrate",
+        help="Measure this CPU for the layers' planner, with --threads threads, and keep the result; takes seconds.",
+    ),
     device: Device = typer.Option(Device.cpu, help="Where the layers run."),
     dtype: Dtype = typer.Option(Dtype.float32, help="Type of the tensors."),
     output: Format = typer.Option(Format.table, "--format", help="Output format."),
@@ -83,6 +91,9 @@ def bench_command(
 
     retain_memory()
     torch.set_num_threads(threads)
+    if calibrate:
+        console.data(calibration_text(threads, output))
+        return Exit.OK
     bench = Bench(
         entrants=_entrants(specs or []),
         cases=cases_of(

@@ -11,6 +11,7 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.filters import BLOCK_DIAGONAL
 from einsearch_cli.cli.formats import Format, ratio, render
+from einsearch_cli.cli.plans import plan_lines, plan_object
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
 from einsearch_cli.cli.trees import token_exponent, trees_lines, trees_object
@@ -38,6 +39,8 @@ numbers are formulas in the letters.
 
   einsearch classify 'XA=2 XB=2 XAB YA=3 YB' --d-in 8 --d-out 9 --rank
 
+  einsearch classify btt:r=2 --d-in 4096 --tokens 16 --explain-plan
+
   einsearch classify low-rank:r=64 block-dense:blocks=4,r=512 --d-in 4096 --d-out 1024 --format json
 """
 MAX_ORDERS = 15
@@ -55,6 +58,11 @@ def classify_command(
         metavar="TAU",
         help="ν and ω also over trees that multiply factors first, for calls of d^TAU tokens, such as 1 or 1/2.",
     ),
+    explain_plan: bool = typer.Option(
+        False,
+        "--explain-plan",
+        help="The routes that a layer can take with --tokens tokens, with FLOPs, bytes and predicted time; starts torch.",
+    ),
     rank: bool = typer.Option(
         False,
         "--rank",
@@ -69,6 +77,7 @@ def classify_command(
 
     if is_symbolic(specs or []):
         sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
+        sized["--explain-plan"] = explain_plan or None
         refused = [name for name, given in sized.items() if given is not None]
         console.data(symbolic_text(specs, output, refused, allow_block_diagonal), out)
         return
@@ -80,17 +89,19 @@ def classify_command(
         item = classify(named.structure, side_in, side_out, rank_seed=wanted, on_numeric=console.talk)
         found.append((named, item))
     if output in (Format.json, Format.jsonl):
-        objects = [_object(named, item, tokens, tau) for named, item in found]
+        objects = [_object(named, item, tokens, tau, explain_plan) for named, item in found]
         single = len(objects) == 1 and output is Format.json
         text = json.dumps(objects[0], indent=2, ensure_ascii=False) if single else render([], objects, output)
     elif output is Format.table:
-        text = "\n\n".join(_card(_object(named, item, tokens, tau)) for named, item in found)
+        text = "\n\n".join(_card(_object(named, item, tokens, tau, explain_plan)) for named, item in found)
     else:
         text = render([_row(item) for _, item in found], [], output)
     console.data(text, out)
 
 
-def _object(named: NamedStructure, item: Classification, tokens: int, tau: Fraction | None) -> dict[str, Any]:
+def _object(
+    named: NamedStructure, item: Classification, tokens: int, tau: Fraction | None, plan: bool
+) -> dict[str, Any]:
     from einsearch_cli.structures import notations
     from einsearch_cli.taxonomy import contraction_orders, flops_formula, params_formula
 
@@ -107,6 +118,7 @@ def _object(named: NamedStructure, item: Classification, tokens: int, tau: Fract
         "tokens": tokens,
         **trees_object(structure, tau),
         "orders": [{"order": order.tree, "flops": order.flops(tokens)} for order in contraction_orders(sized, tokens)],
+        **plan_object(sized, tokens, plan),
     }
 
 
@@ -160,6 +172,7 @@ def _card(item: dict[str, Any]) -> str:
             for o in item["orders"][:MAX_ORDERS]
         ),
         *([("", f"and {more} more, all dearer")] if (more := len(item["orders"]) - MAX_ORDERS) > 0 else []),
+        *plan_lines(item),
         ("", ""),
         ("verdict", "kept" if item["kept"] else "pruned: " + "; ".join(item["reasons"])),
     ]
