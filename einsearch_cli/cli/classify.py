@@ -66,7 +66,7 @@ def classify_command(
     rank: bool = typer.Option(
         False,
         "--rank",
-        help="Compute the generic rank with random factors: exactly mod a prime, numerically beyond 4096 × 4096.",
+        help="Compute the generic rank with random factors: exactly mod a prime, numerically beyond 8192 × 8192.",
     ),
     seed: int = typer.Option(0, min=0, help="Seed of the random factors of --rank."),
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
@@ -86,7 +86,7 @@ def classify_command(
     for named in read_structures(specs or ["-"], sizes, allow_block_diagonal):
         side_in, side_out = dimensions(named, d_in, d_out)
         wanted = seed if rank else None
-        item = classify(named.structure, side_in, side_out, rank_seed=wanted, on_numeric=console.talk)
+        item = classify(named.structure, side_in, side_out, rank_seed=wanted, on_slow=console.talk)
         found.append((named, item))
     if output in (Format.json, Format.jsonl):
         objects = [_object(named, item, tokens, tau, explain_plan) for named, item in found]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console, filters
-from einsearch_cli.cli.filters import bounds_of, known_family, ranges_of
+from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of
 from einsearch_cli.cli.formats import Format, render, table
 from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
 from einsearch_cli.cli.search_progress import search_progress
@@ -69,7 +69,7 @@ class Order(StrEnum):
 
 def enumerate_command(
     grid: int = typer.Option(4, "--grid", "-q", min=1, max=1000, help="Exponents are multiples of 1/GRID."),
-    factors: int = typer.Option(2, "--factors", "-N", min=1, max=5, help="Largest number of factors."),
+    factors: int = typer.Option(2, "--factors", "-N", min=1, help="Largest number of factors."),
     exactly: bool = typer.Option(False, "--exactly", help="Only structures that need all these factors."),
     up_to_transpose: bool = typer.Option(
         False, "--up-to-transpose", help="Only one of two structures that are each other's transpose."
@@ -91,6 +91,7 @@ def enumerate_command(
     from einsearch_cli.structures.index_classes import IndexClasses
     from einsearch_cli.taxonomy import Space, common_unit
 
+    check_factors(factors)
     tau = token_exponent(trees)
     bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(grid, tau))
     space = Space(
@@ -126,7 +127,7 @@ def _list(space: Space, order: Order, limit: int | None, output: ListFormat, out
             found = best_first(list(found))
             on_progress(1.0)
         written = write_list(islice(_listed(found, space.tokens), limit), output, out)
-    console.talk(f"{written:,} structures")
+    console.talk(f"{written:,} structure{'s' * (written != 1)}")
 
 
 def _watched(found: Iterator[Found], on_progress: Callable[[float], None]) -> Iterator[Found]:

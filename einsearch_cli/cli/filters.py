@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from einsearch_cli.errors import SpecError
+from einsearch_cli.errors import SpecError, StructureError
 
 if TYPE_CHECKING:
     from einsearch_cli.structures.index_classes import IndexClasses
     from einsearch_cli.taxonomy import Bounds, ExponentRange
 
+MAX_SPACE_FACTORS = 5
 MIN_PSI = typer.Option("0", help="Smallest rank exponent ψ, such as 1, 1/2 or '>1/2'.")
 MAX_OMEGA = typer.Option("inf", help="Largest parameter sharing ω, such as 0 or '<1/2'.")
 MAX_NU = typer.Option("inf", help="Largest compute exponent ν (dense: 1), such as 3/4 or '<1'.")
@@ -36,24 +37,54 @@ def bounds_of(min_psi: str, max_omega: str, max_nu: str, unit: int) -> Bounds:
     """
     from einsearch_cli.taxonomy import EVERYTHING, Bounds
 
+    smallest_psi = _bound(min_psi, "--min-psi", ">", unit)
+    if smallest_psi > 1:
+        raise SpecError(f"--min-psi {min_psi[:40]!r}: ψ is at most 1, full rank", remedy="write --min-psi 1")
     return Bounds(
-        min_psi=_bound(min_psi, "--min-psi", ">", unit),
+        min_psi=smallest_psi,
         max_omega=EVERYTHING.max_omega if max_omega == "inf" else _bound(max_omega, "--max-omega", "<", unit),
         max_nu=EVERYTHING.max_nu if max_nu == "inf" else _bound(max_nu, "--max-nu", "<", unit),
     )
 
 
 def _bound(text: str, option: str, strict: str, unit: int) -> Fraction:
-    from einsearch_cli.structures.extent import parse_rational
-
     text = text.strip()
     if not text.startswith(strict):
-        return parse_rational(text, option)
-    number = parse_rational(text[1:].removeprefix("="), option)
+        return _number(text, option, strict)
+    number = _number(text[1:].removeprefix("="), option, strict)
     if text[1:].startswith("="):
         return number
     steps = math.floor(number * unit) + 1 if strict == ">" else math.ceil(number * unit) - 1
     return Fraction(steps, unit)
+
+
+def _number(text: str, option: str, strict: str) -> Fraction:
+    """A bound; those on ω may be negative, which ω of contraction trees can be."""
+    from einsearch_cli.structures.extent import parse_rational
+
+    negative = option == "--max-omega" and text.startswith("-")
+    try:
+        number = parse_rational(text.removeprefix("-") if negative else text, option)
+    except StructureError as error:
+        raise SpecError(
+            f"{option} {text[:40]!r} is not a bound: it must be a number{'' if option == '--max-omega' else ' from 0 on'}",
+            remedy=f"write {option} 1/2, {option} 0.5 or {option} '{strict}1/2'",
+        ) from error
+    return -number if negative else number
+
+
+def check_factors(factors: int) -> None:
+    """Complain about more factors than even the coarsest grid can be searched with.
+
+    Raises:
+        SpecError: with what takes more factors.
+    """
+    if factors > MAX_SPACE_FACTORS:
+        raise SpecError(
+            f"--factors {factors}: whole spaces have 1 to {MAX_SPACE_FACTORS} factors",
+            remedy=f"choose --factors {MAX_SPACE_FACTORS} or fewer; single structures of up to 8 factors are taken "
+            "by einsearch classify, draw and rank",
+        )
 
 
 def ranges_of(fixed: list[str] | None, classes: IndexClasses, unit: int) -> tuple[ExponentRange, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console, filters
-from einsearch_cli.cli.filters import bounds_of, known_family, ranges_of
+from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of
 from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
 from einsearch_cli.cli.trees import token_exponent
 
@@ -32,7 +32,7 @@ index classes that have to be empty.
 
 
 def sample_command(
-    factors: int = typer.Option(2, "--factors", "-N", min=1, max=5, help="Number of factors."),
+    factors: int = typer.Option(2, "--factors", "-N", min=1, help="Number of factors."),
     number: int = typer.Option(10, "--number", "-n", min=1, max=1_000_000, help="How many structures."),
     seed: int = typer.Option(0, min=0, help="The same seed draws the same structures."),
     allow_block_diagonal: bool = filters.BLOCK_DIAGONAL,
@@ -51,12 +51,13 @@ def sample_command(
     from einsearch_cli.taxonomy.sample import UNIT, SampleSpace, sample
 
     refuse_parquet_without_file(output, out)
+    check_factors(factors)
     tau = token_exponent(trees)
     bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(UNIT, tau))
     ranges = ranges_of(fix, IndexClasses(factors, allow_block_diagonal), UNIT)
     space = SampleSpace(factors, bounds, known_family(family), ranges, allow_block_diagonal, pareto, tau)
     written = write_list((_listed(drawn, space) for drawn in sample(space, number, seed)), output, out)
-    console.talk(f"{written:,} structures")
+    console.talk(f"{written:,} structure{'s' * (written != 1)}")
 
 
 def _listed(drawn: Drawn, space: SampleSpace) -> Listed:

@@ -32,6 +32,12 @@ def parse_carriers(text: str, *, block_diagonal: bool = False) -> Structure:
     """
     terms: dict[str, str] = {}
     for token in text.split():
+        if foreign := re.search(r"[^\x00-\x7f]", token):
+            raise StructureError(
+                f"{foreign[0]!r} (U+{ord(foreign[0]):04X}), character {foreign.start() + 1} of the term {token[:40]!r}, "
+                "names no tensor: tensors are X, Y and the factors A, B, …",
+                remedy="write terms such as XA^1/2 or XAB=4",
+            )
         match = _TERM.fullmatch(token)
         if not match:
             raise StructureError(

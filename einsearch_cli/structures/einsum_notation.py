@@ -103,6 +103,12 @@ def _parse_sizes(text: str, where: str) -> dict[str, str]:
 
 
 def _operands(equation: str) -> tuple[str, list[str], str]:
+    if foreign := re.search(r"[^\x00-\x7f]", equation):
+        raise StructureError(
+            f"{foreign[0]!r} (U+{ord(foreign[0]):04X}) in {equation[:80]!r} is not an index: "
+            "indices are the 52 letters a to z and A to Z",
+            remedy="write for example 'bgn,gnr,gro->bo'",
+        )
     if not _EQUATION.fullmatch(equation) or equation.count(",") < 1:
         raise StructureError(
             f"{equation[:80]!r} is not an einsum equation of a layer: it needs an input, factors and an output",

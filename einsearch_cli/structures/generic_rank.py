@@ -6,7 +6,7 @@ has modulo a prime. So the rank found here is never too large; it is too small
 with a probability of at most N·r/p, the degree of an r × r minor in the entries
 of the N factors by the Schwartz-Zippel lemma.
 
-Matrices that are too large to be eliminated in some seconds are decomposed in
+Matrices that are too large to be eliminated in two minutes are decomposed in
 float64 instead, which certifies nothing: the result says so.
 """
 
@@ -27,10 +27,14 @@ from einsearch_cli.structures.random_matrix import Numbers, largest_array, rando
 if TYPE_CHECKING:
     from einsearch_cli.structures.sizes import SizedStructure
 
-MAX_ENTRIES = 2**24
-"""Largest matrix that is eliminated: 4096 × 4096 takes 13 s and 600 MB."""
-MAX_NUMERIC_ENTRIES = 2**26
-"""Largest matrix whose singular values are taken: 8192 × 8192 needs 1.5 GB and some minutes."""
+QUICK_ENTRIES = 2**24
+"""Beyond this size, 4096 × 4096 (11 s), disjoint paths are tried before a matrix is formed."""
+MAX_ENTRIES = 2**26
+"""Largest matrix that is eliminated: 8192 × 8192 takes 80 s of one core and 2 GB."""
+MAX_NUMERIC_ENTRIES = 2**27
+"""Largest matrix whose singular values are taken: 11,585 × 11,585, with less memory but no faster."""
+_SECONDS_PER_STEP = 1.5e-10
+"""Of eliminating n × n numbers in n³ steps: 11 s for 4096, 30 s for 6000, 79 s for 8192."""
 _TRIALS = 2
 """A rank below the bound is computed again with another prime and other factors."""
 _CHEAP_WORK = 256**3
@@ -78,10 +82,8 @@ class GenericRank:
         }
 
 
-def generic_rank(
-    sized: SizedStructure, seed: int = 0, on_numeric: Callable[[str], None] = lambda _: None
-) -> GenericRank:
-    """The rank at these sizes for almost all factors, exactly as long as that takes seconds.
+def generic_rank(sized: SizedStructure, seed: int = 0, on_slow: Callable[[str], None] = lambda _: None) -> GenericRank:
+    """The rank at these sizes for almost all factors, exactly as long as that takes two minutes at most.
 
     Where d is padded it is the rank of the first d_in columns and d_out rows,
     in the order of the equation.
@@ -89,7 +91,7 @@ def generic_rank(
     Args:
         sized: the structure with its sizes.
         seed: that of the random factors.
-        on_numeric: is told what is done before the minutes that a numeric rank takes.
+        on_slow: is told what is done before something that takes more than some seconds.
 
     Raises:
         SizeError: for matrices too large for memory whose rank the paths do not settle.
@@ -102,18 +104,23 @@ def generic_rank(
     if seed < 0:
         raise SizeError(f"seed = {seed}: seeds must not be negative", remedy="choose a seed from 0 on")
     bound, attempts = _attempts(sized)
+    if largest_array(attempts[-1]) > QUICK_ENTRIES and (proved := _by_paths(sized, attempts[-1], bound)):
+        return proved
     best: GenericRank | None = None
     for trial, (sizes, prime) in enumerate(zip(attempts, PRIMES, strict=False)):
         if largest_array(sizes) > MAX_ENTRIES:
             continue
-        matrix = random_matrix(sizes, prime, seed + trial)[: _rows(sized, sizes), : _columns(sized, sizes)]
-        rank = rank_mod(matrix, prime)
+        rows, columns = _rows(sized, sizes), _columns(sized, sizes)
+        if largest_array(sizes) > QUICK_ENTRIES:
+            seconds = rows * columns * min(rows, columns) * _SECONDS_PER_STEP
+            on_slow(f"eliminating a {rows:,} × {columns:,} matrix modulo {prime}: about {seconds:.0f} s on one core")
+        rank = rank_mod(random_matrix(sizes, prime, seed + trial)[:rows, :columns], prime)
         if best is None or rank > best.rank:
             best = GenericRank(rank, bound, EXACT, RankCertificate(prime, seed + trial, 1, tuple(sizes.items()), 0.0))
         if rank == bound:
             return best
     if best is None or largest_array(attempts[-1]) > MAX_ENTRIES:
-        return _by_paths(sized, attempts[-1], bound) or _numeric(sized, attempts[:-1], bound, seed, on_numeric)
+        return _numeric(sized, attempts[:-1], bound, seed, on_slow)
     degree = len(sized.factors) * (best.rank + 1)
     chance = (degree / PRIMES[-1]) ** _TRIALS
     return replace(best, certificate=replace(best.certificate, trials=_TRIALS, chance_of_more=chance))
@@ -161,21 +168,21 @@ def _least(sized: SizedStructure, sizes: Sizes) -> int:
 
 
 def _numeric(
-    sized: SizedStructure, attempts: list[dict[str, int]], bound: int, seed: int, on_numeric: Callable[[str], None]
+    sized: SizedStructure, attempts: list[dict[str, int]], bound: int, seed: int, on_slow: Callable[[str], None]
 ) -> GenericRank:
     """The rank in float64; with the smallest bonds that leave the bound as it is, if that reaches it."""
     if largest_array(attempts[-1]) > MAX_NUMERIC_ENTRIES:
         raise SizeError(
             f"the rank of {sized.structure} at d_in {sized.d_in}, d_out {sized.d_out} needs arrays of "
-            f"{largest_array(attempts[-1]):,} numbers: at most {MAX_ENTRIES:,} (4096 × 4096) are eliminated exactly and "
-            f"{MAX_NUMERIC_ENTRIES:,} (8192 × 8192) decomposed in float64; "
+            f"{largest_array(attempts[-1]):,} numbers: at most {MAX_ENTRIES:,} (8192 × 8192) are eliminated exactly and "
+            f"{MAX_NUMERIC_ENTRIES:,} (11,585 × 11,585) decomposed in float64; "
             f"the rank is from {_least(sized, attempts[-1]):,} to {bound:,}",
             remedy="choose smaller dimensions, or powers of two, whose rank needs no matrix",
         )
     found: GenericRank | None = None
     for sizes in attempts:
         rows, columns = _rows(sized, sizes), _columns(sized, sizes)
-        on_numeric(f"too large to be exact in seconds: taking the singular values of a {rows:,} × {columns:,} matrix")
+        on_slow(f"too large to be exact: taking the singular values of a {rows:,} × {columns:,} matrix, some minutes")
         rank, gap = numeric_rank(random_matrix(sizes, None, seed)[:rows, :columns])
         certificate = RankCertificate(None, seed, 1, tuple(sizes.items()), None, gap)
         if found is None or rank > found.rank:

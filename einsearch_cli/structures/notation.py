@@ -61,7 +61,7 @@ def read_structure(text: str, sizes: dict[str, str] | None = None, *, block_diag
         )
     if "|" in text or re.fullmatch(r"[0-9./,\s()]+", text):
         return NamedStructure(parse_theta(text))
-    if re.fullmatch(r"[A-Z]{2,}(?:[\^=].*)?", text.split()[0], re.ASCII):
+    if re.fullmatch(r"(?:[A-Z]{2,}|[A-Z]\w*[^\W\x00-\x7f]\w*)(?:[\^=].*)?", text.split()[0]):
         return NamedStructure(parse_carriers(text, block_diagonal=block_diagonal))
     return NamedStructure(parse_family(text))
 

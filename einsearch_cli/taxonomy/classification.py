@@ -104,12 +104,12 @@ def classify(
     bounds: Bounds = Bounds(),
     *,
     rank_seed: int | None = None,
-    on_numeric: Callable[[str], None] = lambda _: None,
+    on_slow: Callable[[str], None] = lambda _: None,
 ) -> Classification:
     """Classify a structure and cost it for a d_out × d_in matrix.
 
-    With a `rank_seed` the generic rank is computed too, with random factors of that seed; `on_numeric`
-    is told before a rank is taken numerically, which takes minutes.
+    With a `rank_seed` the generic rank is computed too, with random factors of that seed; `on_slow`
+    is told before a rank that takes more than some seconds.
 
     Raises:
         SizeError: if the structure has no sizes for these dimensions, or a matrix too large for its rank.
@@ -118,7 +118,7 @@ def classify(
     sized = structure.at(d_in, d_out)
     bound, cut = rank_bound(sized)
     reasons = reasons_against(taxonomy, bounds)
-    rank, why = (None, None) if rank_seed is None else _rank(sized, cut, rank_seed, on_numeric)
+    rank, why = (None, None) if rank_seed is None else _rank(sized, cut, rank_seed, on_slow)
     return Classification(
         structure=structure,
         family=family_of(structure),
@@ -141,11 +141,9 @@ def classify(
     )
 
 
-def _rank(
-    sized: SizedStructure, cut: Cut, seed: int, on_numeric: Callable[[str], None]
-) -> tuple[GenericRank, str | None]:
+def _rank(sized: SizedStructure, cut: Cut, seed: int, on_slow: Callable[[str], None]) -> tuple[GenericRank, str | None]:
     from einsearch_cli.structures.generic_rank import generic_rank
     from einsearch_cli.taxonomy.shortfall import why_below_bound
 
-    found = generic_rank(sized, seed, on_numeric)
+    found = generic_rank(sized, seed, on_slow)
     return found, why_below_bound(sized, found, cut)

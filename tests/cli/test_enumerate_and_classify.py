@@ -180,7 +180,11 @@ def test_the_card_shows_what_limits_the_rank_and_the_verdict(einsearch) -> None:
         (("enumerate", "--fix", "AB~0"), "not a bound on a carrier set", "--fix AB=0"),
         (("enumerate", "--format", "parquet"), "needs a file", "--out structures.parquet"),
         (("enumerate", "--family", "bt"), "no structure or family is named 'bt'", "btt"),
-        (("enumerate", "--min-psi", "x"), "'x' in '--min-psi' is not an exponent", "write a fraction"),
+        (
+            ("enumerate", "--min-psi", "x"),
+            "--min-psi 'x' is not a bound: it must be a number from 0 on",
+            "--min-psi 1/2",
+        ),
         (("enumerate", "--out", "/nowhere/x.json"), "the folder '/nowhere' does not exist", "mkdir -p '/nowhere'"),
         (("enumerate", "--out", "/"), "it is a folder", "give a file name"),
         (("frobnicate",), "No such command 'frobnicate'", "--help"),
@@ -273,3 +277,29 @@ def test_block_diagonal_structures_are_classified_on_request(einsearch, tmp_path
 def test_structures_and_taxonomy_never_load_torch() -> None:
     code = "import sys, einsearch_cli.taxonomy, einsearch_cli.cli.main; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.strip() == b"False"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["enumerate", "--factors", "6", "--count"], "--factors 6: whole spaces have 1 to 5 factors"),
+        (["sample", "--factors", "9"], "--factors 9: whole spaces have 1 to 5 factors"),
+        (["enumerate", "--min-psi", "2"], "--min-psi '2': ψ is at most 1"),
+        (["sample", "--min-psi", ">1"], "--min-psi '>1': ψ is at most 1"),
+        (["enumerate", "--max-nu", "<-1"], "--max-nu '-1' is not a bound: it must be a number from 0 on"),
+        (["classify", "XÀ^1 YA"], "'À' (U+00C0), character 2 of the term 'XÀ^1', names no tensor"),
+        (["classify", "XA^1 YÀ"], "'À' (U+00C0), character 2 of the term 'YÀ', names no tensor"),
+        (["classify", "ab,acé->bc"], "'é' (U+00E9) in 'ab,acé->bc' is not an index"),
+    ],
+)
+def test_bad_bounds_factors_and_characters_are_named(einsearch, words: list[str], message: str) -> None:
+    found = einsearch(*words)
+    assert found.code == 2
+    assert message in found.err
+
+
+def test_a_bound_on_the_omega_of_trees_may_be_negative(einsearch) -> None:
+    words = ["enumerate", "--trees", "1", "--grid", "4", "--count", "--format", "json", "--max-omega"]
+    counts = [einsearch(*words, bound).out for bound in ("-1/4", "<0")]
+    assert counts[0] == counts[1]
+    assert '"survivors": 0' not in counts[0]

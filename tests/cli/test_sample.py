@@ -27,7 +27,7 @@ def test_sample_takes_the_filters_of_enumerate(einsearch) -> None:
     ("words", "message"),
     [
         (("--max-omega", "0"), "none has ω = 0"),
-        (("--factors", "9"), "Invalid value for '--factors'"),
+        (("--factors", "9"), "--factors 9: whole spaces have 1 to 5 factors"),
         (("-n", "0"), "Invalid value for '--number'"),
         (("--fix", "AB"), "'AB' is not a bound on a carrier set"),
         (("--fix", "XYA=0"), "XYA"),

@@ -15,8 +15,8 @@ from einsearch_cli.structures.cut_bounds import clipped, cut_bound, path_bound, 
 from einsearch_cli.structures.generic_rank import (
     BY_PATHS,
     EXACT,
-    MAX_ENTRIES,
     NUMERIC,
+    QUICK_ENTRIES,
     generic_rank,
     numeric_rank,
 )
@@ -133,7 +133,7 @@ def test_large_matrices_are_settled_by_paths_or_refused_before_anything_is_alloc
     assert (found.rank, found.method, found.certificate.prime) == (2**40, BY_PATHS, None)
     with pytest.raises(
         SizeError,
-        match=r"144,000,000 numbers: at most 16,777,216 .* exactly and 67,108,864 .*the rank is from 2,400 to 12,000",
+        match=r"144,000,000 numbers: at most 67,108,864 .* exactly and 134,217,728 .*the rank is from 2,400 to 12,000",
     ):
         generic_rank(parse_structure("monarch").at(12_000, 12_000))
     with pytest.raises(SizeError, match="seeds must not be negative"):
@@ -142,7 +142,7 @@ def test_large_matrices_are_settled_by_paths_or_refused_before_anything_is_alloc
 
 def test_a_bond_that_is_larger_than_needed_costs_nothing() -> None:
     sized = parse_structure("XC^1/2 XAB^1/2 YC^1/2 YAB^1/2 AB^1/2 AC^1/2 BC^1 ABC^1/2").at(600, 600)
-    assert math.prod(size for _, size in sized.sizes) > MAX_ENTRIES
+    assert math.prod(size for _, size in sized.sizes) > QUICK_ENTRIES
     assert generic_rank(sized).rank == 600
 
 
@@ -177,3 +177,16 @@ def test_beyond_what_is_eliminated_the_rank_is_numeric_and_says_so(
     monkeypatch.setattr("einsearch_cli.structures.generic_rank.MAX_NUMERIC_ENTRIES", 4)
     with pytest.raises(SizeError, match=f"to {exact.bound}"):
         generic_rank(sized)
+
+
+def test_large_matrices_are_eliminated_too_and_announced_unless_paths_prove_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("einsearch_cli.structures.generic_rank.QUICK_ENTRIES", 4)
+    told: list[str] = []
+    found = generic_rank(parse_structure("XA=2 XB=2 XAB YA=3 YB").at(8, 9), 0, told.append)
+    assert (found.rank, found.method) == (7, EXACT)
+    assert told[0].startswith("eliminating a 9 × 8 matrix modulo 2147483647: about 0 s")
+    told.clear()
+    assert generic_rank(parse_structure("monarch").at(64, 64), 0, told.append).method == BY_PATHS
+    assert told == []

@@ -94,7 +94,7 @@ def test_a_letter_in_one_factor_alone_is_summed_away() -> None:
         ("bi,io->bo; i=-4, o=4", "'-4'"),
         ("bi,io->bo; i=0, o=4", "sizes must be from 1 to 2^48"),
         (f"bi,io->bo; i=4, o={10**18}", "sizes must be from 1 to 2^48"),
-        ("bî,îo->bo; î=4", "not an einsum equation"),
+        ("bî,îo->bo; î=4", "'î' (U+00EE) in 'bî,îo->bo' is not an index: indices are the 52 letters"),
     ],
 )
 def test_bad_equations(text: str, message: str) -> None:
