@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from fractions import Fraction
 from itertools import islice
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SORTED_POINTS = 5_000_000
 """Spaces with no more structures are sorted before anything is written; larger ones are written as found."""
+_REPORT_EVERY = 1000
+"""Structures written between two updates of the progress bar."""
 
 HELP = """List all structures of up to N factors on a grid of exponents, each once, in normal form.
 
@@ -122,28 +124,34 @@ def _list(space: Space, order: Order, limit: int | None, output: ListFormat, out
         refuse_too_large(space)
     shared_terminal = out is None and sys.stdout.isatty() and not best
     with search_progress(wanted=not shared_terminal) as on_progress:
-        found: Iterable[Found] = _watched(search(space), on_progress)
-        if best:
-            found = best_first(list(found))
-            on_progress(1.0)
-        written = write_list(islice(_listed(found, space.tokens), limit), output, out)
+        found = _by_rows(best_first(list(search(space)))) if best else search(space)
+        written = write_list(islice(_listed(found, space.tokens, on_progress), limit), output, out)
     console.talk(f"{written:,} structure{'s' * (written != 1)}")
 
 
-def _watched(found: Iterator[Found], on_progress: Callable[[float], None]) -> Iterator[Found]:
-    for item in found:
-        on_progress(item.done)
-        yield item
+def _by_rows(found: Iterable[Found]) -> Iterator[Found]:
+    """Sorted structures, done when they are written: the search of a space that is sorted takes about a second."""
+    items = list(found)
+    total, rows = sum(len(item.batch) for item in items), 0
+    for item in items:
+        rows += len(item.batch)
+        yield replace(item, done=rows / total)
 
 
-def _listed(found: Iterable[Found], tokens: Fraction | None) -> Iterator[Listed]:
+def _listed(found: Iterable[Found], tokens: Fraction | None, on_progress: Callable[[float], None]) -> Iterator[Listed]:
     places: dict[tuple[int, int, int], Place] = {}
+    before = 0.0
     for item in found:
-        for structure, text, triple in zip(item.structures(), item.texts(), item.taxonomy(), strict=True):
+        share = (item.done - before) / max(1, len(item.batch))
+        rows = zip(item.structures(), item.texts(), item.taxonomy(), strict=True)
+        for number, (structure, text, triple) in enumerate(rows):
+            if number % _REPORT_EVERY == 0:
+                on_progress(before + number * share)
             if triple not in places:
                 omega, psi, nu = (Fraction(n, item.unit) for n in triple)
                 places[triple] = Place.of(omega, psi, nu, tokens)
             yield Listed(structure, text, places[triple])
+        before = item.done
 
 
 def _count(space: Space, output: ListFormat, out: Path | None) -> None:
