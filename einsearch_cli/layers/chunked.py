@@ -63,7 +63,7 @@ class _Contraction(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, x: Tensor, scale: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
         ctx.plan = plan
         ctx.save_for_backward(x, scale, bias, *weights)
-        ctx.kept = _kept_buffers(plan, x) if any(ctx.needs_input_grad) else []
+        ctx.kept = kept_buffers(plan, x) if any(ctx.needs_input_grad) else []
         return run_forward(plan, x, float(scale), bias, weights, ctx.kept)
 
     @staticmethod
@@ -74,10 +74,10 @@ class _Contraction(torch.autograd.Function):
             return None, *_differentiable_gradients(ctx.plan, (x, scale, bias, *weights), grads[0], wanted)
         # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
         kept, ctx.kept = ctx.kept, []
-        return None, *_Backward(ctx.plan, x, float(scale), bias, weights, wanted, kept).run(grads[0])
+        return None, *Backward(ctx.plan, x, float(scale), bias, weights, wanted, kept).run(grads[0])
 
 
-def _kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
+def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
     """Memory for the results of all steps but the last, None for those to be computed anew."""
     tokens, widths = x.shape[0], plan.widths[1:-1]
     fits = tokens * sum(widths) <= _DENSE_COPIES * plan.padded_in * plan.padded_out
@@ -94,16 +94,20 @@ def run_forward(
     bias: Tensor | None,
     weights: Sequence[Tensor],
     kept: Sequence[Tensor | None] = (),
+    y: Tensor | None = None,
 ) -> Tensor:
-    """The output (tokens, padded_out), without anything that autograd sees; results of steps go to `kept`."""
+    """The output (tokens, padded_out), without anything that autograd sees; results of steps go to `kept`.
+
+    It is written to `y` if given.
+    """
     tokens = x.shape[0]
     x = _rows_contiguous(x)
-    y = x.new_empty(tokens, plan.padded_out)
+    y = x.new_empty(tokens, plan.padded_out) if y is None else y
     full = [repeated(weight, step, tokens) for step, weight in zip(plan.steps, weights, strict=True)]
     for begin, end in chunks(plan, tokens):
         activation = x[begin:end]
         for number, (step, weight) in enumerate(zip(plan.steps[:-1], full, strict=False)):
-            into = _slice(kept, number, begin, end, tokens)
+            into = slice_kept(kept, number, begin, end, tokens)
             activation = _forward_step(step, activation, weight, end - begin, 1.0, into)
         direct = y[begin:end] if plan.write is None else None
         activation = _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale, direct)
@@ -111,7 +115,7 @@ def run_forward(
     return y
 
 
-def _slice(kept: Sequence[Tensor | None], number: int, begin: int, end: int, tokens: int) -> Tensor | None:
+def slice_kept(kept: Sequence[Tensor | None], number: int, begin: int, end: int, tokens: int) -> Tensor | None:
     """The part of a kept result that belongs to one chunk."""
     buffer = kept[number] if kept else None
     if buffer is None:
@@ -146,7 +150,7 @@ def _write(how: Reading, memory: Tensor, target: Tensor, bias: Tensor | None = N
         torch.add(source, bias.view(source.shape[1:]), out=target.view(source.shape))
 
 
-class _Backward:
+class Backward:
     """One backward pass: gradients of x, scale, bias and factors, where wanted."""
 
     def __init__(
@@ -191,7 +195,7 @@ class _Backward:
             self.bias_grad.addmm_(grad.new_ones(1, tokens), grad)
         activations = [x]
         for number, step in enumerate(steps[:-1]):
-            result = _slice(self.kept, number, begin, begin + tokens, self.x.shape[0])
+            result = slice_kept(self.kept, number, begin, begin + tokens, self.x.shape[0])
             if result is None:
                 result = _forward_step(step, activations[-1], self.full[number], tokens, 1.0)
             activations.append(result)
