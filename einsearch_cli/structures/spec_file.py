@@ -115,7 +115,7 @@ def _of_mapping(entry: dict[Any, Any]) -> NamedStructure:
 def _with_experts(found: NamedStructure, entry: dict[Any, Any]) -> NamedStructure:
     if not _MIXTURE_KEYS & set(entry):
         return found
-    if found.mixture is not None or not _MIXTURE_KEYS <= set(entry):
+    if found.mixture is not None or not set(entry) >= _MIXTURE_KEYS:
         raise SpecError(
             "a layer of experts is given by a structure without experts and by both keys 'experts' and 'top'",
             remedy="{structure: btt, experts: 16, top: 2}",

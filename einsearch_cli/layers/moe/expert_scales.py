@@ -54,7 +54,7 @@ class _ExpertScales(torch.autograd.Function):
         return gain_E * caps_E
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_E: Tensor) -> tuple[Tensor | None, ...]:
         gain_E, caps_E, *factors = ctx.saved_tensors
         per_square_E = -grad_E * gain_E * caps_E

@@ -68,7 +68,7 @@ class FeedForwardMoE(nn.Module):
         of_expert = self.up.plan.flops_per_token + self.down.plan.flops_per_token
         return self.router.flops_per_token + self.mixture.top * of_expert
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., width); errors as of `StructuredMoE`."""
         tokens = flat_tokens(x, self.up.in_features)

@@ -73,7 +73,7 @@ class _EachInChunks(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, *weights = ctx.saved_tensors
         _, _, wants_rows, wants_scales, *wants_weights = ctx.needs_input_grad

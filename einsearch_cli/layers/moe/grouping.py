@@ -84,7 +84,7 @@ class _Dispatch(torch.autograd.Function):
         return x_TF.index_select(0, groups.token_of_row).mul_(gates_R[:, None])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_RF: Tensor) -> tuple[Tensor | None, ...]:
         x_TF, gates_TK = ctx.saved_tensors
         wants_x, wants_gates, _ = ctx.needs_input_grad
@@ -101,7 +101,7 @@ class _Combine(torch.autograd.Function):
         return _weighted_sum(rows_RF, groups.row_of_slot_TK, None)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_TF: Tensor) -> tuple[Tensor | None, ...]:
         return grad_TF.index_select(0, ctx.groups.token_of_row), None
 

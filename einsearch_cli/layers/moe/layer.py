@@ -90,7 +90,7 @@ class StructuredMoE(nn.Module):
         """2 × multiply-adds of one forward pass per token: the router and `top` experts, whatever their number."""
         return self.router.flops_per_token + self.mixture.top * self.experts.plan.flops_per_token
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features).
 
@@ -147,10 +147,10 @@ def checked_mixture(
             remedy="use EinsumLinear, or write for example btt-moe:experts=16,top=2",
         )
     if found.feed_forward != feed_forward:
-        what, other = ("single layers", "FeedForwardMoE") if found.feed_forward else ("whole networks", "StructuredMoE")
+        kinds = ("single matrices, as of StructuredMoE", "whole networks, as of FeedForwardMoE")
         raise LayerError(
-            f"{found}: the experts of this layer are {what}",
-            remedy=f"use {other}, or {'dense-moe' if found.feed_forward else 'ffn-moe'}:experts={found.experts},top={found.top}",
+            f"{found} has experts that are {kinds[found.feed_forward]}: this layer's are {kinds[feed_forward]}",
+            remedy=f"write {'ffn' if feed_forward else 'dense'}-moe:experts={found.experts},top={found.top}",
         )
     return found
 
