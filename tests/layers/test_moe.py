@@ -417,5 +417,5 @@ def test_errors_say_what_is_wrong(make_layer: Any, message: str) -> None:
 
 
 def test_experts_beyond_the_memory_are_refused() -> None:
-    with pytest.raises(SizeError, match="4096 × .* parameters = "):
+    with pytest.raises(SizeError, match=r"4096 × .* parameters = "):
         StructuredMoE(2**17, 2**17, "dense-moe:experts=4096,top=2")
