@@ -13,7 +13,7 @@ from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.numbers import duration_text, flops_text
 from einsearch_cli.reports.page import Page, report_section
 from einsearch_cli.reports.ranking_section import ranking_section, structure_cell
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
     from einsearch_cli.search.trial import Trial
@@ -152,7 +152,7 @@ def learning_section(page: Page) -> Html | None:
 @report_section("failures", "Runs that failed")
 def failures_section(page: Page) -> Html | None:
     """Every run that diverged or crashed with its error; runs that failed alike share a row."""
-    groups: dict[tuple[Structure, str, str], list[Trial]] = {}
+    groups: dict[tuple[LayerSpec, str, str], list[Trial]] = {}
     for result in page.study.results:
         if result.status != "ok":
             key = (result.trial.structure, result.status, result.error or "no message")
@@ -168,7 +168,7 @@ def failures_section(page: Page) -> Html | None:
     return joined([table, caption("These runs are left out of every mean above." + more)])
 
 
-def _failure(page: Page, structure: Structure, status: str, error: str, trials: Sequence[Trial]) -> Html:
+def _failure(page: Page, structure: LayerSpec, status: str, error: str, trials: Sequence[Trial]) -> Html:
     shown = error if len(error) <= LONGEST_ERROR else error[:LONGEST_ERROR] + " …"
     return element(
         "tr",

@@ -56,7 +56,7 @@ class RoutingStatistics:
 
 
 class AuxiliaryLoss:
-    """Listens to the routers of a model while it is the active context.
+    """Listens to the routers of a model while it is the active context; entering it starts anew.
 
     The model itself needs no change: wrap its forward pass.
 
@@ -97,6 +97,7 @@ class AuxiliaryLoss:
         self._sums: dict[Router, RoutingSums] = {}
 
     def __enter__(self) -> Self:
+        self._sums.clear()
         recorders.append(self)
         return self
 
