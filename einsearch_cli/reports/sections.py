@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
 from einsearch_cli.reports.figure_taxonomy import taxonomy_figure
@@ -132,6 +133,9 @@ def _reading() -> Html:
         "The panels above are this study's own test of that.",
     )
     return joined([element("h3", "How to read ω, ψ and ν"), element("div", *cards, class_="columns"), source])
+
+
+report_section("experts", "Load of the experts")(experts_section)
 
 
 @report_section("learning", "Learning curves")
