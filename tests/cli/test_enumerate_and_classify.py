@@ -221,3 +221,26 @@ def test_a_reader_that_stops_early_is_no_error_and_a_full_disk_is_named() -> Non
 def test_structures_and_taxonomy_never_load_torch() -> None:
     code = "import sys, einsearch_cli.taxonomy, einsearch_cli.cli.main; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.strip() == b"False"
+
+
+def test_classify_a_layer_of_experts(einsearch) -> None:
+    found = json.loads(einsearch("classify", "btt-moe:experts=16,top=2", "--d-in", "64", "--format", "json").out)
+    expert = 2 * 8**3  # two factors of eight 8 × 8 blocks
+    assert (found["omega"], found["psi"], found["nu"]) == ("0", "1", "1/2")
+    assert found["params"] == expert
+    assert found["mixture"] == {
+        "layer": "btt-moe:experts=16,top=2",
+        "experts": 16,
+        "top": 2,
+        "params": 16 * expert + 64 * 16,
+        "active_params": 2 * expert + 64 * 16,
+        "active_flops_per_token": 2 * (2 * expert) + 2 * 64 * 16,
+    }
+    card = einsearch("classify", "btt-moe:experts=16,top=2", "--d-in", "64").out
+    assert "params, active     3,072 = 0.75x dense" in card
+    rows = einsearch("classify", "btt-moe:experts=16,top=2", "monarch", "--d-in", "64", "--format", "csv").out
+    assert "active params" in rows.splitlines()[0]
+    assert "active params" not in einsearch("classify", "monarch", "--format", "csv").out
+    whole = einsearch("classify", "ffn-moe:experts=16,top=2")
+    assert whole.code == 2
+    assert "it has no single matrix to classify" in whole.err

@@ -17,6 +17,7 @@ from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, FeedForwardMoE, St
 from einsearch_cli.layers.moe.grouped import can_be_grouped, contract_each, contract_in_groups
 from einsearch_cli.layers.moe.grouping import group
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.taxonomy import layer_costs
 
 FAMILIES = [
     "dense", "low-rank", "kronecker", "tt:r=3", "monarch", "btt:r=2", "block-dense:blocks=4,r=8",
@@ -419,3 +420,13 @@ def test_errors_say_what_is_wrong(make_layer: Any, message: str) -> None:
 def test_experts_beyond_the_memory_are_refused() -> None:
     with pytest.raises(SizeError, match=r"4096 × .* parameters = "):
         StructuredMoE(2**17, 2**17, "dense-moe:experts=4096,top=2")
+
+
+@pytest.mark.parametrize("structure", FAMILIES)
+def test_costs_are_those_of_the_layer(structure: str) -> None:
+    layer = make(structure, 8, 2)
+    costs = layer_costs(layer.mixture, 36, 16)
+    gains_and_bias = 8 + 16
+    assert costs.params == sum(p.numel() for p in layer.parameters()) - gains_and_bias
+    assert costs.active_params == costs.params - 6 * sum(f[0].numel() for f in layer.experts.factors.values())
+    assert costs.flops_per_token == layer.flops_per_token
