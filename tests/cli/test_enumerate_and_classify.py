@@ -237,7 +237,7 @@ def test_classify_a_layer_of_experts(einsearch) -> None:
         "active_flops_per_token": 2 * (2 * expert) + 2 * 64 * 16,
     }
     card = einsearch("classify", "btt-moe:experts=16,top=2", "--d-in", "64").out
-    assert "params, active     3,072 = 0.75x dense" in card
+    assert "params, active       3,072 = 0.75x dense" in card
     rows = einsearch("classify", "btt-moe:experts=16,top=2", "monarch", "--d-in", "64", "--format", "csv").out
     assert "active params" in rows.splitlines()[0]
     assert "active params" not in einsearch("classify", "monarch", "--format", "csv").out
