@@ -88,9 +88,9 @@ class _EachInChunks(torch.autograd.Function):
             of_expert = [weight[expert] for weight in weights]
             part = _kept(kept, begin, end, rows.shape[0])
             run = Backward(ctx.plan, rows[begin:end], ctx.scales[expert], None, of_expert, wanted, part)
-            x_grad, scale_grad, _, *found = run.run(grad[begin:end])
-            if rows_grad is not None and x_grad is not None:
-                rows_grad[begin:end] = x_grad
+            if rows_grad is not None:
+                run.x_grad = rows_grad[begin:end]  # written in place
+            _, scale_grad, _, *found = run.run(grad[begin:end])
             if scales_grad is not None and scale_grad is not None:
                 scales_grad[expert] = scale_grad
             for target, source in zip(weights_grad, found, strict=True):
