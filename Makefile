@@ -19,6 +19,7 @@ lint: .venv/installed-dev
 
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/layer_speed.py
+	$(BIN)/python benchmarks/moe_speed.py
 	$(BIN)/python benchmarks/space_search.py --quick
 	$(BIN)/python benchmarks/rank.py
 
