@@ -18,8 +18,9 @@ lint: .venv/installed-dev
 	$(BIN)/lint-imports
 
 benchmark: .venv/installed
-	$(BIN)/python benchmarks/layer_speed.py
-	$(BIN)/python benchmarks/moe_speed.py
+	$(BIN)/einsearch bench --out benchmarks/results/layers.json
+	$(BIN)/python benchmarks/model_speed.py --out benchmarks/results/models.json
+	$(BIN)/python benchmarks/moe_speed.py --quick
 	$(BIN)/python benchmarks/space_search.py --quick
 	$(BIN)/python benchmarks/rank.py
 

@@ -1,6 +1,6 @@
 """Speed of layers of experts, one thread, beside all experts computed and masked, and beside the bare matrix products.
 
-    python benchmarks/moe_speed.py [--rounds 9] [--width 512] [--tokens 4096] [--top 2]
+    python benchmarks/moe_speed.py [--quick] [--rounds 9] [--width 512] [--tokens 4096] [--top 2]
 
 Candidates run in turn, round after round; processor time, medians, milliseconds.
 
@@ -69,7 +69,8 @@ def products(layer: EinsumLinear, rows: int, backward: bool) -> Callable[[], Non
     """The matrix products of a pass alone: B batch, R rows, K contracted, N new."""
     operands = []
     for part in layer.plan.steps:
-        b, r, _ = part.result.at(rows)
+        *batch, r, _ = part.result.at(rows)
+        b = batch[0] if batch else 1
         _, k, n = part.weight_shape
         rows_BRK, weight_BKN, grad_BRN = torch.randn(b, r, k), torch.randn(b, k, n), torch.randn(b, r, n)
         operands.append((rows_BRK, weight_BKN))
@@ -103,7 +104,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of a call")
     parser.add_argument("--top", type=int, default=2, help="experts of a token")
     parser.add_argument("--structures", nargs="*", default=EXPERT_STRUCTURES, help="structures of the experts")
+    parser.add_argument("--quick", action="store_true", help="three rounds of one structure")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.structures = 3, EXPERT_STRUCTURES[:1]
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x = torch.randn(options.tokens, options.width)

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.filters import BLOCK_DIAGONAL
 from einsearch_cli.cli.formats import Format, ratio, render
+from einsearch_cli.cli.plans import plan_lines, plan_object
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
-from einsearch_cli.cli.trees import trees_lines, trees_object
+from einsearch_cli.cli.trees import token_exponent, trees_lines, trees_object
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from einsearch_cli.structures import NamedStructure
     from einsearch_cli.taxonomy import Classification
 
@@ -38,6 +42,8 @@ numbers are formulas in the letters.
 
   einsearch classify 'XA=2 XB=2 XAB YA=3 YB' --d-in 8 --d-out 9 --rank
 
+  einsearch classify btt:r=2 --d-in 4096 --tokens 16 --explain-plan
+
   einsearch classify low-rank:r=64 block-dense:blocks=4,r=512 --d-in 4096 --d-out 1024 --format json
 """
 MAX_ORDERS = 15
@@ -55,10 +61,18 @@ def classify_command(
         metavar="TAU",
         help="ν and ω also over trees that multiply factors first, for calls of d^TAU tokens, such as 1 or 1/2.",
     ),
+    explain_plan: bool = typer.Option(
+        False,
+        "--explain-plan",
+        help="The routes that a layer can take with --tokens tokens, with FLOPs, bytes and predicted time; starts torch.",
+    ),
     rank: bool = typer.Option(
-        False, "--rank", help="Compute the generic rank exactly, with random factors mod a prime."
+        False,
+        "--rank",
+        help="Compute the generic rank with random factors: exactly mod a prime, numerically beyond 4096 × 4096.",
     ),
     seed: int = typer.Option(0, min=0, help="Seed of the random factors of --rank."),
+    allow_block_diagonal: bool = BLOCK_DIAGONAL,
     output: Format = typer.Option(Format.table, "--format", help="Output format."),
     out: Path | None = typer.Option(None, help="Write to this file."),
 ) -> None:
@@ -66,26 +80,33 @@ def classify_command(
 
     if is_symbolic(specs or []):
         sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
-        console.data(symbolic_text(specs, output, [name for name, given in sized.items() if given is not None]), out)
+        sized["--explain-plan"] = explain_plan or None
+        refused = [name for name, given in sized.items() if given is not None]
+        console.data(symbolic_text(specs, output, refused, allow_block_diagonal), out)
         return
+    tau = token_exponent(trees)
     found = []
-    for named in read_structures(specs or ["-"], sizes):
-        _refuse_networks(named)
+    for named in read_structures(specs or ["-"], sizes, allow_block_diagonal):
+        _refuse_experts(named, explain_plan)
         side_in, side_out = dimensions(named, d_in, d_out)
-        found.append((named, classify(named.structure, side_in, side_out, rank_seed=seed if rank else None)))
+        wanted = seed if rank else None
+        item = classify(named.structure, side_in, side_out, rank_seed=wanted, on_numeric=console.talk)
+        found.append((named, item))
     if output in (Format.json, Format.jsonl):
-        objects = [_object(named, item, tokens, trees) for named, item in found]
+        objects = [_object(named, item, tokens, tau, explain_plan) for named, item in found]
         single = len(objects) == 1 and output is Format.json
         text = json.dumps(objects[0], indent=2, ensure_ascii=False) if single else render([], objects, output)
     elif output is Format.table:
-        text = "\n\n".join(_card(_object(named, item, tokens, trees)) for named, item in found)
+        text = "\n\n".join(_card(_object(named, item, tokens, tau, explain_plan)) for named, item in found)
     else:
         has_experts = any(named.mixture for named, _ in found)
         text = render([_row(named, item, has_experts) for named, item in found], [], output)
     console.data(text, out)
 
 
-def _object(named: NamedStructure, item: Classification, tokens: int, trees: str | None) -> dict[str, Any]:
+def _object(
+    named: NamedStructure, item: Classification, tokens: int, tau: Fraction | None, plan: bool
+) -> dict[str, Any]:
     from einsearch_cli.structures import notations
     from einsearch_cli.taxonomy import contraction_orders, flops_formula, params_formula
 
@@ -100,9 +121,10 @@ def _object(named: NamedStructure, item: Classification, tokens: int, trees: str
         "params_ratio": item.params / item.dense_params,
         "flops_ratio": item.flops_per_token / item.dense_flops_per_token,
         "tokens": tokens,
-        **trees_object(structure, trees),
+        **trees_object(structure, tau),
         **_mixture(named, item),
         "orders": [{"order": order.tree, "flops": order.flops(tokens)} for order in contraction_orders(sized, tokens)],
+        **plan_object(sized, tokens, plan),
     }
 
 
@@ -126,14 +148,22 @@ def _mixture(named: NamedStructure, item: Classification) -> dict[str, Any]:
     }
 
 
-def _refuse_networks(named: NamedStructure) -> None:
-    from einsearch_cli.errors import StructureError
+def _refuse_experts(named: NamedStructure, explain_plan: bool) -> None:
+    """Where there is no single matrix to classify, or no route to choose."""
+    from einsearch_cli.errors import SpecError, StructureError
 
     mixture = named.mixture
-    if mixture is not None and mixture.feed_forward:
+    if mixture is None:
+        return
+    if mixture.feed_forward:
         raise StructureError(
             f"{mixture} replaces whole feed-forward networks: it has no single matrix to classify",
             remedy=f"einsearch classify dense-moe:experts={mixture.experts},top={mixture.top}",
+        )
+    if explain_plan:
+        raise SpecError(
+            f"--explain-plan with {mixture}: experts always meet their factors one after another, without a choice",
+            remedy=f"einsearch classify '{mixture.structure}' --explain-plan, or leave --explain-plan out",
         )
 
 
@@ -193,6 +223,7 @@ def _card(item: dict[str, Any]) -> str:
             for o in item["orders"][:MAX_ORDERS]
         ),
         *([("", f"and {more} more, all dearer")] if (more := len(item["orders"]) - MAX_ORDERS) > 0 else []),
+        *plan_lines(item),
         ("", ""),
         ("verdict", "kept" if item["kept"] else "pruned: " + "; ".join(item["reasons"])),
     ]
@@ -224,4 +255,6 @@ def _rank(item: dict[str, Any]) -> str:
     how = item["rank_method"]
     if certificate["prime"]:
         how = how.replace("mod p", f"mod {certificate['prime']}, seed {certificate['seed']}")
+    if certificate["singular_values"]:
+        how += " {:.1e} | {:.1e} of the largest, seed {}".format(*certificate["singular_values"], certificate["seed"])
     return f"{item['rank']:,} {how}; {bound}"

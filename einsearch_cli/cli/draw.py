@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.filters import BLOCK_DIAGONAL
 from einsearch_cli.cli.structure_input import dimensions, one_structure
 from einsearch_cli.errors import OutputError
 
@@ -30,6 +31,7 @@ def draw_command(
     sizes: str | None = typer.Option(None, help="Sizes of the letters of an einsum equation: g=4,n=256."),
     d_in: int | None = typer.Option(None, help="Input dimension; 1024, or what the sizes fix."),
     d_out: int | None = typer.Option(None, help="Output dimension; d_in if not given."),
+    allow_block_diagonal: bool = BLOCK_DIAGONAL,
     out: Path | None = typer.Option(None, help="Write a picture: FILE.svg, FILE.png, or FILE.txt."),
 ) -> None:
     from einsearch_cli.reports.diagram import diagram_svg
@@ -42,7 +44,7 @@ def draw_command(
             f"--out {str(out)!r} does not say what to draw: the name must end in .svg, .png or .txt",
             remedy=f"--out {out.stem if out else 'structure'}.svg",
         )
-    named = one_structure(spec, sizes)
+    named = one_structure(spec, sizes, allow_block_diagonal)
     item = classify(named.structure, *dimensions(named, d_in, d_out))
     if suffix == ".png" and out is not None:
         from einsearch_cli.reports.raster import write_png

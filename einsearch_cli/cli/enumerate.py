@@ -19,6 +19,7 @@ from einsearch_cli.cli.filters import bounds_of, known_family, ranges_of
 from einsearch_cli.cli.formats import Format, render, table
 from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
 from einsearch_cli.cli.search_progress import search_progress
+from einsearch_cli.cli.trees import token_exponent
 
 if TYPE_CHECKING:
     from einsearch_cli.taxonomy import Found, Space, SpaceCounts
@@ -37,6 +38,10 @@ points up to renaming the factors (distinct), those that need all N factors
 (irreducible), and how many of these pass the filters (survivors). Without
 filters all four are computed, not counted.
 
+With --trees TAU, ν and ω are those of the best contraction tree for calls of d^TAU
+tokens, where factors may be multiplied with each other first; filters and order
+go by these.
+
 [bold]Examples[/bold]
 
   einsearch enumerate --grid 4 --min-psi 1 --max-omega 0 --max-nu 1/2
@@ -46,6 +51,8 @@ filters all four are computed, not counted.
   einsearch enumerate --factors 3 --grid 4 --fix AB=0 --pareto
 
   einsearch enumerate --factors 4 --grid 4 --count
+
+  einsearch enumerate --grid 4 --trees 1 --min-psi 1 --max-omega '<0'
 
   einsearch enumerate --grid 4 --family btt --format yaml --out btt.yaml
   einsearch rank btt.yaml
@@ -67,15 +74,14 @@ def enumerate_command(
     up_to_transpose: bool = typer.Option(
         False, "--up-to-transpose", help="Only one of two structures that are each other's transpose."
     ),
-    allow_block_diagonal: bool = typer.Option(
-        False, "--allow-block-diagonal", help="Also indices that both X and Y carry."
-    ),
+    allow_block_diagonal: bool = filters.BLOCK_DIAGONAL,
     fix: list[str] = filters.FIX,
     min_psi: str = filters.MIN_PSI,
     max_omega: str = filters.MAX_OMEGA,
     max_nu: str = filters.MAX_NU,
     family: str | None = filters.FAMILY,
     pareto: bool = filters.PARETO,
+    trees: str | None = filters.TREES,
     limit: int | None = typer.Option(None, min=1, help="Stop after this many."),
     order: Order = typer.Option(Order.auto, help="best: sorted; found: while the search runs."),
     count: bool = typer.Option(False, "--count", help="Only say how many there are."),
@@ -83,9 +89,10 @@ def enumerate_command(
     out: Path | None = typer.Option(None, help="Write to this file; `einsearch rank` reads it."),
 ) -> None:
     from einsearch_cli.structures.index_classes import IndexClasses
-    from einsearch_cli.taxonomy import Space
+    from einsearch_cli.taxonomy import Space, common_unit
 
-    bounds = bounds_of(min_psi, max_omega, max_nu, grid)
+    tau = token_exponent(trees)
+    bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(grid, tau))
     space = Space(
         grid,
         factors,
@@ -96,6 +103,7 @@ def enumerate_command(
         up_to_transpose=up_to_transpose,
         block_diagonal=allow_block_diagonal,
         pareto=pareto,
+        tokens=tau,
     )
     refuse_parquet_without_file(output, out)
     if count:
@@ -117,7 +125,7 @@ def _list(space: Space, order: Order, limit: int | None, output: ListFormat, out
         if best:
             found = best_first(list(found))
             on_progress(1.0)
-        written = write_list(islice(_listed(found, space.grid), limit), output, out)
+        written = write_list(islice(_listed(found, space.tokens), limit), output, out)
     console.talk(f"{written:,} structures")
 
 
@@ -127,12 +135,13 @@ def _watched(found: Iterator[Found], on_progress: Callable[[float], None]) -> It
         yield item
 
 
-def _listed(found: Iterable[Found], grid: int) -> Iterator[Listed]:
+def _listed(found: Iterable[Found], tokens: Fraction | None) -> Iterator[Listed]:
     places: dict[tuple[int, int, int], Place] = {}
     for item in found:
         for structure, text, triple in zip(item.structures(), item.texts(), item.taxonomy(), strict=True):
             if triple not in places:
-                places[triple] = Place.of(*(Fraction(n, grid) for n in triple))
+                omega, psi, nu = (Fraction(n, item.unit) for n in triple)
+                places[triple] = Place.of(omega, psi, nu, tokens)
             yield Listed(structure, text, places[triple])
 
 

@@ -20,7 +20,11 @@ MAX_NU = typer.Option("inf", help="Largest compute exponent ν (dense: 1), such 
 FIX = typer.Option(
     None, "--fix", help="Bound on the exponent of a carrier set, as printed: AB=0, 'XAB<=1/4', XA=1/4..1/2. Repeatable."
 )
+BLOCK_DIAGONAL = typer.Option(False, "--allow-block-diagonal", help="Also indices that both X and Y carry.")
 FAMILY = typer.Option(None, help="Only this family; see `einsearch families`.")
+TREES = typer.Option(
+    None, "--trees", metavar="TAU", help="ν and ω over trees that multiply factors first, for calls of d^TAU tokens."
+)
 PARETO = typer.Option(False, "--pareto", help="Only those that none beats in ω, ψ and ν together.")
 
 

@@ -51,14 +51,16 @@ class Place:
     nu: str
     kept: bool
     """Whether the default criteria keep structures of this place."""
+    token_exponent: str | None = None
+    """τ, where ω and ν are those of contraction trees."""
 
     @classmethod
-    def of(cls, omega: Fraction, psi: Fraction, nu: Fraction) -> Place:
+    def of(cls, omega: Fraction, psi: Fraction, nu: Fraction, tokens: Fraction | None = None) -> Place:
         from einsearch_cli.taxonomy import Bounds
 
         default = Bounds()
         kept = psi >= default.min_psi and omega <= default.max_omega and nu <= default.max_nu
-        return cls(str(omega), str(psi), str(nu), kept)
+        return cls(str(omega), str(psi), str(nu), kept, None if tokens is None else str(tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class Listed:
             "psi": self.place.psi,
             "nu": self.place.nu,
             "kept": self.place.kept,
+            **({} if self.place.token_exponent is None else {"token_exponent": self.place.token_exponent}),
         }
 
     @property

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from einsearch_cli import __version__
-from einsearch_cli.cli import classify, console, draw, enumerate, families, rank, sample, tasks
+from einsearch_cli.cli import bench, classify, console, draw, enumerate, families, rank, sample, tasks
 from einsearch_cli.errors import EinsearchError, Exit
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("sample", help=sample.HELP)(sample.sample_command)
 app.command("classify", help=classify.HELP)(classify.classify_command)
 app.command("draw", help=draw.HELP)(draw.draw_command)
 app.command("rank", help=rank.HELP)(rank.rank_command)
+app.command("bench", help=bench.HELP)(bench.bench_command)
 app.command("families", help=families.HELP)(families.families_command)
 app.command("tasks", help=tasks.HELP)(tasks.tasks_command)
 
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         result = app(args=rest, prog_name="einsearch", standalone_mode=False)
         sys.stdout.flush()
+        if result == Exit.INTERRUPTED and not isinstance(result, Exit):  # what typer makes of Ctrl-C in a command
+            console.error("interrupted")
         return result if isinstance(result, int) else Exit.OK
     except (KeyboardInterrupt, typer.Abort):
         console.error("interrupted")

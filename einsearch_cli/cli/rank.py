@@ -54,8 +54,10 @@ def rank_command(
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan with its cost, and stop."),
     output: Format = typer.Option(Format.table, "--format", help="Format of the ranking on stdout."),
 ) -> int:
+    from einsearch_cli.layers.memory import retain_memory
     from einsearch_cli.search.estimate import estimate_study
 
+    retain_memory()  # as in the workers, so that the estimate is theirs
     overrides = _overrides(task, text, widths, budget, seeds)
     spec, folder = _read_study(study, overrides)
     structures = spec.candidates(folder)

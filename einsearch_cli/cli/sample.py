@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.filters import bounds_of, known_family, ranges_of
 from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
+from einsearch_cli.cli.trees import token_exponent
+
+if TYPE_CHECKING:
+    from einsearch_cli.taxonomy.sample import Drawn, SampleSpace
 
 HELP = """Draw structures of N factors from the continuous space, uniform on the simplices of exponents.
 
@@ -30,32 +35,30 @@ def sample_command(
     factors: int = typer.Option(2, "--factors", "-N", min=1, max=5, help="Number of factors."),
     number: int = typer.Option(10, "--number", "-n", min=1, max=1_000_000, help="How many structures."),
     seed: int = typer.Option(0, min=0, help="The same seed draws the same structures."),
-    allow_block_diagonal: bool = typer.Option(
-        False, "--allow-block-diagonal", help="Also indices that both X and Y carry."
-    ),
+    allow_block_diagonal: bool = filters.BLOCK_DIAGONAL,
     fix: list[str] = filters.FIX,
     min_psi: str = filters.MIN_PSI,
     max_omega: str = filters.MAX_OMEGA,
     max_nu: str = filters.MAX_NU,
     family: str | None = filters.FAMILY,
     pareto: bool = filters.PARETO,
+    trees: str | None = filters.TREES,
     output: ListFormat = typer.Option(ListFormat.table, "--format", help="Output format."),
     out: Path | None = typer.Option(None, help="Write to this file; `einsearch rank` reads it."),
 ) -> None:
     from einsearch_cli.structures.index_classes import IndexClasses
+    from einsearch_cli.taxonomy import common_unit
     from einsearch_cli.taxonomy.sample import UNIT, SampleSpace, sample
 
     refuse_parquet_without_file(output, out)
-    bounds = bounds_of(min_psi, max_omega, max_nu, UNIT)
+    tau = token_exponent(trees)
+    bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(UNIT, tau))
     ranges = ranges_of(fix, IndexClasses(factors, allow_block_diagonal), UNIT)
-    space = SampleSpace(factors, bounds, known_family(family), ranges, allow_block_diagonal, pareto)
-    found = sample(space, number, seed)
-    written = write_list(
-        (
-            Listed(drawn.structure, str(drawn.structure), Place.of(*(Fraction(n, UNIT) for n in drawn.place)))
-            for drawn in found
-        ),
-        output,
-        out,
-    )
+    space = SampleSpace(factors, bounds, known_family(family), ranges, allow_block_diagonal, pareto, tau)
+    written = write_list((_listed(drawn, space) for drawn in sample(space, number, seed)), output, out)
     console.talk(f"{written:,} structures")
+
+
+def _listed(drawn: Drawn, space: SampleSpace) -> Listed:
+    omega, psi, nu = (Fraction(n, space.unit) for n in drawn.place)
+    return Listed(drawn.structure, str(drawn.structure), Place.of(omega, psi, nu, space.tokens))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DEFAULT_DIMENSION = 1024
 
 
-def read_structures(specs: Sequence[str], sizes: str | None) -> list[NamedStructure]:
+def read_structures(specs: Sequence[str], sizes: str | None, block_diagonal: bool = False) -> list[NamedStructure]:
     """All structures that the words of a command line name: texts, files, or - for stdin."""
     from einsearch_cli.structures import (
         is_structure_file,
@@ -31,21 +31,21 @@ def read_structures(specs: Sequence[str], sizes: str | None) -> list[NamedStruct
         if spec == "-":
             if sys.stdin.isatty():
                 raise SpecError("no SPEC was given and stdin is a terminal", remedy="einsearch classify monarch")
-            found += read_structure_lines(sys.stdin.read(), "stdin")
+            found += read_structure_lines(sys.stdin.read(), "stdin", block_diagonal=block_diagonal)
         elif is_structure_file(spec):
-            found += read_structure_file(Path(spec))
+            found += read_structure_file(Path(spec), block_diagonal=block_diagonal)
         else:
-            found.append(read_structure(spec, size_list))
+            found.append(read_structure(spec, size_list, block_diagonal=block_diagonal))
     return found
 
 
-def one_structure(spec: str, sizes: str | None) -> NamedStructure:
+def one_structure(spec: str, sizes: str | None, block_diagonal: bool = False) -> NamedStructure:
     """The structure that a word names, which may be a file or stdin with one structure.
 
     Raises:
         SpecError: if the file has several.
     """
-    found = read_structures([spec], sizes)
+    found = read_structures([spec], sizes, block_diagonal)
     if len(found) != 1:
         raise SpecError(
             f"{spec} holds {len(found)} structures: one can be drawn at a time", remedy="give one of them, as text"

@@ -30,7 +30,7 @@ def is_symbolic(specs: Sequence[str]) -> bool:
     return bool(free)
 
 
-def symbolic_text(specs: Sequence[str], output: Format, sized: Sequence[str] = ()) -> str:
+def symbolic_text(specs: Sequence[str], output: Format, sized: Sequence[str], block_diagonal: bool) -> str:
     """The formulas of structures with free exponents; `sized` are options given that need numbers.
 
     Raises:
@@ -44,7 +44,7 @@ def symbolic_text(specs: Sequence[str], output: Format, sized: Sequence[str] = (
             f"{sized[0]} was given with {specs[0][:60]!r}: a structure with letters as exponents has no sizes",
             remedy=f"leave {sized[0]} out, or write numbers for the letters",
         )
-    found = [FreeTaxonomy(parse_free_structure(spec)) for spec in specs]
+    found = [FreeTaxonomy(parse_free_structure(spec, block_diagonal=block_diagonal)) for spec in specs]
     objects = [item.to_json() for item in found]
     if output is Format.json and len(objects) == 1:
         return json.dumps(objects[0], indent=2, ensure_ascii=False)

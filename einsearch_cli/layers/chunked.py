@@ -13,7 +13,8 @@ Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,69 +22,124 @@ from torch import Tensor
 
 from einsearch_cli.layers.contraction import contract, permuted, read, repeated, sum_repeats
 from einsearch_cli.layers.plan import Plan, Reading, Step
+from einsearch_cli.layers.rms_scale import caps, rms_scale
 
 _CHUNK_ELEMENTS = 1 << 18
 """Elements of the widest intermediate of a chunk: one megabyte of float32."""
 _MIN_CHUNK = 200
 """Tokens below which the calls cost more than the cache saves."""
-_DENSE_COPIES = 4
-"""What a dense layer in training holds for each weight: itself, its gradient and Adam's two moments."""
+_LARGE_CHUNK = 1000
+"""Tokens below which packing a large matrix anew for every chunk costs more than 2%."""
+_WITH_GRADIENT = 2
+"""What a dense layer holds for each weight in a backward pass: itself and its gradient."""
+_WITH_MOMENTS = 4
+"""What it holds while it is trained: Adam's two moments too."""
 _DEAR = 128
 """Elements summed over beyond which computing an intermediate anew is always dearer than keeping it."""
 
 
-def contract_in_chunks(plan: Plan, x: Tensor, scale: Tensor, bias: Tensor | None, weights: Sequence[Tensor]) -> Tensor:
-    """`scale` times the contraction of `x` (tokens, padded_in) with the factors, plus `bias` (padded_out).
+def contract_in_chunks(
+    plan: Plan,
+    x: Tensor,
+    bias: Tensor | None,
+    weights: Sequence[Tensor],
+    gain: Tensor | None = None,
+    stds: Sequence[float] = (),
+) -> Tensor:
+    """The contraction of `x` (tokens, padded_in) with the factors, plus `bias` (padded_out).
 
-    The scale multiplies the last factor.
+    With a gain the product is scaled as by `rms_scale(gain, weights, stds)`. That reads
+    numbers, for which a GPU would have to wait: there the scale is better multiplied to
+    a factor before.
     """
-    result: Tensor = _Contraction.apply(plan, x, scale, bias, *weights)  # type: ignore[no-untyped-call]
+    result: Tensor = _Contraction.apply(plan, tuple(stds), x, gain, bias, *weights)  # type: ignore[no-untyped-call]
     return result
 
 
-def chunks(plan: Plan, tokens: int) -> Iterator[tuple[int, int]]:
+@lru_cache(maxsize=4096)
+def chunks(plan: Plan, tokens: int) -> tuple[tuple[int, int], ...]:
     """Begin and end of every chunk of tokens, all nearly of one length.
 
     Lengths of an odd number of eights keep the rows of feature-major intermediates from
     falling onto the same cache lines.
     """
     wanted = max(_MIN_CHUNK, _CHUNK_ELEMENTS // max(plan.widths))
-    if 2 * tokens <= 3 * wanted:
-        yield 0, tokens
-        return
+    if any(step.is_large for step in plan.steps):
+        wanted = max(wanted, _LARGE_CHUNK)
+    if plan.is_dense or 2 * tokens <= 3 * wanted:
+        return ((0, tokens),)
     length = -(-tokens // -(-tokens // wanted))
     length += -length % 8
     length += 8 * (length // 8 % 2 == 0)
-    for begin in range(0, tokens, length):
-        yield begin, min(begin + length, tokens)
+    return tuple((begin, min(begin + length, tokens)) for begin in range(0, tokens, length))
 
 
 class _Contraction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, x: Tensor, scale: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
-        ctx.plan = plan
-        ctx.save_for_backward(x, scale, bias, *weights)
+    def forward(
+        ctx: Any,
+        plan: Plan,
+        stds: tuple[float, ...],
+        x: Tensor,
+        gain: Tensor | None,
+        bias: Tensor | None,
+        *weights: Tensor,
+    ) -> Tensor:
+        ctx.plan, ctx.stds = plan, stds
+        ctx.save_for_backward(x, gain, bias, *weights)
+        ctx.caps, ctx.norms = (1.0, []) if gain is None else caps(weights, stds)
+        ctx.scale = ctx.caps if gain is None else float(gain) * ctx.caps
         ctx.kept = kept_buffers(plan, x) if any(ctx.needs_input_grad) else []
-        return run_forward(plan, x, float(scale), bias, weights, ctx.kept)
+        return run_forward(plan, x, ctx.scale, bias, weights, ctx.kept)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, bias, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1:]
+        x, gain, bias, *weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():
-            return None, *_differentiable_gradients(ctx.plan, (x, scale, bias, *weights), grads[0], wanted)
+            inputs = (x, gain, bias, *weights)
+            return None, None, *_differentiable_gradients(ctx.plan, ctx.stds, inputs, grads[0], wanted)
         # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
         kept, ctx.kept = ctx.kept, []
-        return None, *Backward(ctx.plan, x, float(scale), bias, weights, wanted, kept).run(grads[0])
+        wants_x, wants_gain, *others = wanted
+        needs = (wants_x, wants_gain or any(ctx.norms), *others)  # caps pass the scale's gradient on to factors
+        run = Backward(ctx.plan, x, ctx.scale, bias, weights, needs, kept)
+        x_grad, scale_grad, bias_grad, *weight_grads = run.gradients(grads[0])
+        gain_grad = None
+        if scale_grad is not None:
+            gain_grad = scale_grad * ctx.caps
+            _add_cap_gradients(weight_grads, weights, ctx.norms, scale_grad * -ctx.scale)
+        return None, None, x_grad, gain_grad, bias_grad, *weight_grads
+
+
+def _add_cap_gradients(
+    grads: list[Tensor | None], weights: Sequence[Tensor], norms: Sequence[float], per_square: Tensor
+) -> None:
+    """Through the norms of the factors above their cap."""
+    for grad, weight, norm in zip(grads, weights, norms, strict=True):
+        if norm and grad is not None:
+            grad.add_(weight * (per_square / norm**2).to(weight.dtype))
+
+
+def keeps_result(plan: Plan, number: int, tokens: int) -> bool:
+    """Whether the result of a step is kept for the backward pass: where it fits into what dense would need, or is dear.
+
+    A single result as wide as the input is kept sooner, as the input's gradient will take its memory.
+    """
+    between, dense = plan.widths[1:-1], plan.padded_in * plan.padded_out
+    if between == (plan.padded_in,):
+        fits = tokens * plan.padded_in <= _WITH_MOMENTS * dense
+    else:
+        fits = tokens * sum(between) <= _WITH_GRADIENT * (dense - plan.params)
+    return fits or plan.steps[number].weight_shape[1] > _DEAR
 
 
 def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
     """Memory for the results of all steps but the last, None for those to be computed anew."""
-    tokens, widths = x.shape[0], plan.widths[1:-1]
-    fits = tokens * sum(widths) <= _DENSE_COPIES * plan.padded_in * plan.padded_out
+    tokens = x.shape[0]
     return [
-        x.new_empty(tokens * width) if fits or step.weight_shape[1] > _DEAR else None
-        for step, width in zip(plan.steps, widths, strict=False)
+        x.new_empty(tokens * width) if keeps_result(plan, number, tokens) else None
+        for number, width in enumerate(plan.widths[1:-1])
     ]
 
 
@@ -102,16 +158,18 @@ def run_forward(
     """
     tokens = x.shape[0]
     x = _rows_contiguous(x)
-    y = x.new_empty(tokens, plan.padded_out) if y is None else y
     full = [repeated(weight, step, tokens) for step, weight in zip(plan.steps, weights, strict=True)]
+    y = x.new_empty(tokens, plan.padded_out) if y is None else y
     for begin, end in chunks(plan, tokens):
         activation = x[begin:end]
-        for number, (step, weight) in enumerate(zip(plan.steps[:-1], full, strict=False)):
+        for number, step in enumerate(plan.steps[:-1]):
             into = slice_kept(kept, number, begin, end, tokens)
-            activation = _forward_step(step, activation, weight, end - begin, 1.0, into)
-        direct = y[begin:end] if plan.write is None else None
-        activation = _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale, direct)
-        _write_output(plan, activation, bias, y[begin:end])
+            activation = _forward_step(step, activation, full[number], end - begin, 1.0, into)
+        if plan.write is None:
+            _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale, y[begin:end], bias)
+        else:
+            activation = _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale)
+            _write(plan.write, activation, y[begin:end], bias)
     return y
 
 
@@ -125,21 +183,25 @@ def slice_kept(kept: Sequence[Tensor | None], number: int, begin: int, end: int,
 
 
 def _forward_step(
-    step: Step, activation: Tensor, weight_BKN: Tensor, tokens: int, scale: float, into: Tensor | None = None
+    step: Step,
+    activation: Tensor,
+    weight_BKN: Tensor,
+    tokens: int,
+    scale: float,
+    into: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
+    """The result, to which a bias is added where it is the layer's output, which lies in `into`."""
     rows_BRK = read(activation, step.rows, tokens)
     weight_BKN = _of_chunk(weight_BKN, step, tokens)
+    if bias is not None and into is not None:
+        if rows_BRK.ndim == 2 and weight_BKN.shape[-1] == into.shape[-1] and not step.is_feature_major:
+            return torch.addmm(bias, rows_BRK, weight_BKN, alpha=scale, out=into)
+        _forward_step(step, activation, weight_BKN, tokens, scale, into)
+        return into.add_(bias)
     if step.is_feature_major:
-        return _product(weight_BKN.transpose(1, 2), rows_BRK.transpose(1, 2), scale, into)
+        return _product(weight_BKN.transpose(-2, -1), rows_BRK.transpose(-2, -1), scale, into)
     return _product(rows_BRK, weight_BKN, scale, into)
-
-
-def _write_output(plan: Plan, result: Tensor, bias: Tensor | None, y: Tensor) -> None:
-    if plan.write is None:
-        if bias is not None:
-            y.add_(bias)
-        return
-    _write(plan.write, result, y, bias)
 
 
 def _write(how: Reading, memory: Tensor, target: Tensor, bias: Tensor | None = None) -> None:
@@ -150,8 +212,15 @@ def _write(how: Reading, memory: Tensor, target: Tensor, bias: Tensor | None = N
         torch.add(source, bias.view(source.shape[1:]), out=target.view(source.shape))
 
 
+def memory_for_x_grad(plan: Plan, x: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
+    """That of the first kept result where the sizes agree: chunk by chunk the one is read before the other is written."""
+    shape = (x.shape[0], plan.padded_in)
+    first = kept[0] if kept else None
+    return first.view(shape) if first is not None and first.numel() == math.prod(shape) else x.new_empty(shape)
+
+
 class Backward:
-    """One backward pass: gradients of x, scale, bias and factors, where wanted."""
+    """One backward pass: gradients of x, scale, bias and factors, where wanted; that of x goes to `x_grad` if given."""
 
     def __init__(
         self,
@@ -162,6 +231,7 @@ class Backward:
         weights: Sequence[Tensor],
         wanted: Sequence[bool],
         kept: Sequence[Tensor | None],
+        x_grad: Tensor | None = None,
     ) -> None:
         self.kept = kept
         self.plan, self.x, self.scale, self.weights = plan, _rows_contiguous(x), scale, weights
@@ -169,17 +239,14 @@ class Backward:
         self.wants_weights[-1] |= self.wants_scale
         tokens = x.shape[0]
         self.full = [repeated(weight, step, tokens) for step, weight in zip(plan.steps, weights, strict=True)]
-        self.x_grad = self._memory_for_x_grad() if self.wants_x else None
+        self.x_grad = x_grad
+        if self.wants_x and x_grad is None:
+            self.x_grad = memory_for_x_grad(plan, self.x, kept)
         self.bias_grad = self.x.new_zeros(1, plan.padded_out) if bias is not None and self.wants_bias else None
         self.sums: list[Tensor | None] = [None] * len(plan.steps)
 
-    def _memory_for_x_grad(self) -> Tensor:
-        """That of the first kept result where the sizes agree: chunk by chunk the one is read before the other is written."""
-        shape = (self.x.shape[0], self.plan.padded_in)
-        first = self.kept[0] if self.kept else None
-        return first.view(shape) if first is not None and first.numel() == math.prod(shape) else self.x.new_empty(shape)
-
-    def run(self, grad: Tensor) -> list[Tensor | None]:
+    def gradients(self, grad: Tensor) -> list[Tensor | None]:
+        """Of x, scale, bias and the factors."""
         grad = _rows_contiguous(grad)
         tokens = grad.shape[0]
         for begin, end in chunks(self.plan, tokens):
@@ -222,11 +289,11 @@ class Backward:
         scale = self.scale if is_last and self.scale else 1.0
         total = self.sums[number]
         if total is None:
-            self.sums[number] = _product(left.transpose(1, 2), right, scale)
+            self.sums[number] = _product(left.transpose(-2, -1), right, scale)
         elif step.repeat_to.token_axis is None:
-            _product(left.transpose(1, 2), right, scale, total, adds=True)
+            _product(left.transpose(-2, -1), right, scale, total, adds=True)
         else:
-            _product(left.transpose(1, 2), right, scale, total[: left.shape[0]], adds=True)
+            _product(left.transpose(-2, -1), right, scale, total[: left.shape[0]], adds=True)
 
     def _weight_grad(self, number: int) -> Tensor | None:
         if not self.wants_weights[number]:
@@ -234,7 +301,7 @@ class Backward:
         step, total, weight = self.plan.steps[number], self.sums[number], self.weights[number]
         if total is None:
             return torch.zeros_like(weight)
-        grad = total.transpose(1, 2) if step.weight_grad_is_swapped else total
+        grad = total.transpose(-2, -1) if step.weight_grad_is_swapped else total
         return sum_repeats(grad, step, tokens=grad.shape[0]).contiguous()
 
     def _scale_grad(self, weight_grads: list[Tensor | None]) -> Tensor | None:
@@ -254,8 +321,8 @@ def _rows_grad(
 ) -> Tensor:
     weight_BKN = _of_chunk(weight_BKN, step, tokens)
     if step.grad_is_feature_major:
-        return _product(weight_BKN, grad_BRN.transpose(1, 2), scale, into)
-    return _product(grad_BRN, weight_BKN.transpose(1, 2), scale, into)
+        return _product(weight_BKN, grad_BRN.transpose(-2, -1), scale, into)
+    return _product(grad_BRN, weight_BKN.transpose(-2, -1), scale, into)
 
 
 def _of_chunk(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
@@ -264,14 +331,18 @@ def _of_chunk(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor, scale: float, into: Tensor | None = None, adds: bool = False) -> Tensor:
-    """scale · left @ right, contiguous, added to `into` or written there; one matrix takes the unbatched path."""
-    shape = (left.shape[0], left.shape[1], right.shape[2])
-    out = left.new_empty(shape) if into is None else into.view(shape)
-    if shape[0] == 1:
-        torch.addmm(out[0], left[0], right[0], beta=float(adds), alpha=scale, out=out[0])
-    else:
-        torch.baddbmm(out, left, right, beta=float(adds), alpha=scale, out=out)
+    """scale · left @ right, contiguous, for matrices or batches of them; written to `into`, or added there."""
+    is_matrix = left.ndim == 2
+    if scale == 1 and not adds:
+        product = torch.mm if is_matrix else torch.bmm
+        return product(left, right) if into is None else product(left, right, out=_as_result(into, left, right))
+    out = left.new_empty((*left.shape[:-1], right.shape[-1])) if into is None else _as_result(into, left, right)
+    (torch.addmm if is_matrix else torch.baddbmm)(out, left, right, beta=float(adds), alpha=scale, out=out)
     return out
+
+
+def _as_result(into: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return into.view(*left.shape[:-1], right.shape[-1])
 
 
 def _rows_contiguous(tensor: Tensor) -> Tensor:
@@ -279,14 +350,14 @@ def _rows_contiguous(tensor: Tensor) -> Tensor:
 
 
 def _differentiable_gradients(
-    plan: Plan, inputs: tuple[Tensor | None, ...], grad: Tensor, wanted: Sequence[bool]
+    plan: Plan, stds: tuple[float, ...], inputs: tuple[Tensor | None, ...], grad: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again, by the obvious route."""
-    x, scale, bias, *weights = inputs
+    x, gain, bias, *weights = inputs
     assert x is not None
-    assert scale is not None
     factors = [weight for weight in weights if weight is not None]
-    y = contract(plan, x, [*factors[:-1], factors[-1] * scale])
+    scaled = factors if gain is None else [*factors[:-1], factors[-1] * rms_scale(gain, factors, stds)]
+    y = contract(plan, x, scaled)
     y = y if bias is None else y + bias
     asked = [tensor for tensor, wants in zip(inputs, wanted, strict=True) if wants and tensor is not None]
     found = iter(torch.autograd.grad(y, asked, grad, create_graph=True))

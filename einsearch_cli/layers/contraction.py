@@ -24,9 +24,9 @@ def contract(plan: Plan, activation: Tensor, weights: Sequence[Tensor]) -> Tenso
     tokens = activation.shape[0]
     for step, weight_BKN in zip(plan.steps, weights, strict=True):
         rows_BRK = read(activation, step.rows, tokens)
-        activation = torch.bmm(rows_BRK, repeated(weight_BKN, step, tokens))
+        activation = torch.matmul(rows_BRK, repeated(weight_BKN, step, tokens))
         if step.is_feature_major:
-            activation = activation.transpose(1, 2)
+            activation = activation.transpose(-2, -1)
     if plan.write is not None:
         activation = permuted(activation, plan.write, tokens)
     return activation.reshape(tokens, plan.padded_out)
@@ -34,21 +34,24 @@ def contract(plan: Plan, activation: Tensor, weights: Sequence[Tensor]) -> Tenso
 
 def permuted(memory: Tensor, reading: Reading, tokens: int) -> Tensor:
     """The axes of a reading in their order, as a view where the memory is contiguous."""
-    return memory.reshape(reading.shape.at(tokens)).permute(reading.order)
+    axes = memory.reshape(reading.shape.at(tokens))
+    return axes if reading.order is None else axes.permute(reading.order)
 
 
 def read(memory: Tensor, reading: Reading, tokens: int) -> Tensor:
-    """Three blocks, as a view where one serves a matrix product."""
+    """Three blocks, or two where there is no batch, as a view where one serves a matrix product."""
     blocks = permuted(memory, reading, tokens)
-    if len(reading.order) != len(reading.blocks.sizes):
+    if reading.blocks is not None:
         blocks = blocks.reshape(reading.blocks.at(tokens))
     if reading.is_copy:
         blocks = blocks.contiguous()
-    return blocks.transpose(1, 2) if reading.is_swapped else blocks
+    return blocks.transpose(-2, -1) if reading.is_swapped else blocks
 
 
 def repeated(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
-    """The factor repeated along the activation's own axes that are read as batch."""
+    """The factor repeated along the activation's own axes that are read as batch; a matrix if there is no batch."""
+    if not step.is_batched:
+        return weight_BKN[0]
     if step.repeat_from is None:
         return weight_BKN
     matrix = weight_BKN.shape[1:]
@@ -60,6 +63,8 @@ def repeated(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
 
 def sum_repeats(grad_BKN: Tensor, step: Step, tokens: int) -> Tensor:
     """The gradient of a factor from that of its repetition (along `tokens` tokens, if along any)."""
+    if not step.is_batched:
+        return grad_BKN[None]
     if step.repeat_from is None:
         return grad_BKN
     matrix = grad_BKN.shape[1:]

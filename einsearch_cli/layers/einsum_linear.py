@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,13 +11,26 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
+from einsearch_cli.layers.autocast import autocast_dtype, cast, without_autocast
 from einsearch_cli.layers.chunked import contract_in_chunks
 from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.layout import plan_for
+from einsearch_cli.layers.inference import Prepared
+from einsearch_cli.layers.machine import profile_for
 from einsearch_cli.layers.memory import check_allocation
-from einsearch_cli.layers.rms_scale import fast_rms_scale, rms_scale
+from einsearch_cli.layers.merging import merged_weights
+from einsearch_cli.layers.plan import Plan
+from einsearch_cli.layers.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
+from einsearch_cli.layers.rms_scale import rms_scale, trainable_scale
 from einsearch_cli.structures import Structure, parse_structure
-from einsearch_cli.taxonomy import meeting_order
+
+# Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
+_is_grad_enabled = torch.is_grad_enabled
+_is_compiling = torch.compiler.is_compiling
+_are_transforms_active = torch._C._are_functorch_transforms_active
+_is_any_autocast = torch._C._is_any_autocast_enabled
+_tracing_state = torch._C._get_tracing_state
+_linear = functional.linear
+_PLAIN = (Tensor, nn.Parameter)
 
 
 class EinsumLinear(nn.Module):
@@ -80,7 +93,7 @@ class EinsumLinear(nn.Module):
         self.structure = parse_structure(structure) if isinstance(structure, str) else structure
         self.sized = self.structure.at(in_features, out_features)
         check_allocation(self.sized, device, dtype)
-        self.plan = plan_for(self.sized, tuple(meeting_order(self.sized)))
+        self.plan = stored_plan(self.sized)
         self.factors = nn.ParameterDict(
             {
                 step.factor: nn.Parameter(torch.empty(step.weight_shape, device=device, dtype=dtype))
@@ -88,6 +101,9 @@ class EinsumLinear(nn.Module):
             }
         )
         self._stds = tuple(role.init_std for role in self.plan.roles)
+        self._route: Route | None = None
+        self._prepared: Prepared | None = None
+        self._training: tuple[tuple[str, int], Schedule] | None = None
         self.gain = nn.Parameter(torch.empty((), device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
@@ -136,6 +152,32 @@ class EinsumLinear(nn.Module):
         }
 
     @property
+    def route(self) -> str | None:
+        """The one way in which the layer multiplies, such as `(xA)B`; None, the default, lets the planner choose.
+
+        Fixing it to the factors' own sequence saves the memory of a merged matrix at inference.
+
+        >>> layer = EinsumLinear(64, 64, "monarch")
+        >>> layer.route = "(xA)B"
+        >>> layer.route = "x(BA)"
+        Traceback (most recent call last):
+        ...
+        einsearch_cli.errors.LayerError: route 'x(BA)': this layer's are (xA)B, x(AB)
+        try: one of these, or None for the fastest
+        """
+        return None if self._route is None else self._route.text
+
+    @route.setter
+    def route(self, text: str | None) -> None:
+        known = {route.text: route for route in routes(self.sized)}
+        if text is not None and text not in known:
+            raise LayerError(
+                f"route {text!r}: this layer's are {', '.join(known)}", remedy="one of these, or None for the fastest"
+            )
+        self._route = None if text is None else known[text]
+        self._prepared = self._training = None
+
+    @property
     def flops_per_token(self) -> int:
         """2 × multiply-adds of one forward pass per token; bias and scaling are not counted."""
         return self.plan.flops_per_token
@@ -153,13 +195,14 @@ class EinsumLinear(nn.Module):
         >>> torch.allclose(layer(x), layer.to_dense() @ x, atol=1e-5)
         True
         """
-        with _without_autocast(self.gain.device.type):
-            identity = torch.eye(self.in_features, device=self.gain.device, dtype=self.gain.dtype)
-            *factors, last = self._factors()
-            weight = contract(
-                self.plan, self._padded(identity), [*factors, last * rms_scale(self.gain, [*factors, last], self._stds)]
-            )
-            return weight[:, : self.out_features].T
+        route = dense_route(self.sized)
+        with without_autocast(self.gain.device.type):
+            if route is None:  # blocks on a diagonal: one column after another
+                identity = torch.eye(self.in_features, device=self.gain.device, dtype=self.gain.dtype)
+                columns = contract(self.plan, self._padded(identity), self._scaled_factors())
+                return columns[:, : self.out_features].T
+            (weight,) = self._merged(route.plan, self._scaled_factors())
+            return weight[0, : self.in_features, : self.out_features].T
 
     def factor_tensor(self, factor: str) -> Tensor:
         """One factor, unscaled, with an axis for every index in the order of `sized.carriers_of(factor)`.
@@ -178,12 +221,32 @@ class EinsumLinear(nn.Module):
         """(..., in_features) to (..., out_features).
 
         Raises:
-            LayerError: for another input width or an input that is not floating.
+            LayerError: for another input width, dtype or device, or an input that is not floating.
         """
-        self._check_input(x)
-        leading = x.shape[:-1]
-        y = self._multiply(x.reshape(-1, self.in_features))
-        return y.reshape(*leading, self.out_features)
+        if not _is_plain(x):
+            self._check_input(x)
+            return self._record(x)
+        try:
+            if _is_grad_enabled():
+                return self._contract(x)
+            prepared = self._prepared
+            # Not self.factors and self.gain: nn.Module finds these only after a search of up to 1 µs each.
+            parameters = self._parameters
+            factors = self._modules["factors"]._parameters  # type: ignore[union-attr]
+            if prepared is None or _is_any_autocast() or not prepared.serves(factors, parameters["gain"]):
+                return self._infer(x)
+            if x.numel() > prepared.dense_limit:
+                return self._infer(x)
+            return _linear(x, prepared.weight, parameters["bias"])
+        except RuntimeError:
+            self._check_input(x)
+            self._check_parameters(x)
+            raise
+
+    def train(self, mode: bool = True) -> EinsumLinear:
+        """Sets the mode as any module's; what was merged for inference is forgotten."""
+        self._prepared = None
+        return super().train(mode)
 
     def extra_repr(self) -> str:
         """The arguments that made the layer, as `nn.Linear` shows them."""
@@ -192,70 +255,161 @@ class EinsumLinear(nn.Module):
             f"structure={str(self.structure)!r}, bias={self.bias is not None}"
         )
 
-    def _multiply(self, x: Tensor) -> Tensor:
-        """(tokens, in_features) to (tokens, out_features)."""
-        factors = self._factors()
-        dtype = _autocast_dtype(x)
-        if _is_eager(x) and x.device.type == "cpu":
-            scale = fast_rms_scale(self.gain, factors, self._stds)
-            x, bias, *factors = _cast(dtype, self._padded(x), self._padded_bias(), *factors)
-            return self._cut(contract_in_chunks(self.plan, x, scale, bias, factors))
-        *factors, last = factors
-        last = (last * rms_scale(self.gain, [*factors, last], self._stds)).to(last.dtype)
-        x, bias, *factors = _cast(dtype, self._padded(x), self._padded_bias(), *factors, last)
-        y = contract(self.plan, x, factors)
-        return self._cut(y if bias is None else y + bias)
+    def _infer(self, x: Tensor) -> Tensor:
+        """Without gradients: merged factors are kept from call to call, and used where they are faster."""
+        autocast = autocast_dtype(x)
+        parameters = [self.gain, *self.factors.values()]
+        if any(parameter.is_inference() for parameter in parameters):
+            return self._record(x)  # changes of parameters made in inference mode cannot be noticed
+        prepared = self._prepared
+        if (
+            prepared is None
+            or prepared.autocast is not autocast
+            or not prepared.serves(dict(self.factors.items()), self.gain)
+        ):
+            best = self._schedule(x.device.type, is_training=False)
+            prepared = Prepared(self.sized, self._named_factors(), self.gain, self._stds, autocast, best)
+            self._prepared = prepared
+        return self._infer_with(prepared, x)
+
+    def _infer_with(self, prepared: Prepared, x: Tensor) -> Tensor:
+        x, bias = cast(prepared.autocast, x, self._padded_bias(self.bias))
+        y = prepared.multiply(self._padded(x.reshape(-1, self.in_features)), bias)
+        return self._cut(y).reshape(*x.shape[:-1], self.out_features)
+
+    def _record(self, x: Tensor) -> Tensor:
+        """For compilers, tracers and function transforms: plain operations, the factors' own sequence."""
+        dtype = autocast_dtype(x)
+        rows = self._padded(x.reshape(-1, self.in_features))
+        rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *self._scaled_factors())
+        y = contract(self.plan, rows, factors)
+        y = y if bias is None else y + bias
+        return self._cut(y).reshape(*x.shape[:-1], self.out_features)
+
+    def _contract(self, x: Tensor) -> Tensor:
+        """With gradients."""
+        self._check_width(x)
+        dtype = autocast_dtype(x) if _is_any_autocast() else None
+        bias = self._padded_bias(self._parameters["bias"])
+        rows = self._padded(x.reshape(-1, self.in_features))
+        route = self._training_schedule(x.device.type).at(rows.shape[0])
+        if self.plan.is_dense:
+            y = self._multiply_dense(rows, bias, dtype)
+        elif route.plan is self.plan and x.device.type == "cpu":
+            rows, bias, *factors = cast(dtype, rows, bias, *self._factors())
+            y = contract_in_chunks(self.plan, rows, bias, factors, self._parameters["gain"], self._stds)
+        else:
+            scaled = self._scaled_factors(trainable_scale)
+            weights = scaled if route.plan is self.plan else self._merged(route.plan, scaled)
+            rows, bias, *weights = cast(dtype, rows, bias, *weights)
+            y = (
+                functional.linear(rows, weights[0][0].T, bias)
+                if route.is_dense
+                else contract_in_chunks(route.plan, rows, bias, weights)
+            )
+        return self._cut(y).reshape(*x.shape[:-1], self.out_features)
+
+    def _multiply_dense(self, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+        """One factor that is the matrix itself: the scale goes to what is smaller, input or weight."""
+        (factor,) = self._factors()
+        scale = trainable_scale(self.gain, [factor], self._stds)
+        if x.shape[0] < self.in_features:
+            x = x * scale.to(x.dtype)
+        else:
+            factor = factor * scale.to(factor.dtype)
+        x, bias, factor = cast(dtype, x, bias, factor)
+        return functional.linear(x, factor[0].T, bias)
+
+    def _schedule(self, device_type: str, is_training: bool) -> Schedule:
+        if self._route is not None:
+            return Schedule((1,), (self._route,))
+        return schedule(self.sized, profile_for(device_type, torch.get_num_threads()), is_training)
+
+    def _training_schedule(self, device_type: str) -> Schedule:
+        machine = device_type, torch.get_num_threads()
+        if self._training is None or self._training[0] != machine:
+            self._training = machine, self._schedule(device_type, is_training=True)
+        return self._training[1]
 
     def _factors(self) -> list[Tensor]:
         """In the order in which they meet."""
-        return [self.factors[step.factor] for step in self.plan.steps]
+        factors: Any = self._modules["factors"]._parameters  # type: ignore[union-attr]
+        return [factors[step.factor] for step in self.plan.steps]
+
+    def _named_factors(self) -> dict[str, Tensor]:
+        return {step.factor: factor for step, factor in zip(self.plan.steps, self._factors(), strict=True)}
+
+    def _scaled_factors(self, scale: Callable[..., Tensor] = rms_scale) -> list[Tensor]:
+        """The factors in the order in which they meet, the last one times the scale."""
+        *factors, last = self._factors()
+        return [*factors, (last * scale(self.gain, [*factors, last], self._stds)).to(last.dtype)]
+
+    def _merged(self, plan: Plan, scaled: Sequence[Tensor]) -> list[Tensor]:
+        """The weights of another plan from scaled factors; differentiable."""
+        named = {step.factor: factor for step, factor in zip(self.plan.steps, scaled, strict=True)}
+        return merged_weights(self.sized, self.plan, plan, named)
 
     def _padded(self, x: Tensor) -> Tensor:
         padding = self.sized.padded_in - self.in_features
         return functional.pad(x, (0, padding)) if padding else x
 
-    def _padded_bias(self) -> Tensor | None:
+    def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
         padding = self.sized.padded_out - self.out_features
-        return functional.pad(self.bias, (0, padding)) if padding and self.bias is not None else self.bias
+        return functional.pad(bias, (0, padding)) if padding and bias is not None else bias
 
     def _cut(self, y: Tensor) -> Tensor:
         return y[:, : self.out_features].contiguous() if self.sized.padded_out > self.out_features else y
 
+    def _apply(self, fn: Any, recurse: bool = True) -> EinsumLinear:
+        """Moves to another device or dtype; what was merged stays behind."""
+        self._prepared = None
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are without what can be made again."""
+        return {**self.__dict__, "_prepared": None, "_training": None, "plan": None, "_route": self.route}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        route = state["_route"]
+        super().__setstate__({**state, "plan": stored_plan(state["sized"]), "_route": None})  # type: ignore[no-untyped-call]
+        self.route = route
+
     def _check_input(self, x: Tensor) -> None:
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise LayerError(
-                f"input of shape {tuple(x.shape)}: the last dimension must be in_features = {self.in_features}",
-                remedy="bring the features to the last dimension, or build the layer with that width",
-            )
+        self._check_width(x)
         if not x.is_floating_point():
             raise LayerError(
                 f"input of dtype {x.dtype}: the layer takes floating tensors",
                 remedy=f"convert it with .to({self.gain.dtype})",
             )
 
+    def _check_width(self, x: Tensor) -> None:
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise LayerError(
+                f"input of shape {tuple(x.shape)}: the last dimension must be in_features = {self.in_features}",
+                remedy="bring the features to the last dimension, or build the layer with that width",
+            )
 
-def _without_autocast(kind: str) -> AbstractContextManager[object]:
-    """Turns autocast off; device types that have none, such as meta, need nothing."""
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    def _check_parameters(self, x: Tensor) -> None:
+        """After something failed: whether input and parameters fit together."""
+        for name, parameter in self.named_parameters():
+            if parameter.device != x.device:
+                raise LayerError(
+                    f"input on {x.device}, parameter {name} on {parameter.device}: a product needs both on one device",
+                    remedy="move the whole layer and its input with .to(device)",
+                )
+            if parameter.dtype != x.dtype and autocast_dtype(x) is None:
+                raise LayerError(
+                    f"input of dtype {x.dtype}, parameter {name} of {parameter.dtype}: a product needs one dtype",
+                    remedy=f"convert the input with .to({self.gain.dtype}), or use torch.autocast",
+                )
 
 
-def _is_eager(x: Tensor) -> bool:
-    """Whether operations run as they are called, on plain tensors, rather than being recorded or transformed."""
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return type(x) in (Tensor, nn.Parameter) and not recorded and not transformed
-
-
-def _autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The dtype to which autocast casts the operands of a matrix product; None outside of it."""
-    kind = x.device.type
-    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-        return None
-    return torch.get_autocast_dtype(kind)
-
-
-def _cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> list[Any]:
-    """As autocast does it: float64 stays."""
-    if dtype is None:
-        return list(tensors)
-    return [t if t is None or t.dtype is torch.float64 else t.to(dtype) for t in tensors]
+def _is_plain(x: Tensor) -> bool:
+    """Whether operations run at once on plain tensors, rather than being compiled, traced or transformed."""
+    return not (
+        type(x) not in _PLAIN
+        or _are_transforms_active()
+        or forward_ad._current_level >= 0
+        or _is_compiling()
+        or _tracing_state() is not None
+    )

@@ -13,7 +13,7 @@ themselves where the factor shares no index with what stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, permutations, product
@@ -65,15 +65,18 @@ class _Path:
     cost_ns: float
     start: Memory
     drafts: tuple[Draft, ...]
-
-    @property
-    def end(self) -> Memory:
-        return (TOKENS, *(axis for axis in self.drafts[-1].after if axis != TOKENS))
+    end: Memory
 
 
 @lru_cache(maxsize=1024)
-def plan_for(sized: SizedStructure, order: tuple[str, ...]) -> Plan:
-    """The plan for factors that meet the activation in this order.
+def plan_for(
+    sized: SizedStructure,
+    order: tuple[str, ...],
+    features: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+) -> Plan:
+    """The plan for factors, or groups of factors multiplied before, that meet the activation in this order.
+
+    `features` fixes the orders of the input and output axes, which are chosen freely else.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> plan = plan_for(parse_structure("btt:r=1").at(64, 64), ("A", "B"))
@@ -87,24 +90,29 @@ def plan_for(sized: SizedStructure, order: tuple[str, ...]) -> Plan:
     roles = factor_roles(sized, order)
     sizes = {carriers: size for carriers, size in sized.sizes if size > 1}
     sizes[TOKENS] = cost.NOMINAL_TOKENS
-    paths = sorted(_forward_paths(roles, sizes), key=lambda path: path.cost_ns)
+    starts = _input_orders(roles[0], sizes) if features is None else [(TOKENS, *features[0])]
+    end = None if features is None else (TOKENS, *features[1])
+    paths = sorted(_forward_paths(roles, sizes, starts, end), key=lambda path: path.cost_ns)
     both = (_with_gradients(path, sizes) for path in paths[:_FINALISTS])
     best = min(both, key=lambda path: path.cost_ns)
     return lower(sized, roles, best.start, best.drafts, best.end, sizes)
 
 
-def _forward_paths(roles: Sequence[FactorRole], sizes: Mapping[str, int]) -> Iterator[_Path]:
-    paths = {start: _Path(0.0, start, ()) for start in _input_orders(roles[0], sizes)}
+def _forward_paths(
+    roles: Sequence[FactorRole], sizes: Mapping[str, int], starts: Iterable[Memory], end: Memory | None
+) -> Iterator[_Path]:
+    paths = {start: _Path(0.0, start, (), ()) for start in starts}
     for role in roles:
         found: dict[Memory, _Path] = {}
         for memory, path in paths.items():
             for draft in _drafts(memory, role, sizes):
                 total_ns = path.cost_ns + _forward_ns(draft, sizes)
                 if draft.after not in found or total_ns < found[draft.after].cost_ns:
-                    found[draft.after] = _Path(total_ns, path.start, (*path.drafts, draft))
+                    found[draft.after] = _Path(total_ns, path.start, (*path.drafts, draft), ())
         paths = dict(sorted(found.items(), key=lambda item: item[1].cost_ns)[:_BEAM])
-    for path in paths.values():
-        yield _Path(path.cost_ns + cost.copy_ns(path.drafts[-1].after, path.end, sizes), path.start, path.drafts)
+    for last, path in paths.items():
+        wanted = end or (TOKENS, *(axis for axis in last if axis != TOKENS))
+        yield _Path(path.cost_ns + cost.copy_ns(last, wanted, sizes), path.start, path.drafts, wanted)
 
 
 def _with_gradients(path: _Path, sizes: Mapping[str, int]) -> _Path:
@@ -119,7 +127,7 @@ def _with_gradients(path: _Path, sizes: Mapping[str, int]) -> _Path:
         if best is None or total_ns < best[0]:
             best = total_ns, drafts
     assert best is not None
-    return _Path(path.cost_ns + best[0], path.start, best[1])
+    return _Path(path.cost_ns + best[0], path.start, best[1], path.end)
 
 
 def _input_orders(role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Memory]:

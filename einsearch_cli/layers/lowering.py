@@ -45,7 +45,6 @@ def lower(
 def _step(draft: Draft, grad_memory: Axes, static: Mapping[str, int]) -> Step:
     batch, rows, contracted, new = draft.batch, draft.rows, draft.contracted, draft.new
     own = tuple(axis for axis in batch if axis in draft.role.batch)
-    groups = (batch, rows, new)
     return Step(
         factor=draft.role.factor,
         weight_axes=(own, contracted, new),
@@ -53,9 +52,9 @@ def _step(draft: Draft, grad_memory: Axes, static: Mapping[str, int]) -> Step:
         repeat_from=None if own == batch else _shape([(axis,) if axis in own else () for axis in batch], static),
         repeat_to=_shape([(axis,) for axis in batch], static),
         rows=_blocks(draft.before, (batch, rows, contracted), static),
-        result=_shape(groups, static),
+        result=_shape((batch, rows, new) if batch else (rows, new), static),
         is_feature_major=draft.is_feature_major,
-        grad=_blocks(grad_memory, groups, static),
+        grad=_blocks(grad_memory, (batch, rows, new), static),
         grad_is_feature_major=draft.grad_is_feature_major,
         weight_grad_is_swapped=innermost(grad_memory, rows),
         macs_per_token=_product((*batch, *rows, *contracted, *new), static),
@@ -63,11 +62,12 @@ def _step(draft: Draft, grad_memory: Axes, static: Mapping[str, int]) -> Step:
 
 
 def _blocks(memory: Axes, groups: tuple[Axes, Axes, Axes], static: Mapping[str, int]) -> Reading:
-    """Three groups of axes as a three-dimensional operand."""
+    """Three groups of axes as a three-dimensional operand, two as a matrix if there is no batch."""
     view = is_view(memory, groups)
     batch, rows, inner = groups
     is_swapped = not view and innermost(memory, rows)
-    return _reading(memory, (batch, inner, rows) if is_swapped else groups, static, not view, is_swapped)
+    matrix = (inner, rows) if is_swapped else (rows, inner)
+    return _reading(memory, (batch, *matrix) if batch else matrix, static, not view, is_swapped)
 
 
 def _rearrangement(memory: Axes, target: Axes, static: Mapping[str, int]) -> Reading | None:
@@ -93,10 +93,11 @@ def _reading(
     in_memory = sorted((run for run in runs if run), key=lambda run: memory.index(run[0]))
     ordered = [*in_memory, *(run for run in runs if not run)]
     position_of = {id(run): position for position, run in enumerate(ordered)}
+    order = tuple(position_of[id(run)] for run in runs)
     return Reading(
         shape=_shape(ordered, static),
-        order=tuple(position_of[id(run)] for run in runs),
-        blocks=_shape(groups, static),
+        order=None if order == tuple(range(len(order))) else order,
+        blocks=None if len(order) == len(groups) else _shape(groups, static),
         is_copy=is_copy,
         is_swapped=is_swapped,
     )

@@ -30,6 +30,7 @@ class FactorRole:
     """
 
     factor: str
+    """One factor, or the letters of several that were multiplied before."""
     batch: tuple[str, ...]
     """Shared by activation and factor, and needed by a later factor or the output."""
     contracted: tuple[str, ...]
@@ -56,6 +57,8 @@ class FactorRole:
 def factor_roles(sized: SizedStructure, order: Sequence[str]) -> tuple[FactorRole, ...]:
     """The role of every index at every meeting, for factors that meet in this order.
 
+    Several letters in one, such as `("A", "BC")`, stand for the product of these factors.
+
     >>> from einsearch_cli.structures import parse_structure
     >>> first, second = factor_roles(parse_structure("btt:r=2").at(64, 64), "AB")
     >>> first.batch, first.contracted, first.new, first.fan_in, first.fan_out
@@ -66,13 +69,13 @@ def factor_roles(sized: SizedStructure, order: Sequence[str]) -> tuple[FactorRol
     activation = sized.carriers_of("X")
     roles = []
     for position, factor in enumerate(order):
-        later = {*order[position + 1 :], "Y"}
-        carried = sized.carriers_of(factor)
-        shared = [c for c in activation if factor in c]
+        later = {*"".join(order[position + 1 :]), "Y"}
+        own = set(factor)
+        shared = [c for c in activation if own & set(c)]
         batch = tuple(c for c in shared if later & set(c))
         contracted = tuple(c for c in shared if c not in batch)
-        kept = tuple(c for c in activation if factor not in c)
-        new = tuple(c for c in carried if c not in activation)
+        kept = tuple(c for c in activation if not own & set(c))
+        new = tuple(c for c, _ in sized.sizes if own & set(c) and later & set(c) and c not in activation)
         fan_in = math.prod(sized.size(c) for c in contracted)
         fan_out = math.prod(sized.size(c) for c in new)
         roles.append(FactorRole(factor, batch, contracted, kept, new, fan_in, fan_out))
@@ -80,7 +83,7 @@ def factor_roles(sized: SizedStructure, order: Sequence[str]) -> tuple[FactorRol
     return tuple(roles)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shape:
     """A shape of which one entry is a multiple of the number of tokens."""
 
@@ -93,27 +96,31 @@ class Shape:
         >>> Shape((4, 2, 8), token_axis=1).at(10)
         (4, 20, 8)
         """
-        return tuple(n * tokens if axis == self.token_axis else n for axis, n in enumerate(self.sizes))
+        sizes, axis = self.sizes, self.token_axis
+        return sizes if axis is None else (*sizes[:axis], sizes[axis] * tokens, *sizes[axis + 1 :])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Reading:
     """How blocks are read from contiguous memory: view as `shape`, permute by `order`, reshape to `blocks`."""
 
     shape: Shape
-    order: tuple[int, ...]
-    blocks: Shape
+    order: tuple[int, ...] | None
+    """None if the axes are in order already."""
+    blocks: Shape | None
+    """None if the permuted axes are the blocks."""
     is_copy: bool
     """Whether no view serves a matrix product."""
     is_swapped: bool
     """Whether the last two blocks are to be exchanged after that, so that a copy moves longer runs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """One meeting: rows[B, R, K] times weight[B, K, N], over K, gives result[B, R, N].
 
     A batched product is written with B outermost, as (B, R, N) or, feature-major, as (B, N, R).
+    Where no index is shared and kept there is no B: rows[R, K] times weight[K, N].
     """
 
     factor: str
@@ -128,7 +135,7 @@ class Step:
     rows: Reading
     """The activation as (B, R, K)."""
     result: Shape
-    """B, R and N."""
+    """B, R and N; R and N where there is no B."""
     is_feature_major: bool
     """Whether the result lies in memory as (B, N, R)."""
     grad: Reading
@@ -139,8 +146,18 @@ class Step:
     """Whether the gradient of the factor is summed as (B, N, K), which suits the operands' memory better."""
     macs_per_token: int
 
+    @property
+    def is_batched(self) -> bool:
+        """Whether there is a B."""
+        return bool(self.repeat_to.sizes)
 
-@dataclass(frozen=True, slots=True)
+    @property
+    def is_large(self) -> bool:
+        """Whether its matrix is too large for the second-level cache."""
+        return self.weight_shape[1] * self.weight_shape[2] > 1 << 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """How a layer computes, fixed when it is made.
 
@@ -161,6 +178,16 @@ class Plan:
     """From the gradient of the first rows to (tokens, input axes); None if it lies so already."""
     widths: tuple[int, ...]
     """Elements per token of the input, of every result, and of the output last."""
+
+    @property
+    def params(self) -> int:
+        """Elements of all weights."""
+        return sum(math.prod(step.weight_shape) for step in self.steps)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the plan is the product with one matrix."""
+        return len(self.steps) == 1 and self.steps[0].weight_shape == (1, self.padded_in, self.padded_out)
 
     @property
     def flops_per_token(self) -> int:

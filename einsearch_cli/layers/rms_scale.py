@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,53 +29,29 @@ def rms_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) ->
     return scale
 
 
-def fast_rms_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
-    """The same in numbers of Python, for the CPU: factors below their cap cost their backward pass nothing."""
-    result: Tensor = _RmsScale.apply(tuple(stds), gain, *factors)  # type: ignore[no-untyped-call]
-    return result
+def trainable_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
+    """`rms_scale`, on the CPU without the passes over factors that lie below their caps, whose gradient is zero."""
+    if gain.device.type == "cpu" and not any(caps([factor.detach() for factor in factors], stds)[1]):
+        return gain
+    return rms_scale(gain, factors, stds)
 
 
 def scale_value(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> float:
-    """The scale as a number."""
-    return float(gain) * _caps(factors, stds)[0]
+    """The scale as a number of Python."""
+    return float(gain) * caps(factors, stds)[0]
 
 
-def _caps(factors: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, list[float]]:
+def caps(factors: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, list[float]]:
     """1 / Π max(1, rms / std), and the norms of the factors above their cap, zero for the others."""
-    caps, norms = 1.0, []
+    product, norms = 1.0, []
     for factor, std in zip(factors, stds, strict=True):
         norm_at_init = std * math.sqrt(factor.numel())
         norm = float(torch.linalg.vector_norm(factor, dtype=_norm_dtype(factor.dtype)))
         # Not a comparison with >: a norm that is NaN must spread.
         is_capped = not norm <= norm_at_init
         norms.append(norm if is_capped else 0.0)
-        caps *= norm_at_init / norm if is_capped else 1.0
-    return caps, norms
-
-
-class _RmsScale(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, stds: tuple[float, ...], gain: Tensor, *factors: Tensor) -> Tensor:
-        ctx.caps, ctx.norms = _caps(factors, stds)
-        ctx.stds = stds
-        ctx.save_for_backward(gain, *factors)
-        return gain.new_tensor(float(gain) * ctx.caps, dtype=_norm_dtype(gain.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        gain, *factors = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1:]
-        (grad,) = grads
-        if torch.is_grad_enabled():
-            asked = [tensor for tensor, wants in zip((gain, *factors), wanted, strict=True) if wants]
-            found = iter(torch.autograd.grad(rms_scale(gain, factors, ctx.stds), asked, grad, create_graph=True))
-            return None, *(next(found) if wants else None for wants in wanted)
-        per_square = grad * (-float(gain) * ctx.caps)
-        factor_grads = [
-            (factor * (per_square / norm**2)).to(factor.dtype) if wants and norm else None
-            for factor, norm, wants in zip(factors, ctx.norms, wanted[1:], strict=True)
-        ]
-        return None, grad * ctx.caps if wanted[0] else None, *factor_grads
+        product *= norm_at_init / norm if is_capped else 1.0
+    return product, norms
 
 
 def _norm_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -12,7 +12,7 @@ from einsearch_cli.structures import family_text
 from einsearch_cli.taxonomy import Classification
 
 LEFT = 30.0
-MIN_WIDTH = 880.0
+MIN_WIDTH = 900.0
 LINE = 21.0
 SOFT, RULE = "#5b626d", "#e2e3df"
 FONT = "'DejaVu Sans', 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
@@ -77,16 +77,17 @@ def _foot(item: Classification, top: float) -> list[Html]:
         y = top + LINE * len(lines)
         name = element("text", symbol, x=LEFT, y=y, font_weight=700)
         lines.append(element("g", name, element("text", meaning, x=LEFT + 92, y=y)))
-    return [*lines, _key(top + LINE * len(lines) + 6)]
+    return [*lines, _key(top + LINE * len(lines) + 6, item.structure.is_block_diagonal)]
 
 
-def _key(y: float) -> Html:
+def _key(y: float, shared: bool) -> Html:
     """The marks, in one line."""
     parts: list[Html] = []
     x = LEFT
     for colour, dash, name in (
         (COLOURS["X"], None, "input index"),
         (COLOURS["Y"], None, "output index"),
+        *([(COLOURS["XY"], None, "in both")] if shared else []),
         (COLOURS[""], None, "bond"),
         (CUT_COLOUR, "6 5", "cut that limits the rank"),
     ):
@@ -94,6 +95,6 @@ def _key(y: float) -> Html:
             element("line", x1=x, x2=x + 26, y1=y - 4, y2=y - 4, stroke=colour, stroke_width=3, stroke_dasharray=dash),
             element("text", name, x=x + 33, y=y, fill=SOFT),
         ]
-        x += 53 + 7.1 * len(name)
+        x += 47 + 6.5 * len(name)
     dot = element("circle", cx=x + 6, cy=y - 4, r=5, fill=INK)
-    return joined([*parts, dot, element("text", "one index in three or more tensors", x=x + 18, y=y, fill=SOFT)])
+    return joined([*parts, dot, element("text", "one index in 3 or more tensors", x=x + 18, y=y, fill=SOFT)])

@@ -25,8 +25,8 @@ SMALL_CHARACTER = 5.6
 SHIFT = 4.5
 
 PAPER, INK, BOX = "#ffffff", "#1b1e23", "#f4f1e8"
-COLOURS = {"X": "#0072b2", "Y": "#c24e00", "": "#00805c"}
-"""Input, output, bond: told apart by people with the common forms of colour blindness."""
+COLOURS = {"X": "#0072b2", "Y": "#c24e00", "": "#00805c", "XY": "#7b3fa0"}
+"""Input, output, bond, and what input and output share: told apart by people with the common forms of colour blindness."""
 CUT_COLOUR = "#b3204d"
 
 
@@ -156,7 +156,7 @@ def track_y(level: int) -> float:
 
 
 def colour_of(carriers: str) -> str:
-    return COLOURS["X" if "X" in carriers else "Y" if "Y" in carriers else ""]
+    return COLOURS["".join(tensor for tensor in "XY" if tensor in carriers)]
 
 
 def _dimension(d: int) -> str:

@@ -37,7 +37,9 @@ def _base(carriers: str, item: Classification) -> tuple[int, str]:
     """The dimension that an exponent refers to, and its name if there are two."""
     if item.d_in == item.d_out:
         return item.d_in, ""
-    if "X" in carriers or ("Y" not in carriers and item.d_in < item.d_out):
+    side = {"X", "Y"} & set(carriers)
+    # Bonds, and indices that X and Y share, go by the smaller dimension.
+    if side == {"X"} or (len(side) != 1 and item.d_in < item.d_out):
         return item.d_in, "in"
     return item.d_out, "out"
 

@@ -105,3 +105,35 @@ def duration_text(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def time_text(seconds: float) -> str:
+    """A short time with three significant digits.
+
+    >>> time_text(0.0000231), time_text(0.12345), time_text(2.5), time_text(0.0123)
+    ('23.1 µs', '123 ms', '2.50 s', '12.3 ms')
+    """
+    unit, size = next(
+        (pair for pair in (("s", 1.0), ("ms", 1e-3)) if seconds >= 0.9995 * pair[1]),
+        ("µs", 1e-6),
+    )
+    value = seconds / size
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"
+
+
+def bytes_text(count: int) -> str:
+    """Memory in MB, or kB where that is less than one.
+
+    >>> bytes_text(67_108_864), bytes_text(520_000)
+    ('67.1 MB', '520 kB')
+    """
+    return f"{count / 1e6:.1f} MB" if count >= 1_000_000 else f"{count / 1e3:.0f} kB"
+
+
+def share_text(value: float) -> str:
+    """A share in percent.
+
+    >>> share_text(0.444), share_text(1.02), share_text(0.0123)
+    ('44%', '102%', '1.2%')
+    """
+    return f"{100 * value:.0f}%" if value >= 0.1 else f"{100 * value:.1f}%"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.identity import Identity, identities
-from einsearch_cli.reports.markup import Html, element, joined
+from einsearch_cli.reports.markup import Html, element
 from einsearch_cli.reports.script import SCRIPT
 from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.reports.style import STYLE
@@ -64,10 +64,17 @@ def render_report(study: StudyReport) -> str:
         inside = section(page)
         if inside is not None:
             sections.append(element("section", element("h2", title), inside, id=f"section-{name}"))
+    return html_document(study.title, "einsearch report", sections)
+
+
+def html_document(title: str, kicker: str, sections: Iterable[Html]) -> str:
+    """Sections under a title as one HTML document with the style and the script of all reports."""
+    masthead = element("header", element("p", kicker, class_="kicker"), element("h1", title))
+    tooltip = element("div", id="tip", role="tooltip", hidden="hidden")
     return "<!DOCTYPE html>\n" + element(
         "html",
-        _head(study),
-        element("body", element("main", _masthead(study), *sections), _tooltip(), element("script", Html(SCRIPT))),
+        _head(title),
+        element("body", element("main", masthead, *sections), tooltip, element("script", Html(SCRIPT))),
         lang="en",
     )
 
@@ -81,7 +88,7 @@ def write_report(path: str | os.PathLike[str], study: StudyReport) -> None:
     write_atomically(path, render_report(study) + "\n")
 
 
-def _head(study: StudyReport) -> Html:
+def _head(title: str) -> Html:
     # Even if text from a study ever got into the page as markup, nothing but our own script may run.
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
@@ -91,18 +98,6 @@ def _head(study: StudyReport) -> Html:
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{study.title} · einsearch"),
+        element("title", f"{title} · einsearch"),
         element("style", Html(STYLE)),
     )
-
-
-def _masthead(study: StudyReport) -> Html:
-    return element(
-        "header",
-        element("p", "einsearch report", class_="kicker"),
-        element("h1", study.title),
-    )
-
-
-def _tooltip() -> Html:
-    return joined([element("div", id="tip", role="tooltip", hidden="hidden")])

@@ -80,8 +80,11 @@ tr.hot td { background: color-mix(in srgb, var(--accent) 11%, transparent); }
 .quiet .swatch, .swatch.quiet { fill: none; stroke: var(--c); stroke-width: 1.5; }
 svg.plot { display: block; width: 100%; min-width: 760px; height: auto; font-size: 13px; }
 svg.forest { display: block; width: 132px; height: 20px; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; max-width: none; margin: 0 0 10px; font-size: 14px; }
+.legend .entry { white-space: nowrap; }
 .grid { stroke: var(--grid); } .axis { stroke: var(--soft); } .zero { stroke: var(--soft); stroke-dasharray: 2 2; }
-.tick { fill: var(--soft); } .axis-name { fill: var(--soft); } .panel-name { fill: var(--ink); font-weight: 600;
+.tick { fill: var(--soft); } .axis-name { fill: var(--soft); } .halo { paint-order: stroke;
+  stroke: var(--card); stroke-width: 4px; stroke-linejoin: round; } .panel-name { fill: var(--ink); font-weight: 600;
   font-size: 14px; }
 .middle { text-anchor: middle; } .end { text-anchor: end; }
 .series { transition: opacity .12s; }

@@ -14,14 +14,7 @@ from typing import Protocol, Self
 from einsearch_cli.search.trial import failed_result
 from einsearch_cli.search.worker import Finished, Job, Progress, WorkerSetup, work
 
-_WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    # glibc gives freed blocks of 128 KiB and more back to the system; training asks for them again every
-    # step, at 0.4 ms per MiB of page faults.
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31),
-}
+_WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class Engine(Protocol):

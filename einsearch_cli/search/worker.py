@@ -64,6 +64,9 @@ def work(pipe: Connection, setup: WorkerSetup) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
+    from einsearch_cli.layers.memory import retain_memory
+
+    retain_memory()
     torch.set_num_threads(setup.threads)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while (job := pipe.recv()) is not None:

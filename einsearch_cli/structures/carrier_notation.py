@@ -83,8 +83,19 @@ def share_rest(extents: Mapping[str, Extent], bare: Iterable[str], whole: str) -
         sharing = [carriers for carriers in names if tensor in carriers]
         if sharing:
             share = _share(tensor, extents, len(sharing), whole)
+            _check_shared(sharing, share, filled, whole)
             filled.update(dict.fromkeys(sharing, share))
     return filled
+
+
+def _check_shared(sharing: list[str], share: Extent, filled: Mapping[str, Extent], whole: str) -> None:
+    """What X and Y leave to an index that both carry must be the same."""
+    for carriers in sharing:
+        if carriers in filled and filled[carriers] != share:
+            raise StructureError(
+                f"{carriers} in {whole[:80]!r} has no extent, and X leaves it {filled[carriers].size_text}, Y {share.size_text}",
+                remedy=f"write {carriers}^1/2 or {carriers}=4",
+            )
 
 
 def _share(tensor: str, extents: Mapping[str, Extent], count: int, whole: str) -> Extent:
@@ -130,8 +141,12 @@ def parse_theta(text: str) -> Structure:
 
 
 def theta_of(structure: Structure) -> tuple[Fraction, ...] | None:
-    """The θ vector, or None for more than two factors and for sizes that are no power of d."""
-    if len(structure.factors) > 2 or not all(extent.is_power for _, extent in structure.indices):
+    """The θ vector; None for more than two factors, indices of both X and Y, and sizes that are no power of d."""
+    if (
+        len(structure.factors) > 2
+        or structure.is_block_diagonal
+        or not all(extent.is_power for _, extent in structure.indices)
+    ):
         return None
     return tuple(structure.extent(carriers).exponent for carriers in THETA_CARRIERS)
 

@@ -29,11 +29,12 @@ class EinsumSpec:
     d_out: int | None
 
 
-def parse_einsum(text: str, sizes: Mapping[str, str] | None = None) -> EinsumSpec:
+def parse_einsum(text: str, sizes: Mapping[str, str] | None = None, *, block_diagonal: bool = False) -> EinsumSpec:
     """Read `'bgn,gnr,gro->bo; g=4, n=256, r=128, o=1024'`; the sizes may also come apart.
 
     The first operand is the input, the last the output; letters that both
-    carry and no factor does are the batch. A size is a whole number, `d^1/2`,
+    carry and no factor does are the batch; with `block_diagonal`, they are indices
+    if they have a size. A size is a whole number, `d^1/2`,
     `d/4` or `rest`. If all of them are whole numbers they fix d_in and d_out,
     and a size that is exactly d^(1/2), d^(1/3), d^(1/4) or a multiple of these
     exponents is read as that power, so that the structure can be scaled; the
@@ -49,11 +50,14 @@ def parse_einsum(text: str, sizes: Mapping[str, str] | None = None) -> EinsumSpe
     """
     equation, _, size_text = text.partition(";")
     equation = re.sub(r"\s", "", equation)
-    carriers = _carriers_of_letters(*_operands(equation))
+    operands = _operands(equation)
     given = {**_parse_sizes(size_text, text), **{k: v.strip() for k, v in (sizes or {}).items()}}
+    carriers = _carriers_of_letters(*operands, set(given) if block_diagonal else set())
     _check_letters(carriers, given, equation)
     if all(re.fullmatch(r"[0-9]+", given[letter]) for letter in carriers):
-        return _from_whole_sizes(carriers, {letter: int(given[letter]) for letter in carriers}, equation)
+        return _from_whole_sizes(
+            carriers, {letter: int(given[letter]) for letter in carriers}, equation, block_diagonal
+        )
     extents: dict[str, Extent] = {}
     bare: list[str] = []
     for letter, text_of_size in given.items():
@@ -67,14 +71,15 @@ def parse_einsum(text: str, sizes: Mapping[str, str] | None = None) -> EinsumSpe
             f"two letters of {equation!r} form the index {both[0]}: only one of them has a size",
             remedy="merge the two letters, or give both a size",
         )
-    return EinsumSpec(Structure.of(share_rest(extents, dict.fromkeys(bare), equation)), None, None)
+    shared = share_rest(extents, dict.fromkeys(bare), equation)
+    return EinsumSpec(Structure.of(shared, block_diagonal=block_diagonal), None, None)
 
 
 def einsum_text(structure: Structure, equation: str, letters: Mapping[str, str]) -> str:
     """An equation with sizes that reads back to this structure."""
     sizes = ", ".join(f"{letters[carriers]}={extent.size_text}" for carriers, extent in structure.indices)
     text = f"{equation}; {sizes}"
-    if parse_einsum(text).structure == structure:
+    if parse_einsum(text, block_diagonal=structure.is_block_diagonal).structure == structure:
         return text
     return f"{equation}; " + sizes.replace("=d,", f"={REST},")
 
@@ -122,13 +127,13 @@ def _operands(equation: str) -> tuple[str, list[str], str]:
     return operands[0], operands[1:], output
 
 
-def _carriers_of_letters(x: str, factors: list[str], y: str) -> dict[str, str]:
-    """Letter → carrier set, the batch letters left out."""
+def _carriers_of_letters(x: str, factors: list[str], y: str, shared: set[str]) -> dict[str, str]:
+    """Letter → carrier set, the batch letters left out: those of input and output alone that are not `shared`."""
     carriers: dict[str, str] = {}
     for letter in dict.fromkeys("".join([x, *factors, y])):
         holders = {name for name, factor in zip(FACTOR_LETTERS, factors, strict=False) if letter in factor}
         holders |= ({"X"} if letter in x else set()) | ({"Y"} if letter in y else set())
-        if holders == {"X", "Y"}:
+        if holders == {"X", "Y"} and letter not in shared:
             continue
         if holders in ({"X"}, {"Y"}):
             side = "input" if "X" in holders else "output"
@@ -153,7 +158,9 @@ def _check_letters(carriers: Mapping[str, str], sizes: Mapping[str, str], equati
         )
 
 
-def _from_whole_sizes(carriers: Mapping[str, str], sizes: Mapping[str, int], equation: str) -> EinsumSpec:
+def _from_whole_sizes(
+    carriers: Mapping[str, str], sizes: Mapping[str, int], equation: str, block_diagonal: bool
+) -> EinsumSpec:
     merged: dict[str, int] = {}
     for letter, size in sizes.items():
         if not 1 <= size <= MAX_DIMENSION:
@@ -164,16 +171,23 @@ def _from_whole_sizes(carriers: Mapping[str, str], sizes: Mapping[str, int], equ
             merged[carriers[letter]] = merged.get(carriers[letter], 1) * size
     dims = {t: math.prod(size for c, size in merged.items() if t in c) for t in "XY"}
     extents = {c: _bond_extent(size, min(dims.values())) for c, size in merged.items() if not set(c) & {"X", "Y"}}
+    shared = {c: size for c, size in merged.items() if {"X", "Y"} <= set(c)}
+    as_powers = not shared or (
+        dims["X"] == dims["Y"]
+        and all(_exact_exponent(size, dims["X"]) is not None for c, size in merged.items() if {"X", "Y"} & set(c))
+    )
     for tensor, d in dims.items():
-        extents |= _side_extents({c: size for c, size in merged.items() if tensor in c}, d)
-    return EinsumSpec(Structure.of(extents), dims["X"], dims["Y"])
+        extents |= _side_extents({c: size for c, size in merged.items() if tensor in c}, d, as_powers)
+    return EinsumSpec(Structure.of(extents, block_diagonal=block_diagonal), dims["X"], dims["Y"])
 
 
-def _side_extents(sizes: Mapping[str, int], d: int) -> dict[str, Extent]:
+def _side_extents(sizes: Mapping[str, int], d: int, as_powers: bool) -> dict[str, Extent]:
+    """All exponents where sizes are exact powers of d, else the largest takes the rest: if it can, one of this side alone."""
     powers = {carriers: _exact_exponent(size, d) for carriers, size in sizes.items()}
-    if all(exponent is not None for exponent in powers.values()) and d > 1:
+    if as_powers and all(exponent is not None for exponent in powers.values()) and d > 1:
         return {carriers: Extent.power(exponent or Fraction(0)) for carriers, exponent in powers.items()}
-    largest = max(sizes, key=lambda carriers: sizes[carriers])
+    own = [carriers for carriers in sizes if not {"X", "Y"} <= set(carriers)]
+    largest = max(own or sizes, key=lambda carriers: sizes[carriers])
     fixed = {carriers: Extent.fixed(size) for carriers, size in sizes.items() if carriers != largest}
     return fixed | {largest: Extent(Fraction(sizes[largest], d), Fraction(1))}
 

@@ -52,6 +52,15 @@ def nearest_factorizations(n: int, targets: tuple[float, ...]) -> tuple[Factoriz
     return found if math.isfinite(distance) else ()
 
 
+def distance(sizes: Factorization, targets: tuple[float, ...]) -> float:
+    """Squared log distance of sizes from their targets.
+
+    >>> round(distance((8, 8), (16.0, 8.0)), 2)
+    0.48
+    """
+    return sum(math.log(size / target) ** 2 for size, target in zip(sizes, targets, strict=True))
+
+
 def _log_distance(size: int, target: float) -> float:
     """Squared log distance, infinite where the size does not fit the target."""
     distance = abs(math.log(size / target))

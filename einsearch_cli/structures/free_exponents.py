@@ -25,6 +25,8 @@ class FreeStructure:
     """Carrier set → exponent that is linear in some letters."""
 
     indices: tuple[tuple[str, Linear], ...]
+    block_diagonal: bool = False
+    """Whether an index may be carried by both X and Y."""
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -42,7 +44,8 @@ class FreeStructure:
 
     def at(self, values: Mapping[str, Fraction]) -> Structure:
         """The structure with numbers for the letters, in normal form."""
-        return Structure.of({carriers: Extent.power(exponent.at(values)) for carriers, exponent in self.indices})
+        extents = {carriers: Extent.power(exponent.at(values)) for carriers, exponent in self.indices}
+        return Structure.of(extents, block_diagonal=self.block_diagonal)
 
     def to_json(self) -> dict[str, str]:
         return {carriers: str(exponent) for carriers, exponent in self.indices}
@@ -65,7 +68,7 @@ def has_free_exponents(text: str) -> bool:
     return bool(re.match(r"\s*[A-Z]{2,}(?=[\s^])", text, re.ASCII)) and bool(re.search(r"\^\S*[a-z]|\^\(", text))
 
 
-def parse_free_structure(text: str) -> FreeStructure:
+def parse_free_structure(text: str, *, block_diagonal: bool = False) -> FreeStructure:
     """Read carrier sets with linear exponents; bare input and output indices share the rest.
 
     Raises:
@@ -92,7 +95,8 @@ def parse_free_structure(text: str) -> FreeStructure:
         given[carriers] = exponent
     filled = _with_rest(given, text)
     _check_sides(filled, text)
-    free = FreeStructure(tuple((carriers, exponent) for carriers, exponent in filled.items() if exponent != ZERO))
+    live = tuple((carriers, exponent) for carriers, exponent in filled.items() if exponent != ZERO)
+    free = FreeStructure(live, block_diagonal)
     _check_range(free, text)
     return free
 

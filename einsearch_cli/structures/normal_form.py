@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from itertools import combinations, permutations
+from itertools import combinations
 
 from einsearch_cli.structures.extent import ONE, Extent
 
 FACTOR_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWZ"
-MAX_FACTORS = 7
-"""Naming tries all orders of the factors: 7! = 5,040 take a second, 8 would take ten."""
+MAX_FACTORS = 8
+"""In the worst case all 8! = 40,320 orders of the factors are equally cheap and compared, which takes two seconds."""
 
 D = Extent.power(Fraction(1))
 Carriers = frozenset[str]
@@ -82,48 +82,3 @@ def carrier_classes(factors: int, block_diagonal: bool = False) -> Iterator[Carr
     yield from (subset | {"X"} for subset in subsets)
     yield from (subset | {"Y"} for subset in subsets)
     yield from (subset for subset in subsets if len(subset) > 1)
-
-
-def largest_step(exponents: Mapping[Carriers, Fraction], order: tuple[str, ...]) -> Fraction:
-    """Exponent of the costliest step when the factors meet the activation in this order."""
-    return max(step_exponents(exponents, order))
-
-
-def step_exponents(exponents: Mapping[Carriers, Fraction], order: tuple[str, ...]) -> Iterator[Fraction]:
-    """Sum of the exponents of all indices present in each step.
-
-    An index is present in a step if the activation has it (it came with X or
-    with an earlier factor) or the factor has it, and someone still needs it.
-    """
-    met = {"X"}
-    for position, factor in enumerate(order):
-        waiting = {"Y", *order[position:]}
-        met.add(factor)
-        yield sum((e for carriers, e in exponents.items() if carriers & met and carriers & waiting), Fraction(0))
-
-
-def rename(extents: Extents) -> Extents:
-    """Name the factors A, B, C, … in the cheapest order of meeting the activation.
-
-    With two factors this is the canonical order min(α, ε) ≥ min(β, δ) of
-    Potapczynski et al. 2024. Ties go to the lexicographically smallest θ.
-    """
-    factors = factors_of(extents)
-    exponents = {carriers: extent.exponent for carriers, extent in extents.items()}
-    orders = list(permutations(factors))
-    costs = {order: largest_step(exponents, order) for order in orders}
-    cheapest = min(costs.values(), default=Fraction(0))
-    classes = list(carrier_classes(len(factors), block_diagonal=True))
-    candidates = [_renamed(extents, order) for order in orders if costs[order] == cheapest]
-    if len(candidates) == 1:
-        return candidates[0]
-    return min(candidates, key=lambda renamed: _sort_key(renamed, classes))
-
-
-def _renamed(extents: Extents, order: tuple[str, ...]) -> Extents:
-    names = dict(zip(order, FACTOR_LETTERS, strict=False)) | {"X": "X", "Y": "Y"}
-    return {frozenset(names[tensor] for tensor in carriers): extent for carriers, extent in extents.items()}
-
-
-def _sort_key(extents: Extents, classes: list[Carriers]) -> list[tuple[Fraction, Fraction]]:
-    return [(extent.exponent, extent.coefficient) for extent in (extents.get(c, ONE) for c in classes)]

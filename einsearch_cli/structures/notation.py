@@ -40,7 +40,9 @@ def parse_structure(text: str, *, block_diagonal: bool = False) -> Structure:
     - einsum equation with sizes: `bgn,gnr,gro->bo; g=4, n=rest, r=64, o=rest`;
     - family: `dense`, `low-rank:r=64`, `btt:r=2`, `block-dense:blocks=4,r=512`.
 
-    Layers of experts are read by `parse_layer`. Carrier sets may hold both X and Y with `block_diagonal`.
+    Carrier sets may hold both X and Y with `block_diagonal`; in an equation, a letter
+    of input and output that no factor has is then such an index if it has a size.
+    Layers of experts are read by `parse_layer`.
 
     Raises:
         StructureError: saying what is wrong, the rule, and what to write instead.
@@ -83,9 +85,9 @@ def read_structure(text: str, sizes: dict[str, str] | None = None, *, block_diag
             remedy="write for example btt:r=2",
         )
     if is_mixture(text):
-        return _read_mixture(text, sizes)
+        return _read_mixture(text, sizes, block_diagonal)
     if "->" in text:
-        spec = parse_einsum(text, sizes)
+        spec = parse_einsum(text, sizes, block_diagonal=block_diagonal)
         return NamedStructure(spec.structure, d_in=spec.d_in, d_out=spec.d_out)
     if sizes:
         raise StructureError(
@@ -98,9 +100,9 @@ def read_structure(text: str, sizes: dict[str, str] | None = None, *, block_diag
     return NamedStructure(parse_family(text))
 
 
-def _read_mixture(text: str, sizes: dict[str, str] | None) -> NamedStructure:
+def _read_mixture(text: str, sizes: dict[str, str] | None, block_diagonal: bool) -> NamedStructure:
     expert, experts, top, feed_forward = split_mixture(text)
-    found = read_structure(expert, sizes)
+    found = read_structure(expert, sizes, block_diagonal=block_diagonal)
     if found.mixture is not None:
         raise StructureError(
             f"{text[:80]!r} has experts within experts: an expert is a plain structure",

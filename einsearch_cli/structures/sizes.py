@@ -6,18 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count, islice, product
 
 from einsearch_cli.errors import SizeError
 from einsearch_cli.structures.cut_bounds import cut_bound, path_bound
-from einsearch_cli.structures.factorization import Factorization, nearest_factorizations
+from einsearch_cli.structures.side_sizes import nearest_sides
 from einsearch_cli.structures.structure import Structure
 
 MAX_DIMENSION = 2**48
-_MAX_TIES = 64
-"""At most so many choices of equally near sizes are compared by their rank."""
 _MAX_ELIMINATIONS = 8
-"""Of those, at most so many ranks are computed with a matrix; the others count with their bound."""
+"""Of equally near sizes at most so many ranks are computed with a matrix; the others count with their bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +82,10 @@ class SizedStructure:
     @property
     def padding(self) -> str | None:
         """What was padded and why, or None."""
+        both = f"{self.d_in} and {self.d_out} have no fitting divisors in common"
         notes = [
-            f"{name} {d} is padded to {padded}, as {d} has no fitting divisors"
+            f"{name} {d} is padded to {padded}, as "
+            + (both if self.structure.is_block_diagonal else f"{d} has no fitting divisors")
             for name, d, padded in (("d_in", self.d_in, self.padded_in), ("d_out", self.d_out, self.padded_out))
             if padded != d
         ]
@@ -110,37 +109,10 @@ def choose_sizes(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
     for name, d in (("d_in", d_in), ("d_out", d_out)):
         if not 1 <= d <= MAX_DIMENSION:
             raise SizeError(f"{name} = {d}: dimensions must be from 1 to 2^48", remedy=f"choose {name} in that range")
-    if structure.is_block_diagonal:
-        raise SizeError(
-            f"{structure} has an index that X and Y share: sizes of block-diagonal structures cannot be chosen yet",
-            remedy="use a structure without indices carried by both X and Y",
-        )
-    inputs, outputs = _nearest_sides(structure, "X", d_in), _nearest_sides(structure, "Y", d_out)
-    if len(inputs) == len(outputs) == 1:
-        return _sized(structure, d_in, d_out, inputs[0] | outputs[0])
+    sides = nearest_sides(structure, d_in, d_out)
+    if len(sides) == 1:
+        return _sized(structure, d_in, d_out, sides[0])
     return _of_largest_rank(structure, d_in, d_out)
-
-
-def _nearest_sides(structure: Structure, tensor: str, d: int) -> list[dict[str, int]]:
-    """The sizes of the input or output indices: one choice, or several that are equally near."""
-    carriers = [c for c, _ in structure.indices if tensor in c]
-    extents = [structure.extent(c) for c in carriers]
-    fixed = math.prod(int(extent.coefficient) for extent in extents if extent.is_fixed)
-    if fixed > d:
-        names = ", ".join(f"{c}{structure.extent(c).text}" for c in carriers if structure.extent(c).is_fixed)
-        raise SizeError(
-            f"the fixed sizes {names} multiply to {fixed}: they do not fit into a dimension of {d}",
-            remedy=f"choose a dimension of at least {fixed}, or smaller sizes",
-        )
-    targets = tuple(extent.at(d) for extent in extents if not extent.is_fixed)
-    ties = next(found for n in count(-(-d // fixed)) if (found := nearest_factorizations(n, targets)))
-
-    def complete(free: Factorization) -> dict[str, int]:
-        chosen = iter(free)
-        sizes = [int(extent.coefficient) if extent.is_fixed else next(chosen) for extent in extents]
-        return dict(zip(carriers, sizes, strict=True))
-
-    return [complete(free) for free in ties]
 
 
 def _sized(structure: Structure, d_in: int, d_out: int, sides: Mapping[str, int]) -> SizedStructure:
@@ -153,8 +125,7 @@ def _sized(structure: Structure, d_in: int, d_out: int, sides: Mapping[str, int]
 @lru_cache(maxsize=256)
 def _of_largest_rank(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
     """The first of the equally near sizes with full generic rank, or else with the largest."""
-    inputs, outputs = _nearest_sides(structure, "X", d_in), _nearest_sides(structure, "Y", d_out)
-    ties = [_sized(structure, d_in, d_out, x | y) for x, y in islice(product(inputs, outputs), _MAX_TIES)]
+    ties = [_sized(structure, d_in, d_out, sides) for sides in nearest_sides(structure, d_in, d_out)]
     best, best_rank, eliminations = ties[0], 0, 0
     for sized in ties:
         bound = min(cut_bound(dict(sized.sizes)), d_in, d_out)

@@ -26,7 +26,7 @@ def is_structure_file(text: str) -> bool:
     return text.lower().endswith(SUFFIXES)
 
 
-def read_structure_file(path: Path) -> list[NamedStructure]:
+def read_structure_file(path: Path, *, block_diagonal: bool = False) -> list[NamedStructure]:
     """All structures of a file, in order; the format follows the suffix.
 
     Raises:
@@ -35,24 +35,24 @@ def read_structure_file(path: Path) -> list[NamedStructure]:
     text = read_text(path)
     suffix = path.suffix.lower()
     if suffix in {".yaml", ".yml"}:
-        return structures_of_yaml(text, str(path))
+        return structures_of_yaml(text, str(path), block_diagonal=block_diagonal)
     if suffix == ".json":
-        return _collect(_json_entries(text, str(path)), str(path))
+        return _collect(_json_entries(text, str(path)), str(path), block_diagonal)
     if suffix == ".jsonl":
-        return _collect(_json_lines(text, str(path)), str(path))
+        return _collect(_json_lines(text, str(path)), str(path), block_diagonal)
     if suffix == ".csv":
-        return _collect(_csv_entries(text, str(path)), str(path))
-    return read_structure_lines(text, str(path))
+        return _collect(_csv_entries(text, str(path)), str(path), block_diagonal)
+    return read_structure_lines(text, str(path), block_diagonal=block_diagonal)
 
 
-def read_structure_lines(text: str, source: str) -> list[NamedStructure]:
+def read_structure_lines(text: str, source: str, *, block_diagonal: bool = False) -> list[NamedStructure]:
     """One structure a line, JSON objects among them; blank lines and lines that start with # are skipped."""
     lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
     entries = ((f"{source}:{n}", _loads(x, f"{source}:{n}") if x.startswith("{") else x) for n, x in lines)
-    return _collect(((where, x) for where, x in entries if x and not str(x).startswith("#")), source)
+    return _collect(((where, x) for where, x in entries if x and not str(x).startswith("#")), source, block_diagonal)
 
 
-def structures_of_yaml(text: str, source: str) -> list[NamedStructure]:
+def structures_of_yaml(text: str, source: str, *, block_diagonal: bool = False) -> list[NamedStructure]:
     """A list of structures, a mapping with the key `structures`, or one structure with the key `indices`."""
     document = load_yaml(text, source)
     entries = document.data
@@ -66,10 +66,11 @@ def structures_of_yaml(text: str, source: str) -> list[NamedStructure]:
         entries, prefix = entries["structures"], ("structures",)
     if not isinstance(entries, list):
         entries = [entries]
-    return _collect(((document.where((*prefix, i)), entry) for i, entry in enumerate(entries)), source)
+    found = ((document.where((*prefix, i)), entry) for i, entry in enumerate(entries))
+    return _collect(found, source, block_diagonal)
 
 
-def structure_of_entry(entry: Any, where: str) -> NamedStructure:
+def structure_of_entry(entry: Any, where: str, *, block_diagonal: bool = False) -> NamedStructure:
     """One entry of a file: text, a mapping of carrier sets, or a mapping with `indices` or `structure`.
 
     An index takes an exponent (`1/2`), a fixed size (`{size: 4}`, `=4` or
@@ -83,9 +84,9 @@ def structure_of_entry(entry: Any, where: str) -> NamedStructure:
     """
     try:
         if isinstance(entry, str):
-            return read_structure(entry)
+            return read_structure(entry, block_diagonal=block_diagonal)
         if isinstance(entry, dict):
-            return _with_experts(_of_mapping(entry), entry)
+            return _with_experts(_of_mapping(entry, block_diagonal), entry)
     except EinsearchError as error:
         raise SpecError(f"{where}: {error.problem}", remedy=error.remedy) from error
     raise SpecError(
@@ -94,12 +95,12 @@ def structure_of_entry(entry: Any, where: str) -> NamedStructure:
     )
 
 
-def _of_mapping(entry: dict[Any, Any]) -> NamedStructure:
+def _of_mapping(entry: dict[Any, Any], block_diagonal: bool) -> NamedStructure:
     name = str(entry["name"]) if entry.get("name") is not None else None
     if isinstance(entry.get("structure"), str):
         sizes = {str(k): str(v) for k, v in entry["sizes"].items()} if isinstance(entry.get("sizes"), dict) else None
-        found = read_structure(entry["structure"], sizes if "->" in entry["structure"] else None)
-        return replace(found, name=name)
+        sizes = sizes if "->" in entry["structure"] else None
+        return replace(read_structure(entry["structure"], sizes, block_diagonal=block_diagonal), name=name)
     indices = entry.get("indices", entry.get("structure", entry))
     if indices is entry and set(entry) & _ENTRY_KEYS:
         indices = None
@@ -109,7 +110,8 @@ def _of_mapping(entry: dict[Any, Any]) -> NamedStructure:
         )
     if not isinstance(indices, dict) or not indices:
         raise SpecError("a structure needs 'indices', a mapping of carrier sets", remedy="indices: {XA: 1, YA: 1}")
-    return NamedStructure(structure_of_terms({str(c): _index_text(c, v) for c, v in indices.items()}), name)
+    terms = {str(c): _index_text(c, v) for c, v in indices.items()}
+    return NamedStructure(structure_of_terms(terms, block_diagonal=block_diagonal), name)
 
 
 def _with_experts(found: NamedStructure, entry: dict[Any, Any]) -> NamedStructure:
@@ -142,8 +144,8 @@ def _index_text(carriers: object, value: object) -> str:
     )
 
 
-def _collect(entries: Iterable[tuple[str, Any]], source: str) -> list[NamedStructure]:
-    found = [structure_of_entry(entry, where) for where, entry in entries]
+def _collect(entries: Iterable[tuple[str, Any]], source: str, block_diagonal: bool) -> list[NamedStructure]:
+    found = [structure_of_entry(entry, where, block_diagonal=block_diagonal) for where, entry in entries]
     if not found:
         raise SpecError(f"{source} holds no structure: it needs at least one", remedy="einsearch enumerate --out FILE")
     return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.extent import ONE, Extent
+from einsearch_cli.structures.factor_names import name_factors
 from einsearch_cli.structures.normal_form import (
     FACTOR_LETTERS,
     MAX_FACTORS,
@@ -17,7 +18,6 @@ from einsearch_cli.structures.normal_form import (
     carriers_of_text,
     factors_of,
     reduce,
-    rename,
     text_of_carriers,
 )
 
@@ -63,7 +63,7 @@ class Structure:
         """
         reduced = reduce(_checked(extents, block_diagonal))
         _check_factors_left(factors_of(reduced), extents)
-        return cls.in_normal_form(rename(reduced))
+        return cls.in_normal_form(name_factors(reduced))
 
     @classmethod
     def in_normal_form(cls, extents: Extents) -> Structure:
@@ -161,7 +161,8 @@ def _checked_carriers(text: str, whole: str, block_diagonal: bool) -> frozenset[
     if {"X", "Y"} <= carriers and not block_diagonal:
         raise StructureError(
             f"{text!r} in {whole!r} is carried by both X and Y: that makes the matrix block-diagonal, outside this space",
-            remedy=f"use {text.replace('Y', '')} and {text.replace('X', '')} instead",
+            remedy=f"use {text.replace('Y', '')} and {text.replace('X', '')} instead, or give --allow-block-diagonal "
+            "(block_diagonal=True) where it is taken",
         )
     if len(carriers) == 1:
         raise StructureError(

@@ -13,7 +13,7 @@ from einsearch_cli.taxonomy.costs import (
 from einsearch_cli.taxonomy.criteria import CRITERIA, Bounds
 from einsearch_cli.taxonomy.exponents import Cut, Taxonomy, taxonomy_of
 from einsearch_cli.taxonomy.layer_costs import LayerCosts, layer_costs
-from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, parse_range
+from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, common_unit, parse_range
 from einsearch_cli.taxonomy.space import (
     Found,
     Space,
@@ -42,6 +42,7 @@ __all__ = [
     "TreeTaxonomy",
     "best_first",
     "classify",
+    "common_unit",
     "contraction_orders",
     "count",
     "flops_formula",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -103,10 +104,12 @@ def classify(
     bounds: Bounds = Bounds(),
     *,
     rank_seed: int | None = None,
+    on_numeric: Callable[[str], None] = lambda _: None,
 ) -> Classification:
     """Classify a structure and cost it for a d_out × d_in matrix.
 
-    With a `rank_seed` the generic rank is computed too, with random factors of that seed.
+    With a `rank_seed` the generic rank is computed too, with random factors of that seed; `on_numeric`
+    is told before a rank is taken numerically, which takes minutes.
 
     Raises:
         SizeError: if the structure has no sizes for these dimensions, or a matrix too large for its rank.
@@ -115,7 +118,7 @@ def classify(
     sized = structure.at(d_in, d_out)
     bound, cut = rank_bound(sized)
     reasons = reasons_against(taxonomy, bounds)
-    rank, why = (None, None) if rank_seed is None else _rank(sized, cut, rank_seed)
+    rank, why = (None, None) if rank_seed is None else _rank(sized, cut, rank_seed, on_numeric)
     return Classification(
         structure=structure,
         family=family_of(structure),
@@ -138,9 +141,11 @@ def classify(
     )
 
 
-def _rank(sized: SizedStructure, cut: Cut, seed: int) -> tuple[GenericRank, str | None]:
+def _rank(
+    sized: SizedStructure, cut: Cut, seed: int, on_numeric: Callable[[str], None]
+) -> tuple[GenericRank, str | None]:
     from einsearch_cli.structures.generic_rank import generic_rank
     from einsearch_cli.taxonomy.shortfall import why_below_bound
 
-    found = generic_rank(sized, seed)
+    found = generic_rank(sized, seed, on_numeric)
     return found, why_below_bound(sized, found, cut)

@@ -94,15 +94,24 @@ def _carriers(name: str, text: str) -> Carriers:
     return carriers
 
 
+def common_unit(grid: int, tokens: Fraction | None) -> int:
+    """ω, ψ and ν are whole numbers of 1/this if exponents are of 1/grid and a call has d^tokens tokens.
+
+    >>> common_unit(4, Fraction(1, 3)), common_unit(4, None)
+    (12, 4)
+    """
+    return grid if tokens is None else math.lcm(grid, tokens.denominator)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is asked of a structure with a given number of factors, in whole q-ths."""
+    """What is asked of a structure with a given number of factors; ω, ψ and ν in whole numbers of a unit."""
 
     min_psi: int = 0
     max_omega: int = UNBOUNDED
     max_nu: int = UNBOUNDED
     lowest: tuple[int, ...] | None = None
-    """Smallest exponent of every index class, in the order of the θ vector; None: 0."""
+    """Smallest exponent of every index class in whole q-ths, in the order of the θ vector; None: 0."""
     highest: tuple[int, ...] | None = None
     """Largest exponent of every index class; None: 1."""
     reducible: bool = False
@@ -114,11 +123,16 @@ class Limits:
 
 
 def grid_limits(
-    classes: IndexClasses, grid: int, bounds: Bounds, ranges: tuple[ExponentRange, ...] = (), reducible: bool = False
+    classes: IndexClasses,
+    grid: int,
+    bounds: Bounds,
+    ranges: tuple[ExponentRange, ...] = (),
+    tokens: Fraction | None = None,
 ) -> Limits | None:
-    """The limits in whole numbers of 1/grid, or None if nothing can be within them.
+    """The limits in whole numbers, or None if nothing can be within them.
 
-    A carrier set that names a factor beyond those of the classes has exponent 0.
+    Exponents are counted in 1/grid; ω, ψ and ν in 1/`common_unit`. A carrier set
+    that names a factor beyond those of the classes has exponent 0.
 
     >>> grid_limits(IndexClasses(2), 4, Bounds(), (parse_range("AB<=1/3"),))
     Limits(min_psi=4, max_omega=0, max_nu=4, lowest=(0, 0, 0, 0, 0, 0, 0), highest=(4, 4, 4, 4, 4, 4, 1), reducible=False)
@@ -134,14 +148,14 @@ def grid_limits(
             high[given.carriers] = min(top, high[given.carriers])
     if any(low[carriers] > high[carriers] for carriers in low):
         return None
-    most = (2 + len(classes.bonds)) * grid
+    unit = common_unit(grid, tokens)
+    most = (2 + len(classes.bonds)) * unit
     return Limits(
-        math.ceil(bounds.min_psi * grid),
-        _unless_idle(math.floor(bounds.max_omega * grid), most),
-        _unless_idle(math.floor(bounds.max_nu * grid), most),
+        math.ceil(bounds.min_psi * unit),
+        _unless_idle(math.floor(bounds.max_omega * unit), most),
+        _unless_idle(math.floor(bounds.max_nu * unit), most),
         tuple(low.values()) if ranges else None,
         tuple(high.values()) if ranges else None,
-        reducible,
     )
 
 

@@ -39,7 +39,7 @@ class NormalNames:
         return own
 
     def _smallest(self, found: Partial, inputs: Numbers, outputs: Numbers, reverse: bool) -> Numbers:
-        cheapest = self._forms.cheapest(found.values_FP)
+        cheapest = self._forms.cheapest(found.values_FP, self._forms.orders)
         names = np.full(len(found), np.iinfo(np.int64).max)
         last = self._grid.classes.factors - 1
         for renaming in self._grid.classes.renamings:

@@ -21,11 +21,12 @@ from einsearch_cli.structures.normal_form import text_of_carriers
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.criteria import Bounds
 from einsearch_cli.taxonomy.front import Triple, front
-from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, grid_limits
+from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, common_unit, grid_limits
 from einsearch_cli.taxonomy.linear_forms import taxonomy_of_points
 from einsearch_cli.taxonomy.partial import needs_met
 
 UNIT = 720_720
+MAX_UNIT = 2**48
 MAX_DRAWS = 3_000_000
 """Points that are drawn before giving up."""
 _CHUNK = 20_000
@@ -46,11 +47,18 @@ class SampleSpace:
     block_diagonal: bool = False
     pareto: bool = False
     """Whether to keep only those that none of the others drawn beats in ω, ψ and ν together."""
+    tokens: Fraction | None = None
+    """τ: ν and ω are those of the best contraction tree for calls of d^τ tokens; None: of the best order of factors."""
+
+    @property
+    def unit(self) -> int:
+        """ω, ψ and ν are whole numbers of 1/unit."""
+        return common_unit(UNIT, self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A structure with ω, ψ and ν in units of 1/720,720."""
+    """A structure with ω, ψ and ν in the unit of its space."""
 
     structure: Structure
     place: Triple
@@ -64,15 +72,21 @@ def sample(space: SampleSpace, number: int, seed: int) -> list[Drawn]:
     seed gives the same structures.
 
     Raises:
-        StructureError: if too few of the structures drawn are within the bounds.
+        StructureError: if too few of the structures drawn are within the bounds, or τ has too many digits.
 
     >>> [str(drawn.structure) for drawn in sample(SampleSpace(factors=1), 2, seed=0)]
     ['XA^1 YA^1', 'XA^1 YA^1']
     """
-    if space.bounds.max_omega <= 0 and space.factors > 1 and not space.ranges:
+    if space.unit > MAX_UNIT:
+        raise StructureError(
+            f"τ = {space.tokens}: ν of exponents in multiples of 1/{UNIT:,} is one of 1/{space.unit:,}, "
+            f"at most 1/{MAX_UNIT:,} can be counted in",
+            remedy="choose a fraction such as 1/2 or 1/17",
+        )
+    if space.bounds.max_omega <= 0 and space.factors > 1 and not space.ranges and space.tokens is None:
         raise _too_few(space, number, 0, 0)
     classes = IndexClasses(space.factors, space.block_diagonal)
-    limits = grid_limits(classes, UNIT, space.bounds, space.ranges)
+    limits = grid_limits(classes, UNIT, space.bounds, space.ranges, space.tokens)
     random = np.random.default_rng(seed)
     found: list[Drawn] = []
     drawn = 0
@@ -128,7 +142,7 @@ def _kept(points: Rows, classes: IndexClasses, limits: Limits, space: SampleSpac
         points = points[((points >= np.array(limits.lowest)) & (points <= np.array(limits.highest))).all(axis=1)]
     masks = tuple(mask for group in classes.groups for mask in group)
     points = points[needs_met(classes, points, masks) == (1 << len(classes.needs)) - 1]
-    omega, psi, nu = taxonomy_of_points(points, classes, UNIT)
+    omega, psi, nu = taxonomy_of_points(points, classes, UNIT, space.tokens)
     within = np.flatnonzero((psi >= limits.min_psi) & (omega <= limits.max_omega) & (nu <= limits.max_nu))
     kept: list[Drawn] = []
     for row in within.tolist():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -22,8 +23,8 @@ from numpy.typing import NDArray
 
 from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.grid import Grid
-from einsearch_cli.taxonomy.limits import UNBOUNDED, Limits
-from einsearch_cli.taxonomy.linear_forms import LinearForms, Values
+from einsearch_cli.taxonomy.limits import UNBOUNDED, Limits, common_unit
+from einsearch_cli.taxonomy.linear_forms import LinearForms, Values, largest_value
 from einsearch_cli.taxonomy.normal_names import NormalNames
 from einsearch_cli.taxonomy.partial import Block, Partial, joined, needs_met
 from einsearch_cli.taxonomy.side_pairs import SidePairs
@@ -36,7 +37,7 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some of the structures found, and how far the search is. ω, ψ and ν are whole q-ths."""
+    """Some of the structures found, and how far the search is. ω, ψ and ν are whole numbers of the search's unit."""
 
     numbers: Numbers
     """Normal forms as points of the grid."""
@@ -64,11 +65,15 @@ class _Slack:
     cuts: tuple[int, ...]
     """Added to every cut."""
     sharing: tuple[tuple[int, ...], ...]
-    """[factor][step]: added to the factor but not to the step."""
+    """[factor][move]: added to the factor but not to the step of the move."""
 
 
 class Search:
     """All structures of a grid within limits, one of each class under renaming of the factors.
+
+    With a token exponent τ, ν and ω are those of the best contraction tree for
+    calls of d^τ tokens. They and the limits on them are whole numbers of
+    1/`common_unit(grid, τ)`, which is 1/grid without τ.
 
     >>> from einsearch_cli.structures.index_classes import IndexClasses
     >>> search = Search(Grid(IndexClasses(2), 2), Limits(min_psi=2, max_omega=0, max_nu=1))
@@ -76,19 +81,24 @@ class Search:
     ['XA^1/2 XAB^1/2 YB^1/2 YAB^1/2', 'XA^1/2 XAB^1/2 YA^1/2 YB^1/2', 'XA^1/2 XB^1/2 YB^1/2 YAB^1/2']
     """
 
-    def __init__(self, grid: Grid, limits: Limits | None = None, transposes: bool = False) -> None:
+    def __init__(
+        self, grid: Grid, limits: Limits | None = None, transposes: bool = False, tokens: Fraction | None = None
+    ) -> None:
         self.grid = grid
         self._limits = limits or Limits()
         self._transposes = transposes
         self._classes = grid.classes
-        self._forms = LinearForms(grid.classes)
+        self._unit = common_unit(grid.grid, tokens)
+        self._forms = LinearForms.of(grid.classes, self._unit, tokens)
         self._names = NormalNames(grid, self._forms)
         columns = len(self._classes.carriers)
         self._low = np.array(self._limits.lowest or (0,) * columns)
         self._high = np.minimum(np.array(self._limits.highest or (grid.grid,) * columns), grid.grid)
-        largest = (2 + len(self._classes.bonds)) * grid.grid
+        largest = largest_value(grid.classes, self._unit)
         self._dtype = np.int8 if largest < 127 else np.int16 if largest < 32_000 else np.int32
-        self._pairs = SidePairs(grid, self._low, self._high, self._dtype)
+        weights_FC = self._forms.matrix_FC.astype(np.int64) * (self._unit // grid.grid)
+        self._weights_FC: Values = weights_FC.astype(self._dtype)
+        self._pairs = SidePairs(grid, self._low, self._high, self._weights_FC)
         self._done = 0.0
 
     def batches(self) -> Iterator[Batch]:
@@ -141,20 +151,20 @@ class Search:
         column = bond - len(self._classes.bonds)
         return int(self._low[column]), int(self._high[column])
 
-    @property
-    def _bond_forms(self) -> NDArray[np.bool_]:
-        return self._forms.matrix_FC[:, len(self._classes.carriers) - len(self._classes.bonds) :]
+    @cached_property
+    def _bond_weights_FC(self) -> Numbers:
+        """What every bond adds to every linear form."""
+        return self._weights_FC[:, len(self._classes.carriers) - len(self._classes.bonds) :].astype(np.int64)
 
     @cached_property
     def _blocks(self) -> list[Block]:
-        matrix = self._bond_forms.astype(np.int16)
         blocks = []
         for bonds in self._bond_order:
             ranges = [np.arange(low, high + 1) for low, high in map(self._bond_range, bonds)]
             values = np.array([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")])
             weights = np.array([self.grid.bond_weights[k] for k in bonds])
             masks = tuple(self._classes.bonds[k] for k in bonds)
-            forms = (matrix[:, bonds] @ values).astype(self._dtype)
+            forms = (self._bond_weights_FC[:, bonds] @ values).astype(self._dtype)
             blocks.append(Block(weights @ values, needs_met(self._classes, values.T, masks), forms))
         return blocks
 
@@ -164,15 +174,15 @@ class Search:
         return [self._slack(depth) for depth in range(len(self._bond_order) + 1)]
 
     def _slack(self, depth: int) -> _Slack:
-        matrix = self._bond_forms
-        room = np.zeros(matrix.shape[1], dtype=np.int64)
+        weights_FC = self._bond_weights_FC
+        room = np.zeros(weights_FC.shape[1], dtype=np.int64)
         for bond in (bond for bonds in self._bond_order[depth:] for bond in bonds):
             room[bond] = self._bond_range(bond)[1]
         masks = tuple(mask for mask, high in zip(self._classes.bonds, room, strict=True) if high)
         needs = needs_met(self._classes, np.ones((1, len(masks)), dtype=np.int64), masks)
-        cuts = tuple(int(matrix[row] @ room) for row in range(len(self._forms.cuts)))
+        cuts = tuple(int(weights_FC[row] @ room) for row in range(len(self._forms.cuts)))
         sharing = tuple(
-            tuple(int((matrix[factor] & ~matrix[step]) @ room) for step in self._forms.step_rows.values())
+            tuple(int((weights_FC[factor] * (weights_FC[move.row] == 0)) @ room) for move in self._forms.ways)
             for factor in self._forms.factor_rows
         )
         return _Slack(int(needs[0]), cuts, sharing)
@@ -186,28 +196,31 @@ class Search:
             wanted = (1 << len(self._classes.needs)) - 1
             partial = partial.only((partial.needs | slack.needs) == wanted)
         if limits.min_psi > 0:
-            enough = np.full(len(partial), self.grid.grid >= limits.min_psi)
+            enough = np.full(len(partial), self._unit >= limits.min_psi)
             for row, room in enumerate(slack.cuts):
                 enough &= partial.values_FP[row] >= limits.min_psi - room
             partial = partial.only(enough)
         if limits.max_nu < UNBOUNDED:
-            partial = partial.only(self._forms.cheapest(partial.values_FP) <= self.grid.grid + limits.max_nu)
+            largest = self._forms.cheapest(partial.values_FP, self._forms.ways)
+            partial = partial.only(largest <= self._unit + limits.max_nu)
         if limits.max_omega < UNBOUNDED:
             partial = partial.only(self._may_share_little(partial.values_FP, slack))
         return partial
 
     def _may_share_little(self, values_FP: Values, slack: _Slack) -> NDArray[np.bool_]:
-        """Whether an order may have all steps, and a factor such a size, that they differ by ω at most."""
+        """Whether there may be a way of such steps, and a factor of such a size, that they differ by ω at most."""
         possible = np.zeros(values_FP.shape[1], dtype=bool)
-        steps = list(self._forms.step_rows.items())
+        ways = self._forms.ways
         for row, room in zip(self._forms.factor_rows, slack.sharing, strict=True):
-            reached = {0: np.ones(values_FP.shape[1], dtype=bool)}
-            for ((met, factor), step), extra in zip(steps, room, strict=True):
-                fits = values_FP[step] - values_FP[row] <= self._limits.max_omega + extra
-                fits &= reached[met]
-                after = met | 1 << factor
-                reached[after] = reached[after] | fits if after in reached else fits
-            possible |= reached[2**self._classes.factors - 1]
+            reached: dict[int, NDArray[np.bool_]] = {}
+            for move, extra in zip(ways, room, strict=True):
+                most = self._limits.max_omega + extra + (self._forms.tokens or 0) * move.merges
+                fits = values_FP[move.row] - values_FP[row] <= most
+                for part in (move.left, move.right):
+                    if part in reached:
+                        fits &= reached[part]
+                reached[move.whole] = reached[move.whole] | fits if move.whole in reached else fits
+            possible |= reached[ways[-1].whole]
         return possible
 
     # Results
@@ -219,7 +232,7 @@ class Search:
             own = self._names.among(found, numbers, self._pairs.group)
             found, numbers = found.only(own), numbers[own]
         transposes = self._names.of_transposes(found) if self._transposes else np.zeros(0, dtype=np.int64)
-        omega, psi, nu = self._forms.taxonomy(found.values_FP, self.grid.grid)
+        omega, psi, nu = self._forms.taxonomy(found.values_FP, self._unit)
         return Batch(numbers, transposes, omega, psi, nu, min(1.0, self._done))
 
     def _one_per_class(self, found: Partial) -> NDArray[np.bool_]:

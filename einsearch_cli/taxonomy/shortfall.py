@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from einsearch_cli.structures.cut_bounds import clipped
-from einsearch_cli.structures.generic_rank import GenericRank, random_matrix
+from einsearch_cli.structures.generic_rank import NUMERIC, GenericRank
 from einsearch_cli.structures.modular import PRIMES, rank_mod
+from einsearch_cli.structures.random_matrix import random_matrix
 from einsearch_cli.structures.sizes import SizedStructure
 from einsearch_cli.taxonomy.exponents import Cut
 
@@ -18,7 +19,7 @@ def why_below_bound(sized: SizedStructure, found: GenericRank, cut: Cut) -> str 
     """
     if found.rank == found.bound:
         return None
-    slices = None if sized.padding else _dependent_slices(sized, found)
+    slices = None if sized.padding or found.method == NUMERIC else _dependent_slices(sized, found)
     reason = slices or "the matrices that the factors can form there are only part of all matrices of that rank"
     return (
         f"the generic rank {found.rank:,} is below the bound {found.bound:,}: "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.grid import Grid
 from einsearch_cli.structures.index_classes import IndexClasses, Renaming, renamed
-from einsearch_cli.taxonomy.linear_forms import LinearForms, Values
+from einsearch_cli.taxonomy.linear_forms import Values
 from einsearch_cli.taxonomy.partial import Partial, needs_met
 
 
@@ -20,13 +20,13 @@ class SidePairs:
     """The pairs of sides of a grid whose exponents are within `low` and `high`.
 
     Only the renamings that take points within these limits to such points make
-    pairs equal; they are `group`.
+    pairs equal; they are `group`. `weights_FC` says what an exponent adds to every linear form.
     """
 
-    def __init__(self, grid: Grid, low: NDArray[Any], high: NDArray[Any], dtype: type[np.signedinteger[Any]]) -> None:
+    def __init__(self, grid: Grid, low: NDArray[Any], high: NDArray[Any], weights_FC: Values) -> None:
         self.grid = grid
         self.group = renamings_within(grid.classes, low, high)
-        self._low, self._high, self._dtype = low, high, dtype
+        self._low, self._high, self._weights_FC = low, high, weights_FC
 
     def __len__(self) -> int:
         return sum(len(inputs) * len(outputs) for inputs, outputs, _ in self._groups)
@@ -88,9 +88,9 @@ class SidePairs:
         """The part of every linear form that comes from each input and output side."""
         first = self.grid.inputs.shape[1]
         last = first + self.grid.outputs.shape[1]
-        matrix = LinearForms(self.grid.classes).matrix_FC.astype(np.int16)
-        inputs, outputs = matrix[:, :first] @ self.grid.inputs.T, matrix[:, first:last] @ self.grid.outputs.T
-        return inputs.astype(self._dtype), outputs.astype(self._dtype)
+        weights_FC, dtype = self._weights_FC, self._weights_FC.dtype
+        inputs, outputs = weights_FC[:, :first] @ self.grid.inputs.T, weights_FC[:, first:last] @ self.grid.outputs.T
+        return inputs.astype(dtype), outputs.astype(dtype)
 
     @cached_property
     def _needs(self) -> tuple[Numbers, Numbers]:

@@ -21,7 +21,7 @@ from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.criteria import Bounds
 from einsearch_cli.taxonomy.front import Triple, front
-from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, grid_limits
+from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, common_unit, grid_limits
 from einsearch_cli.taxonomy.search import Batch, Search
 from einsearch_cli.taxonomy.side_pairs import renamings_within
 
@@ -53,6 +53,8 @@ class Space:
     """Whether indices may be carried by both X and Y."""
     pareto: bool = False
     """Whether to keep only those not beaten in ω, ψ and ν together."""
+    tokens: Fraction | None = None
+    """τ: ν and ω are those of the best contraction tree for calls of d^τ tokens; None: of the best order of factors."""
 
     @property
     def factor_counts(self) -> range:
@@ -61,9 +63,14 @@ class Space:
     def classes(self, factors: int) -> IndexClasses:
         return IndexClasses(factors, self.block_diagonal)
 
+    @property
+    def unit(self) -> int:
+        """ω, ψ and ν are whole numbers of 1/unit."""
+        return common_unit(self.grid, self.tokens)
+
     def limits(self, factors: int) -> Limits | None:
         """What is asked of structures with this many factors; None if none can have it."""
-        return grid_limits(self.classes(factors), self.grid, self.bounds, self.ranges)
+        return grid_limits(self.classes(factors), self.grid, self.bounds, self.ranges, self.tokens)
 
     def points(self, factors: int) -> int:
         """Grid points with this many factors within the ranges, up to renaming (about)."""
@@ -97,6 +104,8 @@ class Found:
     """Some structures of a space with the same number of factors."""
 
     grid: Grid
+    unit: int
+    """ω, ψ and ν are whole numbers of 1/unit."""
     batch: Batch
     done: float
     """Share of the whole search that is done."""
@@ -113,7 +122,7 @@ class Found:
         return self.grid.texts(self.batch.numbers)
 
     def taxonomy(self) -> Iterator[Triple]:
-        """ω, ψ and ν of every structure in units of 1/grid."""
+        """ω, ψ and ν of every structure in units of 1/unit."""
         for start in range(0, len(self.batch), _ROWS):
             part = (values[start : start + _ROWS] for values in (self.batch.omega, self.batch.psi, self.batch.nu))
             yield from zip(*(values.tolist() for values in part), strict=True)
@@ -131,15 +140,16 @@ def search(space: Space) -> Iterator[Found]:
         return
     for factors in space.factor_counts:
         refuse_too_many_sides(space.classes(factors), space.grid)
+    _refuse_fine_unit(space)
     weights = {factors: space.points(factors) for factors in space.factor_counts}
     total, before = max(1, sum(weights.values())), 0
     for factors in space.factor_counts:
         limits = space.limits(factors)
         if limits is not None:
             grid = _grid(space.classes(factors), space.grid)
-            for batch in Search(grid, limits, space.up_to_transpose).batches():
+            for batch in Search(grid, limits, space.up_to_transpose, space.tokens).batches():
                 kept = _filtered(space, grid, batch)
-                yield Found(grid, kept, (before + kept.done * weights[factors]) / total)
+                yield Found(grid, space.unit, kept, (before + kept.done * weights[factors]) / total)
         before += weights[factors]
 
 
@@ -158,15 +168,15 @@ def _search_front(space: Space) -> Iterator[Found]:
     if not triples:
         return
     omegas, psis, nus = zip(*triples, strict=True)
-    bounds = Bounds(*(Fraction(n, space.grid) for n in (min(psis), max(omegas), max(nus))))
+    bounds = Bounds(*(Fraction(n, space.unit) for n in (min(psis), max(omegas), max(nus))))
     for found in search(replace(everything, bounds=bounds)):
         numbers = _triple_numbers(found.batch)
         passing = [number for number in np.unique(numbers) if _triples(np.array([number])) <= triples]
         yield replace(found, batch=found.batch.only(np.isin(numbers, passing)), done=(1 + found.done) / 2)
 
 
-_BASE = 1 << 16
-"""ω, ψ and ν in q-ths lie between minus half of this and half of it."""
+_BASE = 1 << 20
+"""ω, ψ and ν in units lie between minus half of this and half of it."""
 
 
 def _triple_numbers(batch: Batch) -> Numbers:
@@ -227,7 +237,7 @@ def best_first(found: list[Found]) -> list[Found]:
     """All structures found, sorted: ψ falling, then ω, ν, factors and θ rising."""
     if not found:
         return []
-    of_factors = {item.factors: item.grid for item in found}
+    of_factors, unit = {item.factors: item.grid for item in found}, found[0].unit
     factors = np.concatenate([np.full(len(item.batch), item.factors, dtype=np.int8) for item in found])
     numbers, omega, psi, nu = (
         np.concatenate([getattr(item.batch, name) for item in found]) for name in ("numbers", "omega", "psi", "nu")
@@ -237,7 +247,7 @@ def best_first(found: list[Found]) -> list[Found]:
     nothing = np.zeros(0, dtype=np.int64)
     pieces = [order[start:stop] for start, stop in pairwise(starts) if stop > start]
     return [
-        Found(of_factors[int(factors[p[0]])], Batch(numbers[p], nothing, omega[p], psi[p], nu[p], 1.0), 1.0)
+        Found(of_factors[int(factors[p[0]])], unit, Batch(numbers[p], nothing, omega[p], psi[p], nu[p], 1.0), 1.0)
         for p in pieces
     ]
 
@@ -283,7 +293,8 @@ def refuse_too_large(space: Space) -> None:
     """
     points = max((space.points(factors) for factors in space.factor_counts), default=0)
     limits = space.limits(space.factors)
-    most = MAX_PRUNED if limits and limits.max_nu <= space.grid else MAX_DISTINCT
+    prunes_well = limits is not None and limits.max_nu <= space.unit and space.tokens is None
+    most = MAX_PRUNED if prunes_well else MAX_DISTINCT
     if points <= most:
         return
     raw = raw_count(space.factors, space.grid, space.block_diagonal)
@@ -294,9 +305,24 @@ def refuse_too_large(space: Space) -> None:
     )
 
 
+def _refuse_fine_unit(space: Space) -> None:
+    """Complain about a token exponent whose denominator makes the numbers too large.
+
+    Raises:
+        StructureError: with the number of parts that 1 would have to be cut into.
+    """
+    most = _BASE // (4 * (2 + len(space.classes(space.factors).bonds)))
+    if space.tokens is not None and space.unit > most:
+        raise StructureError(
+            f"τ = {space.tokens} on a grid of 1/{space.grid}: ν is a multiple of 1/{space.unit:,}, "
+            f"with {space.factors} factors at most 1/{most:,} can be searched",
+            remedy="choose a τ of the grid, or a fraction such as 1/2 or 1/3",
+        )
+
+
 def _feasible(space: Space, points: int, most: int) -> Iterator[str]:
     """What would let a space be gone through."""
-    if most < points <= MAX_PRUNED:
+    if most < points <= MAX_PRUNED and space.tokens is None:
         yield "--max-nu '<1' with --min-psi 1 --max-omega 0"
     coarser = (replace(space, grid=grid) for grid in range(space.grid - 1, 0, -1))
     if grid := next((s.grid for s in coarser if s.points(space.factors) <= most), None):

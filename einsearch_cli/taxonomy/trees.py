@@ -19,10 +19,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from einsearch_cli.structures.normal_form import FACTOR_LETTERS, carrier_classes
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.exponents import taxonomy_of
 
@@ -69,7 +65,7 @@ def tree_taxonomy(structure: Structure, token_exponent: Fraction) -> TreeTaxonom
     """The taxonomy over all contraction trees for T = d^τ tokens.
 
     The best tree of a set of tensors is made of the best trees of two parts, so
-    it is found from smaller sets.
+    it is found from smaller sets. `LinearForms` does the same on arrays.
     """
     names = (ACTIVATION, *structure.factors)
     exponents = list(structure.exponents.items())
@@ -89,25 +85,6 @@ def tree_taxonomy(structure: Structure, token_exponent: Fraction) -> TreeTaxonom
     found = best[frozenset(names)]
     n = taxonomy_of(structure).parameter_exponent
     return TreeTaxonomy(token_exponent, found.largest - 1, found.largest - n, found.text)
-
-
-def nu_over_trees(points: NDArray[np.integer], factors: int, tokens: int) -> NDArray[np.int64]:
-    """ν_τ of every grid point, in units of 1/grid, as `tokens` is: the same as `tree_taxonomy`, on arrays."""
-    classes = list(carrier_classes(factors))
-    names = (ACTIVATION, *FACTOR_LETTERS[:factors])
-    wide = points.astype(np.int64)
-    one = wide[:, [("X" in c) for c in classes]].sum(axis=1)
-    nothing = np.zeros(len(wide), dtype=np.int64)
-    best: dict[Tensors, NDArray[np.int64]] = {frozenset({name}): nothing - tokens - one for name in names}
-    for whole, splits in _products(names):
-        ways = []
-        for left, right in splits:
-            step = wide[:, list(_presence(classes, left, right, names))].sum(axis=1)
-            step -= 0 if ACTIVATION in whole else tokens
-            ways.append(np.maximum(step, np.maximum(best[left], best[right])))
-        best[whole] = np.min(ways, axis=0)
-    found: NDArray[np.int64] = best[frozenset(names)] - one
-    return found
 
 
 def _products(names: Sequence[str]) -> Iterator[tuple[Tensors, list[tuple[Tensors, Tensors]]]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -216,6 +217,57 @@ def test_a_reader_that_stops_early_is_no_error_and_a_full_disk_is_named() -> Non
     assert full.returncode == 2
     assert "cannot write the output: No space left on device" in full.stderr
     assert "Traceback" not in full.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["--out", "found.csv", "--format", "csv"], ["--format", "jsonl"], ["--count", "--max-nu", "<1"]], ids=str
+)
+def test_ctrl_c_stops_at_once_says_so_and_leaves_no_file(words: list[str], tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "einsearch_cli.cli.main",
+        "enumerate",
+        "--factors",
+        "3",
+        "--grid",
+        "6",
+        "--max-nu",
+        "1",
+    ]
+    running = subprocess.Popen(
+        [*command, *words],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    time.sleep(2)
+    interrupted_s = time.perf_counter()
+    running.send_signal(signal.SIGINT)
+    talk = running.communicate(timeout=30)[1]
+    assert time.perf_counter() - interrupted_s < 5
+    assert running.returncode == 130
+    assert talk == "error: interrupted\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_block_diagonal_structures_are_classified_on_request(einsearch, tmp_path: Path) -> None:
+    path = tmp_path / "found.yaml"
+    words = ("--grid", 2, "--allow-block-diagonal", "--min-psi", 1, "--max-omega", 0, "--format", "yaml")
+    assert einsearch("enumerate", *words, "--out", path).code == 0
+    refused = einsearch("classify", path)
+    assert refused.code == 2
+    assert "is carried by both X and Y" in refused.err
+    assert "--allow-block-diagonal" in refused.err
+    found = einsearch("classify", path, "--allow-block-diagonal", "--d-in", 96, "--rank", "--format", "jsonl")
+    items = [json.loads(line) for line in found.out.splitlines()]
+    assert {"XYA", "XA", "YA"} in [set(item["structure"]) for item in items]
+    assert all(item["rank"] == 96 for item in items)
+    assert all(item["theta"] is None for item in items if any("XY" in carriers for carriers in item["structure"]))
+    drawn = einsearch("draw", "XYA=4 XA YA", "--allow-block-diagonal", "--d-in", 32)
+    assert "rank ≤ 4 · 8 = 32, can be full" in drawn.out
 
 
 def test_structures_and_taxonomy_never_load_torch() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import LayerError, SizeError, StructureError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, FeedForwardMoE, StructuredMoE
+from einsearch_cli.layers.chunked import keeps_result
 from einsearch_cli.layers.moe.grouped import can_be_grouped, contract_each, contract_in_groups
 from einsearch_cli.layers.moe.grouping import group
 from einsearch_cli.structures import parse_structure
@@ -149,14 +152,17 @@ def test_some_structures_can_be_grouped() -> None:
 def test_flops_are_those_of_the_active_experts(structure: str) -> None:
     layer = make(structure, 8, 2, bias=False)
     single = EinsumLinear(36, 16, layer.mixture.structure)
-    x = torch.randn(4, 36, dtype=torch.float64, requires_grad=True)  # so few that every intermediate is kept
+    x = torch.randn(4, 36, dtype=torch.float64, requires_grad=True)
     with FlopCounterMode(display=False) as forward:
         y = layer(x)
     with FlopCounterMode(display=False) as backward:
         y.sum().backward()
     assert layer.flops_per_token == 2 * single.flops_per_token + 2 * 36 * 8
     assert forward.get_total_flops() == 4 * layer.flops_per_token
-    assert backward.get_total_flops() == 2 * 4 * layer.flops_per_token
+    plan, rows = layer.experts.plan, 4 * 2
+    anew = [step for number, step in enumerate(plan.steps[:-1]) if not keeps_result(plan, number, rows)]
+    again = sum(2 * rows * step.macs_per_token for step in anew)
+    assert backward.get_total_flops() == 2 * 4 * layer.flops_per_token + again
 
 
 def test_flops_of_a_feed_forward_mixture() -> None:
@@ -361,6 +367,17 @@ def test_eval_after_training_is_the_same_map() -> None:
         evaluated = layer.eval()(x)
     torch.testing.assert_close(evaluated, trained)
     torch.testing.assert_close(evaluated, masked(layer, x))
+
+
+def test_copies_are_the_same_map_and_share_the_plan() -> None:
+    layer = make("btt:r=2", 4, 2)
+    x = torch.randn(9, 36, dtype=torch.float64)
+    memory = io.BytesIO()
+    torch.save(layer, memory)
+    memory.seek(0)
+    for other in (copy.deepcopy(layer), torch.load(memory, weights_only=False)):
+        assert other.experts.plan is layer.experts.plan
+        assert torch.equal(other(x), layer(x))
 
 
 def test_plain_route_can_be_differentiated_twice() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -203,7 +204,12 @@ def of_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[tuple[i
     """What each of two processes found, by shares and rank."""
     folder = tmp_path_factory.mktemp("processes")
     ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(folder)]) for rank in range(2)]
-    assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+    try:
+        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
     return {
         (shares, rank): torch.load(folder / f"{number}-{rank}.pt", weights_only=False)
         for number, shares in enumerate(SHARES)
@@ -247,6 +253,8 @@ def _run_process(rank: int, folder: Path) -> None:
         outcome = {"loss": loss.item(), "gradients": router_gradients(found), "statistics": statistics}
         torch.save(outcome, folder / f"{number}-{rank}.pt")
     dist.destroy_process_group()
+    # Not a return: freeing what still refers to the process group can wait forever for one of its threads.
+    os._exit(0)
 
 
 if __name__ == "__main__":

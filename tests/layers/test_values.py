@@ -12,25 +12,33 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.chunked import keeps_result
+from einsearch_cli.layers.planner import routes
 from einsearch_cli.taxonomy import flops_per_token
 
 DenseRoute = Callable[[EinsumLinear], Tensor]
 
 
 @pytest.mark.parametrize("cap", [False, True], ids=["below-cap", "above-cap"])
-def test_output_is_that_of_the_dense_matrix(case: Any, cap: bool, dense_by_columns: DenseRoute) -> None:
+def test_output_is_that_of_the_dense_matrix_by_every_route(case: Any, cap: bool, dense_by_columns: DenseRoute) -> None:
     layer = case.layer(cap=cap)
     dense = dense_by_columns(layer)
     x = torch.randn(5, 3, case.d_in, dtype=torch.float64)
+    expected = x @ dense.T + layer.bias
+    for route in routes(layer.sized):
+        layer.route = route.text
+        torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)  # from what was kept
     assert dense.shape == (case.d_out, case.d_in)
     assert dense.abs().max() > 1e-3
-    torch.testing.assert_close(layer(x), x @ dense.T + layer.bias, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(layer.to_dense(), dense, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(layer.weight, dense, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("cap", [False, True], ids=["below-cap", "above-cap"])
-def test_gradients_agree_with_finite_differences(case: Any, cap: bool) -> None:
+def test_gradients_agree_with_finite_differences_by_every_route(case: Any, cap: bool) -> None:
     layer = case.layer(cap=cap)
     names, parameters = zip(*layer.named_parameters(), strict=True)
     x = torch.randn(2, case.d_in, dtype=torch.float64, requires_grad=True)
@@ -39,20 +47,51 @@ def test_gradients_agree_with_finite_differences(case: Any, cap: bool) -> None:
         result: Tensor = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
         return result
 
-    assert torch.autograd.gradcheck(output, (x, *parameters), fast_mode=True)
+    for route in routes(layer.sized):
+        layer.route = route.text
+        assert torch.autograd.gradcheck(output, (x, *parameters), fast_mode=True), route.text
 
 
 @pytest.mark.parametrize("name", ["btt-2", "generic", "prime-in-and-out"])
 def test_every_entry_of_the_gradient_agrees_with_finite_differences(market: dict[str, Any], name: str) -> None:
     layer = market[name].layer(cap=True)
+    layer.route = routes(layer.sized)[0].text
     x = torch.randn(1, market[name].d_in, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
 
 
-def test_second_derivatives(market: dict[str, Any]) -> None:
+@pytest.mark.parametrize("number", [0, 1], ids=["factors", "merged"])
+def test_second_derivatives(market: dict[str, Any], number: int) -> None:
     layer = market["btt-2"].layer(cap=True)
+    layer.route = routes(layer.sized)[number].text
     x = torch.randn(1, 36, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x, *_: layer(x), (x, *layer.parameters()), fast_mode=True)
+
+
+def test_factors_above_their_cap_learn_beside_a_frozen_gain(market: dict[str, Any]) -> None:
+    layer = market["btt-2"].layer(cap=True)
+    layer.route = "(xA)B"
+    layer.gain.requires_grad_(False)
+    x = torch.randn(4, 36, dtype=torch.float64)
+    layer(x).square().sum().backward()
+    recorded = torch.func.grad(lambda values: torch.func.functional_call(layer, values, (x,)).square().sum())(
+        dict(layer.named_parameters())
+    )
+    for name, parameter in layer.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, recorded[name])
+
+
+def test_a_graph_can_be_walked_twice(case: Any) -> None:
+    """What was kept for the backward pass may be overwritten by the first one."""
+    layer = case.layer()
+    for route in routes(layer.sized):
+        layer.route = route.text
+        x = torch.randn(3, case.d_in, dtype=torch.float64, requires_grad=True)
+        y = layer(x).square().sum()
+        inputs = (x, *layer.parameters())
+        first = [grad.clone() for grad in torch.autograd.grad(y, inputs, retain_graph=True)]
+        torch.testing.assert_close(torch.autograd.grad(y, inputs), tuple(first))
 
 
 def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:
@@ -79,7 +118,8 @@ def test_forward_mode_agrees_with_reverse_mode(case: Any) -> None:
 
 def test_flops_are_those_that_torch_counts(case: Any) -> None:
     layer = case.layer(bias=False)
-    tokens = 2  # so few that every intermediate is kept for the backward pass
+    layer.route = routes(layer.sized)[0].text
+    tokens = 2
     x = torch.randn(tokens, case.d_in, dtype=torch.float64, requires_grad=True)
     with FlopCounterMode(display=False) as forward:
         y = layer(x)
@@ -87,12 +127,15 @@ def test_flops_are_those_that_torch_counts(case: Any) -> None:
         y.sum().backward()
     # Outer and element-wise products run as matrix products with one contracted entry, so torch counts them too.
     assert forward.get_total_flops() == tokens * layer.flops_per_token
-    assert backward.get_total_flops() == 2 * tokens * layer.flops_per_token
+    anew = [step for number, step in enumerate(layer.plan.steps[:-1]) if not keeps_result(layer.plan, number, tokens)]
+    again = sum(2 * tokens * step.macs_per_token for step in anew)
+    assert backward.get_total_flops() == 2 * tokens * layer.flops_per_token + again
     assert layer.flops_per_token == flops_per_token(layer.sized)
 
 
 def test_many_tokens_compute_cheap_intermediates_anew(market: dict[str, Any]) -> None:
     layer = market["btt-2"].layer(bias=False)
+    layer.route = routes(layer.sized)[0].text
     tokens = 100
     with FlopCounterMode(display=False) as counter:
         layer(torch.randn(tokens, 36, dtype=torch.float64, requires_grad=True)).sum().backward()

@@ -11,7 +11,7 @@ from einsearch_cli.errors import OutputError
 from einsearch_cli.reports import raster
 from einsearch_cli.reports.diagram import diagram_svg
 from einsearch_cli.reports.diagram_layout import lay_out
-from einsearch_cli.reports.diagram_network import Network
+from einsearch_cli.reports.diagram_network import COLOURS, Network
 from einsearch_cli.reports.diagram_text import cut_text, diagram_text, index_label, plain
 from einsearch_cli.structures import Structure, parse_structure
 from einsearch_cli.structures.extent import Extent
@@ -125,3 +125,14 @@ def test_without_the_extra_png_names_what_to_install(tmp_path, monkeypatch) -> N
     with pytest.raises(OutputError, match=r"pip install 'einsearch\[png\]'"):
         raster.write_png(tmp_path / "x.png", "<svg/>")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_index_of_input_and_output_has_its_own_colour_and_the_base_of_bonds() -> None:
+    structure = parse_structure("XYA^1/2 XA^1/2 YA^1/2", block_diagonal=True)
+    picture = diagram_svg(classify(structure, 256, 1024))
+    assert picture.count(COLOURS["XY"]) > diagram_svg(classify(parse_structure("monarch"), 256, 1024)).count(
+        COLOURS["XY"]
+    )
+    assert "in both" in picture
+    assert plain(index_label("XYA", classify(structure, 256, 1024))) == "d_in^1/2 = 16"
+    assert plain(index_label("XYA", classify(structure, 1024, 256))) == "d_out^1/2 = 16"

@@ -26,3 +26,16 @@ def extents(draw: st.DrawFn, max_factors: int = 3) -> dict[str, Extent]:
         if "X" not in name and "Y" not in name:
             chosen[name] = Extent.power(Fraction(draw(st.integers(0, grid)), grid))
     return chosen
+
+
+@st.composite
+def shared_extents(draw: st.DrawFn, max_factors: int = 3) -> dict[str, Extent]:
+    """The same with indices that X and Y share, which take a part of both sides; at least one factor is left."""
+    given = draw(extents(max_factors))
+    letters = sorted({tensor for carriers in given for tensor in carriers} - {"X", "Y"})
+    part = Fraction(draw(st.integers(1, 3)), 4)
+    sides = {c for c in given if {"X", "Y"} & set(c)}
+    found = {c: Extent.power(e.exponent * (1 - part)) if c in sides else e for c, e in given.items()}
+    carriers = draw(st.lists(st.lists(st.sampled_from(letters), unique=True), min_size=1, max_size=2))
+    names = sorted({"XY" + "".join(sorted(chosen)) for chosen in carriers})
+    return found | {name: Extent.power(part / len(names)) for name in names}

@@ -173,12 +173,12 @@ def test_usage_and_carrier_sets_read_back_to_the_family(name: str) -> None:
     [
         (
             "kronecker:n=1",
-            "n=1 in 'kronecker:n=1' is not an order of kronecker: n must be from 2 to 7",
+            "n=1 in 'kronecker:n=1' is not an order of kronecker: n must be from 2 to 8",
             "kronecker:n=3",
         ),
-        ("kronecker:n=8", "n must be from 2 to 7, as a structure may have 7 factors", "kronecker:n=3"),
+        ("kronecker:n=9", "n must be from 2 to 8, as a structure may have 8 factors", "kronecker:n=3"),
         ("kronecker:n=1000000000000000", "n=1000000000000000", "kronecker:n=3"),
-        ("cp:n=4", "n must be from 1 to 3", "cp:n=3"),
+        ("cp:n=5", "n must be from 1 to 4", "cp:n=3"),
         ("tucker:n=4", "n must be from 1 to 3", "tucker:n=3"),
         ("tt:n=d,r=4", "n=d in", "tt:n=3"),
         ("tt:n=3", "does not say r", "tt:r=64"),

@@ -16,11 +16,12 @@ from einsearch_cli.structures.generic_rank import (
     BY_PATHS,
     EXACT,
     MAX_ENTRIES,
+    NUMERIC,
     generic_rank,
-    random_factors,
-    random_matrix,
+    numeric_rank,
 )
 from einsearch_cli.structures.modular import PRIMES, rank_mod
+from einsearch_cli.structures.random_matrix import random_factors, random_matrix
 from tests.structures.networks import LETTERS, spec_of
 
 PRIME = PRIMES[0]
@@ -130,7 +131,10 @@ def test_the_rank_of_a_padded_structure_is_that_of_the_part_that_is_left() -> No
 def test_large_matrices_are_settled_by_paths_or_refused_before_anything_is_allocated() -> None:
     found = generic_rank(parse_structure("btt:r=4").at(2**40, 2**40))
     assert (found.rank, found.method, found.certificate.prime) == (2**40, BY_PATHS, None)
-    with pytest.raises(SizeError, match=r"144,000,000 numbers: at most 16,777,216 .*the rank is from 2,400 to 12,000"):
+    with pytest.raises(
+        SizeError,
+        match=r"144,000,000 numbers: at most 16,777,216 .* exactly and 67,108,864 .*the rank is from 2,400 to 12,000",
+    ):
         generic_rank(parse_structure("monarch").at(12_000, 12_000))
     with pytest.raises(SizeError, match="seeds must not be negative"):
         generic_rank(parse_structure("monarch").at(4, 4), seed=-1)
@@ -140,3 +144,36 @@ def test_a_bond_that_is_larger_than_needed_costs_nothing() -> None:
     sized = parse_structure("XC^1/2 XAB^1/2 YC^1/2 YAB^1/2 AB^1/2 AC^1/2 BC^1 ABC^1/2").at(600, 600)
     assert math.prod(size for _, size in sized.sizes) > MAX_ENTRIES
     assert generic_rank(sized).rank == 600
+
+
+@settings(deadline=None)
+@given(networks, st.integers(0, 99))
+def test_the_numeric_rank_is_the_exact_one(sizes: dict[str, int], seed: int) -> None:
+    rank, (kept, dropped) = numeric_rank(random_matrix(sizes, None, seed))
+    assert rank == rank_of(sizes)
+    assert dropped < 1e-12 < 1e-8 < kept <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "d_in", "d_out", "rank"),
+    [("XA=2 XB=2 XAB YA=3 YB", 8, 9, 7), ("monarch", 30, 30, 30), ("btt:r=2", 35, 21, 21)],
+)
+def test_beyond_what_is_eliminated_the_rank_is_numeric_and_says_so(
+    text: str, d_in: int, d_out: int, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sized = parse_structure(text).at(d_in, d_out)
+    exact = generic_rank(sized)
+    monkeypatch.setattr("einsearch_cli.structures.generic_rank.MAX_ENTRIES", 4)
+    told: list[str] = []
+    found = generic_rank(sized, 3, told.append)
+    assert (found.rank, found.bound, found.method) == (exact.rank, exact.bound, NUMERIC)
+    assert found.rank == rank
+    assert "taking the singular values of a" in told[0]
+    certificate = found.to_json()["rank_certificate"]
+    assert isinstance(certificate, dict)
+    assert (certificate["prime"], certificate["seed"], certificate["chance_of_more"]) == (None, 3, None)
+    kept, dropped = certificate["singular_values"]
+    assert dropped < 1e-12 < kept
+    monkeypatch.setattr("einsearch_cli.structures.generic_rank.MAX_NUMERIC_ENTRIES", 4)
+    with pytest.raises(SizeError, match=f"to {exact.bound}"):
+        generic_rank(sized)

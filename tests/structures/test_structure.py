@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pickle
+from fractions import Fraction
 from itertools import permutations
+from string import ascii_letters
 
 import pytest
 from hypothesis import given
@@ -43,6 +45,28 @@ def test_every_notation_reads_back_to_an_equal_structure(given_extents: dict[str
     for name, text in notations(structure, 96, 64).items():
         if text is not None and name != "yaml":
             assert parse_structure(text) == structure, (name, text)
+
+
+@given(extents(), st.randoms(use_true_random=False))
+def test_names_and_order_of_letters_and_operands_and_splitting_an_index_change_nothing(
+    given_extents: dict[str, Extent], random
+) -> None:
+    """As an equation: every index as one or two letters, at random, factors and the axes of tensors in any order."""
+    free = random.sample(ascii_letters, len(ascii_letters))
+    letters: dict[str, str] = {}
+    sizes: dict[str, Extent] = {}
+    for carriers, extent in given_extents.items():
+        part = Extent.power(extent.exponent * random.choice([Fraction(0), Fraction(1, 2), Fraction(1, 3)]))
+        for size in filter(lambda size: not size.is_one, (part, extent / part)):
+            letter = free.pop()
+            letters[letter], sizes[letter] = carriers, size
+    factors = sorted({t for carriers in letters.values() for t in carriers} - {"X", "Y"})
+    random.shuffle(factors)
+    operands = [
+        "".join(x for x in random.sample(list(letters), len(letters)) if t in letters[x]) for t in ["X", *factors, "Y"]
+    ]
+    text = ", ".join(f"{letter}={size.size_text}" for letter, size in random.sample(list(sizes.items()), len(sizes)))
+    assert parse_structure(f"{','.join(operands[:-1])}->{operands[-1]}; {text}") == Structure.of(given_extents)
 
 
 def test_a_factor_that_another_one_can_hold_is_absorbed() -> None:
@@ -103,7 +127,7 @@ def test_absorption_equals_the_product_of_the_factors() -> None:
         ("block-dense:blocks=4", "does not say r"),
         ("", "has 0 characters"),
         ("dense" * 1000, "has 5000 characters"),
-        ("XA^1 " + " ".join(f"{c}Y^1/8" for c in "ABCDEFGH"), "has 8 factors: at most 7"),
+        ("XA^1 " + " ".join(f"{c}Y^1/9" for c in "ABCDEFGHI"), "has 9 factors: at most 8"),
     ],
 )
 def test_bad_text_is_refused_with_value_rule_and_remedy(text: str, message: str) -> None:

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 
 from einsearch_cli.structures import Structure, parse_structure
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.normal_form import largest_step
 from einsearch_cli.taxonomy import taxonomy_of
 from einsearch_cli.taxonomy.exponents import (
     cut_exponent,
@@ -20,6 +19,7 @@ from einsearch_cli.taxonomy.exponents import (
     smallest_largest_step,
 )
 from einsearch_cli.taxonomy.flow import input_side
+from tests.structures.all_orders import largest_step
 from tests.structures.strategies import extents
 
 

@@ -9,6 +9,7 @@ from einsearch_cli.errors import StructureError
 from einsearch_cli.structures import Structure
 from einsearch_cli.taxonomy import Bounds, parse_range, taxonomy_of
 from einsearch_cli.taxonomy.sample import UNIT, SampleSpace, sample
+from einsearch_cli.taxonomy.trees import tree_taxonomy
 
 
 @pytest.mark.parametrize("factors", [1, 2, 3])
@@ -86,3 +87,12 @@ def test_what_cannot_be_drawn_is_refused(space: SampleSpace, message: str) -> No
     with pytest.raises(StructureError, match=message) as caught:
         sample(space, 4, seed=0)
     assert "--fix XB=0" in caught.value.remedy
+
+
+@pytest.mark.parametrize("tau", [Fraction(1, 2), Fraction(5, 17), Fraction(10**20)])
+def test_samples_over_trees_have_the_taxonomy_of_one_structure_at_a_time(tau: Fraction) -> None:
+    space = SampleSpace(3, tokens=tau)
+    for drawn in sample(space, 20, seed=1):
+        there = tree_taxonomy(drawn.structure, tau)
+        found = tuple(Fraction(n, space.unit) for n in drawn.place)
+        assert found == (there.omega, taxonomy_of(drawn.structure).psi, there.nu)

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from einsearch_cli.errors import SpecError, StructureError
@@ -125,6 +125,7 @@ def whole_classification(factors: int, grid: int) -> tuple[np.ndarray, ...]:
     return tuple(np.concatenate([getattr(batch, name).astype(int) for batch in batches]) for name in names)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([(2, 6), (3, 2), (3, 3), (4, 1)]),
     st.integers(0, 4),

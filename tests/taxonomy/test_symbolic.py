@@ -9,9 +9,9 @@ import sympy
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.free_exponents import FreeStructure, parse_free_structure
-from einsearch_cli.structures.normal_form import step_exponents
 from einsearch_cli.taxonomy import params_formula, taxonomy_of
 from einsearch_cli.taxonomy.symbolic import FreeTaxonomy
+from tests.structures.all_orders import step_exponents
 
 MARKET = [
     "XA^1 AB^r YB^1",
@@ -56,6 +56,19 @@ def test_formulas_give_the_numbers_at_random_points(text: str) -> None:
         assert value(found.psi, point) == taxonomy.psi, point
         assert value(found.nu, point) == taxonomy.nu, point
         assert value(found.parameter_exponent, point) == taxonomy.parameter_exponent, point
+
+
+@pytest.mark.parametrize("text", ["XYA^a XA YA", "XY^a XYB^b XA YB AB^r", "XYAB^a XA^b XB YB AB^r"])
+def test_formulas_of_block_diagonal_structures_give_the_numbers_at_random_points(text: str) -> None:
+    free = parse_free_structure(text, block_diagonal=True)
+    found = FreeTaxonomy(free)
+    for point in points(free, 25):
+        taxonomy = taxonomy_of(free.at(point))
+        assert value(found.omega, point) == taxonomy.omega, point
+        assert value(found.psi, point) == taxonomy.psi, point
+        assert value(found.nu, point) == taxonomy.nu, point
+    with pytest.raises(StructureError, match="is carried by both X and Y"):
+        parse_free_structure(text)
 
 
 @pytest.mark.parametrize("text", FOUR)

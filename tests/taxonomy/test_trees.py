@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -9,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from einsearch_cli.errors import StructureError
 from einsearch_cli.structures import Structure, parse_structure
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.normal_form import carrier_classes, text_of_carriers
-from einsearch_cli.taxonomy import taxonomy_of
-from einsearch_cli.taxonomy.trees import nu_over_trees, tree_taxonomy
+from einsearch_cli.taxonomy import Bounds, Space, search, survivors, taxonomy_of
+from einsearch_cli.taxonomy.trees import tree_taxonomy
 from tests.structures.strategies import extents
 
 Operand = tuple[frozenset[str], bool]
@@ -54,17 +56,65 @@ def test_nu_over_trees_is_that_of_trying_all_sequences(given_extents: dict[str, 
     assert tree_taxonomy(structure, Fraction(99)).nu <= 1, "for many tokens W is formed for nothing"
 
 
-@settings(deadline=None, max_examples=60)
-@given(extents(max_factors=3), st.integers(0, 24))
-def test_arrays_agree_with_one_structure_at_a_time(given_extents: dict[str, Extent], tokens: int) -> None:
-    factors = len({tensor for carriers in given_extents for tensor in carriers} - {"X", "Y"})
-    structure = Structure.of(given_extents)
-    if len(structure.factors) < factors:
-        return
-    classes = [text_of_carriers(carriers) for carriers in carrier_classes(factors)]
-    row = [int(structure.extent(carriers).exponent * 12) for carriers in classes]
-    found = nu_over_trees(np.array([row, row], dtype=np.int16), factors, tokens)
-    assert found.tolist() == [tree_taxonomy(structure, Fraction(tokens, 12)).nu * 12] * 2
+TAUS = [Fraction(0), Fraction(1, 3), Fraction(1, 2), Fraction(1), Fraction(7, 5), Fraction(99)]
+
+
+@pytest.mark.parametrize("tau", TAUS, ids=str)
+@pytest.mark.parametrize("space", [(2, 4), (3, 1), (3, 2), (4, 1)], ids=str)
+def test_arrays_agree_with_one_structure_at_a_time(space: tuple[int, int], tau: Fraction) -> None:
+    factors, grid = space
+    for found in search(Space(grid, factors, exactly=True, tokens=tau)):
+        chosen = np.arange(0, len(found.batch), max(1, len(found.batch) // 60))
+        part = replace(found, batch=found.batch.only(chosen))
+        for structure, triple in zip(part.structures(), part.taxonomy(), strict=True):
+            there = tree_taxonomy(structure, tau)
+            omega, psi, nu = (Fraction(n, found.unit) for n in triple)
+            assert (omega, psi, nu) == (there.omega, taxonomy_of(structure).psi, there.nu), str(structure)
+
+
+@cache
+def everything(factors: int, grid: int) -> tuple[Structure, ...]:
+    return tuple(survivors(Space(grid, factors)))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sampled_from([(2, 2), (2, 3), (3, 1)]),
+    st.fractions(0, 3, max_denominator=4),
+    st.fractions(0, 1, max_denominator=4),
+    st.fractions(-1, 1, max_denominator=6),
+    st.fractions(-1, 2, max_denominator=6),
+    st.booleans(),
+)
+def test_filters_go_by_the_best_tree_and_pruning_loses_nothing(
+    space: tuple[int, int], tau: Fraction, min_psi: Fraction, max_omega: Fraction, max_nu: Fraction, pareto: bool
+) -> None:
+    factors, grid = space
+    places = {}
+    for structure in everything(factors, grid):
+        tree = tree_taxonomy(structure, tau)
+        places[structure] = (-taxonomy_of(structure).psi, tree.omega, tree.nu)
+    kept = {s for s, (psi, omega, nu) in places.items() if -psi >= min_psi and omega <= max_omega and nu <= max_nu}
+    if pareto:
+        best = {places[s] for s in kept}
+        best = {t for t in best if not any(o != t and all(a <= b for a, b in zip(o, t, strict=True)) for o in best)}
+        kept = {s for s in kept if places[s] in best}
+    bounds = Bounds(min_psi, max_omega, max_nu)
+    found = survivors(Space(grid, factors, bounds, tokens=tau, pareto=pareto))
+    assert len(found) == len(set(found))
+    assert set(found) == kept
+    assert [places[s] for s in found] == sorted(places[s] for s in found), "best first, by the trees"
+
+
+def test_a_transpose_has_the_same_best_tree() -> None:
+    for structure in everything(2, 3):
+        tau = Fraction(1, 2)
+        assert tree_taxonomy(structure.transposed(), tau).nu == tree_taxonomy(structure, tau).nu
+
+
+def test_a_token_exponent_that_is_too_fine_is_refused() -> None:
+    with pytest.raises(StructureError, match="ν is a multiple of 1/400,012"):
+        survivors(Space(4, 2, tokens=Fraction(1, 100_003)))
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from einsearch_cli.layers.einsum_linear import _autocast_dtype, _cast
-from einsearch_cli.layers.layout import plan_for
+from einsearch_cli.layers.autocast import autocast_dtype, cast
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.moe.expert_scales import expert_scales, fast_expert_scales
 from einsearch_cli.layers.moe.grouped import (
@@ -19,8 +19,8 @@ from einsearch_cli.layers.moe.grouped import (
     contract_in_groups,
 )
 from einsearch_cli.layers.moe.grouping import Groups
+from einsearch_cli.layers.planner import stored_plan
 from einsearch_cli.structures import Structure
-from einsearch_cli.taxonomy import meeting_order
 
 
 class Experts(nn.Module):
@@ -60,7 +60,7 @@ class Experts(nn.Module):
         self.experts = experts
         self.sized = structure.at(in_features, out_features)
         check_allocation(self.sized, device, dtype, copies=experts)
-        self.plan = plan_for(self.sized, tuple(meeting_order(self.sized)))
+        self.plan = stored_plan(self.sized)
         self.factors = nn.ParameterDict(
             {
                 step.factor: nn.Parameter(torch.empty(experts, *step.weight_shape, device=device, dtype=dtype))
@@ -95,7 +95,7 @@ class Experts(nn.Module):
         factors = [self.factors[step.factor] for step in self.plan.steps]
         on_cpu = rows.device.type == "cpu"
         scales_E = (fast_expert_scales if on_cpu else expert_scales)(self.gain, factors, self._stds)
-        rows, *factors = _cast(_autocast_dtype(rows), rows, *factors)
+        rows, *factors = cast(autocast_dtype(rows), rows, *factors)
         if on_cpu:
             return contract_each_in_chunks(self.plan, rows, groups.sizes(), scales_E, factors)
         if rows.dtype is torch.bfloat16 and can_be_grouped(self.plan, rows):
@@ -106,7 +106,7 @@ class Experts(nn.Module):
         """The same in operations that torch differentiates by itself, on any device."""
         factors = [self.factors[step.factor] for step in self.plan.steps]
         scales_E = expert_scales(self.gain, factors, self._stds)
-        rows, *factors = _cast(_autocast_dtype(rows), rows, *factors)
+        rows, *factors = cast(autocast_dtype(rows), rows, *factors)
         return contract_each(self.plan, rows, sizes, scales_E, factors)
 
     def padded(self, x: Tensor) -> Tensor:
@@ -117,6 +117,13 @@ class Experts(nn.Module):
     def cut(self, y: Tensor) -> Tensor:
         """The features without the padding of the output."""
         return y[:, : self.out_features] if self.sized.padded_out > self.out_features else y
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are without the plan, which all layers of one structure share."""
+        return {**self.__dict__, "plan": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "plan": stored_plan(state["sized"])})  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         return (

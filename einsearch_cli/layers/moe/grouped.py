@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from einsearch_cli.layers.chunked import Backward, kept_buffers, run_forward, slice_kept
+from einsearch_cli.layers.chunked import Backward, kept_buffers, memory_for_x_grad, run_forward, slice_kept
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.plan import TOKENS, Plan
 from einsearch_cli.structures import SizedStructure
@@ -81,16 +81,15 @@ class _EachInChunks(torch.autograd.Function):
         grad = grad.contiguous()
         # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
         kept, ctx.kept = ctx.kept, []
-        rows_grad = torch.empty_like(rows) if wants_rows else None
+        rows_grad = memory_for_x_grad(ctx.plan, rows, kept) if wants_rows else None
         scales_grad = torch.zeros(len(ctx.sizes), dtype=torch.float64) if wants_scales else None
         weights_grad = [torch.zeros_like(w) if wants else None for w, wants in zip(weights, wants_weights, strict=True)]
         for expert, begin, end in _busy(ctx.sizes):
             of_expert = [weight[expert] for weight in weights]
             part = _kept(kept, begin, end, rows.shape[0])
-            run = Backward(ctx.plan, rows[begin:end], ctx.scales[expert], None, of_expert, wanted, part)
-            if rows_grad is not None:
-                run.x_grad = rows_grad[begin:end]  # written in place
-            _, scale_grad, _, *found = run.run(grad[begin:end])
+            into = None if rows_grad is None else rows_grad[begin:end]
+            run = Backward(ctx.plan, rows[begin:end], ctx.scales[expert], None, of_expert, wanted, part, into)
+            _, scale_grad, _, *found = run.gradients(grad[begin:end])
             if scales_grad is not None and scale_grad is not None:
                 scales_grad[expert] = scale_grad
             for target, source in zip(weights_grad, found, strict=True):

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from einsearch_cli.layers.einsum_linear import _without_autocast
+from einsearch_cli.layers.autocast import without_autocast
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Router(nn.Module):
 
     def forward(self, x_TI: Tensor) -> Routing:
         """Routing of tokens, (T, I)."""
-        with _without_autocast(x_TI.device.type):
+        with without_autocast(x_TI.device.type):
             wide = torch.promote_types(x_TI.dtype, torch.float32)
             # The transposed product is the faster one: experts are few.
             logits_TE = (self.weight.to(wide) @ x_TI.to(wide).T).T.contiguous()

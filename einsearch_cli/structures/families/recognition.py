@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import permutations
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.extent import Extent
@@ -80,11 +79,25 @@ def _matches(found: _Pattern, family: Family) -> bool:
     wanted = _pattern(family, n)
     if _profile(_sides(found)) != _profile(_sides(wanted)):
         return False
-    for order in permutations(letters):
-        naming = dict(zip(order, FACTOR_LETTERS, strict=False))
-        renamed = frozenset(frozenset(naming.get(tensor, tensor) for tensor in carriers) for carriers in found)
-        if renamed <= wanted and _sides(renamed) == _sides(wanted):
-            return True
+    return _can_be_named(found, wanted, {"X": "X", "Y": "Y"}, letters)
+
+
+def _can_be_named(found: _Pattern, wanted: _Pattern, names: dict[str, str], unnamed: list[str]) -> bool:
+    """Whether names for the other factors turn `found` into carrier sets that are all wanted.
+
+    A name is given up as soon as carrier sets that it completes are not wanted.
+    Then the sides are those wanted too, as there are equally many of them.
+    """
+    if not unnamed:
+        return True
+    letter, rest = unnamed[0], unnamed[1:]
+    for name in FACTOR_LETTERS[: len(names) - 2 + len(unnamed)]:
+        if name not in names.values():
+            longer = names | {letter: name}
+            complete = (carriers for carriers in found if letter in carriers and carriers <= longer.keys())
+            fits = all(frozenset(longer[tensor] for tensor in carriers) in wanted for carriers in complete)
+            if fits and _can_be_named(found, wanted, longer, rest):
+                return True
     return False
 
 

@@ -1,0 +1,216 @@
+"""`einsearch bench`: how fast layers are on this machine."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.calibrate import calibration_text
+from einsearch_cli.cli.formats import Format, render, table
+from einsearch_cli.errors import Exit, OutputError, SpecError
+
+if TYPE_CHECKING:
+    from einsearch_cli.speed import Bench, BenchResult, Entrant, Mode
+    from einsearch_cli.structures import Structure
+
+HELP = """Measure layers beside nn.Linear and beside their own bare matrix products.
+
+SPEC is a structure, as for `einsearch classify`, or a file of structures;
+without one the layers that people use most are measured. All layers of a case
+run in turn, round after round: the ratios are the result, not the seconds.
+Ctrl-C ends the run and shows what was measured so far.
+
+Modes: forward is inference on more than 64 tokens, decode on up to 64, training
+is a forward and a backward pass. 'possible' is the speed-up that the FLOPs
+promise, 'realised' the share of it that was reached, '× bare' the time over
+that of the layer's matrix products alone, '× einsum' over that of one
+torch.einsum after another.
+
+[bold]Examples[/bold]
+
+  einsearch bench monarch btt:r=4 --widths 1024 --tokens 16,4096
+
+  einsearch bench --modes training --out speed.json --out speed.html
+
+  einsearch bench --calibrate --threads 2
+
+  einsearch bench --device cuda --dtype bfloat16 --widths 4096,8192 --tokens 16384
+"""
+
+
+class Dtype(StrEnum):
+    """Types of the tensors."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float64 = "float64"
+
+
+class Device(StrEnum):
+    """Where the layers run."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def bench_command(
+    specs: list[str] = typer.Argument(None, metavar="SPEC...", help="Structures, files of structures, or - for stdin."),
+    widths: str | None = typer.Option(None, help="Widths of the layers; 256,1024,2048,4096 if not given."),
+    tokens: str | None = typer.Option(
+        None, help="Tokens of a call; 1,4,16,64 in decode and 256,4096 in the others if not given."
+    ),
+    modes: str = typer.Option("decode,forward,training", help="What is measured."),
+    threads: int = typer.Option(1, min=1, help="CPU threads; ratios are steadiest with one."),
+    rounds: int | None = typer.Option(
+        None, min=1, help="Rounds of every case; 3 to 15 if not given, fewer where a round takes long."
+    ),
+    calibrate: bool = typer.Option(
+        False,
+        "--calibrate",
+        help="Measure this CPU for the layers' planner, with --threads threads, and keep the result; takes seconds.",
+    ),
+    device: Device = typer.Option(Device.cpu, help="Where the layers run."),
+    dtype: Dtype = typer.Option(Dtype.float32, help="Type of the tensors."),
+    output: Format = typer.Option(Format.table, "--format", help="Output format."),
+    out: list[Path] = typer.Option([], help="Also write FILE.json (all figures) or FILE.html (plots); repeatable."),
+) -> int:
+    _refuse_other_files(out)
+    import torch
+
+    from einsearch_cli.layers.memory import retain_memory
+    from einsearch_cli.speed import WIDTHS, Bench, cases_of
+
+    retain_memory()
+    torch.set_num_threads(threads)
+    if calibrate:
+        console.data(calibration_text(threads, output))
+        return Exit.OK
+    bench = Bench(
+        entrants=_entrants(specs or []),
+        cases=cases_of(
+            _modes(modes),
+            _numbers("--widths", widths) if widths is not None else WIDTHS,
+            _numbers("--tokens", tokens) if tokens is not None else None,
+        ),
+        rounds=rounds,
+        device=torch.device(device.value),
+        dtype=getattr(torch, dtype.value),
+    )
+    result = _measure(bench)
+    if not result.measurements:
+        raise KeyboardInterrupt
+    command = shlex.join(["einsearch", *sys.argv[1:]])
+    _write(result, out, command)
+    console.data(_text(result, output))
+    _summarize(result)
+    return Exit.OK if result.complete else Exit.INTERRUPTED
+
+
+def _refuse_other_files(out: Sequence[Path]) -> None:
+    """Complain before minutes are spent."""
+    for path in out:
+        if path.suffix.lower() not in (".json", ".html"):
+            raise OutputError(
+                f"--out {str(path)!r} does not say what to write: the name must end in .json or .html",
+                remedy=f"--out {path.stem or 'speed'}.json",
+            )
+        if not path.parent.is_dir():
+            raise OutputError(
+                f"--out {str(path)!r}: the folder {str(path.parent)!r} does not exist",
+                remedy=f"create it first: mkdir -p {shlex.quote(str(path.parent))}",
+            )
+
+
+def _entrants(specs: Sequence[str]) -> tuple[Entrant, ...]:
+    from einsearch_cli.cli.structure_input import read_structures
+    from einsearch_cli.speed import MARKET, Entrant
+    from einsearch_cli.structures import family_text
+
+    found: dict[Structure, Entrant] = {}
+    for named in read_structures(specs or MARKET, None):
+        if named.mixture is not None:
+            raise SpecError(
+                f"{named.mixture} is a layer of experts: single structures are measured",
+                remedy=f"einsearch bench '{named.structure}'",
+            )
+        name = named.name or family_text(named.structure) or str(named.structure)
+        found.setdefault(named.structure, Entrant(name, named.structure))
+    return tuple(found.values())
+
+
+def _modes(text: str) -> list[Mode]:
+    from einsearch_cli.speed import Mode
+
+    words = [part.strip() for part in text.split(",")]
+    for word in words:
+        if word not in set(Mode):
+            raise SpecError(f"--modes {text}: {word!r} is none of {', '.join(Mode)}", remedy="--modes forward,training")
+    return [Mode(word) for word in words]
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SpecError(
+            f"{option} {text}: whole numbers are needed, with commas between them", remedy=f"{option} 256,1024"
+        ) from None
+
+
+def _measure(bench: Bench) -> BenchResult:
+    from einsearch_cli.cli.bench_progress import BenchProgress
+    from einsearch_cli.reports.numbers import duration_text
+
+    estimate = bench.estimate()
+    total_s = sum(case.total_s for case in estimate.values())
+    console.talk(f"{len(bench.entrants)} layers in {len(bench.cases)} cases: about {duration_text(total_s)}")
+    with BenchProgress(console.talk_console(), estimate) as progress:
+        return bench.run(progress)
+
+
+def _write(result: BenchResult, out: Sequence[Path], command: str) -> None:
+    from einsearch_cli.reports.speed_page import write_speed
+
+    for path in out:
+        if path.suffix.lower() == ".json":
+            console.data(_document(result), path)
+        else:
+            write_speed(path, result, command)
+            console.talk(f"wrote {path}")
+
+
+def _document(result: BenchResult) -> str:
+    return json.dumps(result.to_json(), indent=1, ensure_ascii=False)
+
+
+def _text(result: BenchResult, output: Format) -> str:
+    from einsearch_cli.reports.speed_table import by_case, case_rows, case_title, speed_records, speed_rows
+
+    if output is Format.json:
+        return _document(result)
+    if output is Format.table:
+        return "\n\n".join(f"{case_title(case)}\n{table(case_rows(items))}" for case, items in by_case(result))
+    rows = speed_rows(result) if output is Format.markdown else speed_records(result)
+    if output is Format.yaml:  # a list of structures
+        rows = list({row["structure"]: row for row in rows}.values())
+    return render(rows, [item.to_json() for item in result.measurements], output)
+
+
+def _summarize(result: BenchResult) -> None:
+    from einsearch_cli.reports.speed_table import speed_headline
+
+    settings = result.settings
+    console.talk(
+        f"\n{result.machine['device']}, torch {result.machine['torch']}, {settings['dtype']}, "
+        f"{settings['threads']} thread(s), medians of {settings['clock']}"
+    )
+    console.talk("\n".join(speed_headline(result)))

@@ -1,0 +1,47 @@
+"""`einsearch bench --calibrate`: the constants of the planner's cost model, measured and kept."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.formats import Format, render
+
+if TYPE_CHECKING:
+    from einsearch_cli.speed import Progress
+
+
+def calibration_text(threads: int, output: Format) -> str:
+    """Measure, store, and show what was found beside the defaults.
+
+    Raises:
+        OutputError: if the cache folder cannot be written.
+    """
+    from dataclasses import asdict
+
+    from einsearch_cli.layers.machine import DEFAULT_CPU, WIDTHS, store_profile
+    from einsearch_cli.speed import calibrate
+
+    profile = calibrate(_talk)
+    path = store_profile(profile, threads)
+    console.talk(f"kept in {path}; layers use it from now on with {threads} thread(s), delete it to go back")
+    if output in (Format.json, Format.jsonl):
+        return json.dumps(asdict(profile), indent=2 if output is Format.json else None)
+    rows = []
+    for name, value in asdict(profile).items():
+        default = getattr(DEFAULT_CPU, name)
+        if name == "mac_ns":
+            pairs = zip(WIDTHS, value, default, strict=True)
+            rows += [_row(f"mac_ns, width {width}", ours, known) for width, ours, known in pairs]
+        elif name != "source":
+            rows.append(_row(name, value, default))
+    return render(rows, rows, output)
+
+
+def _row(name: str, measured: float, default: float) -> dict[str, str]:
+    return {"constant": name, "measured": f"{measured:,.3g}", "default": f"{default:,.3g}"}
+
+
+def _talk(progress: Progress) -> None:
+    console.talk(f"measuring {progress.name} ({progress.step + 1} of {progress.steps})")

@@ -1,0 +1,112 @@
+"""Predicted time of a plan: arithmetic, weights read, copies and calls.
+
+The model is coarse on purpose: it decides between plans of one layer, whose
+costs usually differ severalfold. The constants are a `MachineProfile`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from einsearch_cli.layers.chunked import chunks, keeps_result
+from einsearch_cli.layers.machine import MachineProfile
+from einsearch_cli.layers.plan import Plan, Reading, Step
+from einsearch_cli.structures import SizedStructure
+
+_FEW_ROWS = 8
+"""Rows up to which batched products spend their time on the weights."""
+_ONE_ROW = 0.4
+"""A matrix times one vector reads its weights without packing them."""
+
+
+def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
+    """One forward pass, with merged factors at hand."""
+    rounds = len(chunks(plan, tokens))
+    total = _layer_ns(plan, profile)
+    for step in plan.steps:
+        total += rounds * profile.step_ns + _product_ns(step, tokens, profile)
+        total += _reading_ns(step.rows, tokens, profile)
+    return total + _write_ns(plan.write, tokens, profile)
+
+
+def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
+    """One forward and backward pass, with factors merged before: three products a step, and what is computed anew."""
+    total = 3 * inference_ns(plan, tokens, profile) + _write_ns(plan.write_grad, tokens, profile)
+    for step in plan.steps:
+        total += _reading_ns(step.grad, tokens, profile)
+    for number, step in enumerate(plan.steps[:-1]):
+        total += 0.0 if keeps_result(plan, number, tokens) else _product_ns(step, tokens, profile)
+    return total
+
+
+def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_training: bool) -> float:
+    """Multiplying the factors of every group; training needs two gradients of every product too."""
+    total = 0.0
+    for step in plan.steps:
+        if len(step.factor) == 1:
+            continue
+        elements = math.prod(step.weight_shape)
+        total += profile.step_ns * (len(step.factor) - 1) + merging_macs(sized, step) * profile.mac_ns_at(16)
+        total += 2 * elements * _memory_ns(elements, profile)
+    return 4 * total if is_training else total
+
+
+def merging_macs(sized: SizedStructure, step: Step) -> int:
+    """Multiply-adds of the product of a group: the sizes of all its indices, those summed over included."""
+    group = set(step.factor)
+    present = math.prod(size for carriers, size in sized.sizes if group & set(carriers))
+    return present if len(group) > 1 else 0
+
+
+def bytes_moved(plan: Plan, tokens: int, itemsize: int) -> int:
+    """Bytes of one forward pass to and from main memory or cache: weights, input, every intermediate twice, output, copies."""
+    first, *between, last = plan.widths
+    copies = sum(_elements(step.rows) for step in plan.steps if step.rows.is_copy)
+    copies += _elements(plan.write) if plan.write is not None else 0
+    return itemsize * (plan.params + tokens * (first + 2 * sum(between) + last + 2 * copies))
+
+
+def _layer_ns(plan: Plan, profile: MachineProfile) -> float:
+    """The merged plan of one step takes a route of its own, as short as `nn.Linear`'s."""
+    return 0.0 if plan.is_dense else profile.layer_ns
+
+
+def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:
+    """Arithmetic, the start of every matrix, and bringing the weights in, which is what a product of few rows costs."""
+    _, k, n = step.weight_shape
+    elements = math.prod(step.weight_shape)
+    arithmetic_ns = tokens * step.macs_per_token * profile.mac_ns_at(min(k, n))
+    if not step.is_batched:
+        share = _ONE_ROW if step.result.at(tokens)[0] == 1 else 1.0
+        return arithmetic_ns + share * elements * _memory_ns(elements, profile)
+    b, r, _ = step.result.at(tokens)
+    arithmetic_ns += b * profile.matrix_ns
+    if r > _FEW_ROWS:
+        return arithmetic_ns + elements * _memory_ns(elements, profile)
+    is_cached = 4 * elements <= profile.cache_bytes
+    few_ns = profile.batched_cached_weight_ns if is_cached else profile.batched_memory_weight_ns
+    return max(arithmetic_ns, elements * few_ns)
+
+
+def _memory_ns(elements: int, profile: MachineProfile) -> float:
+    return profile.cached_weight_ns if 4 * elements <= profile.cache_bytes else profile.memory_weight_ns
+
+
+def _reading_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float:
+    return _copy_ns(reading, tokens, profile) if reading.is_copy else 0.0
+
+
+def _write_ns(write: Reading | None, tokens: int, profile: MachineProfile) -> float:
+    return 0.0 if write is None else _copy_ns(write, tokens, profile)
+
+
+def _copy_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float:
+    """Runs are as long as the innermost axis where that stays innermost."""
+    innermost = reading.order is None or reading.order[-1] == len(reading.shape.sizes) - 1
+    run = reading.shape.sizes[-1] if innermost and reading.shape.token_axis != len(reading.shape.sizes) - 1 else 1
+    run = max(run, 6)  # copies that transpose single elements go by blocks
+    return tokens * _elements(reading) * (profile.copy_ns + profile.run_ns / run)
+
+
+def _elements(reading: Reading) -> int:
+    return math.prod(reading.shape.sizes)

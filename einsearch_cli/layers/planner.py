@@ -1,0 +1,192 @@
+"""Which way to multiply: all plans of a layer, and the fastest for a number of tokens.
+
+A plan lets groups of factors meet the activation one after another; the factors
+of a group are multiplied with each other before. One group of all factors is the
+dense matrix (pre-merge, Wei et al. 2024, arXiv 2406.16450). At inference merged
+factors are kept, so merging is free; in training it is paid in every step.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
+
+from einsearch_cli.layers.cost_model import bytes_moved, inference_ns, merging_macs, merging_ns, training_ns
+from einsearch_cli.layers.layout import plan_for
+from einsearch_cli.layers.machine import MachineProfile
+from einsearch_cli.layers.plan import Plan, factor_roles
+from einsearch_cli.structures import SizedStructure
+from einsearch_cli.taxonomy import meeting_order
+
+_MAX_GROUPED = 4
+"""With more factors only the sequence and the dense matrix are considered: 5 factors have 52 partitions."""
+_TOKENS = tuple(sorted({round(2 ** (number / 2)) for number in range(41)}))
+"""Numbers of tokens, up to a million, at which plans are compared."""
+_DENSE_MARGIN = 0.8
+"""The dense matrix is left only for plans predicted to take less than this part of its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One plan of a layer, with what it costs."""
+
+    text: str
+    """Such as `(xA)B`, or `x(AB)` where factors are multiplied first."""
+    plan: Plan
+    flops_per_token: int
+    """FLOPs of the steps that hold the activation."""
+    flops_per_merge: int
+    """FLOPs of multiplying factors, spent once for a call in training and once for all at inference."""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether one matrix is all there is; indices shared by X and Y leave a batch of blocks instead."""
+        return self.plan.is_dense
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the planner knows of one route at a number of tokens."""
+
+    text: str
+    flops: int
+    bytes: int
+    intermediate_elements: int
+    """Of the widest intermediate, for all tokens."""
+    predicted_us: float
+    is_chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The best route for every number of tokens."""
+
+    starts: tuple[int, ...]
+    routes: tuple[Route, ...]
+
+    @property
+    def dense_limit(self) -> float:
+        """Up to how many tokens the dense matrix is best without a break; 0 if it is not best for one token."""
+        if not self.routes[0].is_dense:
+            return 0
+        return self.starts[1] - 1 if len(self.starts) > 1 else math.inf
+
+    def at(self, tokens: int) -> Route:
+        return self.routes[bisect_right(self.starts, tokens) - 1 if tokens else 0]
+
+
+def stored_plan(sized: SizedStructure) -> Plan:
+    """The plan that fixes the orders of features and in which layers store their factors."""
+    return plan_for(sized, meeting_order(sized))
+
+
+@lru_cache(maxsize=1024)
+def routes(sized: SizedStructure) -> tuple[Route, ...]:
+    """All plans of a layer worth a look, its own sequence of factors first.
+
+    Left out are those that need more FLOPs per token than the dense matrix.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> [route.text for route in routes(parse_structure("tt:n=3,r=2").at(64, 64))]
+    ['((xA)C)B', 'x(ABC)', '(xA)(BC)', '(x(AB))C', '(xB)(AC)']
+    """
+    own = stored_plan(sized)
+    features = own.input_order, own.output_order
+    found = [Route(_text(own), own, own.flops_per_token, 0)]
+    dense_macs = sized.padded_in * sized.padded_out
+    for groups in _partitions(sized.factors):
+        if all(len(group) == 1 for group in groups):
+            continue
+        order = min(permutations(groups), key=lambda order: _macs_per_token(sized, order))
+        if len(groups) > 1 and _macs_per_token(sized, order) >= dense_macs:
+            continue
+        plan = plan_for(sized, order, features)
+        merge = 2 * sum(merging_macs(sized, step) for step in plan.steps)
+        found.append(Route(_text(plan), plan, plan.flops_per_token, merge))
+    return tuple(found)
+
+
+def _macs_per_token(sized: SizedStructure, order: tuple[str, ...]) -> int:
+    roles = factor_roles(sized, order)
+    present = ((*role.batch, *role.contracted, *role.kept, *role.new) for role in roles)
+    return sum(math.prod(sized.size(carriers) for carriers in axes) for axes in present)
+
+
+def dense_route(sized: SizedStructure) -> Route | None:
+    """The route that multiplies all factors to one matrix; None if X and Y share indices."""
+    return next((route for route in routes(sized) if route.is_dense), None)
+
+
+@lru_cache(maxsize=1024)
+def schedule(sized: SizedStructure, profile: MachineProfile, is_training: bool) -> Schedule:
+    """The best route for every number of tokens, by the cost model."""
+    starts: list[int] = []
+    chosen: list[Route] = []
+    for tokens in _TOKENS:
+        best = best_route(sized, tokens, profile, is_training)
+        if not chosen or best is not chosen[-1]:
+            starts.append(tokens)
+            chosen.append(best)
+    return Schedule(tuple(starts), tuple(chosen))
+
+
+def best_route(sized: SizedStructure, tokens: int, profile: MachineProfile, is_training: bool) -> Route:
+    """The route predicted to be fastest, with a margin in favour of the dense matrix."""
+
+    def weighed_ns(route: Route) -> float:
+        return predicted_ns(sized, route, tokens, profile, is_training) * (_DENSE_MARGIN if route.is_dense else 1.0)
+
+    return min(routes(sized), key=weighed_ns)
+
+
+def predicted_ns(sized: SizedStructure, route: Route, tokens: int, profile: MachineProfile, is_training: bool) -> float:
+    """One forward pass, or in training one forward and backward pass, merging included."""
+    if is_training:
+        return training_ns(route.plan, tokens, profile) + merging_ns(sized, route.plan, profile, is_training)
+    return inference_ns(route.plan, tokens, profile)
+
+
+def explain(
+    sized: SizedStructure, tokens: int, profile: MachineProfile, is_training: bool, itemsize: int = 4
+) -> list[Explanation]:
+    """Every route with its costs at this many tokens, fastest first."""
+    chosen = best_route(sized, tokens, profile, is_training)
+    found = [
+        Explanation(
+            text=route.text,
+            flops=tokens * route.flops_per_token * (3 if is_training else 1) + route.flops_per_merge * is_training * 3,
+            bytes=bytes_moved(route.plan, tokens, itemsize),
+            intermediate_elements=tokens * max(route.plan.widths[1:-1], default=0),
+            predicted_us=predicted_ns(sized, route, tokens, profile, is_training) / 1e3,
+            is_chosen=route is chosen,
+        )
+        for route in routes(sized)
+    ]
+    return sorted(found, key=lambda item: item.predicted_us)
+
+
+def _partitions(factors: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """All ways to put factors into groups, the one group of all first."""
+    if len(factors) > _MAX_GROUPED:
+        yield from (("".join(factors),), tuple(factors))
+        return
+    if not factors:
+        yield ()
+        return
+    first, *rest = factors
+    for groups in _partitions(rest):
+        for number, group in enumerate(groups):
+            yield (*groups[:number], first + group, *groups[number + 1 :])
+        yield (first, *groups)
+
+
+def _text(plan: Plan) -> str:
+    text = "x"
+    for number, step in enumerate(plan.steps):
+        group = step.factor if len(step.factor) == 1 else f"({step.factor})"
+        text = (f"({text})" if number else text) + group
+    return text

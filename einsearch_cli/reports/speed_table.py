@@ -1,0 +1,122 @@
+"""The measured speed of layers as rows of text and as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from einsearch_cli.reports.numbers import MISSING, bytes_text, factor_text, share_text, time_text
+
+if TYPE_CHECKING:  # the speed package needs torch, a report does not
+    from einsearch_cli.speed import BenchResult, Case, Measurement, Spread
+
+PAR = 1.05
+"""Up to this multiple of the dense layer's time a layer counts as no slower."""
+
+
+def by_case(result: BenchResult) -> list[tuple[Case, list[Measurement]]]:
+    """The measurements of each case, sorted by mode, width and tokens."""
+    taken = [(case, list(items)) for case, items in groupby(result.measurements, key=lambda item: item.case)]
+    return sorted(taken, key=lambda pair: (pair[0].mode, pair[0].width, pair[0].tokens))
+
+
+def case_title(case: Case) -> str:
+    """`training, width 1,024, 4,096 tokens`."""
+    return f"{case.mode}, {_size(case)}"
+
+
+def _size(case: Case) -> str:
+    return f"width {case.width:,}, {case.tokens:,} token{'s' * (case.tokens != 1)}"
+
+
+def case_rows(items: Sequence[Measurement]) -> list[dict[str, str]]:
+    """One case for people: the dense layer, then every structure."""
+    first = items[0]
+    dense = {
+        "layer": "nn.Linear",
+        "time": time_text(first.dense_s.median),
+        "quartiles": _quartiles(first.dense_s),
+        "speed-up": factor_text(1.0),
+        "possible": factor_text(1.0),
+        "realised": MISSING,
+        "× bare": MISSING,
+        "× einsum": MISSING,
+        "GFLOP/s": f"{first.dense_flops / first.dense_s.median / 1e9:.1f}",
+        "peak memory": bytes_text(first.dense_peak_bytes),
+    }
+    rows = [dense, *(_row(item) for item in items)]
+    if first.vs_einsum is None:
+        for row in rows:
+            del row["× einsum"]
+    return rows
+
+
+def _row(item: Measurement) -> dict[str, str]:
+    return {
+        "layer": item.name,
+        "time": time_text(item.layer_s.median),
+        "quartiles": _quartiles(item.layer_s),
+        "speed-up": factor_text(item.speedup),
+        "possible": factor_text(item.theoretical_speedup),
+        "realised": share_text(item.realised),
+        "× bare": f"{item.vs_bare.median:.2f}",
+        "× einsum": MISSING if item.vs_einsum is None else f"{item.vs_einsum.median:.2f}",
+        "GFLOP/s": f"{item.gflops_per_s:.1f}",
+        "peak memory": f"{bytes_text(item.peak_bytes)} = {factor_text(item.peak_bytes / item.dense_peak_bytes)}",
+    }
+
+
+def _quartiles(spread: Spread) -> str:
+    return f"{time_text(spread.low)} – {time_text(spread.high)}"
+
+
+def speed_rows(result: BenchResult) -> list[dict[str, str]]:
+    """All cases for people in one list."""
+    return [
+        {"mode": str(case.mode), "width": str(case.width), "tokens": str(case.tokens), "× einsum": MISSING, **row}
+        for case, items in by_case(result)
+        for row in case_rows(items)
+    ]
+
+
+def speed_records(result: BenchResult) -> list[dict[str, Any]]:
+    """All measurements as flat rows of numbers: medians under their name, quartiles beside them."""
+    records = []
+    for item in result.measurements:
+        record: dict[str, Any] = {}
+        for key, value in item.to_json().items():
+            if isinstance(value, dict):
+                record |= {key: value["median"], f"{key}_low": value["low"], f"{key}_high": value["high"]}
+            else:
+                record[key] = value
+        records.append(record)
+    return records
+
+
+def speed_headline(result: BenchResult) -> list[str]:
+    """What the figures say, one sentence for each mode."""
+    sentences = []
+    for mode in sorted({item.case.mode for item in result.measurements}):
+        items = [item for item in result.measurements if item.case.mode is mode]
+        par = sum(item.vs_dense.median <= PAR for item in items)
+        worst = max(items, key=lambda item: item.vs_dense.median)
+        best = max(items, key=lambda item: item.speedup)
+        sentences.append(
+            f"{str(mode).capitalize()}: {par} of {len(items)} layers are at most {PAR - 1:.0%} slower than nn.Linear; "
+            f"the median takes {_median(item.vs_bare.median for item in items):.2f} times its bare products and "
+            f"realises {share_text(_median(item.realised for item in items))} of its theoretical speed-up; "
+            f"best {_place(best)}, worst {_place(worst)}."
+        )
+    if not result.complete:
+        sentences.append("The run was stopped before its last case.")
+    return sentences
+
+
+def _median(values: Iterable[float]) -> float:
+    return float(median(values))
+
+
+def _place(item: Measurement) -> str:
+    return f"{factor_text(item.speedup)} ({item.name}, {_size(item.case)})"

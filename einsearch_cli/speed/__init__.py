@@ -1,0 +1,26 @@
+"""How fast layers are, beside `nn.Linear` and beside their own bare matrix products; calibration of the planner."""
+
+from einsearch_cli.speed.bench import Bench, CaseEstimate
+from einsearch_cli.speed.calibration import Progress, calibrate
+from einsearch_cli.speed.grid import DECODE_TOKENS, WIDTHS, Case, Entrant, Mode, cases_of
+from einsearch_cli.speed.market import MARKET
+from einsearch_cli.speed.race import Race
+from einsearch_cli.speed.results import BenchResult, Measurement, Spread
+
+__all__ = [
+    "DECODE_TOKENS",
+    "MARKET",
+    "WIDTHS",
+    "Bench",
+    "BenchResult",
+    "Case",
+    "CaseEstimate",
+    "Entrant",
+    "Measurement",
+    "Mode",
+    "Progress",
+    "Race",
+    "Spread",
+    "calibrate",
+    "cases_of",
+]

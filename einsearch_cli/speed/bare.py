@@ -1,0 +1,113 @@
+"""The matrix products of a layer alone: the time that nothing above them can beat.
+
+Contiguous operands, preallocated results, no views that need a copy, no bias and no
+scaling; a batch of one is an ordinary product. Where the plan reads tokens as a batch,
+the bare product has all rows in one matrix instead.
+
+Axes: B batch, R rows (tokens among them), K contracted, N new; see `layers.plan`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from einsearch_cli.layers.plan import Plan, Step
+from einsearch_cli.speed.grid import Case, Mode
+
+_ALIGNMENT = 1024
+"""Elements between the beginnings of operands are a multiple of this."""
+
+
+class Arena:
+    """Memory that the operands of one layer after another are cut from.
+
+    Results have another one, so that no operand is ever a result of an earlier call,
+    which would grow from call to call.
+    """
+
+    def __init__(self, memory: Tensor) -> None:
+        self._memory = memory
+        self._used = 0
+
+    def start_again(self) -> None:
+        self._used = 0
+
+    def take(self, *shape: int) -> Tensor:
+        """A contiguous tensor of the next free elements."""
+        begin, size = self._used, math.prod(shape)
+        self._used = begin + size + -size % _ALIGNMENT
+        return self._memory[begin : begin + size].view(shape)
+
+
+def product_sizes(step: Step, tokens: int) -> tuple[int, int, int, int]:
+    """B, R, K and N of the bare product.
+
+    >>> from einsearch_cli.layers import EinsumLinear
+    >>> [product_sizes(step, 10) for step in EinsumLinear(64, 64, "monarch", device="meta").plan.steps]
+    [(8, 10, 8, 8), (8, 10, 8, 8)]
+    """
+    *batches, rows, new = step.result.at(tokens)
+    batch = math.prod(batches)
+    own, contracted, _ = step.weight_shape
+    if step.repeat_to.token_axis is not None:
+        return own, batch * rows // own, contracted, new
+    return batch, rows, contracted, new
+
+
+@dataclass(frozen=True, slots=True)
+class Arenas:
+    """Where the bare products of every layer of a case find their operands and leave their results."""
+
+    operands: Arena
+    results: Arena
+
+    @classmethod
+    def for_plans(cls, plans: Sequence[Plan], tokens: int, device: torch.device, dtype: torch.dtype) -> Self:
+        """Large enough for the largest of these layers."""
+        elements = _elements(plans, tokens)
+        return cls(
+            Arena(torch.randn(elements, device=device, dtype=dtype)),
+            Arena(torch.zeros(elements, device=device, dtype=dtype)),
+        )
+
+
+def _elements(plans: Sequence[Plan], tokens: int) -> int:
+    return max(
+        sum(
+            part + -part % _ALIGNMENT
+            for b, r, k, n in (product_sizes(step, tokens) for step in plan.steps)
+            for part in (b * r * k, b * k * n, b * r * n)
+        )
+        for plan in plans
+    )
+
+
+def bare_products(plan: Plan, case: Case, arenas: Arenas) -> Callable[[], None]:
+    """All products of one call; two more for each in training, for the gradients of rows and factor."""
+    operands, results = arenas.operands, arenas.results
+    operands.start_again()
+    results.start_again()
+    products: list[tuple[Tensor, Tensor, Tensor]] = []
+    for step in plan.steps:
+        b, r, k, n = product_sizes(step, case.tokens)
+        rows_BRK, weight_BKN = operands.take(b, r, k), operands.take(b, k, n)
+        products.append((rows_BRK, weight_BKN, results.take(b, r, n)))
+        if case.mode is Mode.training:
+            grad_BRN = operands.take(b, r, n)
+            products.append((grad_BRN, weight_BKN.transpose(1, 2), results.take(b, r, k)))
+            products.append((rows_BRK.transpose(1, 2), grad_BRN, results.take(b, k, n)))
+
+    def run() -> None:
+        for left, right, into in products:
+            if left.shape[0] == 1:
+                torch.mm(left[0], right[0], out=into[0])
+            else:
+                torch.bmm(left, right, out=into)
+
+    return run

@@ -1,0 +1,137 @@
+"""Measures the constants of the planner's cost model on this machine, in a few seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.machine import WIDTHS, MachineProfile
+from einsearch_cli.layers.planner import routes
+
+_ROUNDS = 7
+_ROUND_S = 4e-3
+"""Short calls are repeated until a round takes this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One constant was measured."""
+
+    name: str
+    step: int
+    steps: int
+
+
+def calibrate(report: Callable[[Progress], None] = lambda _: None) -> MachineProfile:
+    """The profile of the CPU with torch's current number of threads; takes some seconds.
+
+    Noise only ever slows things down, so every constant is the fastest of several rounds.
+    """
+    names = ("layer", "matrix", "mac", "weight", "copy")
+    measured: dict[str, tuple[float, ...]] = {}
+    for step, (name, measure) in enumerate(zip(names, (_calls, _matrices, _macs, _weights, _copies), strict=True)):
+        report(Progress(name, step, len(names)))
+        measured[name] = tuple(measure())
+    layer_ns, step_ns = measured["layer"]
+    cached_ns, memory_ns, batched_cached_ns, batched_memory_ns, cache_bytes = measured["weight"]
+    copy_ns, run_ns = measured["copy"]
+    return MachineProfile(
+        layer_ns=layer_ns,
+        step_ns=step_ns,
+        matrix_ns=measured["matrix"][0],
+        mac_ns=measured["mac"],
+        cached_weight_ns=cached_ns,
+        memory_weight_ns=memory_ns,
+        batched_cached_weight_ns=batched_cached_ns,
+        batched_memory_weight_ns=batched_memory_ns,
+        cache_bytes=cache_bytes,
+        copy_ns=copy_ns,
+        run_ns=run_ns,
+        source=f"measured with {torch.get_num_threads()} threads",
+    )
+
+
+def fastest_ns(run: Callable[[], object]) -> float:
+    """Duration of one call: the fastest of several rounds."""
+    # With one thread its own time is not disturbed by what else runs on the machine.
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    run()
+    started_s = clock()
+    run()
+    repeats = max(1, int(_ROUND_S / max(1e-6, clock() - started_s)))
+    durations = []
+    for _ in range(_ROUNDS):
+        started_s = clock()
+        for _ in range(repeats):
+            run()
+        durations.append((clock() - started_s) / repeats)
+    return 1e9 * min(durations)
+
+
+def _calls() -> Iterator[float]:
+    """A layer's own time, its last copy included, and that of a step: small layers of two and four steps."""
+    x = torch.randn(1, 16)
+    texts = ("monarch", "monarch:n=4")
+    layers = [EinsumLinear(16, 16, text) for text in (*texts, texts[0])]
+    for layer, number in zip(layers, (0, 0, 1), strict=True):
+        layer.route = routes(layer.sized)[number].text
+    with torch.inference_mode():
+        two, four, merged = (fastest_ns(partial(layer, x)) for layer in layers)
+    step_ns = max(0.0, (four - two) / 2)
+    yield max(0.0, two - 2 * step_ns - merged)
+    yield step_ns
+
+
+def _matrices() -> Iterator[float]:
+    """One matrix of a batched product, beyond the call and the arithmetic: many small ones against few."""
+    few, many = (fastest_ns(_product(batch, 4, 16, 16)) for batch in (16, 256))
+    yield max(0.0, (many - few) / 240 - 4 * 16 * 16 * 0.1)
+
+
+def _macs() -> Iterator[float]:
+    """A multiply-add by width, in chunks of tokens as the layers have them."""
+    for width in WIDTHS:
+        batch = max(1, 1024 // width)
+        yield fastest_ns(_product(batch, 200, width, width)) / (batch * 200 * width * width)
+
+
+def _weights() -> Iterator[float]:
+    """A weight of products of four rows: one matrix, then a batch, each in cache and from main memory.
+
+    Last the bytes up to which weights count as cached: where a product of one row takes the mean of both.
+    """
+    sizes = (512, 4096)
+    for width in sizes:
+        arithmetic_ns = 4 * width * width * 0.026
+        yield max(0.02, (fastest_ns(_product(1, 4, width, width)) - arithmetic_ns) / width**2)
+    for width in (256, 2048):
+        yield max(0.02, fastest_ns(_product(4, 4, width, width)) / (4 * width**2))
+    per_weight = {width: fastest_ns(_product(1, 1, width, width)) / width**2 for width in (512, 1024, 2048, 3072, 4096)}
+    middle = (per_weight[512] * per_weight[4096]) ** 0.5
+    yield float(max(4 * width**2 for width, ns in per_weight.items() if ns <= middle))
+
+
+def _copies() -> Iterator[float]:
+    """An element in long runs, and the start of a run, from runs of 16."""
+    source, target = torch.randn(128, 64, 16), torch.empty(128, 64, 16)
+    long_ns = fastest_ns(lambda: target.copy_(source)) / source.numel()
+    short = source.transpose(0, 1)
+    out = torch.empty(64, 128, 16)
+    short_ns = fastest_ns(lambda: out.copy_(short)) / source.numel()
+    yield long_ns
+    yield max(0.0, 16 * (short_ns - long_ns))
+
+
+def _product(batch: int, rows: int, k: int, n: int) -> Callable[[], Tensor]:
+    """As the layers do it: a batch is written feature-major."""
+    if batch == 1:
+        x, weight = torch.randn(rows, k), torch.randn(k, n)
+        return lambda: torch.mm(x, weight)
+    x, weight = torch.randn(batch, rows, k).transpose(1, 2), torch.randn(batch, k, n).transpose(1, 2)
+    return lambda: torch.bmm(weight, x)

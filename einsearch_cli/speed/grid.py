@@ -1,0 +1,107 @@
+"""What is measured: structures × widths × tokens × modes, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import torch
+
+from einsearch_cli.errors import SizeError, SpecError
+from einsearch_cli.layers.memory import memory_bytes
+from einsearch_cli.structures import SizedStructure, Structure
+
+DECODE_TOKENS: Final = 64
+"""A call of up to so many tokens counts as decoding."""
+WIDTHS: Final = (256, 1024, 2048, 4096)
+TRAINING_TO_FORWARD: Final = 3
+"""A training step costs three forward passes: one forward, two in the backward."""
+_LIVE_COPIES: Final = 8
+"""Activations and matrices of one case that are alive at once, in copies of the dense layer's."""
+
+
+class Mode(StrEnum):
+    """What a layer is used for."""
+
+    forward = "forward"
+    """Inference on more than `DECODE_TOKENS` tokens."""
+    training = "training"
+    """Forward and backward pass, with gradients of the input and of all parameters."""
+    decode = "decode"
+    """Inference on at most `DECODE_TOKENS` tokens."""
+
+    @property
+    def passes(self) -> int:
+        """Cost in forward passes."""
+        return TRAINING_TO_FORWARD if self is Mode.training else 1
+
+
+_DEFAULT_TOKENS: Final = {Mode.decode: (1, 4, 16, 64), Mode.forward: (256, 4096), Mode.training: (256, 4096)}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One setting in which all layers compete."""
+
+    mode: Mode
+    width: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A structure with the name it was given."""
+
+    name: str
+    structure: Structure
+
+    def at(self, width: int) -> SizedStructure:
+        """The structure of a layer width → width."""
+        return self.structure.at(width, width)
+
+
+def cases_of(modes: Sequence[Mode], widths: Sequence[int], tokens: Sequence[int] | None) -> tuple[Case, ...]:
+    """Every case, cheap ones first; without `tokens` each mode has its usual numbers of them.
+
+    Raises:
+        SpecError: if a width or number of tokens is not positive, or nothing is left to measure.
+
+    >>> [(case.mode.value, case.tokens) for case in cases_of([Mode.decode, Mode.forward], [256], [16, 512])]
+    [('decode', 16), ('forward', 512)]
+    """
+    for option, values in (("--widths", widths), ("--tokens", tokens or (1,))):
+        if not values or min(values) < 1:
+            raise SpecError(f"{option} {','.join(map(str, values))}: every number must be at least 1", remedy="1024")
+    cases = {
+        Case(mode, width, count)
+        for mode in modes
+        for width in widths
+        for count in (_DEFAULT_TOKENS[mode] if tokens is None else tokens)
+        if mode is Mode.training or (mode is Mode.decode) == (count <= DECODE_TOKENS)
+    }
+    if not cases:
+        raise SpecError(
+            f"no case is left: decode means up to {DECODE_TOKENS} tokens, forward more, "
+            f"and --tokens is {','.join(map(str, tokens or ()))} for --modes {','.join(modes)}",
+            remedy="--modes decode,forward measures inference at any number of tokens",
+        )
+    return tuple(sorted(cases, key=lambda case: (case.mode.passes * case.tokens * case.width**2, case.mode)))
+
+
+def check_memory(cases: Sequence[Case], device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse what cannot be held.
+
+    Raises:
+        SizeError: if a case needs more memory than the device has.
+    """
+    available = memory_bytes(device)
+    for case in cases:
+        needed = _LIVE_COPIES * dtype.itemsize * case.width * (case.tokens + case.width)
+        if available is not None and needed > available:
+            raise SizeError(
+                f"{case.mode} at width {case.width} with {case.tokens:,} tokens takes about {needed:,} bytes: "
+                f"device {device} has {available:,}",
+                remedy="give fewer --tokens or narrower --widths",
+            )

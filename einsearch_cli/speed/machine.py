@@ -1,0 +1,45 @@
+"""What a reader must know of the machine to compare figures; no names or paths."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """Processor, system, versions and load of this machine.
+
+    >>> machine_facts(torch.device("cpu"))["device"] == cpu_name()
+    True
+    """
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "load_average": load_average(),
+    }
+
+
+def cpu_name() -> str:
+    """Model of the processor, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def load_average() -> float | None:
+    """Processes that ran or waited over the last minute."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

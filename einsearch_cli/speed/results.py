@@ -1,0 +1,132 @@
+"""What was measured, as plain values, and what follows from it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from einsearch_cli.speed.grid import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median and quartiles over the rounds."""
+
+    median: float
+    low: float
+    """First quartile."""
+    high: float
+    """Third quartile."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """From one value per round.
+
+        >>> Spread.of([4.0, 1.0, 2.0, 3.0, 5.0])
+        Spread(median=3.0, low=2.0, high=4.0)
+        """
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+    @classmethod
+    def of_ratios(cls, values: Sequence[float], others: Sequence[float]) -> Self:
+        """Of the ratio in each round: what slows both down in a round leaves it as it is.
+
+        >>> Spread.of_ratios([1.0, 2.0, 30.0], [2.0, 4.0, 60.0]).median
+        0.5
+        """
+        return cls.of([value / other for value, other in zip(values, others, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One layer in one case, beside `nn.Linear` and its own bare matrix products.
+
+    Times are seconds of one call; ratios are taken round by round.
+    """
+
+    name: str
+    structure: str
+    case: Case
+    rounds: int
+    params: int
+    """Of the factors; the dense layer has width² in its matrix."""
+    flops: int
+    """Of the matrix products of one call along the factors: 2 × multiply-adds, three times that in training."""
+    layer_s: Spread
+    dense_s: Spread
+    bare_s: Spread
+    einsum_s: Spread | None
+    vs_dense: Spread
+    """Time of the layer over that of `nn.Linear`."""
+    vs_bare: Spread
+    """Time of the layer over that of its bare products."""
+    vs_einsum: Spread | None
+    """Time of the layer over that of one `torch.einsum` after another; measured in decoding only."""
+    peak_bytes: int
+    """Parameters, input, and the most that a call holds besides them."""
+    dense_peak_bytes: int
+
+    @property
+    def dense_flops(self) -> int:
+        return 2 * self.case.mode.passes * self.case.tokens * self.case.width**2
+
+    @property
+    def theoretical_speedup(self) -> float:
+        """FLOPs of the dense layer over those of this one."""
+        return self.dense_flops / self.flops
+
+    @property
+    def speedup(self) -> float:
+        """Time of the dense layer over that of this one."""
+        return 1 / self.vs_dense.median
+
+    @property
+    def realised(self) -> float:
+        """Speed-up as a share of the theoretical one."""
+        return self.speedup / self.theoretical_speedup
+
+    @property
+    def gflops_per_s(self) -> float:
+        """FLOPs along the factors over the median time, whatever route the layer took."""
+        return self.flops / self.layer_s.median / 1e9
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, measured ones and what follows from them."""
+        fields = asdict(self)
+        return {
+            **{key: fields.pop(key) for key in ("name", "structure")},
+            **fields.pop("case"),
+            **fields,
+            "dense_flops": self.dense_flops,
+            "theoretical_speedup": self.theoretical_speedup,
+            "speedup": self.speedup,
+            "realised": self.realised,
+            "gflops_per_s": self.gflops_per_s,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
+    """All measurements of one run."""
+
+    measurements: tuple[Measurement, ...]
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    elapsed_s: float
+    complete: bool
+    """False if the run was stopped before its last case."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the JSON file."""
+        return {
+            "machine": self.machine,
+            "settings": self.settings,
+            "elapsed_s": round(self.elapsed_s, 1),
+            "complete": self.complete,
+            "measurements": [item.to_json() for item in self.measurements],
+        }

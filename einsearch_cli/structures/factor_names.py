@@ -1,0 +1,154 @@
+"""The names of the factors in normal form: A, B, C, … in the cheapest order of meeting the activation.
+
+With two factors this is the canonical order min(α, ε) ≥ min(β, δ) of
+Potapczynski et al. 2024. Ties go to the lexicographically smallest θ.
+
+Sets of factors are bit masks here; exponents are whole numbers of their common
+denominator. Orders grow by one factor at a time, and only those are followed
+that can still be cheapest and smallest, so seven factors take milliseconds
+where trying all 5,040 orders takes seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from einsearch_cli.structures.extent import Extent
+from einsearch_cli.structures.normal_form import FACTOR_LETTERS, Carriers, Extents, factors_of
+
+Order = tuple[int, ...]
+"""Numbers of the factors, the one that is met first in front."""
+
+
+def name_factors(extents: Extents) -> Extents:
+    """The same carrier sets with the factors renamed.
+
+    >>> power = Extent.power
+    >>> named = name_factors({frozenset("XC"): power(1), frozenset("CA"): power(1), frozenset("YA"): power(1)})
+    >>> sorted("".join(sorted(carriers)) for carriers in named)
+    ['AB', 'AX', 'BY']
+    """
+    factors = factors_of(extents)
+    order = _Naming(extents, tuple(factors)).best_order()
+    names = {factors[number]: FACTOR_LETTERS[place] for place, number in enumerate(order)} | {"X": "X", "Y": "Y"}
+    return {frozenset(names[tensor] for tensor in carriers): extent for carriers, extent in extents.items()}
+
+
+@dataclass(frozen=True)
+class _Naming:
+    extents: Mapping[Carriers, Extent]
+    factors: tuple[str, ...]
+
+    @cached_property
+    def everything(self) -> int:
+        return (1 << len(self.factors)) - 1
+
+    @cached_property
+    def indices(self) -> list[tuple[int, int, int, int]]:
+        """Group (shared, input, output, bond), set of factors, exponent, and place among all extents, of every index."""
+        unit = math.lcm(*(extent.exponent.denominator for extent in self.extents.values()))
+        sizes = sorted({(extent.exponent, extent.coefficient) for extent in self.extents.values()})
+        found = []
+        for carriers, extent in self.extents.items():
+            group = 2 * ("X" not in carriers) + ("Y" not in carriers)
+            mask = sum(1 << number for number, factor in enumerate(self.factors) if factor in carriers)
+            found.append((group, mask, int(extent.exponent * unit), sizes.index((extent.exponent, extent.coefficient))))
+        return found
+
+    def step(self, met: int, factor: int) -> int:
+        """What it costs that a factor meets the activation after those in `met`."""
+        held, waiting = met | 1 << factor, self.everything & ~met
+        return sum(
+            exponent
+            for group, mask, exponent, _ in self.indices
+            if (group < 2 or mask & held) and (group in (0, 2) or mask & waiting)
+        )
+
+    @cached_property
+    def steps(self) -> dict[tuple[int, int], int]:
+        numbers = range(len(self.factors))
+        return {(met, f): self.step(met, f) for met in range(self.everything) for f in numbers if not met >> f & 1}
+
+    @cached_property
+    def cost_after(self) -> list[int]:
+        """For every set of factors met, the largest step of the best way to go on."""
+        cost = [0] * (self.everything + 1)
+        for met in range(self.everything - 1, -1, -1):
+            cost[met] = min(max(self.steps[met, f], cost[met | 1 << f]) for f in _others(met, len(self.factors)))
+        return cost
+
+    @cached_property
+    def earlier_twins(self) -> list[int]:
+        """For every factor, those before it that could change places with it: orders that differ so are equal."""
+        known = {(group, mask): size for group, mask, _, size in self.indices}
+
+        def alike(a: int, b: int) -> bool:
+            return all(known.get((group, _exchanged(mask, a, b))) == size for (group, mask), size in known.items())
+
+        return [sum(1 << a for a in range(b) if alike(a, b)) for b in range(len(self.factors))]
+
+    def best_order(self) -> Order:
+        """Of the cheapest orders the one that gives the smallest θ."""
+        orders = self._cheapest_orders()
+        return orders[0] if len(orders) == 1 else min(orders, key=self._theta)
+
+    def _cheapest_orders(self) -> list[Order]:
+        """All cheapest orders up to twins, without those that the indices of X and one factor rule out.
+
+        These stand in front in θ where X and Y share nothing: XA, XB, ….
+        """
+        most, number = self.cost_after[0], len(self.factors)
+        first = {mask: size + 1 for group, mask, _, size in self.indices if group == 1}
+        decisive = all(group for group, *_ in self.indices)
+        growing: list[tuple[int, Order]] = [(0, ())]
+        for _ in range(number):
+            longer = [
+                (met | 1 << f, (*order, f))
+                for met, order in growing
+                for f in _others(met, number)
+                if not self.earlier_twins[f] & ~met and max(self.steps[met, f], self.cost_after[met | 1 << f]) <= most
+            ]
+            smallest = min(first.get(1 << order[-1], 0) for _, order in longer)
+            growing = [item for item in longer if not decisive or first.get(1 << item[1][-1], 0) == smallest]
+        return [order for _, order in growing]
+
+    def _theta(self, order: Order) -> list[tuple[int, int]]:
+        """Sorts as the θ vector does: where one has an index and the other none, the other is smaller."""
+        places = _places(len(self.factors))
+        name = {1 << number: 1 << place for place, number in enumerate(order)}
+        return sorted(
+            (
+                (-(group << 2 * len(order)) - places[_renamed(mask, name)], size)
+                for group, mask, _, size in self.indices
+            ),
+            reverse=True,
+        )
+
+
+def _others(met: int, number: int) -> list[int]:
+    return [f for f in range(number) if not met >> f & 1]
+
+
+def _exchanged(mask: int, a: int, b: int) -> int:
+    return mask ^ (1 << a | 1 << b) if (mask >> a ^ mask >> b) & 1 else mask
+
+
+def _renamed(mask: int, name: Mapping[int, int]) -> int:
+    renamed = 0
+    while mask:
+        lowest = mask & -mask
+        renamed |= name[lowest]
+        mask ^= lowest
+    return renamed
+
+
+@lru_cache
+def _places(number: int) -> list[int]:
+    """The place of every set of factors among the classes of a group: smaller sets first, then by their letters."""
+    ordered = sorted(
+        range(1 << number), key=lambda mask: (mask.bit_count(), [f for f in range(number) if mask >> f & 1])
+    )
+    return [ordered.index(mask) for mask in range(1 << number)]

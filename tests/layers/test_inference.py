@@ -1,0 +1,161 @@
+"""What a layer keeps between calls without gradients never outlives the parameters that it was made from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from einsearch_cli.errors import LayerError
+from einsearch_cli.layers import EinsumLinear
+
+ROUTES = ["(xA)B", "x(AB)"]
+
+
+@pytest.fixture(params=ROUTES)
+def layer(request: pytest.FixtureRequest) -> EinsumLinear:
+    torch.manual_seed(0)
+    made = EinsumLinear(16, 16, "btt:r=2").eval()
+    made.route = request.param
+    return made
+
+
+def plain(layer: EinsumLinear, x: Tensor) -> Tensor:
+    return layer._record(x).detach()
+
+
+def _optimizer_step(layer: EinsumLinear) -> None:
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
+    with torch.enable_grad():
+        layer(torch.randn(4, 16)).square().sum().backward()
+    optimizer.step()
+
+
+EDITS: dict[str, Callable[[EinsumLinear], object]] = {
+    "factor in place": lambda layer: layer.factors["A"].add_(1),
+    "one entry": lambda layer: layer.factors["B"][0, 0, 0].fill_(3),
+    "gain": lambda layer: layer.gain.fill_(2),
+    "bias": lambda layer: layer.bias.add_(1),  # type: ignore[union-attr]
+    "another parameter": lambda layer: layer.factors.__setitem__("A", nn.Parameter(torch.randn(4, 4, 8))),
+    "optimizer": _optimizer_step,
+    "load": lambda layer: layer.load_state_dict(EinsumLinear(16, 16, "btt:r=2").state_dict()),
+    "reset": lambda layer: layer.reset_parameters(),
+    "zero": lambda layer: layer.zero_last_factor_(),
+    ".data, then a mode": lambda layer: (layer.factors["A"].data.add_(1), layer.eval()),
+    "dtype and back": lambda layer: (layer.double(), layer.factors["A"].add_(1), layer.float()),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
+@torch.no_grad()
+def test_an_edit_after_a_merge_is_seen(layer: EinsumLinear, edit: Callable[[EinsumLinear], object]) -> None:
+    x = torch.randn(3, 16)
+    before = layer(x)
+    edit(layer)
+    after = layer(x)
+    torch.testing.assert_close(after, plain(layer, x))
+    assert not torch.allclose(after, before, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_merge_is_kept_from_call_to_call(layer: EinsumLinear, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(3, 16)
+    first = layer(x)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("merged again")
+
+    monkeypatch.setattr("einsearch_cli.layers.inference.merged_weights", refuse)
+    torch.testing.assert_close(layer(x), first)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), first)
+    layer.train()
+    with pytest.raises(AssertionError, match="merged again"):
+        layer(x)
+
+
+def test_swapped_in_parameters_are_used(layer: EinsumLinear) -> None:
+    x = torch.randn(3, 16)
+    other = {name: torch.randn_like(p) for name, p in layer.named_parameters()}
+    with torch.no_grad():
+        layer(x)
+        swapped = torch.func.functional_call(layer, other, (x,))
+        layer.load_state_dict(other)
+        torch.testing.assert_close(swapped, layer(x))
+
+
+def test_copies_do_not_share_what_was_merged(layer: EinsumLinear) -> None:
+    x = torch.randn(3, 16)
+    with torch.no_grad():
+        y = layer(x)
+        twin = copy.deepcopy(layer)
+        assert twin.route == layer.route
+        assert twin._prepared is None
+        twin.gain.fill_(0)
+        torch.testing.assert_close(layer(x), y)
+        assert not torch.allclose(twin(x), y)
+        assert twin.plan is layer.plan
+
+
+def test_input_that_requires_grad_under_inference_mode(layer: EinsumLinear) -> None:
+    x = torch.randn(3, 16, requires_grad=True)
+    with torch.inference_mode():
+        y = layer(x)
+    assert not y.requires_grad
+    torch.testing.assert_close(y.clone(), plain(layer, x))
+
+
+def test_parameters_made_in_inference_mode_are_never_kept() -> None:
+    with torch.inference_mode():
+        layer = EinsumLinear(16, 16, "btt:r=2")
+        x = torch.randn(3, 16)
+        before = layer(x)
+        layer.gain.mul_(2)
+        assert layer.bias is not None
+        torch.testing.assert_close(layer(x) - layer.bias, 2 * (before - layer.bias))
+
+
+def test_autocast_gets_merged_weights_of_its_dtype(layer: EinsumLinear) -> None:
+    x = torch.randn(3, 16)
+    with torch.no_grad():
+        exact = layer(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = layer(x)
+            assert y.dtype is torch.bfloat16
+            torch.testing.assert_close(layer(x), y)
+        torch.testing.assert_close(layer(x), exact)
+    torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_what_does_not_fit_is_named(layer: EinsumLinear, grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        layer(torch.randn(3, 16))
+        with pytest.raises(LayerError, match=r"input of shape \(3, 15\): the last dimension must be in_features = 16"):
+            layer(torch.randn(3, 15))
+        with pytest.raises(LayerError, match=r"input of dtype torch\.float64, parameter gain of torch\.float32"):
+            layer(torch.randn(3, 16, dtype=torch.float64))
+        with pytest.raises(LayerError, match=r"input of dtype torch\.int64: the layer takes floating tensors"):
+            layer(torch.ones(3, 16, dtype=torch.int64))
+        with pytest.raises(LayerError, match=r"input of dtype torch\.complex64"):
+            layer(torch.ones(3, 16, dtype=torch.complex64))
+        layer.factors["A"] = nn.Parameter(layer.factors["A"].to("meta"))
+        with pytest.raises(LayerError, match=r"input on cpu, parameter factors\.A on meta"):
+            layer(torch.randn(3, 16))
+
+
+def test_unknown_route_is_named() -> None:
+    with pytest.raises(LayerError, match=r"route 'x\(BA\)': this layer's are \(xA\)B, x\(AB\)\ntry: one of these"):
+        EinsumLinear(16, 16, "monarch").route = "x(BA)"
+
+
+def test_half_precision_on_the_cpu_gives_what_single_precision_gives(layer: EinsumLinear) -> None:
+    x = torch.randn(3, 16)
+    exact = plain(layer, x)
+    half = copy.deepcopy(layer).half()
+    with torch.no_grad():
+        torch.testing.assert_close(half(x.half()).float(), exact, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(half(x.half()).float().detach(), exact, rtol=0.02, atol=0.02)

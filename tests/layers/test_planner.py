@@ -1,0 +1,156 @@
+"""Every route of random structures against the plain contraction, and what the planner says of them."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from einsearch_cli.errors import StructureError
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.chunked import run_forward
+from einsearch_cli.layers.contraction import contract
+from einsearch_cli.layers.cost_model import inference_ns, training_ns
+from einsearch_cli.layers.machine import DEFAULT_CPU, DEFAULT_GPU, MachineProfile
+from einsearch_cli.layers.planner import best_route, explain, predicted_ns, routes, schedule, stored_plan
+from einsearch_cli.structures import parse_structure
+from einsearch_cli.taxonomy import contraction_orders
+
+
+def random_layer(factors: str, random: Random) -> EinsumLinear:
+    """Random sets of carriers with sizes 1 to 3 that need all factors: hyperedges, broadcasts, outer products."""
+    subsets = ["".join(some) for n in range(1, len(factors) + 1) for some in combinations(factors, n)]
+    while True:
+        inputs, outputs = (
+            {c: random.randint(1, 3) for c in random.sample(subsets, min(3, len(subsets)))} for _ in "XY"
+        )
+        bonds = {c: random.randint(1, 3) for c in random.choices(subsets, k=2) if len(c) > 1}
+        sides = [
+            f"{side}{c}" + "" if not n else f"{side}{c}={size}"
+            for side, sizes in (("X", inputs), ("Y", outputs))
+            for n, (c, size) in enumerate(sizes.items())
+        ]  # the first takes what the others leave
+        try:
+            structure = parse_structure(" ".join([*sides, *(f"{c}={size}" for c, size in bonds.items())]))
+        except StructureError:  # a factor that meets nothing else
+            continue
+        if len(structure.factors) == len(factors):
+            d_in, d_out = math.prod(inputs.values()), math.prod(outputs.values())
+            return EinsumLinear(d_in, d_out, structure, dtype=torch.float64)
+
+
+def results(layer: EinsumLinear, x: Tensor, y_grad: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    return [y, *torch.autograd.grad(y, (x, *layer.parameters()), y_grad)]
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 10**6), st.integers(0, 5))
+def test_every_route_is_the_plain_contraction(factors: int, seed: int, tokens: int) -> None:
+    torch.manual_seed(seed)
+    layer = random_layer("ABCD"[:factors], Random(seed))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    x = torch.randn(tokens, layer.in_features, dtype=torch.float64)
+    y_grad = torch.randn(tokens, layer.out_features, dtype=torch.float64)
+    plain_x = x.clone().requires_grad_()
+    plain = layer._record(plain_x)
+    expected = [plain, *torch.autograd.grad(plain, (plain_x, *layer.parameters()), y_grad)]
+    for route in routes(layer.sized):
+        layer.route = route.text
+        for found, wanted in zip(results(layer, x, y_grad), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "text", ["btt:r=2", "tt:r=3", "low-rank", "btt:n=3", "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4"]
+)
+def test_many_chunks_are_one(text: str) -> None:
+    """4,700 tokens: several chunks of unequal lengths, forward and backward."""
+    layer = EinsumLinear(64, 64, text, dtype=torch.float64)
+    layer.route = routes(layer.sized)[0].text
+    x, y_grad = torch.randn(2, 4_700, 64, dtype=torch.float64)
+    plain_x = x.clone().requires_grad_()
+    plain = layer._record(plain_x)
+    expected = [plain, *torch.autograd.grad(plain, (plain_x, *layer.parameters()), y_grad)]
+    torch.testing.assert_close(results(layer, x, y_grad), expected, rtol=1e-10, atol=1e-9)
+
+
+def test_routes_are_the_contraction_orders_that_let_groups_meet_the_activation() -> None:
+    """FLOPs against those of the taxonomy, which counts all binary trees."""
+    for text in ("btt:r=2", "tt:n=3,r=2", "XA^1 AB=2 BC=2 YC^1"):
+        sized = parse_structure(text).at(64, 64)
+        known = {order.tree: order for order in contraction_orders(sized, 1)}
+        for route in routes(sized):
+            if route.text in known:
+                order = known[route.text]
+                assert (route.flops_per_token, route.flops_per_merge) == (order.flops_per_token, order.flops_per_call)
+        assert {"x(AB)", "x(ABC)"} & {route.text for route in routes(sized)}
+    found = routes(parse_structure("monarch:n=4").at(1296, 1296))
+    assert {len(route.plan.steps) for route in found} == {1, 2, 3, 4}
+    assert all(route.flops_per_token < 2 * 1296**2 for route in found if not route.is_dense)
+
+
+def test_few_tokens_take_the_dense_matrix_and_many_the_factors() -> None:
+    sized = parse_structure("monarch").at(1024, 1024)
+    found = schedule(sized, DEFAULT_CPU, False)
+    assert found.at(0) is found.at(1)
+    assert found.at(1).is_dense
+    assert not found.at(4096).is_dense
+    assert found.at(10**9) is found.routes[-1]
+    assert schedule(parse_structure("btt:r=64").at(256, 256), DEFAULT_CPU, False).dense_limit == math.inf
+
+
+@pytest.mark.parametrize("profile", [DEFAULT_CPU, DEFAULT_GPU])
+def test_predictions_grow_with_tokens_and_training_costs_more(profile: MachineProfile) -> None:
+    sized = parse_structure("btt:r=2").at(256, 256)
+    for route in routes(sized):
+        forward = [inference_ns(route.plan, tokens, profile) for tokens in (16, 256, 4096)]
+        assert forward == sorted(forward)
+        assert all(
+            training_ns(route.plan, tokens, profile) > 2 * inference_ns(route.plan, tokens, profile)
+            for tokens in (16, 4096)
+        )
+
+
+def test_the_explanation_has_all_routes_and_marks_the_choice() -> None:
+    sized = parse_structure("monarch").at(1024, 1024)
+    found = explain(sized, 1024, DEFAULT_CPU, is_training=False)
+    assert [item.text for item in found] == ["(xA)B", "x(AB)"]
+    assert [item.is_chosen for item in found] == [True, False]
+    factors, dense = found
+    assert factors.flops == 1024 * 2 * 2 * 32**3
+    assert dense.flops == 1024 * 2 * 1024**2
+    assert dense.bytes == 4 * (1024**2 + 2 * 1024 * 1024)
+    assert factors.bytes > 4 * (2 * 32**3 + 4 * 1024 * 1024)
+    assert (factors.intermediate_elements, dense.intermediate_elements) == (1024 * 1024, 0)
+    training = explain(sized, 1024, DEFAULT_CPU, is_training=True)
+    merge = 2 * 1024 * 1024
+    assert next(item for item in training if item.text == "x(AB)").flops == 3 * (dense.flops + merge)
+    best = best_route(sized, 1024, DEFAULT_CPU, False)
+    assert factors.predicted_us == predicted_ns(sized, best, 1024, DEFAULT_CPU, False) / 1e3
+
+
+def test_a_plan_of_groups_keeps_the_orders_of_features() -> None:
+    sized = parse_structure("tt:n=3,r=2").at(64, 64)
+    own = stored_plan(sized)
+    for route in routes(sized):
+        assert (route.plan.input_order, route.plan.output_order) == (own.input_order, own.output_order)
+
+
+def test_the_fast_route_and_the_plain_one_are_separate_code() -> None:
+    """So that comparing them means something."""
+    layer = EinsumLinear(64, 64, "btt:r=2", bias=False)
+    weights = [factor.detach() for factor in layer._factors()]
+    x = torch.randn(3, 64)
+    torch.testing.assert_close(run_forward(layer.plan, x, 1.0, None, weights), contract(layer.plan, x, weights))

@@ -1,0 +1,139 @@
+"""Tables, sentences and the page of measured layers."""
+
+import re
+
+import pytest
+
+from einsearch_cli.reports.speed_figure import OVERHEAD, SPEEDUP, looks_of, speed_figure
+from einsearch_cli.reports.speed_page import render_speed
+from einsearch_cli.reports.speed_table import by_case, case_rows, speed_headline, speed_records, speed_rows
+from einsearch_cli.speed import BenchResult, Case, Measurement, Mode, Spread
+from tests.reports.test_page import Checker
+
+
+def measured(name: str, case: Case, layer_s: float, flops_share: float = 0.25) -> Measurement:
+    """Dense takes one millisecond, the bare products half the layer's time."""
+    dense_flops = 2 * case.mode.passes * case.tokens * case.width**2
+    decode = case.mode is Mode.decode
+
+    def spread(value: float) -> Spread:
+        return Spread(value, 0.9 * value, 1.1 * value)
+
+    return Measurement(
+        name=name,
+        structure=name,
+        case=case,
+        rounds=5,
+        params=100,
+        flops=int(dense_flops * flops_share),
+        layer_s=spread(layer_s),
+        dense_s=spread(1e-3),
+        bare_s=spread(layer_s / 2),
+        einsum_s=spread(4 * layer_s) if decode else None,
+        vs_dense=spread(layer_s / 1e-3),
+        vs_bare=spread(2.0),
+        vs_einsum=spread(0.25) if decode else None,
+        peak_bytes=3_000_000,
+        dense_peak_bytes=4_000_000,
+    )
+
+
+def result_of(*measurements: Measurement, complete: bool = True) -> BenchResult:
+    return BenchResult(
+        measurements=measurements,
+        settings={"dtype": "float32", "threads": 1, "clock": "CPU time"},
+        machine={"device": "a <fast> machine", "torch": "2", "cuda": None},
+        elapsed_s=12.0,
+        complete=complete,
+    )
+
+
+TRAINING, DECODE = Case(Mode.training, 64, 256), Case(Mode.decode, 64, 1)
+RESULT = result_of(
+    measured("monarch", TRAINING, 0.5e-3),
+    measured("btt", TRAINING, 2e-3),
+    measured("monarch", DECODE, 1.04e-3),
+    measured("btt", DECODE, 0.1e-3),
+)
+
+
+def test_rows_of_a_case() -> None:
+    (first, decode), (second, training) = by_case(RESULT)
+    assert (first, second) == (DECODE, TRAINING)
+    dense, monarch, btt = case_rows(training)
+    assert (dense["layer"], dense["time"], dense["peak memory"]) == ("nn.Linear", "1.00 ms", "4.0 MB")
+    assert monarch == {
+        "layer": "monarch",
+        "time": "500 µs",
+        "quartiles": "450 µs – 550 µs",
+        "speed-up": "2.00×",
+        "possible": "4.00×",
+        "realised": "50%",
+        "× bare": "2.00",
+        "GFLOP/s": f"{3 * 2 * 256 * 64**2 / 4 / 0.5e-3 / 1e9:.1f}",
+        "peak memory": "3.0 MB = 0.75×",
+    }
+    assert btt["speed-up"] == "0.50×"
+    assert case_rows(decode)[1]["× einsum"] == "0.25"
+
+
+def test_lists_have_every_case() -> None:
+    assert [(row["mode"], row["layer"]) for row in speed_rows(RESULT)] == [
+        (mode, layer) for mode in ("decode", "training") for layer in ("nn.Linear", "monarch", "btt")
+    ]
+    assert len({tuple(row) for row in speed_rows(RESULT)}) == 1  # one set of columns
+    record = speed_records(RESULT)[0]
+    figures = record["layer_s"], record["layer_s_low"], record["vs_bare_high"]
+    assert figures == pytest.approx((0.5e-3, 0.45e-3, 2.2))
+
+
+def test_sentences_count_and_name() -> None:
+    decode, training = speed_headline(RESULT)
+    assert decode.startswith("Decode: 2 of 2 layers are at most 5% slower")
+    assert training.startswith("Training: 1 of 2 layers are at most 5% slower")
+    assert "best 2.00× (monarch, width 64, 256 tokens), worst 0.50× (btt, width 64, 256 tokens)" in training
+    assert "2.00 times its bare products" in training
+    assert f"realises {(50 + 12.5) / 2:.0f}%" in training
+    assert speed_headline(result_of(*RESULT.measurements, complete=False))[-1].startswith("The run was stopped")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [RESULT, result_of(RESULT.measurements[0]), result_of(measured("<script>alert(1)</script>", DECODE, 1e-3))],
+    ids=["two modes", "one measurement", "hostile name"],
+)
+def test_page_is_whole_and_offline(result: BenchResult) -> None:
+    page = render_speed(result, "einsearch bench '<x>'")
+    seen = Checker(page)
+    assert seen.count("svg") >= 2
+    assert seen.count("script") == 1
+    assert not re.search(r"(?:src|href)=", page)
+    assert "nan" not in page.lower().replace("nn.linear", "")
+    assert "a <fast> machine" in seen.text
+    assert "einsearch bench '<x>'" in seen.text
+
+
+def test_points_lie_where_the_numbers_say() -> None:
+    """On the diagonal speed-up and theoretical one agree; y grows downwards."""
+    on_it = measured("on", TRAINING, 0.25e-3)
+    below = measured("below", TRAINING, 0.5e-3)
+    result = result_of(on_it, below)
+    drawing = speed_figure(result, looks_of(result), SPEEDUP)
+    lines = [tuple(map(float, re.split(r"[ L]", path))) for path in re.findall(r'd="M([^"]+)" class="median"', drawing)]
+    x1, y1, x2, y2 = lines[-1]
+    points = {
+        tip.split("\n")[0]: (float(x), float(y))
+        for x, y, tip in re.findall(r'<circle cx="([^"]+)" cy="([^"]+)"[^>]*data-tip="([^"]+)"', drawing)
+    }
+    x, y = points["on"]
+    assert y == pytest.approx(y1 + (x - x1) / (x2 - x1) * (y2 - y1), abs=0.3)
+    overhead = speed_figure(result, looks_of(result), OVERHEAD)
+    assert overhead.count('class="median"') == 1
+
+
+def test_layers_are_told_apart() -> None:
+    result = result_of(measured("dense", DECODE, 1e-3), *(measured(f"layer {n}", DECODE, 1e-3) for n in range(20)))
+    looks = looks_of(result)
+    assert looks["dense"].tone == "ink"
+    assert len({(look.tone, look.marker) for look in looks.values()}) == 21
+    assert len({look.key for look in looks.values()}) == 21
