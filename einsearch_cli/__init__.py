@@ -12,19 +12,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from einsearch_cli.layers import EinsumLinear, swap_linear
+    from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, StructuredMoE, swap_linear
     from einsearch_cli.structures import Structure, parse_structure
     from einsearch_cli.taxonomy import classify
 
 _HOME = {
+    "AuxiliaryLoss": "layers",
     "EinsumLinear": "layers",
+    "StructuredMoE": "layers",
     "swap_linear": "layers",
     "Structure": "structures",
     "parse_structure": "structures",
     "classify": "taxonomy",
 }
 
-__all__ = ["EinsumLinear", "Structure", "__version__", "classify", "parse_structure", "swap_linear"]
+__all__ = [
+    "AuxiliaryLoss",
+    "EinsumLinear",
+    "Structure",
+    "StructuredMoE",
+    "__version__",
+    "classify",
+    "parse_structure",
+    "swap_linear",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -137,6 +137,11 @@ def _entrants(specs: Sequence[str]) -> tuple[Entrant, ...]:
 
     found: dict[Structure, Entrant] = {}
     for named in read_structures(specs or MARKET, None):
+        if named.mixture is not None:
+            raise SpecError(
+                f"{named.mixture} is a layer of experts: single structures are measured",
+                remedy=f"einsearch bench '{named.structure}'",
+            )
         name = named.name or family_text(named.structure) or str(named.structure)
         found.setdefault(named.structure, Entrant(name, named.structure))
     return tuple(found.values())

@@ -26,12 +26,15 @@ HELP = """Classify structures: family, ω ψ ν, the cut that limits the rank, p
 
 SPEC is a family (btt:r=2), carrier sets ('XA^1/2 XAB=4 YB YAB=4'), a θ vector
 ('(0.5|0|0.5|0|0.5|0.5|0)'), an einsum equation with --sizes, a file of
-structures, or - for stdin. With letters as exponents ('XA^a XAB^(1-a) YB AB^r') all
+structures, or - for stdin. Of a layer of experts (btt-moe:experts=16,top=2) the expert
+is classified, and the layer's parameters and FLOPs are added. With letters as exponents ('XA^a XAB^(1-a) YB AB^r') all
 numbers are formulas in the letters.
 
 [bold]Examples[/bold]
 
   einsearch classify monarch
+
+  einsearch classify btt-moe:experts=16,top=2
 
   einsearch classify 'bgn,gnr,gro->bo' --sizes g=4,n=256,r=128,o=1024
 
@@ -84,6 +87,7 @@ def classify_command(
     tau = token_exponent(trees)
     found = []
     for named in read_structures(specs or ["-"], sizes, allow_block_diagonal):
+        _refuse_experts(named, explain_plan)
         side_in, side_out = dimensions(named, d_in, d_out)
         wanted = seed if rank else None
         item = classify(named.structure, side_in, side_out, rank_seed=wanted, on_slow=console.talk)
@@ -95,7 +99,8 @@ def classify_command(
     elif output is Format.table:
         text = "\n\n".join(_card(_object(named, item, tokens, tau, explain_plan)) for named, item in found)
     else:
-        text = render([_row(item) for _, item in found], [], output)
+        has_experts = any(named.mixture for named, _ in found)
+        text = render([_row(named, item, has_experts) for named, item in found], [], output)
     console.data(text, out)
 
 
@@ -117,20 +122,65 @@ def _object(
         "flops_ratio": item.flops_per_token / item.dense_flops_per_token,
         "tokens": tokens,
         **trees_object(structure, tau),
+        **_mixture(named, item),
         "orders": [{"order": order.tree, "flops": order.flops(tokens)} for order in contraction_orders(sized, tokens)],
         **plan_object(sized, tokens, plan),
     }
 
 
-def _row(item: Classification) -> dict[str, Any]:
+def _mixture(named: NamedStructure, item: Classification) -> dict[str, Any]:
+    """What a layer has in all and what a token uses of it; empty without experts."""
+    from einsearch_cli.taxonomy import layer_costs
+
+    mixture = named.mixture
+    if mixture is None:
+        return {}
+    costs = layer_costs(mixture, item.d_in, item.d_out)
     return {
-        "structure": str(item.structure),
-        "family": item.family,
+        "mixture": {
+            "layer": mixture.short_text,
+            "experts": mixture.experts,
+            "top": mixture.top,
+            "params": costs.params,
+            "active_params": costs.active_params,
+            "active_flops_per_token": costs.flops_per_token,
+        }
+    }
+
+
+def _refuse_experts(named: NamedStructure, explain_plan: bool) -> None:
+    """Where there is no single matrix to classify, or no route to choose."""
+    from einsearch_cli.errors import SpecError, StructureError
+
+    mixture = named.mixture
+    if mixture is None:
+        return
+    if mixture.feed_forward:
+        raise StructureError(
+            f"{mixture} replaces whole feed-forward networks: it has no single matrix to classify",
+            remedy=f"einsearch classify dense-moe:experts={mixture.experts},top={mixture.top}",
+        )
+    if explain_plan:
+        raise SpecError(
+            f"--explain-plan with {mixture}: experts always meet their factors one after another, without a choice",
+            remedy=f"einsearch classify '{mixture.structure}' --explain-plan, or leave --explain-plan out",
+        )
+
+
+def _row(named: NamedStructure, item: Classification, has_experts: bool) -> dict[str, Any]:
+    from einsearch_cli.structures import layer_family
+    from einsearch_cli.taxonomy import layer_costs
+
+    costs = layer_costs(named.layer, item.d_in, item.d_out)
+    return {
+        "structure": str(named.layer),
+        "family": layer_family(named.layer),
         "ω": str(item.omega),
         "ψ": str(item.psi),
         "ν": str(item.nu),
-        "params": item.params,
-        "FLOPs/token": item.flops_per_token,
+        "params": costs.params,
+        **({"active params": costs.active_params} if has_experts else {}),
+        "FLOPs/token": costs.flops_per_token,
         "rank": "" if item.rank is None else item.rank,
         "rank ≤": item.rank_bound,
         "kept": "yes" if item.kept else "no",
@@ -162,6 +212,7 @@ def _card(item: dict[str, Any]) -> str:
             f"   {item['flops_formula']}",
         ),
         ("rank", _rank(item)),
+        *_mixture_lines(item),
         *([("", item["why_below_bound"])] if item["why_below_bound"] else []),
         ("", ""),
         *((f"as {key}", value) for key, value in notation.items() if value and key != "carriers"),
@@ -178,6 +229,22 @@ def _card(item: dict[str, Any]) -> str:
     ]
     width = max(len(key) for key, _ in lines)
     return "\n".join(f"{key:<{width}}  {value}".rstrip() for key, value in lines)
+
+
+def _mixture_lines(item: dict[str, Any]) -> list[tuple[str, str]]:
+    """The layer whose expert the card is about."""
+    mixture = item.get("mixture")
+    if mixture is None:
+        return []
+    dense_params, dense_flops = item["dense_params"], item["dense_flops_per_token"]
+    flops = mixture["active_flops_per_token"]
+    return [
+        ("", ""),
+        ("layer", f"{mixture['layer']}: the above is one expert, below are router and experts"),
+        ("params, all", f"{mixture['params']:,} = {ratio(mixture['params'], dense_params)} dense"),
+        ("params, active", f"{mixture['active_params']:,} = {ratio(mixture['active_params'], dense_params)} dense"),
+        ("FLOPs/token", f"{flops:,} = {ratio(flops, dense_flops)} dense"),
+    ]
 
 
 def _rank(item: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from einsearch_cli.search.estimate import StudyEstimate
 from einsearch_cli.search.study import RungStarted, StudyEvent
 from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished
-from einsearch_cli.structures import Structure, family_text
+from einsearch_cli.structures import LayerSpec, short_text
 
 
 class StudyProgress:
@@ -118,9 +118,9 @@ class _Clock:
         return f"about {duration(left)} left"
 
 
-def name_of(structure: Structure) -> str:
+def name_of(structure: LayerSpec) -> str:
     """The shortest name of a structure."""
-    return family_text(structure) or str(structure)
+    return short_text(structure) or str(structure)
 
 
 def describe(trial: Trial) -> str:

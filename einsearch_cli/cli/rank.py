@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from einsearch_cli.search.estimate import StudyEstimate
     from einsearch_cli.search.spec import StudySpec
     from einsearch_cli.search.trial import TrialResult
-    from einsearch_cli.structures import Structure
+    from einsearch_cli.structures import LayerSpec
 
 HELP = """Train candidates at equal training FLOPs and rank them against dense.
 
@@ -108,7 +108,7 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
     return parse_study_spec(data), Path()
 
 
-def _plan(spec: StudySpec, structures: list[Structure], estimate: StudyEstimate, workers: int, output: Format) -> str:
+def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate, workers: int, output: Format) -> str:
     from einsearch_cli.cli.formats import render, table
     from einsearch_cli.cli.progress import duration, name_of
 
@@ -147,7 +147,7 @@ class _Session:
     """One call of `rank`: runs what is left of a study and reports."""
 
     spec: StudySpec
-    structures: list[Structure]
+    structures: list[LayerSpec]
     task: AnyTask
     folder: Path
     workers: int

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.models import ProxyModel
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 
 class Batch(NamedTuple):
@@ -70,8 +70,12 @@ class Task(ABC, Generic[SettingsT]):
         """
 
     @abstractmethod
-    def build_model(self, structure: Structure, width: int) -> ProxyModel:
-        """A fresh network whose linear layers carry `structure`; draws from torch's global generator."""
+    def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
+        """A fresh network whose linear layers carry `structure`, or experts of it; draws from torch's global generator.
+
+        Raises:
+            SpecError: experts that this task's network has no place for.
+        """
 
     @abstractmethod
     def batches(self, seed: int) -> Iterator[Batch]:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
 from einsearch_cli.data.cache import Arrays, cached_arrays
+from einsearch_cli.errors import SpecError
 from einsearch_cli.models import MLP, ProxyModel, structured_linear
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 
 # Axes in this file: B batch, I input.
 
@@ -82,8 +83,14 @@ class TeacherTask(Task[TeacherSettings]):
         """Label the pool and the held-out samples, or read them from the cache."""
         self._pool_and_held_out()
 
-    def build_model(self, structure: Structure, width: int) -> ProxyModel:
+    def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
         """An MLP of the given width."""
+        if isinstance(structure, MixtureOfExperts) and structure.feed_forward:
+            raise SpecError(
+                f"{structure} on the teacher task: its experts are feed-forward networks of a transformer, "
+                "and the task's network is no transformer",
+                remedy=f"use the text task, or dense-moe:experts={structure.experts},top={structure.top}",
+            )
         return MLP(
             self.settings.input_size,
             width,

@@ -14,8 +14,8 @@ from torch import Tensor
 from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
 from einsearch_cli.data.corpus import Corpus, Tokens, read_corpus
 from einsearch_cli.errors import DataError
-from einsearch_cli.models import GPT, ProxyModel, structured_linear
-from einsearch_cli.structures import Structure
+from einsearch_cli.models import GPT, ProxyModel, mixture_of_networks, structured_linear
+from einsearch_cli.structures import LayerSpec
 
 # Axes in this file: B batch, T position, V vocabulary.
 
@@ -89,7 +89,7 @@ class TextTask(Task[TextSettings]):
         assert self._corpus is not None
         return self._corpus
 
-    def build_model(self, structure: Structure, width: int) -> ProxyModel:
+    def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
         """A GPT of the given width."""
         return GPT(
             vocabulary=self.corpus.vocabulary,
@@ -97,6 +97,7 @@ class TextTask(Task[TextSettings]):
             layers=self.settings.layers,
             context=self.settings.block_size,
             make_linear=structured_linear(structure),
+            make_feed_forward=mixture_of_networks(structure),
         )
 
     def batches(self, seed: int) -> Iterator[Batch]:

@@ -2,6 +2,13 @@
 
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.layout import plan_for
+from einsearch_cli.layers.moe import (
+    AUXILIARY_WEIGHT,
+    AuxiliaryLoss,
+    FeedForwardMoE,
+    RoutingStatistics,
+    StructuredMoE,
+)
 from einsearch_cli.layers.plan import FactorRole, Plan, factor_roles
 from einsearch_cli.layers.swap import (
     Costs,
@@ -16,13 +23,18 @@ from einsearch_cli.layers.swap import (
 )
 
 __all__ = [
+    "AUXILIARY_WEIGHT",
+    "AuxiliaryLoss",
     "Costs",
     "DenseLayer",
     "EinsumLinear",
     "FactorRole",
+    "FeedForwardMoE",
     "Filter",
     "Plan",
+    "RoutingStatistics",
     "SplitMultiheadAttention",
+    "StructuredMoE",
     "Swap",
     "SwapReport",
     "apply_swaps",

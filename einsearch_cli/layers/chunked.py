@@ -89,7 +89,7 @@ class _Contraction(torch.autograd.Function):
         ctx.save_for_backward(x, gain, bias, *weights)
         ctx.caps, ctx.norms = (1.0, []) if gain is None else caps(weights, stds)
         ctx.scale = ctx.caps if gain is None else float(gain) * ctx.caps
-        ctx.kept = _kept_buffers(plan, x) if any(ctx.needs_input_grad) else []
+        ctx.kept = kept_buffers(plan, x) if any(ctx.needs_input_grad) else []
         return run_forward(plan, x, ctx.scale, bias, weights, ctx.kept)
 
     @staticmethod
@@ -103,7 +103,7 @@ class _Contraction(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, []
         wants_x, wants_gain, *others = wanted
         needs = (wants_x, wants_gain or any(ctx.norms), *others)  # caps pass the scale's gradient on to factors
-        run = _Backward(ctx.plan, x, ctx.scale, bias, weights, needs, kept)
+        run = Backward(ctx.plan, x, ctx.scale, bias, weights, needs, kept)
         x_grad, scale_grad, bias_grad, *weight_grads = run.gradients(grads[0])
         gain_grad = None
         if scale_grad is not None:
@@ -134,7 +134,7 @@ def keeps_result(plan: Plan, number: int, tokens: int) -> bool:
     return fits or plan.steps[number].weight_shape[1] > _DEAR
 
 
-def _kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
+def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
     """Memory for the results of all steps but the last, None for those to be computed anew."""
     tokens = x.shape[0]
     return [
@@ -150,16 +150,20 @@ def run_forward(
     bias: Tensor | None,
     weights: Sequence[Tensor],
     kept: Sequence[Tensor | None] = (),
+    y: Tensor | None = None,
 ) -> Tensor:
-    """The output (tokens, padded_out), without anything that autograd sees; results of steps go to `kept`."""
+    """The output (tokens, padded_out), without anything that autograd sees; results of steps go to `kept`.
+
+    It is written to `y` if given.
+    """
     tokens = x.shape[0]
     x = _rows_contiguous(x)
     full = [repeated(weight, step, tokens) for step, weight in zip(plan.steps, weights, strict=True)]
-    y = x.new_empty(tokens, plan.padded_out)
+    y = x.new_empty(tokens, plan.padded_out) if y is None else y
     for begin, end in chunks(plan, tokens):
         activation = x[begin:end]
         for number, step in enumerate(plan.steps[:-1]):
-            into = _slice(kept, number, begin, end, tokens)
+            into = slice_kept(kept, number, begin, end, tokens)
             activation = _forward_step(step, activation, full[number], end - begin, 1.0, into)
         direct = y[begin:end] if plan.write is None else None
         activation = _forward_step(plan.steps[-1], activation, full[-1], end - begin, scale, direct)
@@ -170,7 +174,7 @@ def run_forward(
     return y
 
 
-def _slice(kept: Sequence[Tensor | None], number: int, begin: int, end: int, tokens: int) -> Tensor | None:
+def slice_kept(kept: Sequence[Tensor | None], number: int, begin: int, end: int, tokens: int) -> Tensor | None:
     """The part of a kept result that belongs to one chunk."""
     buffer = kept[number] if kept else None
     if buffer is None:
@@ -194,8 +198,15 @@ def _write(how: Reading, memory: Tensor, target: Tensor) -> None:
     target.view(source.shape).copy_(source)
 
 
-class _Backward:
-    """One backward pass: gradients of x, scale, bias and factors, where wanted."""
+def memory_for_x_grad(plan: Plan, x: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
+    """That of the first kept result where the sizes agree: chunk by chunk the one is read before the other is written."""
+    shape = (x.shape[0], plan.padded_in)
+    first = kept[0] if kept else None
+    return first.view(shape) if first is not None and first.numel() == math.prod(shape) else x.new_empty(shape)
+
+
+class Backward:
+    """One backward pass: gradients of x, scale, bias and factors, where wanted; that of x goes to `x_grad` if given."""
 
     def __init__(
         self,
@@ -206,6 +217,7 @@ class _Backward:
         weights: Sequence[Tensor],
         wanted: Sequence[bool],
         kept: Sequence[Tensor | None],
+        x_grad: Tensor | None = None,
     ) -> None:
         self.kept = kept
         self.plan, self.x, self.scale, self.weights = plan, _rows_contiguous(x), scale, weights
@@ -213,15 +225,11 @@ class _Backward:
         self.wants_weights[-1] |= self.wants_scale
         tokens = x.shape[0]
         self.full = [repeated(weight, step, tokens) for step, weight in zip(plan.steps, weights, strict=True)]
-        self.x_grad = self._memory_for_x_grad() if self.wants_x else None
+        self.x_grad = x_grad
+        if self.wants_x and x_grad is None:
+            self.x_grad = memory_for_x_grad(plan, self.x, kept)
         self.bias_grad = self.x.new_zeros(1, plan.padded_out) if bias is not None and self.wants_bias else None
         self.sums: list[Tensor | None] = [None] * len(plan.steps)
-
-    def _memory_for_x_grad(self) -> Tensor:
-        """That of the first kept result where the sizes agree: chunk by chunk the one is read before the other is written."""
-        shape = (self.x.shape[0], self.plan.padded_in)
-        first = self.kept[0] if self.kept else None
-        return first.view(shape) if first is not None and first.numel() == math.prod(shape) else self.x.new_empty(shape)
 
     def gradients(self, grad: Tensor) -> list[Tensor | None]:
         """Of x, scale, bias and the factors."""
@@ -240,7 +248,7 @@ class _Backward:
             self.bias_grad.addmm_(grad.new_ones(1, tokens), grad)
         activations = [x]
         for number, step in enumerate(steps[:-1]):
-            result = _slice(self.kept, number, begin, begin + tokens, self.x.shape[0])
+            result = slice_kept(self.kept, number, begin, begin + tokens, self.x.shape[0])
             if result is None:
                 result = _forward_step(step, activations[-1], self.full[number], tokens, 1.0)
             activations.append(result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
+from einsearch_cli.layers.autocast import autocast_dtype, cast, without_autocast
 from einsearch_cli.layers.chunked import contract_in_chunks
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.inference import Prepared
@@ -196,7 +196,7 @@ class EinsumLinear(nn.Module):
         True
         """
         route = dense_route(self.sized)
-        with _without_autocast(self.gain.device.type):
+        with without_autocast(self.gain.device.type):
             if route is None:  # blocks on a diagonal: one column after another
                 identity = torch.eye(self.in_features, device=self.gain.device, dtype=self.gain.dtype)
                 columns = contract(self.plan, self._padded(identity), self._scaled_factors())
@@ -257,7 +257,7 @@ class EinsumLinear(nn.Module):
 
     def _infer(self, x: Tensor) -> Tensor:
         """Without gradients: merged factors are kept from call to call, and used where they are faster."""
-        autocast = _autocast_dtype(x)
+        autocast = autocast_dtype(x)
         parameters = [self.gain, *self.factors.values()]
         if any(parameter.is_inference() for parameter in parameters):
             return self._record(x)  # changes of parameters made in inference mode cannot be noticed
@@ -273,15 +273,15 @@ class EinsumLinear(nn.Module):
         return self._infer_with(prepared, x)
 
     def _infer_with(self, prepared: Prepared, x: Tensor) -> Tensor:
-        x, bias = _cast(prepared.autocast, x, self._padded_bias(self.bias))
+        x, bias = cast(prepared.autocast, x, self._padded_bias(self.bias))
         y = prepared.multiply(self._padded(x.reshape(-1, self.in_features)), bias)
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
     def _record(self, x: Tensor) -> Tensor:
         """For compilers, tracers and function transforms: plain operations, the factors' own sequence."""
-        dtype = _autocast_dtype(x)
+        dtype = autocast_dtype(x)
         rows = self._padded(x.reshape(-1, self.in_features))
-        rows, bias, *factors = _cast(dtype, rows, self._padded_bias(self.bias), *self._scaled_factors())
+        rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *self._scaled_factors())
         y = contract(self.plan, rows, factors)
         y = y if bias is None else y + bias
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
@@ -289,19 +289,19 @@ class EinsumLinear(nn.Module):
     def _contract(self, x: Tensor) -> Tensor:
         """With gradients."""
         self._check_width(x)
-        dtype = _autocast_dtype(x) if _is_any_autocast() else None
+        dtype = autocast_dtype(x) if _is_any_autocast() else None
         bias = self._padded_bias(self._parameters["bias"])
         rows = self._padded(x.reshape(-1, self.in_features))
         route = self._training_schedule(x.device.type).at(rows.shape[0])
         if self.plan.is_dense:
             y = self._multiply_dense(rows, bias, dtype)
         elif route.plan is self.plan and x.device.type == "cpu":
-            rows, bias, *factors = _cast(dtype, rows, bias, *self._factors())
+            rows, bias, *factors = cast(dtype, rows, bias, *self._factors())
             y = contract_in_chunks(self.plan, rows, bias, factors, self._parameters["gain"], self._stds)
         else:
             scaled = self._scaled_factors(trainable_scale)
             weights = scaled if route.plan is self.plan else self._merged(route.plan, scaled)
-            rows, bias, *weights = _cast(dtype, rows, bias, *weights)
+            rows, bias, *weights = cast(dtype, rows, bias, *weights)
             y = (
                 functional.linear(rows, weights[0][0].T, bias)
                 if route.is_dense
@@ -317,7 +317,7 @@ class EinsumLinear(nn.Module):
             x = x * scale.to(x.dtype)
         else:
             factor = factor * scale.to(factor.dtype)
-        x, bias, factor = _cast(dtype, x, bias, factor)
+        x, bias, factor = cast(dtype, x, bias, factor)
         return functional.linear(x, factor[0].T, bias)
 
     def _schedule(self, device_type: str, is_training: bool) -> Schedule:
@@ -397,16 +397,11 @@ class EinsumLinear(nn.Module):
                     f"input on {x.device}, parameter {name} on {parameter.device}: a product needs both on one device",
                     remedy="move the whole layer and its input with .to(device)",
                 )
-            if parameter.dtype != x.dtype and _autocast_dtype(x) is None:
+            if parameter.dtype != x.dtype and autocast_dtype(x) is None:
                 raise LayerError(
                     f"input of dtype {x.dtype}, parameter {name} of {parameter.dtype}: a product needs one dtype",
                     remedy=f"convert the input with .to({self.gain.dtype}), or use torch.autocast",
                 )
-
-
-def _without_autocast(kind: str) -> AbstractContextManager[object]:
-    """Turns autocast off; device types that have none, such as meta, need nothing."""
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -418,18 +413,3 @@ def _is_plain(x: Tensor) -> bool:
         or _is_compiling()
         or _tracing_state() is not None
     )
-
-
-def _autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The dtype to which autocast casts the operands of a matrix product; None outside of it."""
-    kind = x.device.type
-    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-        return None
-    return torch.get_autocast_dtype(kind)
-
-
-def _cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> list[Any]:
-    """As autocast does it: float64 stays."""
-    if dtype is None:
-        return list(tensors)
-    return [t if t is None or t.dtype is torch.float64 else t.to(dtype) for t in tensors]

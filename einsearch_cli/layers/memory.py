@@ -32,19 +32,22 @@ def retain_memory() -> bool:
     return bool(done)
 
 
-def check_allocation(sized: SizedStructure, device: torch.device | str | int | None, dtype: torch.dtype) -> None:
-    """Raise SizeError if the factors need more bytes than the device has; `meta` holds anything.
+def check_allocation(
+    sized: SizedStructure, device: torch.device | str | int | None, dtype: torch.dtype, copies: int = 1
+) -> None:
+    """Raise SizeError if the factors of so many copies need more bytes than the device has; `meta` holds anything.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> check_allocation(parse_structure("dense").at(2**20, 2**20), "meta", torch.float32)
     """
     place = torch.empty(0, device=device).device
     available = memory_bytes(place)
-    needed = sized.params * dtype.itemsize
+    params = copies * sized.params
+    needed = params * dtype.itemsize
     if available is not None and needed > available:
         raise SizeError(
-            f"{sized.structure} at {sized.d_in} × {sized.d_out} has {sized.params:,} parameters = {needed:,} bytes "
-            f"as {dtype}: device {place} has {available:,} bytes",
+            f"{f'{copies} × ' if copies > 1 else ''}{sized.structure} at {sized.d_in} × {sized.d_out} has {params:,} "
+            f"parameters = {needed:,} bytes as {dtype}: device {place} has {available:,} bytes",
             remedy="choose smaller dimensions, a smaller rank or a narrower dtype, or build it on device='meta'",
         )
 

@@ -2,12 +2,24 @@
 
 from einsearch_cli.models.base import (
     TRAINING_TO_FORWARD,
+    FeedForwardRule,
     FlopCount,
     LinearRule,
     ProxyModel,
+    mixture_of_networks,
     structured_linear,
 )
 from einsearch_cli.models.gpt import GPT
 from einsearch_cli.models.mlp import MLP
 
-__all__ = ["GPT", "MLP", "TRAINING_TO_FORWARD", "FlopCount", "LinearRule", "ProxyModel", "structured_linear"]
+__all__ = [
+    "GPT",
+    "MLP",
+    "TRAINING_TO_FORWARD",
+    "FeedForwardRule",
+    "FlopCount",
+    "LinearRule",
+    "ProxyModel",
+    "mixture_of_networks",
+    "structured_linear",
+]

@@ -9,11 +9,17 @@ from typing import Final
 
 from torch import nn
 
-from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.structures import Structure
+from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, StructuredMoE
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of
 
 LinearRule = Callable[[int, int, bool], nn.Module]
 """Makes one linear layer from (in_features, out_features, bias)."""
+
+FeedForwardRule = Callable[[int, int], nn.Module]
+"""Makes a whole feed-forward network from (width, hidden)."""
+
+_STRUCTURED = (EinsumLinear, StructuredMoE, FeedForwardMoE)
+"""Layers that know their FLOPs, their learning rates, and how to start at zero."""
 
 TRAINING_TO_FORWARD: Final = 3
 """A training step costs three forward passes: one forward, two in the backward."""
@@ -32,7 +38,7 @@ class FlopCount:
     """
 
     linears: int
-    """Every linear layer except the head."""
+    """Every linear layer except the head; of layers of experts, the router and the experts that a token uses."""
 
     attention: int
     """Query-key scores and the weighted sum of values, over the full window (the causal half is not saved)."""
@@ -77,13 +83,13 @@ class ProxyModel(nn.Module, ABC):
 
         A matrix whose fan-in grows with the width has the dense multiplier `base_width / width`, one with a
         fixed fan-in (embedding, input layer) 1; the factors of a structured layer multiply that with their
-        own `EinsumLinear.learning_rate_multipliers()`. Biases, gains and norms have 1. Source: Qiu et al.
+        own `learning_rate_multipliers()`. Biases, gains and norms have 1. Source: Qiu et al.
         2024; Potapczynski et al. 2024.
         """
         multipliers = {name: 1.0 for name, _ in self.named_parameters()}
         for layer, module in self.named_modules():
             dense = base_width / self.width if self.fan_in_scales(layer) else 1.0
-            if isinstance(module, EinsumLinear):
+            if isinstance(module, _STRUCTURED):
                 for name, factor in module.learning_rate_multipliers().items():
                     multipliers[f"{layer}.{name}"] = factor * dense
             elif isinstance(module, nn.Linear):
@@ -95,8 +101,10 @@ class ProxyModel(nn.Module, ABC):
         return sum(value.numel() for value in self.parameters())
 
 
-def structured_linear(structure: Structure) -> LinearRule:
-    """Rule that makes every linear layer carry `structure`; dense goes through the same class.
+def structured_linear(layer: LayerSpec) -> LinearRule:
+    """Rule that makes every linear layer carry a structure, or experts of it; dense goes through the same class.
+
+    Where the experts are whole feed-forward networks, this is the rule for all other linear layers.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> structured_linear(parse_structure("dense"))(8, 16, True).in_features
@@ -104,9 +112,18 @@ def structured_linear(structure: Structure) -> LinearRule:
     """
 
     def make(in_features: int, out_features: int, bias: bool) -> nn.Module:
-        return EinsumLinear(in_features, out_features, structure, bias=bias)
+        if isinstance(layer, MixtureOfExperts) and not layer.feed_forward:
+            return StructuredMoE(in_features, out_features, layer, bias=bias)
+        return EinsumLinear(in_features, out_features, expert_of(layer), bias=bias)
 
     return make
+
+
+def mixture_of_networks(layer: LayerSpec) -> FeedForwardRule | None:
+    """Rule for feed-forward networks where the experts are such; None where they are ordinary layers."""
+    if not (isinstance(layer, MixtureOfExperts) and layer.feed_forward):
+        return None
+    return lambda width, hidden: FeedForwardMoE(width, hidden, layer)
 
 
 def zero_head(in_features: int, out_features: int, *, bias: bool) -> nn.Linear:
@@ -120,7 +137,7 @@ def zero_head(in_features: int, out_features: int, *, bias: bool) -> nn.Linear:
 
 def zero_output_(layer: nn.Module) -> None:
     """Make the last linear layer of a residual block give zero at the start."""
-    if isinstance(layer, EinsumLinear):
+    if isinstance(layer, _STRUCTURED):
         layer.zero_last_factor_()
         return
     for value in layer.parameters(recurse=False):
@@ -128,8 +145,8 @@ def zero_output_(layer: nn.Module) -> None:
 
 
 def linear_flops(layer: nn.Module) -> int:
-    """Forward FLOPs per token of one linear layer, bias not counted."""
-    if isinstance(layer, EinsumLinear):
+    """Forward FLOPs per token of one linear layer, or of one network of experts; bias not counted."""
+    if isinstance(layer, _STRUCTURED):
         return layer.flops_per_token
     if isinstance(layer, nn.Linear):
         return 2 * layer.in_features * layer.out_features

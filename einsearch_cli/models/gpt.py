@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from einsearch_cli.errors import SizeError
-from einsearch_cli.models.base import FlopCount, LinearRule, ProxyModel, linear_flops, zero_head, zero_output_
+from einsearch_cli.models.base import (
+    FeedForwardRule,
+    FlopCount,
+    LinearRule,
+    ProxyModel,
+    linear_flops,
+    zero_head,
+    zero_output_,
+)
 
 # Axes in this file: B batch, T position, W width, H heads, D head size, V vocabulary.
 
@@ -33,6 +41,7 @@ class GPT(ProxyModel):
         layers: number of blocks.
         context: tokens the attention looks at; longer inputs are refused by `forward`.
         make_linear: rule for every linear layer but the head.
+        make_feed_forward: rule for the whole MLP of a block, if that is not made of linear layers.
 
     Raises:
         SizeError: a width that does not divide into heads, or a size below 1.
@@ -44,7 +53,16 @@ class GPT(ProxyModel):
     FlopCount(linears=49152, attention=4096, head=704)
     """
 
-    def __init__(self, *, vocabulary: int, width: int, layers: int, context: int, make_linear: LinearRule) -> None:
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        width: int,
+        layers: int,
+        context: int,
+        make_linear: LinearRule,
+        make_feed_forward: FeedForwardRule | None = None,
+    ) -> None:
         super().__init__()
         if min(vocabulary, width, layers, context) < 1:
             raise SizeError(
@@ -63,7 +81,7 @@ class GPT(ProxyModel):
         self.context = context
         self.embedding = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.embedding.weight, std=1.0)
-        self.blocks = nn.ModuleList(_Block(width, head_size, make_linear) for _ in range(layers))
+        self.blocks = nn.ModuleList(_Block(width, head_size, make_linear, make_feed_forward) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = zero_head(width, vocabulary, bias=False)
 
@@ -93,7 +111,9 @@ class GPT(ProxyModel):
 class _Block(nn.Module):
     """Causal self-attention and a 4x GELU MLP, each behind a norm and added to the stream."""
 
-    def __init__(self, width: int, head_size: int, make_linear: LinearRule) -> None:
+    def __init__(
+        self, width: int, head_size: int, make_linear: LinearRule, make_feed_forward: FeedForwardRule | None
+    ) -> None:
         super().__init__()
         self.head_size = head_size
         self.attention_norm = nn.LayerNorm(width)
@@ -102,14 +122,24 @@ class _Block(nn.Module):
         self.value = make_linear(width, width, False)
         self.output = make_linear(width, width, False)
         self.mlp_norm = nn.LayerNorm(width)
+        zero_output_(self.output)
+        self.experts: nn.Module | None = None
+        if make_feed_forward is not None:
+            self.experts = make_feed_forward(width, 4 * width)
+            zero_output_(self.experts)
+            return
         self.up = make_linear(width, 4 * width, False)
         self.down = make_linear(4 * width, width, False)
-        zero_output_(self.output)
         zero_output_(self.down)
 
     def forward(self, x_BTW: Tensor) -> Tensor:
         x_BTW = x_BTW + self._attend(self.attention_norm(x_BTW))
-        return x_BTW + torch.as_tensor(self.down(F.gelu(self.up(self.mlp_norm(x_BTW)))))
+        return x_BTW + self._mlp(self.mlp_norm(x_BTW))
+
+    def _mlp(self, x_BTW: Tensor) -> Tensor:
+        if self.experts is not None:
+            return torch.as_tensor(self.experts(x_BTW))
+        return torch.as_tensor(self.down(F.gelu(self.up(x_BTW))))
 
     def _attend(self, x_BTW: Tensor) -> Tensor:
         cos_TD, sin_TD = _rotary_table(x_BTW.shape[-2], self.head_size, x_BTW.device, x_BTW.dtype)

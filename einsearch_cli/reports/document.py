@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.study import StudyReport
-from einsearch_cli.structures import Structure, family_of
+from einsearch_cli.structures import LayerSpec, layer_family
 
 if TYPE_CHECKING:
     from einsearch_cli.search.trial import TrialResult
@@ -22,7 +22,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     head not counted), `results` (one object per run) and `ranking` (best first), besides
     `title`, `loss_name`, `yardstick`, `confidence`, `run_time_s` (summed over runs) and
     `environment`. Structures are
-    written in the text notation, which `parse_structure` reads; ω, ψ and ν as exact
+    written in the text notation, which `parse_layer` reads; ω, ψ and ν as exact
     fractions such as "1/2".
     """
     document = {
@@ -69,12 +69,13 @@ def _run(study: StudyReport, result: TrialResult) -> dict[str, Any]:
         "steps": result.steps,
         "elapsed_s": result.elapsed_s,
         "error": result.error,
+        "routing": [layer.to_json() for layer in result.routing],
     }
 
 
-def _taxonomy(study: StudyReport, structure: Structure) -> dict[str, str]:
+def _taxonomy(study: StudyReport, structure: LayerSpec) -> dict[str, str]:
     known = study.classes[structure]
-    return {"family": family_of(structure), "omega": str(known.omega), "psi": str(known.psi), "nu": str(known.nu)}
+    return {"family": layer_family(structure), "omega": str(known.omega), "psi": str(known.psi), "nu": str(known.nu)}
 
 
 def _finite(value: Any) -> Any:

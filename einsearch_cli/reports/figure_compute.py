@@ -21,7 +21,7 @@ from einsearch_cli.reports.plot import (
 )
 from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.scaling import Cell, Level, t_interval
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 WIDTH, HEIGHT = 1040, 520
 LEFT, TOP, BOTTOM = 74, 18, 58
@@ -38,17 +38,17 @@ class _Canvas:
     y: Scale
     right: float
     """Right end of the axes."""
-    shift: dict[Structure, float]
+    shift: dict[LayerSpec, float]
     """Pixels each structure is moved sideways so that intervals at one budget stay apart."""
 
-    def place(self, structure: Structure, compute: float, loss: float) -> tuple[float, float]:
+    def place(self, structure: LayerSpec, compute: float, loss: float) -> tuple[float, float]:
         return self.x(compute) + self.shift.get(structure, 0.0), self.y(loss)
 
     def holds(self, loss: float) -> bool:
         return self.y.low <= loss <= self.y.high
 
 
-def compute_figure(study: StudyReport, looks: dict[Structure, Identity]) -> Html | None:
+def compute_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
     """The loss–compute plot; None when no run has a positive loss."""
     cells = [cell for levels in study.levels.values() for level in levels for cell in level.cells]
     cells = [cell for cell in cells if cell.mean > 0 and cell.compute > 0]
@@ -68,7 +68,7 @@ def compute_figure(study: StudyReport, looks: dict[Structure, Identity]) -> Html
     )
 
 
-def _canvas(study: StudyReport, looks: dict[Structure, Identity], cells: list[Cell]) -> _Canvas:
+def _canvas(study: StudyReport, looks: dict[LayerSpec, Identity], cells: list[Cell]) -> _Canvas:
     highest = TALLEST * median(cell.mean for cell in cells)
     ends = [end for cell in cells for end in (cell.mean, *(t_interval([loss for _, loss in cell.losses]) or ()))]
     floor = min(cell.mean for cell in cells) / 2  # a wide interval may reach zero
@@ -121,7 +121,7 @@ def _axes(study: StudyReport, canvas: _Canvas) -> Html:
     return joined(parts)
 
 
-def _curve(study: StudyReport, canvas: _Canvas, structure: Structure, look: Identity) -> Html:
+def _curve(study: StudyReport, canvas: _Canvas, structure: LayerSpec, look: Identity) -> Html:
     """Everything of one structure: other widths faint, the best width with its interval, the line."""
     levels = [level for level in study.levels[structure] if level.best.mean > 0]
     shown = [level for level in levels if canvas.holds(level.best.mean)]
@@ -141,7 +141,7 @@ def _curve(study: StudyReport, canvas: _Canvas, structure: Structure, look: Iden
 
 
 def _other_widths(
-    study: StudyReport, canvas: _Canvas, structure: Structure, look: Identity, levels: Iterable[Level]
+    study: StudyReport, canvas: _Canvas, structure: LayerSpec, look: Identity, levels: Iterable[Level]
 ) -> Iterable[Html]:
     for level in levels:
         for cell in level.cells:
@@ -174,11 +174,11 @@ def cell_tip(look: Identity, cell: Cell, study: StudyReport) -> str:
     return "\n".join(lines)
 
 
-def _labels(study: StudyReport, canvas: _Canvas, looks: dict[Structure, Identity]) -> Html:
+def _labels(study: StudyReport, canvas: _Canvas, looks: dict[LayerSpec, Identity]) -> Html:
     """Names beside the last point of each structure that stands out, moved apart where they would touch."""
     if len(study.budgets) == 1:
         return _numbers_under_columns(study, canvas, looks)
-    ends: dict[int, list[Structure]] = {}
+    ends: dict[int, list[LayerSpec]] = {}
     for item, levels in study.levels.items():
         if levels and looks[item].stands_out and canvas.holds(levels[-1].best.mean):
             ends.setdefault(levels[-1].rung, []).append(item)
@@ -200,18 +200,18 @@ def _labels(study: StudyReport, canvas: _Canvas, looks: dict[Structure, Identity
     return joined(parts)
 
 
-def _drawn_at(study: StudyReport, canvas: _Canvas, looks: dict[Structure, Identity], rung: int) -> Iterable[Level]:
+def _drawn_at(study: StudyReport, canvas: _Canvas, looks: dict[LayerSpec, Identity], rung: int) -> Iterable[Level]:
     """The levels of one rung of the structures that stand out."""
     for item, levels in study.levels.items():
         if looks[item].stands_out:
             yield from (level for level in levels if level.rung == rung and canvas.holds(level.best.mean))
 
 
-def _last(study: StudyReport, item: Structure) -> Cell:
+def _last(study: StudyReport, item: LayerSpec) -> Cell:
     return study.levels[item][-1].best
 
 
-def _numbers_under_columns(study: StudyReport, canvas: _Canvas, looks: dict[Structure, Identity]) -> Html:
+def _numbers_under_columns(study: StudyReport, canvas: _Canvas, looks: dict[LayerSpec, Identity]) -> Html:
     """With one budget each structure has a column of its own: its rank is written above it."""
     parts = []
     for item, levels in study.levels.items():

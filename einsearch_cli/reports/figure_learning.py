@@ -10,7 +10,7 @@ from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.numbers import flops_text, loss_text
 from einsearch_cli.reports.plot import Scale, figure, log_ticks, padded_range, polyline, spread_apart, text
 from einsearch_cli.reports.study import StudyReport
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
     from einsearch_cli.search.trial import TrialResult
@@ -26,12 +26,12 @@ SKIPPED_SHARE = 0.02
 _Curve = tuple[tuple[float, float], ...]
 
 
-def learning_figure(study: StudyReport, looks: dict[Structure, Identity]) -> Html | None:
+def learning_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
     """Every seed of the structures that stand out, at their best width; None without curves."""
     if not study.budgets:
         return None
     rung = study.budgets[-1][0]
-    curves: list[tuple[Structure, _Curve]] = []
+    curves: list[tuple[LayerSpec, _Curve]] = []
     for result in study.results:
         structure = result.trial.structure
         if looks[structure].stands_out and _is_shown(result, looks[structure], rung):
@@ -98,8 +98,8 @@ def _line(curve: _Curve, x: Scale, y: Scale, look: Identity, study: StudyReport)
     return element("g", path, class_=f"series {look.tone}", data_s=look.key)
 
 
-def _labels(curves: list[tuple[Structure, _Curve]], x: Scale, y: Scale, looks: dict[Structure, Identity]) -> Html:
-    ends: dict[Structure, list[float]] = {}
+def _labels(curves: list[tuple[LayerSpec, _Curve]], x: Scale, y: Scale, looks: dict[LayerSpec, Identity]) -> Html:
+    ends: dict[LayerSpec, list[float]] = {}
     for structure, curve in curves:
         ends.setdefault(structure, []).append(y(curve[-1][1]))
     wanted = [sum(heights) / len(heights) for heights in ends.values()]

@@ -11,7 +11,7 @@ from einsearch_cli.reports.markup import NOTHING, Html, element, joined
 from einsearch_cli.reports.numbers import count_text, flops_text, loss_text
 from einsearch_cli.reports.plot import Scale, figure, log_ticks, mark, padded_range, swarm, text
 from einsearch_cli.reports.study import StudyReport
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 WIDTH, HEIGHT = 1040, 400
 LEFT, TOP, BOTTOM, GAP = 74, 34, 66, 26
@@ -25,7 +25,7 @@ PANELS = (
 )
 
 
-def taxonomy_figure(study: StudyReport, looks: dict[Structure, Identity]) -> Html | None:
+def taxonomy_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
     """Loss at the largest budget common to all structures, against each exponent; None without losses."""
     losses = {item: loss for item, loss in study.common_losses.items() if loss > 0}
     if not losses or study.common_rung is None:
@@ -55,15 +55,15 @@ def _loss_axis(study: StudyReport, y: Scale) -> Html:
 
 def _panel(
     study: StudyReport,
-    looks: dict[Structure, Identity],
-    losses: dict[Structure, float],
+    looks: dict[LayerSpec, Identity],
+    losses: dict[LayerSpec, float],
     y: Scale,
     left: float,
     width: float,
     panel: tuple[str, str, str, str],
 ) -> Html:
     field, symbol, meaning, hint = panel
-    values: dict[Structure, Fraction] = {item: getattr(study.classes[item], field) for item in losses}
+    values: dict[LayerSpec, Fraction] = {item: getattr(study.classes[item], field) for item in losses}
     stops = sorted(set(values.values()))
     members = {stop: [item for item in losses if values[item] == stop] for stop in stops}
     # A crowded column gets more room than one with a single structure.
@@ -90,9 +90,9 @@ def _panel(
 
 def _column(
     study: StudyReport,
-    looks: dict[Structure, Identity],
-    losses: dict[Structure, float],
-    members: Sequence[Structure],
+    looks: dict[LayerSpec, Identity],
+    losses: dict[LayerSpec, float],
+    members: Sequence[LayerSpec],
     y: Scale,
     centre: float,
     slot: float,

@@ -8,7 +8,7 @@ from statistics import median
 from einsearch_cli.reports.numbers import factor_text, flops_text, loss_text, percent_text
 from einsearch_cli.reports.study import StudyReport, relative_difference, short_name
 from einsearch_cli.scaling import RankingEntry
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 
 def headline(study: StudyReport) -> tuple[str, ...]:
@@ -121,6 +121,6 @@ def _counted(count: int, noun: str) -> str:
     return f"one {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _is_full(study: StudyReport, structure: Structure) -> bool:
+def _is_full(study: StudyReport, structure: LayerSpec) -> bool:
     known = study.classes[structure]
     return known.omega == 0 and known.psi == 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from einsearch_cli.reports.study import StudyReport, short_name
 from einsearch_cli.scaling import RankingEntry
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 MARKERS = ("circle", "square", "diamond", "triangle", "wedge", "hexagon", "cross")
 """Shapes of the best structures, so that colour is never the only sign."""
@@ -43,9 +43,9 @@ class Identity:
         return self.label if len(self.label) <= LONGEST_LABEL else self.label[: LONGEST_LABEL - 1] + "…"
 
 
-def identities(study: StudyReport) -> dict[Structure, Identity]:
+def identities(study: StudyReport) -> dict[LayerSpec, Identity]:
     """An identity per structure, best first; as many stand out as there are colours to tell apart."""
-    known: dict[Structure, Identity] = {}
+    known: dict[LayerSpec, Identity] = {}
     coloured = 0
     for position, entry in enumerate(study.ranking.entries):
         tone, marker = "quiet", "circle"

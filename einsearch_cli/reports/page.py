@@ -15,7 +15,7 @@ from einsearch_cli.reports.markup import Html, element
 from einsearch_cli.reports.script import SCRIPT
 from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.reports.style import STYLE
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Page:
     study: StudyReport
 
     @cached_property
-    def looks(self) -> dict[Structure, Identity]:
+    def looks(self) -> dict[LayerSpec, Identity]:
         """How each structure looks, best first."""
         return identities(self.study)
 

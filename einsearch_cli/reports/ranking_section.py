@@ -20,7 +20,7 @@ from einsearch_cli.reports.plot import Scale, mark, swatch
 from einsearch_cli.reports.study import StudyReport, relative_difference, short_name
 from einsearch_cli.reports.tables import gain_text
 from einsearch_cli.scaling import Level, RankingEntry
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 from einsearch_cli.taxonomy import Taxonomy
 
 _HEADS = (
@@ -61,7 +61,7 @@ def ranking_section(page: Page) -> Html:
     return joined([element("div", table, class_="scroll", tabindex="0"), _how_to_read(study)])
 
 
-def structure_cell(structure: Structure, sign: Html = NOTHING) -> Html:
+def structure_cell(structure: LayerSpec, sign: Html = NOTHING) -> Html:
     """A table cell with the short name of a structure over its notation."""
     notation = element("span", str(structure), class_="notation")
     return element("td", sign, element("b", short_name(structure)), notation, class_="name")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
 from einsearch_cli.reports.figure_taxonomy import taxonomy_figure
@@ -13,7 +14,7 @@ from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.numbers import duration_text, flops_text
 from einsearch_cli.reports.page import Page, report_section
 from einsearch_cli.reports.ranking_section import ranking_section, structure_cell
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
     from einsearch_cli.search.trial import Trial
@@ -134,6 +135,9 @@ def _reading() -> Html:
     return joined([element("h3", "How to read ω, ψ and ν"), element("div", *cards, class_="columns"), source])
 
 
+report_section("experts", "Load of the experts")(experts_section)
+
+
 @report_section("learning", "Learning curves")
 def learning_section(page: Page) -> Html | None:
     """Loss during training in the last rung."""
@@ -152,7 +156,7 @@ def learning_section(page: Page) -> Html | None:
 @report_section("failures", "Runs that failed")
 def failures_section(page: Page) -> Html | None:
     """Every run that diverged or crashed with its error; runs that failed alike share a row."""
-    groups: dict[tuple[Structure, str, str], list[Trial]] = {}
+    groups: dict[tuple[LayerSpec, str, str], list[Trial]] = {}
     for result in page.study.results:
         if result.status != "ok":
             key = (result.trial.structure, result.status, result.error or "no message")
@@ -168,7 +172,7 @@ def failures_section(page: Page) -> Html | None:
     return joined([table, caption("These runs are left out of every mean above." + more)])
 
 
-def _failure(page: Page, structure: Structure, status: str, error: str, trials: Sequence[Trial]) -> Html:
+def _failure(page: Page, structure: LayerSpec, status: str, error: str, trials: Sequence[Trial]) -> Html:
     shown = error if len(error) <= LONGEST_ERROR else error[:LONGEST_ERROR] + " …"
     return element(
         "tr",

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from einsearch_cli.scaling import Level, Ranking, RankingEntry, levels_of
-from einsearch_cli.structures import Structure, family_of, family_text
+from einsearch_cli.structures import LayerSpec, expert_of, layer_family, short_text
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
 
 if TYPE_CHECKING:  # the search package needs torch, a report does not
@@ -40,22 +40,22 @@ class StudyReport:
             raise ValueError(f"the ranking was made from other results: it lacks {', '.join(map(str, unranked))}")
 
     @cached_property
-    def structures(self) -> tuple[Structure, ...]:
+    def structures(self) -> tuple[LayerSpec, ...]:
         """All structures, best first."""
         return tuple(entry.structure for entry in self.ranking.entries)
 
     @cached_property
-    def levels(self) -> dict[Structure, tuple[Level, ...]]:
+    def levels(self) -> dict[LayerSpec, tuple[Level, ...]]:
         """The levels of each structure, cheapest first; empty where no run finished."""
-        runs: dict[Structure, list[TrialResult]] = {structure: [] for structure in self.structures}
+        runs: dict[LayerSpec, list[TrialResult]] = {structure: [] for structure in self.structures}
         for result in self.results:
             runs[result.trial.structure].append(result)
         return {structure: levels_of(mine, structure) for structure, mine in runs.items()}
 
     @cached_property
-    def classes(self) -> dict[Structure, Taxonomy]:
-        """ω, ψ and ν of each structure."""
-        return {structure: taxonomy_of(structure) for structure in self.structures}
+    def classes(self) -> dict[LayerSpec, Taxonomy]:
+        """ω, ψ and ν of each structure, or of its experts."""
+        return {structure: taxonomy_of(expert_of(structure)) for structure in self.structures}
 
     @cached_property
     def budgets(self) -> tuple[tuple[int, float], ...]:
@@ -76,7 +76,7 @@ class StudyReport:
         return max(set.intersection(*ranked), default=None) if ranked else None
 
     @cached_property
-    def common_losses(self) -> dict[Structure, float]:
+    def common_losses(self) -> dict[LayerSpec, float]:
         """Loss of the best width of each structure at `common_rung`."""
         return {
             structure: level.best.mean
@@ -86,9 +86,9 @@ class StudyReport:
         }
 
 
-def short_name(structure: Structure) -> str:
+def short_name(structure: LayerSpec) -> str:
     """The family with its parameters, such as 'btt:r=2', or the family alone where that has no such name."""
-    return family_text(structure) or family_of(structure)
+    return short_text(structure) or layer_family(structure)
 
 
 def relative_difference(entry: RankingEntry) -> tuple[float, float | None, float | None] | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:  # the search package needs torch, numbers do not
     from einsearch_cli.search.trial import TrialResult
@@ -76,7 +76,7 @@ def finished_loss(result: TrialResult) -> float | None:
     return result.loss
 
 
-def levels_of(results: Iterable[TrialResult], structure: Structure) -> tuple[Level, ...]:
+def levels_of(results: Iterable[TrialResult], structure: LayerSpec) -> tuple[Level, ...]:
     """The levels of `structure` that have at least one finished run, cheapest first.
 
     When the same trial is listed twice, the later result counts.

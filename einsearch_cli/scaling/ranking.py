@@ -11,7 +11,7 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.scaling.curves import Cell, Level, finished_loss, levels_of
 from einsearch_cli.scaling.gain import ComputeGain, compute_gain
 from einsearch_cli.scaling.intervals import CONFIDENCE, t_interval
-from einsearch_cli.structures import Structure, family_of, parse_structure
+from einsearch_cli.structures import LayerSpec, layer_family, parse_layer
 
 if TYPE_CHECKING:  # the search package needs torch, numbers do not
     from einsearch_cli.search.trial import TrialResult
@@ -23,7 +23,7 @@ Verdict = Literal["yardstick", "better", "worse", "not separated", "not compared
 class RankingEntry:
     """One structure in the ranking; plain values only, None where something is not known."""
 
-    structure: Structure
+    structure: LayerSpec
     family: str
     rank: int
     """1 is best; structures with exactly equal results share a rank."""
@@ -91,7 +91,7 @@ class RankingEntry:
         for name, value in values.items():
             if name not in _TEXT and not _is_number_or_none(value):
                 raise SpecError(f"{name} must be a number or null, found {value!r}", remedy=_REWRITE)
-        return cls(**values | {"structure": parse_structure(str(data["structure"]))})
+        return cls(**values | {"structure": parse_layer(str(data["structure"]))})
 
 
 _REWRITE = "write the file again with `einsearch rank`"
@@ -106,12 +106,12 @@ def _is_number_or_none(value: object) -> bool:
 class Ranking:
     """All structures of a study, best first."""
 
-    yardstick: Structure
+    yardstick: LayerSpec
     entries: tuple[RankingEntry, ...]
     confidence: float = CONFIDENCE
     """Level of all intervals."""
 
-    def entry_of(self, structure: Structure) -> RankingEntry | None:
+    def entry_of(self, structure: LayerSpec) -> RankingEntry | None:
         """The entry of one structure, or None when it is not ranked."""
         return next((entry for entry in self.entries if entry.structure == structure), None)
 
@@ -136,10 +136,10 @@ class Ranking:
         if not isinstance(yardstick, str) or not _is_number_or_none(confidence) or confidence is None:
             raise SpecError("a ranking must name its 'yardstick' and 'confidence'", remedy=_REWRITE)
         entries = tuple(RankingEntry.from_json(item) for item in data["entries"])
-        return cls(parse_structure(yardstick), entries, confidence)
+        return cls(parse_layer(yardstick), entries, confidence)
 
 
-def rank_candidates(results: Sequence[TrialResult], yardstick: Structure) -> Ranking:
+def rank_candidates(results: Sequence[TrialResult], yardstick: LayerSpec) -> Ranking:
     """Rank every structure of `results` by loss at equal training compute.
 
     Structures that reached a higher rung come before those stopped earlier, then the
@@ -148,11 +148,11 @@ def rank_candidates(results: Sequence[TrialResult], yardstick: Structure) -> Ran
     Each verdict stands on its own 95% interval: among many structures that equal the
     yardstick, about one in forty is called better, and one in forty worse, by chance.
 
-    >>> rank_candidates([], parse_structure("dense")).entries[0].verdict
+    >>> rank_candidates([], parse_layer("dense")).entries[0].verdict
     'failed'
     """
     structures = dict.fromkeys([yardstick, *(result.trial.structure for result in results)])
-    runs: dict[Structure, list[TrialResult]] = {structure: [] for structure in structures}
+    runs: dict[LayerSpec, list[TrialResult]] = {structure: [] for structure in structures}
     for result in results:
         runs[result.trial.structure].append(result)
     reference = levels_of(runs[yardstick], yardstick)
@@ -181,7 +181,7 @@ def _with_rank(entry: RankingEntry, rank: int) -> RankingEntry:
 
 
 def _entry(
-    structure: Structure, runs: Sequence[TrialResult], reference: Sequence[Level], yardstick: Structure
+    structure: LayerSpec, runs: Sequence[TrialResult], reference: Sequence[Level], yardstick: LayerSpec
 ) -> RankingEntry:
     levels = levels_of(runs, structure)
     best = levels[-1].best if levels else None
@@ -194,7 +194,7 @@ def _entry(
     finished = sum(finished_loss(run) is not None for run in runs)
     return RankingEntry(
         structure=structure,
-        family=family_of(structure),
+        family=layer_family(structure),
         rank=0,
         loss=best.mean if best else None,
         ci_low=interval[0] if interval else None,

@@ -17,7 +17,7 @@ from einsearch_cli.errors import DivergedError, SpecError
 from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.study import planned_counts
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 from einsearch_cli.training import MINIMUM_STEPS, ProxyRun, RunSpeed, minimal_budget, probe
 
 PROBE_TIME_S = 10.0
@@ -64,7 +64,7 @@ def _known(seconds: float) -> float | None:
     return None if math.isnan(seconds) else seconds
 
 
-def estimate_study(spec: StudySpec, structures: Sequence[Structure], task: AnyTask, workers: int) -> StudyEstimate:
+def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask, workers: int) -> StudyEstimate:
     """Check that the cheapest rung pays for every run, and time a few steps of as many as `PROBE_TIME_S` allows.
 
     Raises:

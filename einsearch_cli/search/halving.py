@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from einsearch_cli.search.spec import HalvingSpec
 from einsearch_cli.search.trial import Trial, TrialResult
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 
 def rung_budgets(budget_flops: float, halving: HalvingSpec) -> tuple[float, ...]:
@@ -21,7 +21,7 @@ def rung_budgets(budget_flops: float, halving: HalvingSpec) -> tuple[float, ...]
 
 
 def rung_trials(
-    structures: Iterable[Structure], widths: Sequence[int], seeds: int, rung: int, budget_flops: float
+    structures: Iterable[LayerSpec], widths: Sequence[int], seeds: int, rung: int, budget_flops: float
 ) -> list[Trial]:
     """All trials of a rung; seeds outermost, so that an interrupted rung has whole seeds."""
     return [
@@ -32,7 +32,7 @@ def rung_trials(
     ]
 
 
-def promoted(results: Sequence[TrialResult], structures: Sequence[Structure], keep: float) -> list[Structure]:
+def promoted(results: Sequence[TrialResult], structures: Sequence[LayerSpec], keep: float) -> list[LayerSpec]:
     """The structures that go on: the first (the yardstick), and the best share of the others.
 
     A structure's score is the mean loss over seeds at its best width; a width that lost
@@ -45,7 +45,7 @@ def promoted(results: Sequence[TrialResult], structures: Sequence[Structure], ke
     return [yardstick, *(s for s in others if s in best and math.isfinite(scores[s]))]
 
 
-def rung_score(results: Sequence[TrialResult], structure: Structure) -> float:
+def rung_score(results: Sequence[TrialResult], structure: LayerSpec) -> float:
     """Mean loss over seeds at the best of the widths with the most finished runs, infinite if there are none."""
     losses: dict[int, list[float]] = {}
     for result in results:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from einsearch_cli.data import AnyTask, open_task
 from einsearch_cli.errors import EinsearchError, SpecError
-from einsearch_cli.structures import Structure, parse_structure, read_structure_file, structure_of_entry
+from einsearch_cli.structures import LayerSpec, Structure, parse_structure, read_structure_file, structure_of_entry
 from einsearch_cli.structures.extent import parse_rational
 from einsearch_cli.structures.safe_yaml import Location, YamlDocument, load_yaml_file
 from einsearch_cli.taxonomy import Bounds, Space, survivors
@@ -75,7 +75,7 @@ class StudySpec(BaseModel):
     task_settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of the task; see `einsearch tasks`."""
     structures: list[Any] = Field(default_factory=list)
-    """Candidates as text or mappings."""
+    """Candidates as text or mappings: structures, or layers of experts such as btt-moe:experts=8,top=2."""
     files: list[str] = Field(default_factory=list)
     """Files of candidates, relative to the study file."""
     space: SpaceSpec | None = None
@@ -98,15 +98,15 @@ class StudySpec(BaseModel):
             raise ValueError("widths must be different numbers from 1 to 1000000")
         return sorted(widths)
 
-    def candidates(self, folder: Path = Path()) -> list[Structure]:
+    def candidates(self, folder: Path = Path()) -> list[LayerSpec]:
         """The yardstick first, then the candidates in order, each once.
 
         Raises:
             EinsearchError: for an entry or file that holds no structure.
         """
-        found = [parse_structure(YARDSTICK)]
-        found += [structure_of_entry(e, f"structures[{i}]").structure for i, e in enumerate(self.structures)]
-        found += [named.structure for file in self.files for named in read_structure_file(folder / file)]
+        found: list[LayerSpec] = [parse_structure(YARDSTICK)]
+        found += [structure_of_entry(e, f"structures[{i}]").layer for i, e in enumerate(self.structures)]
+        found += [named.layer for file in self.files for named in read_structure_file(folder / file)]
         found += self.space.structures() if self.space else []
         distinct = list(dict.fromkeys(found))
         if not 2 <= len(distinct) <= MAX_CANDIDATES:

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 
 from einsearch_cli.errors import OutputError, StudyError
 from einsearch_cli.search.trial import Trial, TrialResult
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 DATABASE = "study.db"
 _RESULT, _FINGERPRINT = "result", "fingerprint"
@@ -43,7 +43,7 @@ class StudyStore:
     every trial that was started, and reading it costs the same for every trial.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, structures: Iterable[Structure]) -> None:
+    def __init__(self, folder: Path, fingerprint: str, structures: Iterable[LayerSpec]) -> None:
         self.folder = folder
         self._fingerprint = fingerprint
         choices = CategoricalDistribution(tuple(str(structure) for structure in structures))

@@ -15,7 +15,7 @@ from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.search.trial import TrialResult
 from einsearch_cli.search.worker import Finished, Job, Progress
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class RungStarted:
     rung: int
     rungs: int
     budget_flops: float
-    structures: tuple[Structure, ...]
+    structures: tuple[LayerSpec, ...]
     trials: int
     finished: int
 
@@ -33,14 +33,14 @@ class RungStarted:
 StudyEvent = RungStarted | Progress | Finished
 
 
-def fingerprint(spec: StudySpec, structures: Sequence[Structure], task: AnyTask) -> str:
+def fingerprint(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask) -> str:
     """SHA-256 of everything that decides the results of a study."""
     settings = spec.model_dump(mode="json", exclude={"name", "structures", "files", "space", "task_settings"})
     settings |= {"candidates": [str(structure) for structure in structures], "data": task.fingerprint()}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def planned_counts(spec: StudySpec, structures: Sequence[Structure]) -> list[int]:
+def planned_counts(spec: StudySpec, structures: Sequence[LayerSpec]) -> list[int]:
     """Number of structures on every rung if all runs finish."""
     counts = [len(structures)]
     for _ in range(spec.halving.rungs - 1):
@@ -50,7 +50,7 @@ def planned_counts(spec: StudySpec, structures: Sequence[Structure]) -> list[int
 
 def run_study(
     spec: StudySpec,
-    structures: Sequence[Structure],
+    structures: Sequence[LayerSpec],
     store: StudyStore,
     engine: Engine,
     on_event: Callable[[StudyEvent], None],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from einsearch_cli.structures import Structure, structure_of_terms
+from einsearch_cli.layers import RoutingStatistics
+from einsearch_cli.structures import LayerSpec, layer_of_json
 
 Status = Literal["ok", "diverged", "failed"]
 
@@ -14,7 +15,7 @@ Status = Literal["ok", "diverged", "failed"]
 class Trial:
     """Train one structure at one width from one seed on a FLOP budget."""
 
-    structure: Structure
+    structure: LayerSpec
     width: int
     seed: int
     rung: int
@@ -39,7 +40,7 @@ class Trial:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Trial:
-        return cls(**{**document, "structure": structure_of_terms(document["structure"])})
+        return cls(**{**document, "structure": layer_of_json(document["structure"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,23 @@ class TrialResult:
     curve: tuple[tuple[float, float], ...]
     """Training FLOPs so far and held-out loss."""
     error: str | None = None
+    routing: tuple[RoutingStatistics, ...] = ()
+    """What the routers did with the held-out data at the end of the run; empty without experts."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back to an equal result."""
-        return {**asdict(self), "trial": self.trial.to_json(), "curve": [list(point) for point in self.curve]}
+        return {
+            **asdict(self),
+            "trial": self.trial.to_json(),
+            "curve": [list(point) for point in self.curve],
+            "routing": [layer.to_json() for layer in self.routing],
+        }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> TrialResult:
         curve = tuple((float(flops), float(loss)) for flops, loss in document["curve"])
-        return cls(**{**document, "trial": Trial.from_json(document["trial"]), "curve": curve})
+        routing = tuple(RoutingStatistics.from_json(layer) for layer in document.get("routing", ()))
+        return cls(**{**document, "trial": Trial.from_json(document["trial"]), "curve": curve, "routing": routing})
 
 
 def failed_result(trial: Trial, status: Status, error: str, elapsed_s: float) -> TrialResult:

@@ -124,4 +124,5 @@ def run_trial(job: Job, setup: WorkerSetup, pipe: Connection) -> TrialResult:
         steps=outcome.steps,
         elapsed_s=outcome.elapsed_s,
         curve=outcome.curve,
+        routing=outcome.routing,
     )

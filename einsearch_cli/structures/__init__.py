@@ -3,7 +3,15 @@
 from einsearch_cli.structures.carrier_notation import THETA_CARRIERS, structure_of_terms, theta_of, theta_text
 from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.families import FAMILIES, Family, family_of, family_text
-from einsearch_cli.structures.notation import NamedStructure, notations, parse_structure, read_structure
+from einsearch_cli.structures.moe import (
+    LayerSpec,
+    MixtureOfExperts,
+    expert_of,
+    layer_family,
+    layer_of_json,
+    short_text,
+)
+from einsearch_cli.structures.notation import NamedStructure, notations, parse_layer, parse_structure, read_structure
 from einsearch_cli.structures.sizes import SizedStructure
 from einsearch_cli.structures.spec_file import (
     is_structure_file,
@@ -18,17 +26,24 @@ __all__ = [
     "THETA_CARRIERS",
     "Extent",
     "Family",
+    "LayerSpec",
+    "MixtureOfExperts",
     "NamedStructure",
     "SizedStructure",
     "Structure",
+    "expert_of",
     "family_of",
     "family_text",
     "is_structure_file",
+    "layer_family",
+    "layer_of_json",
     "notations",
+    "parse_layer",
     "parse_structure",
     "read_structure",
     "read_structure_file",
     "read_structure_lines",
+    "short_text",
     "structure_of_entry",
     "structure_of_terms",
     "theta_of",

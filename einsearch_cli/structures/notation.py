@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.carrier_notation import parse_carriers, parse_theta, theta_text
 from einsearch_cli.structures.einsum_notation import einsum_text, parse_einsum
 from einsearch_cli.structures.families import family_text, parse_family
+from einsearch_cli.structures.moe import LayerSpec, MixtureOfExperts, is_mixture, split_mixture
 from einsearch_cli.structures.structure import Structure
 
 _MAX_LENGTH = 2000
@@ -16,12 +17,19 @@ _MAX_LENGTH = 2000
 
 @dataclass(frozen=True, slots=True)
 class NamedStructure:
-    """A structure as a user wrote it: perhaps with a name and with dimensions."""
+    """A structure as a user wrote it: perhaps with a name, with dimensions, and as the expert of a mixture."""
 
     structure: Structure
     name: str | None = None
     d_in: int | None = None
     d_out: int | None = None
+    mixture: MixtureOfExperts | None = None
+    """The layer of experts whose structure this is, if there is one."""
+
+    @property
+    def layer(self) -> LayerSpec:
+        """What a linear layer is to carry."""
+        return self.mixture or self.structure
 
 
 def parse_structure(text: str, *, block_diagonal: bool = False) -> Structure:
@@ -34,6 +42,7 @@ def parse_structure(text: str, *, block_diagonal: bool = False) -> Structure:
 
     Carrier sets may hold both X and Y with `block_diagonal`; in an equation, a letter
     of input and output that no factor has is then such an index if it has a size.
+    Layers of experts are read by `parse_layer`.
 
     Raises:
         StructureError: saying what is wrong, the rule, and what to write instead.
@@ -41,7 +50,30 @@ def parse_structure(text: str, *, block_diagonal: bool = False) -> Structure:
     >>> parse_structure("btt:r=1") == parse_structure("(0.5|0|0.5|0|0.5|0.5|0)")
     True
     """
-    return read_structure(text, block_diagonal=block_diagonal).structure
+    found = read_structure(text, block_diagonal=block_diagonal)
+    if found.mixture is not None:
+        raise StructureError(
+            f"{text[:80]!r} is a layer of experts: here a structure is needed, without experts",
+            remedy=f"write the expert alone, {found.structure}",
+        )
+    return found.structure
+
+
+def parse_layer(text: str) -> LayerSpec:
+    """Read a structure, or a layer of experts.
+
+    - `FAMILY-moe` with the family's own parameters: `btt-moe:experts=16,top=2`,
+      `low-rank-moe:r=32,experts=8,top=2`, `dense-moe:experts=8,top=2`;
+    - any structure followed by `moe`: `XA^1/2 XAB^1/2 YA^1/2 YB^1/2 moe:experts=8,top=2`;
+    - `ffn-moe:experts=8,top=2`: dense feed-forward networks as experts, other layers dense.
+
+    Raises:
+        StructureError: saying what is wrong, the rule, and what to write instead.
+
+    >>> print(parse_layer("btt-moe:experts=16,top=2"))
+    XA^1/2 XAB^1/2 YB^1/2 YAB^1/2 moe:experts=16,top=2
+    """
+    return read_structure(text).layer
 
 
 def read_structure(text: str, sizes: dict[str, str] | None = None, *, block_diagonal: bool = False) -> NamedStructure:
@@ -52,6 +84,8 @@ def read_structure(text: str, sizes: dict[str, str] | None = None, *, block_diag
             f"the text of a structure has {len(text)} characters: it must have 1 to {_MAX_LENGTH}",
             remedy="write for example btt:r=2",
         )
+    if is_mixture(text):
+        return _read_mixture(text, sizes, block_diagonal)
     if "->" in text:
         spec = parse_einsum(text, sizes, block_diagonal=block_diagonal)
         return NamedStructure(spec.structure, d_in=spec.d_in, d_out=spec.d_out)
@@ -64,6 +98,17 @@ def read_structure(text: str, sizes: dict[str, str] | None = None, *, block_diag
     if re.fullmatch(r"(?:[A-Z]{2,}|[A-Z]\w*[^\W\x00-\x7f]\w*)(?:[\^=].*)?", text.split()[0]):
         return NamedStructure(parse_carriers(text, block_diagonal=block_diagonal))
     return NamedStructure(parse_family(text))
+
+
+def _read_mixture(text: str, sizes: dict[str, str] | None, block_diagonal: bool) -> NamedStructure:
+    expert, experts, top, feed_forward = split_mixture(text)
+    found = read_structure(expert, sizes, block_diagonal=block_diagonal)
+    if found.mixture is not None:
+        raise StructureError(
+            f"{text[:80]!r} has experts within experts: an expert is a plain structure",
+            remedy="write 'moe' once",
+        )
+    return replace(found, mixture=MixtureOfExperts(found.structure, experts, top, feed_forward))
 
 
 def notations(structure: Structure, d_in: int, d_out: int) -> dict[str, str | None]:

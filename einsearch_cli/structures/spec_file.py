@@ -6,16 +6,19 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.structures.carrier_notation import REST, structure_of_terms
+from einsearch_cli.structures.moe import MixtureOfExperts
 from einsearch_cli.structures.notation import NamedStructure, read_structure
 from einsearch_cli.structures.safe_yaml import load_yaml, read_text
 
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".txt")
-_ENTRY_KEYS = {"name", "structure", "indices", "sizes"}
+_MIXTURE_KEYS = {"experts", "top"}
+_ENTRY_KEYS = {"name", "structure", "indices", "sizes", *_MIXTURE_KEYS}
 
 
 def is_structure_file(text: str) -> bool:
@@ -71,7 +74,7 @@ def structure_of_entry(entry: Any, where: str, *, block_diagonal: bool = False) 
     """One entry of a file: text, a mapping of carrier sets, or a mapping with `indices` or `structure`.
 
     An index takes an exponent (`1/2`), a fixed size (`{size: 4}`, `=4` or
-    `4 blocks`) or the rest (`rest`).
+    `4 blocks`) or the rest (`rest`). With `experts` and `top` it is a layer of experts.
 
     Raises:
         SpecError: with file and line.
@@ -83,7 +86,7 @@ def structure_of_entry(entry: Any, where: str, *, block_diagonal: bool = False) 
         if isinstance(entry, str):
             return read_structure(entry, block_diagonal=block_diagonal)
         if isinstance(entry, dict):
-            return _of_mapping(entry, block_diagonal)
+            return _with_experts(_of_mapping(entry, block_diagonal), entry)
     except EinsearchError as error:
         raise SpecError(f"{where}: {error.problem}", remedy=error.remedy) from error
     raise SpecError(
@@ -97,8 +100,7 @@ def _of_mapping(entry: dict[Any, Any], block_diagonal: bool) -> NamedStructure:
     if isinstance(entry.get("structure"), str):
         sizes = {str(k): str(v) for k, v in entry["sizes"].items()} if isinstance(entry.get("sizes"), dict) else None
         sizes = sizes if "->" in entry["structure"] else None
-        found = read_structure(entry["structure"], sizes, block_diagonal=block_diagonal)
-        return NamedStructure(found.structure, name, found.d_in, found.d_out)
+        return replace(read_structure(entry["structure"], sizes, block_diagonal=block_diagonal), name=name)
     indices = entry.get("indices", entry.get("structure", entry))
     if indices is entry and set(entry) & _ENTRY_KEYS:
         indices = None
@@ -110,6 +112,21 @@ def _of_mapping(entry: dict[Any, Any], block_diagonal: bool) -> NamedStructure:
         raise SpecError("a structure needs 'indices', a mapping of carrier sets", remedy="indices: {XA: 1, YA: 1}")
     terms = {str(c): _index_text(c, v) for c, v in indices.items()}
     return NamedStructure(structure_of_terms(terms, block_diagonal=block_diagonal), name)
+
+
+def _with_experts(found: NamedStructure, entry: dict[Any, Any]) -> NamedStructure:
+    if not _MIXTURE_KEYS & set(entry):
+        return found
+    if found.mixture is not None or not set(entry) >= _MIXTURE_KEYS:
+        raise SpecError(
+            "a layer of experts is given by a structure without experts and by both keys 'experts' and 'top'",
+            remedy="{structure: btt, experts: 16, top: 2}",
+        )
+    experts, top = (entry[key] for key in ("experts", "top"))
+    for key, value in (("experts", experts), ("top", top)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise SpecError(f"{key} is {str(value)[:40]!r}: it must be a whole number", remedy=f"{key}: 2")
+    return replace(found, mixture=MixtureOfExperts(found.structure, experts, top))
 
 
 def _index_text(carriers: object, value: object) -> str:

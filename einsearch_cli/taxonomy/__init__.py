@@ -12,6 +12,7 @@ from einsearch_cli.taxonomy.costs import (
 )
 from einsearch_cli.taxonomy.criteria import CRITERIA, Bounds
 from einsearch_cli.taxonomy.exponents import Cut, Taxonomy, taxonomy_of
+from einsearch_cli.taxonomy.layer_costs import LayerCosts, layer_costs
 from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, common_unit, parse_range
 from einsearch_cli.taxonomy.space import (
     Found,
@@ -34,6 +35,7 @@ __all__ = [
     "Cut",
     "ExponentRange",
     "Found",
+    "LayerCosts",
     "Space",
     "SpaceCounts",
     "Taxonomy",
@@ -45,6 +47,7 @@ __all__ = [
     "count",
     "flops_formula",
     "flops_per_token",
+    "layer_costs",
     "meeting_order",
     "params_formula",
     "parse_range",

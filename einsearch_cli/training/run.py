@@ -13,6 +13,7 @@ import torch
 
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import DivergedError, SizeError, SpecError
+from einsearch_cli.layers import AuxiliaryLoss
 from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.models import TRAINING_TO_FORWARD, ProxyModel
 from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, schedule, set_learning_rates
@@ -127,6 +128,7 @@ def train(run: ProxyRun, on_progress: Progress | None = None) -> RunOutcome:
         steps=cost.steps,
         learning_rate=trainer.learning_rate,
         elapsed_s=time.perf_counter() - started_s,
+        routing=trainer.auxiliary.statistics(),
     )
 
 
@@ -161,6 +163,7 @@ class _Trainer:
             torch.manual_seed(run.seed)
             self.model: ProxyModel = run.task.build_model(run.structure, run.width)
         self.cost = _cost(run, self.model)
+        self.auxiliary = AuxiliaryLoss(self.model, settings.auxiliary_weight)
         rates = parameter_rates(
             self.model,
             base_width=task_settings.base_width,
@@ -177,20 +180,22 @@ class _Trainer:
         settings = self.run.optimizer
         fraction = schedule(self.done, self.cost.steps, warmup=settings.warmup, final=settings.final)
         set_learning_rates(self.optimizer, fraction)
-        loss = self.run.task.loss(self.model, next(self.batches))
+        with self.auxiliary:
+            loss = self.run.task.loss(self.model, next(self.batches))
         self.done += 1
         value = self._finite(loss.item(), "training")
         self.optimizer.zero_grad()
-        loss.backward()
+        (loss + self.auxiliary.loss()).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
         return value
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Mean loss over the held-out batches."""
+        """Mean loss over the held-out batches; `auxiliary` then knows what the routers did with them."""
         self.model.eval()
-        losses = [self.run.task.loss(self.model, batch).item() for batch in self.held_out]
+        with self.auxiliary:
+            losses = [self.run.task.loss(self.model, batch).item() for batch in self.held_out]
         self.model.train()
         return self._finite(statistics.fmean(losses), "validation")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field
 
 from einsearch_cli.data import AnyTask
-from einsearch_cli.structures import Structure
+from einsearch_cli.layers import AUXILIARY_WEIGHT, RoutingStatistics
+from einsearch_cli.structures import LayerSpec
 
 
 class OptimizerSettings(BaseModel):
@@ -36,6 +37,9 @@ class OptimizerSettings(BaseModel):
     final: float = Field(default=0.0, ge=0, le=1)
     """Fraction of the learning rate that is left at the last step."""
 
+    auxiliary_weight: float = Field(default=AUXILIARY_WEIGHT, ge=0, allow_inf_nan=False)
+    """Weight of the loss that keeps the load of experts balanced; without experts it does nothing."""
+
     validations: int = Field(default=10, ge=1)
     """Points of the loss curve, evenly spaced over the steps; the last one is the end of the run."""
 
@@ -47,8 +51,8 @@ class ProxyRun:
     task: AnyTask
     """Data, network and loss."""
 
-    structure: Structure
-    """Carried by every linear layer but the head."""
+    structure: LayerSpec
+    """Carried by every linear layer but the head, or by its experts."""
 
     width: int
     """Width of the network."""
@@ -90,3 +94,6 @@ class RunOutcome:
 
     elapsed_s: float
     """Wall time, validation included, reading or labelling the data not."""
+
+    routing: tuple[RoutingStatistics, ...] = ()
+    """What the routers did with the held-out data at the end; empty without experts."""

@@ -303,3 +303,26 @@ def test_a_bound_on_the_omega_of_trees_may_be_negative(einsearch) -> None:
     counts = [einsearch(*words, bound).out for bound in ("-1/4", "<0")]
     assert counts[0] == counts[1]
     assert '"survivors": 0' not in counts[0]
+
+
+def test_classify_a_layer_of_experts(einsearch) -> None:
+    found = json.loads(einsearch("classify", "btt-moe:experts=16,top=2", "--d-in", "64", "--format", "json").out)
+    expert = 2 * 8**3  # two factors of eight 8 × 8 blocks
+    assert (found["omega"], found["psi"], found["nu"]) == ("0", "1", "1/2")
+    assert found["params"] == expert
+    assert found["mixture"] == {
+        "layer": "btt-moe:experts=16,top=2",
+        "experts": 16,
+        "top": 2,
+        "params": 16 * expert + 64 * 16,
+        "active_params": 2 * expert + 64 * 16,
+        "active_flops_per_token": 2 * (2 * expert) + 2 * 64 * 16,
+    }
+    card = einsearch("classify", "btt-moe:experts=16,top=2", "--d-in", "64").out
+    assert "params, active       3,072 = 0.75x dense" in card
+    rows = einsearch("classify", "btt-moe:experts=16,top=2", "monarch", "--d-in", "64", "--format", "csv").out
+    assert "active params" in rows.splitlines()[0]
+    assert "active params" not in einsearch("classify", "monarch", "--format", "csv").out
+    whole = einsearch("classify", "ffn-moe:experts=16,top=2")
+    assert whole.code == 2
+    assert "it has no single matrix to classify" in whole.err

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from einsearch_cli.errors import LayerError, SizeError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.memory import memory_bytes
+from einsearch_cli.layers.moe import StructuredMoE
 from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
 from einsearch_cli.layers.swap.finding import Site, find_sites
 from einsearch_cli.layers.swap.planning import Filter, plan_swaps
 from einsearch_cli.layers.swap.report import Swap, SwapReport
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 
 
-def swap_linear(model: nn.Module, structure: Structure | str, filter: Filter | None = None) -> SwapReport:
+def swap_linear(model: nn.Module, structure: LayerSpec | str, filter: Filter | None = None) -> SwapReport:
     """Replace the linear layers of a model, in place, by freshly initialised structured ones.
 
     Replaced are `nn.Linear`, the `Conv1D` of transformers, and the four
@@ -33,7 +34,8 @@ def swap_linear(model: nn.Module, structure: Structure | str, filter: Filter | N
 
     Args:
         model: any module that is not itself a linear layer.
-        structure: a `Structure`, or any text that `parse_structure` reads.
+        structure: a `Structure`, a `MixtureOfExperts`, or any text that `parse_layer` reads, such as
+            `btt-moe:experts=16,top=2`; with experts, train with `AuxiliaryLoss(model)`.
         filter: called with a `DenseLayer` and its name for every linear layer
             that can be replaced; False leaves it.
 
@@ -97,7 +99,7 @@ def _check_site(swap: Swap, site: Site | None) -> None:
 
 def _check_layers_can_be_built(plan: SwapReport) -> None:
     for width_in, width_out in {(swap.in_features, swap.out_features) for swap in plan.replaced}:
-        EinsumLinear(width_in, width_out, plan.structure, device="meta")
+        _new_layer(width_in, width_out, plan.structure, bias=False, device="meta")
 
 
 def _check_memory(model: nn.Module, plan: SwapReport, sites: dict[str, Site]) -> None:
@@ -120,7 +122,7 @@ def _check_memory(model: nn.Module, plan: SwapReport, sites: dict[str, Site]) ->
 
 
 def _replace_all(model: nn.Module, plan: SwapReport) -> None:
-    news: dict[str, EinsumLinear] = {}
+    news: dict[str, EinsumLinear | StructuredMoE] = {}
     biases: dict[Tensor, nn.Parameter] = {}
     for swap in plan.replaced:
         names = (swap.name, *swap.aliases)
@@ -129,12 +131,32 @@ def _replace_all(model: nn.Module, plan: SwapReport) -> None:
         old = model.get_submodule(swap.name)
         new = news[swap.name] = _converted(old, swap, plan.structure)
         if swap.tied_to is not None:
-            new.factors = news[swap.tied_to].factors
-            new.gain = news[swap.tied_to].gain
+            _share_matrix(news[swap.tied_to], new)
         old_bias = old._parameters["bias"]
         if old_bias is not None and isinstance(new.bias, nn.Parameter):
             new.bias = biases.setdefault(old_bias, new.bias)
         _put(model, names, new)
+
+
+def _new_layer(
+    in_features: int,
+    out_features: int,
+    structure: LayerSpec,
+    bias: bool,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+) -> EinsumLinear | StructuredMoE:
+    if isinstance(structure, MixtureOfExperts):
+        return StructuredMoE(in_features, out_features, structure, bias, device, dtype)
+    return EinsumLinear(in_features, out_features, structure, bias, device, dtype)
+
+
+def _share_matrix(first: nn.Module, second: nn.Module) -> None:
+    """Give the second layer everything of the first but its bias, where the dense weights were tied."""
+    for name, child in first.named_children():
+        setattr(second, name, child)
+    if isinstance(first, EinsumLinear):
+        second.gain = first.gain
 
 
 def _split_attention(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -150,17 +172,10 @@ def _put(model: nn.Module, names: tuple[str, ...], new: nn.Module) -> None:
         setattr(model.get_submodule(parent), child, new)
 
 
-def _converted(old: nn.Module, swap: Swap, structure: Structure) -> EinsumLinear:
+def _converted(old: nn.Module, swap: Swap, structure: LayerSpec) -> EinsumLinear | StructuredMoE:
     weight, bias = old._parameters["weight"], old._parameters["bias"]
     assert weight is not None
-    new = EinsumLinear(
-        swap.in_features,
-        swap.out_features,
-        structure,
-        bias=bias is not None,
-        device=weight.device,
-        dtype=weight.dtype,
-    )
+    new = _new_layer(swap.in_features, swap.out_features, structure, bias is not None, weight.device, weight.dtype)
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(bias.requires_grad if name == "bias" and bias is not None else weight.requires_grad)
     return new.train(old.training)
@@ -174,7 +189,7 @@ def _keep_fast_paths_off(model: nn.Module) -> None:
     structured attention does not take.
     """
     for module in model.modules():
-        if not any(isinstance(inner, EinsumLinear) for inner in module.modules()):
+        if not any(isinstance(inner, EinsumLinear | StructuredMoE) for inner in module.modules()):
             continue
         # What torch itself sets where the fast path does not apply.
         if isinstance(module, nn.TransformerEncoderLayer):

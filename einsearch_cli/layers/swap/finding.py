@@ -11,6 +11,7 @@ from torch import nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.moe import StructuredMoE
 from einsearch_cli.layers.swap.attention import PARTS
 
 
@@ -122,8 +123,9 @@ def _sites_of(module: nn.Module, name: str, aliases: tuple[str, ...], holders: H
     """The linear layers that a module is or packs; none for any other module."""
     if isinstance(module, nn.MultiheadAttention):
         yield from _attention_sites(module, name, aliases, holders)
-    elif isinstance(module, EinsumLinear):
-        yield _site(module, name, aliases, module.in_features, module.out_features, "already an EinsumLinear")
+    elif isinstance(module, EinsumLinear | StructuredMoE):
+        known = "already an EinsumLinear" if isinstance(module, EinsumLinear) else "already a StructuredMoE"
+        yield _site(module, name, aliases, module.in_features, module.out_features, known)
     elif isinstance(module, nn.Linear):
         yield _site(module, name, aliases, module.in_features, module.out_features, _reason(module, nn.Linear))
     elif (conv1d := _conv1d_class(module)) is not None:
@@ -136,7 +138,7 @@ def _sites_of(module: nn.Module, name: str, aliases: tuple[str, ...], holders: H
 def _site(
     module: nn.Module, name: str, aliases: tuple[str, ...], width_in: int, width_out: int, reason: str | None
 ) -> Site:
-    flops = module.flops_per_token if isinstance(module, EinsumLinear) else 2 * width_in * width_out
+    flops = module.flops_per_token if isinstance(module, EinsumLinear | StructuredMoE) else 2 * width_in * width_out
     kind = "Linear" if isinstance(module, nn.Linear) else type(module).__name__
     return Site(name, aliases, kind, module, module, "weight", "bias", width_in, width_out, reason, flops)
 

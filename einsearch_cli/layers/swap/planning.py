@@ -7,17 +7,17 @@ from dataclasses import replace
 
 from torch import nn
 
-from einsearch_cli.errors import EinsearchError
+from einsearch_cli.errors import EinsearchError, LayerError
 from einsearch_cli.layers.swap.finding import DenseLayer, Holders, Site, find_sites, parameter_holders
 from einsearch_cli.layers.swap.report import Costs, Swap, SwapReport
-from einsearch_cli.structures import Structure, parse_structure
-from einsearch_cli.taxonomy import flops_per_token
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts, parse_layer
+from einsearch_cli.taxonomy import layer_costs
 
 Filter = Callable[[DenseLayer, str], bool]
 """Says for a linear layer and its name whether it is to be swapped."""
 
 
-def plan_swaps(model: nn.Module, structure: Structure | str, filter: Filter | None = None) -> SwapReport:
+def plan_swaps(model: nn.Module, structure: LayerSpec | str, filter: Filter | None = None) -> SwapReport:
     """What `swap_linear` would do, without doing it; arguments and errors are the same.
 
     >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -25,7 +25,12 @@ def plan_swaps(model: nn.Module, structure: Structure | str, filter: Filter | No
     >>> [swap.name for swap in plan.replaced], plan.skipped
     (['0'], {'2': 'filter said no'})
     """
-    structure = parse_structure(structure) if isinstance(structure, str) else structure
+    structure = parse_layer(structure) if isinstance(structure, str) else structure
+    if isinstance(structure, MixtureOfExperts) and structure.feed_forward:
+        raise LayerError(
+            f"{structure} replaces whole feed-forward networks: swap_linear replaces single linear layers",
+            remedy=f"use dense-moe:experts={structure.experts},top={structure.top}, or FeedForwardMoE in the model's code",
+        )
     sites = find_sites(model)
     reasons: dict[str, str] = {}
     candidates: dict[Site, Swap] = {}
@@ -38,7 +43,7 @@ def plan_swaps(model: nn.Module, structure: Structure | str, filter: Filter | No
     reasons |= _drop_shared_with_others(candidates, parameter_holders(model))
     replaced = _with_ties(candidates)
     skipped = {site.name: reasons[site.name] for site in sites if site.name in reasons}
-    return SwapReport(structure, False, replaced, skipped, _model_costs(model, sites, replaced))
+    return SwapReport(structure, False, replaced, skipped, _model_costs(model, structure, sites, replaced))
 
 
 def _filtered(site: Site, filter: Filter | None) -> str | None:
@@ -52,14 +57,14 @@ def _filtered(site: Site, filter: Filter | None) -> str | None:
     return None if wanted else "filter said no"
 
 
-def _sized(site: Site, structure: Structure) -> Swap | str:
+def _sized(site: Site, structure: LayerSpec) -> Swap | str:
     """The swap of one layer, or the reason why the structure does not fit it."""
     try:
-        sized = structure.at(site.in_features, site.out_features)
+        after = layer_costs(structure, site.in_features, site.out_features)
     except EinsearchError as error:
         return error.problem
     dense = site.in_features * site.out_features
-    costs = Costs(dense, sized.params, site.flops, flops_per_token(sized))
+    costs = Costs(dense, after.params, site.flops, after.flops_per_token)
     return Swap(site.name, site.kind, site.aliases, None, site.in_features, site.out_features, costs)
 
 
@@ -96,10 +101,10 @@ def _with_ties(candidates: dict[Site, Swap]) -> tuple[Swap, ...]:
     return tuple(swaps)
 
 
-def _model_costs(model: nn.Module, sites: list[Site], replaced: tuple[Swap, ...]) -> Costs:
+def _model_costs(model: nn.Module, structure: LayerSpec, sites: list[Site], replaced: tuple[Swap, ...]) -> Costs:
     params = sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p))
     own = [swap.costs for swap in replaced if swap.tied_to is None]
-    gains = len(own)
+    gains = len(own) * (structure.experts if isinstance(structure, MixtureOfExperts) else 1)
     return Costs(
         params,
         params + gains + sum(costs.params_after - costs.params_before for costs in own),

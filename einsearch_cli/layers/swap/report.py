@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from einsearch_cli.structures import Structure, structure_of_terms
+from einsearch_cli.structures import LayerSpec, layer_of_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """One linear layer that becomes an `EinsumLinear`."""
+    """One linear layer that becomes an `EinsumLinear` or a `StructuredMoE`."""
 
     name: str
     kind: str
@@ -40,7 +40,7 @@ class Swap:
     in_features: int
     out_features: int
     costs: Costs
-    """Of this layer, bias and gain left out."""
+    """Of this layer, bias and gain left out; of experts all parameters, and the FLOPs of those that a token uses."""
 
     def __str__(self) -> str:
         also = "".join(f", also {alias}" for alias in self.aliases)
@@ -76,7 +76,7 @@ class SwapReport:
     True
     """
 
-    structure: Structure
+    structure: LayerSpec
     applied: bool
     """False for a plan, True once it is carried out."""
     replaced: tuple[Swap, ...]
@@ -111,7 +111,7 @@ class SwapReport:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> SwapReport:
         return cls(
-            structure_of_terms(document["structure"]),
+            layer_of_json(document["structure"]),
             document["applied"],
             tuple(
                 Swap(**{**swap, "aliases": tuple(swap["aliases"]), "costs": Costs(**swap["costs"])})

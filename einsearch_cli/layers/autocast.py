@@ -1,0 +1,29 @@
+"""What autocast does to the operands of a matrix product, for layers that compute them themselves."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def without_autocast(kind: str) -> AbstractContextManager[object]:
+    """Turns autocast off; device types that have none, such as meta, need nothing."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype to which autocast casts the operands of a matrix product; None outside of it."""
+    kind = x.device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+def cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> list[Any]:
+    """As autocast does it: float64 stays."""
+    if dtype is None:
+        return list(tensors)
+    return [t if t is None or t.dtype is torch.float64 else t.to(dtype) for t in tensors]

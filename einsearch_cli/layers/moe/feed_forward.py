@@ -1,0 +1,86 @@
+"""The standard sparse mixture: whole feed-forward networks as experts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from einsearch_cli.layers.moe.experts import Experts
+from einsearch_cli.layers.moe.grouping import combine, dispatch, group
+from einsearch_cli.layers.moe.layer import checked_mixture, flat_tokens
+from einsearch_cli.layers.moe.routing import Router
+from einsearch_cli.structures import MixtureOfExperts
+
+
+class FeedForwardMoE(nn.Module):
+    """y = Σ g_e(x) · D_e GELU(U_e x) over the experts e that a router chooses for x.
+
+    One router serves both matrices of an expert; there is no bias. Routing, gates
+    and auxiliary loss are those of `StructuredMoE`. Shazeer et al. 2017 (arXiv 1701.06538),
+    Fedus et al. 2022 (arXiv 2101.03961).
+
+    Args:
+        width: of input and output.
+        hidden: width between the two matrices.
+        mixture: a `MixtureOfExperts` of whole networks, or text such as `ffn-moe:experts=8,top=2`.
+        device: where the parameters live; `meta` allocates nothing.
+        dtype: a floating dtype, torch's default one if None.
+
+    >>> layer = FeedForwardMoE(16, 64, "ffn-moe:experts=8,top=2")
+    >>> layer(torch.ones(3, 16)).shape, layer.flops_per_token == 2 * 2 * (2 * 16 * 64) + 2 * 16 * 8
+    (torch.Size([3, 16]), True)
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        mixture: MixtureOfExperts | str,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dtype = dtype or torch.get_default_dtype()
+        self.mixture = checked_mixture(mixture, dtype, feed_forward=True)
+        structure, experts = self.mixture.structure, self.mixture.experts
+        self.router = Router(width, experts, self.mixture.top, device, dtype)
+        self.up = Experts(width, hidden, structure, experts, device, dtype)
+        self.down = Experts(hidden, width, structure, experts, device, dtype)
+
+    def zero_last_factor_(self) -> None:
+        """Make the output zero."""
+        self.down.zero_last_factor_()
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        """Adam learning rates of the matrices relative to the muP rate of a dense layer."""
+        parts = {"up": self.up, "down": self.down}
+        factors = {
+            f"{part}.{name}": value
+            for part, experts in parts.items()
+            for name, value in experts.learning_rate_multipliers().items()
+        }
+        return {**factors, "router.weight": 1.0}
+
+    @property
+    def flops_per_token(self) -> int:
+        """2 × multiply-adds of one forward pass per token: the router and `top` experts."""
+        of_expert = self.up.plan.flops_per_token + self.down.plan.flops_per_token
+        return self.router.flops_per_token + self.mixture.top * of_expert
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to (..., width); errors as of `StructuredMoE`."""
+        tokens = flat_tokens(x, self.up.in_features)
+        routing = self.router(tokens)
+        groups = group(routing.experts_TK, self.mixture.experts)
+        # The gates belong behind the nonlinear function, where they multiply the input of a linear map.
+        ones_TK = torch.ones_like(routing.gates_TK, dtype=tokens.dtype)
+        rows = self.up.cut(self.up(dispatch(self.up.padded(tokens), ones_TK, groups), groups))
+        gates_R = routing.gates_TK.reshape(-1).index_select(0, groups.slot_of_row)
+        hidden = functional.gelu(rows) * gates_R[:, None].to(rows.dtype)
+        y = self.down.cut(combine(self.down(self.down.padded(hidden), groups), groups))
+        return y.reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"width={self.up.in_features}, hidden={self.up.out_features}, mixture={str(self.mixture)!r}"

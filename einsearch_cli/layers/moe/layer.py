@@ -1,0 +1,175 @@
+"""`StructuredMoE`: a linear layer made of experts, of which each token uses a few."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from einsearch_cli.errors import LayerError
+from einsearch_cli.layers.moe.experts import Experts
+from einsearch_cli.layers.moe.grouping import combine, dispatch, group, plain_combine, plain_dispatch
+from einsearch_cli.layers.moe.routing import Router
+from einsearch_cli.structures import MixtureOfExperts, parse_layer
+
+
+class StructuredMoE(nn.Module):
+    """y = Σ g_e(x) W_e x + b over the experts e that a router chooses for x.
+
+    Every W_e is a matrix of the same structure; the gates g are the softmax over the `top`
+    largest logits of the router. Only the chosen experts run, and no token is dropped.
+    Input (..., in_features), output (..., out_features), for any leading shape; every
+    entry of the leading shape is a token. Source: Potapczynski et al. 2024
+    (arXiv 2410.02117), "BTT Mixture of Experts".
+
+    In training add the auxiliary loss, which keeps the load balanced: see `AuxiliaryLoss`.
+
+    Args:
+        in_features: width of the input.
+        out_features: width of the output.
+        mixture: a `MixtureOfExperts`, or text such as `btt-moe:experts=16,top=2`.
+        bias: whether to add a learnable bias, zero at start, whatever the experts are.
+        device: where the parameters live; `meta` allocates nothing.
+        dtype: a floating dtype, torch's default one if None.
+
+    Raises:
+        StructureError: if the text is no mixture of experts.
+        SizeError: if the structure does not fit the widths, or the parameters do not fit
+            the memory of the device.
+        LayerError: if the dtype is not a floating one, or the experts are whole networks.
+
+    >>> layer = StructuredMoE(64, 64, "btt-moe:experts=4,top=2")
+    >>> layer(torch.ones(2, 3, 64)).shape
+    torch.Size([2, 3, 64])
+    >>> {name: tuple(p.shape) for name, p in layer.named_parameters()}  # doctest: +NORMALIZE_WHITESPACE
+    {'bias': (64,), 'router.weight': (4, 64),
+     'experts.gain': (4,), 'experts.factors.A': (4, 8, 8, 8), 'experts.factors.B': (4, 8, 8, 8)}
+    """
+
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        mixture: MixtureOfExperts | str,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dtype = dtype or torch.get_default_dtype()
+        self.mixture = checked_mixture(mixture, dtype)
+        self.in_features = in_features
+        self.out_features = out_features
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.router = Router(in_features, self.mixture.experts, self.mixture.top, device, dtype)
+        self.experts = Experts(in_features, out_features, self.mixture.structure, self.mixture.experts, device, dtype)
+
+    def zero_last_factor_(self) -> None:
+        """Make every expert zero by the factor that meets last, for the last layer of a residual block."""
+        self.experts.zero_last_factor_()
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        """Adam learning rates of factors and router relative to the muP rate of a dense layer.
+
+        A factor has that of the same factor in an `EinsumLinear`, as fan-in is that of one
+        expert; the router is a dense matrix. Gains and bias are not listed, as they
+        train at the base rate itself. Potapczynski et al. 2024 (arXiv 2410.02117).
+
+        >>> StructuredMoE(64, 64, "btt-moe:r=2,experts=8,top=2").learning_rate_multipliers()
+        {'experts.factors.A': 4.0, 'experts.factors.B': 2.0, 'router.weight': 1.0}
+        """
+        factors = self.experts.learning_rate_multipliers()
+        return {**{f"experts.{name}": value for name, value in factors.items()}, "router.weight": 1.0}
+
+    @property
+    def flops_per_token(self) -> int:
+        """2 × multiply-adds of one forward pass per token: the router and `top` experts, whatever their number."""
+        return self.router.flops_per_token + self.mixture.top * self.experts.plan.flops_per_token
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features).
+
+        Raises:
+            LayerError: for another input width, an input that is not floating, or inside a
+                transform of torch.func.
+        """
+        tokens = flat_tokens(x, self.in_features)
+        routing = self.router(tokens)
+        groups = group(routing.experts_TK, self.mixture.experts)
+        rows = dispatch(self.experts.padded(tokens), routing.gates_TK.to(tokens.dtype), groups)
+        y = self._with_bias(combine(self.experts(rows, groups), groups))
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def plain_forward(self, x: Tensor) -> Tensor:
+        """The same result by plain operations of torch, on any device, differentiable as often as asked.
+
+        >>> layer, x = StructuredMoE(16, 8, "low-rank-moe:r=4,experts=4,top=2"), torch.randn(5, 16)
+        >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)
+        True
+        """
+        tokens = flat_tokens(x, self.in_features)
+        routing = self.router(tokens)
+        groups = group(routing.experts_TK, self.mixture.experts)
+        rows = plain_dispatch(self.experts.padded(tokens), routing.gates_TK.to(tokens.dtype), groups)
+        y = self._with_bias(plain_combine(self.experts.plain_forward(rows, groups.sizes()), groups))
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """The arguments that made the layer, as `nn.Linear` shows them."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"mixture={str(self.mixture)!r}, bias={self.bias is not None}"
+        )
+
+    def _with_bias(self, y: Tensor) -> Tensor:
+        y = self.experts.cut(y)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+def checked_mixture(
+    mixture: MixtureOfExperts | str, dtype: torch.dtype, feed_forward: bool = False
+) -> MixtureOfExperts:
+    """The mixture that a text names, of single layers or of whole networks as asked."""
+    if not dtype.is_floating_point:
+        raise LayerError(
+            f"dtype {dtype}: parameters are trained by gradients and must be of a floating dtype",
+            remedy="use torch.float32, torch.bfloat16, torch.float16 or torch.float64",
+        )
+    found = parse_layer(mixture) if isinstance(mixture, str) else mixture
+    if not isinstance(found, MixtureOfExperts):
+        raise LayerError(
+            f"{found} has no experts: a StructuredMoE needs a mixture of experts",
+            remedy="use EinsumLinear, or write for example btt-moe:experts=16,top=2",
+        )
+    if found.feed_forward != feed_forward:
+        kinds = ("single matrices, as of StructuredMoE", "whole networks, as of FeedForwardMoE")
+        raise LayerError(
+            f"{found} has experts that are {kinds[found.feed_forward]}: this layer's are {kinds[feed_forward]}",
+            remedy=f"write {'ffn' if feed_forward else 'dense'}-moe:experts={found.experts},top={found.top}",
+        )
+    return found
+
+
+def flat_tokens(x: Tensor, in_features: int) -> Tensor:
+    """(..., in_features) as (tokens, in_features), checked."""
+    if x.ndim == 0 or x.shape[-1] != in_features:
+        raise LayerError(
+            f"input of shape {tuple(x.shape)}: the last dimension must be in_features = {in_features}",
+            remedy="bring the features to the last dimension, or build the layer with that width",
+        )
+    if not x.is_floating_point():
+        raise LayerError(
+            f"input of dtype {x.dtype}: the layer takes floating tensors", remedy="convert it with .to(torch.float32)"
+        )
+    if torch._C._are_functorch_transforms_active():
+        raise LayerError(
+            "a layer of experts inside a transform of torch.func: tokens are sorted by values, which it cannot follow",
+            remedy="call the layer outside of vmap, grad and the like; torch.autograd takes derivatives of any order "
+            "of plain_forward",
+        )
+    return x.reshape(-1, in_features)

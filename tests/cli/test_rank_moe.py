@@ -1,0 +1,113 @@
+"""The study of layers of experts, made small: every candidate is trained, and none of its experts starves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from einsearch_cli.data import open_task
+from einsearch_cli.structures import MixtureOfExperts, parse_layer, structure_of_entry
+from einsearch_cli.training import OptimizerSettings, ProxyRun, RunOutcome, plan_run, train
+
+SPEC = Path(__file__).parents[2] / "specs" / "moe.yaml"
+SMALL_TASK = {"block_size": 32, "batch_size": 16, "layers": 1, "validation_blocks": 32}
+
+
+def reduced(folder: Path) -> Path:
+    """specs/moe.yaml with one seed, one narrow width and few steps."""
+    study: dict[str, Any] = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
+    study |= {"widths": [32], "seeds": 1, "budget_flops": "1e9", "task_settings": SMALL_TASK}
+    study["halving"] = {"rungs": 1}
+    path = folder / "moe.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    return path
+
+
+def test_the_plan_has_flops_and_time(einsearch, tmp_path: Path) -> None:
+    plan = json.loads(einsearch("rank", reduced(tmp_path), "--dry-run", "--format", "json").out)
+    wanted = [structure_of_entry(entry, "spec").layer for entry in yaml.safe_load(SPEC.read_text())["structures"]]
+    assert [parse_layer(text) for text in plan["structures"]] == [parse_layer("dense"), *wanted]
+    assert plan["train_flops"] == len(plan["structures"]) * 1e9
+    assert plan["seconds"] > 0
+    shown = einsearch("rank", reduced(tmp_path), "--dry-run").out
+    assert "btt-moe:experts=16,top=2" in shown
+    assert "1e+09" in shown
+
+
+def test_a_study_of_experts_from_start_to_report(einsearch, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = einsearch("rank", reduced(tmp_path), "--out", out)
+    assert found.code == 0, found.err
+    runs = {run["structure"]: run for run in json.loads((out / "results.json").read_text())["results"]}
+    layers = {text: parse_layer(text) for text in runs}
+    assert len(runs) == 7
+    for text, layer in layers.items():
+        run = runs[text]
+        assert 0.9 * 1e9 < run["train_flops"] <= 1e9, text
+        if isinstance(layer, MixtureOfExperts):
+            assert len(run["routing"]) == (1 if layer.feed_forward else 6), "head and embedding have no experts"
+            for found_layer in run["routing"]:
+                assert len(found_layer["load"]) == layer.experts
+                assert sum(found_layer["load"]) == pytest.approx(1)
+                assert found_layer["dropped"] == 0
+        else:
+            assert run["routing"] == []
+    families = {run["family"] for run in runs.values()}
+    assert families == {"dense", "ffn-moe", "btt-moe", "dense-moe", "low-rank-moe"}
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "Load of the experts" in report
+    assert "blocks.0.query" in report
+
+
+def test_flops_grow_with_the_experts_of_a_token_not_with_all() -> None:
+    """Whole networks by hand: attention scores, and every linear layer with its router."""
+    task = open_task("text", SMALL_TASK)
+    width, vocabulary_free = 32, 4 * 32 * 32  # scores and values: 2 · 2 · context · width
+    dense_step = {}
+    for text in ("dense", "dense-moe:experts=8,top=2", "dense-moe:experts=16,top=2", "ffn-moe:experts=8,top=2"):
+        run = ProxyRun(task=task, structure=parse_layer(text), width=width, budget_flops=1e12)
+        dense_step[text] = plan_run(run).train_flops_per_step / (3 * task.tokens_per_batch) - vocabulary_free
+    square, wide = 2 * width * width, 2 * width * 4 * width
+    assert dense_step["dense"] == 4 * square + 2 * wide
+    routers = 2 * 8 * (5 * width + 4 * width)
+    assert dense_step["dense-moe:experts=8,top=2"] == 2 * (4 * square + 2 * wide) + routers
+    assert dense_step["dense-moe:experts=16,top=2"] == 2 * (4 * square + 2 * wide) + 2 * routers
+    assert dense_step["ffn-moe:experts=8,top=2"] == 4 * square + 2 * 2 * wide + 2 * 8 * width
+
+
+def trained(text: str, weight: float, budget: float) -> RunOutcome:
+    return train(
+        ProxyRun(
+            task=open_task("text", SMALL_TASK),
+            structure=parse_layer(text),
+            width=32,
+            budget_flops=budget,
+            optimizer=OptimizerSettings(auxiliary_weight=weight, validations=1),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "weight", "budget"), [("ffn-moe:experts=8,top=2", 0.01, 1.2e10), ("btt-moe:experts=4,top=2", 0.1, 1e10)]
+)
+def test_the_balance_loss_keeps_every_expert_in_use(text: str, weight: float, budget: float) -> None:
+    balanced, free = (trained(text, w, budget) for w in (weight, 0.0))
+    smallest = [min(layer.smallest_load for layer in outcome.routing) for outcome in (balanced, free)]
+    assert smallest[0] >= 1 / 4, "the least used expert of any layer has at least 1 / (4 · experts) of the load"
+    assert smallest[1] < smallest[0], "without the loss it is worse"
+    assert balanced.loss < 2.6, "and it learns: a uniform guess has a loss above 4"
+
+
+def test_the_teacher_task_has_no_networks_to_replace(einsearch, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "task: teacher\ntask_settings: {teacher_width: 16, pool_size: 4096, validation_size: 256, batch_size: 64}\n"
+        "structures: ['ffn-moe:experts=4,top=2']\n"
+    )
+    found = einsearch("rank", path, "--out", tmp_path / "out")
+    assert found.code == 2
+    assert "the task's network is no transformer" in found.err
