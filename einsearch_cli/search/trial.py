@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from einsearch_cli.layers import RoutingStatistics
-from einsearch_cli.structures import LayerSpec, layer_of_json
+from einsearch_cli.structures import LayerSpec, RoutingStatistics, layer_of_json
 
 Status = Literal["ok", "diverged", "failed"]
 

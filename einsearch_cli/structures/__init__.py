@@ -12,6 +12,7 @@ from einsearch_cli.structures.moe import (
     short_text,
 )
 from einsearch_cli.structures.notation import NamedStructure, notations, parse_layer, parse_structure, read_structure
+from einsearch_cli.structures.routing_statistics import AUXILIARY_WEIGHT, RoutingStatistics
 from einsearch_cli.structures.sizes import SizedStructure
 from einsearch_cli.structures.spec_file import (
     is_structure_file,
@@ -22,6 +23,7 @@ from einsearch_cli.structures.spec_file import (
 from einsearch_cli.structures.structure import Structure
 
 __all__ = [
+    "AUXILIARY_WEIGHT",
     "FAMILIES",
     "THETA_CARRIERS",
     "Extent",
@@ -29,6 +31,7 @@ __all__ = [
     "LayerSpec",
     "MixtureOfExperts",
     "NamedStructure",
+    "RoutingStatistics",
     "SizedStructure",
     "Structure",
     "expert_of",

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field
 
 from einsearch_cli.data import AnyTask
-from einsearch_cli.layers import AUXILIARY_WEIGHT, RoutingStatistics
-from einsearch_cli.structures import LayerSpec
+from einsearch_cli.structures import AUXILIARY_WEIGHT, LayerSpec, RoutingStatistics
 
 
 class OptimizerSettings(BaseModel):

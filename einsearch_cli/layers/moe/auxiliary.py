@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import torch
 import torch.distributed as dist
@@ -14,45 +13,10 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.moe.routing import Router, RoutingSums, recorders
+from einsearch_cli.structures import AUXILIARY_WEIGHT, RoutingStatistics
 
-AUXILIARY_WEIGHT: Final = 0.01
-"""Of the auxiliary loss beside the model's own: Potapczynski et al. 2024 (arXiv 2410.02117)."""
 LOGSUMEXP_WEIGHT: Final = 0.1
 """Of the mean squared logsumexp within it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingStatistics:
-    """What the router of one layer did with some tokens."""
-
-    layer: str
-    load: tuple[float, ...]
-    """Share of all slots that went to each expert; sums to 1."""
-    token_entropy: float
-    """Mean entropy of a token's softmax over all experts, in nats: 0 is certain, log(experts) undecided."""
-    aggregate_entropy: float
-    """Entropy of the mean softmax, in nats: log(experts) where all experts are used alike."""
-    dropped: int
-    """Slots that no expert got."""
-
-    @property
-    def smallest_load(self) -> float:
-        """The least used expert's share, times the number of experts: 1 is balanced, 0 is an expert without tokens."""
-        return min(self.load) * len(self.load)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` reads back."""
-        return {
-            "layer": self.layer,
-            "load": list(self.load),
-            "token_entropy": self.token_entropy,
-            "aggregate_entropy": self.aggregate_entropy,
-            "dropped": self.dropped,
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> RoutingStatistics:
-        return cls(**{**data, "load": tuple(data["load"])})
 
 
 class AuxiliaryLoss:
