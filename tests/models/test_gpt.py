@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from einsearch_cli.errors import SizeError
 from einsearch_cli.models import GPT, structured_linear
 from einsearch_cli.structures import parse_structure
+from tests.models.routes import keep_factors_apart
 
 
 @pytest.fixture
@@ -71,6 +72,7 @@ def test_against_a_plain_implementation(awake: GPT) -> None:
 @pytest.mark.parametrize("text", ["dense", "monarch", "btt:r=2", "low-rank"])
 def test_flops_equal_torchs_own_counter(text: str) -> None:
     model = GPT(vocabulary=13, width=64, layers=2, context=32, make_linear=structured_linear(parse_structure(text)))
+    keep_factors_apart(model)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(8, 32, dtype=torch.long))
     count = model.flops_per_token()

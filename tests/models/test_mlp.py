@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from einsearch_cli.errors import SizeError
 from einsearch_cli.models import MLP, structured_linear
 from einsearch_cli.structures import parse_structure
+from tests.models.routes import keep_factors_apart
 
 STRUCTURES = ["dense", "monarch", "btt:r=2", "low-rank", "kronecker"]
 
@@ -14,7 +15,8 @@ STRUCTURES = ["dense", "monarch", "btt:r=2", "low-rank", "kronecker"]
 @pytest.mark.parametrize("dense_input", [False, True])
 def test_flops_equal_torchs_own_counter(text: str, dense_input: bool) -> None:
     model = MLP(8, 64, 3, depth=4, make_linear=structured_linear(parse_structure(text)), dense_input=dense_input)
-    samples = 256  # many samples: no step between factors only is worth counting
+    keep_factors_apart(model)
+    samples = 256
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.randn(samples, 8))
     assert counter.get_total_flops() == samples * model.flops_per_token().total
