@@ -22,8 +22,13 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
+def cast_dtype(tensor: Tensor, autocast: torch.dtype | None) -> torch.dtype:
+    """The dtype in which a tensor is multiplied: that of autocast, which leaves float64 alone."""
+    return tensor.dtype if autocast is None or tensor.dtype is torch.float64 else autocast
+
+
 def cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> list[Any]:
-    """As autocast does it: float64 stays."""
+    """The tensors as autocast multiplies them."""
     if dtype is None:
         return list(tensors)
-    return [t if t is None or t.dtype is torch.float64 else t.to(dtype) for t in tensors]
+    return [tensor if tensor is None else tensor.to(cast_dtype(tensor, dtype)) for tensor in tensors]

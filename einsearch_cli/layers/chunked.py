@@ -22,8 +22,9 @@ from torch import Tensor
 
 from einsearch_cli.layers.contraction import contract, permuted, read, repeated, sum_repeats
 from einsearch_cli.layers.plan import Plan, Reading, Step
-from einsearch_cli.layers.rms_scale import caps, rms_scale
+from einsearch_cli.layers.rms_scale import caps, norm_dtype, rms_scale
 
+_saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 _CHUNK_ELEMENTS = 1 << 18
 """Elements of the widest intermediate of a chunk: one megabyte of float32."""
 _MIN_CHUNK = 200
@@ -89,7 +90,9 @@ class _Contraction(torch.autograd.Function):
         ctx.save_for_backward(x, gain, bias, *weights)
         ctx.caps, ctx.norms = (1.0, []) if gain is None else caps(weights, stds)
         ctx.scale = ctx.caps if gain is None else float(gain) * ctx.caps
-        ctx.kept = kept_buffers(plan, x) if any(ctx.needs_input_grad) else []
+        # Under hooks, such as those of activation checkpointing, what is saved is not to stay in memory.
+        keeps = any(ctx.needs_input_grad) and _saving_hooks(True) is None
+        ctx.kept = kept_buffers(plan, x) if keeps else []
         return run_forward(plan, x, ctx.scale, bias, weights, ctx.kept)
 
     @staticmethod
@@ -295,7 +298,10 @@ class Backward:
         last = weight_grads[-1]
         if last is None:
             return None
-        scale_grad = torch.vdot(last.reshape(-1), self.weights[-1].reshape(-1)) if self.wants_scale else None
+        scale_grad = None
+        if self.wants_scale:
+            dtype = norm_dtype(last.dtype)
+            scale_grad = torch.vdot(last.reshape(-1).to(dtype), self.weights[-1].reshape(-1).to(dtype))
         if self.scale == 0:
             weight_grads[-1] = torch.zeros_like(last)
             return scale_grad

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.autocast import autocast_dtype, cast, without_autocast
+from einsearch_cli.layers.autocast import autocast_dtype, cast, cast_dtype, without_autocast
 from einsearch_cli.layers.chunked import contract_in_chunks
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.inference import Prepared
@@ -233,9 +233,9 @@ class EinsumLinear(nn.Module):
             # Not self.factors and self.gain: nn.Module finds these only after a search of up to 1 µs each.
             parameters = self._parameters
             factors = self._modules["factors"]._parameters  # type: ignore[union-attr]
-            if prepared is None or _is_any_autocast() or not prepared.serves(factors, parameters["gain"]):
+            if prepared is None or _is_any_autocast() or not prepared.serves(factors, parameters.get("gain")):
                 return self._infer(x)
-            if x.numel() > prepared.dense_limit:
+            if x.numel() > prepared.dense_limit or "bias" not in parameters:
                 return self._infer(x)
             return _linear(x, prepared.weight, parameters["bias"])
         except RuntimeError:
@@ -259,8 +259,9 @@ class EinsumLinear(nn.Module):
         """Without gradients: merged factors are kept from call to call, and used where they are faster."""
         autocast = autocast_dtype(x)
         parameters = [self.gain, *self.factors.values()]
-        if any(parameter.is_inference() for parameter in parameters):
-            return self._record(x)  # changes of parameters made in inference mode cannot be noticed
+        if x.is_meta or any(parameter.is_inference() for parameter in parameters):
+            # A scale on meta has no value; changes of parameters made in inference mode cannot be noticed.
+            return self._record(x)
         prepared = self._prepared
         if (
             prepared is None
@@ -290,14 +291,14 @@ class EinsumLinear(nn.Module):
         """With gradients."""
         self._check_width(x)
         dtype = autocast_dtype(x) if _is_any_autocast() else None
-        bias = self._padded_bias(self._parameters["bias"])
+        bias = self._padded_bias(self._own("bias"))
         rows = self._padded(x.reshape(-1, self.in_features))
         route = self._training_schedule(x.device.type).at(rows.shape[0])
         if self.plan.is_dense:
             y = self._multiply_dense(rows, bias, dtype)
         elif route.plan is self.plan and x.device.type == "cpu":
             rows, bias, *factors = cast(dtype, rows, bias, *self._factors())
-            y = contract_in_chunks(self.plan, rows, bias, factors, self._parameters["gain"], self._stds)
+            y = contract_in_chunks(self.plan, rows, bias, factors, self._own("gain"), self._stds)
         else:
             scaled = self._scaled_factors(trainable_scale)
             weights = scaled if route.plan is self.plan else self._merged(route.plan, scaled)
@@ -334,7 +335,15 @@ class EinsumLinear(nn.Module):
     def _factors(self) -> list[Tensor]:
         """In the order in which they meet."""
         factors: Any = self._modules["factors"]._parameters  # type: ignore[union-attr]
-        return [factors[step.factor] for step in self.plan.steps]
+        try:
+            return [factors[step.factor] for step in self.plan.steps]
+        except KeyError:  # parametrized, pruned or sharded: computed from other parameters
+            return [self.factors[step.factor] for step in self.plan.steps]
+
+    def _own(self, name: str) -> Any:
+        """Gain or bias: `nn.Module` finds it only after a search."""
+        parameters = self._parameters
+        return parameters[name] if name in parameters else getattr(self, name)
 
     def _named_factors(self) -> dict[str, Tensor]:
         return {step.factor: factor for step, factor in zip(self.plan.steps, self._factors(), strict=True)}
@@ -397,7 +406,7 @@ class EinsumLinear(nn.Module):
                     f"input on {x.device}, parameter {name} on {parameter.device}: a product needs both on one device",
                     remedy="move the whole layer and its input with .to(device)",
                 )
-            if parameter.dtype != x.dtype and autocast_dtype(x) is None:
+            if len({cast_dtype(tensor, autocast_dtype(x)) for tensor in (parameter, x)}) > 1:
                 raise LayerError(
                     f"input of dtype {x.dtype}, parameter {name} of {parameter.dtype}: a product needs one dtype",
                     remedy=f"convert the input with .to({self.gain.dtype}), or use torch.autocast",

@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from einsearch_cli.layers.autocast import cast_dtype
 from einsearch_cli.layers.chunked import run_forward
 from einsearch_cli.layers.merging import merged_weights
 from einsearch_cli.layers.planner import Route, Schedule, stored_plan
 from einsearch_cli.layers.rms_scale import scale_value
 from einsearch_cli.structures import SizedStructure
 
+_steps = [0]
+"""Steps of all optimizers so far: fused ones change parameters without raising their versions."""
+
+
+def _count_step(*_: Any) -> None:
+    _steps[0] += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
 
 class Prepared:
     """Merged factors of one layer, in the dtype that autocast wants, made when a route first needs them.
 
-    They are right as long as `serves` says so: it compares the identity and the
-    version of every parameter, which all in-place operations, optimizers and
-    `load_state_dict` raise. Only edits through `.data` go unseen; changing
-    the layer's mode, device or dtype makes it forget everything.
+    They are right as long as `serves` says so: it compares the identity, the
+    memory and the version of every parameter, which all in-place operations and
+    `load_state_dict` raise, and counts the steps of optimizers. Only in-place
+    edits of `.data` go unseen; changing the layer's mode, device or dtype makes
+    it forget everything.
     """
 
-    __slots__ = ("_parameters", "_scale", "_schedule", "_sized", "_weights", "autocast", "dense_limit", "weight")
+    __slots__ = (
+        "_parameters",
+        "_scale",
+        "_schedule",
+        "_sized",
+        "_steps",
+        "_weights",
+        "autocast",
+        "dense_limit",
+        "weight",
+    )
 
     weight: Tensor
     """Scaled W of shape (padded_out, padded_in), in the layer's orders of features; there once it was needed.
@@ -42,8 +66,9 @@ class Prepared:
         schedule: Schedule,
     ) -> None:
         self._sized, self.autocast = sized, autocast
-        self._parameters = tuple((name, tensor, tensor._version) for name, tensor in factors.items())
-        self._parameters += (("", gain, gain._version),)
+        named = [*factors.items(), ("", gain)]
+        self._parameters = [(name, tensor, tensor._version, tensor.data_ptr()) for name, tensor in named]
+        self._steps = _steps[0]
         self._scale = scale_value(gain.detach(), [f.detach() for f in factors.values()], stds)
         self._schedule = schedule
         self._weights: dict[str, list[Tensor]] = {}
@@ -52,11 +77,11 @@ class Prepared:
 
     def serves(self, factors: Mapping[str, Tensor | None], gain: Tensor | None) -> bool:
         """Whether the parameters are still those that this was made from."""
-        for name, tensor, version in self._parameters:
-            current = factors[name] if name else gain
-            if current is not tensor or tensor._version != version:
+        for name, tensor, version, address in self._parameters:
+            current = factors.get(name) if name else gain
+            if current is not tensor or tensor._version != version or tensor.data_ptr() != address:
                 return False
-        return True
+        return self._steps == _steps[0]
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """(tokens, padded_in) to (tokens, padded_out) by the fastest route."""
@@ -77,6 +102,6 @@ class Prepared:
         return self.weight
 
     def _merge(self, route: Route) -> list[Tensor]:
-        factors = {name: tensor.detach() for name, tensor, _ in self._parameters if name}
+        factors = {name: tensor.detach() for name, tensor, *_ in self._parameters if name}
         merged = merged_weights(self._sized, stored_plan(self._sized), route.plan, factors)
-        return [weight if self.autocast is None else weight.to(self.autocast) for weight in merged]
+        return [weight.to(cast_dtype(weight, self.autocast)) for weight in merged]

@@ -24,7 +24,7 @@ def rms_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) ->
     scale = gain
     for factor, std in zip(factors, stds, strict=True):
         norm_at_init = std * math.sqrt(factor.numel())
-        norm = torch.linalg.vector_norm(factor, dtype=_norm_dtype(factor.dtype))
+        norm = torch.linalg.vector_norm(factor, dtype=norm_dtype(factor.dtype))
         scale = scale * (norm_at_init / torch.clamp(norm, min=norm_at_init))
     return scale
 
@@ -46,7 +46,7 @@ def caps(factors: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, list[
     product, norms = 1.0, []
     for factor, std in zip(factors, stds, strict=True):
         norm_at_init = std * math.sqrt(factor.numel())
-        norm = float(torch.linalg.vector_norm(factor, dtype=_norm_dtype(factor.dtype)))
+        norm = float(torch.linalg.vector_norm(factor, dtype=norm_dtype(factor.dtype)))
         # Not a comparison with >: a norm that is NaN must spread.
         is_capped = not norm <= norm_at_init
         norms.append(norm if is_capped else 0.0)
@@ -54,6 +54,6 @@ def caps(factors: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, list[
     return product, norms
 
 
-def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Norms of half-precision factors are taken in float32."""
+def norm_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Sums over half-precision factors are taken in float32."""
     return dtype if dtype.itemsize >= 4 else torch.float32

@@ -27,11 +27,17 @@ def plain(layer: EinsumLinear, x: Tensor) -> Tensor:
     return layer._record(x).detach()
 
 
-def _optimizer_step(layer: EinsumLinear) -> None:
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
+def _optimizer_step(layer: EinsumLinear, fused: bool = False) -> None:
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5, fused=fused)
     with torch.enable_grad():
         layer(torch.randn(4, 16)).square().sum().backward()
     optimizer.step()
+
+
+def _flat(layer: EinsumLinear) -> None:
+    """Gives parameters other memory through `.data`."""
+    values = nn.utils.parameters_to_vector(layer.parameters())
+    nn.utils.vector_to_parameters(1.5 * values, layer.parameters())
 
 
 EDITS: dict[str, Callable[[EinsumLinear], object]] = {
@@ -41,6 +47,8 @@ EDITS: dict[str, Callable[[EinsumLinear], object]] = {
     "bias": lambda layer: layer.bias.add_(1),  # type: ignore[union-attr]
     "another parameter": lambda layer: layer.factors.__setitem__("A", nn.Parameter(torch.randn(4, 4, 8))),
     "optimizer": _optimizer_step,
+    "fused optimizer": lambda layer: _optimizer_step(layer, fused=True),
+    "other memory": _flat,
     "load": lambda layer: layer.load_state_dict(EinsumLinear(16, 16, "btt:r=2").state_dict()),
     "reset": lambda layer: layer.reset_parameters(),
     "zero": lambda layer: layer.zero_last_factor_(),
@@ -159,3 +167,42 @@ def test_half_precision_on_the_cpu_gives_what_single_precision_gives(layer: Eins
     with torch.no_grad():
         torch.testing.assert_close(half(x.half()).float(), exact, rtol=0.02, atol=0.02)
     torch.testing.assert_close(half(x.half()).float().detach(), exact, rtol=0.02, atol=0.02)
+
+
+class _Doubled(nn.Module):
+    def forward(self, parameter: Tensor) -> Tensor:
+        return 2 * parameter
+
+
+@pytest.mark.parametrize("name", ["factors.A", "gain", "bias"])
+def test_parametrized_parameters(layer: EinsumLinear, name: str) -> None:
+    x = torch.randn(3, 16)
+    holder, _, own = name.rpartition(".")
+    with torch.no_grad():
+        layer.bias.fill_(1)  # type: ignore[union-attr]
+        layer(x)
+    nn.utils.parametrize.register_parametrization(layer.get_submodule(holder), own, _Doubled())
+    expected = nn.functional.linear(x, layer.to_dense(), layer.bias)
+    y = layer(x)
+    torch.testing.assert_close(y, expected)
+    y.sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_autocast_leaves_float64_alone(layer: EinsumLinear, grad: bool) -> None:
+    layer.double()
+    x = torch.randn(3, 16, dtype=torch.float64)
+    expected = plain(layer, x)
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(layer(x).detach(), expected)
+        with pytest.raises(LayerError, match=r"input of dtype torch\.float32, parameter gain of torch\.float64"):
+            layer(x.float())
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_shapes_on_the_meta_device(layer: EinsumLinear, grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        assert layer.to("meta")(torch.empty(2, 3, 16, device="meta")).shape == (2, 3, 16)

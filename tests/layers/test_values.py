@@ -236,6 +236,25 @@ def test_half_precision_parameters_do_not_overflow_the_norm() -> None:
     assert y.isfinite().all()
 
 
+@pytest.mark.parametrize("cap", [0.5, 3.0], ids=["below-cap", "above-cap"])
+def test_the_gradient_of_the_gain_does_not_overflow_half_precision(cap: float) -> None:
+    """It is a sum over all outputs."""
+    torch.manual_seed(0)
+    layer = EinsumLinear(64, 64, "btt:r=2", bias=False)
+    layer.route = "(xA)B"
+    with torch.no_grad():
+        for factor in layer.factors.values():
+            factor.mul_(cap)
+        layer.gain.fill_(1.0 if cap > 1 else 4.0)
+    x, parameters = torch.randn(4000, 64), tuple(layer.parameters())
+    y = layer(x)
+    expected = torch.autograd.grad(y, parameters, y.detach())
+    with torch.autocast("cpu", dtype=torch.float16):
+        y = layer(x)
+    for half, single in zip(torch.autograd.grad(y, parameters, y.detach()), expected, strict=True):
+        assert (half - single).norm() <= 0.02 * single.norm()
+
+
 def test_dense_structure_starts_like_its_definition() -> None:
     torch.manual_seed(0)
     layer = EinsumLinear(128, 128, "dense", bias=False)
