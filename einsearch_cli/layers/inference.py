@@ -37,7 +37,17 @@ class Prepared:
     it forget everything.
     """
 
-    __slots__ = ("_parameters", "_scale", "_schedule", "_sized", "_steps", "_weights", "autocast", "dense_limit", "weight")
+    __slots__ = (
+        "_parameters",
+        "_scale",
+        "_schedule",
+        "_sized",
+        "_steps",
+        "_weights",
+        "autocast",
+        "dense_limit",
+        "weight",
+    )
 
     weight: Tensor
     """Scaled W of shape (padded_out, padded_in), in the layer's orders of features; there once it was needed.
