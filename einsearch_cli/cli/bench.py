@@ -92,6 +92,7 @@ def bench_command(
     retain_memory()
     torch.set_num_threads(threads)
     if calibrate:
+        _refuse_beside_calibration(specs or [], device, out)
         console.data(calibration_text(threads, output))
         return Exit.OK
     bench = Bench(
@@ -128,6 +129,15 @@ def _refuse_other_files(out: Sequence[Path]) -> None:
                 f"--out {str(path)!r}: the folder {str(path.parent)!r} does not exist",
                 remedy=f"create it first: mkdir -p {shlex.quote(str(path.parent))}",
             )
+
+
+def _refuse_beside_calibration(specs: Sequence[str], device: Device, out: Sequence[Path]) -> None:
+    given = [*specs, *(["--device cuda"] if device is Device.cuda else []), *(f"--out {path}" for path in out)]
+    if given:
+        raise SpecError(
+            f"--calibrate with {', '.join(given)}: calibration measures this CPU, no structures, and writes no report",
+            remedy="einsearch bench --calibrate --threads 2",
+        )
 
 
 def _entrants(specs: Sequence[str]) -> tuple[Entrant, ...]:

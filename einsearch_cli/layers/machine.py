@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -86,9 +87,16 @@ def profile_for(device_type: str, threads: int) -> MachineProfile:
         return DEFAULT_GPU
     try:
         stored = json.loads(profile_path(threads).read_text())
-        return MachineProfile(**{**stored, "mac_ns": tuple(stored["mac_ns"])})
+        profile = MachineProfile(**{**stored, "mac_ns": tuple(stored["mac_ns"])})
     except (OSError, ValueError, TypeError, KeyError):  # never required: a damaged file is as good as none
         return DEFAULT_CPU
+    return profile if _is_sound(profile) else DEFAULT_CPU
+
+
+def _is_sound(profile: MachineProfile) -> bool:
+    constants = [value for name, value in asdict(profile).items() if name not in ("mac_ns", "source")]
+    are_numbers = all(type(value) in (int, float) and 0 <= value < math.inf for value in (*constants, *profile.mac_ns))
+    return are_numbers and len(profile.mac_ns) == len(WIDTHS)
 
 
 def store_profile(profile: MachineProfile, threads: int) -> Path:

@@ -53,7 +53,7 @@ def calibrate(report: Callable[[Progress], None] = lambda _: None) -> MachinePro
         cache_bytes=cache_bytes,
         copy_ns=copy_ns,
         run_ns=run_ns,
-        source=f"measured with {torch.get_num_threads()} threads",
+        source=f"constants measured here with {torch.get_num_threads()} thread(s)",
     )
 
 

@@ -73,7 +73,9 @@ def cases_of(modes: Sequence[Mode], widths: Sequence[int], tokens: Sequence[int]
     """
     for option, values in (("--widths", widths), ("--tokens", tokens or (1,))):
         if not values or min(values) < 1:
-            raise SpecError(f"{option} {','.join(map(str, values))}: every number must be at least 1", remedy="1024")
+            raise SpecError(
+                f"{option} {','.join(map(str, values))}: every number must be at least 1", remedy=f"{option} 1024"
+            )
     cases = {
         Case(mode, width, count)
         for mode in modes

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.chunked import keeps_result
+from einsearch_cli.layers.chunked import keeps_result, run_forward
 from einsearch_cli.layers.planner import routes
 from einsearch_cli.taxonomy import flops_per_token
 
@@ -92,6 +93,26 @@ def test_a_graph_can_be_walked_twice(case: Any) -> None:
         inputs = (x, *layer.parameters())
         first = [grad.clone() for grad in torch.autograd.grad(y, inputs, retain_graph=True)]
         torch.testing.assert_close(torch.autograd.grad(y, inputs), tuple(first))
+
+
+def test_checkpointing_keeps_no_intermediates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are saved past the hooks by which checkpointing frees what is saved."""
+    kept: list[Tensor | None] = []
+
+    def forward(*args: Any) -> Tensor:
+        kept.extend(args[5])
+        return run_forward(*args)
+
+    monkeypatch.setattr("einsearch_cli.layers.chunked.run_forward", forward)
+    layer = EinsumLinear(64, 64, "btt:r=1")
+    layer.route = "(xA)B"
+    x = torch.randn(3, 64, requires_grad=True)
+    expected = torch.autograd.grad(layer(x).sum(), x)
+    assert kept
+    kept.clear()
+    y = checkpoint(layer, x, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x), expected)
+    assert not kept
 
 
 def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:

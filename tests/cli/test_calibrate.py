@@ -1,0 +1,62 @@
+"""`einsearch bench --calibrate`: measured constants are kept, used, and never required."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from einsearch_cli.layers.machine import DEFAULT_CPU, WIDTHS, profile_for, profile_path, store_profile
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An empty cache folder; the profile and the threads of the process as before afterwards."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    profile_for.cache_clear()
+    yield
+    profile_for.cache_clear()
+    torch.set_num_threads(before)
+
+
+def test_what_was_measured_is_used_from_then_on(einsearch) -> None:
+    outcome = einsearch("bench", "--calibrate", "--threads", "1", "--format", "json")
+    assert outcome.code == 0
+    told = json.loads(outcome.out)
+    used = profile_for("cpu", 1)
+    assert json.loads(json.dumps(asdict(used))) == told
+    assert len(used.mac_ns) == len(WIDTHS)
+    assert used.source == "constants measured here with 1 thread(s)"
+    assert profile_for("cpu", 2) is DEFAULT_CPU
+    assert str(profile_path(1)) in outcome.err
+
+
+DAMAGED = {
+    "no JSON": "{",
+    "a list": "[1, 2]",
+    "too few": json.dumps({"mac_ns": [1.0]}),
+    "short": json.dumps({**asdict(DEFAULT_CPU), "mac_ns": [1.0]}),
+    "text": json.dumps({**asdict(DEFAULT_CPU), "step_ns": "fast"}),
+    "not finite": json.dumps({**asdict(DEFAULT_CPU), "copy_ns": float("nan")}),
+    "bytes": "\x00",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_file_is_as_good_as_none(text: str) -> None:
+    path = store_profile(replace(DEFAULT_CPU, source="ours"), 1)
+    assert profile_for("cpu", 1).source == "ours"
+    path.write_text(text)
+    profile_for.cache_clear()
+    assert profile_for("cpu", 1) is DEFAULT_CPU
+
+
+@pytest.mark.parametrize("extra", [("monarch",), ("--device", "cuda"), ("--out", "speed.json")])
+def test_what_calibration_does_not_heed_is_refused(einsearch, extra: tuple[str, ...]) -> None:
+    outcome = einsearch("bench", "--calibrate", *extra)
+    assert outcome.code == 2
+    assert f"--calibrate with {' '.join(extra)}: calibration measures this CPU" in outcome.err
