@@ -11,10 +11,11 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.autocast import autocast_dtype, cast, cast_dtype, without_autocast
+from einsearch_cli.layers.autocast import autocast_dtype, cast, without_autocast
 from einsearch_cli.layers.chunked import contract_in_chunks
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.inference import Prepared
+from einsearch_cli.layers.input_checks import check_input, check_parameters, check_width
 from einsearch_cli.layers.machine import profile_for
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.merging import merged_weights
@@ -224,7 +225,7 @@ class EinsumLinear(nn.Module):
             LayerError: for another input width, dtype or device, or an input that is not floating.
         """
         if not _is_plain(x):
-            self._check_input(x)
+            check_input(x, self.in_features, self.gain.dtype)
             return self._record(x)
         try:
             if _is_grad_enabled():
@@ -239,8 +240,8 @@ class EinsumLinear(nn.Module):
                 return self._infer(x)
             return _linear(x, prepared.weight, parameters["bias"])
         except RuntimeError:
-            self._check_input(x)
-            self._check_parameters(x)
+            check_input(x, self.in_features, self.gain.dtype)
+            check_parameters(x, self)
             raise
 
     def train(self, mode: bool = True) -> EinsumLinear:
@@ -289,7 +290,7 @@ class EinsumLinear(nn.Module):
 
     def _contract(self, x: Tensor) -> Tensor:
         """With gradients."""
-        self._check_width(x)
+        check_width(x, self.in_features)
         dtype = autocast_dtype(x) if _is_any_autocast() else None
         bias = self._padded_bias(self._own("bias"))
         rows = self._padded(x.reshape(-1, self.in_features))
@@ -382,35 +383,6 @@ class EinsumLinear(nn.Module):
         route = state["_route"]
         super().__setstate__({**state, "plan": stored_plan(state["sized"]), "_route": None})  # type: ignore[no-untyped-call]
         self.route = route
-
-    def _check_input(self, x: Tensor) -> None:
-        self._check_width(x)
-        if not x.is_floating_point():
-            raise LayerError(
-                f"input of dtype {x.dtype}: the layer takes floating tensors",
-                remedy=f"convert it with .to({self.gain.dtype})",
-            )
-
-    def _check_width(self, x: Tensor) -> None:
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise LayerError(
-                f"input of shape {tuple(x.shape)}: the last dimension must be in_features = {self.in_features}",
-                remedy="bring the features to the last dimension, or build the layer with that width",
-            )
-
-    def _check_parameters(self, x: Tensor) -> None:
-        """After something failed: whether input and parameters fit together."""
-        for name, parameter in self.named_parameters():
-            if parameter.device != x.device:
-                raise LayerError(
-                    f"input on {x.device}, parameter {name} on {parameter.device}: a product needs both on one device",
-                    remedy="move the whole layer and its input with .to(device)",
-                )
-            if len({cast_dtype(tensor, autocast_dtype(x)) for tensor in (parameter, x)}) > 1:
-                raise LayerError(
-                    f"input of dtype {x.dtype}, parameter {name} of {parameter.dtype}: a product needs one dtype",
-                    remedy=f"convert the input with .to({self.gain.dtype}), or use torch.autocast",
-                )
 
 
 def _is_plain(x: Tensor) -> bool:

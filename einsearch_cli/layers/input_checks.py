@@ -1,0 +1,54 @@
+"""What a layer says of an input that it cannot take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from einsearch_cli.errors import LayerError
+from einsearch_cli.layers.autocast import autocast_dtype, cast_dtype
+
+
+def check_width(x: Tensor, in_features: int) -> None:
+    """
+    Raises:
+        LayerError: if the last dimension is another one.
+    """
+    if x.ndim == 0 or x.shape[-1] != in_features:
+        raise LayerError(
+            f"input of shape {tuple(x.shape)}: the last dimension must be in_features = {in_features}",
+            remedy="bring the features to the last dimension, or build the layer with that width",
+        )
+
+
+def check_input(x: Tensor, in_features: int, dtype: torch.dtype) -> None:
+    """
+    Raises:
+        LayerError: if the last dimension is another one, or the input is not floating.
+    """
+    check_width(x, in_features)
+    if not x.is_floating_point():
+        raise LayerError(
+            f"input of dtype {x.dtype}: the layer takes floating tensors",
+            remedy=f"convert it with .to({dtype})",
+        )
+
+
+def check_parameters(x: Tensor, layer: nn.Module) -> None:
+    """
+    Raises:
+        LayerError: if input and parameters are on several devices, or are multiplied in several dtypes.
+    """
+    autocast = autocast_dtype(x)
+    for name, parameter in layer.named_parameters():
+        if parameter.device != x.device:
+            raise LayerError(
+                f"input on {x.device}, parameter {name} on {parameter.device}: a product needs both on one device",
+                remedy="move the whole layer and its input with .to(device)",
+            )
+        if cast_dtype(parameter, autocast) != cast_dtype(x, autocast):
+            raise LayerError(
+                f"input of dtype {x.dtype}, parameter {name} of {parameter.dtype}: a product needs one dtype",
+                remedy=f"convert the input with .to({parameter.dtype})"
+                + (", or use torch.autocast" if autocast is None else ""),
+            )
