@@ -92,7 +92,7 @@ def routes(sized: SizedStructure) -> tuple[Route, ...]:
 
     >>> from einsearch_cli.structures import parse_structure
     >>> [route.text for route in routes(parse_structure("tt:n=3,r=2").at(64, 64))]
-    ['((xA)C)B', 'x(ABC)', '(xA)(BC)', '(x(AB))C', '(xB)(AC)']
+    ['((xA)C)B', 'x(ABC)', '(xA)(BC)', '(xB)(AC)']
     """
     own = stored_plan(sized)
     features = own.input_order, own.output_order
