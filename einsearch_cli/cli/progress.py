@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from statistics import fmean
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +16,7 @@ from einsearch_cli.search.estimate import StudyEstimate
 from einsearch_cli.search.study import RungStarted, StudyEvent
 from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished
-from einsearch_cli.structures import LayerSpec, short_text
+from einsearch_cli.structures import LayerSpec, RoutingStatistics, short_text
 
 
 class StudyProgress:
@@ -56,7 +58,8 @@ class StudyProgress:
             bar = self._running.get(event.number)
             if bar is None:
                 bar = self._running[event.number] = self._bars.add_task(f"  {describe(event.trial)}", note="")
-            self._bars.update(bar, completed=event.step, total=event.steps, note=f"training loss {event.loss:.4g}")
+            note = f"training loss {event.loss:.4g}{load_note(event.routing)}"
+            self._bars.update(bar, completed=event.step, total=event.steps, note=note)
 
     def _start_rung(self, event: RungStarted) -> None:
         self._best = None
@@ -85,6 +88,7 @@ class StudyProgress:
             self._bars.update(self._rung, advance=1, note=best + self._clock.eta())
         outcome = f"loss {result.loss:.5g}" if result.loss is not None else f"{result.status}: {result.error}"
         if result.loss is None or not self._console.is_terminal:
+            outcome += load_note(result.routing)
             line = f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._clock.eta()}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -126,6 +130,24 @@ def name_of(structure: LayerSpec) -> str:
 def describe(trial: Trial) -> str:
     """One trial in a line."""
     return f"{name_of(trial.structure)}, width {trial.width}, seed {trial.seed}"
+
+
+def load_note(routing: Sequence[RoutingStatistics]) -> str:
+    """The least used expert of all layers, its share times the number of experts, and mean entropies; or nothing.
+
+    >>> layer = RoutingStatistics("blocks.0.up", (0.7, 0.3), token_entropy=0.5, aggregate_entropy=0.6, dropped=0)
+    >>> load_note([layer])
+    '  least load 0.60 in blocks.0.up  entropy 0.50 of 0.60  0 dropped'
+    """
+    if not routing:
+        return ""
+    least = min(routing, key=lambda layer: layer.smallest_load)
+    of_token = fmean(layer.token_entropy for layer in routing)
+    of_mean = fmean(layer.aggregate_entropy for layer in routing)
+    return (
+        f"  least load {least.smallest_load:.2f} in {least.layer}  "
+        f"entropy {of_token:.2f} of {of_mean:.2f}  {sum(layer.dropped for layer in routing)} dropped"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -200,12 +200,14 @@ class _Session:
         from einsearch_cli.reports import StudyReport
         from einsearch_cli.scaling import rank_candidates
 
+        yardstick, *baselines = self.spec.compared_with()
         return StudyReport(
             title=self.spec.name,
             task=self.spec.task,
             budget_flops=self.spec.budget_flops,
             results=tuple(results),
-            ranking=rank_candidates(results, self.structures[0]),
+            ranking=rank_candidates(results, yardstick),
+            comparisons=tuple(rank_candidates(results, baseline) for baseline in baselines),
             loss_name=f"validation loss ({self.task.loss_unit})",
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=_environment(),

@@ -32,17 +32,23 @@ def rung_trials(
     ]
 
 
-def promoted(results: Sequence[TrialResult], structures: Sequence[LayerSpec], keep: float) -> list[LayerSpec]:
-    """The structures that go on: the first (the yardstick), and the best share of the others.
+def places(keep: float, others: int) -> int:
+    """How many of the other structures go on."""
+    return math.ceil(keep * others)
+
+
+def promoted(
+    results: Sequence[TrialResult], structures: Sequence[LayerSpec], keep: float, always: Sequence[LayerSpec]
+) -> list[LayerSpec]:
+    """The structures that go on: those that always do, and the best share of the others.
 
     A structure's score is the mean loss over seeds at its best width; a width that lost
     a seed does not compete with widths that kept theirs. Ties keep the given order.
     """
-    yardstick, *others = structures
+    others = [structure for structure in structures if structure not in always]
     scores = {structure: rung_score(results, structure) for structure in others}
-    places = math.ceil(keep * len(others))
-    best = sorted(others, key=lambda s: scores[s])[:places]
-    return [yardstick, *(s for s in others if s in best and math.isfinite(scores[s]))]
+    best = sorted(others, key=lambda s: scores[s])[: places(keep, len(others))]
+    return [s for s in structures if s in always or (s in best and math.isfinite(scores[s]))]
 
 
 def rung_score(results: Sequence[TrialResult], structure: LayerSpec) -> float:

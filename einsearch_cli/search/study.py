@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from einsearch_cli.data import AnyTask
 from einsearch_cli.search.engine import Engine
-from einsearch_cli.search.halving import promoted, rung_budgets, rung_trials
+from einsearch_cli.search.halving import places, promoted, rung_budgets, rung_trials
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.search.trial import TrialResult
@@ -35,16 +34,19 @@ StudyEvent = RungStarted | Progress | Finished
 
 def fingerprint(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask) -> str:
     """SHA-256 of everything that decides the results of a study."""
-    settings = spec.model_dump(mode="json", exclude={"name", "structures", "files", "space", "task_settings"})
+    listed = {"name", "structures", "baselines", "files", "space", "task_settings"}
+    settings = spec.model_dump(mode="json", exclude=listed)
+    if spec.baselines:
+        settings["baselines"] = [str(structure) for structure in spec.compared_with()]
     settings |= {"candidates": [str(structure) for structure in structures], "data": task.fingerprint()}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def planned_counts(spec: StudySpec, structures: Sequence[LayerSpec]) -> list[int]:
     """Number of structures on every rung if all runs finish."""
-    counts = [len(structures)]
+    always, counts = len(spec.compared_with()), [len(structures)]
     for _ in range(spec.halving.rungs - 1):
-        counts.append(1 + math.ceil(spec.halving.keep * (counts[-1] - 1)))
+        counts.append(always + places(spec.halving.keep, counts[-1] - always))
     return counts
 
 
@@ -71,7 +73,7 @@ def run_study(
         _run_waiting(store, engine, on_event)
         results = [result for result in store.results() if result.trial.rung == rung]
         if rung + 1 < len(budgets):
-            survivors = promoted(results, survivors, spec.halving.keep)
+            survivors = promoted(results, survivors, spec.halving.keep, spec.compared_with())
     return store.results()
 
 
