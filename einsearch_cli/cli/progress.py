@@ -63,12 +63,10 @@ class StudyProgress:
 
     def _start_rung(self, event: RungStarted) -> None:
         self._best = None
-        text = (
-            f"rung {event.rung + 1}/{event.rungs}: {len(event.structures)} candidates, "
-            f"{event.budget_flops:.2g} FLOPs a run"
-        )
+        stage = "without balance loss" if event.is_ablation else f"rung {event.rung + 1}/{event.rungs}"
+        text = f"{stage}: {len(event.structures)} candidates, {event.budget_flops:.2g} FLOPs a run"
         if event.finished:
-            self._console.print(f"rung {event.rung + 1}: {event.finished} of {event.trials} runs were finished before")
+            self._console.print(f"{stage}: {event.finished} of {event.trials} runs were finished before")
         self._clock.start_rung(event)
         if self._rung is not None:
             self._bars.remove_task(self._rung)

@@ -27,6 +27,8 @@ class StudyReport:
     ranking: Ranking
     comparisons: tuple[Ranking, ...] = ()
     """The same results ranked with other yardsticks, the baselines of the study."""
+    unbalanced: tuple[TrialResult, ...] = ()
+    """Runs with experts, each done once more without the loss that balances their load."""
     loss_name: str = "validation loss"
     """What the loss is, with its unit, e.g. 'validation loss (nats per character)'."""
     commands: tuple[str, ...] = ()

@@ -92,6 +92,8 @@ class StudySpec(BaseModel):
     """Successive halving."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimizer, the same for every candidate."""
+    ablate_balance: bool = False
+    """Train each candidate with experts once more, at its best width, without the loss that balances their load."""
 
     @field_validator("widths")
     @classmethod

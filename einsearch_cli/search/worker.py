@@ -109,7 +109,7 @@ def run_trial(job: Job, setup: WorkerSetup, pipe: Connection) -> TrialResult:
             width=trial.width,
             budget_flops=trial.budget_flops,
             seed=trial.seed,
-            optimizer=OptimizerSettings(**setup.optimizer),
+            optimizer=OptimizerSettings(**setup.optimizer | ({} if trial.balanced else {"auxiliary_weight": 0.0})),
         )
         outcome = train(run, report)
     except DivergedError as error:
