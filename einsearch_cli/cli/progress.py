@@ -6,12 +6,11 @@ import math
 import time
 from collections.abc import Sequence
 from statistics import fmean
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, TaskID
 
+from einsearch_cli.cli.bars import LiveBars
 from einsearch_cli.search.estimate import StudyEstimate
 from einsearch_cli.search.study import RungStarted, StudyEvent
 from einsearch_cli.search.trial import Trial, TrialResult
@@ -19,35 +18,16 @@ from einsearch_cli.search.worker import Finished
 from einsearch_cli.structures import LayerSpec, RoutingStatistics, short_text
 
 
-class StudyProgress:
+class StudyProgress(LiveBars):
     """Shows candidates, rung, losses and the time left; give it every event of the study."""
 
     def __init__(self, console: Console, estimate: StudyEstimate) -> None:
-        self._console = console
+        super().__init__(console, MofNCompleteColumn(), transient=False)
         self._estimate = estimate
         self._clock = _Clock(estimate)
-        self._rungs = len(estimate.rungs)
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-        )
         self._rung: TaskID | None = None
         self._running: dict[int, TaskID] = {}
         self._best: TrialResult | None = None
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def __call__(self, event: StudyEvent) -> None:
         if isinstance(event, RungStarted):
@@ -66,13 +46,13 @@ class StudyProgress:
         stage = "without balance loss" if event.is_ablation else f"rung {event.rung + 1}/{event.rungs}"
         text = f"{stage}: {len(event.structures)} candidates, {event.budget_flops:.2g} FLOPs a run"
         if event.finished:
-            self._console.print(f"{stage}: {event.finished} of {event.trials} runs were finished before")
+            self._say(f"{stage}: {event.finished} of {event.trials} runs were finished before")
         self._clock.start_rung(event)
         if self._rung is not None:
             self._bars.remove_task(self._rung)
         self._rung = self._bars.add_task(text, total=event.trials, completed=event.finished, note=self._clock.eta())
         if not self._console.is_terminal:
-            self._console.print(text, markup=False, highlight=False)
+            self._say(text)
 
     def _finish(self, event: Finished) -> None:
         result = event.result
@@ -87,8 +67,7 @@ class StudyProgress:
         outcome = f"loss {result.loss:.5g}" if result.loss is not None else f"{result.status}: {result.error}"
         if result.loss is None or not self._console.is_terminal:
             outcome += load_note(result.routing)
-            line = f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._clock.eta()}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._say(f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._clock.eta()}")
 
 
 class _Clock:
