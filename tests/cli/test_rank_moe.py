@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from einsearch_cli.data import open_task
+from einsearch_cli.search.spec import load_study_spec
 from einsearch_cli.structures import MixtureOfExperts, parse_layer, structure_of_entry
 from einsearch_cli.training import OptimizerSettings, ProxyRun, RunOutcome, plan_run, train
 
 SPEC = Path(__file__).parents[2] / "specs" / "moe.yaml"
+BALANCE = SPEC.with_name("moe_balance.yaml")
 SMALL_TASK = {"block_size": 32, "batch_size": 16, "layers": 1, "validation_blocks": 32}
 
 
@@ -25,7 +27,7 @@ def reduced(folder: Path) -> Path:
     study: dict[str, Any] = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
     study["structures"] += OTHERS
     study |= {"widths": [32], "seeds": 1, "budget_flops": "1e9", "task_settings": SMALL_TASK}
-    study["halving"] = {"rungs": 1}
+    study |= {"halving": {"rungs": 1}, "ablate_balance": True}
     path = folder / "moe.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
     return path
@@ -42,6 +44,13 @@ def test_the_plan_has_flops_and_time(einsearch, tmp_path: Path) -> None:
     shown = einsearch("rank", reduced(tmp_path), "--dry-run").out
     assert "btt-moe:experts=16,top=2" in shown
     assert "1e+09" in shown
+
+
+def test_the_ablation_is_of_the_same_candidates() -> None:
+    study, ablation = (load_study_spec(path) for path in (SPEC, BALANCE))
+    assert ablation.candidates() == study.candidates()
+    assert ablation.optimizer == study.optimizer
+    assert ablation.ablate_balance
 
 
 def test_a_study_of_experts_from_start_to_report(einsearch, tmp_path: Path) -> None:
