@@ -86,10 +86,6 @@ def test_a_study_of_experts_from_start_to_report(einsearch, tmp_path: Path) -> N
     assert "blocks.0.query" in report
     assert "Ablation: the same runs without the loss that balances the load" in report
     assert "least load" in found.err, "what the routers did is shown with every run"
-    again = einsearch("rank", reduced(tmp_path), "--out", out)
-    assert again.code == 0, again.err
-    kept = json.loads((out / "results.json").read_text())["unbalanced"]
-    assert {run["structure"]: run for run in kept} == unbalanced, "nothing is trained again"
 
 
 def test_flops_grow_with_the_experts_of_a_token_not_with_all() -> None:
