@@ -102,7 +102,9 @@ def test_a_token_beyond_the_vocabulary(folder: Path, tmp_path: Path, monkeypatch
 
 def test_a_token_beyond_the_vocabulary_in_the_held_out_part(folder: Path, tmp_path: Path) -> None:
     write(folder / "val.bin", TOKENS + 1)
-    assert refusal(DataSettings(tokens=folder, vocabulary=65), tmp_path).startswith(f"{folder / 'val.bin'}: token 65 at")
+    assert refusal(DataSettings(tokens=folder, vocabulary=65), tmp_path).startswith(
+        f"{folder / 'val.bin'}: token 65 at"
+    )
 
 
 def test_an_odd_length(folder: Path, tmp_path: Path) -> None:
@@ -150,9 +152,15 @@ def test_meta_pkl_is_not_unpickled(folder: Path, tmp_path: Path) -> None:
         ("{}", "meta.json, vocabulary: Field required"),
         ('{"vocabulary": 65, "vocab": 1}', "meta.json, vocab: Extra inputs are not permitted"),
         ('{"vocabulary": 65, "token_type": "int8"}', "meta.json, token_type: Input should be 'uint8'"),
-        ('{"vocabulary": 65, "training_tokens": 5001}', "train.bin has 5,000 tokens, and meta.json beside it says 5,001"),
+        (
+            '{"vocabulary": 65, "training_tokens": 5001}',
+            "train.bin has 5,000 tokens, and meta.json beside it says 5,001",
+        ),
         ('{"vocabulary": 65, "tokenizer": {"kind": "morse"}}', "no tokenizer is of kind 'morse'"),
-        ('{"vocabulary": 65, "tokenizer": {"kind": "characters"}}', "the description of a tokenizer of kind 'characters'"),
+        (
+            '{"vocabulary": 65, "tokenizer": {"kind": "characters"}}',
+            "the description of a tokenizer of kind 'characters'",
+        ),
         ("[1]", "meta.json: Input should be"),
     ],
 )
@@ -169,7 +177,9 @@ def test_two_types(folder: Path, tmp_path: Path) -> None:
 
 def test_paths_without_tokens(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    assert refusal(DataSettings(tokens=missing), tmp_path).startswith(f"tokens {missing} do not exist\ntry: give a .bin")
+    assert refusal(DataSettings(tokens=missing), tmp_path).startswith(
+        f"tokens {missing} do not exist\ntry: give a .bin"
+    )
     assert refusal(DataSettings(tokens=tmp_path), tmp_path).startswith(f"folder {tmp_path} has no train.bin\ntry: give")
 
 
@@ -193,7 +203,10 @@ def test_characters_cannot_be_guessed(folder: Path, tmp_path: Path) -> None:
         ({"held_out_fraction": 0}, "greater than 0"),
         ({"path": "a"}, "Extra inputs"),
         ({"dataset": {"name": "json"}}, "the reader 'json' needs files"),
-        ({"dataset": {"name": "a/b", "files": ["c"]}}, "files are read by one of json, parquet, csv, text, not by 'a/b'"),
+        (
+            {"dataset": {"name": "a/b", "files": ["c"]}},
+            "files are read by one of json, parquet, csv, text, not by 'a/b'",
+        ),
         ({"dataset": {"name": "a/b", "split": "train[:9]", "streaming": True}}, "a stream has no slices"),
     ],
 )
