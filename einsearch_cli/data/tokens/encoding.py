@@ -18,8 +18,8 @@ from einsearch_cli.data.tokens.tokenizers import Tokenizer, Tokens
 from einsearch_cli.errors import DataError
 from einsearch_cli.files import open_atomically, write_atomically
 
-PIECE: Final = 1 << 20
-"""Characters encoded at once: a tokenizer's lists take tens of bytes for each."""
+PIECE: Final = 1 << 16
+"""Characters encoded at once: a tokenizer's lists take tens of bytes for each, and stay in the processor's cache."""
 
 _LINE_START = re.compile(r"(?<=\S\n)(?=\w)")
 

@@ -179,6 +179,8 @@ def _open_documents(settings: DataSettings, cache: Path, progress: Progress | No
     if not _is_whole(folder, key):
         with _made(folder), FileLock(folder / "writing.lock"):
             if not _is_whole(folder, key):  # another process may have finished it while this one waited
+                for draft in folder.glob(".*.tmp"):  # of a process that was killed
+                    draft.unlink()
                 write_token_folder(folder, source, _tokenizer_for(source, name), key=key, progress=progress)
     return _open_parts(folder, settings, cache, f"{source.described} as {name}")
 

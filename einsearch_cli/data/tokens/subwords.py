@@ -132,7 +132,9 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode(self, text: str) -> Tokens:
         """Tokens, uint32."""
         text = text.encode("utf-8", errors="replace").decode("utf-8")  # the package refuses lone surrogates
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        # The batch of one leaves out where each token was, which takes a third of the time.
+        (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return np.array(encoded.ids, dtype=np.uint32)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of tokens, special ones included; numbers that are no token are left out."""

@@ -183,6 +183,19 @@ def test_what_cannot_be_loaded(tmp_path: Path, streaming: bool) -> None:
     assert text.startswith(f"dataset json of {good}, row 0: number is int, not text\ntry: ")
 
 
+def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        assert arguments == ("owner/name", "plain")
+        assert options == {"split": "train", "revision": "abc", "streaming": False}
+        raise ConnectionError("Couldn't reach 'owner/name' on the Hub\nmore")
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    given = DataSettings(dataset=DatasetSettings(name="owner/name", configuration="plain", revision="abc"))
+    assert refusal(lambda: open_tokens(given, tmp_path)).startswith(
+        "dataset owner/name, split 'train', cannot be loaded: ConnectionError: Couldn't reach 'owner/name' on the Hub\n"
+    )
+
+
 def test_a_stream_has_no_characters_to_take(tmp_path: Path) -> None:
     given = settings(write(tmp_path, "json"), streaming=True).model_copy(update={"tokenizer": "characters"})
     assert refusal(lambda: open_tokens(given, tmp_path)).startswith("the characters that are tokens are those of the")

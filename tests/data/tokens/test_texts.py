@@ -150,6 +150,20 @@ def test_a_failure_leaves_nothing_to_mistake_for_tokens(book: Path, tmp_path: Pa
     assert len(open_tokens(DataSettings(text=book), tmp_path / "cache").training) > 0
 
 
+def test_drafts_of_a_killed_process_are_removed(book: Path, tmp_path: Path) -> None:
+    def kill(_: float) -> None:
+        os._exit(9)
+
+    child = multiprocessing.get_context("fork").Process(
+        target=open_tokens, args=(DataSettings(text=book), tmp_path / "cache", kill)
+    )
+    child.start()
+    child.join()
+    assert len(list((tmp_path / "cache").rglob("*.tmp"))) == 2
+    open_tokens(DataSettings(text=book), tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
 def test_progress_ends_at_one(folder: Path, tmp_path: Path) -> None:
     shares: list[float] = []
     open_tokens(DataSettings(text=folder), tmp_path / "cache", progress=shares.append)
