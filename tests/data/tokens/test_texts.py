@@ -1,7 +1,7 @@
 import json
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+import time
 from pathlib import Path
 
 import numpy as np
@@ -172,18 +172,30 @@ def test_progress_ends_at_one(folder: Path, tmp_path: Path) -> None:
     assert shares[-1] == 1
 
 
-def _open(arguments: tuple[Path, Path]) -> tuple[str, int]:
-    text, cache = arguments
-    data = open_tokens(DataSettings(text=text), cache)
-    return data.digest, len(data.training)
+def _open(text: Path, cache: Path, log: Path) -> None:
+    def slowly(_: float) -> None:
+        with log.open("a") as file:
+            file.write(f"encoded by {os.getpid()}\n")
+        time.sleep(0.2)  # the others come while this one writes
+
+    data = open_tokens(DataSettings(text=text), cache, slowly)
+    with log.open("a") as file:
+        file.write(f"{data.digest} {len(data.training)}\n")
 
 
-def test_processes_that_ask_at_once_get_the_same(book: Path, tmp_path: Path) -> None:
+def test_of_processes_that_ask_at_once_one_encodes(book: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(3, mp_context=context) as pool:
-        found = set(pool.map(_open, [(book, tmp_path / "cache")] * 3))
-    assert len(found) == 1
-    assert not list((tmp_path / "cache").rglob("*.tmp"))
+    children = [context.Process(target=_open, args=(book, tmp_path / "cache", log)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    lines = log.read_text().splitlines()
+    found = [line for line in lines if not line.startswith("encoded")]
+    assert len(found) == 3
+    assert len(set(found)) == 1
+    assert len(lines) == 3 + 2  # one process told of the training and the held-out part
 
 
 def refusal(settings: DataSettings, cache: Path) -> str:
