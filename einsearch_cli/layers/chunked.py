@@ -90,9 +90,7 @@ class _Contraction(torch.autograd.Function):
         ctx.save_for_backward(x, gain, bias, *weights)
         ctx.caps, ctx.norms = (1.0, []) if gain is None else caps(weights, stds)
         ctx.scale = ctx.caps if gain is None else float(gain) * ctx.caps
-        # Under hooks, such as those of activation checkpointing, what is saved is not to stay in memory.
-        keeps = any(ctx.needs_input_grad) and _saving_hooks(True) is None
-        ctx.kept = kept_buffers(plan, x) if keeps else []
+        ctx.kept = kept_buffers(plan, x) if any(ctx.needs_input_grad) else []
         return run_forward(plan, x, ctx.scale, bias, weights, ctx.kept)
 
     @staticmethod
@@ -138,7 +136,12 @@ def keeps_result(plan: Plan, number: int, tokens: int) -> bool:
 
 
 def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
-    """Memory for the results of all steps but the last, None for those to be computed anew."""
+    """Memory for the results of all steps but the last, None for those to be computed anew.
+
+    None at all under hooks, such as those of activation checkpointing: there what is saved is not to stay in memory.
+    """
+    if _saving_hooks(True) is not None:
+        return []
     tokens = x.shape[0]
     return [
         x.new_empty(tokens * width) if keeps_result(plan, number, tokens) else None
