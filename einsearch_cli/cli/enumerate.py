@@ -18,7 +18,7 @@ from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of
 from einsearch_cli.cli.formats import Format, render, table
 from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
-from einsearch_cli.cli.search_progress import search_progress
+from einsearch_cli.cli.share_progress import share_progress
 from einsearch_cli.cli.trees import token_exponent
 from einsearch_cli.errors import StructureError
 
@@ -151,7 +151,7 @@ def _list(
     if best or limit is None:
         refuse_too_large(space)
     shared_terminal = out is None and sys.stdout.isatty() and not best
-    with search_progress(wanted=not shared_terminal) as on_progress:
+    with share_progress("searching", wanted=not shared_terminal) as on_progress:
         found = _by_rows(best_first(list(search(space)))) if best else search(space)
         items = _listed(found, space.tokens, on_progress)
         if gating is not None:
@@ -197,7 +197,7 @@ def _of_experts(items: Iterable[Listed], experts: int, top: int) -> Iterator[Lis
 def _count(space: Space, output: ListFormat, out: Path | None) -> None:
     from einsearch_cli.taxonomy import count
 
-    with search_progress() as on_progress:
+    with share_progress("searching") as on_progress:
         counts = count(space, on_progress)
     console.data(_render_counts(counts, output), out)
 
