@@ -93,7 +93,7 @@ class AuxiliaryLoss:
         for router, (tokens, slots_E) in self._global_loads().items():
             sums = self._sums[router]
             # With processes of unequal batches the mean over processes is still that over tokens.
-            per_process = tokens.clamp(min=1) / self._processes()
+            per_process = (tokens.clamp(min=1) / self._processes()).to(sums.squared_logsumexp.dtype)
             shares_E = slots_E / slots_E.sum().clamp(min=1)
             balance = router.experts * (shares_E * sums.probabilities_E).sum() / per_process
             losses.append(balance + LOGSUMEXP_WEIGHT * sums.squared_logsumexp / per_process)
