@@ -61,12 +61,8 @@ def read_corpus(path: Path | None, held_out_fraction: float) -> Corpus:
     Raises:
         DataError: nothing there, not readable, not UTF-8, empty, or too large.
     """
-    files = _standard_library() if path is None else _files(path)
-    texts = _read_all(files)
-    if not any(texts):
-        raise DataError(f"text {path} is empty: there is no text to train on", remedy="give a file or folder with text")
-    training, held_out = _split(texts, held_out_fraction)
-    training_points, held_out_points = _code_points(training), _code_points(held_out)
+    training, held_out = map("".join, split(read_texts(text_files(path), path), held_out_fraction))
+    training_points, held_out_points = code_points_of(training), code_points_of(held_out)
     characters = most_frequent(training_points)
     return Corpus(
         training=encode(training_points, characters),
@@ -76,8 +72,55 @@ def read_corpus(path: Path | None, held_out_fraction: float) -> Corpus:
     )
 
 
-def most_frequent(code_points: npt.NDArray[np.uint32]) -> str:
-    """The characters that get a token, most frequent first; equally frequent ones by code point.
+def text_files(path: Path | None) -> list[Path]:
+    """The files of a text: itself, those of a folder by suffix, or (None) the Python standard library's, by path.
+
+    Raises:
+        DataError: nothing there, or no text files.
+    """
+    return _standard_library() if path is None else _files(path)
+
+
+def read_texts(files: list[Path], path: Path | None) -> list[str]:
+    """What `text_files(path)` contain, one text for each.
+
+    Raises:
+        DataError: not readable, not UTF-8, all empty, or too large.
+    """
+    texts = _read_all(files)
+    if not any(texts):
+        raise DataError(f"text {path} is empty: there is no text to train on", remedy="give a file or folder with text")
+    return texts
+
+
+def split(texts: list[str], fraction: float) -> tuple[list[str], list[str]]:
+    """Texts to train on and texts held out.
+
+    Several are shuffled, always alike, and whole ones from the end are held out until they make up the fraction;
+    of a single one its end is held out.
+    """
+    if len(texts) == 1:
+        cut = len(texts[0]) - round(fraction * len(texts[0]))
+        return [texts[0][:cut]], [texts[0][cut:]]
+    shuffled = random.Random(_SHUFFLE_SEED).sample(texts, len(texts))
+    wanted = fraction * sum(map(len, texts))
+    held_out: list[str] = []
+    while len(shuffled) > 1 and sum(map(len, held_out)) < wanted:
+        held_out.insert(0, shuffled.pop())
+    return shuffled, held_out
+
+
+def code_points_of(text: str) -> npt.NDArray[np.uint32]:
+    """Number of every character.
+
+    >>> code_points_of("aé").tolist()
+    [97, 233]
+    """
+    return np.frombuffer(text.encode("utf-32-le", errors="replace"), dtype="<u4")  # a lone surrogate becomes "?"
+
+
+def most_frequent(code_points: npt.NDArray[np.uint32], limit: int = VOCABULARY) -> str:
+    """The at most `limit` characters that get a token, most frequent first; equally frequent ones by code point.
 
     >>> most_frequent(np.array([98, 97, 97, 99], dtype=np.uint32))
     'abc'
@@ -85,7 +128,7 @@ def most_frequent(code_points: npt.NDArray[np.uint32]) -> str:
     counts = np.bincount(code_points)
     present = np.flatnonzero(counts)
     ordered = present[np.lexsort((present, -counts[present]))]
-    return "".join(map(chr, ordered[:VOCABULARY]))
+    return "".join(map(chr, ordered[:limit]))
 
 
 def encode(code_points: npt.NDArray[np.uint32], characters: str) -> Tokens:
@@ -159,19 +202,3 @@ def _decode(file: Path, raw: bytes) -> str:
             f"text {file} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start} ({error.reason})",
             remedy=f"convert it, e.g. iconv -f latin1 -t utf-8 {file.name}, or leave it out",
         ) from None
-
-
-def _split(texts: list[str], fraction: float) -> tuple[str, str]:
-    if len(texts) == 1:
-        cut = len(texts[0]) - round(fraction * len(texts[0]))
-        return texts[0][:cut], texts[0][cut:]
-    shuffled = random.Random(_SHUFFLE_SEED).sample(texts, len(texts))
-    wanted = fraction * sum(map(len, texts))
-    held_out: list[str] = []
-    while len(shuffled) > 1 and sum(map(len, held_out)) < wanted:
-        held_out.insert(0, shuffled.pop())
-    return "".join(shuffled), "".join(held_out)
-
-
-def _code_points(text: str) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
