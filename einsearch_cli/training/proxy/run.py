@@ -17,7 +17,7 @@ from einsearch_cli.layers import AuxiliaryLoss
 from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.models import TRAINING_TO_FORWARD, ProxyModel
 from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, schedule, set_learning_rates
-from einsearch_cli.training.settings import ProxyRun, RunOutcome
+from einsearch_cli.training.proxy.settings import ProxyRun, RunOutcome
 
 Progress = Callable[[int, int, float], None]
 """Called after every step with (steps done, steps in all, training loss)."""
@@ -170,7 +170,7 @@ class _Trainer:
             learning_rate=self.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        self.optimizer = make_optimizer(self.model, rates, settings)
+        self.optimizer = make_optimizer(self.model, rates, (settings.beta1, settings.beta2))
         self.batches = run.task.batches(run.seed)
         self.held_out: tuple[Batch, ...] = run.task.validation()
         self.done = 0
