@@ -78,7 +78,7 @@ def model_costs(config: TransformerConfig) -> ModelCosts:
     >>> costs.of(Part.ffn)
     PartCost(part='ffn', params=56623104, flops=113246208)
     >>> costs.total.params
-    109550592
+    109549056
     """
     model = meta_transformer(config)
     params = dict.fromkeys(Part, 0)
