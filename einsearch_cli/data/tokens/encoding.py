@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from einsearch_cli.data.tokens.binary import DTYPES, HELD_OUT_FILE, META_FILE, TRAINING_FILE, TokenMeta
 from einsearch_cli.data.tokens.settings import TokenType
+from einsearch_cli.data.tokens.sources import Document
 from einsearch_cli.data.tokens.tokenizers import Tokenizer, Tokens
 from einsearch_cli.files import open_atomically, write_atomically
 
@@ -23,13 +24,6 @@ _LINE_START = re.compile(r"(?<=\n)(?=\S)")
 
 Progress = Callable[[int], None]
 """Told the number of characters done so far."""
-
-
-class Document(NamedTuple):
-    """A text, and whether it is held out."""
-
-    text: str
-    held_out: bool
 
 
 def write_token_folder(

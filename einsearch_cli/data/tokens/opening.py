@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 from filelock import FileLock
 
 from einsearch_cli.data.base import default_cache_folder
-from einsearch_cli.data.corpus import read_texts, split, text_files
 from einsearch_cli.data.tokens.binary import (
     DTYPES,
     HELD_OUT_FILE,
@@ -25,26 +24,25 @@ from einsearch_cli.data.tokens.binary import (
     refuse_beyond,
     scan,
 )
-from einsearch_cli.data.tokens.encoding import Document, Progress, write_token_folder
-from einsearch_cli.data.tokens.memory import remembered
+from einsearch_cli.data.tokens.encoding import Progress, write_token_folder
+from einsearch_cli.data.tokens.hub import dataset_source, describe
 from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, TokenArray
-from einsearch_cli.data.tokens.settings import DataSettings, TokenType
+from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings, TokenType
+from einsearch_cli.data.tokens.sources import Source, key_of, text_source
+from einsearch_cli.data.tokens.streaming import StreamSampler, TokenStream, stream_identity
 from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer, tokenizer_from_json
 from einsearch_cli.errors import DataError, OutputError
-
-FORMAT: Final = 1
-"""Number of the way texts are encoded; a change makes cached token files of before be written anew."""
 
 
 @dataclass(frozen=True)
 class TokenData:
     """Tokens to train on and held-out ones."""
 
-    training: TokenArray
-    """(length,) unsigned integers, memory-mapped."""
+    training: TokenArray | TokenStream
+    """(length,) unsigned integers, memory-mapped; or a stream."""
 
     held_out: TokenArray
-    """(length,) unsigned integers, memory-mapped."""
+    """(length,) unsigned integers, memory-mapped; of a stream in memory."""
 
     vocabulary: int
     """All tokens are below this number."""
@@ -53,7 +51,8 @@ class TokenData:
     """What the tokens stand for, when that is known."""
 
     digest: str
-    """SHA-256 over both parts; a checkpoint notes it to refuse another corpus."""
+    """SHA-256 over both parts, for a stream over its settings and the held-out part; a checkpoint notes it to refuse
+    another corpus."""
 
     described: str
     """Where the tokens come from, in words."""
@@ -64,6 +63,8 @@ class TokenData:
         Raises:
             DataError: a block and the token after it are longer than the corpus, or the rows do not divide.
         """
+        if isinstance(self.training, TokenStream):
+            return StreamSampler(self.training, block=block, batch=batch, seed=seed, rank=rank, world_size=world_size)
         return BlockSampler(self.training, block=block, batch=batch, seed=seed, rank=rank, world_size=world_size)
 
 
@@ -87,11 +88,13 @@ def open_tokens(
     cache = (default_cache_folder() if cache_folder is None else cache_folder) / "tokens"
     if settings.tokens is not None:
         return _open_token_files(settings.tokens, settings, cache)
-    return _open_text(settings, cache, progress)
+    if settings.dataset is not None and settings.dataset.streaming:
+        return _open_stream(settings, settings.dataset, cache)
+    return _open_documents(settings, cache, progress)
 
 
-def open_tokenizer(name: str, training_texts: list[str]) -> Tokenizer:
-    """A tokenizer by the name that settings give; `characters` takes its own from the training texts.
+def open_tokenizer(name: str) -> Tokenizer:
+    """A tokenizer by the name that settings give; not `characters`, which is made from texts.
 
     Raises:
         DataError: no such tokenizer, or it cannot be had.
@@ -102,7 +105,10 @@ def open_tokenizer(name: str, training_texts: list[str]) -> Tokenizer:
     if name == "bytes":
         return BytesTokenizer()
     if name == "characters":
-        return CharacterTokenizer.of(training_texts)
+        raise DataError(
+            "the characters that are tokens are those of the training text, and here it is not read",
+            remedy="give another tokenizer, or write token files with `einsearch tokenize --tokenizer characters`",
+        )
     if kind == "tiktoken" and argument:
         return TiktokenTokenizer.open(argument)
     if kind == "huggingface" and argument:
@@ -113,59 +119,55 @@ def open_tokenizer(name: str, training_texts: list[str]) -> Tokenizer:
     )
 
 
-def _open_text(settings: DataSettings, cache: Path, progress: Progress | None) -> TokenData:
-    files = text_files(settings.text)
+def open_source(settings: DataSettings, cache: Path) -> Source:
+    """The documents that settings without token files name.
+
+    Raises:
+        DataError: nothing there, not readable, or no text.
+    """
+    if settings.dataset is not None:
+        return dataset_source(settings.dataset, settings.held_out_fraction, cache)
+    return text_source(settings.text, settings.held_out_fraction, cache)
+
+
+def _open_documents(settings: DataSettings, cache: Path, progress: Progress | None) -> TokenData:
+    source = open_source(settings, cache)
     name = settings.tokenizer or "bytes"
-    text_digest = remembered(cache, "text1", files, lambda: {"sha256": _digest_of(files)})["sha256"]
-    fixed = None if name == "characters" else open_tokenizer(name, [])
-    key = {
-        "format": FORMAT,
-        "text": text_digest,
-        "tokenizer": "characters" if fixed is None else fixed.to_json(),
-        "held_out_fraction": settings.held_out_fraction,
-    }
-
-    def write(folder: Path, key: str) -> None:
-        training, held_out = split(read_texts(files, settings.text), settings.held_out_fraction)
-        documents = [Document(text, False) for text in training] + [Document(text, True) for text in held_out]
-        tokenizer = fixed or open_tokenizer(name, training)
-        write_token_folder(folder, documents, tokenizer, separate=len(files) > 1, key=key, progress=progress)
-
-    described = "the Python library's source" if settings.text is None else f"text {settings.text}"
-    folder = _cached_folder(cache, key, write)
-    return _open_parts(folder, settings, cache, f"{described} as {name}")
+    fixed = None if name == "characters" else open_tokenizer(name)
+    key = key_of(source, name if fixed is None else fixed.to_json(), settings.held_out_fraction)
+    folder = cache / key[:32]
+    if not _is_whole(folder, key):
+        with _locked(folder):
+            if not _is_whole(folder, key):  # another process may have finished it while this one waited
+                tokenizer = fixed or CharacterTokenizer.of(source.training_texts())
+                write_token_folder(
+                    folder, source.documents(), tokenizer, separate=source.separate, key=key, progress=progress
+                )
+    return _open_parts(folder, settings, cache, f"{source.described} as {name}")
 
 
-def _digest_of(files: list[Path]) -> str:
-    """SHA-256 over the files' digests, in their order."""
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            raise DataError(f"text {file} cannot be read: {error.strerror}", remedy="check its permissions") from error
-    return digest.hexdigest()
+def _open_stream(settings: DataSettings, dataset: DatasetSettings, cache: Path) -> TokenData:
+    name = settings.tokenizer or "bytes"
+    tokenizer = open_tokenizer(name)
+    stream = TokenStream(dataset, tokenizer, cache)
+    held_out = stream.held_out()
+    vocabulary = _vocabulary_of(settings, tokenizer.vocabulary, tokenizer) or tokenizer.vocabulary
+    digest = hashlib.sha256(stream_identity(dataset, tokenizer).encode() + held_out.tobytes()).hexdigest()
+    return TokenData(stream, held_out, vocabulary, tokenizer, digest, f"{describe(dataset)} as {name}, streamed")
 
 
-def _cached_folder(cache: Path, key: dict[str, Any], write: Callable[[Path, str], None]) -> Path:
-    """The folder of token files for a key, written first when it is not there or not whole."""
-    text = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    folder = cache / text[:32]
-    if _is_whole(folder, text):
-        return folder
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "writing.lock").acquire()
     except OSError as error:
         raise OutputError(
-            f"cache folder {cache} cannot be written: {error.strerror or error}",
+            f"cache folder {folder} cannot be written: {error.strerror or error}",
             remedy="make it writable, or set XDG_CACHE_HOME to a folder that is",
         ) from error
     with lock:
-        if not _is_whole(folder, text):  # another process may have finished it while this one waited
-            write(folder, text)
-    return folder
+        yield
 
 
 def _is_whole(folder: Path, key: str) -> bool:
@@ -206,7 +208,10 @@ def _open_parts(path: Path, settings: DataSettings, cache: Path, described: str)
         _refuse_other_lengths(parts, meta)
     scans = [scan(file, tokens, cache) for file, tokens in parts]
     tokenizer = _tokenizer_of(settings, meta)
-    vocabulary = _vocabulary_of(folder, settings, meta, tokenizer, scans)
+    known = meta.vocabulary if meta is not None else None if tokenizer is None else tokenizer.vocabulary
+    vocabulary = _vocabulary_of(settings, known, tokenizer)
+    if vocabulary is None:
+        raise _no_vocabulary(folder, scans)
     for (file, tokens), found in zip(parts, scans, strict=True):
         refuse_beyond(file, tokens, found, vocabulary)
     if scans[0].smallest == scans[0].largest:
@@ -239,29 +244,24 @@ def _tokenizer_of(settings: DataSettings, meta: TokenMeta | None) -> Tokenizer |
         return tokenizer_from_json(meta.tokenizer)
     if settings.tokenizer is None:
         return None
-    if settings.tokenizer == "characters":
-        raise DataError(
-            "token files do not say which characters their tokens are",
-            remedy="leave tokenizer out, or write the files with `einsearch tokenize --tokenizer characters`",
-        )
-    return open_tokenizer(settings.tokenizer, [])
+    return open_tokenizer(settings.tokenizer)
 
 
-def _vocabulary_of(
-    folder: Path, settings: DataSettings, meta: TokenMeta | None, tokenizer: Tokenizer | None, scans: list[Scan]
-) -> int:
-    known = meta.vocabulary if meta is not None else None if tokenizer is None else tokenizer.vocabulary
-    if settings.vocabulary is not None:
-        if tokenizer is not None and settings.vocabulary < tokenizer.vocabulary:
-            raise DataError(
-                f"vocabulary is {settings.vocabulary:,}: the tokenizer has {tokenizer.vocabulary:,} tokens",
-                remedy="leave vocabulary out, or give a larger number",
-            )
-        return settings.vocabulary
-    if known is not None:
+def _vocabulary_of(settings: DataSettings, known: int | None, tokenizer: Tokenizer | None) -> int | None:
+    """The number that settings give, or else the known one."""
+    if settings.vocabulary is None:
         return known
+    if tokenizer is not None and settings.vocabulary < tokenizer.vocabulary:
+        raise DataError(
+            f"vocabulary is {settings.vocabulary:,}: the tokenizer has {tokenizer.vocabulary:,} tokens",
+            remedy="leave vocabulary out, or give a larger number",
+        )
+    return settings.vocabulary
+
+
+def _no_vocabulary(folder: Path, scans: list[Scan]) -> DataError:
     pickled = " (meta.pkl is not read: unpickling a file runs whatever is in it)"
-    raise DataError(
+    return DataError(
         f"{folder} has no {META_FILE} that says how many tokens there are"
         + (pickled if (folder / "meta.pkl").exists() else ""),
         remedy=f"give vocabulary: N in the settings, for these files at least {max(s.largest for s in scans) + 1}",

@@ -40,10 +40,13 @@ class DatasetSettings(BaseModel):
     """Column that has the text."""
 
     streaming: bool = False
-    """Read while training, with nothing on disk; blocks come in the order of the documents."""
+    """Read and encode while training, with nothing on disk."""
 
     held_out_documents: int = Field(default=256, ge=1)
-    """Documents at the start of a streamed split that are held out when there is no `held_out_split`."""
+    """Documents held out of a stream: the first ones of `held_out_split`, or else of `split`."""
+
+    shuffle_buffer: int = Field(default=1024, ge=0)
+    """Documents of a stream kept in memory, of which the next is drawn; 0 keeps the order."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -51,6 +54,8 @@ class DatasetSettings(BaseModel):
             raise ValueError(f"files are read by one of {', '.join(LOCAL_READERS)}, not by {self.name!r}")
         if not self.files and self.name in LOCAL_READERS:
             raise ValueError(f"the reader {self.name!r} needs files")
+        if self.streaming and "[" in f"{self.split}{self.held_out_split or ''}":
+            raise ValueError("a stream has no slices of splits: give split and held_out_split by name")
         return self
 
 

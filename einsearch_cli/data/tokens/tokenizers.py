@@ -111,7 +111,11 @@ class CharacterTokenizer(Tokenizer):
     @classmethod
     def of(cls, texts: Iterable[str]) -> CharacterTokenizer:
         """The characters of texts, most frequent first, equally frequent ones by code point; at most 65,535."""
-        return cls(most_frequent(code_points_of("".join(texts)), MAX_CHARACTERS))
+        counts = np.zeros(0x110000, dtype=np.int64)
+        for text in texts:
+            found = np.bincount(code_points_of(text))
+            counts[: len(found)] += found
+        return cls(most_frequent(counts, MAX_CHARACTERS))
 
     @property
     def vocabulary(self) -> int:

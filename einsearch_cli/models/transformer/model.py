@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from einsearch_cli.models.base import (
     structured_linear,
     zero_head,
 )
-from einsearch_cli.models.transformer.blocks import Block, FeedForward, make_norm
+from einsearch_cli.models.transformer.blocks import Attention, Block, FeedForward, make_norm
 from einsearch_cli.models.transformer.cache import KeyValueCache
 from einsearch_cli.models.transformer.config import TransformerConfig
 from einsearch_cli.models.transformer.rotary import rotation
@@ -96,7 +98,7 @@ class Transformer(ProxyModel):
 
     def flops_per_token(self) -> FlopCount:
         """Forward FLOPs per token at the full context; scores and values cost 2 × 2 × context × heads a block."""
-        linears = sum(linear_flops(layer) for block in self.blocks for layer in _linears(block))
+        linears = sum(linear_flops(layer) for block in self.blocks for _, layer in linear_layers(block))
         return FlopCount(
             linears=linears,
             attention=self.config.layers * 4 * self.config.context * self.config.attention_width,
@@ -131,8 +133,12 @@ def _rule_of(config: TransformerConfig) -> LinearRule:
     return dense_linear if layer == parse_structure("dense") else structured_linear(layer)
 
 
-def _linears(block: nn.Module) -> list[nn.Module]:
-    """Linear layers and networks of experts of a block, not what they are made of."""
-    attention, ffn = block.get_submodule("attention"), block.get_submodule("ffn")
-    parts = [*attention.children(), *(ffn.children() if isinstance(ffn, FeedForward) else [ffn])]
-    return [part for part in parts if not isinstance(part, (nn.RMSNorm, nn.Identity))]
+def linear_layers(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Linear layers and networks of experts of a block, by name; not what they are made of."""
+    for part, module in block.named_children():
+        if isinstance(module, FeedForwardMoE):
+            yield part, module
+        elif isinstance(module, (Attention, FeedForward)):
+            for name, layer in module.named_children():
+                if not isinstance(layer, (nn.RMSNorm, nn.Identity)):
+                    yield f"{part}.{name}", layer
