@@ -108,7 +108,7 @@ def split_files(lengths: list[int], fraction: float) -> tuple[list[int], list[in
     They are shuffled, always alike, and held out from the end until those make up the fraction.
 
     >>> split_files([10] * 4, 0.25)
-    ([2, 1, 0], [3])
+    ([3, 1, 0], [2])
     """
     shuffled = random.Random(_SHUFFLE_SEED).sample(range(len(lengths)), len(lengths))
     wanted = fraction * sum(lengths)

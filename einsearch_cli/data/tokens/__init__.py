@@ -1,7 +1,6 @@
 """Long rows of tokens to train on: token files, texts, and datasets of the Hugging Face hub."""
 
-from einsearch_cli.data.tokens.encoding import write_token_folder
-from einsearch_cli.data.tokens.opening import TokenData, open_tokenizer, open_tokens
+from einsearch_cli.data.tokens.opening import TokenData, open_tokenizer, open_tokens, write_tokens
 from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, held_out_batches
 from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings
 from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer, tokenizer_from_json
@@ -19,5 +18,5 @@ __all__ = [
     "open_tokenizer",
     "open_tokens",
     "tokenizer_from_json",
-    "write_token_folder",
+    "write_tokens",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ import numpy as np
 
 from einsearch_cli.data.tokens.binary import DTYPES, HELD_OUT_FILE, META_FILE, TRAINING_FILE, TokenMeta
 from einsearch_cli.data.tokens.settings import TokenType
-from einsearch_cli.data.tokens.sources import Document
+from einsearch_cli.data.tokens.sources import Source
 from einsearch_cli.data.tokens.tokenizers import Tokenizer, Tokens
 from einsearch_cli.files import open_atomically, write_atomically
 
@@ -22,16 +22,15 @@ PIECE: Final = 1 << 20
 
 _LINE_START = re.compile(r"(?<=\n)(?=\S)")
 
-Progress = Callable[[int], None]
-"""Told the number of characters done so far."""
+Progress = Callable[[float], None]
+"""Told the share of the text that is done, 0 to 1."""
 
 
 def write_token_folder(
     folder: Path,
-    documents: Iterable[Document],
+    source: Source,
     tokenizer: Tokenizer,
     *,
-    separate: bool,
     token_type: TokenType | None = None,
     key: str | None = None,
     progress: Progress | None = None,
@@ -40,12 +39,12 @@ def write_token_folder(
 
     Args:
         folder: exists; files of these names in it are replaced.
-        documents: read once, in order.
+        source: its documents, read once. When they are apart from each other, each is ended by the end-of-text token,
+            or a line break when the tokenizer has none.
         tokenizer: encodes them.
-        separate: end each document with the end-of-text token; for tokenizers without one, with a line break.
         token_type: of the integers; the smallest that holds the vocabulary when None.
         key: what to note in meta.json as the origin.
-        progress: told how many characters are done.
+        progress: told which share of the text is done.
 
     Raises:
         OutputError: the files cannot be written; none of them is left half-written.
@@ -56,13 +55,13 @@ def write_token_folder(
     (folder / META_FILE).unlink(missing_ok=True)
     with ExitStack() as stack:
         files = [stack.enter_context(open_atomically(folder / name)) for name in (TRAINING_FILE, HELD_OUT_FILE)]
-        for document in documents:
-            for tokens in encode_document(document.text, tokenizer, separate):
+        for document in source.documents():
+            for tokens in encode_document(document.text, tokenizer, source.separate):
                 files[document.held_out].write(tokens.astype(DTYPES[token_type]).data)
                 counts[document.held_out] += len(tokens)
             done += len(document.text)
             if progress is not None:
-                progress(done)
+                progress(done / source.characters)
     meta = TokenMeta(
         vocabulary=tokenizer.vocabulary,
         token_type=token_type,
@@ -85,7 +84,7 @@ def smallest_type(vocabulary: int) -> TokenType:
 
 
 def encode_document(text: str, tokenizer: Tokenizer, separate: bool) -> Iterator[Tokens]:
-    """Tokens of a document, piece by piece, and what ends it."""
+    """Tokens of a document, piece by piece, and of what ends it when something has to."""
     for piece in pieces(text):
         yield tokenizer.encode(piece)
     if not separate or not text:

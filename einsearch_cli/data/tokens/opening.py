@@ -24,7 +24,7 @@ from einsearch_cli.data.tokens.binary import (
     refuse_beyond,
     scan,
 )
-from einsearch_cli.data.tokens.encoding import Progress, write_token_folder
+from einsearch_cli.data.tokens.encoding import Progress, smallest_type, write_token_folder
 from einsearch_cli.data.tokens.hub import dataset_source, describe
 from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, TokenArray
 from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings, TokenType
@@ -78,7 +78,7 @@ def open_tokens(
     Args:
         settings: where the tokens come from.
         cache_folder: for encoded text and digests; the user's cache folder when None.
-        progress: told how many characters are encoded.
+        progress: told which share of the text is encoded.
 
     Raises:
         DataError: nothing there, not readable, empty, of one token only, not the type it should be, or a token that
@@ -91,6 +91,46 @@ def open_tokens(
     if settings.dataset is not None and settings.dataset.streaming:
         return _open_stream(settings, settings.dataset, cache)
     return _open_documents(settings, cache, progress)
+
+
+def write_tokens(
+    text: Path,
+    folder: Path,
+    tokenizer: str,
+    *,
+    held_out_fraction: float,
+    token_type: TokenType | None = None,
+    progress: Progress | None = None,
+) -> TokenMeta:
+    """Encode a text into a folder of token files, for `DataSettings.tokens`.
+
+    Args:
+        text: text file, or folder of text files.
+        folder: made when missing; must not have token files.
+        tokenizer: by name, as `DataSettings.tokenizer`.
+        held_out_fraction: part of the characters held out.
+        token_type: of the integers; the smallest that holds the vocabulary when None.
+        progress: told which share of the text is done.
+
+    Raises:
+        DataError: the text or the tokenizer cannot be read, or its tokens do not fit the type.
+        OutputError: the folder has token files, or cannot be written.
+    """
+    present = [name for name in (TRAINING_FILE, HELD_OUT_FILE, META_FILE) if (folder / name).exists()]
+    if present:
+        raise OutputError(
+            f"folder {folder} has {' and '.join(present)} already",
+            remedy="give another folder, or remove them first",
+        )
+    source = text_source(text, held_out_fraction, default_cache_folder() / "tokens")
+    made = _tokenizer_for(source, tokenizer)
+    if token_type is not None and made.vocabulary > 1 << 8 * DTYPES[token_type].itemsize:
+        raise DataError(
+            f"{made.vocabulary:,} tokens do not fit {token_type}",
+            remedy=f"give {smallest_type(made.vocabulary)}, or leave the type out",
+        )
+    with _made(folder):
+        return write_token_folder(folder, source, made, token_type=token_type, progress=progress)
 
 
 def open_tokenizer(name: str) -> Tokenizer:
@@ -133,17 +173,18 @@ def open_source(settings: DataSettings, cache: Path) -> Source:
 def _open_documents(settings: DataSettings, cache: Path, progress: Progress | None) -> TokenData:
     source = open_source(settings, cache)
     name = settings.tokenizer or "bytes"
-    fixed = None if name == "characters" else open_tokenizer(name)
-    key = key_of(source, name if fixed is None else fixed.to_json(), settings.held_out_fraction)
+    identity = name if name == "characters" else open_tokenizer(name).to_json()
+    key = key_of(source, identity, settings.held_out_fraction)
     folder = cache / key[:32]
     if not _is_whole(folder, key):
-        with _locked(folder):
+        with _made(folder), FileLock(folder / "writing.lock"):
             if not _is_whole(folder, key):  # another process may have finished it while this one waited
-                tokenizer = fixed or CharacterTokenizer.of(source.training_texts())
-                write_token_folder(
-                    folder, source.documents(), tokenizer, separate=source.separate, key=key, progress=progress
-                )
+                write_token_folder(folder, source, _tokenizer_for(source, name), key=key, progress=progress)
     return _open_parts(folder, settings, cache, f"{source.described} as {name}")
+
+
+def _tokenizer_for(source: Source, name: str) -> Tokenizer:
+    return CharacterTokenizer.of(source.training_texts()) if name == "characters" else open_tokenizer(name)
 
 
 def _open_stream(settings: DataSettings, dataset: DatasetSettings, cache: Path) -> TokenData:
@@ -157,17 +198,16 @@ def _open_stream(settings: DataSettings, dataset: DatasetSettings, cache: Path) 
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _made(folder: Path) -> Iterator[None]:
+    """The folder is there while the block writes to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "writing.lock").acquire()
+        yield
     except OSError as error:
         raise OutputError(
-            f"cache folder {folder} cannot be written: {error.strerror or error}",
-            remedy="make it writable, or set XDG_CACHE_HOME to a folder that is",
+            f"folder {folder} cannot be written: {error.strerror or error}",
+            remedy="make it writable, give another one, or for the cache set XDG_CACHE_HOME",
         ) from error
-    with lock:
-        yield
 
 
 def _is_whole(folder: Path, key: str) -> bool:

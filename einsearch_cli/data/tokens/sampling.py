@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -171,29 +172,33 @@ def _epoch_keys(seed: int, epoch: int, slack: int) -> tuple[tuple[int, ...], int
 def permute(places: npt.NDArray[np.uint64], size: int, keys: tuple[int, ...]) -> npt.NDArray[np.uint64]:
     """Where a pseudo-random permutation of 0 … size-1 sends each of `places`.
 
-    A balanced Feistel network permutes the numbers of 2k bits, the least that hold `size`; a value outside the
-    range is permuted again until it falls inside (at most four times on average), which is a permutation of the
-    range. (Luby and Rackoff, "How to construct pseudorandom permutations", 1988; Black and Rogaway, "Ciphers with
-    arbitrary finite domains", 2002, section 3.)
+    A generalised Feistel network on pairs (left, right), left below a = ⌈√size⌉ and right below b = ⌈size / a⌉:
+    each round adds a keyed hash of one half to the other, modulo its range. It permutes a·b < size + a numbers; one
+    that lands at `size` or beyond is permuted again until it is below. (Black and Rogaway, "Ciphers with arbitrary
+    finite domains", 2002, methods 2 and 3.)
 
     >>> sorted(permute(np.arange(5, dtype=np.uint64), 5, (1, 2, 3, 4)).tolist())
     [0, 1, 2, 3, 4]
     """
-    half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
-    values = _feistel(places, half, keys)
+    left_range = math.isqrt(size - 1) + 1
+    ranges = np.uint64(left_range), np.uint64(-(-size // left_range))
+    values = _feistel(places, ranges, keys)
     outside = np.flatnonzero(values >= size)
     while len(outside):
-        values[outside] = _feistel(values[outside], half, keys)
+        values[outside] = _feistel(values[outside], ranges, keys)
         outside = outside[values[outside] >= size]
     return values
 
 
-def _feistel(values: npt.NDArray[np.uint64], half: np.uint64, keys: tuple[int, ...]) -> npt.NDArray[np.uint64]:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & mask
-    for key in keys:
-        left, right = right, left ^ (_mix(right ^ np.uint64(key)) & mask)
-    return (left << half) | right
+def _feistel(
+    values: npt.NDArray[np.uint64], ranges: tuple[np.uint64, np.uint64], keys: tuple[int, ...]
+) -> npt.NDArray[np.uint64]:
+    left, right = np.divmod(values, ranges[1])
+    for left_key, right_key in zip(keys[::2], keys[1::2], strict=True):
+        left = (left + _mix(right ^ np.uint64(left_key)) % ranges[0]) % ranges[0]
+        right = (right + _mix(left ^ np.uint64(right_key)) % ranges[1]) % ranges[1]
+    mixed: npt.NDArray[np.uint64] = left * ranges[1] + right
+    return mixed
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -91,7 +91,7 @@ def estimate(
     >>> from einsearch_cli.models.transformer.presets import preset
     >>> found = estimate(preset("xl"), accelerator("h100"), tokens=26e9, batch=4)
     >>> round(found.seconds / 3600), found.fits
-    (178, True)
+    (151, True)
     """
     if not 0 < utilisation <= 1:
         raise SpecError(
