@@ -70,6 +70,10 @@ class LayerError(EinsearchError):
     """A layer used with tensors or arguments that it cannot take."""
 
 
+class PromptError(EinsearchError):
+    """A prompt that a model cannot continue."""
+
+
 class StudyError(EinsearchError):
     """A study folder that is locked, damaged or belongs to another study."""
 
