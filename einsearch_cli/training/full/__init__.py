@@ -3,6 +3,7 @@
 from einsearch_cli.training.full.loading import load_model
 from einsearch_cli.training.full.metrics import StepMetrics, read_metrics
 from einsearch_cli.training.full.phases import Phases, phases_of
+from einsearch_cli.training.full.plan import TrainPlan, plan_run, probe_seconds
 from einsearch_cli.training.full.result import RunResult, read_result
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.full.spec_file import load_train_specs
@@ -14,6 +15,7 @@ __all__ = [
     "Phases",
     "RunResult",
     "StepMetrics",
+    "TrainPlan",
     "TrainSpec",
     "World",
     "choose_device",
@@ -21,6 +23,8 @@ __all__ = [
     "load_train_specs",
     "open_world",
     "phases_of",
+    "plan_run",
+    "probe_seconds",
     "read_metrics",
     "read_result",
     "train_full",

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import CheckpointError
-from einsearch_cli.layers import AuxiliaryLoss, SelfGuide, guide_layers
+from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, Initialisation, SelfGuide, guide_layers, initialise_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.training.full.phases import GuideStep
 from einsearch_cli.training.full.spec import TrainSpec
@@ -46,6 +46,8 @@ class Network:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             self.model = Transformer(config)
+            if spec.initialisation != "spectral":
+                _start_anew(self.model, spec.initialisation)
         self.guide: SelfGuide | None = guide_layers(self.model) if guided else None
         rates = parameter_rates(
             self.model,
@@ -177,6 +179,16 @@ class Network:
                     kind: _copy(tensor, value) if kind == "step" else _like(value, tensor)
                     for kind, tensor in state.items()
                 }
+
+
+def _start_anew(model: Transformer, rule: Initialisation) -> None:
+    """Draw structured layers by another rule; those that started at zero, at the end of a residual branch, do so again."""
+    for layer in model.structured_layers().values():
+        if isinstance(layer, EinsumLinear):
+            is_zero = not layer.factors[layer.plan.steps[-1].factor].any()
+            initialise_(layer, rule)
+            if is_zero:
+                layer.zero_last_factor_()
 
 
 @torch.no_grad()
