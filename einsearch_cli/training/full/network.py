@@ -79,7 +79,7 @@ class Network:
             return fully_shard(self.model, mesh=mesh, shard_placement_fn=placement)
         # In stochastic mode guides have no gradient in some steps, the same ones in all processes.
         stochastic = self.guide is not None and self.spec.guidance is not None and self.spec.guidance.mode != "full"
-        return DistributedDataParallel(self.model, broadcast_buffers=False, find_unused_parameters=stochastic)
+        return DistributedDataParallel(self.model, find_unused_parameters=stochastic)
 
     def step(self, batch: Batch, guide: GuideStep | None, fraction: float) -> tuple[float, float]:
         """One update with this process's rows; gives their mean loss before it, and the norm of the gradient.
