@@ -1,6 +1,14 @@
 """Structured linear layers for torch, and swapping them into a model."""
 
 from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.guided import (
+    SelfGuide,
+    SelfGuidedLinear,
+    flop_matched_guide,
+    guide_is_evaluated,
+    guide_layers,
+    guide_weight,
+)
 from einsearch_cli.layers.layout import plan_for
 from einsearch_cli.layers.moe import (
     AUXILIARY_WEIGHT,
@@ -33,12 +41,18 @@ __all__ = [
     "Filter",
     "Plan",
     "RoutingStatistics",
+    "SelfGuide",
+    "SelfGuidedLinear",
     "SplitMultiheadAttention",
     "StructuredMoE",
     "Swap",
     "SwapReport",
     "apply_swaps",
     "factor_roles",
+    "flop_matched_guide",
+    "guide_is_evaluated",
+    "guide_layers",
+    "guide_weight",
     "plan_for",
     "plan_swaps",
     "swap_linear",

@@ -110,7 +110,7 @@ class _Contraction(torch.autograd.Function):
         x_grad, scale_grad, bias_grad, *weight_grads = run.gradients(grads[0])
         gain_grad = None
         if scale_grad is not None:
-            gain_grad = scale_grad * ctx.caps
+            gain_grad = (scale_grad * ctx.caps).reshape(1)
             _add_cap_gradients(weight_grads, weights, ctx.norms, scale_grad * -ctx.scale)
         return None, None, x_grad, gain_grad, bias_grad, *weight_grads
 

@@ -67,7 +67,7 @@ class EinsumLinear(nn.Module):
     >>> layer(torch.ones(2, 3, 64)).shape
     torch.Size([2, 3, 64])
     >>> {name: tuple(p.shape) for name, p in layer.named_parameters()}
-    {'gain': (), 'bias': (64,), 'factors.A': (8, 8, 8), 'factors.B': (8, 8, 8)}
+    {'gain': (1,), 'bias': (64,), 'factors.A': (8, 8, 8), 'factors.B': (8, 8, 8)}
     """
 
     bias: Tensor | None
@@ -105,7 +105,8 @@ class EinsumLinear(nn.Module):
         self._route: Route | None = None
         self._prepared: Prepared | None = None
         self._training: tuple[tuple[str, int], Schedule] | None = None
-        self.gain = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        # One axis, as sharding (`fully_shard`) takes no parameters without one.
+        self.gain = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 def rms_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
-    """gain / Π max(1, rms(factor) / std), without dimensions; differentiable.
+    """gain / Π max(1, rms(factor) / std), of the shape of the gain; differentiable.
 
-    >>> rms_scale(torch.tensor(3.0), [torch.full((2, 2), 4.0)], [2.0])
-    tensor(1.5000)
+    >>> rms_scale(torch.tensor([3.0]), [torch.full((2, 2), 4.0)], [2.0])
+    tensor([1.5000])
     """
     # max(1, rms / std) as max(c, norm) / c, with c the norm at rms = std: fewer small operations.
     scale = gain

@@ -204,3 +204,28 @@ def test_memory_limit_counts_bytes_of_the_dtype(monkeypatch: pytest.MonkeyPatch)
     EinsumLinear(10, 10, "dense", dtype=torch.float32)
     with pytest.raises(SizeError, match="800 bytes"):
         EinsumLinear(10, 10, "dense", dtype=torch.float64)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
+def test_sharded_layers_train_as_others() -> None:
+    distributed = pytest.importorskip("torch.distributed")
+    if not distributed.is_available() or not distributed.is_gloo_available():
+        pytest.skip("torch without gloo")
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    layer = EinsumLinear(16, 16, "btt:r=2")
+    twin = copy.deepcopy(layer)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(layer, mesh=init_device_mesh("cpu", (1,)))
+        x = torch.randn(4, 16)
+        for model in (layer, twin):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model(x).square().sum().backward()
+            optimizer.step()
+            assert model.gain.item() != 1
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), twin(x))
+    finally:
+        distributed.destroy_process_group()
