@@ -19,6 +19,7 @@ from einsearch_cli.cli import (
     draw,
     enumerate,
     families,
+    generate,
     params,
     rank,
     sample,
@@ -45,6 +46,7 @@ app.command("rank", help=rank.HELP)(rank.rank_command)
 app.command("train", help=train.HELP)(train.train_command)
 app.command("bench", help=bench.HELP)(bench.bench_command)
 app.command("params", help=params.HELP)(params.params_command)
+app.command("generate", help=generate.HELP)(generate.generate_command)
 app.command("families", help=families.HELP)(families.families_command)
 app.command("tasks", help=tasks.HELP)(tasks.tasks_command)
 app.command("tokenize", help=tokenize.HELP)(tokenize.tokenize_command)

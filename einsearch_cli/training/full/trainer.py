@@ -155,7 +155,10 @@ class _Run:
         return self._result(loss)
 
     def _step(self, stop: StopRequest) -> tuple[float, bool]:
-        """One update; gives the held-out loss, if it was measured, and whether some process was asked to stop."""
+        """One update; gives the held-out loss, if it was measured, and whether some process was asked to stop.
+
+        One process alone notices at once; several agree in the exchange of losses.
+        """
         step = self.done
         fraction = self._fraction(step)
         guide = self.phases.guide(step)
@@ -184,7 +187,8 @@ class _Run:
             validation_loss=held_out,
         )
         self._note(metrics)
-        return math.nan if held_out is None else held_out, stops > 0
+        stopped = stop.wanted if self.world.size == 1 else stops > 0
+        return math.nan if held_out is None else held_out, stopped
 
     def _fraction(self, step: int) -> float:
         settings = self.spec.schedule
