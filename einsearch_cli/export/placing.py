@@ -33,6 +33,8 @@ def place(target: Path, write: Callable[[Path], object]) -> None:
         for file in sorted(draft.iterdir(), key=lambda file: file.name == target.name):
             with file.open("rb") as written:
                 os.fsync(written.fileno())
+            # Not the owner's alone, as some libraries make theirs, but what the folder was made with.
+            file.chmod(draft.stat().st_mode & 0o666)
             os.replace(file, target.with_name(file.name))
     except OSError as error:
         raise OutputError(
