@@ -1,6 +1,6 @@
 """What is written, what survives, and what is refused."""
 
-import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from filelock import FileLock
 
+from einsearch_cli.data.tokens import held_out_batches
 from einsearch_cli.errors import CheckpointError, Exit, OutputError
-from einsearch_cli.training.full import load_model, train_full
+from einsearch_cli.layers import SelfGuidedLinear, guide_weight
+from einsearch_cli.training.full import load_model, read_metrics, train_full
 from einsearch_cli.training.full.checkpoint import RunState, checkpoints_of, read_checkpoint, save_checkpoint
 from tests.training.full.runs import CPU, assert_same_run, listener, run_tiny, stop_at, tiny_data, tiny_spec
 
@@ -38,13 +42,21 @@ def state(step: int) -> RunState:
     )
 
 
-def stopped_copy(folder: Path) -> Path:
-    """A run stopped at step 8: checkpoints of steps 6 and 8."""
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run stopped at step 8, by Ctrl-C: checkpoints of steps 6 and 8."""
+    folder = tmp_path_factory.mktemp("stopped")
     told, _ = listener(stop_at(8))
     with pytest.raises(KeyboardInterrupt):
         train_full(tiny_spec(), tiny_data(), folder, CPU, told)
     assert [path.name for path in checkpoints_of(folder)] == ["step-00000006", "step-00000008"]
     return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, stopped_once: Path) -> Path:
+    """A copy of the stopped run."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "run"))
 
 
 def truncated(data: bytes) -> bytes:
@@ -65,9 +77,8 @@ def test_two_checkpoints_are_kept(finished: Path) -> None:
 @pytest.mark.parametrize("damage", [truncated, one_bit_flipped])
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_passed_over(
-    tmp_path: Path, file: str, damage: Callable[[bytes], bytes], finished: Path
+    run: Path, file: str, damage: Callable[[bytes], bytes], finished: Path
 ) -> None:
-    run = stopped_copy(tmp_path / "run")
     path = run / "checkpoints" / "step-00000008" / file
     path.write_bytes(damage(path.read_bytes()))
     told, said = listener()
@@ -77,8 +88,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert_same_run(run, finished)
 
 
-def test_no_whole_checkpoint_is_a_named_error(tmp_path: Path) -> None:
-    run = stopped_copy(tmp_path / "run")
+def test_no_whole_checkpoint_is_a_named_error(run: Path) -> None:
     for path in checkpoints_of(run):
         (path / "model.safetensors").write_bytes(b"")
     told, said = listener()
@@ -88,8 +98,7 @@ def test_no_whole_checkpoint_is_a_named_error(tmp_path: Path) -> None:
     assert caught.value.remedy == f"restore one from a backup, or remove {run / 'checkpoints'} to start over"
 
 
-def test_a_draft_of_a_killed_process_is_no_checkpoint(tmp_path: Path) -> None:
-    run = stopped_copy(tmp_path / "run")
+def test_a_draft_of_a_killed_process_is_no_checkpoint(run: Path) -> None:
     (run / "checkpoints" / "step-00000008").rename(run / "checkpoints" / ".draft-step-00000009-00")
     told, said = listener()
     train_full(tiny_spec(), tiny_data(), run, CPU, told)
@@ -97,8 +106,7 @@ def test_a_draft_of_a_killed_process_is_no_checkpoint(tmp_path: Path) -> None:
     assert not list((run / "checkpoints").glob(".draft*"))
 
 
-def test_changed_settings_are_named(tmp_path: Path, finished: Path) -> None:
-    run = stopped_copy(tmp_path / "run")
+def test_changed_settings_are_named(run: Path, finished: Path) -> None:
     changed = tiny_spec(optimizer={"learning_rate": 0.02}, batch=16)
     for folder in (run, finished):
         with pytest.raises(CheckpointError) as caught:
@@ -110,14 +118,12 @@ def test_changed_settings_are_named(tmp_path: Path, finished: Path) -> None:
         assert caught.value.exit_code == Exit.BAD_INPUT
 
 
-def test_what_does_not_decide_the_weights_may_change(tmp_path: Path, finished: Path) -> None:
-    run = stopped_copy(tmp_path / "run")
+def test_what_does_not_decide_the_weights_may_change(run: Path, finished: Path) -> None:
     train_full(tiny_spec(checkpoint={"every": 1}, validation={"points": 3, "blocks": 5}), tiny_data(), run, CPU)
     assert_same_run(run, finished)
 
 
-def test_changed_data_are_refused(tmp_path: Path) -> None:
-    run = stopped_copy(tmp_path / "run")
+def test_changed_data_are_refused(run: Path) -> None:
     with pytest.raises(CheckpointError, match="holds a run on other data: the tokens had SHA-256 digest-0…, now"):
         train_full(tiny_spec(), tiny_data(seed=1), run, CPU)
 
@@ -147,19 +153,20 @@ def test_the_model_of_a_run(finished: Path) -> None:
         assert torch.equal(value, saved[name]), name
 
 
-def test_the_model_of_a_guided_phase_is_the_mixture(tmp_path: Path) -> None:
+def test_the_model_of_a_guided_phase_has_its_guides(tmp_path: Path) -> None:
+    """Stopped after 4 of 6 guided steps: the guides weigh what they will in the fifth."""
     told, _ = listener(stop_at(4))
-    spec = tiny_spec(guidance={"mode": "full"})
-    losses: list[float] = []
-
     with pytest.raises(KeyboardInterrupt):
-        train_full(spec, tiny_data(), tmp_path, CPU, told)
+        train_full(tiny_spec(guidance={"mode": "full"}), tiny_data(), tmp_path, CPU, told)
     model, _ = load_model(tmp_path)
-    guided = [module for module in model.modules() if type(module).__name__ == "SelfGuidedLinear"]
+    guided = [module for module in model.modules() if isinstance(module, SelfGuidedLinear)]
     assert len(guided) == 4
-    assert guided[0].mix.item() == pytest.approx(json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[3])
-                                                 ["guide_weight"], abs=0.3)
-    assert not losses
+    assert guided[0].mix.item() == pytest.approx(guide_weight(4, 6))
+    held_out = held_out_batches(tiny_data().held_out, block=16, batch=8, blocks=5)
+    with torch.no_grad():
+        losses = [F.cross_entropy(model(x).flatten(0, 1), y.flatten()).item() for x, y in held_out]
+    validated = [line["validation_loss"] for line in read_metrics(tmp_path) if "validation_loss" in line]
+    assert sum(losses) / len(losses) == pytest.approx(validated[-1], rel=1e-5)
 
 
 def test_a_guide_that_is_over_leaves_memory_and_checkpoint(tmp_path: Path, finished: Path) -> None:
@@ -171,9 +178,6 @@ def test_a_guide_that_is_over_leaves_memory_and_checkpoint(tmp_path: Path, finis
 
 
 def test_two_processes_cannot_have_one_run(tmp_path: Path) -> None:
-    from filelock import FileLock
-
-    tmp_path.mkdir(exist_ok=True)
     with FileLock(tmp_path / ".lock"), pytest.raises(OutputError, match="is in use: one process works on a run"):
         run_tiny(tmp_path)
 
@@ -181,8 +185,8 @@ def test_two_processes_cannot_have_one_run(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
+from einsearch_cli.data.tokens import held_out_batches
 from einsearch_cli.errors import OutputError
-from tests.training.full.runs import run_tiny
 from einsearch_cli.training.full import Listener, train_full
 from tests.training.full.runs import CPU, tiny_data, tiny_spec
 
