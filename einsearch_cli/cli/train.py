@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -105,9 +104,7 @@ class _Session:
         seconds = None
         if probe:
             console.talk(f"measuring the speed of {len(plans)} runs on {self.world.device} …")
-            seconds = [
-                probe_seconds(plan, self.data_of(plan.spec), self.world) for plan in plans
-            ]
+            seconds = [probe_seconds(plan, self.data_of(plan.spec), self.world) for plan in plans]
         lines = [f"data: {text}" for text in dict.fromkeys(map(self._described, self.specs))]
         lines += [f"device: {self.world.device}" + (f" × {self.world.size}" if self.world.size > 1 else "")]
         lines += [table(plan_rows(plans, seconds)), *map(_guide_line, filter(_is_guided, plans))]
@@ -122,20 +119,16 @@ class _Session:
 
     def run(self) -> int:
         """All runs that are not finished, then the report."""
-        from einsearch_cli.training.full import train_full
         from einsearch_cli.cli.train_progress import TrainProgress
-        from einsearch_cli.training.full import Listener
+        from einsearch_cli.training.full import train_full
 
         results: list[RunResult] = []
         failed: list[RunFailedError] = []
         try:
             for spec in self.specs:
                 with TrainProgress(spec.name, self.world.is_first) as progress:
-                    listener = Listener(on_step=progress.on_step, say=progress.say)
                     try:
-                        results.append(
-                            train_full(spec, self.data_of(spec), self.folder_of(spec), self.world, listener)
-                        )
+                        results.append(train_full(spec, self.data_of(spec), self.folder_of(spec), self.world, progress))
                     except RunFailedError as error:
                         failed.append(error)
                         progress.say(f"error: {error.problem}")

@@ -101,9 +101,7 @@ def _tip(run: FinishedRun) -> str:
     )
 
 
-def _labels(
-    report: TrainingReport, ends: list[tuple[FinishedRun, CurvePoint]], axis: Axis, x: Scale, y: Scale
-) -> Html:
+def _labels(report: TrainingReport, ends: list[tuple[FinishedRun, CurvePoint]], axis: Axis, x: Scale, y: Scale) -> Html:
     heights = [y(point.loss) for _, point in ends]
     placed = spread_apart(heights, LABEL_GAP, TOP + 6.0, HEIGHT - BOTTOM - 4.0)
     column = x.end + 22

@@ -7,13 +7,14 @@ from einsearch_cli.training.full.plan import TrainPlan, plan_run, probe_seconds
 from einsearch_cli.training.full.result import RunResult, read_result
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.full.spec_file import load_train_specs
-from einsearch_cli.training.full.trainer import Listener, train_full
+from einsearch_cli.training.full.trainer import Listener, Silent, train_full
 from einsearch_cli.training.full.world import World, choose_device, open_world
 
 __all__ = [
     "Listener",
     "Phases",
     "RunResult",
+    "Silent",
     "StepMetrics",
     "TrainPlan",
     "TrainSpec",

@@ -78,7 +78,8 @@ class Network:
 
             for block in self.model.blocks:
                 fully_shard(block, mesh=mesh, shard_placement_fn=placement)
-            return fully_shard(self.model, mesh=mesh, shard_placement_fn=placement)
+            fully_shard(self.model, mesh=mesh, shard_placement_fn=placement)
+            return self.model
         # In stochastic mode guides have no gradient in some steps, the same ones in all processes.
         stochastic = self.guide is not None and self.spec.guidance is not None and self.spec.guidance.mode != "full"
         return DistributedDataParallel(self.model, find_unused_parameters=stochastic)

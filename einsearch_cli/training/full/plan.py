@@ -96,9 +96,7 @@ def probe_seconds(plan: TrainPlan, data: TokenData, world: World, steps: int = 3
     return (phases.steps - evaluated) * plain_s + evaluated * guided_s
 
 
-def _step_seconds(
-    plan: TrainPlan, data: TokenData, world: World, guide: GuideStep | None, steps: int
-) -> float:
+def _step_seconds(plan: TrainPlan, data: TokenData, world: World, guide: GuideStep | None, steps: int) -> float:
     """Median of a few steps after one to warm up."""
     with torch.random.fork_rng(devices=[]):
         network = Network(plan.spec, plan.config, world, guided=guide is not None)

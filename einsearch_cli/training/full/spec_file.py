@@ -48,12 +48,13 @@ def load_train_specs(path: Path, changes: Mapping[str, Any] | None = None) -> tu
     _check_runs(runs, document)
     if "name" in wanted:
         raise SpecError(f"--set name: {path} has several runs, each with its own", remedy="leave it out")
-    merged = [_merged(_rebased(_merged(common, run), path.parent), wanted) for run in runs]
+    merged = [_merged(_rebased(_merged(common, run), path.parent), wanted) for run in _checked_runs(runs, document)]
     specs = [_checked(data, document, (RUNS, number)) for number, data in enumerate(merged)]
     return _checked({**merged[0], "name": common["name"]}, document, ()).name, specs
 
 
-def _check_runs(runs: object, document: YamlDocument) -> None:
+def _checked_runs(runs: object, document: YamlDocument) -> list[dict[str, Any]]:
+    """The list of runs, each a mapping with a name of its own."""
     where = document.where((RUNS,))
     if not isinstance(runs, list) or not 1 <= len(runs) <= MAX_RUNS:
         raise SpecError(f"{where}: runs is a list of 1 to {MAX_RUNS} mappings", remedy=f"see {EXAMPLE}")
@@ -65,20 +66,22 @@ def _check_runs(runs: object, document: YamlDocument) -> None:
         if run["name"] in names:
             raise SpecError(f"{where}: two runs are named {run['name']!r}", remedy="name them differently")
         names.add(run["name"])
+    return runs
 
 
 def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
     """`{"a.b": value}` as nested mappings."""
     found: dict[str, Any] = {}
     for key, given in changes.items():
-        value = given
         parts = key.split(".")
         if parts[0] == RUNS or not all(parts):
             raise SpecError(
                 f"--set {key}: a change is made to every run, by KEY or OUTER.KEY",
                 remedy="for example --set optimizer.learning_rate=1e-3",
             )
-        for part in reversed(parts):
+        *outer, last = parts
+        value: dict[str, Any] = {last: given}
+        for part in reversed(outer):
             value = {part: value}
         found = _merged(found, value)
     return found

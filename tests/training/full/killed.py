@@ -1,6 +1,6 @@
 """A process that trains every kind of run and is killed by SIGKILL, twice, somewhere in or after a random step.
 
-    python -m tests.training.full.killed FOLDER SEED
+python -m tests.training.full.killed FOLDER SEED
 """
 
 import os
@@ -13,22 +13,23 @@ from pathlib import Path
 
 import torch
 
-from einsearch_cli.training.full import Listener, StepMetrics, train_full
+from einsearch_cli.training.full import Silent, StepMetrics, train_full
 from tests.training.full.runs import CPU, KINDS, tiny_data, tiny_spec
 
 
-def train_until_killed(folder: Path, kind: str, step: int, delay_s: float) -> None:
+class Killer(Silent):
     """The kill comes at any point of a step, of a validation or of a checkpoint being written."""
 
-    def kill() -> None:
-        time.sleep(delay_s)
+    def __init__(self, step: int, delay_s: float) -> None:
+        self.step, self.delay_s = step, delay_s
+
+    def on_step(self, metrics: StepMetrics, steps: int) -> None:  # noqa: ARG002
+        if metrics.step == self.step:
+            threading.Thread(target=self.kill).start()
+
+    def kill(self) -> None:
+        time.sleep(self.delay_s)
         os.kill(os.getpid(), signal.SIGKILL)
-
-    def on_step(metrics: StepMetrics, steps: int) -> None:  # noqa: ARG001
-        if metrics.step == step:
-            threading.Thread(target=kill).start()
-
-    train_full(tiny_spec(**KINDS[kind]), tiny_data(), folder, CPU, Listener(on_step=on_step))
 
 
 def main(folder: Path, seed: int) -> None:
@@ -39,7 +40,7 @@ def main(folder: Path, seed: int) -> None:
             step, delay_s = draws.choice(steps), draws.uniform(0, 0.02)
             child = os.fork()
             if child == 0:
-                train_until_killed(folder / kind, kind, step, delay_s)
+                train_full(tiny_spec(**KINDS[kind]), tiny_data(), folder / kind, CPU, Killer(step, delay_s))
                 os._exit(0)
             _, status = os.waitpid(child, 0)
             assert os.WIFSIGNALED(status), f"{kind} was not killed but ended with {status}"

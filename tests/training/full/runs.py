@@ -1,6 +1,6 @@
 """Runs small enough to train within a test."""
 
-from collections.abc import Callable
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from einsearch_cli.data.tokens import BytesTokenizer, TokenData
-from einsearch_cli.training.full import Listener, RunResult, StepMetrics, TrainSpec, World, read_metrics, train_full
+from einsearch_cli.training.full import RunResult, Silent, StepMetrics, TrainSpec, World, read_metrics, train_full
 from einsearch_cli.training.full.checkpoint import checkpoints_of
 
 CPU = World(torch.device("cpu"))
@@ -49,21 +49,19 @@ def run_tiny(folder: Path, data: TokenData | None = None, **changes: Any) -> Run
     return train_full(tiny_spec(**changes), data or tiny_data(), folder, CPU)
 
 
-def stop_at(step: int) -> Callable[[StepMetrics, int], None]:
-    """Interrupts as Ctrl-C does, after so many steps."""
-    import signal
+class Told(Silent):
+    """A listener that keeps what it was told, and interrupts as Ctrl-C does after a step."""
 
-    def on_step(metrics: StepMetrics, steps: int) -> None:  # noqa: ARG001
-        if metrics.step == step:
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.said: list[str] = []
+
+    def on_step(self, metrics: StepMetrics, steps: int) -> None:  # noqa: ARG002
+        if metrics.step == self.stop_at:
             signal.raise_signal(signal.SIGINT)
 
-    return on_step
-
-
-def listener(on_step: Callable[[StepMetrics, int], None] | None = None) -> tuple[Listener, list[str]]:
-    """A listener and what it was told in words."""
-    said: list[str] = []
-    return Listener(on_step=on_step or (lambda metrics, steps: None), say=said.append), said
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:

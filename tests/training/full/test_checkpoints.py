@@ -16,7 +16,7 @@ from einsearch_cli.errors import CheckpointError, Exit, OutputError
 from einsearch_cli.layers import SelfGuidedLinear, guide_weight
 from einsearch_cli.training.full import load_model, read_metrics, train_full
 from einsearch_cli.training.full.checkpoint import RunState, checkpoints_of, read_checkpoint, save_checkpoint
-from tests.training.full.runs import CPU, assert_same_run, listener, run_tiny, stop_at, tiny_data, tiny_spec
+from tests.training.full.runs import CPU, Told, assert_same_run, run_tiny, tiny_data, tiny_spec
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,7 +46,7 @@ def state(step: int) -> RunState:
 def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run stopped at step 8, by Ctrl-C: checkpoints of steps 6 and 8."""
     folder = tmp_path_factory.mktemp("stopped")
-    told, _ = listener(stop_at(8))
+    told = Told(stop_at=8)
     with pytest.raises(KeyboardInterrupt):
         train_full(tiny_spec(), tiny_data(), folder, CPU, told)
     assert [path.name for path in checkpoints_of(folder)] == ["step-00000006", "step-00000008"]
@@ -81,28 +81,28 @@ def test_a_damaged_checkpoint_is_passed_over(
 ) -> None:
     path = run / "checkpoints" / "step-00000008" / file
     path.write_bytes(damage(path.read_bytes()))
-    told, said = listener()
+    told = Told()
     train_full(tiny_spec(), tiny_data(), run, CPU, told)
-    assert said[0].startswith(f"warning: checkpoint {path.parent} is damaged: {file}")
-    assert "step 6 of 12" in said[1]
+    assert told.said[0].startswith(f"warning: checkpoint {path.parent} is damaged: {file}")
+    assert "step 6 of 12" in told.said[1]
     assert_same_run(run, finished)
 
 
 def test_no_whole_checkpoint_is_a_named_error(run: Path) -> None:
     for path in checkpoints_of(run):
         (path / "model.safetensors").write_bytes(b"")
-    told, said = listener()
-    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole: .*step-00000008 is damaged") as caught:
+    told = Told()
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: .*step-00000008 is damaged") as caught:
         train_full(tiny_spec(), tiny_data(), run, CPU, told)
-    assert len(said) == 2
+    assert len(told.said) == 2
     assert caught.value.remedy == f"restore one from a backup, or remove {run / 'checkpoints'} to start over"
 
 
 def test_a_draft_of_a_killed_process_is_no_checkpoint(run: Path) -> None:
     (run / "checkpoints" / "step-00000008").rename(run / "checkpoints" / ".draft-step-00000009-00")
-    told, said = listener()
+    told = Told()
     train_full(tiny_spec(), tiny_data(), run, CPU, told)
-    assert "step 6 of 12" in said[0]
+    assert "step 6 of 12" in told.said[0]
     assert not list((run / "checkpoints").glob(".draft*"))
 
 
@@ -155,7 +155,7 @@ def test_the_model_of_a_run(finished: Path) -> None:
 
 def test_the_model_of_a_guided_phase_has_its_guides(tmp_path: Path) -> None:
     """Stopped after 4 of 6 guided steps: the guides weigh what they will in the fifth."""
-    told, _ = listener(stop_at(4))
+    told = Told(stop_at=4)
     with pytest.raises(KeyboardInterrupt):
         train_full(tiny_spec(guidance={"mode": "full"}), tiny_data(), tmp_path, CPU, told)
     model, _ = load_model(tmp_path)
@@ -188,7 +188,7 @@ from pathlib import Path
 from einsearch_cli.data.tokens import held_out_batches
 from einsearch_cli.errors import OutputError
 from einsearch_cli.training.full import Listener, train_full
-from tests.training.full.runs import CPU, tiny_data, tiny_spec
+from tests.training.full.runs import CPU, Told, tiny_data, tiny_spec
 
 def on_step(metrics, steps):
     if metrics.step == 4:  # from here on the system refuses to write files beyond 40,000 bytes

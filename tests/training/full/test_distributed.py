@@ -11,7 +11,7 @@ import pytest
 
 from einsearch_cli.training.full import read_metrics, train_full
 from einsearch_cli.training.full.checkpoint import checkpoints_of, read_checkpoint
-from tests.training.full.runs import CPU, listener, run_tiny, tiny_data, tiny_spec
+from tests.training.full.runs import CPU, Told, run_tiny, tiny_data, tiny_spec
 from tests.training.full.two_processes import TOGETHER
 
 ROOT = Path(__file__).parents[3]
@@ -78,7 +78,7 @@ def test_one_process_goes_on_with_a_checkpoint_of_two(
     run = Path(shutil.copytree(together / f"plain-{parallel}", tmp_path / "run"))
     (run / "result.json").unlink()
     shutil.rmtree(checkpoints_of(run)[-1])
-    told, said = listener()
+    told = Told()
     train_full(tiny_spec(**TOGETHER["plain"]), tiny_data(), run, CPU, told)
-    assert "step 18 of 20" in said[0]
+    assert "step 18 of 20" in told.said[0]
     assert read_metrics(run)[-1]["loss"] == pytest.approx(read_metrics(alone / "plain")[-1]["loss"], abs=1e-5)

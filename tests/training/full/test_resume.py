@@ -10,7 +10,7 @@ import pytest
 
 from einsearch_cli.training.full import train_full
 from einsearch_cli.training.full.checkpoint import checkpoints_of
-from tests.training.full.runs import CPU, KINDS, assert_same_run, listener, run_tiny, stop_at, tiny_data, tiny_spec
+from tests.training.full.runs import CPU, KINDS, Told, assert_same_run, run_tiny, tiny_data, tiny_spec
 
 ROOT = Path(__file__).parents[3]
 
@@ -41,13 +41,13 @@ def test_killed_at_random_steps(killed: Path, tmp_path: Path, kind: str) -> None
 def test_interrupted_by_ctrl_c(tmp_path: Path, step: int) -> None:
     """In the guided half, at its end, and after it; Ctrl-C leaves a checkpoint of the very step."""
     guided = KINDS["self-guided"]
-    told, _ = listener(stop_at(step))
+    told = Told(stop_at=step)
     with pytest.raises(KeyboardInterrupt):
         train_full(tiny_spec(**guided), tiny_data(), tmp_path / "stopped", CPU, told)
     assert checkpoints_of(tmp_path / "stopped")[-1].name == f"step-{step:08d}"
-    again, said = listener()
+    again = Told()
     train_full(tiny_spec(**guided), tiny_data(), tmp_path / "stopped", CPU, again)
-    assert f"step {step} of 12" in said[0]
+    assert f"step {step} of 12" in again.said[0]
     run_tiny(tmp_path / "whole", **guided)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
