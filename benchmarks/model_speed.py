@@ -62,7 +62,7 @@ def training_step(model: ProxyModel, loss: Callable[[], Tensor]) -> Step:
     """One update as `einsearch_cli.training` makes it."""
     settings = OptimizerSettings()
     rates = parameter_rates(model, base_width=64, learning_rate=1e-3, weight_decay=0.0)
-    optimizer = make_optimizer(model, rates, settings)
+    optimizer = make_optimizer(model, rates, (settings.beta1, settings.beta2))
 
     def run() -> None:
         optimizer.zero_grad()

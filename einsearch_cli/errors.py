@@ -78,6 +78,14 @@ class StudyError(EinsearchError):
     """A study folder that is locked, damaged or belongs to another study."""
 
 
+class CheckpointError(EinsearchError):
+    """A checkpoint that is damaged, of a kind that is not read, or of another run."""
+
+
+class DeviceError(EinsearchError):
+    """A device that this machine does not have."""
+
+
 class RunFailedError(EinsearchError):
     """A training run that diverged or crashed."""
 

@@ -58,7 +58,7 @@ class Decoding:
         self._model, self._prompt = model, list(prompt)
         self._sampling = sampling or Sampling()
         self._generators = [torch.Generator().manual_seed(seed + number) for number in range(samples)]
-        self._stop = stop
+        self.stop = stop
         # The last token is never read, so one more than the context holds can be written.
         room = model.config.context - len(self._prompt) + 1
         self._steps = min(max_tokens, room)
@@ -107,7 +107,7 @@ class Decoding:
         for number, token in enumerate(tokens):
             ended = self.finished[number] is not None
             found.append(None if ended else token)
-            if not ended and token == self._stop:
+            if not ended and token == self.stop:
                 self.finished[number] = "stop"
             elif not ended and is_last:
                 self.finished[number] = self._ending

@@ -10,7 +10,7 @@ from einsearch_cli.errors import DivergedError, Exit, SpecError
 from einsearch_cli.models import ProxyModel
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.training import ProxyRun, RunOutcome, minimal_budget, plan_run, probe, train
-from tests.training.tasks import run_of, small_teacher
+from tests.training.proxy.tasks import run_of, small_teacher
 
 
 @pytest.fixture(autouse=True)
