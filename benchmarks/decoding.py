@@ -1,6 +1,6 @@
 """Decoding and prefill of a transformer with structured feed-forward networks, against a dense one.
 
-    python benchmarks/decoding.py [--width 1024] [--rounds 15] [--out benchmarks/results/decoding.json]
+    python benchmarks/decoding.py [--widths 1024 2048] [--rounds 15] [--out benchmarks/results/decoding.json]
 
 Two blocks; a small vocabulary, so that blocks and not the head are measured. Three ways for
 each structure: `chosen`, as it is used, each layer by the route that its planner expects to be
@@ -143,7 +143,7 @@ def _flops(model: Transformer) -> int:
 def main() -> None:
     """Measure all cases, print a table, and write the figures where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--widths", type=int, nargs="*", default=[1024], help="of the transformer")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds of a decoding step")
     parser.add_argument("--prefill-rounds", type=int, default=5, help="timed rounds of prefill; 0 leaves it out")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
@@ -151,20 +151,27 @@ def main() -> None:
     retain_memory()
     torch.set_num_threads(1)
     machine = machine_facts(CPU) | {"threads": 1, "clock": clock_name(CPU), "profile": profile_for("cpu", 1).source}
-    print(f"{machine['device']}, torch {machine['torch']}, one thread, width {options.width}; {machine['profile']}")
-    models = networks(options.width)
-    found = []
+    print(f"{machine['device']}, torch {machine['torch']}, one thread; {machine['profile']}")
     cases = {f"decode {rows}": options.rounds for rows in ROWS} | {"prefill": options.prefill_rounds}
-    for case, rounds in cases.items():
-        for row in measure(models, case, rounds) if rounds else ():
-            found.append(row)
-            print(
-                f"{case:<10} {row['network']:<24} {1e3 * row['median_s']:9.2f} ms {row['over_dense']:6.2f} × dense",
-                flush=True,
-            )
+    found = []
+    for width in options.widths:
+        models = networks(width)
+        for case, rounds in cases.items():
+            found += [{"width": width, **row} for row in (measure(models, case, rounds) if rounds else ())]
+            print_case([row for row in found if (row["width"], row["case"]) == (width, case)])
     if options.out is not None:
-        document = {"machine": machine, "width": options.width, "structures": structures(options.width), "runs": found}
+        document = {"machine": machine, "widths": {w: structures(w) for w in options.widths}, "runs": found}
         write_atomically(options.out, json.dumps(document, indent=1) + "\n")
+
+
+def print_case(rows: list[dict[str, Any]]) -> None:
+    """All networks of one case."""
+    for row in rows:
+        print(
+            f"{row['width']:<6}{row['case']:<11}{row['network']:<24}{1e3 * row['median_s']:10.2f} ms"
+            f"{row['over_dense']:7.2f} × dense",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
