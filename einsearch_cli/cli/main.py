@@ -18,9 +18,11 @@ from einsearch_cli.cli import (
     console,
     draw,
     enumerate,
+    export,
     families,
     generate,
     params,
+    project,
     rank,
     sample,
     tasks,
@@ -47,6 +49,8 @@ app.command("train", help=train.HELP)(train.train_command)
 app.command("bench", help=bench.HELP)(bench.bench_command)
 app.command("params", help=params.HELP)(params.params_command)
 app.command("generate", help=generate.HELP)(generate.generate_command)
+app.command("project", help=project.HELP)(project.project_command)
+app.command("export", help=export.HELP)(export.export_command)
 app.command("families", help=families.HELP)(families.families_command)
 app.command("tasks", help=tasks.HELP)(tasks.tasks_command)
 app.command("tokenize", help=tokenize.HELP)(tokenize.tokenize_command)
