@@ -45,7 +45,6 @@ def load_train_specs(path: Path, changes: Mapping[str, Any] | None = None) -> tu
     if RUNS not in document.data:
         spec = _checked(_merged(_rebased(common, path.parent), wanted), document, ())
         return spec.name, [spec]
-    _check_runs(runs, document)
     if "name" in wanted:
         raise SpecError(f"--set name: {path} has several runs, each with its own", remedy="leave it out")
     merged = [_merged(_rebased(_merged(common, run), path.parent), wanted) for run in _checked_runs(runs, document)]
