@@ -93,10 +93,10 @@ def _draft(target: Path) -> Iterator[BinaryIO]:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable, where the system can do that (Windows cannot open a folder)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
