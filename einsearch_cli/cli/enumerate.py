@@ -18,7 +18,7 @@ from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of
 from einsearch_cli.cli.formats import Format, render, table
 from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
-from einsearch_cli.cli.search_progress import search_progress
+from einsearch_cli.cli.share_progress import share_progress
 from einsearch_cli.cli.trees import token_exponent
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _list(space: Space, order: Order, limit: int | None, output: ListFormat, out
     if best or limit is None:
         refuse_too_large(space)
     shared_terminal = out is None and sys.stdout.isatty() and not best
-    with search_progress(wanted=not shared_terminal) as on_progress:
+    with share_progress("searching", wanted=not shared_terminal) as on_progress:
         found = _by_rows(best_first(list(search(space)))) if best else search(space)
         written = write_list(islice(_listed(found, space.tokens, on_progress), limit), output, out)
     console.talk(f"{written:,} structure{'s' * (written != 1)}")
@@ -157,7 +157,7 @@ def _listed(found: Iterable[Found], tokens: Fraction | None, on_progress: Callab
 def _count(space: Space, output: ListFormat, out: Path | None) -> None:
     from einsearch_cli.taxonomy import count
 
-    with search_progress() as on_progress:
+    with share_progress("searching") as on_progress:
         counts = count(space, on_progress)
     console.data(_render_counts(counts, output), out)
 

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from einsearch_cli import __version__
-from einsearch_cli.cli import bench, classify, console, draw, enumerate, families, rank, sample, tasks
+from einsearch_cli.cli import bench, classify, console, draw, enumerate, families, rank, sample, tasks, tokenize
 from einsearch_cli.errors import EinsearchError, Exit
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("rank", help=rank.HELP)(rank.rank_command)
 app.command("bench", help=bench.HELP)(bench.bench_command)
 app.command("families", help=families.HELP)(families.families_command)
 app.command("tasks", help=tasks.HELP)(tasks.tasks_command)
+app.command("tokenize", help=tokenize.HELP)(tokenize.tokenize_command)
 
 
 def _print_version(wanted: bool) -> None:

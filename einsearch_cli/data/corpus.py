@@ -61,13 +61,12 @@ def read_corpus(path: Path | None, held_out_fraction: float) -> Corpus:
     Raises:
         DataError: nothing there, not readable, not UTF-8, empty, or too large.
     """
-    files = _standard_library() if path is None else _files(path)
-    texts = _read_all(files)
+    texts = _read_all(text_files(path))
     if not any(texts):
-        raise DataError(f"text {path} is empty: there is no text to train on", remedy="give a file or folder with text")
+        raise empty(path)
     training, held_out = _split(texts, held_out_fraction)
-    training_points, held_out_points = _code_points(training), _code_points(held_out)
-    characters = most_frequent(training_points)
+    training_points, held_out_points = code_points_of(training), code_points_of(held_out)
+    characters = most_frequent(np.bincount(training_points))
     return Corpus(
         training=encode(training_points, characters),
         held_out=encode(held_out_points, characters),
@@ -76,16 +75,81 @@ def read_corpus(path: Path | None, held_out_fraction: float) -> Corpus:
     )
 
 
-def most_frequent(code_points: npt.NDArray[np.uint32]) -> str:
-    """The characters that get a token, most frequent first; equally frequent ones by code point.
+def text_files(path: Path | None) -> list[Path]:
+    """The files of a text: itself, those of a folder by suffix, or (None) the Python standard library's, by path.
 
-    >>> most_frequent(np.array([98, 97, 97, 99], dtype=np.uint32))
+    Raises:
+        DataError: nothing there, or no text files.
+    """
+    return _standard_library() if path is None else _files(path)
+
+
+def read_text(file: Path) -> str:
+    """What a file contains.
+
+    Raises:
+        DataError: not readable, or not UTF-8.
+    """
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"text {file} cannot be read: {error.strerror}", remedy="check its permissions") from error
+    return _decode(file, raw)
+
+
+def empty(path: Path | None) -> DataError:
+    """The refusal of texts without a character."""
+    return DataError(f"text {path} is empty: there is no text to train on", remedy="give a file or folder with text")
+
+
+def split_files(lengths: list[int], fraction: float) -> tuple[list[int], list[int]]:
+    """Which of several texts to train on, and which to hold out, in the order in which they are joined.
+
+    They are shuffled, always alike, and held out from the end until those make up the fraction.
+
+    >>> split_files([10] * 4, 0.25)
+    ([3, 1, 0], [2])
+    """
+    shuffled = random.Random(_SHUFFLE_SEED).sample(range(len(lengths)), len(lengths))
+    wanted = fraction * sum(lengths)
+    held_out: list[int] = []
+    while len(shuffled) > 1 and sum(lengths[place] for place in held_out) < wanted:
+        held_out.insert(0, shuffled.pop())
+    return shuffled, held_out
+
+
+def split_end(text: str, fraction: float) -> tuple[str, str]:
+    """A single text without its end, and its end, which is held out.
+
+    >>> split_end("abcdefghij", 0.2)
+    ('abcdefgh', 'ij')
+    """
+    cut = len(text) - round(fraction * len(text))
+    return text[:cut], text[cut:]
+
+
+def code_points_of(text: str) -> npt.NDArray[np.uint32]:
+    """Number of every character.
+
+    >>> code_points_of("aé").tolist()
+    [97, 233]
+    """
+    return np.frombuffer(text.encode("utf-32-le", errors="replace"), dtype="<u4")  # a lone surrogate becomes "?"
+
+
+def most_frequent(counts: npt.NDArray[np.int64], limit: int = VOCABULARY) -> str:
+    """The at most `limit` characters that get a token, most frequent first; equally frequent ones by code point.
+
+    Args:
+        counts: how often each code point occurs.
+        limit: most characters.
+
+    >>> most_frequent(np.bincount(code_points_of("baac")))
     'abc'
     """
-    counts = np.bincount(code_points)
     present = np.flatnonzero(counts)
     ordered = present[np.lexsort((present, -counts[present]))]
-    return "".join(map(chr, ordered[:VOCABULARY]))
+    return "".join(map(chr, ordered[:limit]))
 
 
 def encode(code_points: npt.NDArray[np.uint32], characters: str) -> Tokens:
@@ -139,15 +203,14 @@ def _read_all(files: list[Path]) -> list[str]:
     for file in files:
         try:
             size += file.stat().st_size
-            if size > MAX_BYTES:
-                raise DataError(
-                    f"the text is larger than {MAX_BYTES >> 20} MiB (at {file}): every worker holds all of it",
-                    remedy="give a part of it",
-                )
-            raw = file.read_bytes()
         except OSError as error:
             raise DataError(f"text {file} cannot be read: {error.strerror}", remedy="check its permissions") from error
-        texts.append(_decode(file, raw))
+        if size > MAX_BYTES:
+            raise DataError(
+                f"the text is larger than {MAX_BYTES >> 20} MiB (at {file}): every worker holds all of it",
+                remedy="give a part of it",
+            )
+        texts.append(read_text(file))
     return texts
 
 
@@ -163,15 +226,6 @@ def _decode(file: Path, raw: bytes) -> str:
 
 def _split(texts: list[str], fraction: float) -> tuple[str, str]:
     if len(texts) == 1:
-        cut = len(texts[0]) - round(fraction * len(texts[0]))
-        return texts[0][:cut], texts[0][cut:]
-    shuffled = random.Random(_SHUFFLE_SEED).sample(texts, len(texts))
-    wanted = fraction * sum(map(len, texts))
-    held_out: list[str] = []
-    while len(shuffled) > 1 and sum(map(len, held_out)) < wanted:
-        held_out.insert(0, shuffled.pop())
-    return "".join(shuffled), "".join(held_out)
-
-
-def _code_points(text: str) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        return split_end(texts[0], fraction)
+    training, held_out = split_files(list(map(len, texts)), fraction)
+    return "".join(texts[place] for place in training), "".join(texts[place] for place in held_out)

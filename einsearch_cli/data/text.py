@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
-from einsearch_cli.data.corpus import Corpus, Tokens, read_corpus
+from einsearch_cli.data.corpus import Corpus, read_corpus
+from einsearch_cli.data.tokens.sampling import cut_blocks, held_out_batches
 from einsearch_cli.errors import DataError
 from einsearch_cli.models import GPT, ProxyModel, mixture_of_networks, structured_linear
 from einsearch_cli.structures import LayerSpec
@@ -107,16 +107,14 @@ class TextTask(Task[TextSettings]):
         last = len(tokens) - self.settings.block_size
         while True:
             starts = torch.randint(last, (self.settings.batch_size,), generator=generator)
-            yield self._blocks(tokens, starts.numpy())
+            yield cut_blocks(tokens, starts.numpy(), self.settings.block_size)
 
     def validation(self) -> tuple[Batch, ...]:
         """Held-out blocks, evenly spaced; fewer than asked for when the text is short, none overlapping."""
         tokens = self.corpus.held_out
         size = self.settings.block_size
-        count = min(self.settings.validation_blocks, (len(tokens) - 1) // size)
-        starts = np.linspace(0, len(tokens) - size - 1, count).astype(np.int64)
-        per_batch = _largest_divisor(count, self.settings.batch_size)
-        return tuple(self._blocks(tokens, part) for part in starts.reshape(-1, per_batch))
+        count, rows = self.settings.validation_blocks, self.settings.batch_size
+        return tuple(held_out_batches(tokens, block=size, batch=rows, blocks=count))
 
     def loss(self, model: ProxyModel, batch: Batch) -> Tensor:
         """Cross-entropy, nats per character."""
@@ -136,12 +134,3 @@ class TextTask(Task[TextSettings]):
     def data_digest(self) -> str:
         """SHA-256 of the text."""
         return self.corpus.sha256
-
-    def _blocks(self, tokens: Tokens, starts: np.typing.NDArray[np.int64]) -> Batch:
-        places = starts[:, None] + np.arange(self.settings.block_size + 1)
-        block = torch.from_numpy(tokens[places]).long()
-        return Batch(block[:, :-1].contiguous(), block[:, 1:].contiguous())
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)

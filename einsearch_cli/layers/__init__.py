@@ -2,6 +2,7 @@
 
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.layout import plan_for
+from einsearch_cli.layers.learning_rates import learning_rate_multipliers
 from einsearch_cli.layers.moe import (
     AUXILIARY_WEIGHT,
     AuxiliaryLoss,
@@ -39,6 +40,7 @@ __all__ = [
     "SwapReport",
     "apply_swaps",
     "factor_roles",
+    "learning_rate_multipliers",
     "plan_for",
     "plan_swaps",
     "swap_linear",

@@ -1,4 +1,4 @@
-"""A progress bar with the time left for the search of a space, on stderr when that is a terminal."""
+"""A progress bar with the time left, on stderr when that is a terminal."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from einsearch_cli.cli import console
 
 
 @contextmanager
-def search_progress(wanted: bool = True) -> Iterator[Callable[[float], None]]:
-    """Gives a function to call with the share of the search that is done."""
+def share_progress(what: str, wanted: bool = True) -> Iterator[Callable[[float], None]]:
+    """Gives a function to call with the share that is done of what goes on, e.g. "searching"."""
     terminal = console.talk_console()
     if not wanted or not terminal.is_terminal:
         yield lambda _: None
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("searching"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=terminal, transient=True, redirect_stdout=False) as bars:
-        task = bars.add_task("searching", total=1.0)
+        task = bars.add_task(what, total=1.0)
         yield lambda done: bars.update(task, completed=done)

@@ -1,0 +1,60 @@
+"""`einsearch tokenize`: text to token files."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.share_progress import share_progress
+
+HELP = """Encode a text file, or a folder of text files, into token files: train.bin, val.bin and meta.json.
+
+The files hold raw little-endian integers, as nanoGPT reads them; meta.json keeps
+the number of tokens and the tokenizer. Whole files of a folder are held out, of
+a single file its end. A training run reads the folder with `tokens: FOLDER`.
+
+[bold]Examples[/bold]
+
+  einsearch tokenize book.txt --tokenizer characters --out data/book
+
+  einsearch tokenize texts/ --tokenizer tiktoken:gpt2 --out data/gpt2
+"""
+
+
+class TokenTypeName(StrEnum):
+    """How a token is stored."""
+
+    uint8 = "uint8"
+    uint16 = "uint16"
+    uint32 = "uint32"
+
+
+def tokenize_command(
+    path: Path = typer.Argument(help="Text file, or folder of text files, in UTF-8."),
+    out: Path = typer.Option(..., help="Folder for the token files; made when missing."),
+    tokenizer: str = typer.Option(
+        "bytes", help="bytes, characters, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE."
+    ),
+    held_out_fraction: float = typer.Option(0.05, min=1e-6, max=0.5, help="Part of the characters held out."),
+    token_type: TokenTypeName | None = typer.Option(
+        None, help="Type of the integers; by default the smallest that holds all tokens. nanoGPT reads uint16."
+    ),
+) -> None:
+    from einsearch_cli.data.tokens import write_tokens
+
+    with share_progress("encoding") as on_progress:
+        meta = write_tokens(
+            path,
+            out,
+            tokenizer,
+            held_out_fraction=held_out_fraction,
+            token_type=None if token_type is None else token_type.value,
+            progress=on_progress,
+        )
+    console.talk(
+        f"wrote {meta.training_tokens:,} tokens to train on and {meta.held_out_tokens:,} held-out ones to {out} "
+        f"({meta.token_type}, vocabulary {meta.vocabulary:,})"
+    )

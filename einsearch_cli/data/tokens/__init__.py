@@ -1,0 +1,22 @@
+"""Long rows of tokens to train on: token files, texts, and datasets of the Hugging Face hub."""
+
+from einsearch_cli.data.tokens.opening import TokenData, open_tokenizer, open_tokens, write_tokens
+from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, held_out_batches
+from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings
+from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer, tokenizer_from_json
+
+__all__ = [
+    "BlockSampler",
+    "BytesTokenizer",
+    "CharacterTokenizer",
+    "DataSettings",
+    "DatasetSettings",
+    "Sampler",
+    "TokenData",
+    "Tokenizer",
+    "held_out_batches",
+    "open_tokenizer",
+    "open_tokens",
+    "tokenizer_from_json",
+    "write_tokens",
+]

@@ -1,0 +1,104 @@
+"""Where a training run's tokens come from, as a YAML file says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TokenType = Literal["uint8", "uint16", "uint32"]
+"""How a token is stored: an unsigned little-endian integer."""
+
+MAX_VOCABULARY: Final = 1 << 32
+
+
+class DatasetSettings(BaseModel):
+    """A Hugging Face dataset: a name on the hub, or a reader (`json`, `parquet`, `csv`, `text`) with files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str = Field(min_length=1)
+    """Name on the hub such as `roneneldan/TinyStories`, or the reader of `files`: json, parquet, csv or text."""
+
+    files: tuple[Path, ...] = ()
+    """Local files for a reader; nothing is fetched then."""
+
+    configuration: str | None = None
+    """Which of a hub dataset's configurations."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a hub dataset; give a commit to make a run repeatable."""
+
+    split: str = "train"
+    """Split to train on."""
+
+    held_out_split: str | None = None
+    """Split to validate on; without one, part of `split` is held out."""
+
+    column: str = "text"
+    """Column that has the text."""
+
+    streaming: bool = False
+    """Read and encode while training, with nothing on disk."""
+
+    held_out_documents: int = Field(default=256, ge=1)
+    """Documents held out of a stream: the first ones of `held_out_split`, or else of `split`."""
+
+    shuffle_buffer: int = Field(default=1024, ge=0)
+    """Documents of a stream kept in memory, of which the next is drawn; 0 keeps the order."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.files and self.name not in LOCAL_READERS:
+            raise ValueError(f"files are read by one of {', '.join(LOCAL_READERS)}, not by {self.name!r}")
+        if not self.files and self.name in LOCAL_READERS:
+            raise ValueError(f"the reader {self.name!r} needs files")
+        if self.streaming and "[" in f"{self.split}{self.held_out_split or ''}":
+            raise ValueError("a stream has no slices of splits: give split and held_out_split by name")
+        return self
+
+
+LOCAL_READERS: Final = ("json", "parquet", "csv", "text")
+
+
+class DataSettings(BaseModel):
+    """Source of the tokens: one of `tokens`, `text` and `dataset`; without any, the Python standard library's source.
+
+    >>> DataSettings(text="book.txt", tokenizer="characters").tokenizer
+    'characters'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    tokens: Path | None = None
+    """Token file (`.bin`, raw little-endian integers as nanoGPT writes them), or a folder with train.bin and val.bin."""
+
+    text: Path | None = None
+    """Text file, or folder of text files, in UTF-8."""
+
+    dataset: DatasetSettings | None = None
+    """Hugging Face dataset (extra `datasets`)."""
+
+    tokenizer: str | None = None
+    """`bytes` (the default for text), `characters`, `tiktoken:NAME`, `tiktoken:FILE.tiktoken` or `huggingface:FILE`
+    (a tokenizer.json). For token files: what the tokens stand for; needed only to generate text."""
+
+    vocabulary: int | None = Field(default=None, ge=2, le=MAX_VOCABULARY)
+    """Number of distinct tokens of token files that have no meta.json, or a larger number than the tokenizer has."""
+
+    token_type: TokenType | None = None
+    """Type of the integers in token files that have no meta.json; uint16 unless given."""
+
+    held_out_fraction: float = Field(default=0.05, gt=0, le=0.5)
+    """Part held out for validation: whole files of a folder, the end of a single file or of a token file without a
+    val.bin, documents of a dataset without a `held_out_split`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [name for name in ("tokens", "text", "dataset") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"the tokens come from one place, and {' and '.join(given)} are given")
+        if self.token_type is not None and self.tokens is None:
+            raise ValueError("token_type describes token files, and tokens is not given")
+        return self

@@ -1,0 +1,240 @@
+"""Tokenizers of other packages: tiktoken's encodings and Hugging Face's tokenizer.json."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from einsearch_cli.data.tokens.tokenizers import Tokenizer, Tokens
+from einsearch_cli.errors import DataError
+
+if TYPE_CHECKING:
+    import tiktoken
+    import tokenizers
+
+GPT2_PATTERN: Final = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+"""How GPT-2 cuts text into words before merging (Radford et al. 2019, section 2.2); for merge tables from a file."""
+
+END_OF_TEXT: Final = "<|endoftext|>"
+
+_END_NAMES: Final = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|eos|>", "[SEP]")
+
+
+class TiktokenTokenizer(Tokenizer):
+    """An encoding of tiktoken. Special tokens in a text are read as text."""
+
+    kind = "tiktoken"
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self._encoding = encoding
+
+    @property
+    def vocabulary(self) -> int:
+        """One more than the largest token."""
+        return self._encoding.n_vocab
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token of `<|endoftext|>`."""
+        return self._encoding._special_tokens.get(END_OF_TEXT)
+
+    def encode(self, text: str) -> Tokens:
+        """Tokens, uint32."""
+        text = text.encode("utf-8", errors="replace").decode("utf-8")  # the package would drop lone surrogates
+        return np.asarray(self._encoding.encode_to_numpy(text, disallowed_special=()), dtype=np.uint32)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of tokens; the replacement character for numbers that are no token."""
+        parts = []
+        for token in tokens:
+            try:
+                parts.append(self._encoding.decode_single_token_bytes(token))
+            except KeyError:
+                parts.append(b"\xff")
+        return b"".join(parts).decode("utf-8", errors="replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """Pattern, merge ranks and special tokens; about 1 MB for GPT-2."""
+        encoding = self._encoding
+        ranks = {base64.b64encode(word).decode(): rank for word, rank in encoding._mergeable_ranks.items()}
+        return {
+            "kind": self.kind,
+            "name": encoding.name,
+            "pattern": encoding._pat_str,
+            "ranks": ranks,
+            "special_tokens": dict(encoding._special_tokens),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TiktokenTokenizer:
+        """From pattern, merge ranks and special tokens."""
+        ranks = {base64.b64decode(word, validate=True): int(rank) for word, rank in values["ranks"].items()}
+        special = {str(word): int(token) for word, token in values["special_tokens"].items()}
+        return cls(_encoding(str(values["name"]), str(values["pattern"]), ranks, special))
+
+    @classmethod
+    def open(cls, name: str) -> TiktokenTokenizer:
+        """An encoding by its name (gpt2, cl100k_base, …), or a merge table by its path, which ends in .tiktoken.
+
+        A merge table is cut into words as GPT-2 does, and `<|endoftext|>` gets the token after the last.
+
+        Raises:
+            DataError: the package is missing, no such name, the table cannot be fetched, or the file is damaged.
+        """
+        tiktoken = _tiktoken()
+        known = tiktoken.list_encoding_names()
+        if name.endswith(".tiktoken"):
+            _refuse_other_pattern(Path(name), known)
+            ranks = _read_merges(Path(name))
+            return cls(_encoding(Path(name).stem, GPT2_PATTERN, ranks, {END_OF_TEXT: max(ranks.values()) + 1}))
+        if name not in known:
+            raise DataError(
+                f"tiktoken has no encoding {name!r}",
+                remedy=f"use one of: {', '.join(sorted(known))}; or the path of a merge table, FILE.tiktoken",
+            )
+        try:
+            return cls(tiktoken.get_encoding(name))
+        except Exception as error:  # requests', urllib3's and tiktoken's own, by version
+            raise DataError(
+                f"the merge table of tiktoken's {name!r} cannot be fetched: {type(error).__name__}",
+                remedy="run it once with a network, set TIKTOKEN_CACHE_DIR to a folder that has the table, "
+                "or use huggingface:FILE with a local tokenizer.json",
+            ) from error
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A tokenizer.json of Hugging Face's `tokenizers`. No tokens are added at the ends of a text."""
+
+    kind = "huggingface"
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        # A file can ask for texts to be cut or filled up to one length; a corpus is neither.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    @property
+    def vocabulary(self) -> int:
+        """One more than the largest token, added ones included."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The first that it has of `<|endoftext|>`, `<|end_of_text|>`, `</s>`, `<eos>`, `[EOS]`, `<|eos|>`, `[SEP]`."""
+        found = (self._tokenizer.token_to_id(name) for name in _END_NAMES)
+        return next((token for token in found if token is not None), None)
+
+    def encode(self, text: str) -> Tokens:
+        """Tokens, uint32."""
+        text = text.encode("utf-8", errors="replace").decode("utf-8")  # the package refuses lone surrogates
+        # The batch of one leaves out where each token was, which takes a third of the time.
+        (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return np.array(encoded.ids, dtype=np.uint32)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of tokens, special ones included; numbers that are no token are left out."""
+        return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False))
+
+    def to_json(self) -> dict[str, Any]:
+        """What its tokenizer.json holds."""
+        return {"kind": self.kind, "tokenizer_json": self._tokenizer.to_str()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> HuggingFaceTokenizer:
+        """From what a tokenizer.json holds."""
+        return cls(_parse(_tokenizers(), str(values["tokenizer_json"])))
+
+    @classmethod
+    def open(cls, path: Path) -> HuggingFaceTokenizer:
+        """A tokenizer.json, or a folder that has one.
+
+        Raises:
+            DataError: the package is missing, or the file is missing or damaged.
+        """
+        package = _tokenizers()
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            return cls(_parse(package, file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise DataError(
+                f"tokenizer {file} cannot be read: {reason}",
+                remedy="give a tokenizer.json by its path, e.g. from `hf download NAME tokenizer.json`",
+            ) from error
+
+
+def _parse(package: Any, text: str) -> tokenizers.Tokenizer:
+    try:
+        parsed: tokenizers.Tokenizer = package.Tokenizer.from_str(text)
+        return parsed
+    except Exception as error:  # the package raises bare Exception
+        raise ValueError(f"not a tokenizer.json: {error}") from error
+
+
+def _encoding(name: str, pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
+    made: tiktoken.Encoding = _tiktoken().Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+    return made
+
+
+def _refuse_other_pattern(path: Path, known: list[str]) -> None:
+    """Of tiktoken's own tables, those of gpt2 and r50k_base go with GPT-2's words."""
+    name = path.stem
+    if name in known and name not in ("gpt2", "r50k_base"):
+        raise DataError(
+            f"merge table {path} is that of tiktoken's {name!r}, which does not cut text into words as GPT-2 does",
+            remedy=f"give tiktoken:{name}; without a network, TIKTOKEN_CACHE_DIR is where it looks for the table",
+        )
+
+
+def _read_merges(path: Path) -> dict[bytes, int]:
+    """Lines of a word in base64 and its rank."""
+    remedy = "give a merge table: lines of a word in base64, a space, and its rank"
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"merge table {path} cannot be read: {error.strerror}", remedy=remedy) from error
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            word, rank = line.split()
+            ranks[base64.b64decode(word, validate=True)] = int(rank)
+        except (ValueError, binascii.Error):
+            raise DataError(
+                f"merge table {path}, line {number}: {line[:60]!r} is no word and rank", remedy=remedy
+            ) from None
+    missing = next((byte for byte in range(256) if bytes([byte]) not in ranks), None)
+    if missing is not None:
+        raise DataError(
+            f"merge table {path} has no rank for byte 0x{missing:02x}: all 256 bytes need one", remedy=remedy
+        )
+    return ranks
+
+
+def _tiktoken() -> Any:
+    try:
+        import tiktoken
+    except ImportError as error:
+        raise _not_installed("tiktoken") from error
+    return tiktoken
+
+
+def _tokenizers() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise _not_installed("tokenizers") from error
+    return tokenizers
+
+
+def _not_installed(package: str) -> DataError:
+    return DataError(
+        f"this tokenizer needs the package {package}, which is not installed",
+        remedy=f"pip install 'einsearch[{package}]'",
+    )

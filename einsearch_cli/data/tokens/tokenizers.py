@@ -1,0 +1,167 @@
+"""Text to tokens and back: bytes, characters, and what the tokenizers of tiktoken and Hugging Face do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from einsearch_cli.data.corpus import code_points_of, most_frequent
+from einsearch_cli.errors import DataError
+
+Tokens = npt.NDArray[Any]
+
+UNKNOWN: Final = "\N{REPLACEMENT CHARACTER}"
+MAX_CHARACTERS: Final = (1 << 16) - 1
+"""Most characters with a token of their own, so that tokens fit two bytes."""
+
+
+class Tokenizer(ABC):
+    """Turns text into tokens and back.
+
+    Contract:
+        - `encode` gives unsigned integers below `vocabulary`; the empty text gives none, a lone surrogate counts as "?".
+        - `decode(encode(text)) == text` but for characters that the tokenizer does not know.
+        - `tokenizer_from_json(tokenizer.to_json())` is an equal tokenizer and needs no file and no network.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """Number of distinct tokens."""
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token between two documents; None when the tokenizer has none."""
+        return None
+
+    @abstractmethod
+    def encode(self, text: str) -> Tokens:
+        """Tokens of a text, (length,)."""
+
+    @abstractmethod
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of tokens; the replacement character stands for what is no text."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Everything the tokenizer is made of, as plain JSON values."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Tokenizer:
+        """The tokenizer of `to_json`."""
+
+
+class BytesTokenizer(Tokenizer):
+    """One token for each byte of the text in UTF-8.
+
+    >>> BytesTokenizer().encode("é").tolist()
+    [195, 169]
+    """
+
+    kind = "bytes"
+
+    @property
+    def vocabulary(self) -> int:
+        """256."""
+        return 256
+
+    def encode(self, text: str) -> Tokens:
+        """Bytes, uint8."""
+        return np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of bytes; a token that is no byte counts as broken UTF-8, too."""
+        return bytes(token if 0 <= token < 256 else 0xFF for token in tokens).decode("utf-8", errors="replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """Its kind is all there is."""
+        return {"kind": self.kind}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> BytesTokenizer:  # noqa: ARG003
+        """The one bytes tokenizer."""
+        return cls()
+
+
+class CharacterTokenizer(Tokenizer):
+    """One token for each character; token 0 is every character it does not know.
+
+    Args:
+        characters: token i + 1 is `characters[i]`.
+
+    >>> tokenizer = CharacterTokenizer.of(["banana"])
+    >>> tokenizer.encode("bandana").tolist(), tokenizer.vocabulary
+    ([3, 1, 2, 0, 1, 2, 1], 4)
+    """
+
+    kind = "characters"
+
+    def __init__(self, characters: str) -> None:
+        self._characters = characters
+        self._table = np.zeros(0x110000, dtype=np.uint8 if len(characters) < 256 else np.uint16)
+        self._table[[ord(character) for character in characters]] = np.arange(1, len(characters) + 1)
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> CharacterTokenizer:
+        """The characters of texts, most frequent first, equally frequent ones by code point; at most 65,535."""
+        counts = np.zeros(0x110000, dtype=np.int64)
+        for text in texts:
+            found = np.bincount(code_points_of(text))
+            counts[: len(found)] += found
+        return cls(most_frequent(counts, MAX_CHARACTERS))
+
+    @property
+    def vocabulary(self) -> int:
+        """Known characters, and one for all others."""
+        return len(self._characters) + 1
+
+    def encode(self, text: str) -> Tokens:
+        """Tokens, uint8 when they fit it, else uint16."""
+        return self._table[code_points_of(text)]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of tokens; the replacement character for the unknown one."""
+        known = self._characters
+        return "".join(known[token - 1] if 0 < token <= len(known) else UNKNOWN for token in tokens)
+
+    def to_json(self) -> dict[str, Any]:
+        """The characters in the order of their tokens."""
+        return {"kind": self.kind, "characters": self._characters}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CharacterTokenizer:
+        """From the characters in the order of their tokens."""
+        return cls(str(values["characters"]))
+
+
+def tokenizer_from_json(values: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer that `Tokenizer.to_json` described, as checkpoints and meta.json carry it.
+
+    Raises:
+        DataError: no such kind, a part is missing or damaged, or its package is not installed.
+
+    >>> tokenizer_from_json({"kind": "characters", "characters": "ab"}).decode([2, 1, 0])
+    'ba�'
+    """
+    from einsearch_cli.data.tokens.subwords import HuggingFaceTokenizer, TiktokenTokenizer
+
+    kinds: Sequence[type[Tokenizer]] = (BytesTokenizer, CharacterTokenizer, TiktokenTokenizer, HuggingFaceTokenizer)
+    kind = {kind.kind: kind for kind in kinds}.get(str(values.get("kind")))
+    if kind is None:
+        raise DataError(
+            f"no tokenizer is of kind {values.get('kind')!r}", remedy=f"use one of: {', '.join(k.kind for k in kinds)}"
+        )
+    try:
+        return kind.from_json(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the description of a tokenizer of kind {kind.kind!r} is damaged: {type(error).__name__}: {error}",
+            remedy="write it again, e.g. with `einsearch tokenize`",
+        ) from error
