@@ -232,9 +232,12 @@ class EinsumLinear(nn.Module):
             factors = self._modules["factors"]._parameters  # type: ignore[union-attr]
             if prepared is None or _is_any_autocast() or not prepared.serves(factors, parameters.get("gain")):
                 return self._infer(x)
-            if x.numel() > prepared.dense_limit or "bias" not in parameters:
-                return self._infer(x)
-            return _linear(x, prepared.weight, parameters["bias"])
+            if "bias" in parameters:
+                if x.numel() <= prepared.dense_limit:
+                    return _linear(x, prepared.weight, parameters["bias"])
+                if prepared.is_plain and x.ndim == 2 and x.shape[1] == self.in_features and not x.is_meta:
+                    return prepared.multiply(x, parameters["bias"])
+            return self._infer(x)
         except RuntimeError:
             check_input(x, self.in_features, self.gain.dtype)
             check_parameters(x, self)
