@@ -9,6 +9,7 @@ from einsearch_cli.layers.guided import (
     guide_layers,
     guide_weight,
 )
+from einsearch_cli.layers.initialisation import INITIALISATIONS, Initialisation, initialise_
 from einsearch_cli.layers.layout import plan_for
 from einsearch_cli.layers.moe import (
     AUXILIARY_WEIGHT,
@@ -18,6 +19,7 @@ from einsearch_cli.layers.moe import (
     StructuredMoE,
 )
 from einsearch_cli.layers.plan import FactorRole, Plan, factor_roles
+from einsearch_cli.layers.projection import Projection, project_
 from einsearch_cli.layers.swap import (
     Costs,
     DenseLayer,
@@ -32,6 +34,7 @@ from einsearch_cli.layers.swap import (
 
 __all__ = [
     "AUXILIARY_WEIGHT",
+    "INITIALISATIONS",
     "AuxiliaryLoss",
     "Costs",
     "DenseLayer",
@@ -39,7 +42,9 @@ __all__ = [
     "FactorRole",
     "FeedForwardMoE",
     "Filter",
+    "Initialisation",
     "Plan",
+    "Projection",
     "RoutingStatistics",
     "SelfGuide",
     "SelfGuidedLinear",
@@ -53,7 +58,9 @@ __all__ = [
     "guide_is_evaluated",
     "guide_layers",
     "guide_weight",
+    "initialise_",
     "plan_for",
     "plan_swaps",
+    "project_",
     "swap_linear",
 ]

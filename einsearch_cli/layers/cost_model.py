@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from einsearch_cli.layers.chunked import chunks, keeps_result
+from einsearch_cli.layers.chunking import chunks, kept_steps
 from einsearch_cli.layers.machine import MachineProfile
 from einsearch_cli.layers.plan import Plan, Reading, Step
 from einsearch_cli.structures import SizedStructure
@@ -34,8 +34,8 @@ def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     total = 3 * inference_ns(plan, tokens, profile) + _write_ns(plan.write_grad, tokens, profile)
     for step in plan.steps:
         total += _reading_ns(step.grad, tokens, profile)
-    for number, step in enumerate(plan.steps[:-1]):
-        total += 0.0 if keeps_result(plan, number, tokens) else _product_ns(step, tokens, profile)
+    for step, is_kept in zip(plan.steps, kept_steps(plan, tokens), strict=False):
+        total += 0.0 if is_kept else _product_ns(step, tokens, profile)
     return total
 
 

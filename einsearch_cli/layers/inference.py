@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from einsearch_cli.layers.autocast import cast_dtype
-from einsearch_cli.layers.chunked import run_forward
 from einsearch_cli.layers.merging import merged_weights
+from einsearch_cli.layers.passes import run_forward
 from einsearch_cli.layers.planner import Route, Schedule, stored_plan
 from einsearch_cli.layers.rms_scale import scale_value
 from einsearch_cli.structures import SizedStructure

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.chunked import keeps_result, run_forward
+from einsearch_cli.layers.chunking import chunks, kept_steps
+from einsearch_cli.layers.passes import run_forward
 from einsearch_cli.layers.planner import routes
 from einsearch_cli.taxonomy import flops_per_token
 
@@ -98,9 +99,11 @@ def test_a_graph_can_be_walked_twice(case: Any) -> None:
 def test_checkpointing_keeps_no_intermediates(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are saved past the hooks by which checkpointing frees what is saved."""
     kept: list[Tensor | None] = []
+    results: list[list[Tensor | None] | None] = []
 
     def forward(*args: Any) -> Tensor:
         kept.extend(args[5])
+        results.append(args[7])
         return run_forward(*args)
 
     monkeypatch.setattr("einsearch_cli.layers.chunked.run_forward", forward)
@@ -108,11 +111,12 @@ def test_checkpointing_keeps_no_intermediates(monkeypatch: pytest.MonkeyPatch) -
     layer.route = "(xA)B"
     x = torch.randn(3, 64, requires_grad=True)
     expected = torch.autograd.grad(layer(x).sum(), x)
-    assert kept
-    kept.clear()
+    assert results.pop() is not None
     y = checkpoint(layer, x, use_reentrant=False)
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x), expected)
     assert not kept
+    assert results
+    assert all(result is None for result in results)
 
 
 def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:
@@ -148,16 +152,16 @@ def test_flops_are_those_that_torch_counts(case: Any) -> None:
         y.sum().backward()
     # Outer and element-wise products run as matrix products with one contracted entry, so torch counts them too.
     assert forward.get_total_flops() == tokens * layer.flops_per_token
-    anew = [step for number, step in enumerate(layer.plan.steps[:-1]) if not keeps_result(layer.plan, number, tokens)]
-    again = sum(2 * tokens * step.macs_per_token for step in anew)
-    assert backward.get_total_flops() == 2 * tokens * layer.flops_per_token + again
+    assert all(kept_steps(layer.plan, tokens))
+    assert backward.get_total_flops() == 2 * tokens * layer.flops_per_token
     assert layer.flops_per_token == flops_per_token(layer.sized)
 
 
 def test_many_tokens_compute_cheap_intermediates_anew(market: dict[str, Any]) -> None:
     layer = market["btt-2"].layer(bias=False)
     layer.route = routes(layer.sized)[0].text
-    tokens = 100
+    tokens = 10_000
+    assert len(chunks(layer.plan, tokens)) > 1
     with FlopCounterMode(display=False) as counter:
         layer(torch.randn(tokens, 36, dtype=torch.float64, requires_grad=True)).sum().backward()
     first = 2 * layer.plan.steps[0].macs_per_token

@@ -15,12 +15,13 @@ from einsearch_cli.data.tokens.binary import DTYPES, HELD_OUT_FILE, META_FILE, T
 from einsearch_cli.data.tokens.settings import TokenType
 from einsearch_cli.data.tokens.sources import Source
 from einsearch_cli.data.tokens.tokenizers import Tokenizer, Tokens
+from einsearch_cli.errors import DataError
 from einsearch_cli.files import open_atomically, write_atomically
 
-PIECE: Final = 1 << 20
-"""Characters encoded at once: a tokenizer's lists take tens of bytes for each."""
+PIECE: Final = 1 << 16
+"""Characters encoded at once: a tokenizer's lists take tens of bytes for each, and stay in the processor's cache."""
 
-_LINE_START = re.compile(r"(?<=\n)(?=\S)")
+_LINE_START = re.compile(r"(?<=\S\n)(?=\w)")
 
 Progress = Callable[[float], None]
 """Told the share of the text that is done, 0 to 1."""
@@ -47,6 +48,7 @@ def write_token_folder(
         progress: told which share of the text is done.
 
     Raises:
+        DataError: a document cannot be read, or one of the two parts is empty.
         OutputError: the files cannot be written; none of them is left half-written.
     """
     token_type = token_type or smallest_type(tokenizer.vocabulary)
@@ -62,6 +64,7 @@ def write_token_folder(
             done += len(document.text)
             if progress is not None:
                 progress(done / source.characters)
+        _refuse_empty(source, counts)
     meta = TokenMeta(
         vocabulary=tokenizer.vocabulary,
         token_type=token_type,
@@ -72,6 +75,16 @@ def write_token_folder(
     )
     write_atomically(folder / META_FILE, json.dumps(meta.model_dump(exclude_none=True), indent=1) + "\n")
     return meta
+
+
+def _refuse_empty(source: Source, counts: list[int]) -> None:
+    for part, count in zip(("training", "held-out"), counts, strict=True):
+        if count == 0:
+            raise DataError(
+                f"the {part} part of {source.described} is empty: it has {source.characters:,} characters, "
+                "too few to hold some of them out",
+                remedy="give more text, or another held_out_fraction",
+            )
 
 
 def smallest_type(vocabulary: int) -> TokenType:
@@ -85,7 +98,7 @@ def smallest_type(vocabulary: int) -> TokenType:
 
 def encode_document(text: str, tokenizer: Tokenizer, separate: bool) -> Iterator[Tokens]:
     """Tokens of a document, piece by piece, and of what ends it when something has to."""
-    for piece in pieces(text):
+    for piece in pieces(text, PIECE):
         yield tokenizer.encode(piece)
     if not separate or not text:
         return
@@ -95,13 +108,14 @@ def encode_document(text: str, tokenizer: Tokenizer, separate: bool) -> Iterator
         yield tokenizer.encode("\n")
 
 
-def pieces(text: str, size: int = PIECE) -> Iterator[str]:
-    """A text in parts of at least `size` characters, each but the first beginning a line that is not indented.
+def pieces(text: str, size: int) -> Iterator[str]:
+    """A text in parts of at least `size` characters, cut where a line begins with a letter or digit.
 
-    Byte-pair tokenizers cut there in any case, so the tokens are those of the whole text.
+    The words that tiktoken's and GPT-2's patterns make end there in any case, so the tokens are those of the whole
+    text; not so behind an empty line, as GPT-2 splits a run of white space before its last character.
 
-    >>> list(pieces("ab\\n cd\\nef\\ngh", size=3))
-    ['ab\\n cd\\n', 'ef\\n', 'gh']
+    >>> list(pieces("ab\\n cd\\nef\\n\\ngh\\nij", size=3))
+    ['ab\\n cd\\n', 'ef\\n\\ngh\\n', 'ij']
     """
     start = 0
     while start < len(text):

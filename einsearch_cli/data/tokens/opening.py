@@ -159,19 +159,11 @@ def open_tokenizer(name: str) -> Tokenizer:
     )
 
 
-def open_source(settings: DataSettings, cache: Path) -> Source:
-    """The documents that settings without token files name.
-
-    Raises:
-        DataError: nothing there, not readable, or no text.
-    """
-    if settings.dataset is not None:
-        return dataset_source(settings.dataset, settings.held_out_fraction, cache)
-    return text_source(settings.text, settings.held_out_fraction, cache)
-
-
 def _open_documents(settings: DataSettings, cache: Path, progress: Progress | None) -> TokenData:
-    source = open_source(settings, cache)
+    if settings.dataset is not None:
+        source = dataset_source(settings.dataset, settings.held_out_fraction, cache)
+    else:
+        source = text_source(settings.text, settings.held_out_fraction, cache)
     name = settings.tokenizer or "bytes"
     identity = name if name == "characters" else open_tokenizer(name).to_json()
     key = key_of(source, identity, settings.held_out_fraction)
@@ -179,6 +171,8 @@ def _open_documents(settings: DataSettings, cache: Path, progress: Progress | No
     if not _is_whole(folder, key):
         with _made(folder), FileLock(folder / "writing.lock"):
             if not _is_whole(folder, key):  # another process may have finished it while this one waited
+                for draft in folder.glob(".*.tmp"):  # of a process that was killed
+                    draft.unlink()
                 write_token_folder(folder, source, _tokenizer_for(source, name), key=key, progress=progress)
     return _open_parts(folder, settings, cache, f"{source.described} as {name}")
 
@@ -234,7 +228,23 @@ def _open_token_files(path: Path, settings: DataSettings, cache: Path) -> TokenD
             f"folder {path} has no {TRAINING_FILE}",
             remedy=f"give a .bin file or a folder with {TRAINING_FILE}; `einsearch tokenize` makes one",
         )
+    _refuse_other_tokenizer(path if path.is_dir() else path.parent, settings)
     return _open_parts(path, settings, cache, f"tokens {path}")
+
+
+def _refuse_other_tokenizer(folder: Path, settings: DataSettings) -> None:
+    meta = read_meta(folder)
+    name = settings.tokenizer
+    if meta is None or meta.tokenizer is None or name is None:
+        return
+    same = (
+        meta.tokenizer.get("kind") == name if name == "characters" else meta.tokenizer == open_tokenizer(name).to_json()
+    )
+    if not same:
+        raise DataError(
+            f"tokenizer is {name}, and the files in {folder} were written with another, which {META_FILE} holds",
+            remedy="leave tokenizer out",
+        )
 
 
 def _open_parts(path: Path, settings: DataSettings, cache: Path, described: str) -> TokenData:
@@ -289,14 +299,13 @@ def _tokenizer_of(settings: DataSettings, meta: TokenMeta | None) -> Tokenizer |
 
 def _vocabulary_of(settings: DataSettings, known: int | None, tokenizer: Tokenizer | None) -> int | None:
     """The number that settings give, or else the known one."""
-    if settings.vocabulary is None:
-        return known
-    if tokenizer is not None and settings.vocabulary < tokenizer.vocabulary:
+    vocabulary = settings.vocabulary or known
+    if vocabulary is not None and tokenizer is not None and vocabulary < tokenizer.vocabulary:
         raise DataError(
-            f"vocabulary is {settings.vocabulary:,}: the tokenizer has {tokenizer.vocabulary:,} tokens",
+            f"vocabulary is {vocabulary:,}: the tokenizer has {tokenizer.vocabulary:,} tokens",
             remedy="leave vocabulary out, or give a larger number",
         )
-    return settings.vocabulary
+    return vocabulary
 
 
 def _no_vocabulary(folder: Path, scans: list[Scan]) -> DataError:

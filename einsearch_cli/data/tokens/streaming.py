@@ -34,8 +34,9 @@ class TokenStream:
         if self.settings.held_out_split is None:
             rows = rows.skip(self.settings.held_out_documents)
         if self.settings.shuffle_buffer:
-            rows = rows.shuffle(seed=seed, buffer_size=self.settings.shuffle_buffer)
-            rows.set_epoch(number)
+            # The package's own set_epoch adds the number to the seed: seed 1 would start with the second epoch of 0.
+            drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+            rows = rows.shuffle(seed=drawn, buffer_size=self.settings.shuffle_buffer)
         return encode_all(rows, self.settings, self.tokenizer)
 
     def held_out(self) -> TokenArray:

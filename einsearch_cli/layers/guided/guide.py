@@ -146,7 +146,7 @@ def _replace(
 ) -> None:
     """Put new layers in place of old ones under all names that the model has for them."""
     for module in list(model.modules()):
-        for slot, child in module.named_children():
+        for slot, child in list(module._modules.items()):  # not named_children, which gives a child once
             if child in news:
                 setattr(module, slot, news[child])  # type: ignore[index]
 

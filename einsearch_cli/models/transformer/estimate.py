@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.chunked import keeps_result
+from einsearch_cli.layers.chunking import kept_steps
 from einsearch_cli.models.base import TRAINING_TO_FORWARD
 from einsearch_cli.models.transformer.accelerators import Accelerator, Precision
 from einsearch_cli.models.transformer.accounting import meta_transformer
@@ -144,6 +144,6 @@ def _kept_intermediates(model: Transformer, tokens: int) -> int:
         width
         for layer in model.structured_layers().values()
         if isinstance(layer, EinsumLinear)
-        for number, width in enumerate(layer.plan.widths[1:-1])
-        if keeps_result(layer.plan, number, tokens)
+        for width, is_kept in zip(layer.plan.widths[1:-1], kept_steps(layer.plan, tokens), strict=False)
+        if is_kept
     )

@@ -42,7 +42,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Transfor
     model.to_empty(device=device)
     if state.guided:
         guide_layers(model).set_weight(state.guide_weight)
-    load_parameters(model, checkpoint.model)
+    load_parameters(dict(model.named_parameters()), checkpoint.model)
     return model.eval(), None if state.tokenizer is None else tokenizer_from_json(state.tokenizer)
 
 

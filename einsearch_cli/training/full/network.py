@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import CheckpointError
-from einsearch_cli.layers import AuxiliaryLoss, SelfGuide, guide_layers
+from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, Initialisation, SelfGuide, guide_layers, initialise_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.training.full.phases import GuideStep
 from einsearch_cli.training.full.spec import TrainSpec
@@ -46,6 +46,8 @@ class Network:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             self.model = Transformer(config)
+            if spec.initialisation != "spectral":
+                _start_anew(self.model, spec.initialisation)
         self.guide: SelfGuide | None = guide_layers(self.model) if guided else None
         rates = parameter_rates(
             self.model,
@@ -59,6 +61,8 @@ class Network:
             for block in self.model.blocks:
                 block.compile()
         self._wrapped: nn.Module = self._spread()
+        # Taken now: after a validation FSDP2 leaves whole parameters in place of some sharded ones.
+        self.parameters = dict(self.model.named_parameters())
         self.optimizer = make_optimizer(self.model, rates, (spec.optimizer.beta1, spec.optimizer.beta2))
         self.auxiliary = AuxiliaryLoss(self.model)
 
@@ -74,10 +78,11 @@ class Network:
 
             for block in self.model.blocks:
                 fully_shard(block, mesh=mesh, shard_placement_fn=placement)
-            return fully_shard(self.model, mesh=mesh, shard_placement_fn=placement)
+            fully_shard(self.model, mesh=mesh, shard_placement_fn=placement)
+            return self.model
         # In stochastic mode guides have no gradient in some steps, the same ones in all processes.
         stochastic = self.guide is not None and self.spec.guidance is not None and self.spec.guidance.mode != "full"
-        return DistributedDataParallel(self.model, broadcast_buffers=False, find_unused_parameters=stochastic)
+        return DistributedDataParallel(self.model, find_unused_parameters=stochastic)
 
     def step(self, batch: Batch, guide: GuideStep | None, fraction: float) -> tuple[float, float]:
         """One update with this process's rows; gives their mean loss before it, and the norm of the gradient.
@@ -98,7 +103,7 @@ class Network:
                 loss = self._loss(inputs_BT, targets_BT)
                 ((loss + self.auxiliary.loss()) / parts).backward()
             total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.optimizer.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.optimizer.clip_norm)
         self.optimizer.step()
         return (total / parts).item(), _whole(norm).item()
 
@@ -138,25 +143,25 @@ class Network:
         between processes hold on to the parameters that they were made with.
         """
         assert self.guide is not None
-        for value in self.guide.parameters().values():
-            self.optimizer.state.pop(value, None)
+        for name in self.guide.parameters():
+            self.optimizer.state.pop(self.parameters[name], None)
         plain = Network(self.spec, self.config, self.world, guided=False)
-        before = dict(self.model.named_parameters())
         with torch.no_grad():
-            for name, value in plain.model.named_parameters():
-                value.copy_(before[name])
-                if before[name] in self.optimizer.state:
-                    plain.optimizer.state[value] = self.optimizer.state[before[name]]
+            for name, value in plain.parameters.items():
+                before = self.parameters[name]
+                value.copy_(before)
+                if before in self.optimizer.state:
+                    plain.optimizer.state[value] = self.optimizer.state[before]
         return plain
 
     def model_tensors(self) -> Tensors:
         """Whole parameters by name, on the CPU; a collective operation."""
-        return {name: _whole(value.detach()).cpu() for name, value in self.model.named_parameters()}
+        return {name: _whole(value.detach()).cpu() for name, value in self.parameters.items()}
 
     def optimizer_tensors(self) -> Tensors:
         """Whole moments as `exp_avg:NAME`, `exp_avg_sq:NAME` and `step:NAME`, on the CPU; a collective operation."""
         found: Tensors = {}
-        for name, value in self.model.named_parameters():
+        for name, value in self.parameters.items():
             state = self.optimizer.state.get(value, {})
             found |= {f"{kind}:{name}": _whole(state[kind]).cpu() for kind in MOMENTS if kind in state}
         return found
@@ -168,9 +173,8 @@ class Network:
         Raises:
             CheckpointError: other names or shapes than this network's.
         """
-        parameters = dict(self.model.named_parameters())
-        load_parameters(self.model, model)
-        for name, value in parameters.items():
+        load_parameters(self.parameters, model)
+        for name, value in self.parameters.items():
             state = {kind: optimizer[f"{kind}:{name}"] for kind in MOMENTS if f"{kind}:{name}" in optimizer}
             if state:
                 self.optimizer.state[value] = {
@@ -179,14 +183,23 @@ class Network:
                 }
 
 
+def _start_anew(model: Transformer, rule: Initialisation) -> None:
+    """Draw structured layers by another rule; those that started at zero, at the end of a residual branch, do so again."""
+    for layer in model.structured_layers().values():
+        if isinstance(layer, EinsumLinear):
+            is_zero = not layer.factors[layer.plan.steps[-1].factor].any()
+            initialise_(layer, rule)
+            if is_zero:
+                layer.zero_last_factor_()
+
+
 @torch.no_grad()
-def load_parameters(model: nn.Module, tensors: Tensors) -> None:
+def load_parameters(parameters: Mapping[str, Tensor], tensors: Tensors) -> None:
     """Give every parameter the value under its name, sharded as the parameter is.
 
     Raises:
-        CheckpointError: other names or shapes than the model's.
+        CheckpointError: other names or shapes than the parameters'.
     """
-    parameters = dict(model.named_parameters())
     if odd := sorted(set(parameters) ^ set(tensors)):
         raise CheckpointError(
             f"the checkpoint and the network differ in {len(odd)} parameters, the first is {odd[0]!r}",

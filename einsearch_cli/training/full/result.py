@@ -57,7 +57,8 @@ def read_result(run: Path) -> RunResult | None:
         return RunResult(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{path} is damaged: {str(error)[:100]}", remedy="remove it: the same command then reads the last checkpoint"
+            f"{path} is damaged: {str(error)[:100]}",
+            remedy="remove it: the same command then reads the last checkpoint",
         ) from error
 
 

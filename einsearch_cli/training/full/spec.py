@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from einsearch_cli.data.tokens import DataSettings
 from einsearch_cli.errors import SpecError
+from einsearch_cli.layers import Initialisation
 from einsearch_cli.models.transformer import TransformerConfig, config_from, preset
 from einsearch_cli.training.optimizer import Shape
 
@@ -123,6 +124,8 @@ class TrainSpec(BaseModel):
     """Optimizer updates, before those that a FLOP-matched guide adds."""
     tokens: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Tokens to train on, in place of steps; rounded up to whole steps."""
+    initialisation: Initialisation = "spectral"
+    """Start of structured layers: spectral (muP), svd (nearest to a dense start), orthogonal (orthogonal blocks)."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Seed of the network's start and of the order of the data."""
     optimizer: OptimizerSpec = OptimizerSpec()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -25,28 +26,33 @@ class Tracker(Protocol):
         """The run is over, or stops."""
 
 
-def open_trackers(names: Sequence[str], run: Path, title: str, settings: Mapping[str, Any], step: int) -> list[Tracker]:
-    """The trackers of these names for a run.
+@dataclass(frozen=True, kw_only=True)
+class TrackedRun:
+    """What a service is told of a run when it starts or goes on."""
 
-    Args:
-        names: tensorboard, wandb, mlflow.
-        run: its folder.
-        title: its name.
-        settings: its spec as plain values.
-        step: updates that are made already; later numbers of an interrupted session are replaced.
+    folder: Path
+    title: str
+    settings: Mapping[str, Any]
+    """Its spec as plain values."""
+    step: int
+    """Updates made already; numbers that an interrupted session sent after it are replaced."""
+
+
+def open_trackers(names: Sequence[str], run: TrackedRun) -> list[Tracker]:
+    """The trackers of these names (tensorboard, wandb, mlflow) for a run.
 
     Raises:
         SpecError: the package of one is not installed.
     """
-    return [_OPENERS[name](run, title, settings, step) for name in names]
+    return [_OPENERS[name](run) for name in names]
 
 
 class _TensorBoard:
-    def __init__(self, run: Path, title: str, settings: Mapping[str, Any], step: int) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         _required("tensorboard", "tensorboard")
         writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-        self._writer = writer(str(run / "tensorboard"), purge_step=step + 1)
-        self._writer.add_text("spec", f"{title}: {json.dumps(settings)}")
+        self._writer = writer(str(run.folder / "tensorboard"), purge_step=run.step + 1)
+        self._writer.add_text("spec", f"{run.title}: {json.dumps(run.settings)}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -57,13 +63,18 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    def __init__(self, run: Path, title: str, settings: Mapping[str, Any], step: int) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         wandb = _required("wandb", "wandb")
-        known = _identity(run, "wandb")
+        known = _identity(run.folder, "wandb")
         self._run = wandb.init(
-            project="einsearch", name=title, dir=str(run), config=dict(settings), id=known, resume="allow"
+            project="einsearch",
+            name=run.title,
+            dir=str(run.folder),
+            config=dict(run.settings),
+            id=known,
+            resume="allow",
         )
-        _keep_identity(run, "wandb", str(self._run.id))
+        _keep_identity(run.folder, "wandb", str(self._run.id))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -73,13 +84,13 @@ class _WeightsAndBiases:
 
 
 class _MLflow:
-    def __init__(self, run: Path, title: str, settings: Mapping[str, Any], step: int) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         self._mlflow = _required("mlflow", "mlflow")
-        known = _identity(run, "mlflow")
-        started = self._mlflow.start_run(run_id=known, run_name=title)
+        known = _identity(run.folder, "mlflow")
+        started = self._mlflow.start_run(run_id=known, run_name=run.title)
         if known is None:
-            self._mlflow.log_dict(dict(settings), "spec.json")
-        _keep_identity(run, "mlflow", str(started.info.run_id))
+            self._mlflow.log_dict(dict(run.settings), "spec.json")
+        _keep_identity(run.folder, "mlflow", str(started.info.run_id))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._mlflow.log_metrics(dict(values), step=step)
@@ -88,7 +99,7 @@ class _MLflow:
         self._mlflow.end_run()
 
 
-_OPENERS: Final[dict[str, Callable[[Path, str, Mapping[str, Any], int], Tracker]]] = {
+_OPENERS: Final[dict[str, Callable[[TrackedRun], Tracker]]] = {
     "tensorboard": _TensorBoard,
     "wandb": _WeightsAndBiases,
     "mlflow": _MLflow,
@@ -105,17 +116,18 @@ def _required(module: str, extra: str) -> Any:
         ) from error
 
 
-def _identity(run: Path, name: str) -> str | None:
-    try:
-        known = json.loads((run / IDENTITIES).read_text(encoding="utf-8"))
-        return str(known[name])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _identity(folder: Path, name: str) -> str | None:
+    return _identities(folder).get(name)
 
 
-def _keep_identity(run: Path, name: str, identity: str) -> None:
+def _keep_identity(folder: Path, name: str, identity: str) -> None:
+    write_atomically(folder / IDENTITIES, json.dumps({**_identities(folder), name: identity}) + "\n")
+
+
+def _identities(folder: Path) -> dict[str, str]:
+    """What is kept; nothing if it is not there or damaged: the run then goes on under a new number."""
     try:
-        known = dict(json.loads((run / IDENTITIES).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        known = {}
-    write_atomically(run / IDENTITIES, json.dumps({**known, name: identity}) + "\n")
+        known = json.loads((folder / IDENTITIES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(value) for name, value in known.items()} if isinstance(known, dict) else {}

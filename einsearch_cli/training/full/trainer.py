@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Protocol
 
 import torch
 from filelock import FileLock, Timeout
@@ -21,26 +21,38 @@ from einsearch_cli.training.full.phases import phases_of
 from einsearch_cli.training.full.result import RunResult, read_result, refuse_other_data, refuse_other_run
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.full.stopping import StopRequest
-from einsearch_cli.training.full.trackers import Tracker, open_trackers
+from einsearch_cli.training.full.trackers import TrackedRun, Tracker, open_trackers
 from einsearch_cli.training.full.world import World
 from einsearch_cli.training.optimizer import schedule
 from einsearch_cli.training.validation import validation_marks
 
-RANDOM_STATE = "random:cpu"
+RANDOM_STATE: Final = "random:cpu"
 """Name of torch's random state among the optimizer's tensors."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listener:
-    """Who is told how a run goes; in the first process only."""
+class Listener(Protocol):
+    """Is told how a run goes, in the first process."""
 
-    on_step: Callable[[StepMetrics, int], None] = lambda metrics, steps: None
-    """After every step, with the number of all steps."""
-    say: Callable[[str], None] = lambda text: None
-    """Warnings and news in words."""
+    def on_step(self, metrics: StepMetrics, steps: int) -> None:
+        """After every step, with the number of all steps."""
+
+    def say(self, text: str) -> None:
+        """Warnings and news in words."""
 
 
-def train_full(spec: TrainSpec, data: TokenData, run: Path, world: World, listener: Listener | None = None) -> RunResult:
+class Silent:
+    """A listener that keeps it to itself."""
+
+    def on_step(self, metrics: StepMetrics, steps: int) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+def train_full(
+    spec: TrainSpec, data: TokenData, run: Path, world: World, listener: Listener | None = None
+) -> RunResult:
     """Train a transformer as its spec says, or go on where an earlier call was interrupted.
 
     On one CPU process the weights at the end are the same to the last bit however often it was
@@ -60,7 +72,7 @@ def train_full(spec: TrainSpec, data: TokenData, run: Path, world: World, listen
         OutputError: the folder cannot be written, or another process has it.
         SpecError, SizeError, DataError: a spec, network or data that do not fit each other.
     """
-    told = (listener or Listener()) if world.is_first else Listener()
+    told = listener if listener is not None and world.is_first else Silent()
     with _locked(run) if world.is_first else nullcontext():
         finished = read_result(run)
         if finished is not None:
@@ -121,11 +133,14 @@ class _Run:
         if checkpoint is not None:
             self._load(checkpoint)
         if self.world.is_first:
-            self.metrics = MetricsFile(self.folder, self.done)
-            settings = self.spec.model_dump(mode="json")
-            self.trackers = open_trackers(
-                self.spec.metrics.trackers, self.folder, self.spec.name, settings, self.done
+            tracked = TrackedRun(
+                folder=self.folder,
+                title=self.spec.name,
+                settings=self.spec.model_dump(mode="json"),
+                step=self.done,
             )
+            self.trackers = open_trackers(self.spec.metrics.trackers, tracked)
+            self.metrics = MetricsFile(self.folder, self.done)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,7 +170,10 @@ class _Run:
         return self._result(loss)
 
     def _step(self, stop: StopRequest) -> tuple[float, bool]:
-        """One update; gives the held-out loss, if it was measured, and whether some process was asked to stop."""
+        """One update; gives the held-out loss, if it was measured, and whether some process was asked to stop.
+
+        One process alone notices at once; several agree in the exchange of losses.
+        """
         step = self.done
         fraction = self._fraction(step)
         guide = self.phases.guide(step)
@@ -184,13 +202,12 @@ class _Run:
             validation_loss=held_out,
         )
         self._note(metrics)
-        return math.nan if held_out is None else held_out, stops > 0
+        stopped = stop.wanted if self.world.size == 1 else stops > 0
+        return math.nan if held_out is None else held_out, stopped
 
     def _fraction(self, step: int) -> float:
         settings = self.spec.schedule
-        return schedule(
-            step, self.phases.steps, warmup=settings.warmup, final=settings.final, shape=settings.shape
-        )
+        return schedule(step, self.phases.steps, warmup=settings.warmup, final=settings.final, shape=settings.shape)
 
     def _note(self, metrics: StepMetrics) -> None:
         self.listener.on_step(metrics, self.phases.steps)

@@ -189,6 +189,20 @@ def test_a_vocabulary_below_the_tokenizers(folder: Path, tmp_path: Path) -> None
     )
 
 
+def test_another_tokenizer_than_meta_json_holds(folder: Path, tmp_path: Path) -> None:
+    meta = folder / "meta.json"
+    meta.write_text(json.dumps({"vocabulary": 65, "tokenizer": {"kind": "characters", "characters": "ab"}}))
+    assert open_tokens(DataSettings(tokens=folder, tokenizer="characters"), tmp_path).vocabulary == 65
+    assert refusal(DataSettings(tokens=folder, tokenizer="bytes"), tmp_path) == (
+        f"tokenizer is bytes, and the files in {folder} were written with another, which meta.json holds\n"
+        "try: leave tokenizer out"
+    )
+    meta.write_text(json.dumps({"vocabulary": 256, "tokenizer": {"kind": "bytes"}}))
+    assert open_tokens(DataSettings(tokens=folder, tokenizer="bytes"), tmp_path).vocabulary == 256
+    meta.write_text(json.dumps({"vocabulary": 65, "tokenizer": {"kind": "bytes"}}))
+    assert refusal(DataSettings(tokens=folder), tmp_path).startswith("vocabulary is 65: the tokenizer has 256 tokens")
+
+
 def test_characters_cannot_be_guessed(folder: Path, tmp_path: Path) -> None:
     message = refusal(DataSettings(tokens=folder, tokenizer="characters"), tmp_path)
     assert message.startswith("the characters that are tokens are those of the training text")
