@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from einsearch_cli.errors import EinsearchError, SpecError
+from einsearch_cli.errors import EinsearchError, SpecError, StructureError
 from einsearch_cli.structures.safe_yaml import Location, YamlDocument, load_yaml_file
 from einsearch_cli.training.full.spec import TrainSpec
 
@@ -107,19 +107,25 @@ def _checked(data: dict[str, Any], document: YamlDocument, run: Location) -> Tra
         if first["type"] == "extra_forbidden":
             raise SpecError(f"{where}: unknown key {key!r}", remedy=f"use one of: {_known_keys(location)}") from None
         message = first["msg"].removeprefix("Value error, ")
-        subject = f"{key} is {str(first['input'])[:60]!r}: " if key and not isinstance(first["input"], dict) else ""
+        subject = f"{key} is {first['input']!r:.60}: " if key and not isinstance(first["input"], dict) else ""
         prefix = subject or (f"{key}: " if key else "")
         raise SpecError(
             f"{where}: {prefix}{message[:1].lower()}{message[1:]}",
-            remedy=f"give {key or 'keys'} that obey this rule; see docs/train.md",
+            remedy=f"give {key or 'the run'} what this rule asks for; see docs/train.md",
         ) from None
     try:
         spec.config(vocabulary=1)
     except EinsearchError as error:
-        named = [key for key in spec.model if f"'{key}'" in error.problem or f"{key} " in error.problem]
+        named = ["structure"] if isinstance(error, StructureError) else _keys_named(spec.model, error.problem)
         location = ("model", *named[:1])
         raise type(error)(f"{_where(document, run, location)}: {error.problem}", remedy=error.remedy) from None
     return spec
+
+
+def _keys_named(model: Mapping[str, Any], problem: str) -> list[str]:
+    """The keys that an error of a config speaks of, in the order in which they stand there."""
+    found = [(match.start(), key) for key in model if (match := re.search(rf"\b{re.escape(key)}\b", problem))]
+    return [key for _, key in sorted(found)]
 
 
 def _where(document: YamlDocument, run: Location, location: Location) -> str:

@@ -133,7 +133,6 @@ class _Run:
         if checkpoint is not None:
             self._load(checkpoint)
         if self.world.is_first:
-            self.metrics = MetricsFile(self.folder, self.done)
             tracked = TrackedRun(
                 folder=self.folder,
                 title=self.spec.name,
@@ -141,6 +140,7 @@ class _Run:
                 step=self.done,
             )
             self.trackers = open_trackers(self.spec.metrics.trackers, tracked)
+            self.metrics = MetricsFile(self.folder, self.done)
         return self
 
     def __exit__(self, *_: object) -> None:
