@@ -73,10 +73,7 @@ def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> N
         OutputError: if something is there already, or the folder cannot be written.
     """
     refuse_guided(model)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(
-            f"cannot write {str(folder)!r}: it exists already", remedy="give a new folder, or remove this one first"
-        )
+    refuse_existing(folder)
     state = RunState(
         step=0,
         flops=0,
@@ -89,3 +86,15 @@ def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> N
         data_digest="",
     )
     save_checkpoint(folder, state, {name: value.detach() for name, value in model.named_parameters()}, {})
+
+
+def refuse_existing(folder: Path) -> None:
+    """Say that a run cannot be written there before much is computed for it.
+
+    Raises:
+        OutputError: if something is there already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(
+            f"cannot write {str(folder)!r}: it exists already", remedy="give a new folder, or remove this one first"
+        )

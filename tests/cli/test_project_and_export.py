@@ -152,6 +152,12 @@ def test_an_existing_folder_is_not_written_over(einsearch, run) -> None:
     outcome = einsearch("project", path, "--structure", "monarch", "--out", path)
     assert outcome.code == 2
     assert "it exists already" in outcome.err
+    assert "projected" not in outcome.err
+    save_file({"a.weight": torch.randn(4, 4)}, path / "file.safetensors")
+    outcome = einsearch("project", path / "file.safetensors", "--structure", "monarch", "--out", path)
+    assert outcome.code == 2
+    assert "it is a folder, a file is needed" in outcome.err
+    assert "projected" not in outcome.err
 
 
 @pytest.mark.parametrize("target", ["safetensors", "dense"])
