@@ -47,6 +47,7 @@ class Prepared:
         "_weights",
         "autocast",
         "dense_limit",
+        "is_plain",
         "weight",
     )
 
@@ -72,6 +73,8 @@ class Prepared:
         self._scale = scale_value(gain.detach(), [f.detach() for f in factors.values()], stds)
         self._schedule = schedule
         self._weights: dict[str, list[Tensor]] = {}
+        self.is_plain = autocast is None and (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out)
+        """Whether inputs of two axes are multiplied as they are, without padding or casts."""
         self.dense_limit: float = -1
         """Elements of an input without padding up to which `weight` alone gives the output; none before it is there."""
 
@@ -96,9 +99,8 @@ class Prepared:
         if not hasattr(self, "weight"):
             (merged,) = self._merge(route)
             self.weight = (merged[0] * self._scale).T
-            sized = self._sized
-            if (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out) and self.autocast is None:
-                self.dense_limit = self._schedule.dense_limit * sized.d_in
+            if self.is_plain:
+                self.dense_limit = self._schedule.dense_limit * self._sized.d_in
         return self.weight
 
     def _merge(self, route: Route) -> list[Tensor]:
