@@ -9,15 +9,12 @@ from typing import Final
 
 from torch import nn
 
-from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, StructuredMoE, learning_rate_multipliers
+from einsearch_cli.layers import EinsumLinear, StructuredMoE, learning_rate_multipliers
 from einsearch_cli.layers.learning_rates import STRUCTURED
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of
 
 LinearRule = Callable[[int, int, bool], nn.Module]
 """Makes one linear layer from (in_features, out_features, bias)."""
-
-_STRUCTURED = (EinsumLinear, StructuredMoE, FeedForwardMoE)
-"""Layers that know their FLOPs, their learning rates, and how to start at zero."""
 
 TRAINING_TO_FORWARD: Final = 3
 """A training step costs three forward passes: one forward, two in the backward."""
@@ -102,7 +99,7 @@ class ProxyModel(nn.Module, ABC):
         >>> list(MLP(8, 16, 1, depth=3, make_linear=structured_linear(parse_layer("monarch"))).structured_layers())
         ['layers.0', 'layers.1']
         """
-        return {name: module for name, module in self.named_modules() if isinstance(module, _STRUCTURED)}
+        return {name: module for name, module in self.named_modules() if isinstance(module, STRUCTURED)}
 
     def parameter_count(self) -> int:
         """Trainable numbers in the whole network: embeddings, head, biases and gains included."""
