@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from einsearch_cli.layers.merging import merged_weights
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
 from einsearch_cli.layers.rms_scale import rms_scale, trainable_scale
+from einsearch_cli.layers.scaled_matrix import multiply_scaled
 from einsearch_cli.structures import Structure, parse_structure
 
 # Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
@@ -32,6 +33,7 @@ _are_transforms_active = torch._C._are_functorch_transforms_active
 _is_any_autocast = torch._C._is_any_autocast_enabled
 _tracing_state = torch._C._get_tracing_state
 _linear = functional.linear
+_num_threads = torch.get_num_threads
 _PLAIN = (Tensor, nn.Parameter)
 
 
@@ -93,6 +95,8 @@ class EinsumLinear(nn.Module):
         check_allocation(self.sized, device, dtype)
         self.plan = stored_plan(self.sized)
         self.factors = new_factors(self.plan, device, dtype)
+        sized = self.sized
+        self._is_padded = (sized.padded_in, sized.padded_out) != (in_features, out_features)
         self._stds = tuple(role.init_std for role in self.plan.roles)
         self._route: Route | None = None
         self._prepared: Prepared | None = None
@@ -228,9 +232,12 @@ class EinsumLinear(nn.Module):
             factors = self._modules["factors"]._parameters  # type: ignore[union-attr]
             if prepared is None or _is_any_autocast() or not prepared.serves(factors, parameters.get("gain")):
                 return self._infer(x)
-            if x.numel() > prepared.dense_limit or "bias" not in parameters:
-                return self._infer(x)
-            return _linear(x, prepared.weight, parameters["bias"])
+            if "bias" in parameters:
+                if x.numel() <= prepared.dense_limit:
+                    return _linear(x, prepared.weight, parameters["bias"])
+                if prepared.is_plain and x.ndim == 2 and x.shape[1] == self.in_features and not x.is_meta:
+                    return prepared.multiply(x, parameters["bias"])
+            return self._infer(x)
         except RuntimeError:
             check_input(x, self.in_features, self.gain.dtype)
             check_parameters(x, self)
@@ -283,36 +290,30 @@ class EinsumLinear(nn.Module):
     def _contract(self, x: Tensor) -> Tensor:
         """With gradients."""
         check_width(x, self.in_features)
-        dtype = autocast_dtype(x) if _is_any_autocast() else None
-        bias = self._padded_bias(self._own("bias"))
-        rows = self._padded(x.reshape(-1, self.in_features))
-        route = self._training_schedule(x.device.type).at(rows.shape[0])
-        if self.plan.is_dense:
-            y = self._multiply_dense(rows, bias, dtype)
-        elif route.plan is self.plan and x.device.type == "cpu":
-            rows, bias, *factors = cast(dtype, rows, bias, *self._factors())
-            y = contract_in_chunks(self.plan, rows, bias, factors, self._own("gain"), self._stds)
-        else:
-            scaled = self._scaled_factors(trainable_scale)
-            weights = scaled if route.plan is self.plan else self._merged(route.plan, scaled)
-            rows, bias, *weights = cast(dtype, rows, bias, *weights)
+        bias, gain, factors, plan = self._own("bias"), self._own("gain"), self._factors(), self.plan
+        is_padded = self._is_padded
+        if is_padded:
+            x, bias = self._padded(x), self._padded_bias(bias)
+        device_type = x.device.type
+        route = self._training_schedule(device_type).at(x.numel() // plan.padded_in)
+        is_own = route.plan is plan and device_type == "cpu"
+        if not is_own:
+            *first, last = factors
+            factors = [*first, (last * trainable_scale(gain, factors, self._stds)).to(last.dtype)]
+            factors = factors if route.plan is plan else self._merged(route.plan, factors)
+        if _is_any_autocast():
+            x, bias, *factors = cast(autocast_dtype(x), x, bias, *factors)
+        if not is_own:
             y = (
-                functional.linear(rows, weights[0][0].T, bias)
+                functional.linear(x, factors[0].squeeze(0).T, bias)
                 if route.is_dense
-                else contract_in_chunks(route.plan, rows, bias, weights)
+                else contract_in_chunks(route.plan, x, bias, factors)
             )
-        return self._cut(y).reshape(*x.shape[:-1], self.out_features)
-
-    def _multiply_dense(self, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None) -> Tensor:
-        """One factor that is the matrix itself: the scale goes to what is smaller, input or weight."""
-        (factor,) = self._factors()
-        scale = trainable_scale(self.gain, [factor], self._stds)
-        if x.shape[0] < self.in_features:
-            x = x * scale.to(x.dtype)
+        elif route.is_dense:
+            y = multiply_scaled(x, gain, bias, factors[0], self._stds[0])
         else:
-            factor = factor * scale.to(factor.dtype)
-        x, bias, factor = cast(dtype, x, bias, factor)
-        return functional.linear(x, factor[0].T, bias)
+            y = contract_in_chunks(plan, x, bias, factors, gain, self._stds)
+        return self._cut(y) if is_padded else y
 
     def _schedule(self, device_type: str, is_training: bool) -> Schedule:
         if self._route is not None:
@@ -320,9 +321,10 @@ class EinsumLinear(nn.Module):
         return schedule(self.sized, profile_for(device_type, torch.get_num_threads()), is_training)
 
     def _training_schedule(self, device_type: str) -> Schedule:
-        machine = device_type, torch.get_num_threads()
-        if self._training is None or self._training[0] != machine:
-            self._training = machine, self._schedule(device_type, is_training=True)
+        machine, known = (device_type, _num_threads()), self._training
+        if known is not None and known[0] == machine:
+            return known[1]
+        self._training = machine, self._schedule(device_type, is_training=True)
         return self._training[1]
 
     def _factors(self) -> list[Tensor]:
@@ -341,10 +343,10 @@ class EinsumLinear(nn.Module):
     def _named_factors(self) -> dict[str, Tensor]:
         return {step.factor: factor for step, factor in zip(self.plan.steps, self._factors(), strict=True)}
 
-    def _scaled_factors(self, scale: Callable[..., Tensor] = rms_scale) -> list[Tensor]:
+    def _scaled_factors(self) -> list[Tensor]:
         """The factors in the order in which they meet, the last one times the scale."""
         *factors, last = self._factors()
-        return [*factors, (last * scale(self.gain, [*factors, last], self._stds)).to(last.dtype)]
+        return [*factors, (last * rms_scale(self.gain, [*factors, last], self._stds)).to(last.dtype)]
 
     def _merged(self, plan: Plan, scaled: Sequence[Tensor]) -> list[Tensor]:
         """The weights of another plan from scaled factors; differentiable."""
@@ -352,15 +354,15 @@ class EinsumLinear(nn.Module):
         return merged_weights(self.sized, self.plan, plan, named)
 
     def _padded(self, x: Tensor) -> Tensor:
-        padding = self.sized.padded_in - self.in_features
+        padding = self.plan.padded_in - self.in_features
         return functional.pad(x, (0, padding)) if padding else x
 
     def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
-        padding = self.sized.padded_out - self.out_features
+        padding = self.plan.padded_out - self.out_features
         return functional.pad(bias, (0, padding)) if padding and bias is not None else bias
 
     def _cut(self, y: Tensor) -> Tensor:
-        return y[:, : self.out_features].contiguous() if self.sized.padded_out > self.out_features else y
+        return y[..., : self.out_features].contiguous() if self.plan.padded_out > self.out_features else y
 
     def _apply(self, fn: Any, recurse: bool = True) -> EinsumLinear:
         """Moves to another device or dtype; what was merged stays behind."""

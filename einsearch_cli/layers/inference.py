@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from einsearch_cli.layers.autocast import cast_dtype
-from einsearch_cli.layers.chunked import run_forward
 from einsearch_cli.layers.merging import merged_weights
+from einsearch_cli.layers.passes import run_forward
 from einsearch_cli.layers.planner import Route, Schedule, stored_plan
 from einsearch_cli.layers.rms_scale import scale_value
 from einsearch_cli.structures import SizedStructure
@@ -47,13 +47,15 @@ class Prepared:
         "_weights",
         "autocast",
         "dense_limit",
+        "is_plain",
         "weight",
     )
 
     weight: Tensor
     """Scaled W of shape (padded_out, padded_in), in the layer's orders of features; there once it was needed.
 
-    It lies in memory transposed, which makes products of few tokens up to 15% faster.
+    Where the layer widens, it lies in memory transposed: products of 1 to 16 tokens take 0.59 to 1.04 of the
+    time of a matrix that lies as `nn.Linear`'s does. Where it narrows, they would take 0.98 to 1.28 of it.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class Prepared:
         self._scale = scale_value(gain.detach(), [f.detach() for f in factors.values()], stds)
         self._schedule = schedule
         self._weights: dict[str, list[Tensor]] = {}
+        self.is_plain = autocast is None and (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out)
+        """Whether inputs of two axes are multiplied as they are, without padding or casts."""
         self.dense_limit: float = -1
         """Elements of an input without padding up to which `weight` alone gives the output; none before it is there."""
 
@@ -95,10 +99,10 @@ class Prepared:
     def _dense(self, route: Route) -> Tensor:
         if not hasattr(self, "weight"):
             (merged,) = self._merge(route)
-            self.weight = (merged[0] * self._scale).T
-            sized = self._sized
-            if (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out) and self.autocast is None:
-                self.dense_limit = self._schedule.dense_limit * sized.d_in
+            transposed = (merged[0] * self._scale).T
+            self.weight = transposed if self._sized.d_out > self._sized.d_in else transposed.contiguous()
+            if self.is_plain:
+                self.dense_limit = self._schedule.dense_limit * self._sized.d_in
         return self.weight
 
     def _merge(self, route: Route) -> list[Tensor]:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_vector_norm = torch.linalg.vector_norm
+
 
 def rms_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
     """gain / Π max(1, rms(factor) / std), of the shape of the gain; differentiable.
@@ -46,7 +48,7 @@ def caps(factors: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, list[
     product, norms = 1.0, []
     for factor, std in zip(factors, stds, strict=True):
         norm_at_init = std * math.sqrt(factor.numel())
-        norm = float(torch.linalg.vector_norm(factor, dtype=norm_dtype(factor.dtype)))
+        norm = _vector_norm(factor, dtype=norm_dtype(factor.dtype)).item()
         # Not a comparison with >: a norm that is NaN must spread.
         is_capped = not norm <= norm_at_init
         norms.append(norm if is_capped else 0.0)

@@ -17,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import LayerError, SizeError, StructureError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, FeedForwardMoE, StructuredMoE
-from einsearch_cli.layers.chunked import keeps_result, run_forward
+from einsearch_cli.layers.chunking import kept_steps
 from einsearch_cli.layers.moe.grouped import can_be_grouped, contract_each, contract_in_groups
 from einsearch_cli.layers.moe.grouping import group
+from einsearch_cli.layers.passes import run_forward
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import layer_costs
 
@@ -161,7 +162,7 @@ def test_flops_are_those_of_the_active_experts(structure: str) -> None:
     assert layer.flops_per_token == 2 * single.flops_per_token + 2 * 36 * 8
     assert forward.get_total_flops() == 4 * layer.flops_per_token
     plan, rows = layer.experts.plan, 4 * 2
-    anew = [step for number, step in enumerate(plan.steps[:-1]) if not keeps_result(plan, number, rows)]
+    anew = [step for step, kept in zip(plan.steps, kept_steps(plan, rows), strict=False) if not kept]
     again = sum(2 * rows * step.macs_per_token for step in anew)
     assert backward.get_total_flops() == 2 * 4 * layer.flops_per_token + again
 

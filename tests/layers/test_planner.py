@@ -14,10 +14,10 @@ from torch import Tensor
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.chunked import run_forward
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.cost_model import inference_ns, training_ns
 from einsearch_cli.layers.machine import DEFAULT_CPU, DEFAULT_GPU, MachineProfile
+from einsearch_cli.layers.passes import run_forward
 from einsearch_cli.layers.planner import best_route, explain, predicted_ns, routes, schedule, stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import contraction_orders

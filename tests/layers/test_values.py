@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.chunked import keeps_result, run_forward
+from einsearch_cli.layers.chunking import chunks, kept_steps
+from einsearch_cli.layers.passes import run_forward
 from einsearch_cli.layers.planner import routes
 from einsearch_cli.taxonomy import flops_per_token
 
@@ -61,19 +62,21 @@ def test_every_entry_of_the_gradient_agrees_with_finite_differences(market: dict
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["factors", "merged"])
-def test_second_derivatives(market: dict[str, Any], number: int) -> None:
-    layer = market["btt-2"].layer(cap=True)
+@pytest.mark.parametrize(("name", "number"), [("btt-2", 0), ("btt-2", 1), ("dense", 0)])
+def test_second_derivatives(market: dict[str, Any], name: str, number: int) -> None:
+    layer = market[name].layer(cap=True)
     layer.route = routes(layer.sized)[number].text
-    x = torch.randn(1, 36, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, market[name].d_in, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x, *_: layer(x), (x, *layer.parameters()), fast_mode=True)
 
 
-def test_factors_above_their_cap_learn_beside_a_frozen_gain(market: dict[str, Any]) -> None:
-    layer = market["btt-2"].layer(cap=True)
-    layer.route = "(xA)B"
-    layer.gain.requires_grad_(False)
-    x = torch.randn(4, 36, dtype=torch.float64)
+@pytest.mark.parametrize("frozen", ["gain", "bias", "factors.A"])
+@pytest.mark.parametrize("name", ["btt-2", "dense"])
+def test_parameters_learn_beside_a_frozen_one(market: dict[str, Any], name: str, frozen: str) -> None:
+    layer = market[name].layer(cap=True)
+    layer.route = routes(layer.sized)[0].text
+    layer.get_parameter(frozen).requires_grad_(False)
+    x = torch.randn(4, market[name].d_in, dtype=torch.float64)
     layer(x).square().sum().backward()
     recorded = torch.func.grad(lambda values: torch.func.functional_call(layer, values, (x,)).square().sum())(
         dict(layer.named_parameters())
@@ -81,6 +84,29 @@ def test_factors_above_their_cap_learn_beside_a_frozen_gain(market: dict[str, An
     for name, parameter in layer.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(parameter.grad, recorded[name])
+
+
+@pytest.mark.parametrize("name", ["btt-2", "dense"])
+@pytest.mark.parametrize("gain", [0.0, 1.0, -2.0])
+@pytest.mark.parametrize("tokens", [3, 50])
+def test_gradients_agree_with_those_of_the_recorded_route(
+    market: dict[str, Any], name: str, gain: float, tokens: int
+) -> None:
+    """For any scale, without bias, inputs of three axes, fewer and more tokens than features."""
+    layer = market[name].layer(cap=True, bias=False)
+    layer.route = routes(layer.sized)[0].text
+    layer.gain.data.fill_(gain)
+    x = torch.randn(2, tokens, market[name].d_in, dtype=torch.float64, requires_grad=True)
+    inputs = (x, *layer.parameters())
+    found = torch.autograd.grad(layer(x).square().sum() + layer(x).sum(), inputs)
+
+    def recorded(x: Tensor, *values: Tensor) -> Tensor:
+        y = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+        return y.square().sum() + y.sum()
+
+    names = [name for name, _ in layer.named_parameters()]
+    expected = torch.func.grad(recorded, argnums=tuple(range(len(inputs))))(*inputs)
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_graph_can_be_walked_twice(case: Any) -> None:
@@ -98,9 +124,11 @@ def test_a_graph_can_be_walked_twice(case: Any) -> None:
 def test_checkpointing_keeps_no_intermediates(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are saved past the hooks by which checkpointing frees what is saved."""
     kept: list[Tensor | None] = []
+    results: list[list[Tensor | None] | None] = []
 
     def forward(*args: Any) -> Tensor:
         kept.extend(args[5])
+        results.append(args[7])
         return run_forward(*args)
 
     monkeypatch.setattr("einsearch_cli.layers.chunked.run_forward", forward)
@@ -108,11 +136,12 @@ def test_checkpointing_keeps_no_intermediates(monkeypatch: pytest.MonkeyPatch) -
     layer.route = "(xA)B"
     x = torch.randn(3, 64, requires_grad=True)
     expected = torch.autograd.grad(layer(x).sum(), x)
-    assert kept
-    kept.clear()
+    assert results.pop() is not None
     y = checkpoint(layer, x, use_reentrant=False)
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x), expected)
     assert not kept
+    assert results
+    assert all(result is None for result in results)
 
 
 def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:
@@ -148,16 +177,16 @@ def test_flops_are_those_that_torch_counts(case: Any) -> None:
         y.sum().backward()
     # Outer and element-wise products run as matrix products with one contracted entry, so torch counts them too.
     assert forward.get_total_flops() == tokens * layer.flops_per_token
-    anew = [step for number, step in enumerate(layer.plan.steps[:-1]) if not keeps_result(layer.plan, number, tokens)]
-    again = sum(2 * tokens * step.macs_per_token for step in anew)
-    assert backward.get_total_flops() == 2 * tokens * layer.flops_per_token + again
+    assert all(kept_steps(layer.plan, tokens))
+    assert backward.get_total_flops() == 2 * tokens * layer.flops_per_token
     assert layer.flops_per_token == flops_per_token(layer.sized)
 
 
 def test_many_tokens_compute_cheap_intermediates_anew(market: dict[str, Any]) -> None:
     layer = market["btt-2"].layer(bias=False)
     layer.route = routes(layer.sized)[0].text
-    tokens = 100
+    tokens = 10_000
+    assert len(chunks(layer.plan, tokens)) > 1
     with FlopCounterMode(display=False) as counter:
         layer(torch.randn(tokens, 36, dtype=torch.float64, requires_grad=True)).sum().backward()
     first = 2 * layer.plan.steps[0].macs_per_token

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from einsearch_cli.layers.chunked import Backward, kept_buffers, memory_for_x_grad, run_forward, slice_kept
+from einsearch_cli.layers.chunking import kept_buffers
 from einsearch_cli.layers.contraction import contract
+from einsearch_cli.layers.passes import Backward, Kept, memory_for_x_grad, run_forward
 from einsearch_cli.layers.plan import TOKENS, Plan
 from einsearch_cli.structures import SizedStructure
 
@@ -88,7 +89,7 @@ class _EachInChunks(torch.autograd.Function):
             of_expert = [weight[expert] for weight in weights]
             part = _kept(kept, begin, end, rows.shape[0])
             into = None if rows_grad is None else rows_grad[begin:end]
-            run = Backward(ctx.plan, rows[begin:end], ctx.scales[expert], None, of_expert, wanted, part, into)
+            run = Backward(ctx.plan, rows[begin:end], ctx.scales[expert], of_expert, wanted, part, into)
             _, scale_grad, _, *found = run.gradients(grad[begin:end])
             if scales_grad is not None and scale_grad is not None:
                 scales_grad[expert] = scale_grad
@@ -107,9 +108,9 @@ def _busy(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         begin += size
 
 
-def _kept(kept: Sequence[Tensor | None], begin: int, end: int, rows: int) -> list[Tensor | None]:
+def _kept(kept: Kept, begin: int, end: int, rows: int) -> list[Tensor | None]:
     """The parts of kept results that belong to some of the rows."""
-    return [slice_kept(kept, number, begin, end, rows) for number in range(len(kept))]
+    return [buffer if buffer is None else buffer.view(rows, -1)[begin:end].view(-1) for buffer in kept]
 
 
 def contract_in_groups(

@@ -1,0 +1,73 @@
+"""Into which chunks of tokens a call is cut, and which intermediates are kept for the backward pass."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from einsearch_cli.layers.plan import Plan
+
+_saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
+_CHUNK_ELEMENTS = 1 << 18
+"""Elements of the widest intermediate of a chunk: one megabyte of float32."""
+_MIN_CHUNK = 200
+"""Tokens below which the calls cost more than the cache saves."""
+_LARGE_CHUNK = 1000
+"""Tokens below which packing a large matrix anew for every chunk costs more than 2%."""
+_WITH_GRADIENT = 2
+"""What a dense layer holds for each weight in a backward pass: itself and its gradient."""
+_WITH_MOMENTS = 4
+"""What it holds while it is trained: Adam's two moments too."""
+_DEAR = 128
+"""Elements summed over beyond which computing an intermediate anew is always dearer than keeping it."""
+
+
+@lru_cache(maxsize=4096)
+def chunks(plan: Plan, tokens: int) -> tuple[tuple[int, int], ...]:
+    """Begin and end of every chunk of tokens, all nearly of one length.
+
+    Lengths of an odd number of eights keep the rows of feature-major intermediates from
+    falling onto the same cache lines.
+    """
+    wanted = max(_MIN_CHUNK, _CHUNK_ELEMENTS // max(plan.widths))
+    if any(step.is_large for step in plan.steps):
+        wanted = max(wanted, _LARGE_CHUNK)
+    if plan.is_dense or 2 * tokens <= 3 * wanted:
+        return ((0, tokens),)
+    length = -(-tokens // -(-tokens // wanted))
+    length += -length % 8
+    length += 8 * (length // 8 % 2 == 0)
+    return tuple((begin, min(begin + length, tokens)) for begin in range(0, tokens, length))
+
+
+def may_keep() -> bool:
+    """Not under hooks, such as those of activation checkpointing: there what is saved is not to stay in memory."""
+    return _saving_hooks(True) is None
+
+
+@lru_cache(maxsize=4096)
+def kept_steps(plan: Plan, tokens: int) -> tuple[bool, ...]:
+    """Whether the result of each step but the last is kept for the backward pass, rather than computed anew.
+
+    It is where the layer then needs no more than a dense one, or where it is dear; and in a call of a single chunk,
+    whose backward pass would have to hold all results at once anyway. A single result as wide as the input is kept
+    sooner, as the input's gradient will take its memory.
+    """
+    between, dense = plan.widths[1:-1], plan.padded_in * plan.padded_out
+    if between == (plan.padded_in,):
+        fits = tokens * plan.padded_in <= _WITH_MOMENTS * dense
+    else:
+        fits = tokens * sum(between) <= _WITH_GRADIENT * (dense - plan.params)
+    fits = fits or len(chunks(plan, tokens)) == 1
+    return tuple(fits or step.weight_shape[1] > _DEAR for step in plan.steps[:-1])
+
+
+def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
+    """Memory for the results of all steps but the last, None for those to be computed anew; none if nothing may stay."""
+    if not may_keep():
+        return []
+    tokens, widths = x.shape[0], plan.widths[1:-1]
+    keeps = kept_steps(plan, tokens)
+    return [x.new_empty(tokens * width) if kept else None for width, kept in zip(widths, keeps, strict=True)]
