@@ -47,10 +47,23 @@ def test_the_readme_shows_all_three_commands() -> None:
     assert {command.split()[1] for command, _ in EXAMPLES} >= {"enumerate", "classify", "rank"}
 
 
+SPECS = README.parent / "specs"
+
+
 def test_study_files_in_specs_are_valid() -> None:
     from einsearch_cli.search.spec import load_study_spec
 
-    paths = sorted((README.parent / "specs").glob("*.yaml"))
+    paths = sorted(set(SPECS.glob("*.yaml")) - set(SPECS.glob("train-*.yaml")))
     assert paths
     for path in paths:
         assert len(load_study_spec(path).candidates(path.parent)) >= 2
+
+
+def test_training_files_in_specs_are_valid() -> None:
+    from einsearch_cli.training.full import load_train_specs, plan_run
+
+    paths = sorted(SPECS.glob("train-*.yaml"))
+    assert paths
+    for path in paths:
+        for spec in load_train_specs(path)[1]:
+            assert plan_run(spec, 256).phases.steps >= 100
