@@ -13,7 +13,8 @@ from importlib.util import find_spec
 
 import torch
 
-from einsearch_cli import EinsumLinear, swap_linear
+from einsearch_cli import swap_linear
+from einsearch_cli.layers import learning_rate_multipliers
 
 
 def train_mlp() -> None:
@@ -24,14 +25,11 @@ def train_mlp() -> None:
 
     inputs = torch.randn(2048, 64)
     targets = inputs[:, :8].prod(dim=1, keepdim=True).sign()
-    groups = []
-    for layer in model.modules():
-        if isinstance(layer, EinsumLinear):
-            rates = layer.learning_rate_multipliers()
-            groups += [{"params": [p], "lr": 3e-3 * rates.get(name, 1.0)} for name, p in layer.named_parameters()]
-        elif isinstance(layer, torch.nn.Linear):
-            groups.append({"params": list(layer.parameters()), "lr": 3e-3})
-    optimizer = torch.optim.AdamW(groups)
+    rates = learning_rate_multipliers(model)
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(rates.get(name, 1.0), []).append(parameter)
+    optimizer = torch.optim.AdamW([{"params": group, "lr": 3e-3 * rate} for rate, group in groups.items()])
     for step in range(301):
         loss = torch.nn.functional.mse_loss(model(inputs), targets)
         if step % 100 == 0:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TaskProgressColumn
 
+from einsearch_cli.cli.bars import LiveBars
 from einsearch_cli.reports.numbers import duration_text
 from einsearch_cli.reports.speed_table import case_title
 from einsearch_cli.speed import Case, CaseEstimate
@@ -18,37 +17,17 @@ _TRUST_S = 10.0
 """The estimate counts as much as the speed of the first so many seconds."""
 
 
-class BenchProgress:
+class BenchProgress(LiveBars):
     """Shows the case that runs and the time left: the estimate, scaled by how fast it has gone so far."""
 
     def __init__(self, console: Console, estimate: Mapping[Case, CaseEstimate]) -> None:
-        self._console = console
+        super().__init__(console, TaskProgressColumn(), transient=True)
         self._estimate = estimate
         self._order = list(estimate)
         self._total_s = sum(case.total_s for case in estimate.values())
         self._started_s = time.perf_counter()
         self._shown: Case | None = None
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-            redirect_stdout=False,
-        )
         self._bar = self._bars.add_task("starting", total=self._total_s, note="")
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def __call__(self, case: Case, rounds: int | None) -> None:
         """So many rounds of this case are finished; None when it begins."""
@@ -57,7 +36,7 @@ class BenchProgress:
         done_s += self._estimate[case].done_s(rounds)
         now = f"{case_title(case)}, {place + 1} of {len(self._order)}"
         if case != self._shown and not self._console.is_terminal:
-            self._console.print(f"{now}  {self._left(done_s)}", markup=False, highlight=False, soft_wrap=True)
+            self._say(f"{now}  {self._left(done_s)}")
         self._shown = case
         stage = "warming up" if rounds is None else f"round {rounds}"
         note = f"{stage}  {self._left(done_s)}"

@@ -4,48 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from types import TracebackType
-from typing import Self
+from collections.abc import Sequence
+from statistics import fmean
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, TaskID
 
+from einsearch_cli.cli.bars import LiveBars
 from einsearch_cli.search.estimate import StudyEstimate
 from einsearch_cli.search.study import RungStarted, StudyEvent
 from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished
-from einsearch_cli.structures import LayerSpec, short_text
+from einsearch_cli.structures import LayerSpec, RoutingStatistics, short_text
 
 
-class StudyProgress:
+class StudyProgress(LiveBars):
     """Shows candidates, rung, losses and the time left; give it every event of the study."""
 
     def __init__(self, console: Console, estimate: StudyEstimate) -> None:
-        self._console = console
+        super().__init__(console, MofNCompleteColumn(), transient=False)
         self._estimate = estimate
         self._clock = _Clock(estimate)
-        self._rungs = len(estimate.rungs)
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-        )
         self._rung: TaskID | None = None
         self._running: dict[int, TaskID] = {}
         self._best: TrialResult | None = None
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def __call__(self, event: StudyEvent) -> None:
         if isinstance(event, RungStarted):
@@ -56,22 +38,21 @@ class StudyProgress:
             bar = self._running.get(event.number)
             if bar is None:
                 bar = self._running[event.number] = self._bars.add_task(f"  {describe(event.trial)}", note="")
-            self._bars.update(bar, completed=event.step, total=event.steps, note=f"training loss {event.loss:.4g}")
+            note = f"training loss {event.loss:.4g}{load_note(event.routing)}"
+            self._bars.update(bar, completed=event.step, total=event.steps, note=note)
 
     def _start_rung(self, event: RungStarted) -> None:
         self._best = None
-        text = (
-            f"rung {event.rung + 1}/{event.rungs}: {len(event.structures)} candidates, "
-            f"{event.budget_flops:.2g} FLOPs a run"
-        )
+        stage = "without balance loss" if event.is_ablation else f"rung {event.rung + 1}/{event.rungs}"
+        text = f"{stage}: {len(event.structures)} candidates, {event.budget_flops:.2g} FLOPs a run"
         if event.finished:
-            self._console.print(f"rung {event.rung + 1}: {event.finished} of {event.trials} runs were finished before")
+            self._say(f"{stage}: {event.finished} of {event.trials} runs were finished before")
         self._clock.start_rung(event)
         if self._rung is not None:
             self._bars.remove_task(self._rung)
         self._rung = self._bars.add_task(text, total=event.trials, completed=event.finished, note=self._clock.eta())
         if not self._console.is_terminal:
-            self._console.print(text, markup=False, highlight=False)
+            self._say(text)
 
     def _finish(self, event: Finished) -> None:
         result = event.result
@@ -85,8 +66,8 @@ class StudyProgress:
             self._bars.update(self._rung, advance=1, note=best + self._clock.eta())
         outcome = f"loss {result.loss:.5g}" if result.loss is not None else f"{result.status}: {result.error}"
         if result.loss is None or not self._console.is_terminal:
-            line = f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._clock.eta()}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            outcome += load_note(result.routing)
+            self._say(f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._clock.eta()}")
 
 
 class _Clock:
@@ -126,6 +107,24 @@ def name_of(structure: LayerSpec) -> str:
 def describe(trial: Trial) -> str:
     """One trial in a line."""
     return f"{name_of(trial.structure)}, width {trial.width}, seed {trial.seed}"
+
+
+def load_note(routing: Sequence[RoutingStatistics]) -> str:
+    """The least used expert of all layers, its share times the number of experts, and mean entropies; or nothing.
+
+    >>> layer = RoutingStatistics("blocks.0.up", (0.7, 0.3), token_entropy=0.5, aggregate_entropy=0.6, dropped=0)
+    >>> load_note([layer])
+    '  least load 0.60 in blocks.0.up  entropy 0.50 of 0.60  0 dropped'
+    """
+    if not routing:
+        return ""
+    least = min(routing, key=lambda layer: layer.smallest_load)
+    of_token = fmean(layer.token_entropy for layer in routing)
+    of_mean = fmean(layer.aggregate_entropy for layer in routing)
+    return (
+        f"  least load {least.smallest_load:.2f} in {least.layer}  "
+        f"entropy {of_token:.2f} of {of_mean:.2f}  {sum(layer.dropped for layer in routing)} dropped"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -67,10 +67,11 @@ def project_command(
 
 
 def _project_run(source: Path, structure: str, structured: Structured, out: Path) -> list[Swap]:
-    from einsearch_cli.export import compress_transformer, save_run
+    from einsearch_cli.export import compress_transformer, refuse_existing, save_run
     from einsearch_cli.models.transformer import config_from
     from einsearch_cli.training.full import load_model
 
+    refuse_existing(out)
     model, tokenizer = load_model(source)
     changes = {"structure": structure, "structured": structured.value}
     config = config_from(model.config.model_dump() | changes)

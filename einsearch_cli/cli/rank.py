@@ -201,12 +201,16 @@ class _Session:
         from einsearch_cli.reports import StudyReport
         from einsearch_cli.scaling import rank_candidates
 
+        yardstick, *baselines = self.spec.compared_with()
+        ranked = [result for result in results if result.trial.balanced]
         return StudyReport(
             title=self.spec.name,
             task=self.spec.task,
             budget_flops=self.spec.budget_flops,
-            results=tuple(results),
-            ranking=rank_candidates(results, self.structures[0]),
+            results=tuple(ranked),
+            ranking=rank_candidates(ranked, yardstick),
+            comparisons=tuple(rank_candidates(ranked, baseline) for baseline in baselines),
+            unbalanced=tuple(result for result in results if not result.trial.balanced),
             loss_name=f"validation loss ({self.task.loss_unit})",
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=environment(),

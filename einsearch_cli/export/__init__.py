@@ -4,7 +4,7 @@ from einsearch_cli.export.compressing import SWAPS_ENTRY, Names, compress_file, 
 from einsearch_cli.export.copies import ServingLinear, dense_copy, serving_copy
 from einsearch_cli.export.hugging_face import load_swapped, save_swapped
 from einsearch_cli.export.programs import save_onnx, save_program
-from einsearch_cli.export.weights import load_transformer, save_run, save_transformer
+from einsearch_cli.export.weights import load_transformer, refuse_existing, save_run, save_transformer
 
 __all__ = [
     "SWAPS_ENTRY",
@@ -15,6 +15,7 @@ __all__ = [
     "dense_copy",
     "load_swapped",
     "load_transformer",
+    "refuse_existing",
     "save_onnx",
     "save_program",
     "save_run",

@@ -16,6 +16,7 @@ from torch import Tensor
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.export.copies import dense_copy
 from einsearch_cli.export.placing import place
+from einsearch_cli.files import refuse_unwritable
 from einsearch_cli.layers import Costs, EinsumLinear, Swap, SwapReport, project_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.structures import MixtureOfExperts, Structure
@@ -112,6 +113,7 @@ def compress_file(source: Path, target: Path, structure: Structure, names: Names
         LayerError: for weights that are not finite.
         OutputError: if the target cannot be written.
     """
+    refuse_unwritable(target)
     tensors, metadata = _read(source)
     swaps: list[Swap] = []
     skipped: dict[str, str] = {}

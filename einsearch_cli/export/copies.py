@@ -63,15 +63,18 @@ def serving_copy(model: _Model) -> _Model:
         LayerError: if the model has layers of experts, or guided layers.
     """
 
-    def make(layer: EinsumLinear) -> nn.Module:
-        if isinstance(layer, SelfGuidedLinear):
-            raise LayerError(
-                "the model has guided layers: their guides are dense, so there is nothing structured to serve yet",
-                remedy="train to the end of the guided part, drop() the guides, or export it as dense",
-            )
-        return ServingLinear(layer)
+    refuse_guided(model)
+    return _copied(model, ServingLinear)
 
-    return _copied(model, make)
+
+def refuse_guided(model: nn.Module) -> None:
+    """Raise LayerError for a model in the middle of self-guided training."""
+    for name, module in model.named_modules():
+        if isinstance(module, SelfGuidedLinear):
+            raise LayerError(
+                f"{name or 'the model'} has a guide: its output is still partly that of a dense matrix",
+                remedy="train to the end of the guided part, or export the model as dense",
+            )
 
 
 def dense_copy(model: _Model) -> _Model:

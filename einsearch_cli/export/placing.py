@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from einsearch_cli.errors import OutputError
+from einsearch_cli.files import refuse_unwritable
 
 
 def place(target: Path, write: Callable[[Path], object]) -> None:
@@ -21,10 +22,7 @@ def place(target: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OutputError: the folder is missing, the target is a folder, or the system refuses to write.
     """
-    if target.is_dir():
-        raise OutputError(
-            f"cannot write {str(target)!r}: it is a folder, a file is needed", remedy="give a file name inside it"
-        )
+    refuse_unwritable(target)
     draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
         draft.mkdir()
@@ -39,7 +37,7 @@ def place(target: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise OutputError(
             f"cannot write {str(target)!r}: {error.strerror or error}",
-            remedy="give a path in a folder that exists, that you may write to and that has room",
+            remedy="give a path in a folder that you may write to and that has room",
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

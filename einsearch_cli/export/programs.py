@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from einsearch_cli.errors import OutputError, RunFailedError
 from einsearch_cli.export.copies import serving_copy
 from einsearch_cli.export.placing import place
+from einsearch_cli.files import refuse_unwritable
 
 _TOLERANCE = 1e-3
 """Largest difference from the model, relative to the largest output; float32 gives about 1e-6."""
@@ -43,6 +44,7 @@ def save_program(
         OutputError: if the file cannot be written.
         RunFailedError: if the program does not give what the model gives.
     """
+    refuse_unwritable(path)
     program = _program(model, example, dynamic_shapes)
     place(path, lambda draft: torch.export.save(program, draft))
     with _quiet(), torch.no_grad():
@@ -62,6 +64,7 @@ def save_onnx(
         OutputError: also if onnx, onnxscript or onnxruntime are not installed.
     """
     runtime = _onnxruntime()
+    refuse_unwritable(path)
     program = _program(model, example, dynamic_shapes)
     with _quiet():
         onnx_program = torch.onnx.export(program, verbose=False)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from einsearch_cli.data.tokens import Tokenizer
 from einsearch_cli.errors import OutputError, SpecError
+from einsearch_cli.export.copies import refuse_guided
 from einsearch_cli.export.placing import place
 from einsearch_cli.models.transformer import Transformer, config_from
 from einsearch_cli.training.full.checkpoint import RunState, save_checkpoint
@@ -29,8 +30,10 @@ def save_transformer(model: Transformer, path: Path, tokenizer: Tokenizer | None
         tokenizer: kept beside the config.
 
     Raises:
+        LayerError: if the model has guided layers.
         OutputError: if the file cannot be written.
     """
+    refuse_guided(model)
     metadata = {
         "config": model.config.model_dump(mode="json"),
         "tokenizer": None if tokenizer is None else tokenizer.to_json(),
@@ -66,12 +69,11 @@ def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> N
     """Write a folder that `load_model` reads, as a run with one checkpoint and no optimizer state.
 
     Raises:
+        LayerError: if the model has guided layers.
         OutputError: if something is there already, or the folder cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(
-            f"cannot write {str(folder)!r}: it exists already", remedy="give a new folder, or remove this one first"
-        )
+    refuse_guided(model)
+    refuse_existing(folder)
     state = RunState(
         step=0,
         flops=0,
@@ -84,3 +86,15 @@ def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> N
         data_digest="",
     )
     save_checkpoint(folder, state, {name: value.detach() for name, value in model.named_parameters()}, {})
+
+
+def refuse_existing(folder: Path) -> None:
+    """Say that a run cannot be written there before much is computed for it.
+
+    Raises:
+        OutputError: if something is there already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(
+            f"cannot write {str(folder)!r}: it exists already", remedy="give a new folder, or remove this one first"
+        )

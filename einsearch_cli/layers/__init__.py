@@ -11,6 +11,7 @@ from einsearch_cli.layers.guided import (
 )
 from einsearch_cli.layers.initialisation import INITIALISATIONS, Initialisation, initialise_
 from einsearch_cli.layers.layout import plan_for
+from einsearch_cli.layers.learning_rates import learning_rate_multipliers
 from einsearch_cli.layers.moe import (
     AUXILIARY_WEIGHT,
     AuxiliaryLoss,
@@ -59,6 +60,7 @@ __all__ = [
     "guide_layers",
     "guide_weight",
     "initialise_",
+    "learning_rate_multipliers",
     "plan_for",
     "plan_swaps",
     "project_",

@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import unwrap_if_dead
 
-from einsearch_cli.layers.chunking import chunks, kept_buffers
+from einsearch_cli.layers.chunking import chunks, kept_buffers, may_keep
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.passes import Backward, run_forward
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.rms_scale import caps, rms_scale
-
-_saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 
 def contract_in_chunks(
@@ -41,7 +40,7 @@ def contract_in_chunks(
     numbers, for which a GPU would have to wait: there the scale is better multiplied to
     a factor before.
     """
-    result: Tensor = _apply(plan, stds, x, gain, bias, *weights)
+    result: Tensor = _apply(plan, stds, unwrap_if_dead(x), gain, bias, *weights)
     return result
 
 
@@ -61,8 +60,7 @@ class _Contraction(torch.autograd.Function):
         ctx.caps, ctx.norms = (1.0, []) if gain is None else caps(weights, stds)
         ctx.scale = ctx.caps if gain is None else float(gain) * ctx.caps
         rows = _as_rows(x)
-        # Under hooks, such as those of activation checkpointing, what is saved is not to stay in memory.
-        keeps = True in ctx.needs_input_grad and _saving_hooks(True) is None
+        keeps = True in ctx.needs_input_grad and may_keep()
         is_whole = keeps and len(chunks(plan, rows.shape[0])) == 1
         ctx.kept = kept_buffers(plan, rows) if keeps and not is_whole else []
         kept, results = ([], ctx.kept) if is_whole else (ctx.kept, None)
@@ -97,7 +95,7 @@ class _Contraction(torch.autograd.Function):
 
 
 _apply: Any = super(torch.autograd.Function, _Contraction).apply
-"""`_Contraction.apply` past its check for function transforms, under which layers do not come here: 20 µs of 1,500."""
+"""`_Contraction.apply` without its look at every argument for function transforms, under which layers do not come here."""
 
 
 def _as_rows(tensor: Tensor) -> Tensor:

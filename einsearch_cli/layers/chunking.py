@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from einsearch_cli.layers.plan import Plan
 
+_saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 _CHUNK_ELEMENTS = 1 << 18
 """Elements of the widest intermediate of a chunk: one megabyte of float32."""
 _MIN_CHUNK = 200
@@ -40,6 +42,11 @@ def chunks(plan: Plan, tokens: int) -> tuple[tuple[int, int], ...]:
     return tuple((begin, min(begin + length, tokens)) for begin in range(0, tokens, length))
 
 
+def may_keep() -> bool:
+    """Not under hooks, such as those of activation checkpointing: there what is saved is not to stay in memory."""
+    return _saving_hooks(True) is None
+
+
 @lru_cache(maxsize=4096)
 def kept_steps(plan: Plan, tokens: int) -> tuple[bool, ...]:
     """Whether the result of each step but the last is kept for the backward pass, rather than computed anew.
@@ -58,7 +65,9 @@ def kept_steps(plan: Plan, tokens: int) -> tuple[bool, ...]:
 
 
 def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
-    """Memory for the results of all steps but the last, None for those to be computed anew."""
+    """Memory for the results of all steps but the last, None for those to be computed anew; none if nothing may stay."""
+    if not may_keep():
+        return []
     tokens, widths = x.shape[0], plan.widths[1:-1]
     keeps = kept_steps(plan, tokens)
     return [x.new_empty(tokens * width) if kept else None for width, kept in zip(widths, keeps, strict=True)]

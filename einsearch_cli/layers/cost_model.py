@@ -15,6 +15,8 @@ from einsearch_cli.structures import SizedStructure
 
 _FEW_ROWS = 8
 """Rows up to which batched products spend their time on the weights."""
+_TRAINED_MERGE_STEPS = 30
+"""A product of two factors and its backward pass, by torch's autograd, take as many calls as so many steps."""
 _ONE_ROW = 0.4
 """A matrix times one vector reads its weights without packing them."""
 
@@ -45,10 +47,10 @@ def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_tr
     for step in plan.steps:
         if len(step.factor) == 1:
             continue
-        elements = math.prod(step.weight_shape)
-        total += profile.step_ns * (len(step.factor) - 1) + merging_macs(sized, step) * profile.mac_ns_at(16)
-        total += 2 * elements * _memory_ns(elements, profile)
-    return 4 * total if is_training else total
+        elements, products = math.prod(step.weight_shape), len(step.factor) - 1
+        pass_ns = merging_macs(sized, step) * profile.mac_ns_at(16) + 2 * elements * _memory_ns(elements, profile)
+        total += 4 * pass_ns + products * _TRAINED_MERGE_STEPS * profile.step_ns if is_training else pass_ns
+    return total
 
 
 def merging_macs(sized: SizedStructure, step: Step) -> int:

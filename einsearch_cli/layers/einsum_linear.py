@@ -14,8 +14,9 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast, without_autocast
 from einsearch_cli.layers.chunked import contract_in_chunks
 from einsearch_cli.layers.contraction import contract
+from einsearch_cli.layers.factors import draw_factors_, new_factors
 from einsearch_cli.layers.inference import Prepared
-from einsearch_cli.layers.input_checks import check_input, check_parameters, check_width
+from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters, check_width
 from einsearch_cli.layers.machine import profile_for
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.merging import merged_weights
@@ -86,23 +87,14 @@ class EinsumLinear(nn.Module):
     ) -> None:
         super().__init__()
         dtype = dtype or torch.get_default_dtype()
-        if not dtype.is_floating_point:
-            raise LayerError(
-                f"dtype {dtype}: parameters are trained by gradients and must be of a floating dtype",
-                remedy="use torch.float32, torch.bfloat16, torch.float16 or torch.float64",
-            )
+        check_dtype(dtype)
         self.in_features = in_features
         self.out_features = out_features
         self.structure = parse_structure(structure) if isinstance(structure, str) else structure
         self.sized = self.structure.at(in_features, out_features)
         check_allocation(self.sized, device, dtype)
         self.plan = stored_plan(self.sized)
-        self.factors = nn.ParameterDict(
-            {
-                step.factor: nn.Parameter(torch.empty(step.weight_shape, device=device, dtype=dtype))
-                for step in sorted(self.plan.steps, key=lambda step: step.factor)
-            }
-        )
+        self.factors = new_factors(self.plan, device, dtype)
         sized = self.sized
         self._is_padded = (sized.padded_in, sized.padded_out) != (in_features, out_features)
         self._stds = tuple(role.init_std for role in self.plan.roles)
@@ -124,8 +116,7 @@ class EinsumLinear(nn.Module):
         A factor's standard deviation is sqrt(min(fan_in, fan_out) / fan_in²):
         Qiu et al. 2024 (arXiv 2406.06248).
         """
-        for role in self.plan.roles:
-            nn.init.normal_(self.factors[role.factor], std=role.init_std)
+        draw_factors_(self.factors, self.plan)
         nn.init.ones_(self.gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -241,9 +232,12 @@ class EinsumLinear(nn.Module):
             factors = self._modules["factors"]._parameters  # type: ignore[union-attr]
             if prepared is None or _is_any_autocast() or not prepared.serves(factors, parameters.get("gain")):
                 return self._infer(x)
-            if x.numel() > prepared.dense_limit or "bias" not in parameters:
-                return self._infer(x)
-            return _linear(x, prepared.weight, parameters["bias"])
+            if "bias" in parameters:
+                if x.numel() <= prepared.dense_limit:
+                    return _linear(x, prepared.weight, parameters["bias"])
+                if prepared.is_plain and x.ndim == 2 and x.shape[1] == self.in_features and not x.is_meta:
+                    return prepared.multiply(x, parameters["bias"])
+            return self._infer(x)
         except RuntimeError:
             check_input(x, self.in_features, self.gain.dtype)
             check_parameters(x, self)

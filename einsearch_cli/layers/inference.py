@@ -47,6 +47,7 @@ class Prepared:
         "_weights",
         "autocast",
         "dense_limit",
+        "is_plain",
         "weight",
     )
 
@@ -73,6 +74,8 @@ class Prepared:
         self._scale = scale_value(gain.detach(), [f.detach() for f in factors.values()], stds)
         self._schedule = schedule
         self._weights: dict[str, list[Tensor]] = {}
+        self.is_plain = autocast is None and (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out)
+        """Whether inputs of two axes are multiplied as they are, without padding or casts."""
         self.dense_limit: float = -1
         """Elements of an input without padding up to which `weight` alone gives the output; none before it is there."""
 
@@ -96,11 +99,11 @@ class Prepared:
     def _dense(self, route: Route) -> Tensor:
         if not hasattr(self, "weight"):
             (merged,) = self._merge(route)
-            sized = self._sized
             transposed = (merged[0] * self._scale).T
-            self.weight = transposed if sized.d_out > sized.d_in else transposed.contiguous()
-            if (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out) and self.autocast is None:
-                self.dense_limit = self._schedule.dense_limit * sized.d_in
+            widens = self._sized.d_out > self._sized.d_in
+            self.weight = transposed if widens else transposed.contiguous()
+            if self.is_plain:
+                self.dense_limit = self._schedule.dense_limit * self._sized.d_in
         return self.weight
 
     def _merge(self, route: Route) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What a layer says of an input that it cannot take."""
+"""What a layer says of an input, or of a dtype, that it cannot take."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast_dtype
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """
+    Raises:
+        LayerError: if parameters of this dtype cannot be trained.
+    """
+    if not dtype.is_floating_point:
+        raise LayerError(
+            f"dtype {dtype}: parameters are trained by gradients and must be of a floating dtype",
+            remedy="use torch.float32, torch.bfloat16, torch.float16 or torch.float64",
+        )
 
 
 def check_width(x: Tensor, in_features: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import unwrap_if_dead
 
 from einsearch_cli.layers.rms_scale import caps, norm_dtype, rms_scale
 
@@ -19,7 +20,7 @@ _mm, _addmm = torch.mm, torch.addmm
 
 def multiply_scaled(x: Tensor, gain: Tensor, bias: Tensor | None, factor: Tensor, std: float) -> Tensor:
     """`x` (..., fan_in) times `rms_scale(gain, [factor], [std])` times the factor (1, fan_in, fan_out), plus bias."""
-    result: Tensor = _apply(std, x, gain, bias, factor)
+    result: Tensor = _apply(std, unwrap_if_dead(x), gain, bias, factor)
     return result
 
 
@@ -67,7 +68,7 @@ class _ScaledMatrix(torch.autograd.Function):
 
 
 _apply: Any = super(torch.autograd.Function, _ScaledMatrix).apply
-"""`_ScaledMatrix.apply` without its check for function transforms, under which layers do not come here."""
+"""`_ScaledMatrix.apply` without its look at every argument for function transforms, as in `chunked`."""
 
 
 def _product_with_grad(

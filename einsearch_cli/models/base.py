@@ -9,14 +9,12 @@ from typing import Final
 
 from torch import nn
 
-from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, StructuredMoE
+from einsearch_cli.layers import EinsumLinear, StructuredMoE, learning_rate_multipliers
+from einsearch_cli.layers.learning_rates import STRUCTURED
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of
 
 LinearRule = Callable[[int, int, bool], nn.Module]
 """Makes one linear layer from (in_features, out_features, bias)."""
-
-_STRUCTURED = (EinsumLinear, StructuredMoE, FeedForwardMoE)
-"""Layers that know their FLOPs, their learning rates, and how to start at zero."""
 
 TRAINING_TO_FORWARD: Final = 3
 """A training step costs three forward passes: one forward, two in the backward."""
@@ -79,19 +77,19 @@ class ProxyModel(nn.Module, ABC):
         """Factor on the base learning rate for every parameter, by name (spectral muP with Adam).
 
         A matrix whose fan-in grows with the width has the dense multiplier `base_width / width`, one with a
-        fixed fan-in (embedding, input layer) 1; the factors of a structured layer multiply that with their
-        own `learning_rate_multipliers()`. Biases, gains and norms have 1. Source: Qiu et al.
+        fixed fan-in (embedding, input layer) 1; the factors of a structured layer multiply that with what
+        `layers.learning_rate_multipliers` says. Biases, gains and norms have 1. Source: Qiu et al.
         2024; Potapczynski et al. 2024.
         """
-        multipliers = {name: 1.0 for name, _ in self.named_parameters()}
-        for layer, module in self.named_modules():
-            dense = base_width / self.width if self.fan_in_scales(layer) else 1.0
-            if isinstance(module, _STRUCTURED):
-                for name, factor in module.learning_rate_multipliers().items():
-                    multipliers[f"{layer}.{name}"] = factor * dense
-            elif isinstance(module, nn.Linear):
-                multipliers[f"{layer}.weight"] = dense
-        return multipliers
+
+        def dense(layer: str) -> float:
+            return base_width / self.width if self.fan_in_scales(layer) else 1.0
+
+        matrices = {
+            f"{name}.weight": dense(name) for name, module in self.named_modules() if isinstance(module, nn.Linear)
+        }
+        others = {name: 1.0 for name, _ in self.named_parameters()}
+        return {**others, **matrices, **learning_rate_multipliers(self, dense)}
 
     def structured_layers(self) -> dict[str, nn.Module]:
         """Layers that carry a structure, or experts of one, by module name.
@@ -101,7 +99,7 @@ class ProxyModel(nn.Module, ABC):
         >>> list(MLP(8, 16, 1, depth=3, make_linear=structured_linear(parse_layer("monarch"))).structured_layers())
         ['layers.0', 'layers.1']
         """
-        return {name: module for name, module in self.named_modules() if isinstance(module, _STRUCTURED)}
+        return {name: module for name, module in self.named_modules() if isinstance(module, STRUCTURED)}
 
     def parameter_count(self) -> int:
         """Trainable numbers in the whole network: embeddings, head, biases and gains included."""
@@ -146,7 +144,7 @@ def zero_head(in_features: int, out_features: int, *, bias: bool) -> nn.Linear:
 
 def zero_output_(layer: nn.Module) -> None:
     """Make the last linear layer of a residual block give zero at the start."""
-    if isinstance(layer, _STRUCTURED):
+    if isinstance(layer, STRUCTURED):
         layer.zero_last_factor_()
         return
     for value in layer.parameters(recurse=False):
@@ -155,7 +153,7 @@ def zero_output_(layer: nn.Module) -> None:
 
 def linear_flops(layer: nn.Module) -> int:
     """Forward FLOPs per token of one linear layer, or of one network of experts; bias not counted."""
-    if isinstance(layer, _STRUCTURED):
+    if isinstance(layer, STRUCTURED):
         return layer.flops_per_token
     if isinstance(layer, nn.Linear):
         return 2 * layer.in_features * layer.out_features

@@ -19,11 +19,12 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     """The content of results.json: plain values, and null where a number is not finite.
 
     Keys: `task`, `budget_flops` (training FLOPs per run at the last rung, embeddings and
-    head not counted), `results` (one object per run) and `ranking` (best first), besides
+    head not counted), `results` (one object per run), `ranking` (best first), `comparisons`
+    (for every baseline the same as `ranking` with it as the yardstick, which `Ranking.from_json`
+    reads) and `unbalanced` (like `results`: runs done once more without balance loss), besides
     `title`, `loss_name`, `yardstick`, `confidence`, `run_time_s` (summed over runs) and
-    `environment`. Structures are
-    written in the text notation, which `parse_layer` reads; ω, ψ and ν as exact
-    fractions such as "1/2".
+    `environment`. Structures are written in the text notation, which `parse_layer` reads;
+    ω, ψ and ν as exact fractions such as "1/2".
     """
     document = {
         "title": study.title,
@@ -34,7 +35,9 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         "yardstick": str(study.ranking.yardstick),
         "confidence": study.ranking.confidence,
         "results": [_run(study, result) for result in study.results],
+        "unbalanced": [_run(study, result) for result in study.unbalanced],
         "ranking": [entry.to_json() | _taxonomy(study, entry.structure) for entry in study.ranking.entries],
+        "comparisons": [ranking.to_json() for ranking in study.comparisons],
         "environment": dict(study.environment),
         "commands": list(study.commands),
     }

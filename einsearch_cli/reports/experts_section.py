@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from einsearch_cli.reports.markup import Html, element, joined
+from einsearch_cli.reports.figure_experts import STARVED, load_figure
+from einsearch_cli.reports.markup import NOTHING, Html, element, joined
+from einsearch_cli.reports.numbers import loss_text
 from einsearch_cli.reports.page import Page
 from einsearch_cli.reports.ranking_section import structure_cell
+from einsearch_cli.reports.study import short_name
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
@@ -14,27 +17,60 @@ if TYPE_CHECKING:
     from einsearch_cli.search.trial import TrialResult
 
 _HEADS = ("structure", "layer", "least used", "most used", "entropy of a token", "entropy of the mean", "dropped")
-STARVED = 0.25
-"""Share, in units of 1 / experts, below which an expert is marked as starved."""
+_WITHOUT = "least used without balance loss"
 
 
 def experts_section(page: Page) -> Html | None:
-    """One row for every layer of experts; None where no candidate has any."""
+    """A figure, and one row for every layer of experts; None where no candidate has any."""
     shown = _shown(page)
     if not shown:
         return None
-    rows = [_row(page, result, layer) for result in shown for layer in result.routing]
-    starved = sum(layer.smallest_load < STARVED for result in shown for layer in result.routing)
-    heads = element("thead", element("tr", *(element("th", name) for name in _HEADS)))
-    table = element("div", element("table", heads, element("tbody", *rows)), class_="scroll", tabindex="0")
-    sentences = (
+    without = {result.trial.structure: result for result in page.study.unbalanced if result.routing}
+    drawing = load_figure([(run, without.get(run.trial.structure)) for run in shown], page.looks)
+    return joined([drawing, element("p", _counted(shown, without), class_="caption"), _table(page, shown, without)])
+
+
+def _table(page: Page, shown: list[TrialResult], without: dict[LayerSpec, TrialResult]) -> Html:
+    names = (*_HEADS, _WITHOUT) if without else _HEADS
+    rows = []
+    for result in shown:
+        other = without.get(result.trial.structure)
+        for number, layer in enumerate(result.routing):
+            least = "" if other is None else f"{other.routing[number].smallest_load:.2f}"
+            rows.append(_row(page, result, layer, element("td", least, class_="number") if without else NOTHING))
+    heads = element("thead", element("tr", *(element("th", name) for name in names)))
+    table = element("table", heads, element("tbody", *rows))
+    inside = element("div", table, class_="scroll", tabindex="0")
+    return element("details", element("summary", f"Every layer ({len(rows)} rows)"), inside)
+
+
+def _counted(shown: list[TrialResult], without: dict[LayerSpec, TrialResult]) -> str:
+    """How to read the figure and the table, and how many layers have starved experts."""
+    layers = [layer for result in shown for layer in result.routing]
+    sentences = [
         "Held-out data at the end of one run of each structure: the first seed, the best width, the largest budget.",
         "Least and most used: an expert's share of all slots times the number of experts, so 1 is balanced;",
-        f"{starved} of {len(rows)} layers have an expert below {STARVED:g}.",
+        f"{_starved(layers)} of {len(layers)} layers have an expert below {STARVED:g}.",
         "Entropies are in nats: of the router's softmax over all experts, averaged over tokens, and of its mean.",
-        "No token is ever dropped.",
-    )
-    return joined([table, element("p", " ".join(sentences), class_="caption")])
+        f"{sum(layer.dropped for layer in layers) or 'No'} slots were dropped.",
+    ]
+    pairs = [(run, without[run.trial.structure]) for run in shown if run.trial.structure in without]
+    if pairs:
+        free = [layer for _, other in pairs for layer in other.routing]
+        losses = (
+            f"{short_name(run.trial.structure)} {loss_text(other.loss)} instead of {loss_text(run.loss)}"
+            for run, other in pairs
+        )
+        sentences += [
+            "Ablation: the same runs without the loss that balances the load; then",
+            f"{_starved(free)} of {len(free)} layers have an expert below {STARVED:g}.",
+            f"Losses without it: {', '.join(losses)}.",
+        ]
+    return " ".join(sentences)
+
+
+def _starved(layers: list[RoutingStatistics]) -> int:
+    return sum(layer.smallest_load < STARVED for layer in layers)
 
 
 def _shown(page: Page) -> list[TrialResult]:
@@ -54,7 +90,7 @@ def _shown(page: Page) -> list[TrialResult]:
     return found
 
 
-def _row(page: Page, result: TrialResult, layer: RoutingStatistics) -> Html:
+def _row(page: Page, result: TrialResult, layer: RoutingStatistics, more: Html) -> Html:
     experts = len(layer.load)
     values = (
         f"{layer.smallest_load:.2f}",
@@ -68,5 +104,6 @@ def _row(page: Page, result: TrialResult, layer: RoutingStatistics) -> Html:
         structure_cell(result.trial.structure),
         element("td", layer.layer),
         *(element("td", value, class_="number") for value in values),
+        more,
         data_s=page.looks[result.trial.structure].key,
     )

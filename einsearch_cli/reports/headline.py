@@ -12,13 +12,14 @@ from einsearch_cli.structures import LayerSpec
 
 
 def headline(study: StudyReport) -> tuple[str, ...]:
-    """One to four plain sentences, the main result first; none claims more than its interval."""
+    """A few plain sentences, the main result first; none claims more than its interval."""
     ranked = [entry for entry in study.ranking.entries if entry.loss is not None]
     if not ranked:
         return ("No run finished, so there is nothing to rank; the failed runs are listed with their errors.",)
     sentences = (
         _winner(study, ranked[0]),
         _against_yardstick(study, ranked),
+        *_against_baselines(study),
         _tally(study, ranked),
         _full_rank_group(study),
     )
@@ -51,9 +52,28 @@ def _against_yardstick(study: StudyReport, ranked: Sequence[RankingEntry]) -> st
     share = relative_difference(rival)
     if share is None:
         return f"It could not be compared with {name}: they share no seed at the same budget."
-    distance = f"{percent_text(abs(share[0])).lstrip('+')} {'below' if share[0] < 0 else 'above'} {name}'s loss"
     subject = "That is" if rival is ranked[0] else f"The best other structure, {_name(study, rival)}, ends"
-    return f"{subject} {distance} at equal FLOPs{_certainty(rival, share)}{_gain(rival, name)}."
+    return f"{subject} {_distance(rival, share, name)}."
+
+
+def _against_baselines(study: StudyReport) -> list[str]:
+    """For every baseline a sentence on the best structure that is none."""
+    known = {study.ranking.yardstick, *(ranking.yardstick for ranking in study.comparisons)}
+    found = []
+    for ranking in study.comparisons:
+        rival = next((entry for entry in ranking.entries if entry.structure not in known), None)
+        share = None if rival is None else relative_difference(rival)
+        if rival is None or share is None:
+            continue
+        distance = _distance(rival, share, short_name(ranking.yardstick))
+        found.append(f"The best structure that is no baseline, {_name(study, rival)}, ends {distance}.")
+    return found
+
+
+def _distance(entry: RankingEntry, share: tuple[float, float | None, float | None], name: str) -> str:
+    """How far a structure is from another of the given name, with interval and gain."""
+    distance = f"{percent_text(abs(share[0])).lstrip('+')} {'below' if share[0] < 0 else 'above'} {name}'s loss"
+    return f"{distance} at equal FLOPs{_certainty(entry, share)}{_gain(entry, name)}"
 
 
 def _certainty(entry: RankingEntry, share: tuple[float, float | None, float | None]) -> str:

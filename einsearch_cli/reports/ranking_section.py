@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from einsearch_cli.reports.identity import Identity
 from einsearch_cli.reports.markup import NOTHING, Html, element, joined
@@ -47,7 +47,7 @@ WIDEST = 0.6
 def ranking_section(page: Page) -> Html:
     """The table, split where structures were stopped with less compute, and how to read it."""
     study = page.study
-    scale = _forest_scale(study)
+    scale = forest_scale(study.ranking.entries)
     rows: list[Html] = []
     rung: int | None = None
     for position, (structure, look) in enumerate(page.looks.items()):
@@ -81,21 +81,28 @@ def _row(look: Identity, known: Taxonomy, levels: Sequence[Level], scale: Scale)
     entry = look.entry
     name = structure_cell(entry.structure, swatch(look.marker, look.tone))
     exponents = [_number(str(value)) for value in (known.omega, known.psi, known.nu)]
-    share = relative_difference(entry)
     return element(
         "tr",
         _number(look.number),
         name,
         *exponents,
         _number(loss_text(entry.loss), interval_text(entry.ci_low, entry.ci_high)),
-        _number(*_difference(share)),
-        element("td", _forest(share, look, scale)),
-        element("td", element("span", _VERDICTS.get(entry.verdict, entry.verdict), class_=_verdict_class(entry))),
-        _gain(entry),
+        *comparison_cells(entry, look, scale),
         _width(entry, levels),
         class_=look.tone,
         data_s=look.key,
     )
+
+
+def comparison_cells(entry: RankingEntry, look: Identity, scale: Scale) -> list[Html]:
+    """Difference in loss, the same as a bar, verdict and compute gain."""
+    share = relative_difference(entry)
+    return [
+        _number(*_difference(share)),
+        element("td", _forest(share, look, scale)),
+        element("td", element("span", _VERDICTS.get(entry.verdict, entry.verdict), class_=_verdict_class(entry))),
+        _gain(entry),
+    ]
 
 
 def _width(entry: RankingEntry, levels: Sequence[Level]) -> Html:
@@ -140,8 +147,9 @@ def _gain(entry: RankingEntry) -> Html:
     return element("td", element("span", value, data_tip=f"Compute gain\n{entry.compute_gain_reason}"), class_="number")
 
 
-def _forest_scale(study: StudyReport) -> Scale:
-    ends = [abs(end) for e in study.ranking.entries for end in relative_difference(e) or () if end is not None]
+def forest_scale(entries: Iterable[RankingEntry]) -> Scale:
+    """One scale for the small bars of all rows; its middle is 0."""
+    ends = [abs(end) for entry in entries for end in relative_difference(entry) or () if end is not None]
     reach = min(WIDEST, max(ends, default=0.1) * 1.05) or 0.1
     return Scale(-reach, reach, 4, FOREST_WIDTH - 4, logarithmic=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from einsearch_cli.reports.comparison_section import comparison_section
 from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
@@ -65,6 +66,7 @@ def facts_section(page: Page) -> Html:
 
 
 report_section("ranking", "Ranking")(ranking_section)
+report_section("baselines", "Against the other baselines")(comparison_section)
 
 
 @report_section("scaling", "Loss against training compute")

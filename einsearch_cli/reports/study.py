@@ -25,6 +25,10 @@ class StudyReport:
     """Training FLOPs per run at the last rung; embeddings and head not counted."""
     results: tuple[TrialResult, ...]
     ranking: Ranking
+    comparisons: tuple[Ranking, ...] = ()
+    """The same results ranked with other yardsticks, the baselines of the study."""
+    unbalanced: tuple[TrialResult, ...] = ()
+    """Runs with experts, each done once more without the loss that balances their load."""
     loss_name: str = "validation loss"
     """What the loss is, with its unit, e.g. 'validation loss (nats per character)'."""
     commands: tuple[str, ...] = ()

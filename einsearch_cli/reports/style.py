@@ -94,6 +94,7 @@ svg.forest { display: block; width: 132px; height: 20px; }
 .series.quiet .line { stroke-width: 1; opacity: .8; }
 .series .dot { fill: var(--c); stroke: var(--card); stroke-width: 1.2; }
 .series.quiet .dot { fill: var(--card); stroke: var(--c); stroke-width: 1.3; }
+.series .hollow { fill: var(--card); stroke: var(--c); stroke-width: 1.6; }
 .series .faint { fill: var(--c); opacity: .38; }
 .series .bar { stroke: var(--c); stroke-width: 2; opacity: .55; stroke-linecap: round; }
 .series .label { fill: var(--c); font-weight: 600; paint-order: stroke; stroke: var(--card); stroke-width: 4px;

@@ -17,7 +17,7 @@ from einsearch_cli.errors import DivergedError, SpecError
 from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.study import planned_counts
-from einsearch_cli.structures import LayerSpec
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 from einsearch_cli.training import MINIMUM_STEPS, ProxyRun, RunSpeed, minimal_budget, probe
 
 PROBE_TIME_S = 10.0
@@ -83,6 +83,8 @@ def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTa
     rungs = []
     for rung, (budget, count) in enumerate(zip(budgets, planned_counts(spec, structures), strict=True)):
         planned = count * len(spec.widths) * spec.seeds
+        if spec.ablate_balance and rung + 1 == len(budgets):
+            planned += min(count, sum(isinstance(structure, MixtureOfExperts) for structure in structures))
         mean_s = fmean(speed.seconds(budget) for speed in speeds) if speeds else math.nan
         rungs.append(RungEstimate(rung, budget, count, planned, planned * mean_s / workers))
     return StudyEstimate(tuple(rungs))

@@ -56,7 +56,7 @@ class HalvingSpec(BaseModel):
     factor: int = Field(default=3, ge=2, le=100)
     """Each rung has this many times the budget of the one before."""
     keep: float = Field(default=0.5, gt=0, le=1)
-    """Share of the structures that goes on from each rung; the yardstick always does."""
+    """Share of the structures that goes on from each rung; the yardstick and the baselines always do."""
 
 
 class StudySpec(BaseModel):
@@ -76,6 +76,8 @@ class StudySpec(BaseModel):
     """Settings of the task; see `einsearch tasks`."""
     structures: list[Any] = Field(default_factory=list)
     """Candidates as text or mappings: structures, or layers of experts such as btt-moe:experts=8,top=2."""
+    baselines: list[Any] = Field(default_factory=list)
+    """Candidates that, like dense, go on to every rung, and that all others are compared with too."""
     files: list[str] = Field(default_factory=list)
     """Files of candidates, relative to the study file."""
     space: SpaceSpec | None = None
@@ -90,6 +92,8 @@ class StudySpec(BaseModel):
     """Successive halving."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimizer, the same for every candidate."""
+    ablate_balance: bool = False
+    """Train each candidate with experts once more, at its best width, without the loss that balances their load."""
 
     @field_validator("widths")
     @classmethod
@@ -98,13 +102,22 @@ class StudySpec(BaseModel):
             raise ValueError("widths must be different numbers from 1 to 1000000")
         return sorted(widths)
 
+    def compared_with(self) -> list[LayerSpec]:
+        """The yardstick, then the baselines, each once: what every candidate is compared with.
+
+        >>> [str(layer) for layer in StudySpec(baselines=["monarch", "dense"]).compared_with()]
+        ['XA^1 YA^1', 'XA^1/2 XAB^1/2 YB^1/2 YAB^1/2']
+        """
+        named = [structure_of_entry(entry, f"baselines[{i}]").layer for i, entry in enumerate(self.baselines)]
+        return list(dict.fromkeys([parse_structure(YARDSTICK), *named]))
+
     def candidates(self, folder: Path = Path()) -> list[LayerSpec]:
-        """The yardstick first, then the candidates in order, each once.
+        """The yardstick first, then the baselines, then the other candidates in order, each once.
 
         Raises:
             EinsearchError: for an entry or file that holds no structure.
         """
-        found: list[LayerSpec] = [parse_structure(YARDSTICK)]
+        found = self.compared_with()
         found += [structure_of_entry(e, f"structures[{i}]").layer for i, e in enumerate(self.structures)]
         found += [named.layer for file in self.files for named in read_structure_file(folder / file)]
         found += self.space.structures() if self.space else []
@@ -112,7 +125,7 @@ class StudySpec(BaseModel):
         if not 2 <= len(distinct) <= MAX_CANDIDATES:
             raise SpecError(
                 f"the study has {len(distinct) - 1} candidates beside dense: it needs 1 to {MAX_CANDIDATES - 1}",
-                remedy="give structures, files or a space"
+                remedy="give structures, baselines, files or a space"
                 if len(distinct) < 2
                 else "set space.limit, or tighten the bounds",
             )
@@ -178,6 +191,8 @@ def _check_parts(spec: StudySpec, document: YamlDocument, prefix: Location) -> N
     """Read structures and task settings once with their place in the file, for the message."""
     for position, entry in enumerate(spec.structures):
         structure_of_entry(entry, document.where((*prefix, position)))
+    for position, entry in enumerate(spec.baselines):
+        structure_of_entry(entry, document.where(("baselines", position)))
     try:
         spec.open_task()
     except EinsearchError as error:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from einsearch_cli.data import AnyTask
 from einsearch_cli.search.engine import Engine
-from einsearch_cli.search.halving import promoted, rung_budgets, rung_trials
+from einsearch_cli.search.halving import ablation_trials, places, promoted, rung_budgets, rung_trials
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
-from einsearch_cli.search.trial import TrialResult
+from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished, Job, Progress
 from einsearch_cli.structures import LayerSpec
 
 
 @dataclass(frozen=True, slots=True)
 class RungStarted:
-    """A rung begins: how many of its trials are already finished."""
+    """A rung, or the ablation after the last one, begins: how many of its trials are already finished."""
 
     rung: int
     rungs: int
@@ -28,6 +27,7 @@ class RungStarted:
     structures: tuple[LayerSpec, ...]
     trials: int
     finished: int
+    is_ablation: bool = False
 
 
 StudyEvent = RungStarted | Progress | Finished
@@ -35,16 +35,19 @@ StudyEvent = RungStarted | Progress | Finished
 
 def fingerprint(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask) -> str:
     """SHA-256 of everything that decides the results of a study."""
-    settings = spec.model_dump(mode="json", exclude={"name", "structures", "files", "space", "task_settings"})
+    listed = {"name", "structures", "baselines", "files", "space", "task_settings", "ablate_balance"}
+    settings = spec.model_dump(mode="json", exclude=listed)
+    if spec.baselines:
+        settings["baselines"] = [str(structure) for structure in spec.compared_with()]
     settings |= {"candidates": [str(structure) for structure in structures], "data": task.fingerprint()}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def planned_counts(spec: StudySpec, structures: Sequence[LayerSpec]) -> list[int]:
     """Number of structures on every rung if all runs finish."""
-    counts = [len(structures)]
+    always, counts = len(spec.compared_with()), [len(structures)]
     for _ in range(spec.halving.rungs - 1):
-        counts.append(1 + math.ceil(spec.halving.keep * (counts[-1] - 1)))
+        counts.append(always + places(spec.halving.keep, counts[-1] - always))
     return counts
 
 
@@ -55,7 +58,7 @@ def run_study(
     engine: Engine,
     on_event: Callable[[StudyEvent], None],
 ) -> list[TrialResult]:
-    """Run what is not finished yet and return the results of all trials.
+    """Run what is not finished yet and return the results of all trials, ablations included.
 
     Rungs are synchronous: the next one is decided when all trials of the one
     before have ended, so the outcome does not depend on timing, on the number
@@ -63,15 +66,20 @@ def run_study(
     """
     survivors = list(structures)
     budgets = rung_budgets(spec.budget_flops, spec.halving)
-    for rung, budget in enumerate(budgets):
-        trials = rung_trials(survivors, spec.widths, spec.seeds, rung, budget)
+
+    def run_all(trials: list[Trial], ran: Sequence[LayerSpec], is_ablation: bool = False) -> None:
         store.add(trials)
-        finished = len(trials) - store.waiting()
-        on_event(RungStarted(rung, len(budgets), budget, tuple(survivors), len(trials), finished))
+        rung, budget, finished = trials[0].rung, trials[0].budget_flops, len(trials) - store.waiting()
+        on_event(RungStarted(rung, len(budgets), budget, tuple(ran), len(trials), finished, is_ablation))
         _run_waiting(store, engine, on_event)
-        results = [result for result in store.results() if result.trial.rung == rung]
+
+    for rung, budget in enumerate(budgets):
+        run_all(rung_trials(survivors, spec.widths, spec.seeds, rung, budget), survivors)
+        results = [result for result in store.results() if result.trial.rung == rung and result.trial.balanced]
         if rung + 1 < len(budgets):
-            survivors = promoted(results, survivors, spec.halving.keep)
+            survivors = promoted(results, survivors, spec.halving.keep, spec.compared_with())
+    if spec.ablate_balance and (ablations := ablation_trials(results, survivors)):
+        run_all(ablations, [trial.structure for trial in ablations], is_ablation=True)
     return store.results()
 
 

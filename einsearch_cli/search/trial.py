@@ -21,11 +21,13 @@ class Trial:
     """0 is the cheapest rung."""
     budget_flops: float
     """Training FLOPs (3 × forward), embeddings and head left out."""
+    balanced: bool = True
+    """False for an ablation: experts without the loss that keeps their load balanced. It is never ranked."""
 
     @property
     def key(self) -> str:
         """Equal for equal trials; the study runs each key once."""
-        return f"{self.rung}|{self.structure}|{self.width}|{self.seed}"
+        return f"{self.rung}|{self.structure}|{self.width}|{self.seed}{'' if self.balanced else '|unbalanced'}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back to an equal trial."""
@@ -35,6 +37,7 @@ class Trial:
             "seed": self.seed,
             "rung": self.rung,
             "budget_flops": self.budget_flops,
+            "balanced": self.balanced,
         }
 
     @classmethod

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.errors import DivergedError, EinsearchError
 from einsearch_cli.search.trial import Trial, TrialResult, failed_result
+from einsearch_cli.structures import RoutingStatistics
+
+if TYPE_CHECKING:
+    from einsearch_cli.training import StepDone
 
 PROGRESS_INTERVAL_S = 0.25
 
@@ -48,6 +52,8 @@ class Progress:
     step: int
     steps: int
     loss: float
+    routing: tuple[RoutingStatistics, ...]
+    """What the routers did with the latest training batch, layer by layer; empty without experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +96,11 @@ def run_trial(job: Job, setup: WorkerSetup, pipe: Connection) -> TrialResult:
     started_s = time.perf_counter()
     last_sent_s = 0.0
 
-    def report(step: int, steps: int, loss: float) -> None:
+    def report(done: StepDone) -> None:
         nonlocal last_sent_s
         if (now_s := time.perf_counter()) - last_sent_s >= PROGRESS_INTERVAL_S:
             last_sent_s = now_s
-            pipe.send(Progress(job.number, trial, step, steps, loss))
+            pipe.send(Progress(job.number, trial, done.step, done.steps, done.loss, done.routing()))
 
     try:
         run = ProxyRun(
@@ -103,7 +109,7 @@ def run_trial(job: Job, setup: WorkerSetup, pipe: Connection) -> TrialResult:
             width=trial.width,
             budget_flops=trial.budget_flops,
             seed=trial.seed,
-            optimizer=OptimizerSettings(**setup.optimizer),
+            optimizer=OptimizerSettings(**setup.optimizer | ({} if trial.balanced else {"auxiliary_weight": 0.0})),
         )
         outcome = train(run, report)
     except DivergedError as error:

@@ -154,7 +154,7 @@ def _number(key: str, parts: list[str], text: str) -> int:
         )
     if not re.fullmatch(r"[0-9]{1,9}", values[0], re.ASCII):
         raise StructureError(
-            f"{key}={values[0][:40]} in {text[:80]!r}: it must be a whole number",
+            f"{key}={values[0][:40]} in {text[:80]!r}: it must be a whole number of at most 9 digits",
             remedy=f"write for example {_EXAMPLE}",
         )
     return int(values[0])

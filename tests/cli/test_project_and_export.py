@@ -20,8 +20,10 @@ from einsearch_cli.training.full import load_model
 TOKENS = torch.randint(0, 256, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
-def _model(structure: str = "dense") -> Transformer:
-    config = TransformerConfig(vocabulary=256, width=32, layers=2, heads=2, context=16, structure=structure, hidden=64)
+def _model(structure: str = "dense", layers: int = 2) -> Transformer:
+    config = TransformerConfig(
+        vocabulary=256, width=32, layers=layers, heads=2, context=16, structure=structure, hidden=64
+    )
     torch.manual_seed(0)
     model = Transformer(config).eval()
     with torch.no_grad():
@@ -152,6 +154,12 @@ def test_an_existing_folder_is_not_written_over(einsearch, run) -> None:
     outcome = einsearch("project", path, "--structure", "monarch", "--out", path)
     assert outcome.code == 2
     assert "it exists already" in outcome.err
+    assert "projected" not in outcome.err
+    save_file({"a.weight": torch.randn(4, 4)}, path / "file.safetensors")
+    outcome = einsearch("project", path / "file.safetensors", "--structure", "monarch", "--out", path)
+    assert outcome.code == 2
+    assert "it is a folder, a file is needed" in outcome.err
+    assert "projected" not in outcome.err
 
 
 @pytest.mark.parametrize("target", ["safetensors", "dense"])
@@ -170,7 +178,7 @@ def test_weights_are_exported(einsearch, tmp_path, target) -> None:
 
 
 def test_a_program_is_exported_and_compared(einsearch, tmp_path) -> None:
-    model = _model("btt:r=2")
+    model = _model("btt:r=2", layers=1)
     save_run(model, tmp_path / "run", None)
     outcome = einsearch("export", tmp_path / "run", "--to", "torch-export", "--out", tmp_path / "model.pt2")
     assert outcome.code == 0

@@ -10,18 +10,24 @@ import pytest
 import yaml
 
 from einsearch_cli.data import open_task
+from einsearch_cli.search.spec import load_study_spec
 from einsearch_cli.structures import MixtureOfExperts, parse_layer, structure_of_entry
 from einsearch_cli.training import OptimizerSettings, ProxyRun, RunOutcome, plan_run, train
 
 SPEC = Path(__file__).parents[2] / "specs" / "moe.yaml"
+BALANCE = SPEC.with_name("moe_balance.yaml")
 SMALL_TASK = {"block_size": 32, "batch_size": 16, "layers": 1, "validation_blocks": 32}
 
 
+OTHERS = ["dense-moe:experts=8,top=2", {"structure": "low-rank", "experts": 8, "top": 2}]
+
+
 def reduced(folder: Path) -> Path:
-    """specs/moe.yaml with one seed, one narrow width and few steps."""
+    """specs/moe.yaml with two more baselines, one seed, one narrow width and few steps."""
     study: dict[str, Any] = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
+    study["structures"] += OTHERS
     study |= {"widths": [32], "seeds": 1, "budget_flops": "1e9", "task_settings": SMALL_TASK}
-    study["halving"] = {"rungs": 1}
+    study |= {"halving": {"rungs": 1}, "ablate_balance": True}
     path = folder / "moe.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
     return path
@@ -29,20 +35,30 @@ def reduced(folder: Path) -> Path:
 
 def test_the_plan_has_flops_and_time(einsearch, tmp_path: Path) -> None:
     plan = json.loads(einsearch("rank", reduced(tmp_path), "--dry-run", "--format", "json").out)
-    wanted = [structure_of_entry(entry, "spec").layer for entry in yaml.safe_load(SPEC.read_text())["structures"]]
+    spec = yaml.safe_load(SPEC.read_text())
+    entries = [*spec["baselines"], *spec["structures"], *OTHERS]
+    wanted = [structure_of_entry(entry, "spec").layer for entry in entries]
     assert [parse_layer(text) for text in plan["structures"]] == [parse_layer("dense"), *wanted]
-    assert plan["train_flops"] == len(plan["structures"]) * 1e9
+    assert plan["train_flops"] == (7 + 6) * 1e9, "dense and six candidates, and these once more without balance loss"
     assert plan["seconds"] > 0
     shown = einsearch("rank", reduced(tmp_path), "--dry-run").out
     assert "btt-moe:experts=16,top=2" in shown
     assert "1e+09" in shown
 
 
+def test_the_ablation_is_of_the_same_candidates() -> None:
+    study, ablation = (load_study_spec(path) for path in (SPEC, BALANCE))
+    assert ablation.candidates() == study.candidates()
+    assert ablation.optimizer == study.optimizer
+    assert ablation.ablate_balance
+
+
 def test_a_study_of_experts_from_start_to_report(einsearch, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = einsearch("rank", reduced(tmp_path), "--out", out)
     assert found.code == 0, found.err
-    runs = {run["structure"]: run for run in json.loads((out / "results.json").read_text())["results"]}
+    document = json.loads((out / "results.json").read_text())
+    runs = {run["structure"]: run for run in document["results"]}
     layers = {text: parse_layer(text) for text in runs}
     assert len(runs) == 7
     for text, layer in layers.items():
@@ -56,11 +72,20 @@ def test_a_study_of_experts_from_start_to_report(einsearch, tmp_path: Path) -> N
                 assert found_layer["dropped"] == 0
         else:
             assert run["routing"] == []
+    baselines = [parse_layer(found["yardstick"]) for found in document["comparisons"]]
+    assert baselines == [parse_layer(f"ffn-moe:experts={experts},top=2") for experts in (8, 16)]
+    unbalanced = {run["structure"]: run for run in document["unbalanced"]}
+    assert set(unbalanced) == {text for text, layer in layers.items() if isinstance(layer, MixtureOfExperts)}
+    for text, run in unbalanced.items():
+        assert run["steps"] == runs[text]["steps"]
+        assert run["loss"] != runs[text]["loss"], "the loss that is left out was there before"
     families = {run["family"] for run in runs.values()}
     assert families == {"dense", "ffn-moe", "btt-moe", "dense-moe", "low-rank-moe"}
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "Load of the experts" in report
     assert "blocks.0.query" in report
+    assert "Ablation: the same runs without the loss that balances the load" in report
+    assert "least load" in found.err, "what the routers did is shown with every run"
 
 
 def test_flops_grow_with_the_experts_of_a_token_not_with_all() -> None:

@@ -73,8 +73,8 @@ def test_guided_layers_have_a_matrix_and_no_structured_program() -> None:
     with pytest.raises(LayerError) as caught:
         serving_copy(model)
     assert str(caught.value) == (
-        "the model has guided layers: their guides are dense, so there is nothing structured to serve yet\n"
-        "try: train to the end of the guided part, drop() the guides, or export it as dense"
+        "0 has a guide: its output is still partly that of a dense matrix\n"
+        "try: train to the end of the guided part, or export the model as dense"
     )
 
 

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from einsearch_cli.errors import OutputError, SpecError
-from einsearch_cli.export import dense_copy, load_transformer, save_transformer
+from einsearch_cli.errors import LayerError, OutputError, SpecError
+from einsearch_cli.export import dense_copy, load_transformer, save_run, save_transformer
+from einsearch_cli.layers import guide_layers
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
 
 
@@ -64,5 +65,15 @@ def test_other_files_are_refused(model: Transformer, tmp_path: Path) -> None:
         load_transformer(path)
     with pytest.raises(OutputError, match="it is a folder, a file is needed"):
         save_transformer(model, tmp_path)
-    with pytest.raises(OutputError, match="No such file or directory"):
+    with pytest.raises(OutputError, match="does not exist"):
         save_transformer(model, tmp_path / "none" / "model.safetensors")
+
+
+def test_a_guided_model_is_stored_as_dense_only(model: Transformer, tmp_path: Path) -> None:
+    guide_layers(model).set_weight(0.5)
+    for save in (save_transformer, save_run):
+        with pytest.raises(LayerError, match=r"blocks.0.ffn.up has a guide"):
+            save(model, tmp_path / "model", None)
+    save_transformer(dense_copy(model), tmp_path / "dense.safetensors")
+    tokens = torch.randint(0, 20, (2, 8))
+    torch.testing.assert_close(load_transformer(tmp_path / "dense.safetensors")(tokens), model(tokens))

@@ -206,7 +206,6 @@ def test_memory_limit_counts_bytes_of_the_dtype(monkeypatch: pytest.MonkeyPatch)
         EinsumLinear(10, 10, "dense", dtype=torch.float64)
 
 
-@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 def test_sharded_layers_train_as_others() -> None:
     distributed = pytest.importorskip("torch.distributed")
     if not distributed.is_available() or not distributed.is_gloo_available():

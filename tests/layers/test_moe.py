@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import LayerError, SizeError, StructureError
@@ -19,6 +20,7 @@ from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, FeedForwardMoE, St
 from einsearch_cli.layers.chunking import kept_steps
 from einsearch_cli.layers.moe.grouped import can_be_grouped, contract_each, contract_in_groups
 from einsearch_cli.layers.moe.grouping import group
+from einsearch_cli.layers.passes import run_forward
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import layer_costs
 
@@ -386,6 +388,25 @@ def test_plain_route_can_be_differentiated_twice() -> None:
     assert torch.autograd.gradgradcheck(lambda x, *_: layer.plain_forward(x), (x, *layer.parameters()), fast_mode=True)
 
 
+def test_checkpointing_keeps_no_intermediates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are saved past the hooks by which checkpointing frees what is saved."""
+    kept: list[Tensor | None] = []
+
+    def forward(*args: Any) -> Tensor:
+        kept.extend(args[5])
+        return run_forward(*args)
+
+    monkeypatch.setattr("einsearch_cli.layers.moe.grouped.run_forward", forward)
+    layer = StructuredMoE(64, 64, "btt-moe:experts=4,top=2")
+    x = torch.randn(9, 64, requires_grad=True)
+    expected = torch.autograd.grad(layer(x).sum(), x)
+    assert kept
+    kept.clear()
+    y = checkpoint(layer, x, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x), expected)
+    assert not kept
+
+
 def test_inside_a_compiled_model() -> None:
     layer = make("btt:r=2", 4, 2)
     model = nn.Sequential(layer, nn.ReLU())
@@ -423,6 +444,10 @@ def test_numbers_that_no_mixture_has(text: str, message: str) -> None:
         (lambda: StructuredMoE(16, 16, "btt-moe:experts=2,top=1", dtype=torch.int64), "dtype torch.int64"),
         (lambda: StructuredMoE(16, 16, "btt-moe:experts=2,top=1")(torch.zeros(3, 15)), r"shape \(3, 15\)"),
         (lambda: StructuredMoE(16, 16, "btt-moe:experts=2,top=1")(torch.zeros(3, 16).long()), "dtype torch.int64"),
+        (
+            lambda: FeedForwardMoE(16, 64, "ffn-moe:experts=2,top=1")(torch.zeros(3, 16).double()),
+            r"input of dtype torch.float64, parameter router.weight of torch.float32",
+        ),
         (
             lambda: torch.func.vmap(StructuredMoE(16, 16, "btt-moe:experts=2,top=1"))(torch.zeros(3, 4, 16)),
             "inside a transform of torch.func",

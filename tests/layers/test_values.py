@@ -62,19 +62,21 @@ def test_every_entry_of_the_gradient_agrees_with_finite_differences(market: dict
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["factors", "merged"])
-def test_second_derivatives(market: dict[str, Any], number: int) -> None:
-    layer = market["btt-2"].layer(cap=True)
+@pytest.mark.parametrize(("name", "number"), [("btt-2", 0), ("btt-2", 1), ("dense", 0)])
+def test_second_derivatives(market: dict[str, Any], name: str, number: int) -> None:
+    layer = market[name].layer(cap=True)
     layer.route = routes(layer.sized)[number].text
-    x = torch.randn(1, 36, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, market[name].d_in, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x, *_: layer(x), (x, *layer.parameters()), fast_mode=True)
 
 
-def test_factors_above_their_cap_learn_beside_a_frozen_gain(market: dict[str, Any]) -> None:
-    layer = market["btt-2"].layer(cap=True)
-    layer.route = "(xA)B"
-    layer.gain.requires_grad_(False)
-    x = torch.randn(4, 36, dtype=torch.float64)
+@pytest.mark.parametrize("frozen", ["gain", "bias", "factors.A"])
+@pytest.mark.parametrize("name", ["btt-2", "dense"])
+def test_parameters_learn_beside_a_frozen_one(market: dict[str, Any], name: str, frozen: str) -> None:
+    layer = market[name].layer(cap=True)
+    layer.route = routes(layer.sized)[0].text
+    layer.get_parameter(frozen).requires_grad_(False)
+    x = torch.randn(4, market[name].d_in, dtype=torch.float64)
     layer(x).square().sum().backward()
     recorded = torch.func.grad(lambda values: torch.func.functional_call(layer, values, (x,)).square().sum())(
         dict(layer.named_parameters())
@@ -82,6 +84,29 @@ def test_factors_above_their_cap_learn_beside_a_frozen_gain(market: dict[str, An
     for name, parameter in layer.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(parameter.grad, recorded[name])
+
+
+@pytest.mark.parametrize("name", ["btt-2", "dense"])
+@pytest.mark.parametrize("gain", [0.0, 1.0, -2.0])
+@pytest.mark.parametrize("tokens", [3, 50])
+def test_gradients_agree_with_those_of_the_recorded_route(
+    market: dict[str, Any], name: str, gain: float, tokens: int
+) -> None:
+    """For any scale, without bias, inputs of three axes, fewer and more tokens than features."""
+    layer = market[name].layer(cap=True, bias=False)
+    layer.route = routes(layer.sized)[0].text
+    layer.gain.data.fill_(gain)
+    x = torch.randn(2, tokens, market[name].d_in, dtype=torch.float64, requires_grad=True)
+    inputs = (x, *layer.parameters())
+    found = torch.autograd.grad(layer(x).square().sum() + layer(x).sum(), inputs)
+
+    def recorded(x: Tensor, *values: Tensor) -> Tensor:
+        y = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+        return y.square().sum() + y.sum()
+
+    names = [name for name, _ in layer.named_parameters()]
+    expected = torch.func.grad(recorded, argnums=tuple(range(len(inputs))))(*inputs)
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_graph_can_be_walked_twice(case: Any) -> None:

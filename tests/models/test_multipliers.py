@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers import EinsumLinear, StructuredMoE, learning_rate_multipliers
 from einsearch_cli.models import MLP, ProxyModel, Transformer, proxy_config, structured_linear
 from einsearch_cli.structures import parse_layer, parse_structure
 
@@ -101,3 +101,24 @@ def _residual_outputs(model: Transformer) -> list[torch.Tensor]:
     x = torch.randn(5, 128)
     (block,) = model.blocks
     return [block.attention.output(x), block.ffn(x)]  # type: ignore[operator, union-attr]
+
+
+def test_any_module_has_the_rates_of_its_structured_layers() -> None:
+    model = nn.ModuleDict(
+        {
+            "plain": nn.Linear(64, 64),
+            "layer": EinsumLinear(64, 64, "btt:r=2"),
+            "experts": StructuredMoE(64, 64, "btt-moe:r=2,experts=4,top=2"),
+        }
+    )
+    single = EinsumLinear(64, 64, "btt:r=2").learning_rate_multipliers()
+    rates = learning_rate_multipliers(model, lambda layer: 0.5 if layer == "experts" else 1.0)
+    assert rates == {
+        "layer.factors.A": single["factors.A"],
+        "layer.factors.B": single["factors.B"],
+        "experts.experts.factors.A": 0.5 * single["factors.A"],
+        "experts.experts.factors.B": 0.5 * single["factors.B"],
+        "experts.router.weight": 0.5,
+    }
+    assert rates.keys() <= dict(model.named_parameters()).keys()
+    assert learning_rate_multipliers(EinsumLinear(64, 64, "btt:r=2")) == single

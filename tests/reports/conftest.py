@@ -26,6 +26,7 @@ def study() -> MakeStudy:
         stopped=(),
         failed=(),
         error="loss became NaN",
+        baselines=(),
         **more,
     ):
         results = []
@@ -42,6 +43,7 @@ def study() -> MakeStudy:
             budget_flops=1e10 * 4.0 ** (rungs - 1),
             results=tuple(results),
             ranking=rank_candidates(results, parse_structure("dense")),
+            comparisons=tuple(rank_candidates(results, parse_structure(text)) for text in baselines),
             **more,
         )
 

@@ -45,6 +45,22 @@ def test_document_is_strict_json_that_reads_back(study):
     assert again == made.ranking
 
 
+def test_gains_over_a_baseline_are_quotients_of_those_over_dense(study):
+    """Losses are parallel power laws here, so gains at equal loss multiply."""
+    made = study(baselines=("monarch",))
+    [compared] = json.loads(json.dumps(results_document(made)))["comparisons"]
+    over_monarch = {str(entry.structure): entry for entry in Ranking.from_json(compared).entries}
+    over_dense = {str(entry.structure): entry for entry in made.ranking.entries}
+    monarch, dense, btt = (str(parse_structure(text)) for text in ("monarch", "dense", "btt:r=2"))
+    assert over_monarch[monarch].verdict == "yardstick"
+    assert over_monarch[dense].verdict == "worse"
+    expected = (0.8 / 0.85) ** (-1 / 0.3)
+    assert over_monarch[btt].compute_gain == pytest.approx(expected, rel=1e-6)
+    assert over_monarch[btt].compute_gain_low is not None
+    quotient = over_dense[btt].compute_gain / over_dense[monarch].compute_gain
+    assert over_monarch[btt].compute_gain == pytest.approx(quotient, rel=1e-6)
+
+
 def test_written_file_is_the_document(study, tmp_path):
     path = tmp_path / "results.json"
     write_results(path, study())

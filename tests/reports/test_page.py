@@ -57,6 +57,7 @@ CASES = {
     "dense failed": {"failed": ("dense",)},
     "all failed": {"texts": ("dense", "monarch"), "failed": ("dense", "monarch")},
     "no runs": {"texts": ()},
+    "baselines": {"baselines": ("monarch", "kronecker"), "failed": ("kronecker",)},
     "many": {"texts": ("dense", *(f"btt:r={r}" for r in range(2, 42)))},
 }
 

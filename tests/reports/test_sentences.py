@@ -16,6 +16,14 @@ def test_winner_distance_and_gain_are_computed(study):
     assert "the 3 structures with ω = 0 and ψ = 1 (dense among them) end below the 2 others" in lines[3]
 
 
+def test_every_baseline_has_a_sentence(study):
+    lines = headline(study(baselines=("monarch", "low-rank")))
+    against = [line for line in lines if line.startswith("The best structure that is no baseline, btt:r=2, ends")]
+    assert len(against) == 2
+    assert "5.9% below monarch's loss at equal FLOPs (95% interval" in against[0]
+    assert "of low-rank's compute (gain" in against[1]
+
+
 def test_best_dense_is_said_so(study):
     lines = headline(study(texts=("dense", "low-rank")))
     assert "dense reaches the lowest loss" in lines[0]

@@ -26,6 +26,13 @@ def test_candidates_come_from_text_files_and_a_pruned_space_each_once(tmp_path: 
     assert spec.name == "mine"
 
 
+def test_baselines_are_candidates_too(tmp_path: Path) -> None:
+    spec = load(tmp_path, "baselines: [low-rank, dense]\nstructures: [monarch, low-rank]\n")
+    dense, low_rank, monarch = (parse_structure(text) for text in ("dense", "low-rank", "monarch"))
+    assert spec.compared_with() == [dense, low_rank]
+    assert spec.candidates() == [dense, low_rank, monarch]
+
+
 def test_a_list_of_structures_is_a_study(tmp_path: Path) -> None:
     assert load(tmp_path, "- monarch\n").candidates() == [parse_structure("dense"), parse_structure("monarch")]
 
@@ -46,6 +53,7 @@ def test_numbers_in_scientific_notation(tmp_path: Path) -> None:
         ("budget_flops: .nan\n", "budget_flops is 'nan'"),
         ("name: ../../etc\n", "name is '../../etc'"),
         ("structures:\n- monarch\n- XA^1/2 YA^1\n", "mine.yaml:3: the input exponents"),
+        ("structures: [monarch]\nbaselines:\n- XA^1/2 YA^1\n", "mine.yaml:3: the input exponents"),
         ("structures: [monarch]\ntask: teachr\n", "no task 'teachr'"),
         ("structures: [monarch]\ntask_settings: {dpth: 3}\n", "has no setting 'dpth'"),
         ("structures: [monarch]\noptimizer: {learning_rate: 0}\n", "optimizer.learning_rate is '0'"),

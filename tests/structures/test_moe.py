@@ -69,6 +69,7 @@ def test_monarch_experts_are_a_btt() -> None:
         ("btt-moe:experts=4", "gives top 0 times"),
         ("btt-moe:experts=4,top=1,top=2", "gives top 2 times"),
         ("btt-moe:experts=4,top=5", "top=5 with experts=4"),
+        ("btt-moe:experts=10000000000,top=1", "it must be a whole number of at most 9 digits"),
         ("btt-moe:experts=1/2,top=1", "experts=1/2 in 'btt-moe:experts=1/2,top=1': it must be a whole number"),
         ("btt-moe:experts=99999,top=1", "experts=99999: a layer has 1 to 4096 experts"),
         ("btt-moe:experts=4,top=2,z=1", "'z=1' in 'btt:z=1' is not a parameter of btt"),

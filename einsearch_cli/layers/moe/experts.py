@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from einsearch_cli.layers.autocast import autocast_dtype, cast
+from einsearch_cli.layers.factors import draw_factors_, new_factors
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.moe.expert_scales import expert_scales, fast_expert_scales
 from einsearch_cli.layers.moe.grouped import (
@@ -61,12 +62,7 @@ class Experts(nn.Module):
         self.sized = structure.at(in_features, out_features)
         check_allocation(self.sized, device, dtype, copies=experts)
         self.plan = stored_plan(self.sized)
-        self.factors = nn.ParameterDict(
-            {
-                step.factor: nn.Parameter(torch.empty(experts, *step.weight_shape, device=device, dtype=dtype))
-                for step in sorted(self.plan.steps, key=lambda step: step.factor)
-            }
-        )
+        self.factors = new_factors(self.plan, device, dtype, copies=(experts,))
         self._stds = tuple(role.init_std for role in self.plan.roles)
         self.gain = nn.Parameter(torch.empty(experts, device=device, dtype=dtype))
         self.reset_parameters()
@@ -74,8 +70,7 @@ class Experts(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the factors anew, each expert's like those of an `EinsumLinear`; gains one."""
-        for role in self.plan.roles:
-            nn.init.normal_(self.factors[role.factor], std=role.init_std)
+        draw_factors_(self.factors, self.plan)
         nn.init.ones_(self.gain)
 
     @torch.no_grad()

@@ -71,7 +71,7 @@ class FeedForwardMoE(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., width); errors as of `StructuredMoE`."""
-        tokens = flat_tokens(x, self.up.in_features)
+        tokens = flat_tokens(x, self.up.in_features, self)
         routing = self.router(tokens)
         groups = group(routing.experts_TK, self.mixture.experts)
         # The gates belong behind the nonlinear function, where they multiply the input of a linear map.

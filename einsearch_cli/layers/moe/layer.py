@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
+from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters
 from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group, plain_combine, plain_dispatch
 from einsearch_cli.layers.moe.routing import Router
@@ -95,10 +96,10 @@ class StructuredMoE(nn.Module):
         """(..., in_features) to (..., out_features).
 
         Raises:
-            LayerError: for another input width, an input that is not floating, or inside a
-                transform of torch.func.
+            LayerError: for another input width, dtype or device, an input that is not floating,
+                or inside a transform of torch.func.
         """
-        tokens = flat_tokens(x, self.in_features)
+        tokens = flat_tokens(x, self.in_features, self)
         routing = self.router(tokens)
         groups = group(routing.experts_TK, self.mixture.experts)
         rows = dispatch(self.experts.padded(tokens), routing.gates_TK.to(tokens.dtype), groups)
@@ -112,7 +113,7 @@ class StructuredMoE(nn.Module):
         >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)
         True
         """
-        tokens = flat_tokens(x, self.in_features)
+        tokens = flat_tokens(x, self.in_features, self)
         routing = self.router(tokens)
         groups = group(routing.experts_TK, self.mixture.experts)
         rows = plain_dispatch(self.experts.padded(tokens), routing.gates_TK.to(tokens.dtype), groups)
@@ -135,11 +136,7 @@ def checked_mixture(
     mixture: MixtureOfExperts | str, dtype: torch.dtype, feed_forward: bool = False
 ) -> MixtureOfExperts:
     """The mixture that a text names, of single layers or of whole networks as asked."""
-    if not dtype.is_floating_point:
-        raise LayerError(
-            f"dtype {dtype}: parameters are trained by gradients and must be of a floating dtype",
-            remedy="use torch.float32, torch.bfloat16, torch.float16 or torch.float64",
-        )
+    check_dtype(dtype)
     found = parse_layer(mixture) if isinstance(mixture, str) else mixture
     if not isinstance(found, MixtureOfExperts):
         raise LayerError(
@@ -155,17 +152,10 @@ def checked_mixture(
     return found
 
 
-def flat_tokens(x: Tensor, in_features: int) -> Tensor:
-    """(..., in_features) as (tokens, in_features), checked."""
-    if x.ndim == 0 or x.shape[-1] != in_features:
-        raise LayerError(
-            f"input of shape {tuple(x.shape)}: the last dimension must be in_features = {in_features}",
-            remedy="bring the features to the last dimension, or build the layer with that width",
-        )
-    if not x.is_floating_point():
-        raise LayerError(
-            f"input of dtype {x.dtype}: the layer takes floating tensors", remedy="convert it with .to(torch.float32)"
-        )
+def flat_tokens(x: Tensor, in_features: int, layer: nn.Module) -> Tensor:
+    """(..., in_features) as (tokens, in_features), checked against the parameters of the layer."""
+    check_input(x, in_features, next(layer.parameters()).dtype)
+    check_parameters(x, layer)
     if torch._C._are_functorch_transforms_active():
         raise LayerError(
             "a layer of experts inside a transform of torch.func: tokens are sorted by values, which it cannot follow",

@@ -16,12 +16,28 @@ from einsearch_cli.errors import DivergedError, SizeError, SpecError
 from einsearch_cli.layers import AuxiliaryLoss
 from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.models import TRAINING_TO_FORWARD, ProxyModel
+from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, schedule, set_learning_rates
 from einsearch_cli.training.proxy.settings import ProxyRun, RunOutcome
 from einsearch_cli.training.validation import validation_marks
 
-Progress = Callable[[int, int, float], None]
-"""Called after every step with (steps done, steps in all, training loss)."""
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """What is known after a step."""
+
+    step: int
+    """Steps done."""
+    steps: int
+    """Steps in all."""
+    loss: float
+    """Training loss before the step."""
+    routing: Callable[[], tuple[RoutingStatistics, ...]]
+    """What the routers did with the batch of the step; computed when called, before the next step only."""
+
+
+Progress = Callable[[StepDone], None]
+"""Called after every step."""
 
 MINIMUM_STEPS: Final = 10
 """Fewer steps than this say nothing about a structure."""
@@ -117,7 +133,7 @@ def train(run: ProxyRun, on_progress: Progress | None = None) -> RunOutcome:
     for step in range(1, cost.steps + 1):
         loss = trainer.step()
         if on_progress is not None:
-            on_progress(step, cost.steps, loss)
+            on_progress(StepDone(step, cost.steps, loss, trainer.auxiliary.statistics))
         if step in marks:
             curve.append((float(step * cost.train_flops_per_step), trainer.validate()))
     return RunOutcome(

@@ -111,5 +111,5 @@ def test_a_vocabulary_smaller_than_that_of_the_data(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"model.vocabulary": 100}
     _, (spec,) = load_train_specs(written(tmp_path, COMMON), changes)
     assert spec.config(vocabulary=100).vocabulary == 100
-    with pytest.raises(SpecError, match="model.vocabulary is 100: the data have 256 distinct tokens"):
+    with pytest.raises(SpecError, match=r"model.vocabulary is 100: the data have 256 distinct tokens"):
         spec.config(vocabulary=256)

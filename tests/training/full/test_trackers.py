@@ -1,5 +1,6 @@
 """Trackers get what metrics.jsonl gets; those that are not installed say how to install them."""
 
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.training.full import read_metrics, train_full
+from einsearch_cli.training.full.checkpoint import checkpoints_of
 from tests.training.full.runs import CPU, Told, run_tiny, tiny_data, tiny_spec
 
 
@@ -40,7 +42,7 @@ class FakeMlflow(Recorder):
         self.started.append({"id": run_id, "name": run_name})
         return SimpleNamespace(info=SimpleNamespace(run_id=run_id or "made-by-mlflow"))
 
-    def log_dict(self, values: dict[str, Any], file: str) -> None:
+    def log_dict(self, values: dict[str, Any], file: str) -> None:  # noqa: ARG002
         self.started[-1]["config"] = values
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
@@ -66,6 +68,24 @@ def test_a_service_gets_every_line_and_a_resumed_run_goes_on_under_its_number(
     assert service.ended == 2
     lines = {line.pop("step"): line for line in read_metrics(tmp_path)}
     assert service.logged == lines
+
+
+def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
+    """The real package; a resumed run replaces what came after its checkpoint."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    spec = tiny_spec(metrics={"trackers": ["tensorboard"]})
+    with pytest.raises(KeyboardInterrupt):
+        train_full(spec, tiny_data(), tmp_path, CPU, Told(stop_at=5))
+    shutil.rmtree(checkpoints_of(tmp_path)[-1])  # as if it was killed: it goes on from step 3
+    train_full(spec, tiny_data(), tmp_path, CPU)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    lines = read_metrics(tmp_path)
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 13))
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines])
+    held_out = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert [event.value for event in events.Scalars("validation_loss")] == pytest.approx(held_out)
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])

@@ -8,8 +8,8 @@ import torch
 from einsearch_cli.data import Batch, TeacherTask, TextSettings, TextTask, open_task
 from einsearch_cli.errors import DivergedError, Exit, SpecError
 from einsearch_cli.models import ProxyModel
-from einsearch_cli.structures import parse_structure
-from einsearch_cli.training import ProxyRun, RunOutcome, minimal_budget, plan_run, probe, train
+from einsearch_cli.structures import RoutingStatistics, parse_layer, parse_structure
+from einsearch_cli.training import ProxyRun, RunOutcome, StepDone, minimal_budget, plan_run, probe, train
 from tests.training.proxy.tasks import run_of, small_teacher
 
 
@@ -94,11 +94,25 @@ def test_a_plan_allocates_no_network(tmp_path: Path) -> None:
 
 
 def test_progress_is_told_after_every_step(tmp_path: Path) -> None:
-    told: list[tuple[int, int, float]] = []
-    outcome = train(run_of(small_teacher(tmp_path), budget_flops=1e8), lambda *state: told.append(state))
-    assert [step for step, _, _ in told] == list(range(1, outcome.steps + 1))
-    assert {steps for _, steps, _ in told} == {outcome.steps}
-    assert told[-1][2] < 0.8 * told[0][2]
+    told: list[StepDone] = []
+    outcome = train(run_of(small_teacher(tmp_path), budget_flops=1e8), told.append)
+    assert [done.step for done in told] == list(range(1, outcome.steps + 1))
+    assert {done.steps for done in told} == {outcome.steps}
+    assert told[-1].loss < 0.8 * told[0].loss
+    assert told[0].routing() == (), "a network without experts has no routers"
+
+
+def test_progress_knows_what_the_routers_did_with_the_batch_of_the_step() -> None:
+    """Routers start at zero: all tokens of the first step go to the same two experts."""
+    task = open_task("text", {"block_size": 32, "batch_size": 4, "layers": 1, "validation_blocks": 4})
+    run = ProxyRun(task=task, structure=parse_layer("btt-moe:experts=4,top=2"), width=32, budget_flops=3e8)
+    told: list[tuple[RoutingStatistics, ...]] = []
+    outcome = train(run, lambda done: told.append(done.routing()))
+    names = ["query", "key", "value", "output", "up", "down"]
+    assert [layer.layer for layer in told[0]] == [f"blocks.0.{name}" for name in names]
+    assert all(sorted(layer.load) == [0.0, 0.0, 0.5, 0.5] for layer in told[0])
+    assert told[-1] != told[0]
+    assert told[-1] != outcome.routing, "the latter is of held-out data"
 
 
 def test_a_budget_too_small_names_the_least(tmp_path: Path) -> None:

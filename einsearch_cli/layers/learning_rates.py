@@ -1,0 +1,50 @@
+"""Learning rates for the factors of every structured layer in any model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.moe import FeedForwardMoE, StructuredMoE
+
+STRUCTURED = (EinsumLinear, StructuredMoE, FeedForwardMoE)
+"""Layers that know their FLOPs, their learning rates, and how to start at zero."""
+
+
+def learning_rate_multipliers(
+    model: nn.Module, dense_multiplier: Callable[[str], float] | None = None
+) -> dict[str, float]:
+    """What to multiply the learning rate by, for every factor and router of a structured layer, by parameter name.
+
+    With Adam a factor wants (in_features / fan_in) / number of factors times the rate of the dense layer in
+    its place. Parameters that are not listed, gains and biases among them, keep the base rate. Source:
+    Potapczynski et al. 2024 (arXiv 2410.02117).
+
+    Args:
+        model: any module; may be a structured layer itself.
+        dense_multiplier: from the name of a layer to the multiplier of a dense layer in its place, such
+            as fan-in of the base model / fan-in under muP; all 1 if None.
+
+    Optimizer groups of a model after `swap_linear`, one for each learning rate, which is what fused AdamW is fast with:
+
+    >>> import torch
+    >>> from einsearch_cli import swap_linear
+    >>> model = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64))
+    >>> _ = swap_linear(model, "btt:r=2", filter=lambda layer, name: name == "2")
+    >>> learning_rate_multipliers(model)
+    {'2.factors.A': 4.0, '2.factors.B': 2.0}
+    >>> rates, groups = learning_rate_multipliers(model), {}
+    >>> for name, parameter in model.named_parameters():
+    ...     groups.setdefault(rates.get(name, 1.0), []).append(parameter)
+    >>> optimizer = torch.optim.AdamW([{"params": group, "lr": 1e-3 * rate} for rate, group in groups.items()])
+    >>> [(group["lr"], len(group["params"])) for group in optimizer.param_groups]
+    [(0.001, 4), (0.004, 1), (0.002, 1)]
+    """
+    return {
+        f"{layer}.{name}".removeprefix("."): multiplier * (1.0 if dense_multiplier is None else dense_multiplier(layer))
+        for layer, module in model.named_modules()
+        if isinstance(module, STRUCTURED)
+        for name, multiplier in module.learning_rate_multipliers().items()
+    }

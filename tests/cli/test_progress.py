@@ -1,0 +1,47 @@
+"""What is shown of a study while it runs."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from einsearch_cli.cli.progress import StudyProgress
+from einsearch_cli.search.estimate import RungEstimate, StudyEstimate
+from einsearch_cli.search.study import RungStarted
+from einsearch_cli.search.trial import Trial, TrialResult
+from einsearch_cli.search.worker import Finished, Progress
+from einsearch_cli.structures import RoutingStatistics, parse_layer
+
+TRIAL = Trial(parse_layer("btt-moe:experts=2,top=1"), 32, 0, 0, 1e9)
+ROUTING = tuple(
+    RoutingStatistics(f"blocks.0.{name}", load, token_entropy=0.25, aggregate_entropy=0.65, dropped=0)
+    for name, load in (("query", (0.5, 0.5)), ("key", (0.9, 0.1)))
+)
+
+
+def shown(is_terminal: bool) -> str:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=is_terminal, width=200)
+    result = TrialResult(TRIAL, "ok", 1.25, 10, 1e9, 1e9, 7, 2.0, (), routing=ROUTING)
+    with StudyProgress(console, StudyEstimate((RungEstimate(0, 1e9, 1, 1, 60.0),))) as progress:
+        progress(RungStarted(0, 1, 1e9, (TRIAL.structure,), 2, 0))
+        progress(Progress(0, TRIAL, 3, 7, 2.5, ROUTING))
+        progress._bars.refresh()
+        progress(Finished(0, result))
+        progress(RungStarted(0, 1, 1e9, (TRIAL.structure,), 1, 0, is_ablation=True))
+    return file.getvalue()
+
+
+def test_on_a_terminal_a_run_shows_its_least_used_expert_while_it_trains() -> None:
+    text = shown(is_terminal=True)
+    note = "training loss 2.5  least load 0.20 in blocks.0.key  entropy 0.25 of 0.65  0 dropped"
+    assert note in text
+    assert "btt-moe:experts=2,top=1, width 32, seed 0" in text
+
+
+def test_elsewhere_there_is_a_line_for_every_rung_and_run() -> None:
+    first, second, third = shown(is_terminal=False).splitlines()
+    assert first == "rung 1/1: 1 candidates, 1e+09 FLOPs a run"
+    assert second.startswith("  btt-moe:experts=2,top=1, width 32, seed 0  loss 1.25  least load 0.20 in blocks.0.key")
+    assert third == "without balance loss: 1 candidates, 1e+09 FLOPs a run"
