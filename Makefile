@@ -20,6 +20,7 @@ lint: .venv/installed-dev
 benchmark: .venv/installed
 	$(BIN)/einsearch bench --out benchmarks/results/layers.json
 	$(BIN)/python benchmarks/model_speed.py --out benchmarks/results/models.json
+	$(BIN)/python benchmarks/decoding.py --out benchmarks/results/decoding.json
 	$(BIN)/python benchmarks/moe_speed.py --quick
 	$(BIN)/python benchmarks/space_search.py --quick
 	$(BIN)/python benchmarks/rank.py

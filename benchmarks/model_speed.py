@@ -25,7 +25,7 @@ from torch import Tensor
 
 from einsearch_cli.files import write_atomically
 from einsearch_cli.layers.memory import retain_memory
-from einsearch_cli.models import GPT, MLP, ProxyModel
+from einsearch_cli.models import MLP, ProxyModel, Transformer, proxy_config
 from einsearch_cli.models.base import LinearRule, structured_linear
 from einsearch_cli.speed import Race
 from einsearch_cli.speed.machine import machine_facts
@@ -41,7 +41,8 @@ VOCABULARY, CONTEXT = 96, 128
 
 def gpt(make_linear: LinearRule) -> tuple[ProxyModel, Step]:
     """The network of the text task on random characters."""
-    model = GPT(vocabulary=VOCABULARY, width=256, layers=2, context=CONTEXT, make_linear=make_linear)
+    config = proxy_config(vocabulary=VOCABULARY, width=256, layers=2, context=CONTEXT, structure="dense")
+    model = Transformer(config, make_linear)
     text_BT = torch.randint(VOCABULARY, (8, CONTEXT + 1))
     return model, training_step(model, lambda: gpt_loss(model, text_BT))
 
@@ -61,7 +62,7 @@ def training_step(model: ProxyModel, loss: Callable[[], Tensor]) -> Step:
     """One update as `einsearch_cli.training` makes it."""
     settings = OptimizerSettings()
     rates = parameter_rates(model, base_width=64, learning_rate=1e-3, weight_decay=0.0)
-    optimizer = make_optimizer(model, rates, settings)
+    optimizer = make_optimizer(model, rates, (settings.beta1, settings.beta2))
 
     def run() -> None:
         optimizer.zero_grad()

@@ -70,8 +70,20 @@ class LayerError(EinsearchError):
     """A layer used with tensors or arguments that it cannot take."""
 
 
+class PromptError(EinsearchError):
+    """A prompt that a model cannot continue."""
+
+
 class StudyError(EinsearchError):
     """A study folder that is locked, damaged or belongs to another study."""
+
+
+class CheckpointError(EinsearchError):
+    """A checkpoint that is damaged, of a kind that is not read, or of another run."""
+
+
+class DeviceError(EinsearchError):
+    """A device that this machine does not have."""
 
 
 class RunFailedError(EinsearchError):

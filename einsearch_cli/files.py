@@ -45,7 +45,7 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     try:
         target = Path(path).resolve()
-        _refuse_unwritable(target)
+        refuse_unwritable(target)
         if target.exists() and not target.is_file():
             with target.open("wb") as file:
                 yield file
@@ -64,7 +64,12 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         ) from error
 
 
-def _refuse_unwritable(target: Path) -> None:
+def refuse_unwritable(target: Path) -> None:
+    """Say that a file cannot be written there before much is computed for it.
+
+    Raises:
+        OutputError: the path is a folder, or in a folder that does not exist.
+    """
     if target.is_dir():
         raise OutputError(
             f"cannot write {str(target)!r}: it is a folder, a file is needed",
@@ -93,10 +98,10 @@ def _draft(target: Path) -> Iterator[BinaryIO]:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable, where the system can do that (Windows cannot open a folder)."""
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -31,6 +31,11 @@ def data(text: str, out: Path | None = None) -> None:
     talk(f"wrote {out}")
 
 
+def stream(text: str) -> None:
+    """Print a piece of the result at once, without ending the line."""
+    print(text, end="", flush=True)  # noqa: T201
+
+
 def talk_console() -> Console:
     """A rich console on stderr."""
     from rich.console import Console

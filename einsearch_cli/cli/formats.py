@@ -40,13 +40,20 @@ def render(rows: Sequence[Row], objects: Sequence[Row], output: Format) -> str:
     return table(rows, "github" if output is Format.markdown else "simple")
 
 
-def table(rows: Sequence[Row], style: str = "simple") -> str:
-    """Rows as aligned text."""
+def table(rows: Sequence[Row], style: str = "simple", align_right: bool = False) -> str:
+    """Rows as aligned text; if asked to, all columns but the first are flush right."""
     from tabulate import tabulate
 
     if not rows:
         return ""
-    return tabulate([list(row.values()) for row in rows], headers=list(rows[0]), tablefmt=style, disable_numparse=True)
+    sides = ["left", *["right"] * (len(rows[0]) - 1)] if align_right else None
+    return tabulate(
+        [list(row.values()) for row in rows],
+        headers=list(rows[0]),
+        tablefmt=style,
+        disable_numparse=True,
+        colalign=sides,
+    )
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -12,7 +12,23 @@ import typer
 from typer.exceptions import TyperException
 
 from einsearch_cli import __version__
-from einsearch_cli.cli import bench, classify, console, draw, enumerate, families, rank, sample, tasks, tokenize
+from einsearch_cli.cli import (
+    bench,
+    classify,
+    console,
+    draw,
+    enumerate,
+    export,
+    families,
+    generate,
+    params,
+    project,
+    rank,
+    sample,
+    tasks,
+    tokenize,
+    train,
+)
 from einsearch_cli.errors import EinsearchError, Exit
 
 app = typer.Typer(
@@ -29,7 +45,12 @@ app.command("sample", help=sample.HELP)(sample.sample_command)
 app.command("classify", help=classify.HELP)(classify.classify_command)
 app.command("draw", help=draw.HELP)(draw.draw_command)
 app.command("rank", help=rank.HELP)(rank.rank_command)
+app.command("train", help=train.HELP)(train.train_command)
 app.command("bench", help=bench.HELP)(bench.bench_command)
+app.command("params", help=params.HELP)(params.params_command)
+app.command("generate", help=generate.HELP)(generate.generate_command)
+app.command("project", help=project.HELP)(project.project_command)
+app.command("export", help=export.HELP)(export.export_command)
 app.command("families", help=families.HELP)(families.families_command)
 app.command("tasks", help=tasks.HELP)(tasks.tasks_command)
 app.command("tokenize", help=tokenize.HELP)(tokenize.tokenize_command)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.environment import environment
 from einsearch_cli.cli.formats import Format
 from einsearch_cli.errors import Exit
 
@@ -212,7 +213,7 @@ class _Session:
             unbalanced=tuple(result for result in results if not result.trial.balanced),
             loss_name=f"validation loss ({self.task.loss_unit})",
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
-            environment=_environment(),
+            environment=environment(),
         )
 
 
@@ -224,22 +225,6 @@ def _explain_stopped(study: StudyReport) -> None:
             "rows with fewer FLOPs per run were stopped earlier: compare their losses with dense's at the same FLOPs "
             "('vs yardstick'), not with the rows above"
         )
-
-
-def _environment() -> tuple[tuple[str, str], ...]:
-    import platform
-
-    import torch
-
-    from einsearch_cli import __version__
-
-    return (
-        ("einsearch", __version__),
-        ("python", platform.python_version()),
-        ("torch", str(torch.__version__)),
-        ("platform", platform.platform()),
-        ("cores", str(os.cpu_count())),
-    )
 
 
 def _ranking_text(study: StudyReport, output: Format) -> str:

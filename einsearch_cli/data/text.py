@@ -14,7 +14,7 @@ from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
 from einsearch_cli.data.corpus import Corpus, read_corpus
 from einsearch_cli.data.tokens.sampling import cut_blocks, held_out_batches
 from einsearch_cli.errors import DataError
-from einsearch_cli.models import GPT, ProxyModel, mixture_of_networks, structured_linear
+from einsearch_cli.models import ProxyModel, Transformer, proxy_config, structured_linear
 from einsearch_cli.structures import LayerSpec
 
 # Axes in this file: B batch, T position, V vocabulary.
@@ -50,7 +50,7 @@ class TextSettings(TaskSettings):
 
 @register_task("text", TextSettings)
 class TextTask(Task[TextSettings]):
-    """Character-level language modelling with a small GPT; loss is the cross-entropy in nats per character.
+    """Character-level language modelling with a small transformer; loss is the cross-entropy in nats per character.
 
     >>> TextTask(TextSettings()).tokens_per_batch
     1024
@@ -90,15 +90,15 @@ class TextTask(Task[TextSettings]):
         return self._corpus
 
     def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
-        """A GPT of the given width."""
-        return GPT(
+        """A transformer of the given width; dense layers are a structure too, with gain and cap."""
+        config = proxy_config(
             vocabulary=self.corpus.vocabulary,
             width=width,
             layers=self.settings.layers,
             context=self.settings.block_size,
-            make_linear=structured_linear(structure),
-            make_feed_forward=mixture_of_networks(structure),
+            structure=str(structure),
         )
+        return Transformer(config, structured_linear(structure))
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Blocks from random places of the training text."""

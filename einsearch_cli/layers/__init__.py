@@ -1,6 +1,15 @@
 """Structured linear layers for torch, and swapping them into a model."""
 
 from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.guided import (
+    SelfGuide,
+    SelfGuidedLinear,
+    flop_matched_guide,
+    guide_is_evaluated,
+    guide_layers,
+    guide_weight,
+)
+from einsearch_cli.layers.initialisation import INITIALISATIONS, Initialisation, initialise_
 from einsearch_cli.layers.layout import plan_for
 from einsearch_cli.layers.learning_rates import learning_rate_multipliers
 from einsearch_cli.layers.moe import (
@@ -11,6 +20,7 @@ from einsearch_cli.layers.moe import (
     StructuredMoE,
 )
 from einsearch_cli.layers.plan import FactorRole, Plan, factor_roles
+from einsearch_cli.layers.projection import Projection, project_
 from einsearch_cli.layers.swap import (
     Costs,
     DenseLayer,
@@ -25,6 +35,7 @@ from einsearch_cli.layers.swap import (
 
 __all__ = [
     "AUXILIARY_WEIGHT",
+    "INITIALISATIONS",
     "AuxiliaryLoss",
     "Costs",
     "DenseLayer",
@@ -32,16 +43,26 @@ __all__ = [
     "FactorRole",
     "FeedForwardMoE",
     "Filter",
+    "Initialisation",
     "Plan",
+    "Projection",
     "RoutingStatistics",
+    "SelfGuide",
+    "SelfGuidedLinear",
     "SplitMultiheadAttention",
     "StructuredMoE",
     "Swap",
     "SwapReport",
     "apply_swaps",
     "factor_roles",
+    "flop_matched_guide",
+    "guide_is_evaluated",
+    "guide_layers",
+    "guide_weight",
+    "initialise_",
     "learning_rate_multipliers",
     "plan_for",
     "plan_swaps",
+    "project_",
     "swap_linear",
 ]

@@ -1,25 +1,35 @@
-"""The networks that a proxy run trains: `MLP` and `GPT`."""
+"""The networks that are trained: `MLP` and `Transformer`."""
 
 from einsearch_cli.models.base import (
     TRAINING_TO_FORWARD,
-    FeedForwardRule,
     FlopCount,
     LinearRule,
     ProxyModel,
-    mixture_of_networks,
     structured_linear,
 )
-from einsearch_cli.models.gpt import GPT
 from einsearch_cli.models.mlp import MLP
+from einsearch_cli.models.transformer import (
+    PRESETS,
+    KeyValueCache,
+    Transformer,
+    TransformerConfig,
+    config_from,
+    preset,
+    proxy_config,
+)
 
 __all__ = [
-    "GPT",
     "MLP",
+    "PRESETS",
     "TRAINING_TO_FORWARD",
-    "FeedForwardRule",
     "FlopCount",
+    "KeyValueCache",
     "LinearRule",
     "ProxyModel",
-    "mixture_of_networks",
+    "Transformer",
+    "TransformerConfig",
+    "config_from",
+    "preset",
+    "proxy_config",
     "structured_linear",
 ]

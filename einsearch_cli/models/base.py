@@ -9,15 +9,12 @@ from typing import Final
 
 from torch import nn
 
-from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, StructuredMoE, learning_rate_multipliers
+from einsearch_cli.layers import EinsumLinear, StructuredMoE, learning_rate_multipliers
 from einsearch_cli.layers.learning_rates import STRUCTURED
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of
 
 LinearRule = Callable[[int, int, bool], nn.Module]
 """Makes one linear layer from (in_features, out_features, bias)."""
-
-FeedForwardRule = Callable[[int, int], nn.Module]
-"""Makes a whole feed-forward network from (width, hidden)."""
 
 TRAINING_TO_FORWARD: Final = 3
 """A training step costs three forward passes: one forward, two in the backward."""
@@ -59,14 +56,14 @@ class ProxyModel(nn.Module, ABC):
     """A network small enough to compare structures with.
 
     Contract:
-        - `head` is the output layer: dense, zero at the start, never structured.
+        - `head` is the output layer: dense, zero at the start, never structured; None where the embedding serves.
         - `flops_per_token()` counts as `FlopCount` says.
         - `fan_in_scales(name)` says for the linear layer `name` whether its fan-in grows with `width`.
         - Nothing is stored on parameters: rules refer to them by name.
     """
 
     width: int
-    head: nn.Linear
+    head: nn.Linear | None
 
     @abstractmethod
     def flops_per_token(self) -> FlopCount:
@@ -94,6 +91,16 @@ class ProxyModel(nn.Module, ABC):
         others = {name: 1.0 for name, _ in self.named_parameters()}
         return {**others, **matrices, **learning_rate_multipliers(self, dense)}
 
+    def structured_layers(self) -> dict[str, nn.Module]:
+        """Layers that carry a structure, or experts of one, by module name.
+
+        >>> from einsearch_cli.models import MLP
+        >>> from einsearch_cli.structures import parse_layer
+        >>> list(MLP(8, 16, 1, depth=3, make_linear=structured_linear(parse_layer("monarch"))).structured_layers())
+        ['layers.0', 'layers.1']
+        """
+        return {name: module for name, module in self.named_modules() if isinstance(module, STRUCTURED)}
+
     def parameter_count(self) -> int:
         """Trainable numbers in the whole network: embeddings, head, biases and gains included."""
         return sum(value.numel() for value in self.parameters())
@@ -117,11 +124,13 @@ def structured_linear(layer: LayerSpec) -> LinearRule:
     return make
 
 
-def mixture_of_networks(layer: LayerSpec) -> FeedForwardRule | None:
-    """Rule for feed-forward networks where the experts are such; None where they are ordinary layers."""
-    if not (isinstance(layer, MixtureOfExperts) and layer.feed_forward):
-        return None
-    return lambda width, hidden: FeedForwardMoE(width, hidden, layer)
+def dense_linear(in_features: int, out_features: int, bias: bool) -> nn.Linear:
+    """An ordinary layer with the start that a dense structure has: spectral muP, bias zero."""
+    layer = nn.Linear(in_features, out_features, bias=bias)
+    nn.init.normal_(layer.weight, std=min(in_features, out_features) ** 0.5 / in_features)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def zero_head(in_features: int, out_features: int, *, bias: bool) -> nn.Linear:

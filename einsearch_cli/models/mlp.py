@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from einsearch_cli.errors import SizeError
-from einsearch_cli.models.base import FlopCount, LinearRule, ProxyModel, linear_flops, zero_head
+from einsearch_cli.models.base import FlopCount, LinearRule, ProxyModel, dense_linear, linear_flops, zero_head
 
 # Axes in this file: B batch, I input, W width, O output.
 
@@ -33,6 +33,8 @@ class MLP(ProxyModel):
     FlopCount(linears=768, attention=0, head=32)
     """
 
+    head: nn.Linear
+
     def __init__(
         self,
         input_size: int,
@@ -55,7 +57,7 @@ class MLP(ProxyModel):
                 remedy="give positive sizes",
             )
         self.width = width
-        make_first = _dense_linear if dense_input else make_linear
+        make_first = dense_linear if dense_input else make_linear
         hidden = [make_linear(width, width, True) for _ in range(depth - 2)]
         self.layers = nn.ModuleList([make_first(input_size, width, True), *hidden])
         self.head = zero_head(width, output_size, bias=True)
@@ -76,12 +78,3 @@ class MLP(ProxyModel):
     def fan_in_scales(self, layer: str) -> bool:
         """True for all layers but the first, which reads the samples."""
         return layer != "layers.0"
-
-
-def _dense_linear(in_features: int, out_features: int, bias: bool) -> nn.Linear:
-    """An ordinary layer with the start that a dense structure has: spectral muP, bias zero."""
-    layer = nn.Linear(in_features, out_features, bias=bias)
-    nn.init.normal_(layer.weight, std=min(in_features, out_features) ** 0.5 / in_features)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer

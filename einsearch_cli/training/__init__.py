@@ -1,9 +1,15 @@
-"""One training run: `train(ProxyRun(...))` gives a `RunOutcome`."""
+"""Training: proxy runs, which compare structures (`proxy`), and full runs of one transformer (`full`).
 
-from einsearch_cli.training.run import (
+Both take their parameter groups, learning rates and schedule from `optimizer`.
+"""
+
+from einsearch_cli.training.proxy import (
     MINIMUM_STEPS,
+    OptimizerSettings,
     Progress,
+    ProxyRun,
     RunCost,
+    RunOutcome,
     RunSpeed,
     StepDone,
     minimal_budget,
@@ -11,7 +17,6 @@ from einsearch_cli.training.run import (
     probe,
     train,
 )
-from einsearch_cli.training.settings import OptimizerSettings, ProxyRun, RunOutcome
 
 __all__ = [
     "MINIMUM_STEPS",

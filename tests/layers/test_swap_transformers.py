@@ -183,3 +183,12 @@ def test_a_subclass_of_conv1d_stays() -> None:
 
     report = plan_swaps(nn.Sequential(OwnConv1D(16, 16)), "monarch")
     assert report.skipped == {"0": "OwnConv1D is a subclass of Conv1D whose own behaviour would be lost"}
+
+
+def test_a_projected_conv1d_is_not_transposed() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(transformers.pytorch_utils.Conv1D(24, 16)).double()
+    x = torch.randn(3, 16, dtype=torch.float64)
+    y = model(x)
+    swap_linear(model, "low-rank:r=16", project=True)
+    torch.testing.assert_close(model(x), y, rtol=1e-10, atol=1e-10)

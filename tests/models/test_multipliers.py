@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from einsearch_cli.layers import EinsumLinear, StructuredMoE, learning_rate_multipliers
-from einsearch_cli.models import GPT, MLP, ProxyModel, mixture_of_networks, structured_linear
+from einsearch_cli.models import MLP, ProxyModel, Transformer, proxy_config, structured_linear
 from einsearch_cli.structures import parse_layer, parse_structure
 
 
@@ -11,8 +11,9 @@ def mlp(text: str, width: int) -> MLP:
     return MLP(8, width, 1, depth=3, make_linear=structured_linear(parse_structure(text)))
 
 
-def gpt(text: str, width: int) -> GPT:
-    return GPT(vocabulary=13, width=width, layers=1, context=8, make_linear=structured_linear(parse_structure(text)))
+def gpt(text: str, width: int, vocabulary: int = 13) -> Transformer:
+    config = proxy_config(vocabulary=vocabulary, width=width, layers=1, context=8, structure=text)
+    return Transformer(config, structured_linear(parse_layer(text)))
 
 
 def test_dense_mlp() -> None:
@@ -79,14 +80,7 @@ def test_plain_linear_layers_follow_the_dense_rule() -> None:
 def test_experts_learn_like_a_layer_of_their_own_and_routers_like_dense_ones() -> None:
     for text in ("btt-moe:r=2,experts=4,top=2", "ffn-moe:experts=4,top=2"):
         layer = parse_layer(text)
-        model = GPT(
-            vocabulary=11,
-            width=128,
-            layers=1,
-            context=8,
-            make_linear=structured_linear(layer),
-            make_feed_forward=mixture_of_networks(layer),
-        )
+        model = gpt(text, 128, vocabulary=11)
         rates = model.learning_rate_multipliers(base_width=64)
         assert set(rates) == {name for name, _ in model.named_parameters()}
         routers = [name for name in rates if name.endswith("router.weight")]
@@ -94,19 +88,19 @@ def test_experts_learn_like_a_layer_of_their_own_and_routers_like_dense_ones() -
         assert all(rates[name] == 0.5 for name in routers)
         if "btt" in text:
             single = EinsumLinear(128, 128, "btt:r=2").learning_rate_multipliers()
-            assert rates["blocks.0.query.experts.factors.A"] == 0.5 * single["factors.A"]
-            assert rates["blocks.0.query.experts.gain"] == 1
+            assert rates["blocks.0.attention.query.experts.factors.A"] == 0.5 * single["factors.A"]
+            assert rates["blocks.0.attention.query.experts.gain"] == 1
         else:
-            assert rates["blocks.0.experts.up.factors.A"] == rates["blocks.0.experts.down.factors.A"] == 0.5
+            assert rates["blocks.0.ffn.up.factors.A"] == rates["blocks.0.ffn.down.factors.A"] == 0.5
         tokens = torch.randint(11, (3, 8))
         assert not model(tokens).any(), "the head starts at zero"
         assert not any(output.any() for output in _residual_outputs(model))
 
 
-def _residual_outputs(model: GPT) -> list[torch.Tensor]:
+def _residual_outputs(model: Transformer) -> list[torch.Tensor]:
     x = torch.randn(5, 128)
     (block,) = model.blocks
-    return [block.output(x), block._mlp(x)]  # type: ignore[operator, union-attr]
+    return [block.attention.output(x), block.ffn(x)]  # type: ignore[operator, union-attr]
 
 
 def test_any_module_has_the_rates_of_its_structured_layers() -> None:

@@ -6,7 +6,6 @@ import torch
 
 from einsearch_cli.models import MLP, structured_linear
 from einsearch_cli.structures import parse_structure
-from einsearch_cli.training import OptimizerSettings
 from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, schedule, set_learning_rates
 
 
@@ -36,7 +35,7 @@ def test_names_to_rates() -> None:
 def test_every_parameter_is_in_one_group_with_its_rate(text: str) -> None:
     model = mlp(text)
     rates = parameter_rates(model, base_width=64, learning_rate=0.01, weight_decay=0.1)
-    optimizer = make_optimizer(model, rates, OptimizerSettings())
+    optimizer = make_optimizer(model, rates, (0.9, 0.95))
     groups = {(group["lr"], group["weight_decay"]): group["params"] for group in optimizer.param_groups}
     assert len(groups) == len(optimizer.param_groups) == len(set(rates.values()))
     assert all(group["fused"] for group in optimizer.param_groups)
@@ -48,7 +47,7 @@ def test_the_schedule_reaches_the_parameters() -> None:
     """The first AdamW step moves every number by its learning rate."""
     model = mlp("monarch").double()
     rates = parameter_rates(model, base_width=64, learning_rate=0.01, weight_decay=0.0)
-    optimizer = make_optimizer(model, rates, OptimizerSettings())
+    optimizer = make_optimizer(model, rates, (0.9, 0.95))
     set_learning_rates(optimizer, 0.25)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for value in model.parameters():

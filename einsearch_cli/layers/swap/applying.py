@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from einsearch_cli.errors import LayerError, SizeError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.layers.moe import StructuredMoE
+from einsearch_cli.layers.projection import project_
 from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
 from einsearch_cli.layers.swap.finding import Site, find_sites
 from einsearch_cli.layers.swap.planning import Filter, plan_swaps
@@ -18,12 +20,15 @@ from einsearch_cli.layers.swap.report import Swap, SwapReport
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 
 
-def swap_linear(model: nn.Module, structure: LayerSpec | str, filter: Filter | None = None) -> SwapReport:
-    """Replace the linear layers of a model, in place, by freshly initialised structured ones.
+def swap_linear(
+    model: nn.Module, structure: LayerSpec | str, filter: Filter | None = None, project: bool = False
+) -> SwapReport:
+    """Replace the linear layers of a model, in place, by structured ones.
 
     Replaced are `nn.Linear`, the `Conv1D` of transformers, and the four
-    projections of `nn.MultiheadAttention`. The old weights are *not* projected
-    onto the structure: train the result from scratch, with an optimizer made
+    projections of `nn.MultiheadAttention`. The new layers start anew, to be trained
+    from scratch, or with `project` from the nearest matrix to the old weight (see
+    `project_`) and the old bias, to compress a trained model. Make the optimizer
     after the swap. Device, dtype, training mode, `requires_grad` and the presence
     of a bias are kept. Tied weights stay tied: a module held twice is converted
     once, and linear layers that share a weight become layers that share factors.
@@ -38,10 +43,12 @@ def swap_linear(model: nn.Module, structure: LayerSpec | str, filter: Filter | N
             `btt-moe:experts=16,top=2`; with experts, train with `AuxiliaryLoss(model)`.
         filter: called with a `DenseLayer` and its name for every linear layer
             that can be replaced; False leaves it.
+        project: keep as much of the old weights as the structure can hold; the report has the errors.
 
     Raises:
         LayerError: if the model itself is a linear layer, or compiled, or
-            wrapped for distributed training.
+            wrapped for distributed training; with `project`, for a mixture of experts
+            and for weights that are not finite.
         StructureError: if the text is not a structure.
         SizeError: if the new parameters do not fit the memory of their device.
 
@@ -54,17 +61,18 @@ def swap_linear(model: nn.Module, structure: LayerSpec | str, filter: Filter | N
     left 1:
       2: filter said no
     """
-    return apply_swaps(model, plan_swaps(model, structure, filter))
+    return apply_swaps(model, plan_swaps(model, structure, filter), project)
 
 
-def apply_swaps(model: nn.Module, plan: SwapReport) -> SwapReport:
+def apply_swaps(model: nn.Module, plan: SwapReport, project: bool = False) -> SwapReport:
     """Carry out a plan on the model it was made for, or on one built like it.
 
     Everything that can be checked is checked first, memory included; then one
     layer after another is replaced, and its old weights can be freed.
 
     Raises:
-        LayerError: if the model does not have the linear layers of the plan.
+        LayerError: if the model does not have the linear layers of the plan, or has weights
+            that cannot be projected.
         SizeError: if the new parameters do not fit the memory of their device.
 
     >>> stored = plan_swaps(nn.Sequential(nn.Linear(64, 64)), "monarch").to_json()
@@ -77,10 +85,12 @@ def apply_swaps(model: nn.Module, plan: SwapReport) -> SwapReport:
         _check_site(swap, sites.get(swap.name))
     _check_layers_can_be_built(plan)
     _check_memory(model, plan, sites)
+    if project:
+        _check_projection(plan, sites)
     del sites  # it holds every old layer, which would keep all old weights alive
-    _replace_all(model, plan)
+    replaced = _replace_all(model, plan, project)
     _keep_fast_paths_off(model)
-    return SwapReport(plan.structure, True, plan.replaced, dict(plan.skipped), plan.model)
+    return SwapReport(plan.structure, True, replaced, dict(plan.skipped), plan.model)
 
 
 def _check_site(swap: Swap, site: Site | None) -> None:
@@ -95,6 +105,21 @@ def _check_site(swap: Swap, site: Site | None) -> None:
         f"the plan replaces {swap.name}, a linear layer {widths} in {swap.kind}: the model has {there} there",
         remedy="make the plan again with plan_swaps(model, ...), after the last change to the model",
     )
+
+
+def _check_projection(plan: SwapReport, sites: dict[str, Site]) -> None:
+    if isinstance(plan.structure, MixtureOfExperts):
+        raise LayerError(
+            f"{plan.structure} with project: a dense matrix has no nearest mixture of experts",
+            remedy="give a structure without experts, or train from scratch",
+        )
+    for swap in plan.replaced:
+        weight = sites[swap.name].weight
+        if weight is not None and not bool(torch.isfinite(weight).all()):
+            raise LayerError(
+                f"the weight of {swap.name} has entries that are NaN or infinite: nothing is near to it",
+                remedy="leave that layer by a filter, or start from an earlier checkpoint",
+            )
 
 
 def _check_layers_can_be_built(plan: SwapReport) -> None:
@@ -121,7 +146,9 @@ def _check_memory(model: nn.Module, plan: SwapReport, sites: dict[str, Site]) ->
             )
 
 
-def _replace_all(model: nn.Module, plan: SwapReport) -> None:
+def _replace_all(model: nn.Module, plan: SwapReport, project: bool) -> tuple[Swap, ...]:
+    """The swaps with the errors of their projections."""
+    done: list[Swap] = []
     news: dict[str, EinsumLinear | StructuredMoE] = {}
     biases: dict[Tensor, nn.Parameter] = {}
     for swap in plan.replaced:
@@ -132,10 +159,25 @@ def _replace_all(model: nn.Module, plan: SwapReport) -> None:
         new = news[swap.name] = _converted(old, swap, plan.structure)
         if swap.tied_to is not None:
             _share_matrix(news[swap.tied_to], new)
+        done.append(replace(swap, relative_error=_keep(old, swap, new)) if project else swap)
         old_bias = old._parameters["bias"]
         if old_bias is not None and isinstance(new.bias, nn.Parameter):
             new.bias = biases.setdefault(old_bias, new.bias)
         _put(model, names, new)
+    return tuple(done)
+
+
+def _keep(old: nn.Module, swap: Swap, new: nn.Module) -> float | None:
+    """Project the old weight and copy the bias; gives the relative error, None where the factors are shared."""
+    assert isinstance(new, EinsumLinear)
+    weight, bias = old._parameters["weight"], old._parameters["bias"]
+    assert weight is not None
+    if bias is not None and new.bias is not None:
+        with torch.no_grad():
+            new.bias.copy_(bias)
+    if swap.tied_to is not None:
+        return None
+    return project_(new, weight.T if swap.kind == "Conv1D" else weight).relative_error
 
 
 def _new_layer(

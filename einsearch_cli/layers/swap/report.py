@@ -41,11 +41,15 @@ class Swap:
     out_features: int
     costs: Costs
     """Of this layer, bias and gain left out; of experts all parameters, and the FLOPs of those that a token uses."""
+    relative_error: float | None = None
+    """‖W − structured W‖ / ‖W‖ (Frobenius) where the old weight was projected; None where the layer starts anew."""
 
     def __str__(self) -> str:
         also = "".join(f", also {alias}" for alias in self.aliases)
         tied = f", factors shared with {self.tied_to}" if self.tied_to else ""
-        return f"{self.name}{also}  {self.in_features} -> {self.out_features}: {self.costs}{tied}{self._warning()}"
+        error = "" if self.relative_error is None else f", relative error {self.relative_error:.4f}"
+        widths = f"{self.in_features} -> {self.out_features}"
+        return f"{self.name}{also}  {widths}: {self.costs}{error}{tied}{self._warning()}"
 
     @property
     def grows(self) -> tuple[str, ...]:

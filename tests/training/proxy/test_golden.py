@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from einsearch_cli.training import train
-from tests.training.tasks import run_of, small_teacher
+from tests.training.proxy.tasks import run_of, small_teacher
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "training_curves_cpu.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "training_curves_cpu.json"
 STRUCTURES = ("dense", "monarch", "btt:r=2", "low-rank", "kronecker")
 
 

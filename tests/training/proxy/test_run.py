@@ -10,7 +10,7 @@ from einsearch_cli.errors import DivergedError, Exit, SpecError
 from einsearch_cli.models import ProxyModel
 from einsearch_cli.structures import RoutingStatistics, parse_layer, parse_structure
 from einsearch_cli.training import ProxyRun, RunOutcome, StepDone, minimal_budget, plan_run, probe, train
-from tests.training.tasks import run_of, small_teacher
+from tests.training.proxy.tasks import run_of, small_teacher
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +108,7 @@ def test_progress_knows_what_the_routers_did_with_the_batch_of_the_step() -> Non
     run = ProxyRun(task=task, structure=parse_layer("btt-moe:experts=4,top=2"), width=32, budget_flops=3e8)
     told: list[tuple[RoutingStatistics, ...]] = []
     outcome = train(run, lambda done: told.append(done.routing()))
-    names = ["query", "key", "value", "output", "up", "down"]
+    names = [*(f"attention.{name}" for name in ("query", "key", "value", "output")), "ffn.up", "ffn.down"]
     assert [layer.layer for layer in told[0]] == [f"blocks.0.{name}" for name in names]
     assert all(sorted(layer.load) == [0.0, 0.0, 0.5, 0.5] for layer in told[0])
     assert told[-1] != told[0]

@@ -18,7 +18,8 @@ from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.models import TRAINING_TO_FORWARD, ProxyModel
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, schedule, set_learning_rates
-from einsearch_cli.training.settings import ProxyRun, RunOutcome
+from einsearch_cli.training.proxy.settings import ProxyRun, RunOutcome
+from einsearch_cli.training.validation import validation_marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def train(run: ProxyRun, on_progress: Progress | None = None) -> RunOutcome:
     started_s = time.perf_counter()
     trainer = _Trainer(run)
     cost = trainer.cost
-    marks = _validation_marks(cost.steps, run.optimizer.validations)
+    marks = validation_marks(cost.steps, run.optimizer.validations)
     curve: list[tuple[float, float]] = []
     for step in range(1, cost.steps + 1):
         loss = trainer.step()
@@ -186,7 +187,7 @@ class _Trainer:
             learning_rate=self.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        self.optimizer = make_optimizer(self.model, rates, settings)
+        self.optimizer = make_optimizer(self.model, rates, (settings.beta1, settings.beta2))
         self.batches = run.task.batches(run.seed)
         self.held_out: tuple[Batch, ...] = run.task.validation()
         self.done = 0
@@ -244,8 +245,3 @@ def _cost(run: ProxyRun, model: ProxyModel) -> RunCost:
 
 def _flops_per_step(run: ProxyRun, model: ProxyModel) -> int:
     return TRAINING_TO_FORWARD * model.flops_per_token().body * run.task.tokens_per_batch
-
-
-def _validation_marks(steps: int, count: int) -> frozenset[int]:
-    """Steps after which to validate, the last always among them."""
-    return frozenset(max(1, round(steps * k / count)) for k in range(1, count + 1))

@@ -3,44 +3,52 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from einsearch_cli.errors import SizeError
-from einsearch_cli.models import GPT, structured_linear
+from einsearch_cli.errors import LayerError, SizeError
+from einsearch_cli.models import LinearRule, Transformer, proxy_config, structured_linear
+from einsearch_cli.models.transformer.rotary import rotation
 from einsearch_cli.structures import parse_structure
 from tests.models.routes import keep_factors_apart
 
 
+def proxy(
+    make_linear: LinearRule = nn.Linear, vocabulary: int = 13, width: int = 64, layers: int = 2, context: int = 8
+) -> Transformer:
+    config = proxy_config(vocabulary=vocabulary, width=width, layers=layers, context=context, structure="dense")
+    return Transformer(config, make_linear)
+
+
 @pytest.fixture
-def awake() -> GPT:
-    """A GPT whose zero tensors are random, so that its outputs depend on everything."""
+def awake() -> Transformer:
+    """A network whose zero tensors are random, so that its outputs depend on everything."""
     torch.manual_seed(0)
-    model = GPT(vocabulary=13, width=128, layers=2, context=12, make_linear=nn.Linear)
+    model = proxy(width=128, context=12)
     for value in model.parameters():
         if value.ndim >= 2:
             nn.init.normal_(value, std=0.3)
     return model.double()
 
 
-def logits(model: GPT, tokens: list[int]) -> Tensor:
+def logits(model: Transformer, tokens: list[int]) -> Tensor:
     with torch.no_grad():
         return model(torch.tensor([tokens]))[0]
 
 
-def test_a_token_sees_no_later_token(awake: GPT) -> None:
+def test_a_token_sees_no_later_token(awake: Transformer) -> None:
     first, second = logits(awake, [1, 2, 3, 4, 5]), logits(awake, [1, 2, 3, 9, 9])
     torch.testing.assert_close(first[:3], second[:3])
     assert (first[3] - second[3]).abs().max() > 1e-3
 
 
-def test_a_token_sees_the_order_of_earlier_ones(awake: GPT) -> None:
+def test_a_token_sees_the_order_of_earlier_ones(awake: Transformer) -> None:
     assert (logits(awake, [1, 2, 3])[2] - logits(awake, [2, 1, 3])[2]).abs().max() > 1e-3
 
 
-def test_only_distances_count(awake: GPT) -> None:
+def test_only_distances_count(awake: Transformer) -> None:
     """Rotary positions: with one earlier token repeated, shifting everything changes nothing."""
     torch.testing.assert_close(logits(awake, [5] * 4)[0], logits(awake, [5] * 4)[3])
 
 
-def test_against_a_plain_implementation(awake: GPT) -> None:
+def test_against_a_plain_implementation(awake: Transformer) -> None:
     """One block at a time, one head at a time, complex rotations, an explicit mask."""
     tokens = [3, 1, 4, 1, 5, 9]
     length, size = len(tokens), 64
@@ -59,19 +67,22 @@ def test_against_a_plain_implementation(awake: GPT) -> None:
         heads = []
         for head in range(2):
             rows = slice(head * size, (head + 1) * size)
-            query, key, value = (norm(x) @ layer.weight[rows].T for layer in (block.query, block.key, block.value))
+            query, key, value = (
+                norm(x) @ layer.weight[rows].T
+                for layer in (block.attention.query, block.attention.key, block.attention.value)
+            )
             scores = turn(query) @ turn(key).T / size**0.5
             scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
             heads.append(scores.softmax(-1) @ value)
-        x = x + torch.cat(heads, dim=-1) @ block.output.weight.T
-        hidden = norm(x) @ block.up.weight.T
-        x = x + (hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))) @ block.down.weight.T
+        x = x + torch.cat(heads, dim=-1) @ block.attention.output.weight.T
+        hidden = norm(x) @ block.ffn.up.weight.T
+        x = x + (hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))) @ block.ffn.down.weight.T
     torch.testing.assert_close(logits(awake, tokens), norm(x) @ awake.head.weight.T, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("text", ["dense", "monarch", "btt:r=2", "low-rank"])
 def test_flops_equal_torchs_own_counter(text: str) -> None:
-    model = GPT(vocabulary=13, width=64, layers=2, context=32, make_linear=structured_linear(parse_structure(text)))
+    model = proxy(structured_linear(parse_structure(text)), context=32)
     keep_factors_apart(model)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(8, 32, dtype=torch.long))
@@ -81,7 +92,7 @@ def test_flops_equal_torchs_own_counter(text: str) -> None:
 
 
 def test_attention_flops_are_those_of_the_two_products() -> None:
-    model = GPT(vocabulary=13, width=128, layers=3, context=32, make_linear=nn.Linear)
+    model = proxy(width=128, layers=3, context=32)
     query, key, value = (torch.zeros(2, 32, 64) for _ in range(3))  # 2 heads
     with FlopCounterMode(display=False) as counter:
         torch.bmm(torch.bmm(query, key.transpose(1, 2)), value)
@@ -90,21 +101,21 @@ def test_attention_flops_are_those_of_the_two_products() -> None:
 
 @pytest.mark.parametrize("text", ["dense", "btt:r=2"])
 def test_starts_by_passing_the_embedding_through(text: str) -> None:
-    model = GPT(vocabulary=13, width=64, layers=2, context=8, make_linear=structured_linear(parse_structure(text)))
+    model = proxy(structured_linear(parse_structure(text)))
     x = model.embedding(torch.tensor([[1, 2, 3]]))
-    torch.testing.assert_close(model.blocks[0](x), x)
+    torch.testing.assert_close(model.blocks[0](x, rotation(0, 3, 64, 10_000.0, x)), x)
     assert model(torch.tensor([[1, 2, 3]])).abs().max() == 0
 
 
 def test_impossible_sizes() -> None:
     with pytest.raises(
-        SizeError, match=r"a GPT of width 100: .*even number up to 64 or a multiple of 64\ntry: use 128"
+        SizeError, match=r"a proxy transformer of width 100: .*even number up to 64 or a multiple of 64\ntry: use 128"
     ):
-        GPT(vocabulary=13, width=100, layers=1, context=8, make_linear=nn.Linear)
+        proxy(width=100)
     with pytest.raises(SizeError, match="try: use 34"):
-        GPT(vocabulary=13, width=33, layers=1, context=8, make_linear=nn.Linear)
+        proxy(width=33)
     with pytest.raises(SizeError, match="vocabulary 0"):
-        GPT(vocabulary=0, width=64, layers=1, context=8, make_linear=nn.Linear)
-    model = GPT(vocabulary=13, width=64, layers=1, context=8, make_linear=nn.Linear)
-    with pytest.raises(ValueError, match="9 tokens for a context of 8"):
+        proxy(vocabulary=0)
+    model = proxy()
+    with pytest.raises(LayerError, match="9 tokens for a context of 8"):
         model(torch.zeros(1, 9, dtype=torch.long))

@@ -1,0 +1,122 @@
+"""`einsearch generate`: continue a text with a trained transformer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.errors import PromptError
+
+if TYPE_CHECKING:
+    from einsearch_cli.data.tokens import Tokenizer
+    from einsearch_cli.generation import Generation, Words
+
+HELP = """Continue a text with a transformer that `einsearch train` made.
+
+CKPT is the folder of a run, of which the newest checkpoint is taken, or of a
+checkpoint. The continuation goes to stdout as it is written, speed to stderr.
+Keys and values of read tokens are kept; structured layers multiply with merged
+matrices where that is faster.
+
+The same seed gives the same text on the same machine; sample i has the seed
+--seed + i, whatever the number of samples. A model trained on token files
+without a tokenizer takes and gives token ids: --ids --prompt '17 4 291'.
+
+[bold]Examples[/bold]
+
+  einsearch generate runs/low-rank --prompt 'def ' --temperature 0.8 --top-p 0.95
+
+  einsearch generate runs/low-rank --prompt - --samples 4 --format json < prompt.txt
+"""
+
+
+class TextFormat(StrEnum):
+    """How text is written."""
+
+    text = "text"
+    json = "json"
+
+
+def generate_command(
+    checkpoint: Path = typer.Argument(..., metavar="CKPT", help="Folder of a run, or of one of its checkpoints."),
+    prompt: str = typer.Option(..., help="Text to continue; - reads it from stdin."),
+    max_tokens: int = typer.Option(256, min=1, help="Most new tokens per sample; fewer where the context ends."),
+    temperature: float = typer.Option(1.0, help="0 always takes the likeliest token."),
+    top_k: int | None = typer.Option(None, help="Draw from so many of the likeliest tokens."),
+    top_p: float | None = typer.Option(
+        None, help="Draw from the likeliest tokens that have this probability together."
+    ),
+    samples: int = typer.Option(1, min=1, max=1024, help="Continuations, decoded side by side."),
+    seed: int = typer.Option(0, min=0, max=2**63 - 1025, help="Of the first sample."),
+    stop: str | None = typer.Option(None, help="End at this token; the tokenizer's end of text if not given."),
+    ids: bool = typer.Option(False, "--ids", help="Prompt, stop token and output are token ids."),
+    device: str = typer.Option("auto", help="auto, cpu or cuda."),
+    output: TextFormat = typer.Option(TextFormat.text, "--format", help="Text as it is written, or JSON at the end."),
+) -> None:
+    from einsearch_cli.generation import Decoding, Sampling, generate
+    from einsearch_cli.training.full import choose_device, load_model
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    place = choose_device(device)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    model, tokenizer = load_model(checkpoint, place)
+    words = _words(ids, tokenizer, checkpoint)
+    decoding = Decoding(
+        model,
+        words.read(text),
+        max_tokens=max_tokens,
+        sampling=sampling,
+        samples=samples,
+        seed=seed,
+        stop=_stop_token(stop, words, tokenizer),
+    )
+    streams = output is TextFormat.text and samples == 1
+    found = generate(decoding, words, lambda _, new: console.stream(new) if streams else None)
+    if output is TextFormat.json:
+        console.data(json.dumps({"prompt": text, "seed": seed, **found.to_json()}, indent=2, ensure_ascii=False))
+    elif streams:
+        console.stream("\n")
+    else:
+        console.data("\n".join(f"--- sample {n}\n{sample.text}" for n, sample in enumerate(found.samples)))
+    console.talk(_summary(found))
+
+
+def _words(ids: bool, tokenizer: Tokenizer | None, checkpoint: Path) -> Words:
+    from einsearch_cli.generation import IdWords, TextWords
+
+    if ids:
+        return IdWords()
+    if tokenizer is None:
+        raise PromptError(
+            f"{checkpoint} has no tokenizer: the model was trained on token files without one",
+            remedy="give token ids: --ids --prompt '17 4 291'",
+        )
+    return TextWords(tokenizer)
+
+
+def _stop_token(stop: str | None, words: Words, tokenizer: Tokenizer | None) -> int | None:
+    if stop is None:
+        return None if tokenizer is None else tokenizer.end_of_text
+    tokens = words.read(stop)
+    if len(tokens) != 1:
+        raise PromptError(
+            f"--stop {stop!r} is {len(tokens)} tokens: generation stops at a single one",
+            remedy="give the text of one token, or its id with --ids",
+        )
+    return tokens[0]
+
+
+def _summary(found: Generation) -> str:
+    from einsearch_cli.reports.numbers import time_text
+
+    tokens = sum(len(sample.tokens) for sample in found.samples)
+    ends = ", ".join(sorted({sample.ended_by for sample in found.samples}))
+    rate = found.tokens_per_s
+    speed = "" if rate is None else f", then {rate:.1f} tokens/s"
+    return f"{tokens} token{'s' * (tokens != 1)}, ended by {ends}; first after {time_text(found.first_token_s)}{speed}"

@@ -1,0 +1,132 @@
+"""`einsearch params`: what a transformer costs, before it is built."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.formats import Format, render, table
+from einsearch_cli.cli.setting_words import read_settings
+
+if TYPE_CHECKING:
+    from einsearch_cli.models.transformer import Accelerator, Estimate, TransformerConfig
+
+HELP = """Show parameters and FLOPs of a transformer, and what its training takes.
+
+PRESET is s, m, l or xl (110M, 335M, 729M and 1.3B parameters), or wide-m or wide-l
+(narrow attention beside wide low-rank feed-forward networks). Every setting can be
+changed with --set. Nothing is allocated. 'of dense' compares with the same
+transformer without structure.
+
+FLOPs are 2 × multiply-adds of one forward pass per token, at the full context. With
+--gpu memory and time of a training run with AdamW are estimated; time assumes a
+share of the card's peak (--utilisation).
+
+[bold]Examples[/bold]
+
+  einsearch params xl --structure low-rank:r=512
+
+  einsearch params s --structure btt:r=2 --structured all --set norm=rms --set activation=swiglu
+
+  einsearch params wide-l --gpu h100 --batch 16 --tokens 14.6e9
+"""
+
+
+class Structured(StrEnum):
+    """Layers that carry the structure."""
+
+    ffn = "ffn"
+    attn = "attn"
+    all = "all"
+
+
+class CostFormat(StrEnum):
+    """How costs are written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+class PrecisionName(StrEnum):
+    """Of the matrix products in training."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+def params_command(
+    preset_name: str = typer.Argument(..., metavar="PRESET", help="s, m, l, xl, wide-m or wide-l."),
+    structure: str | None = typer.Option(
+        None, help="Structure, as for `einsearch classify`; the preset's own if not given."
+    ),
+    structured: Structured | None = typer.Option(None, help="Layers that carry it: feed-forward, attention, or all."),
+    settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
+    gpu: str | None = typer.Option(None, help="Estimate a training run on this card: a100, h100, h200, l40s, …"),
+    gpus: int = typer.Option(1, min=1, help="Cards that share the tokens."),
+    batch: int = typer.Option(8, min=1, help="Rows of the full context that a card holds at once."),
+    tokens: float | None = typer.Option(None, help="Training tokens; 20 per parameter if not given."),
+    precision: PrecisionName = typer.Option(PrecisionName.bfloat16, help="Of the matrix products."),
+    recompute: bool = typer.Option(False, "--recompute", help="Compute activations again in the backward pass."),
+    utilisation: float | None = typer.Option(None, help="Share of the peak FLOP/s that is assumed; 0.4 if not given."),
+    output: CostFormat = typer.Option(CostFormat.table, "--format", help="Output format."),
+) -> None:
+    from einsearch_cli.models.transformer import UTILISATION, accelerator, dense_twin, estimate, model_costs, preset
+    from einsearch_cli.reports.transformer_costs import cost_records, cost_rows, estimate_lines
+
+    changes = read_settings(settings)
+    changes |= {"structure": structure} if structure is not None else {}
+    changes |= {"structured": structured.value} if structured is not None else {}
+    config = preset(preset_name, **changes)
+    card = None if gpu is None else accelerator(gpu)
+    costs = model_costs(config)
+    found: Estimate | None = None
+    if card is not None:
+        found = estimate(
+            config,
+            card,
+            tokens=20 * costs.total.params if tokens is None else tokens,
+            batch=batch,
+            precision=precision.value,
+            recompute=recompute,
+            devices=gpus,
+            utilisation=UTILISATION if utilisation is None else utilisation,
+        )
+    if output is CostFormat.json:
+        console.data(json.dumps(_document(config, costs.to_json(), found, card), indent=2, ensure_ascii=False))
+        return
+    if output is CostFormat.csv:
+        console.data(render(cost_records(costs), [], Format.csv))
+    else:
+        console.talk(_described(preset_name, config))
+        console.data(table(cost_rows(costs, model_costs(dense_twin(config))), align_right=True))
+    if found is not None and card is not None:
+        lines = estimate_lines(found, card, gpus)
+        (console.data if output is CostFormat.table else console.talk)("\n".join(lines))
+
+
+def _document(
+    config: TransformerConfig, costs: dict[str, Any], found: Estimate | None, card: Accelerator | None
+) -> dict[str, Any]:
+    document = {"config": config.model_dump(mode="json"), **costs}
+    if found is not None and card is not None:
+        document["estimate"] = {"device": card.name, **found.to_json()}
+    return document
+
+
+def _described(name: str, config: TransformerConfig) -> str:
+    where = {"ffn": "feed-forward networks", "attn": "attention projections", "all": "every layer but the head"}
+    structure = (
+        "dense layers"
+        if config.structure == "dense"
+        else f"{config.structure} in {where[config.structured]}"
+        + (", the first feed-forward network dense" if config.first_ffn_dense and config.structured != "attn" else "")
+    )
+    return (
+        f"{name}: {config.layers} blocks of width {config.width}, {config.heads} heads of {config.head_size} "
+        f"({config.kv_heads} for keys and values), hidden {config.hidden}, context {config.context}; {structure}"
+    )

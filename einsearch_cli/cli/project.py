@@ -1,0 +1,132 @@
+"""`einsearch project`: trained dense matrices become the nearest ones of a structure."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.formats import Format, render, table
+from einsearch_cli.cli.params import Structured
+from einsearch_cli.errors import SpecError
+
+if TYPE_CHECKING:
+    from einsearch_cli.layers import Swap
+
+HELP = """Project the dense matrices of a trained model onto a structure.
+
+SOURCE is the folder of a run of `einsearch train`, or a safetensors file with weights
+of linear layers, NAME.weight of shape (out, in), from any program. Every matrix becomes
+the nearest one of the structure, in the Frobenius norm: by singular value
+decompositions with up to two factors, which is exact, else by alternating least squares.
+
+From a run, --out is a new folder that generate, export and project read. From a file,
+--out is a file in which NAME.factors.A, ... and NAME.gain are in place of NAME.weight;
+name what is no linear layer, embeddings above all, with --skip.
+
+[bold]Examples[/bold]
+
+  einsearch project runs/dense --structure low-rank:r=256 --out runs/low-rank
+
+  einsearch project model.safetensors --structure monarch --skip '*embed*' --skip lm_head --out small.safetensors
+"""
+
+
+class TableFormat(StrEnum):
+    """How the table of layers is written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def project_command(
+    source: Path = typer.Argument(..., metavar="SOURCE", help="Folder of a run or checkpoint, or a safetensors file."),
+    structure: str = typer.Option(..., help="Structure, as for `einsearch classify`."),
+    out: Path = typer.Option(..., help="Folder or file to write."),
+    structured: Structured = typer.Option(Structured.ffn, help="Of a run: layers that carry the structure."),
+    only: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers whose name fits; repeatable."),
+    skip: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers to leave as they are; repeatable."),
+    output: TableFormat = typer.Option(TableFormat.table, "--format", help="Output format of the table."),
+) -> None:
+    if source.suffix == ".safetensors":
+        swaps = _project_file(source, structure, out, only, skip)
+    else:
+        if only or skip:
+            raise SpecError(
+                f"--only and --skip with {source}: they choose among the weights of a .safetensors file",
+                remedy="choose the layers of a run with --structured",
+            )
+        swaps = _project_run(source, structure, structured, out)
+    console.data(_text(swaps, output))
+    console.talk(f"{_total(swaps)}; wrote {out}")
+
+
+def _project_run(source: Path, structure: str, structured: Structured, out: Path) -> list[Swap]:
+    from einsearch_cli.export import compress_transformer, refuse_existing, save_run
+    from einsearch_cli.models.transformer import config_from
+    from einsearch_cli.training.full import load_model
+
+    refuse_existing(out)
+    model, tokenizer = load_model(source)
+    changes = {"structure": structure, "structured": structured.value}
+    config = config_from(model.config.model_dump() | changes)
+    compressed, swaps = compress_transformer(model, config, _watch)
+    save_run(compressed, out, tokenizer)
+    return swaps
+
+
+def _project_file(source: Path, structure: str, out: Path, only: list[str], skip: list[str]) -> list[Swap]:
+    from einsearch_cli.export import Names, compress_file
+    from einsearch_cli.structures import parse_structure
+
+    names = Names(tuple(only), tuple(skip))
+    report = compress_file(source, out, parse_structure(structure), names, _watch)
+    for name, reason in report.skipped.items():
+        console.talk(f"left {name}: {reason}")
+    return list(report.replaced)
+
+
+def _watch(swap: Swap) -> None:
+    console.talk(f"projected {swap.name}, {swap.in_features} -> {swap.out_features}")
+
+
+def _text(swaps: list[Swap], output: TableFormat) -> str:
+    records = [
+        {
+            "layer": swap.name,
+            "d_in": swap.in_features,
+            "d_out": swap.out_features,
+            "relative_error": swap.relative_error,
+            "params_before": swap.costs.params_before,
+            "params_after": swap.costs.params_after,
+        }
+        for swap in swaps
+    ]
+    if output is TableFormat.json:
+        return json.dumps(records, indent=2, ensure_ascii=False)
+    if output is TableFormat.csv:
+        return render(records, [], Format.csv)
+    rows = [
+        {
+            "layer": swap.name,
+            "d_in": f"{swap.in_features:,}",
+            "d_out": f"{swap.out_features:,}",
+            "relative error": f"{swap.relative_error:.4f}",
+            "params before": f"{swap.costs.params_before:,}",
+            "after": f"{swap.costs.params_after:,}",
+            "kept": f"{swap.costs.params_after / swap.costs.params_before:.1%}",
+        }
+        for swap in swaps
+    ]
+    return table(rows, align_right=True)
+
+
+def _total(swaps: list[Swap]) -> str:
+    before, after = (sum(getattr(swap.costs, f"params_{when}") for swap in swaps) for when in ("before", "after"))
+    layers = f"{len(swaps)} layer{'s' * (len(swaps) != 1)}"
+    return f"{layers}: {before:,} -> {after:,} parameters ({after / before:.1%})"

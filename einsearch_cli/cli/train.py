@@ -1,0 +1,188 @@
+"""`einsearch train`: full runs of transformers, with checkpoints, and their comparison."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.environment import environment
+from einsearch_cli.cli.setting_words import read_settings
+from einsearch_cli.errors import Exit, RunFailedError
+
+if TYPE_CHECKING:
+    from einsearch_cli.data.tokens import DataSettings, TokenData
+    from einsearch_cli.reports.training import TrainingReport
+    from einsearch_cli.training.full import RunResult, TrainPlan, TrainSpec, World
+
+HELP = """Train a transformer, or several one after another, as a YAML file says.
+
+docs/train.md lists the keys. Everything goes into one folder: checkpoints, metrics
+(JSON lines), and at the end results.json and report.html with the loss curves. Stop it
+at any time, with Ctrl-C or by force, and run the same command again: it goes on from
+the last checkpoint, finished runs are kept. With torchrun several processes share the
+work.
+
+[bold]Examples[/bold]
+
+  einsearch train specs/train-structured.yaml --dry-run
+
+  einsearch train mine.yaml --set optimizer.learning_rate=1e-3 --out runs/mine
+
+  einsearch train mine.yaml --dry-run --gpu h100 --gpus 8
+
+  torchrun --nproc-per-node 2 -m einsearch_cli train mine.yaml --set parallel=fsdp
+"""
+
+
+def train_command(
+    file: Path = typer.Argument(..., metavar="SPEC", help="YAML file; see specs/ and docs/train.md."),
+    settings: list[str] = typer.Option(
+        [], "--set", metavar="KEY=VALUE", help="Change a setting of every run, such as data.text=book.txt; repeatable."
+    ),
+    out: Path | None = typer.Option(None, help="Folder of the runs; runs/NAME if not given."),
+    device: str = typer.Option("auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one."),
+    gpu: str | None = typer.Option(None, help="Estimate memory and time on this card too: a100, h100, h200, l40s, …"),
+    gpus: int = typer.Option(1, min=1, help="Cards that the estimate is for."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan, with the speed measured here, and stop."),
+) -> int:
+    from einsearch_cli.layers.memory import retain_memory
+    from einsearch_cli.training.full import load_train_specs, open_world
+
+    name, specs = load_train_specs(file, read_settings(settings))
+    retain_memory()
+    with open_world(device) as world:
+        session = _Session(name, specs, out or Path("runs") / name, world)
+        if dry_run:
+            console.data("\n".join(session.plan_lines(gpu, gpus, probe=True)))
+            return Exit.OK
+        if world.is_first:
+            console.talk("\n".join(session.plan_lines(gpu, gpus, probe=False)))
+        return session.run()
+
+
+@dataclass
+class _Session:
+    """One call of `train`: runs what is left of a spec and reports."""
+
+    name: str
+    specs: list[TrainSpec]
+    folder: Path
+    world: World
+    _data: dict[DataSettings, TokenData] = field(default_factory=dict)
+
+    def folder_of(self, spec: TrainSpec) -> Path:
+        """A run of several has a folder of its own inside."""
+        return self.folder if len(self.specs) == 1 else self.folder / spec.name
+
+    def data_of(self, spec: TrainSpec) -> TokenData:
+        """Opened once for all runs on it."""
+        from einsearch_cli.cli.share_progress import share_progress
+        from einsearch_cli.data.tokens import open_tokens
+
+        if spec.data not in self._data:
+            with share_progress("encoding", self.world.is_first) as on_progress:
+                self._data[spec.data] = open_tokens(spec.data, progress=on_progress)
+        return self._data[spec.data]
+
+    def plan_lines(self, gpu: str | None, gpus: int, *, probe: bool) -> list[str]:
+        """The plan of all runs as text."""
+        from einsearch_cli.cli.formats import table
+        from einsearch_cli.models.transformer import accelerator
+        from einsearch_cli.reports.training import plan_rows
+        from einsearch_cli.reports.transformer_costs import estimate_lines
+        from einsearch_cli.training.full import plan_run, probe_seconds
+
+        card = None if gpu is None else accelerator(gpu)
+        plans = [plan_run(spec, self.data_of(spec).vocabulary) for spec in self.specs]
+        seconds = None
+        if probe:
+            console.talk(f"measuring the speed of {len(plans)} runs on {self.world.device} …")
+            seconds = [probe_seconds(plan, self.data_of(plan.spec), self.world) for plan in plans]
+        lines = [f"data: {text}" for text in dict.fromkeys(map(self._described, self.specs))]
+        lines += [f"device: {self.world.device}" + (f" × {self.world.size}" if self.world.size > 1 else "")]
+        lines += [table(plan_rows(plans, seconds)), *map(_guide_line, filter(_is_guided, plans))]
+        if card is not None:
+            for plan in plans:
+                lines += [f"{plan.spec.name}:", *estimate_lines(plan.estimate_on(card, gpus), card, gpus)]
+        return lines
+
+    def _described(self, spec: TrainSpec) -> str:
+        data = self.data_of(spec)
+        return f"{data.described}, vocabulary {data.vocabulary:,}"
+
+    def run(self) -> int:
+        """All runs that are not finished, then the report."""
+        from einsearch_cli.cli.train_progress import TrainProgress
+        from einsearch_cli.training.full import train_full
+
+        results: list[RunResult] = []
+        failed: list[RunFailedError] = []
+        try:
+            for spec in self.specs:
+                with TrainProgress(spec.name, self.world.is_first) as progress:
+                    try:
+                        results.append(train_full(spec, self.data_of(spec), self.folder_of(spec), self.world, progress))
+                    except RunFailedError as error:
+                        failed.append(error)
+                        progress.say(f"error: {error.problem}")
+        except KeyboardInterrupt:
+            if self.world.is_first:
+                console.talk(f"stopped; a checkpoint is in {self.folder}: run the same command again to go on")
+            return Exit.INTERRUPTED
+        if results and self.world.is_first:
+            self._report(results)
+        if not failed:
+            return Exit.OK
+        if self.world.is_first:
+            console.error(f"{len(failed)} of {len(self.specs)} runs failed: {failed[0].problem}", failed[0].remedy)
+        return failed[0].exit_code
+
+    def _report(self, results: Sequence[RunResult]) -> None:
+        from einsearch_cli.cli.formats import table
+        from einsearch_cli.reports.training import result_rows, training_findings, write_training_results
+        from einsearch_cli.reports.training_page import write_training_page
+
+        report = self._training_report(results)
+        write_training_results(self.folder / "results.json", report)
+        write_training_page(self.folder / "report.html", report)
+        console.data(table(result_rows(report)))
+        console.talk("\n".join(["", *training_findings(report), ""]))
+        console.talk(f"results: {self.folder / 'results.json'}\nreport:  {self.folder / 'report.html'}")
+
+    def _training_report(self, results: Sequence[RunResult]) -> TrainingReport:
+        from einsearch_cli.reports.training import FinishedRun, TrainingReport, curve_of
+        from einsearch_cli.training.full import read_metrics
+
+        by_name = {spec.name: self.folder_of(spec) for spec in self.specs}
+        runs = tuple(FinishedRun(result, curve_of(read_metrics(by_name[result.name]))) for result in results)
+        return TrainingReport(
+            title=self.name,
+            runs=runs,
+            data="; ".join(dict.fromkeys(map(self._described, self.specs))),
+            commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
+            environment=environment(),
+        )
+
+
+def _is_guided(plan: TrainPlan) -> bool:
+    return plan.phases.guided_steps > 0
+
+
+def _guide_line(plan: TrainPlan) -> str:
+    """The guided part of a run in words."""
+    phases = plan.phases
+    line = (
+        f"{plan.spec.name}: guides of {phases.guide_params:,} parameters for the first {phases.guided_steps:,} of "
+        f"{phases.steps:,} steps ({phases.guided_steps / phases.steps:.0%})"
+    )
+    if not phases.repeated_steps:
+        return line
+    share = plan.total_flops / plan.dense_total_flops
+    return f"{line}, whose tokens come again in the last {phases.repeated_steps:,}: {share:.2%} of the FLOPs of dense"

@@ -1,0 +1,25 @@
+"""Trained models for other programs: safetensors, plain dense layers, `torch.export`, ONNX, Hugging Face."""
+
+from einsearch_cli.export.compressing import SWAPS_ENTRY, Names, compress_file, compress_transformer
+from einsearch_cli.export.copies import ServingLinear, dense_copy, serving_copy
+from einsearch_cli.export.hugging_face import load_swapped, save_swapped
+from einsearch_cli.export.programs import save_onnx, save_program
+from einsearch_cli.export.weights import load_transformer, refuse_existing, save_run, save_transformer
+
+__all__ = [
+    "SWAPS_ENTRY",
+    "Names",
+    "ServingLinear",
+    "compress_file",
+    "compress_transformer",
+    "dense_copy",
+    "load_swapped",
+    "load_transformer",
+    "refuse_existing",
+    "save_onnx",
+    "save_program",
+    "save_run",
+    "save_swapped",
+    "save_transformer",
+    "serving_copy",
+]

@@ -1,0 +1,177 @@
+"""Trained dense matrices in a structure: of a transformer, or of any file of weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from einsearch_cli.errors import EinsearchError, SpecError
+from einsearch_cli.export.copies import dense_copy
+from einsearch_cli.export.placing import place
+from einsearch_cli.files import refuse_unwritable
+from einsearch_cli.layers import Costs, EinsumLinear, Swap, SwapReport, project_
+from einsearch_cli.models.transformer import Transformer, TransformerConfig
+from einsearch_cli.structures import MixtureOfExperts, Structure
+from einsearch_cli.taxonomy import layer_costs
+
+SWAPS_ENTRY: Final = "einsearch_swaps"
+"""Key of the report, as JSON, among the metadata of a compressed file."""
+
+Watch = Callable[[Swap], None]
+"""Told of every layer when it is done."""
+
+
+def compress_transformer(model: Transformer, config: TransformerConfig, watch: Watch) -> tuple[Transformer, list[Swap]]:
+    """A transformer of another structure whose matrices are the nearest to those of a trained one.
+
+    Args:
+        model: stays as it is; its own structured layers are merged first.
+        config: that of the model but for what is structured, and how.
+        watch: told of every layer.
+
+    Returns:
+        The new transformer, in evaluation mode, and what became of every structured layer.
+
+    Raises:
+        LayerError: for layers of experts.
+        SpecError: if the config gives no layer a structure.
+    """
+    if isinstance(config.layer_spec, MixtureOfExperts):
+        raise SpecError(
+            f"structure {config.structure}: a dense matrix has no nearest mixture of experts",
+            remedy="give a structure without experts",
+        )
+    dense = dense_copy(model)
+    compressed = Transformer(config)
+    structured = compressed.structured_layers()
+    if not structured:
+        raise SpecError(
+            f"structure {config.structure} in {config.structured}: no layer of the model carries it",
+            remedy="give --structure a structure other than dense",
+        )
+    old = dense.state_dict()
+    new = compressed.state_dict()
+    compressed.load_state_dict({**new, **{name: value for name, value in old.items() if name in new}})
+    done = []
+    for name, layer in structured.items():
+        assert isinstance(layer, EinsumLinear)
+        done.append(_swap(name, layer, old[f"{name}.weight"]))
+        watch(done[-1])
+    return compressed.eval(), done
+
+
+def _swap(name: str, layer: EinsumLinear, weight: Tensor) -> Swap:
+    error = project_(layer, weight).relative_error
+    width_in, width_out = layer.in_features, layer.out_features
+    after = layer_costs(layer.structure, width_in, width_out)
+    dense = width_in * width_out
+    costs = Costs(dense, after.params, 2 * dense, after.flops_per_token)
+    return Swap(name, "Linear", (), None, width_in, width_out, costs, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Which tensors of a file are taken for weights of linear layers, by shell patterns on the names of layers."""
+
+    only: tuple[str, ...] = ()
+    """At least one of these; all if empty."""
+    skip: tuple[str, ...] = ()
+    """None of these."""
+
+    def reason_to_stay(self, layer: str) -> str | None:
+        """Why a layer of this name stays as it is; None if it is taken."""
+        if self.only and not any(fnmatchcase(layer, pattern) for pattern in self.only):
+            return "no --only pattern fits"
+        found = next((pattern for pattern in self.skip if fnmatchcase(layer, pattern)), None)
+        return None if found is None else f"--skip {found}"
+
+
+def compress_file(source: Path, target: Path, structure: Structure, names: Names, watch: Watch) -> SwapReport:
+    """Replace the matrices of a safetensors file by factors; other tensors are copied.
+
+    Every floating two-dimensional `NAME.weight`, (out_features, in_features), that `names` takes becomes
+    `NAME.factors.A`, …, and `NAME.gain`. The report is kept in the metadata: `apply_swaps(model,
+    report)` gives a model with these names.
+
+    Args:
+        source: the file to read; embeddings are matrices too, and have to be named in `names.skip`.
+        target: the file to write.
+        structure: of all new layers.
+        names: which layers are taken.
+        watch: told of every layer.
+
+    Raises:
+        SpecError: if the source is no safetensors file, or has no matrix that is taken.
+        LayerError: for weights that are not finite.
+        OutputError: if the target cannot be written.
+    """
+    refuse_unwritable(target)
+    tensors, metadata = _read(source)
+    swaps: list[Swap] = []
+    skipped: dict[str, str] = {}
+    new: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        name = key.removesuffix(".weight")
+        if name == key or value.ndim != 2 or not value.is_floating_point():
+            new[key] = value
+            continue
+        layer = _layer_for(name, value, structure, names)
+        if isinstance(layer, str):
+            skipped[name], new[key] = layer, value
+            continue
+        swaps.append(_swap(name, layer, value))
+        new |= {f"{name}.{own}": parameter.detach() for own, parameter in layer.named_parameters()}
+        watch(swaps[-1])
+    if not swaps:
+        raise SpecError(
+            f"{source} has no matrix to project: {_listed(skipped)}",
+            remedy="give patterns for --only and --skip that leave a layer, and a structure that fits its widths",
+        )
+    report = SwapReport(structure, True, tuple(swaps), skipped, _costs(tensors, new, swaps))
+    metadata = {**metadata, SWAPS_ENTRY: json.dumps(report.to_json())}
+    place(target, lambda draft: save_file(new, draft, metadata))
+    return report
+
+
+def _layer_for(name: str, weight: Tensor, structure: Structure, names: Names) -> EinsumLinear | str:
+    """A layer for the weight, or the reason why it stays."""
+    if reason := names.reason_to_stay(name):
+        return reason
+    width_out, width_in = weight.shape
+    try:
+        return EinsumLinear(width_in, width_out, structure, bias=False, dtype=weight.dtype)
+    except EinsearchError as error:
+        return error.problem
+
+
+def _costs(before: dict[str, Tensor], after: dict[str, Tensor], swaps: list[Swap]) -> Costs:
+    return Costs(
+        sum(value.numel() for value in before.values()),
+        sum(value.numel() for value in after.values()),
+        sum(swap.costs.flops_before for swap in swaps),
+        sum(swap.costs.flops_after for swap in swaps),
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {"format": "pt"})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise SpecError(
+            f"{path} cannot be read as safetensors: {error}",
+            remedy="give a .safetensors file of weights, or the folder of a run of `einsearch train`",
+        ) from error
+
+
+def _listed(skipped: dict[str, str]) -> str:
+    shown = [f"{name}: {reason}" for name, reason in list(skipped.items())[:3]]
+    return "; ".join([*shown, *(["…"] if len(skipped) > 3 else [])]) or "no floating matrix is named NAME.weight"

@@ -1,0 +1,128 @@
+"""Copies of a model with other linear layers in place of the structured ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from einsearch_cli.errors import LayerError
+from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE
+from einsearch_cli.layers.contraction import contract
+from einsearch_cli.layers.rms_scale import scale_value
+from einsearch_cli.models.transformer import Transformer
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+class ServingLinear(nn.Module):
+    """y = W x + b from a structure's factors, for inference alone.
+
+    The gain and the rms caps of the layer that it is made from are multiplied into a factor once, instead of being
+    computed from all factors at every call, as traced code of `EinsumLinear` would. The factors are
+    multiplied with the activation in the order that suits many tokens.
+
+    Args:
+        layer: the trained layer; its values are copied.
+
+    >>> layer = EinsumLinear(16, 16, "btt:r=2")
+    >>> x = torch.randn(3, 16)
+    >>> torch.allclose(ServingLinear(layer)(x), layer(x), atol=1e-5)
+    True
+    """
+
+    bias: Tensor | None
+
+    @torch.no_grad()
+    def __init__(self, layer: EinsumLinear) -> None:
+        super().__init__()
+        self.plan, self.in_features, self.out_features = layer.plan, layer.in_features, layer.out_features
+        factors = [layer.factors[step.factor].detach().clone() for step in layer.plan.steps]
+        factors[-1] *= scale_value(layer.gain, factors, [role.init_std for role in layer.plan.roles])
+        self.factors = nn.ParameterList(nn.Parameter(factor, requires_grad=False) for factor in factors)
+        bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        self.register_parameter("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        rows = x.reshape(-1, self.in_features)
+        if self.plan.padded_in > self.in_features:
+            rows = nn.functional.pad(rows, (0, self.plan.padded_in - self.in_features))
+        y = contract(self.plan, rows, list(self.factors))[:, : self.out_features]
+        y = y if self.bias is None else y + self.bias
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+
+def serving_copy(model: _Model) -> _Model:
+    """A copy whose structured layers are `ServingLinear`; the model itself stays as it is.
+
+    Raises:
+        LayerError: if the model has layers of experts, or guided layers.
+    """
+
+    refuse_guided(model)
+    return _copied(model, ServingLinear)
+
+
+def refuse_guided(model: nn.Module) -> None:
+    """Raise LayerError for a model in the middle of self-guided training."""
+    for name, module in model.named_modules():
+        if isinstance(module, SelfGuidedLinear):
+            raise LayerError(
+                f"{name or 'the model'} has a guide: its output is still partly that of a dense matrix",
+                remedy="train to the end of the guided part, or export the model as dense",
+            )
+
+
+def dense_copy(model: _Model) -> _Model:
+    """A copy whose structured layers are plain `nn.Linear` with the merged matrices; the model itself stays as it is.
+
+    Layers with tied factors become layers with a tied weight. Guided layers become the matrix that they multiply by.
+
+    Raises:
+        LayerError: if the model has layers of experts.
+
+    >>> model = nn.Sequential(EinsumLinear(16, 16, "btt:r=2"), nn.ReLU())
+    >>> dense_copy(model)
+    Sequential(
+      (0): Linear(in_features=16, out_features=16, bias=True)
+      (1): ReLU()
+    )
+    """
+    weights: dict[Tensor, nn.Parameter] = {}
+
+    @torch.no_grad()
+    def make(layer: EinsumLinear) -> nn.Module:
+        device, dtype = layer.gain.device, layer.gain.dtype
+        dense = nn.Linear(
+            layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta", dtype=dtype
+        )
+        if layer.gain not in weights:
+            weights[layer.gain] = nn.Parameter(layer.to_dense().contiguous())
+        dense.weight = weights[layer.gain]
+        if layer.bias is not None:
+            dense.bias = nn.Parameter(layer.bias.detach().clone().to(device))
+        return dense.train(layer.training)
+
+    copied = _copied(model, make)
+    if isinstance(copied, Transformer):
+        copied.config = copied.config.model_copy(update={"structure": "dense"})
+    return copied
+
+
+def _copied(model: _Model, make: Callable[[EinsumLinear], nn.Module]) -> _Model:
+    """A deep copy in which every structured layer is what `make` gives for it; their factors are not copied."""
+    instead: dict[int, object] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, StructuredMoE | FeedForwardMoE):
+            raise LayerError(
+                f"{name or 'the model'} is a {type(module).__name__}: which experts run depends on the token, so it is "
+                "neither one matrix nor one program",
+                remedy="export it as safetensors",
+            )
+        if isinstance(module, EinsumLinear):
+            instead[id(module)] = make(module)
+    return copy.deepcopy(model, instead)

@@ -1,0 +1,43 @@
+"""Putting files that another library writes in their place, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from einsearch_cli.errors import OutputError
+from einsearch_cli.files import refuse_unwritable
+
+
+def place(target: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file, and others beside it, in a folder of their own; move them to `target` and beside it.
+
+    Args:
+        target: the file wanted.
+        write: gets a path of the same name in an empty folder.
+
+    Raises:
+        OutputError: the folder is missing, the target is a folder, or the system refuses to write.
+    """
+    refuse_unwritable(target)
+    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        draft.mkdir()
+        write(draft / target.name)
+        # The target comes last: once it is there, so is all that it refers to.
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == target.name):
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+            # Not the owner's alone, as some libraries make theirs, but what the folder was made with.
+            file.chmod(draft.stat().st_mode & 0o666)
+            os.replace(file, target.with_name(file.name))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {str(target)!r}: {error.strerror or error}",
+            remedy="give a path in a folder that you may write to and that has room",
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,100 @@
+"""A transformer as one safetensors file: parameters by name, its config in the metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from einsearch_cli.data.tokens import Tokenizer
+from einsearch_cli.errors import OutputError, SpecError
+from einsearch_cli.export.copies import refuse_guided
+from einsearch_cli.export.placing import place
+from einsearch_cli.models.transformer import Transformer, config_from
+from einsearch_cli.training.full.checkpoint import RunState, save_checkpoint
+
+METADATA: Final = "einsearch"
+"""Key of the JSON text among the metadata."""
+
+
+def save_transformer(model: Transformer, path: Path, tokenizer: Tokenizer | None = None) -> None:
+    """Write parameters, config and tokenizer; structured layers as their factors, dense ones as `weight`.
+
+    Args:
+        model: any transformer; `dense_copy(model)` for one without factors.
+        path: the file.
+        tokenizer: kept beside the config.
+
+    Raises:
+        LayerError: if the model has guided layers.
+        OutputError: if the file cannot be written.
+    """
+    refuse_guided(model)
+    metadata = {
+        "config": model.config.model_dump(mode="json"),
+        "tokenizer": None if tokenizer is None else tokenizer.to_json(),
+    }
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    place(path, lambda draft: save_file(tensors, draft, {"format": "pt", METADATA: json.dumps(metadata)}))
+
+
+def load_transformer(path: Path, device: torch.device | str = "cpu") -> Transformer:
+    """The transformer that `save_transformer` wrote, in evaluation mode.
+
+    Raises:
+        SpecError: if it is not such a file.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            document = json.loads((file.metadata() or {}).get(METADATA, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise SpecError(f"{path} cannot be read as safetensors: {error}", remedy="write it again") from error
+    if not isinstance(document, dict) or "config" not in document:
+        raise SpecError(
+            f"{path} has no entry {METADATA!r} with a config in its metadata: a transformer needs one",
+            remedy="give a file that `einsearch export --to safetensors` or `--to dense` wrote",
+        )
+    with torch.device("meta"):
+        model = Transformer(config_from(document["config"]))
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> None:
+    """Write a folder that `load_model` reads, as a run with one checkpoint and no optimizer state.
+
+    Raises:
+        LayerError: if the model has guided layers.
+        OutputError: if something is there already, or the folder cannot be written.
+    """
+    refuse_guided(model)
+    refuse_existing(folder)
+    state = RunState(
+        step=0,
+        flops=0,
+        elapsed_s=0.0,
+        guided=False,
+        guide_weight=0.0,
+        spec={},
+        config=model.config.model_dump(mode="json"),
+        tokenizer=None if tokenizer is None else tokenizer.to_json(),
+        data_digest="",
+    )
+    save_checkpoint(folder, state, {name: value.detach() for name, value in model.named_parameters()}, {})
+
+
+def refuse_existing(folder: Path) -> None:
+    """Say that a run cannot be written there before much is computed for it.
+
+    Raises:
+        OutputError: if something is there already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(
+            f"cannot write {str(folder)!r}: it exists already", remedy="give a new folder, or remove this one first"
+        )

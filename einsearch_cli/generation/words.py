@@ -1,0 +1,74 @@
+"""Between tokens and what a user writes and reads: text, or the numbers of the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from einsearch_cli.data.tokens import Tokenizer
+from einsearch_cli.errors import PromptError
+
+_BROKEN = "\N{REPLACEMENT CHARACTER}"
+
+
+class Words(Protocol):
+    """Reads a prompt, and writes tokens as they come."""
+
+    def read(self, text: str) -> list[int]:
+        """Tokens of a text."""
+        ...
+
+    def write(self, tokens: Sequence[int], is_last: bool) -> str:
+        """What is certain of the text of these tokens, however they go on; all of it if they do not."""
+        ...
+
+
+class TextWords:
+    """By a tokenizer.
+
+    A character may be spread over several tokens: what ends in an unfinished one is held back.
+
+    >>> from einsearch_cli.data.tokens import BytesTokenizer
+    >>> words = TextWords(BytesTokenizer())
+    >>> tokens = words.read("né!")
+    >>> [words.write(tokens[:number], is_last=False) for number in (1, 2, 3, 4)]
+    ['n', 'n', 'né', 'né!']
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def read(self, text: str) -> list[int]:
+        """Tokens of a text."""
+        return [int(token) for token in self._tokenizer.encode(text)]
+
+    def write(self, tokens: Sequence[int], is_last: bool) -> str:
+        """All tokens are decoded anew each time: tokenizers treat the first of a text in its own way."""
+        text = self._tokenizer.decode(tokens)
+        return text if is_last else text.rstrip(_BROKEN)
+
+
+class IdWords:
+    """By their numbers, with spaces between.
+
+    >>> IdWords().write(IdWords().read("17 4"), is_last=True)
+    '17 4'
+    """
+
+    def read(self, text: str) -> list[int]:
+        """Tokens from numbers.
+
+        Raises:
+            PromptError: what is no whole number.
+        """
+        for word in text.split():
+            if not (word.isascii() and word.isdecimal()):
+                raise PromptError(
+                    f"{word[:40]!r} is no token id: ids are whole numbers with spaces between",
+                    remedy="give for example '17 4 291'",
+                )
+        return [int(word) for word in text.split()]
+
+    def write(self, tokens: Sequence[int], is_last: bool) -> str:  # noqa: ARG002
+        """Numbers are certain at once."""
+        return " ".join(map(str, tokens))

@@ -1,0 +1,135 @@
+"""`SelfGuidedLinear`: a structured layer beside a dense one that starts equal to it."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from einsearch_cli.layers.einsum_linear import EinsumLinear
+
+GUIDE = "guide"
+"""Name of the dense matrix among the parameters of a guided layer."""
+
+_Layer = TypeVar("_Layer", bound=EinsumLinear)
+
+
+class SelfGuidedLinear(EinsumLinear):
+    """o = a · W x + (1 − a) · (structured x) + b, with a dense guide W that starts as the product of the factors.
+
+    Self-guided training of Wei et al. 2024 (arXiv 2406.16450). The weight a is a tensor, not a number of
+    Python, so that compiled code serves every value of it. Parameters keep the names that they have in the
+    structured layer; `guide`, of shape (out_features, in_features), is one more. It starts as `to_dense()`,
+    so in the order of features that the structured layer has, and the output is the same for every a.
+
+    Args:
+        layer: the structured layer; the parameters are shared with it, not copied.
+        guide: a guide to share with another layer that has the same factors; a new one if None.
+
+    >>> layer = EinsumLinear(16, 16, "btt:r=2")
+    >>> guided, x = SelfGuidedLinear(layer), torch.ones(16)
+    >>> guided.set_weight(0.3)
+    >>> torch.allclose(guided(x), layer(x), atol=1e-5)
+    True
+    >>> [name for name, _ in guided.named_parameters()]
+    ['gain', 'bias', 'guide', 'factors.A', 'factors.B']
+    """
+
+    guide: Tensor
+    mix: Tensor
+    """The weight a, without dimensions; not part of the state, as it follows from the step."""
+    is_evaluated: bool
+    """Whether the guide takes part; without it the layer is the structured one, at its cost."""
+
+    def __init__(self, layer: EinsumLinear, guide: nn.Parameter | None = None) -> None:
+        _share(layer, self)
+        own = guide is None
+        if guide is None:
+            guide = nn.Parameter(
+                torch.empty(self.out_features, self.in_features, device=self.gain.device, dtype=self.gain.dtype)
+            )
+        self.register_parameter(GUIDE, guide)
+        self.register_buffer("mix", torch.ones((), device=guide.device, dtype=guide.dtype), persistent=False)
+        self.is_evaluated = True
+        if own:
+            self.start_guide_()
+
+    @property
+    def structured(self) -> EinsumLinear:
+        """The structured layer alone, as a plain `EinsumLinear` with the same parameters."""
+        plain = _share(self, EinsumLinear.__new__(EinsumLinear))
+        for state in (plain._parameters, plain._buffers):
+            state.pop(GUIDE, None)
+            state.pop("mix", None)
+        plain._non_persistent_buffers_set.discard("mix")
+        del plain.__dict__["is_evaluated"]
+        return plain
+
+    def set_weight(self, weight: float, evaluate: bool = True) -> None:
+        """Give the guide the weight a; with `evaluate` false it is left out, as in a step of the stochastic mode."""
+        self.mix.fill_(weight)
+        self.is_evaluated = evaluate
+
+    @torch.no_grad()
+    def start_guide_(self) -> None:
+        """Make the guide equal to the product of the factors, scaling included."""
+        self.guide.copy_(super().to_dense())
+
+    def reset_parameters(self) -> None:
+        """Draw the factors anew; the guide becomes their product."""
+        super().reset_parameters()
+        self.start_guide_()
+
+    def zero_last_factor_(self) -> None:
+        """Make W zero, and the guide with it."""
+        super().zero_last_factor_()
+        self.start_guide_()
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        """Of the factors as in `EinsumLinear`; the guide is a dense layer, so its multiplier is 1.
+
+        >>> SelfGuidedLinear(EinsumLinear(64, 64, "btt:r=2")).learning_rate_multipliers()
+        {'factors.A': 4.0, 'factors.B': 2.0, 'guide': 1.0}
+        """
+        return {**super().learning_rate_multipliers(), GUIDE: 1.0}
+
+    @property
+    def guide_flops_per_token(self) -> int:
+        """2 × multiply-adds of the guide, per token, where it is evaluated."""
+        return 2 * self.in_features * self.out_features
+
+    @property
+    def flops_per_token(self) -> int:
+        """2 × multiply-adds of one forward pass per token as the layer stands: with the guide if it is evaluated."""
+        return self.plan.flops_per_token + (self.guide_flops_per_token if self.is_evaluated else 0)
+
+    def to_dense(self) -> Tensor:
+        """The matrix that the layer multiplies by now: a · W + (1 − a) · product of the factors."""
+        product = super().to_dense()
+        return torch.lerp(product, self.guide, self.mix) if self.is_evaluated else product
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features).
+
+        Raises:
+            LayerError: as `EinsumLinear`.
+        """
+        structured = super().forward(x)
+        if not self.is_evaluated:
+            return structured
+        # Both have the bias, which therefore counts once: a · b + (1 − a) · b.
+        dense = functional.linear(x, self.guide, self.bias)
+        return torch.lerp(structured, dense, self.mix.to(structured.dtype))
+
+
+def _share(source: EinsumLinear, target: _Layer) -> _Layer:
+    """Give a bare layer everything that another one has, parameters and hooks shared."""
+    nn.Module.__init__(target)
+    state: dict[str, Any] = source.__getstate__()
+    for name in ("_parameters", "_buffers", "_modules"):
+        state[name] = dict(state[name])
+    state["_non_persistent_buffers_set"] = set(state["_non_persistent_buffers_set"])
+    target.__setstate__(state)
+    return target

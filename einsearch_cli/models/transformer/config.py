@@ -1,0 +1,202 @@
+"""`TransformerConfig`: everything that decides the shape of a transformer, as plain values that go into a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from einsearch_cli.errors import SizeError, SpecError
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts, parse_layer
+
+HIDDEN_MULTIPLE: Final = 64
+"""The default hidden size of SwiGLU, 8/3 of the width, is rounded up to a multiple of this."""
+
+_SIZES: Final = ("vocabulary", "width", "layers", "heads", "kv_heads", "head_size", "hidden", "context")
+
+
+class TransformerConfig(BaseModel):
+    """Shape of a decoder-only transformer, and which of its layers are structured.
+
+    Raises:
+        SizeError: a size below 1, or sizes that do not fit each other.
+        StructureError: a text that is no structure.
+        SpecError: experts that the chosen layers have no place for.
+
+    >>> config = TransformerConfig(vocabulary=256, width=128, layers=2, heads=4, kv_heads=2, activation="swiglu")
+    >>> config.head_size, config.hidden, config.attention_width
+    (32, 384, 128)
+    >>> TransformerConfig(vocabulary=256, width=100, layers=2, heads=3)
+    Traceback (most recent call last):
+    ...
+    einsearch_cli.errors.SizeError: 3 heads in a width of 100: the heads have to divide the width
+    try: give 2 or 4 heads, or a head_size of your own
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    vocabulary: int
+    """Distinct tokens."""
+
+    width: int
+    """Size of the residual stream."""
+
+    layers: int
+    """Blocks of attention and feed-forward network."""
+
+    heads: int
+    """Attention heads of the queries."""
+
+    kv_heads: int = 0
+    """Heads of keys and values, each shared by heads / kv_heads query heads; as many as `heads` if not given."""
+
+    head_size: int = 0
+    """Numbers per head; width / heads if not given. heads × head_size may be narrower than the width."""
+
+    hidden: int = 0
+    """Width inside the feed-forward network; 4 × width with GELU, 8/3 × width with SwiGLU if not given."""
+
+    activation: Literal["gelu", "swiglu"] = "gelu"
+    """down(gelu(up(x))), or down(silu(gate(x)) · up(x))."""
+
+    norm: Literal["layer", "rms"] = "layer"
+    """LayerNorm or RMSNorm, before attention, before the feed-forward network and before the head."""
+
+    tied: bool = False
+    """The head is the embedding matrix, and logits are divided by the root of the width."""
+
+    bias: bool = False
+    """Whether linear layers have a bias; the head never has."""
+
+    qk_norm: bool = False
+    """RMSNorm of every query and key head before the rotation."""
+
+    context: int = 1024
+    """Tokens that attention looks at."""
+
+    rotary_base: float = Field(default=10_000.0, gt=1, allow_inf_nan=False)
+    """Longest wavelength of the rotary embedding, in positions per radian."""
+
+    structure: str = "dense"
+    """What structured layers carry: any text that `parse_layer` reads."""
+
+    structured: Literal["ffn", "attn", "all"] = "ffn"
+    """Layers that carry it: feed-forward networks, attention projections, or both; the head never does."""
+
+    first_ffn_dense: bool = False
+    """Keep the feed-forward network of the first block dense."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        filled = {key: value for key, value in values.items() if value is not None}
+        width, heads = filled.get("width"), filled.get("heads")
+        if not (isinstance(width, int) and isinstance(heads, int) and min(width, heads) >= 1):
+            return filled
+        if "head_size" not in filled and width % heads:
+            raise SizeError(
+                f"{heads} heads in a width of {width}: the heads have to divide the width",
+                remedy=f"give {_near_divisors(heads, width)} heads, or a head_size of your own",
+            )
+        filled.setdefault("kv_heads", heads)
+        filled.setdefault("head_size", width // heads)
+        filled.setdefault("hidden", _swiglu_hidden(width) if filled.get("activation") == "swiglu" else 4 * width)
+        return filled
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in _SIZES:
+            size = getattr(self, name)
+            if size < 1:
+                raise SizeError(f"{name} {size}: every size has to be at least 1", remedy=f"give a positive {name}")
+        if self.heads % self.kv_heads:
+            raise SizeError(
+                f"{self.kv_heads} kv_heads for {self.heads} heads: each has to serve equally many",
+                remedy=f"give {_near_divisors(self.kv_heads, self.heads)} kv_heads",
+            )
+        if self.head_size % 2:
+            raise SizeError(
+                f"a head_size of {self.head_size}: rotary embeddings turn pairs of numbers, it has to be even",
+                remedy=f"use {self.head_size + 1}, or other heads",
+            )
+        self._check_experts()
+        return self
+
+    def _check_experts(self) -> None:
+        if not self.has_expert_networks:
+            return
+        if self.structured == "attn":
+            raise SpecError(
+                f"structure {self.structure} with structured: attn: its experts are feed-forward networks",
+                remedy="use structured: ffn, or experts that are single layers, such as btt-moe:experts=8,top=2",
+            )
+        if self.activation != "gelu" or self.bias:
+            raise SpecError(
+                f"structure {self.structure} with activation {self.activation} and bias {self.bias}: networks of "
+                "experts use GELU and have no bias",
+                remedy="use activation: gelu and bias: false, or experts that are single layers",
+            )
+
+    @property
+    def layer_spec(self) -> LayerSpec:
+        """What structured layers carry."""
+        return parse_layer(self.structure)
+
+    @property
+    def has_expert_networks(self) -> bool:
+        """Whether feed-forward networks as a whole are the experts."""
+        layer = self.layer_spec
+        return isinstance(layer, MixtureOfExperts) and layer.feed_forward
+
+    @property
+    def attention_width(self) -> int:
+        """Numbers in all query heads together."""
+        return self.heads * self.head_size
+
+    @property
+    def kv_width(self) -> int:
+        """Numbers in all key heads together; values have as many."""
+        return self.kv_heads * self.head_size
+
+
+def config_from(values: Mapping[str, Any]) -> TransformerConfig:
+    """A config from plain values, as a file or a command line gives them.
+
+    Raises:
+        SpecError: an unknown key, a missing one, or a value of the wrong type.
+        SizeError: as of `TransformerConfig`.
+
+    >>> config_from({"vocabulary": 10, "width": 64, "layers": 1, "heads": 1, "depth": 3})
+    Traceback (most recent call last):
+    ...
+    einsearch_cli.errors.SpecError: transformer setting 'depth' is 3: extra inputs are not permitted
+    try: the settings are vocabulary, width, layers, heads, kv_heads, head_size, hidden, activation, norm, tied, \
+bias, qk_norm, context, rotary_base, structure, structured, first_ffn_dense
+    """
+    try:
+        return TransformerConfig.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        is_missing = first["type"] == "missing"
+        subject = f"transformer setting {name!r}" + ("" if is_missing else f" is {first['input']!r}")
+        known = f"the settings are {', '.join(TransformerConfig.model_fields)}"
+        obey = f"give {name} a value that obeys this rule"
+        raise SpecError(
+            f"{subject}: {message}", remedy=known if name not in TransformerConfig.model_fields else obey
+        ) from None
+
+
+def _swiglu_hidden(width: int) -> int:
+    """Three matrices of this size have as many parameters as two of 4 × width."""
+    return -(-8 * width // (3 * HIDDEN_MULTIPLE)) * HIDDEN_MULTIPLE
+
+
+def _near_divisors(wanted: int, number: int) -> str:
+    divisors = [size for size in range(1, number + 1) if number % size == 0]
+    below, above = [d for d in divisors if d < wanted][-1:], [d for d in divisors if d > wanted][:1]
+    return " or ".join(str(divisor) for divisor in (*below, *above))

@@ -1,0 +1,149 @@
+"""Memory and time of a training run on an accelerator, before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from einsearch_cli.errors import SpecError
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.chunking import kept_steps
+from einsearch_cli.models.base import TRAINING_TO_FORWARD
+from einsearch_cli.models.transformer.accelerators import Accelerator, Precision
+from einsearch_cli.models.transformer.accounting import meta_transformer
+from einsearch_cli.models.transformer.config import TransformerConfig
+from einsearch_cli.models.transformer.model import Transformer
+
+UTILISATION: Final = 0.4
+"""Assumed share of the peak FLOP/s that training reaches; published runs of dense models reached 0.21 to 0.46
+(Chowdhery et al. 2022, arXiv 2204.02311, table 3)."""
+
+_FLOAT, _HALF = 4, 2
+_MOMENTS: Final = 2
+"""Of Adam, in float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Of one device, in bytes and seconds; the allocator's gaps and the library's scratch memory are left out."""
+
+    weights_bytes: int
+    """float32, and in bfloat16 the copies that autocast makes of them."""
+    gradients_bytes: int
+    moments_bytes: int
+    activations_bytes: int
+    """What the backward pass needs, at the end of the forward pass of one batch, logits included."""
+    device_bytes: float
+    flops: float
+    """Of the whole run, on all devices."""
+    utilisation: float
+    seconds: float
+
+    @property
+    def total_bytes(self) -> int:
+        """All memory together."""
+        return self.weights_bytes + self.gradients_bytes + self.moments_bytes + self.activations_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory of the device is enough."""
+        return self.total_bytes <= self.device_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with sums."""
+        return {**asdict(self), "total_bytes": self.total_bytes, "fits": self.fits}
+
+
+def estimate(
+    config: TransformerConfig,
+    device: Accelerator,
+    *,
+    tokens: float,
+    batch: int,
+    precision: Precision = "bfloat16",
+    recompute: bool = False,
+    devices: int = 1,
+    shards: int = 1,
+    extra_params: int = 0,
+    flops: float | None = None,
+    utilisation: float = UTILISATION,
+) -> Estimate:
+    """Memory per device and duration of a training run with AdamW.
+
+    Args:
+        config: of the transformer.
+        device: what it runs on.
+        tokens: of the whole run.
+        batch: rows of `config.context` tokens that one device holds at once; of gradient
+            accumulation, one part.
+        precision: of the matrix products.
+        recompute: whether activations inside blocks are computed again in the backward pass.
+        devices: that share the tokens.
+        shards: devices that weights, gradients and moments are divided among (FSDP).
+        extra_params: trained besides the model's own, such as a guide's.
+        flops: training FLOPs of the run, where they are not 3 × forward (4 × for recomputed blocks).
+        utilisation: assumed share of the peak FLOP/s.
+
+    Raises:
+        SpecError: a utilisation outside (0, 1], or a number below 1.
+
+    >>> from einsearch_cli.models.transformer.accelerators import accelerator
+    >>> from einsearch_cli.models.transformer.presets import preset
+    >>> found = estimate(preset("xl"), accelerator("h100"), tokens=26e9, batch=4)
+    >>> round(found.seconds / 3600), found.fits
+    (151, True)
+    """
+    if not 0 < utilisation <= 1:
+        raise SpecError(
+            f"a utilisation of {utilisation:g}: it is a share of the peak, above 0 and at most 1",
+            remedy=f"give {UTILISATION} or a measured share",
+        )
+    for name, number in (("batch", batch), ("devices", devices), ("shards", shards), ("tokens", tokens)):
+        if not number >= 1:
+            raise SpecError(f"{name} {number}: at least 1 is needed", remedy=f"give a positive number of {name}")
+    model = meta_transformer(config)
+    params = -(-(model.parameter_count() + extra_params) // shards)
+    copies = _HALF if precision == "bfloat16" else 0
+    count = model.flops_per_token()
+    run_flops = tokens * (TRAINING_TO_FORWARD * count.total + recompute * count.body) if flops is None else flops
+    return Estimate(
+        weights_bytes=params * (_FLOAT + copies),
+        gradients_bytes=params * _FLOAT,
+        moments_bytes=params * _FLOAT * _MOMENTS,
+        activations_bytes=_activation_bytes(model, batch * config.context, precision, recompute),
+        device_bytes=device.memory_bytes,
+        flops=run_flops,
+        utilisation=utilisation,
+        seconds=run_flops / (device.peak_flops(precision) * utilisation * devices),
+    )
+
+
+def _activation_bytes(model: Transformer, tokens: int, precision: Precision, recompute: bool) -> int:
+    """What is alive when the backward pass starts.
+
+    Per block: the input of both norms, in float32; in the precision of the products the
+    inputs of all linear layers, queries, keys and values after the rotation, and what the
+    activation function needs; intermediates of structured layers where these keep them.
+    With recomputation: the input of every block, and one block in full.
+    """
+    config = model.config
+    itemsize = _HALF if precision == "bfloat16" else _FLOAT
+    hidden_tensors = 4 if config.activation == "swiglu" else 2
+    products = 2 * config.width + 2 * config.attention_width + 2 * config.kv_width + hidden_tensors * config.hidden
+    between = _kept_intermediates(model, tokens) // config.layers
+    block = 2 * config.width * _FLOAT + (products + between) * itemsize
+    blocks = config.layers * config.width * _FLOAT + block if recompute else config.layers * block
+    # logits, their logarithms and the gradient of these
+    logits = config.vocabulary * (itemsize + 2 * _FLOAT)
+    return tokens * (blocks + logits + config.width * (_FLOAT + itemsize))
+
+
+def _kept_intermediates(model: Transformer, tokens: int) -> int:
+    """Numbers per token between the factors of structured layers that are kept for the backward pass."""
+    return sum(
+        width
+        for layer in model.structured_layers().values()
+        if isinstance(layer, EinsumLinear)
+        for width, kept in zip(layer.plan.widths[1:-1], kept_steps(layer.plan, tokens), strict=True)
+        if kept
+    )

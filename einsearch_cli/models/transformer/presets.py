@@ -1,0 +1,84 @@
+"""Named sizes, and the network of the text task."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Final
+
+from einsearch_cli.errors import SizeError, SpecError
+from einsearch_cli.models.transformer.config import TransformerConfig, config_from
+
+_PROXY_HEAD_SIZE: Final = 64
+"""Numbers per attention head of the text task's network; a narrower network has one head as wide as itself."""
+
+_COMMON: Final[dict[str, Any]] = {"vocabulary": 32_000, "context": 1024, "tied": True, "bias": True}
+
+_WIDE: Final[dict[str, Any]] = {"layers": 24, "kv_heads": 4, "head_size": 64, "first_ffn_dense": True}
+
+_PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "s": {"width": 768, "layers": 12, "heads": 12},
+    "m": {"width": 1024, "layers": 24, "heads": 16},
+    "l": {"width": 1536, "layers": 24, "heads": 12},
+    "xl": {"width": 2048, "layers": 24, "heads": 16},
+    "wide-m": {**_WIDE, "width": 1024, "heads": 8, "hidden": 4864, "structure": "low-rank:r=512"},
+    "wide-l": {**_WIDE, "width": 1536, "heads": 12, "hidden": 7424, "structure": "low-rank:r=768"},
+}
+
+PRESETS: Final[dict[str, TransformerConfig]] = {
+    name: TransformerConfig.model_validate({**_COMMON, **sizes}) for name, sizes in _PRESETS.items()
+}
+"""s, m, l, xl: 110M, 335M, 729M and 1.3B parameters when dense; wide-m and wide-l: attention of half the width
+with 4 key-value heads beside wide low-rank feed-forward networks. Sizes of Wei et al. 2024 (arXiv 2406.16450)."""
+
+
+def preset(name: str, **changes: object) -> TransformerConfig:
+    """The config of this name with some values changed; sizes that follow from others follow the changes.
+
+    Raises:
+        SpecError: no such preset or setting.
+        SizeError: values that do not fit each other.
+
+    >>> preset("s").head_size, preset("s", heads=6).head_size
+    (64, 128)
+    >>> preset("xs")
+    Traceback (most recent call last):
+    ...
+    einsearch_cli.errors.SpecError: no preset 'xs'
+    try: use 's'; all are s, m, l, xl, wide-m, wide-l
+    """
+    if name not in _PRESETS:
+        near = difflib.get_close_matches(name, _PRESETS, n=1, cutoff=0.5)
+        known = f"all are {', '.join(_PRESETS)}"
+        raise SpecError(f"no preset {name!r}", remedy=f"use {near[0]!r}; {known}" if near else known)
+    return config_from({**_COMMON, **_PRESETS[name], **changes})
+
+
+def proxy_config(*, vocabulary: int, width: int, layers: int, context: int, structure: str) -> TransformerConfig:
+    """The small network of the text task: heads of 64, LayerNorm, GELU, no bias, every layer but the head structured.
+
+    Raises:
+        SizeError: a width that does not divide into heads, or a size below 1.
+
+    >>> proxy_config(vocabulary=11, width=128, layers=2, context=16, structure="dense").heads
+    2
+    """
+    head_size = min(_PROXY_HEAD_SIZE, width)
+    if width >= 1 and (width % head_size or head_size % 2):
+        raise SizeError(
+            f"a proxy transformer of width {width}: the width has to be an even number up to {_PROXY_HEAD_SIZE} "
+            f"or a multiple of {_PROXY_HEAD_SIZE}",
+            remedy=f"use {_nearest_width(width)}",
+        )
+    return TransformerConfig(
+        vocabulary=vocabulary,
+        width=width,
+        layers=layers,
+        heads=width // head_size if head_size > 0 else 1,
+        context=context,
+        structure=structure,
+        structured="all",
+    )
+
+
+def _nearest_width(width: int) -> int:
+    return width + 1 if width <= _PROXY_HEAD_SIZE else round(width / _PROXY_HEAD_SIZE) * _PROXY_HEAD_SIZE

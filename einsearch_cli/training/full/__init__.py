@@ -1,0 +1,32 @@
+"""Full runs: one transformer trained on tokens, with checkpoints; what `einsearch train` does."""
+
+from einsearch_cli.training.full.loading import load_model
+from einsearch_cli.training.full.metrics import StepMetrics, read_metrics
+from einsearch_cli.training.full.phases import Phases, phases_of
+from einsearch_cli.training.full.plan import TrainPlan, plan_run, probe_seconds
+from einsearch_cli.training.full.result import RunResult, read_result
+from einsearch_cli.training.full.spec import TrainSpec
+from einsearch_cli.training.full.spec_file import load_train_specs
+from einsearch_cli.training.full.trainer import Listener, Silent, train_full
+from einsearch_cli.training.full.world import World, choose_device, open_world
+
+__all__ = [
+    "Listener",
+    "Phases",
+    "RunResult",
+    "Silent",
+    "StepMetrics",
+    "TrainPlan",
+    "TrainSpec",
+    "World",
+    "choose_device",
+    "load_model",
+    "load_train_specs",
+    "open_world",
+    "phases_of",
+    "plan_run",
+    "probe_seconds",
+    "read_metrics",
+    "read_result",
+    "train_full",
+]

@@ -1,0 +1,243 @@
+"""Checkpoints: a folder per step that appears whole or not at all, checked when it is read.
+
+RUN/checkpoints/step-00000100/model.safetensors      parameters, guides included while there are any
+                              optimizer.safetensors  Adam's moments and the random state
+                              state.json             everything else, with the digests of the other two
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from einsearch_cli.errors import CheckpointError, OutputError
+from einsearch_cli.files import sync_folder, write_atomically
+
+FOLDER: Final = "checkpoints"
+MODEL: Final = "model.safetensors"
+OPTIMIZER: Final = "optimizer.safetensors"
+STATE: Final = "state.json"
+KEPT: Final = 2
+"""Newest checkpoints that are kept; should the last one be damaged, there is one before."""
+FORMAT: Final = 1
+
+_NAME: Final = re.compile(r"step-(\d{8,})")
+_PICKLES: Final = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
+_DRAFT: Final = ".draft-"
+
+Tensors = dict[str, Tensor]
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """What a checkpoint knows besides tensors."""
+
+    step: int
+    """Updates made."""
+    flops: int
+    """Training FLOPs so far, without embeddings and head."""
+    elapsed_s: float
+    """Wall time so far, over all sessions."""
+    guided: bool
+    """Whether there are guides among the parameters."""
+    guide_weight: float
+    """a in the last step; 0 without guides."""
+    spec: dict[str, Any]
+    """`TrainSpec.same_run()`."""
+    config: dict[str, Any]
+    """Of the transformer."""
+    tokenizer: dict[str, Any] | None
+    """`Tokenizer.to_json()`."""
+    data_digest: str
+    """SHA-256 of the tokens."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and found whole."""
+
+    path: Path
+    state: RunState
+    model: Tensors
+    optimizer: Tensors
+
+
+def save_checkpoint(run: Path, state: RunState, model: Tensors, optimizer: Tensors) -> Path:
+    """Write a checkpoint beside the earlier ones and remove all but the newest two.
+
+    Files are forced to disk, then the folder is renamed to its name: a process killed at any
+    moment leaves the earlier checkpoints as they were.
+
+    Raises:
+        OutputError: the disk is full or refuses; earlier checkpoints are untouched.
+    """
+    folder = run / FOLDER
+    target = folder / f"step-{state.step:08d}"
+    draft = folder / f"{_DRAFT}{target.name}-{secrets.token_hex(4)}"
+    try:
+        draft.mkdir(parents=True)
+        save_file(model, draft / MODEL)
+        save_file(optimizer, draft / OPTIMIZER)
+        files = {name: _synced_digest(draft / name) for name in (MODEL, OPTIMIZER)}
+        write_atomically(draft / STATE, _state_text(state, files))
+        sync_folder(draft)
+        if target.exists():  # damaged, or from a run that was started over
+            _remove(target)
+        os.replace(draft, target)
+        sync_folder(folder)
+    except (OSError, SafetensorError, OutputError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or str(error)
+        kept = ", ".join(path.name for path in checkpoints_of(run)) or "none"
+        raise OutputError(
+            f"cannot save the checkpoint of step {state.step} in {folder}: {reason}; checkpoints kept: {kept}",
+            remedy="make room and run the same command again: it goes on from the last checkpoint",
+        ) from error
+    _tidy(folder)
+    return target
+
+
+def _state_text(state: RunState, files: dict[str, str]) -> str:
+    content = {"format": FORMAT, "files": files, **asdict(state)}
+    return json.dumps({"sha256": _digest_of(content), "content": content}, indent=1) + "\n"
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _synced_digest(path: Path) -> str:
+    """SHA-256 of a file that is on disk for good."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """A folder half removed must not look like a checkpoint."""
+    doomed = path.with_name(f"{_DRAFT}{path.name}-{secrets.token_hex(4)}")
+    os.replace(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove all but the newest checkpoints, and what killed processes left."""
+    for path in checkpoints_of(folder.parent)[:-KEPT]:
+        _remove(path)
+    for path in folder.glob(f"{_DRAFT}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first."""
+    folder = run / FOLDER
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def read_newest(run: Path, warn: Warn) -> Checkpoint | None:
+    """The newest whole checkpoint of a run; None when it has none at all.
+
+    Args:
+        run: folder of the run.
+        warn: told of every damaged checkpoint that is passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+    """
+    problems = []
+    for path in reversed(checkpoints_of(run)):
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            problems.append(error)
+            warn(f"warning: {error.problem}; going back to the checkpoint before it")
+    if problems:
+        raise CheckpointError(
+            f"no checkpoint in {run / FOLDER} is whole: {problems[0].problem}",
+            remedy=f"restore one from a backup, or remove {run / FOLDER} to start over",
+        )
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint folder, every byte of it checked.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or a pickle.
+    """
+    refuse_pickle(path)
+    content = _read_state(path)
+    for name, digest in content["files"].items():
+        _check_file(path / name, digest)
+    fields = {key: value for key, value in content.items() if key not in ("format", "files")}
+    try:
+        return Checkpoint(path, RunState(**fields), load_file(path / MODEL), load_file(path / OPTIMIZER))
+    except (TypeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is not of this version: {str(error)[:100]}",
+            remedy="use the version of einsearch that wrote it",
+        ) from error
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise CheckpointError for a pickle, or a folder that has one in place of safetensors."""
+    found = [path] if path.suffix in _PICKLES else []
+    if path.is_dir() and not (path / MODEL).exists():
+        found = [file for file in sorted(path.iterdir()) if file.suffix in _PICKLES]
+    if found:
+        raise CheckpointError(
+            f"{found[0]} is a pickle: reading one runs whatever code is in it",
+            remedy=f"give a folder with {MODEL} and {STATE}, as `einsearch train` writes it",
+        )
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads((path / STATE).read_text(encoding="utf-8"))
+        content, digest = document["content"], document["sha256"]
+        whole = _digest_of(content) == digest
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read: {STATE}: {error.strerror}", remedy="give the folder of a checkpoint"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: {STATE} is not what was written", remedy="use the checkpoint before it"
+        )
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {content.get('format')}: this version reads {FORMAT}",
+            remedy="use the version of einsearch that wrote it",
+        )
+    return dict(content)
+
+
+def _check_file(path: Path, digest: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {path.parent} is damaged: {path.name}: {error.strerror}", remedy="use the one before it"
+        ) from error
+    if found != digest:
+        raise CheckpointError(
+            f"checkpoint {path.parent} is damaged: {path.name} is not what was written (SHA-256 differs)",
+            remedy="use the checkpoint before it",
+        )

@@ -1,0 +1,60 @@
+"""A trained transformer from its folder."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from einsearch_cli.data.tokens import Tokenizer, tokenizer_from_json
+from einsearch_cli.errors import CheckpointError
+from einsearch_cli.layers import guide_layers
+from einsearch_cli.models.transformer import Transformer, config_from
+from einsearch_cli.training.full.checkpoint import (
+    FOLDER,
+    STATE,
+    Checkpoint,
+    checkpoints_of,
+    read_checkpoint,
+    read_newest,
+    refuse_pickle,
+)
+from einsearch_cli.training.full.network import load_parameters
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Transformer, Tokenizer | None]:
+    """The transformer of a run or of one of its checkpoints, in evaluation mode, with its tokenizer if it has one.
+
+    A run whose guided part is not over gives a model with guides, at the weight that they had.
+
+    Args:
+        path: folder of a run, of which the newest whole checkpoint is taken, or of a checkpoint.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: no checkpoint there, a damaged one, or a pickle.
+    """
+    checkpoint = _find(path)
+    state = checkpoint.state
+    with torch.device("meta"):
+        model = Transformer(config_from(state.config))
+    model.to_empty(device=device)
+    if state.guided:
+        guide_layers(model).set_weight(state.guide_weight)
+    load_parameters(dict(model.named_parameters()), checkpoint.model)
+    return model.eval(), None if state.tokenizer is None else tokenizer_from_json(state.tokenizer)
+
+
+def _find(path: Path) -> Checkpoint:
+    refuse_pickle(path)
+    if (path / STATE).exists():
+        return read_checkpoint(path)
+    found = read_newest(path, lambda text: warnings.warn(text, stacklevel=4))
+    if found is not None:
+        return found
+    inner = sorted(folder.name for folder in path.iterdir() if checkpoints_of(folder)) if path.is_dir() else []
+    raise CheckpointError(
+        f"{path} has no checkpoint: " + (f"its runs are {', '.join(inner)}" if inner else f"no {FOLDER}/ in it"),
+        remedy=f"give {path / inner[0]}" if inner else "give the folder that `einsearch train` wrote",
+    )

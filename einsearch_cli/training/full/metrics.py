@@ -1,0 +1,117 @@
+"""`metrics.jsonl`: one line of numbers per logged step."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from einsearch_cli.errors import DataError, OutputError
+from einsearch_cli.files import write_atomically
+
+METRICS: Final = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """Numbers of one step."""
+
+    step: int
+    """Updates made, this one included."""
+    tokens: int
+    """Seen so far, repeated ones counted again."""
+    flops: int
+    """Training FLOPs so far without embeddings and head: 3 × forward, guides included, recomputation not."""
+    total_flops: int
+    """The same with embeddings and head."""
+    loss: float
+    """Training loss of this step before its update, nats per token."""
+    learning_rate: float
+    """Base learning rate of this step."""
+    gradient_norm: float
+    """Before clipping."""
+    tokens_per_s: float
+    """Of this step, all processes together."""
+    guide_weight: float
+    """a; 0 without guides."""
+    validation_loss: float | None = None
+    """Held-out loss after this step, nats per token, where it was measured."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `validation_loss` only where there is one."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+class MetricsFile:
+    """Appends to the metrics of a run.
+
+    Args:
+        run: folder of the run.
+        step: lines after this one are dropped: they were written after the checkpoint that the run goes on from.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        self.path = run / METRICS
+        try:
+            kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
+            write_atomically(self.path, "".join(kept))
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise _refused(self.path, error) from error
+
+    def write(self, metrics: StepMetrics) -> None:
+        """One line."""
+        try:
+            self._file.write(json.dumps(metrics.to_json()) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise _refused(self.path, error) from error
+
+    def sync(self) -> None:
+        """Force all lines to disk: before a checkpoint, so that none up to it can be missing."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _refused(self.path, error) from error
+
+    def close(self) -> None:
+        """No lines after this."""
+        self._file.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.
+
+    Raises:
+        DataError: there are none.
+    """
+    lines = [json.loads(line) for line in _whole_lines(run / METRICS)]
+    if not lines:
+        raise DataError(f"{run / METRICS} has no metrics", remedy="give the folder of a run that has made steps")
+    return lines
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    """Lines that are JSON objects; a killed process, or a full disk, may leave the last one cut off."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            is_whole = line.endswith("\n") and "step" in json.loads(line)
+        except (ValueError, TypeError):
+            is_whole = False
+        if is_whole:
+            yield line
+
+
+def _refused(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot write {path}: {error.strerror or error}",
+        remedy="make room and run the same command again: it goes on from the last checkpoint",
+    )

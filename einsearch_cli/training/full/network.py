@@ -1,0 +1,249 @@
+"""The network of a run with its optimizer: built, guided, compiled, spread over processes, saved and loaded by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from einsearch_cli.data import Batch
+from einsearch_cli.errors import CheckpointError
+from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, Initialisation, SelfGuide, guide_layers, initialise_
+from einsearch_cli.models.transformer import Transformer, TransformerConfig
+from einsearch_cli.training.full.phases import GuideStep
+from einsearch_cli.training.full.spec import TrainSpec
+from einsearch_cli.training.full.world import World
+from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, set_learning_rates
+
+# Axes in this file: B rows, T position, V vocabulary.
+
+MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW keeps for a parameter."""
+
+Tensors = dict[str, Tensor]
+
+
+class Network:
+    """Transformer and AdamW of one process; every parameter is referred to by its name in the plain model.
+
+    Args:
+        spec: of the run.
+        config: of the transformer.
+        world: the processes that share the work.
+        guided: whether structured layers have guides.
+    """
+
+    def __init__(self, spec: TrainSpec, config: TransformerConfig, world: World, *, guided: bool) -> None:
+        self.spec, self.config, self.world = spec, config, world
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            self.model = Transformer(config)
+            if spec.initialisation != "spectral":
+                _start_anew(self.model, spec.initialisation)
+        self.guide: SelfGuide | None = guide_layers(self.model) if guided else None
+        rates = parameter_rates(
+            self.model,
+            base_width=spec.optimizer.base_width or config.width,
+            learning_rate=spec.optimizer.learning_rate,
+            weight_decay=spec.optimizer.weight_decay,
+        )
+        self.model.to(world.device)
+        self.model.recomputes_blocks = spec.recompute
+        if spec.compile:
+            for block in self.model.blocks:
+                block.compile()
+        self._wrapped: nn.Module = self._spread()
+        # Taken now: after a validation FSDP2 leaves whole parameters in place of some sharded ones.
+        self.parameters = dict(self.model.named_parameters())
+        self.optimizer = make_optimizer(self.model, rates, (spec.optimizer.beta1, spec.optimizer.beta2))
+        self.auxiliary = AuxiliaryLoss(self.model)
+
+    def _spread(self) -> nn.Module:
+        """The module to call: the model itself, or what shares the work with other processes."""
+        if self.world.size == 1:
+            return self.model
+        if self.spec.parallel == "fsdp":
+            mesh = init_device_mesh(self.world.device.type, (self.world.size,))
+
+            def placement(parameter: nn.Parameter) -> Shard | None:
+                return Shard(shard_axis(tuple(parameter.shape), self.world.size))
+
+            for block in self.model.blocks:
+                fully_shard(block, mesh=mesh, shard_placement_fn=placement)
+            fully_shard(self.model, mesh=mesh, shard_placement_fn=placement)
+            return self.model
+        # In stochastic mode guides have no gradient in some steps, the same ones in all processes.
+        stochastic = self.guide is not None and self.spec.guidance is not None and self.spec.guidance.mode != "full"
+        return DistributedDataParallel(self.model, find_unused_parameters=stochastic)
+
+    def step(self, batch: Batch, guide: GuideStep | None, fraction: float) -> tuple[float, float]:
+        """One update with this process's rows; gives their mean loss before it, and the norm of the gradient.
+
+        Args:
+            batch: (B, T) inputs and targets.
+            guide: what guides do in this step; None without any.
+            fraction: of the peak learning rates.
+        """
+        if self.guide is not None and guide is not None:
+            self.guide.set_weight(guide.weight, guide.evaluate)
+        set_learning_rates(self.optimizer, fraction)
+        self.optimizer.zero_grad()
+        parts = self.spec.accumulation
+        total = torch.zeros((), device=self.world.device)
+        for number, (inputs_BT, targets_BT) in enumerate(_parts(batch, parts)):
+            with self._exchange(last=number == parts - 1), self.auxiliary:
+                loss = self._loss(inputs_BT, targets_BT)
+                ((loss + self.auxiliary.loss()) / parts).backward()
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.optimizer.clip_norm)
+        self.optimizer.step()
+        return (total / parts).item(), _whole(norm).item()
+
+    @torch.no_grad()
+    def loss(self, batch: Batch) -> float:
+        """Mean loss of rows, without update."""
+        return self._loss(*batch).item()
+
+    def _loss(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        device = self.world.device
+        with self._autocast():
+            logits_BTV = self._wrapped(inputs_BT.to(device, non_blocking=True))
+        targets = targets_BT.to(device, non_blocking=True).flatten()
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.spec.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
+
+    @contextmanager
+    def _exchange(self, *, last: bool) -> Iterator[None]:
+        """Gradients are exchanged in the last part of an accumulated batch only."""
+        if isinstance(self._wrapped, FSDPModule):
+            self._wrapped.set_requires_gradient_sync(last)
+            yield
+        elif isinstance(self._wrapped, DistributedDataParallel) and not last:
+            with self._wrapped.no_sync():
+                yield
+        else:
+            yield
+
+    def without_guide(self) -> Network:
+        """The network that goes on when the guides are over; this one is used up.
+
+        Parameters and moments move over by name, as from a checkpoint: wrappers that share work
+        between processes hold on to the parameters that they were made with.
+        """
+        assert self.guide is not None
+        for name in self.guide.parameters():
+            self.optimizer.state.pop(self.parameters[name], None)
+        plain = Network(self.spec, self.config, self.world, guided=False)
+        with torch.no_grad():
+            for name, value in plain.parameters.items():
+                before = self.parameters[name]
+                value.copy_(before)
+                if before in self.optimizer.state:
+                    plain.optimizer.state[value] = self.optimizer.state[before]
+        return plain
+
+    def model_tensors(self) -> Tensors:
+        """Whole parameters by name, on the CPU; a collective operation."""
+        return {name: _whole(value.detach()).cpu() for name, value in self.parameters.items()}
+
+    def optimizer_tensors(self) -> Tensors:
+        """Whole moments as `exp_avg:NAME`, `exp_avg_sq:NAME` and `step:NAME`, on the CPU; a collective operation."""
+        found: Tensors = {}
+        for name, value in self.parameters.items():
+            state = self.optimizer.state.get(value, {})
+            found |= {f"{kind}:{name}": _whole(state[kind]).cpu() for kind in MOMENTS if kind in state}
+        return found
+
+    @torch.no_grad()
+    def load(self, model: Tensors, optimizer: Tensors) -> None:
+        """Take over what `model_tensors` and `optimizer_tensors` gave, in any number of processes.
+
+        Raises:
+            CheckpointError: other names or shapes than this network's.
+        """
+        load_parameters(self.parameters, model)
+        for name, value in self.parameters.items():
+            state = {kind: optimizer[f"{kind}:{name}"] for kind in MOMENTS if f"{kind}:{name}" in optimizer}
+            if state:
+                self.optimizer.state[value] = {
+                    kind: _copy(tensor, value) if kind == "step" else _like(value, tensor)
+                    for kind, tensor in state.items()
+                }
+
+
+def _start_anew(model: Transformer, rule: Initialisation) -> None:
+    """Draw structured layers by another rule; those that started at zero, at the end of a residual branch, do so again."""
+    for layer in model.structured_layers().values():
+        if isinstance(layer, EinsumLinear):
+            is_zero = not layer.factors[layer.plan.steps[-1].factor].any()
+            initialise_(layer, rule)
+            if is_zero:
+                layer.zero_last_factor_()
+
+
+@torch.no_grad()
+def load_parameters(parameters: Mapping[str, Tensor], tensors: Tensors) -> None:
+    """Give every parameter the value under its name, sharded as the parameter is.
+
+    Raises:
+        CheckpointError: other names or shapes than the parameters'.
+    """
+    if odd := sorted(set(parameters) ^ set(tensors)):
+        raise CheckpointError(
+            f"the checkpoint and the network differ in {len(odd)} parameters, the first is {odd[0]!r}",
+            remedy="use the version of einsearch that wrote it",
+        )
+    for name, value in parameters.items():
+        if tensors[name].shape != value.shape:
+            raise CheckpointError(
+                f"parameter {name!r} is {tuple(tensors[name].shape)} in the checkpoint and {tuple(value.shape)} in "
+                "the network",
+                remedy="use the version of einsearch that wrote it",
+            )
+        value.copy_(_like(value, tensors[name]))
+
+
+def shard_axis(shape: tuple[int, ...], processes: int) -> int:
+    """The axis along which FSDP2 shards a parameter: the longest that divides evenly, else the first.
+
+    Other axes than the first have to divide evenly, and the first of a factor may have length 1.
+
+    >>> shard_axis((1, 64, 256), 2), shard_axis((8, 8, 8), 2), shard_axis((7, 5), 2)
+    (2, 0, 0)
+    """
+    lengths = [length if length % processes == 0 else 0 for length in shape]
+    return lengths.index(max(lengths))
+
+
+def _parts(batch: Batch, parts: int) -> Iterator[tuple[Tensor, Tensor]]:
+    rows = len(batch.inputs) // parts
+    yield from zip(batch.inputs.split(rows), batch.targets.split(rows), strict=True)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A new tensor with the values of a whole one, where and as the parameter is."""
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return _copy(tensor, parameter)
+
+
+def _copy(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """In memory that torch aligned: products of tensors that lie as a file has them may differ in the last bit."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=parameter.device).copy_(tensor)

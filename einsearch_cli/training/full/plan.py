@@ -1,0 +1,111 @@
+"""What a full run will cost, and how fast it goes here, before it starts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from einsearch_cli.data.tokens import TokenData
+from einsearch_cli.layers.memory import memory_bytes
+from einsearch_cli.models.transformer import Accelerator, Estimate, TransformerConfig, estimate
+from einsearch_cli.training.full.network import Network
+from einsearch_cli.training.full.phases import GuideStep, Phases, phases_of
+from einsearch_cli.training.full.spec import TrainSpec
+from einsearch_cli.training.full.world import World
+
+_ADAM_BYTES: Final = 16
+"""Weight, gradient and two moments of a parameter in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """A run before it starts."""
+
+    spec: TrainSpec
+    config: TransformerConfig
+    phases: Phases
+    flops: int
+    """Training FLOPs of the run, without embeddings and head."""
+    total_flops: int
+    """Training FLOPs of the run."""
+    dense_total_flops: int
+    """Training FLOPs of the dense model on the tokens that are seen for the first time."""
+
+    @property
+    def tokens(self) -> int:
+        """Of the run, repeated ones counted again."""
+        return self.phases.steps * self.phases.tokens_per_step
+
+    def estimate_on(self, device: Accelerator, devices: int = 1) -> Estimate:
+        """Memory and time on a card, while guides are there if they ever are."""
+        spec = self.spec
+        rows = max(1, spec.batch // spec.accumulation // devices)
+        again = self.flops // 3 if spec.recompute else 0
+        return estimate(
+            self.config,
+            device,
+            tokens=self.tokens,
+            batch=rows,
+            precision=spec.precision,
+            recompute=spec.recompute,
+            devices=devices,
+            shards=devices if spec.parallel == "fsdp" else 1,
+            extra_params=self.phases.guide_params,
+            flops=float(self.total_flops + again),
+        )
+
+
+def plan_run(spec: TrainSpec, vocabulary: int) -> TrainPlan:
+    """The plan of a run on data with so many distinct tokens; nothing is allocated.
+
+    Raises:
+        SpecError, SizeError, LayerError: a network or guide that cannot be.
+    """
+    config = spec.config(vocabulary)
+    phases = phases_of(spec, config)
+    flops = phases.flops_before(phases.steps)
+    return TrainPlan(
+        spec=spec,
+        config=config,
+        phases=phases,
+        flops=flops,
+        total_flops=flops + phases.steps * phases.head_flops,
+        dense_total_flops=spec.base_steps * (phases.dense_flops + phases.head_flops),
+    )
+
+
+def probe_seconds(plan: TrainPlan, data: TokenData, world: World, steps: int = 3) -> float | None:
+    """Seconds that the steps of a run will take here, from a few of them; None if memory is too small to try.
+
+    Validation and saving are left out.
+    """
+    phases = plan.phases
+    needed = _ADAM_BYTES * (phases.params + phases.guide_params)
+    available = memory_bytes(world.device)
+    if available is not None and needed > 0.8 * available:
+        return None
+    plain_s = _step_seconds(plan, data, world, None, steps)
+    if not phases.guided_steps:
+        return phases.steps * plain_s
+    guided_s = _step_seconds(plan, data, world, GuideStep(weight=0.5, evaluate=True), steps)
+    evaluated = (plan.flops - phases.steps * phases.body_flops) // phases.guide_flops
+    return (phases.steps - evaluated) * plain_s + evaluated * guided_s
+
+
+def _step_seconds(plan: TrainPlan, data: TokenData, world: World, guide: GuideStep | None, steps: int) -> float:
+    """Median of a few steps after one to warm up."""
+    with torch.random.fork_rng(devices=[]):
+        network = Network(plan.spec, plan.config, world, guided=guide is not None)
+    sampler = data.sampler(
+        block=plan.config.context, batch=plan.spec.batch, seed=0, rank=world.rank, world_size=world.size
+    )
+    times_s = []
+    for step in range(steps + 1):
+        started_s = time.perf_counter()
+        network.step(sampler.batch_at(step), guide, 1.0)
+        times_s.append(time.perf_counter() - started_s)
+    return statistics.median(times_s[1:])

@@ -1,0 +1,98 @@
+"""What comes out of a full run, kept beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from einsearch_cli.errors import CheckpointError
+from einsearch_cli.files import write_atomically
+
+RESULT: Final = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run."""
+
+    name: str
+    structure: str
+    """Of the layers that carry one."""
+    loss: float
+    """Held-out loss at the end, nats per token."""
+    params: int
+    """Trainable numbers, without guides."""
+    steps: int
+    guided_steps: int
+    repeated_steps: int
+    tokens: int
+    """Seen in training, repeated ones counted again."""
+    flops: int
+    """Training FLOPs without embeddings and head; guides included."""
+    total_flops: int
+    """Training FLOPs with embeddings and head."""
+    elapsed_s: float
+    """Wall time, validation included, over all sessions."""
+    spec: dict[str, Any]
+    """`TrainSpec.same_run()`."""
+    data_digest: str
+
+    def save(self, run: Path) -> None:
+        """Write it into the folder of the run."""
+        write_atomically(run / RESULT, json.dumps(asdict(self), indent=1) + "\n")
+
+
+def read_result(run: Path) -> RunResult | None:
+    """The result of a run that has finished; None of one that has not.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = run / RESULT
+    if not path.exists():
+        return None
+    try:
+        return RunResult(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: {str(error)[:100]}",
+            remedy="remove it: the same command then reads the last checkpoint",
+        ) from error
+
+
+def refuse_other_run(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise CheckpointError, with the keys that differ, unless a folder's run is the one that is wanted."""
+    differing = _differences(before, now)
+    if differing:
+        shown = "; ".join(differing[:3]) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
+        raise CheckpointError(
+            f"{run} holds a run with other settings: {shown}",
+            remedy="give another --out, or the settings that the run was started with",
+        )
+
+
+def refuse_other_data(run: Path, before: str, now: str) -> None:
+    """Raise CheckpointError unless the tokens are those that a folder's run was trained on."""
+    if before != now:
+        raise CheckpointError(
+            f"{run} holds a run on other data: the tokens had SHA-256 {before[:12]}…, now {now[:12]}…",
+            remedy="restore the data, or give another --out to start over with these",
+        )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """`key was A and is B` for every plain value that differs."""
+    found = []
+    for key in sorted(set(before) | set(now)):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} was {_shown(old)} and is {_shown(new)}")
+    return found
+
+
+def _shown(value: object) -> str:
+    return "not given" if value is None else json.dumps(value)[:60]

@@ -1,0 +1,197 @@
+"""What a full run is: `TrainSpec`, every setting as a plain value."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from einsearch_cli.data.tokens import DataSettings
+from einsearch_cli.errors import SpecError
+from einsearch_cli.layers import Initialisation
+from einsearch_cli.models.transformer import TransformerConfig, config_from, preset
+from einsearch_cli.training.optimizer import Shape
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+FREE_TO_CHANGE: Final = frozenset({"name", "data", "validation", "checkpoint", "metrics", "parallel"})
+"""Keys that a run may go on with other values of: they do not decide the weights, or (`data`) a digest tells."""
+
+
+class OptimizerSpec(BaseModel):
+    """AdamW; the defaults are those of Wei et al. 2024 (arXiv 2406.16450) for their smallest model."""
+
+    model_config = _STRICT
+
+    learning_rate: float = Field(default=6e-4, gt=0, allow_inf_nan=False)
+    """Base learning rate, at `base_width`."""
+    base_width: int | None = Field(default=None, ge=1)
+    """Width at which dense layers train at the base rate; other widths scale it by muP. The model's own if not given."""
+    weight_decay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    """Decoupled weight decay of tensors with two or more dimensions, per step times the learning rate."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the running mean of gradients."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the running mean of squared gradients."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm when theirs is larger."""
+
+
+class ScheduleSpec(BaseModel):
+    """Learning rate over the steps of the run."""
+
+    model_config = _STRICT
+
+    shape: Shape = "cosine"
+    """cosine, constant, or wsd: constant, then straight down over the last fifth of the steps."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises linearly."""
+    final: float = Field(default=0.1, ge=0, le=1)
+    """Share of the learning rate that cosine and wsd fall to."""
+
+
+class GuidanceSpec(BaseModel):
+    """Self-guided training: dense matrices lead the structured layers through the first part of the run."""
+
+    model_config = _STRICT
+
+    mode: Literal["full", "stochastic"] = "full"
+    """full evaluates the guides in every guided step, stochastic with a probability equal to their weight."""
+    ratio: float = Field(default=0.5, gt=0, le=1)
+    """Share of the steps that are guided; not with flop_matched, which follows from the costs."""
+    flop_matched: bool = False
+    """Guide as many steps, and repeat their tokens at the end, as the training FLOPs of the dense model pay for."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.flop_matched and "ratio" in self.model_fields_set:
+            raise ValueError("with flop_matched the guided share follows from the costs: leave ratio out")
+        return self
+
+
+class ValidationSpec(BaseModel):
+    """Loss over held-out tokens."""
+
+    model_config = _STRICT
+
+    points: int = Field(default=10, ge=1)
+    """Times it is measured, evenly spaced over the steps; the last one is the end of the run."""
+    blocks: int = Field(default=64, ge=1, le=65_536)
+    """Held-out blocks it is averaged over; fewer where the held-out tokens are short."""
+
+
+class CheckpointSpec(BaseModel):
+    """How often a run is saved; the end, and being stopped, save it anyway."""
+
+    model_config = _STRICT
+
+    every: int = Field(default=1000, ge=1)
+    """Steps from one checkpoint to the next."""
+
+
+class MetricsSpec(BaseModel):
+    """Where the numbers of the run go."""
+
+    model_config = _STRICT
+
+    every: int = Field(default=1, ge=1)
+    """Steps from one line of metrics.jsonl to the next."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Services that get the same numbers; each needs the extra of its name."""
+
+
+class TrainSpec(BaseModel):
+    """One full run of a transformer.
+
+    >>> spec = TrainSpec(model={"width": 64, "layers": 2, "heads": 1, "context": 32}, batch=4, steps=100)
+    >>> spec.config(vocabulary=256).hidden, spec.tokens_per_step
+    (256, 128)
+    """
+
+    model_config = _STRICT
+
+    name: str = Field(default="train", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name of the run and of its folder under runs/."""
+    model: dict[str, Any] = Field(default_factory=lambda: {"preset": "s"})
+    """`preset` and changes to it, or all sizes; the vocabulary is that of the data unless given."""
+    data: DataSettings = DataSettings()
+    """Where the tokens come from; without it, the Python standard library's source."""
+    batch: int = Field(default=8, ge=1)
+    """Rows of `context` tokens in one step, of all processes together."""
+    accumulation: int = Field(default=1, ge=1)
+    """Parts that every process splits its rows into, one after another, to save memory."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer updates, before those that a FLOP-matched guide adds."""
+    tokens: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Tokens to train on, in place of steps; rounded up to whole steps."""
+    initialisation: Initialisation = "spectral"
+    """Start of structured layers: spectral (muP), svd (nearest to a dense start), orthogonal (orthogonal blocks)."""
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    """Seed of the network's start and of the order of the data."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """AdamW."""
+    schedule: ScheduleSpec = ScheduleSpec()
+    """Learning rate over the steps."""
+    guidance: GuidanceSpec | None = None
+    """Self-guided training; none unless given."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 is autocast: products in bfloat16, weights and optimizer in float32."""
+    recompute: bool = False
+    """Compute activations inside blocks again in the backward pass rather than keep them (activation checkpointing)."""
+    compile: bool = False
+    """Compile every block with torch.compile."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: whole copies of the model (DDP), or one copy sharded over the processes (FSDP2)."""
+    validation: ValidationSpec = ValidationSpec()
+    """Held-out loss."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """Saving."""
+    metrics: MetricsSpec = MetricsSpec()
+    """Logging."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("a run has either steps or tokens")
+        if self.batch % self.accumulation:
+            raise ValueError(f"a batch of {self.batch} rows does not divide into {self.accumulation} parts")
+        return self
+
+    def config(self, vocabulary: int) -> TransformerConfig:
+        """The network for data with so many distinct tokens.
+
+        Raises:
+            SpecError: an unknown key or preset, or a vocabulary smaller than that of the data.
+            SizeError: sizes that do not fit each other.
+        """
+        given = {"vocabulary": vocabulary, **self.model}
+        name = given.pop("preset", None)
+        config = config_from(given) if name is None else preset(str(name), **given)
+        if config.vocabulary < vocabulary:
+            raise SpecError(
+                f"model.vocabulary is {config.vocabulary:,}: the data have {vocabulary:,} distinct tokens",
+                remedy="leave model.vocabulary out, or give a larger one",
+            )
+        return config
+
+    @property
+    def context(self) -> int:
+        """Tokens in a row."""
+        return self.config(vocabulary=1).context
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one step, of all processes together."""
+        return self.batch * self.context
+
+    @property
+    def base_steps(self) -> int:
+        """Steps before those that a FLOP-matched guide adds."""
+        if self.steps is not None:
+            return self.steps
+        assert self.tokens is not None
+        return -int(-self.tokens // self.tokens_per_step)
+
+    def same_run(self) -> dict[str, Any]:
+        """Everything that decides what is trained, as plain values; two runs with equal ones have equal weights."""
+        return {key: value for key, value in self.model_dump(mode="json").items() if key not in FREE_TO_CHANGE}

@@ -1,0 +1,168 @@
+"""Full runs from a YAML file: common keys, and a list of runs that change some of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from einsearch_cli.errors import EinsearchError, SpecError, StructureError
+from einsearch_cli.structures.safe_yaml import Location, YamlDocument, load_yaml_file
+from einsearch_cli.training.full.spec import TrainSpec
+
+RUNS = "runs"
+MAX_RUNS = 200
+EXAMPLE = "specs/train-structured.yaml"
+
+
+def load_train_specs(path: Path, changes: Mapping[str, Any] | None = None) -> tuple[str, list[TrainSpec]]:
+    """Name of the file's work and its runs, in order; a file without `runs` has one, of that name.
+
+    Args:
+        path: a YAML file; paths in it are relative to its folder.
+        changes: values that win over the file in every run; a dot in a key leads to a key inside another.
+
+    Raises:
+        SpecError: with file and line of the first key or value that is wrong.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "two.yaml")
+    ...     _ = file.write_text("{steps: 9, model: {preset: s}, runs: [{name: a}, {name: b, seed: 1}]}")
+    ...     name, runs = load_train_specs(file, {"optimizer.learning_rate": 1e-3})
+    >>> name, [(run.name, run.seed, run.steps, run.optimizer.learning_rate) for run in runs]
+    ('two', [('a', 0, 9, 0.001), ('b', 1, 9, 0.001)])
+    """
+    document = load_yaml_file(path)
+    if not isinstance(document.data, dict):
+        raise SpecError(f"{path}: a training run is a mapping of keys", remedy=f"see {EXAMPLE}")
+    common = {"name": _folder_name(path.stem), **{str(key): value for key, value in document.data.items()}}
+    wanted = _nested(changes or {})
+    runs = common.pop(RUNS, None)
+    if RUNS not in document.data:
+        spec = _checked(_merged(_rebased(common, path.parent), wanted), document, ())
+        return spec.name, [spec]
+    if "name" in wanted:
+        raise SpecError(f"--set name: {path} has several runs, each with its own", remedy="leave it out")
+    merged = [_merged(_rebased(_merged(common, run), path.parent), wanted) for run in _checked_runs(runs, document)]
+    specs = [_checked(data, document, (RUNS, number)) for number, data in enumerate(merged)]
+    return _checked({**merged[0], "name": common["name"]}, document, ()).name, specs
+
+
+def _checked_runs(runs: object, document: YamlDocument) -> list[dict[str, Any]]:
+    """The list of runs, each a mapping with a name of its own."""
+    where = document.where((RUNS,))
+    if not isinstance(runs, list) or not 1 <= len(runs) <= MAX_RUNS:
+        raise SpecError(f"{where}: runs is a list of 1 to {MAX_RUNS} mappings", remedy=f"see {EXAMPLE}")
+    names: set[str] = set()
+    for number, run in enumerate(runs):
+        where = document.where((RUNS, number))
+        if not isinstance(run, dict) or not isinstance(run.get("name"), str):
+            raise SpecError(f"{where}: a run is a mapping with a name", remedy="give it a name, such as name: dense")
+        if run["name"] in names:
+            raise SpecError(f"{where}: two runs are named {run['name']!r}", remedy="name them differently")
+        names.add(run["name"])
+    return runs
+
+
+def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a.b": value}` as nested mappings."""
+    found: dict[str, Any] = {}
+    for key, given in changes.items():
+        parts = key.split(".")
+        if parts[0] == RUNS or not all(parts):
+            raise SpecError(
+                f"--set {key}: a change is made to every run, by KEY or OUTER.KEY",
+                remedy="for example --set optimizer.learning_rate=1e-3",
+            )
+        *outer, last = parts
+        value: dict[str, Any] = {last: given}
+        for part in reversed(outer):
+            value = {part: value}
+        found = _merged(found, value)
+    return found
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes win; mappings are merged key by key."""
+    result = dict(base)
+    for key, value in changes.items():
+        before = result.get(key)
+        result[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _checked(data: dict[str, Any], document: YamlDocument, run: Location) -> TrainSpec:
+    """The run of these keys; what is wrong is named with its line, in the run or in the common part."""
+    try:
+        spec = TrainSpec.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        location: Location = first["loc"]
+        key = ".".join(str(part) for part in location)
+        where = _where(document, run, location)
+        if first["type"] == "extra_forbidden":
+            raise SpecError(f"{where}: unknown key {key!r}", remedy=f"use one of: {_known_keys(location)}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        subject = f"{key} is {first['input']!r:.60}: " if key and not isinstance(first["input"], dict) else ""
+        prefix = subject or (f"{key}: " if key else "")
+        raise SpecError(
+            f"{where}: {prefix}{message[:1].lower()}{message[1:]}",
+            remedy=f"give {key or 'the run'} what this rule asks for; see docs/train.md",
+        ) from None
+    try:
+        spec.config(vocabulary=1)
+    except EinsearchError as error:
+        named = ["structure"] if isinstance(error, StructureError) else _keys_named(spec.model, error.problem)
+        location = ("model", *named[:1])
+        raise type(error)(f"{_where(document, run, location)}: {error.problem}", remedy=error.remedy) from None
+    return spec
+
+
+def _keys_named(model: Mapping[str, Any], problem: str) -> list[str]:
+    """The keys that an error of a config speaks of, in the order in which they stand there."""
+    found = [(match.start(), key) for key in model if (match := re.search(rf"\b{re.escape(key)}\b", problem))]
+    return [key for _, key in sorted(found)]
+
+
+def _where(document: YamlDocument, run: Location, location: Location) -> str:
+    """The line in the run where it is the run that has the key, else in the common part."""
+    inner = location
+    while inner and (*run, *inner) not in document.lines:
+        inner = inner[:-1]
+    return document.where((*run, *inner) if inner or not location else location)
+
+
+def _known_keys(location: Location) -> str:
+    model: Any = TrainSpec
+    for part in location[:-1]:
+        fields = model.model_fields
+        inner = fields[str(part)].annotation if str(part) in fields else None
+        options = [inner, *getattr(inner, "__args__", ())]
+        model = next((kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return ", ".join(model.model_fields)
+
+
+def _folder_name(stem: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "train"
+
+
+def _rebased(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The keys with paths of data read from the folder of their file; what is no path is left to be refused."""
+    source = data.get("data")
+    if not isinstance(source, dict):
+        return data
+    found = dict(source)
+    for name in ("tokens", "text"):
+        if isinstance(found.get(name), str):
+            found[name] = str(folder / found[name])
+    kind, _, file = str(found.get("tokenizer")).partition(":")
+    if kind == "huggingface" or file.endswith(".tiktoken"):
+        found["tokenizer"] = f"{kind}:{folder / file}"
+    dataset = found.get("dataset")
+    if isinstance(dataset, dict) and isinstance(dataset.get("files"), list):
+        found["dataset"] = {**dataset, "files": [str(folder / str(name)) for name in dataset["files"]]}
+    return {**data, "data": found}

@@ -1,0 +1,115 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from einsearch_cli.errors import EinsearchError, SizeError, SpecError
+from einsearch_cli.training.full import load_train_specs
+
+COMMON = """\
+model: {width: 64, layers: 2, heads: 2, context: 32}
+data:
+  text: corpus.txt
+  tokenizer: characters
+batch: 4
+steps: 100
+optimizer:
+  learning_rate: 1e-2
+"""
+
+RUNS = """\
+runs:
+- name: dense
+- name: half
+  model:
+    structure: low-rank:r=16
+  optimizer: {weight_decay: 0.0}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_one_run_is_named_after_its_file(tmp_path: Path) -> None:
+    name, (spec,) = load_train_specs(written(tmp_path, COMMON))
+    assert (name, spec.name) == ("mine", "mine")
+    assert spec.data.text == tmp_path / "corpus.txt"
+    assert spec.optimizer.learning_rate == 0.01
+    assert spec.tokens_per_step == 4 * 32
+
+
+def test_runs_change_the_common_keys(tmp_path: Path) -> None:
+    name, (dense, half) = load_train_specs(written(tmp_path, COMMON + RUNS))
+    assert (name, dense.name, half.name) == ("mine", "dense", "half")
+    assert half.model == {**dense.model, "structure": "low-rank:r=16"}
+    assert (half.optimizer.learning_rate, half.optimizer.weight_decay) == (0.01, 0.0)
+    assert half.data == dense.data
+
+
+def test_the_command_line_wins_over_runs_and_has_paths_of_its_own(tmp_path: Path) -> None:
+    changes = {"optimizer.weight_decay": 0.5, "model.width": 128, "data.text": "other.txt", "steps": 7}
+    _, specs = load_train_specs(written(tmp_path, COMMON + RUNS), changes)
+    for spec in specs:
+        assert (spec.optimizer.weight_decay, spec.model["width"], spec.steps) == (0.5, 128, 7)
+        assert spec.data.text == Path("other.txt")
+
+
+def test_tokens_in_place_of_steps(tmp_path: Path) -> None:
+    _, (spec,) = load_train_specs(written(tmp_path, COMMON.replace("steps: 100", "tokens: 1e4")))
+    assert spec.base_steps == 79  # 78.125 steps of 128 tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (COMMON + "speed: 3\n", "9: unknown key 'speed'"),
+        (COMMON + "  momentum: 3\n", "9: unknown key 'optimizer.momentum'"),
+        (COMMON.replace("1e-2", "fast"), "8: optimizer.learning_rate is 'fast': input should be a valid number"),
+        (COMMON.replace("batch: 4", "batch: 0"), "5: batch is 0: input should be greater than or equal to 1"),
+        (COMMON.replace("steps: 100\n", ""), "1: a run has either steps or tokens"),
+        (COMMON + "accumulation: 3\n", "1: a batch of 4 rows does not divide into 3 parts"),
+        (COMMON.replace("layers: 2", "depth: 2"), "1: transformer setting"),
+        (COMMON + "guidance: {ratio: 0.3, flop_matched: true}\n", "9: guidance: with flop_matched the guided share"),
+        (COMMON + "runs: 3\n", "9: runs is a list of 1 to 200 mappings"),
+        (COMMON + "runs:\n- {seed: 1}\n", "10: a run is a mapping with a name"),
+        (COMMON + "runs:\n- {name: a}\n- {name: a}\n", "11: two runs are named 'a'"),
+        (COMMON + RUNS + "  model: 3\n", "15: key 'model' stands twice"),
+        (
+            COMMON + RUNS.replace("weight_decay: 0.0", "weight_decay: -1"),
+            "14: optimizer.weight_decay is -1: input should",
+        ),
+        (COMMON + RUNS.replace("low-rank:r=16", "low-rank:r"), "13: "),
+        (COMMON + RUNS.replace("weight_decay", "decay"), "14: unknown key 'optimizer.decay'"),
+        ("- a\n", " a training run is a mapping of keys"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, problem: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(EinsearchError) as caught:
+        load_train_specs(path)
+    assert caught.value.problem.startswith(f"{path}:{problem}")
+    assert caught.value.remedy
+
+
+def test_heads_that_do_not_divide_the_width(tmp_path: Path) -> None:
+    path = written(tmp_path, COMMON.replace("heads: 2", "heads: 3"))
+    with pytest.raises(SizeError) as caught:
+        load_train_specs(path)
+    assert caught.value.problem == f"{path}:1: 3 heads in a width of 64: the heads have to divide the width"
+
+
+@pytest.mark.parametrize("key", ["runs.dense.steps", "a..b", ""])
+def test_changes_that_are_none(tmp_path: Path, key: str) -> None:
+    with pytest.raises(SpecError, match=f"--set {key}: a change is made to every run"):
+        load_train_specs(written(tmp_path, COMMON), {key: 3})
+
+
+def test_a_vocabulary_smaller_than_that_of_the_data(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"model.vocabulary": 100}
+    _, (spec,) = load_train_specs(written(tmp_path, COMMON), changes)
+    assert spec.config(vocabulary=100).vocabulary == 100
+    with pytest.raises(SpecError, match=r"model.vocabulary is 100: the data have 256 distinct tokens"):
+        spec.config(vocabulary=256)
