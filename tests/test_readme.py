@@ -47,10 +47,18 @@ def test_the_readme_shows_all_three_commands() -> None:
     assert {command.split()[1] for command, _ in EXAMPLES} >= {"enumerate", "classify", "rank"}
 
 
-def test_study_files_in_specs_are_valid() -> None:
+SPECS = README.parent / "specs"
+
+
+def test_files_in_specs_are_valid() -> None:
     from einsearch_cli.search.spec import load_study_spec
+    from einsearch_cli.training.full import load_train_specs
 
     paths = sorted((README.parent / "specs").glob("*.yaml"))
     assert paths
     for path in paths:
-        assert len(load_study_spec(path).candidates(path.parent)) >= 2
+        if path.name.startswith("train-"):
+            _, specs = load_train_specs(path)
+            assert all(spec.config(vocabulary=256).layers for spec in specs)
+        else:
+            assert len(load_study_spec(path).candidates(path.parent)) >= 2

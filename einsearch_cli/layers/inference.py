@@ -100,7 +100,8 @@ class Prepared:
         if not hasattr(self, "weight"):
             (merged,) = self._merge(route)
             transposed = (merged[0] * self._scale).T
-            self.weight = transposed if self._sized.d_out > self._sized.d_in else transposed.contiguous()
+            widens = self._sized.d_out > self._sized.d_in
+            self.weight = transposed if widens else transposed.contiguous()
             if self.is_plain:
                 self.dense_limit = self._schedule.dense_limit * self._sized.d_in
         return self.weight

@@ -185,17 +185,17 @@ def test_two_processes_cannot_have_one_run(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from einsearch_cli.data.tokens import held_out_batches
 from einsearch_cli.errors import OutputError
-from einsearch_cli.training.full import Listener, train_full
-from tests.training.full.runs import CPU, Told, tiny_data, tiny_spec
+from einsearch_cli.training.full import Silent, train_full
+from tests.training.full.runs import CPU, tiny_data, tiny_spec
 
-def on_step(metrics, steps):
-    if metrics.step == 4:  # from here on the system refuses to write files beyond 40,000 bytes
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+class Filling(Silent):
+    def on_step(self, metrics, steps):
+        if metrics.step == 4:  # from here on the system refuses to write files beyond 40,000 bytes
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
 
 try:
-    train_full(tiny_spec(), tiny_data(), Path(sys.argv[1]), CPU, Listener(on_step=on_step))
+    train_full(tiny_spec(), tiny_data(), Path(sys.argv[1]), CPU, Filling())
 except OutputError as error:
     print(error.problem)
 """
