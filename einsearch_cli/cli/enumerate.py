@@ -20,6 +20,7 @@ from einsearch_cli.cli.formats import Format, render, table
 from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
 from einsearch_cli.cli.share_progress import share_progress
 from einsearch_cli.cli.trees import token_exponent
+from einsearch_cli.errors import StructureError
 
 if TYPE_CHECKING:
     from einsearch_cli.taxonomy import Found, Space, SpaceCounts
@@ -56,6 +57,8 @@ go by these.
 
   einsearch enumerate --grid 4 --trees 1 --min-psi 1 --max-omega '<0'
 
+  einsearch enumerate --grid 2 --min-psi 1 --max-omega 0 --experts 8 --top 2
+
   einsearch enumerate --grid 4 --family btt --format yaml --out btt.yaml
   einsearch rank btt.yaml
 """
@@ -84,6 +87,8 @@ def enumerate_command(
     family: str | None = filters.FAMILY,
     pareto: bool = filters.PARETO,
     trees: str | None = filters.TREES,
+    experts: int | None = typer.Option(None, help="List layers of so many experts of every structure; needs --top."),
+    top: int | None = typer.Option(None, help="Experts that a token goes through; needs --experts."),
     limit: int | None = typer.Option(None, min=1, help="Stop after this many."),
     order: Order = typer.Option(Order.auto, help="best: sorted; found: while the search runs."),
     count: bool = typer.Option(False, "--count", help="Only say how many there are."),
@@ -109,13 +114,36 @@ def enumerate_command(
         tokens=tau,
     )
     refuse_parquet_without_file(output, out)
+    gating = _gating(experts, top)
     if count:
         _count(space, output, out)
     else:
-        _list(space, order, limit, output, out)
+        _list(space, order, limit, gating, output, out)
 
 
-def _list(space: Space, order: Order, limit: int | None, output: ListFormat, out: Path | None) -> None:
+def _gating(experts: int | None, top: int | None) -> tuple[int, int] | None:
+    """Numbers of experts and of those that a token uses; complains before any work is done."""
+    from einsearch_cli.structures import MixtureOfExperts, parse_structure
+
+    if experts is None and top is None:
+        return None
+    if experts is None or top is None:
+        given, missing = ("--experts", "--top") if top is None else ("--top", "--experts")
+        raise StructureError(
+            f"{given} without {missing}: a layer of experts needs both", remedy="give for example --experts 16 --top 2"
+        )
+    MixtureOfExperts(parse_structure("dense"), experts, top)
+    return experts, top
+
+
+def _list(
+    space: Space,
+    order: Order,
+    limit: int | None,
+    gating: tuple[int, int] | None,
+    output: ListFormat,
+    out: Path | None,
+) -> None:
     from einsearch_cli.taxonomy import best_first, refuse_too_large, search
 
     points = sum(space.points(factors) for factors in space.factor_counts)
@@ -125,7 +153,10 @@ def _list(space: Space, order: Order, limit: int | None, output: ListFormat, out
     shared_terminal = out is None and sys.stdout.isatty() and not best
     with share_progress("searching", wanted=not shared_terminal) as on_progress:
         found = _by_rows(best_first(list(search(space)))) if best else search(space)
-        written = write_list(islice(_listed(found, space.tokens, on_progress), limit), output, out)
+        items = _listed(found, space.tokens, on_progress)
+        if gating is not None:
+            items = _of_experts(items, *gating)
+        written = write_list(islice(items, limit), output, out)
     console.talk(f"{written:,} structure{'s' * (written != 1)}")
 
 
@@ -152,6 +183,15 @@ def _listed(found: Iterable[Found], tokens: Fraction | None, on_progress: Callab
                 places[triple] = Place.of(omega, psi, nu, tokens)
             yield Listed(structure, text, places[triple])
         before = item.done
+
+
+def _of_experts(items: Iterable[Listed], experts: int, top: int) -> Iterator[Listed]:
+    """The layers whose experts are the structures; place and rank are those of one expert."""
+    from einsearch_cli.structures import MixtureOfExperts
+
+    for item in items:
+        mixture = MixtureOfExperts(item.structure, experts, top)
+        yield replace(item, text=str(mixture), mixture=mixture)
 
 
 def _count(space: Space, output: ListFormat, out: Path | None) -> None:

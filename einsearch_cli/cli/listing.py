@@ -20,7 +20,7 @@ from einsearch_cli.cli import console
 from einsearch_cli.errors import OutputError
 
 if TYPE_CHECKING:
-    from einsearch_cli.structures import Structure
+    from einsearch_cli.structures import MixtureOfExperts, Structure
 
 _FLUSH_S = 0.5
 """Lines are handed on at least this often."""
@@ -65,11 +65,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A structure with its place in the taxonomy."""
+    """A structure with its place in the taxonomy, or a layer of experts of that structure."""
 
     structure: Structure
     text: str
+    """That of the structure, or of the layer."""
     place: Place
+    mixture: MixtureOfExperts | None = None
 
     def row(self) -> dict[str, str]:
         """For people."""
@@ -91,6 +93,7 @@ class Listed:
             "text": self.text,
             "structure": self.structure.to_json(),
             "theta": None if theta is None else [str(exponent) for exponent in theta],
+            **({} if self.mixture is None else {"experts": self.mixture.experts, "top": self.mixture.top}),
             "factors": len(self.structure.factors),
             "family": self.family,
             "omega": self.place.omega,
@@ -102,9 +105,9 @@ class Listed:
 
     @property
     def family(self) -> str:
-        from einsearch_cli.structures import family_of
+        from einsearch_cli.structures import layer_family
 
-        return family_of(self.structure)
+        return layer_family(self.structure if self.mixture is None else self.mixture)
 
 
 def write_list(items: Iterable[Listed], output: ListFormat, out: Path | None) -> int:

@@ -54,7 +54,8 @@ class Prepared:
     weight: Tensor
     """Scaled W of shape (padded_out, padded_in), in the layer's orders of features; there once it was needed.
 
-    It lies in memory transposed, which makes products of few tokens up to 15% faster.
+    Where the layer widens, it lies in memory transposed: products of 1 to 16 tokens take 0.59 to 1.04 of the
+    time of a matrix that lies as `nn.Linear`'s does. Where it narrows, they would take 0.98 to 1.28 of it.
     """
 
     def __init__(
@@ -98,7 +99,9 @@ class Prepared:
     def _dense(self, route: Route) -> Tensor:
         if not hasattr(self, "weight"):
             (merged,) = self._merge(route)
-            self.weight = (merged[0] * self._scale).T
+            transposed = (merged[0] * self._scale).T
+            widens = self._sized.d_out > self._sized.d_in
+            self.weight = transposed if widens else transposed.contiguous()
             if self.is_plain:
                 self.dense_limit = self._schedule.dense_limit * self._sized.d_in
         return self.weight

@@ -167,10 +167,10 @@ class Backward:
         """While the chunk is on its way into the cache."""
         if end - begin == grad.shape[0]:
             self.bias_grad = grad.sum(0)
-        elif self.bias_grad is None:
-            self.bias_grad = grad[begin:end].sum(0)
-        else:
-            self.bias_grad += grad[begin:end].sum(0)
+            return
+        if self.bias_grad is None:
+            self.bias_grad = grad.new_zeros(self.plan.padded_out)
+        self.bias_grad.view(1, -1).addmm_(grad.new_ones(1, end - begin), grad[begin:end])
 
     def _chunk(self, program: Program, full: Sequence[Tensor], grad: Tensor, begin: int) -> None:
         plan, steps, last = self.plan, program.steps, len(full) - 1

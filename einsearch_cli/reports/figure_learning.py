@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from einsearch_cli.search.trial import TrialResult
 
 WIDTH, HEIGHT = 1040, 380
-LEFT, RIGHT, TOP, BOTTOM = 74, 190, 14, 56
+LEFT, RIGHT, TOP, BOTTOM = 74, 250, 14, 56
 LABEL_GAP = 17.0
 MOST_POINTS = 48
 """Points drawn per run; more would only make the file larger."""

@@ -57,7 +57,7 @@ def _against_yardstick(study: StudyReport, ranked: Sequence[RankingEntry]) -> st
 
 
 def _against_baselines(study: StudyReport) -> list[str]:
-    """For every baseline a sentence on the best structure that is none."""
+    """For every baseline a sentence on the best structure that is not one itself."""
     known = {study.ranking.yardstick, *(ranking.yardstick for ranking in study.comparisons)}
     found = []
     for ranking in study.comparisons:
@@ -66,7 +66,7 @@ def _against_baselines(study: StudyReport) -> list[str]:
         if rival is None or share is None:
             continue
         distance = _distance(rival, share, short_name(ranking.yardstick))
-        found.append(f"The best structure that is no baseline, {_name(study, rival)}, ends {distance}.")
+        found.append(f"{_name(study, rival)} ends {distance}.")
     return found
 
 

@@ -11,7 +11,8 @@ from einsearch_cli.structures import LayerSpec
 MARKERS = ("circle", "square", "diamond", "triangle", "wedge", "hexagon", "cross")
 """Shapes of the best structures, so that colour is never the only sign."""
 
-LONGEST_LABEL = 20
+LONGEST_LABEL = 28
+"""Characters beside a figure: as many as '1 btt-moe:experts=16,top=2' has, and two more."""
 
 
 @dataclass(frozen=True, slots=True)

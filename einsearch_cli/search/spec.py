@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from einsearch_cli.data import AnyTask, open_task
 from einsearch_cli.errors import EinsearchError, SpecError
-from einsearch_cli.structures import LayerSpec, Structure, parse_structure, read_structure_file, structure_of_entry
+from einsearch_cli.structures import (
+    LayerSpec,
+    MixtureOfExperts,
+    parse_structure,
+    read_structure_file,
+    structure_of_entry,
+)
 from einsearch_cli.structures.extent import parse_rational
 from einsearch_cli.structures.safe_yaml import Location, YamlDocument, load_yaml_file
 from einsearch_cli.taxonomy import Bounds, Space, survivors
@@ -40,10 +46,24 @@ class SpaceSpec(BaseModel):
     """Only this family."""
     limit: int | None = Field(default=None, ge=1)
     """Take no more than this many, best ω, ψ, ν first."""
+    experts: int | None = None
+    """Make layers of so many experts of every structure; with `top`."""
+    top: int | None = None
+    """Experts that a token goes through; with `experts`."""
 
-    def structures(self) -> list[Structure]:
+    @model_validator(mode="after")
+    def _check_experts(self) -> Self:
+        if (self.experts is None) != (self.top is None):
+            raise ValueError("experts and top are given both or neither")
+        return self
+
+    def structures(self) -> list[LayerSpec]:
+        """The structures of the grid, or layers of experts made of them."""
         bounds = Bounds(*(parse_rational(str(value), "space") for value in (self.min_psi, self.max_omega, self.max_nu)))
-        return survivors(Space(self.grid, self.factors, bounds, self.family))[: self.limit]
+        found = survivors(Space(self.grid, self.factors, bounds, self.family))[: self.limit]
+        if self.experts is None or self.top is None:
+            return list(found)
+        return [MixtureOfExperts(structure, self.experts, self.top) for structure in found]
 
 
 class HalvingSpec(BaseModel):

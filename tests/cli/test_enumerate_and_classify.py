@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from einsearch_cli.structures import parse_structure, read_structure_file, structure_of_terms
+from einsearch_cli.structures import (
+    MixtureOfExperts,
+    parse_layer,
+    parse_structure,
+    read_structure_file,
+    structure_of_terms,
+)
 from einsearch_cli.taxonomy import Space, survivors
 
 
@@ -43,6 +49,30 @@ def test_files_read_back_to_the_same_structures(einsearch, tmp_path: Path, suffi
     path = tmp_path / f"found.{suffix}"
     assert einsearch("enumerate", "--grid", 2, "--format", suffix, "--out", path).code == 0
     assert [named.structure for named in read_structure_file(path)] == survivors(Space(2))
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "yaml"])
+def test_layers_of_experts_read_back_too(einsearch, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"list.{suffix}"
+    words = ["enumerate", "--grid", "2", "--min-psi", "1", "--max-omega", "0", "--max-nu", "1/2"]
+    assert einsearch(*words, "--experts", 8, "--top", 2, "--format", suffix, "--out", path).code == 0
+    found = [named.layer for named in read_structure_file(path)]
+    assert found[0] == parse_layer("btt-moe:experts=8,top=2")
+    assert len(found) == 3
+    assert all(isinstance(layer, MixtureOfExperts) and (layer.experts, layer.top) == (8, 2) for layer in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--experts", "8"], "--experts without --top: a layer of experts needs both"),
+        (["--experts", "2", "--top", "3"], "top=3 with experts=2"),
+    ],
+)
+def test_numbers_of_experts_that_no_layer_has(einsearch, words: list[str], message: str) -> None:
+    found = einsearch("enumerate", "--grid", "2", *words)
+    assert found.code == 2
+    assert message in found.err
 
 
 def test_three_factors(einsearch) -> None:

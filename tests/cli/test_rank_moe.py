@@ -83,7 +83,7 @@ def test_a_study_of_experts_from_start_to_report(einsearch, tmp_path: Path) -> N
     assert families == {"dense", "ffn-moe", "btt-moe", "dense-moe", "low-rank-moe"}
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "Load of the experts" in report
-    assert "blocks.0.query" in report
+    assert "blocks.0.attention.query" in report
     assert "Ablation: the same runs without the loss that balances the load" in report
     assert "least load" in found.err, "what the routers did is shown with every run"
 

@@ -31,6 +31,20 @@ def test_samples_are_those_of_whole_forward_passes(kind: str) -> None:
     assert found == [slowly(model, PROMPT, 7, sampling, seed) for seed in (5, 6, 7)]
 
 
+def test_a_changed_factor_is_seen_by_the_next_decoding() -> None:
+    """Merged matrices, which decoding keeps from token to token, are formed anew."""
+    model, greedy = awake(config_of("btt in attention, grouped")), Sampling(temperature=0)
+    for layer in model.structured_layers().values():
+        layer.route = "x(AB)"
+    before = list(Decoding(model, PROMPT, max_tokens=7, sampling=greedy))
+    with torch.no_grad():
+        for layer in model.structured_layers().values():
+            layer.factors["A"].mul_(-2)
+    after = [step[0] for step in Decoding(model, PROMPT, max_tokens=7, sampling=greedy)]
+    assert after == slowly(model, PROMPT, 7, greedy, seed=0)
+    assert [[token] for token in after] != before
+
+
 def test_a_sample_does_not_depend_on_the_others() -> None:
     model = awake(config_of("grouped"))
     many = list(Decoding(model, PROMPT, max_tokens=6, samples=4, seed=1))

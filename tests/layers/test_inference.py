@@ -85,6 +85,18 @@ def test_the_merge_is_kept_from_call_to_call(layer: EinsumLinear, monkeypatch: p
         layer(x)
 
 
+@pytest.mark.parametrize(("d_in", "d_out", "transposed"), [(32, 128, True), (128, 32, False), (64, 64, False)])
+def test_a_merged_matrix_lies_as_is_fastest_for_few_tokens(d_in: int, d_out: int, transposed: bool) -> None:
+    layer = EinsumLinear(d_in, d_out, "btt:r=2", bias=False)
+    layer.route = "x(AB)"
+    with torch.no_grad():
+        x = torch.randn(3, d_in)
+        torch.testing.assert_close(layer(x), x @ layer.to_dense().T, rtol=1e-4, atol=1e-5)
+    assert layer._prepared is not None
+    assert layer._prepared.weight.shape == (d_out, d_in)
+    assert layer._prepared.weight.T.is_contiguous() is transposed
+
+
 def test_swapped_in_parameters_are_used(layer: EinsumLinear) -> None:
     x = torch.randn(3, 16)
     other = {name: torch.randn_like(p) for name, p in layer.named_parameters()}

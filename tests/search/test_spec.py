@@ -6,7 +6,7 @@ import pytest
 
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.search.spec import StudySpec, load_study_spec
-from einsearch_cli.structures import parse_structure
+from einsearch_cli.structures import MixtureOfExperts, Structure, parse_structure
 from einsearch_cli.taxonomy import taxonomy_of
 
 
@@ -33,6 +33,14 @@ def test_baselines_are_candidates_too(tmp_path: Path) -> None:
     assert spec.candidates() == [dense, low_rank, monarch]
 
 
+def test_a_space_of_experts(tmp_path: Path) -> None:
+    space = "{grid: 2, max_nu: 1/2, experts: 8, top: 2}"
+    _, *found = load(tmp_path, f"space: {space}\n").candidates()
+    plain = load(tmp_path, "space: {grid: 2, max_nu: 1/2}\n").candidates()[1:]
+    assert found == [MixtureOfExperts(structure, 8, 2) for structure in plain if isinstance(structure, Structure)]
+    assert len(found) == 3
+
+
 def test_a_list_of_structures_is_a_study(tmp_path: Path) -> None:
     assert load(tmp_path, "- monarch\n").candidates() == [parse_structure("dense"), parse_structure("monarch")]
 
@@ -57,6 +65,8 @@ def test_numbers_in_scientific_notation(tmp_path: Path) -> None:
         ("structures: [monarch]\ntask: teachr\n", "no task 'teachr'"),
         ("structures: [monarch]\ntask_settings: {dpth: 3}\n", "has no setting 'dpth'"),
         ("structures: [monarch]\noptimizer: {learning_rate: 0}\n", "optimizer.learning_rate is '0'"),
+        ("space: {grid: 2, experts: 8}\n", "experts and top are given both or neither"),
+        ("space: {grid: 2, experts: 2, top: 3}\n", "top=3 with experts=2"),
         ("space: {grid: 100}\n", "space.grid is '100'"),
         ("just text\n", "a study is a mapping"),
         ("- monarch\n- {a: 1}\n", "mine.yaml:2: 'a' in 'a^1' is not a carrier set"),

@@ -93,7 +93,7 @@ class AuxiliaryLoss:
         for router, (tokens, slots_E) in self._global_loads().items():
             sums = self._sums[router]
             # With processes of unequal batches the mean over processes is still that over tokens.
-            per_process = max(1.0, tokens) / self._processes()
+            per_process = (tokens.clamp(min=1) / self._processes()).to(sums.squared_logsumexp.dtype)
             shares_E = slots_E / slots_E.sum().clamp(min=1)
             balance = router.experts * (shares_E * sums.probabilities_E).sum() / per_process
             losses.append(balance + LOGSUMEXP_WEIGHT * sums.squared_logsumexp / per_process)
@@ -121,15 +121,15 @@ class AuxiliaryLoss:
     def _processes(self) -> int:
         return dist.get_world_size(self._group) if dist.is_available() and dist.is_initialized() else 1
 
-    def _global_loads(self) -> dict[Router, tuple[float, Tensor]]:
-        """Tokens and slots of each router over all processes, in one exchange."""
+    def _global_loads(self) -> dict[Router, tuple[Tensor, Tensor]]:
+        """Tokens and slots of each router over all processes, in one exchange; a GPU need not be waited for."""
         routers = [router for router in self._names if router in self._sums]
         if not routers:
             return {}
         flat = torch.cat([_load(self._sums[router]) for router in routers])
         self._add_up(flat)
         parts = flat.split([1 + router.experts for router in routers])
-        return {router: (part[0].item(), part[1:]) for router, part in zip(routers, parts, strict=True)}
+        return {router: (part[0], part[1:]) for router, part in zip(routers, parts, strict=True)}
 
     def _add_up(self, flat: Tensor) -> None:
         if self._processes() > 1:

@@ -13,6 +13,9 @@ from einsearch_cli.structures import LayerSpec, MixtureOfExperts, parse_layer
 HIDDEN_MULTIPLE: Final = 64
 """The default hidden size of SwiGLU, 8/3 of the width, is rounded up to a multiple of this."""
 
+_FARTHEST: Final = 10_000
+"""Divisors are proposed that differ by up to this number."""
+
 _SIZES: Final = ("vocabulary", "width", "layers", "heads", "kv_heads", "head_size", "hidden", "context")
 
 
@@ -197,6 +200,8 @@ def _swiglu_hidden(width: int) -> int:
 
 
 def _near_divisors(wanted: int, number: int) -> str:
-    divisors = [size for size in range(1, number + 1) if number % size == 0]
-    below, above = [d for d in divisors if d < wanted][-1:], [d for d in divisors if d > wanted][:1]
-    return " or ".join(str(divisor) for divisor in (*below, *above))
+    """The nearest divisors below and above, not looked for farther than `_FARTHEST`."""
+    lower = range(wanted - 1, max(0, wanted - _FARTHEST), -1)
+    upper = range(wanted + 1, min(number, wanted + _FARTHEST) + 1)
+    found = [next((size for size in sizes if number % size == 0), None) for sizes in (lower, upper)]
+    return " or ".join(str(size) for size in found if size is not None) or "1"

@@ -144,6 +144,6 @@ def _kept_intermediates(model: Transformer, tokens: int) -> int:
         width
         for layer in model.structured_layers().values()
         if isinstance(layer, EinsumLinear)
-        for width, is_kept in zip(layer.plan.widths[1:-1], kept_steps(layer.plan, tokens), strict=False)
-        if is_kept
+        for width, kept in zip(layer.plan.widths[1:-1], kept_steps(layer.plan, tokens), strict=True)
+        if kept
     )
