@@ -61,7 +61,13 @@ def load_transformer(path: Path, device: torch.device | str = "cpu") -> Transfor
         )
     with torch.device("meta"):
         model = Transformer(config_from(document["config"]))
-    model.load_state_dict(tensors, assign=True)
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise SpecError(
+            f"{path}: its tensors are not those of the config in its metadata: {' '.join(str(error).split())[:200]}",
+            remedy="write it again",
+        ) from error
     return model.eval()
 
 

@@ -117,7 +117,8 @@ def result_rows(report: TrainingReport) -> list[dict[str, str]]:
 def training_findings(report: TrainingReport) -> list[str]:
     """What the runs say, in sentences."""
     best = min(report.runs, key=lambda run: run.result.loss)
-    found = [f"{best.result.name} has the lowest held-out loss, {loss_text(best.result.loss)} nats per token."]
+    verb = "ends at a" if len(report.runs) == 1 else "has the lowest"
+    found = [f"{best.result.name} {verb} held-out loss of {loss_text(best.result.loss)} nats per token."]
     dense = report.dense
     if dense is None:
         return found

@@ -49,8 +49,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Transfor
 def _find(path: Path) -> Checkpoint:
     refuse_pickle(path)
     if (path / STATE).exists():
-        return read_checkpoint(path)
-    found = read_newest(path, lambda text: warnings.warn(text, stacklevel=4))
+        return read_checkpoint(path, with_optimizer=False)
+    found = read_newest(path, lambda text: warnings.warn(text, stacklevel=4), with_optimizer=False)
     if found is not None:
         return found
     inner = sorted(folder.name for folder in path.iterdir() if checkpoints_of(folder)) if path.is_dir() else []
