@@ -63,7 +63,7 @@ def _project_run(source: Path, structure: str, structured: Structured, out: Path
     from einsearch_cli.training.full import load_model
 
     refuse_existing(out)
-    model, tokenizer = load_model(source)
+    model, tokenizer = load_model(source, warn=console.talk)
     changes = {"structure": structure, "structured": structured.value}
     config = config_from(model.config.model_dump() | changes)
     compressed, swaps = compress_transformer(model, config, _watch)

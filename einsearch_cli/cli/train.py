@@ -133,7 +133,8 @@ class _Session:
                         results.append(train_full(spec, self.data_of(spec), self.folder_of(spec), self.world, progress))
                     except RunFailedError as error:
                         failed.append(error)
-                        progress.say(f"error: {error.problem}")
+                        if len(self.specs) > 1:
+                            progress.say(f"error: {error.problem}")
         except KeyboardInterrupt:
             if self.world.is_first:
                 console.talk(f"stopped: the same command goes on from the last checkpoint in {self.folder}")
@@ -143,7 +144,8 @@ class _Session:
         if not failed:
             return Exit.OK
         if self.world.is_first:
-            console.error(f"{len(failed)} of {len(self.specs)} runs failed: {failed[0].problem}", failed[0].remedy)
+            share = f"{len(failed)} of {len(self.specs)} runs failed: " if len(self.specs) > 1 else ""
+            console.error(share + failed[0].problem, failed[0].remedy)
         return failed[0].exit_code
 
     def _report(self, results: Sequence[RunResult]) -> None:

@@ -62,6 +62,9 @@ class Network:
         self.model.to(world.device)
         self.model.recomputes_blocks = spec.recompute
         if spec.compile:
+            # torch counts compilations per function, over all networks of a process: the fifth run of a file
+            # reached its limit of 8 and went on uncompiled.
+            torch.compiler.reset()
             for block in self.model.blocks:
                 block.compile()
         self._wrapped: nn.Module = self._spread()
