@@ -31,7 +31,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         "task": study.task,
         "loss_name": study.loss_name,
         "budget_flops": study.budget_flops,
-        "run_time_s": sum(result.elapsed_s for result in study.results),
+        "run_time_s": sum(result.elapsed_s for result in study.all_runs),
         "yardstick": str(study.ranking.yardstick),
         "confidence": study.ranking.confidence,
         "results": [_run(study, result) for result in study.results],

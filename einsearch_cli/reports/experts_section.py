@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _HEADS = ("structure", "layer", "least used", "most used", "entropy of a token", "entropy of the mean", "dropped")
 _WITHOUT = "least used without balance loss"
+MOST_DRAWN = 10
+"""Structures in the figure, the best ones; the table has all."""
 
 
 def experts_section(page: Page) -> Html | None:
@@ -26,7 +28,7 @@ def experts_section(page: Page) -> Html | None:
     if not shown:
         return None
     without = {result.trial.structure: result for result in page.study.unbalanced if result.routing}
-    drawing = load_figure([(run, without.get(run.trial.structure)) for run in shown], page.looks)
+    drawing = load_figure([(run, without.get(run.trial.structure)) for run in shown[:MOST_DRAWN]], page.looks)
     return joined([drawing, element("p", _counted(shown, without), class_="caption"), _table(page, shown, without)])
 
 
@@ -47,7 +49,11 @@ def _table(page: Page, shown: list[TrialResult], without: dict[LayerSpec, TrialR
 def _counted(shown: list[TrialResult], without: dict[LayerSpec, TrialResult]) -> str:
     """How to read the figure and the table, and how many layers have starved experts."""
     layers = [layer for result in shown for layer in result.routing]
+    drawn = f" of the best {MOST_DRAWN} structures" if len(shown) > MOST_DRAWN else ""
     sentences = [
+        f"One mark is a layer{drawn}, hollow without the loss that balances the load."
+        if without
+        else f"One mark is a layer{drawn}.",
         "Held-out data at the end of one run of each structure: the first seed, the best width, the largest budget.",
         "Least and most used: an expert's share of all slots times the number of experts, so 1 is balanced;",
         f"{_starved(layers)} of {len(layers)} layers have an expert below {STARVED:g}.",

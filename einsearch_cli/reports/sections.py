@@ -43,14 +43,17 @@ def facts_section(page: Page) -> Html:
     study = page.study
     trials = [result.trial for result in study.results]
     failed = sum(entry.runs_failed for entry in study.ranking.entries)
-    ran_s = sum(result.elapsed_s for result in study.results)
+    runs = f"{len(trials)} ({failed} failed)" if failed else str(len(trials))
+    if study.unbalanced:
+        runs += f" + {len(study.unbalanced)} without balance loss"
+    ran_s = sum(result.elapsed_s for result in study.all_runs)
     facts = (
         ("Task", study.task),
         ("Structures", str(len(study.structures))),
         ("Training FLOPs per run", " → ".join(flops_text(budget) for _, budget in study.budgets) or "–"),
         ("Widths", _listed(trial.width for trial in trials) or "–"),
         ("Seeds", str(len({trial.seed for trial in trials}))),
-        ("Runs", f"{len(trials)} ({failed} failed)" if failed else str(len(trials))),
+        ("Runs", runs),
         ("Time of all runs", duration_text(ran_s)),
     )
     tiles = [
@@ -159,7 +162,7 @@ def learning_section(page: Page) -> Html | None:
 def failures_section(page: Page) -> Html | None:
     """Every run that diverged or crashed with its error; runs that failed alike share a row."""
     groups: dict[tuple[LayerSpec, str, str], list[Trial]] = {}
-    for result in page.study.results:
+    for result in page.study.all_runs:
         if result.status != "ok":
             key = (result.trial.structure, result.status, result.error or "no message")
             groups.setdefault(key, []).append(result.trial)

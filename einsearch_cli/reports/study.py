@@ -43,6 +43,11 @@ class StudyReport:
         if unranked:
             raise ValueError(f"the ranking was made from other results: it lacks {', '.join(map(str, unranked))}")
 
+    @property
+    def all_runs(self) -> tuple[TrialResult, ...]:
+        """The ranked runs and those without balance loss."""
+        return (*self.results, *self.unbalanced)
+
     @cached_property
     def structures(self) -> tuple[LayerSpec, ...]:
         """All structures, best first."""
