@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -233,12 +234,13 @@ def test_bad_input_is_named_with_exit_code_2_and_no_traceback(einsearch, words, 
 
 @pytest.mark.parametrize(("words", "limit_s"), [(["--help"], 0.5), (["enumerate", "--grid", "4"], 1.5)])
 def test_commands_that_do_not_train_start_fast(words: list[str], limit_s: float) -> None:
-    """Best of five: other work on the machine must not fail this."""
+    """Processor time, the least of five: other work on the machine must not fail this."""
     times_s = []
     for _ in range(5):
-        started_s = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "einsearch_cli.cli.main", *words], check=True, capture_output=True)
-        times_s.append(time.perf_counter() - started_s)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times_s) < limit_s
 
 
