@@ -27,7 +27,7 @@ class LiveBars:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
-            disable=not console.is_terminal,
+            disable=console.quiet or not console.is_terminal,
             transient=transient,
             redirect_stdout=False,
         )

@@ -36,8 +36,8 @@ def stream(text: str) -> None:
     print(text, end="", flush=True)  # noqa: T201
 
 
-def talk_console() -> Console:
-    """A rich console on stderr."""
+def talk_console(*, quiet: bool = False) -> Console:
+    """A rich console on stderr; a quiet one shows nothing."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, quiet=quiet)

@@ -56,7 +56,7 @@ def export_command(
     from einsearch_cli.export import dense_copy, save_transformer
     from einsearch_cli.training.full import load_model
 
-    model, tokenizer = load_model(checkpoint)
+    model, tokenizer = load_model(checkpoint, warn=console.talk)
     if target is Target.safetensors:
         save_transformer(model, out, tokenizer)
     elif target is Target.dense:

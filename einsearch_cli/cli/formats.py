@@ -21,6 +21,14 @@ class Format(StrEnum):
     markdown = "markdown"
 
 
+class TableFormat(StrEnum):
+    """How one table is written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
 Row = Mapping[str, Any]
 
 

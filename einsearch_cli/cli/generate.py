@@ -65,7 +65,7 @@ def generate_command(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     place = choose_device(device)
     text = sys.stdin.read() if prompt == "-" else prompt
-    model, tokenizer = load_model(checkpoint, place)
+    model, tokenizer = load_model(checkpoint, place, console.talk)
     words = _words(ids, tokenizer, checkpoint)
     decoding = Decoding(
         model,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.formats import Format, render, table
+from einsearch_cli.cli.formats import Format, TableFormat, render, table
 from einsearch_cli.cli.setting_words import read_settings
 
 if TYPE_CHECKING:
@@ -44,14 +44,6 @@ class Structured(StrEnum):
     all = "all"
 
 
-class CostFormat(StrEnum):
-    """How costs are written."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
 class PrecisionName(StrEnum):
     """Of the matrix products in training."""
 
@@ -73,7 +65,7 @@ def params_command(
     precision: PrecisionName = typer.Option(PrecisionName.bfloat16, help="Of the matrix products."),
     recompute: bool = typer.Option(False, "--recompute", help="Compute activations again in the backward pass."),
     utilisation: float | None = typer.Option(None, help="Share of the peak FLOP/s that is assumed; 0.4 if not given."),
-    output: CostFormat = typer.Option(CostFormat.table, "--format", help="Output format."),
+    output: TableFormat = typer.Option(TableFormat.table, "--format", help="Output format."),
 ) -> None:
     from einsearch_cli.models.transformer import UTILISATION, accelerator, dense_twin, estimate, model_costs, preset
     from einsearch_cli.reports.transformer_costs import cost_records, cost_rows, estimate_lines
@@ -96,17 +88,17 @@ def params_command(
             devices=gpus,
             utilisation=UTILISATION if utilisation is None else utilisation,
         )
-    if output is CostFormat.json:
+    if output is TableFormat.json:
         console.data(json.dumps(_document(config, costs.to_json(), found, card), indent=2, ensure_ascii=False))
         return
-    if output is CostFormat.csv:
+    if output is TableFormat.csv:
         console.data(render(cost_records(costs), [], Format.csv))
     else:
         console.talk(_described(preset_name, config))
         console.data(table(cost_rows(costs, model_costs(dense_twin(config))), align_right=True))
     if found is not None and card is not None:
         lines = estimate_lines(found, card, gpus)
-        (console.data if output is CostFormat.table else console.talk)("\n".join(lines))
+        (console.data if output is TableFormat.table else console.talk)("\n".join(lines))
 
 
 def _document(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from statistics import fmean
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, TaskID
 
 from einsearch_cli.cli.bars import LiveBars
+from einsearch_cli.reports.numbers import duration_text
 from einsearch_cli.search.estimate import StudyEstimate
 from einsearch_cli.search.study import RungStarted, StudyEvent
 from einsearch_cli.search.trial import Trial, TrialResult
@@ -96,7 +96,7 @@ class _Clock:
         left = self._rung_left * self._per_run(self._rung) + later
         if self._done_s > 0:
             left *= (time.perf_counter() - self._started_s) / self._done_s
-        return f"about {duration(left)} left"
+        return f"about {duration_text(left)} left"
 
 
 def name_of(structure: LayerSpec) -> str:
@@ -125,16 +125,3 @@ def load_note(routing: Sequence[RoutingStatistics]) -> str:
         f"  least load {least.smallest_load:.2f} in {least.layer}  "
         f"entropy {of_token:.2f} of {of_mean:.2f}  {sum(layer.dropped for layer in routing)} dropped"
     )
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min` or `2.5 h`.
-
-    >>> duration(42.4), duration(200), duration(9000)
-    ('42 s', '3.3 min', '2.5 h')
-    """
-    if math.isnan(seconds):
-        return "an unknown time"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

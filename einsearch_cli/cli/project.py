@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.formats import Format, render, table
+from einsearch_cli.cli.formats import Format, TableFormat, render, table
 from einsearch_cli.cli.params import Structured
 from einsearch_cli.errors import SpecError
 
@@ -34,14 +33,6 @@ name what is no linear layer, embeddings above all, with --skip.
 
   einsearch project model.safetensors --structure monarch --skip '*embed*' --skip lm_head --out small.safetensors
 """
-
-
-class TableFormat(StrEnum):
-    """How the table of layers is written."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
 
 
 def project_command(
@@ -72,7 +63,7 @@ def _project_run(source: Path, structure: str, structured: Structured, out: Path
     from einsearch_cli.training.full import load_model
 
     refuse_existing(out)
-    model, tokenizer = load_model(source)
+    model, tokenizer = load_model(source, warn=console.talk)
     changes = {"structure": structure, "structured": structured.value}
     config = config_from(model.config.model_dump() | changes)
     compressed, swaps = compress_transformer(model, config, _watch)

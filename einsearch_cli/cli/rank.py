@@ -111,7 +111,8 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
 
 def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate, workers: int, output: Format) -> str:
     from einsearch_cli.cli.formats import render, table
-    from einsearch_cli.cli.progress import duration, name_of
+    from einsearch_cli.cli.progress import name_of
+    from einsearch_cli.reports.numbers import duration_text
 
     if output in (Format.json, Format.jsonl):
         plan = {
@@ -127,7 +128,7 @@ def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate,
             "candidates": rung.structures,
             "runs": rung.runs,
             "FLOPs a run": f"{rung.budget_flops:.3g}",
-            "time": duration(rung.seconds),
+            "time": duration_text(rung.seconds),
         }
         for rung in estimate.rungs
     ]
@@ -139,7 +140,7 @@ def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate,
     return (
         f"task {spec.task}, {len(structures)} candidates ({names}{more})\n"
         f"widths {widths}; {spec.seeds} seeds each; {workers} workers\n{table(rows)}\n"
-        f"in all {estimate.runs} runs, {estimate.train_flops:.3g} training FLOPs, about {duration(estimate.seconds)}"
+        f"in all {estimate.runs} runs, {estimate.train_flops:.3g} training FLOPs, about {duration_text(estimate.seconds)}"
     )
 
 

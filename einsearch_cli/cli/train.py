@@ -59,12 +59,10 @@ def train_command(
     retain_memory()
     with open_world(device) as world:
         session = _Session(name, specs, out or Path("runs") / name, world)
-        if dry_run:
-            console.data("\n".join(session.plan_lines(gpu, gpus, probe=True)))
-            return Exit.OK
+        plan = "\n".join(session.plan_lines(gpu, gpus, probe=dry_run))  # all processes take part in probing
         if world.is_first:
-            console.talk("\n".join(session.plan_lines(gpu, gpus, probe=False)))
-        return session.run()
+            (console.data if dry_run else console.talk)(plan)
+        return Exit.OK if dry_run else session.run()
 
 
 @dataclass
@@ -103,7 +101,10 @@ class _Session:
         plans = [plan_run(spec, self.data_of(spec).vocabulary) for spec in self.specs]
         seconds = None
         if probe:
-            console.talk(f"measuring the speed of {len(plans)} runs on {self.world.device} …")
+            if self.world.is_first:
+                console.talk(
+                    f"measuring the speed of {len(plans)} run{'s' * (len(plans) != 1)} on {self.world.device} …"
+                )
             seconds = [probe_seconds(plan, self.data_of(plan.spec), self.world) for plan in plans]
         lines = [f"data: {text}" for text in dict.fromkeys(map(self._described, self.specs))]
         lines += [f"device: {self.world.device}" + (f" × {self.world.size}" if self.world.size > 1 else "")]
@@ -122,26 +123,29 @@ class _Session:
         from einsearch_cli.cli.train_progress import TrainProgress
         from einsearch_cli.training.full import train_full
 
+        terminal = console.talk_console(quiet=not self.world.is_first)
         results: list[RunResult] = []
         failed: list[RunFailedError] = []
         try:
             for spec in self.specs:
-                with TrainProgress(spec.name, self.world.is_first) as progress:
+                with TrainProgress(terminal, spec.name) as progress:
                     try:
                         results.append(train_full(spec, self.data_of(spec), self.folder_of(spec), self.world, progress))
                     except RunFailedError as error:
                         failed.append(error)
-                        progress.say(f"error: {error.problem}")
+                        if len(self.specs) > 1:
+                            progress.say(f"error: {error.problem}")
         except KeyboardInterrupt:
             if self.world.is_first:
-                console.talk(f"stopped; a checkpoint is in {self.folder}: run the same command again to go on")
+                console.talk(f"stopped: the same command goes on from the last checkpoint in {self.folder}")
             return Exit.INTERRUPTED
         if results and self.world.is_first:
             self._report(results)
         if not failed:
             return Exit.OK
         if self.world.is_first:
-            console.error(f"{len(failed)} of {len(self.specs)} runs failed: {failed[0].problem}", failed[0].remedy)
+            share = f"{len(failed)} of {len(self.specs)} runs failed: " if len(self.specs) > 1 else ""
+            console.error(share + failed[0].problem, failed[0].remedy)
         return failed[0].exit_code
 
     def _report(self, results: Sequence[RunResult]) -> None:

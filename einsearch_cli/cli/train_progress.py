@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from einsearch_cli.cli import console
+from rich.console import Console
+from rich.progress import MofNCompleteColumn
+
+from einsearch_cli.cli.bars import LiveBars
 from einsearch_cli.reports.numbers import duration_text
 
 if TYPE_CHECKING:
     from einsearch_cli.training.full import StepMetrics
 
 
-class TrainProgress:
+class TrainProgress(LiveBars):
     """Shows step, loss, held-out loss, speed and the time left of one run."""
 
-    def __init__(self, name: str, wanted: bool = True) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        terminal = console.talk_console()
+    def __init__(self, console: Console, name: str) -> None:
+        super().__init__(console, MofNCompleteColumn(), transient=False)
         self._name = name
-        self._wanted = wanted
-        self._shows_bar = wanted and terminal.is_terminal
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=terminal,
-            disable=not self._shows_bar,
-        )
         self._bar = self._bars.add_task(name, total=None, note="")
         self._held_out = ""
         self._first: tuple[int, float] | None = None
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def on_step(self, metrics: StepMetrics, steps: int) -> None:
         """After every step."""
@@ -52,17 +33,13 @@ class TrainProgress:
         if metrics.validation_loss is not None:
             self._held_out = f"   held-out {metrics.validation_loss:.4f}"
         note = f"loss {metrics.loss:.4f}{self._held_out}   {metrics.tokens_per_s:,.0f} tokens/s{left}"
-        if self._shows_bar:
-            self._bars.update(self._bar, completed=metrics.step, total=steps, note=note)
-        elif self._wanted and metrics.validation_loss is not None:
-            console.talk(f"{self._name}: step {metrics.step:,} of {steps:,}   {note}")
+        self._bars.update(self._bar, completed=metrics.step, total=steps, note=note)
+        if not self._console.is_terminal and metrics.validation_loss is not None:
+            self.say(f"{self._name}: step {metrics.step:,} of {steps:,}   {note}")
 
     def say(self, text: str) -> None:
-        """A line of its own above the bar."""
-        if self._shows_bar:
-            self._bars.console.print(text, markup=False, highlight=False)
-        elif self._wanted:
-            console.talk(text)
+        """A line of its own, above the bar if there is one."""
+        self._say(text)
 
     @staticmethod
     def _left(step: int, steps: int, first: tuple[int, float], now_s: float) -> str:

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from einsearch_cli.errors import OutputError
 from einsearch_cli.files import refuse_unwritable
 
@@ -34,9 +36,10 @@ def place(target: Path, write: Callable[[Path], object]) -> None:
             # Not the owner's alone, as some libraries make theirs, but what the folder was made with.
             file.chmod(draft.stat().st_mode & 0o666)
             os.replace(file, target.with_name(file.name))
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch wrap what the system says
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise OutputError(
-            f"cannot write {str(target)!r}: {error.strerror or error}",
+            f"cannot write {str(target)!r}: {reason}",
             remedy="give a path in a folder that you may write to and that has room",
         ) from error
     finally:

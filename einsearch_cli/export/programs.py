@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,9 @@ def save_program(
     """
     refuse_unwritable(path)
     program = _program(model, example, dynamic_shapes)
-    place(path, lambda draft: torch.export.save(program, draft))
+    written = io.BytesIO()  # where the disk is full, torch's own writer of files ends the process
+    torch.export.save(program, written)
+    place(path, lambda draft: draft.write_bytes(written.getbuffer()))
     with _quiet(), torch.no_grad():
         found = torch.export.load(path).module()(*example)
     return _checked(model, example, found, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -61,7 +62,13 @@ def load_transformer(path: Path, device: torch.device | str = "cpu") -> Transfor
         )
     with torch.device("meta"):
         model = Transformer(config_from(document["config"]))
-    model.load_state_dict(tensors, assign=True)
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise SpecError(
+            f"{path}: its tensors are not those of the config in its metadata: {' '.join(str(error).split())[:200]}",
+            remedy="write it again",
+        ) from error
     return model.eval()
 
 
@@ -85,7 +92,13 @@ def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> N
         tokenizer=None if tokenizer is None else tokenizer.to_json(),
         data_digest="",
     )
-    save_checkpoint(folder, state, {name: value.detach() for name, value in model.named_parameters()}, {})
+    try:
+        save_checkpoint(folder, state, {name: value.detach() for name, value in model.named_parameters()}, {})
+    except OutputError as error:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing was in it before, and the same command can write it again
+        raise OutputError(
+            f"cannot write {str(folder)!r}: {error.__cause__}", remedy="give a folder in a place that has room"
+        ) from error
 
 
 def refuse_existing(folder: Path) -> None:

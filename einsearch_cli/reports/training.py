@@ -117,7 +117,10 @@ def result_rows(report: TrainingReport) -> list[dict[str, str]]:
 def training_findings(report: TrainingReport) -> list[str]:
     """What the runs say, in sentences."""
     best = min(report.runs, key=lambda run: run.result.loss)
-    found = [f"{best.result.name} has the lowest held-out loss, {loss_text(best.result.loss)} nats per token."]
+    loss = f"{loss_text(best.result.loss)} nats per token."
+    if len(report.runs) == 1:
+        return [f"{best.result.name} ends at a held-out loss of {loss}"]
+    found = [f"{best.result.name} has the lowest held-out loss, {loss}"]
     dense = report.dense
     if dense is None:
         return found

@@ -139,7 +139,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(spec: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"stopped; a checkpoint is in {out}: run the same command again to go on" in err
+    assert f"stopped: the same command goes on from the last checkpoint in {out}" in err
     metrics = out / "dense" / "metrics.jsonl"
     (saved,) = (out / "dense" / "checkpoints").iterdir()
     assert int(saved.name.removeprefix("step-")) == len(metrics.read_text().splitlines()) >= 20

@@ -33,6 +33,13 @@ def test_a_torch_program_is_the_model(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["model.pt2"]
 
 
+def test_a_full_disk_is_named(tmp_path: Path, full_disk: None) -> None:  # noqa: ARG001
+    """torch's own writer would end the process."""
+    with pytest.raises(OutputError, match=r"cannot write '.*model.pt2': File too large"):
+        save_program(_layers(), tmp_path / "model.pt2", (torch.randn(2, 13),))
+    assert not list(tmp_path.iterdir())
+
+
 def test_onnxruntime_computes_what_the_transformer_computes(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -37,6 +38,23 @@ def test_round_trip(model: Transformer, tmp_path: Path, dense: bool) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["model.safetensors"]
     (tmp_path / "plain").touch()
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_full_disk_is_named(model: Transformer, tmp_path: Path, full_disk: None) -> None:  # noqa: ARG001
+    """What the system says comes through safetensors as an error of its own kind."""
+    with pytest.raises(OutputError, match=r"cannot write '.*model.safetensors': .*File too large"):
+        save_transformer(model, tmp_path / "model.safetensors")
+    with pytest.raises(OutputError, match=r"cannot write '.*run': .*File too large"):
+        save_run(model, tmp_path / "run", None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensors_of_another_config_are_refused(model: Transformer, tmp_path: Path) -> None:
+    save_transformer(model, tmp_path / "model.safetensors")
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        save_file({"norm.weight": torch.ones(32)}, tmp_path / "part.safetensors", file.metadata())
+    with pytest.raises(SpecError, match=r"part.safetensors: its tensors are not those of the config"):
+        load_transformer(tmp_path / "part.safetensors")
 
 
 def test_a_failed_write_leaves_the_old_file(

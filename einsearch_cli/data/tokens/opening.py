@@ -313,7 +313,7 @@ def _no_vocabulary(folder: Path, scans: list[Scan]) -> DataError:
     return DataError(
         f"{folder} has no {META_FILE} that says how many tokens there are"
         + (pickled if (folder / "meta.pkl").exists() else ""),
-        remedy=f"give vocabulary: N in the settings, for these files at least {max(s.largest for s in scans) + 1}",
+        remedy=f"give data.vocabulary, for these files at least {max(s.largest for s in scans) + 1}",
     )
 
 

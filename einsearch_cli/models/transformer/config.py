@@ -18,12 +18,17 @@ _FARTHEST: Final = 10_000
 
 _SIZES: Final = ("vocabulary", "width", "layers", "heads", "kv_heads", "head_size", "hidden", "context")
 
+_LARGEST: Final = {"vocabulary": 1 << 32, "layers": 10_000}
+"""Beyond these, as beyond `_LARGEST_WIDTH`, even a network without memory takes minutes, or its sizes overflow."""
+
+_LARGEST_WIDTH: Final = 1 << 24
+
 
 class TransformerConfig(BaseModel):
     """Shape of a decoder-only transformer, and which of its layers are structured.
 
     Raises:
-        SizeError: a size below 1, or sizes that do not fit each other.
+        SizeError: a size below 1 or beyond all memory, or sizes that do not fit each other.
         StructureError: a text that is no structure.
         SpecError: experts that the chosen layers have no place for.
 
@@ -115,6 +120,7 @@ class TransformerConfig(BaseModel):
             size = getattr(self, name)
             if size < 1:
                 raise SizeError(f"{name} {size}: every size has to be at least 1", remedy=f"give a positive {name}")
+        self._check_limits()
         if self.heads % self.kv_heads:
             raise SizeError(
                 f"{self.kv_heads} kv_heads for {self.heads} heads: each has to serve equally many",
@@ -127,6 +133,13 @@ class TransformerConfig(BaseModel):
             )
         self._check_experts()
         return self
+
+    def _check_limits(self) -> None:
+        sizes = {**{name: getattr(self, name) for name in _SIZES}, "heads × head_size": self.attention_width}
+        for name, size in sizes.items():
+            largest = _LARGEST.get(name, _LARGEST_WIDTH)
+            if size > largest:
+                raise SizeError(f"{name} {size:,}: at most {largest:,} is possible", remedy=f"give a smaller {name}")
 
     def _check_experts(self) -> None:
         if not self.has_expert_networks:

@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ class Checkpoint:
     path: Path
     state: RunState
     model: Tensors
-    optimizer: Tensors
+    optimizer: Tensors = field(default_factory=dict)
 
 
 def save_checkpoint(run: Path, state: RunState, model: Tensors, optimizer: Tensors) -> Path:
@@ -148,12 +148,13 @@ def checkpoints_of(run: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def read_newest(run: Path, warn: Warn) -> Checkpoint | None:
+def read_newest(run: Path, warn: Warn, *, with_optimizer: bool = True) -> Checkpoint | None:
     """The newest whole checkpoint of a run; None when it has none at all.
 
     Args:
         run: folder of the run.
         warn: told of every damaged checkpoint that is passed over.
+        with_optimizer: as in `read_checkpoint`.
 
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
@@ -161,7 +162,7 @@ def read_newest(run: Path, warn: Warn) -> Checkpoint | None:
     problems = []
     for path in reversed(checkpoints_of(run)):
         try:
-            return read_checkpoint(path)
+            return read_checkpoint(path, with_optimizer=with_optimizer)
         except CheckpointError as error:
             problems.append(error)
             warn(f"warning: {error.problem}; going back to the checkpoint before it")
@@ -173,19 +174,24 @@ def read_newest(run: Path, warn: Warn) -> Checkpoint | None:
     return None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
     """A checkpoint folder, every byte of it checked.
+
+    Args:
+        path: the folder.
+        with_optimizer: whether to read the optimizer's tensors, two thirds of the bytes; they are empty if not.
 
     Raises:
         CheckpointError: it is missing, damaged, or a pickle.
     """
     refuse_pickle(path)
     content = _read_state(path)
-    for name, digest in content["files"].items():
-        _check_file(path / name, digest)
+    names = (MODEL, OPTIMIZER) if with_optimizer else (MODEL,)
+    for name in names:
+        _check_file(path / name, content["files"][name])
     fields = {key: value for key, value in content.items() if key not in ("format", "files")}
     try:
-        return Checkpoint(path, RunState(**fields), load_file(path / MODEL), load_file(path / OPTIMIZER))
+        return Checkpoint(path, RunState(**fields), *(load_file(path / name) for name in names))
     except (TypeError, SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint {path} is not of this version: {str(error)[:100]}",

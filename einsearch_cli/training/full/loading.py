@@ -15,6 +15,7 @@ from einsearch_cli.training.full.checkpoint import (
     FOLDER,
     STATE,
     Checkpoint,
+    Warn,
     checkpoints_of,
     read_checkpoint,
     read_newest,
@@ -23,7 +24,9 @@ from einsearch_cli.training.full.checkpoint import (
 from einsearch_cli.training.full.network import load_parameters
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Transformer, Tokenizer | None]:
+def load_model(
+    path: Path, device: torch.device | str = "cpu", warn: Warn = warnings.warn
+) -> tuple[Transformer, Tokenizer | None]:
     """The transformer of a run or of one of its checkpoints, in evaluation mode, with its tokenizer if it has one.
 
     A run whose guided part is not over gives a model with guides, at the weight that they had.
@@ -31,11 +34,12 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Transfor
     Args:
         path: folder of a run, of which the newest whole checkpoint is taken, or of a checkpoint.
         device: where the model goes.
+        warn: told of every damaged checkpoint that is passed over.
 
     Raises:
         CheckpointError: no checkpoint there, a damaged one, or a pickle.
     """
-    checkpoint = _find(path)
+    checkpoint = _find(path, warn)
     state = checkpoint.state
     with torch.device("meta"):
         model = Transformer(config_from(state.config))
@@ -46,11 +50,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Transfor
     return model.eval(), None if state.tokenizer is None else tokenizer_from_json(state.tokenizer)
 
 
-def _find(path: Path) -> Checkpoint:
+def _find(path: Path, warn: Warn) -> Checkpoint:
     refuse_pickle(path)
     if (path / STATE).exists():
-        return read_checkpoint(path)
-    found = read_newest(path, lambda text: warnings.warn(text, stacklevel=4))
+        return read_checkpoint(path, with_optimizer=False)
+    found = read_newest(path, warn, with_optimizer=False)
     if found is not None:
         return found
     inner = sorted(folder.name for folder in path.iterdir() if checkpoints_of(folder)) if path.is_dir() else []

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from einsearch_cli.data import Batch
-from einsearch_cli.errors import CheckpointError
+from einsearch_cli.errors import CheckpointError, SpecError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, Initialisation, SelfGuide, guide_layers, initialise_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.training.full.phases import GuideStep
@@ -39,10 +39,14 @@ class Network:
         config: of the transformer.
         world: the processes that share the work.
         guided: whether structured layers have guides.
+
+    Raises:
+        SpecError: rows that do not divide into equal parts for all processes.
     """
 
     def __init__(self, spec: TrainSpec, config: TransformerConfig, world: World, *, guided: bool) -> None:
         self.spec, self.config, self.world = spec, config, world
+        _refuse_unequal_parts(spec, world)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             self.model = Transformer(config)
@@ -58,6 +62,9 @@ class Network:
         self.model.to(world.device)
         self.model.recomputes_blocks = spec.recompute
         if spec.compile:
+            # torch counts compilations per function, over all networks of a process: the fifth run of a file
+            # reached its limit of 8 and went on uncompiled.
+            torch.compiler.reset()
             for block in self.model.blocks:
                 block.compile()
         self._wrapped: nn.Module = self._spread()
@@ -181,6 +188,17 @@ class Network:
                     kind: _copy(tensor, value) if kind == "step" else _like(value, tensor)
                     for kind, tensor in state.items()
                 }
+
+
+def _refuse_unequal_parts(spec: TrainSpec, world: World) -> None:
+    """Parts of different sizes would weigh their rows differently."""
+    parts = spec.accumulation * world.size
+    if spec.batch % parts:
+        raise SpecError(
+            f"a batch of {spec.batch} rows does not divide into {spec.accumulation} parts in each of {world.size} "
+            "processes",
+            remedy=f"give a batch that is a multiple of {parts}, or another accumulation",
+        )
 
 
 def _start_anew(model: Transformer, rule: Initialisation) -> None:

@@ -8,6 +8,7 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import flop_matched_guide, guide_is_evaluated, guide_layers, guide_weight
 from einsearch_cli.models import TRAINING_TO_FORWARD, FlopCount
 from einsearch_cli.models.transformer import TransformerConfig, dense_twin, meta_transformer
+from einsearch_cli.structures import parse_structure
 from einsearch_cli.training.full.spec import TrainSpec
 
 
@@ -65,8 +66,15 @@ class Phases:
 
     def flops_before(self, step: int) -> int:
         """Training FLOPs of all steps before this one, without embeddings and head."""
-        evaluated = sum(self.guide(earlier).evaluate for earlier in range(min(step, self.guided_steps)))  # type: ignore[union-attr]
-        return step * self.body_flops + evaluated * self.guide_flops
+        return step * self.body_flops + self._evaluated_before(step) * self.guide_flops
+
+    def _evaluated_before(self, step: int) -> int:
+        """Steps before this one that compute the guides; draws have to be made to be counted."""
+        guided = min(step, self.guided_steps)
+        if not self.stochastic:
+            return guided
+        weights = (guide_weight(earlier, self.guided_steps) for earlier in range(guided))
+        return sum(guide_is_evaluated(earlier, weight, self.seed) for earlier, weight in enumerate(weights))
 
 
 def phases_of(spec: TrainSpec, config: TransformerConfig) -> Phases:
@@ -84,6 +92,11 @@ def phases_of(spec: TrainSpec, config: TransformerConfig) -> Phases:
     dense = meta_transformer(dense_twin(config)).flops_per_token()
     guide_flops = guide_params = guided_steps = repeated_steps = 0
     if spec.guidance is not None:
+        if config.layer_spec == parse_structure("dense"):
+            raise SpecError(
+                f"guidance in {spec.name}: its layers are dense, guides lead structured ones",
+                remedy="give model.structure, or leave guidance out (--set guidance=null)",
+            )
         guide = guide_layers(model)
         guide_flops, guide_params = guide.flops_per_token, model.parameter_count() - params
         guided_steps = _guided_steps(spec, count, dense, guide_flops)

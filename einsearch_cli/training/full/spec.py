@@ -17,6 +17,9 @@ _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 FREE_TO_CHANGE: Final = frozenset({"name", "data", "validation", "checkpoint", "metrics", "parallel"})
 """Keys that a run may go on with other values of: they do not decide the weights, or (`data`) a digest tells."""
 
+MAX_STEPS: Final = 10_000_000
+"""The longest published runs take about a million; draws of a stochastic guide are counted one by one."""
+
 
 class OptimizerSpec(BaseModel):
     """AdamW; the defaults are those of Wei et al. 2024 (arXiv 2406.16450) for their smallest model."""
@@ -74,7 +77,7 @@ class ValidationSpec(BaseModel):
 
     model_config = _STRICT
 
-    points: int = Field(default=10, ge=1)
+    points: int = Field(default=10, ge=1, le=1_000_000)
     """Times it is measured, evenly spaced over the steps; the last one is the end of the run."""
     blocks: int = Field(default=64, ge=1, le=65_536)
     """Held-out blocks it is averaged over; fewer where the held-out tokens are short."""
@@ -120,7 +123,7 @@ class TrainSpec(BaseModel):
     """Rows of `context` tokens in one step, of all processes together."""
     accumulation: int = Field(default=1, ge=1)
     """Parts that every process splits its rows into, one after another, to save memory."""
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     """Optimizer updates, before those that a FLOP-matched guide adds."""
     tokens: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Tokens to train on, in place of steps; rounded up to whole steps."""
@@ -186,11 +189,22 @@ class TrainSpec(BaseModel):
 
     @property
     def base_steps(self) -> int:
-        """Steps before those that a FLOP-matched guide adds."""
+        """Steps before those that a FLOP-matched guide adds.
+
+        Raises:
+            SpecError: tokens that take too many.
+        """
         if self.steps is not None:
             return self.steps
         assert self.tokens is not None
-        return -int(-self.tokens // self.tokens_per_step)
+        steps = -int(-self.tokens // self.tokens_per_step)
+        if steps > MAX_STEPS:
+            raise SpecError(
+                f"tokens: {self.tokens:.3g} in steps of {self.tokens_per_step:,} are {steps:.3g} steps, a run has at most "
+                f"{MAX_STEPS:,}",
+                remedy="give fewer tokens, or a larger batch",
+            )
+        return steps
 
     def same_run(self) -> dict[str, Any]:
         """Everything that decides what is trained, as plain values; two runs with equal ones have equal weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,13 @@ def load_train_specs(path: Path, changes: Mapping[str, Any] | None = None) -> tu
     wanted = _nested(changes or {})
     runs = common.pop(RUNS, None)
     if RUNS not in document.data:
-        spec = _checked(_merged(_rebased(common, path.parent), wanted), document, ())
+        spec = _checked(_merged(_rebased(common, path.parent), wanted), _Places(document, wanted))
         return spec.name, [spec]
     if "name" in wanted:
         raise SpecError(f"--set name: {path} has several runs, each with its own", remedy="leave it out")
     merged = [_merged(_rebased(_merged(common, run), path.parent), wanted) for run in _checked_runs(runs, document)]
-    specs = [_checked(data, document, (RUNS, number)) for number, data in enumerate(merged)]
-    return _checked({**merged[0], "name": common["name"]}, document, ()).name, specs
+    specs = [_checked(data, _Places(document, wanted, (RUNS, number))) for number, data in enumerate(merged)]
+    return _checked({**merged[0], "name": common["name"]}, _Places(document, wanted)).name, specs
 
 
 def _checked_runs(runs: object, document: YamlDocument) -> list[dict[str, Any]]:
@@ -95,15 +96,15 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def _checked(data: dict[str, Any], document: YamlDocument, run: Location) -> TrainSpec:
-    """The run of these keys; what is wrong is named with its line, in the run or in the common part."""
+def _checked(data: dict[str, Any], places: _Places) -> TrainSpec:
+    """The run of these keys; what is wrong is named with the place where it is given."""
     try:
         spec = TrainSpec.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         location: Location = first["loc"]
         key = ".".join(str(part) for part in location)
-        where = _where(document, run, location)
+        where = places.of(location)
         if first["type"] == "extra_forbidden":
             raise SpecError(f"{where}: unknown key {key!r}", remedy=f"use one of: {_known_keys(location)}") from None
         message = first["msg"].removeprefix("Value error, ")
@@ -118,7 +119,11 @@ def _checked(data: dict[str, Any], document: YamlDocument, run: Location) -> Tra
     except EinsearchError as error:
         named = ["structure"] if isinstance(error, StructureError) else _keys_named(spec.model, error.problem)
         location = ("model", *named[:1])
-        raise type(error)(f"{_where(document, run, location)}: {error.problem}", remedy=error.remedy) from None
+        raise type(error)(f"{places.of(location)}: {error.problem}", remedy=error.remedy) from None
+    try:
+        _ = spec.base_steps
+    except SpecError as error:
+        raise SpecError(f"{places.of(('tokens',))}: {error.problem}", remedy=error.remedy) from None
     return spec
 
 
@@ -128,12 +133,32 @@ def _keys_named(model: Mapping[str, Any], problem: str) -> list[str]:
     return [key for _, key in sorted(found)]
 
 
-def _where(document: YamlDocument, run: Location, location: Location) -> str:
-    """The line in the run where it is the run that has the key, else in the common part."""
-    inner = location
-    while inner and (*run, *inner) not in document.lines:
-        inner = inner[:-1]
-    return document.where((*run, *inner) if inner or not location else location)
+@dataclass(frozen=True)
+class _Places:
+    """Where the keys of a run are given: with --set, in the run's own part of the file, or in the common one."""
+
+    document: YamlDocument
+    changes: Mapping[str, Any]
+    run: Location = ()
+
+    def of(self, location: Location) -> str:
+        """`--set`, or file and line."""
+        if location and self._is_changed(location):
+            return "--set"
+        inner = location
+        while inner and (*self.run, *inner) not in self.document.lines:
+            inner = inner[:-1]
+        return self.document.where((*self.run, *inner) if inner or not location else location)
+
+    def _is_changed(self, location: Location) -> bool:
+        found: Any = self.changes
+        for part in location:
+            if not isinstance(found, Mapping):
+                return True
+            if part not in found:
+                return False
+            found = found[part]
+        return not isinstance(found, Mapping)
 
 
 def _known_keys(location: Location) -> str:

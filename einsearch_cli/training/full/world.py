@@ -30,8 +30,7 @@ class World:
         """Values summed over all processes."""
         if self.size == 1:
             return values
-        flat = torch.tensor(values, dtype=torch.float64 if self.device.type != "mps" else torch.float32)
-        flat = flat.to(self.device)
+        flat = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(flat)
         return tuple(flat.tolist())
 

@@ -140,7 +140,7 @@ def test_meta_pkl_is_not_unpickled(folder: Path, tmp_path: Path) -> None:
     assert refusal(DataSettings(tokens=folder), tmp_path) == (
         f"{folder} has no meta.json that says how many tokens there are "
         "(meta.pkl is not read: unpickling a file runs whatever is in it)\n"
-        "try: give vocabulary: N in the settings, for these files at least 65"
+        "try: give data.vocabulary, for these files at least 65"
     )
     assert open_tokens(DataSettings(tokens=folder, vocabulary=65), tmp_path).vocabulary == 65
 

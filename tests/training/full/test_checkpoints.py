@@ -153,6 +153,17 @@ def test_the_model_of_a_run(finished: Path) -> None:
         assert torch.equal(value, saved[name]), name
 
 
+def test_a_model_is_read_without_the_optimizer_and_from_the_checkpoint_before_a_damaged_one(run: Path) -> None:
+    last = run / "checkpoints" / "step-00000008"
+    (last / "optimizer.safetensors").write_bytes(b"")
+    said: list[str] = []
+    load_model(run, warn=said.append)
+    assert not said
+    (last / "model.safetensors").write_bytes(b"")
+    load_model(run, warn=said.append)
+    assert said[0].startswith(f"warning: checkpoint {last} is damaged: model.safetensors is not what was written")
+
+
 def test_the_model_of_a_guided_phase_has_its_guides(tmp_path: Path) -> None:
     """Stopped after 4 of 6 guided steps: the guides weigh what they will in the fifth."""
     told = Told(stop_at=4)

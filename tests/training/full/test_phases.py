@@ -79,7 +79,7 @@ def test_the_plan_agrees_with_the_run(tmp_path: object) -> None:
 
 
 def test_nothing_to_guide() -> None:
-    with pytest.raises(LayerError, match="has no structured layer to guide"):
+    with pytest.raises(SpecError, match="guidance in train: its layers are dense, guides lead structured ones"):
         phases(model={"structure": "dense"}, guidance={})
 
 

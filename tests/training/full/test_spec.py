@@ -107,6 +107,22 @@ def test_changes_that_are_none(tmp_path: Path, key: str) -> None:
         load_train_specs(written(tmp_path, COMMON), {key: 3})
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"optimizer.speed": 3}, "--set: unknown key 'optimizer.speed'"),
+        ({"optimizer.learning_rate": -1}, "--set: optimizer.learning_rate is -1: input should be greater than 0"),
+        ({"model.heads": 3}, "--set: 3 heads in a width of 64"),
+        ({"steps": 10**9}, "--set: steps is 1000000000: input should be less than or equal to 10000000"),
+        ({"steps": None, "tokens": 1e30}, "--set: tokens: 1e+30 in steps of 128 are 7.81e+27 steps, a run has at most"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_named_so(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(EinsearchError) as caught:
+        load_train_specs(written(tmp_path, COMMON), changes)
+    assert caught.value.problem.startswith(problem)
+
+
 def test_a_vocabulary_smaller_than_that_of_the_data(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"model.vocabulary": 100}
     _, (spec,) = load_train_specs(written(tmp_path, COMMON), changes)
