@@ -28,7 +28,7 @@ class SizedStructure:
     >>> from einsearch_cli.structures import parse_structure
     >>> sized = parse_structure("monarch").at(768, 768)
     >>> sized.einsum, sized.sizes
-    ('...ab,abd,bcd->...cd', (('XA', 24), ('XAB', 32), ('YB', 24), ('YAB', 32)))
+    ('...ab,abd,bcd->...cd', (('XA', 24), ('XAB', 32), ('YB', 32), ('YAB', 24)))
     """
 
     structure: Structure
@@ -98,8 +98,9 @@ def choose_sizes(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
     Fixed sizes stay as they are. Where no factorization of d has every size
     within a factor of two of its extent (a prime, or 770 in 4 blocks), the
     dimension is padded to the next one that has. Bonds are rounded. Among
-    factorizations that are equally near the first of full generic rank is
-    taken, or else of the largest.
+    factorizations that are equally near one of full generic rank is taken, or else of the largest;
+    of these the one whose parameters are nearest to those of the extents: at d = 2048 a Monarch
+    matrix takes 32 × 64 beside 64 × 32, 1.06 times 2·d^(3/2), and not 64 blocks twice, 1.41 times.
     Rounding d**θ to whole numbers, the obvious alternative, loses up to 8.9%
     of the inputs at d = 768.
 
@@ -124,8 +125,9 @@ def _sized(structure: Structure, d_in: int, d_out: int, sides: Mapping[str, int]
 
 @lru_cache(maxsize=256)
 def _of_largest_rank(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
-    """The first of the equally near sizes with full generic rank, or else with the largest."""
-    ties = [_sized(structure, d_in, d_out, sides) for sides in nearest_sides(structure, d_in, d_out)]
+    """Of equally near sizes of full generic rank, or else of the largest, the nearest in parameters to the extents."""
+    sides = nearest_sides(structure, d_in, d_out)
+    ties = sorted((_sized(structure, d_in, d_out, some) for some in sides), key=_distance_in_params)
     best, best_rank, eliminations = ties[0], 0, 0
     for sized in ties:
         bound = min(cut_bound(dict(sized.sizes)), d_in, d_out)
@@ -139,6 +141,17 @@ def _of_largest_rank(structure: Structure, d_in: int, d_out: int) -> SizedStruct
         if best_rank == min(d_in, d_out):
             break
     return best
+
+
+def _distance_in_params(sized: SizedStructure) -> float:
+    """|log(parameters / parameters of the exact extents)|, rounded so that what is equal is equal."""
+    base = {"X": sized.d_in, "Y": sized.d_out}
+    exact = {
+        carriers: extent.at(next((base[tensor] for tensor in "XY" if tensor in carriers), min(base.values())))
+        for carriers, extent in sized.structure.indices
+    }
+    params = sum(math.prod(exact[carriers] for carriers in sized.carriers_of(f)) for f in sized.factors)
+    return round(abs(math.log(sized.params / params)), 9)
 
 
 def _reached(bound: int, sized: SizedStructure) -> bool:

@@ -71,7 +71,7 @@ def test_the_table_has_the_error_of_every_layer(einsearch, run, tmp_path) -> Non
         "d_out": 64,
         "relative_error": pytest.approx(expected.relative_error),
         "params_before": 2048,
-        "params_after": 768,
+        "params_after": 512,
     }
     table = einsearch(*arguments, "table", "--out", tmp_path / "b").out.splitlines()
     assert table[0].split() == ["layer", "d_in", "d_out", "relative", "error", "params", "before", "after", "kept"]
@@ -81,8 +81,8 @@ def test_the_table_has_the_error_of_every_layer(einsearch, run, tmp_path) -> Non
         "64",
         f"{expected.relative_error:.4f}",
         "2,048",
-        "768",
-        "37.5%",
+        "512",
+        "25.0%",
     ]
     csv = einsearch(*arguments, "csv", "--out", tmp_path / "c").out
     assert csv.splitlines()[0] == "layer,d_in,d_out,relative_error,params_before,params_after"

@@ -39,7 +39,7 @@ def test_a_changed_factor_is_seen_by_the_next_decoding() -> None:
     before = list(Decoding(model, PROMPT, max_tokens=7, sampling=greedy))
     with torch.no_grad():
         for layer in model.structured_layers().values():
-            layer.factors["A"].mul_(-2)
+            layer.factors["A"].normal_(generator=torch.Generator().manual_seed(1))
     after = [step[0] for step in Decoding(model, PROMPT, max_tokens=7, sampling=greedy)]
     assert after == slowly(model, PROMPT, 7, greedy, seed=0)
     assert [[token] for token in after] != before

@@ -135,7 +135,7 @@ def test_large_matrices_are_settled_by_paths_or_refused_before_anything_is_alloc
         SizeError,
         match=r"144,000,000 numbers: at most 67,108,864 .* exactly and 134,217,728 .*the rank is from 2,400 to 12,000",
     ):
-        generic_rank(parse_structure("monarch").at(12_000, 12_000))
+        generic_rank(parse_structure("XA=100 XAB YB=100 YAB").at(12_000, 12_000))
     with pytest.raises(SizeError, match="seeds must not be negative"):
         generic_rank(parse_structure("monarch").at(4, 4), seed=-1)
 

@@ -105,8 +105,9 @@ def test_the_equation_is_one_that_numpy_reads() -> None:
         ("XA^1/4 XB^1/2 XAB^1/4 YA^1/2 YB^1/2", 112, 112, {"YA": 14, "YB": 8}, 112),
         # Here a cut tells: with YA 2, YB 128 no rank is above 640.
         ("XA^2/3 XAB^1/3 YA^1/6 YB^2/3 YAB^1/6 AB^1/3", 1024, 1024, {"YA": 4, "YB": 64}, 1024),
-        # Every choice is of full rank: the first one stays.
-        ("monarch", 768, 768, {"XA": 24, "XAB": 32, "YB": 24, "YAB": 32}, 768),
+        # Three of four choices are of full rank; of these 43,008 parameters are nearest to 2·768^(3/2).
+        ("monarch", 768, 768, {"XA": 24, "XAB": 32, "YB": 32, "YAB": 24}, 768),
+        ("btt:r=4", 2048, 2048, {"XA": 32, "XAB": 64, "YB": 64, "YAB": 32}, 2048),
     ],
 )
 def test_of_equally_near_sizes_those_of_full_rank_are_chosen(
