@@ -34,8 +34,21 @@ _SHUFFLE_SEED: Final = 0
 
 
 @dataclass(frozen=True)
+class SplitText:
+    """Text to train on, and text that is held out."""
+
+    training: str
+    held_out: str
+
+    @property
+    def sha256(self) -> str:
+        """Over both parts, in this order."""
+        return hashlib.sha256(f"{len(self.training)}\n{self.training}{self.held_out}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Corpus:
-    """Encoded text, split.
+    """Text as characters, split.
 
     Token 0 is every character outside `characters`; token i + 1 is `characters[i]`.
     """
@@ -61,18 +74,27 @@ def read_corpus(path: Path | None, held_out_fraction: float) -> Corpus:
     Raises:
         DataError: nothing there, not readable, not UTF-8, empty, or too large.
     """
-    texts = _read_all(text_files(path))
-    if not any(texts):
-        raise empty(path)
-    training, held_out = _split(texts, held_out_fraction)
-    training_points, held_out_points = code_points_of(training), code_points_of(held_out)
+    text = read_split(path, held_out_fraction)
+    training_points, held_out_points = code_points_of(text.training), code_points_of(text.held_out)
     characters = most_frequent(np.bincount(training_points))
     return Corpus(
         training=encode(training_points, characters),
         held_out=encode(held_out_points, characters),
         characters=characters,
-        sha256=hashlib.sha256(f"{len(training)}\n{training}{held_out}".encode()).hexdigest(),
+        sha256=text.sha256,
     )
+
+
+def read_split(path: Path | None, held_out_fraction: float) -> SplitText:
+    """Read and split a text, as `read_corpus` does, without encoding it.
+
+    Raises:
+        DataError: as there.
+    """
+    texts = _read_all(text_files(path))
+    if not any(texts):
+        raise empty(path)
+    return SplitText(*_split(texts, held_out_fraction))
 
 
 def text_files(path: Path | None) -> list[Path]:

@@ -1,17 +1,19 @@
-"""Next-character prediction on real text."""
+"""Prediction of the next character or subword of real text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
 from einsearch_cli.data.corpus import Corpus, read_corpus
+from einsearch_cli.data.subword_corpus import SubwordCorpus, read_subwords
 from einsearch_cli.data.tokens.sampling import cut_blocks, held_out_batches
 from einsearch_cli.errors import DataError
 from einsearch_cli.models import ProxyModel, Transformer, proxy_config, structured_linear
@@ -26,6 +28,9 @@ class TextSettings(TaskSettings):
     path: Path | None = None
     """Text file, or folder of text files, in UTF-8; by default the Python standard library's own source."""
 
+    vocabulary: int | None = Field(default=None, ge=256, le=65_536)
+    """Tokens are so many subwords, found in the training text by byte-pair encoding; characters unless given."""
+
     held_out_fraction: float = Field(default=0.05, gt=0, le=0.5)
     """Part of the characters held out for validation; whole files of a folder, the end of a single file."""
 
@@ -33,7 +38,7 @@ class TextSettings(TaskSettings):
     """Held-out blocks that the validation loss is averaged over, evenly spaced."""
 
     block_size: int = Field(default=128, ge=1, le=65_536)
-    """Characters the network sees at once."""
+    """Tokens the network sees at once."""
 
     batch_size: int = Field(default=8, ge=1, le=65_536)
     """Blocks per training step."""
@@ -47,43 +52,63 @@ class TextSettings(TaskSettings):
     learning_rate: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
     """Base learning rate of AdamW at `base_width`."""
 
+    @model_serializer(mode="wrap")
+    def _without_absent_vocabulary(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a vocabulary that is not given: the fingerprints of studies on characters go without it."""
+        values: dict[str, Any] = handler(self)
+        if values["vocabulary"] is None:
+            del values["vocabulary"]
+        return values
+
 
 @register_task("text", TextSettings)
 class TextTask(Task[TextSettings]):
-    """Character-level language modelling with a small transformer; loss is the cross-entropy in nats per character.
+    """Language modelling with a small transformer; loss is the cross-entropy in nats per character or per token.
+
+    Losses of different vocabularies cannot be compared: a subword stands for several characters.
 
     >>> TextTask(TextSettings()).tokens_per_batch
     1024
     """
 
-    _corpus: Corpus | None = None
+    _corpus: Corpus | SubwordCorpus | None = None
 
     @property
     def _described(self) -> str:
         path = self.settings.path
         return "the Python library's source" if path is None else f"text {path}"
 
+    @property
+    def _unit(self) -> str:
+        return "character" if self.settings.vocabulary is None else "token"
+
     def prepare(self) -> None:
-        """Read the text.
+        """Read the text; subwords are found once and kept in the cache folder.
 
         Raises:
-            DataError: it cannot be read, or one of its two parts is shorter than a block and one character.
+            DataError: it cannot be read, one of its two parts is shorter than a block and one token, or the
+                package that finds subwords is missing.
+            OutputError: the cache folder cannot be written.
         """
         if self._corpus is not None:
             return
-        corpus = read_corpus(self.settings.path, self.settings.held_out_fraction)
+        path, fraction, vocabulary = self.settings.path, self.settings.held_out_fraction, self.settings.vocabulary
+        if vocabulary is None:
+            corpus: Corpus | SubwordCorpus = read_corpus(path, fraction)
+        else:
+            corpus = read_subwords(path, fraction, vocabulary, self.cache_folder)
         needed = self.settings.block_size + 1
         for part, tokens in (("training", corpus.training), ("held-out", corpus.held_out)):
             if len(tokens) < needed:
                 raise DataError(
-                    f"the {part} part of {self._described} has {len(tokens)} characters: "
+                    f"the {part} part of {self._described} has {len(tokens)} {self._unit}s: "
                     f"a block of {self.settings.block_size} needs {needed}",
                     remedy="give a longer text, or a smaller block_size",
                 )
         self._corpus = corpus
 
     @property
-    def corpus(self) -> Corpus:
+    def corpus(self) -> Corpus | SubwordCorpus:
         """The text, encoded and split."""
         self.prepare()
         assert self._corpus is not None
@@ -117,20 +142,20 @@ class TextTask(Task[TextSettings]):
         return tuple(held_out_batches(tokens, block=size, batch=rows, blocks=count))
 
     def loss(self, model: ProxyModel, batch: Batch) -> Tensor:
-        """Cross-entropy, nats per character."""
+        """Cross-entropy, nats per character or token."""
         logits_BTV = model(batch.inputs)
         return F.cross_entropy(logits_BTV.flatten(0, 1), batch.targets.flatten())
 
     @property
     def tokens_per_batch(self) -> int:
-        """Characters per training step."""
+        """Tokens per training step."""
         return self.settings.batch_size * self.settings.block_size
 
     @property
     def loss_unit(self) -> str:
-        """Nats per character."""
-        return "nats per character"
+        """Nats per character, or per token with a vocabulary of subwords."""
+        return f"nats per {self._unit}"
 
     def data_digest(self) -> str:
-        """SHA-256 of the text."""
+        """SHA-256 of the text, or of its subwords."""
         return self.corpus.sha256

@@ -177,7 +177,7 @@ def _forest(share: tuple[float, float | None, float | None] | None, look: Identi
 
 def _how_to_read(study: StudyReport) -> Html:
     sentences = [
-        "Loss: mean over seeds at the best width, with its 95% Student-t interval.",
+        f"Loss: {study.loss_name}, mean over seeds at the best width, with its 95% Student-t interval.",
         "Difference: loss minus the yardstick's at the same FLOPs, paired by seed, as a share of the yardstick's loss;",
         "a verdict is given only where its 95% interval leaves out zero.",
         "Compute gain: the yardstick's FLOPs divided by this structure's FLOPs for the same loss",

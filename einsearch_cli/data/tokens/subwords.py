@@ -149,6 +149,38 @@ class HuggingFaceTokenizer(Tokenizer):
         """From what a tokenizer.json holds."""
         return cls(_parse(_tokenizers(), str(values["tokenizer_json"])))
 
+    @staticmethod
+    def package_version() -> str:
+        """Version of the package `tokenizers`, on which the result of `train` may depend.
+
+        Raises:
+            DataError: the package is missing.
+        """
+        return str(_tokenizers().__version__)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocabulary: int) -> HuggingFaceTokenizer:
+        """Byte-pair encoding of texts: Sennrich et al. 2016 (arXiv 1508.07909), over bytes and within GPT-2's words.
+
+        The 256 bytes, then merges of two tokens, the most frequent first. The same texts give the same merges.
+
+        Args:
+            texts: parts of a text, cut at ends of words.
+            vocabulary: number of tokens, 256 or more; there are fewer when a text has no more to merge.
+
+        Raises:
+            DataError: the package is missing.
+        """
+        package = _tokenizers()
+        words = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer = package.Tokenizer(package.models.BPE())
+        tokenizer.pre_tokenizer = words
+        tokenizer.decoder = package.decoders.ByteLevel()
+        alphabet = sorted(words.alphabet())
+        trainer = package.trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
     @classmethod
     def open(cls, path: Path) -> HuggingFaceTokenizer:
         """A tokenizer.json, or a folder that has one.
