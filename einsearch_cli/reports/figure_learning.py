@@ -88,7 +88,7 @@ def _axes(study: StudyReport, x: Scale, y: Scale) -> Html:
         )
     )
     turned = f"translate(16 {(TOP + bottom) / 2:.0f}) rotate(-90)"
-    parts.append(text(f"{study.loss_name} (log scale)", 0, 0, class_="axis-name middle", transform=turned))
+    parts.append(text(study.loss_name, 0, 0, class_="axis-name middle", transform=turned))
     return joined(parts)
 
 

@@ -50,7 +50,7 @@ def _loss_axis(study: StudyReport, y: Scale) -> Html:
     parts = [text(f"{tick:g}", LEFT - 10.0, y(tick) + 4, class_="tick end") for tick in log_ticks(y.low, y.high)]
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turned = f"translate(16 {middle:.0f}) rotate(-90)"
-    return joined([*parts, text(f"{study.loss_name} (log scale)", 0, 0, class_="axis-name middle", transform=turned)])
+    return joined([*parts, text(study.loss_name, 0, 0, class_="axis-name middle", transform=turned)])
 
 
 def _panel(

@@ -108,7 +108,7 @@ def taxonomy_section(page: Page) -> Html | None:
         caption(
             f"Each disc is a structure, named by its rank, at its loss with {budget} training FLOPs:",
             "the largest budget that all structures were trained with. Dashed lines are medians of a column.",
-            "Values are spaced evenly, not to scale.",
+            "Exponents are spaced evenly, not to scale; the loss is on a log scale.",
         ),
         _reading(),
     ])  # fmt: skip
@@ -153,7 +153,7 @@ def learning_section(page: Page) -> Html | None:
         drawing,
         caption(
             "One line per seed, at the best width, with the largest budget.",
-            "The first 2% of training are not drawn.",
+            "The loss is on a log scale; the first 2% of training are not drawn.",
         ),
     ])  # fmt: skip
 
