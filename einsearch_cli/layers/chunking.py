@@ -51,17 +51,20 @@ def may_keep() -> bool:
 def kept_steps(plan: Plan, tokens: int) -> tuple[bool, ...]:
     """Whether the result of each step but the last is kept for the backward pass, rather than computed anew.
 
-    It is where the layer then needs no more than a dense one, or where it is dear; and in a call of a single chunk,
-    whose backward pass would have to hold all results at once anyway. A single result as wide as the input is kept
-    sooner, as the input's gradient will take its memory.
+    First results are, as many as leave the layer with no more than a dense one needs, and those that are dear; and in a
+    call of a single chunk all, as its backward pass would have to hold them at once anyway. A single result as wide as
+    the input is kept sooner, as the input's gradient will take its memory.
     """
     between, dense = plan.widths[1:-1], plan.padded_in * plan.padded_out
-    if between == (plan.padded_in,):
-        fits = tokens * plan.padded_in <= _WITH_MOMENTS * dense
-    else:
-        fits = tokens * sum(between) <= _WITH_GRADIENT * (dense - plan.params)
-    fits = fits or len(chunks(plan, tokens)) == 1
-    return tuple(fits or step.weight_shape[1] > _DEAR for step in plan.steps[:-1])
+    if len(chunks(plan, tokens)) == 1:
+        return (True,) * len(between)
+    room = _WITH_MOMENTS * dense if between == (plan.padded_in,) else _WITH_GRADIENT * (dense - plan.params)
+    keeps = []
+    for step, width in zip(plan.steps, between, strict=False):
+        fits = tokens * width <= room
+        room -= tokens * width if fits else 0
+        keeps.append(fits or step.weight_shape[1] > _DEAR)
+    return tuple(keeps)
 
 
 def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
