@@ -162,10 +162,11 @@ def test_accumulated_gradients_are_the_mean_of_the_micro_batches() -> None:
         torch.testing.assert_close(ours, sum(one[layer] for one in singly) / len(parts))
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("inside", [False, True], ids=["backward-outside", "backward-inside"])
-def test_checkpointing_counts_once(inside: bool) -> None:
+def test_checkpointing_counts_once(inside: bool, training: bool) -> None:
     value, wanted = trained(model(), batch())
-    found = model(reentrant=False)
+    found = model(reentrant=False).train(training)
     with AuxiliaryLoss(found) as auxiliary:
         loss = found(batch()).square().mean()
         if inside:
@@ -175,6 +176,16 @@ def test_checkpointing_counts_once(inside: bool) -> None:
     assert auxiliary.loss().item() == pytest.approx(value)
     for ours, theirs in zip(router_gradients(found), wanted, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_checkpointing_without_a_listener_may_end_with_one(training: bool) -> None:
+    found = model(reentrant=False).train(training)
+    loss = found(batch()).square().mean()
+    with AuxiliaryLoss(found) as auxiliary:
+        loss.backward()
+    assert auxiliary.statistics() == ()
+    router_gradients(found)
 
 
 def test_reentrant_checkpointing_is_refused() -> None:
