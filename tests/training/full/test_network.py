@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import SpecError
-from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear
+from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.models.transformer.blocks import Block
 from einsearch_cli.training.full import World, read_metrics
 from einsearch_cli.training.full.network import Network
@@ -87,32 +87,3 @@ def test_rows_that_do_not_divide_among_parts_and_processes() -> None:
     Network(spec, spec.config(256), CPU, guided=False)
     with pytest.raises(SpecError, match="12 rows does not divide into 4 parts in each of 2 processes"):
         Network(spec, spec.config(256), World(torch.device("cpu"), rank=0, size=2), guided=False)
-
-
-@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
-def test_the_balance_loss_of_every_part_reaches_the_routers(recompute: bool) -> None:
-    """The mean over the parts of an accumulated batch, on top of the gradient of the task."""
-    model = {**TINY, "structure": "btt-moe:experts=4,top=2", "structured": "all"}
-    spec = tiny_spec(model=model, accumulation=2, recompute=recompute, optimizer={"clip_norm": 1e9})
-    batch = Batch(*torch.randint(0, 256, (2, 8, 16), generator=torch.Generator().manual_seed(0)))
-    gradients = []
-    for weight in (1.0, 0.0):
-        network = Network(spec, spec.config(256), CPU, guided=False)
-        network.auxiliary.weight = weight
-        routers = {name: value for name, value in network.parameters.items() if "router" in name}
-        with torch.no_grad():
-            for number, router in enumerate(routers.values()):
-                router.normal_(generator=torch.Generator().manual_seed(number))
-        alone = AuxiliaryLoss(network.model, weight=1.0)
-        wanted = [torch.zeros_like(router) for router in routers.values()]
-        for rows in batch.inputs.chunk(2):
-            with alone:
-                network.model(rows)
-            for total, found in zip(wanted, torch.autograd.grad(alone.loss(), list(routers.values())), strict=True):
-                total += found / 2
-        network.step(batch, None, 1.0)
-        gradients.append([router.grad for router in routers.values()])
-    assert len(wanted) == 2 * 6
-    for with_loss, without, expected in zip(*gradients, wanted, strict=True):
-        assert expected.abs().max() > 1e-3
-        torch.testing.assert_close(with_loss - without, expected, rtol=1e-3, atol=1e-5)
