@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from einsearch_cli.errors import LayerError, SizeError, StructureError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, FeedForwardMoE, StructuredMoE
 from einsearch_cli.layers.chunking import kept_steps
+from einsearch_cli.layers.moe.expert_scales import fast_expert_scales
 from einsearch_cli.layers.moe.grouped import can_be_grouped, contract_each, contract_in_groups
 from einsearch_cli.layers.moe.grouping import group
 from einsearch_cli.layers.passes import run_forward
@@ -306,6 +307,14 @@ def test_nan_logits_spread_to_the_output_and_the_loss() -> None:
         y = layer(torch.randn(6, 36, dtype=torch.float64))
     assert y.isnan().all()
     assert auxiliary.loss().isnan()
+
+
+def test_an_expert_that_is_nan_spoils_its_own_scale_and_gradient_alone() -> None:
+    factor = torch.tensor([[0.5, 0.1], [math.nan, 1.0]], requires_grad=True)  # none is above the cap
+    scales = fast_expert_scales(torch.ones(2), [factor], [1.0])
+    assert scales.isnan().tolist() == [False, True]
+    (gradient,) = torch.autograd.grad(scales.sum(), factor)
+    assert gradient.isnan().any(dim=1).tolist() == [False, True]
 
 
 def test_autocast_routes_in_float32() -> None:
