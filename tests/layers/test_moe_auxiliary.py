@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers import AuxiliaryLoss, FeedForwardMoE, StructuredMoE
+from einsearch_cli.layers import AuxiliaryLoss, FeedForwardMoE, StructuredMoE, swap_linear
 
 EXPERTS, TOP = 4, 2
 
@@ -125,6 +125,19 @@ def test_feed_forward_mixtures_count_once() -> None:
         layer(torch.randn(5, 8))
     assert auxiliary.loss().item() == pytest.approx(1 + 0.1 * math.log(4) ** 2)
     assert [found.layer for found in auxiliary.statistics()] == ["ffn"]
+
+
+def test_layers_swapped_in_later_are_found() -> None:
+    found = nn.Sequential(nn.Linear(8, 8))
+    auxiliary = AuxiliaryLoss(found, weight=1.0)
+    with auxiliary:
+        found(torch.randn(5, 8))
+    assert auxiliary.loss().item() == 0
+    swap_linear(found, "dense-moe:experts=4,top=2")
+    with auxiliary:
+        found(torch.randn(5, 8))
+    assert auxiliary.loss().item() == pytest.approx(1 + 0.1 * math.log(4) ** 2)
+    assert [statistics.layer for statistics in auxiliary.statistics()] == ["0"]
 
 
 def test_other_models_and_other_times_are_ignored() -> None:
