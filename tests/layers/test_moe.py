@@ -261,6 +261,15 @@ def test_the_router_learns_from_the_task_alone() -> None:
     assert strength[0].abs() > 5 * strength[1:].abs().max()
 
 
+def test_with_one_expert_of_a_token_the_auxiliary_loss_alone_trains_the_router() -> None:
+    layer = make("btt:r=2", 4, 1)
+    with AuxiliaryLoss(layer) as auxiliary:
+        y = layer(torch.randn(30, 36, dtype=torch.float64))
+    (of_task,) = torch.autograd.grad(y.square().sum(), layer.router.weight, retain_graph=True)
+    assert not of_task.any()
+    assert torch.autograd.grad(auxiliary.loss(), layer.router.weight)[0].abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("tokens", [0, 1])
 def test_batches_of_no_and_of_one_token(tokens: int) -> None:
     layer = make("btt:r=2", 8, 2)
