@@ -32,6 +32,8 @@ class TrainProgress(LiveBars):
         left = "" if metrics.step == first[0] else self._left(metrics.step, steps, first, now_s)
         if metrics.validation_loss is not None:
             self._held_out = f"   held-out {metrics.validation_loss:.4f}"
+            if metrics.smallest_load is not None:
+                self._held_out += f"   least load {metrics.smallest_load:.2f}"
         note = f"loss {metrics.loss:.4f}{self._held_out}   {metrics.tokens_per_s:,.0f} tokens/s{left}"
         self._bars.update(self._bar, completed=metrics.step, total=steps, note=note)
         if not self._console.is_terminal and metrics.validation_loss is not None:

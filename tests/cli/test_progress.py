@@ -7,11 +7,13 @@ import io
 from rich.console import Console
 
 from einsearch_cli.cli.progress import StudyProgress
+from einsearch_cli.cli.train_progress import TrainProgress
 from einsearch_cli.search.estimate import RungEstimate, StudyEstimate
 from einsearch_cli.search.study import RungStarted
 from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished, Progress
 from einsearch_cli.structures import RoutingStatistics, parse_layer
+from einsearch_cli.training.full import StepMetrics
 
 TRIAL = Trial(parse_layer("btt-moe:experts=2,top=1"), 32, 0, 0, 1e9)
 ROUTING = tuple(
@@ -45,3 +47,23 @@ def test_elsewhere_there_is_a_line_for_every_rung_and_run() -> None:
     assert first == "rung 1/1: 1 candidates, 1e+09 FLOPs a run"
     assert second.startswith("  btt-moe:experts=2,top=1, width 32, seed 0  loss 1.25  least load 0.20 in blocks.0.key")
     assert third == "without balance loss: 1 candidates, 1e+09 FLOPs a run"
+
+
+def test_a_validation_of_a_network_with_experts_shows_the_least_used_one() -> None:
+    file = io.StringIO()
+    metrics = StepMetrics(
+        step=4,
+        tokens=64,
+        flops=1,
+        total_flops=2,
+        loss=5.5,
+        learning_rate=1e-3,
+        gradient_norm=1.0,
+        tokens_per_s=100.0,
+        guide_weight=0.0,
+        validation_loss=5.25,
+        smallest_load=0.4,
+    )
+    with TrainProgress(Console(file=file, width=200), "moe") as progress:
+        progress.on_step(metrics, 8)
+    assert file.getvalue() == "moe: step 4 of 8   loss 5.5000   held-out 5.2500   least load 0.40   100 tokens/s\n"

@@ -100,6 +100,17 @@ def test_subwords_are_found_once(poem: Path, tmp_path: Path, monkeypatch: pytest
     assert (again.vocabulary, again.sha256) == (first.vocabulary, first.sha256)
 
 
+def test_one_cache_keeps_texts_and_vocabularies_apart(poem: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text(POEM[::-1], encoding="utf-8")
+    wanted = [(poem, 300), (poem, 280), (other, 300)]
+    for number, (path, vocabulary) in enumerate(wanted):
+        shared = read_subwords(path, 0.1, vocabulary, tmp_path / "shared")
+        alone = read_subwords(path, 0.1, vocabulary, tmp_path / str(number))
+        assert shared.sha256 == alone.sha256
+        assert shared.vocabulary == vocabulary
+
+
 def test_a_short_text_has_fewer_subwords(tmp_path: Path) -> None:
     path = tmp_path / "short"
     path.write_text("aaaa " * 20)

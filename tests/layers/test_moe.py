@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from einsearch_cli.errors import LayerError, SizeError, StructureError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, FeedForwardMoE, StructuredMoE
 from einsearch_cli.layers.chunking import kept_steps
+from einsearch_cli.layers.moe.expert_scales import fast_expert_scales
 from einsearch_cli.layers.moe.grouped import can_be_grouped, contract_each, contract_in_groups
 from einsearch_cli.layers.moe.grouping import group
 from einsearch_cli.layers.passes import run_forward
@@ -260,6 +261,15 @@ def test_the_router_learns_from_the_task_alone() -> None:
     assert strength[0].abs() > 5 * strength[1:].abs().max()
 
 
+def test_with_one_expert_of_a_token_the_auxiliary_loss_alone_trains_the_router() -> None:
+    layer = make("btt:r=2", 4, 1)
+    with AuxiliaryLoss(layer) as auxiliary:
+        y = layer(torch.randn(30, 36, dtype=torch.float64))
+    (of_task,) = torch.autograd.grad(y.square().sum(), layer.router.weight, retain_graph=True)
+    assert not of_task.any()
+    assert torch.autograd.grad(auxiliary.loss(), layer.router.weight)[0].abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("tokens", [0, 1])
 def test_batches_of_no_and_of_one_token(tokens: int) -> None:
     layer = make("btt:r=2", 8, 2)
@@ -306,6 +316,14 @@ def test_nan_logits_spread_to_the_output_and_the_loss() -> None:
         y = layer(torch.randn(6, 36, dtype=torch.float64))
     assert y.isnan().all()
     assert auxiliary.loss().isnan()
+
+
+def test_an_expert_that_is_nan_spoils_its_own_scale_and_gradient_alone() -> None:
+    factor = torch.tensor([[0.5, 0.1], [math.nan, 1.0]], requires_grad=True)  # none is above the cap
+    scales = fast_expert_scales(torch.ones(2), [factor], [1.0])
+    assert scales.isnan().tolist() == [False, True]
+    (gradient,) = torch.autograd.grad(scales.sum(), factor)
+    assert gradient.isnan().any(dim=1).tolist() == [False, True]
 
 
 def test_autocast_routes_in_float32() -> None:

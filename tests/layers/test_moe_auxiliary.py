@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers import AuxiliaryLoss, FeedForwardMoE, StructuredMoE
+from einsearch_cli.layers import AuxiliaryLoss, FeedForwardMoE, StructuredMoE, swap_linear
 
 EXPERTS, TOP = 4, 2
 
@@ -127,6 +127,19 @@ def test_feed_forward_mixtures_count_once() -> None:
     assert [found.layer for found in auxiliary.statistics()] == ["ffn"]
 
 
+def test_layers_swapped_in_later_are_found() -> None:
+    found = nn.Sequential(nn.Linear(8, 8))
+    auxiliary = AuxiliaryLoss(found, weight=1.0)
+    with auxiliary:
+        found(torch.randn(5, 8))
+    assert auxiliary.loss().item() == 0
+    swap_linear(found, "dense-moe:experts=4,top=2")
+    with auxiliary:
+        found(torch.randn(5, 8))
+    assert auxiliary.loss().item() == pytest.approx(1 + 0.1 * math.log(4) ** 2)
+    assert [statistics.layer for statistics in auxiliary.statistics()] == ["0"]
+
+
 def test_other_models_and_other_times_are_ignored() -> None:
     found, other, x = model(), model(), batch()
     found(x)
@@ -162,10 +175,11 @@ def test_accumulated_gradients_are_the_mean_of_the_micro_batches() -> None:
         torch.testing.assert_close(ours, sum(one[layer] for one in singly) / len(parts))
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("inside", [False, True], ids=["backward-outside", "backward-inside"])
-def test_checkpointing_counts_once(inside: bool) -> None:
+def test_checkpointing_counts_once(inside: bool, training: bool) -> None:
     value, wanted = trained(model(), batch())
-    found = model(reentrant=False)
+    found = model(reentrant=False).train(training)
     with AuxiliaryLoss(found) as auxiliary:
         loss = found(batch()).square().mean()
         if inside:
@@ -175,6 +189,16 @@ def test_checkpointing_counts_once(inside: bool) -> None:
     assert auxiliary.loss().item() == pytest.approx(value)
     for ours, theirs in zip(router_gradients(found), wanted, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_checkpointing_without_a_listener_may_end_with_one(training: bool) -> None:
+    found = model(reentrant=False).train(training)
+    loss = found(batch()).square().mean()
+    with AuxiliaryLoss(found) as auxiliary:
+        loss.backward()
+    assert auxiliary.statistics() == ()
+    router_gradients(found)
 
 
 def test_reentrant_checkpointing_is_refused() -> None:

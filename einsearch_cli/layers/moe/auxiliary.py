@@ -37,7 +37,7 @@ class AuxiliaryLoss:
       batch, and so is the mean of the losses over the processes, as of their gradients.
 
     Args:
-        model: any module; routers are found anywhere in it.
+        model: any module; routers are found anywhere in it, at every entering.
         weight: of the auxiliary loss beside the model's own.
         group: the processes that share a batch; all processes if torch.distributed is in use.
 
@@ -56,11 +56,14 @@ class AuxiliaryLoss:
     ) -> None:
         self.weight = weight
         self._group = group
-        self._names = {m: name.rpartition(".")[0] for name, m in model.named_modules() if isinstance(m, Router)}
-        self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._model = model
+        self._names: dict[Router, str] = {}
         self._sums: dict[Router, RoutingSums] = {}
 
     def __enter__(self) -> Self:
+        # Found anew, as layers may have been swapped in since: 0.3 ms for 12 transformer blocks.
+        modules = self._model.named_modules()
+        self._names = {module: name.rpartition(".")[0] for name, module in modules if isinstance(module, Router)}
         self._sums.clear()
         recorders.append(self)
         return self
@@ -98,7 +101,7 @@ class AuxiliaryLoss:
             balance = router.experts * (shares_E * sums.probabilities_E).sum() / per_process
             losses.append(balance + LOGSUMEXP_WEIGHT * sums.squared_logsumexp / per_process)
         if not losses:
-            return torch.zeros((), device=self._device)
+            return torch.zeros((), device=next((p.device for p in self._model.parameters()), torch.device("cpu")))
         return self.weight * torch.stack(losses).mean()
 
     def statistics(self) -> tuple[RoutingStatistics, ...]:

@@ -23,6 +23,7 @@ class StructuredMoE(nn.Module):
     (arXiv 2410.02117), "BTT Mixture of Experts".
 
     In training add the auxiliary loss, which keeps the load balanced: see `AuxiliaryLoss`.
+    With `top` = 1 the gate is 1 whatever the logits are, so that loss alone trains the router.
 
     Args:
         in_features: width of the input.

@@ -94,7 +94,7 @@ class Router(nn.Module):
             # The transposed product is the faster one: experts are few.
             logits_TE = (self.weight.to(wide) @ x_TI.to(wide).T).T.contiguous()
             kept_TK, experts_TK = logits_TE.topk(self.top, dim=1)
-            if recorders or (self.training and torch.is_grad_enabled()):
+            if recorders or torch.is_grad_enabled():
                 self._record(logits_TE, experts_TK)
             return Routing(experts_TK, kept_TK.softmax(dim=1))
 
@@ -102,7 +102,7 @@ class Router(nn.Module):
         """Give the sums to the recorders.
 
         A checkpointed layer is computed again in the backward pass, and has to do just the
-        same there; but nothing is recorded then. Hence the sums are formed without recorders too.
+        same there; but nothing is recorded then. Hence the sums are formed without recorders too, in either mode.
         """
         logsumexp_T = logits_TE.logsumexp(dim=1)
         probabilities_TE = (logits_TE - logsumexp_T[:, None]).exp()

@@ -39,9 +39,11 @@ class StepMetrics:
     """a; 0 without guides."""
     validation_loss: float | None = None
     """Held-out loss after this step, nats per token, where it was measured."""
+    smallest_load: float | None = None
+    """With experts, there too: held-out share of the least used expert of any layer, times the number of experts."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `validation_loss` only where there is one."""
+        """Plain values; `validation_loss` and `smallest_load` only where there is one."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 

@@ -188,7 +188,11 @@ class _Run:
         if self.network.guide is not None and self.phases.guide(self.done) is None:
             self.network = self.network.without_guide()
             self.listener.say(f"step {self.done:,}: the guides are over and gone")
-        held_out = self._validate() if self.done in self.marks else None
+        held_out = smallest_load = None
+        if self.done in self.marks:
+            held_out = self._validate()
+            routing = self.network.auxiliary.statistics()
+            smallest_load = min((layer.smallest_load for layer in routing), default=None)
         metrics = StepMetrics(
             step=self.done,
             tokens=self.done * self.phases.tokens_per_step,
@@ -200,6 +204,7 @@ class _Run:
             tokens_per_s=self.phases.tokens_per_step / elapsed_s,
             guide_weight=0.0 if guide is None else guide.weight,
             validation_loss=held_out,
+            smallest_load=smallest_load,
         )
         self._note(metrics)
         stopped = stop.wanted if self.world.size == 1 else stops > 0
@@ -220,7 +225,7 @@ class _Run:
             tracker.log(metrics.step, values)
 
     def _validate(self) -> float:
-        """Mean held-out loss, with the guides as they weigh after the last step."""
+        """Mean held-out loss, with the guides as they weigh after the last step; `auxiliary` then knows the loads."""
         network, world = self.network, self.world
         if network.guide is not None:
             guide = self.phases.guide(self.done)
@@ -228,11 +233,12 @@ class _Run:
         network.model.eval()
         own = count = 0.0
         # Sharded models need all processes in every pass: those without a batch of their own repeat one.
-        for first in range(0, len(self.held_out), world.size):
-            index = first + world.rank
-            loss = network.loss(self.held_out[min(index, len(self.held_out) - 1)])
-            if index < len(self.held_out):
-                own, count = own + loss, count + 1
+        with network.auxiliary:
+            for first in range(0, len(self.held_out), world.size):
+                index = first + world.rank
+                loss = network.loss(self.held_out[min(index, len(self.held_out) - 1)])
+                if index < len(self.held_out):
+                    own, count = own + loss, count + 1
         network.model.train()
         total, batches = world.sums(own, count)
         return self._finite(total / batches, "held-out")
