@@ -177,6 +177,21 @@ def test_flops_of_a_feed_forward_mixture() -> None:
     assert counter.get_total_flops() == 3 * 6 * layer.flops_per_token
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shapes_and_flops_without_memory(dtype: torch.dtype) -> None:
+    layers = [
+        StructuredMoE(64, 64, "btt-moe:experts=8,top=2", device="meta", dtype=dtype),
+        FeedForwardMoE(64, 96, "ffn-moe:experts=8,top=2", device="meta", dtype=dtype),
+    ]
+    x = torch.empty(2, 3, 64, device="meta", dtype=dtype)
+    with FlopCounterMode(display=False) as counter:
+        y = layers[0](x)
+        z = layers[1](y)
+    assert y.shape == z.shape == (2, 3, 64)
+    assert z.is_meta
+    assert counter.get_total_flops() == 6 * sum(layer.flops_per_token for layer in layers)
+
+
 def test_feed_forward_mixture_equals_all_networks_masked() -> None:
     torch.manual_seed(0)
     layer = FeedForwardMoE(12, 20, "ffn-moe:experts=5,top=3", dtype=torch.float64)

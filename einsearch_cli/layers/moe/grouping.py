@@ -29,7 +29,9 @@ class Groups:
     """One past the last row of each expert."""
 
     def sizes(self) -> list[int]:
-        """Rows of each expert."""
+        """Rows of each expert; on the meta device, where nothing has a value, all belong to the first."""
+        if self.ends_E.is_meta:
+            return [len(self.slot_of_row), *[0] * (len(self.ends_E) - 1)]
         ends = self.ends_E.tolist()
         return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
 
