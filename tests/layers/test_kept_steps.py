@@ -1,0 +1,33 @@
+"""Which intermediates are kept for the backward pass, and that the gradients do not depend on it."""
+
+from __future__ import annotations
+
+import torch
+
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.chunking import chunks, kept_steps
+from einsearch_cli.layers.contraction import contract
+
+
+def test_first_results_are_kept_as_many_as_fit() -> None:
+    plan = EinsumLinear(1024, 1024, "monarch:n=3", device="meta").plan
+    room = 2 * (1024**2 - plan.params) // 1024  # tokens of 1,024 numbers
+    assert plan.widths[1:-1] == (1024, 1024)
+    assert kept_steps(plan, room // 2) == (True, True)
+    assert kept_steps(plan, room // 2 + 1) == (True, False)
+    assert kept_steps(plan, room) == (True, False)
+    assert kept_steps(plan, room + 1) == (False, False)
+    assert kept_steps(plan, 200) == (True, True)  # a single chunk
+
+
+def test_gradients_where_one_of_two_results_is_kept() -> None:
+    torch.manual_seed(0)
+    layer = EinsumLinear(1024, 1024, "monarch:n=3", bias=False, dtype=torch.float64)
+    x = torch.randn(1200, 1024, dtype=torch.float64, requires_grad=True)
+    assert kept_steps(layer.plan, 1200) == (True, False)
+    assert len(chunks(layer.plan, 1200)) > 1
+    grad = torch.randn(1200, 1024, dtype=torch.float64)
+    inputs = [x, layer.gain, *layer.factors.values()]
+    expected = torch.autograd.grad(contract(layer.plan, x, layer._scaled_factors()), inputs, grad)
+    for found, slow in zip(torch.autograd.grad(layer(x), inputs, grad), expected, strict=True):
+        torch.testing.assert_close(found, slow, rtol=1e-10, atol=1e-9)
