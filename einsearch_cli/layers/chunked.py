@@ -12,95 +12,100 @@ Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import unwrap_if_dead
 
-from einsearch_cli.layers.chunking import chunks, kept_buffers, may_keep
+from einsearch_cli.layers.chunking import kept_buffers, may_keep
 from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.passes import Backward, run_forward
+from einsearch_cli.layers.passes import Passes, memory_for_x_grad, passes_for
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.rms_scale import caps, rms_scale
 
 
-def contract_in_chunks(
-    plan: Plan,
-    x: Tensor,
-    bias: Tensor | None,
-    weights: Sequence[Tensor],
-    gain: Tensor | None = None,
-    stds: Sequence[float] = (),
-) -> Tensor:
-    """The contraction of `x` (..., padded_in) with the factors, plus `bias` (padded_out).
+class ChunkedSettings(NamedTuple):
+    """What `apply_chunked` needs beside its tensors."""
 
-    With a gain the product is scaled as by `rms_scale(gain, weights, stds)`. That reads
-    numbers, for which a GPU would have to wait: there the scale is better multiplied to
-    a factor before.
-    """
-    result: Tensor = _apply(plan, stds, unwrap_if_dead(x), gain, bias, *weights)
-    return result
+    passes: Passes
+    stds: tuple[float, ...]
+
+
+def chunked_settings(plan: Plan, x: Tensor, stds: tuple[float, ...] = ()) -> ChunkedSettings:
+    """For an input like `x` (..., padded_in or fewer)"""
+    return ChunkedSettings(passes_for(plan, math.prod(x.shape[:-1])), stds)
 
 
 class _Contraction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        plan: Plan,
-        stds: Sequence[float],
+        settings: ChunkedSettings,
         x: Tensor,
         gain: Tensor | None,
         bias: Tensor | None,
         *weights: Tensor,
     ) -> Tensor:
-        ctx.plan, ctx.stds = plan, stds
+        ctx.settings = passes, stds = settings
         ctx.save_for_backward(x, gain, bias, *weights)
-        ctx.caps, ctx.norms = (1.0, []) if gain is None else caps(weights, stds)
-        ctx.scale = ctx.caps if gain is None else float(gain) * ctx.caps
-        rows = _as_rows(x)
+        if gain is None:
+            ctx.caps, ctx.norms, ctx.scale = 1.0, (), 1.0
+        else:
+            ctx.caps, ctx.norms = caps(weights, stds)
+            ctx.scale = gain.item() * ctx.caps
+        rows, kept = _as_rows(x), passes.unkept
         keeps = True in ctx.needs_input_grad and may_keep()
-        is_whole = keeps and len(chunks(plan, rows.shape[0])) == 1
-        ctx.kept = kept_buffers(plan, rows) if keeps and not is_whole else []
-        kept, results = ([], ctx.kept) if is_whole else (ctx.kept, None)
-        if rows is x:
-            return run_forward(plan, x, ctx.scale, bias, weights, kept, None, results)
-        # Not a view of rows, of which torch would keep account.
-        y = x.new_empty(*x.shape[:-1], plan.padded_out)
-        run_forward(plan, rows, ctx.scale, bias, weights, kept, y.view(-1, plan.padded_out), results)
+        if keeps and not passes.is_whole:
+            kept = kept_buffers(passes.plan, rows)
+        # The result is not a view, of which torch would keep account.
+        y = x.new_empty(*x.shape[:-1], passes.plan.padded_out)
+        y_rows = y if y.ndim == 2 else y.view(passes.tokens, passes.plan.padded_out)
+        results = passes.forward(rows, y_rows, ctx.scale, bias, weights, kept)
+        ctx.kept = results if keeps else kept
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, bias, *weights = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
+        passes, stds = ctx.settings
+        wanted = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             inputs = (x, gain, bias, *weights)
-            return None, None, *_differentiable_gradients(ctx.plan, ctx.stds, inputs, grads[0], wanted)
+            return None, *_differentiable_gradients(passes.plan, stds, inputs, grads[0], wanted)
         # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
-        kept, ctx.kept = ctx.kept, []
+        kept, ctx.kept = ctx.kept, passes.unkept
         wants_x, wants_gain, *others = wanted
-        needs = (wants_x, wants_gain or any(ctx.norms), *others)  # caps pass the scale's gradient on to factors
-        run = Backward(ctx.plan, _as_rows(x), ctx.scale, weights, needs, kept)
-        x_grad, scale_grad, bias_grad, *weight_grads = run.gradients(_as_rows(grads[0]))
-        gain_grad = None
+        is_capped = any(ctx.norms)
+        rows = _as_rows(x)
+        x_grad = memory_for_x_grad(rows, kept) if wants_x else None
+        scale_grad, bias_grad, *weight_grads = passes.backward(
+            _as_rows(grads[0]),
+            rows,
+            x_grad,
+            ctx.scale,
+            weights,
+            kept,
+            (wants_gain or is_capped, *others),  # caps pass the scale's gradient on to factors
+        )
         if scale_grad is not None:
-            gain_grad = (scale_grad * ctx.caps).view(1)
-            if any(ctx.norms):
-                _add_cap_gradients(weight_grads, weights, ctx.norms, float(scale_grad) * -ctx.scale)
+            if is_capped:
+                _add_cap_gradients(weight_grads, weights, ctx.norms, scale_grad.item() * -ctx.scale)
+            scale_grad = scale_grad.mul_(ctx.caps).view(1)
         if x_grad is not None and x.ndim != 2:
             x_grad = x_grad.view(x.shape)
-        return None, None, x_grad, gain_grad, bias_grad, *weight_grads
+        return None, x_grad, scale_grad, bias_grad, *weight_grads
 
 
-_apply: Any = super(torch.autograd.Function, _Contraction).apply
+apply_chunked: Any = super(torch.autograd.Function, _Contraction).apply
 """`_Contraction.apply` without its look at every argument for function transforms, under which layers do not come here."""
 
 
 def _as_rows(tensor: Tensor) -> Tensor:
-    """(tokens, features)"""
-    return tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
+    """(tokens, features), contiguous."""
+    rows = tensor if tensor.ndim == 2 else tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
+    return rows if rows.is_contiguous() else rows.contiguous()
 
 
 def _add_cap_gradients(

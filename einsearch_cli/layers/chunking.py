@@ -12,8 +12,10 @@ from einsearch_cli.layers.plan import Plan
 _saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 _CHUNK_ELEMENTS = 1 << 18
 """Elements of the widest intermediate of a chunk: one megabyte of float32."""
-_MIN_CHUNK = 200
+_MIN_CHUNK = 128
 """Tokens below which the calls cost more than the cache saves."""
+_FEW_TOKENS = 300
+"""Calls of so few tokens keep all intermediates: they are small, and computing them anew is half as dear again."""
 _LARGE_CHUNK = 1000
 """Tokens below which packing a large matrix anew for every chunk costs more than 2%."""
 _WITH_GRADIENT = 2
@@ -25,8 +27,8 @@ _DEAR = 128
 
 
 @lru_cache(maxsize=4096)
-def chunks(plan: Plan, tokens: int) -> tuple[tuple[int, int], ...]:
-    """Begin and end of every chunk of tokens, all nearly of one length.
+def chunks(plan: Plan, tokens: int) -> tuple[int, ...]:
+    """The length of every chunk of tokens, all nearly the same.
 
     Lengths of an odd number of eights keep the rows of feature-major intermediates from
     falling onto the same cache lines.
@@ -35,11 +37,12 @@ def chunks(plan: Plan, tokens: int) -> tuple[tuple[int, int], ...]:
     if any(step.is_large for step in plan.steps):
         wanted = max(wanted, _LARGE_CHUNK)
     if plan.is_dense or 2 * tokens <= 3 * wanted:
-        return ((0, tokens),)
+        return (tokens,)
     length = -(-tokens // -(-tokens // wanted))
     length += -length % 8
     length += 8 * (length // 8 % 2 == 0)
-    return tuple((begin, min(begin + length, tokens)) for begin in range(0, tokens, length))
+    whole, rest = divmod(tokens, length)
+    return (length,) * whole + (rest,) * bool(rest)
 
 
 def may_keep() -> bool:
@@ -52,11 +55,11 @@ def kept_steps(plan: Plan, tokens: int) -> tuple[bool, ...]:
     """Whether the result of each step but the last is kept for the backward pass, rather than computed anew.
 
     First results are, as many as leave the layer with no more than a dense one needs, and those that are dear; and in a
-    call of a single chunk all, as its backward pass would have to hold them at once anyway. A single result as wide as
-    the input is kept sooner, as the input's gradient will take its memory.
+    call of few tokens, or of a single chunk, whose backward pass would have to hold them at once anyway, all. A single
+    result as wide as the input is kept sooner, as the input's gradient will take its memory.
     """
     between, dense = plan.widths[1:-1], plan.padded_in * plan.padded_out
-    if len(chunks(plan, tokens)) == 1:
+    if len(chunks(plan, tokens)) == 1 or tokens <= _FEW_TOKENS:
         return (True,) * len(between)
     room = _WITH_MOMENTS * dense if between == (plan.padded_in,) else _WITH_GRADIENT * (dense - plan.params)
     keeps = []
@@ -68,9 +71,9 @@ def kept_steps(plan: Plan, tokens: int) -> tuple[bool, ...]:
 
 
 def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
-    """Memory for the results of all steps but the last, None for those to be computed anew; none if nothing may stay."""
-    if not may_keep():
-        return []
+    """Memory (tokens, width) for the results of all steps but the last, None for those to be computed anew."""
     tokens, widths = x.shape[0], plan.widths[1:-1]
+    if not may_keep():
+        return [None] * len(widths)
     keeps = kept_steps(plan, tokens)
-    return [x.new_empty(tokens * width) if kept else None for width, kept in zip(widths, keeps, strict=True)]
+    return [x.new_empty(tokens, width) if kept else None for width, kept in zip(widths, keeps, strict=True)]

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast, without_autocast
-from einsearch_cli.layers.chunked import contract_in_chunks
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.factors import draw_factors_, new_factors
 from einsearch_cli.layers.inference import Prepared
@@ -23,7 +23,7 @@ from einsearch_cli.layers.merging import merged_weights
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
 from einsearch_cli.layers.rms_scale import rms_scale, trainable_scale
-from einsearch_cli.layers.scaled_matrix import multiply_scaled
+from einsearch_cli.layers.training_call import TrainingCall, training_call
 from einsearch_cli.structures import Structure, parse_structure
 
 # Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
@@ -97,10 +97,12 @@ class EinsumLinear(nn.Module):
         self.factors = new_factors(self.plan, device, dtype)
         sized = self.sized
         self._is_padded = (sized.padded_in, sized.padded_out) != (in_features, out_features)
+        self._order = tuple(step.factor for step in self.plan.steps)
         self._stds = tuple(role.init_std for role in self.plan.roles)
         self._route: Route | None = None
         self._prepared: Prepared | None = None
         self._training: tuple[tuple[str, int], Schedule] | None = None
+        self._call: TrainingCall | None = None
         # One axis, as sharding (`fully_shard`) takes no parameters without one.
         self.gain = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         if bias:
@@ -172,7 +174,7 @@ class EinsumLinear(nn.Module):
                 f"route {text!r}: this layer's are {', '.join(known)}", remedy="one of these, or None for the fastest"
             )
         self._route = None if text is None else known[text]
-        self._prepared = self._training = None
+        self._prepared = self._training = self._call = None
 
     @property
     def flops_per_token(self) -> int:
@@ -289,31 +291,34 @@ class EinsumLinear(nn.Module):
 
     def _contract(self, x: Tensor) -> Tensor:
         """With gradients."""
-        check_width(x, self.in_features)
-        bias, gain, factors, plan = self._own("bias"), self._own("gain"), self._factors(), self.plan
-        is_padded = self._is_padded
-        if is_padded:
-            x, bias = self._padded(x), self._padded_bias(bias)
-        device_type = x.device.type
-        route = self._training_schedule(device_type).at(x.numel() // plan.padded_in)
-        is_own = route.plan is plan and device_type == "cpu"
-        if not is_own:
+        call = self._call
+        if call is None or not call.serves(x):
+            check_width(x, self.in_features)
+            route = self._training_schedule(x.device.type).at(x.numel() // self.in_features)
+            call = self._call = training_call(x, route, self.plan, self._stds)
+        parameters = self._parameters
+        gain: Any
+        bias: Any
+        try:
+            gain, bias = parameters["gain"], parameters["bias"]
+        except KeyError:  # parametrized, pruned or sharded: computed from other parameters
+            gain, bias = self.gain, self.bias
+        if self._is_padded or not call.is_own or _is_any_autocast():
+            return self._contract_prepared(call, x, gain, bias)
+        y: Tensor = call.apply(call.settings, unwrap_if_dead(x), gain, bias, *self._factors())
+        return y
+
+    def _contract_prepared(self, call: TrainingCall, x: Tensor, gain: Any, bias: Tensor | None) -> Tensor:
+        """With padding, autocast, merged factors, or on another device."""
+        factors, plan = self._factors(), call.route.plan
+        if not call.is_own:
             *first, last = factors
             factors = [*first, (last * trainable_scale(gain, factors, self._stds)).to(last.dtype)]
-            factors = factors if route.plan is plan else self._merged(route.plan, factors)
-        if _is_any_autocast():
-            x, bias, *factors = cast(autocast_dtype(x), x, bias, *factors)
-        if not is_own:
-            y = (
-                functional.linear(x, factors[0].squeeze(0).T, bias)
-                if route.is_dense
-                else contract_in_chunks(route.plan, x, bias, factors)
-            )
-        elif route.is_dense:
-            y = multiply_scaled(x, gain, bias, factors[0], self._stds[0])
-        else:
-            y = contract_in_chunks(plan, x, bias, factors, gain, self._stds)
-        return self._cut(y) if is_padded else y
+            factors, gain = factors if plan is self.plan else self._merged(plan, factors), None
+        x, bias, *factors = cast(autocast_dtype(x), self._padded(x), self._padded_bias(bias), *factors)
+        if call.route.is_dense and not call.is_own:
+            return self._cut(functional.linear(x, factors[0].squeeze(0).T, bias))
+        return self._cut(call.apply(call.settings, unwrap_if_dead(x), gain, bias, *factors))
 
     def _schedule(self, device_type: str, is_training: bool) -> Schedule:
         if self._route is not None:
@@ -331,14 +336,9 @@ class EinsumLinear(nn.Module):
         """In the order in which they meet."""
         factors: Any = self._modules["factors"]._parameters  # type: ignore[union-attr]
         try:
-            return [factors[step.factor] for step in self.plan.steps]
-        except KeyError:  # parametrized, pruned or sharded: computed from other parameters
-            return [self.factors[step.factor] for step in self.plan.steps]
-
-    def _own(self, name: str) -> Any:
-        """Gain or bias: `nn.Module` finds it only after a search."""
-        parameters = self._parameters
-        return parameters[name] if name in parameters else getattr(self, name)
+            return [factors[name] for name in self._order]
+        except KeyError:
+            return [self.factors[name] for name in self._order]
 
     def _named_factors(self) -> dict[str, Tensor]:
         return {step.factor: factor for step, factor in zip(self.plan.steps, self._factors(), strict=True)}
@@ -371,7 +371,14 @@ class EinsumLinear(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are without what can be made again."""
-        return {**self.__dict__, "_prepared": None, "_training": None, "plan": None, "_route": self.route}
+        return {
+            **self.__dict__,
+            "_prepared": None,
+            "_training": None,
+            "_call": None,
+            "plan": None,
+            "_route": self.route,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         route = state["_route"]

@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from einsearch_cli.layers.autocast import cast_dtype
 from einsearch_cli.layers.merging import merged_weights
-from einsearch_cli.layers.passes import run_forward
+from einsearch_cli.layers.passes import passes_for
 from einsearch_cli.layers.planner import Route, Schedule, stored_plan
 from einsearch_cli.layers.rms_scale import scale_value
 from einsearch_cli.structures import SizedStructure
@@ -94,7 +94,10 @@ class Prepared:
             return functional.linear(x, self._dense(route), bias)
         if route.text not in self._weights:
             self._weights[route.text] = self._merge(route)
-        return run_forward(route.plan, x, self._scale, bias, self._weights[route.text])
+        passes = passes_for(route.plan, x.shape[0])
+        y = x.new_empty(passes.tokens, route.plan.padded_out)
+        passes.forward(x.contiguous(), y, self._scale, bias, self._weights[route.text], passes.unkept)
+        return y
 
     def _dense(self, route: Route) -> Tensor:
         if not hasattr(self, "weight"):

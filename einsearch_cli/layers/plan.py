@@ -152,6 +152,16 @@ class Step:
         return bool(self.repeat_to.sizes)
 
     @property
+    def is_along_tokens(self) -> bool:
+        """Whether B is the tokens, along which the factor is repeated."""
+        return self.repeat_to.token_axis is not None
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the factor is repeated along other indices that only the activation has."""
+        return self.repeat_from is not None and not self.is_along_tokens
+
+    @property
     def is_large(self) -> bool:
         """Whether its matrix is too large for the second-level cache."""
         return self.weight_shape[1] * self.weight_shape[2] > 1 << 16

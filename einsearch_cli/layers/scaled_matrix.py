@@ -11,17 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import unwrap_if_dead
 
-from einsearch_cli.layers.rms_scale import caps, norm_dtype, rms_scale
+from einsearch_cli.layers.rms_scale import caps, rms_scale, scale_product
 
-_mm, _addmm = torch.mm, torch.addmm
-
-
-def multiply_scaled(x: Tensor, gain: Tensor, bias: Tensor | None, factor: Tensor, std: float) -> Tensor:
-    """`x` (..., fan_in) times `rms_scale(gain, [factor], [std])` times the factor (1, fan_in, fan_out), plus bias."""
-    result: Tensor = _apply(std, unwrap_if_dead(x), gain, bias, factor)
-    return result
+_addmm = torch.addmm
 
 
 class _ScaledMatrix(torch.autograd.Function):
@@ -43,51 +36,36 @@ class _ScaledMatrix(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, bias, factor = ctx.saved_tensors
-        _, wants_x, wants_gain, wants_bias, wants_factor = ctx.needs_input_grad
+        wanted, (grad,) = ctx.needs_input_grad, grads
         if torch.is_grad_enabled():
-            return None, *_differentiable_gradients(
-                ctx.std, (x, gain, bias, factor), grads[0], ctx.needs_input_grad[1:]
-            )
-        rows, grad, weight, scale = _rows(x), _rows(grads[0]), factor[0], ctx.scale
-        x_grad = gain_grad = bias_grad = factor_grad = None
+            return None, *_differentiable_gradients(ctx.std, (x, gain, bias, factor), grad, wanted[1:])
+        if x.ndim != 2:
+            x, grad = _rows(x), _rows(grad)
+        _, wants_x, wants_gain, wants_bias, wants_factor = wanted
+        scale, norm = ctx.scale, ctx.norm
+        bias_grad = grad.sum(0) if wants_bias else None
+        x_grad = gain_grad = factor_grad = None
         if wants_x:
-            x_grad = _scaled(grad, weight.mT, scale)
-        if wants_bias:
-            bias_grad = grad.sum(0)
+            x_grad = torch.empty_like(x)
+            _addmm(x_grad, grad, factor[0].t(), beta=0, alpha=scale, out=x_grad)
         if wants_factor or wants_gain:
+            factor_grad = torch.empty_like(factor)
             # Of the matrix that multiplies rows: the scale's gradient is lost where the scale is zero.
-            factor_grad = _scaled(rows.mT, grad, scale or 1.0)
-        if wants_gain or ctx.norm:
-            per_scale = _product_with_grad(rows, x_grad, weight, factor_grad, scale)
-            gain_grad = (per_scale * (ctx.cap / scale if scale else ctx.cap)).view(1) if wants_gain else None
-            if ctx.norm and factor_grad is not None and scale:
-                factor_grad.add_(weight, alpha=-per_scale.item() / ctx.norm**2)
-        if factor_grad is not None:
-            factor_grad = factor_grad[None] if scale else torch.zeros_like(factor)
-        return None, x_grad if x_grad is None else x_grad.view(x.shape), gain_grad, bias_grad, factor_grad
+            _addmm(factor_grad[0], x.t(), grad, beta=0, alpha=scale or 1.0, out=factor_grad[0])
+        if wants_gain or norm:
+            per_scale = scale_product(scale, x, x_grad, factor, factor_grad)
+            if norm and factor_grad is not None and scale:
+                factor_grad.add_(factor, alpha=-per_scale.item() / norm**2)
+            gain_grad = per_scale.mul_(ctx.cap / scale if scale else ctx.cap).view(1) if wants_gain else None
+        if scale == 0 and factor_grad is not None:
+            factor_grad.zero_()
+        if x_grad is not None and grads[0].ndim != 2:
+            x_grad = x_grad.view(*grads[0].shape[:-1], x_grad.shape[1])
+        return None, x_grad, gain_grad, bias_grad, factor_grad
 
 
-_apply: Any = super(torch.autograd.Function, _ScaledMatrix).apply
+apply_scaled_matrix: Any = super(torch.autograd.Function, _ScaledMatrix).apply
 """`_ScaledMatrix.apply` without its look at every argument for function transforms, as in `chunked`."""
-
-
-def _product_with_grad(
-    rows: Tensor, x_grad: Tensor | None, weight: Tensor, weight_grad: Tensor | None, scale: float
-) -> Tensor:
-    """scale · ∂L/∂scale = ⟨W, ∂L/∂W⟩ = ⟨x, ∂L/∂x⟩, by the smaller pair; without the scale where that is zero."""
-    pair = weight, weight_grad
-    if weight_grad is None or (scale and x_grad is not None and rows.numel() < weight.numel()):
-        pair = rows, x_grad
-    first, second = (tensor.reshape(-1) for tensor in pair if tensor is not None)
-    dtype = norm_dtype(first.dtype)
-    return torch.dot(first, second) if dtype is first.dtype else torch.dot(first.to(dtype), second.to(dtype))
-
-
-def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
-    if scale == 1:
-        return _mm(left, right)
-    result = left.new_empty(left.shape[0], right.shape[1])
-    return _addmm(result, left, right, beta=0, alpha=scale, out=result)
 
 
 def _rows(tensor: Tensor) -> Tensor:

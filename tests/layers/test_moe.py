@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import LayerError, SizeError, StructureError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, FeedForwardMoE, StructuredMoE
-from einsearch_cli.layers.chunking import kept_steps
+from einsearch_cli.layers.chunking import kept_buffers, kept_steps
 from einsearch_cli.layers.moe.expert_scales import fast_expert_scales
 from einsearch_cli.layers.moe.grouped import can_be_grouped, contract_each, contract_in_groups
 from einsearch_cli.layers.moe.grouping import group
-from einsearch_cli.layers.passes import run_forward
+from einsearch_cli.layers.plan import Plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import layer_costs
 
@@ -425,11 +425,12 @@ def test_checkpointing_keeps_no_intermediates(monkeypatch: pytest.MonkeyPatch) -
     """They are saved past the hooks by which checkpointing frees what is saved."""
     kept: list[Tensor | None] = []
 
-    def forward(*args: Any) -> Tensor:
-        kept.extend(args[5])
-        return run_forward(*args)
+    def buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
+        found = kept_buffers(plan, x)
+        kept.extend(item for item in found if item is not None)
+        return found
 
-    monkeypatch.setattr("einsearch_cli.layers.moe.grouped.run_forward", forward)
+    monkeypatch.setattr("einsearch_cli.layers.moe.grouped.kept_buffers", buffers)
     layer = StructuredMoE(64, 64, "btt-moe:experts=4,top=2")
     x = torch.randn(9, 64, requires_grad=True)
     expected = torch.autograd.grad(layer(x).sum(), x)

@@ -17,7 +17,7 @@ from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.cost_model import inference_ns, training_ns
 from einsearch_cli.layers.machine import DEFAULT_CPU, DEFAULT_GPU, MachineProfile
-from einsearch_cli.layers.passes import run_forward
+from einsearch_cli.layers.passes import passes_for
 from einsearch_cli.layers.planner import best_route, explain, predicted_ns, routes, schedule, stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import contraction_orders
@@ -153,4 +153,6 @@ def test_the_fast_route_and_the_plain_one_are_separate_code() -> None:
     layer = EinsumLinear(64, 64, "btt:r=2", bias=False)
     weights = [factor.detach() for factor in layer._factors()]
     x = torch.randn(3, 64)
-    torch.testing.assert_close(run_forward(layer.plan, x, 1.0, None, weights), contract(layer.plan, x, weights))
+    y = torch.empty(3, 64)
+    passes_for(layer.plan, 3).forward(x, y, 1.0, None, weights, [None])
+    torch.testing.assert_close(y, contract(layer.plan, x, weights))

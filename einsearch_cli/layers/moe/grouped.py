@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from einsearch_cli.layers.chunking import kept_buffers
 from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.passes import Backward, Kept, memory_for_x_grad, run_forward
+from einsearch_cli.layers.passes import Kept, memory_for_x_grad, passes_for
 from einsearch_cli.layers.plan import TOKENS, Plan
 from einsearch_cli.structures import SizedStructure
 
@@ -65,12 +65,14 @@ class _EachInChunks(torch.autograd.Function):
     ) -> Tensor:
         ctx.plan, ctx.sizes, ctx.scales = plan, sizes, scales_E.tolist()
         ctx.save_for_backward(rows, *weights)
-        ctx.kept = kept_buffers(plan, rows) if any(ctx.needs_input_grad) else []
+        rows = rows.contiguous()
+        ctx.kept = kept_buffers(plan, rows) if any(ctx.needs_input_grad) else [None] * (len(weights) - 1)
         y = rows.new_empty(rows.shape[0], plan.padded_out)
         for expert, begin, end in _busy(sizes):
             of_expert = [weight[expert] for weight in weights]
-            kept = _kept(ctx.kept, begin, end, rows.shape[0])
-            run_forward(plan, rows[begin:end], ctx.scales[expert], None, of_expert, kept, y[begin:end])
+            kept = _kept(ctx.kept, begin, end)
+            passes = passes_for(plan, end - begin)
+            passes.forward(rows[begin:end], y[begin:end], ctx.scales[expert], None, of_expert, kept)
         return y
 
     @staticmethod
@@ -78,19 +80,20 @@ class _EachInChunks(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, *weights = ctx.saved_tensors
         _, _, wants_rows, wants_scales, *wants_weights = ctx.needs_input_grad
-        wanted = [wants_rows, wants_scales, False, *wants_weights]
-        grad = grad.contiguous()
+        wanted = [wants_scales, False, *wants_weights]
+        rows, grad = rows.contiguous(), grad.contiguous()
         # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
-        kept, ctx.kept = ctx.kept, []
-        rows_grad = memory_for_x_grad(ctx.plan, rows, kept) if wants_rows else None
+        kept, ctx.kept = ctx.kept, [None] * (len(weights) - 1)
+        rows_grad = memory_for_x_grad(rows, kept) if wants_rows else None
         scales_grad = torch.zeros(len(ctx.sizes), dtype=torch.float64) if wants_scales else None
         weights_grad = [torch.zeros_like(w) if wants else None for w, wants in zip(weights, wants_weights, strict=True)]
         for expert, begin, end in _busy(ctx.sizes):
             of_expert = [weight[expert] for weight in weights]
-            part = _kept(kept, begin, end, rows.shape[0])
+            part = _kept(kept, begin, end)
             into = None if rows_grad is None else rows_grad[begin:end]
-            run = Backward(ctx.plan, rows[begin:end], ctx.scales[expert], of_expert, wanted, part, into)
-            _, scale_grad, _, *found = run.gradients(grad[begin:end])
+            scale_grad, _, *found = passes_for(ctx.plan, end - begin).backward(
+                grad[begin:end], rows[begin:end], into, ctx.scales[expert], of_expert, part, wanted
+            )
             if scales_grad is not None and scale_grad is not None:
                 scales_grad[expert] = scale_grad
             for target, source in zip(weights_grad, found, strict=True):
@@ -108,9 +111,9 @@ def _busy(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         begin += size
 
 
-def _kept(kept: Kept, begin: int, end: int, rows: int) -> list[Tensor | None]:
+def _kept(kept: Kept, begin: int, end: int) -> Kept:
     """The parts of kept results that belong to some of the rows."""
-    return [buffer if buffer is None else buffer.view(rows, -1)[begin:end].view(-1) for buffer in kept]
+    return [memory if memory is None else memory[begin:end] for memory in kept]
 
 
 def contract_in_groups(

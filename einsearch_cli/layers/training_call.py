@@ -1,0 +1,48 @@
+"""What a layer finds out at a call with gradients, for the next inputs of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from einsearch_cli.layers.chunked import apply_chunked, chunked_settings
+from einsearch_cli.layers.plan import Plan
+from einsearch_cli.layers.planner import Route
+from einsearch_cli.layers.scaled_matrix import apply_scaled_matrix
+
+_num_threads = torch.get_num_threads
+
+
+class TrainingCall(NamedTuple):
+    """One route, and the autograd function that takes it."""
+
+    shape: torch.Size
+    """Of the input, before padding."""
+    is_cpu: bool
+    threads: int
+    route: Route
+    is_own: bool
+    """Whether the function takes the layer's own factors, and scales them itself."""
+    apply: Callable[..., Tensor]
+    """(settings, x, gain, bias, *factors); without a gain nothing is scaled."""
+    settings: Any
+
+    def serves(self, x: Tensor) -> bool:
+        """Whether nothing that matters has changed."""
+        return x.shape == self.shape and x.is_cpu is self.is_cpu and self.threads == _num_threads()
+
+
+def training_call(x: Tensor, route: Route, own: Plan, stds: tuple[float, ...]) -> TrainingCall:
+    """For inputs like `x` (..., in_features), of a layer with the plan `own`.
+
+    A GPU would have to wait for the numbers that scaling by itself needs.
+    """
+    is_own = route.plan is own and x.is_cpu
+    machine = x.is_cpu, _num_threads()
+    if is_own and route.is_dense:
+        return TrainingCall(x.shape, *machine, route, True, apply_scaled_matrix, stds[0])
+    settings = chunked_settings(route.plan, x, stds if is_own else ())
+    return TrainingCall(x.shape, *machine, route, is_own, apply_chunked, settings)
