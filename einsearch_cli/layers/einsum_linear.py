@@ -32,7 +32,7 @@ _is_compiling = torch.compiler.is_compiling
 _are_transforms_active = torch._C._are_functorch_transforms_active
 _is_any_autocast = torch._C._is_any_autocast_enabled
 _tracing_state = torch._C._get_tracing_state
-_linear = functional.linear
+_linear, _addmm = functional.linear, torch.addmm
 _num_threads = torch.get_num_threads
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -235,10 +235,13 @@ class EinsumLinear(nn.Module):
             if prepared is None or _is_any_autocast() or not prepared.serves(factors, parameters.get("gain")):
                 return self._infer(x)
             if "bias" in parameters:
+                bias = parameters["bias"]
                 if x.numel() <= prepared.dense_limit:
-                    return _linear(x, prepared.weight, parameters["bias"])
+                    if x.ndim == 2 and bias is not None:
+                        return _addmm(bias, x, prepared.transposed)
+                    return _linear(x, prepared.weight, bias)
                 if prepared.is_plain and x.ndim == 2 and x.shape[1] == self.in_features and not x.is_meta:
-                    return prepared.multiply(x, parameters["bias"])
+                    return prepared.multiply(x, bias)
             return self._infer(x)
         except RuntimeError:
             check_input(x, self.in_features, self.gain.dtype)

@@ -26,12 +26,16 @@ def busy(seconds: float) -> None:
         pass
 
 
-def test_candidates_run_in_turn_and_each_begins_a_round(monkeypatch) -> None:
+def test_every_round_has_all_candidates_in_an_order_of_its_own(monkeypatch) -> None:
     monkeypatch.setattr(race_module, "_LEAST_S", 0.0)  # one call in a round
     calls: list[str] = []
-    race = Race({name: lambda name=name: (calls.append(name), busy(1e-4)) for name in "abc"}, CPU)
-    race.run(rounds=3)
-    assert "".join(calls[-9:]) == "abc" + "bca" + "cab"
+    race = Race({name: lambda name=name: (calls.append(name), busy(1e-4)) for name in "abcd"}, CPU)
+    race.run(rounds=12)
+    rounds = ["".join(calls[end - 4 : end]) for end in range(len(calls), len(calls) - 48, -4)]
+    assert all(sorted(order) == list("abcd") for order in rounds)
+    assert len(set(rounds)) > 6
+    before_a = {order[order.index("a") - 1] for order in rounds if order[0] != "a"}
+    assert before_a == set("bcd")
 
 
 @pytest.mark.usefixtures("one_thread")
