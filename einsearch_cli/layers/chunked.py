@@ -34,7 +34,7 @@ class ChunkedSettings(NamedTuple):
 
 
 def chunked_settings(plan: Plan, x: Tensor, stds: tuple[float, ...] = ()) -> ChunkedSettings:
-    """For an input like `x` (..., padded_in or fewer)"""
+    """For inputs like `x` (..., features), padded or not yet; without `stds` for factors that are scaled already."""
     return ChunkedSettings(passes_for(plan, math.prod(x.shape[:-1])), stds)
 
 
