@@ -15,7 +15,7 @@ _CHUNK_ELEMENTS = 1 << 18
 _MIN_CHUNK = 128
 """Tokens below which the calls cost more than the cache saves."""
 _FEW_TOKENS = 300
-"""Calls of so few tokens keep all intermediates: they are small, and computing them anew is half as dear again."""
+"""Calls of so few tokens keep all intermediates, which are small, in however many chunks they run."""
 _LARGE_CHUNK = 1000
 """Tokens below which packing a large matrix anew for every chunk costs more than 2%."""
 _WITH_GRADIENT = 2

@@ -1,4 +1,4 @@
-"""A plan as straight-line Python: two functions, made once, that run its products for any number of tokens.
+"""A plan as straight-line Python: functions, made once, that run its products for any number of tokens.
 
 A small layer spends much of its time on the Python between its products, which the products drive out of the
 cache: straight lines take a tenth off a training step of width 256, against loops over the steps of the plan.
@@ -84,7 +84,7 @@ def generated(plan: Plan) -> Generated:
 
 
 class _Writer:
-    """The lines of both functions of a plan."""
+    """The lines of the functions of a plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

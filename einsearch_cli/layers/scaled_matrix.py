@@ -52,9 +52,10 @@ class _ScaledMatrix(torch.autograd.Function):
             factor_grad = torch.empty_like(factor)
             # Of the matrix that multiplies rows: the scale's gradient is lost where the scale is zero.
             _addmm(factor_grad[0], x.t(), grad, beta=0, alpha=scale or 1.0, out=factor_grad[0])
-        if wants_gain or norm:
+        is_capped = norm and wants_factor and scale  # then the factor's gradient has a part through its norm
+        if wants_gain or is_capped:
             per_scale = scale_product(scale, x, x_grad, factor, factor_grad)
-            if norm and factor_grad is not None and scale:
+            if is_capped and factor_grad is not None:
                 factor_grad.add_(factor, alpha=-per_scale.item() / norm**2)
             gain_grad = per_scale.mul_(ctx.cap / scale if scale else ctx.cap).view(1) if wants_gain else None
         if scale == 0 and factor_grad is not None:

@@ -20,6 +20,13 @@ def test_first_results_are_kept_as_many_as_fit() -> None:
     assert kept_steps(plan, 200) == (True, True)  # a single chunk
 
 
+def test_few_tokens_keep_all_in_however_many_chunks() -> None:
+    plan = EinsumLinear(512, 512, "btt:r=4", device="meta").plan
+    assert chunks(plan, 256) == (136, 120)
+    assert kept_steps(plan, 256) == (True,)
+    assert kept_steps(plan, 301) == (False,)
+
+
 def test_gradients_where_one_of_two_results_is_kept() -> None:
     torch.manual_seed(0)
     layer = EinsumLinear(1024, 1024, "monarch:n=3", bias=False, dtype=torch.float64)

@@ -108,6 +108,21 @@ def test_gradients_agree_with_those_of_the_recorded_route(
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("cap", [False, True])
+@pytest.mark.parametrize("trained", [["bias"], ["gain"], ["factors.A"], ["gain", "bias"]])
+def test_gradients_of_some_parameters_are_those_of_all(case: Any, cap: bool, trained: list[str]) -> None:
+    """Also where nothing but a bias is trained, and the norms of factors above their cap do not matter."""
+    layer = case.layer(cap=cap)
+    for route in routes(layer.sized):
+        layer.route = route.text
+        x, grad = torch.randn(3, case.d_in, dtype=torch.float64), torch.randn(3, case.d_out, dtype=torch.float64)
+        layer.requires_grad_(True)
+        expected = torch.autograd.grad(layer(x), [layer.get_parameter(name) for name in trained], grad)
+        layer.requires_grad_(False)
+        chosen = [layer.get_parameter(name).requires_grad_() for name in trained]
+        torch.testing.assert_close(torch.autograd.grad(layer(x), chosen, grad), expected)
+
+
 def test_a_graph_can_be_walked_twice(case: Any) -> None:
     """What was kept for the backward pass may be overwritten by the first one."""
     layer = case.layer()
