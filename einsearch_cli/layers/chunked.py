@@ -80,7 +80,7 @@ class _Contraction(torch.autograd.Function):
         is_capped = any(ctx.norms)
         rows = _as_rows(x)
         x_grad = memory_for_x_grad(rows, kept) if wants_x else None
-        scale_grad, bias_grad, *weight_grads = passes.backward(
+        scale_grad, bias_grad, weight_grads = passes.backward(
             _as_rows(grads[0]),
             rows,
             x_grad,
@@ -89,13 +89,14 @@ class _Contraction(torch.autograd.Function):
             kept,
             (wants_gain or is_capped, *others),  # caps pass the scale's gradient on to factors
         )
+        gain_grad = None
         if scale_grad is not None:
             if is_capped:
-                _add_cap_gradients(weight_grads, weights, ctx.norms, scale_grad.item() * -ctx.scale)
-            scale_grad = scale_grad.mul_(ctx.caps).view(1)
+                _add_cap_gradients(weight_grads, weights, ctx.norms, scale_grad * -ctx.scale)
+            gain_grad = torch.full_like(gain, scale_grad * ctx.caps) if wants_gain else None
         if x_grad is not None and x.ndim != 2:
             x_grad = x_grad.view(x.shape)
-        return None, x_grad, scale_grad, bias_grad, *weight_grads
+        return None, x_grad, gain_grad, bias_grad, *weight_grads
 
 
 apply_chunked: Any = super(torch.autograd.Function, _Contraction).apply

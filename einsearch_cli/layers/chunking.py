@@ -14,6 +14,8 @@ _CHUNK_ELEMENTS = 1 << 18
 """Elements of the widest intermediate of a chunk: one megabyte of float32."""
 _MIN_CHUNK = 128
 """Tokens below which the calls cost more than the cache saves."""
+_MIN_CHUNK_OF_MANY_PARAMS = 500
+"""The same where the factors themselves overflow the cache, into which every chunk brings them anew."""
 _FEW_TOKENS = 300
 """Calls of so few tokens keep all intermediates, which are small, in however many chunks they run."""
 _LARGE_CHUNK = 1000
@@ -33,7 +35,8 @@ def chunks(plan: Plan, tokens: int) -> tuple[int, ...]:
     Lengths of an odd number of eights keep the rows of feature-major intermediates from
     falling onto the same cache lines.
     """
-    wanted = max(_MIN_CHUNK, _CHUNK_ELEMENTS // max(plan.widths))
+    least = _MIN_CHUNK if plan.params <= _CHUNK_ELEMENTS else _MIN_CHUNK_OF_MANY_PARAMS
+    wanted = max(least, _CHUNK_ELEMENTS // max(plan.widths))
     if any(step.is_large for step in plan.steps):
         wanted = max(wanted, _LARGE_CHUNK)
     if plan.is_dense or 2 * tokens <= 3 * wanted:

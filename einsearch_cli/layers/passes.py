@@ -60,7 +60,7 @@ class Passes:
         weights: Sequence[Tensor],
         kept: Kept,
         wanted: Sequence[bool],
-    ) -> list[Tensor | None]:
+    ) -> tuple[float | None, Tensor | None, list[Tensor | None]]:
         """Gradients of scale, bias and factors, where wanted; that of x is written to `x_grad` if given.
 
         What was kept may be overwritten.
@@ -85,10 +85,10 @@ class Passes:
         weight_grads = code.factor_gradients(sums)
         scale_grad = None
         if wants_scale:
-            scale_grad = scale_product(scale, x, x_grad, weights[-1], weight_grads[-1]).div_(scale or 1.0)
+            scale_grad = scale_product(scale, x, x_grad, weights[-1], weight_grads[-1]) / (scale or 1.0)
         if scale == 0 and weight_grads[-1] is not None:
             weight_grads[-1] = torch.zeros_like(weight_grads[-1])
-        return [scale_grad, bias_grad, *weight_grads]
+        return scale_grad, bias_grad, weight_grads
 
     def _repeated(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
         """Factors repeated along the axes that only the activation has; along the tokens it is done chunk by chunk."""

@@ -56,8 +56,8 @@ class _ScaledMatrix(torch.autograd.Function):
         if wants_gain or is_capped:
             per_scale = scale_product(scale, x, x_grad, factor, factor_grad)
             if is_capped and factor_grad is not None:
-                factor_grad.add_(factor, alpha=-per_scale.item() / norm**2)
-            gain_grad = per_scale.mul_(ctx.cap / scale if scale else ctx.cap).view(1) if wants_gain else None
+                factor_grad.add_(factor, alpha=-per_scale / norm**2)
+            gain_grad = torch.full_like(gain, per_scale * ctx.cap / (scale or 1.0)) if wants_gain else None
         if scale == 0 and factor_grad is not None:
             factor_grad.zero_()
         if x_grad is not None and grads[0].ndim != 2:

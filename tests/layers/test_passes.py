@@ -42,9 +42,12 @@ def test_both_passes_agree_with_the_plain_contraction(
         with torch.no_grad():
             kept = passes.forward(x, y, SCALE, bias, weights, memory)
             wanted = [True] * (2 + len(weights))
-            found = passes.backward(y_grad, x, x_grad, SCALE, weights, kept if keeps else memory, wanted)
+            scale_grad, bias_grad, weight_grads = passes.backward(
+                y_grad, x, x_grad, SCALE, weights, kept if keeps else memory, wanted
+            )
         torch.testing.assert_close(y, expected_y, rtol=1e-10, atol=1e-10)
-        for gradient, slow in zip([x_grad, *found], expected, strict=True):
+        found = [x_grad, torch.tensor(scale_grad, dtype=torch.float64), bias_grad, *weight_grads]
+        for gradient, slow in zip(found, expected, strict=True):
             assert gradient is not None
             torch.testing.assert_close(gradient.reshape(slow.shape), slow, rtol=1e-10, atol=1e-9)
 
@@ -64,8 +67,11 @@ def test_only_what_is_wanted_is_computed(market: dict[str, Any]) -> None:
     weights: list[Tensor] = [torch.randn(step.weight_shape) for step in plan.steps]
     passes = Passes(plan, TOKENS)
     grad, x = torch.randn(TOKENS, plan.padded_out), torch.randn(TOKENS, plan.padded_in)
-    found = passes.backward(grad, x, None, 1.0, weights, passes.unkept, [False, False, True, False])
-    assert [gradient is None for gradient in found] == [True, True, False, True]
+    scale_grad, bias_grad, weight_grads = passes.backward(
+        grad, x, None, 1.0, weights, passes.unkept, [False, False, True, False]
+    )
+    assert scale_grad is bias_grad is None
+    assert [gradient is None for gradient in weight_grads] == [False, True]
 
 
 def test_passes_are_straight_lines(case: Any) -> None:

@@ -91,7 +91,7 @@ class _EachInChunks(torch.autograd.Function):
             of_expert = [weight[expert] for weight in weights]
             part = _kept(kept, begin, end)
             into = None if rows_grad is None else rows_grad[begin:end]
-            scale_grad, _, *found = passes_for(ctx.plan, end - begin).backward(
+            scale_grad, _, found = passes_for(ctx.plan, end - begin).backward(
                 grad[begin:end], rows[begin:end], into, ctx.scales[expert], of_expert, part, wanted
             )
             if scales_grad is not None and scale_grad is not None:
