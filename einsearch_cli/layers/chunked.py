@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.chunking import kept_buffers, may_keep
-from einsearch_cli.layers.contraction import contract
+from einsearch_cli.layers.double_backward import differentiable_gradients
 from einsearch_cli.layers.passes import Passes, memory_for_x_grad, passes_for
 from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.rms_scale import caps, rms_scale
+from einsearch_cli.layers.rms_scale import caps
 
 
 class ChunkedSettings(NamedTuple):
@@ -73,7 +73,7 @@ class _Contraction(torch.autograd.Function):
         wanted = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             inputs = (x, gain, bias, *weights)
-            return None, *_differentiable_gradients(passes.plan, stds, inputs, grads[0], wanted)
+            return None, *differentiable_gradients(passes.plan, stds, inputs, grads[0], wanted)
         # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
         kept, ctx.kept = ctx.kept, passes.unkept
         wants_x, wants_gain, *others = wanted
@@ -116,18 +116,3 @@ def _add_cap_gradients(
     for grad, weight, norm in zip(grads, weights, norms, strict=True):
         if norm and grad is not None:
             grad.add_(weight, alpha=per_square / norm**2)
-
-
-def _differentiable_gradients(
-    plan: Plan, stds: Sequence[float], inputs: tuple[Tensor | None, ...], grad: Tensor, wanted: Sequence[bool]
-) -> list[Tensor | None]:
-    """Gradients that can be differentiated again, by the obvious route."""
-    x, gain, bias, *weights = inputs
-    assert x is not None
-    factors = [weight for weight in weights if weight is not None]
-    scaled = factors if gain is None else [*factors[:-1], factors[-1] * rms_scale(gain, factors, stds)]
-    y = contract(plan, _as_rows(x), scaled)
-    y = (y if bias is None else y + bias).reshape(grad.shape)
-    asked = [tensor for tensor, wants in zip(inputs, wanted, strict=True) if wants and tensor is not None]
-    found = iter(torch.autograd.grad(y, asked, grad, create_graph=True))
-    return [next(found) if wants and tensor is not None else None for tensor, wants in zip(inputs, wanted, strict=True)]

@@ -7,22 +7,33 @@ takes one pass over what is smaller, the input or the matrix.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.rms_scale import caps, rms_scale, scale_product
+from einsearch_cli.layers.double_backward import differentiable_gradients
+from einsearch_cli.layers.plan import Plan
+from einsearch_cli.layers.rms_scale import caps, scale_product
 
 _addmm = torch.addmm
 
 
+class ScaledMatrixSettings(NamedTuple):
+    """What `apply_scaled_matrix` needs beside its tensors."""
+
+    plan: Plan
+    stds: tuple[float, ...]
+
+
 class _ScaledMatrix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, std: float, x: Tensor, gain: Tensor, bias: Tensor | None, factor: Tensor) -> Tensor:
-        ctx.std = std
+    def forward(
+        ctx: Any, settings: ScaledMatrixSettings, x: Tensor, gain: Tensor, bias: Tensor | None, factor: Tensor
+    ) -> Tensor:
+        ctx.settings = settings
         ctx.save_for_backward(x, gain, bias, factor)
-        ctx.cap, (ctx.norm,) = caps((factor,), (std,))
+        ctx.cap, (ctx.norm,) = caps((factor,), settings.stds)
         ctx.scale = scale = gain.item() * ctx.cap
         weight = factor[0]
         if x.ndim == 2 and bias is not None:
@@ -38,7 +49,8 @@ class _ScaledMatrix(torch.autograd.Function):
         x, gain, bias, factor = ctx.saved_tensors
         wanted, (grad,) = ctx.needs_input_grad, grads
         if torch.is_grad_enabled():
-            return None, *_differentiable_gradients(ctx.std, (x, gain, bias, factor), grad, wanted[1:])
+            plan, stds = ctx.settings
+            return None, *differentiable_gradients(plan, stds, (x, gain, bias, factor), grad, wanted[1:])
         if x.ndim != 2:
             x, grad = _rows(x), _rows(grad)
         _, wants_x, wants_gain, wants_bias, wants_factor = wanted
@@ -71,18 +83,3 @@ apply_scaled_matrix: Any = super(torch.autograd.Function, _ScaledMatrix).apply
 
 def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.ndim == 2 else tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
-
-
-def _differentiable_gradients(
-    std: float, inputs: tuple[Tensor | None, ...], grad: Tensor, wanted: tuple[bool, ...]
-) -> list[Tensor | None]:
-    """Gradients that can be differentiated again, by the obvious route."""
-    x, gain, bias, factor = inputs
-    assert x is not None
-    assert gain is not None
-    assert factor is not None
-    y = x @ (factor[0] * rms_scale(gain, [factor], [std]))
-    y = y if bias is None else y + bias
-    asked = [tensor for tensor, wants in zip(inputs, wanted, strict=True) if wants and tensor is not None]
-    found = iter(torch.autograd.grad(y, asked, grad, create_graph=True))
-    return [next(found) if wants and tensor is not None else None for tensor, wants in zip(inputs, wanted, strict=True)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from einsearch_cli.layers.chunked import apply_chunked, chunked_settings
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.planner import Route
-from einsearch_cli.layers.scaled_matrix import apply_scaled_matrix
+from einsearch_cli.layers.scaled_matrix import ScaledMatrixSettings, apply_scaled_matrix
 
 _num_threads = torch.get_num_threads
 
@@ -43,6 +43,6 @@ def training_call(x: Tensor, route: Route, own: Plan, stds: tuple[float, ...]) -
     is_own = route.plan is own and x.is_cpu
     machine = x.is_cpu, _num_threads()
     if is_own and route.is_dense:
-        return TrainingCall(x.shape, *machine, route, True, apply_scaled_matrix, stds[0])
+        return TrainingCall(x.shape, *machine, route, True, apply_scaled_matrix, ScaledMatrixSettings(own, stds))
     settings = chunked_settings(route.plan, x, stds if is_own else ())
     return TrainingCall(x.shape, *machine, route, is_own, apply_chunked, settings)

@@ -27,6 +27,14 @@ def test_few_tokens_keep_all_in_however_many_chunks() -> None:
     assert kept_steps(plan, 301) == (False,)
 
 
+def test_chunks_are_longer_where_the_factors_overflow_the_cache() -> None:
+    small, large = (EinsumLinear(width, width, "btt:r=4", device="meta").plan for width in (1024, 2048))
+    assert small.params == 2**18  # one megabyte
+    assert max(chunks(small, 4096)) < 200
+    assert min(chunks(large, 4096)) > 400
+    assert sum(chunks(small, 4096)) == sum(chunks(large, 4096)) == 4096
+
+
 def test_gradients_where_one_of_two_results_is_kept() -> None:
     torch.manual_seed(0)
     layer = EinsumLinear(1024, 1024, "monarch:n=3", bias=False, dtype=torch.float64)
