@@ -19,8 +19,20 @@ from einsearch_cli.layers.contraction import sum_repeats
 from einsearch_cli.layers.operands import TOKENS_NAME, StepOperands, View, step_operands, writing
 from einsearch_cli.layers.plan import Plan
 
+
+def nothing_like(x: Tensor) -> Tensor:
+    """What a product is added to zero times."""
+    return _nothing(x.dtype, x.device)
+
+
+@lru_cache(maxsize=64)
+def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=dtype, device=device)
+
+
 _NAMESPACE: dict[str, Any] = {
     **{name: getattr(torch, name) for name in ("add", "addmm", "as_strided", "baddbmm", "bmm", "mm")},
+    "nothing_like": nothing_like,
     "sum_repeats": sum_repeats,
 }
 
@@ -63,8 +75,7 @@ def generated(plan: Plan) -> Generated:
         else:
             result_A = bmm(A.mT, rows, out=as_strided(kept_A, (8, 8, tokens), (8 * tokens, tokens, 1)))
         rows = as_strided(result_A, (8, tokens, 8), (tokens, 1, 8 * tokens))
-        result_B = x.new_empty((8, tokens, 8))
-        baddbmm(result_B, rows, B, beta=0, alpha=scale, out=result_B)
+        result_B = baddbmm(nothing_like(x), rows, B, beta=0, alpha=scale)
         lies = as_strided(result_B, (tokens, 8, 8), (8, 8 * tokens, 1))
         wanted = as_strided(y, (tokens, 8, 8), (64, 8, 1))
         if bias is None:
@@ -159,13 +170,12 @@ class _Writer:
         result = self.operands[last].result
         if self.plan.write is None:
             yield f"result_{name} = as_strided(y, {result})"
-            yield self._scaled(last, f"result_{name}", factors, "scale")
+            yield self._scaled_into(last, f"result_{name}", factors, "scale")
             yield "if bias is not None:"  # a third of the time that a product which starts from the bias takes for it
             yield "    y.add_(bias)"
             return
         lies, wanted = writing(self.plan.write)
-        yield f"result_{name} = x.new_empty({result.size_text})"
-        yield self._scaled(last, f"result_{name}", factors, "scale")
+        yield f"result_{name} = {self._scaled(last, factors, 'scale')}"
         yield f"lies = as_strided(result_{name}, {lies})"
         yield f"wanted = as_strided(y, {wanted})"
         yield "if bias is None:"
@@ -201,7 +211,7 @@ class _Writer:
         yield f"grads = as_strided(grad, {operands.grad.by_factor})"
         factors = f"{name}, grads" if step.grad_is_feature_major else f"grads, {name}.mT"
         if number:
-            yield from self._scaled_or_not(number, "grad", operands.rows_grad, factors)
+            yield f"grad = {self._scaled(number, factors, self._scale_of_rows_grad(number))}"
             return
         yield "if x_grad is not None:"
         yield from _indented(self._input_gradient(operands, factors))
@@ -215,42 +225,43 @@ class _Writer:
         factors = "grads, rows" if step.weight_grad_is_swapped else "rows, grads"
         scale = "weight_scale" if number + 1 == len(self.names) else "1"
         yield f"if sum_{name} is None:"
-        if scale == "1":
-            yield f"    sum_{name} = {self._multiply(number)}({factors})"
-        else:
-            yield f"    sum_{name} = x.new_empty({operands.weight_grad.size_text})"
-            yield f"    {self._scaled(number, f'sum_{name}', factors, scale)}"
+        yield f"    sum_{name} = {self._scaled(number, factors, scale)}"
         yield "else:"
         # The last chunk may be shorter, and with it the repetitions along the tokens.
         yield f"    total = sum_{name}{f'[:{TOKENS_NAME}]' if step.is_along_tokens else ''}"
-        yield f"    {self._scaled(number, 'total', factors, scale, beta=1)}"
+        yield f"    {self._scaled_into(number, 'total', factors, scale, beta=1)}"
 
     def _input_gradient(self, operands: StepOperands, factors: str) -> Iterator[str]:
         if self.plan.write_grad is None:
             yield f"rows_grad = as_strided(x_grad, {operands.rows_grad})"
             if len(self.names) == 1:
-                yield self._scaled(0, "rows_grad", factors, "scale")
+                yield self._scaled_into(0, "rows_grad", factors, "scale")
             else:
                 yield f"{self._multiply(0)}({factors}, out=rows_grad)"
             return
         lies, wanted = writing(self.plan.write_grad)
-        yield from self._scaled_or_not(0, "rows_grad", operands.rows_grad, factors)
+        yield f"rows_grad = {self._scaled(0, factors, self._scale_of_rows_grad(0))}"
         yield f"as_strided(x_grad, {wanted}).copy_(as_strided(rows_grad, {lies}))"
 
-    def _scaled_or_not(self, number: int, name: str, view: View, factors: str) -> Iterator[str]:
-        """A gradient of rows in memory of its own: the scale comes in with the last factor."""
-        if number + 1 < len(self.names):
-            yield f"{name} = {self._multiply(number)}({factors})"
-            return
-        yield f"{name} = x.new_empty({view.size_text})"
-        yield self._scaled(number, name, factors, "scale")
+    def _scale_of_rows_grad(self, number: int) -> str:
+        """It comes in with the last factor."""
+        return "scale" if number + 1 == len(self.names) else "1"
 
     def _multiply(self, number: int) -> str:
         return "bmm" if self.plan.steps[number].is_batched else "mm"
 
-    def _scaled(self, number: int, into: str, factors: str, scale: str, beta: int = 0) -> str:
-        add = "baddbmm" if self.plan.steps[number].is_batched else "addmm"
-        return f"{add}({into}, {factors}, beta={beta}, alpha={scale}, out={into})"
+    def _scaled(self, number: int, factors: str, scale: str) -> str:
+        """A product in memory of its own."""
+        if scale == "1":
+            return f"{self._multiply(number)}({factors})"
+        # An allocation of its own and `out` would cost a small layer 8 to 14 µs each time.
+        return f"{self._add_product(number)}(nothing_like(x), {factors}, beta=0, alpha={scale})"
+
+    def _scaled_into(self, number: int, into: str, factors: str, scale: str, beta: int = 0) -> str:
+        return f"{self._add_product(number)}({into}, {factors}, beta={beta}, alpha={scale}, out={into})"
+
+    def _add_product(self, number: int) -> str:
+        return "baddbmm" if self.plan.steps[number].is_batched else "addmm"
 
 
 def _copied(memory: str, view: View | None) -> Generator[str, None, str]:

@@ -52,12 +52,8 @@ class View(NamedTuple):
         *strides, p, q = self.strides
         return View((*sizes, j, i), (*strides, q, p))
 
-    @property
-    def size_text(self) -> str:
-        return _tuple_text(self.sizes)
-
     def __str__(self) -> str:
-        return f"{self.size_text}, {_tuple_text(self.strides)}"
+        return f"{_tuple_text(self.sizes)}, {_tuple_text(self.strides)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,8 +78,6 @@ class StepOperands:
     grad: Operand
     """`by_factor` is (B, R, N), or (B, N, R) where the rows' gradient is feature-major; `by_rows` (B, R, N) or swapped."""
     rows_grad: View
-    weight_grad: View
-    """(B, K, N), or (B, N, K) where it is swapped."""
 
 
 def step_operands(step: Step) -> StepOperands:
@@ -97,7 +91,6 @@ def step_operands(step: Step) -> StepOperands:
     grad_copy, grad = _blocks(step.grad)
     is_swapped = step.weight_grad_is_swapped  # (B, N, R) times (B, R, K) in place of (B, K, R) times (B, R, N)
     result, rows_grad = contiguous(counts(step.result)), contiguous(rows.sizes)
-    weight_grad = contiguous((*rows.sizes[:-2], rows.sizes[-1], grad.sizes[-1]))
     return StepOperands(
         rows=Operand(rows_copy, rows.swapped if step.is_feature_major else rows, rows if is_swapped else rows.swapped),
         result=contiguous(result.swapped.sizes) if step.is_feature_major else result,
@@ -105,7 +98,6 @@ def step_operands(step: Step) -> StepOperands:
             grad_copy, grad.swapped if step.grad_is_feature_major else grad, grad.swapped if is_swapped else grad
         ),
         rows_grad=contiguous(rows.swapped.sizes) if step.grad_is_feature_major else rows_grad,
-        weight_grad=contiguous(weight_grad.swapped.sizes) if is_swapped else weight_grad,
     )
 
 
