@@ -1,4 +1,4 @@
-"""Gradients that can be differentiated again, by the obvious route."""
+"""Gradients by the obvious route: they can be differentiated again, and computed for a batch of output gradients."""
 
 from __future__ import annotations
 
@@ -11,20 +11,36 @@ from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.rms_scale import rms_scale
 
+_is_grad_enabled = torch.is_grad_enabled
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
+
+
+def needs_obvious_gradients(grad: Tensor) -> bool:
+    """Whether a backward pass is to be differentiated again, or runs for many output gradients at once.
+
+    The first is `create_graph=True`, the second `is_grads_batched=True`.
+    """
+    return _is_grad_enabled() or _is_batched(grad)
+
 
 def differentiable_gradients(
     plan: Plan, stds: Sequence[float], inputs: Sequence[Tensor | None], grad: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """Of x, gain, bias and factors, the `inputs`, where wanted; without a gain nothing is scaled.
 
-    x is (..., padded_in), grad (..., padded_out).
+    x is (..., padded_in), grad (..., padded_out), which may stand for a batch of gradients.
     """
-    x, gain, bias, *weights = inputs
-    assert x is not None
-    factors = [weight for weight in weights if weight is not None]
-    scaled = factors if gain is None else [*factors[:-1], factors[-1] * rms_scale(gain, factors, stds)]
-    y = contract(plan, x.reshape(-1, x.shape[-1]), scaled)
-    y = (y if bias is None else y + bias).reshape(grad.shape)
-    asked = [tensor for tensor, wants in zip(inputs, wanted, strict=True) if wants and tensor is not None]
-    found = iter(torch.autograd.grad(y, asked, grad, create_graph=True))
+    creates_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: an input may itself depend on a factor, as where a layer is applied in series. That way is not ours.
+        aliases = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+        x, gain, bias, *weights = aliases
+        assert x is not None
+        factors = [weight for weight in weights if weight is not None]
+        if gain is not None:
+            factors[-1] = (factors[-1] * rms_scale(gain, factors, stds)).to(factors[-1].dtype)
+        y = contract(plan, x.reshape(-1, x.shape[-1]), factors)
+        y = (y if bias is None else y + bias).reshape(*x.shape[:-1], y.shape[1])
+        asked = [tensor for tensor, wants in zip(aliases, wanted, strict=True) if wants and tensor is not None]
+        found = iter(torch.autograd.grad(y, asked, grad, create_graph=creates_graph))
     return [next(found) if wants and tensor is not None else None for tensor, wants in zip(inputs, wanted, strict=True)]

@@ -95,8 +95,7 @@ class EinsumLinear(nn.Module):
         check_allocation(self.sized, device, dtype)
         self.plan = stored_plan(self.sized)
         self.factors = new_factors(self.plan, device, dtype)
-        sized = self.sized
-        self._is_padded = (sized.padded_in, sized.padded_out) != (in_features, out_features)
+        self._is_padded = (self.plan.padded_in, self.plan.padded_out) != (in_features, out_features)
         self._order = tuple(step.factor for step in self.plan.steps)
         self._stds = tuple(role.init_std for role in self.plan.roles)
         self._route: Route | None = None
@@ -262,10 +261,11 @@ class EinsumLinear(nn.Module):
 
     def _infer(self, x: Tensor) -> Tensor:
         """Without gradients: merged factors are kept from call to call, and used where they are faster."""
+        check_width(x, self.in_features)  # rows of another width may be reshaped, and there may be none of them
         autocast = autocast_dtype(x)
-        parameters = [self.gain, *self.factors.values()]
-        if x.is_meta or any(parameter.is_inference() for parameter in parameters):
+        if x.is_meta or any(parameter.is_inference() for parameter in (self.gain, *self.factors.values())):
             # A scale on meta has no value; changes of parameters made in inference mode cannot be noticed.
+            check_parameters(x, self)  # products of other tensors with those on meta are made up of free memory
             return self._record(x)
         prepared = self._prepared
         if (
@@ -298,7 +298,7 @@ class EinsumLinear(nn.Module):
         if call is None or not call.serves(x):
             check_width(x, self.in_features)
             route = self._training_schedule(x.device.type).at(x.numel() // self.in_features)
-            call = self._call = training_call(x, route, self.plan, self._stds)
+            call = self._call = training_call(x, route, self._stds)
         parameters = self._parameters
         gain: Any
         bias: Any
@@ -313,11 +313,11 @@ class EinsumLinear(nn.Module):
 
     def _contract_prepared(self, call: TrainingCall, x: Tensor, gain: Any, bias: Tensor | None) -> Tensor:
         """With padding, autocast, merged factors, or on another device."""
-        factors, plan = self._factors(), call.route.plan
+        factors = self._factors()
         if not call.is_own:
             *first, last = factors
             factors = [*first, (last * trainable_scale(gain, factors, self._stds)).to(last.dtype)]
-            factors, gain = factors if plan is self.plan else self._merged(plan, factors), None
+            factors, gain = factors if call.route.is_own else self._merged(call.route.plan, factors), None
         x, bias, *factors = cast(autocast_dtype(x), self._padded(x), self._padded_bias(bias), *factors)
         if call.route.is_dense and not call.is_own:
             return self._cut(functional.linear(x, factors[0].squeeze(0).T, bias))

@@ -43,6 +43,11 @@ class Route:
     """FLOPs of multiplying factors, spent once for a call in training and once for all at inference."""
 
     @property
+    def is_own(self) -> bool:
+        """Whether the layer's factors meet the activation one after another, none multiplied with others before."""
+        return all(len(step.factor) == 1 for step in self.plan.steps)
+
+    @property
     def is_dense(self) -> bool:
         """Whether one matrix is all there is; indices shared by X and Y leave a batch of blocks instead."""
         return self.plan.is_dense

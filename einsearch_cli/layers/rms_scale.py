@@ -17,13 +17,13 @@ _vector_norm, _dot = torch.linalg.vector_norm, torch.dot
 
 
 def rms_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
-    """gain / Π max(1, rms(factor) / std), of the shape of the gain; differentiable.
+    """gain / Π max(1, rms(factor) / std), of the shape of the gain, in float32 at least; differentiable.
 
     >>> rms_scale(torch.tensor([3.0]), [torch.full((2, 2), 4.0)], [2.0])
     tensor([1.5000])
     """
     # max(1, rms / std) as max(c, norm) / c, with c the norm at rms = std: fewer small operations.
-    scale = gain
+    scale = gain.to(norm_dtype(gain.dtype))
     for factor, std in zip(factors, stds, strict=True):
         norm_at_init = std * math.sqrt(factor.numel())
         norm = torch.linalg.vector_norm(factor, dtype=norm_dtype(factor.dtype))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.double_backward import differentiable_gradients
+from einsearch_cli.layers.double_backward import differentiable_gradients, needs_obvious_gradients
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.rms_scale import caps, scale_product
 
@@ -48,7 +48,7 @@ class _ScaledMatrix(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, bias, factor = ctx.saved_tensors
         wanted, (grad,) = ctx.needs_input_grad, grads
-        if torch.is_grad_enabled():
+        if needs_obvious_gradients(grad):
             plan, stds = ctx.settings
             return None, *differentiable_gradients(plan, stds, (x, gain, bias, factor), grad, wanted[1:])
         if x.ndim != 2:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.chunked import apply_chunked, chunked_settings
-from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.planner import Route
 from einsearch_cli.layers.scaled_matrix import ScaledMatrixSettings, apply_scaled_matrix
 
@@ -35,14 +34,14 @@ class TrainingCall(NamedTuple):
         return x.shape == self.shape and x.is_cpu is self.is_cpu and self.threads == _num_threads()
 
 
-def training_call(x: Tensor, route: Route, own: Plan, stds: tuple[float, ...]) -> TrainingCall:
-    """For inputs like `x` (..., in_features), of a layer with the plan `own`.
+def training_call(x: Tensor, route: Route, stds: tuple[float, ...]) -> TrainingCall:
+    """For inputs like `x` (..., in_features).
 
     A GPU would have to wait for the numbers that scaling by itself needs.
     """
-    is_own = route.plan is own and x.is_cpu
+    is_own = route.is_own and x.is_cpu
     machine = x.is_cpu, _num_threads()
     if is_own and route.is_dense:
-        return TrainingCall(x.shape, *machine, route, True, apply_scaled_matrix, ScaledMatrixSettings(own, stds))
+        return TrainingCall(x.shape, *machine, route, True, apply_scaled_matrix, ScaledMatrixSettings(route.plan, stds))
     settings = chunked_settings(route.plan, x, stds if is_own else ())
     return TrainingCall(x.shape, *machine, route, is_own, apply_chunked, settings)

@@ -77,7 +77,7 @@ def market() -> dict[str, Case]:
     return MARKET
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def dense_by_columns() -> Callable[[EinsumLinear], Tensor]:
     return _dense_by_columns
 

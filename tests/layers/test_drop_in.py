@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
 
 from einsearch_cli.errors import LayerError, SizeError, StructureError
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers import memory as memory_module
+from einsearch_cli.layers.planner import routes
 from einsearch_cli.structures import parse_structure
 
 
@@ -103,6 +106,54 @@ def test_compiles_with_inductor() -> None:
     x = torch.randn(4, 16)
     with torch.no_grad():  # the gradients are compiled above; each graph costs seconds of C++
         torch.testing.assert_close(torch.compile(layer, fullgraph=True)(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Converting a tensor:torch.jit.TracerWarning")  # widths, which are to be constants
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("name", ["dense", "btt-2", "prime-in-and-out"])
+def test_traces_for_any_number_of_tokens_and_any_parameters(market: dict[str, Any], name: str, grad: bool) -> None:
+    layer, d_in = market[name].layer(), market[name].d_in
+    layer.route = routes(layer.sized)[0].text
+    example = torch.randn(3, d_in, dtype=torch.float64)
+    with torch.set_grad_enabled(grad):
+        layer(example)  # nothing that this call leaves may become a constant
+        traced = torch.jit.trace(layer, example)
+        for tokens in (3, 7):
+            x = torch.randn(tokens, d_in, dtype=torch.float64)
+            with torch.no_grad():
+                layer.factors["A"].mul_(3)
+            expected = nn.functional.linear(x, layer.to_dense(), layer.bias)
+            torch.testing.assert_close(traced(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("name", ["dense", "btt-2", "prime-in-and-out"])
+def test_dual_numbers(market: dict[str, Any], name: str, grad: bool) -> None:
+    """Forward-mode derivatives: tangents of the input, and of parameters against a difference quotient."""
+    layer, d_in = market[name].layer(cap=True), market[name].d_in
+    dense, before = layer.to_dense().detach(), dict(layer.named_parameters())
+    x, tangent = torch.randn(2, 3, d_in, dtype=torch.float64)
+    tangents = {name: torch.randn_like(parameter) for name, parameter in before.items()}
+    with torch.no_grad():
+        step = 1e-6
+        ends = [
+            functional_call(layer, {name: p + sign * step * tangents[name] for name, p in before.items()}, (x,))
+            for sign in (-1, 1)
+        ]
+        slope = (ends[1] - ends[0]) / (2 * step)
+    for route in routes(layer.sized):
+        layer.route = route.text
+        with torch.set_grad_enabled(grad):
+            layer(x)
+            with forward_ad.dual_level():
+                y = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, tangent)))
+                torch.testing.assert_close(y.primal, layer(x), rtol=1e-10, atol=1e-10)
+                torch.testing.assert_close(y.tangent, tangent @ dense.T, rtol=1e-10, atol=1e-10)
+                duals = {name: forward_ad.make_dual(p, tangents[name]) for name, p in before.items()}
+                y = forward_ad.unpack_dual(functional_call(layer, duals, (x,)))
+                torch.testing.assert_close(y.tangent, slope, rtol=1e-6, atol=1e-6)
 
 
 def test_exports(market: dict[str, Any]) -> None:

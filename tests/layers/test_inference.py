@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,11 @@ EDITS: dict[str, Callable[[EinsumLinear], object]] = {
     "load": lambda layer: layer.load_state_dict(EinsumLinear(16, 16, "btt:r=2").state_dict()),
     "reset": lambda layer: layer.reset_parameters(),
     "zero": lambda layer: layer.zero_last_factor_(),
+    ".data": lambda layer: layer.factors["A"].data.mul_(0.5).add_(0.1),
+    ".data of the gain": lambda layer: layer.gain.data.mul_(0.5),
+    "the memory in NumPy": lambda layer: np.multiply(values := layer.factors["B"].detach().numpy(), 0.5, out=values),
     ".data, then a mode": lambda layer: (layer.factors["A"].data.add_(1), layer.eval()),
+    ".data, then a dtype": lambda layer: (layer.factors["A"].data.add_(1), layer.float()),  # the memory stays
     "dtype and back": lambda layer: (layer.double(), layer.factors["A"].add_(1), layer.float()),
 }
 
@@ -66,6 +71,24 @@ def test_an_edit_after_a_merge_is_seen(layer: EinsumLinear, edit: Callable[[Eins
     after = layer(x)
     torch.testing.assert_close(after, plain(layer, x))
     assert not torch.allclose(after, before, atol=1e-6)
+
+
+STRIDED: dict[str, Callable[[], Tensor]] = {
+    "columns": lambda: torch.randn(5, 32, dtype=torch.float64)[:, ::2],
+    "transposed": lambda: torch.randn(16, 5, dtype=torch.float64).T,
+    "one row for all": lambda: torch.randn(16, dtype=torch.float64).expand(5, -1),
+}
+
+
+@pytest.mark.parametrize("make", STRIDED.values(), ids=STRIDED.keys())
+@torch.no_grad()
+def test_strided_inputs_give_what_the_dense_matrix_gives(layer: EinsumLinear, make: Callable[[], Tensor]) -> None:
+    """The generated passes read addresses, not strides."""
+    layer, x = layer.double(), make()
+    assert not x.is_contiguous()
+    expected = x @ layer.to_dense().T
+    for _ in range(2):  # while it is prepared, and from what was kept
+        torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
 
 
 @torch.no_grad()
@@ -151,6 +174,17 @@ def test_autocast_gets_merged_weights_of_its_dtype(layer: EinsumLinear) -> None:
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_no_tokens_of_another_width_and_no_values_are_named(layer: EinsumLinear, grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        assert layer(torch.ones(0, 16)).shape == (0, 16)
+        for shape in ((0, 15), (2, 0, 15)):
+            with pytest.raises(LayerError, match=r"the last dimension must be in_features = 16"):
+                layer(torch.ones(shape))
+        with pytest.raises(LayerError, match=r"input on meta, parameter gain on cpu"):
+            layer(torch.ones(2, 16, device="meta"))
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_what_does_not_fit_is_named(layer: EinsumLinear, grad: bool) -> None:
     with torch.set_grad_enabled(grad):
         layer(torch.randn(3, 16))
@@ -179,6 +213,22 @@ def test_half_precision_on_the_cpu_gives_what_single_precision_gives(layer: Eins
     with torch.no_grad():
         torch.testing.assert_close(half(x.half()).float(), exact, rtol=0.02, atol=0.02)
     torch.testing.assert_close(half(x.half()).float().detach(), exact, rtol=0.02, atol=0.02)
+
+
+def test_a_scale_whose_gradients_overflow_half_precision_on_their_way(layer: EinsumLinear) -> None:
+    """The gain's gradient, about 2**15, is a sum over parts beyond 2**16."""
+    with torch.no_grad():
+        for factor in layer.factors.values():
+            factor.mul_(1.5)
+    half, single = copy.deepcopy(layer).half(), layer
+    single.load_state_dict(half.state_dict())
+    x = torch.randn(2000, 16).half()
+    for found, slow in zip(_gradients(half, x), _gradients(single, x.float()), strict=True):
+        torch.testing.assert_close(found.float(), slow, rtol=0.02, atol=0.02 * slow.abs().max().item())
+
+
+def _gradients(layer: EinsumLinear, x: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(layer(x).float().square().sum(), tuple(layer.parameters()))
 
 
 class _Doubled(nn.Module):
@@ -217,4 +267,11 @@ def test_autocast_leaves_float64_alone(layer: EinsumLinear, grad: bool) -> None:
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_shapes_on_the_meta_device(layer: EinsumLinear, grad: bool) -> None:
     with torch.set_grad_enabled(grad):
-        assert layer.to("meta")(torch.empty(2, 3, 16, device="meta")).shape == (2, 3, 16)
+        layer(torch.randn(3, 16))  # what is kept of it must stay behind
+        padded = EinsumLinear(13, 17, "btt:r=2", device="meta")
+        padded.route = layer.route
+        for made in (layer.to("meta"), padded):
+            for leading in [(), (3,), (2, 3), (0,)]:
+                y = made(torch.empty(*leading, made.in_features, device="meta"))
+                assert y.is_meta
+                assert y.shape == (*leading, made.out_features)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from einsearch_cli.layers import Plan, plan_for
+from einsearch_cli.layers.planner import stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import meeting_order
 
@@ -68,3 +69,35 @@ def test_many_indices_are_planned_in_bounded_time() -> None:
     text = " ".join(f"{c}^1/7" for c in inputs) + " " + " ".join(f"{c.replace('X', 'Y')}^1/7" for c in inputs)
     plan = plan_of(f"{text} AB=2 AC=2 BC=2 ABC=2", 2**7, 2**7)
     assert len(plan.input_order) == len(plan.output_order) == 7
+
+
+# What saved factors mean. Changing any of these silently reorders the factors, and the features, of saved checkpoints.
+STORED = {
+    ("monarch", 64, 64): "XAB XA -> YAB YB; A: XAB | XA | YAB (8, 8, 8); B: YAB | XAB | YB (8, 8, 8)",
+    ("btt:r=4", 64, 64): "XAB XA -> YAB YB; A: XAB | XA | AB YAB (8, 8, 32); B: YAB | XAB AB | YB (8, 32, 8)",
+    ("btt:r=4", 64, 144): "XAB XA -> YAB YB; A: XAB | XA | AB YAB (8, 8, 48); B: YAB | XAB AB | YB (12, 32, 12)",
+    ("tt:r=4", 64, 64): "XB XA -> YA YB; A: - | XA | AB YA (1, 8, 32); B: - | XB AB | YB (1, 32, 8)",
+    ("tt:n=3,r=2", 64, 64): "XB XC XA -> YC YA YB; "
+    "A: - | XA | AC YA (1, 4, 8); C: - | XC AC | YC BC (1, 8, 8); B: - | BC XB | YB (1, 8, 4)",
+    ("kronecker", 64, 64): "XB XA -> YB YA; A: - | XA | YA (1, 8, 8); B: - | XB | YB (1, 8, 8)",
+    ("low-rank:r=4", 64, 64): "XA -> YB; A: - | XA | AB (1, 64, 4); B: - | AB | YB (1, 4, 64)",
+    ("block-shuffle:blocks=4", 64, 64): "XAB XA -> YAB YB; "
+    "A: XAB | XA | AB YAB (4, 16, 16); B: YAB | XAB AB | YB (4, 16, 16)",
+    ("block-dense:blocks=4,r=8", 64, 64): "XAB XA -> YB; A: XAB | XA | AB (4, 16, 2); B: - | XAB AB | YB (1, 8, 64)",
+    ("monarch:n=3", 64, 64): "XAB XABC XA -> YABC YBC YC; "
+    "A: XAB XABC | XA | YABC (16, 4, 4); B: XABC YABC | XAB | YBC (16, 4, 4); C: YABC YBC | XABC | YC (16, 4, 4)",
+    ("(0.5|0.25|0.25|0.25|0.5|0.25|0)", 64, 64): "XB XAB XA -> YA YAB YB; "
+    "A: XAB | XA | YA YAB (4, 8, 8); B: YAB | XB XAB | YB (2, 8, 8)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "d_in", "d_out"), STORED)
+def test_what_saved_factors_mean(text: str, d_in: int, d_out: int) -> None:
+    """Input features -> output features; then each factor in the order in which they meet: its axes B | K | N."""
+    plan = stored_plan(parse_structure(text).at(d_in, d_out))
+    factors = [
+        f"{step.factor}: {' | '.join(' '.join(axes) or '-' for axes in step.weight_axes)} {step.weight_shape}"
+        for step in plan.steps
+    ]
+    found = "; ".join([f"{' '.join(plan.input_order)} -> {' '.join(plan.output_order)}", *factors])
+    assert found == STORED[text, d_in, d_out]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from random import Random
 
@@ -11,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.layers import EinsumLinear
@@ -52,8 +55,11 @@ def results(layer: EinsumLinear, x: Tensor, y_grad: Tensor) -> list[Tensor]:
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.integers(1, 4), st.integers(0, 10**6), st.integers(0, 5))
-def test_every_route_is_the_plain_contraction(factors: int, seed: int, tokens: int) -> None:
+@given(factors=st.integers(1, 4), seed=st.integers(0, 10**6), tokens=st.integers(0, 5))
+def test_every_route_is_the_plain_contraction_and_that_the_definition(
+    dense_by_columns: Callable[[EinsumLinear], Tensor], factors: int, seed: int, tokens: int
+) -> None:
+    """Routes and plain contraction share the plan's shapes and permutations; the definition does not."""
     torch.manual_seed(seed)
     layer = random_layer("ABCD"[:factors], Random(seed))
     with torch.no_grad():
@@ -63,6 +69,7 @@ def test_every_route_is_the_plain_contraction(factors: int, seed: int, tokens: i
     y_grad = torch.randn(tokens, layer.out_features, dtype=torch.float64)
     plain_x = x.clone().requires_grad_()
     plain = layer._record(plain_x)
+    torch.testing.assert_close(plain, x @ dense_by_columns(layer).T + layer.bias, rtol=1e-10, atol=1e-10)
     expected = [plain, *torch.autograd.grad(plain, (plain_x, *layer.parameters()), y_grad)]
     for route in routes(layer.sized):
         layer.route = route.text
@@ -70,6 +77,41 @@ def test_every_route_is_the_plain_contraction(factors: int, seed: int, tokens: i
             torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
         with torch.no_grad():
             torch.testing.assert_close(layer(x), plain, rtol=1e-10, atol=1e-10)
+
+
+def test_a_layer_trains_by_the_route_that_was_set_last() -> None:
+    """Or tests by every route would all go by the first one."""
+    layer, x = EinsumLinear(64, 64, "btt:r=2", bias=False), torch.randn(50, 64)
+    factors, dense = routes(layer.sized)
+    for route in (factors, dense, factors):
+        layer.route = route.text
+        with FlopCounterMode(display=False) as counter:
+            layer(x)
+        assert layer._call is not None
+        assert layer._call.route is route
+        assert counter.get_total_flops() == 50 * route.flops_per_token + route.flops_per_merge
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_number_of_threads_decides_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a second thread made all products of one large matrix free."""
+    profiles = {1: DEFAULT_CPU, 2: replace(DEFAULT_CPU, mac_ns=(*DEFAULT_CPU.mac_ns[:-1], 0.0))}
+    monkeypatch.setattr("einsearch_cli.layers.einsum_linear.profile_for", lambda _, threads: profiles[threads])
+    layer, x = EinsumLinear(512, 512, "btt:r=2"), torch.randn(512, 512)
+    taken = []
+    for number in (1, 2, 1):
+        torch.set_num_threads(number)
+        layer(x)
+        assert layer._call is not None
+        taken.append(layer._call.route.text)
+    assert taken == ["(xA)B", "x(AB)", "(xA)B"]
 
 
 @pytest.mark.parametrize(

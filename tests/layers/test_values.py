@@ -62,6 +62,39 @@ def test_every_entry_of_the_gradient_agrees_with_finite_differences(market: dict
 
 
 @pytest.mark.parametrize(("name", "number"), [("btt-2", 0), ("btt-2", 1), ("dense", 0)])
+def test_gradients_to_differentiate_again_of_a_layer_in_series(market: dict[str, Any], name: str, number: int) -> None:
+    """The second call's input depends on the factors too, whose gradients by that way are not to come in twice."""
+    layer = market[name].layer(cap=True)
+    layer.route = routes(layer.sized)[number].text
+    back = torch.randn(layer.in_features, layer.out_features, dtype=torch.float64)
+    x = torch.randn(3, layer.in_features, dtype=torch.float64, requires_grad=True)
+
+    def loss() -> Tensor:
+        hidden = x
+        for _ in range(3):
+            hidden = torch.tanh(layer(hidden) @ back.T)
+        return hidden.square().sum()
+
+    inputs = (x, *layer.parameters())
+    expected = torch.autograd.grad(loss(), inputs)
+    for found, once in zip(torch.autograd.grad(loss(), inputs, create_graph=True), expected, strict=True):
+        torch.testing.assert_close(found, once, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("name", "number"), [("btt-2", 0), ("btt-2", 1), ("dense", 0)])
+def test_a_batch_of_output_gradients(market: dict[str, Any], name: str, number: int) -> None:
+    layer = market[name].layer(cap=True)
+    layer.route = routes(layer.sized)[number].text
+    x = torch.randn(3, layer.in_features, dtype=torch.float64, requires_grad=True)
+    inputs, y = (x, *layer.parameters()), layer(x)
+    grads = torch.randn(2, *y.shape, dtype=torch.float64)
+    together = torch.autograd.grad(y, inputs, grads, is_grads_batched=True, retain_graph=True)
+    for number, grad in enumerate(grads):
+        for found, single in zip(together, torch.autograd.grad(y, inputs, grad, retain_graph=True), strict=True):
+            torch.testing.assert_close(found[number], single, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("name", "number"), [("btt-2", 0), ("btt-2", 1), ("dense", 0)])
 def test_second_derivatives(market: dict[str, Any], name: str, number: int) -> None:
     layer = market[name].layer(cap=True)
     layer.route = routes(layer.sized)[number].text
@@ -170,6 +203,22 @@ def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:
         torch.testing.assert_close(per_sample[name].sum(0), gradient)
 
 
+@pytest.mark.parametrize("name", ["btt-2", "prime-in-and-out", "dense", "kronecker-of-three"])
+def test_inputs_that_outlive_their_transform(market: dict[str, Any], name: str) -> None:
+    """Such as one that a hook kept: a wrapper around the input, through which gradients still have to reach it."""
+    layer = market[name].layer()
+    x = torch.randn(3, market[name].d_in, dtype=torch.float64, requires_grad=True)
+    inputs = (x, *layer.parameters())
+    for route in routes(layer.sized):
+        layer.route = route.text
+        kept: list[Tensor] = []
+        torch.func.grad(lambda x, kept=kept: (kept.append(x), x.sum())[1])(x)
+        found, expected = layer(kept[0]), layer(x)
+        torch.testing.assert_close(found, expected)
+        gradients = torch.autograd.grad(found.square().sum(), inputs)
+        torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), inputs))
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, from jvp
 def test_forward_mode_agrees_with_reverse_mode(case: Any) -> None:
     layer = case.layer()
@@ -261,6 +310,25 @@ def test_cap_bounds_the_layer_however_large_a_factor_grows() -> None:
         torch.testing.assert_close(layer(x), capped)
         layer.gain.fill_(2)
         torch.testing.assert_close(layer(x), 2 * capped)
+
+
+@pytest.mark.parametrize("text", ["monarch", "dense"])
+@pytest.mark.parametrize("factor", ["A", "B"])
+def test_one_entry_that_is_not_a_number_spreads_to_everything(text: str, factor: str) -> None:
+    """Its norm is not below the cap; a training that went wrong is not to look half right."""
+    layer = EinsumLinear(16, 16, text)
+    with torch.no_grad():
+        layer.factors[factor if factor in layer.factors else "A"][0, 0, 0] = torch.nan
+    for route in routes(layer.sized):
+        layer.route = route.text
+        x = torch.randn(3, 16, requires_grad=True)
+        y = layer(x)
+        assert y.isnan().all(), route.text
+        for gradient in torch.autograd.grad(y.sum(), (x, layer.gain, *layer.factors.values())):
+            assert gradient.isnan().all(), route.text
+        with torch.no_grad():
+            assert layer(x).isnan().all(), route.text
+    assert layer.to_dense().isnan().all()
 
 
 def test_cap_leaves_small_factors_alone() -> None:
