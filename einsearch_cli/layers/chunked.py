@@ -35,7 +35,7 @@ class ChunkedSettings(NamedTuple):
 
 def chunked_settings(plan: Plan, x: Tensor, stds: tuple[float, ...] = ()) -> ChunkedSettings:
     """For inputs like `x` (..., features), padded or not yet; without `stds` for factors that are scaled already."""
-    return ChunkedSettings(passes_for(plan, math.prod(x.shape[:-1])), stds)
+    return ChunkedSettings(passes_for(plan, math.prod(x.shape[:-1]), x.is_cpu), stds)
 
 
 class _Contraction(torch.autograd.Function):

@@ -29,8 +29,8 @@ _DEAR = 128
 
 
 @lru_cache(maxsize=4096)
-def chunks(plan: Plan, tokens: int) -> tuple[int, ...]:
-    """The length of every chunk of tokens, all nearly the same.
+def chunks(plan: Plan, tokens: int, is_cpu: bool = True) -> tuple[int, ...]:
+    """The length of every chunk of tokens, all nearly the same; a GPU, for which every call is dear, takes one.
 
     Lengths of an odd number of eights keep the rows of feature-major intermediates from
     falling onto the same cache lines.
@@ -39,7 +39,7 @@ def chunks(plan: Plan, tokens: int) -> tuple[int, ...]:
     wanted = max(least, _CHUNK_ELEMENTS // max(plan.widths))
     if any(step.is_large for step in plan.steps):
         wanted = max(wanted, _LARGE_CHUNK)
-    if plan.is_dense or 2 * tokens <= 3 * wanted:
+    if not is_cpu or plan.is_dense or 2 * tokens <= 3 * wanted:
         return (tokens,)
     length = -(-tokens // -(-tokens // wanted))
     length += -length % 8
@@ -54,7 +54,7 @@ def may_keep() -> bool:
 
 
 @lru_cache(maxsize=4096)
-def kept_steps(plan: Plan, tokens: int) -> tuple[bool, ...]:
+def kept_steps(plan: Plan, tokens: int, is_cpu: bool = True) -> tuple[bool, ...]:
     """Whether the result of each step but the last is kept for the backward pass, rather than computed anew.
 
     First results are, as many as leave the layer with no more than a dense one needs, and those that are dear; and in a
@@ -62,7 +62,7 @@ def kept_steps(plan: Plan, tokens: int) -> tuple[bool, ...]:
     result as wide as the input is kept sooner, as the input's gradient will take its memory.
     """
     between, dense = plan.widths[1:-1], plan.padded_in * plan.padded_out
-    if len(chunks(plan, tokens)) == 1 or tokens <= _FEW_TOKENS:
+    if len(chunks(plan, tokens, is_cpu)) == 1 or tokens <= _FEW_TOKENS:
         return (True,) * len(between)
     room = _WITH_MOMENTS * dense if between == (plan.padded_in,) else _WITH_GRADIENT * (dense - plan.params)
     keeps = []
@@ -78,5 +78,5 @@ def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
     tokens, widths = x.shape[0], plan.widths[1:-1]
     if not may_keep():
         return [None] * len(widths)
-    keeps = kept_steps(plan, tokens)
+    keeps = kept_steps(plan, tokens, x.is_cpu)
     return [x.new_empty(tokens, width) if kept else None for width, kept in zip(widths, keeps, strict=True)]

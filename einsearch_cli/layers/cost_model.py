@@ -7,9 +7,12 @@ costs usually differ severalfold. The constants are a `MachineProfile`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from einsearch_cli.layers.chunking import chunks, kept_steps
 from einsearch_cli.layers.machine import MachineProfile
+from einsearch_cli.layers.merging import merging_macs
 from einsearch_cli.layers.plan import Plan, Reading, Step
 from einsearch_cli.structures import SizedStructure
 
@@ -23,7 +26,7 @@ _ONE_ROW = 0.4
 
 def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward pass, with merged factors at hand."""
-    rounds = len(chunks(plan, tokens))
+    rounds = len(chunks(plan, tokens, profile.is_cpu))
     total = _layer_ns(plan, profile)
     for step in plan.steps:
         total += rounds * profile.step_ns + _product_ns(step, tokens, profile)
@@ -36,7 +39,7 @@ def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     total = 3 * inference_ns(plan, tokens, profile) + _write_ns(plan.write_grad, tokens, profile)
     for step in plan.steps:
         total += _reading_ns(step.grad, tokens, profile)
-    for step, is_kept in zip(plan.steps, kept_steps(plan, tokens), strict=False):
+    for step, is_kept in zip(plan.steps, kept_steps(plan, tokens, profile.is_cpu), strict=False):
         total += 0.0 if is_kept else _product_ns(step, tokens, profile)
     return total
 
@@ -53,19 +56,27 @@ def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_tr
     return total
 
 
-def merging_macs(sized: SizedStructure, step: Step) -> int:
-    """Multiply-adds of the product of a group: the sizes of all its indices, those summed over included."""
-    group = set(step.factor)
-    present = math.prod(size for carriers, size in sized.sizes if group & set(carriers))
-    return present if len(group) > 1 else 0
-
-
-def bytes_moved(plan: Plan, tokens: int, itemsize: int) -> int:
-    """Bytes of one forward pass to and from main memory or cache: weights, input, every intermediate twice, output, copies."""
+def inference_bytes(plan: Plan, tokens: int, itemsize: int) -> int:
+    """To and from main memory or cache in a forward pass: weights, input, every intermediate twice, output, copies."""
     first, *between, last = plan.widths
-    copies = sum(_elements(step.rows) for step in plan.steps if step.rows.is_copy)
-    copies += _elements(plan.write) if plan.write is not None else 0
+    copies = _copied_elements([step.rows for step in plan.steps], plan.write)
     return itemsize * (plan.params + tokens * (first + 2 * sum(between) + last + 2 * copies))
+
+
+def training_bytes(plan: Plan, tokens: int, itemsize: int) -> int:
+    """The same in a forward and a backward pass, with factors merged before and their gradients taken apart after.
+
+    Backward, every step reads its weights, its rows and twice the gradient of its result, and writes those of
+    its weights and rows. What is computed anew is read and written once more.
+    """
+    anew = [not is_kept for is_kept in kept_steps(plan, tokens)]
+    steps = list(zip(plan.steps, pairwise(plan.widths), (*anew, False), strict=True))
+    elements = sum((2 + is_anew) * (before + after) for _, (before, after), is_anew in steps)
+    copies = [step.grad for step in plan.steps] + [step.rows for step, _, is_anew in steps if is_anew]
+    elements += 2 * _copied_elements(copies, plan.write_grad)
+    merged = sum(math.prod(step.weight_shape) for step in plan.steps if len(step.factor) > 1)
+    weights = 2 * plan.params + 3 * merged  # a merged one is written, and its gradient read for two others
+    return inference_bytes(plan, tokens, itemsize) + itemsize * (weights + tokens * elements)
 
 
 def _layer_ns(plan: Plan, profile: MachineProfile) -> float:
@@ -108,6 +119,11 @@ def _copy_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float:
     run = reading.shape.sizes[-1] if innermost and reading.shape.token_axis != len(reading.shape.sizes) - 1 else 1
     run = max(run, 6)  # copies that transpose single elements go by blocks
     return tokens * _elements(reading) * (profile.copy_ns + profile.run_ns / run)
+
+
+def _copied_elements(readings: Sequence[Reading], write: Reading | None) -> int:
+    """Per token."""
+    return sum(_elements(reading) for reading in readings if reading.is_copy) + (_elements(write) if write else 0)
 
 
 def _elements(reading: Reading) -> int:

@@ -209,7 +209,7 @@ class EinsumLinear(nn.Module):
         torch.Size([8, 8, 8, 2])
         """
         step = next(step for step in self.plan.steps if step.factor == factor)
-        stored = [carriers for group in step.weight_axes for carriers in group]
+        stored = step.axes
         carried = self.sized.carriers_of(factor)
         axes = [stored.index(carriers) for carriers in carried if carriers in stored]
         tensor: Tensor = self.factors[factor].reshape([self.sized.size(carriers) for carriers in stored])

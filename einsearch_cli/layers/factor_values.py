@@ -38,7 +38,7 @@ def set_factors_(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> None:
             remedy="initialise or project before guide_layers; layers of experts have no single matrix",
         )
     for step in layer.plan.steps:
-        stored = [carriers for group in step.weight_axes for carriers in group]
+        stored = step.axes
         carried = layer.sized.carriers_of(step.factor)
         live = [carriers for carriers in carried if carriers in stored]  # those of size 1 are left out
         values = tensors[step.factor].reshape([layer.sized.size(carriers) for carriers in live])

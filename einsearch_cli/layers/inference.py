@@ -108,7 +108,7 @@ class Prepared:
             return functional.linear(x, self._dense(route), bias)
         if route.text not in self._weights:
             self._weights[route.text] = self._merge(route)
-        passes = passes_for(route.plan, x.shape[0])
+        passes = passes_for(route.plan, x.shape[0], x.is_cpu)
         y = x.new_empty(passes.tokens, route.plan.padded_out)
         passes.forward(x.contiguous(), y, self._scale, bias, self._weights[route.text], passes.unkept)
         return y

@@ -52,6 +52,8 @@ class MachineProfile:
     """The start of every run of a copy."""
     source: str
     """Where the numbers come from."""
+    is_cpu: bool = True
+    """Whether calls are cut into chunks that fit its cache."""
 
     def mac_ns_at(self, width: int) -> float:
         """For the width nearest below; the narrowest known one grows in proportion.
@@ -76,7 +78,7 @@ DEFAULT_GPU = MachineProfile(
     mac_ns=(4e-4, 2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6),
     cached_weight_ns=4e-4, memory_weight_ns=8e-4, batched_cached_weight_ns=4e-4, batched_memory_weight_ns=8e-4,
     cache_bytes=3e7,
-    copy_ns=1.5e-3, run_ns=5e-3, source="defaults for a data-centre GPU",
+    copy_ns=1.5e-3, run_ns=5e-3, source="defaults for a data-centre GPU", is_cpu=False,
 )  # fmt: skip
 
 
@@ -94,7 +96,7 @@ def profile_for(device_type: str, threads: int) -> MachineProfile:
 
 
 def _is_sound(profile: MachineProfile) -> bool:
-    constants = [value for name, value in asdict(profile).items() if name not in ("mac_ns", "source")]
+    constants = [value for name, value in asdict(profile).items() if name not in ("mac_ns", "source", "is_cpu")]
     are_numbers = all(type(value) in (int, float) and 0 <= value < math.inf for value in (*constants, *profile.mac_ns))
     return are_numbers and len(profile.mac_ns) == len(WIDTHS)
 

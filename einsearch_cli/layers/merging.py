@@ -7,8 +7,9 @@ arXiv 2406.16450); merging some gives a plan of fewer steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from einsearch_cli.layers.plan import Plan, Step
 from einsearch_cli.structures import SizedStructure
 
+Item = TypeVar("Item")
 Axes = tuple[str, ...]
 Labelled = tuple[Axes, Tensor]
 """A tensor and the carrier sets of its axes; indices of size 1 are left out."""
@@ -33,36 +35,57 @@ def merged_weights(sized: SizedStructure, stored: Plan, wanted: Plan, weights: M
 
 def labelled_axes(sized: SizedStructure, step: Step, weight: Tensor) -> Labelled:
     """A stored factor with one axis for every index."""
-    axes = tuple(axis for group in step.weight_axes for axis in group)
-    return axes, weight.reshape([sized.size(axis) for axis in axes])
+    return step.axes, weight.reshape([sized.size(axis) for axis in step.axes])
 
 
 def _merged_step(sized: SizedStructure, step: Step, tensors: list[Labelled]) -> Tensor:
-    target = tuple(axis for group in step.weight_axes for axis in group)
-    while len(tensors) > 2:
-        first, second = _cheapest_pair(sized, tensors, target)
-        rest = [tensor for number, tensor in enumerate(tensors) if number not in (first, second)]
-        needed = {axis for axes, _ in rest for axis in axes} | set(target)
-        axes = tuple(axis for axis in _joint(tensors[first][0], tensors[second][0]) if axis in needed)
-        tensors = [*rest, (axes, _pair_product(sized, tensors[first], tensors[second], axes))]
-    result = (
-        _pair_product(sized, tensors[0], tensors[1], target)
-        if len(tensors) == 2
-        else _aligned(sized, tensors[0], target)
-    )
-    return result.reshape(step.weight_shape)
+    target = step.axes
+    for first, second, axes in merging_pairs(sized, [axes for axes, _ in tensors], target):
+        product = _pair_product(sized, tensors[first], tensors[second], axes)
+        tensors = [*_without(tensors, first, second), (axes, product)]
+    return _aligned(sized, tensors[0], target).reshape(step.weight_shape)
 
 
-def _cheapest_pair(sized: SizedStructure, tensors: Sequence[Labelled], target: Axes) -> tuple[int, int]:
-    """The pair whose product is smallest; the largest one is left to the last step."""
+def merging_pairs(sized: SizedStructure, tensors: Sequence[Axes], target: Axes) -> Iterator[tuple[int, int, Axes]]:
+    """Which two are multiplied next, and the axes of their product, which goes to the end of the others.
 
-    def size(pair: tuple[int, int]) -> int:
-        rest = [axes for number, (axes, _) in enumerate(tensors) if number not in pair]
-        needed = {axis for axes in rest for axis in axes} | set(target)
-        joint = _joint(tensors[pair[0]][0], tensors[pair[1]][0])
-        return math.prod(sized.size(axis) for axis in joint if axis in needed)
+    The pair whose product is smallest, so that the largest one is left to the last, which has the axes `target`.
+    """
+    tensors = list(tensors)
+    while len(tensors) > 1:
+        first, second = min(
+            combinations(range(len(tensors)), 2), key=lambda pair: _size_of(sized, tensors, pair, target)
+        )
+        rest = _without(tensors, first, second)
+        axes = _needed(tensors[first], tensors[second], rest, target) if rest else target
+        yield first, second, axes
+        tensors = [*rest, axes]
 
-    return min(combinations(range(len(tensors)), 2), key=size)
+
+def merging_macs(sized: SizedStructure, step: Step) -> int:
+    """Multiply-adds of all products of a group."""
+    tensors = [tuple(axis for axis in sized.carriers_of(factor) if sized.size(axis) > 1) for factor in step.factor]
+    macs = 0
+    for first, second, axes in merging_pairs(sized, tensors, step.axes):
+        macs += math.prod(sized.size(axis) for axis in _joint(tensors[first], tensors[second]))
+        tensors = [*_without(tensors, first, second), axes]
+    return macs
+
+
+def _size_of(sized: SizedStructure, tensors: Sequence[Axes], pair: tuple[int, int], target: Axes) -> int:
+    first, second = pair
+    axes = _needed(tensors[first], tensors[second], _without(tensors, first, second), target)
+    return math.prod(sized.size(axis) for axis in axes)
+
+
+def _needed(first: Axes, second: Axes, rest: Sequence[Axes], target: Axes) -> Axes:
+    """The axes of a product that others or the result have too; the rest are summed over."""
+    wanted = {axis for axes in rest for axis in axes} | set(target)
+    return tuple(axis for axis in _joint(first, second) if axis in wanted)
+
+
+def _without(items: Sequence[Item], first: int, second: int) -> list[Item]:
+    return [item for number, item in enumerate(items) if number not in (first, second)]
 
 
 def _joint(first: Axes, second: Axes) -> Axes:

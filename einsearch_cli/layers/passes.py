@@ -26,9 +26,9 @@ class Passes:
 
     __slots__ = ("_code", "_sizes", "forward", "is_whole", "plan", "tokens", "unkept")
 
-    def __init__(self, plan: Plan, tokens: int) -> None:
+    def __init__(self, plan: Plan, tokens: int, is_cpu: bool = True) -> None:
         self.plan, self.tokens = plan, tokens
-        self._code, self._sizes = generated(plan), chunks(plan, tokens)
+        self._code, self._sizes = generated(plan), chunks(plan, tokens, is_cpu)
         self.is_whole = len(self._sizes) == 1
         """Whether there is a single chunk."""
         self.unkept: Kept = (None,) * (len(plan.steps) - 1)
@@ -101,8 +101,8 @@ class Passes:
 
 
 @lru_cache(maxsize=4096)
-def passes_for(plan: Plan, tokens: int) -> Passes:
-    return Passes(plan, tokens)
+def passes_for(plan: Plan, tokens: int, is_cpu: bool) -> Passes:
+    return Passes(plan, tokens, is_cpu)
 
 
 def memory_for_x_grad(x: Tensor, kept: Kept) -> Tensor:

@@ -147,6 +147,11 @@ class Step:
     macs_per_token: int
 
     @property
+    def axes(self) -> tuple[str, ...]:
+        """Carrier sets of the stored factor, one after another."""
+        return tuple(carriers for group in self.weight_axes for carriers in group)
+
+    @property
     def is_batched(self) -> bool:
         """Whether there is a B."""
         return bool(self.repeat_to.sizes)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
 
-from einsearch_cli.layers.cost_model import bytes_moved, inference_ns, merging_macs, merging_ns, training_ns
+from einsearch_cli.layers.cost_model import inference_bytes, inference_ns, merging_ns, training_bytes, training_ns
 from einsearch_cli.layers.layout import plan_for
 from einsearch_cli.layers.machine import MachineProfile
+from einsearch_cli.layers.merging import merging_macs
 from einsearch_cli.layers.plan import Plan, factor_roles
 from einsearch_cli.structures import SizedStructure
 from einsearch_cli.taxonomy import meeting_order
@@ -155,16 +156,15 @@ def predicted_ns(sized: SizedStructure, route: Route, tokens: int, profile: Mach
     return inference_ns(route.plan, tokens, profile)
 
 
-def explain(
-    sized: SizedStructure, tokens: int, profile: MachineProfile, is_training: bool, itemsize: int = 4
-) -> list[Explanation]:
-    """Every route with its costs at this many tokens, fastest first."""
+def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, is_training: bool) -> list[Explanation]:
+    """Every route with its costs at this many tokens in float32, fastest first."""
+    bytes_moved = training_bytes if is_training else inference_bytes
     chosen = best_route(sized, tokens, profile, is_training)
     found = [
         Explanation(
             text=route.text,
             flops=tokens * route.flops_per_token * (3 if is_training else 1) + route.flops_per_merge * is_training * 3,
-            bytes=bytes_moved(route.plan, tokens, itemsize),
+            bytes=bytes_moved(route.plan, tokens, itemsize=4),
             intermediate_elements=tokens * max(route.plan.widths[1:-1], default=0),
             predicted_us=predicted_ns(sized, route, tokens, profile, is_training) / 1e3,
             is_chosen=route is chosen,

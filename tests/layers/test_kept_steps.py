@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.chunking import chunks, kept_steps
 from einsearch_cli.layers.contraction import contract
+from einsearch_cli.layers.planner import routes
 
 
 def test_first_results_are_kept_as_many_as_fit() -> None:
@@ -33,6 +37,26 @@ def test_chunks_are_longer_where_the_factors_overflow_the_cache() -> None:
     assert max(chunks(small, 4096)) < 200
     assert min(chunks(large, 4096)) > 400
     assert sum(chunks(small, 4096)) == sum(chunks(large, 4096)) == 4096
+
+
+def test_calls_elsewhere_than_on_the_cpu_are_not_cut_into_chunks() -> None:
+    layer = EinsumLinear(1024, 1024, "btt:r=4", device="meta")
+    layer.route = routes(layer.sized)[0].text
+    x = torch.empty(4096, 1024, device="meta", requires_grad=True)
+    with _Products() as products:
+        layer(x).sum().backward()
+    assert products.count == 6
+    assert len(chunks(layer.plan, 4096)) > 20
+
+
+class _Products(TorchDispatchMode):
+    """Counts calls of batched matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "bmm" in str(func)
+        return func(*args, **(kwargs or {}))
 
 
 def test_gradients_where_one_of_two_results_is_kept() -> None:

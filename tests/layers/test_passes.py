@@ -19,7 +19,7 @@ TOKENS, SCALE = 8, 0.75
 
 
 def in_chunks(plan: Plan, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]) -> Passes:
-    monkeypatch.setattr("einsearch_cli.layers.passes.chunks", lambda _plan, _tokens: sizes)
+    monkeypatch.setattr("einsearch_cli.layers.passes.chunks", lambda *_: sizes)
     return Passes(plan, TOKENS)
 
 

@@ -20,7 +20,7 @@ from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.cost_model import inference_ns, training_ns
 from einsearch_cli.layers.machine import DEFAULT_CPU, DEFAULT_GPU, MachineProfile
-from einsearch_cli.layers.passes import passes_for
+from einsearch_cli.layers.passes import Passes
 from einsearch_cli.layers.planner import best_route, explain, predicted_ns, routes, schedule, stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import contraction_orders
@@ -178,9 +178,20 @@ def test_the_explanation_has_all_routes_and_marks_the_choice() -> None:
     assert (factors.intermediate_elements, dense.intermediate_elements) == (1024 * 1024, 0)
     training = explain(sized, 1024, DEFAULT_CPU, is_training=True)
     merge = 2 * 1024 * 1024
-    assert next(item for item in training if item.text == "x(AB)").flops == 3 * (dense.flops + merge)
+    merged = next(item for item in training if item.text == "x(AB)")
+    assert merged.flops == 3 * (dense.flops + merge)
+    # Backward: x and twice the output's gradient read, that of x written; the matrix read, its gradient written; the merge.
+    assert merged.bytes == dense.bytes + 4 * (4 * 1024 * 1024 + (2 + 3) * 1024**2)
     best = best_route(sized, 1024, DEFAULT_CPU, False)
     assert factors.predicted_us == predicted_ns(sized, best, 1024, DEFAULT_CPU, False) / 1e3
+
+
+def test_merging_costs_what_torch_counts() -> None:
+    layer = EinsumLinear(64, 64, "tt:n=3,r=2")
+    (route,) = (route for route in routes(layer.sized) if route.text == "x(ABC)")
+    with FlopCounterMode(display=False) as counter:
+        layer._merged(route.plan, layer._factors())
+    assert route.flops_per_merge == counter.get_total_flops() > 0
 
 
 def test_a_plan_of_groups_keeps_the_orders_of_features() -> None:
@@ -196,5 +207,5 @@ def test_the_fast_route_and_the_plain_one_are_separate_code() -> None:
     weights = [factor.detach() for factor in layer._factors()]
     x = torch.randn(3, 64)
     y = torch.empty(3, 64)
-    passes_for(layer.plan, 3).forward(x, y, 1.0, None, weights, [None])
+    Passes(layer.plan, 3).forward(x, y, 1.0, None, weights, [None])
     torch.testing.assert_close(y, contract(layer.plan, x, weights))
