@@ -14,7 +14,7 @@ test: .venv/installed-dev
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check einsearch_cli tests benchmarks examples
+	$(BIN)/ruff format --check einsearch_cli tests benchmarks examples docs README.md
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

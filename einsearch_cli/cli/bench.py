@@ -64,14 +64,14 @@ class Device(StrEnum):
 
 def bench_command(
     specs: list[str] = typer.Argument(None, metavar="SPEC...", help="Structures, files of structures, or - for stdin."),
-    widths: str | None = typer.Option(None, help="Widths of the layers; 256,1024,2048,4096 if not given."),
+    widths: str | None = typer.Option(None, help="Widths of the layers; 256,512,1024,2048,4096 if not given."),
     tokens: str | None = typer.Option(
         None, help="Tokens of a call; 1,4,16,64 in decode and 256,4096 in the others if not given."
     ),
     modes: str = typer.Option("decode,forward,training", help="What is measured."),
     threads: int = typer.Option(1, min=1, help="CPU threads; ratios are steadiest with one."),
     rounds: int | None = typer.Option(
-        None, min=1, help="Rounds of every case; 3 to 15 if not given, fewer where a round takes long."
+        None, min=1, help="Rounds of every case; 3 to 31 if not given, fewer where a round takes long."
     ),
     calibrate: bool = typer.Option(
         False,

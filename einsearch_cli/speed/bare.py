@@ -1,4 +1,4 @@
-"""The matrix products of a layer alone: the time that nothing above them can beat.
+"""The matrix products of a layer alone: the time that no code around them can beat, though a merged matrix may.
 
 Contiguous operands, preallocated results, no views that need a copy, no bias and no
 scaling; a batch of one is an ordinary product. Where the plan reads tokens as a batch,

@@ -15,7 +15,7 @@ from einsearch_cli.structures import SizedStructure, Structure
 
 DECODE_TOKENS: Final = 64
 """A call of up to so many tokens counts as decoding."""
-WIDTHS: Final = (256, 1024, 2048, 4096)
+WIDTHS: Final = (256, 512, 1024, 2048, 4096)
 TRAINING_TO_FORWARD: Final = 3
 """A training step costs three forward passes: one forward, two in the backward."""
 _LIVE_COPIES: Final = 8
