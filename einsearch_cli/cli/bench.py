@@ -71,7 +71,7 @@ def bench_command(
     modes: str = typer.Option("decode,forward,training", help="What is measured."),
     threads: int = typer.Option(1, min=1, help="CPU threads; ratios are steadiest with one."),
     rounds: int | None = typer.Option(
-        None, min=1, help="Rounds of every case; 3 to 31 if not given, fewer where a round takes long."
+        None, min=1, help="Rounds of every case; 5 to 31 if not given, fewer where a round takes long."
     ),
     calibrate: bool = typer.Option(
         False,

@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-FEWEST_ROUNDS: Final = 3
+FEWEST_ROUNDS: Final = 5
 MOST_ROUNDS: Final = 31
 ENOUGH_S: Final = 10.0
 """Long cases end after so many seconds: what takes long is disturbed little."""
