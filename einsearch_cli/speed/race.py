@@ -77,8 +77,8 @@ def least_seconds(call_s: float) -> float:
 def expected_rounds(round_s: float) -> int:
     """Rounds of a case whose number was left open.
 
-    >>> expected_rounds(0.01), expected_rounds(3.0), expected_rounds(100.0)
-    (31, 3, 3)
+    >>> expected_rounds(0.01), expected_rounds(1.0), expected_rounds(100.0)
+    (31, 10, 5)
     """
     return int(min(MOST_ROUNDS, max(FEWEST_ROUNDS, ENOUGH_S / round_s)))
 
