@@ -235,7 +235,7 @@ def of_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[tuple[i
             rank.kill()
             rank.wait()
     return {
-        (shares, rank): torch.load(folder / f"{number}-{rank}.pt", weights_only=False)
+        (shares, rank): torch.load(folder / f"{number}-{rank}.pt", weights_only=True)
         for number, shares in enumerate(SHARES)
         for rank in range(2)
     }
