@@ -74,11 +74,12 @@ DEFAULT_CPU = MachineProfile(
     copy_ns=0.16, run_ns=3.0, source="defaults for one core of a server processor",
 )  # fmt: skip
 DEFAULT_GPU = MachineProfile(
-    layer_ns=20_000, step_ns=15_000, matrix_ns=2,
-    mac_ns=(4e-4, 2e-4, 1e-4, 5e-5, 2.5e-5, 1.2e-5, 6e-6),
-    cached_weight_ns=4e-4, memory_weight_ns=8e-4, batched_cached_weight_ns=4e-4, batched_memory_weight_ns=8e-4,
+    # Fitted to bfloat16 on an NVIDIA H200 (`benchmarks/results/layers-h200.json`); narrow products are bound by memory.
+    layer_ns=38_000, step_ns=26_000, matrix_ns=2,
+    mac_ns=(1.8e-4, 9e-5, 4.4e-5, 2.2e-5, 1.1e-5, 5.5e-6, 2.7e-6),
+    cached_weight_ns=4e-4, memory_weight_ns=5.7e-4, batched_cached_weight_ns=4e-4, batched_memory_weight_ns=5.7e-4,
     cache_bytes=3e7,
-    copy_ns=1.5e-3, run_ns=5e-3, source="defaults for a data-centre GPU", is_cpu=False,
+    copy_ns=1.9e-3, run_ns=5e-3, source="defaults for a data-centre GPU", is_cpu=False,
 )  # fmt: skip
 
 
