@@ -153,6 +153,15 @@ def test_few_tokens_take_the_dense_matrix_and_many_the_factors() -> None:
     assert schedule(parse_structure("btt:r=64").at(256, 256), DEFAULT_CPU, False).dense_limit == math.inf
 
 
+def test_a_gpu_merges_few_tokens_of_wide_layers_and_wide_blocks() -> None:
+    # On an NVIDIA H200 the factors took 90–163 µs where the matrix takes 38 µs, and two block products 907 against 760 µs.
+    for spec in ("monarch", "low-rank", "kronecker", "btt:n=3"):
+        found = schedule(parse_structure(spec).at(8192, 8192), DEFAULT_GPU, False)
+        assert found.at(16).is_dense
+        assert not found.at(16384).is_dense
+    assert schedule(parse_structure("block-shuffle:blocks=4").at(4096, 4096), DEFAULT_GPU, False).at(16384).is_dense
+
+
 @pytest.mark.parametrize("profile", [DEFAULT_CPU, DEFAULT_GPU])
 def test_predictions_grow_with_tokens_and_training_costs_more(profile: MachineProfile) -> None:
     sized = parse_structure("btt:r=2").at(256, 256)
