@@ -67,6 +67,8 @@ def generated(plan: Plan) -> Generated:
     >>> print(generated(EinsumLinear(64, 64, "monarch", device="meta").plan).text.partition("def backward")[0].rstrip())
     def forward(x, y, scale, bias, weights, kept):
         tokens = x.shape[0]
+        if scale != scale:
+            x = x * scale
         A, B = weights
         kept_A, = kept
         rows = as_strided(x, (8, 8, tokens), (8, 1, 64))
@@ -104,7 +106,7 @@ class _Writer:
 
     def forward(self) -> Iterator[str]:
         yield "def forward(x, y, scale, bias, weights, kept):"
-        yield from _indented(self._begin())
+        yield from _indented(self._begin("x"))
         memory = "x"
         for number, name in enumerate(self.names[:-1]):
             yield from _indented(self._kept_result(number, memory))
@@ -128,9 +130,12 @@ class _Writer:
             text = f"sum_repeats({text}, steps[{number}], sum_{self.names[number]}.shape[0])"
         return text if text == f"sum_{self.names[number]}" else f"{text}.contiguous()"
 
-    def _begin(self) -> Iterator[str]:
+    def _begin(self, given: str) -> Iterator[str]:
         """Operands by name, factors repeated along the tokens where they are."""
         yield f"{TOKENS_NAME} = x.shape[0]"
+        # MKL's products on processors of Intel take an alpha that is NaN for 1; it is to spread.
+        yield "if scale != scale:"
+        yield f"    {given} = {given} * scale"
         yield f"{_items(self.names)} = weights"
         if len(self.names) > 1:
             yield f"{_items(f'kept_{name}' for name in self.names[:-1])} = kept"
@@ -185,7 +190,7 @@ class _Writer:
 
     def backward(self) -> Iterator[str]:
         yield "def backward(grad, x, x_grad, scale, weight_scale, weights, kept, wanted, sums):"
-        yield from _indented(self._begin())
+        yield from _indented(self._begin("grad"))
         yield f"    {_items(f'wants_{name}' for name in self.names)} = wanted"
         yield f"    {_items(f'sum_{name}' for name in self.names)} = sums"
         yield from _indented(self._results_anew())

@@ -35,6 +35,8 @@ class _ScaledMatrix(torch.autograd.Function):
         ctx.save_for_backward(x, gain, bias, factor)
         ctx.cap, (ctx.norm,) = caps((factor,), settings.stds)
         ctx.scale = scale = gain.item() * ctx.cap
+        if scale != scale:  # taken for 1 by MKL's products on processors of Intel
+            x = x * scale
         weight = factor[0]
         if x.ndim == 2 and bias is not None:
             return _addmm(bias, x, weight, alpha=scale)
@@ -55,6 +57,8 @@ class _ScaledMatrix(torch.autograd.Function):
             x, grad = _rows(x), _rows(grad)
         _, wants_x, wants_gain, wants_bias, wants_factor = wanted
         scale, norm = ctx.scale, ctx.norm
+        if scale != scale:
+            grad = grad * scale
         bias_grad = grad.sum(0) if wants_bias else None
         x_grad = gain_grad = factor_grad = None
         if wants_x:
