@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.chunking import kept_buffers, may_keep
-from einsearch_cli.layers.double_backward import differentiable_gradients, needs_obvious_gradients
+from einsearch_cli.layers.double_backward import differentiable_gradients, needs_obvious_gradients, obvious_layer
 from einsearch_cli.layers.passes import Passes, memory_for_x_grad, passes_for
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.rms_scale import caps
@@ -73,7 +73,7 @@ class _Contraction(torch.autograd.Function):
         wanted = ctx.needs_input_grad[1:]
         if needs_obvious_gradients(grads[0]):
             inputs = (x, gain, bias, *weights)
-            return None, *differentiable_gradients(passes.plan, stds, inputs, grads[0], wanted)
+            return None, *differentiable_gradients(obvious_layer(passes.plan, stds), inputs, grads[0], wanted)
         # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
         kept, ctx.kept = ctx.kept, passes.unkept
         wants_x, wants_gain, *others = wanted

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.rms_scale import rms_scale
+from einsearch_cli.layers.rms_scale import obviously_scaled_last
 
 _is_grad_enabled = torch.is_grad_enabled
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
@@ -24,23 +24,28 @@ def needs_obvious_gradients(grad: Tensor) -> bool:
 
 
 def differentiable_gradients(
-    plan: Plan, stds: Sequence[float], inputs: Sequence[Tensor | None], grad: Tensor, wanted: Sequence[bool]
+    function: Callable[..., Tensor], inputs: Sequence[Tensor | None], grad: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Of x, gain, bias and factors, the `inputs`, where wanted; without a gain nothing is scaled.
-
-    x is (..., padded_in), grad (..., padded_out), which may stand for a batch of gradients.
-    """
+    """Those of the `inputs` of a function where wanted, from that of its result, which may stand for a batch of gradients."""
     creates_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases: an input may itself depend on a factor, as where a layer is applied in series. That way is not ours.
         aliases = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
-        x, gain, bias, *weights = aliases
-        assert x is not None
-        factors = [weight for weight in weights if weight is not None]
-        if gain is not None:
-            factors[-1] = (factors[-1] * rms_scale(gain, factors, stds)).to(factors[-1].dtype)
-        y = contract(plan, x.reshape(-1, x.shape[-1]), factors)
-        y = (y if bias is None else y + bias).reshape(*x.shape[:-1], y.shape[1])
         asked = [tensor for tensor, wants in zip(aliases, wanted, strict=True) if wants and tensor is not None]
-        found = iter(torch.autograd.grad(y, asked, grad, create_graph=creates_graph))
+        found = iter(torch.autograd.grad(function(*aliases), asked, grad, create_graph=creates_graph))
     return [next(found) if wants and tensor is not None else None for tensor, wants in zip(inputs, wanted, strict=True)]
+
+
+def obvious_layer(plan: Plan, stds: Sequence[float]) -> Callable[..., Tensor]:
+    """(x, gain, bias, *factors) to the layer's output; without a gain nothing is scaled.
+
+    x is (..., padded_in), the output (..., padded_out).
+    """
+
+    def apply(x: Tensor, gain: Tensor | None, bias: Tensor | None, *factors: Tensor) -> Tensor:
+        if gain is not None:
+            factors = (*factors[:-1], obviously_scaled_last(gain, factors, stds))
+        y = contract(plan, x.reshape(-1, x.shape[-1]), factors)
+        return (y if bias is None else y + bias).reshape(*x.shape[:-1], y.shape[1])
+
+    return apply

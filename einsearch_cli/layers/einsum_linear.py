@@ -22,7 +22,8 @@ from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.merging import merged_weights
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
-from einsearch_cli.layers.rms_scale import rms_scale, trainable_scale
+from einsearch_cli.layers.rms_scale import obviously_scaled_last
+from einsearch_cli.layers.scaled_last import scaled_last
 from einsearch_cli.layers.training_call import TrainingCall, training_call
 from einsearch_cli.structures import Structure, parse_structure
 
@@ -315,8 +316,7 @@ class EinsumLinear(nn.Module):
         """With padding, autocast, merged factors, or on another device."""
         factors = self._factors()
         if not call.is_own:
-            *first, last = factors
-            factors = [*first, (last * trainable_scale(gain, factors, self._stds)).to(last.dtype)]
+            factors = [*factors[:-1], scaled_last(gain, factors, self._stds)]
             factors, gain = factors if call.route.is_own else self._merged(call.route.plan, factors), None
         x, bias, *factors = cast(autocast_dtype(x), self._padded(x), self._padded_bias(bias), *factors)
         if call.route.is_dense and not call.is_own:
@@ -348,8 +348,8 @@ class EinsumLinear(nn.Module):
 
     def _scaled_factors(self) -> list[Tensor]:
         """The factors in the order in which they meet, the last one times the scale."""
-        *factors, last = self._factors()
-        return [*factors, (last * rms_scale(self.gain, [*factors, last], self._stds)).to(last.dtype)]
+        factors = self._factors()
+        return [*factors[:-1], obviously_scaled_last(self.gain, factors, self._stds)]
 
     def _merged(self, plan: Plan, scaled: Sequence[Tensor]) -> list[Tensor]:
         """The weights of another plan from scaled factors; differentiable."""

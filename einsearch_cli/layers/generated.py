@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.contraction import sum_repeats
-from einsearch_cli.layers.operands import TOKENS_NAME, StepOperands, View, step_operands, writing
+from einsearch_cli.layers.direct_writing import plan_operands
+from einsearch_cli.layers.operands import TOKENS_NAME, StepOperands, View, contiguous
 from einsearch_cli.layers.plan import Plan
 
 
@@ -61,8 +62,9 @@ class Generated:
 
 
 @lru_cache(maxsize=1024)
-def generated(plan: Plan) -> Generated:
-    """
+def generated(plan: Plan, is_cpu: bool = True) -> Generated:
+    """For the CPU, or for a GPU, where products write where the next one reads.
+
     >>> from einsearch_cli.layers import EinsumLinear
     >>> print(generated(EinsumLinear(64, 64, "monarch", device="meta").plan).text.partition("def backward")[0].rstrip())
     def forward(x, y, scale, bias, weights, kept):
@@ -75,7 +77,8 @@ def generated(plan: Plan) -> Generated:
         if kept_A is None:
             result_A = bmm(A.mT, rows)
         else:
-            result_A = bmm(A.mT, rows, out=as_strided(kept_A, (8, 8, tokens), (8 * tokens, tokens, 1)))
+            result_A = kept_A
+            bmm(A.mT, rows, out=as_strided(kept_A, (8, 8, tokens), (8 * tokens, tokens, 1)))
         rows = as_strided(result_A, (8, tokens, 8), (tokens, 1, 8 * tokens))
         result_B = baddbmm(nothing_like(x), rows, B, beta=0, alpha=scale)
         lies = as_strided(result_B, (tokens, 8, 8), (8, 8 * tokens, 1))
@@ -86,7 +89,7 @@ def generated(plan: Plan) -> Generated:
             add(lies, bias.view(8, 8), out=wanted)
         return result_A,
     """
-    writer = _Writer(plan)
+    writer = _Writer(plan, is_cpu)
     text = "\n".join((*writer.forward(), "", *writer.backward(), "", *writer.factor_gradients(), ""))
     namespace: dict[str, Any] = {**_NAMESPACE, "steps": plan.steps}
     exec(compile(text, f"<plan of {' '.join(writer.names)}>", "exec"), namespace)  # noqa: S102
@@ -99,10 +102,11 @@ def generated(plan: Plan) -> Generated:
 class _Writer:
     """The lines of the functions of a plan."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, is_cpu: bool) -> None:
+        self.plan, self.is_cpu = plan, is_cpu
         self.names = [step.factor for step in plan.steps]
-        self.operands = [step_operands(step) for step in plan.steps]
+        operands = plan_operands(plan, is_cpu)
+        self.operands, self.write, self.write_grad = operands.steps, operands.write, operands.write_grad
 
     def forward(self) -> Iterator[str]:
         yield "def forward(x, y, scale, bias, weights, kept):"
@@ -149,17 +153,17 @@ class _Writer:
     def _result(self, number: int, memory: str) -> Iterator[str]:
         """The result of a step but the last, in memory of its own."""
         factors = yield from self._rows(number, memory)
-        yield f"result_{self.names[number]} = {self._multiply(number)}({factors})"
+        yield from self._into_new(f"result_{self.names[number]}", number, self.operands[number].result, factors, "1")
 
     def _kept_result(self, number: int, memory: str) -> Iterator[str]:
         """The same, in the memory that is given, if any is."""
-        name = self.names[number]
+        name, result = self.names[number], self.operands[number].result
         factors = yield from self._rows(number, memory)
         yield f"if kept_{name} is None:"
-        yield f"    result_{name} = {self._multiply(number)}({factors})"
+        yield from _indented(self._into_new(f"result_{name}", number, result, factors, "1"))
         yield "else:"
-        into = f"as_strided(kept_{name}, {self.operands[number].result})"
-        yield f"    result_{name} = {self._multiply(number)}({factors}, out={into})"
+        yield f"    result_{name} = kept_{name}"
+        yield f"    {self._multiply(number)}({factors}, out=as_strided(kept_{name}, {result}))"
 
     def _rows(self, number: int, memory: str) -> Generator[str, None, str]:
         """The activation before a step as `rows`; gives the factors of the product."""
@@ -173,14 +177,14 @@ class _Writer:
         last, name = len(self.names) - 1, self.names[-1]
         factors = yield from self._rows(last, memory)
         result = self.operands[last].result
-        if self.plan.write is None:
+        if self.write is None:
             yield f"result_{name} = as_strided(y, {result})"
-            yield self._scaled_into(last, f"result_{name}", factors, "scale")
+            yield self._into(last, f"result_{name}", factors, "scale")
             yield "if bias is not None:"  # a third of the time that a product which starts from the bias takes for it
             yield "    y.add_(bias)"
             return
-        lies, wanted = writing(self.plan.write)
-        yield f"result_{name} = {self._scaled(last, factors, 'scale')}"
+        lies, wanted = self.write
+        yield from self._into_new(f"result_{name}", last, result, factors, "scale")
         yield f"lies = as_strided(result_{name}, {lies})"
         yield f"wanted = as_strided(y, {wanted})"
         yield "if bias is None:"
@@ -216,7 +220,7 @@ class _Writer:
         yield f"grads = as_strided(grad, {operands.grad.by_factor})"
         factors = f"{name}, grads" if step.grad_is_feature_major else f"grads, {name}.mT"
         if number:
-            yield f"grad = {self._scaled(number, factors, self._scale_of_rows_grad(number))}"
+            yield from self._into_new("grad", number, operands.rows_grad, factors, self._scale_of_rows_grad(number))
             return
         yield "if x_grad is not None:"
         yield from _indented(self._input_gradient(operands, factors))
@@ -227,25 +231,26 @@ class _Writer:
         before = f"result_{self.names[number - 1]}" if number else "x"
         memory = yield from _copied(before, operands.rows.copy)
         yield f"rows, grads = as_strided({memory}, {operands.rows.by_rows}), as_strided(grad, {operands.grad.by_rows})"
-        factors = "grads, rows" if step.weight_grad_is_swapped else "rows, grads"
+        left, right = operands.rows.by_rows, operands.grad.by_rows
+        factors = "rows, grads"
+        if step.weight_grad_is_swapped:
+            left, right, factors = right, left, "grads, rows"
         scale = "weight_scale" if number + 1 == len(self.names) else "1"
         yield f"if sum_{name} is None:"
-        yield f"    sum_{name} = {self._scaled(number, factors, scale)}"
+        summed = contiguous((*left.sizes[:-1], right.sizes[-1]))
+        yield from _indented(self._into_new(f"sum_{name}", number, summed, factors, scale))
         yield "else:"
         # The last chunk may be shorter, and with it the repetitions along the tokens.
         yield f"    total = sum_{name}{f'[:{TOKENS_NAME}]' if step.is_along_tokens else ''}"
-        yield f"    {self._scaled_into(number, 'total', factors, scale, beta=1)}"
+        yield f"    {self._add_product(number)}(total, {factors}, beta=1, alpha={scale}, out=total)"
 
     def _input_gradient(self, operands: StepOperands, factors: str) -> Iterator[str]:
-        if self.plan.write_grad is None:
+        if self.write_grad is None:
             yield f"rows_grad = as_strided(x_grad, {operands.rows_grad})"
-            if len(self.names) == 1:
-                yield self._scaled_into(0, "rows_grad", factors, "scale")
-            else:
-                yield f"{self._multiply(0)}({factors}, out=rows_grad)"
+            yield self._into(0, "rows_grad", factors, self._scale_of_rows_grad(0))
             return
-        lies, wanted = writing(self.plan.write_grad)
-        yield f"rows_grad = {self._scaled(0, factors, self._scale_of_rows_grad(0))}"
+        lies, wanted = self.write_grad
+        yield from self._into_new("rows_grad", 0, operands.rows_grad, factors, self._scale_of_rows_grad(0))
         yield f"as_strided(x_grad, {wanted}).copy_(as_strided(rows_grad, {lies}))"
 
     def _scale_of_rows_grad(self, number: int) -> str:
@@ -255,15 +260,24 @@ class _Writer:
     def _multiply(self, number: int) -> str:
         return "bmm" if self.plan.steps[number].is_batched else "mm"
 
-    def _scaled(self, number: int, factors: str, scale: str) -> str:
-        """A product in memory of its own."""
-        if scale == "1":
-            return f"{self._multiply(number)}({factors})"
-        # An allocation of its own and `out` would cost a small layer 8 to 14 µs each time.
-        return f"{self._add_product(number)}(nothing_like(x), {factors}, beta=0, alpha={scale})"
+    def _into_new(self, memory: str, number: int, view: View, factors: str, scale: str) -> Iterator[str]:
+        """A product in memory of its own, where it lies as `view`."""
+        if not self.is_cpu and view == contiguous(view.sizes):
+            yield f"{memory} = x.new_empty(({_items(map(str, view.sizes))}))"
+            yield self._into(number, memory, factors, scale)
+        elif not self.is_cpu:
+            yield f"{memory} = x.new_empty({view.elements})"
+            yield f"into = as_strided({memory}, {view})"
+            yield self._into(number, "into", factors, scale)
+        elif scale == "1":
+            yield f"{memory} = {self._multiply(number)}({factors})"
+        else:  # an allocation of its own and `out` would cost a small layer 8 to 14 µs each time
+            yield f"{memory} = {self._add_product(number)}(nothing_like(x), {factors}, beta=0, alpha={scale})"
 
-    def _scaled_into(self, number: int, into: str, factors: str, scale: str, beta: int = 0) -> str:
-        return f"{self._add_product(number)}({into}, {factors}, beta={beta}, alpha={scale}, out={into})"
+    def _into(self, number: int, into: str, factors: str, scale: str) -> str:
+        if scale == "1":
+            return f"{self._multiply(number)}({factors}, out={into})"
+        return f"{self._add_product(number)}({into}, {factors}, beta=0, alpha={scale}, out={into})"
 
     def _add_product(self, number: int) -> str:
         return "baddbmm" if self.plan.steps[number].is_batched else "addmm"

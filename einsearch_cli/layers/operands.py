@@ -46,6 +46,10 @@ class View(NamedTuple):
     strides: tuple[Count, ...]
 
     @property
+    def elements(self) -> Count:
+        return _product(self.sizes)
+
+    @property
     def swapped(self) -> View:
         """The last two axes exchanged."""
         *sizes, i, j = self.sizes

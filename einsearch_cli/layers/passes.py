@@ -28,7 +28,7 @@ class Passes:
 
     def __init__(self, plan: Plan, tokens: int, is_cpu: bool = True) -> None:
         self.plan, self.tokens = plan, tokens
-        self._code, self._sizes = generated(plan), chunks(plan, tokens, is_cpu)
+        self._code, self._sizes = generated(plan, is_cpu), chunks(plan, tokens, is_cpu)
         self.is_whole = len(self._sizes) == 1
         """Whether there is a single chunk."""
         self.unkept: Kept = (None,) * (len(plan.steps) - 1)

@@ -31,11 +31,14 @@ def rms_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) ->
     return scale
 
 
-def trainable_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
-    """`rms_scale`, on the CPU without the passes over factors that lie below their caps, whose gradient is zero."""
-    if gain.device.type == "cpu" and not any(caps([factor.detach() for factor in factors], stds)[1]):
-        return gain
-    return rms_scale(gain, factors, stds)
+def obviously_scaled_last(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
+    """The last factor times `rms_scale`, by operations that torch differentiates by itself."""
+    return (factors[-1] * rms_scale(gain, factors, stds)).to(factors[-1].dtype)
+
+
+def any_capped(factors: Sequence[Tensor], stds: Sequence[float]) -> bool:
+    """Whether the rms of some factor is above its init std."""
+    return any(caps(factors, stds)[1])
 
 
 def scale_value(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.double_backward import differentiable_gradients, needs_obvious_gradients
+from einsearch_cli.layers.double_backward import differentiable_gradients, needs_obvious_gradients, obvious_layer
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.rms_scale import caps, scale_product
 
@@ -52,7 +52,7 @@ class _ScaledMatrix(torch.autograd.Function):
         wanted, (grad,) = ctx.needs_input_grad, grads
         if needs_obvious_gradients(grad):
             plan, stds = ctx.settings
-            return None, *differentiable_gradients(plan, stds, (x, gain, bias, factor), grad, wanted[1:])
+            return None, *differentiable_gradients(obvious_layer(plan, stds), (x, gain, bias, factor), grad, wanted[1:])
         if x.ndim != 2:
             x, grad = _rows(x), _rows(grad)
         _, wants_x, wants_gain, wants_bias, wants_factor = wanted

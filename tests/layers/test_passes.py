@@ -18,15 +18,16 @@ from einsearch_cli.layers.planner import routes
 TOKENS, SCALE = 8, 0.75
 
 
-def in_chunks(plan: Plan, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]) -> Passes:
+def in_chunks(plan: Plan, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], is_cpu: bool) -> Passes:
     monkeypatch.setattr("einsearch_cli.layers.passes.chunks", lambda *_: sizes)
-    return Passes(plan, TOKENS)
+    return Passes(plan, TOKENS, is_cpu)
 
 
 @pytest.mark.parametrize("sizes", [(TOKENS,), (3, 3, 2)])
 @pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("is_cpu", [True, False])
 def test_both_passes_agree_with_the_plain_contraction(
-    case: Any, sizes: tuple[int, ...], keeps: bool, monkeypatch: pytest.MonkeyPatch
+    case: Any, sizes: tuple[int, ...], keeps: bool, is_cpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for route in routes(case.layer().sized):
         plan = route.plan
@@ -36,7 +37,7 @@ def test_both_passes_agree_with_the_plain_contraction(
         inputs = [tensor.requires_grad_() for tensor in (x, scale, bias, *weights)]
         expected_y = contract(plan, x, [*weights[:-1], weights[-1] * scale]) + bias
         expected = torch.autograd.grad(expected_y, inputs, y_grad)
-        passes = in_chunks(plan, monkeypatch, sizes)
+        passes = in_chunks(plan, monkeypatch, sizes, is_cpu)
         memory = [x.new_empty(TOKENS, width) if keeps else None for width in plan.widths[1:-1]]
         y, x_grad = torch.empty_like(y_grad), torch.empty_like(x)
         with torch.no_grad():

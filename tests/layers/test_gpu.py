@@ -1,0 +1,87 @@
+"""Layers on a GPU against float64 on the CPU: every route, forward and backward; run where there is one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.planner import routes
+from einsearch_cli.speed.market import MARKET
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+# Relative to the largest entry. TensorFloat-32 is off by default.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 4e-2}
+
+
+def pair(text: str, dtype: torch.dtype) -> tuple[EinsumLinear, EinsumLinear]:
+    """A layer with capped and other factors on the GPU, and its double on the CPU."""
+    torch.manual_seed(0)
+    layer = EinsumLinear(256, 256, text, dtype=dtype)
+    with torch.no_grad():
+        layer.gain.fill_(1.25)
+        layer.bias.normal_()
+        next(iter(layer.factors.values())).mul_(1.5)
+    return copy.deepcopy(layer).cuda(), layer.double()
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype, text: str) -> None:
+    error = (found.double().cpu() - expected).abs().max() / expected.abs().max()
+    assert error <= TOLERANCES[dtype], f"{text}: {error:.2e}"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("text", [text.replace("d/4", "64") for text in MARKET])
+@pytest.mark.parametrize("tokens", [3, 700])
+def test_both_passes_on_every_route(text: str, dtype: torch.dtype, tokens: int) -> None:
+    layer, double = pair(text, dtype)
+    x = torch.randn(tokens, 256).to(dtype)
+    y_grad = torch.randn(tokens, 256).to(dtype)
+    x_double = x.double().requires_grad_()
+    expected = double(x_double)
+    expected.backward(y_grad.double())
+    for route in routes(layer.sized):
+        layer.route = route.text
+        x_gpu = x.cuda().requires_grad_()
+        y = layer(x_gpu)
+        layer.zero_grad()
+        y.backward(y_grad.cuda())
+        assert_close(y, expected, dtype, route.text)
+        assert_close(x_gpu.grad, x_double.grad, dtype, route.text)
+        for (name, parameter), wanted in zip(layer.named_parameters(), double.parameters(), strict=True):
+            assert_close(parameter.grad, wanted.grad, dtype, f"{route.text} {name}")
+        with torch.no_grad():
+            assert_close(layer(x_gpu), expected, dtype, f"{route.text} at inference")
+
+
+@pytest.mark.parametrize("text", ["monarch", "btt:r=4", "dense"])
+def test_a_training_step_does_not_wait_for_the_gpu(text: str) -> None:
+    layer = EinsumLinear(256, 256, text, device="cuda")
+    x = torch.randn(64, 256, device="cuda", requires_grad=True)
+    layer(x).sum().backward()  # what is kept is made
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        layer(x).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("text", ["monarch", "btt:r=4", "block-dense:blocks=4,r=4"])
+def test_derivatives_of_derivatives(text: str) -> None:
+    layer = EinsumLinear(16, 16, text, device="cuda", dtype=torch.float64)
+    x = torch.randn(3, 16, device="cuda", dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(layer, x)
+
+
+@pytest.mark.parametrize("text", ["monarch", "btt:r=4"])
+def test_autocast_and_padding(text: str) -> None:
+    layer = EinsumLinear(250, 254, text, device="cuda")
+    x = torch.randn(5, 7, 250, device="cuda")
+    expected = layer(x)
+    with torch.autocast("cuda", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype is torch.bfloat16
+    assert_close(y, expected.double().cpu().detach(), torch.bfloat16, text)
