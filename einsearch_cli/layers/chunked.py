@@ -55,7 +55,7 @@ class _Contraction(torch.autograd.Function):
         else:
             ctx.caps, ctx.norms = caps(weights, stds)
             ctx.scale = gain.item() * ctx.caps
-        rows, kept = _as_rows(x), passes.unkept
+        rows, kept = as_rows(x), passes.unkept
         keeps = True in ctx.needs_input_grad and may_keep()
         if keeps and not passes.is_whole:
             kept = kept_buffers(passes.plan, rows)
@@ -78,10 +78,10 @@ class _Contraction(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, passes.unkept
         wants_x, wants_gain, *others = wanted
         is_capped = any(ctx.norms)
-        rows = _as_rows(x)
+        rows = as_rows(x)
         x_grad = memory_for_x_grad(rows, kept) if wants_x else None
         scale_grad, bias_grad, weight_grads = passes.backward(
-            _as_rows(grads[0]),
+            as_rows(grads[0]),
             rows,
             x_grad,
             ctx.scale,
@@ -103,7 +103,7 @@ apply_chunked: Any = super(torch.autograd.Function, _Contraction).apply
 """`_Contraction.apply` without its look at every argument for function transforms, under which layers do not come here."""
 
 
-def _as_rows(tensor: Tensor) -> Tensor:
+def as_rows(tensor: Tensor) -> Tensor:
     """(tokens, features), contiguous."""
     rows = tensor if tensor.ndim == 2 else tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
     return rows if rows.is_contiguous() else rows.contiguous()

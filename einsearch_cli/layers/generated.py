@@ -17,6 +17,7 @@ from torch import Tensor
 
 from einsearch_cli.layers.contraction import sum_repeats
 from einsearch_cli.layers.direct_writing import plan_operands
+from einsearch_cli.layers.kernels import add_bias_
 from einsearch_cli.layers.operands import TOKENS_NAME, StepOperands, View, contiguous
 from einsearch_cli.layers.plan import Plan
 
@@ -33,6 +34,7 @@ def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 _NAMESPACE: dict[str, Any] = {
     **{name: getattr(torch, name) for name in ("add", "addmm", "as_strided", "baddbmm", "bmm", "mm")},
+    "add_bias_": add_bias_,
     "nothing_like": nothing_like,
     "sum_repeats": sum_repeats,
 }
@@ -181,7 +183,7 @@ class _Writer:
             yield f"result_{name} = as_strided(y, {result})"
             yield self._into(last, f"result_{name}", factors, "scale")
             yield "if bias is not None:"  # a third of the time that a product which starts from the bias takes for it
-            yield "    y.add_(bias)"
+            yield "    y.add_(bias)" if self.is_cpu else "    add_bias_(y, bias)"
             return
         lies, wanted = self.write
         yield from self._into_new(f"result_{name}", last, result, factors, "scale")

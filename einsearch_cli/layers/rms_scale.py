@@ -59,6 +59,11 @@ def caps(factors: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, list[
     return product, norms
 
 
+def norms_at_cap(factors: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, ...]:
+    """Of factors whose rms is their init std."""
+    return tuple(std * math.sqrt(factor.numel()) for factor, std in zip(factors, stds, strict=True))
+
+
 def scale_product(scale: float, x: Tensor, x_grad: Tensor | None, last: Tensor, last_grad: Tensor | None) -> float:
     """scale · ∂L/∂scale, or ∂L/∂scale where the scale is zero and `last_grad` is without it.
 

@@ -7,16 +7,15 @@ of two factors.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from einsearch_cli.layers.double_backward import differentiable_gradients, needs_obvious_gradients
-from einsearch_cli.layers.rms_scale import any_capped, norm_dtype, obviously_scaled_last
+from einsearch_cli.layers.kernels import kernels_for
+from einsearch_cli.layers.rms_scale import any_capped, norms_at_cap, obviously_scaled_last
 
 
 def scaled_last(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
@@ -43,47 +42,19 @@ def scaled_without_waiting(gain: Tensor, factors: Sequence[Tensor], stds: Sequen
 class _ScaledLast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, stds: tuple[float, ...], gain: Tensor, *factors: Tensor) -> Tensor:
-        dtype = norm_dtype(gain.dtype)
-        norms = torch.stack(torch._foreach_norm(factors, dtype=norm_dtype(factors[0].dtype))).to(dtype)
-        at_cap = _norms_at_cap(stds, tuple(factor.numel() for factor in factors), norms.dtype, norms.device)
-        capped = torch.maximum(norms, at_cap)
-        product_of_caps = (at_cap / capped).prod()
-        scale = gain.to(dtype) * product_of_caps
-        ctx.stds = stds
-        ctx.save_for_backward(gain, norms, at_cap, product_of_caps, scale, *factors)
-        return _times(factors[-1], scale)
+        ctx.stds, ctx.at_cap, ctx.kernels = stds, norms_at_cap(factors, stds), kernels_for(gain, factors)
+        scaled, facts = ctx.kernels.scaled_last(gain, factors, ctx.at_cap)
+        ctx.save_for_backward(gain, facts, *factors)
+        return cast(Tensor, scaled)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        gain, norms, at_cap, product_of_caps, scale, *factors = ctx.saved_tensors
-        (grad,), wanted = grads, ctx.needs_input_grad[1:]
+        gain, facts, *factors = ctx.saved_tensors
+        (grad,), stds, wanted = grads, ctx.stds, ctx.needs_input_grad[1:]
         if needs_obvious_gradients(grad):
-            stds = ctx.stds
             return None, *differentiable_gradients(
                 lambda gain, *factors: obviously_scaled_last(gain, factors, stds), (gain, *factors), grad, wanted
             )
-        last = factors[-1]
-        per_scale = (grad * last).sum(dtype=norms.dtype)
-        # Not a comparison with >: a norm that is NaN must spread.
-        slopes = (per_scale * scale / -norms.square()).masked_fill(norms <= at_cap, 0.0)
-        gradients: list[Tensor | None] = [
-            factor * slope if wants else None
-            for factor, slope, wants in zip(factors, slopes.unbind(), wanted[1:], strict=True)
-        ]
-        if wanted[-1]:
-            gradients[-1] = _times(grad, scale).addcmul_(last, slopes[-1].to(last.dtype))
-        gain_grad = (per_scale * product_of_caps).to(gain.dtype).view(gain.shape) if wanted[0] else None
-        return None, gain_grad, *gradients
-
-
-def _times(tensor: Tensor, scale: Tensor) -> Tensor:
-    """In the tensor's dtype, the scale not rounded to it before."""
-    return torch.mul(tensor, scale, out=torch.empty_like(tensor))
-
-
-@lru_cache(maxsize=1024)
-def _norms_at_cap(stds: tuple[float, ...], numels: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Norms of factors whose rms is their init std; kept, as numbers of Python take long to a GPU."""
-    return torch.tensor(
-        [std * math.sqrt(numel) for std, numel in zip(stds, numels, strict=True)], dtype=dtype, device=device
-    )
+        found = (*map(torch.zeros_like, factors[:-1]), grad.clone(memory_format=torch.contiguous_format))
+        gain_grad = ctx.kernels.add_scale_(found, gain, tuple(factors), ctx.at_cap, facts)
+        return None, *(gradient if wants else None for gradient, wants in zip((gain_grad, *found), wanted, strict=True))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.chunked import apply_chunked, chunked_settings
+from einsearch_cli.layers.device_contraction import apply_on_device
 from einsearch_cli.layers.planner import Route
 from einsearch_cli.layers.scaled_matrix import ScaledMatrixSettings, apply_scaled_matrix
 
@@ -35,13 +36,13 @@ class TrainingCall(NamedTuple):
 
 
 def training_call(x: Tensor, route: Route, stds: tuple[float, ...]) -> TrainingCall:
-    """For inputs like `x` (..., in_features).
-
-    A GPU would have to wait for the numbers that scaling by itself needs.
-    """
-    is_own = route.is_own and x.is_cpu
+    """For inputs like `x` (..., in_features)."""
     machine = x.is_cpu, _num_threads()
-    if is_own and route.is_dense:
+    if route.is_own and route.is_dense and x.is_cpu:
         return TrainingCall(x.shape, *machine, route, True, apply_scaled_matrix, ScaledMatrixSettings(route.plan, stds))
-    settings = chunked_settings(route.plan, x, stds if is_own else ())
-    return TrainingCall(x.shape, *machine, route, is_own, apply_chunked, settings)
+    # The one matrix of a GPU is scaled before: `nn.Linear`'s own product adds the bias on the way.
+    is_own = route.is_own and (x.is_cpu or not route.is_dense)
+    apply = apply_chunked if x.is_cpu or not is_own else apply_on_device
+    return TrainingCall(
+        x.shape, *machine, route, is_own, apply, chunked_settings(route.plan, x, stds if is_own else ())
+    )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.kernels import by_torch, kernels_for
 from einsearch_cli.layers.planner import routes
 from einsearch_cli.speed.market import MARKET
 
@@ -40,12 +41,12 @@ def test_both_passes_on_every_route(text: str, dtype: torch.dtype, tokens: int) 
     layer, double = pair(text, dtype)
     x = torch.randn(tokens, 256).to(dtype)
     y_grad = torch.randn(tokens, 256).to(dtype)
-    x_double = x.double().requires_grad_()
+    x_double = x.detach().double().clone().requires_grad_()
     expected = double(x_double)
     expected.backward(y_grad.double())
     for route in routes(layer.sized):
         layer.route = route.text
-        x_gpu = x.cuda().requires_grad_()
+        x_gpu = x.cuda().detach().requires_grad_()
         y = layer(x_gpu)
         layer.zero_grad()
         y.backward(y_grad.cuda())
@@ -85,3 +86,53 @@ def test_autocast_and_padding(text: str) -> None:
         y = layer(x)
     assert y.dtype is torch.bfloat16
     assert_close(y, expected.double().cpu().detach(), torch.bfloat16, text)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [0.5, 2.0])
+def test_triton_and_torch_scale_alike(dtype: torch.dtype, count: int, size: float) -> None:
+    by_triton = pytest.importorskip("einsearch_cli.layers.kernels.by_triton")
+    shapes = [(64, 32, 48), (16, 96, 33), (1, 700, 900), (3, 5, 7), (2, 2, 2)][:count]
+    factors = tuple(size * torch.randn(shape, device="cuda").to(dtype) for shape in shapes)
+    at_cap = tuple(factor.numel() ** 0.5 for factor in factors)
+    gain, grad = torch.full((1,), 1.5, device="cuda", dtype=dtype), torch.randn_like(factors[-1])
+    found, facts = by_triton.scaled_last(gain, factors, at_cap)
+    expected, slow_facts = by_torch.scaled_last(gain, factors, at_cap)
+    gradients = (*map(torch.randn_like, factors[:-1]), grad)
+    slow = tuple(map(torch.clone, gradients))
+    gain_grad = by_triton.add_scale_(gradients, gain, factors, at_cap, facts)
+    slow_gain_grad = by_torch.add_scale_(slow, gain, factors, at_cap, slow_facts)
+    torch.testing.assert_close(facts, slow_facts, rtol=1e-5, atol=0)
+    for ours, theirs in zip((found, gain_grad, *gradients), (expected, slow_gain_grad, *slow), strict=True):
+        tolerance = 2e-2 if dtype is torch.bfloat16 else 1e-4
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1500), (700, 33), (16, 4096)])
+def test_triton_adds_a_bias(shape: tuple[int, int]) -> None:
+    by_triton = pytest.importorskip("einsearch_cli.layers.kernels.by_triton")
+    y, bias = torch.randn(shape, device="cuda"), torch.randn(shape[1], device="cuda")
+    expected = y + bias
+    by_triton.add_bias_(y, bias)
+    torch.testing.assert_close(y, expected)
+
+
+def test_triton_serves_what_it_can() -> None:
+    bias = torch.randn(64, device="cuda")
+    assert kernels_for(bias, [bias.bfloat16()]).__name__.endswith("by_triton")
+    for other in (bias.double(), bias[::2], bias[:0]):
+        assert kernels_for(bias, [bias, other]) is by_torch
+    assert kernels_for(bias.cpu(), [bias.cpu()]) is by_torch
+
+
+@pytest.mark.parametrize("text", ["monarch", "dense"])
+def test_what_is_not_a_number_spreads(text: str) -> None:
+    layer = EinsumLinear(64, 64, text, device="cuda")
+    with torch.no_grad():
+        layer.factors["A"][0, 0, 0] = torch.nan
+    x = torch.randn(5, 64, device="cuda", requires_grad=True)
+    y = layer(x)
+    assert y.isnan().all()
+    for gradient in torch.autograd.grad(y.sum(), (x, layer.gain, *layer.factors.values())):
+        assert gradient.isnan().all()

@@ -1,0 +1,52 @@
+"""Small work around the products on a GPU: by Triton where it runs, which torch for CUDA brings along, else by torch.
+
+`by_triton` and `by_torch` have the same functions. Figures are in `docs/log.md`, 2026-11-27.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from einsearch_cli.layers.kernels import by_torch
+
+_COUNTABLE = 1 << 30
+"""Elements that the kernels count in 32 bits."""
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Float64 sums are torch's."""
+
+
+def kernels_for(gain: Tensor, factors: Sequence[Tensor]) -> ModuleType:
+    """Triton's where they can take these: contiguous, on the current device, factors of one dtype."""
+    if not gain.is_cuda or gain.dtype not in _DTYPES or gain.get_device() != torch.cuda.current_device():
+        return by_torch
+    dtype = factors[0].dtype
+    if dtype not in _DTYPES:
+        return by_torch
+    for factor in factors:
+        if factor.dtype is not dtype or not factor.is_contiguous() or not 0 < factor.numel() < _COUNTABLE:
+            return by_torch
+    return _tried(gain.get_device())
+
+
+def add_bias_(y: Tensor, bias: Tensor) -> None:
+    """y (tokens, features), contiguous, += bias."""
+    kernels = kernels_for(bias, (bias,)) if y.numel() else by_torch
+    kernels.add_bias_(y, bias)
+
+
+@lru_cache(maxsize=64)
+def _tried(device: int) -> ModuleType:
+    """Triton may be missing, or unable to compile here: it needs a C compiler when first used."""
+    try:
+        from einsearch_cli.layers.kernels import by_triton
+
+        ones = torch.ones(1, 16, device=torch.device("cuda", device))
+        by_triton.add_bias_(ones.clone(), ones[0])
+    except Exception:  # whatever is wrong with Triton, torch does the same
+        return by_torch
+    return by_triton
