@@ -11,15 +11,20 @@ from torch import Tensor
 
 def without_autocast(kind: str) -> AbstractContextManager[object]:
     """Turns autocast off; device types that have none, such as meta, need nothing."""
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if _is_available(kind) else nullcontext()
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype to which autocast casts the operands of a matrix product; None outside of it."""
     kind = x.device.type
-    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+    if not (_is_available(kind) and torch.is_autocast_enabled(kind)):
         return None
     return torch.get_autocast_dtype(kind)
+
+
+def _is_available(kind: str) -> bool:
+    """Compilers of torch up to 2.11 break their graph at its own question."""
+    return kind in ("cpu", "cuda") or torch.amp.is_autocast_available(kind)
 
 
 def cast_dtype(tensor: Tensor, autocast: torch.dtype | None) -> torch.dtype:

@@ -92,7 +92,7 @@ class _Contraction(torch.autograd.Function):
         gain_grad = None
         if scale_grad is not None:
             if is_capped:
-                _add_cap_gradients(weight_grads, weights, ctx.norms, scale_grad * -ctx.scale)
+                add_cap_gradients(weight_grads, weights, ctx.norms, scale_grad * -ctx.scale)
             gain_grad = torch.full_like(gain, scale_grad * ctx.caps) if wants_gain else None
         if x_grad is not None and x.ndim != 2:
             x_grad = x_grad.view(x.shape)
@@ -109,7 +109,7 @@ def as_rows(tensor: Tensor) -> Tensor:
     return rows if rows.is_contiguous() else rows.contiguous()
 
 
-def _add_cap_gradients(
+def add_cap_gradients(
     grads: list[Tensor | None], weights: Sequence[Tensor], norms: Sequence[float], per_square: float
 ) -> None:
     """Through the norms of the factors above their cap."""

@@ -20,6 +20,7 @@ from einsearch_cli.layers.input_checks import check_dtype, check_input, check_pa
 from einsearch_cli.layers.machine import profile_for
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.merging import merged_weights
+from einsearch_cli.layers.operators import contract_operator, register_plan
 from einsearch_cli.layers.plan import Plan
 from einsearch_cli.layers.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
 from einsearch_cli.layers.rms_scale import obviously_scaled_last
@@ -97,6 +98,7 @@ class EinsumLinear(nn.Module):
         self.plan = stored_plan(self.sized)
         self.factors = new_factors(self.plan, device, dtype)
         self._is_padded = (self.plan.padded_in, self.plan.padded_out) != (in_features, out_features)
+        self._operator_name = register_plan(self.sized, self.plan)
         self._order = tuple(step.factor for step in self.plan.steps)
         self._stds = tuple(role.init_std for role in self.plan.roles)
         self._route: Route | None = None
@@ -285,12 +287,16 @@ class EinsumLinear(nn.Module):
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
     def _record(self, x: Tensor) -> Tensor:
-        """For compilers, tracers and function transforms: plain operations, the factors' own sequence."""
-        dtype = autocast_dtype(x)
+        """For compilers, tracers and function transforms: the factors' own sequence, in plain operations or as an operator."""
+        dtype, is_operator = autocast_dtype(x), _is_compiling_operators() and not self.plan.is_dense
+        factors: Sequence[Tensor] = self._factors() if is_operator else self._scaled_factors()
         rows = self._padded(x.reshape(-1, self.in_features))
-        rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *self._scaled_factors())
-        y = contract(self.plan, rows, factors)
-        y = y if bias is None else y + bias
+        rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *factors)
+        if is_operator:
+            y = contract_operator(rows, self.gain, bias, factors, self._operator_name, _is_grad_enabled())[0]
+        else:
+            y = contract(self.plan, rows, factors)
+            y = y if bias is None else y + bias
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
     def _contract(self, x: Tensor) -> Tensor:
@@ -385,7 +391,9 @@ class EinsumLinear(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         route = state["_route"]
-        super().__setstate__({**state, "plan": stored_plan(state["sized"]), "_route": None})  # type: ignore[no-untyped-call]
+        plan = stored_plan(state["sized"])
+        register_plan(state["sized"], plan)
+        super().__setstate__({**state, "plan": plan, "_route": None})  # type: ignore[no-untyped-call]
         self.route = route
 
 
@@ -398,3 +406,8 @@ def _is_plain(x: Tensor) -> bool:
         or _is_compiling()
         or _tracing_state() is not None
     )
+
+
+def _is_compiling_operators() -> bool:
+    """Whether compiled code may call operators: an exported program is to consist of torch's own."""
+    return _is_compiling() and not torch.compiler.is_exporting() and not _are_transforms_active()
