@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.calibrate import calibration_text
 from einsearch_cli.cli.formats import Format, render, table
+from einsearch_cli.cli.machines import Device, Dtype
 from einsearch_cli.errors import Exit, OutputError, SpecError
 
 if TYPE_CHECKING:
@@ -46,22 +46,6 @@ torch.einsum after another.
 """
 
 
-class Dtype(StrEnum):
-    """Types of the tensors."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float64 = "float64"
-
-
-class Device(StrEnum):
-    """Where the layers run."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 def bench_command(
     specs: list[str] = typer.Argument(None, metavar="SPEC...", help="Structures, files of structures, or - for stdin."),
     widths: str | None = typer.Option(None, help="Widths of the layers; 256,512,1024,2048,4096 if not given."),
@@ -76,7 +60,7 @@ def bench_command(
     calibrate: bool = typer.Option(
         False,
         "--calibrate",
-        help="Measure this CPU for the layers' planner, with --threads threads, and keep the result; takes seconds.",
+        help="Measure this CPU for the layers' planner, with --threads and --dtype, and keep the result; takes seconds.",
     ),
     device: Device = typer.Option(Device.cpu, help="Where the layers run."),
     dtype: Dtype = typer.Option(Dtype.float32, help="Type of the tensors."),
@@ -93,7 +77,7 @@ def bench_command(
     torch.set_num_threads(threads)
     if calibrate:
         _refuse_beside_calibration(specs or [], device, out)
-        console.data(calibration_text(threads, output))
+        console.data(calibration_text(threads, getattr(torch, dtype.value), output))
         return Exit.OK
     bench = Bench(
         entrants=_entrants(specs or []),

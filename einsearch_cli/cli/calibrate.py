@@ -9,10 +9,12 @@ from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, render
 
 if TYPE_CHECKING:
+    import torch
+
     from einsearch_cli.speed import Progress
 
 
-def calibration_text(threads: int, output: Format) -> str:
+def calibration_text(threads: int, dtype: torch.dtype, output: Format) -> str:
     """Measure, store, and show what was found beside the defaults.
 
     Raises:
@@ -23,20 +25,26 @@ def calibration_text(threads: int, output: Format) -> str:
     from einsearch_cli.layers.machine import DEFAULT_CPU, WIDTHS, store_profile
     from einsearch_cli.speed import calibrate
 
-    profile = calibrate(_talk)
-    path = store_profile(profile, threads)
-    console.talk(f"kept in {path}; layers use it from now on with {threads} thread(s), delete it to go back")
+    profile = calibrate(dtype, _talk)
+    path = store_profile(profile, threads, dtype)
+    console.talk(
+        f"kept in {path}; layers use it from now on with {threads} thread(s) for {_name(dtype)}, delete it to go back"
+    )
     if output in (Format.json, Format.jsonl):
         return json.dumps(asdict(profile), indent=2 if output is Format.json else None)
     rows = []
     for name, value in asdict(profile).items():
-        default = getattr(DEFAULT_CPU, name)
+        default = getattr(DEFAULT_CPU.of_dtype(dtype), name)
         if name == "mac_ns":
             pairs = zip(WIDTHS, value, default, strict=True)
             rows += [_row(f"mac_ns, width {width}", ours, known) for width, ours, known in pairs]
         elif name != "source":
             rows.append(_row(name, value, default))
     return render(rows, rows, output)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _row(name: str, measured: float, default: float) -> dict[str, str]:

@@ -11,7 +11,8 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.filters import BLOCK_DIAGONAL
 from einsearch_cli.cli.formats import Format, ratio, render
-from einsearch_cli.cli.plans import plan_lines, plan_object
+from einsearch_cli.cli.machines import Device, Dtype
+from einsearch_cli.cli.plans import PlanSetting, plan_lines, plan_object, plan_setting
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
 from einsearch_cli.cli.trees import token_exponent, trees_lines, trees_object
@@ -42,7 +43,7 @@ numbers are formulas in the letters.
 
   einsearch classify 'XA=2 XB=2 XAB YA=3 YB' --d-in 8 --d-out 9 --rank
 
-  einsearch classify btt:r=2 --d-in 4096 --tokens 16 --explain-plan
+  einsearch classify btt:r=2 --d-in 4096 --tokens 16 --explain-plan --device cuda --dtype bfloat16
 
   einsearch classify low-rank:r=64 block-dense:blocks=4,r=512 --d-in 4096 --d-out 1024 --format json
 """
@@ -66,6 +67,8 @@ def classify_command(
         "--explain-plan",
         help="The routes that a layer can take with --tokens tokens, with FLOPs, bytes and predicted time; starts torch.",
     ),
+    device: Device | None = typer.Option(None, help="Where the layer of --explain-plan runs; cpu if not given."),
+    dtype: Dtype | None = typer.Option(None, help="Type of its tensors; float32 if not given."),
     rank: bool = typer.Option(
         False,
         "--rank",
@@ -80,11 +83,11 @@ def classify_command(
 
     if is_symbolic(specs or []):
         sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
-        sized["--explain-plan"] = explain_plan or None
+        sized |= {"--explain-plan": explain_plan or None, "--device": device, "--dtype": dtype}
         refused = [name for name, given in sized.items() if given is not None]
         console.data(symbolic_text(specs, output, refused, allow_block_diagonal), out)
         return
-    tau = token_exponent(trees)
+    tau, plan = token_exponent(trees), plan_setting(explain_plan, device, dtype)
     found = []
     for named in read_structures(specs or ["-"], sizes, allow_block_diagonal):
         _refuse_experts(named, explain_plan)
@@ -93,11 +96,11 @@ def classify_command(
         item = classify(named.structure, side_in, side_out, rank_seed=wanted, on_slow=console.talk)
         found.append((named, item))
     if output in (Format.json, Format.jsonl):
-        objects = [_object(named, item, tokens, tau, explain_plan) for named, item in found]
+        objects = [_object(named, item, tokens, tau, plan) for named, item in found]
         single = len(objects) == 1 and output is Format.json
         text = json.dumps(objects[0], indent=2, ensure_ascii=False) if single else render([], objects, output)
     elif output is Format.table:
-        text = "\n\n".join(_card(_object(named, item, tokens, tau, explain_plan)) for named, item in found)
+        text = "\n\n".join(_card(_object(named, item, tokens, tau, plan)) for named, item in found)
     else:
         has_experts = any(named.mixture for named, _ in found)
         text = render([_row(named, item, has_experts) for named, item in found], [], output)
@@ -105,7 +108,7 @@ def classify_command(
 
 
 def _object(
-    named: NamedStructure, item: Classification, tokens: int, tau: Fraction | None, plan: bool
+    named: NamedStructure, item: Classification, tokens: int, tau: Fraction | None, plan: PlanSetting | None
 ) -> dict[str, Any]:
     from einsearch_cli.structures import notations
     from einsearch_cli.taxonomy import contraction_orders, flops_formula, params_formula

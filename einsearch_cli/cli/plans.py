@@ -4,27 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from einsearch_cli.cli.machines import Device, Dtype
+from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from einsearch_cli.structures import SizedStructure
 
 
-def plan_object(sized: SizedStructure, tokens: int, wanted: bool) -> dict[str, Any]:
-    """The entry of the result, empty without the option: routes at inference and in training, fastest first."""
-    if not wanted:
+class PlanSetting(NamedTuple):
+    """What routes are asked for."""
+
+    device: Device
+    dtype: Dtype
+
+
+def plan_setting(explain_plan: bool, device: Device | None, dtype: Dtype | None) -> PlanSetting | None:
+    """What the options say, None without `--explain-plan`.
+
+    Raises:
+        SpecError: if a device or a dtype is given without it.
+    """
+    if explain_plan:
+        return PlanSetting(device or Device.cpu, dtype or Dtype.float32)
+    for option, value in (("--device", device), ("--dtype", dtype)):
+        if value is not None:
+            raise SpecError(
+                f"{option} {value.value} without --explain-plan: only predicted times depend on it",
+                remedy=f"add --explain-plan, or leave {option} out",
+            )
+    return None
+
+
+def plan_object(sized: SizedStructure, tokens: int, setting: PlanSetting | None) -> dict[str, Any]:
+    """The entry of the result, empty without a setting: routes at inference and in training, fastest first."""
+    if setting is None:
         return {}
     import torch
 
     from einsearch_cli.layers.machine import profile_for
     from einsearch_cli.layers.planner import explain
 
-    profile = profile_for("cpu", torch.get_num_threads())
+    device, dtype = setting.device.value, setting.dtype.value
+    profile = profile_for(device, torch.get_num_threads(), getattr(torch, dtype))
     modes = {"inference": False, "training": True}
     routes = {
         mode: [asdict(e) for e in explain(sized, tokens, profile, is_training)] for mode, is_training in modes.items()
     }
-    return {"plan": {"cost_model": profile.source, "dtype": "float32", **routes}}
+    return {"plan": {"cost_model": profile.source, "device": device, "dtype": dtype, **routes}}
 
 
 def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -34,7 +62,7 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     from tabulate import tabulate
 
     found = item["plan"]
-    lines = [("", ""), (f"plan, {item['tokens']} tokens", f"predicted for float32 on the CPU by {found['cost_model']}")]
+    lines = [("", ""), (f"plan, {item['tokens']} tokens", _predicted(found))]
     for mode in ("inference", "training"):
         rows = [
             [
@@ -54,3 +82,8 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines.append(("", "→ is taken; a merged matrix is formed once at inference, in every step in training,"))
     lines.append(("", "and left only for routes predicted to take less than 80% of its time"))
     return lines
+
+
+def _predicted(plan: Mapping[str, Any]) -> str:
+    place = "the CPU" if plan["device"] == "cpu" else "a GPU"
+    return f"predicted for {plan['dtype']} on {place} by {plan['cost_model']}"

@@ -7,10 +7,10 @@ costs usually differ severalfold. The constants are a `MachineProfile`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 
 from einsearch_cli.layers.chunking import chunks, kept_steps
+from einsearch_cli.layers.direct_writing import plan_operands
 from einsearch_cli.layers.machine import MachineProfile
 from einsearch_cli.layers.merging import merging_macs
 from einsearch_cli.layers.plan import Plan, Reading, Step
@@ -28,17 +28,19 @@ def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward pass, with merged factors at hand."""
     rounds = len(chunks(plan, tokens, profile.is_cpu))
     total = _layer_ns(plan, profile)
-    for step in plan.steps:
+    operands = plan_operands(plan, profile.is_cpu)
+    for step, operand in zip(plan.steps, operands.steps, strict=True):
         total += rounds * profile.step_ns + _product_ns(step, tokens, profile)
-        total += _reading_ns(step.rows, tokens, profile)
-    return total + _write_ns(plan.write, tokens, profile)
+        total += _copy_ns(step.rows, tokens, profile) if operand.rows.copy else 0.0
+    return total + (_copy_ns(plan.write, tokens, profile) if plan.write and operands.write else 0.0)
 
 
 def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward and backward pass, with factors merged before: three products a step, and what is computed anew."""
-    total = 3 * inference_ns(plan, tokens, profile) + _write_ns(plan.write_grad, tokens, profile)
-    for step in plan.steps:
-        total += _reading_ns(step.grad, tokens, profile)
+    total, operands = 3 * inference_ns(plan, tokens, profile), plan_operands(plan, profile.is_cpu)
+    total += _copy_ns(plan.write_grad, tokens, profile) if plan.write_grad and operands.write_grad else 0.0
+    for step, operand in zip(plan.steps, operands.steps, strict=True):
+        total += _copy_ns(step.grad, tokens, profile) if operand.grad.copy else 0.0
     for step, is_kept in zip(plan.steps, kept_steps(plan, tokens, profile.is_cpu), strict=False):
         total += 0.0 if is_kept else _product_ns(step, tokens, profile)
     return total
@@ -56,27 +58,33 @@ def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_tr
     return total
 
 
-def inference_bytes(plan: Plan, tokens: int, itemsize: int) -> int:
+def inference_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     """To and from main memory or cache in a forward pass: weights, input, every intermediate twice, output, copies."""
     first, *between, last = plan.widths
-    copies = _copied_elements([step.rows for step in plan.steps], plan.write)
-    return itemsize * (plan.params + tokens * (first + 2 * sum(between) + last + 2 * copies))
+    operands = plan_operands(plan, profile.is_cpu)
+    copies = sum(_elements(step.rows) for step, own in zip(plan.steps, operands.steps, strict=True) if own.rows.copy)
+    copies += _elements(plan.write) if plan.write and operands.write else 0
+    return profile.itemsize * (plan.params + tokens * (first + 2 * sum(between) + last + 2 * copies))
 
 
-def training_bytes(plan: Plan, tokens: int, itemsize: int) -> int:
+def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     """The same in a forward and a backward pass, with factors merged before and their gradients taken apart after.
 
     Backward, every step reads its weights, its rows and twice the gradient of its result, and writes those of
     its weights and rows. What is computed anew is read and written once more.
     """
-    anew = [not is_kept for is_kept in kept_steps(plan, tokens)]
-    steps = list(zip(plan.steps, pairwise(plan.widths), (*anew, False), strict=True))
-    elements = sum((2 + is_anew) * (before + after) for _, (before, after), is_anew in steps)
-    copies = [step.grad for step in plan.steps] + [step.rows for step, _, is_anew in steps if is_anew]
-    elements += 2 * _copied_elements(copies, plan.write_grad)
+    anew = [not is_kept for is_kept in kept_steps(plan, tokens, profile.is_cpu)]
+    operands = plan_operands(plan, profile.is_cpu)
+    elements = 2 * _elements(plan.write_grad) if plan.write_grad and operands.write_grad else 0
+    for step, own, (before, after), is_anew in zip(
+        plan.steps, operands.steps, pairwise(plan.widths), (*anew, False), strict=True
+    ):
+        elements += (2 + is_anew) * (before + after)
+        elements += 2 * _elements(step.grad) if own.grad.copy else 0
+        elements += 2 * _elements(step.rows) if own.rows.copy and is_anew else 0
     merged = sum(math.prod(step.weight_shape) for step in plan.steps if len(step.factor) > 1)
     weights = 2 * plan.params + 3 * merged  # a merged one is written, and its gradient read for two others
-    return inference_bytes(plan, tokens, itemsize) + itemsize * (weights + tokens * elements)
+    return inference_bytes(plan, tokens, profile) + profile.itemsize * (weights + tokens * elements)
 
 
 def _layer_ns(plan: Plan, profile: MachineProfile) -> float:
@@ -96,21 +104,14 @@ def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:
     arithmetic_ns += b * profile.matrix_ns
     if r > _FEW_ROWS:
         return arithmetic_ns + elements * _memory_ns(elements, profile)
-    is_cached = 4 * elements <= profile.cache_bytes
+    is_cached = profile.itemsize * elements <= profile.cache_bytes
     few_ns = profile.batched_cached_weight_ns if is_cached else profile.batched_memory_weight_ns
     return max(arithmetic_ns, elements * few_ns)
 
 
 def _memory_ns(elements: int, profile: MachineProfile) -> float:
-    return profile.cached_weight_ns if 4 * elements <= profile.cache_bytes else profile.memory_weight_ns
-
-
-def _reading_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float:
-    return _copy_ns(reading, tokens, profile) if reading.is_copy else 0.0
-
-
-def _write_ns(write: Reading | None, tokens: int, profile: MachineProfile) -> float:
-    return 0.0 if write is None else _copy_ns(write, tokens, profile)
+    is_cached = profile.itemsize * elements <= profile.cache_bytes
+    return profile.cached_weight_ns if is_cached else profile.memory_weight_ns
 
 
 def _copy_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float:
@@ -119,11 +120,6 @@ def _copy_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float:
     run = reading.shape.sizes[-1] if innermost and reading.shape.token_axis != len(reading.shape.sizes) - 1 else 1
     run = max(run, 6)  # copies that transpose single elements go by blocks
     return tokens * _elements(reading) * (profile.copy_ns + profile.run_ns / run)
-
-
-def _copied_elements(readings: Sequence[Reading], write: Reading | None) -> int:
-    """Per token."""
-    return sum(_elements(reading) for reading in readings if reading.is_copy) + (_elements(write) if write else 0)
 
 
 def _elements(reading: Reading) -> int:

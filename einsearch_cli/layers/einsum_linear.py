@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.autocast import autocast_dtype, cast, without_autocast
+from einsearch_cli.layers.autocast import autocast_dtype, cast, cast_dtype, without_autocast
 from einsearch_cli.layers.contraction import contract
 from einsearch_cli.layers.factors import draw_factors_, new_factors
 from einsearch_cli.layers.inference import Prepared
@@ -103,7 +103,7 @@ class EinsumLinear(nn.Module):
         self._stds = tuple(role.init_std for role in self.plan.roles)
         self._route: Route | None = None
         self._prepared: Prepared | None = None
-        self._training: tuple[tuple[str, int], Schedule] | None = None
+        self._training: tuple[tuple[str, int, torch.dtype], Schedule] | None = None
         self._call: TrainingCall | None = None
         # One axis, as sharding (`fully_shard`) takes no parameters without one.
         self.gain = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
@@ -276,7 +276,7 @@ class EinsumLinear(nn.Module):
             or prepared.autocast is not autocast
             or not prepared.serves(dict(self.factors.items()), self.gain)
         ):
-            best = self._schedule(x.device.type, is_training=False)
+            best = self._schedule(x.device.type, cast_dtype(self.gain, autocast), is_training=False)
             prepared = Prepared(self.sized, self._named_factors(), self.gain, self._stds, autocast, best)
             self._prepared = prepared
         return self._infer_with(prepared, x)
@@ -301,11 +301,11 @@ class EinsumLinear(nn.Module):
 
     def _contract(self, x: Tensor) -> Tensor:
         """With gradients."""
-        call = self._call
-        if call is None or not call.serves(x):
+        call, autocast = self._call, autocast_dtype(x) if _is_any_autocast() else None
+        if call is None or not call.serves(x, autocast):
             check_width(x, self.in_features)
-            route = self._training_schedule(x.device.type).at(x.numel() // self.in_features)
-            call = self._call = training_call(x, route, self._stds)
+            route = self._training_schedule(x.device.type, autocast).at(x.numel() // self.in_features)
+            call = self._call = training_call(x, route, self._stds, autocast)
         parameters = self._parameters
         gain: Any
         bias: Any
@@ -313,7 +313,7 @@ class EinsumLinear(nn.Module):
             gain, bias = parameters["gain"], parameters["bias"]
         except KeyError:  # parametrized, pruned or sharded: computed from other parameters
             gain, bias = self.gain, self.bias
-        if self._is_padded or not call.is_own or _is_any_autocast():
+        if self._is_padded or not call.is_own or autocast is not None:
             return self._contract_prepared(call, x, gain, bias)
         y: Tensor = call.apply(call.settings, unwrap_if_dead(x), gain, bias, *self._factors())
         return y
@@ -324,21 +324,22 @@ class EinsumLinear(nn.Module):
         if not call.is_own:
             factors = [*factors[:-1], scaled_last(gain, factors, self._stds)]
             factors, gain = factors if call.route.is_own else self._merged(call.route.plan, factors), None
-        x, bias, *factors = cast(autocast_dtype(x), self._padded(x), self._padded_bias(bias), *factors)
+        x, bias, *factors = cast(call.autocast, self._padded(x), self._padded_bias(bias), *factors)
         if call.route.is_dense and not call.is_own:
             return self._cut(functional.linear(x, factors[0].squeeze(0).T, bias))
         return self._cut(call.apply(call.settings, unwrap_if_dead(x), gain, bias, *factors))
 
-    def _schedule(self, device_type: str, is_training: bool) -> Schedule:
+    def _schedule(self, device_type: str, dtype: torch.dtype, is_training: bool) -> Schedule:
         if self._route is not None:
             return Schedule((1,), (self._route,))
-        return schedule(self.sized, profile_for(device_type, torch.get_num_threads()), is_training)
+        return schedule(self.sized, profile_for(device_type, torch.get_num_threads(), dtype), is_training)
 
-    def _training_schedule(self, device_type: str) -> Schedule:
-        machine, known = (device_type, _num_threads()), self._training
+    def _training_schedule(self, device_type: str, autocast: torch.dtype | None) -> Schedule:
+        dtype = cast_dtype(self.gain, autocast)
+        machine, known = (device_type, _num_threads(), dtype), self._training
         if known is not None and known[0] == machine:
             return known[1]
-        self._training = machine, self._schedule(device_type, is_training=True)
+        self._training = machine, self._schedule(device_type, dtype, is_training=True)
         return self._training[1]
 
     def _factors(self) -> list[Tensor]:

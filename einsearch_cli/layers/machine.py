@@ -2,7 +2,7 @@
 
 The defaults are those of one core of a server processor and of a data-centre
 GPU. `einsearch bench --calibrate` measures a CPU's own and stores them per
-machine and number of threads; it is never required.
+machine, number of threads and dtype; it is never required.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +26,7 @@ WIDTHS = (4, 8, 16, 32, 64, 128, 512)
 
 @dataclass(frozen=True, slots=True)
 class MachineProfile:
-    """Nanoseconds, for float32; only their proportions decide between plans."""
+    """Nanoseconds, for one dtype; only their proportions decide between plans."""
 
     layer_ns: float
     """One call of a layer that contracts its factors, besides its steps."""
@@ -54,6 +54,8 @@ class MachineProfile:
     """Where the numbers come from."""
     is_cpu: bool = True
     """Whether calls are cut into chunks that fit its cache."""
+    itemsize: int = 4
+    """Bytes of an element."""
 
     def mac_ns_at(self, width: int) -> float:
         """For the width nearest below; the narrowest known one grows in proportion.
@@ -65,7 +67,34 @@ class MachineProfile:
             return self.mac_ns[0] * WIDTHS[0] / width
         return self.mac_ns[max(number for number, known in enumerate(WIDTHS) if known <= width)]
 
+    def of_dtype(self, dtype: torch.dtype) -> MachineProfile:
+        """A guess for another dtype, from bytes and from the units that multiply it.
 
+        Half precision keeps the constants of float32 on a CPU: some have units for it (a product of bfloat16 takes 0.22
+        of the time on a Xeon with AMX), on others it is slower. Calibration tells.
+
+        >>> DEFAULT_CPU.of_dtype(torch.float64).mac_ns_at(64) == 2 * DEFAULT_CPU.mac_ns_at(64)
+        True
+        """
+        times = dtype.itemsize / self.itemsize
+        if times == 1:
+            return self
+        if self.is_cpu and times < 1:
+            return replace(self, itemsize=dtype.itemsize)
+        least_ns = 0.0 if self.is_cpu else _PLAIN_GPU_MAC_NS
+        return replace(
+            self,
+            mac_ns=tuple(max(least_ns, times * ns) for ns in self.mac_ns),
+            **{name: times * getattr(self, name) for name in _BY_BYTES},
+            itemsize=dtype.itemsize,
+        )
+
+
+_BY_BYTES = (
+    "cached_weight_ns", "memory_weight_ns", "batched_cached_weight_ns", "batched_memory_weight_ns", "copy_ns", "run_ns",
+)  # fmt: skip
+_PLAIN_GPU_MAC_NS = 3.3e-5
+"""A multiply-add of float32 or float64 on an H200: 60 TFLOP/s by its data sheet, a thirteenth of bfloat16."""
 DEFAULT_CPU = MachineProfile(
     layer_ns=40_000, step_ns=14_000, matrix_ns=300,
     mac_ns=(0.12, 0.059, 0.038, 0.03, 0.026, 0.0245, 0.0243),
@@ -79,21 +108,27 @@ DEFAULT_GPU = MachineProfile(
     mac_ns=(1.8e-4, 9e-5, 4.4e-5, 2.2e-5, 1.1e-5, 5.5e-6, 2.7e-6),
     cached_weight_ns=4e-4, memory_weight_ns=5.7e-4, batched_cached_weight_ns=4e-4, batched_memory_weight_ns=5.7e-4,
     cache_bytes=3e7,
-    copy_ns=1.9e-3, run_ns=5e-3, source="defaults for a data-centre GPU", is_cpu=False,
+    copy_ns=1.9e-3, run_ns=5e-3, source="defaults for a data-centre GPU", is_cpu=False, itemsize=2,
 )  # fmt: skip
 
 
 @lru_cache(maxsize=64)
-def profile_for(device_type: str, threads: int) -> MachineProfile:
-    """The stored profile of this machine for this many threads, or the defaults."""
+def profile_for(device_type: str, threads: int, dtype: torch.dtype) -> MachineProfile:
+    """The stored profile of this machine for this many threads and this dtype; else one for float32, or the defaults."""
     if device_type != "cpu":
-        return DEFAULT_GPU
+        return DEFAULT_GPU.of_dtype(dtype)
+    found = _stored(threads, dtype)
+    return found or (_stored(threads, torch.float32) or DEFAULT_CPU).of_dtype(dtype)
+
+
+def _stored(threads: int, dtype: torch.dtype) -> MachineProfile | None:
+    """Never required: a damaged file is as good as none."""
     try:
-        stored = json.loads(profile_path(threads).read_text())
+        stored = json.loads(profile_path(threads, dtype).read_text())
         profile = MachineProfile(**{**stored, "mac_ns": tuple(stored["mac_ns"])})
-    except (OSError, ValueError, TypeError, KeyError):  # never required: a damaged file is as good as none
-        return DEFAULT_CPU
-    return profile if _is_sound(profile) else DEFAULT_CPU
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return profile if _is_sound(profile) and profile.itemsize == dtype.itemsize else None
 
 
 def _is_sound(profile: MachineProfile) -> bool:
@@ -102,25 +137,25 @@ def _is_sound(profile: MachineProfile) -> bool:
     return are_numbers and len(profile.mac_ns) == len(WIDTHS)
 
 
-def store_profile(profile: MachineProfile, threads: int) -> Path:
+def store_profile(profile: MachineProfile, threads: int, dtype: torch.dtype) -> Path:
     """Write the profile where `profile_for` finds it.
 
     Raises:
         OutputError: if the folder cannot be written.
     """
-    path = profile_path(threads)
+    path = profile_path(threads, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(asdict(profile), indent=2) + "\n")
     profile_for.cache_clear()
     return path
 
 
-def profile_path(threads: int) -> Path:
-    """In the user's cache folder; the name holds processor, torch and threads, so that none is mistaken for another."""
+def profile_path(threads: int, dtype: torch.dtype) -> Path:
+    """In the user's cache folder; the name holds processor, torch, threads and dtype: none is mistaken for another."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     facts = (_processor(), str(os.cpu_count()), torch.__version__)
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-    return cache / "einsearch" / f"machine-{digest}-{threads}.json"
+    return cache / "einsearch" / f"machine-{digest}-{threads}-{str(dtype).removeprefix('torch.')}.json"
 
 
 def _processor() -> str:

@@ -157,14 +157,14 @@ def predicted_ns(sized: SizedStructure, route: Route, tokens: int, profile: Mach
 
 
 def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, is_training: bool) -> list[Explanation]:
-    """Every route with its costs at this many tokens in float32, fastest first."""
+    """Every route with its costs at this many tokens in the profile's dtype, fastest first."""
     bytes_moved = training_bytes if is_training else inference_bytes
     chosen = best_route(sized, tokens, profile, is_training)
     found = [
         Explanation(
             text=route.text,
             flops=tokens * route.flops_per_token * (3 if is_training else 1) + route.flops_per_merge * is_training * 3,
-            bytes=bytes_moved(route.plan, tokens, itemsize=4),
+            bytes=bytes_moved(route.plan, tokens, profile),
             intermediate_elements=tokens * max(route.plan.widths[1:-1], default=0),
             predicted_us=predicted_ns(sized, route, tokens, profile, is_training) / 1e3,
             is_chosen=route is chosen,

@@ -23,6 +23,7 @@ class TrainingCall(NamedTuple):
     """Of the input, before padding."""
     is_cpu: bool
     threads: int
+    autocast: torch.dtype | None
     route: Route
     is_own: bool
     """Whether the function takes the layer's own factors, and scales them itself."""
@@ -30,14 +31,19 @@ class TrainingCall(NamedTuple):
     """(settings, x, gain, bias, *factors); without a gain nothing is scaled."""
     settings: Any
 
-    def serves(self, x: Tensor) -> bool:
+    def serves(self, x: Tensor, autocast: torch.dtype | None) -> bool:
         """Whether nothing that matters has changed."""
-        return x.shape == self.shape and x.is_cpu is self.is_cpu and self.threads == _num_threads()
+        return (
+            x.shape == self.shape
+            and x.is_cpu is self.is_cpu
+            and self.threads == _num_threads()
+            and self.autocast is autocast
+        )
 
 
-def training_call(x: Tensor, route: Route, stds: tuple[float, ...]) -> TrainingCall:
+def training_call(x: Tensor, route: Route, stds: tuple[float, ...], autocast: torch.dtype | None) -> TrainingCall:
     """For inputs like `x` (..., in_features)."""
-    machine = x.is_cpu, _num_threads()
+    machine = x.is_cpu, _num_threads(), autocast
     if route.is_own and route.is_dense and x.is_cpu:
         return TrainingCall(x.shape, *machine, route, True, apply_scaled_matrix, ScaledMatrixSettings(route.plan, stds))
     # The one matrix of a GPU is scaled before: `nn.Linear`'s own product adds the bias on the way.

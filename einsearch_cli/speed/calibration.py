@@ -28,8 +28,10 @@ class Progress:
     steps: int
 
 
-def calibrate(report: Callable[[Progress], None] = lambda _: None) -> MachineProfile:
-    """The profile of the CPU with torch's current number of threads; takes some seconds.
+def calibrate(
+    dtype: torch.dtype = torch.float32, report: Callable[[Progress], None] = lambda _: None
+) -> MachineProfile:
+    """The profile of the CPU with torch's current number of threads for a dtype; takes some seconds.
 
     Noise only ever slows things down, so every constant is the fastest of several rounds.
     """
@@ -37,7 +39,7 @@ def calibrate(report: Callable[[Progress], None] = lambda _: None) -> MachinePro
     measured: dict[str, tuple[float, ...]] = {}
     for step, (name, measure) in enumerate(zip(names, (_calls, _matrices, _macs, _weights, _copies), strict=True)):
         report(Progress(name, step, len(names)))
-        measured[name] = tuple(measure())
+        measured[name] = tuple(measure(dtype))
     layer_ns, step_ns = measured["layer"]
     cached_ns, memory_ns, batched_cached_ns, batched_memory_ns, cache_bytes = measured["weight"]
     copy_ns, run_ns = measured["copy"]
@@ -53,7 +55,8 @@ def calibrate(report: Callable[[Progress], None] = lambda _: None) -> MachinePro
         cache_bytes=cache_bytes,
         copy_ns=copy_ns,
         run_ns=run_ns,
-        source=f"constants measured here with {torch.get_num_threads()} thread(s)",
+        source=f"constants measured here with {torch.get_num_threads()} thread(s) for {str(dtype).removeprefix('torch.')}",
+        itemsize=dtype.itemsize,
     )
 
 
@@ -74,11 +77,11 @@ def fastest_ns(run: Callable[[], object]) -> float:
     return 1e9 * min(durations)
 
 
-def _calls() -> Iterator[float]:
+def _calls(dtype: torch.dtype) -> Iterator[float]:
     """A layer's own time, its last copy included, and that of a step: small layers of two and four steps."""
-    x = torch.randn(1, 16)
+    x = torch.randn(1, 16).to(dtype)
     texts = ("monarch", "monarch:n=4")
-    layers = [EinsumLinear(16, 16, text) for text in (*texts, texts[0])]
+    layers = [EinsumLinear(16, 16, text, dtype=dtype) for text in (*texts, texts[0])]
     for layer, number in zip(layers, (0, 0, 1), strict=True):
         layer.route = routes(layer.sized)[number].text
     with torch.inference_mode():
@@ -88,50 +91,52 @@ def _calls() -> Iterator[float]:
     yield step_ns
 
 
-def _matrices() -> Iterator[float]:
+def _matrices(dtype: torch.dtype) -> Iterator[float]:
     """One matrix of a batched product, beyond the call and the arithmetic: many small ones against few."""
-    few, many = (fastest_ns(_product(batch, 4, 16, 16)) for batch in (16, 256))
-    yield max(0.0, (many - few) / 240 - 4 * 16 * 16 * 0.1)
+    few, many = (fastest_ns(_product(batch, 4, 16, 16, dtype)) for batch in (16, 256))
+    yield max(0.0, (many - few) / 240 - 4 * 16 * 16 * 0.1 * dtype.itemsize / 4)
 
 
-def _macs() -> Iterator[float]:
+def _macs(dtype: torch.dtype) -> Iterator[float]:
     """A multiply-add by width, in chunks of tokens as the layers have them."""
     for width in WIDTHS:
         batch = max(1, 1024 // width)
-        yield fastest_ns(_product(batch, 200, width, width)) / (batch * 200 * width * width)
+        yield fastest_ns(_product(batch, 200, width, width, dtype)) / (batch * 200 * width * width)
 
 
-def _weights() -> Iterator[float]:
+def _weights(dtype: torch.dtype) -> Iterator[float]:
     """A weight of products of four rows: one matrix, then a batch, each in cache and from main memory.
 
     Last the bytes up to which weights count as cached: where a product of one row takes the mean of both.
     """
     sizes = (512, 4096)
     for width in sizes:
-        arithmetic_ns = 4 * width * width * 0.026
-        yield max(0.02, (fastest_ns(_product(1, 4, width, width)) - arithmetic_ns) / width**2)
+        arithmetic_ns = 4 * width * width * 0.026 * dtype.itemsize / 4
+        yield max(0.02, (fastest_ns(_product(1, 4, width, width, dtype)) - arithmetic_ns) / width**2)
     for width in (256, 2048):
-        yield max(0.02, fastest_ns(_product(4, 4, width, width)) / (4 * width**2))
-    per_weight = {width: fastest_ns(_product(1, 1, width, width)) / width**2 for width in (512, 1024, 2048, 3072, 4096)}
+        yield max(0.02, fastest_ns(_product(4, 4, width, width, dtype)) / (4 * width**2))
+    per_weight = {
+        width: fastest_ns(_product(1, 1, width, width, dtype)) / width**2 for width in (512, 1024, 2048, 3072, 4096)
+    }
     middle = (per_weight[512] * per_weight[4096]) ** 0.5
-    yield float(max(4 * width**2 for width, ns in per_weight.items() if ns <= middle))
+    yield float(max(dtype.itemsize * width**2 for width, ns in per_weight.items() if ns <= middle))
 
 
-def _copies() -> Iterator[float]:
+def _copies(dtype: torch.dtype) -> Iterator[float]:
     """An element in long runs, and the start of a run, from runs of 16."""
-    source, target = torch.randn(128, 64, 16), torch.empty(128, 64, 16)
+    source, target = torch.randn(128, 64, 16).to(dtype), torch.empty(128, 64, 16, dtype=dtype)
     long_ns = fastest_ns(lambda: target.copy_(source)) / source.numel()
     short = source.transpose(0, 1)
-    out = torch.empty(64, 128, 16)
+    out = torch.empty(64, 128, 16, dtype=dtype)
     short_ns = fastest_ns(lambda: out.copy_(short)) / source.numel()
     yield long_ns
     yield max(0.0, 16 * (short_ns - long_ns))
 
 
-def _product(batch: int, rows: int, k: int, n: int) -> Callable[[], Tensor]:
+def _product(batch: int, rows: int, k: int, n: int, dtype: torch.dtype) -> Callable[[], Tensor]:
     """As the layers do it: a batch is written feature-major."""
     if batch == 1:
-        x, weight = torch.randn(rows, k), torch.randn(k, n)
+        x, weight = torch.randn(rows, k).to(dtype), torch.randn(k, n).to(dtype)
         return lambda: torch.mm(x, weight)
-    x, weight = torch.randn(batch, rows, k).transpose(1, 2), torch.randn(batch, k, n).transpose(1, 2)
+    x, weight = (torch.randn(batch, *shape).to(dtype).transpose(1, 2) for shape in ((rows, k), (k, n)))
     return lambda: torch.bmm(weight, x)

@@ -27,12 +27,28 @@ def test_what_was_measured_is_used_from_then_on(einsearch) -> None:
     outcome = einsearch("bench", "--calibrate", "--threads", "1", "--format", "json")
     assert outcome.code == 0
     told = json.loads(outcome.out)
-    used = profile_for("cpu", 1)
+    used = profile_for("cpu", 1, torch.float32)
     assert json.loads(json.dumps(asdict(used))) == told
     assert len(used.mac_ns) == len(WIDTHS)
-    assert used.source == "constants measured here with 1 thread(s)"
-    assert profile_for("cpu", 2) is DEFAULT_CPU
-    assert str(profile_path(1)) in outcome.err
+    assert used.source == "constants measured here with 1 thread(s) for float32"
+    assert profile_for("cpu", 2, torch.float32) is DEFAULT_CPU
+    assert str(profile_path(1, torch.float32)) in outcome.err
+
+
+def test_every_dtype_has_constants_of_its_own(einsearch) -> None:
+    outcome = einsearch("bench", "--calibrate", "--dtype", "float64", "--format", "json")
+    assert outcome.code == 0
+    used = profile_for("cpu", 1, torch.float64)
+    assert json.loads(json.dumps(asdict(used))) == json.loads(outcome.out)
+    assert (used.itemsize, used.source) == (8, "constants measured here with 1 thread(s) for float64")
+    assert profile_for("cpu", 1, torch.float32) is DEFAULT_CPU
+
+
+def test_other_dtypes_are_guessed_from_what_was_measured() -> None:
+    store_profile(replace(DEFAULT_CPU, copy_ns=1.5, source="ours"), 1, torch.float32)
+    double, half = (profile_for("cpu", 1, dtype) for dtype in (torch.float64, torch.bfloat16))
+    assert (double.source, double.copy_ns, double.itemsize) == ("ours", 3.0, 8)
+    assert (half.source, half.copy_ns, half.itemsize) == ("ours", 1.5, 2)
 
 
 DAMAGED = {
@@ -42,17 +58,18 @@ DAMAGED = {
     "short": json.dumps({**asdict(DEFAULT_CPU), "mac_ns": [1.0]}),
     "text": json.dumps({**asdict(DEFAULT_CPU), "step_ns": "fast"}),
     "not finite": json.dumps({**asdict(DEFAULT_CPU), "copy_ns": float("nan")}),
+    "another dtype": json.dumps({**asdict(DEFAULT_CPU), "itemsize": 8}),
     "bytes": "\x00",
 }
 
 
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_damaged_file_is_as_good_as_none(text: str) -> None:
-    path = store_profile(replace(DEFAULT_CPU, source="ours"), 1)
-    assert profile_for("cpu", 1).source == "ours"
+    path = store_profile(replace(DEFAULT_CPU, source="ours"), 1, torch.float32)
+    assert profile_for("cpu", 1, torch.float32).source == "ours"
     path.write_text(text)
     profile_for.cache_clear()
-    assert profile_for("cpu", 1) is DEFAULT_CPU
+    assert profile_for("cpu", 1, torch.float32) is DEFAULT_CPU
 
 
 @pytest.mark.parametrize("extra", [("monarch",), ("--device", "cuda"), ("--out", "speed.json")])

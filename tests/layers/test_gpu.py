@@ -136,3 +136,20 @@ def test_what_is_not_a_number_spreads(text: str) -> None:
     assert y.isnan().all()
     for gradient in torch.autograd.grad(y.sum(), (x, layer.gain, *layer.factors.values())):
         assert gradient.isnan().all()
+
+
+@pytest.mark.parametrize("text", ["monarch", "btt:r=4"])
+@pytest.mark.parametrize("kind", ["compiled", "graphed"])
+def test_compiled_and_captured_layers_are_the_same(text: str, kind: str) -> None:
+    layer = EinsumLinear(250, 254, text, device="cuda")
+    x = torch.randn(64, 250, device="cuda", requires_grad=True)
+    if kind == "graphed":
+        other = torch.cuda.make_graphed_callables(copy.deepcopy(layer), (x,))
+    else:
+        torch.compiler.reset()
+        other = torch.compile(copy.deepcopy(layer), backend="aot_eager", fullgraph=True)
+    y, expected = other(x), layer(x)
+    torch.testing.assert_close(y, expected)
+    found = torch.autograd.grad(y.square().sum(), (x, *other.parameters()))
+    wanted = torch.autograd.grad(expected.square().sum(), (x, *layer.parameters()))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
