@@ -410,5 +410,8 @@ def _is_plain(x: Tensor) -> bool:
 
 
 def _is_compiling_operators() -> bool:
-    """Whether compiled code may call operators: an exported program is to consist of torch's own."""
-    return _is_compiling() and not torch.compiler.is_exporting() and not _are_transforms_active()
+    """Whether compiled code may call operators: an exported program is to consist of torch's own.
+
+    Asked by the flag, as up to torch 2.11 the compiler takes `is_exporting()` for true.
+    """
+    return _is_compiling() and not getattr(torch.compiler, "_is_exporting_flag", True) and not _are_transforms_active()

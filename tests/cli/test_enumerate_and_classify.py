@@ -257,7 +257,11 @@ def test_a_reader_that_stops_early_is_no_error_and_a_full_disk_is_named() -> Non
 
 @pytest.mark.parametrize(
     "words",
-    [["--out", "found.csv", "--format", "csv"], ["--format", "jsonl"], ["--count", "--max-nu", "<1", "--factors", "4"]],
+    [
+        ["--out", "found.csv", "--format", "csv"],
+        ["--format", "jsonl"],
+        ["--count", "--max-nu", "<1", "--factors", "4", "--grid", "4"],
+    ],
     ids=str,
 )
 def test_ctrl_c_stops_at_once_says_so_and_leaves_no_file(words: list[str], tmp_path: Path) -> None:

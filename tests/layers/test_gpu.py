@@ -53,7 +53,11 @@ def test_both_passes_on_every_route(text: str, dtype: torch.dtype, tokens: int) 
         assert_close(y, expected, dtype, route.text)
         assert_close(x_gpu.grad, x_double.grad, dtype, route.text)
         for (name, parameter), wanted in zip(layer.named_parameters(), double.parameters(), strict=True):
-            assert_close(parameter.grad, wanted.grad, dtype, f"{route.text} {name}")
+            if name == "gain":  # a sum of terms that cancel
+                typical = (expected.detach() * y_grad).norm()
+                assert abs(parameter.grad.item() - wanted.grad.item()) <= TOLERANCES[dtype] * typical, route.text
+            else:
+                assert_close(parameter.grad, wanted.grad, dtype, f"{route.text} {name}")
         with torch.no_grad():
             assert_close(layer(x_gpu), expected, dtype, f"{route.text} at inference")
 
