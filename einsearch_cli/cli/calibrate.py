@@ -22,7 +22,7 @@ def calibration_text(threads: int, dtype: torch.dtype, output: Format) -> str:
     """
     from dataclasses import asdict
 
-    from einsearch_cli.layers.machine import DEFAULT_CPU, WIDTHS, store_profile
+    from einsearch_cli.layers.machine import WIDTHS, default_cpu, store_profile
     from einsearch_cli.speed import calibrate
 
     profile = calibrate(dtype, _talk)
@@ -34,7 +34,7 @@ def calibration_text(threads: int, dtype: torch.dtype, output: Format) -> str:
         return json.dumps(asdict(profile), indent=2 if output is Format.json else None)
     rows = []
     for name, value in asdict(profile).items():
-        default = getattr(DEFAULT_CPU.of_dtype(dtype), name)
+        default = getattr(default_cpu().of_dtype(dtype), name)
         if name == "mac_ns":
             pairs = zip(WIDTHS, value, default, strict=True)
             rows += [_row(f"mac_ns, width {width}", ours, known) for width, ours, known in pairs]

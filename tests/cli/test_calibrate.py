@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from einsearch_cli.layers.machine import DEFAULT_CPU, WIDTHS, profile_for, profile_path, store_profile
+from einsearch_cli.layers.machine import DEFAULT_CPU, WIDTHS, default_cpu, profile_for, profile_path, store_profile
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_what_was_measured_is_used_from_then_on(einsearch) -> None:
     assert json.loads(json.dumps(asdict(used))) == told
     assert len(used.mac_ns) == len(WIDTHS)
     assert used.source == "constants measured here with 1 thread(s) for float32"
-    assert profile_for("cpu", 2, torch.float32) is DEFAULT_CPU
+    assert profile_for("cpu", 2, torch.float32) is default_cpu()
     assert str(profile_path(1, torch.float32)) in outcome.err
 
 
@@ -41,7 +41,7 @@ def test_every_dtype_has_constants_of_its_own(einsearch) -> None:
     used = profile_for("cpu", 1, torch.float64)
     assert json.loads(json.dumps(asdict(used))) == json.loads(outcome.out)
     assert (used.itemsize, used.source) == (8, "constants measured here with 1 thread(s) for float64")
-    assert profile_for("cpu", 1, torch.float32) is DEFAULT_CPU
+    assert profile_for("cpu", 1, torch.float32) is default_cpu()
 
 
 def test_other_dtypes_are_guessed_from_what_was_measured() -> None:
@@ -69,7 +69,7 @@ def test_a_damaged_file_is_as_good_as_none(text: str) -> None:
     assert profile_for("cpu", 1, torch.float32).source == "ours"
     path.write_text(text)
     profile_for.cache_clear()
-    assert profile_for("cpu", 1, torch.float32) is DEFAULT_CPU
+    assert profile_for("cpu", 1, torch.float32) is default_cpu()
 
 
 @pytest.mark.parametrize("extra", [("monarch",), ("--device", "cuda"), ("--out", "speed.json")])
