@@ -22,7 +22,7 @@ def calibration_text(threads: int, dtype: torch.dtype, output: Format) -> str:
     """
     from dataclasses import asdict
 
-    from einsearch_cli.layers.machine import WIDTHS, default_cpu, store_profile
+    from einsearch_cli.layers.plans.machine import WIDTHS, default_cpu, store_profile
     from einsearch_cli.speed import calibrate
 
     profile = calibrate(dtype, _talk)

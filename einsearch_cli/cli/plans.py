@@ -43,8 +43,8 @@ def plan_object(sized: SizedStructure, tokens: int, setting: PlanSetting | None)
         return {}
     import torch
 
-    from einsearch_cli.layers.machine import profile_for
-    from einsearch_cli.layers.planner import explain
+    from einsearch_cli.layers.plans.machine import profile_for
+    from einsearch_cli.layers.plans.planner import explain
 
     device, dtype = setting.device.value, setting.dtype.value
     profile = profile_for(device, torch.get_num_threads(), getattr(torch, dtype))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE
-from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.rms_scale import scale_value
+from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.contractions.rms_scale import scale_value
 from einsearch_cli.models.transformer import Transformer
 
 _Model = TypeVar("_Model", bound=nn.Module)

@@ -10,7 +10,6 @@ from einsearch_cli.layers.guided import (
     guide_weight,
 )
 from einsearch_cli.layers.initialisation import INITIALISATIONS, Initialisation, initialise_
-from einsearch_cli.layers.layout import plan_for
 from einsearch_cli.layers.learning_rates import learning_rate_multipliers
 from einsearch_cli.layers.moe import (
     AUXILIARY_WEIGHT,
@@ -19,7 +18,8 @@ from einsearch_cli.layers.moe import (
     RoutingStatistics,
     StructuredMoE,
 )
-from einsearch_cli.layers.plan import FactorRole, Plan, factor_roles
+from einsearch_cli.layers.plans.layout import plan_for
+from einsearch_cli.layers.plans.plan import FactorRole, Plan, factor_roles
 from einsearch_cli.layers.projection import Projection, project_
 from einsearch_cli.layers.swap import (
     Costs,

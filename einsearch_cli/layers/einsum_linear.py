@@ -13,19 +13,19 @@ from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast, cast_dtype, without_autocast
-from einsearch_cli.layers.contraction import contract
+from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.contractions.inference import Prepared
+from einsearch_cli.layers.contractions.merged_weights import merged_weights
+from einsearch_cli.layers.contractions.operators import contract_operator, register_plan
+from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
+from einsearch_cli.layers.contractions.scaled_last import scaled_last
+from einsearch_cli.layers.contractions.training_call import TrainingCall, training_call
 from einsearch_cli.layers.factors import draw_factors_, new_factors
-from einsearch_cli.layers.inference import Prepared
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters, check_width
-from einsearch_cli.layers.machine import profile_for
 from einsearch_cli.layers.memory import check_allocation
-from einsearch_cli.layers.merging import merged_weights
-from einsearch_cli.layers.operators import contract_operator, register_plan
-from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
-from einsearch_cli.layers.rms_scale import obviously_scaled_last
-from einsearch_cli.layers.scaled_last import scaled_last
-from einsearch_cli.layers.training_call import TrainingCall, training_call
+from einsearch_cli.layers.plans.machine import profile_for
+from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
 from einsearch_cli.structures import Structure, parse_structure
 
 # Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.

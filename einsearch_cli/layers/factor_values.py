@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.errors import LayerError
+from einsearch_cli.layers.contractions.rms_scale import caps
 from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.rms_scale import caps
 
 
 @torch.no_grad()

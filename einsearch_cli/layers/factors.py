@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from einsearch_cli.layers.plan import Plan
+from einsearch_cli.layers.plans.plan import Plan
 
 
 def new_factors(

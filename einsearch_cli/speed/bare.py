@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.plan import Plan, Step
+from einsearch_cli.layers.plans.plan import Plan, Step
 from einsearch_cli.speed.grid import Case, Mode
 
 _ALIGNMENT = 1024

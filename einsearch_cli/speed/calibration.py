@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.machine import WIDTHS, MachineProfile
-from einsearch_cli.layers.planner import routes
+from einsearch_cli.layers.plans.machine import WIDTHS, MachineProfile
+from einsearch_cli.layers.plans.planner import routes
 
 _ROUNDS = 7
 _ROUND_S = 4e-3

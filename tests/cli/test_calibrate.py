@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from einsearch_cli.layers.machine import DEFAULT_CPU, WIDTHS, default_cpu, profile_for, profile_path, store_profile
+from einsearch_cli.layers.plans.machine import (
+    DEFAULT_CPU,
+    WIDTHS,
+    default_cpu,
+    profile_for,
+    profile_path,
+    store_profile,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.kernels import by_torch, kernels_for
-from einsearch_cli.layers.planner import routes
+from einsearch_cli.layers.contractions.kernels import by_torch, kernels_for
+from einsearch_cli.layers.plans.planner import routes
 from einsearch_cli.speed.market import MARKET
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -96,7 +96,7 @@ def test_autocast_and_padding(text: str) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [0.5, 2.0])
 def test_triton_and_torch_scale_alike(dtype: torch.dtype, count: int, size: float) -> None:
-    by_triton = pytest.importorskip("einsearch_cli.layers.kernels.by_triton")
+    by_triton = pytest.importorskip("einsearch_cli.layers.contractions.kernels.by_triton")
     shapes = [(64, 32, 48), (16, 96, 33), (1, 700, 900), (3, 5, 7), (2, 2, 2)][:count]
     factors = tuple(size * torch.randn(shape, device="cuda").to(dtype) for shape in shapes)
     at_cap = tuple(factor.numel() ** 0.5 for factor in factors)
@@ -115,7 +115,7 @@ def test_triton_and_torch_scale_alike(dtype: torch.dtype, count: int, size: floa
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 1500), (700, 33), (16, 4096)])
 def test_triton_adds_a_bias(shape: tuple[int, int]) -> None:
-    by_triton = pytest.importorskip("einsearch_cli.layers.kernels.by_triton")
+    by_triton = pytest.importorskip("einsearch_cli.layers.contractions.kernels.by_triton")
     y, bias = torch.randn(shape, device="cuda"), torch.randn(shape[1], device="cuda")
     expected = y + bias
     by_triton.add_bias_(y, bias)

@@ -99,7 +99,7 @@ def test_the_merge_is_kept_from_call_to_call(layer: EinsumLinear, monkeypatch: p
     def refuse(*_: object) -> None:
         raise AssertionError("merged again")
 
-    monkeypatch.setattr("einsearch_cli.layers.inference.merged_weights", refuse)
+    monkeypatch.setattr("einsearch_cli.layers.contractions.inference.merged_weights", refuse)
     torch.testing.assert_close(layer(x), first)
     with torch.inference_mode():
         torch.testing.assert_close(layer(x), first)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from einsearch_cli.layers import EinsumLinear, chunking
-from einsearch_cli.layers.chunking import chunks, kept_steps
-from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.planner import routes
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.plans import chunking
+from einsearch_cli.layers.plans.chunking import chunks, kept_steps
+from einsearch_cli.layers.plans.planner import routes
 
 
 def test_first_results_are_kept_as_many_as_fit() -> None:

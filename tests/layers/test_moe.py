@@ -17,11 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import LayerError, SizeError, StructureError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, FeedForwardMoE, StructuredMoE
-from einsearch_cli.layers.chunking import kept_buffers, kept_steps
+from einsearch_cli.layers.contractions.passes import kept_buffers
 from einsearch_cli.layers.moe.expert_scales import fast_expert_scales
 from einsearch_cli.layers.moe.grouped import can_be_grouped, contract_each, contract_in_groups
 from einsearch_cli.layers.moe.grouping import group
-from einsearch_cli.layers.plan import Plan
+from einsearch_cli.layers.plans.chunking import kept_steps
+from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import layer_costs
 

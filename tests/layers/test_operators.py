@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.operators import contract_operator
+from einsearch_cli.layers.contractions.operators import contract_operator
 
 
 def operators_in(module: nn.Module, x: Tensor) -> set[str]:

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.generated import generated
-from einsearch_cli.layers.passes import Passes
-from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.planner import routes
+from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.contractions.generated import generated
+from einsearch_cli.layers.contractions.passes import Passes
+from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.planner import routes
 
 TOKENS, SCALE = 8, 0.75
 
 
 def in_chunks(plan: Plan, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], is_cpu: bool) -> Passes:
-    monkeypatch.setattr("einsearch_cli.layers.passes.chunks", lambda *_: sizes)
+    monkeypatch.setattr("einsearch_cli.layers.contractions.passes.chunks", lambda *_: sizes)
     return Passes(plan, TOKENS, is_cpu)
 
 

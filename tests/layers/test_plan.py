@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from einsearch_cli.layers import Plan, plan_for
-from einsearch_cli.layers.planner import stored_plan
+from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import meeting_order
 

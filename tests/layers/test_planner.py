@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.cost_model import inference_ns, training_ns
-from einsearch_cli.layers.machine import DEFAULT_AVX512, DEFAULT_CPU, DEFAULT_GPU, MachineProfile, default_cpu
-from einsearch_cli.layers.passes import Passes
-from einsearch_cli.layers.planner import best_route, explain, predicted_ns, routes, schedule, stored_plan
+from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.contractions.passes import Passes
+from einsearch_cli.layers.plans.cost_model import inference_ns, training_ns
+from einsearch_cli.layers.plans.machine import DEFAULT_AVX512, DEFAULT_CPU, DEFAULT_GPU, MachineProfile, default_cpu
+from einsearch_cli.layers.plans.planner import best_route, explain, predicted_ns, routes, schedule, stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import contraction_orders
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.rms_scale import obviously_scaled_last
-from einsearch_cli.layers.scaled_last import scaled_last, scaled_without_waiting
+from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
+from einsearch_cli.layers.contractions.scaled_last import scaled_last, scaled_without_waiting
 
 STDS = (0.5, 0.25, 0.125)
 FUNCTIONS = [scaled_last, scaled_without_waiting]

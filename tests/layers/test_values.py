@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.chunking import chunks, kept_steps
-from einsearch_cli.layers.planner import routes
+from einsearch_cli.layers.plans.chunking import chunks, kept_steps
+from einsearch_cli.layers.plans.planner import routes
 from einsearch_cli.taxonomy import flops_per_token
 
 DenseRoute = Callable[[EinsumLinear], Tensor]

@@ -3,7 +3,7 @@
 from torch import nn
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.planner import routes
+from einsearch_cli.layers.plans.planner import routes
 
 
 def keep_factors_apart(model: nn.Module) -> None:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.rms_scale import rms_scale
+from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.contractions.rms_scale import rms_scale
 from einsearch_cli.speed import MARKET, Race
 from einsearch_cli.speed.einsums import einsum_route
 

@@ -20,7 +20,7 @@ from einsearch_cli.layers.moe.grouped import (
     contract_in_groups,
 )
 from einsearch_cli.layers.moe.grouping import Groups
-from einsearch_cli.layers.planner import stored_plan
+from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.structures import Structure
 
 

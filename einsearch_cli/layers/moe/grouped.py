@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from einsearch_cli.layers.chunking import kept_buffers
-from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.passes import Kept, memory_for_x_grad, passes_for
-from einsearch_cli.layers.plan import TOKENS, Plan
+from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.contractions.passes import Kept, kept_buffers, memory_for_x_grad, passes_for
+from einsearch_cli.layers.plans.plan import TOKENS, Plan
 from einsearch_cli.structures import SizedStructure
 
 

@@ -9,7 +9,7 @@ from itertools import islice, permutations
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.plan import FactorRole
+from einsearch_cli.layers.plans.plan import FactorRole
 from einsearch_cli.layers.projection.contracting import Axes, Factors
 from einsearch_cli.structures import SizedStructure
 

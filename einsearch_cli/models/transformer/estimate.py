@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.chunking import kept_steps
+from einsearch_cli.layers.plans.chunking import kept_steps
 from einsearch_cli.models.base import TRAINING_TO_FORWARD
 from einsearch_cli.models.transformer.accelerators import Accelerator, Precision
 from einsearch_cli.models.transformer.accounting import meta_transformer

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.chunked import apply_chunked, chunked_settings
-from einsearch_cli.layers.device_contraction import apply_on_device
-from einsearch_cli.layers.planner import Route
-from einsearch_cli.layers.scaled_matrix import ScaledMatrixSettings, apply_scaled_matrix
+from einsearch_cli.layers.contractions.chunked import apply_chunked, chunked_settings
+from einsearch_cli.layers.contractions.on_device import apply_on_device
+from einsearch_cli.layers.contractions.scaled_matrix import ScaledMatrixSettings, apply_scaled_matrix
+from einsearch_cli.layers.plans.planner import Route
 
 _num_threads = torch.get_num_threads
 

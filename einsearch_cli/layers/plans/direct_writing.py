@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from einsearch_cli.layers.operands import Count, StepOperands, View, contiguous, step_operands, writing
-from einsearch_cli.layers.plan import Plan
+from einsearch_cli.layers.plans.operands import Count, StepOperands, View, contiguous, step_operands, writing
+from einsearch_cli.layers.plans.plan import Plan
 
 _ONE = Count(1, per_token=False)
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, permutations, product
 
-from einsearch_cli.layers import layout_cost as cost
-from einsearch_cli.layers.lowering import lower
-from einsearch_cli.layers.plan import TOKENS, FactorRole, Plan, factor_roles
+from einsearch_cli.layers.plans import layout_cost as cost
+from einsearch_cli.layers.plans.lowering import lower
+from einsearch_cli.layers.plans.plan import TOKENS, FactorRole, Plan, factor_roles
 from einsearch_cli.structures import SizedStructure
 
 _MAX_ORDERS = 24

@@ -6,11 +6,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from einsearch_cli.layers.plan import Plan
-
-_saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
+from einsearch_cli.layers.plans.plan import Plan
 
 
 class _Lengths(NamedTuple):
@@ -69,11 +66,6 @@ def chunks(plan: Plan, tokens: int, is_cpu: bool = True) -> tuple[int, ...]:
     return (length,) * whole + (rest,) * bool(rest)
 
 
-def may_keep() -> bool:
-    """Not under hooks, such as those of activation checkpointing: there what is saved is not to stay in memory."""
-    return _saving_hooks(True) is None
-
-
 @lru_cache(maxsize=4096)
 def kept_steps(plan: Plan, tokens: int, is_cpu: bool = True) -> tuple[bool, ...]:
     """Whether the result of each step but the last is kept for the backward pass, rather than computed anew.
@@ -92,12 +84,3 @@ def kept_steps(plan: Plan, tokens: int, is_cpu: bool = True) -> tuple[bool, ...]
         room -= tokens * width if fits else 0
         keeps.append(fits or step.weight_shape[1] > _DEAR)
     return tuple(keeps)
-
-
-def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
-    """Memory (tokens, width) for the results of all steps but the last, None for those to be computed anew."""
-    tokens, widths = x.shape[0], plan.widths[1:-1]
-    if not may_keep():
-        return [None] * len(widths)
-    keeps = kept_steps(plan, tokens, x.is_cpu)
-    return [x.new_empty(tokens, width) if kept else None for width, kept in zip(widths, keeps, strict=True)]

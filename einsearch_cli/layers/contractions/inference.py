@@ -12,10 +12,10 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from einsearch_cli.layers.autocast import cast_dtype
-from einsearch_cli.layers.merging import merged_weights
-from einsearch_cli.layers.passes import passes_for
-from einsearch_cli.layers.planner import Route, Schedule, stored_plan
-from einsearch_cli.layers.rms_scale import scale_value
+from einsearch_cli.layers.contractions.merged_weights import merged_weights
+from einsearch_cli.layers.contractions.passes import passes_for
+from einsearch_cli.layers.contractions.rms_scale import scale_value
+from einsearch_cli.layers.plans.planner import Route, Schedule, stored_plan
 from einsearch_cli.structures import SizedStructure
 
 _CELLS: dict[int, Any] = {1: ctypes.c_int8, 2: ctypes.c_int16, 4: ctypes.c_int32, 8: ctypes.c_int64}

@@ -11,12 +11,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.chunking import chunks
-from einsearch_cli.layers.contraction import repeated
-from einsearch_cli.layers.generated import generated
-from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.rms_scale import scale_product
+from einsearch_cli.layers.contractions.contraction import repeated
+from einsearch_cli.layers.contractions.generated import generated
+from einsearch_cli.layers.contractions.rms_scale import scale_product
+from einsearch_cli.layers.plans.chunking import chunks, kept_steps
+from einsearch_cli.layers.plans.plan import Plan
 
+_saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 Kept = Sequence[Tensor | None]
 """Results of all steps but the last, for all tokens; None for those to be computed anew."""
 
@@ -103,6 +104,20 @@ class Passes:
 @lru_cache(maxsize=4096)
 def passes_for(plan: Plan, tokens: int, is_cpu: bool) -> Passes:
     return Passes(plan, tokens, is_cpu)
+
+
+def may_keep() -> bool:
+    """Not under hooks, such as those of activation checkpointing: there what is saved is not to stay in memory."""
+    return _saving_hooks(True) is None
+
+
+def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
+    """Memory (tokens, width) for the results of all steps but the last, None for those to be computed anew."""
+    tokens, widths = x.shape[0], plan.widths[1:-1]
+    if not may_keep():
+        return [None] * len(widths)
+    keeps = kept_steps(plan, tokens, x.is_cpu)
+    return [x.new_empty(tokens, width) if kept else None for width, kept in zip(widths, keeps, strict=True)]
 
 
 def memory_for_x_grad(x: Tensor, kept: Kept) -> Tensor:

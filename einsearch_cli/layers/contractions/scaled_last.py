@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.double_backward import differentiable_gradients, needs_obvious_gradients
-from einsearch_cli.layers.kernels import kernels_for
-from einsearch_cli.layers.rms_scale import any_capped, norms_at_cap, obviously_scaled_last
+from einsearch_cli.layers.contractions.double_backward import differentiable_gradients, needs_obvious_gradients
+from einsearch_cli.layers.contractions.kernels import kernels_for
+from einsearch_cli.layers.contractions.rms_scale import any_capped, norms_at_cap, obviously_scaled_last
 
 
 def scaled_last(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:

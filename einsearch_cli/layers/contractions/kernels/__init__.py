@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.kernels import by_torch
+from einsearch_cli.layers.contractions.kernels import by_torch
 
 _COUNTABLE = 1 << 30
 """Elements that the kernels count in 32 bits."""
@@ -43,7 +43,7 @@ def add_bias_(y: Tensor, bias: Tensor) -> None:
 def _tried(device: int) -> ModuleType:
     """Triton may be missing, or unable to compile here: it needs a C compiler when first used."""
     try:
-        from einsearch_cli.layers.kernels import by_triton
+        from einsearch_cli.layers.contractions.kernels import by_triton
 
         ones = torch.ones(1, 16, device=torch.device("cuda", device))
         by_triton.add_bias_(ones.clone(), ones[0])

@@ -12,9 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.double_backward import differentiable_gradients, needs_obvious_gradients, obvious_layer
-from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.rms_scale import caps, scale_product
+from einsearch_cli.layers.contractions.double_backward import (
+    differentiable_gradients,
+    needs_obvious_gradients,
+    obvious_layer,
+)
+from einsearch_cli.layers.contractions.rms_scale import caps, scale_product
+from einsearch_cli.layers.plans.plan import Plan
 
 _addmm = torch.addmm
 

@@ -19,11 +19,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.chunking import kept_buffers, may_keep
-from einsearch_cli.layers.double_backward import differentiable_gradients, needs_obvious_gradients, obvious_layer
-from einsearch_cli.layers.passes import Passes, memory_for_x_grad, passes_for
-from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.rms_scale import caps
+from einsearch_cli.layers.contractions.double_backward import (
+    differentiable_gradients,
+    needs_obvious_gradients,
+    obvious_layer,
+)
+from einsearch_cli.layers.contractions.passes import Passes, kept_buffers, may_keep, memory_for_x_grad, passes_for
+from einsearch_cli.layers.contractions.rms_scale import caps
+from einsearch_cli.layers.plans.plan import Plan
 
 
 class ChunkedSettings(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.contraction import contract
-from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.rms_scale import obviously_scaled_last
+from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
+from einsearch_cli.layers.plans.plan import Plan
 
 _is_grad_enabled = torch.is_grad_enabled
 _is_batched = torch._C._functorch.is_legacy_batchedtensor

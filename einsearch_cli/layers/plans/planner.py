@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
 
-from einsearch_cli.layers.cost_model import inference_bytes, inference_ns, merging_ns, training_bytes, training_ns
-from einsearch_cli.layers.layout import plan_for
-from einsearch_cli.layers.machine import MachineProfile
-from einsearch_cli.layers.merging import merging_macs
-from einsearch_cli.layers.plan import Plan, factor_roles
+from einsearch_cli.layers.plans.cost_model import inference_bytes, inference_ns, merging_ns, training_bytes, training_ns
+from einsearch_cli.layers.plans.layout import plan_for
+from einsearch_cli.layers.plans.machine import MachineProfile
+from einsearch_cli.layers.plans.merging import merging_macs
+from einsearch_cli.layers.plans.plan import Plan, factor_roles
 from einsearch_cli.structures import SizedStructure
 from einsearch_cli.taxonomy import meeting_order
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from einsearch_cli.layers.plan import TOKENS, FactorRole
+from einsearch_cli.layers.plans.plan import TOKENS, FactorRole
 
 NOMINAL_TOKENS = 240
 """Tokens of a call for which the layout is chosen; the result is right for any number."""

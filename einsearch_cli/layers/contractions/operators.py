@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.chunked import add_cap_gradients
-from einsearch_cli.layers.kernels import kernels_for
-from einsearch_cli.layers.passes import passes_for
-from einsearch_cli.layers.plan import Plan
-from einsearch_cli.layers.rms_scale import caps, norm_dtype, norms_at_cap, scale_value
+from einsearch_cli.layers.contractions.chunked import add_cap_gradients
+from einsearch_cli.layers.contractions.kernels import kernels_for
+from einsearch_cli.layers.contractions.passes import passes_for
+from einsearch_cli.layers.contractions.rms_scale import caps, norm_dtype, norms_at_cap, scale_value
+from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.structures import SizedStructure
 
 _plans: dict[str, Plan] = {}

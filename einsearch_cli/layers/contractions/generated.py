@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.contraction import sum_repeats
-from einsearch_cli.layers.direct_writing import plan_operands
-from einsearch_cli.layers.kernels import add_bias_
-from einsearch_cli.layers.operands import TOKENS_NAME, StepOperands, View, contiguous
-from einsearch_cli.layers.plan import Plan
+from einsearch_cli.layers.contractions.contraction import sum_repeats
+from einsearch_cli.layers.contractions.kernels import add_bias_
+from einsearch_cli.layers.plans.direct_writing import plan_operands
+from einsearch_cli.layers.plans.operands import TOKENS_NAME, StepOperands, View, contiguous
+from einsearch_cli.layers.plans.plan import Plan
 
 
 def nothing_like(x: Tensor) -> Tensor:

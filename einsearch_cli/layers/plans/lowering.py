@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from einsearch_cli.layers.layout_cost import innermost, is_view
-from einsearch_cli.layers.plan import TOKENS, FactorRole, Plan, Reading, Shape, Step
+from einsearch_cli.layers.plans.layout_cost import innermost, is_view
+from einsearch_cli.layers.plans.plan import TOKENS, FactorRole, Plan, Reading, Shape, Step
 from einsearch_cli.structures import SizedStructure
 
 if TYPE_CHECKING:
-    from einsearch_cli.layers.layout import Draft
+    from einsearch_cli.layers.plans.layout import Draft
 
 Axes = Sequence[str]
 

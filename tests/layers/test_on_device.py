@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.chunked import ChunkedSettings
-from einsearch_cli.layers.device_contraction import apply_on_device
-from einsearch_cli.layers.double_backward import obvious_layer
-from einsearch_cli.layers.passes import Passes
+from einsearch_cli.layers.contractions.chunked import ChunkedSettings
+from einsearch_cli.layers.contractions.double_backward import obvious_layer
+from einsearch_cli.layers.contractions.on_device import apply_on_device
+from einsearch_cli.layers.contractions.passes import Passes
 
 
 def both(layer: EinsumLinear, x: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:

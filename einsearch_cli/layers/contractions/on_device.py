@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.chunked import ChunkedSettings, as_rows
-from einsearch_cli.layers.chunking import may_keep
-from einsearch_cli.layers.double_backward import differentiable_gradients, needs_obvious_gradients, obvious_layer
-from einsearch_cli.layers.kernels import kernels_for
-from einsearch_cli.layers.passes import memory_for_x_grad
-from einsearch_cli.layers.rms_scale import norms_at_cap
+from einsearch_cli.layers.contractions.chunked import ChunkedSettings, as_rows
+from einsearch_cli.layers.contractions.double_backward import (
+    differentiable_gradients,
+    needs_obvious_gradients,
+    obvious_layer,
+)
+from einsearch_cli.layers.contractions.kernels import kernels_for
+from einsearch_cli.layers.contractions.passes import may_keep, memory_for_x_grad
+from einsearch_cli.layers.contractions.rms_scale import norms_at_cap
 
 
 class _DeviceContraction(torch.autograd.Function):

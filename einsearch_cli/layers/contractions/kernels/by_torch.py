@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.rms_scale import norm_dtype
+from einsearch_cli.layers.contractions.rms_scale import norm_dtype
 
 
 def add_bias_(y: Tensor, bias: Tensor) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.plan import Plan, Reading, Step
+from einsearch_cli.layers.plans.plan import Plan, Reading, Step
 
 
 def contract(plan: Plan, activation: Tensor, weights: Sequence[Tensor]) -> Tensor:

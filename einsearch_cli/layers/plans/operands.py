@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from einsearch_cli.layers.plan import Reading, Shape, Step
+from einsearch_cli.layers.plans.plan import Reading, Shape, Step
 
 TOKENS_NAME = "tokens"
 """The number of tokens in the text of a count."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from einsearch_cli.layers.chunking import chunks, kept_steps
-from einsearch_cli.layers.direct_writing import plan_operands
-from einsearch_cli.layers.machine import MachineProfile
-from einsearch_cli.layers.merging import merging_macs
-from einsearch_cli.layers.plan import Plan, Reading, Step
+from einsearch_cli.layers.plans.chunking import chunks, kept_steps
+from einsearch_cli.layers.plans.direct_writing import plan_operands
+from einsearch_cli.layers.plans.machine import MachineProfile
+from einsearch_cli.layers.plans.merging import merging_macs
+from einsearch_cli.layers.plans.plan import Plan, Reading, Step
 from einsearch_cli.structures import SizedStructure
 
 _FEW_ROWS = 8
