@@ -27,26 +27,28 @@ def test_first_results_are_kept_as_many_as_fit() -> None:
     assert kept_steps(plan, 200) == (True, True)  # a single chunk
 
 
-def test_few_tokens_keep_all_in_however_many_chunks() -> None:
-    plan = EinsumLinear(512, 512, "btt:r=4", device="meta").plan
-    assert chunks(plan, 256) == (136, 120)
-    assert kept_steps(plan, 256) == (True,)
-    assert kept_steps(plan, 301) == (False,)
-
-
 @pytest.fixture(params=["AVX2", "AVX512"])
 def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(chunking, "_lengths", chunking._LENGTHS[request.param])
-    chunks.cache_clear()
+    for cached in (chunks, kept_steps):
+        cached.cache_clear()
     yield request.param
-    chunks.cache_clear()
+    for cached in (chunks, kept_steps):
+        cached.cache_clear()
+
+
+def test_few_tokens_keep_all_in_however_many_chunks(processor: str) -> None:
+    plan = EinsumLinear(512, 512, "btt:r=4", device="meta").plan
+    assert chunks(plan, 256) == ((136, 120) if processor == "AVX2" else (256,))
+    assert kept_steps(plan, 256) == (True,)
+    assert kept_steps(plan, 301) == (False,)
 
 
 def test_chunks_are_longer_where_the_factors_overflow_the_cache(processor: str) -> None:
     small, large = (EinsumLinear(width, width, "btt:r=4", device="meta").plan for width in (1024, 2048))
     assert small.params == 2**18  # one megabyte
     assert max(chunks(small, 4096)) == 72
-    assert chunks(small, 256) == (136, 120)  # few tokens take fewer chunks
+    assert len(chunks(small, 256)) < 256 // 72  # few tokens take fewer chunks
     longest = max(chunks(large, 4096))
     assert longest > 400 if processor == "AVX2" else longest == 136
     assert sum(chunks(small, 4096)) == sum(chunks(large, 4096)) == 4096

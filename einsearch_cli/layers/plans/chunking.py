@@ -17,23 +17,23 @@ class _Lengths(NamedTuple):
     """Of the widest intermediate of a chunk."""
     of_many_params: int
     """Tokens at least, where the factors themselves overflow the cache, into which every chunk brings them anew."""
+    of_few: int
+    """Tokens below which the calls of a chunk cost more than the cache saves, where there are few chunks."""
 
 
 _LENGTHS = {
     # Figures in `docs/log.md`, 2026-11-25 and 2026-11-27: an EPYC of half a megabyte a core, a Xeon of two, whose
     # activations are dear once they leave that. btt:r=4 4096 wide, 136 and 504 tokens: 1.42 and 1.27 there, 1.19 and 1.88 here.
-    "AVX2": _Lengths(elements=1 << 18, of_many_params=500),
-    "AVX512": _Lengths(elements=1 << 17, of_many_params=136),
+    "AVX2": _Lengths(elements=1 << 18, of_many_params=500, of_few=128),
+    "AVX512": _Lengths(elements=1 << 17, of_many_params=136, of_few=256),
 }
 _lengths = _LENGTHS.get(torch.backends.cpu.get_cpu_capability(), _LENGTHS["AVX2"])
 _MANY_PARAMS = 1 << 18
 """Elements of factors that overflow the cache."""
 _FEW_TOKENS = 300
 """Calls of so few tokens keep all intermediates, which are small, in however many chunks they run."""
-_MIN_CHUNK_OF_FEW = 128
-"""Tokens below which the calls of a chunk cost more than the cache saves, where there are few chunks."""
 _MIN_CHUNK = 72
-"""The same for more: 72 tokens at a time take 0.88 to 1.02 of the time of 136 where activations are 4096 wide."""
+"""Tokens at least where there are many chunks: 72 tokens at a time take 0.88 to 1.02 of the time of 136 where activations are 4096 wide."""
 _LARGE_CHUNK = 1000
 """Tokens below which packing a large matrix anew for every chunk costs more than 2%."""
 _WITH_GRADIENT = 2
@@ -51,7 +51,7 @@ def chunks(plan: Plan, tokens: int, is_cpu: bool = True) -> tuple[int, ...]:
     Lengths of an odd number of eights keep the rows of feature-major intermediates from
     falling onto the same cache lines.
     """
-    least = _MIN_CHUNK_OF_FEW if tokens <= _FEW_TOKENS else _MIN_CHUNK
+    least = _lengths.of_few if tokens <= _FEW_TOKENS else _MIN_CHUNK
     if plan.params > _MANY_PARAMS:
         least = _lengths.of_many_params
     wanted = max(least, _lengths.elements // max(plan.widths))

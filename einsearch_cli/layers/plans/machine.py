@@ -103,10 +103,10 @@ DEFAULT_CPU = MachineProfile(
     copy_ns=0.16, run_ns=3.0, source="defaults for one core of a server processor",
 )  # fmt: skip
 DEFAULT_AVX512 = MachineProfile(
-    # Fitted to 1,058 times of routes on a Xeon: what it chooses takes 0.5% longer than the best route; by `DEFAULT_CPU` 5.5%.
-    layer_ns=2_640, step_ns=9_000, matrix_ns=108,
+    # Fitted to 1,058 times of routes on a Xeon: what it chooses takes 1% longer than the best route; by `DEFAULT_CPU` 5.5%.
+    layer_ns=2_640, step_ns=10_500, matrix_ns=108,
     mac_ns=(0.395, 0.045, 0.0165, 0.0205, 0.0127, 0.0128, 0.0131),
-    cached_weight_ns=0.152, memory_weight_ns=0.353, batched_cached_weight_ns=0.294, batched_memory_weight_ns=0.641,
+    cached_weight_ns=0.08, memory_weight_ns=0.353, batched_cached_weight_ns=0.294, batched_memory_weight_ns=0.641,
     cache_bytes=2e6,
     copy_ns=0.299, run_ns=0.498, source="defaults for one core of a server processor with AVX-512",
 )  # fmt: skip
