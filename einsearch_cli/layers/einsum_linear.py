@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import unwrap_if_dead
-from torch.autograd import forward_ad
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
@@ -26,17 +25,14 @@ from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.plans.machine import profile_for
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
+from einsearch_cli.layers.tracing import calls_operators, is_plain
 from einsearch_cli.structures import Structure, parse_structure
 
 # Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
 _is_grad_enabled = torch.is_grad_enabled
-_is_compiling = torch.compiler.is_compiling
-_are_transforms_active = torch._C._are_functorch_transforms_active
 _is_any_autocast = torch._C._is_any_autocast_enabled
-_tracing_state = torch._C._get_tracing_state
 _linear, _addmm = functional.linear, torch.addmm
 _num_threads = torch.get_num_threads
-_PLAIN = (Tensor, nn.Parameter)
 
 
 class EinsumLinear(nn.Module):
@@ -224,7 +220,7 @@ class EinsumLinear(nn.Module):
         Raises:
             LayerError: for another input width, dtype or device, or an input that is not floating.
         """
-        if not _is_plain(x):
+        if not is_plain(x):
             check_input(x, self.in_features, self.gain.dtype)
             return self._record(x)
         try:
@@ -288,7 +284,7 @@ class EinsumLinear(nn.Module):
 
     def _record(self, x: Tensor) -> Tensor:
         """For compilers, tracers and function transforms: the factors' own sequence, in plain operations or as an operator."""
-        dtype, is_operator = autocast_dtype(x), _is_compiling_operators() and not self.plan.is_dense
+        dtype, is_operator = autocast_dtype(x), calls_operators() and not self.plan.is_dense
         factors: Sequence[Tensor] = self._factors() if is_operator else self._scaled_factors()
         rows = self._padded(x.reshape(-1, self.in_features))
         rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *factors)
@@ -396,22 +392,3 @@ class EinsumLinear(nn.Module):
         register_plan(state["sized"], plan)
         super().__setstate__({**state, "plan": plan, "_route": None})  # type: ignore[no-untyped-call]
         self.route = route
-
-
-def _is_plain(x: Tensor) -> bool:
-    """Whether operations run at once on plain tensors, rather than being compiled, traced or transformed."""
-    return not (
-        type(x) not in _PLAIN
-        or _are_transforms_active()
-        or forward_ad._current_level >= 0
-        or _is_compiling()
-        or _tracing_state() is not None
-    )
-
-
-def _is_compiling_operators() -> bool:
-    """Whether compiled code may call operators: an exported program is to consist of torch's own.
-
-    Asked by the flag, as up to torch 2.11 the compiler takes `is_exporting()` for true.
-    """
-    return _is_compiling() and not getattr(torch.compiler, "_is_exporting_flag", True) and not _are_transforms_active()
