@@ -17,7 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.contractions.chunked import ChunkedSettings
 from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.contractions.on_device import apply_on_device
 from einsearch_cli.layers.contractions.passes import Passes
 from einsearch_cli.layers.plans.cost_model import inference_ns, training_ns
 from einsearch_cli.layers.plans.machine import DEFAULT_AVX512, DEFAULT_CPU, DEFAULT_GPU, MachineProfile, default_cpu
@@ -77,6 +79,13 @@ def test_every_route_is_the_plain_contraction_and_that_the_definition(
             torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
         with torch.no_grad():
             torch.testing.assert_close(layer(x), plain, rtol=1e-10, atol=1e-10)
+    # The way of a GPU, whose products write where the next one reads.
+    passes = Passes(layer.plan, tokens, is_cpu=False)
+    device_x = x.clone().requires_grad_()
+    y = apply_on_device(ChunkedSettings(passes, layer._stds), device_x, layer.gain, layer.bias, *layer._factors())
+    found = [y, *torch.autograd.grad(y, (device_x, *layer.parameters()), y_grad)]
+    for ours, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
 
 
 def test_a_layer_trains_by_the_route_that_was_set_last() -> None:
