@@ -289,6 +289,7 @@ class EinsumLinear(nn.Module):
         rows = self._padded(x.reshape(-1, self.in_features))
         rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *factors)
         if is_operator:
+            check_parameters(x, self)  # the compiler does not look inside an operator
             y = contract_operator(rows, self.gain, bias, factors, self._operator_name, _is_grad_enabled())[0]
         else:
             y = contract(self.plan, rows, factors)

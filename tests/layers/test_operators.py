@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.contractions.operators import contract_operator
 
@@ -86,3 +87,10 @@ def test_autocast_reaches_the_operator() -> None:
         y, expected = torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x)
     assert y.dtype is torch.bfloat16
     torch.testing.assert_close(y, expected, rtol=0.05, atol=0.05)
+
+
+def test_dtypes_that_do_not_fit_are_named() -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(EinsumLinear(16, 16, "monarch"), backend="aot_eager")
+    with pytest.raises(LayerError, match=r"input of dtype torch\.float64, parameter gain of torch\.float32"):
+        compiled(torch.randn(3, 16, dtype=torch.float64))
