@@ -89,6 +89,7 @@ class EinsumLinear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.structure = parse_structure(structure) if isinstance(structure, str) else structure
+        self._structure_text = str(self.structure)  # which compilers cannot follow, where they show the layer
         self.sized = self.structure.at(in_features, out_features)
         check_allocation(self.sized, device, dtype)
         self.plan = stored_plan(self.sized)
@@ -251,11 +252,19 @@ class EinsumLinear(nn.Module):
         self._prepared = None
         return super().train(mode)
 
+    def __repr__(self) -> str:
+        """One line, unless there is more to show than the factors, such as parametrizations.
+
+        >>> EinsumLinear(64, 64, "monarch")
+        EinsumLinear(in_features=64, out_features=64, structure='XA^1/2 XAB^1/2 YB^1/2 YAB^1/2', bias=True)
+        """
+        return f"{type(self).__name__}({self.extra_repr()})" if len(self._modules) == 1 else super().__repr__()
+
     def extra_repr(self) -> str:
         """The arguments that made the layer, as `nn.Linear` shows them."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"structure={str(self.structure)!r}, bias={self.bias is not None}"
+            f"structure={self._structure_text!r}, bias={self.bias is not None}"
         )
 
     def _infer(self, x: Tensor) -> Tensor:
@@ -283,16 +292,21 @@ class EinsumLinear(nn.Module):
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
     def _record(self, x: Tensor) -> Tensor:
-        """For compilers, tracers and function transforms: the factors' own sequence, in plain operations or as an operator."""
-        dtype, is_operator = autocast_dtype(x), calls_operators() and not self.plan.is_dense
+        """For compilers, tracers and function transforms: the factors' own sequence unless another route is fixed."""
+        dtype, route = autocast_dtype(x), self._route
+        is_own = route is None or route.is_own
+        is_operator = is_own and calls_operators() and not self.plan.is_dense
         factors: Sequence[Tensor] = self._factors() if is_operator else self._scaled_factors()
+        plan = self.plan if route is None else route.plan
+        if not is_own:
+            factors = self._merged(plan, factors)
         rows = self._padded(x.reshape(-1, self.in_features))
         rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *factors)
         if is_operator:
             check_parameters(x, self)  # the compiler does not look inside an operator
             y = contract_operator(rows, self.gain, bias, factors, self._operator_name, _is_grad_enabled())[0]
         else:
-            y = contract(self.plan, rows, factors)
+            y = contract(plan, rows, factors)
             y = y if bias is None else y + bias
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
@@ -372,8 +386,8 @@ class EinsumLinear(nn.Module):
         return y[..., : self.out_features].contiguous() if self.plan.padded_out > self.out_features else y
 
     def _apply(self, fn: Any, recurse: bool = True) -> EinsumLinear:
-        """Moves to another device or dtype; what was merged stays behind."""
-        self._prepared = None
+        """Moves to another device or dtype; what was merged or found out stays behind."""
+        self._prepared = self._training = self._call = None
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,9 +14,9 @@ def check_dtype(dtype: torch.dtype) -> None:
     Raises:
         LayerError: if parameters of this dtype cannot be trained.
     """
-    if not dtype.is_floating_point:
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise LayerError(
-            f"dtype {dtype}: parameters are trained by gradients and must be of a floating dtype",
+            f"dtype {dtype}: parameters are trained by gradients and must be of a floating dtype with products of its own",
             remedy="use torch.float32, torch.bfloat16, torch.float16 or torch.float64",
         )
 

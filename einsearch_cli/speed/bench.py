@@ -94,7 +94,7 @@ class Bench:
         dense = case.mode.passes * 2 * case.tokens * case.width**2
         own = [case.mode.passes * case.tokens * flops_per_token(entrant.at(case.width)) for entrant in self.entrants]
         calls = [dense, *own, *own, *(own if case.mode is Mode.decode else ())]
-        round_s = sum(least_seconds(_OVERHEAD * flops / rate) for flops in calls)
+        round_s = sum(least_seconds(_OVERHEAD * flops / rate, self.device.type) for flops in calls)
         rounds = expected_rounds(round_s) if self.rounds is None else self.rounds
         return CaseEstimate(_SET_UP_S * len(calls) + _SET_UP_ROUNDS * round_s, round_s, rounds)
 

@@ -14,8 +14,9 @@ FEWEST_ROUNDS: Final = 5
 MOST_ROUNDS: Final = 31
 ENOUGH_S: Final = 10.0
 """Long cases end after so many seconds: what takes long is disturbed little."""
-_LEAST_S: Final = 2e-3
-"""A candidate runs at least this long in a round: shorter calls are repeated."""
+_LEAST_S: Final = {"cpu": 2e-3, "cuda": 2e-2}
+"""A candidate runs at least this long in a round: shorter calls are repeated. A GPU is waited for at the end of them, not
+after each: in training the host runs ahead of it too."""
 _MOST_REPEATS: Final = 1000
 _LONG_S: Final = 0.1
 """A first call of this length is not made twice to find out how often to repeat it."""
@@ -51,7 +52,7 @@ class Race:
             on_round: called after warming up and after every round.
         """
         clock = clock_for(self.device)
-        repeats = {name: _repeats(run, clock) for name, run in self.candidates.items()}
+        repeats = {name: _repeats(run, clock, self.device.type) for name, run in self.candidates.items()}
         on_round()
         names = list(self.candidates)
         started_s = time.perf_counter()
@@ -65,13 +66,13 @@ class Race:
             on_round()
 
 
-def least_seconds(call_s: float) -> float:
+def least_seconds(call_s: float, device_type: str) -> float:
     """How long a candidate runs in a round, for calls of this duration.
 
-    >>> least_seconds(1e-5), least_seconds(0.5)
+    >>> least_seconds(1e-5, "cpu"), least_seconds(0.5, "cpu")
     (0.002, 0.5)
     """
-    return max(_LEAST_S, call_s)
+    return max(_LEAST_S[device_type], call_s)
 
 
 def expected_rounds(round_s: float) -> int:
@@ -102,12 +103,12 @@ def clock_for(device: torch.device) -> Callable[[], float]:
     return synchronized
 
 
-def _repeats(run: Callable[[], object], clock: Callable[[], float]) -> int:
+def _repeats(run: Callable[[], object], clock: Callable[[], float], device_type: str) -> int:
     """Calls in a round, found by calling it."""
     duration_s = _seconds(run, 1, clock)
     if duration_s < _LONG_S:  # the first call may have made what later calls find
         duration_s = _seconds(run, 1, clock)
-    return min(_MOST_REPEATS, max(1, round(_LEAST_S / max(duration_s, 1e-9) + 0.5)))
+    return min(_MOST_REPEATS, max(1, round(_LEAST_S[device_type] / max(duration_s, 1e-9) + 0.5)))
 
 
 def _seconds(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:

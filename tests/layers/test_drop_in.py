@@ -231,7 +231,7 @@ def test_integer_input_is_named() -> None:
         EinsumLinear(4, 4, "dense")(torch.zeros(3, 4, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_dtype_that_cannot_be_trained_is_named(dtype: torch.dtype) -> None:
     with pytest.raises(LayerError, match=f"dtype {dtype}"):
         EinsumLinear(4, 4, "dense", dtype=dtype)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.contractions.kernels import by_torch, kernels_for
+from einsearch_cli.layers.contractions.kernels import by_torch, kernels_for, two_core_kernels
 from einsearch_cli.layers.plans.planner import routes
+from einsearch_cli.layers.plans.two_cores import two_cores
 from einsearch_cli.speed.market import MARKET
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -128,6 +129,78 @@ def test_triton_serves_what_it_can() -> None:
     for other in (bias.double(), bias[::2], bias[:0]):
         assert kernels_for(bias, [bias, other]) is by_torch
     assert kernels_for(bias.cpu(), [bias.cpu()]) is by_torch
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("d_in", "d_out", "text"),
+    [
+        (64, 64, "kronecker"),
+        (48, 80, "kronecker"),
+        (250, 1024, "kronecker"),
+        (8192, 8192, "kronecker"),
+        (16_384, 1024, "kronecker"),
+        (64, 256, "tt:r=2"),
+        (250, 80, "tt:r=5"),
+        (8192, 4096, "tt:r=4"),
+    ],
+)
+def test_two_cores_in_one_kernel(d_in: int, d_out: int, text: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = EinsumLinear(d_in, d_out, text, dtype=dtype)
+    with torch.no_grad():
+        layer.bias.normal_()
+        layer.factors["A"].mul_(1.5)
+    double, layer = copy.deepcopy(layer).double(), layer.cuda()
+    layer.route = next(route.text for route in routes(layer.sized) if route.is_own)
+    cores = two_cores(layer.plan)
+    assert cores is not None
+    for tokens in (1, 7, 300):
+        x, y_grad = torch.randn(tokens, d_in, dtype=dtype), torch.randn(tokens, d_out, dtype=dtype)
+        x_double, x_gpu = x.double().requires_grad_(), x.cuda().requires_grad_()
+        padded = layer._padded(x_gpu.detach())
+        factors = [factor.detach() for factor in layer._factors()]
+        assert two_core_kernels(cores, padded, factors, None) is not None
+        expected, y = double(x_double), layer(x_gpu)
+        double.zero_grad()
+        layer.zero_grad()
+        expected.backward(y_grad.double())
+        y.backward(y_grad.cuda())
+        assert_close(y, expected, torch.bfloat16, text)
+        assert_close(x_gpu.grad, x_double.grad, torch.bfloat16, text)
+        for (name, parameter), wanted in zip(layer.named_parameters(), double.parameters(), strict=True):
+            if name != "gain":
+                assert_close(parameter.grad, wanted.grad, torch.bfloat16, f"{name} {tokens}")
+        with torch.no_grad():
+            assert_close(layer(x_gpu), expected, torch.bfloat16, f"{text} at inference")
+
+
+@pytest.mark.parametrize("text", ["kronecker", "tt:r=2"])
+def test_two_cores_in_compiled_code(text: str) -> None:
+    layer = EinsumLinear(256, 256, text, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(64, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    torch.compiler.reset()
+    y, expected = torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x)
+    inputs = (x, *layer.parameters())
+    found, wanted = (torch.autograd.grad(output.sum(), inputs) for output in (y, expected))
+    for ours, theirs in zip((y, *found), (expected, *wanted), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2 * theirs.abs().max().item())
+
+
+def test_two_cores_take_no_memory_for_the_intermediate() -> None:
+    layer = EinsumLinear(1024, 1024, "tt:r=8", device="cuda", dtype=torch.bfloat16)
+    layer.route = "(xB)A" if "(xB)A" in {route.text for route in routes(layer.sized)} else "(xA)B"
+    x = torch.randn(4096, 1024, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    layer(x).sum().backward()
+    layer.zero_grad()
+    x.grad = None
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    layer(x).sum().backward()
+    one = x.numel() * x.element_size()
+    assert (
+        torch.cuda.max_memory_allocated() - before < 4 * one
+    )  # output, its gradient, the input's; 8 for the intermediate
 
 
 @pytest.mark.parametrize("text", ["monarch", "dense"])

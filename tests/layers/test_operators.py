@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.contractions.operators import contract_operator
+from einsearch_cli.layers.contractions.double_backward import obvious_layer
+from einsearch_cli.layers.contractions.kernels import by_torch
+from einsearch_cli.layers.contractions.operators import _gradients_on_device, contract_operator, gradients_operator
+from einsearch_cli.layers.contractions.passes import passes_for
+from einsearch_cli.layers.contractions.rms_scale import norms_at_cap
+from einsearch_cli.layers.plans.chunking import kept_when_compiled
 
 
 def operators_in(module: nn.Module, x: Tensor) -> set[str]:
@@ -56,6 +61,98 @@ def test_operators_keep_their_promises(market: dict[str, Any], name: str, cap: b
     gain = layer.gain if keeps else layer.gain.detach()
     arguments = (x, gain, bias if keeps or bias is None else bias.detach(), factors, layer._operator_name, keeps)
     torch.library.opcheck(contract_operator, arguments)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_operators_keep_their_promises_of_factors_that_lie_otherwise() -> None:
+    layer = EinsumLinear(16, 16, "btt:r=2", dtype=torch.float64)
+    factors = [factor.detach().mT.contiguous().mT.requires_grad_() for factor in layer._factors()]
+    assert not any(factor.is_contiguous() for factor in factors)
+    x = torch.randn(3, 16, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(contract_operator, (x, layer.gain, layer.bias, factors, layer._operator_name, True))
+    with torch.no_grad():
+        _, *kept = contract_operator(x, layer.gain, layer.bias, factors, layer._operator_name, True)
+        arguments = (torch.randn(3, 16, dtype=torch.float64), x, layer.gain, factors, kept, layer._operator_name)
+        torch.library.opcheck(gradients_operator, (*arguments, [True] * 5))
+
+
+@pytest.mark.parametrize("lies", ["transposed", "expanded", "sliced"])
+def test_inputs_of_any_stride(lies: str) -> None:
+    layer = EinsumLinear(16, 16, "monarch")
+    inputs = {
+        "transposed": torch.randn(16, 5).t(),
+        "expanded": torch.randn(1, 16).expand(5, 16),
+        "sliced": torch.randn(10, 32)[::2, ::2],
+    }
+    torch.compiler.reset()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for grad_mode in (torch.enable_grad, torch.no_grad):
+        with grad_mode():
+            torch.testing.assert_close(compiled(inputs[lies]), layer(inputs[lies]))
+
+
+@pytest.mark.parametrize("name", ["btt-2", "tt", "generic", "all-of-three"])
+@pytest.mark.parametrize("cap", [False, True])
+def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool) -> None:
+    """What the operator does on a GPU, with tensors of the CPU."""
+    layer = market[name].layer(cap=cap)
+    plan, factors = layer.plan, [factor.detach() for factor in layer._factors()]
+    x = torch.randn(3, plan.padded_in, dtype=torch.float64, requires_grad=True)
+    inputs = [x, layer.gain, layer._padded_bias(layer.bias), *layer._factors()]
+    grad = torch.randn(3, plan.padded_out, dtype=torch.float64)
+    expected = torch.autograd.grad(obvious_layer(plan, layer._stds)(*inputs), inputs, grad)
+    gain, rows = layer.gain.detach(), x.detach()
+    scaled, facts = by_torch.scaled_last(gain, tuple(factors), norms_at_cap(factors, layer._stds))
+    passes, y = passes_for(plan, 3, is_cpu=False), torch.empty_like(grad)
+
+    def given(wanted: list[bool]) -> list[Tensor | None]:
+        results = passes.forward(rows, y, 1.0, None, [*factors[:-1], scaled], passes.unkept)
+        kept = [result for result, keeps in zip(results, kept_when_compiled(plan, False), strict=True) if keeps]
+        x_grad = torch.empty_like(rows) if wanted[0] else None
+        arguments = (grad, rows, x_grad, gain, factors, [*kept, scaled, facts], plan, wanted[1:])
+        return [x_grad, *_gradients_on_device(*arguments)]
+
+    for found, other in zip(given([True] * len(inputs)), expected, strict=True):
+        torch.testing.assert_close(found, other, rtol=1e-10, atol=1e-10)
+    for place, other in enumerate(expected):
+        found = given([number == place for number in range(len(inputs))])[place]
+        torch.testing.assert_close(found, other, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_that_are_not_wanted_are_not_given() -> None:
+    layer, x = EinsumLinear(16, 16, "btt:r=2"), torch.randn(3, 16)
+    factors, name = layer._factors(), layer._operator_name
+    with torch.no_grad():
+        _, *kept = contract_operator(x, layer.gain, layer.bias, factors, name, True)
+        for wanted in ([True] + [False] * 4, [False] * 3 + [True, False], [False, True, True, False, False]):
+            assert len(gradients_operator(x, x, layer.gain, factors, list(kept), name, wanted)) == sum(wanted)
+
+
+def test_wide_intermediates_are_computed_anew() -> None:
+    """As in eager mode: memory that is fetched anew in every step is dear."""
+    wide, narrow = (EinsumLinear(1024, 1024, text, device="meta").plan for text in ("btt:r=4", "monarch"))
+    assert kept_when_compiled(wide, is_cpu=True) == (False,)
+    assert kept_when_compiled(narrow, is_cpu=True) == kept_when_compiled(wide, is_cpu=False) == (True,)
+
+
+def test_a_fixed_route_is_taken() -> None:
+    layer, x = EinsumLinear(16, 16, "btt:r=2"), torch.randn(3, 16)
+    layer.route = "x(AB)"
+    assert not any("einsearch" in name for name in operators_in(layer, x))
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x))
+    layer.route = "(xA)B"
+    assert any("einsearch" in name for name in operators_in(layer, x))
+
+
+def test_transforms_inside_compiled_code() -> None:
+    layer, x = EinsumLinear(16, 16, "monarch"), torch.randn(3, 4, 16)
+    vectorized = torch.compile(lambda x: torch.func.vmap(layer)(x), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(vectorized(x), layer(x))
+    differentiated = torch.compile(torch.func.grad(lambda x: layer(x).square().sum()), backend="aot_eager")
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
+    torch.testing.assert_close(differentiated(x.detach()), expected)
 
 
 def test_operators_of_a_copied_layer_find_its_plan() -> None:

@@ -101,6 +101,14 @@ def test_a_layer_trains_by_the_route_that_was_set_last() -> None:
         assert counter.get_total_flops() == 50 * route.flops_per_token + route.flops_per_merge
 
 
+def test_what_was_found_out_for_another_dtype_is_forgotten() -> None:
+    layer, x = EinsumLinear(64, 64, "btt:r=2"), torch.randn(50, 64)
+    layer(x)
+    call = layer._call
+    layer.double()(x.double())
+    assert layer._call is not call
+
+
 @pytest.fixture
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -164,6 +172,8 @@ def test_wider_numbers_cost_more() -> None:
             for dtype in (torch.bfloat16, torch.float32, torch.float64)
         ]
         assert all(a <= b < c for a, b, c in zip(*times, strict=True))
+    # Beside bfloat16's units, those of float32 on a GPU are slower by more than the bytes.
+    assert DEFAULT_GPU.of_dtype(torch.float32).mac_ns_at(512) > 4 * DEFAULT_GPU.mac_ns_at(512)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def busy(seconds: float) -> None:
 
 
 def test_every_round_has_all_candidates_in_an_order_of_its_own(monkeypatch) -> None:
-    monkeypatch.setitem(SETTINGS, "_LEAST_S", 0.0)  # one call in a round
+    monkeypatch.setitem(SETTINGS, "_LEAST_S", {"cpu": 0.0})  # one call in a round
     calls: list[str] = []
     race = Race({name: lambda name=name: (calls.append(name), busy(1e-4)) for name in "abcd"}, CPU)
     race.run(rounds=12)

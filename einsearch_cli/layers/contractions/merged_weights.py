@@ -32,10 +32,16 @@ def _labelled_axes(sized: SizedStructure, step: Step, weight: Tensor) -> Labelle
 
 def _merged_step(sized: SizedStructure, step: Step, tensors: list[Labelled]) -> Tensor:
     target = step.axes
-    for first, second, axes in merging_pairs(sized, [axes for axes, _ in tensors], target):
+    for first, second, axes in _pairs(sized, tuple(axes for axes, _ in tensors), target):
         product = _pair_product(sized, tensors[first], tensors[second], axes)
         tensors = [*without(tensors, first, second), (axes, product)]
     return _aligned(sized, tensors[0], target).reshape(step.weight_shape)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _pairs(sized: SizedStructure, tensors: tuple[Axes, ...], target: Axes) -> tuple[tuple[int, int, Axes], ...]:
+    """For compilers, which cannot follow the search."""
+    return tuple(merging_pairs(sized, tensors, target))
 
 
 def _pair_product(sized: SizedStructure, first: Labelled, second: Labelled, target: Axes) -> Tensor:

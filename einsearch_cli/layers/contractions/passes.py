@@ -13,9 +13,11 @@ from torch import Tensor
 
 from einsearch_cli.layers.contractions.contraction import repeated
 from einsearch_cli.layers.contractions.generated import generated
+from einsearch_cli.layers.contractions.kernels import two_core_kernels
 from einsearch_cli.layers.contractions.rms_scale import scale_product
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.two_cores import TwoCores, two_cores
 
 _saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 Kept = Sequence[Tensor | None]
@@ -101,9 +103,55 @@ class Passes:
         ]
 
 
+class _TwoCorePasses(Passes):
+    """Of a Tensor-Train of two cores on a GPU: one kernel each for output, factors and the input's gradient.
+
+    Nothing is kept for the backward pass. Where the kernels do not run, these are the passes of any plan.
+    """
+
+    __slots__ = ("_cores", "_plain_forward")
+
+    def __init__(self, plan: Plan, tokens: int, cores: TwoCores) -> None:
+        super().__init__(plan, tokens, is_cpu=False)
+        self._cores, self._plain_forward = cores, self.forward
+        self.forward = self._fused_forward
+
+    def _fused_forward(
+        self, x: Tensor, y: Tensor, scale: float, bias: Tensor | None, weights: Sequence[Tensor], kept: Kept
+    ) -> Kept:
+        kernels = two_core_kernels(self._cores, x, weights, bias)
+        if kernels is None:
+            return self._plain_forward(x, y, scale, bias, weights, kept)
+        kernels.multiply(self._cores, x, y, scale, bias, weights)
+        return self.unkept
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        x_grad: Tensor | None,
+        scale: float,
+        weights: Sequence[Tensor],
+        kept: Kept,
+        wanted: Sequence[bool],
+    ) -> tuple[float | None, Tensor | None, list[Tensor | None]]:
+        """As of `Passes`; by kernels where the scale is in a factor, as layers on a GPU have it."""
+        is_scaled = scale == 1.0 and not wanted[0]
+        kernels = two_core_kernels(self._cores, x, weights, None) if is_scaled else None
+        if kernels is None:
+            return super().backward(grad, x, x_grad, scale, weights, kept, wanted)
+        if x_grad is not None:
+            kernels.multiply(self._cores.transposed, grad, x_grad, 1.0, None, weights)
+        _, wants_bias, *wants_weights = wanted
+        if not any(wants_weights):
+            return None, grad.sum(0) if wants_bias else None, [None, None]
+        return None, *kernels.gradients(self._cores, grad, x, weights, wants_bias)
+
+
 @lru_cache(maxsize=4096)
 def passes_for(plan: Plan, tokens: int, is_cpu: bool) -> Passes:
-    return Passes(plan, tokens, is_cpu)
+    cores = None if is_cpu else two_cores(plan)
+    return Passes(plan, tokens, is_cpu) if cores is None else _TwoCorePasses(plan, tokens, cores)
 
 
 def may_keep() -> bool:
@@ -114,7 +162,7 @@ def may_keep() -> bool:
 def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
     """Memory (tokens, width) for the results of all steps but the last, None for those to be computed anew."""
     tokens, widths = x.shape[0], plan.widths[1:-1]
-    if not may_keep():
+    if not may_keep() or (not x.is_cpu and two_cores(plan)):
         return [None] * len(widths)
     keeps = kept_steps(plan, tokens, x.is_cpu)
     return [x.new_empty(tokens, width) if kept else None for width, kept in zip(widths, keeps, strict=True)]

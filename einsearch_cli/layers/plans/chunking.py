@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.two_cores import two_cores
 
 
 class _Lengths(NamedTuple):
@@ -84,3 +85,18 @@ def kept_steps(plan: Plan, tokens: int, is_cpu: bool = True) -> tuple[bool, ...]
         room -= tokens * width if fits else 0
         keeps.append(fits or step.weight_shape[1] > _DEAR)
     return tuple(keeps)
+
+
+@lru_cache(maxsize=1024)
+def kept_when_compiled(plan: Plan, is_cpu: bool) -> tuple[bool, ...]:
+    """The same for compiled code, which serves any number of tokens: what is no wider than the input, or dear; all on a GPU.
+
+    Not for two cores there, whose intermediate does not reach memory.
+    """
+    between = plan.widths[1:-1]
+    if not is_cpu:
+        return (two_cores(plan) is None,) * len(between)
+    return tuple(
+        width <= plan.padded_in or step.weight_shape[1] > _DEAR
+        for step, width in zip(plan.steps, between, strict=False)
+    )

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.contractions.kernels import by_torch
+from einsearch_cli.layers.plans.two_cores import TwoCores
 
-_COUNTABLE = 1 << 30
-"""Elements that the kernels count in 32 bits."""
+_COUNTABLE = (1 << 31) - (1 << 20)
+"""Elements that the kernels count in 32 bits, with room for the step of a loop."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Float64 sums are torch's."""
 
@@ -37,6 +38,38 @@ def add_bias_(y: Tensor, bias: Tensor) -> None:
     """y (tokens, features), contiguous, += bias."""
     kernels = kernels_for(bias, (bias,)) if y.numel() else by_torch
     kernels.add_bias_(y, bias)
+
+
+def two_core_kernels(cores: TwoCores, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> ModuleType | None:
+    """Those of `two_cores` for these tensors, of half precision; None where they cannot take them."""
+    tensors = (x, *factors) if bias is None else (x, *factors, bias)
+    if not x.is_cuda or x.dtype not in (torch.bfloat16, torch.float16) or not 0 < x.numel() < _COUNTABLE:
+        return None
+    if any(tensor.dtype is not x.dtype or not tensor.is_contiguous() for tensor in tensors):
+        return None
+    outputs = x.shape[0] * cores.sizes[2] * cores.sizes[3]
+    if outputs >= _COUNTABLE or kernels_for(x, factors) is by_torch:
+        return None
+    return _tried_two_cores(x.get_device(), x.dtype, cores)
+
+
+@lru_cache(maxsize=64)
+def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> ModuleType | None:
+    """The cores may not fit on the chip of this device."""
+    from einsearch_cli.layers.contractions.kernels import two_cores
+
+    p, q, m, n, r = cores.sizes
+    shapes = (1, p * q), (1, m * n), (1, p, m * r), (1, q * r, n), (m * n,)
+    x, y, first, second, bias = (
+        torch.zeros(shape, dtype=dtype, device=torch.device("cuda", device)) for shape in shapes
+    )
+    try:
+        two_cores.multiply(cores, x, y, 1.0, bias, (first, second))
+        two_cores.multiply(cores.transposed, y, x, 1.0, None, (first, second))
+        two_cores.gradients(cores, y, x, (first, second), wants_bias=True)
+    except Exception:  # whatever is wrong, products of torch do the same
+        return None
+    return two_cores
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Kernels for small work around the products on a GPU, in Triton; `gpu_kernels` chooses between them and torch.
+"""Kernels for small work around the products on a GPU, in Triton; `kernels_for` chooses between them and torch.
 
 Sums are taken in float32, partial ones first, always in the same order.
 """

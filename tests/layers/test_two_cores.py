@@ -1,0 +1,165 @@
+"""Tensor-Trains of two cores: the formula of the fused kernel, in torch, against operations that torch differentiates."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.contractions import passes
+from einsearch_cli.layers.contractions.chunked import ChunkedSettings
+from einsearch_cli.layers.contractions.double_backward import obvious_layer
+from einsearch_cli.layers.contractions.kernels import two_core_kernels
+from einsearch_cli.layers.contractions.on_device import apply_on_device
+from einsearch_cli.layers.contractions.passes import kept_buffers, passes_for
+from einsearch_cli.layers.plans.cost_model import inference_bytes, training_bytes
+from einsearch_cli.layers.plans.machine import DEFAULT_GPU
+from einsearch_cli.layers.plans.planner import explain
+from einsearch_cli.layers.plans.two_cores import TwoCores, two_cores
+
+TEXTS = ["kronecker", "tt:r=3", "XA^1/4 XB^3/4 YA^1/2 YB^1/2 AB=2", "XB^1/2 XA^1/2 YB^1/4 YA^3/4"]
+SIZES = [(16, 16), (16, 81), (30, 14)]  # the last is padded
+
+
+def operands(
+    cores: TwoCores, x: Tensor, y: Tensor, first: Tensor, second: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """X (T, P, Q), Y (T, M, N), F (P, M, R) and S (Q, N, R), by the strides alone."""
+    p, q, m, n, r = cores.sizes
+    return (
+        x.as_strided((x.shape[0], p, q), (p * q, *cores.x)),
+        y.as_strided((y.shape[0], m, n), (m * n, *cores.y)),
+        first.as_strided((p, m, r), cores.first),
+        second.as_strided((q, n, r), cores.second),
+    )
+
+
+def multiply(
+    cores: TwoCores, x: Tensor, y: Tensor, scale: float, bias: Tensor | None, factors: tuple[Tensor, Tensor]
+) -> None:
+    x_TPQ, y_TMN, first_PMR, second_QNR = operands(cores, x, y, *factors)
+    y_TMN.copy_(scale * torch.einsum("tpq,pmr,qnr->tmn", x_TPQ, first_PMR, second_QNR))
+    if bias is not None:
+        y += bias
+
+
+def gradients(
+    cores: TwoCores, grad: Tensor, x: Tensor, factors: tuple[Tensor, Tensor], wants_bias: bool
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    first_grad, second_grad = map(torch.empty_like, factors)
+    x_TPQ, grad_TMN, into_first, into_second = operands(cores, x, grad, first_grad, second_grad)
+    *_, first_PMR, second_QNR = operands(cores, x, grad, *factors)
+    into_first.copy_(torch.einsum("tpq,tmn,qnr->pmr", x_TPQ, grad_TMN, second_QNR))
+    into_second.copy_(torch.einsum("tpq,tmn,pmr->qnr", x_TPQ, grad_TMN, first_PMR))
+    return grad.sum(0) if wants_bias else None, [first_grad, second_grad]
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Those of torch above in place of Triton's; gives the names of what was called."""
+    called: list[str] = []
+
+    def noted(function):  # type: ignore[no-untyped-def]
+        return lambda *arguments: (called.append(function.__name__), function(*arguments))[1]
+
+    fused = SimpleNamespace(multiply=noted(multiply), gradients=noted(gradients))
+    monkeypatch.setattr(passes, "two_core_kernels", lambda *_: fused)
+    return called
+
+
+def layer_of(text: str, d_in: int, d_out: int) -> EinsumLinear:
+    torch.manual_seed(0)
+    layer = EinsumLinear(d_in, d_out, text, dtype=torch.float64)
+    with torch.no_grad():
+        layer.gain.fill_(1.25)
+        layer.factors["A"].mul_(2.0)
+    return layer
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(("d_in", "d_out"), SIZES)
+def test_the_formula_is_the_layer(kernels: list[str], text: str, d_in: int, d_out: int) -> None:
+    layer = layer_of(text, d_in, d_out)
+    x = torch.randn(5, layer.plan.padded_in, dtype=torch.float64, requires_grad=True)
+    inputs = [x, layer.gain, layer._padded_bias(layer.bias), *layer._factors()]
+    y = apply_on_device(ChunkedSettings(passes_for(layer.plan, 5, is_cpu=False), layer._stds), *inputs)
+    expected = obvious_layer(layer.plan, layer._stds)(*inputs)
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    grad = torch.randn_like(y)
+    wanted = torch.autograd.grad(expected, inputs, grad)
+    for found, other in zip(torch.autograd.grad(y, inputs, grad), wanted, strict=True):
+        torch.testing.assert_close(found, other, rtol=1e-10, atol=1e-10)
+    assert kernels == ["multiply", "multiply", "gradients"]
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_only_what_is_wanted_is_computed(kernels: list[str], place: int) -> None:
+    layer = layer_of("tt:r=3", 16, 81)
+    x = torch.randn(5, 16, dtype=torch.float64)
+    inputs = [
+        tensor.detach().requires_grad_(number == place)
+        for number, tensor in enumerate((x, layer.gain, layer.bias, *layer._factors()))
+    ]
+    y = apply_on_device(ChunkedSettings(passes_for(layer.plan, 5, is_cpu=False), layer._stds), *inputs)
+    (found,) = torch.autograd.grad(y.sum(), inputs[place])
+    (expected,) = torch.autograd.grad(obvious_layer(layer.plan, layer._stds)(*inputs).sum(), inputs[place])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    # The gain's gradient comes with the factors', and the bias's alone is a sum.
+    assert kernels[1:] == [["multiply"], ["gradients"], [], ["gradients"], ["gradients"]][place]
+
+
+def test_a_scale_of_its_own_goes_by_the_products_of_any_plan(kernels: list[str]) -> None:
+    layer = layer_of("kronecker", 16, 16)
+    x, grad = torch.randn(2, 3, 16, dtype=torch.float64)
+    factors = [factor.detach() for factor in layer._factors()]
+    both = passes_for(layer.plan, 3, is_cpu=False), passes_for(layer.plan, 3, is_cpu=True)
+    for scale, wants_scale in ((0.5, True), (0.5, False), (1.0, True)):
+        wanted = (wants_scale, True, True, True)
+        (scale_grad, *found), (expected, *others) = (
+            ways.backward(grad, x, None, scale, factors, ways.unkept, wanted) for ways in both
+        )
+        assert scale_grad == (pytest.approx(expected) if wants_scale else None)
+        torch.testing.assert_close(found, others)
+    assert kernels == []
+
+
+def test_what_is_none_of_them() -> None:
+    families = ["dense", "low-rank:r=4", "monarch", "btt:r=2", "tt:n=3,r=2", "block-dense:blocks=4,r=4"]
+    for text in [*families, "XAB^1/2 XB^1/2 YA^1/2 YB^1/2"]:
+        assert two_cores(EinsumLinear(256, 256, text, device="meta").plan) is None, text
+    assert two_cores(EinsumLinear(128**2, 128**2, "kronecker", device="meta").plan) is not None
+    assert two_cores(EinsumLinear(256**2, 64, "kronecker", device="meta").plan) is None  # too large for a chip
+    assert two_cores(EinsumLinear(256, 256, "tt:r=17", device="meta").plan) is None
+    assert two_cores(EinsumLinear(256, 1, "kronecker", device="meta").plan) is None  # one axis is all of Y
+
+
+def test_the_transposed_of_the_transposed() -> None:
+    cores = two_cores(EinsumLinear(16, 81, "tt:r=3", device="meta").plan)
+    assert cores is not None
+    assert cores.transposed.transposed == cores
+    assert cores.transposed != cores
+
+
+def test_a_cpu_has_no_kernels_and_keeps_intermediates() -> None:
+    layer = layer_of("kronecker", 16, 16)
+    x, cores = torch.randn(3, 16, dtype=torch.bfloat16), two_cores(layer.plan)
+    assert cores is not None
+    assert two_core_kernels(cores, x, [factor.bfloat16() for factor in layer._factors()], None) is None
+    assert kept_buffers(layer.plan, x)[0] is not None
+    assert kept_buffers(layer.plan, x.to("meta")) == [None]  # which stands for a GPU
+
+
+def test_nothing_but_input_and_output_moves() -> None:
+    """In half precision: 3 passes over both in training, and the factors."""
+    sized = EinsumLinear(64, 64, "tt:r=4", device="meta").sized
+    (own, *_) = (item for item in explain(sized, 1000, DEFAULT_GPU, False) if item.text != "x(AB)")
+    params = 2 * 8 * 8 * 4
+    assert own.intermediate_elements == 0
+    assert own.bytes == 2 * (params + 1000 * 2 * 64)
+    plan = EinsumLinear(64, 64, "tt:r=4", device="meta").plan
+    assert training_bytes(plan, 1000, DEFAULT_GPU) == 3 * inference_bytes(plan, 1000, DEFAULT_GPU)
+    wide = DEFAULT_GPU.of_dtype(torch.float32)
+    assert inference_bytes(plan, 1000, wide) == 4 * (params + 1000 * (2 * 64 + 2 * 8 * 8 * 4))
