@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.contractions import passes
+from einsearch_cli.layers.contractions.contraction import repeated
 
 ROUTES = ["(xA)B", "x(AB)"]
 
@@ -275,3 +277,20 @@ def test_shapes_on_the_meta_device(layer: EinsumLinear, grad: bool) -> None:
                 y = made(torch.empty(*leading, made.in_features, device="meta"))
                 assert y.is_meta
                 assert y.shape == (*leading, made.out_features)
+
+
+def test_factors_are_repeated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Along axes that only the activation has; it took a third of a call of one token of width 4096."""
+    repeats = []
+    monkeypatch.setattr(passes, "repeated", lambda *arguments: repeats.append(1) or repeated(*arguments))
+    layer, x = EinsumLinear(256, 256, "(0.5|0.25|0.25|0.25|0.5|0.25|0)").eval(), torch.randn(3, 256)
+    layer.route = "(xA)B"
+    with torch.no_grad():
+        expected = plain(layer, x)
+        torch.testing.assert_close(layer(x), expected)
+        assert len(repeats) == 2
+        torch.testing.assert_close(layer(x.repeat(2, 1))[:3], expected)
+        assert len(repeats) == 2
+        layer.factors["A"].mul_(1.5)
+        torch.testing.assert_close(layer(x), plain(layer, x))
+        assert len(repeats) == 4

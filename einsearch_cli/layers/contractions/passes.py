@@ -47,7 +47,7 @@ class Passes:
     def _forward(
         self, x: Tensor, y: Tensor, scale: float, bias: Tensor | None, weights: Sequence[Tensor], kept: Kept
     ) -> Kept:
-        weights, sizes = self._repeated(weights), self._sizes
+        weights, sizes = self.repeated(weights), self._sizes
         if self.is_whole:
             return self._code.forward(x, y, scale, bias, weights, kept)
         for x_part, y_part, *parts in zip(x.split(sizes), y.split(sizes), *_split(kept, sizes), strict=True):
@@ -73,7 +73,7 @@ class Passes:
         code, sizes, bias_grad = self._code, self._sizes, None
         sums: Kept = (None,) * len(weights)
         # The scale's gradient needs what multiplies it, which is lost where the scale is zero.
-        settings = scale, scale or 1.0, self._repeated(weights)
+        settings = scale, scale or 1.0, self.repeated(weights)
         if self.is_whole:
             bias_grad = grad.sum(0) if wants_bias else None
             sums = code.backward(grad, x, x_grad, *settings, kept, wants_weights, sums)
@@ -93,12 +93,15 @@ class Passes:
             weight_grads[-1] = torch.zeros_like(weight_grads[-1])
         return scale_grad, bias_grad, weight_grads
 
-    def _repeated(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Factors repeated along the axes that only the activation has; along the tokens it is done chunk by chunk."""
+    def repeated(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Factors repeated along the axes that only the activation has; along the tokens it is done chunk by chunk.
+
+        Both passes do it themselves, but take those that are repeated already.
+        """
         if not self._code.repeats_factors:
             return weights
         return [
-            repeated(weight, step, 1) if step.is_repeated else weight
+            repeated(weight, step, 1) if step.is_repeated and weight.shape[0] == step.weight_shape[0] else weight
             for step, weight in zip(self.plan.steps, weights, strict=True)
         ]
 
