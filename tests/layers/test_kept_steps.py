@@ -54,6 +54,15 @@ def test_chunks_are_longer_where_the_factors_overflow_the_cache(processor: str) 
     assert sum(chunks(small, 4096)) == sum(chunks(large, 4096)) == 4096
 
 
+def test_chunks_are_longer_where_matrices_are_wide(processor: str) -> None:
+    low_rank, narrow = (EinsumLinear(1024, 1024, text, device="meta").plan for text in ("low-rank", "monarch"))
+    longest = max(chunks(low_rank, 4096))
+    assert longest == (264 if processor == "AVX2" else 520)
+    assert max(chunks(narrow, 4096)) == (264 if processor == "AVX2" else 136)
+    overflowing = EinsumLinear(4096, 4096, "block-shuffle:blocks=4", device="meta").plan
+    assert max(chunks(overflowing, 4096)) > 800
+
+
 def test_calls_elsewhere_than_on_the_cpu_are_not_cut_into_chunks() -> None:
     layer = EinsumLinear(1024, 1024, "btt:r=4", device="meta")
     layer.route = routes(layer.sized)[0].text

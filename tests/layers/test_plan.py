@@ -101,3 +101,12 @@ def test_what_saved_factors_mean(text: str, d_in: int, d_out: int) -> None:
     ]
     found = "; ".join([f"{' '.join(plan.input_order)} -> {' '.join(plan.output_order)}", *factors])
     assert found == STORED[text, d_in, d_out]
+
+
+def test_gradients_of_plain_matrices_lie_as_the_tokens_do() -> None:
+    """And those of the factors with the longer side innermost."""
+    first, second = plan_of("low-rank").steps
+    assert not first.grad_is_feature_major
+    assert not second.grad_is_feature_major
+    assert first.weight_grad_is_swapped  # 256 × 16
+    assert not second.weight_grad_is_swapped  # 16 × 256

@@ -16,6 +16,10 @@ class _Lengths(NamedTuple):
 
     elements: int
     """Of the widest intermediate of a chunk."""
+    wide_elements: int
+    """The same where matrices are wide, whose packing anew for every chunk costs more."""
+    large_matrix: int
+    """Elements of a matrix beyond which it overflows the cache itself."""
     of_many_params: int
     """Tokens at least, where the factors themselves overflow the cache, into which every chunk brings them anew."""
     of_few: int
@@ -25,8 +29,8 @@ class _Lengths(NamedTuple):
 _LENGTHS = {
     # Figures in `docs/log.md`, 2026-11-25 and 2026-11-27: an EPYC of half a megabyte a core, a Xeon of two, whose
     # activations are dear once they leave that. btt:r=4 4096 wide, 136 and 504 tokens: 1.42 and 1.27 there, 1.19 and 1.88 here.
-    "AVX2": _Lengths(elements=1 << 18, of_many_params=500, of_few=128),
-    "AVX512": _Lengths(elements=1 << 17, of_many_params=136, of_few=256),
+    "AVX2": _Lengths(elements=1 << 18, wide_elements=1 << 18, large_matrix=1 << 16, of_many_params=500, of_few=128),
+    "AVX512": _Lengths(elements=1 << 17, wide_elements=1 << 19, large_matrix=1 << 18, of_many_params=136, of_few=256),
 }
 _lengths = _LENGTHS.get(torch.backends.cpu.get_cpu_capability(), _LENGTHS["AVX2"])
 _MANY_PARAMS = 1 << 18
@@ -35,6 +39,8 @@ _FEW_TOKENS = 300
 """Calls of so few tokens keep all intermediates, which are small, in however many chunks they run."""
 _MIN_CHUNK = 72
 """Tokens at least where there are many chunks: 72 take 0.88 to 1.02 of the time of 136 where activations are 4096 wide."""
+_WIDE_MATRIX = 1 << 15
+"""Elements of a wide matrix."""
 _LARGE_CHUNK = 1000
 """Tokens below which packing a large matrix anew for every chunk costs more than 2%."""
 _WITH_GRADIENT = 2
@@ -55,8 +61,10 @@ def chunks(plan: Plan, tokens: int, is_cpu: bool = True) -> tuple[int, ...]:
     least = _lengths.of_few if tokens <= _FEW_TOKENS else _MIN_CHUNK
     if plan.params > _MANY_PARAMS:
         least = _lengths.of_many_params
-    wanted = max(least, _lengths.elements // max(plan.widths))
-    if any(step.is_large for step in plan.steps):
+    largest = max(step.matrix_elements for step in plan.steps)
+    elements = _lengths.wide_elements if largest >= _WIDE_MATRIX else _lengths.elements
+    wanted = max(least, elements // max(plan.widths))
+    if largest > _lengths.large_matrix:
         wanted = max(wanted, _LARGE_CHUNK)
     if not is_cpu or plan.is_dense or 2 * tokens <= 3 * wanted:
         return (tokens,)

@@ -56,7 +56,9 @@ def _step(draft: Draft, grad_memory: Axes, static: Mapping[str, int]) -> Step:
         is_feature_major=draft.is_feature_major,
         grad=_blocks(grad_memory, (batch, rows, new), static),
         grad_is_feature_major=draft.grad_is_feature_major,
-        weight_grad_is_swapped=innermost(grad_memory, rows),
+        # One matrix is written with its longer side innermost: 0.8 to 1 of the time (Xeon, AVX-512).
+        weight_grad_is_swapped=innermost(grad_memory, rows)
+        or (not batch and not innermost(draft.before, rows) and _product(contracted, static) > _product(new, static)),
         macs_per_token=_product((*batch, *rows, *contracted, *new), static),
     )
 

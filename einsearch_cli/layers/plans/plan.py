@@ -167,9 +167,9 @@ class Step:
         return self.repeat_from is not None and not self.is_along_tokens
 
     @property
-    def is_large(self) -> bool:
-        """Whether its matrix is too large for the second-level cache."""
-        return self.weight_shape[1] * self.weight_shape[2] > 1 << 16
+    def matrix_elements(self) -> int:
+        """Of one matrix of the factor."""
+        return self.weight_shape[1] * self.weight_shape[2]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
