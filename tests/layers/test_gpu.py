@@ -198,9 +198,8 @@ def test_two_cores_take_no_memory_for_the_intermediate() -> None:
     before = torch.cuda.memory_allocated()
     layer(x).sum().backward()
     one = x.numel() * x.element_size()
-    assert (
-        torch.cuda.max_memory_allocated() - before < 4 * one
-    )  # output, its gradient, the input's; 8 for the intermediate
+    # Output, gradients of both and partial sums took 4.2; the intermediate would take 8 more.
+    assert torch.cuda.max_memory_allocated() - before < 6 * one
 
 
 @pytest.mark.parametrize("text", ["monarch", "dense"])
