@@ -405,5 +405,5 @@ class EinsumLinear(nn.Module):
         route = state["_route"]
         plan = stored_plan(state["sized"])
         register_plan(state["sized"], plan)
-        super().__setstate__({**state, "plan": plan, "_route": None})  # type: ignore[no-untyped-call]
+        super().__setstate__({**state, "plan": plan, "_route": None, "_structure_text": str(state["structure"])})  # type: ignore[no-untyped-call]
         self.route = route

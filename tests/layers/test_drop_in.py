@@ -52,6 +52,15 @@ def test_state_dict_round_trip(case: Any) -> None:
     torch.testing.assert_close(other(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
+def test_layers_pickled_before_their_text_was_kept() -> None:
+    layer = EinsumLinear(16, 16, "monarch")
+    state = layer.__getstate__()
+    del state["_structure_text"]
+    other = EinsumLinear.__new__(EinsumLinear)
+    other.__setstate__(state)
+    assert repr(other) == repr(layer)
+
+
 def test_deepcopy_and_pickle_are_independent_copies(case: Any) -> None:
     layer = case.layer()
     x = torch.randn(3, case.d_in, dtype=torch.float64)

@@ -107,7 +107,7 @@ def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool) -> 
 
     def given(wanted: list[bool]) -> list[Tensor | None]:
         results = passes.forward(rows, y, 1.0, None, [*factors[:-1], scaled], passes.unkept)
-        kept = [result for result, keeps in zip(results, kept_when_compiled(plan, False), strict=True) if keeps]
+        kept = [result for result, keeps in zip(results, kept_when_compiled(plan, False, 8), strict=True) if keeps]
         x_grad = torch.empty_like(rows) if wanted[0] else None
         arguments = (grad, rows, x_grad, gain, factors, [*kept, scaled, facts], plan, wanted[1:])
         return [x_grad, *_gradients_on_device(*arguments)]
@@ -131,8 +131,8 @@ def test_gradients_that_are_not_wanted_are_not_given() -> None:
 def test_wide_intermediates_are_computed_anew() -> None:
     """As in eager mode: memory that is fetched anew in every step is dear."""
     wide, narrow = (EinsumLinear(1024, 1024, text, device="meta").plan for text in ("btt:r=4", "monarch"))
-    assert kept_when_compiled(wide, is_cpu=True) == (False,)
-    assert kept_when_compiled(narrow, is_cpu=True) == kept_when_compiled(wide, is_cpu=False) == (True,)
+    assert kept_when_compiled(wide, is_cpu=True, itemsize=4) == (False,)
+    assert kept_when_compiled(narrow, True, 4) == kept_when_compiled(wide, False, 4) == (True,)
 
 
 def test_a_fixed_route_is_taken() -> None:

@@ -150,6 +150,7 @@ def test_a_cpu_has_no_kernels_and_keeps_intermediates() -> None:
     assert two_core_kernels(cores, x, [factor.bfloat16() for factor in layer._factors()], None) is None
     assert kept_buffers(layer.plan, x)[0] is not None
     assert kept_buffers(layer.plan, x.to("meta")) == [None]  # which stands for a GPU
+    assert kept_buffers(layer.plan, x.to("meta").float())[0] is not None  # for which there is no kernel
 
 
 def test_nothing_but_input_and_output_moves() -> None:

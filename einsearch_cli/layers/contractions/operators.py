@@ -42,7 +42,7 @@ def contract_operator(
     plan = _plans[name]
     passes, stds = passes_for(plan, x.shape[0], x.is_cpu), [role.init_std for role in plan.roles]
     y, kept = x.new_empty(x.shape[0], plan.padded_out), _memory(x, plan) if keeps else []
-    memory = _with_gaps(kept, plan, x.is_cpu) if keeps else passes.unkept
+    memory = _with_gaps(kept, plan, x) if keeps else passes.unkept
     if x.is_cpu:
         passes.forward(x.contiguous(), y, scale_value(gain, factors, stds), bias, factors, memory)
         return [y, *kept]
@@ -80,7 +80,7 @@ def _gradients_on_cpu(
     scale = gain.item() * product_of_caps
     wants_scale = wants_gain or any(norms)  # caps pass the scale's gradient on to factors
     scale_grad, bias_grad, grads = passes_for(plan, x.shape[0], True).backward(
-        grad, x, x_grad, scale, factors, _with_gaps(kept, plan, True), [wants_scale, *others]
+        grad, x, x_grad, scale, factors, _with_gaps(kept, plan, x), [wants_scale, *others]
     )
     if scale_grad is None:
         return [None, bias_grad, *grads]
@@ -108,7 +108,7 @@ def _gradients_on_device(
         x_grad,
         1.0,
         [*factors[:-1], scaled],
-        _with_gaps(results, plan, False),
+        _with_gaps(results, plan, x),
         [False, wants_bias, *wants_factors[:-1], wants_scale],
     )
     if not wants_scale:
@@ -163,11 +163,11 @@ contract_operator.register_autograd(_backward, setup_context=_set_up)
 
 def _memory(x: Tensor, plan: Plan) -> list[Tensor]:
     """For the results that are kept."""
-    keeps = kept_when_compiled(plan, x.device.type == "cpu")
+    keeps = kept_when_compiled(plan, x.device.type == "cpu", x.dtype.itemsize)
     return [x.new_empty(x.shape[0], width) for width, kept in zip(plan.widths[1:-1], keeps, strict=True) if kept]
 
 
-def _with_gaps(kept: Sequence[Tensor], plan: Plan, is_cpu: bool) -> Kept:
+def _with_gaps(kept: Sequence[Tensor], plan: Plan, x: Tensor) -> Kept:
     """These, and None for each that is computed anew."""
     given = iter(kept)
-    return [next(given) if keeps else None for keeps in kept_when_compiled(plan, is_cpu)]
+    return [next(given) if keeps else None for keeps in kept_when_compiled(plan, x.is_cpu, x.dtype.itemsize)]

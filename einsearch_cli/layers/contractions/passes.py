@@ -17,7 +17,7 @@ from einsearch_cli.layers.contractions.kernels import two_core_kernels
 from einsearch_cli.layers.contractions.rms_scale import scale_product
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.plan import Plan
-from einsearch_cli.layers.plans.two_cores import TwoCores, two_cores
+from einsearch_cli.layers.plans.two_cores import TwoCores, is_fused, two_cores
 
 _saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 Kept = Sequence[Tensor | None]
@@ -165,7 +165,7 @@ def may_keep() -> bool:
 def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
     """Memory (tokens, width) for the results of all steps but the last, None for those to be computed anew."""
     tokens, widths = x.shape[0], plan.widths[1:-1]
-    if not may_keep() or (not x.is_cpu and two_cores(plan)):
+    if not may_keep() or is_fused(plan, x.is_cpu, x.dtype.itemsize):
         return [None] * len(widths)
     keeps = kept_steps(plan, tokens, x.is_cpu)
     return [x.new_empty(tokens, width) if kept else None for width, kept in zip(widths, keeps, strict=True)]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from einsearch_cli.layers.plans.plan import Plan
-from einsearch_cli.layers.plans.two_cores import two_cores
+from einsearch_cli.layers.plans.two_cores import is_fused
 
 
 class _Lengths(NamedTuple):
@@ -96,14 +96,14 @@ def kept_steps(plan: Plan, tokens: int, is_cpu: bool = True) -> tuple[bool, ...]
 
 
 @lru_cache(maxsize=1024)
-def kept_when_compiled(plan: Plan, is_cpu: bool) -> tuple[bool, ...]:
+def kept_when_compiled(plan: Plan, is_cpu: bool, itemsize: int) -> tuple[bool, ...]:
     """The same for compiled code, which serves any number of tokens: what is no wider than the input, or dear; all on a GPU.
 
-    Not for two cores there, whose intermediate does not reach memory.
+    Not where one kernel keeps it on the chip there.
     """
     between = plan.widths[1:-1]
     if not is_cpu:
-        return (two_cores(plan) is None,) * len(between)
+        return (not is_fused(plan, is_cpu, itemsize),) * len(between)
     return tuple(
         width <= plan.padded_in or step.weight_shape[1] > _DEAR
         for step, width in zip(plan.steps, between, strict=False)

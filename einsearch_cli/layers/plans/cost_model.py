@@ -14,7 +14,7 @@ from einsearch_cli.layers.plans.direct_writing import plan_operands
 from einsearch_cli.layers.plans.machine import MachineProfile
 from einsearch_cli.layers.plans.merging import merging_macs
 from einsearch_cli.layers.plans.plan import Plan, Reading, Step
-from einsearch_cli.layers.plans.two_cores import two_cores
+from einsearch_cli.layers.plans.two_cores import is_fused
 from einsearch_cli.structures import SizedStructure
 
 _FEW_ROWS = 8
@@ -27,7 +27,7 @@ _ONE_ROW = 0.4
 
 def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward pass, with merged factors at hand."""
-    if is_fused(plan, profile):
+    if is_fused(plan, profile.is_cpu, profile.itemsize):
         return profile.layer_ns + profile.step_ns + _fused_ns(plan, tokens, profile)
     rounds = len(chunks(plan, tokens, profile.is_cpu))
     total = _layer_ns(plan, profile)
@@ -41,7 +41,7 @@ def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
 def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward and backward pass, with factors merged before: three products a step, and what is computed anew."""
     total, operands = 3 * inference_ns(plan, tokens, profile), plan_operands(plan, profile.is_cpu)
-    if is_fused(plan, profile):
+    if is_fused(plan, profile.is_cpu, profile.itemsize):
         return total
     total += _copy_ns(plan.write_grad, tokens, profile) if plan.write_grad and operands.write_grad else 0.0
     for step, operand in zip(plan.steps, operands.steps, strict=True):
@@ -66,7 +66,7 @@ def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_tr
 def inference_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     """To and from main memory or cache in a forward pass: weights, input, every intermediate twice, output, copies."""
     first, *between, last = plan.widths
-    if is_fused(plan, profile):
+    if is_fused(plan, profile.is_cpu, profile.itemsize):
         return profile.itemsize * (plan.params + tokens * (first + last))
     operands = plan_operands(plan, profile.is_cpu)
     copies = sum(_elements(step.rows) for step, own in zip(plan.steps, operands.steps, strict=True) if own.rows.copy)
@@ -80,7 +80,7 @@ def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     Backward, every step reads its weights, its rows and twice the gradient of its result, and writes those of
     its weights and rows. What is computed anew is read and written once more.
     """
-    if is_fused(plan, profile):
+    if is_fused(plan, profile.is_cpu, profile.itemsize):
         return 3 * inference_bytes(plan, tokens, profile)
     anew = [not is_kept for is_kept in kept_steps(plan, tokens, profile.is_cpu)]
     operands = plan_operands(plan, profile.is_cpu)
@@ -94,11 +94,6 @@ def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     merged = sum(math.prod(step.weight_shape) for step in plan.steps if len(step.factor) > 1)
     weights = 2 * plan.params + 3 * merged  # a merged one is written, and its gradient read for two others
     return inference_bytes(plan, tokens, profile) + profile.itemsize * (weights + tokens * elements)
-
-
-def is_fused(plan: Plan, profile: MachineProfile) -> bool:
-    """Whether one kernel keeps the intermediate on the chip: two cores in half precision on a GPU."""
-    return not profile.is_cpu and profile.itemsize == 2 and two_cores(plan) is not None
 
 
 def _fused_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:

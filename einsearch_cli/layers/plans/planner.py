@@ -18,7 +18,6 @@ from itertools import permutations
 from einsearch_cli.layers.plans.cost_model import (
     inference_bytes,
     inference_ns,
-    is_fused,
     merging_ns,
     training_bytes,
     training_ns,
@@ -27,6 +26,7 @@ from einsearch_cli.layers.plans.layout import plan_for
 from einsearch_cli.layers.plans.machine import MachineProfile
 from einsearch_cli.layers.plans.merging import merging_macs
 from einsearch_cli.layers.plans.plan import Plan, factor_roles
+from einsearch_cli.layers.plans.two_cores import is_fused
 from einsearch_cli.structures import SizedStructure
 from einsearch_cli.taxonomy import meeting_order
 
@@ -173,7 +173,9 @@ def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, is_trai
             flops=tokens * route.flops_per_token * (3 if is_training else 1) + route.flops_per_merge * is_training * 3,
             bytes=bytes_moved(route.plan, tokens, profile),
             intermediate_elements=(
-                0 if is_fused(route.plan, profile) else tokens * max(route.plan.widths[1:-1], default=0)
+                0
+                if is_fused(route.plan, profile.is_cpu, profile.itemsize)
+                else tokens * max(route.plan.widths[1:-1], default=0)
             ),
             predicted_us=predicted_ns(sized, route, tokens, profile, is_training) / 1e3,
             is_chosen=route is chosen,

@@ -83,6 +83,17 @@ def two_cores(plan: Plan) -> TwoCores | None:
     )
 
 
+def is_fused(plan: Plan, is_cpu: bool, itemsize: int) -> bool:
+    """Whether one kernel keeps the intermediate on the chip: two cores in half precision on a GPU.
+
+    >>> from einsearch_cli.layers import EinsumLinear
+    >>> plan = EinsumLinear(64, 64, "kronecker", device="meta").plan
+    >>> is_fused(plan, is_cpu=False, itemsize=2), is_fused(plan, is_cpu=False, itemsize=4)
+    (True, False)
+    """
+    return not is_cpu and itemsize == 2 and two_cores(plan) is not None
+
+
 def _other(pair: tuple[str, ...], one: str) -> str:
     first, second = pair
     return second if one == first else first
