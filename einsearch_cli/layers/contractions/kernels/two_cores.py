@@ -1,8 +1,8 @@
 """A Tensor-Train of two cores in one kernel a pass, in Triton; `plans.two_cores` has the formula.
 
-A program holds both cores and takes one token after another, whose intermediate never leaves the chip. Of three tensors
-as large as the input a training step reads or writes six; products with an intermediate in memory twelve for each value
-of the bond. Figures are in `docs/log.md`.
+A program holds both cores and takes one token after another, whose intermediate never leaves the chip. A training step
+so reads and writes six tensors as large as the input, where products with the intermediate in memory do twelve, and more
+with a bond. Figures are in `docs/log.md`, 2026-11-27.
 """
 
 from __future__ import annotations
