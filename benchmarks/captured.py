@@ -3,8 +3,8 @@
     python benchmarks/captured.py [--widths 1024 4096 8192] [--rounds 9] [--out benchmarks/results/captured-h200.json]
 
 bfloat16, 16,384 tokens, forward and backward pass. A step of a narrow layer takes the host longer than the GPU; a captured one,
-which replays all of its kernels at once, shows the GPU's part. All layers of a width run in turn, round after round;
-ratios to the captured `nn.Linear` and to the captured bare products are medians over the rounds.
+which replays all of its kernels at once, shows the GPU's part. The ways of one layer, the captured `nn.Linear` and the captured
+bare products run in turn, round after round; ratios to these two are medians over the rounds.
 """
 
 from __future__ import annotations

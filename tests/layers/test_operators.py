@@ -76,6 +76,21 @@ def test_operators_keep_their_promises_of_factors_that_lie_otherwise() -> None:
         torch.library.opcheck(gradients_operator, (*arguments, [True] * 5))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_operators_keep_their_promises_under_autocast() -> None:
+    """All is of half precision but the gain, and with it its gradient."""
+    layer = EinsumLinear(16, 16, "btt:r=2")
+    x, grad = torch.randn(2, 3, 16).bfloat16()
+    factors, bias, gain = (
+        [f.detach().bfloat16() for f in layer._factors()],
+        layer.bias.detach().bfloat16(),
+        layer.gain.detach(),
+    )
+    torch.library.opcheck(contract_operator, (x, gain, bias, factors, layer._operator_name, True))
+    _, *kept = contract_operator(x, gain, bias, factors, layer._operator_name, True)
+    torch.library.opcheck(gradients_operator, (grad, x, gain, factors, kept, layer._operator_name, [True] * 5))
+
+
 @pytest.mark.parametrize("lies", ["transposed", "expanded", "sliced"])
 def test_inputs_of_any_stride(lies: str) -> None:
     layer = EinsumLinear(16, 16, "monarch")

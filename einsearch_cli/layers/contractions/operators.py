@@ -31,7 +31,7 @@ def register_plan(sized: SizedStructure, plan: Plan) -> str:
     return name
 
 
-@torch.library.custom_op("einsearch::contract", mutates_args=())
+@torch.library.custom_op("einsearch::structured_linear", mutates_args=())
 def contract_operator(
     x: Tensor, gain: Tensor, bias: Tensor | None, factors: list[Tensor], name: str, keeps: bool
 ) -> list[Tensor]:
@@ -51,7 +51,7 @@ def contract_operator(
     return [y, *kept, scaled, facts] if keeps else [y]
 
 
-@torch.library.custom_op("einsearch::contract_gradients", mutates_args=())
+@torch.library.custom_op("einsearch::structured_linear_gradients", mutates_args=())
 def gradients_operator(
     grad: Tensor, x: Tensor, gain: Tensor, factors: list[Tensor], kept: list[Tensor], name: str, wanted: list[bool]
 ) -> list[Tensor]:
@@ -137,8 +137,9 @@ def _(x: Tensor, gain: Tensor, _bias: Tensor | None, factors: list[Tensor], name
 def _(
     grad: Tensor, x: Tensor, gain: Tensor, factors: list[Tensor], _kept: list[Tensor], _name: str, wanted: list[bool]
 ) -> list[Tensor]:
-    shapes = [x.shape, gain.shape, grad.shape[1:], *(factor.shape for factor in factors)]
-    return [grad.new_empty(shape) for shape, wants in zip(shapes, wanted, strict=True) if wants]
+    # Contiguous, whatever the factors are; and the gain has a dtype of its own under autocast.
+    alike = [(x, x.shape), (gain, gain.shape), (grad, grad.shape[1:]), *((factor, factor.shape) for factor in factors)]
+    return [tensor.new_empty(shape) for (tensor, shape), wants in zip(alike, wanted, strict=True) if wants]
 
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

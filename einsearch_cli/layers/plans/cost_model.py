@@ -40,9 +40,10 @@ def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
 
 def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward and backward pass, with factors merged before: three products a step, and what is computed anew."""
-    total, operands = 3 * inference_ns(plan, tokens, profile), plan_operands(plan, profile.is_cpu)
+    total = 3 * inference_ns(plan, tokens, profile)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return total
+    operands = plan_operands(plan, profile.is_cpu)
     total += _copy_ns(plan.write_grad, tokens, profile) if plan.write_grad and operands.write_grad else 0.0
     for step, operand in zip(plan.steps, operands.steps, strict=True):
         total += _copy_ns(step.grad, tokens, profile) if operand.grad.copy else 0.0

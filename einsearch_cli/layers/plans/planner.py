@@ -15,13 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
 
-from einsearch_cli.layers.plans.cost_model import (
-    inference_bytes,
-    inference_ns,
-    merging_ns,
-    training_bytes,
-    training_ns,
-)
+from einsearch_cli.layers.plans.cost_model import inference_bytes, inference_ns, merging_ns, training_bytes, training_ns
 from einsearch_cli.layers.plans.layout import plan_for
 from einsearch_cli.layers.plans.machine import MachineProfile
 from einsearch_cli.layers.plans.merging import merging_macs

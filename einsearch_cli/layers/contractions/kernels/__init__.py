@@ -43,12 +43,8 @@ def add_bias_(y: Tensor, bias: Tensor) -> None:
 def two_core_kernels(cores: TwoCores, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> ModuleType | None:
     """Those of `two_cores` for these tensors, of half precision; None where they cannot take them."""
     tensors = (x, *factors) if bias is None else (x, *factors, bias)
-    if not x.is_cuda or x.dtype not in (torch.bfloat16, torch.float16) or not 0 < x.numel() < _COUNTABLE:
-        return None
-    if any(tensor.dtype is not x.dtype or not tensor.is_contiguous() for tensor in tensors):
-        return None
     outputs = x.shape[0] * cores.sizes[2] * cores.sizes[3]
-    if outputs >= _COUNTABLE or kernels_for(x, factors) is by_torch:
+    if x.dtype.itemsize != 2 or outputs >= _COUNTABLE or kernels_for(x, tensors) is by_torch:
         return None
     return _tried_two_cores(x.get_device(), x.dtype, cores)
 
