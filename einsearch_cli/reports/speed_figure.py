@@ -144,7 +144,9 @@ def _line_names(axes: Axes, x: Scale, y: Scale) -> Html:
     if axes.is_diagonal:
         low, high = _diagonal(x, y)
         near_end = high * (low / high) ** 0.12
-        parts.append(text("all of it realised", x(near_end) - 8, y(near_end), class_="tick end halo"))
+        is_right = x(near_end) > (x.start + x.end) / 2  # the name is where there is room for it
+        place, side = (x(near_end) - 8, "tick end halo") if is_right else (x(near_end) + 8, "tick halo")
+        parts.append(text("all of it realised", place, y(near_end), class_=side))
     return joined(parts)
 
 

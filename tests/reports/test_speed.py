@@ -131,6 +131,15 @@ def test_points_lie_where_the_numbers_say() -> None:
     assert overhead.count('class="median"') == 1
 
 
+@pytest.mark.parametrize(("layer_s", "side"), [(0.25e-3, "tick end halo"), (5e-3, "tick halo")])
+def test_the_name_of_the_diagonal_is_within_the_panel(layer_s: float, side: str) -> None:
+    """To the left of it, but to the right where slow layers leave it in the corner on the left."""
+    result = result_of(measured("some", TRAINING, layer_s), measured("dense", TRAINING, layer_s, flops_share=1.0))
+    drawing = speed_figure(result, looks_of(result), SPEEDUP)
+    (found,) = re.findall(r'<text [^>]*class="([^"]+)"[^>]*>all of it realised', drawing)
+    assert found == side
+
+
 def test_layers_are_told_apart() -> None:
     result = result_of(measured("dense", DECODE, 1e-3), *(measured(f"layer {n}", DECODE, 1e-3) for n in range(20)))
     looks = looks_of(result)
