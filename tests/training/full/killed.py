@@ -18,14 +18,22 @@ from tests.training.full.runs import CPU, KINDS, tiny_data, tiny_spec
 
 
 class Killer(Silent):
-    """The kill comes at any point of a step, of a validation or of a checkpoint being written."""
+    """The kill comes at any point of a step, of a validation or of a checkpoint being written.
+
+    Many steps of a fast machine fit into the delay: a run that goes on behind `step` is killed too, and the last step
+    waits for the kill.
+    """
 
     def __init__(self, step: int, delay_s: float) -> None:
-        self.step, self.delay_s = step, delay_s
+        self.step = step
+        self.delay_s = delay_s
+        self.killing = threading.Thread(target=self.kill)
 
-    def on_step(self, metrics: StepMetrics, steps: int) -> None:  # noqa: ARG002
-        if metrics.step == self.step:
-            threading.Thread(target=self.kill).start()
+    def on_step(self, metrics: StepMetrics, steps: int) -> None:
+        if metrics.step >= self.step and not self.killing.is_alive():
+            self.killing.start()
+        if metrics.step == steps:
+            self.killing.join()
 
     def kill(self) -> None:
         time.sleep(self.delay_s)
