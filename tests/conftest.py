@@ -1,6 +1,10 @@
 """What holds for all tests."""
 
 import signal
+from collections.abc import Iterator
+
+import pytest
+import torch
 
 
 def pytest_sessionstart() -> None:
@@ -8,3 +12,11 @@ def pytest_sessionstart() -> None:
     pytest-xdist, under nohup and in background jobs of a shell; there they would never stop."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -17,6 +17,8 @@ from einsearch_cli.layers.plans.planner import routes
 _ROUNDS = 7
 _ROUND_S = 4e-3
 """Short calls are repeated until a round takes this long."""
+_FEW_ROWS = 4
+"""Of products whose time is not their arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def calibrate(
         report(Progress(name, step, len(names)))
         measured[name] = tuple(measure(dtype))
     layer_ns, step_ns = measured["layer"]
-    cached_ns, memory_ns, batched_cached_ns, batched_memory_ns, cache_bytes = measured["weight"]
+    cached_ns, memory_ns, cache_bytes = measured["weight"]
     copy_ns, run_ns = measured["copy"]
     return MachineProfile(
         layer_ns=layer_ns,
@@ -50,8 +52,6 @@ def calibrate(
         mac_ns=measured["mac"],
         cached_weight_ns=cached_ns,
         memory_weight_ns=memory_ns,
-        batched_cached_weight_ns=batched_cached_ns,
-        batched_memory_weight_ns=batched_memory_ns,
         cache_bytes=cache_bytes,
         copy_ns=copy_ns,
         run_ns=run_ns,
@@ -93,8 +93,8 @@ def _calls(dtype: torch.dtype) -> Iterator[float]:
 
 def _matrices(dtype: torch.dtype) -> Iterator[float]:
     """One matrix of a batched product, beyond the call and the arithmetic: many small ones against few."""
-    few, many = (fastest_ns(_product(batch, 4, 16, 16, dtype)) for batch in (16, 256))
-    yield max(0.0, (many - few) / 240 - 4 * 16 * 16 * 0.1 * dtype.itemsize / 4)
+    few, many = (fastest_ns(_product(batch, _FEW_ROWS, 16, 16, dtype)) for batch in (16, 256))
+    yield max(0.0, (many - few) / 240 - _FEW_ROWS * 16 * 16 * 0.03 * dtype.itemsize / 4)
 
 
 def _macs(dtype: torch.dtype) -> Iterator[float]:
@@ -105,16 +105,13 @@ def _macs(dtype: torch.dtype) -> Iterator[float]:
 
 
 def _weights(dtype: torch.dtype) -> Iterator[float]:
-    """A weight of products of four rows: one matrix, then a batch, each in cache and from main memory.
+    """A weight of products of four rows, in cache and from main memory.
 
     Last the bytes up to which weights count as cached: where a product of one row takes the mean of both.
     """
-    sizes = (512, 4096)
-    for width in sizes:
-        arithmetic_ns = 4 * width * width * 0.026 * dtype.itemsize / 4
-        yield max(0.02, (fastest_ns(_product(1, 4, width, width, dtype)) - arithmetic_ns) / width**2)
-    for width in (256, 2048):
-        yield max(0.02, fastest_ns(_product(4, 4, width, width, dtype)) / (4 * width**2))
+    for width in (512, 4096):
+        arithmetic_ns = _FEW_ROWS * width * width * 0.026 * dtype.itemsize / 4
+        yield max(0.02, (fastest_ns(_product(1, _FEW_ROWS, width, width, dtype)) - arithmetic_ns) / width**2)
     per_weight = {
         width: fastest_ns(_product(1, 1, width, width, dtype)) / width**2 for width in (512, 1024, 2048, 3072, 4096)
     }
@@ -134,9 +131,12 @@ def _copies(dtype: torch.dtype) -> Iterator[float]:
 
 
 def _product(batch: int, rows: int, k: int, n: int, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """As the layers do it: a batch is written feature-major."""
+    """As the layers do it: a batch is written feature-major, but for few rows."""
     if batch == 1:
         x, weight = torch.randn(rows, k).to(dtype), torch.randn(k, n).to(dtype)
         return lambda: torch.mm(x, weight)
+    if rows == _FEW_ROWS:
+        x, weight = torch.randn(batch, rows, k).to(dtype), torch.randn(batch, k, n).to(dtype)
+        return lambda: torch.bmm(x, weight)
     x, weight = (torch.randn(batch, *shape).to(dtype).transpose(1, 2) for shape in ((rows, k), (k, n)))
     return lambda: torch.bmm(weight, x)

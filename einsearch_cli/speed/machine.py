@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from einsearch_cli.layers.plans.processor import processor_name
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
     """Processor, system, versions and load of this machine.
 
-    >>> machine_facts(torch.device("cpu"))["device"] == cpu_name()
+    >>> machine_facts(torch.device("cpu"))["device"] == processor_name()
     True
     """
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
-        "cpu": cpu_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "system": platform.system(),
@@ -27,17 +28,6 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "load_average": load_average(),
     }
-
-
-def cpu_name() -> str:
-    """Model of the processor, as far as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def load_average() -> float | None:

@@ -13,14 +13,6 @@ SETTINGS = Race.run.__globals__
 """Not the module by name: collecting its examples may import it once more."""
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def busy(seconds: float) -> None:
     end = time.process_time() + seconds
     while time.process_time() < end:

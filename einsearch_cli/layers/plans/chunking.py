@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import torch
-
 from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.processor import multiplies_by_avx512
 from einsearch_cli.layers.plans.two_cores import is_fused
 
 
@@ -32,7 +31,7 @@ _LENGTHS = {
     "AVX2": _Lengths(elements=1 << 18, wide_elements=1 << 18, large_matrix=1 << 16, of_many_params=500, of_few=128),
     "AVX512": _Lengths(elements=1 << 17, wide_elements=1 << 19, large_matrix=1 << 18, of_many_params=136, of_few=256),
 }
-_lengths = _LENGTHS.get(torch.backends.cpu.get_cpu_capability(), _LENGTHS["AVX2"])
+_lengths = _LENGTHS["AVX512" if multiplies_by_avx512() else "AVX2"]
 _MANY_PARAMS = 1 << 18
 """Elements of factors that overflow the cache."""
 _FEW_TOKENS = 300

@@ -17,8 +17,6 @@ from einsearch_cli.layers.plans.plan import Plan, Reading, Step
 from einsearch_cli.layers.plans.two_cores import is_fused
 from einsearch_cli.structures import SizedStructure
 
-_FEW_ROWS = 8
-"""Rows up to which batched products spend their time on the weights."""
 _TRAINED_MERGE_STEPS = 30
 """A product of two factors and its backward pass, by torch's autograd, take as many calls as so many steps."""
 _ONE_ROW = 0.4
@@ -27,6 +25,7 @@ _ONE_ROW = 0.4
 
 def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward pass, with merged factors at hand."""
+    plan = plan.at(tokens, profile.is_cpu)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return profile.layer_ns + profile.step_ns + _fused_ns(plan, tokens, profile)
     rounds = len(chunks(plan, tokens, profile.is_cpu))
@@ -40,6 +39,7 @@ def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
 
 def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward and backward pass, with factors merged before: three products a step, and what is computed anew."""
+    plan = plan.at(tokens, profile.is_cpu)
     total = 3 * inference_ns(plan, tokens, profile)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return total
@@ -66,6 +66,7 @@ def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_tr
 
 def inference_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     """To and from main memory or cache in a forward pass: weights, input, every intermediate twice, output, copies."""
+    plan = plan.at(tokens, profile.is_cpu)
     first, *between, last = plan.widths
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return profile.itemsize * (plan.params + tokens * (first + last))
@@ -81,6 +82,7 @@ def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     Backward, every step reads its weights, its rows and twice the gradient of its result, and writes those of
     its weights and rows. What is computed anew is read and written once more.
     """
+    plan = plan.at(tokens, profile.is_cpu)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return 3 * inference_bytes(plan, tokens, profile)
     anew = [not is_kept for is_kept in kept_steps(plan, tokens, profile.is_cpu)]
@@ -112,16 +114,9 @@ def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:
     _, k, n = step.weight_shape
     elements = math.prod(step.weight_shape)
     arithmetic_ns = tokens * step.macs_per_token * profile.mac_ns_at(min(k, n))
-    if not step.is_batched:
-        share = _ONE_ROW if step.result.at(tokens)[0] == 1 else 1.0
-        return arithmetic_ns + share * elements * _memory_ns(elements, profile)
-    b, r, _ = step.result.at(tokens)
-    arithmetic_ns += b * profile.matrix_ns
-    if r > _FEW_ROWS:
-        return arithmetic_ns + elements * _memory_ns(elements, profile)
-    is_cached = profile.itemsize * elements <= profile.cache_bytes
-    few_ns = profile.batched_cached_weight_ns if is_cached else profile.batched_memory_weight_ns
-    return max(arithmetic_ns, elements * few_ns)
+    b, r = step.result.at(tokens)[:2] if step.is_batched else (1, step.result.at(tokens)[0])
+    weights_ns = (_ONE_ROW if r == 1 else 1.0) * elements * _memory_ns(elements, profile)
+    return arithmetic_ns + weights_ns + (b * profile.matrix_ns if step.is_batched else 0.0)
 
 
 def _memory_ns(elements: int, profile: MachineProfile) -> float:

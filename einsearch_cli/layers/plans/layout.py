@@ -95,7 +95,11 @@ def plan_for(
     paths = sorted(_forward_paths(roles, sizes, starts, end), key=lambda path: path.cost_ns)
     both = (_with_gradients(path, sizes) for path in paths[:_FINALISTS])
     best = min(both, key=lambda path: path.cost_ns)
-    return lower(sized, roles, best.start, _plain_gradients(best.drafts, sizes), best.end, sizes)
+    few_tokens = None
+    drafts = _plain_gradients(best.drafts, sizes)
+    if any(draft.is_feature_major or draft.grad_is_feature_major for draft in drafts):
+        few_tokens = lower(sized, roles, best.start, _token_major(drafts), best.end, sizes, None)
+    return lower(sized, roles, best.start, drafts, best.end, sizes, few_tokens)
 
 
 def _forward_paths(
@@ -146,6 +150,16 @@ def _plain_gradients(drafts: Sequence[Draft], sizes: Mapping[str, int]) -> list[
         replace(draft, grad_is_feature_major=draft.grad_is_feature_major and not (plain and before))
         for draft, plain, before in zip(drafts, are_plain, after_plain, strict=False)
     ]
+
+
+def _token_major(drafts: Sequence[Draft]) -> list[Draft]:
+    """The same steps with all results and gradients token-major; factors are stored as they were."""
+    memory, found = drafts[0].before, []
+    for draft in drafts:
+        rows = tuple(axis for axis in memory if axis in draft.rows)
+        found.append(replace(draft, before=memory, rows=rows, is_feature_major=False, grad_is_feature_major=False))
+        memory = found[-1].after
+    return found
 
 
 def _input_orders(role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Memory]:

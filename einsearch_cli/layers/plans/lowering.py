@@ -23,6 +23,7 @@ def lower(
     drafts: Sequence[Draft],
     end: Axes,
     sizes: Mapping[str, int],
+    few_tokens: Plan | None,
 ) -> Plan:
     """The plan of a chain of drafts from the input, lying as `start`, to the output, lying as `end`."""
     # Where the token axis is left at 1, a product of sizes is that of the features.
@@ -39,6 +40,7 @@ def lower(
         write=_rearrangement(last, end, static),
         write_grad=_rearrangement(first_grad, start, static),
         widths=(_product(start, static), *(_product(draft.after, static) for draft in drafts)),
+        few_tokens=few_tokens,
     )
 
 

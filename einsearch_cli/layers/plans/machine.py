@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from einsearch_cli.files import write_atomically
+from einsearch_cli.layers.plans.processor import multiplies_by_avx512, processor_name
 
 WIDTHS = (4, 8, 16, 32, 64, 128, 512)
 """Widths of the matrices of a product for which the time of a multiply-add is known."""
@@ -37,12 +37,8 @@ class MachineProfile:
     mac_ns: tuple[float, ...]
     """One multiply-add of a product whose matrices are as wide as `WIDTHS`."""
     cached_weight_ns: float
-    """One weight of a product of a matrix, read from cache and packed."""
+    """One weight of a product, read from cache and packed."""
     memory_weight_ns: float
-    """The same, read from main memory."""
-    batched_cached_weight_ns: float
-    """One weight of a batched product of few rows, arithmetic included."""
-    batched_memory_weight_ns: float
     """The same, read from main memory."""
     cache_bytes: float
     """Weights up to here stay in cache between calls."""
@@ -90,23 +86,22 @@ class MachineProfile:
         )
 
 
-_BY_BYTES = (
-    "cached_weight_ns", "memory_weight_ns", "batched_cached_weight_ns", "batched_memory_weight_ns", "copy_ns", "run_ns",
-)  # fmt: skip
+_BY_BYTES = ("cached_weight_ns", "memory_weight_ns", "copy_ns", "run_ns")
 _PLAIN_GPU_MAC_NS = 3.3e-5
 """A multiply-add of float32 or float64 on an H200: 60 TFLOP/s by its data sheet, a thirteenth of bfloat16."""
 DEFAULT_CPU = MachineProfile(
-    layer_ns=40_000, step_ns=14_000, matrix_ns=300,
-    mac_ns=(0.12, 0.059, 0.038, 0.03, 0.026, 0.0245, 0.0243),
-    cached_weight_ns=0.16, memory_weight_ns=0.45, batched_cached_weight_ns=1.5, batched_memory_weight_ns=4.8,
-    cache_bytes=1.6e7,
-    copy_ns=0.16, run_ns=3.0, source="defaults for one core of a server processor",
+    # Fitted to 1,383 times of routes on an EPYC: what it chooses takes 0.2% longer than the best route.
+    layer_ns=3_900, step_ns=5_100, matrix_ns=117,
+    mac_ns=(0.0885, 0.0627, 0.0291, 0.0269, 0.0231, 0.0231, 0.0231),
+    cached_weight_ns=0.155, memory_weight_ns=0.422,
+    cache_bytes=2.2e7,
+    copy_ns=0.117, run_ns=4.0, source="defaults for one core of a server processor",
 )  # fmt: skip
 DEFAULT_AVX512 = MachineProfile(
-    # Fitted to 1,058 times of routes on a Xeon: what it chooses takes 1% longer than the best route; by `DEFAULT_CPU` 5.5%.
+    # Fitted to 1,058 times of routes on a Xeon: what it chose took 1% longer than the best route.
     layer_ns=2_640, step_ns=10_500, matrix_ns=108,
     mac_ns=(0.395, 0.045, 0.0165, 0.0205, 0.0127, 0.0128, 0.0131),
-    cached_weight_ns=0.08, memory_weight_ns=0.353, batched_cached_weight_ns=0.294, batched_memory_weight_ns=0.641,
+    cached_weight_ns=0.08, memory_weight_ns=0.353,
     cache_bytes=2e6,
     copy_ns=0.299, run_ns=0.498, source="defaults for one core of a server processor with AVX-512",
 )  # fmt: skip
@@ -114,7 +109,7 @@ DEFAULT_GPU = MachineProfile(
     # Fitted to bfloat16 on an NVIDIA H200 (`benchmarks/results/layers-h200.json`); narrow products are bound by memory.
     layer_ns=38_000, step_ns=26_000, matrix_ns=2,
     mac_ns=(1.8e-4, 9e-5, 4.4e-5, 2.2e-5, 1.1e-5, 5.5e-6, 2.7e-6),
-    cached_weight_ns=4e-4, memory_weight_ns=5.7e-4, batched_cached_weight_ns=4e-4, batched_memory_weight_ns=5.7e-4,
+    cached_weight_ns=4e-4, memory_weight_ns=5.7e-4,
     cache_bytes=3e7,
     copy_ns=1.9e-3, run_ns=5e-3, source="defaults for a data-centre GPU", is_cpu=False, itemsize=2,
 )  # fmt: skip
@@ -131,7 +126,7 @@ def profile_for(device_type: str, threads: int, dtype: torch.dtype) -> MachinePr
 
 def default_cpu() -> MachineProfile:
     """The defaults for this processor."""
-    return DEFAULT_AVX512 if torch.backends.cpu.get_cpu_capability() == "AVX512" else DEFAULT_CPU
+    return DEFAULT_AVX512 if multiplies_by_avx512() else DEFAULT_CPU
 
 
 def _stored(threads: int, dtype: torch.dtype) -> MachineProfile | None:
@@ -166,14 +161,6 @@ def store_profile(profile: MachineProfile, threads: int, dtype: torch.dtype) -> 
 def profile_path(threads: int, dtype: torch.dtype) -> Path:
     """In the user's cache folder; the name holds processor, torch, threads and dtype: none is mistaken for another."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    facts = (_processor(), str(os.cpu_count()), torch.__version__)
+    facts = (processor_name(), str(os.cpu_count()), torch.__version__)
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
     return cache / "einsearch" / f"machine-{digest}-{threads}-{str(dtype).removeprefix('torch.')}.json"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

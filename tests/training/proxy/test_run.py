@@ -12,13 +12,7 @@ from einsearch_cli.structures import RoutingStatistics, parse_layer, parse_struc
 from einsearch_cli.training import ProxyRun, RunOutcome, StepDone, minimal_budget, plan_run, probe, train
 from tests.training.proxy.tasks import run_of, small_teacher
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def without_clock(outcome: RunOutcome) -> dict[str, object]:
