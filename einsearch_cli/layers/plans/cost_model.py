@@ -17,7 +17,7 @@ from einsearch_cli.layers.plans.plan import Plan, Reading, Step
 from einsearch_cli.layers.plans.two_cores import is_fused
 from einsearch_cli.structures import SizedStructure
 
-_TRAINED_MERGE_STEPS = 30
+_TRAINED_MERGE_STEPS = 60
 """A product of two factors and its backward pass, by torch's autograd, take as many calls as so many steps."""
 _ONE_ROW = 0.4
 """A matrix times one vector reads its weights without packing them."""

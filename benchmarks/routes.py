@@ -1,0 +1,106 @@
+"""What the planner loses: the time of every route of a layer, and of the one that is chosen over the fastest.
+
+    python benchmarks/routes.py [--widths 256 512 1024 2048 4096] [--rounds 5] [--out benchmarks/results/routes.json]
+
+float32, one thread, inference and training. Routes of one case run in turn, round after round; times are medians over the
+rounds. In training, matrices that take more FLOPs to merge than 32 products of the dense one are left out. The constants of
+the planner are the stored ones of this machine (`einsearch bench --calibrate`) or the defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from einsearch_cli.files import write_atomically
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.plans.machine import profile_for
+from einsearch_cli.layers.plans.planner import Route, best_route, routes
+from einsearch_cli.speed import Race
+from einsearch_cli.speed.machine import machine_facts
+from einsearch_cli.speed.market import MARKET
+from einsearch_cli.structures import parse_structure
+
+CPU = torch.device("cpu")
+TOKENS = {"inference": (1, 2, 4, 8, 16, 32, 64, 256, 1024), "training": (4, 16, 64, 256, 1024)}
+MOST_ELEMENTS = 1 << 20
+"""Of an input: what is larger takes long and is decided by the FLOPs."""
+MOST_DENSE_PRODUCTS = 32
+
+
+def infer(layer: EinsumLinear, x: Tensor) -> None:
+    with torch.no_grad():
+        layer(x)
+
+
+def train(layer: EinsumLinear, x: Tensor, y_grad: Tensor) -> None:
+    torch.autograd.grad(layer(x), [x, *layer.parameters()], y_grad)
+
+
+def measure(structure: str, width: int, mode: str, tokens: int, rounds: int) -> dict[str, Any]:
+    is_training = mode == "training"
+    x, y_grad = torch.randn(tokens, width, requires_grad=is_training), torch.randn(tokens, width)
+    sized = parse_structure(structure).at(width, width)
+    runs: dict[str, Callable[[], None]] = {}
+    for route in routes(sized):
+        if is_training and _is_hopeless(route, width, tokens):
+            continue
+        layer = EinsumLinear(width, width, structure)
+        layer.route = route.text
+        runs[route.text] = partial(train, layer, x, y_grad) if is_training else partial(infer, layer, x)
+    race = Race(runs, CPU)
+    race.run(rounds)
+    seconds = {text: statistics.median(values) for text, values in race.durations_s.items()}
+    chosen = best_route(sized, tokens, profile_for("cpu", 1, torch.float32), is_training).text
+    return {
+        "structure": structure,
+        "width": width,
+        "mode": mode,
+        "tokens": tokens,
+        "seconds": seconds,
+        "chosen": chosen,
+        "loss": seconds.get(chosen, math.inf) / min(seconds.values()),
+    }
+
+
+def _is_hopeless(route: Route, width: int, tokens: int) -> bool:
+    return route.flops_per_merge > MOST_DENSE_PRODUCTS * 2 * width**2 * tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--widths", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    words = parser.parse_args()
+    torch.set_num_threads(1)
+    found: dict[str, list[dict[str, Any]]] = {mode: [] for mode in TOKENS}
+    for width in words.widths:
+        for structure in MARKET[1:]:
+            for mode, numbers in TOKENS.items():
+                cases = (tokens for tokens in numbers if tokens * width <= MOST_ELEMENTS)
+                found[mode] += [measure(structure, width, mode, tokens, words.rounds) for tokens in cases]
+            print(f"width {width:,}, {structure}", flush=True)
+    for mode, cases in found.items():
+        mean = math.exp(statistics.fmean(math.log(case["loss"]) for case in cases))
+        print(f"{mode}: what is chosen takes {mean:.4f} of the fastest route's time over {len(cases)} cases; worst")
+        for case in sorted(cases, key=lambda case: -case["loss"])[:5]:
+            named = f"{case['structure']}, width {case['width']:,}, {case['tokens']:,} tokens"
+            print(f"  {case['loss']:.2f}  {named}: {case['chosen']}")
+    if words.out is not None:
+        facts = machine_facts(CPU)
+        text = json.dumps({"machine": facts, **found}, indent=1)
+        write_atomically(words.out, text + "\n")
+
+
+if __name__ == "__main__":
+    main()
