@@ -280,17 +280,30 @@ def test_shapes_on_the_meta_device(layer: EinsumLinear, grad: bool) -> None:
 
 
 def test_factors_are_repeated_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Along axes that only the activation has; it took a third of a call of one token of width 4096."""
+    """Along axes that only the activation has, and for few tokens not at all."""
     repeats = []
     monkeypatch.setattr(passes, "repeated", lambda *arguments: repeats.append(1) or repeated(*arguments))
-    layer, x = EinsumLinear(256, 256, "(0.5|0.25|0.25|0.25|0.5|0.25|0)").eval(), torch.randn(3, 256)
+    layer, x = EinsumLinear(256, 256, "(0.5|0.25|0.25|0.25|0.5|0.25|0)").eval(), torch.randn(20, 256)
     layer.route = "(xA)B"
     with torch.no_grad():
         expected = plain(layer, x)
+        torch.testing.assert_close(layer(x[:3]), expected[:3])
+        assert not repeats
         torch.testing.assert_close(layer(x), expected)
         assert len(repeats) == 2
-        torch.testing.assert_close(layer(x.repeat(2, 1))[:3], expected)
+        torch.testing.assert_close(layer(x.repeat(2, 1))[:20], expected)
         assert len(repeats) == 2
         layer.factors["A"].mul_(1.5)
         torch.testing.assert_close(layer(x), plain(layer, x))
         assert len(repeats) == 4
+
+
+def test_factors_are_repeated_only_for_the_plan_that_wants_it() -> None:
+    """Both plans of one route serve one layer in turn, each with weights of its own."""
+    layer = EinsumLinear(256, 256, "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4 AB^1/4", dtype=torch.float64)
+    layer.route = "(xA)B"
+    assert layer.plan.steps[0].is_repeated
+    for tokens in (40, 3, 40, 1):
+        x = torch.randn(tokens, 256, dtype=torch.float64)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), x @ layer.to_dense().T + layer.bias, rtol=1e-10, atol=1e-10)

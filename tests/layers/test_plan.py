@@ -32,16 +32,20 @@ def test_few_tokens_on_a_cpu_are_multiplied_token_major(case: Any) -> None:
     plan = case.layer().plan
     few = plan.at(1, is_cpu=True)
     assert few.at(1, is_cpu=True) is few
-    assert not any(step.is_feature_major or step.grad_is_feature_major for step in few.steps)
+    assert not any(step.is_feature_major or step.grad_is_feature_major or step.is_repeated for step in few.steps)
     assert [step.weight_axes for step in few.steps] == [step.weight_axes for step in plan.steps]
     assert (few.input_order, few.output_order) == (plan.input_order, plan.output_order)
     assert plan.at(1, is_cpu=False) is plan
 
 
-def test_wide_matrices_are_multiplied_token_major_for_more_tokens() -> None:
-    narrow, wide = plan_of("monarch", 1024, 1024), plan_of("block-shuffle:blocks=4", 1024, 1024)
-    assert [narrow.at(tokens, True) is narrow for tokens in (11, 12, 32, 33)] == [False, True, True, True]
-    assert [wide.at(tokens, True) is wide for tokens in (11, 12, 32, 33)] == [False, False, False, True]
+def test_wide_and_much_repeated_factors_are_multiplied_token_major_for_more_tokens() -> None:
+    generic = "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4"
+    for text, width in (("monarch", 1024), (generic, 1024)):
+        plan = plan_of(text, width, width)
+        assert [plan.at(tokens, True) is plan for tokens in (11, 12, 32, 33)] == [False, True, True, True]
+    for text, width in (("block-shuffle:blocks=4", 1024), (generic, 4096)):
+        plan = plan_of(text, width, width)
+        assert [plan.at(tokens, True) is plan for tokens in (11, 12, 32, 33)] == [False, False, False, True]
 
 
 def test_roles_of_the_generic_structure() -> None:

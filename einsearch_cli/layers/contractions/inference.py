@@ -15,6 +15,7 @@ from einsearch_cli.layers.autocast import cast_dtype
 from einsearch_cli.layers.contractions.merged_weights import merged_weights
 from einsearch_cli.layers.contractions.passes import passes_for
 from einsearch_cli.layers.contractions.rms_scale import scale_value
+from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import Route, Schedule, stored_plan
 from einsearch_cli.structures import SizedStructure
 
@@ -82,7 +83,7 @@ class Prepared:
         self._steps = _steps[0]
         self._scale = scale_value(gain.detach(), [f.detach() for f in factors.values()], stds)
         self._schedule = schedule
-        self._weights: dict[str, list[Tensor]] = {}
+        self._weights: dict[Plan, list[Tensor]] = {}
         self.is_plain = autocast is None and (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out)
         """Whether inputs of two axes are multiplied as they are, without padding or casts."""
         self.dense_limit: float = -1
@@ -107,11 +108,12 @@ class Prepared:
         if route.is_dense:
             return functional.linear(x, self._dense(route), bias)
         passes = passes_for(route.plan, x.shape[0], x.is_cpu)
-        if route.text not in self._weights:
-            # Repeating takes a third of a call of one token through the generic structure of width 4096.
-            self._weights[route.text] = list(passes.repeated(self._merge(route)))
+        weights = self._weights.get(passes.plan)
+        if weights is None:
+            # Repeating would take a third of a call of few tokens through the generic structure of width 4096.
+            weights = self._weights[passes.plan] = list(passes.repeated(self._merge(route)))
         y = x.new_empty(passes.tokens, route.plan.padded_out)
-        passes.forward(x.contiguous(), y, self._scale, bias, self._weights[route.text], passes.unkept)
+        passes.forward(x.contiguous(), y, self._scale, bias, weights, passes.unkept)
         return y
 
     def _dense(self, route: Route) -> Tensor:

@@ -153,11 +153,12 @@ def _plain_gradients(drafts: Sequence[Draft], sizes: Mapping[str, int]) -> list[
 
 
 def _token_major(drafts: Sequence[Draft]) -> list[Draft]:
-    """The same steps with all results and gradients token-major; factors are stored as they were."""
+    """The same steps with all results and gradients token-major and no factor repeated; they are stored as they were."""
     memory, found = drafts[0].before, []
     for draft in drafts:
-        rows = tuple(axis for axis in memory if axis in draft.rows)
-        found.append(replace(draft, before=memory, rows=rows, is_feature_major=False, grad_is_feature_major=False))
+        batch = tuple(axis for axis in draft.batch if axis in (*draft.role.batch, TOKENS))
+        rows = tuple(axis for axis in memory if axis not in (*batch, *draft.contracted))
+        found.append(Draft(draft.role, memory, batch, rows, draft.contracted, draft.new, is_feature_major=False))
         memory = found[-1].after
     return found
 

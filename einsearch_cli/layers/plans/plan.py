@@ -21,9 +21,12 @@ TOKENS = "tokens"
 """Name of the token axis among the carrier sets of an intermediate."""
 _FEW_TOKENS = 11
 """Tokens up to which MKL is far slower at writing a batched product feature-major: see `Plan.at`."""
-_FEW_FOR_WIDE = 32
-"""The same for matrices of at least `_WIDE` elements, which a copy between products costs little in comparison."""
+_FEW_FOR_MUCH = 32
+"""The same where a copy between products costs little beside them."""
 _WIDE = 1 << 15
+"""Elements of a matrix for which that holds."""
+_REPEATED = 1 << 17
+"""Elements of a repeated factor for which that holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,12 @@ class Step:
         """Of one matrix of the factor."""
         return self.weight_shape[1] * self.weight_shape[2]
 
+    @property
+    def is_much(self) -> bool:
+        """Whether few tokens are dear by the factor: by its wide matrices, or by its repetitions."""
+        repeated = math.prod(self.repeat_to.sizes) * self.matrix_elements if self.is_repeated else 0
+        return self.matrix_elements >= _WIDE or repeated > _REPEATED
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
@@ -199,7 +208,7 @@ class Plan:
     widths: tuple[int, ...]
     """Elements per token of the input, of every result, and of the output last."""
     few_tokens: Plan | None
-    """The same with every product token-major; None if this is it."""
+    """The same with every product token-major and no factor repeated; None if this is it."""
 
     def at(self, tokens: int, is_cpu: bool) -> Plan:
         """The plan for this many tokens, which has the same factors in the same layout.
@@ -207,10 +216,9 @@ class Plan:
         On a CPU, products of few tokens are written token-major. Four matrices of 1024 × 1024 take 30 times as long
         feature-major for one token, 10 times for 4 and 1.7 times for 16 (AMD EPYC), which pays for a copy between products.
         """
-        if self.few_tokens is None or not is_cpu or tokens > _FEW_FOR_WIDE:
+        if self.few_tokens is None or not is_cpu or tokens > _FEW_FOR_MUCH:
             return self
-        is_wide = max(step.matrix_elements for step in self.steps) >= _WIDE
-        return self.few_tokens if is_wide or tokens <= _FEW_TOKENS else self
+        return self.few_tokens if tokens <= _FEW_TOKENS or any(step.is_much for step in self.steps) else self
 
     @property
     def params(self) -> int:
