@@ -153,11 +153,12 @@ class _CaseRun:
         layers = [EinsumLinear(case.width, case.width, item, device=device, dtype=dtype) for item in structures]
         dense = nn.Linear(case.width, case.width, device=device, dtype=dtype)
         self.runners = [_runner(layer, x, y_grad) for layer in (dense, *layers)]
-        arenas = Arenas.for_plans([layer.plan for layer in layers], case.tokens, device, dtype)
+        plans = [layer.plan.at(case.tokens, device.type == "cpu") for layer in layers]
+        arenas = Arenas.for_plans(plans, case.tokens, device, dtype)
         candidates: dict[str, Callable[[], object]] = {"dense": self.runners[0].call}
-        for number, layer in enumerate(layers):
+        for number, (layer, plan) in enumerate(zip(layers, plans, strict=True)):
             candidates[f"layer {number}"] = self.runners[number + 1].call
-            candidates[f"bare {number}"] = bare_products(layer.plan, case, arenas)
+            candidates[f"bare {number}"] = bare_products(plan, case, arenas)
             if case.mode is Mode.decode:
                 candidates[f"einsum {number}"] = _einsum_call(layer, x)
         self.race = Race(candidates, device)

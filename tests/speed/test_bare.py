@@ -19,12 +19,11 @@ TOKENS = 6
 @pytest.mark.parametrize("structure", MARKET)
 def test_flops_are_those_of_the_layer(structure: str, width: int, mode: Mode) -> None:
     layer = EinsumLinear(width, width, structure, device="meta")
-    run = bare_products(
-        layer.plan, Case(mode, width, TOKENS), Arenas.for_plans([layer.plan], TOKENS, CPU, torch.float32)
-    )
-    with FlopCounterMode(display=False) as counter:
-        run()
-    assert counter.get_total_flops() == (3 if mode is Mode.training else 1) * TOKENS * layer.flops_per_token
+    for plan in (layer.plan, layer.plan.at(TOKENS, is_cpu=True)):
+        run = bare_products(plan, Case(mode, width, TOKENS), Arenas.for_plans([plan], TOKENS, CPU, torch.float32))
+        with FlopCounterMode(display=False) as counter:
+            run()
+        assert counter.get_total_flops() == (3 if mode is Mode.training else 1) * TOKENS * layer.flops_per_token
     assert layer.flops_per_token == flops_per_token(layer.sized)
 
 
