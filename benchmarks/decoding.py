@@ -150,7 +150,11 @@ def main() -> None:
     options = parser.parse_args()
     retain_memory()
     torch.set_num_threads(1)
-    machine = machine_facts(CPU) | {"threads": 1, "clock": clock_name(CPU), "profile": profile_for("cpu", 1).source}
+    machine = machine_facts(CPU) | {
+        "threads": 1,
+        "clock": clock_name(CPU),
+        "profile": profile_for("cpu", 1, torch.float32).source,
+    }
     print(f"{machine['device']}, torch {machine['torch']}, one thread; {machine['profile']}")
     cases = {f"decode {rows}": options.rounds for rows in ROWS} | {"prefill": options.prefill_rounds}
     found = []

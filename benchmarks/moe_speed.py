@@ -42,7 +42,7 @@ class AllExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         routing = self.router(x)
         gates = torch.zeros(x.shape[0], len(self.all)).scatter(1, routing.experts_TK, routing.gates_TK)
-        y = gates[:, :1] * self.all[0](x)
+        y: Tensor = gates[:, :1] * self.all[0](x)
         for number in range(1, len(self.all)):
             y = torch.addcmul(y, gates[:, number : number + 1], self.all[number](x))
         return y

@@ -17,6 +17,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -102,12 +103,11 @@ def main() -> None:
         for text in STRUCTURES:
             sized = parse_structure(text).at(width, width)
             rank = generic_rank(sized).rank
-            print(
-                f"{text:<14}{width:>6} rank {rank:>5} {best_s(lambda s=sized: generic_rank(s), options.rounds):8.3f} s"
-            )
+            seconds = best_s(partial(generic_rank, sized), options.rounds)
+            print(f"{text:<14}{width:>6} rank {rank:>5} {seconds:8.3f} s")
         if options.svd:
             matrix = np.random.default_rng(0).normal(size=(width, width))
-            seconds = best_s(lambda m=matrix: np.linalg.svd(m, compute_uv=False), options.rounds)
+            seconds = best_s(partial(np.linalg.svd, matrix, compute_uv=False), options.rounds)
             print(f"{'svd':<14}{width:>6}            {seconds:8.3f} s", flush=True)
 
 

@@ -87,8 +87,8 @@ def main() -> None:
     for width in words.widths:
         for structure in MARKET[1:]:
             for mode, numbers in TOKENS.items():
-                cases = (tokens for tokens in numbers if tokens * width <= MOST_ELEMENTS)
-                found[mode] += [measure(structure, width, mode, tokens, words.rounds) for tokens in cases]
+                small = (tokens for tokens in numbers if tokens * width <= MOST_ELEMENTS)
+                found[mode] += [measure(structure, width, mode, tokens, words.rounds) for tokens in small]
             print(f"width {width:,}, {structure}", flush=True)
     for mode, cases in found.items():
         mean = math.exp(statistics.fmean(math.log(case["loss"]) for case in cases))
