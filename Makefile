@@ -23,6 +23,7 @@ benchmark: .venv/installed
 	$(BIN)/python benchmarks/model_speed.py --out benchmarks/results/models.json
 	$(BIN)/python benchmarks/decoding.py --out benchmarks/results/decoding.json
 	$(BIN)/python benchmarks/moe_speed.py --quick
+	$(BIN)/python benchmarks/routes.py --out benchmarks/results/routes.json
 	$(BIN)/python benchmarks/space_search.py --quick
 	$(BIN)/python benchmarks/rank.py
 

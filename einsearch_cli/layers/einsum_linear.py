@@ -316,7 +316,7 @@ class EinsumLinear(nn.Module):
         if call is None or not call.serves(x, autocast):
             check_width(x, self.in_features)
             route = self._training_schedule(x.device.type, autocast).at(x.numel() // self.in_features)
-            call = self._call = training_call(x, route, self._stds, autocast)
+            call = self._call = training_call(x, route, self._stds, autocast, cast_dtype(self.gain, autocast))
         parameters = self._parameters
         gain: Any
         bias: Any

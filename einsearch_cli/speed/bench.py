@@ -153,7 +153,7 @@ class _CaseRun:
         layers = [EinsumLinear(case.width, case.width, item, device=device, dtype=dtype) for item in structures]
         dense = nn.Linear(case.width, case.width, device=device, dtype=dtype)
         self.runners = [_runner(layer, x, y_grad) for layer in (dense, *layers)]
-        plans = [layer.plan.at(case.tokens, device.type == "cpu") for layer in layers]
+        plans = [layer.plan.at(case.tokens, device.type == "cpu", dtype.itemsize) for layer in layers]
         arenas = Arenas.for_plans(plans, case.tokens, device, dtype)
         candidates: dict[str, Callable[[], object]] = {"dense": self.runners[0].call}
         for number, (layer, plan) in enumerate(zip(layers, plans, strict=True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,10 +37,16 @@ def calibrate(
 
     Noise only ever slows things down, so every constant is the fastest of several rounds.
     """
-    names = ("layer", "matrix", "mac", "weight", "copy")
+    measures: dict[str, Callable[[torch.dtype], Iterable[float]]] = {
+        "mac": _macs,
+        "layer": _calls,
+        "matrix": lambda dtype: _matrices(dtype, dict(zip(WIDTHS, measured["mac"], strict=True))),
+        "weight": lambda dtype: _weights(dtype, measured["mac"][-1]),
+        "copy": _copies,
+    }
     measured: dict[str, tuple[float, ...]] = {}
-    for step, (name, measure) in enumerate(zip(names, (_calls, _matrices, _macs, _weights, _copies), strict=True)):
-        report(Progress(name, step, len(names)))
+    for step, (name, measure) in enumerate(measures.items()):
+        report(Progress(name, step, len(measures)))
         measured[name] = tuple(measure(dtype))
     layer_ns, step_ns = measured["layer"]
     cached_ns, memory_ns, cache_bytes = measured["weight"]
@@ -91,10 +97,10 @@ def _calls(dtype: torch.dtype) -> Iterator[float]:
     yield step_ns
 
 
-def _matrices(dtype: torch.dtype) -> Iterator[float]:
+def _matrices(dtype: torch.dtype, mac_ns: Mapping[int, float]) -> Iterator[float]:
     """One matrix of a batched product, beyond the call and the arithmetic: many small ones against few."""
-    few, many = (fastest_ns(_product(batch, _FEW_ROWS, 16, 16, dtype)) for batch in (16, 256))
-    yield max(0.0, (many - few) / 240 - _FEW_ROWS * 16 * 16 * 0.03 * dtype.itemsize / 4)
+    few, many = (fastest_ns(_product(batch, _FEW_ROWS, 16, 16, dtype, is_feature_major=False)) for batch in (16, 256))
+    yield max(0.0, (many - few) / 240 - _FEW_ROWS * 16 * 16 * mac_ns[16])
 
 
 def _macs(dtype: torch.dtype) -> Iterator[float]:
@@ -104,13 +110,13 @@ def _macs(dtype: torch.dtype) -> Iterator[float]:
         yield fastest_ns(_product(batch, 200, width, width, dtype)) / (batch * 200 * width * width)
 
 
-def _weights(dtype: torch.dtype) -> Iterator[float]:
+def _weights(dtype: torch.dtype, mac_ns: float) -> Iterator[float]:
     """A weight of products of four rows, in cache and from main memory.
 
     Last the bytes up to which weights count as cached: where a product of one row takes the mean of both.
     """
     for width in (512, 4096):
-        arithmetic_ns = _FEW_ROWS * width * width * 0.026 * dtype.itemsize / 4
+        arithmetic_ns = _FEW_ROWS * width * width * mac_ns
         yield max(0.02, (fastest_ns(_product(1, _FEW_ROWS, width, width, dtype)) - arithmetic_ns) / width**2)
     per_weight = {
         width: fastest_ns(_product(1, 1, width, width, dtype)) / width**2 for width in (512, 1024, 2048, 3072, 4096)
@@ -130,12 +136,14 @@ def _copies(dtype: torch.dtype) -> Iterator[float]:
     yield max(0.0, 16 * (short_ns - long_ns))
 
 
-def _product(batch: int, rows: int, k: int, n: int, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """As the layers do it: a batch is written feature-major, but for few rows."""
+def _product(
+    batch: int, rows: int, k: int, n: int, dtype: torch.dtype, is_feature_major: bool = True
+) -> Callable[[], Tensor]:
+    """As the layers do it: feature-major, but for few rows; one matrix is an ordinary product."""
     if batch == 1:
         x, weight = torch.randn(rows, k).to(dtype), torch.randn(k, n).to(dtype)
         return lambda: torch.mm(x, weight)
-    if rows == _FEW_ROWS:
+    if not is_feature_major:
         x, weight = torch.randn(batch, rows, k).to(dtype), torch.randn(batch, k, n).to(dtype)
         return lambda: torch.bmm(x, weight)
     x, weight = (torch.randn(batch, *shape).to(dtype).transpose(1, 2) for shape in ((rows, k), (k, n)))

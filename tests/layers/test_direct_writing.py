@@ -56,5 +56,6 @@ def test_one_matrix_is_left_to_the_product_of_linear_layers() -> None:
     """Which adds the bias on the way; a tensor on meta stands for one on a GPU."""
     for text, is_own in (("dense", False), ("monarch", True)):
         layer = EinsumLinear(16, 16, text, device="meta")
-        call = training_call(torch.empty(3, 16, device="meta"), routes(layer.sized)[0], layer._stds, None)
+        x, route = torch.empty(3, 16, device="meta"), routes(layer.sized)[0]
+        call = training_call(x, route, layer._stds, None, torch.float32)
         assert call.is_own is is_own

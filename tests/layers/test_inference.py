@@ -14,6 +14,7 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.contractions import passes
 from einsearch_cli.layers.contractions.contraction import repeated
+from einsearch_cli.layers.plans.planner import routes
 
 ROUTES = ["(xA)B", "x(AB)"]
 
@@ -296,6 +297,17 @@ def test_factors_are_repeated_once(monkeypatch: pytest.MonkeyPatch) -> None:
         layer.factors["A"].mul_(1.5)
         torch.testing.assert_close(layer(x), plain(layer, x))
         assert len(repeats) == 4
+
+
+def test_what_is_merged_is_kept_once_for_both_plans_of_a_route() -> None:
+    layer = EinsumLinear(64, 64, "monarch:n=3").eval()
+    layer.route = next(route.text for route in routes(layer.sized) if 1 < len(route.plan.steps) < 3)
+    with torch.no_grad():
+        layer(torch.randn(3, 64))
+        layer(torch.randn(40, 64))
+    assert layer._prepared is not None
+    few, many = layer._prepared._repeated.values()
+    assert [one.data_ptr() for one in few] == [one.data_ptr() for one in many]
 
 
 def test_factors_are_repeated_only_for_the_plan_that_wants_it() -> None:

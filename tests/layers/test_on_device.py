@@ -19,7 +19,7 @@ from einsearch_cli.layers.contractions.passes import passes_for
 def both(layer: EinsumLinear, x: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:
     """The contraction, its slow reference, and the inputs of both."""
     tokens = x.numel() // x.shape[-1]
-    settings = ChunkedSettings(passes_for(layer.plan, tokens, is_cpu=False), layer._stds)
+    settings = ChunkedSettings(passes_for(layer.plan, tokens, is_cpu=False, itemsize=4), layer._stds)
     inputs = [x, layer.gain, layer._padded_bias(layer.bias), *layer._factors()]
     return lambda *inputs: apply_on_device(settings, *inputs), obvious_layer(layer.plan, layer._stds), inputs
 

@@ -118,7 +118,7 @@ def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool) -> 
     expected = torch.autograd.grad(obvious_layer(plan, layer._stds)(*inputs), inputs, grad)
     gain, rows = layer.gain.detach(), x.detach()
     scaled, facts = by_torch.scaled_last(gain, tuple(factors), norms_at_cap(factors, layer._stds))
-    passes, y = passes_for(plan, 3, is_cpu=False), torch.empty_like(grad)
+    passes, y = passes_for(plan, 3, is_cpu=False, itemsize=4), torch.empty_like(grad)
 
     def given(wanted: list[bool]) -> list[Tensor | None]:
         results = passes.forward(rows, y, 1.0, None, [*factors[:-1], scaled], passes.unkept)

@@ -30,22 +30,34 @@ def test_no_two_factor_plan_copies_an_activation(text: str) -> None:
 
 def test_few_tokens_on_a_cpu_are_multiplied_token_major(case: Any) -> None:
     plan = case.layer().plan
-    few = plan.at(1, is_cpu=True)
-    assert few.at(1, is_cpu=True) is few
+    few = plan.at(1, is_cpu=True, itemsize=4)
+    assert few.at(1, is_cpu=True, itemsize=4) is few
     assert not any(step.is_feature_major or step.grad_is_feature_major or step.is_repeated for step in few.steps)
     assert [step.weight_axes for step in few.steps] == [step.weight_axes for step in plan.steps]
     assert (few.input_order, few.output_order) == (plan.input_order, plan.output_order)
-    assert plan.at(1, is_cpu=False) is plan
+    assert plan.at(1, is_cpu=False, itemsize=4) is plan
 
 
-def test_wide_and_much_repeated_factors_are_multiplied_token_major_for_more_tokens() -> None:
-    generic = "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4"
-    for text, width in (("monarch", 1024), (generic, 1024)):
-        plan = plan_of(text, width, width)
-        assert [plan.at(tokens, True) is plan for tokens in (11, 12, 32, 33)] == [False, True, True, True]
-    for text, width in (("block-shuffle:blocks=4", 1024), (generic, 4096)):
-        plan = plan_of(text, width, width)
-        assert [plan.at(tokens, True) is plan for tokens in (11, 12, 32, 33)] == [False, False, False, True]
+GENERIC = "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4"
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "itemsize", "most"),
+    [
+        ("monarch", 1024, 4, 11),
+        ("monarch", 1024, 8, 11),
+        ("monarch", 1024, 2, 128),
+        (GENERIC, 1024, 4, 11),
+        (GENERIC, 4096, 4, 32),
+        ("block-shuffle:blocks=4", 1024, 4, 32),
+        ("block-shuffle:blocks=4", 1024, 8, 256),
+        ("block-shuffle:blocks=4", 2048, 4, 128),
+    ],
+)
+def test_the_dearer_the_factors_the_more_tokens_are_few(text: str, width: int, itemsize: int, most: int) -> None:
+    plan = plan_of(text, width, width)
+    assert plan.at(most, True, itemsize) is plan.few_tokens
+    assert plan.at(most + 1, True, itemsize) is plan
 
 
 def test_roles_of_the_generic_structure() -> None:

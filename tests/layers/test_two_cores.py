@@ -85,7 +85,7 @@ def test_the_formula_is_the_layer(kernels: list[str], text: str, d_in: int, d_ou
     layer = layer_of(text, d_in, d_out)
     x = torch.randn(5, layer.plan.padded_in, dtype=torch.float64, requires_grad=True)
     inputs = [x, layer.gain, layer._padded_bias(layer.bias), *layer._factors()]
-    y = apply_on_device(ChunkedSettings(passes_for(layer.plan, 5, is_cpu=False), layer._stds), *inputs)
+    y = apply_on_device(ChunkedSettings(passes_for(layer.plan, 5, is_cpu=False, itemsize=4), layer._stds), *inputs)
     expected = obvious_layer(layer.plan, layer._stds)(*inputs)
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
     grad = torch.randn_like(y)
@@ -103,7 +103,7 @@ def test_only_what_is_wanted_is_computed(kernels: list[str], place: int) -> None
         tensor.detach().requires_grad_(number == place)
         for number, tensor in enumerate((x, layer.gain, layer.bias, *layer._factors()))
     ]
-    y = apply_on_device(ChunkedSettings(passes_for(layer.plan, 5, is_cpu=False), layer._stds), *inputs)
+    y = apply_on_device(ChunkedSettings(passes_for(layer.plan, 5, is_cpu=False, itemsize=4), layer._stds), *inputs)
     (found,) = torch.autograd.grad(y.sum(), inputs[place])
     (expected,) = torch.autograd.grad(obvious_layer(layer.plan, layer._stds)(*inputs).sum(), inputs[place])
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
@@ -115,7 +115,7 @@ def test_a_scale_of_its_own_goes_by_the_products_of_any_plan(kernels: list[str])
     layer = layer_of("kronecker", 16, 16)
     x, grad = torch.randn(2, 3, 16, dtype=torch.float64)
     factors = [factor.detach() for factor in layer._factors()]
-    both = passes_for(layer.plan, 3, is_cpu=False), passes_for(layer.plan, 3, is_cpu=True)
+    both = passes_for(layer.plan, 3, is_cpu=False, itemsize=4), passes_for(layer.plan, 3, is_cpu=True, itemsize=4)
     for scale, wants_scale in ((0.5, True), (0.5, False), (1.0, True)):
         wanted = (wants_scale, True, True, True)
         (scale_grad, *found), (expected, *others) = (

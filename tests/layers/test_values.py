@@ -38,11 +38,12 @@ def test_output_is_that_of_the_dense_matrix_by_every_route(case: Any, cap: bool,
     torch.testing.assert_close(layer.weight, dense, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("tokens", [2, 12])  # which have plans of their own
 @pytest.mark.parametrize("cap", [False, True], ids=["below-cap", "above-cap"])
-def test_gradients_agree_with_finite_differences_by_every_route(case: Any, cap: bool) -> None:
+def test_gradients_agree_with_finite_differences_by_every_route(case: Any, cap: bool, tokens: int) -> None:
     layer = case.layer(cap=cap)
     names, parameters = zip(*layer.named_parameters(), strict=True)
-    x = torch.randn(2, case.d_in, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(tokens, case.d_in, dtype=torch.float64, requires_grad=True)
 
     def output(x: Tensor, *values: Tensor) -> Tensor:
         result: Tensor = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))

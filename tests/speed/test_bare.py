@@ -19,7 +19,7 @@ TOKENS = 6
 @pytest.mark.parametrize("structure", MARKET)
 def test_flops_are_those_of_the_layer(structure: str, width: int, mode: Mode) -> None:
     layer = EinsumLinear(width, width, structure, device="meta")
-    for plan in (layer.plan, layer.plan.at(TOKENS, is_cpu=True)):
+    for plan in (layer.plan, layer.plan.at(TOKENS, is_cpu=True, itemsize=4)):
         run = bare_products(plan, Case(mode, width, TOKENS), Arenas.for_plans([plan], TOKENS, CPU, torch.float32))
         with FlopCounterMode(display=False) as counter:
             run()

@@ -50,6 +50,7 @@ def test_training_is_faster_than_by_the_plain_route() -> None:
     assert ratios[len(ratios) // 2] < 0.8
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="a property of MKL's products")
 @pytest.mark.usefixtures("one_thread")
 def test_few_tokens_are_faster_token_major() -> None:
     """A third of the time on an EPYC; without the plan for few tokens, all of it."""

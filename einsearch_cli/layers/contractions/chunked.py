@@ -24,9 +24,8 @@ from einsearch_cli.layers.contractions.double_backward import (
     needs_obvious_gradients,
     obvious_layer,
 )
-from einsearch_cli.layers.contractions.passes import Passes, kept_buffers, may_keep, memory_for_x_grad, passes_for
+from einsearch_cli.layers.contractions.passes import Passes, kept_buffers, may_keep, memory_for_x_grad
 from einsearch_cli.layers.contractions.rms_scale import caps
-from einsearch_cli.layers.plans.plan import Plan
 
 
 class ChunkedSettings(NamedTuple):
@@ -34,11 +33,7 @@ class ChunkedSettings(NamedTuple):
 
     passes: Passes
     stds: tuple[float, ...]
-
-
-def chunked_settings(plan: Plan, x: Tensor, stds: tuple[float, ...] = ()) -> ChunkedSettings:
-    """For inputs like `x` (..., features), padded or not yet; without `stds` for factors that are scaled already."""
-    return ChunkedSettings(passes_for(plan, math.prod(x.shape[:-1]), x.is_cpu), stds)
+    """None for factors that are scaled already."""
 
 
 class _Contraction(torch.autograd.Function):

@@ -44,12 +44,14 @@ class Prepared:
     """
 
     __slots__ = (
+        "_itemsize",
+        "_merged",
         "_parameters",
+        "_repeated",
         "_scale",
         "_schedule",
         "_sized",
         "_steps",
-        "_weights",
         "autocast",
         "dense_limit",
         "is_plain",
@@ -76,6 +78,7 @@ class Prepared:
         schedule: Schedule,
     ) -> None:
         self._sized, self.autocast = sized, autocast
+        self._itemsize = cast_dtype(gain, autocast).itemsize
         named = [*factors.items(), ("", gain)]
         self._parameters = [
             (name, tensor, tensor._version, tensor.data_ptr(), *_probe(tensor)) for name, tensor in named
@@ -83,7 +86,8 @@ class Prepared:
         self._steps = _steps[0]
         self._scale = scale_value(gain.detach(), [f.detach() for f in factors.values()], stds)
         self._schedule = schedule
-        self._weights: dict[Plan, list[Tensor]] = {}
+        self._merged: dict[str, list[Tensor]] = {}
+        self._repeated: dict[Plan, list[Tensor]] = {}
         self.is_plain = autocast is None and (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out)
         """Whether inputs of two axes are multiplied as they are, without padding or casts."""
         self.dense_limit: float = -1
@@ -107,11 +111,14 @@ class Prepared:
         route = self._schedule.at(x.shape[0])
         if route.is_dense:
             return functional.linear(x, self._dense(route), bias)
-        passes = passes_for(route.plan, x.shape[0], x.is_cpu)
-        weights = self._weights.get(passes.plan)
-        if weights is None:
-            # Repeating would take a third of a call of few tokens through the generic structure of width 4096.
-            weights = self._weights[passes.plan] = list(passes.repeated(self._merge(route)))
+        passes = passes_for(route.plan, x.shape[0], x.is_cpu, self._itemsize)
+        weights = self._repeated.get(passes.plan)
+        if (
+            weights is None
+        ):  # repeating takes a third of a call of one token through the generic structure of width 4096
+            if route.text not in self._merged:
+                self._merged[route.text] = self._merge(route)
+            weights = self._repeated[passes.plan] = list(passes.repeated(self._merged[route.text]))
         y = x.new_empty(passes.tokens, route.plan.padded_out)
         passes.forward(x.contiguous(), y, self._scale, bias, weights, passes.unkept)
         return y

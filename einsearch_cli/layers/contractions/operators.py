@@ -40,7 +40,7 @@ def contract_operator(
     That is what is kept of the results of all steps but the last, and on a GPU the scaled last factor and facts of the scale.
     """
     plan = _plans[name]
-    passes, stds = passes_for(plan, x.shape[0], x.is_cpu), [role.init_std for role in plan.roles]
+    passes, stds = passes_for(plan, x.shape[0], x.is_cpu, factors[0].itemsize), [role.init_std for role in plan.roles]
     y, kept = x.new_empty(x.shape[0], plan.padded_out), _memory(x, plan) if keeps else []
     memory = _with_gaps(kept, plan, x) if keeps else passes.unkept
     if x.is_cpu:
@@ -79,7 +79,7 @@ def _gradients_on_cpu(
     product_of_caps, norms = caps(factors, [role.init_std for role in plan.roles])
     scale = gain.item() * product_of_caps
     wants_scale = wants_gain or any(norms)  # caps pass the scale's gradient on to factors
-    scale_grad, bias_grad, grads = passes_for(plan, x.shape[0], True).backward(
+    scale_grad, bias_grad, grads = passes_for(plan, x.shape[0], True, factors[0].itemsize).backward(
         grad, x, x_grad, scale, factors, _with_gaps(kept, plan, x), [wants_scale, *others]
     )
     if scale_grad is None:
@@ -102,7 +102,7 @@ def _gradients_on_device(
     *results, scaled, facts = kept
     _, wants_bias, *wants_factors = wanted
     wants_scale = wanted[0] or True in wants_factors
-    _, bias_grad, grads = passes_for(plan, x.shape[0], False).backward(
+    _, bias_grad, grads = passes_for(plan, x.shape[0], False, factors[0].itemsize).backward(
         grad,
         x,
         x_grad,

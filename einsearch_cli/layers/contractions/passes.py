@@ -152,8 +152,9 @@ class _TwoCorePasses(Passes):
 
 
 @lru_cache(maxsize=4096)
-def passes_for(plan: Plan, tokens: int, is_cpu: bool) -> Passes:
-    plan = plan.at(tokens, is_cpu)
+def passes_for(plan: Plan, tokens: int, is_cpu: bool, itemsize: int) -> Passes:
+    """For rows with so many bytes an element."""
+    plan = plan.at(tokens, is_cpu, itemsize)
     cores = None if is_cpu else two_cores(plan)
     return Passes(plan, tokens, is_cpu) if cores is None else _TwoCorePasses(plan, tokens, cores)
 

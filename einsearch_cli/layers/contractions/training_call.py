@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.contractions.chunked import apply_chunked, chunked_settings
+from einsearch_cli.layers.contractions.chunked import ChunkedSettings, apply_chunked
 from einsearch_cli.layers.contractions.on_device import apply_on_device
+from einsearch_cli.layers.contractions.passes import passes_for
 from einsearch_cli.layers.contractions.scaled_matrix import ScaledMatrixSettings, apply_scaled_matrix
 from einsearch_cli.layers.plans.planner import Route
 
@@ -41,14 +43,15 @@ class TrainingCall(NamedTuple):
         )
 
 
-def training_call(x: Tensor, route: Route, stds: tuple[float, ...], autocast: torch.dtype | None) -> TrainingCall:
-    """For inputs like `x` (..., in_features)."""
+def training_call(
+    x: Tensor, route: Route, stds: tuple[float, ...], autocast: torch.dtype | None, dtype: torch.dtype
+) -> TrainingCall:
+    """For inputs like `x` (..., in_features); `dtype` is that of the products."""
     machine = x.is_cpu, _num_threads(), autocast
     if route.is_own and route.is_dense and x.is_cpu:
         return TrainingCall(x.shape, *machine, route, True, apply_scaled_matrix, ScaledMatrixSettings(route.plan, stds))
     # The one matrix of a GPU is scaled before: `nn.Linear`'s own product adds the bias on the way.
     is_own = route.is_own and (x.is_cpu or not route.is_dense)
     apply = apply_chunked if x.is_cpu or not is_own else apply_on_device
-    return TrainingCall(
-        x.shape, *machine, route, is_own, apply, chunked_settings(route.plan, x, stds if is_own else ())
-    )
+    passes = passes_for(route.plan, math.prod(x.shape[:-1]), x.is_cpu, dtype.itemsize)
+    return TrainingCall(x.shape, *machine, route, is_own, apply, ChunkedSettings(passes, stds if is_own else ()))

@@ -70,7 +70,7 @@ class _EachInChunks(torch.autograd.Function):
         for expert, begin, end in _busy(sizes):
             of_expert = [weight[expert] for weight in weights]
             kept = _kept(ctx.kept, begin, end)
-            passes = passes_for(plan, end - begin, rows.is_cpu)
+            passes = passes_for(plan, end - begin, rows.is_cpu, weights[0].itemsize)
             passes.forward(rows[begin:end], y[begin:end], ctx.scales[expert], None, of_expert, kept)
         return y
 
@@ -90,7 +90,7 @@ class _EachInChunks(torch.autograd.Function):
             of_expert = [weight[expert] for weight in weights]
             part = _kept(kept, begin, end)
             into = None if rows_grad is None else rows_grad[begin:end]
-            scale_grad, _, found = passes_for(ctx.plan, end - begin, rows.is_cpu).backward(
+            scale_grad, _, found = passes_for(ctx.plan, end - begin, rows.is_cpu, weights[0].itemsize).backward(
                 grad[begin:end], rows[begin:end], into, ctx.scales[expert], of_expert, part, wanted
             )
             if scales_grad is not None and scale_grad is not None:

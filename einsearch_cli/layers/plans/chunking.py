@@ -26,13 +26,14 @@ class _Lengths(NamedTuple):
 
 
 _LENGTHS = {
-    # Figures in `docs/log.md`, 2026-11-25, 2026-11-27 and 2026-11-28: an EPYC of half or one megabyte a core, a Xeon of
-    # two, whose activations are dear once they leave that. btt:r=4 4096 wide, 136 and 504 tokens: 1.42 and 1.27 there,
-    # 1.19 and 1.88 here; 256 wide, 256 tokens: 315 µs in two chunks and 452 in one there, 1.40 and 1.46 of dense here.
+    # Figures in `docs/log.md`, 2026-11-25 to 2026-11-28: EPYCs of half or one megabyte a core, and a Xeon of two, whose
+    # activations are dear once they leave that. btt:r=4 4096 wide, chunks of 136 and 504 tokens, over bare: EPYC 1.42 and
+    # 1.27, Xeon 1.19 and 1.88; 256 wide, 256 tokens in two chunks and in one, forward on the EPYC 315 and 452 µs.
     "AVX2": _Lengths(elements=168 << 10, wide_elements=1 << 18, large_matrix=1 << 16, of_many_params=500, of_few=128),
     "AVX512": _Lengths(elements=1 << 17, wide_elements=1 << 19, large_matrix=1 << 18, of_many_params=136, of_few=256),
 }
 _lengths = _LENGTHS["AVX512" if multiplies_by_avx512() else "AVX2"]
+"""Of the instructions that multiply: AVX2's on an EPYC that has AVX-512."""
 _MANY_PARAMS = 1 << 18
 """Elements of factors that overflow the cache."""
 _FEW_TOKENS = 300

@@ -25,7 +25,7 @@ _ONE_ROW = 0.4
 
 def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward pass, with merged factors at hand."""
-    plan = plan.at(tokens, profile.is_cpu)
+    plan = plan.at(tokens, profile.is_cpu, profile.itemsize)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return profile.layer_ns + profile.step_ns + _fused_ns(plan, tokens, profile)
     rounds = len(chunks(plan, tokens, profile.is_cpu))
@@ -39,7 +39,7 @@ def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
 
 def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward and backward pass, with factors merged before: three products a step, and what is computed anew."""
-    plan = plan.at(tokens, profile.is_cpu)
+    plan = plan.at(tokens, profile.is_cpu, profile.itemsize)
     total = 3 * inference_ns(plan, tokens, profile)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return total
@@ -66,7 +66,7 @@ def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_tr
 
 def inference_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     """To and from main memory or cache in a forward pass: weights, input, every intermediate twice, output, copies."""
-    plan = plan.at(tokens, profile.is_cpu)
+    plan = plan.at(tokens, profile.is_cpu, profile.itemsize)
     first, *between, last = plan.widths
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return profile.itemsize * (plan.params + tokens * (first + last))
@@ -82,7 +82,7 @@ def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     Backward, every step reads its weights, its rows and twice the gradient of its result, and writes those of
     its weights and rows. What is computed anew is read and written once more.
     """
-    plan = plan.at(tokens, profile.is_cpu)
+    plan = plan.at(tokens, profile.is_cpu, profile.itemsize)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return 3 * inference_bytes(plan, tokens, profile)
     anew = [not is_kept for is_kept in kept_steps(plan, tokens, profile.is_cpu)]

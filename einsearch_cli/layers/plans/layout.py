@@ -95,10 +95,9 @@ def plan_for(
     paths = sorted(_forward_paths(roles, sizes, starts, end), key=lambda path: path.cost_ns)
     both = (_with_gradients(path, sizes) for path in paths[:_FINALISTS])
     best = min(both, key=lambda path: path.cost_ns)
-    few_tokens = None
     drafts = _plain_gradients(best.drafts, sizes)
-    if any(draft.is_feature_major or draft.grad_is_feature_major for draft in drafts):
-        few_tokens = lower(sized, roles, best.start, _token_major(drafts), best.end, sizes, None)
+    of_few = _token_major(drafts)
+    few_tokens = None if of_few == drafts else lower(sized, roles, best.start, of_few, best.end, sizes, None)
     return lower(sized, roles, best.start, drafts, best.end, sizes, few_tokens)
 
 

@@ -90,7 +90,7 @@ _BY_BYTES = ("cached_weight_ns", "memory_weight_ns", "copy_ns", "run_ns")
 _PLAIN_GPU_MAC_NS = 3.3e-5
 """A multiply-add of float32 or float64 on an H200: 60 TFLOP/s by its data sheet, a thirteenth of bfloat16."""
 DEFAULT_CPU = MachineProfile(
-    # Fitted to 1,383 times of routes on an EPYC: what it chooses takes 0.14% longer than the best route.
+    # Fitted to 1,383 times of routes on an EPYC: what it chooses takes 0.3% longer than the best route (`benchmarks/routes.py`).
     layer_ns=3_900, step_ns=5_100, matrix_ns=117,
     mac_ns=(0.0885, 0.0627, 0.033, 0.0269, 0.0231, 0.0231, 0.0231),
     cached_weight_ns=0.155, memory_weight_ns=0.422,
@@ -98,7 +98,8 @@ DEFAULT_CPU = MachineProfile(
     copy_ns=0.117, run_ns=4.0, source="defaults for one core of a server processor",
 )  # fmt: skip
 DEFAULT_AVX512 = MachineProfile(
-    # Fitted to 1,058 times of routes on a Xeon: what it chose took 1% longer than the best route.
+    # Fitted to 1,058 times of routes on a Xeon, before few tokens had plans of their own: what it chose took 1% longer than
+    # the best route. Not measured since.
     layer_ns=2_640, step_ns=10_500, matrix_ns=108,
     mac_ns=(0.395, 0.045, 0.0165, 0.0205, 0.0127, 0.0128, 0.0131),
     cached_weight_ns=0.08, memory_weight_ns=0.353,

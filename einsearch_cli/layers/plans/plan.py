@@ -14,19 +14,33 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from einsearch_cli.structures import SizedStructure
 
 TOKENS = "tokens"
 """Name of the token axis among the carrier sets of an intermediate."""
-_FEW_TOKENS = 11
-"""Tokens up to which MKL is far slower at writing a batched product feature-major: see `Plan.at`."""
-_FEW_FOR_MUCH = 32
-"""The same where a copy between products costs little beside them."""
-_WIDE = 1 << 15
-"""Elements of a matrix for which that holds."""
+
+
+class _Limits(NamedTuple):
+    """Tokens up to which a CPU writes products token-major, by the dearest factor of a layer."""
+
+    usual: int
+    repeated: int
+    wide: int
+    huge: int
+
+
+_TOKEN_MAJOR = {
+    2: _Limits(usual=128, repeated=128, wide=128, huge=128),
+    4: _Limits(usual=11, repeated=32, wide=32, huge=128),
+    8: _Limits(usual=11, repeated=32, wide=256, huge=256),
+}
+"""By bytes of an element; measured on an AMD EPYC (`docs/log.md`, 2026-11-28)."""
 _REPEATED = 1 << 17
-"""Elements of a repeated factor for which that holds."""
+"""Elements of a repeated factor that are dear to read."""
+_WIDE, _HUGE = 1 << 15, 1 << 18
+"""Elements of a matrix beside which a copy between products costs little, and next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +193,6 @@ class Step:
         """Of one matrix of the factor."""
         return self.weight_shape[1] * self.weight_shape[2]
 
-    @property
-    def is_much(self) -> bool:
-        """Whether few tokens are dear by the factor: by its wide matrices, or by its repetitions."""
-        repeated = math.prod(self.repeat_to.sizes) * self.matrix_elements if self.is_repeated else 0
-        return self.matrix_elements >= _WIDE or repeated > _REPEATED
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
@@ -210,15 +218,23 @@ class Plan:
     few_tokens: Plan | None
     """The same with every product token-major and no factor repeated; None if this is it."""
 
-    def at(self, tokens: int, is_cpu: bool) -> Plan:
-        """The plan for this many tokens, which has the same factors in the same layout.
+    def at(self, tokens: int, is_cpu: bool, itemsize: int) -> Plan:
+        """The plan for this many tokens of so many bytes an element, which has the same factors in the same layout.
 
         On a CPU, products of few tokens are written token-major. Four matrices of 1024 × 1024 take 30 times as long
         feature-major for one token, 10 times for 4 and 1.7 times for 16 (AMD EPYC), which pays for a copy between products.
         """
-        if self.few_tokens is None or not is_cpu or tokens > _FEW_FOR_MUCH:
+        if self.few_tokens is None or not is_cpu or tokens > self._most_token_major(itemsize):
             return self
-        return self.few_tokens if tokens <= _FEW_TOKENS or any(step.is_much for step in self.steps) else self
+        return self.few_tokens
+
+    def _most_token_major(self, itemsize: int) -> int:
+        limits = _TOKEN_MAJOR[itemsize]
+        widest = max(step.matrix_elements for step in self.steps)
+        if widest >= _WIDE:
+            return limits.huge if widest >= _HUGE else limits.wide
+        repeated = (math.prod(step.repeat_to.sizes) * step.matrix_elements for step in self.steps if step.is_repeated)
+        return limits.repeated if max(repeated, default=0) > _REPEATED else limits.usual
 
     @property
     def params(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+_LIST = Path("/proc/cpuinfo")
 _INTEL = "GenuineIntel"
 
 
@@ -21,15 +22,16 @@ def multiplies_by_avx512() -> bool:
 
     An AMD EPYC with AVX-512 multiplies as fast as one without: 0.022 ns a multiply-add, where a Xeon takes 0.013.
     """
-    vendor = _fact("vendor_id") or platform.processor()
-    return _INTEL in vendor and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    return _INTEL in (_fact("vendor_id") or platform.processor())
 
 
-@lru_cache(maxsize=2)
+@lru_cache
 def _fact(name: str) -> str:
     """An entry of the first processor in Linux's list; empty elsewhere."""
     try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+        with _LIST.open(encoding="utf-8", errors="replace") as lines:
             return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
     except OSError:
         return ""
