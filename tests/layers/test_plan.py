@@ -46,7 +46,7 @@ GENERIC = "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4"
     [
         ("monarch", 1024, 4, 11),
         ("monarch", 1024, 8, 11),
-        ("monarch", 1024, 2, 128),
+        ("monarch", 1024, 2, 256),
         (GENERIC, 1024, 4, 11),
         (GENERIC, 4096, 4, 32),
         ("block-shuffle:blocks=4", 1024, 4, 32),

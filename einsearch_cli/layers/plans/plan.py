@@ -32,7 +32,7 @@ class _Limits(NamedTuple):
 
 
 _TOKEN_MAJOR = {
-    2: _Limits(usual=128, repeated=128, wide=128, huge=128),
+    2: _Limits(usual=256, repeated=256, wide=256, huge=256),
     4: _Limits(usual=11, repeated=32, wide=32, huge=128),
     8: _Limits(usual=11, repeated=32, wide=256, huge=256),
 }
