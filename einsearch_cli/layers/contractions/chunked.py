@@ -33,7 +33,7 @@ class ChunkedSettings(NamedTuple):
 
     passes: Passes
     stds: tuple[float, ...]
-    """None for factors that are scaled already."""
+    """Empty where factors are scaled already."""
 
 
 class _Contraction(torch.autograd.Function):

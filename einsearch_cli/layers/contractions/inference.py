@@ -113,11 +113,10 @@ class Prepared:
             return functional.linear(x, self._dense(route), bias)
         passes = passes_for(route.plan, x.shape[0], x.is_cpu, self._itemsize)
         weights = self._repeated.get(passes.plan)
-        if (
-            weights is None
-        ):  # repeating takes a third of a call of one token through the generic structure of width 4096
+        if weights is None:
             if route.text not in self._merged:
                 self._merged[route.text] = self._merge(route)
+            # Kept too: repeating took a third of a call of one token through the generic structure of width 4096.
             weights = self._repeated[passes.plan] = list(passes.repeated(self._merged[route.text]))
         y = x.new_empty(passes.tokens, route.plan.padded_out)
         passes.forward(x.contiguous(), y, self._scale, bias, weights, passes.unkept)

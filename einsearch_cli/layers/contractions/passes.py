@@ -153,7 +153,7 @@ class _TwoCorePasses(Passes):
 
 @lru_cache(maxsize=4096)
 def passes_for(plan: Plan, tokens: int, is_cpu: bool, itemsize: int) -> Passes:
-    """For rows with so many bytes an element."""
+    """By the plan for this many tokens of so many bytes an element."""
     plan = plan.at(tokens, is_cpu, itemsize)
     cores = None if is_cpu else two_cores(plan)
     return Passes(plan, tokens, is_cpu) if cores is None else _TwoCorePasses(plan, tokens, cores)
