@@ -319,3 +319,23 @@ def test_factors_are_repeated_only_for_the_plan_that_wants_it() -> None:
         x = torch.randn(tokens, 256, dtype=torch.float64)
         with torch.no_grad():
             torch.testing.assert_close(layer(x), x @ layer.to_dense().T + layer.bias, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "is_few"),
+    [(torch.float32, None, False), (torch.float64, None, True), (torch.float32, torch.bfloat16, True)],
+)
+def test_how_many_tokens_are_few_goes_by_the_dtype_of_the_products(
+    dtype: torch.dtype, autocast: torch.dtype | None, is_few: bool
+) -> None:
+    layer, x = EinsumLinear(1024, 1024, "block-shuffle:blocks=4", dtype=dtype), torch.randn(40, 1024, dtype=dtype)
+    layer.route = "(xA)B"
+    wanted = layer.plan.few_tokens if is_few else layer.plan
+    with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+        layer(x)
+        with torch.no_grad():
+            layer(x)
+    assert layer._call is not None
+    assert layer._call.settings.passes.plan is wanted
+    assert layer._prepared is not None
+    assert list(layer._prepared._repeated) == [wanted]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from einsearch_cli.errors import SizeError, SpecError
+from einsearch_cli.layers import Plan
 from einsearch_cli.speed import MARKET, WIDTHS, Bench, Case, Entrant, Mode, Spread, cases_of
 from einsearch_cli.speed import bench as bench_module
 from einsearch_cli.structures import parse_structure
@@ -42,6 +43,20 @@ def test_every_ratio_by_hand() -> None:
         assert told["gflops_per_s"] * 1e9 * told["layer_s"]["median"] == pytest.approx(item.flops)
         assert (told["vs_einsum"] is None) == (item.case.mode is Mode.training)
         assert (told["mode"], told["width"], told["tokens"]) == (str(item.case.mode), 64, 16)
+
+
+def test_bare_products_are_those_of_the_plan_for_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+    plain = bench_module.bare_products
+
+    def spied(plan: Plan, case: Case, *arguments: object) -> object:
+        asked[case.tokens] = plan
+        return plain(plan, case, *arguments)
+
+    monkeypatch.setattr(bench_module, "bare_products", spied)
+    bench_of(cases_of([Mode.decode], [64], [11, 12]), entrants=ENTRANTS[:1], rounds=1).run()
+    assert asked[11] is asked[12].few_tokens
+    assert asked[11] is not None
 
 
 def test_ratios_are_taken_round_by_round(monkeypatch) -> None:
