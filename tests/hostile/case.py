@@ -1,0 +1,54 @@
+"""One hostile command line: what is typed, what is around it, and what must come of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A command line with its exit code and words of its messages.
+
+    Tests run it in an empty folder that holds `files`, in the process of the test. A refusal (exit code 2) must
+    always name a remedy; words that belong to the program's insides are refused in every case.
+    """
+
+    command: str | tuple[str, ...] = field(kw_only=False)
+    """What follows `einsearch`, as in a shell; a tuple where quoting would hide what is meant."""
+    says: tuple[str, ...] = ()
+    """What stderr must contain."""
+    code: int = 2
+    """The exit code."""
+    shows: tuple[str, ...] = ()
+    """What stdout must contain."""
+    never: tuple[str, ...] = ()
+    """What neither stdout nor stderr may contain, besides what no case may."""
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    """Path → content, made before the command runs."""
+    stdin: str | bytes = ""
+
+    @property
+    def argv(self) -> list[str]:
+        """The words of the command line."""
+        return shlex.split(self.command) if isinstance(self.command, str) else list(self.command)
+
+    @property
+    def label(self) -> str:
+        """The name of its test: the command, shortened, with the first line of the first file where there is one."""
+        text = shlex.join(self.argv)
+        content = next(iter(self.files.values()), "")
+        shown = content if isinstance(content, str) else content.decode("utf-8", "replace")
+        text = f"{text} < {' '.join(shown.split())}" if shown else text
+        return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def refused(command: str | tuple[str, ...], *says: str, **around: object) -> Case:
+    """A command line that ends with exit code 2."""
+    return Case(command, says=says, **around)  # type: ignore[arg-type]
+
+
+def accepted(command: str | tuple[str, ...], *shows: str, **around: object) -> Case:
+    """A command line that looks odd, is right, and prints this."""
+    return Case(command, shows=shows, code=0, **around)  # type: ignore[arg-type]

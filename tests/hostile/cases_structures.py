@@ -1,0 +1,102 @@
+"""Texts of structures: carrier sets, θ vectors, equations, families, experts, and letters as exponents."""
+
+from __future__ import annotations
+
+from tests.hostile.case import Case, accepted, refused
+
+CARRIERS = (
+    refused("classify ''", "has 0 characters", "1 to 2000"),
+    refused("classify ' '", "has 0 characters"),
+    refused(("classify", "XA " * 1000), "has 2999 characters"),
+    refused("classify 'XA^1/2'", "sum to 1/2", "must sum to 1"),
+    refused("classify 'XA^2 YA'", "XA has exponent 2", "from 0 to 1"),
+    refused("classify 'XA^-1 YA'", "'-1'", "is not an exponent"),
+    refused("classify 'XA^1/0 YA'", "'1/0'", "divides by zero"),
+    refused("classify 'XA^0.5.5 YA'", "'0.5.5'", "is not an exponent"),
+    refused("classify 'XA^1_0 YA'", "'1_0'", "is not an exponent"),
+    refused("classify 'XA^٣ YA'", "U+0663"),
+    refused("classify 'XA^½ XB YA YB'", "U+00BD"),
+    refused("classify 'XA XA YA'", "XA stands twice"),
+    refused("classify 'XAA YA'", "names a tensor twice"),
+    refused("classify 'XY'", "carried by both X and Y"),
+    refused("classify 'XYA'", "carried by both X and Y"),
+    refused("classify 'AB=4'", "the input exponents of 'AB=4' sum to 0"),
+    refused("classify 'XA YB AB'", "the bond AB", "AB^1/2 or AB=4"),
+    refused("classify 'XA=0 YA'", "'0'", "at least 1"),
+    refused("classify 'XA=-4 YA'", "'-4'", "is not a size"),
+    refused("classify 'XA=1.5 YA'", "'1.5'", "is not a size"),
+    refused("classify 'XA=64 XB=64 YA'", "sum to 0"),
+    refused("classify 'XA=999999999999999999999999 XB YA'", "do not fit into a dimension of 1024"),
+    refused("classify 'XA=9999999999999999999999999 XB YA'", "is not a size"),
+)
+THETA = (
+    refused("classify '(0.5|0|0.5|0|0.5|0.5)'", "has 6 numbers", "seven"),
+    refused("classify '(0.5|0|0.5|0|0.5|0.5|0|0)'", "has 8 numbers"),
+    refused("classify '(1e-1|0|0.9|0|0.5|0.5|0)'", "'1e-1'", "is not an exponent"),
+    refused("classify '(2|0|0|0|0.5|0.5|0)'", "XA has exponent 2"),
+    refused("classify '(-1|2|0|0|0.5|0.5|0)'", "'-1'"),
+    refused("classify '(0.3|0|0.3|0|0.5|0.5|0)'", "sum to 3/5"),
+    refused("classify '(|0|0|0|||)'", "''", "is not an exponent"),
+    refused("classify '()'", "a θ vector has seven"),
+    refused("classify 1/2", "a θ vector has seven"),
+    accepted("classify '(0.5|0|0.5|0|0.5|0.5|0)' --format csv", "XA^1/2 XAB^1/2 YB^1/2 YAB^1/2"),
+)
+EQUATIONS = (
+    refused("classify 'bi,io->bo'", "no size for i, o", "--sizes i=4,o=4"),
+    refused("classify 'bi,io->bo; i=4'", "no size for o"),
+    refused("classify 'bi,io->bo; i=4, o=0'", "o=0", "from 1 to 2^48"),
+    refused("classify 'bi,io->bo; i=4, o=4, q=3'", "size for 'q'", "no such index"),
+    refused("classify 'bi,io->bo; i=4, i=4, o=4'", "each letter gets one"),
+    refused("classify 'bi,io->bo; i=, o=4'", "'' in 'i='", "is not a size"),
+    refused("classify 'bii,io->bo; i=4,o=4'", "repeats i"),
+    refused("classify 'bi->bo'", "needs an input, factors and an output"),
+    refused("classify 'bi,io->'", "needs an input, factors and an output"),
+    refused("classify 'bi,io->bo->bq; i=4,o=4'", "is not an einsum equation"),
+    refused("classify 'bi,i0->b0'", "is not an einsum equation"),
+    refused("classify 'bi,iо->bо; i=4,о=4'", "U+043E", "is not an index"),
+    refused("classify 'bi,io->bo' --sizes i", "'i' in 'i' is not a size"),
+    refused("classify monarch --sizes i=4", "only einsum equations take them"),
+    refused("classify 'bi,io->bo' --sizes i=4,o=5 --d-in 8", "--d-in 8", "multiply to 4"),
+)
+FAMILIES = (
+    refused("classify monrach", "'monrach'", "try: monarch"),
+    refused("classify lowrank", "'lowrank'", "try: low-rank"),
+    refused("classify MONARCH", "the bond ACHMNOR"),
+    refused("classify btt:r", "is not a parameter of btt"),
+    refused("classify btt:r=", "'' in 'btt:r=' is not a size"),
+    refused("classify btt:r=0", "at least 1"),
+    refused("classify btt:r=-1", "'-1'", "is not a size"),
+    refused("classify btt:r=1.5", "'1.5'", "is not a size"),
+    refused("classify btt:r=nan", "'nan'", "is not a size"),
+    refused("classify btt:r=2,r=3", "'r=3'"),
+    refused("classify btt:q=3", "'q=3'", "n=…, r=…, blocks=…"),
+    refused("classify 'btt:r=2;blocks=3'", "is not a size"),
+    refused("classify btt:n=9", "from 2 to 8"),
+    refused("classify btt:n=1", "from 2 to 8"),
+    refused("classify btt:n=2.5", "'2.5'"),
+    refused("classify low-rank:r=0", "at least 1"),
+)
+EXPERTS = (
+    refused("classify btt-moe", "gives experts 0 times"),
+    refused("classify btt-moe:experts=0,top=1", "experts=0", "1 to 4096"),
+    refused("classify btt-moe:experts=4,top=5", "top=5 with experts=4"),
+    refused("classify btt-moe:experts=5000,top=1", "1 to 4096"),
+    refused("classify btt-moe:experts=9999999999,top=1", "at most 9 digits"),
+    refused("classify btt-moe:experts=4", "gives top 0 times"),
+    refused("classify 'btt-moe:experts=4,top=2 moe:experts=4,top=2'", "experts within experts"),
+    refused("classify ffn-moe:experts=4,top=2", "no single matrix", "dense-moe:experts=4,top=2"),
+    refused("classify ffn-moe:r=2,experts=4,top=2", "'r=2'"),
+)
+LETTERS = (
+    refused("classify 'XA^a'", "sum to a"),
+    refused("classify 'XA^a XB^(1-a) YA^a'", "the output exponents"),
+    refused("classify 'XA^(a XB YA YB'", "is not part of an exponent"),
+    refused("classify 'XA^a*a XB YA YB'", "multiplies a by a"),
+    refused("classify 'XA^sin(a) XB YA YB'", "'sin(a)'", "not a linear expression"),
+    refused("""classify 'XA^__import__("os") XB YA'""", "is not part of an exponent"),
+    refused("classify 'XA^a XAB^(1-a) YB YAB^a' --d-in 64", "--d-in was given", "no sizes"),
+    refused("classify 'XA^(1/0*a) XB YA YB'", "divides by 0"),
+    refused("classify 'XA^(a+b+c+e) XB YA YB' --rank", "--rank was given"),
+    accepted("classify 'XA^(2a) XB YA YB'", "XA^(2*a)"),
+)
+CASES: tuple[Case, ...] = (*CARRIERS, *THETA, *EQUATIONS, *FAMILIES, *EXPERTS, *LETTERS)
