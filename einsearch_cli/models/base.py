@@ -17,7 +17,7 @@ LinearRule = Callable[[int, int, bool], nn.Module]
 """Makes one linear layer from (in_features, out_features, bias)."""
 
 TRAINING_TO_FORWARD: Final = 3
-"""A training step costs three forward passes: one forward, two in the backward."""
+"""Forward passes that training costs: the forward pass, the gradients of the weights and those of the inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,18 @@ class FlopCount:
         """FLOPs with embeddings and head."""
         return self.body + self.head
 
+    def of_training(self, spared_linears: int = 0) -> FlopCount:
+        """The same counts for a forward and a backward pass.
+
+        Args:
+            spared_linears: FLOPs per token that the backward pass does not spend on linear layers.
+
+        >>> FlopCount(linears=200, attention=50, head=10).of_training(spared_linears=20)
+        FlopCount(linears=580, attention=150, head=30)
+        """
+        linears, attention, head = (TRAINING_TO_FORWARD * flops for flops in (self.linears, self.attention, self.head))
+        return FlopCount(linears=linears - spared_linears, attention=attention, head=head)
+
 
 class ProxyModel(nn.Module, ABC):
     """A network small enough to compare structures with.
@@ -68,6 +80,10 @@ class ProxyModel(nn.Module, ABC):
     @abstractmethod
     def flops_per_token(self) -> FlopCount:
         """Forward FLOPs per token (for regression: per sample)."""
+
+    def training_flops_per_token(self) -> FlopCount:
+        """FLOPs per token of a forward and a backward pass; every input of a linear layer takes a gradient."""
+        return self.flops_per_token().of_training()
 
     @abstractmethod
     def fan_in_scales(self, layer: str) -> bool:
@@ -158,3 +174,16 @@ def linear_flops(layer: nn.Module) -> int:
     if isinstance(layer, nn.Linear):
         return 2 * layer.in_features * layer.out_features
     raise TypeError(f"no FLOP rule for {type(layer).__name__}; a LinearRule makes EinsumLinear or nn.Linear")
+
+
+def input_gradient_flops(layer: nn.Module) -> int:
+    """FLOPs per token that the gradient of a layer's input takes, which the first layer of a network does not need.
+
+    The gates of experts multiply their input, so the gradients of the gates need that of the input; only the
+    router's product is spared there.
+    """
+    if isinstance(layer, StructuredMoE):
+        return layer.router.flops_per_token
+    if isinstance(layer, EinsumLinear):
+        return 2 * layer.plan.steps[0].macs_per_token
+    return linear_flops(layer)

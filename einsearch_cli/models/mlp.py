@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from einsearch_cli.errors import SizeError
-from einsearch_cli.models.base import FlopCount, LinearRule, ProxyModel, dense_linear, linear_flops, zero_head
+from einsearch_cli.models.base import (
+    FlopCount,
+    LinearRule,
+    ProxyModel,
+    dense_linear,
+    input_gradient_flops,
+    linear_flops,
+    zero_head,
+)
 
 # Axes in this file: B batch, I input, W width, O output.
 
@@ -74,6 +82,14 @@ class MLP(ProxyModel):
         return FlopCount(
             linears=sum(linear_flops(layer) for layer in self.layers), attention=0, head=linear_flops(self.head)
         )
+
+    def training_flops_per_token(self) -> FlopCount:
+        """FLOPs per sample of a forward and a backward pass; the samples take no gradient.
+
+        >>> MLP(8, 16, 1, depth=3, make_linear=nn.Linear).training_flops_per_token().linears  # 3 x 768 - 2 x 8 x 16
+        2048
+        """
+        return self.flops_per_token().of_training(spared_linears=input_gradient_flops(self.layers[0]))
 
     def fan_in_scales(self, layer: str) -> bool:
         """True for all layers but the first, which reads the samples."""

@@ -69,6 +69,7 @@ def _run(study: StudyReport, result: TrialResult) -> dict[str, Any]:
         "params": result.params,
         "train_flops": result.train_flops,
         "total_flops": result.total_flops,
+        "executed_flops": result.executed_flops,
         "steps": result.steps,
         "elapsed_s": result.elapsed_s,
         "error": result.error,

@@ -20,7 +20,7 @@ class Trial:
     rung: int
     """0 is the cheapest rung."""
     budget_flops: float
-    """Training FLOPs (3 × forward), embeddings and head left out."""
+    """FLOPs of forward and backward passes, embeddings and head left out."""
     balanced: bool = True
     """False for an ablation: experts without the loss that keeps their load balanced. It is never ranked."""
 
@@ -70,6 +70,8 @@ class TrialResult:
     curve: tuple[tuple[float, float], ...]
     """Training FLOPs so far and held-out loss."""
     error: str | None = None
+    executed_flops: float | None = None
+    """`total_flops` as the machine carried them out, which may be more; None where they were not counted."""
     routing: tuple[RoutingStatistics, ...] = ()
     """What the routers did with the held-out data at the end of the run; empty without experts."""
 

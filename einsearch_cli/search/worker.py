@@ -130,5 +130,6 @@ def run_trial(job: Job, setup: WorkerSetup, pipe: Connection) -> TrialResult:
         steps=outcome.steps,
         elapsed_s=outcome.elapsed_s,
         curve=outcome.curve,
+        executed_flops=outcome.executed_flops,
         routing=outcome.routing,
     )

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import SizeError
 from einsearch_cli.models import MLP, structured_linear
-from einsearch_cli.structures import parse_structure
+from einsearch_cli.structures import parse_layer, parse_structure
 from tests.models.routes import keep_factors_apart
 
 STRUCTURES = ["dense", "monarch", "btt:r=2", "low-rank", "kronecker"]
@@ -20,6 +20,18 @@ def test_flops_equal_torchs_own_counter(text: str, dense_input: bool) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.randn(samples, 8))
     assert counter.get_total_flops() == samples * model.flops_per_token().total
+
+
+@pytest.mark.parametrize("text", [*STRUCTURES, "btt-moe:experts=4,top=2", "dense-moe:experts=4,top=1"])
+@pytest.mark.parametrize("dense_input", [False, True])
+def test_training_flops_equal_torchs_own_counter(text: str, dense_input: bool) -> None:
+    """The samples take no gradient, so the first layer spares a product."""
+    model = MLP(8, 64, 3, depth=4, make_linear=structured_linear(parse_layer(text)), dense_input=dense_input)
+    keep_factors_apart(model)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(64, 8)).sum().backward()
+    assert counter.get_total_flops() == 64 * model.training_flops_per_token().total
+    assert counter.get_total_flops() < 64 * 3 * model.flops_per_token().total
 
 
 def test_forward_is_relu_between_plain_products() -> None:

@@ -6,16 +6,18 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import DivergedError, SizeError, SpecError
 from einsearch_cli.layers import AuxiliaryLoss
 from einsearch_cli.layers.memory import memory_bytes
-from einsearch_cli.models import TRAINING_TO_FORWARD, ProxyModel
+from einsearch_cli.models import ProxyModel
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, schedule, set_learning_rates
 from einsearch_cli.training.proxy.settings import ProxyRun, RunOutcome
@@ -39,6 +41,7 @@ class StepDone:
 Progress = Callable[[StepDone], None]
 """Called after every step."""
 
+_UNWATCHED: Final = nullcontext()
 MINIMUM_STEPS: Final = 10
 """Fewer steps than this say nothing about a structure."""
 
@@ -51,7 +54,7 @@ class RunCost:
     """Optimizer updates the budget pays for."""
 
     train_flops_per_step: int
-    """Without embeddings and head."""
+    """FLOPs of the forward and backward pass as the structure needs them, without embeddings and head."""
 
     total_flops_per_step: int
     """With embeddings and head."""
@@ -130,8 +133,9 @@ def train(run: ProxyRun, on_progress: Progress | None = None) -> RunOutcome:
     cost = trainer.cost
     marks = validation_marks(cost.steps, run.optimizer.validations)
     curve: list[tuple[float, float]] = []
+    counter = FlopCounterMode(display=False)
     for step in range(1, cost.steps + 1):
-        loss = trainer.step()
+        loss = trainer.step(counter if step == 1 else _UNWATCHED)
         if on_progress is not None:
             on_progress(StepDone(step, cost.steps, loss, trainer.auxiliary.statistics))
         if step in marks:
@@ -142,6 +146,7 @@ def train(run: ProxyRun, on_progress: Progress | None = None) -> RunOutcome:
         params=cost.params,
         train_flops=float(cost.steps * cost.train_flops_per_step),
         total_flops=float(cost.steps * cost.total_flops_per_step),
+        executed_flops=float(cost.steps * trainer.executed_flops(counter)),
         steps=cost.steps,
         learning_rate=trainer.learning_rate,
         elapsed_s=time.perf_counter() - started_s,
@@ -192,20 +197,28 @@ class _Trainer:
         self.held_out: tuple[Batch, ...] = run.task.validation()
         self.done = 0
 
-    def step(self) -> float:
-        """One optimizer update; gives the training loss before it."""
+    def step(self, watch: AbstractContextManager[object] = _UNWATCHED) -> float:
+        """One optimizer update; gives the training loss before it. `watch` sees the forward and the backward pass."""
         settings = self.run.optimizer
         fraction = schedule(self.done, self.cost.steps, warmup=settings.warmup, final=settings.final)
         set_learning_rates(self.optimizer, fraction)
-        with self.auxiliary:
-            loss = self.run.task.loss(self.model, next(self.batches))
-        self.done += 1
-        value = self._finite(loss.item(), "training")
+        batch = next(self.batches)
         self.optimizer.zero_grad()
-        (loss + self.auxiliary.loss()).backward()
+        with watch:
+            with self.auxiliary:
+                loss = self.run.task.loss(self.model, batch)
+            self.done += 1
+            value = self._finite(loss.item(), "training")
+            (loss + self.auxiliary.loss()).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.optimizer.step()
         return value
+
+    def executed_flops(self, counter: FlopCounterMode) -> int:
+        """FLOPs of the step that a counter has watched; attention, which it misses on a CPU, as the network counts it."""
+        counted = counter.get_flop_counts()["Global"]
+        products = sum(flops for operation, flops in counted.items() if "attention" not in str(operation))
+        return products + self.model.training_flops_per_token().attention * self.run.task.tokens_per_batch
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -238,10 +251,10 @@ def _cost(run: ProxyRun, model: ProxyModel) -> RunCost:
     return RunCost(
         steps=int(run.budget_flops // per_step),
         train_flops_per_step=per_step,
-        total_flops_per_step=TRAINING_TO_FORWARD * model.flops_per_token().total * run.task.tokens_per_batch,
+        total_flops_per_step=model.training_flops_per_token().total * run.task.tokens_per_batch,
         params=model.parameter_count(),
     )
 
 
 def _flops_per_step(run: ProxyRun, model: ProxyModel) -> int:
-    return TRAINING_TO_FORWARD * model.flops_per_token().body * run.task.tokens_per_batch
+    return model.training_flops_per_token().body * run.task.tokens_per_batch

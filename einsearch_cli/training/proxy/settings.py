@@ -57,7 +57,7 @@ class ProxyRun:
     """Width of the network."""
 
     budget_flops: float
-    """Training FLOPs without embeddings and head; a step costs three forward passes."""
+    """FLOPs of forward and backward passes, without embeddings and head."""
 
     seed: int = 0
     """Seed of the network's start and of the order of the data."""
@@ -84,6 +84,10 @@ class RunOutcome:
 
     total_flops: float
     """Training FLOPs spent, with embeddings and head. Validation is in neither."""
+
+    executed_flops: float
+    """The same as this machine carried them out: more where factors are multiplied with each other in every step, or
+    intermediates are computed twice. Counted by torch in the first step; attention by the network's own formula."""
 
     steps: int
     """Optimizer updates."""

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.data import Batch, TeacherTask, TextSettings, TextTask, open_task
 from einsearch_cli.errors import DivergedError, Exit, SpecError
+from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.models import ProxyModel
-from einsearch_cli.structures import RoutingStatistics, parse_layer, parse_structure
+from einsearch_cli.structures import LayerSpec, RoutingStatistics, parse_layer, parse_structure
 from einsearch_cli.training import ProxyRun, RunOutcome, StepDone, minimal_budget, plan_run, probe, train
 from tests.training.proxy.tasks import run_of, small_teacher
 
@@ -61,13 +63,13 @@ def test_the_callers_random_state_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_flops_and_steps_add_up(tmp_path: Path) -> None:
-    """Width 64, depth 3, batch 128, by hand: 3 x 128 x 2 x (8 x 64 + 64 x 64 [+ 64])."""
+    """Width 64, depth 3, batch 128, by hand: 128 x 2 x (2 x 8 x 64 + 3 x 64 x 64 [+ 3 x 64]); samples take no gradient."""
     outcome = train(run_of(small_teacher(tmp_path), budget_flops=1e8, validations=4))
-    per_step = 3 * 128 * 2 * (8 * 64 + 64 * 64)
-    assert outcome.steps == int(1e8 // per_step) == 28
-    assert outcome.train_flops == 28 * per_step <= 1e8 < 29 * per_step
-    assert outcome.total_flops == 28 * (per_step + 3 * 128 * 2 * 64)
-    assert [flops for flops, _ in outcome.curve] == [step * per_step for step in (7, 14, 21, 28)]
+    per_step = 128 * 2 * (2 * 8 * 64 + 3 * 64 * 64)
+    assert outcome.steps == int(1e8 // per_step) == 29
+    assert outcome.train_flops == 29 * per_step <= 1e8 < 30 * per_step
+    assert outcome.total_flops == 29 * (per_step + 3 * 128 * 2 * 64)
+    assert [flops for flops, _ in outcome.curve] == [step * per_step for step in (7, 14, 22, 29)]
     assert outcome.loss == outcome.curve[-1][1]
     # weights, biases, two gains; the dense input layer is a plain one
     assert outcome.params == 8 * 64 + 64 + 64 * 64 + 64 + 1 + 64 + 1
@@ -79,6 +81,49 @@ def test_the_plan_agrees_with_the_run(tmp_path: Path) -> None:
     assert (plan.steps, plan.params) == (outcome.steps, outcome.params)
     assert plan.steps * plan.train_flops_per_step == outcome.train_flops
     assert plan.steps * plan.total_flops_per_step == outcome.total_flops
+
+
+@pytest.mark.parametrize("structure", ["dense", "monarch", "low-rank"])
+def test_executed_flops_of_the_factors_own_sequence_are_those_counted(tmp_path: Path, structure: str) -> None:
+    outcome = train(run_of(small_teacher(tmp_path), structure, budget_flops=1e8))
+    assert outcome.executed_flops == outcome.total_flops
+
+
+class Merging(TeacherTask):
+    """The teacher task with layers that multiply their factors with each other in every step."""
+
+    def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
+        model = super().build_model(structure, width)
+        for layer in model.modules():
+            if isinstance(layer, EinsumLinear):
+                layer.route = "x(AB)"
+        return model
+
+
+def test_executed_flops_are_those_of_the_route_that_was_taken(tmp_path: Path) -> None:
+    """Width 64, batch 128, one hidden layer: a dense product, and the merge of two factors with a bond of 4, three times each."""
+    task = Merging(small_teacher(tmp_path).settings, tmp_path)
+    outcome = train(run_of(task, "btt:r=4", budget_flops=1e8))
+    first, head, merge = 2 * 2 * 8 * 64 * 128, 3 * 2 * 64 * 128, 2 * 8 * 8 * 8 * 8 * 4
+    assert outcome.executed_flops == outcome.steps * (first + head + 3 * (2 * 64 * 64 * 128 + merge))
+    assert outcome.executed_flops != outcome.total_flops
+
+
+def test_executed_flops_of_a_transformer_include_attention() -> None:
+    task = open_task("text", {"block_size": 32, "batch_size": 4, "layers": 1, "validation_blocks": 4})
+    outcome = train(ProxyRun(task=task, structure=parse_structure("dense"), width=32, budget_flops=2e8))
+    assert outcome.executed_flops == outcome.total_flops
+
+
+def test_counting_the_first_step_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(small_teacher(tmp_path), "tt:r=4", budget_flops=1e8)
+    watched = train(run)
+    monkeypatch.setattr(FlopCounterMode, "__enter__", lambda counter: counter)
+    monkeypatch.setattr(FlopCounterMode, "__exit__", lambda *_: None)
+    monkeypatch.setattr(FlopCounterMode, "get_flop_counts", lambda _: {"Global": {}})
+    unwatched = train(run)
+    assert unwatched.curve == watched.curve
+    assert unwatched.executed_flops == 0 < watched.executed_flops
 
 
 def test_a_plan_allocates_no_network(tmp_path: Path) -> None:
@@ -111,12 +156,12 @@ def test_progress_knows_what_the_routers_did_with_the_batch_of_the_step() -> Non
 
 def test_a_budget_too_small_names_the_least(tmp_path: Path) -> None:
     task = small_teacher(tmp_path)
-    least = 10 * 3 * 128 * 2 * (8 * 64 + 64 * 64)
+    least = 10 * 128 * 2 * (2 * 8 * 64 + 3 * 64 * 64)
     with pytest.raises(SpecError) as caught:
         train(run_of(task, budget_flops=least - 1))
     assert str(caught.value) == (
-        "a budget of 3.54e+07 training FLOPs for structure XA^1 YA^1 at width 64: a step costs 3.54e+06, "
-        "and a run has at least 10 steps\ntry: give at least 35389440 FLOPs, or a smaller width"
+        "a budget of 3.41e+07 training FLOPs for structure XA^1 YA^1 at width 64: a step costs 3.41e+06, "
+        "and a run has at least 10 steps\ntry: give at least 34078720 FLOPs, or a smaller width"
     )
     assert train(run_of(task, budget_flops=least)).steps == 10
 
@@ -143,7 +188,7 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_remedy(tmp_path: Path) ->
         train(run_of(task, "monarch", budget_flops=1e8, seed=5))
     assert caught.value.exit_code == Exit.RUN_FAILED
     assert str(caught.value) == (
-        "training loss became nan at step 7 of 84 (structure XA^1/2 XAB^1/2 YB^1/2 YAB^1/2, width 64, seed 5, "
+        "training loss became nan at step 7 of 95 (structure XA^1/2 XAB^1/2 YB^1/2 YAB^1/2, width 64, seed 5, "
         "base learning rate 0.02)\ntry: lower the learning rate, e.g. to 0.0067, or lengthen the warm-up"
     )
 
@@ -154,7 +199,7 @@ def test_a_validation_loss_that_is_not_finite_is_found(tmp_path: Path) -> None:
             return super().loss(model, batch) * (1 if model.training else math.inf)
 
     task = BadHeldOut(small_teacher(tmp_path).settings, tmp_path)
-    with pytest.raises(DivergedError, match=r"validation loss became inf at step 3 of 28"):
+    with pytest.raises(DivergedError, match=r"validation loss became inf at step 3 of 29"):
         train(run_of(task, budget_flops=1e8))
 
 
