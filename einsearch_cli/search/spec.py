@@ -107,7 +107,7 @@ class StudySpec(BaseModel):
     seeds: int = Field(default=3, ge=1, le=1000)
     """Runs per candidate and width, from seeds 0, 1, …"""
     budget_flops: float = Field(default=1e11, gt=0, allow_inf_nan=False)
-    """Training FLOPs of every run of the last rung (3 × forward, embeddings and head left out)."""
+    """Training FLOPs of every run of the last rung (forward and backward pass, embeddings and head left out)."""
     halving: HalvingSpec = HalvingSpec()
     """Successive halving."""
     optimizer: OptimizerSettings = OptimizerSettings()
