@@ -137,9 +137,13 @@ def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate,
     names = ", ".join(name_of(structure) for structure in structures[:12])
     more = f" and {len(structures) - 12} more" if len(structures) > 12 else ""
     widths = ", ".join(map(str, spec.widths))
+    equal = "".join(
+        f"\nat width {width} these are one network, trained once: {', '.join(map(name_of, group))}"
+        for width, group in estimate.networks.groups()
+    )
     return (
         f"task {spec.task}, {len(structures)} candidates ({names}{more})\n"
-        f"widths {widths}; {spec.seeds} seeds each; {workers} workers\n{table(rows)}\n"
+        f"widths {widths}; {spec.seeds} seeds each; {workers} workers{equal}\n{table(rows)}\n"
         f"in all {estimate.runs} runs, {estimate.train_flops:.3g} training FLOPs, about {duration_text(estimate.seconds)}"
     )
 
@@ -170,7 +174,7 @@ class _Session:
                 LocalProcesses(self.workers, setup) as engine,
                 StudyProgress(console.talk_console(), self.estimate) as progress,
             ):
-                results = run_study(self.spec, self.structures, store, engine, progress)
+                results = run_study(self.spec, self.structures, self.estimate.networks, store, engine, progress)
         except KeyboardInterrupt:
             console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
             return Exit.INTERRUPTED

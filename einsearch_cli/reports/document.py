@@ -24,14 +24,15 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     reads) and `unbalanced` (like `results`: runs done once more without balance loss), besides
     `title`, `loss_name`, `yardstick`, `confidence`, `run_time_s` (summed over runs) and
     `environment`. Structures are written in the text notation, which `parse_layer` reads;
-    ω, ψ and ν as exact fractions such as "1/2".
+    ω, ψ and ν as exact fractions such as "1/2". A run of which `trained_as` names another
+    structure is a copy of that one's: both are the same network at this width.
     """
     document = {
         "title": study.title,
         "task": study.task,
         "loss_name": study.loss_name,
         "budget_flops": study.budget_flops,
-        "run_time_s": sum(result.elapsed_s for result in study.all_runs),
+        "run_time_s": sum(result.elapsed_s for result in study.all_runs if result.trained_as is None),
         "yardstick": str(study.ranking.yardstick),
         "confidence": study.ranking.confidence,
         "results": [_run(study, result) for result in study.results],
@@ -73,6 +74,7 @@ def _run(study: StudyReport, result: TrialResult) -> dict[str, Any]:
         "steps": result.steps,
         "elapsed_s": result.elapsed_s,
         "error": result.error,
+        "trained_as": None if result.trained_as is None else str(result.trained_as),
         "routing": [layer.to_json() for layer in result.routing],
     }
 

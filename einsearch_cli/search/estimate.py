@@ -14,6 +14,7 @@ import torch
 
 from einsearch_cli.data import AnyTask
 from einsearch_cli.errors import DivergedError, SpecError
+from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.study import planned_counts
@@ -41,6 +42,8 @@ class StudyEstimate:
     """The plan of a study with its cost."""
 
     rungs: tuple[RungEstimate, ...]
+    networks: EqualNetworks
+    """Which candidates are one network, and so trained once."""
 
     @property
     def runs(self) -> int:
@@ -57,7 +60,9 @@ class StudyEstimate:
     def to_json(self) -> dict[str, Any]:
         """Plain data; an unknown time is null."""
         rungs = [asdict(rung) | {"seconds": _known(rung.seconds)} for rung in self.rungs]
-        return {"runs": self.runs, "train_flops": self.train_flops, "seconds": _known(self.seconds), "rungs": rungs}
+        equal = [{"width": width, "structures": list(map(str, group))} for width, group in self.networks.groups()]
+        totals = {"runs": self.runs, "train_flops": self.train_flops, "seconds": _known(self.seconds)}
+        return {**totals, "rungs": rungs, "equal_networks": equal}
 
 
 def _known(seconds: float) -> float | None:
@@ -79,15 +84,16 @@ def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTa
     ]
     for run in runs:
         _check_budget(run, spec)
+    networks = EqualNetworks.among(task, structures, spec.widths)
     speeds = _probe_some(runs)
     rungs = []
     for rung, (budget, count) in enumerate(zip(budgets, planned_counts(spec, structures), strict=True)):
-        planned = count * len(spec.widths) * spec.seeds
+        planned = spec.seeds * sum(min(count, networks.distinct(width)) for width in spec.widths)
         if spec.ablate_balance and rung + 1 == len(budgets):
             planned += min(count, sum(isinstance(structure, MixtureOfExperts) for structure in structures))
         mean_s = fmean(speed.seconds(budget) for speed in speeds) if speeds else math.nan
         rungs.append(RungEstimate(rung, budget, count, planned, planned * mean_s / workers))
-    return StudyEstimate(tuple(rungs))
+    return StudyEstimate(tuple(rungs), networks)
 
 
 def _check_budget(run: ProxyRun, spec: StudySpec) -> None:

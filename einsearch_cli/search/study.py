@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from einsearch_cli.data import AnyTask
 from einsearch_cli.search.engine import Engine
+from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import ablation_trials, places, promoted, rung_budgets, rung_trials
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
@@ -33,13 +34,21 @@ class RungStarted:
 StudyEvent = RungStarted | Progress | Finished
 
 
+FORMAT = 2
+"""Rises when the same settings give other results: 2 since the FLOPs of a step leave out the gradient of the samples."""
+
+
 def fingerprint(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask) -> str:
     """SHA-256 of everything that decides the results of a study."""
     listed = {"name", "structures", "baselines", "files", "space", "task_settings", "ablate_balance"}
     settings = spec.model_dump(mode="json", exclude=listed)
     if spec.baselines:
         settings["baselines"] = [str(structure) for structure in spec.compared_with()]
-    settings |= {"candidates": [str(structure) for structure in structures], "data": task.fingerprint()}
+    settings |= {
+        "format": FORMAT,
+        "candidates": [str(structure) for structure in structures],
+        "data": task.fingerprint(),
+    }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -54,17 +63,20 @@ def planned_counts(spec: StudySpec, structures: Sequence[LayerSpec]) -> list[int
 def run_study(
     spec: StudySpec,
     structures: Sequence[LayerSpec],
+    networks: EqualNetworks,
     store: StudyStore,
     engine: Engine,
     on_event: Callable[[StudyEvent], None],
 ) -> list[TrialResult]:
     """Run what is not finished yet and return the results of all trials, ablations included.
 
+    Of candidates that are one network at a width only the first is trained there; the others get its result.
+
     Rungs are synchronous: the next one is decided when all trials of the one
     before have ended, so the outcome does not depend on timing, on the number
     of workers, or on interruptions.
     """
-    survivors = list(structures)
+    survivors, copies = list(structures), list[TrialResult]()
     budgets = rung_budgets(spec.budget_flops, spec.halving)
 
     def run_all(trials: list[Trial], ran: Sequence[LayerSpec], is_ablation: bool = False) -> None:
@@ -74,13 +86,16 @@ def run_study(
         _run_waiting(store, engine, on_event)
 
     for rung, budget in enumerate(budgets):
-        run_all(rung_trials(survivors, spec.widths, spec.seeds, rung, budget), survivors)
-        results = [result for result in store.results() if result.trial.rung == rung and result.trial.balanced]
+        trials = rung_trials(survivors, spec.widths, spec.seeds, rung, budget)
+        run_all([trial for trial in trials if networks.trained_as(trial, survivors) == trial], survivors)
+        own = [result for result in store.results() if result.trial.rung == rung and result.trial.balanced]
+        copied = networks.copies(own, trials, survivors)
+        copies, results = copies + copied, own + copied
         if rung + 1 < len(budgets):
             survivors = promoted(results, survivors, spec.halving.keep, spec.compared_with())
     if spec.ablate_balance and (ablations := ablation_trials(results, survivors)):
         run_all(ablations, [trial.structure for trial in ablations], is_ablation=True)
-    return store.results()
+    return sorted(store.results() + copies, key=lambda result: result.trial.rung)
 
 
 def _run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[StudyEvent], None]) -> None:

@@ -74,6 +74,8 @@ class TrialResult:
     """`total_flops` as the machine carried them out, which may be more; None where they were not counted."""
     routing: tuple[RoutingStatistics, ...] = ()
     """What the routers did with the held-out data at the end of the run; empty without experts."""
+    trained_as: LayerSpec | None = None
+    """The structure whose run this is, where both are one network at this width; None for a run of its own."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back to an equal result."""
@@ -82,13 +84,21 @@ class TrialResult:
             "trial": self.trial.to_json(),
             "curve": [list(point) for point in self.curve],
             "routing": [layer.to_json() for layer in self.routing],
+            "trained_as": None if self.trained_as is None else self.trained_as.to_json(),
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> TrialResult:
         curve = tuple((float(flops), float(loss)) for flops, loss in document["curve"])
         routing = tuple(RoutingStatistics.from_json(layer) for layer in document.get("routing", ()))
-        return cls(**{**document, "trial": Trial.from_json(document["trial"]), "curve": curve, "routing": routing})
+        source = document.get("trained_as")
+        read = {
+            "trial": Trial.from_json(document["trial"]),
+            "curve": curve,
+            "routing": routing,
+            "trained_as": None if source is None else layer_of_json(source),
+        }
+        return cls(**{**document, **read})
 
 
 def failed_result(trial: Trial, status: Status, error: str, elapsed_s: float) -> TrialResult:

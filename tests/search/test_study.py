@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.search.study import RungStarted, StudyEvent, fingerprint, run_study
@@ -45,8 +46,9 @@ def study(folder: Path, spec: StudySpec) -> tuple[list[Trial], list[TrialResult]
         if isinstance(event, RungStarted):
             stages.append(event)
 
+    networks = EqualNetworks.among(spec.open_task(), candidates, spec.widths)
     with StudyStore(folder, fingerprint(spec, candidates, spec.open_task()), candidates) as store:
-        results = run_study(spec, candidates, store, engine, on_event)
+        results = run_study(spec, candidates, networks, store, engine, on_event)
     return engine.ran, results, stages
 
 

@@ -1,0 +1,104 @@
+"""Thirds and quarters of 64 and 128 are the same integers: such candidates are one network, and trained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from einsearch_cli.data import open_task
+from einsearch_cli.search.equal_networks import EqualNetworks
+from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.search.trial import TrialResult
+from einsearch_cli.structures import parse_layer
+from tests.search.test_study import study
+
+THIRD, QUARTER = "XA^1/3 XAB^2/3 YB^2/3 YAB^1/3", "XA^1/4 XAB^3/4 YB^3/4 YAB^1/4"
+PUBLISHED = [
+    "1/2|0|1/2|0|1/2|1/2|0",
+    "1/3|0|2/3|0|2/3|1/3|0",
+    "1/4|0|3/4|0|3/4|1/4|0",
+    "2/3|0|1/3|0|1/3|2/3|0",
+    "3/4|0|1/4|0|1/4|3/4|0",
+    "2/3|0|1/3|0|2/3|1/3|0",
+    "1/3|0|2/3|0|1/3|2/3|0",
+    "3/4|0|1/4|0|3/4|1/4|0",
+    "1/4|0|3/4|0|1/4|3/4|0",
+    "1/2|0|1/2|0|1/2|1/2|1/4",
+    "1/2|0|1/2|0|1/2|1/2|1/3",
+    "1/3|0|2/3|0|2/3|1/3|1/4",
+    "2/3|0|1/3|0|1/3|2/3|1/4",
+    "2/3|0|1/3|0|2/3|1/3|1/4",
+    "1/3|0|2/3|0|1/3|2/3|1/4",
+    "1/2|1/2|0|1/2|1/2|0|0",
+    "1/3|2/3|0|1/3|2/3|0|0",
+    "1/2|1/2|0|1/2|1/2|0|1/4",
+    "1/3|2/3|0|1/3|2/3|0|1/4",
+    "1|0|0|0|1|0|3/4",
+    "1|0|0|0|1|0|1/2",
+    "1/2|1/4|1/4|1/4|1/2|1/4|0",
+    "1/2|1/4|1/4|1/4|1/2|1/4|1/4",
+]
+"""The 23 structures that Potapczynski et al. 2024 (arXiv 2410.02117) trained."""
+
+
+def test_the_published_structures_are_different_networks_at_60_but_not_at_64() -> None:
+    networks = EqualNetworks.among(open_task("teacher"), map(parse_layer, PUBLISHED), (60, 64, 128))
+    assert [networks.distinct(width) for width in (60, 64, 128)] == [23, 20, 19]
+    assert all(width != 60 for width, _ in networks.groups())
+
+
+def test_bonds_and_experts_make_other_networks() -> None:
+    mixtures = ("btt-moe:experts=4,top=2", "btt-moe:experts=4,top=1", "btt-moe:experts=8,top=2")
+    structures = [parse_layer(text) for text in ("monarch", "btt:r=2", *mixtures)]
+    networks = EqualNetworks.among(open_task("teacher"), structures, (64,))
+    assert networks.distinct(64) == len(structures)
+    assert networks.groups() == []
+
+
+def spec_of(**settings: object) -> StudySpec:
+    given = {"structures": [THIRD, QUARTER], "widths": [64, 120], "seeds": 2, "halving": {"rungs": 2, "keep": 1}}
+    return StudySpec.model_validate(given | settings)
+
+
+def test_an_equal_network_is_trained_once_and_its_result_stands_for_both(tmp_path: Path) -> None:
+    ran, results, stages = study(tmp_path, spec_of())
+    third, quarter = parse_layer(THIRD), parse_layer(QUARTER)
+    assert len(ran) == 2 * 2 * (2 + 3), "rungs x seeds x (two networks at width 64, three at 120), dense among them"
+    assert {trial.width for trial in ran if trial.structure == quarter} == {120}
+    assert len(results) == 2 * 2 * 2 * 3, "every candidate has a result at every width"
+    assert [stage.trials for stage in stages] == [10, 10]
+    copies = [result for result in results if result.trained_as is not None]
+    assert {(copy.trial.structure, copy.trial.width, copy.trained_as) for copy in copies} == {(quarter, 64, third)}
+    sources = {(r.trial.rung, r.trial.seed): r for r in results if r.trial.structure == third and r.trial.width == 64}
+    assert all(copy.loss == sources[copy.trial.rung, copy.trial.seed].loss for copy in copies)
+    assert len(copies) == 4
+    again, same, _ = study(tmp_path, spec_of())
+    assert again == []
+    assert same == results
+    assert TrialResult.from_json(copies[0].to_json()) == copies[0]
+
+
+def test_the_first_survivor_is_trained_where_the_first_candidate_was_dropped(tmp_path: Path) -> None:
+    networks = EqualNetworks.among(open_task("teacher"), map(parse_layer, (THIRD, QUARTER)), (64,))
+    _, results, _ = study(tmp_path, spec_of())
+    trial = next(result.trial for result in results if result.trained_as is not None)
+    assert networks.trained_as(trial, [parse_layer(THIRD), parse_layer(QUARTER)]).structure == parse_layer(THIRD)
+    assert networks.trained_as(trial, [parse_layer(QUARTER)]) == trial
+
+
+def test_the_plan_names_equal_networks_and_counts_their_runs_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from einsearch_cli.cli.main import main
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    study_file = tmp_path / "study.yaml"
+    study_file.write_text(
+        f"structures: ['{THIRD}', '{QUARTER}']\nwidths: [64, 120]\nseeds: 1\nbudget_flops: 1e9\nhalving: {{rungs: 1}}\n"
+        "task_settings: {teacher_width: 16, pool_size: 1024, validation_size: 64, batch_size: 64}\n"
+    )
+    assert main(["rank", str(study_file), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert f"at width 64 these are one network, trained once: {THIRD}, {QUARTER}" in out
+    assert "in all 5 runs" in out
