@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from einsearch_cli.cli.params import Structured
 from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
-    from einsearch_cli.layers import Swap
+    from einsearch_cli.layers import Swap, SwapReport
 
 HELP = """Project the dense matrices of a trained model onto a structure.
 
@@ -45,19 +46,20 @@ def project_command(
     output: TableFormat = typer.Option(TableFormat.table, "--format", help="Output format of the table."),
 ) -> None:
     if source.suffix == ".safetensors":
-        swaps = _project_file(source, structure, out, only, skip)
+        report = _project_file(source, structure, out, only, skip)
     else:
         if only or skip:
             raise SpecError(
                 f"--only and --skip with {source}: they choose among the weights of a .safetensors file",
                 remedy="choose the layers of a run with --structured",
             )
-        swaps = _project_run(source, structure, structured, out)
-    console.data(_text(swaps, output))
-    console.talk(f"{_total(swaps)}; wrote {out}")
+        report = _project_run(source, structure, structured, out)
+    console.data(_text(report.replaced, output))
+    console.talk(report.summary)
+    console.talk(f"{_total(report.replaced)}; wrote {out}")
 
 
-def _project_run(source: Path, structure: str, structured: Structured, out: Path) -> list[Swap]:
+def _project_run(source: Path, structure: str, structured: Structured, out: Path) -> SwapReport:
     from einsearch_cli.export import compress_transformer, refuse_existing, save_run
     from einsearch_cli.models.transformer import config_from
     from einsearch_cli.training.full import load_model
@@ -66,12 +68,12 @@ def _project_run(source: Path, structure: str, structured: Structured, out: Path
     model, tokenizer = load_model(source, warn=console.talk)
     changes = {"structure": structure, "structured": structured.value}
     config = config_from(model.config.model_dump() | changes)
-    compressed, swaps = compress_transformer(model, config, _watch)
+    compressed, report = compress_transformer(model, config, _watch)
     save_run(compressed, out, tokenizer)
-    return swaps
+    return report
 
 
-def _project_file(source: Path, structure: str, out: Path, only: list[str], skip: list[str]) -> list[Swap]:
+def _project_file(source: Path, structure: str, out: Path, only: list[str], skip: list[str]) -> SwapReport:
     from einsearch_cli.export import Names, compress_file
     from einsearch_cli.structures import parse_structure
 
@@ -79,14 +81,14 @@ def _project_file(source: Path, structure: str, out: Path, only: list[str], skip
     report = compress_file(source, out, parse_structure(structure), names, _watch)
     for name, reason in report.skipped.items():
         console.talk(f"left {name}: {reason}")
-    return list(report.replaced)
+    return report
 
 
 def _watch(swap: Swap) -> None:
     console.talk(f"projected {swap.name}, {swap.in_features} -> {swap.out_features}")
 
 
-def _text(swaps: list[Swap], output: TableFormat) -> str:
+def _text(swaps: Sequence[Swap], output: TableFormat) -> str:
     records = [
         {
             "layer": swap.name,
@@ -117,7 +119,7 @@ def _text(swaps: list[Swap], output: TableFormat) -> str:
     return table(rows, align_right=True)
 
 
-def _total(swaps: list[Swap]) -> str:
+def _total(swaps: Sequence[Swap]) -> str:
     before, after = (sum(getattr(swap.costs, f"params_{when}") for swap in swaps) for when in ("before", "after"))
     layers = f"{len(swaps)} layer{'s' * (len(swaps) != 1)}"
     return f"{layers}: {before:,} -> {after:,} parameters ({after / before:.1%})"

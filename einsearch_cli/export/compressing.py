@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,9 +18,9 @@ from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.export.copies import dense_copy
 from einsearch_cli.export.placing import place
 from einsearch_cli.files import refuse_unwritable
-from einsearch_cli.layers import Costs, EinsumLinear, Swap, SwapReport, project_
+from einsearch_cli.layers import Costs, EinsumLinear, Kept, Swap, SwapReport, kept_weights, project_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
-from einsearch_cli.structures import MixtureOfExperts, Structure
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts, Structure
 from einsearch_cli.taxonomy import layer_costs
 
 SWAPS_ENTRY: Final = "einsearch_swaps"
@@ -29,7 +30,7 @@ Watch = Callable[[Swap], None]
 """Told of every layer when it is done."""
 
 
-def compress_transformer(model: Transformer, config: TransformerConfig, watch: Watch) -> tuple[Transformer, list[Swap]]:
+def compress_transformer(model: Transformer, config: TransformerConfig, watch: Watch) -> tuple[Transformer, SwapReport]:
     """A transformer of another structure whose matrices are the nearest to those of a trained one.
 
     Args:
@@ -38,7 +39,7 @@ def compress_transformer(model: Transformer, config: TransformerConfig, watch: W
         watch: told of every layer.
 
     Returns:
-        The new transformer, in evaluation mode, and what became of every structured layer.
+        The new transformer, in evaluation mode, and what became of the old one's layers.
 
     Raises:
         LayerError: for layers of experts.
@@ -65,7 +66,25 @@ def compress_transformer(model: Transformer, config: TransformerConfig, watch: W
         assert isinstance(layer, EinsumLinear)
         done.append(_swap(name, layer, old[f"{name}.weight"]))
         watch(done[-1])
-    return compressed.eval(), done
+    return compressed.eval(), _report(config.layer_spec, dense, compressed, tuple(done))
+
+
+def _report(structure: LayerSpec, dense: Transformer, compressed: Transformer, done: tuple[Swap, ...]) -> SwapReport:
+    old = {dense.get_submodule(swap.name): swap.costs for swap in done}
+    taken = {
+        weight: costs.params_before
+        for layer, costs in old.items()
+        if (weight := layer._parameters["weight"]) is not None
+    }
+    kept = kept_weights(dense, taken, {layer: costs.flops_before for layer, costs in old.items()})
+    flops = sum(each.flops or 0 for each in kept)
+    costs = Costs(
+        sum(value.numel() for value in dense.parameters()),
+        sum(value.numel() for value in compressed.parameters()),
+        flops + sum(swap.costs.flops_before for swap in done),
+        flops + sum(swap.costs.flops_after for swap in done),
+    )
+    return SwapReport(structure, True, done, {}, costs, kept)
 
 
 def _swap(name: str, layer: EinsumLinear, weight: Tensor) -> Swap:
@@ -135,7 +154,9 @@ def compress_file(source: Path, target: Path, structure: Structure, names: Names
             f"{source} has no matrix to project: {_listed(skipped)}",
             remedy="give patterns for --only and --skip that leave a layer, and a structure that fits its widths",
         )
-    report = SwapReport(structure, True, tuple(swaps), skipped, _costs(tensors, new, swaps))
+    taken = {f"{swap.name}.weight" for swap in swaps}
+    kept = _kept({key: value for key, value in tensors.items() if key not in taken})
+    report = SwapReport(structure, True, tuple(swaps), skipped, _costs(tensors, new, swaps), kept)
     metadata = {**metadata, SWAPS_ENTRY: json.dumps(report.to_json())}
     place(target, lambda draft: save_file(new, draft, metadata))
     return report
@@ -150,6 +171,19 @@ def _layer_for(name: str, weight: Tensor, structure: Structure, names: Names) ->
         return EinsumLinear(width_in, width_out, structure, bias=False, dtype=weight.dtype)
     except EinsearchError as error:
         return error.problem
+
+
+def _kept(tensors: dict[str, Tensor]) -> tuple[Kept, ...]:
+    """What stays in a file, by the number of dimensions: a file does not say what a tensor is used for."""
+    kinds: dict[int, dict[str, int]] = defaultdict(dict)
+    for name, value in tensors.items():
+        if value.ndim >= 2:
+            kinds[value.ndim][name] = value.numel()
+    found = (
+        Kept(f"{ndim}-dimensional tensor{'s' * (len(sizes) > 1)}", tuple(sizes), sum(sizes.values()), None)
+        for ndim, sizes in kinds.items()
+    )
+    return tuple(sorted(found, key=lambda kept: -kept.params))
 
 
 def _costs(before: dict[str, Tensor], after: dict[str, Tensor], swaps: list[Swap]) -> Costs:

@@ -47,6 +47,9 @@ def test_a_run_at_full_rank_stays_the_same_model(einsearch, run, tmp_path) -> No
     )
     assert outcome.code == 0
     assert "12 layers: 16,384 -> 28,672 parameters (175.0%); wrote" in outcome.err
+    params = sum(p.numel() for p in model.parameters())
+    assert f"replaced {16_384 / params:.1%} of the parameters and 66.7% of the FLOPs (12 of 12 linear" in outcome.err
+    assert f"8,192  {8_192 / params:.1%}       16,384  nn.Linear" in outcome.err  # the head, tied to the embedding
     projected, tokenizer = load_model(tmp_path / "projected")
     assert len(projected.structured_layers()) == 12
     assert tokenizer is not None
@@ -107,6 +110,8 @@ def test_a_file_of_weights_comes_back_by_its_report(einsearch, tmp_path) -> None
     )  # fmt: skip
     assert outcome.code == 0
     assert "left 0: --skip 0\n" in outcome.err
+    assert "replaced 78.0% of the parameters and 100.0% of the known FLOPs (2 of 3 linear\n" in outcome.err
+    assert "FLOPs are not known for 16.3% of the parameters: 2-dimensional tensor\n" in outcome.err
     with safe_open(tmp_path / "small.safetensors", framework="pt") as file:
         metadata = file.metadata()
     assert metadata["made"] == "here"

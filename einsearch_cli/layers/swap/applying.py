@@ -34,6 +34,11 @@ def swap_linear(
     once, and linear layers that share a weight become layers that share factors.
     Call it again, with another filter, to give other layers another structure.
 
+    The report begins with the share of the model's parameters and FLOPs that is covered, and lists every
+    other weight of two or more dimensions by kind: embeddings, convolutions, fused experts, and so on. A
+    layer that a list or another plain Python object holds is out of reach and named; one that such an
+    object holds besides the model stays, since code that reads it there would go on with the dense layer.
+
     Code that reads `layer.weight` and does not call the layer gets the dense
     matrix, formed anew each time: right, but dearer than a dense layer.
 
@@ -55,9 +60,17 @@ def swap_linear(
     >>> mlp = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     >>> print(swap_linear(mlp, "monarch", lambda layer, name: layer.out_features > 10))
     XA^1/2 XAB^1/2 YB^1/2 YAB^1/2
-    replaced 1 of 2 linear layers: 4,096 -> 1,024 parameters, 8,192 -> 2,048 FLOPs per token
-    whole model: 4,810 -> 1,739 parameters, 9,472 -> 3,328 FLOPs per token in linear layers
-      0  64 -> 64: 4,096 -> 1,024 parameters, 8,192 -> 2,048 FLOPs per token
+    replaced 85.2% of the parameters and 86.5% of the FLOPs (1 of 2 linear layers)
+      these layers: 4,096 -> 1,024 parameters, 8,192 -> 2,048 FLOPs
+      whole model:  4,810 -> 1,739 parameters, 9,472 -> 3,328 FLOPs
+      FLOPs are per token: 2 per multiply-add with a weight, each layer once;
+          attention scores are left out
+    stays as it is, 14.8% of the parameters:
+      parameters  share  FLOPs/token  kind of weights
+             640  13.3%        1,280  nn.Linear
+              74   1.5%               biases and other vectors
+    replaced 1:
+      0  64 -> 64: 4,096 -> 1,024 parameters, 8,192 -> 2,048 FLOPs
     left 1:
       2: filter said no
     """
@@ -90,7 +103,7 @@ def apply_swaps(model: nn.Module, plan: SwapReport, project: bool = False) -> Sw
     del sites  # it holds every old layer, which would keep all old weights alive
     replaced = _replace_all(model, plan, project)
     _keep_fast_paths_off(model)
-    return SwapReport(plan.structure, True, replaced, dict(plan.skipped), plan.model)
+    return replace(plan, applied=True, replaced=replaced)
 
 
 def _check_site(swap: Swap, site: Site | None) -> None:

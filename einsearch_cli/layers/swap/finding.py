@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.moe import StructuredMoE
+from einsearch_cli.layers.moe import FeedForwardMoE, StructuredMoE
 from einsearch_cli.layers.swap.attention import PARTS
+from einsearch_cli.layers.swap.kinds import conv1d_class, unknown_kind, width
+from einsearch_cli.layers.swap.references import Reference, plain_references
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,6 @@ class Site:
     out_features: int
     reason: str | None
     """Why it cannot be replaced."""
-    flops: int
-    """Forward per token, as it is."""
 
     @property
     def weight(self) -> nn.Parameter | None:
@@ -53,6 +53,11 @@ class Site:
     @property
     def bias(self) -> nn.Parameter | None:
         return self.holder._parameters.get(self.bias_slot)
+
+    @property
+    def flops(self) -> int:
+        """Forward per token, of the dense layer."""
+        return 2 * self.in_features * self.out_features
 
     @property
     def shown(self) -> DenseLayer:
@@ -90,7 +95,27 @@ def find_sites(model: nn.Module) -> list[Site]:
         if found:
             inside.update(module.modules())
         sites += found
-    return sites
+    return _without_held(model, sites)
+
+
+def _without_held(model: nn.Module, sites: list[Site]) -> list[Site]:
+    """The sites, with a reason to stay for those whose module or weight a plain Python object holds too.
+
+    Code that reads it there would go on with the dense layer.
+    """
+    held = {reference.target: reference for reference in plain_references(model)}
+    return [
+        replace(site, reason=f"{found.path}, a plain Python reference, holds it too and would keep the dense layer")
+        if site.reason is None and (found := _reference_to(site, held)) is not None
+        else site
+        for site in sites
+    ]
+
+
+def _reference_to(site: Site, held: dict[nn.Module | Tensor, Reference]) -> Reference | None:
+    own = (site.module, site.holder, *site.holder._parameters.values())
+    found = (held.get(target) for target in own if target is not None)
+    return next((each for each in found if each is not None and each.origin not in (site.module, site.holder)), None)
 
 
 def parameter_holders(model: nn.Module) -> Holders:
@@ -126,21 +151,22 @@ def _sites_of(module: nn.Module, name: str, aliases: tuple[str, ...], holders: H
     elif isinstance(module, EinsumLinear | StructuredMoE):
         known = "already an EinsumLinear" if isinstance(module, EinsumLinear) else "already a StructuredMoE"
         yield _site(module, name, aliases, module.in_features, module.out_features, known)
+    elif isinstance(module, FeedForwardMoE):
+        yield _site(module, name, aliases, module.up.in_features, module.up.in_features, "already a FeedForwardMoE")
     elif isinstance(module, nn.Linear):
         yield _site(module, name, aliases, module.in_features, module.out_features, _reason(module, nn.Linear))
-    elif (conv1d := _conv1d_class(module)) is not None:
+    elif (conv1d := conv1d_class(module)) is not None:
         width_in, width_out = int(module.nx), int(module.nf)  # type: ignore[arg-type]
         yield _site(module, name, aliases, width_in, width_out, _reason(module, conv1d))
-    elif (reason := _unknown_kind(module)) is not None:
-        yield _site(module, name, aliases, _width(module, "in_features"), _width(module, "out_features"), reason)
+    elif (reason := unknown_kind(module)) is not None:
+        yield _site(module, name, aliases, width(module, "in_features"), width(module, "out_features"), reason)
 
 
 def _site(
     module: nn.Module, name: str, aliases: tuple[str, ...], width_in: int, width_out: int, reason: str | None
 ) -> Site:
-    flops = module.flops_per_token if isinstance(module, EinsumLinear | StructuredMoE) else 2 * width_in * width_out
     kind = "Linear" if isinstance(module, nn.Linear) else type(module).__name__
-    return Site(name, aliases, kind, module, module, "weight", "bias", width_in, width_out, reason, flops)
+    return Site(name, aliases, kind, module, module, "weight", "bias", width_in, width_out, reason)
 
 
 def _attention_sites(
@@ -163,7 +189,6 @@ def _attention_sites(
             width_in,
             width,
             reason or _reason_of_parameter(holder, slot),
-            2 * width_in * width,
         )
 
 
@@ -221,28 +246,3 @@ def _is_hooked(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
-
-
-def _conv1d_class(module: nn.Module) -> type[nn.Module] | None:
-    """The Conv1D of transformers that this is an instance of, found by name so that transformers stays optional."""
-    for kind in type(module).__mro__:
-        if kind.__name__ == "Conv1D" and kind.__module__.split(".")[0] == "transformers":
-            return kind
-    return None
-
-
-def _width(module: nn.Module, side: str) -> int:
-    """in_features or out_features of a module that may have none, which then counts as 0."""
-    width = getattr(module, side, 0)
-    return width if isinstance(width, int) else 0
-
-
-def _unknown_kind(module: nn.Module) -> str | None:
-    """The reason to leave an adapter (LoRA and the like) or a linear layer of another library; None for others."""
-    kind = f"{type(module).__module__}.{type(module).__qualname__}"
-    if "base_layer" in module._modules or ("lora" in kind.lower() and "weight" in module._parameters):
-        return f"{kind} is an adapter around a linear layer"
-    has_widths = _width(module, "in_features") > 0 and _width(module, "out_features") > 0
-    if has_widths and not any(isinstance(inner, nn.Linear) for inner in module.modules()):
-        return f"{kind} is a linear layer of a kind that swap_linear does not know"
-    return None

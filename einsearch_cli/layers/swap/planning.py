@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -9,7 +10,9 @@ from torch import nn
 
 from einsearch_cli.errors import EinsearchError, LayerError
 from einsearch_cli.layers.swap.finding import DenseLayer, Holders, Site, find_sites, parameter_holders
-from einsearch_cli.layers.swap.report import Costs, Swap, SwapReport
+from einsearch_cli.layers.swap.references import plain_references, unreachable
+from einsearch_cli.layers.swap.report import Costs, Kept, Swap, SwapReport
+from einsearch_cli.layers.swap.weights import kept_weights
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, parse_layer
 from einsearch_cli.taxonomy import layer_costs
 
@@ -43,7 +46,9 @@ def plan_swaps(model: nn.Module, structure: LayerSpec | str, filter: Filter | No
     reasons |= _drop_shared_with_others(candidates, parameter_holders(model))
     replaced = _with_ties(candidates)
     skipped = {site.name: reasons[site.name] for site in sites if site.name in reasons}
-    return SwapReport(structure, False, replaced, skipped, _model_costs(model, structure, sites, replaced))
+    kept = _kept(model, {site.name: site for site in sites}, replaced)
+    costs = _model_costs(model, structure, replaced, kept)
+    return SwapReport(structure, False, replaced, skipped, costs, kept, unreachable(model, plain_references(model)))
 
 
 def _filtered(site: Site, filter: Filter | None) -> str | None:
@@ -101,13 +106,25 @@ def _with_ties(candidates: dict[Site, Swap]) -> tuple[Swap, ...]:
     return tuple(swaps)
 
 
-def _model_costs(model: nn.Module, structure: LayerSpec, sites: list[Site], replaced: tuple[Swap, ...]) -> Costs:
+def _kept(model: nn.Module, sites: dict[str, Site], replaced: tuple[Swap, ...]) -> tuple[Kept, ...]:
+    taken: dict[nn.Parameter, int] = defaultdict(int)
+    flops_taken: dict[nn.Module, int] = defaultdict(int)
+    for swap in replaced:
+        site = sites[swap.name]
+        flops_taken[site.holder] += swap.costs.flops_before
+        if site.weight is not None and swap.tied_to is None:
+            taken[site.weight] += swap.costs.params_before
+    return kept_weights(model, taken, flops_taken)
+
+
+def _model_costs(model: nn.Module, structure: LayerSpec, replaced: tuple[Swap, ...], kept: tuple[Kept, ...]) -> Costs:
     params = sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p))
     own = [swap.costs for swap in replaced if swap.tied_to is None]
     gains = len(own) * (structure.experts if isinstance(structure, MixtureOfExperts) else 1)
+    flops = sum(each.flops or 0 for each in kept)
     return Costs(
         params,
         params + gains + sum(costs.params_after - costs.params_before for costs in own),
-        sum(site.flops for site in sites),
-        sum(site.flops for site in sites) + sum(swap.costs.flops_after - swap.costs.flops_before for swap in replaced),
+        flops + sum(swap.costs.flops_before for swap in replaced),
+        flops + sum(swap.costs.flops_after for swap in replaced),
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from einsearch_cli.structures import LayerSpec, layer_of_json
@@ -11,9 +10,10 @@ from einsearch_cli.structures import LayerSpec, layer_of_json
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Parameters, and forward FLOPs per token of linear layers, before and after.
+    """Parameters, and forward FLOPs per token of products with weights, before and after.
 
-    2 FLOPs per multiply-add. Every linear layer counts once, however often the model calls it.
+    2 FLOPs per multiply-add. Every layer counts once, however often the model calls it. Attention
+    scores are not products with weights and do not count.
     """
 
     params_before: int
@@ -23,7 +23,7 @@ class Costs:
 
     def __str__(self) -> str:
         params = f"{self.params_before:,} -> {self.params_after:,} parameters"
-        return f"{params}, {self.flops_before:,} -> {self.flops_after:,} FLOPs per token"
+        return f"{params}, {self.flops_before:,} -> {self.flops_after:,} FLOPs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,24 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Weights of two or more dimensions that stay as they are, of one kind of module."""
+
+    kind: str
+    """The class of the module that holds them, with nn. for those of torch."""
+    names: tuple[str, ...]
+    """Of the parameters; of a packed weight of which a part is replaced too."""
+    params: int
+    """Elements that stay; a shared parameter counts once, where it is multiplied."""
+    flops: int | None
+    """Forward per token; None where it depends on the input or is not known."""
+    note: str = ""
+    """What they do, and what the FLOPs are of."""
+    dense: bool = True
+    """False for layers that are structured already."""
+
+
+@dataclass(frozen=True, slots=True)
 class SwapReport:
     """What a swap does to a model, what it leaves, and why.
 
@@ -87,7 +105,11 @@ class SwapReport:
     skipped: dict[str, str]
     """Name of a linear layer that stays → the reason."""
     model: Costs
-    """The whole model: all its parameters, biases and gains included, and the FLOPs of all its linear layers."""
+    """The whole model: all its parameters, biases and gains included, and all FLOPs that are known."""
+    kept: tuple[Kept, ...] | None = None
+    """All other weights of two or more dimensions, the largest kind first; None in reports of before it was counted."""
+    unreachable: dict[str, str] = field(default_factory=dict)
+    """Path of a module or parameter that a plain Python object holds, where no swap reaches → what it is."""
 
     @property
     def total(self) -> Costs:
@@ -101,6 +123,26 @@ class SwapReport:
             sum(costs.flops_after for costs in all_),
         )
 
+    @property
+    def covered_params(self) -> float:
+        """Share of the model's parameters that the replaced layers had, biases left out."""
+        return _share(self.total.params_before, self.model.params_before)
+
+    @property
+    def covered_flops(self) -> float:
+        """Share of the model's known FLOPs that the replaced layers had; `uncounted` says what is not known."""
+        return _share(self.total.flops_before, self.model.flops_before)
+
+    @property
+    def uncounted(self) -> tuple[Kept, ...]:
+        """Kinds of weights whose FLOPs are not known."""
+        return tuple(each for each in self.kept or () if each.flops is None)
+
+    @property
+    def vector_params(self) -> int:
+        """Parameters in tensors of fewer than two dimensions before the swap: biases, scales of norms, gains."""
+        return self.model.params_before - self.total.params_before - sum(each.params for each in self.kept or ())
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back to an equal report, which `apply_swaps` takes."""
         return {
@@ -110,10 +152,14 @@ class SwapReport:
             "model": asdict(self.model),
             "replaced": [{**asdict(swap), "aliases": list(swap.aliases)} for swap in self.replaced],
             "skipped": dict(self.skipped),
+            "kept": None if self.kept is None else [{**asdict(each), "names": list(each.names)} for each in self.kept],
+            "unreachable": dict(self.unreachable),
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> SwapReport:
+        """Read what `to_json` wrote, in this version or an earlier one."""
+        kept = document.get("kept")
         return cls(
             layer_of_json(document["structure"]),
             document["applied"],
@@ -123,22 +169,22 @@ class SwapReport:
             ),
             dict(document["skipped"]),
             Costs(**document["model"]),
+            None if kept is None else tuple(Kept(**{**each, "names": tuple(each["names"])}) for each in kept),
+            dict(document.get("unreachable", {})),
         )
+
+    @property
+    def summary(self) -> str:
+        """What is covered, and what stays by kind, as text; `str(report)` lists the layers too."""
+        from einsearch_cli.layers.swap.text import summary_lines
+
+        return "\n".join(summary_lines(self))
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        from einsearch_cli.layers.swap.text import report_lines
 
-    def _lines(self) -> Iterator[str]:
-        found = len(self.replaced) + len(self.skipped)
-        yield str(self.structure)
-        yield (
-            f"{'replaced' if self.applied else 'would replace'} {len(self.replaced)} of {found} linear layers: "
-            f"{self.total}"
-        )
-        yield f"whole model: {self.model} in linear layers"
-        if grown := sum(bool(swap.grows) for swap in self.replaced):
-            yield f"{grown} of the replaced layers {'has' if grown == 1 else 'have'} more parameters or FLOPs than dense"
-        yield from (f"  {swap}" for swap in self.replaced)
-        if self.skipped:
-            yield f"left {len(self.skipped)}:"
-            yield from (f"  {name}: {reason}" for name, reason in self.skipped.items())
+        return "\n".join(report_lines(self))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
