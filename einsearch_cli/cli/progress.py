@@ -11,11 +11,12 @@ from rich.progress import MofNCompleteColumn, TaskID
 
 from einsearch_cli.cli.bars import LiveBars
 from einsearch_cli.reports.numbers import duration_text
+from einsearch_cli.reports.study import short_name
 from einsearch_cli.search.estimate import StudyEstimate
 from einsearch_cli.search.study import RungStarted, StudyEvent
 from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished
-from einsearch_cli.structures import LayerSpec, RoutingStatistics, short_text
+from einsearch_cli.structures import RoutingStatistics
 
 
 class StudyProgress(LiveBars):
@@ -61,7 +62,7 @@ class StudyProgress(LiveBars):
         self._clock.finish(result)
         if result.loss is not None and (self._best is None or result.loss < (self._best.loss or 0.0)):
             self._best = result
-        best = f"best {self._best.loss:.4g} {name_of(self._best.trial.structure)}   " if self._best else ""
+        best = f"best {self._best.loss:.4g} {short_name(self._best.trial.structure)}   " if self._best else ""
         if self._rung is not None:
             self._bars.update(self._rung, advance=1, note=best + self._clock.eta())
         outcome = f"loss {result.loss:.5g}" if result.loss is not None else f"{result.status}: {result.error}"
@@ -99,14 +100,9 @@ class _Clock:
         return f"about {duration_text(left)} left"
 
 
-def name_of(structure: LayerSpec) -> str:
-    """The shortest name of a structure."""
-    return short_text(structure) or str(structure)
-
-
 def describe(trial: Trial) -> str:
     """One trial in a line."""
-    return f"{name_of(trial.structure)}, width {trial.width}, seed {trial.seed}"
+    return f"{short_name(trial.structure)}, width {trial.width}, seed {trial.seed}"
 
 
 def load_note(routing: Sequence[RoutingStatistics]) -> str:

@@ -111,8 +111,8 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
 
 def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate, workers: int, output: Format) -> str:
     from einsearch_cli.cli.formats import render, table
-    from einsearch_cli.cli.progress import name_of
     from einsearch_cli.reports.numbers import duration_text
+    from einsearch_cli.reports.study import short_name
 
     if output in (Format.json, Format.jsonl):
         plan = {
@@ -134,7 +134,7 @@ def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate,
     ]
     if output is not Format.table:
         return render([{"structure": str(s)} for s in structures] if output is Format.yaml else rows, [], output)
-    names = ", ".join(name_of(structure) for structure in structures[:12])
+    names = ", ".join(short_name(structure) for structure in structures[:12])
     more = f" and {len(structures) - 12} more" if len(structures) > 12 else ""
     widths = ", ".join(map(str, spec.widths))
     equal = "".join(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -11,6 +11,7 @@ from einsearch_cli.reports.markup import NOTHING, Html, element, joined
 from einsearch_cli.reports.numbers import count_text, flops_text, interval_text, loss_text
 from einsearch_cli.reports.plot import (
     Scale,
+    data_of,
     figure,
     log_ticks,
     mark,
@@ -18,6 +19,8 @@ from einsearch_cli.reports.plot import (
     polyline,
     spread_apart,
     text,
+    x_tick,
+    y_tick,
 )
 from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.scaling import Cell, Level, t_interval
@@ -99,12 +102,12 @@ def _axes(study: StudyReport, canvas: _Canvas) -> Html:
     for tick in log_ticks(canvas.y.low, canvas.y.high):
         y = canvas.y(tick)
         parts.append(element("line", x1=float(LEFT), x2=right, y1=y, y2=y, class_="grid"))
-        parts.append(text(f"{tick:g}", LEFT - 10.0, y + 4, class_="tick end"))
+        parts.append(y_tick(f"{tick:g}", tick, LEFT - 10.0, y))
     for _, budget in study.budgets:
         x = canvas.x(budget)
         if len(study.budgets) > 1:
             parts.append(element("line", x1=x, x2=x, y1=float(TOP), y2=bottom, class_="grid"))
-        parts.append(text(flops_text(budget), x, bottom + 22, class_="tick middle"))
+        parts.append(x_tick(flops_text(budget), budget, x, bottom + 22))
     parts.append(element("line", x1=float(LEFT), x2=right, y1=bottom, y2=bottom, class_="axis"))
     parts.append(
         text("training FLOPs per run (log scale)", (LEFT + right) / 2, HEIGHT - 10.0, class_="axis-name middle")
@@ -130,14 +133,21 @@ def _curve(study: StudyReport, canvas: _Canvas, structure: LayerSpec, look: Iden
     if look.stands_out:
         parts.extend(_other_widths(study, canvas, structure, look, levels))
     if len(best) > 1:
-        parts.append(polyline(best, class_="line"))
+        parts.append(polyline(best, class_="line", **_carried(canvas, structure, [level.best for level in shown])))
     radius = 6.0 if look.tone == "ink" else 5.0 if look.stands_out else 3.5
     for level, (x, y) in zip(shown, best, strict=True):
         if look.stands_out:
             parts.append(_interval(canvas, level.best, x))
         tip = cell_tip(look, level.best, study)
-        parts.append(mark(look.marker, x, y, radius, class_="dot", data_tip=tip))
+        carried = _carried(canvas, structure, [level.best])
+        parts.append(mark(look.marker, x, y, radius, class_="dot", data_tip=tip, **carried))
     return element("g", *parts, class_=f"series {look.tone}", data_s=look.key)
+
+
+def _carried(canvas: _Canvas, structure: LayerSpec, cells: Sequence[Cell]) -> dict[str, str]:
+    """Compute and loss of cells, and by how many pixels their marks are moved sideways."""
+    compute, loss = [cell.compute for cell in cells], [cell.mean for cell in cells]
+    return data_of(x=compute, y=loss, dodge=canvas.shift.get(structure, 0.0))
 
 
 def _other_widths(
@@ -147,7 +157,8 @@ def _other_widths(
         for cell in level.cells:
             if cell is not level.best and cell.mean > 0 and canvas.holds(cell.mean):
                 x, y = canvas.place(structure, cell.compute, cell.mean)
-                yield mark(look.marker, x, y, 2.6, class_="faint", data_tip=cell_tip(look, cell, study))
+                tip, carried = cell_tip(look, cell, study), _carried(canvas, structure, [cell])
+                yield mark(look.marker, x, y, 2.6, class_="faint", data_tip=tip, **carried)
 
 
 def _interval(canvas: _Canvas, cell: Cell, x: float) -> Html:
@@ -156,7 +167,8 @@ def _interval(canvas: _Canvas, cell: Cell, x: float) -> Html:
     if interval is None:
         return NOTHING
     low, high = (min(max(end, canvas.y.low), canvas.y.high) for end in interval)
-    return element("line", x1=x, x2=x, y1=canvas.y(low), y2=canvas.y(high), class_="bar")
+    carried = data_of(low=interval[0], high=interval[1])
+    return element("line", x1=x, x2=x, y1=canvas.y(low), y2=canvas.y(high), class_="bar", **carried)
 
 
 def cell_tip(look: Identity, cell: Cell, study: StudyReport) -> str:
@@ -169,7 +181,7 @@ def cell_tip(look: Identity, cell: Cell, study: StudyReport) -> str:
         f"{study.loss_name}: {loss_text(cell.mean)} ({seeds})",
         f"95% interval: {interval_text(*interval)}" if interval else "one seed: no interval",
         f"width {cell.width}, {count_text(cell.params)} parameters",
-        f"rung {cell.rung}: {flops_text(cell.compute)} training FLOPs",
+        f"rung {cell.rung + 1}: {flops_text(cell.compute)} training FLOPs",
     )
     return "\n".join(lines)
 

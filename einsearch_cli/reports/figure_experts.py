@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.reports.identity import Identity
 from einsearch_cli.reports.markup import Html, element, joined
-from einsearch_cli.reports.plot import Scale, figure, mark, swarm, text
+from einsearch_cli.reports.plot import Scale, data_of, figure, mark, swarm, text, x_tick
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _axes(x: Scale, height: float) -> Html:
     parts = []
     for tick in (0.0, STARVED, 0.5, 0.75, 1.0):
         parts.append(element("line", x1=x(tick), x2=x(tick), y1=float(TOP), y2=bottom, class_="grid"))
-        parts.append(text(f"{tick:g}", x(tick), bottom + 20, class_="tick middle"))
+        parts.append(x_tick(f"{tick:g}", tick, x(tick), bottom + 20))
     parts.append(element("line", x1=x(STARVED), x2=x(STARVED), y1=float(TOP), y2=bottom, class_="zero"))
     parts.append(element("line", x1=float(LEFT), x2=float(WIDTH - RIGHT), y1=bottom, y2=bottom, class_="axis"))
     name = "least used expert of a layer: share of the slots × number of experts (1 is balanced)"
@@ -70,6 +70,7 @@ def _row(run: TrialResult, look: Identity, x: Scale, y: float, is_ablation: bool
             RADIUS,
             class_="hollow" if is_ablation else "dot",
             data_tip=f"{label}\n{layer.layer}\nleast used expert {layer.smallest_load:.2f}",
+            **data_of(x=layer.smallest_load),
         )
         for place, offset, layer in zip(places, offsets, run.routing, strict=True)
     ]

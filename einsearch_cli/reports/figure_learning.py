@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 from einsearch_cli.reports.identity import Identity
 from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.numbers import flops_text, loss_text
-from einsearch_cli.reports.plot import Scale, figure, log_ticks, padded_range, polyline, spread_apart, text
+from einsearch_cli.reports.plot import (
+    Scale,
+    data_of,
+    figure,
+    log_ticks,
+    padded_range,
+    polyline,
+    spread_apart,
+    text,
+    x_tick,
+    y_tick,
+)
 from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.structures import LayerSpec
 
@@ -48,7 +59,7 @@ def learning_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Htm
         "learning",
         WIDTH,
         HEIGHT,
-        f"{study.loss_name} during training, {len(curves)} runs of rung {rung}",
+        f"{study.loss_name} during training, {len(curves)} runs of rung {rung + 1}",
         _axes(study, x, y),
         *(_line(curve, x, y, looks[structure], study) for structure, curve in curves),
         _labels(curves, x, y, looks),
@@ -74,10 +85,10 @@ def _axes(study: StudyReport, x: Scale, y: Scale) -> Html:
     parts: list[str] = []
     for tick in log_ticks(y.low, y.high):
         parts.append(element("line", x1=float(LEFT), x2=right, y1=y(tick), y2=y(tick), class_="grid"))
-        parts.append(text(f"{tick:g}", LEFT - 10.0, y(tick) + 4, class_="tick end"))
+        parts.append(y_tick(f"{tick:g}", tick, LEFT - 10.0, y(tick)))
     for quarter in range(5):
         value = quarter / 4 * x.high
-        parts.append(text(f"{25 * quarter}%", x(value), bottom + 20, class_="tick middle"))
+        parts.append(x_tick(f"{25 * quarter}%", value, x(value), bottom + 20))
     parts.append(element("line", x1=float(LEFT), x2=right, y1=bottom, y2=bottom, class_="axis"))
     parts.append(
         text(
@@ -94,7 +105,8 @@ def _axes(study: StudyReport, x: Scale, y: Scale) -> Html:
 
 def _line(curve: _Curve, x: Scale, y: Scale, look: Identity, study: StudyReport) -> Html:
     tip = f"{look.label}\n{look.entry.structure}\n{study.loss_name} at the end: {loss_text(curve[-1][1])}"
-    path = polyline([(x(compute), y(loss)) for compute, loss in curve], class_="line thin", data_tip=tip)
+    carried = data_of(x=[compute for compute, _ in curve], y=[loss for _, loss in curve])
+    path = polyline([(x(compute), y(loss)) for compute, loss in curve], class_="line thin", data_tip=tip, **carried)
     return element("g", path, class_=f"series {look.tone}", data_s=look.key)
 
 

@@ -9,7 +9,19 @@ from statistics import median
 from einsearch_cli.reports.identity import Identity
 from einsearch_cli.reports.markup import NOTHING, Html, element, joined
 from einsearch_cli.reports.numbers import count_text, flops_text, loss_text
-from einsearch_cli.reports.plot import Scale, figure, log_ticks, mark, padded_range, swarm, text
+from einsearch_cli.reports.plot import (
+    Scale,
+    data_of,
+    figure,
+    log_ticks,
+    mark,
+    padded_range,
+    polyline,
+    swarm,
+    text,
+    x_tick,
+    y_tick,
+)
 from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.structures import LayerSpec
 
@@ -47,7 +59,7 @@ def taxonomy_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Htm
 
 
 def _loss_axis(study: StudyReport, y: Scale) -> Html:
-    parts = [text(f"{tick:g}", LEFT - 10.0, y(tick) + 4, class_="tick end") for tick in log_ticks(y.low, y.high)]
+    parts = [y_tick(f"{tick:g}", tick, LEFT - 10.0, y(tick)) for tick in log_ticks(y.low, y.high)]
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turned = f"translate(16 {middle:.0f}) rotate(-90)"
     return joined([*parts, text(study.loss_name, 0, 0, class_="axis-name middle", transform=turned)])
@@ -80,12 +92,12 @@ def _panel(
     for index, stop in enumerate(stops):
         slot = weights[stop] * unit
         lowered = 13.0 if unit < longest and index % 2 else 0.0  # narrow columns: names in two rows
-        parts.append(text(str(stop), edge + slot / 2, bottom + 18 + lowered, class_="tick middle"))
-        parts.append(_column(study, looks, losses, members[stop], y, edge + slot / 2, slot))
+        parts.append(x_tick(str(stop), float(stop), edge + slot / 2, bottom + 18 + lowered))
+        parts.append(_column(study, looks, losses, members[stop], stop, y, edge + slot / 2, slot))
         edge += slot
     parts.append(text(f"{symbol} · {meaning}", left + width / 2, 18, class_="panel-name middle"))
     parts.append(text(hint, left + width / 2, HEIGHT - 14.0, class_="axis-name middle"))
-    return joined(parts)
+    return element("g", *parts, data_panel=field)
 
 
 def _column(
@@ -93,6 +105,7 @@ def _column(
     looks: dict[LayerSpec, Identity],
     losses: dict[LayerSpec, float],
     members: Sequence[LayerSpec],
+    stop: Fraction,
     y: Scale,
     centre: float,
     slot: float,
@@ -103,14 +116,17 @@ def _column(
     offsets = swarm([y(losses[item]) for item in members], radii, slot / 2 - 8)
     parts: list[str] = []
     if len(members) > 1:
-        height, half = y(median(losses[item] for item in members)), min(slot / 2 - 4, 40.0)
-        parts.append(element("line", x1=centre - half, x2=centre + half, y1=height, y2=height, class_="median"))
+        middle, half = median(losses[item] for item in members), min(slot / 2 - 4, 40.0)
+        ends = [(centre - half, y(middle)), (centre + half, y(middle))]
+        parts.append(polyline(ends, class_="median", **data_of(y=[middle, middle])))
     for item, offset, radius in reversed(list(zip(members, offsets, radii, strict=True))):
-        parts.append(_badge(study, looks[item], losses[item], centre + offset, y(losses[item]), radius))
+        carried = data_of(x=float(stop), y=losses[item], dodge=offset)
+        disc = mark("circle", centre + offset, y(losses[item]), radius, class_="badge", **carried)
+        parts.append(_badge(study, looks[item], losses[item], disc, centre + offset, y(losses[item])))
     return joined(parts)
 
 
-def _badge(study: StudyReport, look: Identity, loss: float, x: float, y: float, radius: float) -> Html:
+def _badge(study: StudyReport, look: Identity, loss: float, disc: Html, x: float, y: float) -> Html:
     """A disc that carries the rank of a structure that stands out; a plain dot for the others."""
     known = study.classes[look.entry.structure]
     budget = flops_text(study.common_rung[1] if study.common_rung else None)
@@ -122,5 +138,4 @@ def _badge(study: StudyReport, look: Identity, loss: float, x: float, y: float, 
         f"{count_text(look.entry.params)} parameters at width {look.entry.width}",
     ))  # fmt: skip
     inside = text(look.number, x, y + 3.6, class_="badge-text middle") if look.stands_out else NOTHING
-    disc = mark("circle", x, y, radius, class_="badge")
     return element("g", disc, inside, class_=f"series {look.tone}", data_s=look.key, data_tip=tip)

@@ -17,7 +17,7 @@ def headline(study: StudyReport) -> tuple[str, ...]:
     if not ranked:
         return ("No run finished, so there is nothing to rank; the failed runs are listed with their errors.",)
     sentences = (
-        _winner(study, ranked[0]),
+        _winner(ranked[0]),
         _against_yardstick(study, ranked),
         *_against_baselines(study),
         _tally(study, ranked),
@@ -26,17 +26,10 @@ def headline(study: StudyReport) -> tuple[str, ...]:
     return tuple(sentence for sentence in sentences if sentence)
 
 
-def _name(study: StudyReport, entry: RankingEntry) -> str:
-    """The short name, with the notation where that is needed to say which structure is meant."""
-    name = short_name(entry.structure)
-    alike = [other for other in study.structures if short_name(other) == name]
-    return name if len(alike) == 1 else f"{name} ({entry.structure})"
-
-
-def _winner(study: StudyReport, best: RankingEntry) -> str:
+def _winner(best: RankingEntry) -> str:
     seeds = f"mean of {best.seeds} seeds" if best.seeds > 1 else "one seed"
     return (
-        f"At {flops_text(best.budget_flops)} training FLOPs per run, {_name(study, best)} reaches "
+        f"At {flops_text(best.budget_flops)} training FLOPs per run, {short_name(best.structure)} reaches "
         f"the lowest loss: {loss_text(best.loss)} ({seeds}, width {best.width})."
     )
 
@@ -48,11 +41,11 @@ def _against_yardstick(study: StudyReport, ranked: Sequence[RankingEntry]) -> st
         return "No run of the yardstick, dense, finished, so nothing could be compared with it."
     if not others:
         return "No other structure finished a run, so there is nothing to compare it with."
-    name, rival = _name(study, dense), others[0]
+    name, rival = short_name(dense.structure), others[0]
     share = relative_difference(rival)
     if share is None:
         return f"It could not be compared with {name}: they share no seed at the same budget."
-    subject = "That is" if rival is ranked[0] else f"The best other structure, {_name(study, rival)}, ends"
+    subject = "That is" if rival is ranked[0] else f"The best other structure, {short_name(rival.structure)}, ends"
     return f"{subject} {_distance(rival, share, name)}."
 
 
@@ -66,7 +59,7 @@ def _against_baselines(study: StudyReport) -> list[str]:
         if rival is None or share is None:
             continue
         distance = _distance(rival, share, short_name(ranking.yardstick))
-        found.append(f"{_name(study, rival)} ends {distance}.")
+        found.append(f"{short_name(rival.structure)} ends {distance}.")
     return found
 
 
@@ -109,7 +102,7 @@ def _tally(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
     groups = (("better", better), ("worse", worse), ("not separated from it", len(peers) - better - worse))
     counted = [(verdict, count, "all" if count == len(peers) else str(count)) for verdict, count in groups if count]
     said = [f"{shown} {'is' if count == 1 else 'are'} {verdict}" for verdict, count, shown in counted]
-    name = _name(study, dense)
+    name = short_name(dense.structure)
     return f"Of the {len(peers)} structures trained with that budget besides {name}, {' and '.join(said)}."
 
 

@@ -1,6 +1,7 @@
 """Small pieces of hand-made SVG: scales, ticks, markers, labels that do not overlap.
 
-Coordinates are pixels of the figure's viewBox, y pointing down.
+Coordinates are pixels of the figure's viewBox, y pointing down. Ticks and marks carry the numbers that they show
+(`data-x`, `data-y`, `data-low`, `data-high`), so that a test can compare both number and position with the source.
 """
 
 from __future__ import annotations
@@ -160,8 +161,31 @@ def mark(shape: str, x: float, y: float, radius: float, **attributes: str | floa
     """A marker centred on (x, y); `shape` is one of `identity.MARKERS`."""
     if shape == "circle":
         return element("circle", cx=x, cy=y, r=radius, **attributes)
-    corners = [(x + radius * dx, y + radius * dy) for dx, dy in _POLYGONS[shape]]
-    return element("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in corners) + "Z", **attributes)
+    corners = [(radius * dx, radius * dy) for dx, dy in _POLYGONS[shape]]
+    outline = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in corners) + "Z"
+    return element("path", d=outline, transform=f"translate({x:.1f} {y:.1f})", **attributes)
+
+
+def data_of(**shown: float | Sequence[float]) -> dict[str, str]:
+    """Attributes with the numbers that a mark shows; a sequence for the points of a line.
+
+    >>> data_of(x=1e9, y=[0.5, 0.25])
+    {'data_x': '1e+09', 'data_y': '0.5 0.25'}
+    """
+    return {
+        f"data_{name}": " ".join(f"{number:.6g}" for number in (value if isinstance(value, Sequence) else (value,)))
+        for name, value in shown.items()
+    }
+
+
+def x_tick(label: str, value: float, x: float, y: float) -> Html:
+    """The label of `value` under an axis that runs to the right."""
+    return text(label, x, y, class_="tick middle", **data_of(x=value))
+
+
+def y_tick(label: str, value: float, x: float, y: float) -> Html:
+    """The label of `value` on the left of an axis that runs upwards; `y` is the height of the value itself."""
+    return text(label, x, y, dy=4.0, class_="tick end", **data_of(y=value))
 
 
 def text(content: str, x: float, y: float, **attributes: str | float | None) -> Html:

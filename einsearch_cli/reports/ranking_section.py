@@ -16,7 +16,7 @@ from einsearch_cli.reports.numbers import (
     percent_text,
 )
 from einsearch_cli.reports.page import Page
-from einsearch_cli.reports.plot import Scale, mark, swatch
+from einsearch_cli.reports.plot import Scale, data_of, mark, swatch
 from einsearch_cli.reports.study import StudyReport, relative_difference, short_name
 from einsearch_cli.reports.tables import gain_text
 from einsearch_cli.scaling import Level, RankingEntry
@@ -62,14 +62,15 @@ def ranking_section(page: Page) -> Html:
 
 
 def structure_cell(structure: LayerSpec, sign: Html = NOTHING) -> Html:
-    """A table cell with the short name of a structure over its notation."""
-    notation = element("span", str(structure), class_="notation")
-    return element("td", sign, element("b", short_name(structure)), notation, class_="name")
+    """A table cell with the name of a structure over its notation, if that is not the name already."""
+    name, notation = short_name(structure), str(structure)
+    below = element("span", notation, class_="notation") if name != notation else NOTHING
+    return element("td", sign, element("b", name), below, class_="name")
 
 
 def _divider(entry: RankingEntry) -> Html:
     said = (
-        f"Stopped earlier, after {flops_text(entry.budget_flops)} FLOPs per run (rung {entry.rung}): "
+        f"Stopped earlier, after {flops_text(entry.budget_flops)} FLOPs per run (rung {entry.rung + 1}): "
         "less compute, so these losses are not comparable with those above"
         if entry.rung is not None
         else "No finished run"
@@ -163,9 +164,10 @@ def _forest(share: tuple[float, float | None, float | None] | None, look: Identi
     value, low, high = share
     if low is not None and high is not None:
         ends = [scale(min(max(end, scale.low), scale.high)) for end in (low, high)]
-        parts.append(element("line", x1=ends[0], x2=ends[1], y1=middle, y2=middle, class_="bar"))
+        carried = data_of(low=low, high=high)
+        parts.append(element("line", x1=ends[0], x2=ends[1], y1=middle, y2=middle, class_="bar", **carried))
     if scale.low <= value <= scale.high:
-        parts.append(mark(look.marker, scale(value), middle, 4.5, class_="dot"))
+        parts.append(mark(look.marker, scale(value), middle, 4.5, class_="dot", **data_of(x=value)))
     return element(
         "svg",
         *parts,

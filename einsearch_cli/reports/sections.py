@@ -185,7 +185,7 @@ def _failure(page: Page, structure: LayerSpec, status: str, error: str, trials: 
         element("td", len(trials)),
         element("td", _listed(trial.width for trial in trials)),
         element("td", _listed(trial.seed for trial in trials)),
-        element("td", _listed(trial.rung for trial in trials)),
+        element("td", _listed(trial.rung + 1 for trial in trials)),
         element("td", element("b", status), element("pre", shown)),
         data_s=page.looks[structure].key,
     )

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 from einsearch_cli.reports.identity import MARKERS
 from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.numbers import bytes_text, factor_text, flops_text, share_text, time_text
-from einsearch_cli.reports.plot import Scale, figure, log_ticks, mark, padded_range, polyline, swatch, text
+from einsearch_cli.reports.plot import (
+    Scale,
+    data_of,
+    figure,
+    log_ticks,
+    mark,
+    padded_range,
+    polyline,
+    swatch,
+    text,
+    x_tick,
+    y_tick,
+)
 from einsearch_cli.reports.speed_table import case_title
 
 if TYPE_CHECKING:
@@ -99,11 +111,9 @@ def speed_figure(result: BenchResult, looks: dict[str, Look], axes: Axes) -> Htm
         x = Scale(*x_range, begin, begin + room)
         y = Scale(*y_range, HEIGHT - BOTTOM, TOP)
         mine = [item for item in items if item.case.mode is mode]
-        panels += [
-            _frame(axes, x, y, str(mode), with_ticks=number == 0),
-            _points(axes, x, y, mine, looks),
-            _line_names(axes, x, y),
-        ]
+        frame = _frame(axes, x, y, str(mode), with_ticks=number == 0)
+        parts = (frame, _points(axes, x, y, mine, looks), _line_names(axes, x, y))
+        panels.append(element("g", *parts, data_panel=str(mode)))
     vertical = f"translate(14 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)"
     return figure(
         axes.name,
@@ -121,15 +131,15 @@ def _frame(axes: Axes, x: Scale, y: Scale, title: str, with_ticks: bool) -> Html
     for tick in log_ticks(y.low, y.high):
         parts.append(element("line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), class_="grid"))
         if with_ticks:
-            parts.append(text(f"{tick:g}", x.start - 8, y(tick) + 4, class_="tick end"))
+            parts.append(y_tick(f"{tick:g}", tick, x.start - 8, y(tick)))
     for tick in log_ticks(x.low, x.high, most=5):
         parts.append(element("line", x1=x(tick), x2=x(tick), y1=y.start, y2=y.end, class_="grid"))
         shown = f"{tick:g}" if axes.is_diagonal else flops_text(tick).removeprefix("1×")
-        parts.append(text(shown, x(tick), y.start + 20, class_="tick middle"))
-    parts.append(polyline([(x.start, y(1.0)), (x.end, y(1.0))], class_="median"))
+        parts.append(x_tick(shown, tick, x(tick), y.start + 20))
+    parts.append(polyline([(x.start, y(1.0)), (x.end, y(1.0))], class_="median", **data_of(y=[1.0, 1.0])))
     if axes.is_diagonal:
-        low, high = _diagonal(x, y)
-        parts.append(polyline([(x(low), y(low)), (x(high), y(high))], class_="median"))
+        ends = _diagonal(x, y)
+        parts.append(polyline([(x(end), y(end)) for end in ends], class_="median", **data_of(x=ends, y=ends)))
     return joined(parts)
 
 
@@ -158,7 +168,9 @@ def _points(axes: Axes, x: Scale, y: Scale, items: Sequence[Measurement], looks:
     for item in sorted(items, key=lambda item: -item.case.width):
         look = looks[item.name]
         radius = smallest + step * widths.index(item.case.width)
-        point = mark(look.marker, x(axes.x(item)), y(axes.y(item)), radius, class_="dot", data_tip=tip(item))
+        carried = data_of(x=axes.x(item), y=axes.y(item))
+        place = x(axes.x(item)), y(axes.y(item))
+        point = mark(look.marker, *place, radius, class_="dot", data_tip=tip(item), **carried)
         parts.append(element("g", point, class_=f"series {look.tone}", data_s=look.key))
     return joined(parts)
 

@@ -12,9 +12,8 @@ from einsearch_cli.reports.numbers import (
     loss_text,
     percent_text,
 )
-from einsearch_cli.reports.study import StudyReport, relative_difference
+from einsearch_cli.reports.study import StudyReport, relative_difference, short_name
 from einsearch_cli.scaling import RankingEntry
-from einsearch_cli.structures import short_text
 
 Align = Literal["left", "right"]
 
@@ -75,7 +74,7 @@ def _row(study: StudyReport, entry: RankingEntry) -> tuple[str, ...]:
     difference = relative_difference(entry)
     return (
         str(entry.rank),
-        short_text(entry.structure) or str(entry.structure),
+        short_name(entry.structure),
         str(known.omega),
         str(known.psi),
         str(known.nu),

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from einsearch_cli.reports.identity import MARKERS
 from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.numbers import duration_text, flops_text, loss_text
-from einsearch_cli.reports.plot import Scale, figure, log_ticks, mark, padded_range, polyline, spread_apart, text
+from einsearch_cli.reports.plot import (
+    Scale,
+    data_of,
+    figure,
+    log_ticks,
+    mark,
+    padded_range,
+    polyline,
+    spread_apart,
+    text,
+    x_tick,
+    y_tick,
+)
 from einsearch_cli.reports.training import CurvePoint, FinishedRun, TrainingReport
 
 WIDTH, HEIGHT = 1040, 400
@@ -73,10 +85,10 @@ def _axes(axis: Axis, x: Scale, y: Scale) -> Html:
     parts: list[str] = []
     for tick in log_ticks(y.low, y.high):
         parts.append(element("line", x1=float(LEFT), x2=right, y1=y(tick), y2=y(tick), class_="grid"))
-        parts.append(text(f"{tick:g}", LEFT - 10.0, y(tick) + 4, class_="tick end"))
+        parts.append(y_tick(f"{tick:g}", tick, LEFT - 10.0, y(tick)))
     for quarter in range(5):
         value = quarter / 4 * x.high
-        parts.append(text(axis.shown(value) if quarter else "0", x(value), bottom + 20, class_="tick middle"))
+        parts.append(x_tick(axis.shown(value) if quarter else "0", value, x(value), bottom + 20))
     parts.append(element("line", x1=float(LEFT), x2=right, y1=bottom, y2=bottom, class_="axis"))
     parts.append(text(axis.title, (LEFT + right) / 2, HEIGHT - 10.0, class_="axis-name middle"))
     turned = f"translate(16 {(TOP + bottom) / 2:.0f}) rotate(-90)"
@@ -88,8 +100,10 @@ def _line(
     report: TrainingReport, run: FinishedRun, curve: tuple[CurvePoint, ...], axis: Axis, x: Scale, y: Scale
 ) -> Html:
     places = [(x(axis.value(point)), y(point.loss)) for point in curve]
-    end = mark(marker_of(report, run), *places[-1], 5.0, class_="dot", data_tip=_tip(run))
-    path = polyline(places, class_="line", data_tip=_tip(run))
+    last = data_of(x=axis.value(curve[-1]), y=curve[-1].loss)
+    carried = data_of(x=[axis.value(point) for point in curve], y=[point.loss for point in curve])
+    end = mark(marker_of(report, run), *places[-1], 5.0, class_="dot", data_tip=_tip(run), **last)
+    path = polyline(places, class_="line", data_tip=_tip(run), **carried)
     return element("g", path, end, class_=f"series {tone_of(report, run)}", data_s=run.result.name)
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from einsearch_cli.reports.speed_figure import OVERHEAD, SPEEDUP, looks_of, speed_figure
+from einsearch_cli.reports.speed_figure import SPEEDUP, looks_of, speed_figure
 from einsearch_cli.reports.speed_page import render_speed
 from einsearch_cli.reports.speed_table import by_case, case_rows, speed_headline, speed_records, speed_rows
 from einsearch_cli.speed import BenchResult, Case, Measurement, Mode, Spread
@@ -111,24 +111,6 @@ def test_page_is_whole_and_offline(result: BenchResult) -> None:
     assert "nan" not in page.lower().replace("nn.linear", "")
     assert "a <fast> machine" in seen.text
     assert "einsearch bench '<x>'" in seen.text
-
-
-def test_points_lie_where_the_numbers_say() -> None:
-    """On the diagonal speed-up and theoretical one agree; y grows downwards."""
-    on_it = measured("on", TRAINING, 0.25e-3)
-    below = measured("below", TRAINING, 0.5e-3)
-    result = result_of(on_it, below)
-    drawing = speed_figure(result, looks_of(result), SPEEDUP)
-    lines = [tuple(map(float, re.split(r"[ L]", path))) for path in re.findall(r'd="M([^"]+)" class="median"', drawing)]
-    x1, y1, x2, y2 = lines[-1]
-    points = {
-        tip.split("\n")[0]: (float(x), float(y))
-        for x, y, tip in re.findall(r'<circle cx="([^"]+)" cy="([^"]+)"[^>]*data-tip="([^"]+)"', drawing)
-    }
-    x, y = points["on"]
-    assert y == pytest.approx(y1 + (x - x1) / (x2 - x1) * (y2 - y1), abs=0.3)
-    overhead = speed_figure(result, looks_of(result), OVERHEAD)
-    assert overhead.count('class="median"') == 1
 
 
 @pytest.mark.parametrize(("layer_s", "side"), [(0.25e-3, "tick end halo"), (5e-3, "tick halo")])

@@ -1,0 +1,299 @@
+"""Every figure, read by its ticks, against the numbers that it was made from.
+
+`tests.reports.reading` has checked by then that marks lie where their numbers are.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from dataclasses import replace
+from statistics import median
+
+import pytest
+
+from einsearch_cli.reports import StudyReport, render_report
+from einsearch_cli.reports.identity import identities
+from einsearch_cli.reports.numbers import flops_text
+from einsearch_cli.reports.speed_figure import OVERHEAD, SPEEDUP, looks_of, speed_figure
+from einsearch_cli.reports.study import relative_difference
+from einsearch_cli.reports.training import CurvePoint, FinishedRun, TrainingReport
+from einsearch_cli.reports.training_figure import FLOPS, STEPS, training_figure
+from einsearch_cli.scaling import rank_candidates, t_interval
+from einsearch_cli.speed import Case, Mode
+from einsearch_cli.structures import parse_structure
+from tests.reports.reading import Mark, figures, forests, said
+from tests.reports.test_experts import with_experts
+from tests.reports.test_page import CASES
+from tests.reports.test_speed import measured, result_of
+from tests.reports.test_training_findings import finished
+
+CLOSE = 1e-5
+"""Numbers on marks have six digits."""
+
+
+def noisy(made: StudyReport, spread: float = 0.03, seed: int = 0) -> StudyReport:
+    """The same study with losses that scatter, so that intervals have a length, and with FLOPs a little below the budget."""
+    source = random.Random(seed)
+    results = tuple(
+        replace(run, loss=run.loss * math.exp(source.gauss(0, spread)), train_flops=0.97 * run.train_flops)
+        for run in made.results
+        if run.loss is not None
+    )
+    yardstick = made.ranking.yardstick
+    return replace(made, results=results, ranking=rank_candidates(list(results), yardstick))
+
+
+def ends_of(losses: list[float]) -> list[float]:
+    found = t_interval(losses)
+    assert found is not None
+    return list(found)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_mark_of_every_page_lies_where_its_numbers_are(study, case: str) -> None:
+    made = study(**CASES[case])
+    assert set(figures(render_report(made))) <= {"loss-compute", "taxonomy", "learning"}
+
+
+def test_loss_against_compute(study) -> None:
+    made = noisy(study(rungs=3))
+    panel = figures(render_report(made))["loss-compute"].panel
+    looks = identities(made)
+    assert [said(tick.label)[0] for tick in panel.x.ticks] == [1e10, 4e10, 1.6e11]
+    assert len(panel.y.ticks) >= 4
+    for item, levels in made.levels.items():
+        mine = [mark for mark in panel.marks if mark.key == looks[item].key]
+        best = {(level.best.compute, level.best.mean) for level in levels}
+        others = {(c.compute, c.mean) for level in levels for c in level.cells if c is not level.best}
+        assert pairs(mine, "dot") == near(best)
+        assert pairs(mine, "faint") == near(others)
+        assert pairs(mine, "line") == near(best)
+        expected = [ends_of([loss for _, loss in level.best.losses]) for level in levels]
+        assert [list(mark.ends) for mark in mine if mark.kind == "bar"] == [
+            pytest.approx(e, rel=CLOSE) for e in expected
+        ]
+        assert len({mark.dodge for mark in mine if mark.kind in ("dot", "line", "faint")}) == 1
+    assert len({mark.dodge for mark in panel.of("line")}) == len(made.structures), "intervals would hide each other"
+
+
+def pairs(marks: list[Mark], kind: str) -> list[object]:
+    found = [(x, y) for mark in marks if mark.kind == kind for x, y in zip(mark.x, mark.y, strict=True)]
+    return sorted(found)
+
+
+def near(numbers: set[tuple[float, float]]) -> list[object]:
+    return [pytest.approx(pair, rel=CLOSE) for pair in sorted(numbers)]
+
+
+def test_an_interval_stands_at_its_mark(study) -> None:
+    panel = figures(render_report(noisy(study(rungs=2))))["loss-compute"].panel
+    dots = {(mark.key, mark.places[0][0]) for mark in panel.of("dot")}
+    bars = {(mark.key, mark.places[0][0]) for mark in panel.of("bar")}
+    assert bars == dots
+
+
+def test_intervals_that_leave_the_figure_are_cut_at_its_edge(study) -> None:
+    """With a spread of 90% over three seeds the lower ends are negative: no logarithmic axis has them."""
+    panel = figures(render_report(noisy(study(rungs=2), 0.9)))["loss-compute"].panel
+    cut = [mark for mark in panel.of("bar") if mark.ends[0] <= 0]
+    assert cut
+    assert all(min(y for _, y in mark.places) <= panel.y.ticks[0].place for mark in cut)
+
+
+def test_one_budget_has_a_column_per_structure(study) -> None:
+    made = noisy(study(rungs=1))
+    panel = figures(render_report(made))["loss-compute"].panel
+    assert [tick.label for tick in panel.x.ticks] == [flops_text(1e10)]
+    places = {mark.key: mark.places[0][0] for mark in panel.of("dot")}
+    looks = identities(made)
+    columns = [places[looks[item].key] for item in made.structures]
+    assert columns == sorted(set(columns)), "best on the left, none on top of another"
+    for item, levels in made.levels.items():
+        mine = [mark for mark in panel.marks if mark.key == looks[item].key]
+        assert pairs(mine, "dot") == near({(levels[0].best.compute, levels[0].best.mean)})
+        [bar] = [mark for mark in mine if mark.kind == "bar"]
+        assert list(bar.ends) == pytest.approx(ends_of([loss for _, loss in levels[0].best.losses]), rel=CLOSE)
+
+
+def test_learning_curves(study) -> None:
+    """Of the last rung and the best width: every seed, from 2% of the FLOPs on."""
+    made = study(rungs=2, seeds=2)
+    figure = figures(render_report(made))["learning"]
+    looks = identities(made)
+    assert [tick.label for tick in figure.panel.x.ticks] == ["0%", "25%", "50%", "75%", "100%"]
+    assert "share of the 4×10¹⁰ training FLOPs" in figure.text
+    assert "of rung 2" in figure.title
+    lines = figure.panel.of("line")
+    assert Counter(mark.key for mark in lines) == {look.key: 2 for look in looks.values()}
+    curves = {
+        (looks[run.trial.structure].key, round(run.loss, 6)): dict(run.curve)
+        for run in made.results
+        if run.trial.rung == 1 and run.trial.width == looks[run.trial.structure].entry.width
+    }
+    for mark in lines:
+        whole = curves[mark.key, round(mark.y[-1], 6)]
+        assert mark.x[-1] == pytest.approx(4e10, rel=CLOSE)
+        assert figure.panel.x.read(mark.places[-1][0]) == pytest.approx(4e10, rel=0.01)
+        assert 0.02 * 4e10 <= mark.x[0] < 0.06 * 4e10
+        assert len(mark.x) > 20
+        for compute, loss in zip(mark.x, mark.y, strict=True):
+            assert whole[compute] == pytest.approx(loss, rel=CLOSE)
+
+
+def test_loss_against_the_exponents(study) -> None:
+    made = noisy(study(rungs=2, stopped=("kronecker",)))
+    found = figures(render_report(made))["taxonomy"]
+    looks = identities(made)
+    assert list(found.panels) == ["omega", "psi", "nu"]
+    assert f"at {flops_text(1e10)} training FLOPs" in found.title, "the budget that all had"
+    for name, panel in found.panels.items():
+        losses = made.common_losses
+        assert len(panel.of("badge")) == len(losses)
+        badges = {mark.key: (mark.x[0], mark.y[0]) for mark in panel.of("badge")}
+        for item, loss in losses.items():
+            value = float(getattr(made.classes[item], name))
+            assert badges[looks[item].key] == pytest.approx((value, loss), rel=CLOSE)
+        columns: dict[float, list[float]] = {}
+        for mark in panel.of("badge"):
+            columns.setdefault(mark.x[0], []).append(mark.y[0])
+        medians = sorted(median(losses) for losses in columns.values() if len(losses) > 1)
+        assert sorted(mark.y[0] for mark in panel.of("median")) == pytest.approx(medians, rel=CLOSE)
+        assert [tick.value for tick in panel.x.ticks] == sorted(columns)
+
+
+def test_the_least_used_experts(study) -> None:
+    made = with_experts(study(texts=("dense", "monarch")), (0.1, 0.5, 1.0), (0.0, 0.25, 0.3))
+    panel = figures(render_report(made))["expert-load"].panel
+    assert [tick.label for tick in panel.x.ticks] == ["0", "0.25", "0.5", "0.75", "1"]
+    assert sorted(mark.x[0] for mark in panel.of("dot")) == pytest.approx([0.1, 0.5, 1.0])
+    assert sorted(mark.x[0] for mark in panel.of("hollow")) == pytest.approx([0.0, 0.25, 0.3])
+    assert min(mark.places[0][1] for mark in panel.of("dot")) > max(mark.places[0][1] for mark in panel.of("hollow"))
+
+
+def run(name: str, structure: str, losses: list[float]) -> FinishedRun:
+    points = tuple(CurvePoint(100 * n, 1.7e12 * n, loss) for n, loss in enumerate(losses, start=1))
+    return FinishedRun(finished(name, structure, losses[-1], 100).result, points)
+
+
+TRAINED = TrainingReport(
+    "study",
+    (
+        run("dense", "dense", [4.0, 3.0, 2.5, 2.2, 2.0]),
+        run("plain", "low-rank:r=4", [4.5, 3.5, 3.1, 2.9, 2.8]),
+        run("short", "monarch", [4.2, 3.3]),
+    ),
+    "a text",
+    (),
+    (),
+)
+
+
+@pytest.mark.parametrize("axis", [STEPS, FLOPS], ids=["steps", "FLOPs"])
+def test_held_out_loss_of_full_runs(axis) -> None:
+    drawing = training_figure(TRAINED, axis)
+    assert drawing is not None
+    panel = figures(drawing)[axis.name].panel
+    assert len(panel.x.ticks) == 5
+    assert panel.x.ticks[-1].value == max(axis.value(point) for shown in TRAINED.runs for point in shown.curve)
+    for shown in TRAINED.runs:
+        [line] = [mark for mark in panel.of("line") if mark.key == shown.result.name]
+        [dot] = [mark for mark in panel.of("dot") if mark.key == shown.result.name]
+        assert line.x == pytest.approx([axis.value(point) for point in shown.curve], rel=CLOSE)
+        assert line.y == pytest.approx([point.loss for point in shown.curve], rel=CLOSE)
+        assert (dot.x[0], dot.y[0]) == (line.x[-1], line.y[-1])
+        assert dot.places[0] == line.places[-1]
+
+
+def test_the_first_twentieth_of_a_full_run_is_left_out() -> None:
+    report = replace(TRAINED, runs=(run("dense", "dense", [9.0, *(4 - 0.05 * n for n in range(39))]),))
+    panel = figures(training_figure(report, STEPS) or "")["steps"].panel
+    assert panel.of("line")[0].x == tuple(100.0 * n for n in range(2, 41))
+
+
+@pytest.mark.parametrize("axes", [SPEEDUP, OVERHEAD], ids=["speed-up", "overhead"])
+def test_speed(axes) -> None:
+    cases = [Case(mode, width, 256) for mode in (Mode.decode, Mode.training) for width in (64, 256)]
+    source = random.Random(1)
+    items = [
+        measured(name, case, source.uniform(1e-4, 4e-3), source.uniform(0.05, 0.9))
+        for case in cases
+        for name in ("monarch", "btt", "tt")
+    ]
+    result = result_of(*items)
+    looks = looks_of(result)
+    found = figures(speed_figure(result, looks, axes))[axes.name]
+    assert list(found.panels) == ["decode", "training"]
+    for mode, panel in found.panels.items():
+        mine = [item for item in items if item.case.mode == mode]
+        expected = sorted((looks[item.name].key, *values_of(axes, item)) for item in mine)
+        dots = sorted((mark.key, mark.x[0], mark.y[0]) for mark in panel.of("dot"))
+        assert [key for key, _, _ in dots] == [key for key, _, _ in expected]
+        assert [pair for _, *pair in dots] == [pytest.approx(pair, rel=CLOSE) for _, *pair in expected]
+        level, *diagonal = panel.of("median")
+        assert set(level.y) == {1.0}
+        assert len(diagonal) == axes.is_diagonal
+        assert all(mark.x == mark.y for mark in diagonal)
+
+
+def values_of(axes, item) -> tuple[float, float]:
+    """By hand, not by the functions of the figure."""
+    if axes is OVERHEAD:
+        return float(item.flops), item.vs_bare.median
+    dense = 2 * item.case.mode.passes * item.case.tokens * item.case.width**2
+    return dense / item.flops, item.dense_s.median / item.layer_s.median
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.3])
+def test_small_bars_of_the_ranking(study, spread: float) -> None:
+    """One scale for all rows: better on the left of zero, worse on the right; long bars end at the edge."""
+    made = noisy(study(baselines=("monarch",)), spread)
+    rows = forests(render_report(made))
+    looks = identities(made)
+    ranked = [entry for entry in made.ranking.entries if relative_difference(entry) is not None]
+    compared = [e for ranking in made.comparisons for e in ranking.entries if e.structure != ranking.yardstick]
+    shown = [*ranked, *(entry for entry in compared if relative_difference(entry) is not None)]
+    assert [row.key for row in rows] == [looks[entry.structure].key for entry in shown]
+    for part in (slice(None, len(ranked)), slice(len(ranked), None)):
+        measured_rows = [row for row in rows[part] if row.place is not None and abs(row.value or 0) > 1e-9]
+        farthest = max(measured_rows, key=lambda row: abs(row.value))
+        per_unit = farthest.place / farthest.value
+        assert per_unit > 0
+        for row, entry in zip(rows[part], shown[part], strict=True):
+            value, low, high = relative_difference(entry)
+            assert list(row.ends) == pytest.approx([low, high], rel=CLOSE, abs=1e-9)
+            if row.value is not None:
+                assert row.value == pytest.approx(value, rel=CLOSE, abs=1e-9)
+                assert row.place == pytest.approx(per_unit * value, abs=0.2)
+            for number, drawn, edge in zip(row.ends, row.drawn, row.edges, strict=True):
+                wanted = per_unit * number
+                is_outside = abs(wanted) > abs(edge) - 6
+                assert (abs(drawn) > abs(edge) - 6) if is_outside else drawn == pytest.approx(wanted, abs=0.2)
+
+
+def test_rungs_are_counted_from_one_wherever_a_person_reads(study) -> None:
+    made = study(rungs=2, stopped=("kronecker",), failed=("low-rank",))
+    page = render_report(made)
+    assert "(rung 1): less compute" in page
+    assert "rung 2: 4×10¹⁰" in page
+    assert "rung 0" not in page
+    cells = page[page.index("Runs that failed") :]
+    assert "<td>1, 2</td>" in cells
+
+
+def test_structures_have_one_name_each_in_table_figures_and_sentences(study) -> None:
+    """Both of these are of no family; the terminal calls them by their carrier sets."""
+    from einsearch_cli.reports import headline, ranking_table
+
+    texts = ("XA^1/2 XAB^1/2 YA^1/2 YB^1/2", "XA^1/2 XB^1/2 YB^1/2 YAB^1/2")
+    made = study(texts=("dense", *texts))
+    page = render_report(made)
+    assert "generic" not in page
+    assert {row[1] for row in ranking_table(made).rows} == {"dense", *texts}
+    looks = identities(made)
+    for text in texts:
+        assert f"<b>{text}</b></td>" in page, "not a second time below"
+        look = looks[parse_structure(text)]
+        assert look.label == f"{look.number} {text}"
+    assert any(texts[0] in line for line in headline(made))
