@@ -61,6 +61,8 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     from tabulate import tabulate
 
+    from einsearch_cli.layers.plans.planner import DENSE_MARGIN
+
     found = item["plan"]
     lines = [("", ""), (f"plan, {item['tokens']} tokens", _predicted(found))]
     for mode in ("inference", "training"):
@@ -80,7 +82,7 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
         lines += [(f"  {mode}" if n == 0 else "", line) for n, line in enumerate(table.splitlines())]
     lines.append(("", "→ is taken; a merged matrix is formed once at inference, in every step in training,"))
-    lines.append(("", "and left only for routes predicted to take less than 80% of its time"))
+    lines.append(("", f"and left only for routes predicted to take less than {DENSE_MARGIN:.0%} of its time"))
     return lines
 
 

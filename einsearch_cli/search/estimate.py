@@ -92,7 +92,7 @@ def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTa
         if spec.ablate_balance and rung + 1 == len(budgets):
             planned += min(count, sum(isinstance(structure, MixtureOfExperts) for structure in structures))
         mean_s = fmean(speed.seconds(budget) for speed in speeds) if speeds else math.nan
-        rungs.append(RungEstimate(rung, budget, count, planned, planned * mean_s / workers))
+        rungs.append(RungEstimate(rung, budget, count, planned, max(1.0, planned / workers) * mean_s))
     return StudyEstimate(tuple(rungs), networks)
 
 

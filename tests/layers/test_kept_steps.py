@@ -1,73 +1,129 @@
-"""Which intermediates are kept for the backward pass, and that the gradients do not depend on it."""
+"""Into which chunks a call is cut, which intermediates are kept for the backward pass, and what neither may cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers import EinsumLinear, Plan
 from einsearch_cli.layers.contractions.contraction import contract
-from einsearch_cli.layers.plans import chunking
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
-from einsearch_cli.layers.plans.planner import routes
+from einsearch_cli.layers.plans.planner import routes, stored_plan
+from einsearch_cli.structures import parse_structure
+from tests.layers.processors import INSTRUCTIONS, multiplying_by
+
+STRUCTURES = ("monarch", "monarch:n=3", "btt:r=2", "btt:r=4", "tt:r=4", "tt:n=3,r=4", "kronecker", "low-rank")
+WIDTHS = (256, 512, 1024, 2048, 4096)
+CACHE_BYTES = {"AVX2": 1 << 20, "AVX512": 2 << 20}
+"""Second-level cache of a core of the processors that chunks are cut for: EPYC and Xeon."""
+SHORT = {"AVX2": 192, "AVX512": 300}
+"""Tokens of a chunk that is not worth cutting further, however wide its activations are."""
+DEAR_TO_REPEAT = 200
+"""Numbers summed over: computing so long sums a second time costs more than holding the result."""
 
 
-def test_first_results_are_kept_as_many_as_fit() -> None:
-    plan = EinsumLinear(1024, 1024, "monarch:n=3", device="meta").plan
-    room = 2 * (1024**2 - plan.params) // 1024  # tokens of 1,024 numbers
-    assert plan.widths[1:-1] == (1024, 1024)
-    assert kept_steps(plan, room // 2) == (True, True)
-    assert kept_steps(plan, room // 2 + 1) == (True, False)
-    assert kept_steps(plan, room) == (True, False)
-    assert kept_steps(plan, room + 1) == (False, False)
-    assert kept_steps(plan, 200) == (True, True)  # a single chunk
+@pytest.fixture(params=INSTRUCTIONS)
+def processor(request: pytest.FixtureRequest) -> Any:
+    with multiplying_by(request.param):
+        yield request.param
 
 
-@pytest.fixture(params=["AVX2", "AVX512"])
-def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(chunking, "_lengths", chunking._LENGTHS[request.param])
-    for cached in (chunks, kept_steps):
-        cached.cache_clear()
-    yield request.param
-    for cached in (chunks, kept_steps):
-        cached.cache_clear()
+def plan_of(text: str, width: int) -> Plan:
+    return stored_plan(parse_structure(text).at(width, width))
 
 
-def test_few_tokens_keep_all_in_however_many_chunks(processor: str) -> None:
-    plan = EinsumLinear(512, 512, "btt:r=4", device="meta").plan
-    assert chunks(plan, 256) == ((136, 120) if processor == "AVX2" else (256,))
-    assert kept_steps(plan, 256) == (True,)
-    assert kept_steps(plan, 301) == (False,)
+@pytest.mark.parametrize("text", STRUCTURES)
+@pytest.mark.usefixtures("processor")
+def test_chunks_cover_all_tokens_in_nearly_equal_lengths(text: str) -> None:
+    for width in WIDTHS:
+        for tokens in (1, 7, 64, 250, 256, 300, 301, 1000, 4096, 16384):
+            found = chunks(plan_of(text, width), tokens)
+            assert sum(found) == tokens
+            assert min(found) >= 1
+            *whole, last = found
+            assert len(set(whole)) <= 1
+            assert last <= max(found)
+            # Rows of feature-major intermediates whose lengths are even multiples of eight share cache lines.
+            assert all(length % 16 == 8 for length in whole)
 
 
-def test_256_tokens_of_a_megabyte_are_no_single_chunk_on_an_epyc(processor: str) -> None:
-    """315 µs in two chunks and 452 in one, whose rows fall onto the same cache lines; half a megabyte is faster in one."""
-    wide, narrow = (EinsumLinear(256, 256, text, device="meta").plan for text in ("btt:r=4", "btt:r=2"))
-    assert chunks(wide, 256) == ((136, 120) if processor == "AVX2" else (256,))
-    assert chunks(narrow, 256) == (256,)
+@pytest.mark.parametrize("text", STRUCTURES)
+def test_a_chunk_stays_in_the_cache_and_is_worth_its_calls(text: str, processor: str) -> None:
+    """Unless packing factors that overflow the cache anyway for every chunk costs more than the activations."""
+    for width in WIDTHS:
+        plan = plan_of(text, width)
+        cached = max(step.matrix_elements for step in plan.steps) < 1 << 15 and plan.params <= 1 << 18
+        for tokens in (256, 512, 1024, 4096, 16384):
+            found = chunks(plan, tokens)
+            assert len(found) <= max(1, tokens // 48), "calls would cost more than the products"
+            if cached:
+                most_bytes = 1.1 * CACHE_BYTES[processor]
+                assert found[0] <= SHORT[processor] or 4 * found[0] * max(plan.widths) <= most_bytes, (width, tokens)
 
 
-def test_chunks_are_longer_where_the_factors_overflow_the_cache(processor: str) -> None:
-    small, large = (EinsumLinear(width, width, "btt:r=4", device="meta").plan for width in (1024, 2048))
-    assert small.params == 2**18  # one megabyte
-    assert max(chunks(small, 4096)) == 72
-    assert len(chunks(small, 256)) < 256 // 72  # few tokens take fewer chunks
-    longest = max(chunks(large, 4096))
-    assert longest > 400 if processor == "AVX2" else longest == 136
-    assert sum(chunks(small, 4096)) == sum(chunks(large, 4096)) == 4096
+@pytest.mark.usefixtures("processor")
+def test_chunks_are_longer_where_every_chunk_costs_more() -> None:
+    """Factors that overflow the cache are read again for every chunk, and wide matrices are packed again."""
+    longest = {
+        (text, width): max(chunks(plan_of(text, width), 4096))
+        for text, width in (("btt:r=4", 1024), ("btt:r=4", 2048), ("low-rank", 1024), ("monarch", 1024))
+    }
+    assert longest["btt:r=4", 2048] > longest["btt:r=4", 1024]
+    assert longest["low-rank", 1024] > longest["monarch", 1024]
+    assert max(chunks(plan_of("block-shuffle:blocks=4", 4096), 4096)) > longest["low-rank", 1024]
+    assert max(chunks(plan_of("btt:r=4", 1024), 256)) >= longest["btt:r=4", 1024], "few tokens take fewer chunks"
 
 
-def test_chunks_are_longer_where_matrices_are_wide(processor: str) -> None:
-    low_rank, narrow = (EinsumLinear(1024, 1024, text, device="meta").plan for text in ("low-rank", "monarch"))
-    longest = max(chunks(low_rank, 4096))
-    assert longest == (264 if processor == "AVX2" else 520)
-    assert max(chunks(narrow, 4096)) == (168 if processor == "AVX2" else 136)
-    overflowing = EinsumLinear(4096, 4096, "block-shuffle:blocks=4", device="meta").plan
-    assert max(chunks(overflowing, 4096)) > 800
+def kept_elements(plan: Plan, tokens: int) -> int:
+    """Elements of intermediates that live from the forward to the backward pass; those dear to repeat left out."""
+    kept = zip(kept_steps(plan, tokens), plan.steps, plan.widths[1:-1], strict=False)
+    return tokens * sum(width for is_kept, step, width in kept if is_kept and step.weight_shape[1] <= DEAR_TO_REPEAT)
+
+
+@pytest.mark.parametrize("text", STRUCTURES)
+@pytest.mark.usefixtures("processor")
+def test_what_is_kept_takes_no_more_memory_than_a_dense_layer(text: str) -> None:
+    """A dense layer holds four numbers for every weight in training: itself, its gradient and Adam's moments."""
+    for width in WIDTHS:
+        plan = plan_of(text, width)
+        for tokens in (512, 1024, 4096, 16384, 65536):
+            if len(chunks(plan, tokens)) > 1:
+                assert kept_elements(plan, tokens) <= 4 * width**2, (width, tokens)
+
+
+@pytest.mark.parametrize("text", STRUCTURES)
+@pytest.mark.usefixtures("processor")
+def test_what_fits_easily_is_kept(text: str) -> None:
+    """A result that is not kept is computed twice: all are kept in half the room of a dense weight and its gradient."""
+    for width in WIDTHS:
+        plan = plan_of(text, width)
+        for tokens in (1, 100, 256, 512, 1024, 2048):
+            if tokens * sum(plan.widths[1:-1]) <= width**2 - plan.params:
+                assert all(kept_steps(plan, tokens)), (width, tokens)
+
+
+@pytest.mark.parametrize("text", STRUCTURES)
+@pytest.mark.usefixtures("processor")
+def test_a_call_of_few_tokens_or_of_one_chunk_computes_nothing_twice(text: str) -> None:
+    """Its backward pass would hold all results at once anyway."""
+    for width in WIDTHS:
+        plan = plan_of(text, width)
+        for tokens in (1, 64, 256, 1024):
+            if tokens <= 256 or len(chunks(plan, tokens)) == 1:
+                assert all(kept_steps(plan, tokens))
+
+
+def test_the_first_results_are_kept_and_the_later_ones_computed_again() -> None:
+    """The backward pass starts from the last: what it needs first is computed last."""
+    plan = plan_of("monarch:n=3", 1024)
+    found = [kept_steps(plan, tokens) for tokens in range(400, 8000, 100)]
+    assert [*dict.fromkeys(found)] in (
+        [(True, True), (True, False), (False, False)],
+        [(True, False), (False, False)],
+    )
 
 
 def test_calls_elsewhere_than_on_the_cpu_are_not_cut_into_chunks() -> None:
@@ -77,7 +133,7 @@ def test_calls_elsewhere_than_on_the_cpu_are_not_cut_into_chunks() -> None:
     with _Products() as products:
         layer(x).sum().backward()
     assert products.count == 6
-    assert len(chunks(layer.plan, 4096)) > 20
+    assert len(chunks(layer.plan, 4096)) > 1
 
 
 class _Products(TorchDispatchMode):
@@ -93,10 +149,10 @@ class _Products(TorchDispatchMode):
 def test_gradients_where_one_of_two_results_is_kept() -> None:
     torch.manual_seed(0)
     layer = EinsumLinear(1024, 1024, "monarch:n=3", bias=False, dtype=torch.float64)
-    x = torch.randn(1200, 1024, dtype=torch.float64, requires_grad=True)
-    assert kept_steps(layer.plan, 1200) == (True, False)
-    assert len(chunks(layer.plan, 1200)) > 1
-    grad = torch.randn(1200, 1024, dtype=torch.float64)
+    tokens = next(n for n in range(400, 8000, 100) if kept_steps(layer.plan, n) == (True, False))
+    assert len(chunks(layer.plan, tokens)) > 1
+    x = torch.randn(tokens, 1024, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(tokens, 1024, dtype=torch.float64)
     inputs = [x, layer.gain, *layer.factors.values()]
     expected = torch.autograd.grad(contract(layer.plan, x, layer._scaled_factors()), inputs, grad)
     for found, slow in zip(torch.autograd.grad(layer(x), inputs, grad), expected, strict=True):

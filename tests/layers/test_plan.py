@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -39,25 +40,42 @@ def test_few_tokens_on_a_cpu_are_multiplied_token_major(case: Any) -> None:
 
 
 GENERIC = "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4"
+SHUFFLE = "block-shuffle:blocks=4"
+TOKEN_MAJOR_OVER_FEATURE_MAJOR = {
+    ("monarch", 4096, 4): {1: 0.33, 4: 0.40, 8: 0.34, 16: 1.39, 32: 1.49},
+    ("btt:r=4", 4096, 4): {1: 0.22, 4: 0.32, 8: 0.39, 16: 1.19, 32: 1.28},
+    (SHUFFLE, 4096, 4): {1: 0.06, 4: 0.16, 8: 0.14, 16: 1.02, 32: 0.94},
+    (SHUFFLE, 1024, 4): {12: 0.64, 16: 0.91, 24: 0.85, 32: 0.98, 40: 0.96, 48: 0.98, 64: 0.99, 128: 1.03},
+    (SHUFFLE, 2048, 4): {12: 0.46, 16: 0.65, 24: 0.66, 32: 0.77, 40: 0.76, 48: 0.86, 64: 0.88, 128: 0.95},
+    (SHUFFLE, 1024, 8): {12: 1.00, 16: 0.29, 24: 1.15, 32: 0.23, 40: 0.44, 48: 1.04, 64: 0.53, 128: 0.48},
+    ("monarch", 1024, 8): {12: 1.20, 16: 0.95, 24: 1.31, 32: 0.95, 40: 1.13, 48: 1.20, 64: 1.11, 128: 1.14},
+    ("monarch", 1024, 2): {12: 0.93, 16: 0.95, 24: 0.92, 32: 0.79, 40: 0.70, 48: 0.68, 64: 0.63, 128: 0.65},
+    ("btt:r=4", 1024, 2): {12: 1.05, 16: 0.95, 24: 0.96, 32: 0.62, 40: 0.89, 48: 0.86, 64: 0.49, 128: 0.45},
+    (GENERIC, 4096, 4): {1: 0.48, 4: 0.64, 8: 0.69},
+}
+"""Times of forward passes on an EPYC, by structure, width, bytes of an element and tokens (`docs/log.md`, 2026-11-28)."""
 
 
-@pytest.mark.parametrize(
-    ("text", "width", "itemsize", "most"),
-    [
-        ("monarch", 1024, 4, 11),
-        ("monarch", 1024, 8, 11),
-        ("monarch", 1024, 2, 256),
-        (GENERIC, 1024, 4, 11),
-        (GENERIC, 4096, 4, 32),
-        ("block-shuffle:blocks=4", 1024, 4, 32),
-        ("block-shuffle:blocks=4", 1024, 8, 256),
-        ("block-shuffle:blocks=4", 2048, 4, 128),
-    ],
-)
-def test_the_dearer_the_factors_the_more_tokens_are_few(text: str, width: int, itemsize: int, most: int) -> None:
+@pytest.mark.parametrize("key", TOKEN_MAJOR_OVER_FEATURE_MAJOR, ids=str)
+def test_few_tokens_are_those_that_are_faster_token_major(key: tuple[str, int, int]) -> None:
+    """At the measured times the choice takes at most 6% longer than the better of the two, in the mean."""
+    text, width, itemsize = key
     plan = plan_of(text, width, width)
-    assert plan.at(most, True, itemsize) is plan.few_tokens
-    assert plan.at(most + 1, True, itemsize) is plan
+    lost = [
+        max(1.0, ratio if plan.at(tokens, True, itemsize) is plan.few_tokens else 1 / ratio)
+        for tokens, ratio in TOKEN_MAJOR_OVER_FEATURE_MAJOR[key].items()
+    ]
+    assert math.exp(fmean(map(math.log, lost))) < 1.06
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_one_token_is_few_and_a_thousand_are_not(itemsize: int) -> None:
+    for text in ("monarch", "btt:r=4", SHUFFLE, GENERIC):
+        plan = plan_of(text, 1024, 1024)
+        are_few = [plan.at(tokens, True, itemsize) is plan.few_tokens for tokens in range(1, 1024)]
+        assert are_few[0]
+        assert not are_few[-1]
+        assert are_few == sorted(are_few, reverse=True), "few tokens end once"
 
 
 def test_roles_of_the_generic_structure() -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +113,36 @@ def test_workers_stay_for_the_next_run() -> None:
     assert len(seen) == 2
     assert len(set(seen)) == 1
     assert not active_children()
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """Also those that have nothing to send and so never meet the broken pipe."""
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "tests.search.sleeping", str(tmp_path)], cwd=Path(__file__).parents[2]
+    )
+    workers: list[int] = []
+    try:
+        assert comes_true(lambda: len(list(tmp_path.iterdir())) == 2, within_s=120)
+        workers = [int(path.name) for path in tmp_path.iterdir()]
+        assert all(map(is_running, workers))
+        parent.kill()
+        parent.wait()
+        assert comes_true(lambda: not any(map(is_running, workers)), within_s=15)
+    finally:
+        parent.kill()
+        for pid in filter(is_running, workers):
+            os.kill(pid, signal.SIGKILL)
+
+
+def comes_true(condition: Callable[[], bool], within_s: float) -> bool:
+    """Wait for something, for so many seconds at most."""
+    started_s = time.perf_counter()
+    while not (met := condition()) and time.perf_counter() - started_s < within_s:
+        time.sleep(0.05)
+    return met
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie that its new parent has not yet collected."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")

@@ -1,5 +1,6 @@
 """What is written, what survives, and what is refused."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -228,3 +229,32 @@ def test_saving_over_a_damaged_checkpoint_of_the_same_step(tmp_path: Path) -> No
     (path / "model.safetensors").write_bytes(b"x")
     save_checkpoint(tmp_path, state(5), {"a": torch.ones(3)}, {})
     assert torch.equal(read_checkpoint(path).model["a"], torch.ones(3))
+
+
+def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file and both folders are forced to disk, with all of their bytes; only then may a crash find them."""
+    synced: dict[int, int] = {}
+    renamed: list[set[int]] = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(handle: int) -> None:
+        real_sync(handle)
+        known = os.fstat(handle)
+        synced[known.st_ino] = known.st_size
+
+    def replace(source: Path, target: Path) -> None:
+        if Path(source).is_dir():
+            renamed.append(set(synced))
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    tensors = {"weight": torch.randn(100, 100)}
+    folder = save_checkpoint(tmp_path, state(1), tensors, tensors)
+    files = sorted(folder.iterdir())
+    assert [path.name for path in files] == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    for path in files:
+        assert synced.get(path.stat().st_ino) == path.stat().st_size, path.name
+    [before_the_name] = renamed
+    assert before_the_name >= {path.stat().st_ino for path in (*files, folder)}
+    assert folder.parent.stat().st_ino in synced

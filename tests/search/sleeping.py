@@ -1,0 +1,36 @@
+"""A process with two workers, each in a trial that sleeps for an hour before its first step.
+
+python -m tests.search.sleeping FOLDER
+
+Every worker leaves a file in FOLDER whose name is its process id.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from einsearch_cli.data import TeacherSettings, TeacherTask, register_task
+from einsearch_cli.search.engine import LocalProcesses
+from einsearch_cli.search.trial import Trial
+from einsearch_cli.search.worker import Job, WorkerSetup
+from einsearch_cli.structures import parse_structure
+
+
+@register_task("sleeping", TeacherSettings)
+class Sleeping(TeacherTask):
+    """Silent for an hour: no pipe that breaks ends a worker here."""
+
+    def prepare(self) -> None:
+        (Path(sys.argv[1]) / str(os.getpid())).touch()
+        time.sleep(3600)
+
+
+def main() -> None:
+    trials = (Job(n, Trial(parse_structure("monarch"), 16, n, 0, 1e15)) for n in range(2))
+    with LocalProcesses(2, WorkerSetup("sleeping", {}, {})) as engine:
+        engine.run(lambda: next(trials, None), lambda _: None)
+
+
+if __name__ == "__main__":
+    main()

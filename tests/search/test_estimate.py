@@ -1,0 +1,92 @@
+"""How long a study will take, by a clock that the tests set."""
+
+from __future__ import annotations
+
+import math
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+
+from einsearch_cli.data import open_task
+from einsearch_cli.errors import DivergedError
+from einsearch_cli.search import estimate
+from einsearch_cli.search.estimate import StudyEstimate, estimate_study
+from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.training import ProxyRun, RunCost, RunSpeed
+
+SETTINGS = {"teacher_width": 16, "pool_size": 2048, "validation_size": 256, "batch_size": 64}
+SPEC = StudySpec.model_validate(
+    {
+        "structures": ["monarch", "kronecker", "btt:r=2"],
+        "task_settings": SETTINGS,
+        "widths": [16, 32],
+        "seeds": 3,
+        "budget_flops": 1.6e8,
+        "halving": {"rungs": 2, "keep": 0.5, "factor": 4},
+    }
+)
+STEP_FLOPS = 1000
+STEP_S = {16: 1e-4, 32: 3e-4}
+FIXED_S = 2.0
+
+
+def known_speed(run: ProxyRun, steps: int = 5) -> RunSpeed:  # noqa: ARG001
+    """Two seconds and a time for every thousand FLOPs that depends on the width."""
+    cost = RunCost(steps=10, train_flops_per_step=STEP_FLOPS, total_flops_per_step=STEP_FLOPS, params=1)
+    return RunSpeed(cost, step_s=STEP_S[run.width], fixed_s=FIXED_S)
+
+
+def estimated(monkeypatch: pytest.MonkeyPatch, workers: int) -> StudyEstimate:
+    monkeypatch.setattr(estimate, "probe", known_speed)
+    task = open_task("teacher", SETTINGS)
+    return estimate_study(SPEC, SPEC.candidates(), task, workers)
+
+
+def run_s(budget_flops: float) -> float:
+    """Mean over the widths, by hand."""
+    return FIXED_S + budget_flops / STEP_FLOPS * (1e-4 + 3e-4) / 2
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_time_is_runs_times_seconds_over_workers(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    found = estimated(monkeypatch, workers)
+    first, last = found.rungs
+    assert (first.structures, first.runs, first.budget_flops) == (4, 24, 4e7)
+    assert (last.structures, last.runs, last.budget_flops) == (3, 18, 1.6e8)
+    assert first.seconds == pytest.approx(24 * run_s(4e7) / workers)
+    assert last.seconds == pytest.approx(18 * run_s(1.6e8) / workers)
+    assert found.seconds == pytest.approx(first.seconds + last.seconds)
+    assert found.train_flops == 24 * 4e7 + 18 * 1.6e8
+    assert found.to_json()["seconds"] == found.seconds
+    assert [rung["seconds"] for rung in found.to_json()["rungs"]] == [first.seconds, last.seconds]
+
+
+def test_more_workers_than_runs_help_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = estimated(monkeypatch, 1000).rungs
+    assert first.seconds == pytest.approx(run_s(4e7))
+
+
+def test_probing_stops_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock takes four seconds: three probes fit into ten, narrow and wide ones among them."""
+    clock = count(0.0, 4.0)
+    probed: list[ProxyRun] = []
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+
+    def noted(run: ProxyRun) -> RunSpeed:
+        probed.append(run)
+        return known_speed(run)
+
+    monkeypatch.setattr(estimate, "probe", noted)
+    estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), 1)
+    assert len(probed) == 3
+
+
+def test_a_study_without_a_finite_step_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverging(run: ProxyRun) -> RunSpeed:
+        raise DivergedError(f"{run.structure} diverged", remedy="lower the rate")
+
+    monkeypatch.setattr(estimate, "probe", diverging)
+    found = estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), 1)
+    assert math.isnan(found.seconds)
+    assert found.to_json()["seconds"] is None
