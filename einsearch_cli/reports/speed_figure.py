@@ -168,9 +168,9 @@ def _points(axes: Axes, x: Scale, y: Scale, items: Sequence[Measurement], looks:
     for item in sorted(items, key=lambda item: -item.case.width):
         look = looks[item.name]
         radius = smallest + step * widths.index(item.case.width)
-        carried = data_of(x=axes.x(item), y=axes.y(item))
-        place = x(axes.x(item)), y(axes.y(item))
-        point = mark(look.marker, *place, radius, class_="dot", data_tip=tip(item), **carried)
+        right, height = axes.x(item), axes.y(item)
+        carried = data_of(x=right, y=height)
+        point = mark(look.marker, x(right), y(height), radius, class_="dot", data_tip=tip(item), **carried)
         parts.append(element("g", point, class_=f"series {look.tone}", data_s=look.key))
     return joined(parts)
 

@@ -102,7 +102,8 @@ def _line(
     places = [(x(axis.value(point)), y(point.loss)) for point in curve]
     last = data_of(x=axis.value(curve[-1]), y=curve[-1].loss)
     carried = data_of(x=[axis.value(point) for point in curve], y=[point.loss for point in curve])
-    end = mark(marker_of(report, run), *places[-1], 5.0, class_="dot", data_tip=_tip(run), **last)
+    right, height = places[-1]
+    end = mark(marker_of(report, run), right, height, 5.0, class_="dot", data_tip=_tip(run), **last)
     path = polyline(places, class_="line", data_tip=_tip(run), **carried)
     return element("g", path, end, class_=f"series {tone_of(report, run)}", data_s=run.result.name)
 
