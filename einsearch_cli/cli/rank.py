@@ -138,7 +138,7 @@ def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate,
     more = f" and {len(structures) - 12} more" if len(structures) > 12 else ""
     widths = ", ".join(map(str, spec.widths))
     equal = "".join(
-        f"\nat width {width} these are one network, trained once: {', '.join(map(name_of, group))}"
+        f"\nat width {width} these are one network, trained once: {', '.join(map(short_name, group))}"
         for width, group in estimate.networks.groups()
     )
     return (
