@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -52,7 +54,7 @@ def check_parameters(x: Tensor, layer: nn.Module) -> None:
         LayerError: if input and parameters are on several devices, or are multiplied in several dtypes.
     """
     autocast = autocast_dtype(x)
-    for name, parameter in layer.named_parameters():
+    for name, parameter in _named_parameters(layer):
         if parameter.device != x.device:
             raise LayerError(
                 f"input on {x.device}, parameter {name} on {parameter.device}: a product needs both on one device",
@@ -64,3 +66,12 @@ def check_parameters(x: Tensor, layer: nn.Module) -> None:
                 remedy=f"convert the input with .to({parameter.dtype})"
                 + (", or use torch.autocast" if autocast is None else ""),
             )
+
+
+def _named_parameters(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Also of a replica by `nn.DataParallel`, which has no parameters but plain tensors in their places."""
+    for prefix, module in layer.named_modules():
+        tensors = vars(module).get("_former_parameters") or module._parameters
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                yield f"{prefix}.{name}" if prefix else name, tensor

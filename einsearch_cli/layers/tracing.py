@@ -24,6 +24,11 @@ def is_plain(x: Tensor) -> bool:
     )
 
 
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is active, or derivatives run forwards."""
+    return _are_transforms_active() or forward_ad._current_level >= 0
+
+
 def calls_operators() -> bool:
     """Whether compiled code may call operators: an exported program is to consist of torch's own.
 

@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.contractions.chunked import add_cap_gradients
+from einsearch_cli.layers.contractions.double_backward import (
+    differentiable_gradients,
+    needs_obvious_gradients,
+    obvious_layer,
+)
 from einsearch_cli.layers.contractions.kernels import kernels_for
 from einsearch_cli.layers.contractions.passes import Kept, passes_for
 from einsearch_cli.layers.contractions.rms_scale import caps, norm_dtype, norms_at_cap, scale_value
@@ -143,19 +148,25 @@ def _(
 
 
 def _set_up(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    x, gain, _, factors, ctx.name, _ = inputs
+    x, gain, bias, factors, ctx.name, _ = inputs
     ctx.count = len(factors)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, gain, *factors, *output[1:])
+    ctx.save_for_backward(x, gain, bias, *factors, *output[1:])
 
 
 def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
-    x, gain, *rest = ctx.saved_tensors
+    x, gain, bias, *rest = ctx.saved_tensors
     factors, kept = rest[: ctx.count], rest[ctx.count :]
     wants_x, wants_gain, wants_bias, wants_factors, *_ = ctx.needs_input_grad
     wanted = [wants_x, wants_gain, wants_bias, *wants_factors]
-    given = iter(gradients_operator(grads[0], x, gain, factors, kept, ctx.name, wanted))
-    x_grad, gain_grad, bias_grad, *factor_grads = [next(given) if wants else None for wants in wanted]
+    (grad, *_), plan = grads, _plans[ctx.name]
+    if grad is not None and needs_obvious_gradients(grad):
+        function = obvious_layer(plan, [role.init_std for role in plan.roles])
+        found = differentiable_gradients(function, (x, gain, bias, *factors), grad, wanted)
+    else:
+        given = iter(gradients_operator(grad, x, gain, factors, kept, ctx.name, wanted))
+        found = [next(given) if wants else None for wants in wanted]
+    x_grad, gain_grad, bias_grad, *factor_grads = found
     return x_grad, gain_grad, bias_grad, factor_grads, None, None
 
 

@@ -1,26 +1,35 @@
 """The auxiliary loss of all layers of experts in a model, and what their routers did."""
 
-# Axes in this file: L layers, E experts.
+# Axes in this file: L layers, T tokens, E experts.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
+from threading import Lock
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.moe.routing import Router, RoutingSums, recorders
+from einsearch_cli.layers.contractions.passes import may_keep
+from einsearch_cli.layers.moe.routing import Router, listeners
+from einsearch_cli.layers.moe.routing_sums import Decisions, RoutingSums, sums_over
 from einsearch_cli.structures import AUXILIARY_WEIGHT, RoutingStatistics
 
 LOGSUMEXP_WEIGHT: Final = 0.1
 """Of the mean squared logsumexp within it."""
 
+_adding = Lock()
+"""Held where a sum is replaced: replicas run in several threads. Not one per loss, which could not be copied then."""
+
 
 class AuxiliaryLoss:
-    """Listens to the routers of a model while it is the active context; entering it starts anew.
+    """Listens to the routers of a model while it is the active context; entering it starts from nothing.
 
     The model itself needs no change: wrap its forward pass.
 
@@ -28,6 +37,7 @@ class AuxiliaryLoss:
             loss = criterion(model(inputs), targets)
         (loss + auxiliary.loss()).backward()
 
+    - Padding: give `mask`, so that only real tokens count in loss and statistics.
     - Gradient accumulation: one context for every micro-batch, and `loss + auxiliary.loss()` divided
       as the loss alone would be. The balance is then that of the micro-batch. All forward passes inside
       one context count as one batch.
@@ -35,11 +45,20 @@ class AuxiliaryLoss:
       again. Reentrant checkpointing cuts the graph and is refused.
     - Distributed data parallel: `loss()` is a collective operation. The shares f are those of the global
       batch, and so is the mean of the losses over the processes, as of their gradients.
+    - Threads: passes of other threads are not heard, nor those of other contexts. Replicas of `nn.DataParallel`,
+      which run in threads, are heard by the context in which they are made. A thread of your own is heard
+      if it runs in a copy of the context, `contextvars.copy_context().run`.
 
     Args:
         model: any module; routers are found anywhere in it, at every entering.
         weight: of the auxiliary loss beside the model's own.
         group: the processes that share a batch; all processes if torch.distributed is in use.
+        mask: boolean, or whole numbers of which 0 is false: true where a token counts, false where it is
+            padding, like the attention mask of transformers. Of the shape of the tokens, so (batch, length) for
+            inputs of (batch, length, features). It may be set between passes as the attribute `mask`.
+
+    Raises:
+        LayerError: if the mask is of a floating dtype.
 
     >>> from einsearch_cli.layers import StructuredMoE
     >>> model = nn.Sequential(StructuredMoE(16, 16, "btt-moe:experts=4,top=2"))
@@ -52,32 +71,69 @@ class AuxiliaryLoss:
     """
 
     def __init__(
-        self, model: nn.Module, weight: float = AUXILIARY_WEIGHT, group: dist.ProcessGroup | None = None
+        self,
+        model: nn.Module,
+        weight: float = AUXILIARY_WEIGHT,
+        group: dist.ProcessGroup | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         self.weight = weight
+        self.mask = mask
         self._group = group
         self._model = model
+        self._is_listening = False
         self._names: dict[Router, str] = {}
-        self._sums: dict[Router, RoutingSums] = {}
+        self._sums: dict[Router, dict[torch.device, RoutingSums]] = {}
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which tokens count in the passes to come; all of them if None."""
+        return self._mask
+
+    @mask.setter
+    def mask(self, mask: Tensor | None) -> None:
+        if mask is not None and (mask.is_floating_point() or mask.is_complex()):
+            raise LayerError(
+                f"mask of dtype {mask.dtype}: it must be boolean, or whole numbers of which 0 is false",
+                remedy="give a mask that is true where a token counts and false where it is padding",
+            )
+        self._mask = mask
 
     def __enter__(self) -> Self:
+        if self._is_listening:
+            raise LayerError(
+                "this AuxiliaryLoss is listening already: what it heard would be lost",
+                remedy="make another AuxiliaryLoss(model) for the inner context, or for each thread",
+            )
+        self._is_listening = True
         # Found anew, as layers may have been swapped in since: 0.3 ms for 12 transformer blocks.
-        modules = self._model.named_modules()
-        self._names = {module: name.rpartition(".")[0] for name, module in modules if isinstance(module, Router)}
+        self._names = self._routers()
         self._sums.clear()
-        recorders.append(self)
+        listeners.set((*listeners.get(), self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        recorders.remove(self)
+        self._is_listening = False
+        listeners.set(tuple(listener for listener in listeners.get() if listener is not self))
 
-    def record(self, router: Router, sums: RoutingSums) -> None:
-        """Add a forward pass of a router; those of other models are ignored."""
-        if router in self._names:
-            before = self._sums.get(router)
-            self._sums[router] = sums if before is None else before + sums
+    def record(self, router: Router, decisions: Decisions, *, is_replica: bool) -> None:
+        """Add a forward pass of a router; those of other models, and those after the context, are ignored.
+
+        Raises:
+            LayerError: if the mask is not that of the router's tokens.
+        """
+        if not self._is_listening or router not in self._names:
+            return
+        counts_T = self._counts(router, decisions, is_replica)
+        # Checkpointing, which did not see the mask when it computes again, must not be asked to save it.
+        with nullcontext() if counts_T is None else _past_saving_hooks():
+            sums = sums_over(decisions, counts_T)
+        with _adding:
+            by_device = self._sums.setdefault(router, {})
+            before = by_device.get(decisions.device)
+            by_device[decisions.device] = sums if before is None else before.plus(sums)
 
     def loss(self) -> Tensor:
         """weight · mean over layers of [E · Σ f_e p_e + 0.1 · mean(logsumexp²)], a scalar.
@@ -88,33 +144,72 @@ class AuxiliaryLoss:
         Zero for a model without experts, and for a batch without tokens.
 
         Raises:
-            LayerError: if a forward pass in training went without gradients.
+            LayerError: if the model has routers and none of them was heard, or if a forward pass in
+                training went without gradients.
         """
-        for router in self._sums:
-            self._check_gradient(router)
+        totals = self._totals()
+        if not totals:
+            return self._nothing()
         losses = []
-        for router, (tokens, slots_E) in self._global_loads().items():
-            sums = self._sums[router]
+        for router, (tokens, slots_E) in self._global_loads(totals).items():
+            sums = totals[router]
+            self._check_gradient(router, sums)
             # With processes of unequal batches the mean over processes is still that over tokens.
             per_process = (tokens.clamp(min=1) / self._processes()).to(sums.squared_logsumexp.dtype)
             shares_E = slots_E / slots_E.sum().clamp(min=1)
             balance = router.experts * (shares_E * sums.probabilities_E).sum() / per_process
             losses.append(balance + LOGSUMEXP_WEIGHT * sums.squared_logsumexp / per_process)
-        if not losses:
-            return torch.zeros((), device=next((p.device for p in self._model.parameters()), torch.device("cpu")))
         return self.weight * torch.stack(losses).mean()
 
     def statistics(self) -> tuple[RoutingStatistics, ...]:
-        """What every router did, in the model's order, over the batches of all processes."""
-        found = []
-        for router, name in self._names.items():
-            if router in self._sums:
-                found.append(self._statistics_of(router, name))
-        return tuple(found)
+        """What every router that was heard did, in the model's order, over the batches of all processes."""
+        return tuple(self._statistics_of(router, sums) for router, sums in self._totals().items())
 
-    def _check_gradient(self, router: Router) -> None:
+    def _routers(self) -> dict[Router, str]:
+        """The routers of the model, and the names of their layers."""
+        modules = self._model.named_modules()
+        return {module: name.rpartition(".")[0] for name, module in modules if isinstance(module, Router)}
+
+    def _counts(self, router: Router, decisions: Decisions, is_replica: bool) -> Tensor | None:
+        """Which tokens count, or None if all do."""
+        if self.mask is None:
+            return None
+        name, shape = self._names[router] or "the model", tuple(decisions.shape)
+        if is_replica:
+            raise LayerError(
+                f"a replica of {name} by nn.DataParallel: it sees a part of the batch, and the mask is of the whole",
+                remedy="use DistributedDataParallel, where each process gives the mask of its own rows",
+            )
+        if shape not in (tuple(self.mask.shape), (self.mask.numel(),)):
+            raise LayerError(
+                f"mask of shape {tuple(self.mask.shape)}, tokens of {name} of shape {shape}: both must be the same",
+                remedy="give a mask of that shape; where parts of the model see different tokens, "
+                "an AuxiliaryLoss(part, mask=...) for each",
+            )
+        return self.mask.reshape(-1).to(decisions.device, torch.bool)
+
+    def _totals(self) -> dict[Router, RoutingSums]:
+        """The sums of every router that was heard, in the model's order, on its own device."""
+        return {
+            # In the order of devices, as that of threads would change the last bit from step to step.
+            router: reduce(RoutingSums.plus, (sums for _, sums in sorted(self._sums[router].items(), key=_device_name)))
+            for router in self._names
+            if router in self._sums
+        }
+
+    def _nothing(self) -> Tensor:
+        """The loss of a model without experts."""
+        if routers := self._routers():
+            raise LayerError(
+                f"none of the model's {len(routers)} routers was heard: a forward pass counts that runs inside the "
+                "context, after it was entered last and in the same thread",
+                remedy="call the model itself, not a copy, inside `with AuxiliaryLoss(model) as auxiliary:`",
+            )
+        return torch.zeros((), device=next((p.device for p in self._model.parameters()), torch.device("cpu")))
+
+    def _check_gradient(self, router: Router, sums: RoutingSums) -> None:
         can_learn = router.training and router.weight.requires_grad and torch.is_grad_enabled()
-        if can_learn and not self._sums[router].probabilities_E.requires_grad:
+        if can_learn and not sums.probabilities_E.requires_grad:
             raise LayerError(
                 f"the forward pass of {self._names[router] or 'the model'} went without gradients: "
                 "its auxiliary loss cannot train the router",
@@ -124,22 +219,18 @@ class AuxiliaryLoss:
     def _processes(self) -> int:
         return dist.get_world_size(self._group) if dist.is_available() and dist.is_initialized() else 1
 
-    def _global_loads(self) -> dict[Router, tuple[Tensor, Tensor]]:
+    def _global_loads(self, totals: dict[Router, RoutingSums]) -> dict[Router, tuple[Tensor, Tensor]]:
         """Tokens and slots of each router over all processes, in one exchange; a GPU need not be waited for."""
-        routers = [router for router in self._names if router in self._sums]
-        if not routers:
-            return {}
-        flat = torch.cat([_load(self._sums[router]) for router in routers])
+        flat = torch.cat([_load(sums) for sums in totals.values()])
         self._add_up(flat)
-        parts = flat.split([1 + router.experts for router in routers])
-        return {router: (part[0], part[1:]) for router, part in zip(routers, parts, strict=True)}
+        parts = flat.split([1 + router.experts for router in totals])
+        return {router: (part[0], part[1:]) for router, part in zip(totals, parts, strict=True)}
 
     def _add_up(self, flat: Tensor) -> None:
         if self._processes() > 1:
             dist.all_reduce(flat, group=self._group)
 
-    def _statistics_of(self, router: Router, name: str) -> RoutingStatistics:
-        sums = self._sums[router]
+    def _statistics_of(self, router: Router, sums: RoutingSums) -> RoutingStatistics:
         flat = torch.cat(
             [_load(sums), sums.token_entropy.detach().double().reshape(1), sums.probabilities_E.detach().double()]
         )
@@ -148,7 +239,7 @@ class AuxiliaryLoss:
         count = max(1.0, tokens.item())
         p_E = probabilities_E / count
         return RoutingStatistics(
-            layer=name,
+            layer=self._names[router],
             load=tuple((slots_E / slots_E.sum().clamp(min=1)).tolist()),
             token_entropy=entropy.item() / count,
             aggregate_entropy=torch.special.entr(p_E).sum().item(),
@@ -156,6 +247,19 @@ class AuxiliaryLoss:
         )
 
 
+def _past_saving_hooks() -> AbstractContextManager[Any]:
+    """What is saved inside stays as it is, also under hooks such as those of checkpointing."""
+    return nullcontext() if may_keep() else saved_tensors_hooks(_unchanged, _unchanged)
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _device_name(item: tuple[torch.device, RoutingSums]) -> str:
+    return str(item[0])
+
+
 def _load(sums: RoutingSums) -> Tensor:
     """Tokens, then slots of every expert, as exact numbers."""
-    return torch.cat([sums.slots_E.new_tensor([sums.tokens]), sums.slots_E]).double()
+    return torch.cat([sums.tokens.reshape(1), sums.slots_E]).double()

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from einsearch_cli.layers.contractions.double_backward import differentiable_gradients, needs_obvious_gradients
+
 # Axes in this file: E experts.
 
 
@@ -44,7 +46,7 @@ class _ExpertScales(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, stds: tuple[float, ...], gain_E: Tensor, *factors: Tensor) -> Tensor:
         caps_E = torch.ones_like(gain_E, dtype=torch.promote_types(gain_E.dtype, torch.float32))
-        ctx.norms = []
+        ctx.norms, ctx.stds = [], stds
         for factor, std in zip(factors, stds, strict=True):
             norm_at_init, norms_E = _norms(factor, std)
             caps_E = caps_E * (norm_at_init / torch.clamp(norms_E, min=norm_at_init))
@@ -54,9 +56,16 @@ class _ExpertScales(torch.autograd.Function):
         return gain_E * caps_E
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_E: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gain_E, caps_E, *factors = ctx.saved_tensors
+        (grad_E,), stds = grads, ctx.stds
+        if needs_obvious_gradients(grad_E):
+            return None, *differentiable_gradients(
+                lambda gain_E, *factors: expert_scales(gain_E, factors, stds),
+                (gain_E, *factors),
+                grad_E,
+                ctx.needs_input_grad[1:],
+            )
         per_square_E = -grad_E * gain_E * caps_E
         factor_grads = [
             _capped_grad(factor, per_square_E, norms_E) if wanted else None

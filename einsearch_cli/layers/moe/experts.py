@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from einsearch_cli.layers.moe.grouped import (
     can_be_grouped,
     contract_each,
     contract_each_in_chunks,
+    contract_experts,
     contract_in_groups,
 )
 from einsearch_cli.layers.moe.grouping import Groups
@@ -98,12 +98,15 @@ class Experts(nn.Module):
             return contract_in_groups(self.plan, self.sized, rows, groups.ends_E, scales_E, factors)
         return contract_each(self.plan, rows, groups.sizes(), scales_E, factors)
 
-    def plain_forward(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
-        """The same in operations that torch differentiates by itself, on any device."""
+    def plain_forward(self, rows_ERF: Tensor) -> Tensor:
+        """Every expert on rows of its own, (E, R, padded_in) to (E, R, padded_out), whatever their values are.
+
+        In operations that torch differentiates, traces and transforms by itself, on any device.
+        """
         factors = [self.factors[step.factor] for step in self.plan.steps]
         scales_E = expert_scales(self.gain, factors, self._stds)
-        rows, *factors = cast(autocast_dtype(rows), rows, *factors)
-        return contract_each(self.plan, rows, sizes, scales_E, factors)
+        rows_ERF, *factors = cast(autocast_dtype(rows_ERF), rows_ERF, *factors)
+        return torch.stack(contract_experts(self.plan, rows_ERF.unbind(), range(self.experts), scales_E, factors))
 
     def padded(self, x: Tensor) -> Tensor:
         """Features padded with zeros to the product of the sizes of the input indices."""
@@ -112,7 +115,7 @@ class Experts(nn.Module):
 
     def cut(self, y: Tensor) -> Tensor:
         """The features without the padding of the output."""
-        return y[:, : self.out_features] if self.sized.padded_out > self.out_features else y
+        return y[..., : self.out_features] if self.sized.padded_out > self.out_features else y
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are without the plan, which all layers of one structure share."""

@@ -11,7 +11,7 @@ Axes: R rows (slots), E experts; B batch, K contracted, N new of a factor, see `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.contractions.double_backward import differentiable_gradients, needs_obvious_gradients
 from einsearch_cli.layers.contractions.passes import Kept, kept_buffers, memory_for_x_grad, passes_for
 from einsearch_cli.layers.plans.plan import TOKENS, Plan
 from einsearch_cli.structures import SizedStructure
@@ -41,12 +42,19 @@ def contract_each(
     parts = rows.split(list(sizes))
     # Without any rows the first expert's product of nothing keeps the graph together.
     busy = [expert for expert, size in enumerate(sizes) if size] or [0]
+    return torch.cat(contract_experts(plan, [parts[expert] for expert in busy], busy, scales_E, weights))
+
+
+def contract_experts(
+    plan: Plan, parts: Sequence[Tensor], experts: Iterable[int], scales_E: Tensor, weights: Sequence[Tensor]
+) -> list[Tensor]:
+    """Rows (R, padded_in) for each of these experts, to (R, padded_out); like `contract_each` otherwise."""
     found = []
-    for expert in busy:
+    for part, expert in zip(parts, experts, strict=True):
         *first, last = (weight[expert] for weight in weights)
         scaled = (last * scales_E[expert]).to(last.dtype)
-        found.append(contract(plan, parts[expert], [*first, scaled]))
-    return torch.cat(found)
+        found.append(contract(plan, part, [*first, scaled]))
+    return found
 
 
 def contract_each_in_chunks(
@@ -63,7 +71,7 @@ class _EachInChunks(torch.autograd.Function):
         ctx: Any, plan: Plan, sizes: tuple[int, ...], rows: Tensor, scales_E: Tensor, *weights: Tensor
     ) -> Tensor:
         ctx.plan, ctx.sizes, ctx.scales = plan, sizes, scales_E.tolist()
-        ctx.save_for_backward(rows, *weights)
+        ctx.save_for_backward(rows, scales_E, *weights)
         rows = rows.contiguous()
         ctx.kept = kept_buffers(plan, rows) if any(ctx.needs_input_grad) else [None] * (len(weights) - 1)
         y = rows.new_empty(rows.shape[0], plan.padded_out)
@@ -75,22 +83,33 @@ class _EachInChunks(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, *weights = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, scales_E, *weights = ctx.saved_tensors
+        (grad,), plan, sizes = grads, ctx.plan, ctx.sizes
+        if needs_obvious_gradients(grad):
+            return (
+                None,
+                None,
+                *differentiable_gradients(
+                    lambda rows, scales_E, *weights: contract_each(plan, rows, sizes, scales_E, weights),
+                    (rows, scales_E, *weights),
+                    grad,
+                    ctx.needs_input_grad[2:],
+                ),
+            )
         _, _, wants_rows, wants_scales, *wants_weights = ctx.needs_input_grad
         wanted = [wants_scales, False, *wants_weights]
         rows, grad = rows.contiguous(), grad.contiguous()
         # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
         kept, ctx.kept = ctx.kept, [None] * (len(weights) - 1)
         rows_grad = memory_for_x_grad(rows, kept) if wants_rows else None
-        scales_grad = torch.zeros(len(ctx.sizes), dtype=torch.float64) if wants_scales else None
+        scales_grad = torch.zeros(len(sizes), dtype=torch.float64) if wants_scales else None
         weights_grad = [torch.zeros_like(w) if wants else None for w, wants in zip(weights, wants_weights, strict=True)]
-        for expert, begin, end in _busy(ctx.sizes):
+        for expert, begin, end in _busy(sizes):
             of_expert = [weight[expert] for weight in weights]
             part = _kept(kept, begin, end)
             into = None if rows_grad is None else rows_grad[begin:end]
-            scale_grad, _, found = passes_for(ctx.plan, end - begin, rows.is_cpu, weights[0].itemsize).backward(
+            scale_grad, _, found = passes_for(plan, end - begin, rows.is_cpu, weights[0].itemsize).backward(
                 grad[begin:end], rows[begin:end], into, ctx.scales[expert], of_expert, part, wanted
             )
             if scales_grad is not None and scale_grad is not None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from einsearch_cli.layers.contractions.double_backward import differentiable_gradients, needs_obvious_gradients
+
 
 @dataclass(frozen=True, slots=True)
 class Groups:
@@ -72,11 +74,6 @@ def plain_dispatch(x_TF: Tensor, gates_TK: Tensor, groups: Groups) -> Tensor:
     return x_TF[groups.token_of_row] * gates_TK.reshape(-1)[groups.slot_of_row, None]
 
 
-def plain_combine(rows_RF: Tensor, groups: Groups) -> Tensor:
-    """`combine` in operations that torch differentiates by itself, as often as asked."""
-    return rows_RF[groups.row_of_slot_TK].sum(dim=1)
-
-
 class _Dispatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TF: Tensor, gates_TK: Tensor, groups: Groups) -> Tensor:
@@ -86,11 +83,16 @@ class _Dispatch(torch.autograd.Function):
         return x_TF.index_select(0, groups.token_of_row).mul_(gates_R[:, None])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_RF: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TF, gates_TK = ctx.saved_tensors
+        (grad_RF,), groups = grads, ctx.groups
         wants_x, wants_gates, _ = ctx.needs_input_grad
-        row_of_slot_TK = ctx.groups.row_of_slot_TK
+        if needs_obvious_gradients(grad_RF):
+            wanted = wants_x, wants_gates
+            return *differentiable_gradients(
+                lambda x_TF, gates_TK: plain_dispatch(x_TF, gates_TK, groups), (x_TF, gates_TK), grad_RF, wanted
+            ), None
+        row_of_slot_TK = groups.row_of_slot_TK
         x_grad = _weighted_sum(grad_RF, row_of_slot_TK, gates_TK) if wants_x else None
         gates_grad = _slot_products(grad_RF, row_of_slot_TK, x_TF).to(gates_TK.dtype) if wants_gates else None
         return x_grad, gates_grad, None
@@ -103,9 +105,9 @@ class _Combine(torch.autograd.Function):
         return _weighted_sum(rows_RF, groups.row_of_slot_TK, None)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_TF: Tensor) -> tuple[Tensor | None, ...]:
-        return grad_TF.index_select(0, ctx.groups.token_of_row), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # It may be differentiated again as it is.
+        return grads[0].index_select(0, ctx.groups.token_of_row), None
 
 
 def _weighted_sum(rows_RF: Tensor, row_of_slot_TK: Tensor, gates_TK: Tensor | None) -> Tensor:

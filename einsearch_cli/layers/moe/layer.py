@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters
 from einsearch_cli.layers.moe.experts import Experts
-from einsearch_cli.layers.moe.grouping import combine, dispatch, group, plain_combine, plain_dispatch
-from einsearch_cli.layers.moe.routing import Router
+from einsearch_cli.layers.moe.grouping import combine, dispatch, group
+from einsearch_cli.layers.moe.routing import Router, Routing
+from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import MixtureOfExperts, parse_layer
 
 
@@ -96,29 +97,33 @@ class StructuredMoE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features).
 
+        Tracers, exported programs, forward-mode derivatives and transforms of torch.func cannot follow the
+        sorting of tokens: they get `plain_forward`, at the cost of all experts.
+
         Raises:
-            LayerError: for another input width, dtype or device, an input that is not floating,
-                or inside a transform of torch.func.
+            LayerError: for another input width, dtype or device, or an input that is not floating.
         """
-        tokens = flat_tokens(x, self.in_features, self)
-        routing = self.router(tokens)
+        if not is_plain(x):
+            return self.plain_forward(x)
+        tokens, routing = self._routed(x)
         groups = group(routing.experts_TK, self.mixture.experts)
         rows = dispatch(self.experts.padded(tokens), routing.gates_TK.to(tokens.dtype), groups)
         y = self._with_bias(combine(self.experts(rows, groups), groups))
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def plain_forward(self, x: Tensor) -> Tensor:
-        """The same result by plain operations of torch, on any device, differentiable as often as asked.
+        """The same result by plain operations of torch, on any device: every token goes through all experts.
+
+        Gates are zero for the experts that a token does not use. Nothing depends on values but the values: so
+        this can be traced and transformed.
 
         >>> layer, x = StructuredMoE(16, 8, "low-rank-moe:r=4,experts=4,top=2"), torch.randn(5, 16)
         >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)
         True
         """
-        tokens = flat_tokens(x, self.in_features, self)
-        routing = self.router(tokens)
-        groups = group(routing.experts_TK, self.mixture.experts)
-        rows = plain_dispatch(self.experts.padded(tokens), routing.gates_TK.to(tokens.dtype), groups)
-        y = self._with_bias(plain_combine(self.experts.plain_forward(rows, groups.sizes()), groups))
+        tokens, routing = self._routed(x)
+        gates_ET = routing.gates_of_all(self.mixture.experts).to(tokens.dtype).T
+        y = self._with_bias(self.experts.plain_forward(gates_ET[:, :, None] * self.experts.padded(tokens)).sum(dim=0))
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -127,6 +132,11 @@ class StructuredMoE(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"mixture={str(self.mixture)!r}, bias={self.bias is not None}"
         )
+
+    def _routed(self, x: Tensor) -> tuple[Tensor, Routing]:
+        """Tokens (T, in_features) and their routing."""
+        check_tokens(x, self.in_features, self.router, self)
+        return x.reshape(-1, self.in_features), self.router(x)
 
     def _with_bias(self, y: Tensor) -> Tensor:
         y = self.experts.cut(y)
@@ -153,14 +163,10 @@ def checked_mixture(
     return found
 
 
-def flat_tokens(x: Tensor, in_features: int, layer: nn.Module) -> Tensor:
-    """(..., in_features) as (tokens, in_features), checked against the parameters of the layer."""
-    check_input(x, in_features, next(layer.parameters()).dtype)
+def check_tokens(x: Tensor, in_features: int, router: Router, layer: nn.Module) -> None:
+    """
+    Raises:
+        LayerError: for an input (..., in_features) that a layer of experts cannot take.
+    """
+    check_input(x, in_features, router.weight.dtype)
     check_parameters(x, layer)
-    if torch._C._are_functorch_transforms_active():
-        raise LayerError(
-            "a layer of experts inside a transform of torch.func: tokens are sorted by values, which it cannot follow",
-            remedy="call the layer outside of vmap, grad and the like; torch.autograd takes derivatives of any order "
-            "of plain_forward",
-        )
-    return x.reshape(-1, in_features)

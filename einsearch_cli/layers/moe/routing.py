@@ -1,9 +1,10 @@
-"""The router: which experts a token goes through, with which gates."""
+"""The router: which experts a token goes through, with which gates, and who hears of it."""
 
 # Axes in this file: T tokens, I input features, E experts, K experts of a token.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from einsearch_cli.layers.autocast import without_autocast
+from einsearch_cli.layers.moe.routing_sums import Decisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,39 +23,24 @@ class Routing:
     gates_TK: Tensor
     """Positive, of sum 1 for every token; in float32, or float64 for such an input."""
 
-
-@dataclass(frozen=True, slots=True)
-class RoutingSums:
-    """What one call of a router adds to the statistics of its layer, as sums over its tokens."""
-
-    tokens: int
-    slots_E: Tensor
-    """Tokens sent to each expert."""
-    probabilities_E: Tensor
-    """Softmax over all logits; with gradient, as the next one."""
-    squared_logsumexp: Tensor
-    token_entropy: Tensor
-    """Entropy of the softmax, in nats."""
-
-    def __add__(self, other: RoutingSums) -> RoutingSums:
-        return RoutingSums(
-            self.tokens + other.tokens,
-            self.slots_E + other.slots_E,
-            self.probabilities_E + other.probabilities_E,
-            self.squared_logsumexp + other.squared_logsumexp,
-            self.token_entropy + other.token_entropy,
-        )
+    def gates_of_all(self, experts: int) -> Tensor:
+        """The gates of all experts, (T, E): zero for those that a token does not use."""
+        gates_TE = self.gates_TK.new_zeros(self.gates_TK.shape[0], experts)
+        return gates_TE.scatter(1, self.experts_TK, self.gates_TK)
 
 
-class Recorder(Protocol):
+class Listener(Protocol):
     """Whoever wants to know what routers did."""
 
-    def record(self, router: Router, sums: RoutingSums) -> None:
-        """Called at every forward pass of any router."""
+    def record(self, router: Router, decisions: Decisions, *, is_replica: bool) -> None:
+        """Called at every forward pass of any router.
+
+        A replica of `nn.DataParallel` is recorded as the router that it was made from.
+        """
 
 
-recorders: list[Recorder] = []
-"""Those that are listening now."""
+listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+"""Those that are listening now, in this thread."""
 
 
 class Router(nn.Module):
@@ -68,6 +55,9 @@ class Router(nn.Module):
     >>> router(torch.ones(5, 4)).gates_TK[0]
     tensor([0.5000, 0.5000], grad_fn=<SelectBackward0>)
     """
+
+    _replica: tuple[Router, tuple[Listener, ...]] | None = None
+    """For a replica: the router that it was made from, and who listened then."""
 
     def __init__(
         self,
@@ -87,39 +77,35 @@ class Router(nn.Module):
         """2 × multiply-adds of the logits."""
         return 2 * self.weight.numel()
 
-    def forward(self, x_TI: Tensor) -> Routing:
-        """Routing of tokens, (T, I)."""
-        with without_autocast(x_TI.device.type):
-            wide = torch.promote_types(x_TI.dtype, torch.float32)
+    def forward(self, x: Tensor) -> Routing:
+        """Routing of the tokens of x, (..., I), which are counted through row by row."""
+        with without_autocast(x.device.type):
+            wide = torch.promote_types(x.dtype, torch.float32)
+            x_TI = x.reshape(-1, x.shape[-1]).to(wide)
             # The transposed product is the faster one: experts are few.
-            logits_TE = (self.weight.to(wide) @ x_TI.to(wide).T).T.contiguous()
+            logits_TE = (self.weight.to(wide) @ x_TI.T).T.contiguous()
             kept_TK, experts_TK = logits_TE.topk(self.top, dim=1)
-            if recorders or torch.is_grad_enabled():
-                self._record(logits_TE, experts_TK)
+            router, heard_by = self._replica or (self, listeners.get())
+            if heard_by or torch.is_grad_enabled():
+                decisions = _decisions(x.shape[:-1], logits_TE, experts_TK)
+                # A checkpointed layer is computed again in the backward pass. Nothing is recorded then, but it has to
+                # save just the same tensors: hence the decisions are formed without listeners too.
+                if torch._C._current_graph_task_id() == -1:
+                    for listener in heard_by:
+                        listener.record(router, decisions, is_replica=router is not self)
             return Routing(experts_TK, kept_TK.softmax(dim=1))
 
-    def _record(self, logits_TE: Tensor, experts_TK: Tensor) -> None:
-        """Give the sums to the recorders.
-
-        A checkpointed layer is computed again in the backward pass, and has to do just the
-        same there; but nothing is recorded then. Hence the sums are formed without recorders too, in either mode.
-        """
-        logsumexp_T = logits_TE.logsumexp(dim=1)
-        probabilities_TE = (logits_TE - logsumexp_T[:, None]).exp()
-        probabilities_E = probabilities_TE.sum(dim=0)
-        squared_logsumexp = logsumexp_T.square().sum()
-        if not recorders or torch._C._current_graph_task_id() != -1:
-            return
-        with torch.no_grad():
-            of_tokens = (logsumexp_T - (probabilities_TE * logits_TE).sum(dim=1)).sum()
-            slots_E = _counts(experts_TK, self.experts)
-        sums = RoutingSums(logits_TE.shape[0], slots_E, probabilities_E, squared_logsumexp, of_tokens)
-        for recorder in recorders:
-            recorder.record(self, sums)
+    def _replicate_for_data_parallel(self) -> Router:
+        """A replica runs in a thread of its own, which nobody listens in: those who listen here hear it."""
+        replica: Router = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._replica = self._replica or (self, listeners.get())
+        return replica
 
     def extra_repr(self) -> str:
         return f"in_features={self.weight.shape[1]}, experts={self.experts}, top={self.top}"
 
 
-def _counts(experts_TK: Tensor, experts: int) -> Tensor:
-    return (experts_TK[:, :, None] == torch.arange(experts, device=experts_TK.device)).sum(dim=(0, 1))
+def _decisions(shape: torch.Size, logits_TE: Tensor, experts_TK: Tensor) -> Decisions:
+    logsumexp_T = logits_TE.logsumexp(dim=1)
+    probabilities_TE = (logits_TE - logsumexp_T[:, None]).exp()
+    return Decisions(shape, experts_TK, logits_TE, logsumexp_T, logsumexp_T.square(), probabilities_TE)

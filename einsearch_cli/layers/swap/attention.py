@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
+from einsearch_cli.layers.contractions.double_backward import differentiable_gradients, needs_obvious_gradients
+from einsearch_cli.layers.tracing import is_plain, is_transformed
 
 PARTS: Final = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -94,9 +96,7 @@ class SplitMultiheadAttention(nn.Module):
             weights = weights.mean(dim=1) if average_attn_weights else weights
             weights = weights if batched else weights.squeeze(0)
         else:
-            y_NHLD = functional.scaled_dot_product_attention(
-                q_NHLD, k_NHSD, v_NHSD, mask, dropout, is_causal=only_causal
-            )
+            y_NHLD = _attention(q_NHLD, k_NHSD, v_NHSD, mask, dropout, only_causal)
         y: Tensor = self.out_proj(y_NHLD.transpose(1, 2).flatten(2))
         return (y.squeeze(0) if not batched else y if self.batch_first else y.transpose(0, 1)), weights
 
@@ -120,6 +120,53 @@ def _attention_weights(q_NHLD: Tensor, k_NHSD: Tensor, mask: Tensor | None, drop
     return functional.dropout(scores_NHLS.softmax(dim=-1), dropout)
 
 
+def _attention(
+    q_NHLD: Tensor, k_NHSD: Tensor, v_NHSD: Tensor, mask: Tensor | None, dropout: float, is_causal: bool
+) -> Tensor:
+    """By a kernel of torch's wherever its derivatives do."""
+    if is_transformed():
+        return _plain_attention(q_NHLD, k_NHSD, v_NHSD, mask, dropout, is_causal)
+    y_NHLD = functional.scaled_dot_product_attention(q_NHLD, k_NHSD, v_NHSD, mask, dropout, is_causal=is_causal)
+    if not y_NHLD.requires_grad or dropout or not is_plain(q_NHLD):
+        return y_NHLD
+    result: Tensor = _DifferentiableAgain.apply(y_NHLD, q_NHLD, k_NHSD, v_NHSD, mask, is_causal)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _plain_attention(
+    q_NHLD: Tensor, k_NHSD: Tensor, v_NHSD: Tensor, mask: Tensor | None, dropout: float, is_causal: bool
+) -> Tensor:
+    """In operations that torch differentiates by itself, as often as asked."""
+    if is_causal:
+        later = torch.ones(q_NHLD.shape[2], k_NHSD.shape[2], dtype=torch.bool, device=q_NHLD.device).triu(1)
+        mask = _additive(later, q_NHLD.dtype)
+    return _attention_weights(q_NHLD, k_NHSD, mask, dropout) @ v_NHSD
+
+
+class _DifferentiableAgain(torch.autograd.Function):
+    """Hands on the result of torch's kernels, whose gradients cannot be differentiated again, nor come in batches.
+
+    Where that is asked the gradient does not go to the kernel, but straight to its inputs, by plain operations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+        ctx.is_causal = is_causal
+        ctx.save_for_backward(q, k, v, mask)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), is_causal = grads, ctx.is_causal
+        if not needs_obvious_gradients(grad):
+            return grad, None, None, None, None, None
+        wanted = ctx.needs_input_grad[1:5]
+        found = differentiable_gradients(
+            lambda q, k, v, mask: _plain_attention(q, k, v, mask, 0.0, is_causal), ctx.saved_tensors, grad, wanted
+        )
+        return None, *found, None
+
+
 def _merged_mask(
     attn_mask: Tensor | None, key_padding_mask: Tensor | None, q_NHLD: Tensor, k_NHSD: Tensor
 ) -> Tensor | None:
@@ -128,21 +175,21 @@ def _merged_mask(
     keys = k_NHSD.shape[2]
     merged = None
     if attn_mask is not None:
-        _check_mask("attn_mask", attn_mask, {(length, keys), (batch * heads, length, keys)})
+        _check_mask("attn_mask", attn_mask, [(length, keys), (batch * heads, length, keys)])
         merged = _additive(attn_mask, q_NHLD.dtype)
         merged = merged.view(batch, heads, length, keys) if merged.dim() == 3 else merged
     if key_padding_mask is not None:
-        _check_mask("key_padding_mask", key_padding_mask, {(batch, keys)})
+        _check_mask("key_padding_mask", key_padding_mask, [(batch, keys)])
         padding = _additive(key_padding_mask, q_NHLD.dtype).view(batch, 1, 1, keys)
         merged = padding if merged is None else merged + padding
     return merged
 
 
-def _check_mask(name: str, mask: Tensor, shapes: set[tuple[int, ...]]) -> None:
-    if tuple(mask.shape) not in shapes or not (mask.dtype is torch.bool or mask.is_floating_point()):
+def _check_mask(name: str, mask: Tensor, shapes: list[tuple[int, ...]]) -> None:
+    if not any(mask.shape == shape for shape in shapes) or not (mask.dtype is torch.bool or mask.is_floating_point()):
         raise LayerError(
             f"{name} of shape {tuple(mask.shape)} and dtype {mask.dtype}: it must be boolean or floating, of shape "
-            + " or ".join(str(shape) for shape in sorted(shapes, key=len)),
+            + " or ".join(map(str, shapes)),
             remedy="True, or -inf, hides a position",
         )
 
