@@ -53,8 +53,13 @@ def export_command(
     target: Target = typer.Option(..., "--to", help="Format."),
     out: Path = typer.Option(..., help="File to write."),
 ) -> None:
+    from einsearch_cli.files import refuse_unwritable
+    from einsearch_cli.training.full import load_model, refuse_without_checkpoint
+
+    refuse_without_checkpoint(checkpoint)
+    refuse_unwritable(out)
+
     from einsearch_cli.export import dense_copy, save_transformer
-    from einsearch_cli.training.full import load_model
 
     model, tokenizer = load_model(checkpoint, warn=console.talk)
     if target is Target.safetensors:

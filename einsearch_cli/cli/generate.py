@@ -59,10 +59,15 @@ def generate_command(
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     output: TextFormat = typer.Option(TextFormat.text, "--format", help="Text as it is written, or JSON at the end."),
 ) -> None:
-    from einsearch_cli.generation import Decoding, Sampling, generate
-    from einsearch_cli.training.full import choose_device, load_model
+    from einsearch_cli.generation import Sampling
+    from einsearch_cli.training.full import refuse_without_checkpoint
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    refuse_without_checkpoint(checkpoint)
+
+    from einsearch_cli.generation import Decoding, generate
+    from einsearch_cli.training.full import choose_device, load_model
+
     place = choose_device(device)
     text = sys.stdin.read() if prompt == "-" else prompt
     model, tokenizer = load_model(checkpoint, place, console.talk)

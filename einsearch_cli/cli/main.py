@@ -12,27 +12,13 @@ import typer
 from typer.exceptions import TyperException
 
 from einsearch_cli import __version__
-from einsearch_cli.cli import (
-    bench,
-    classify,
-    console,
-    draw,
-    enumerate,
-    export,
-    families,
-    generate,
-    params,
-    project,
-    rank,
-    sample,
-    tasks,
-    tokenize,
-    train,
-)
+from einsearch_cli.cli import console
+from einsearch_cli.cli.commands import LazyCommands
 from einsearch_cli.errors import EinsearchError, Exit
 
 app = typer.Typer(
     name="einsearch",
+    cls=LazyCommands,
     help="Find better linear layers: enumerate, classify, prune, train and rank structured matrices.",
     epilog="Start with: einsearch rank specs/demo.yaml",
     no_args_is_help=True,
@@ -40,20 +26,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("enumerate", help=enumerate.HELP)(enumerate.enumerate_command)
-app.command("sample", help=sample.HELP)(sample.sample_command)
-app.command("classify", help=classify.HELP)(classify.classify_command)
-app.command("draw", help=draw.HELP)(draw.draw_command)
-app.command("rank", help=rank.HELP)(rank.rank_command)
-app.command("train", help=train.HELP)(train.train_command)
-app.command("bench", help=bench.HELP)(bench.bench_command)
-app.command("params", help=params.HELP)(params.params_command)
-app.command("generate", help=generate.HELP)(generate.generate_command)
-app.command("project", help=project.HELP)(project.project_command)
-app.command("export", help=export.HELP)(export.export_command)
-app.command("families", help=families.HELP)(families.families_command)
-app.command("tasks", help=tasks.HELP)(tasks.tasks_command)
-app.command("tokenize", help=tokenize.HELP)(tokenize.tokenize_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -60,11 +60,17 @@ def project_command(
 
 
 def _project_run(source: Path, structure: str, structured: Structured, out: Path) -> SwapReport:
-    from einsearch_cli.export import compress_transformer, refuse_existing, save_run
+    from einsearch_cli.export import refuse_existing
     from einsearch_cli.models.transformer import config_from
-    from einsearch_cli.training.full import load_model
+    from einsearch_cli.structures import parse_layer
+    from einsearch_cli.training.full import load_model, refuse_without_checkpoint
 
+    parse_layer(structure)
+    refuse_without_checkpoint(source)
     refuse_existing(out)
+
+    from einsearch_cli.export import compress_transformer, save_run
+
     model, tokenizer = load_model(source, warn=console.talk)
     changes = {"structure": structure, "structured": structured.value}
     config = config_from(model.config.model_dump() | changes)
@@ -74,11 +80,17 @@ def _project_run(source: Path, structure: str, structured: Structured, out: Path
 
 
 def _project_file(source: Path, structure: str, out: Path, only: list[str], skip: list[str]) -> SwapReport:
-    from einsearch_cli.export import Names, compress_file
+    from einsearch_cli.export import refuse_other_than_safetensors
+    from einsearch_cli.files import refuse_unwritable
     from einsearch_cli.structures import parse_structure
 
-    names = Names(tuple(only), tuple(skip))
-    report = compress_file(source, out, parse_structure(structure), names, _watch)
+    wanted = parse_structure(structure)
+    refuse_other_than_safetensors(source)
+    refuse_unwritable(out)
+
+    from einsearch_cli.export import Names, compress_file
+
+    report = compress_file(source, out, wanted, Names(tuple(only), tuple(skip)), _watch)
     for name, reason in report.skipped.items():
         console.talk(f"left {name}: {reason}")
     return report

@@ -9,14 +9,18 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
 
 from einsearch_cli.errors import SpecError
-from einsearch_cli.models import ProxyModel
+from einsearch_cli.models.counts import NetworkCount
 from einsearch_cli.structures import LayerSpec
+
+if TYPE_CHECKING:  # tasks are listed, and their settings checked, without torch
+    from torch import Tensor
+
+    from einsearch_cli.models import ProxyModel
 
 
 class Batch(NamedTuple):
@@ -50,6 +54,7 @@ class Task(ABC, Generic[SettingsT]):
         - `batches(seed)` never ends and gives the same batches for the same seed, settings and data.
         - `validation()` is the same for every run and shares no sample with `batches`.
         - `loss` is a mean over the tokens of the batch (for regression: samples), and 0 is perfect.
+        - `count` gives exactly what the network of `build_model` counts of itself.
         - `fingerprint()` is equal for two tasks exactly when their losses can be compared.
         - The seed of a trial never touches the data set itself, only its order and the network's start.
     """
@@ -76,6 +81,16 @@ class Task(ABC, Generic[SettingsT]):
         Raises:
             SpecError: experts that this task's network has no place for.
         """
+
+    def count(self, structure: LayerSpec, width: int) -> NetworkCount:
+        """What the network of `build_model` has and costs, known before there are data or torch where a task can say.
+
+        A task that does not say it itself has its network built on the meta device.
+        """
+        import torch
+
+        with torch.device("meta"):
+            return self.build_model(structure, width).count()
 
     @abstractmethod
     def batches(self, seed: int) -> Iterator[Batch]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
 from einsearch_cli.data.cache import Arrays, cached_arrays
 from einsearch_cli.errors import SpecError
-from einsearch_cli.models import MLP, ProxyModel, structured_linear
+from einsearch_cli.models.counts import NetworkCount, mlp_count
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from einsearch_cli.models import ProxyModel
 
 # Axes in this file: B batch, I input.
 
@@ -85,12 +88,9 @@ class TeacherTask(Task[TeacherSettings]):
 
     def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
         """An MLP of the given width."""
-        if isinstance(structure, MixtureOfExperts) and structure.feed_forward:
-            raise SpecError(
-                f"{structure} on the teacher task: its experts are feed-forward networks of a transformer, "
-                "and the task's network is no transformer",
-                remedy=f"use the text task, or dense-moe:experts={structure.experts},top={structure.top}",
-            )
+        from einsearch_cli.models import MLP, structured_linear
+
+        self._refuse_networks(structure)
         return MLP(
             self.settings.input_size,
             width,
@@ -100,8 +100,26 @@ class TeacherTask(Task[TeacherSettings]):
             dense_input=self.settings.dense_input,
         )
 
+    def count(self, structure: LayerSpec, width: int) -> NetworkCount:
+        """Of that MLP, by arithmetic."""
+        self._refuse_networks(structure)
+        settings = self.settings
+        return mlp_count(
+            settings.input_size, width, 1, depth=settings.depth, layer=structure, dense_input=settings.dense_input
+        )
+
+    def _refuse_networks(self, structure: LayerSpec) -> None:
+        if isinstance(structure, MixtureOfExperts) and structure.feed_forward:
+            raise SpecError(
+                f"{structure} on the teacher task: its experts are feed-forward networks of a transformer, "
+                "and the task's network is no transformer",
+                remedy=f"use the text task, or dense-moe:experts={structure.experts},top={structure.top}",
+            )
+
     def batches(self, seed: int) -> Iterator[Batch]:
         """Passes over the pool, each in a fresh order; an incomplete last batch is dropped."""
+        import torch
+
         pool, _ = self._pool_and_held_out()
         generator = torch.Generator().manual_seed(seed)
         size = min(self.settings.batch_size, len(pool.targets))
@@ -117,6 +135,8 @@ class TeacherTask(Task[TeacherSettings]):
 
     def loss(self, model: ProxyModel, batch: Batch) -> Tensor:
         """Mean squared error."""
+        import torch.nn.functional as F
+
         return F.mse_loss(model(batch.inputs), batch.targets)
 
     @property
@@ -130,6 +150,8 @@ class TeacherTask(Task[TeacherSettings]):
         return "mean squared error / target variance"
 
     def _pool_and_held_out(self) -> tuple[Batch, Batch]:
+        import torch
+
         if self._data is None:
             settings = self.settings
             key = settings.model_dump(mode="json", include=_LABEL_FIELDS) | {"format": 1}
@@ -153,6 +175,8 @@ _LABEL_FIELDS = {
 
 def _label(settings: TeacherSettings) -> Arrays:
     """Draw the teacher and the samples; pool first, held-out samples behind it."""
+    import torch
+
     generator = torch.Generator().manual_seed(settings.teacher_seed)
     hidden = [settings.teacher_width] * (settings.teacher_layers - 1)
     sizes = [settings.input_size, *hidden, 1]
@@ -173,6 +197,8 @@ def _label(settings: TeacherSettings) -> Arrays:
 
 
 def _teach(layers: list[tuple[Tensor, Tensor]], x_BI: Tensor) -> Tensor:
+    import torch
+
     *hidden, (weight, bias) = layers
     for hidden_weight, hidden_bias in hidden:
         x_BI = torch.addmm(hidden_bias, x_BI, hidden_weight).relu_()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
-from torch import Tensor
 
 from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
 from einsearch_cli.data.corpus import Corpus, read_corpus
 from einsearch_cli.data.subword_corpus import SubwordCorpus, read_subwords
 from einsearch_cli.data.tokens.sampling import cut_blocks, held_out_batches
 from einsearch_cli.errors import DataError
-from einsearch_cli.models import ProxyModel, Transformer, proxy_config, structured_linear
+from einsearch_cli.models.counts import NetworkCount
+from einsearch_cli.models.transformer.accounting import transformer_count
+from einsearch_cli.models.transformer.config import TransformerConfig
+from einsearch_cli.models.transformer.presets import proxy_config
 from einsearch_cli.structures import LayerSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from einsearch_cli.models import ProxyModel
 
 # Axes in this file: B batch, T position, V vocabulary.
 
@@ -116,17 +121,29 @@ class TextTask(Task[TextSettings]):
 
     def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
         """A transformer of the given width; dense layers are a structure too, with gain and cap."""
-        config = proxy_config(
-            vocabulary=self.corpus.vocabulary,
+        from einsearch_cli.models import Transformer, structured_linear
+
+        return Transformer(self._config(structure, width, self.corpus.vocabulary), structured_linear(structure))
+
+    def count(self, structure: LayerSpec, width: int) -> NetworkCount:
+        """Of that transformer, by arithmetic; before subwords are found, as many are taken as were asked for."""
+        found = self._corpus is not None or self.settings.vocabulary is None
+        vocabulary = self.corpus.vocabulary if found else self.settings.vocabulary or 0
+        return transformer_count(self._config(structure, width, vocabulary), dense_as_structure=True)
+
+    def _config(self, structure: LayerSpec, width: int, vocabulary: int) -> TransformerConfig:
+        return proxy_config(
+            vocabulary=vocabulary,
             width=width,
             layers=self.settings.layers,
             context=self.settings.block_size,
             structure=str(structure),
         )
-        return Transformer(config, structured_linear(structure))
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Blocks from random places of the training text."""
+        import torch
+
         tokens = self.corpus.training
         generator = torch.Generator().manual_seed(seed)
         last = len(tokens) - self.settings.block_size
@@ -143,6 +160,8 @@ class TextTask(Task[TextSettings]):
 
     def loss(self, model: ProxyModel, batch: Batch) -> Tensor:
         """Cross-entropy, nats per character or token."""
+        import torch.nn.functional as F
+
         logits_BTV = model(batch.inputs)
         return F.cross_entropy(logits_BTV.flatten(0, 1), batch.targets.flatten())
 

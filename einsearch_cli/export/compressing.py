@@ -10,13 +10,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.export.copies import dense_copy
-from einsearch_cli.export.placing import place
+from einsearch_cli.export.placing import place, refuse_other_than_safetensors
 from einsearch_cli.files import refuse_unwritable
 from einsearch_cli.layers import Costs, EinsumLinear, Kept, Swap, SwapReport, kept_weights, project_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
@@ -196,14 +196,9 @@ def _costs(before: dict[str, Tensor], after: dict[str, Tensor], swaps: list[Swap
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {"format": "pt"})  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise SpecError(
-            f"{path} cannot be read as safetensors: {error}",
-            remedy="give a .safetensors file of weights, or the folder of a run of `einsearch train`",
-        ) from error
+    refuse_other_than_safetensors(path)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {"format": "pt"})  # noqa: SIM118
 
 
 def _listed(skipped: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Putting files that another library writes in their place, whole or not at all."""
+"""Putting files that another library writes in their place, whole or not at all; refusing before torch is loaded."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
-from einsearch_cli.errors import OutputError
+from einsearch_cli.errors import OutputError, SpecError
 from einsearch_cli.files import refuse_unwritable
 
 
@@ -44,3 +44,31 @@ def place(target: Path, write: Callable[[Path], object]) -> None:
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Say that a run cannot be written there before much is computed for it.
+
+    Raises:
+        OutputError: if something is there already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(
+            f"cannot write {str(folder)!r}: it exists already", remedy="give a new folder, or remove this one first"
+        )
+
+
+def refuse_other_than_safetensors(path: Path) -> None:
+    """Say that a file cannot be read before torch is loaded for it.
+
+    Raises:
+        SpecError: if it is not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="np"):
+            return
+    except (OSError, SafetensorError) as error:
+        raise SpecError(
+            f"{path} cannot be read as safetensors: {error}",
+            remedy="give a .safetensors file of weights, or the folder of a run of `einsearch train`",
+        ) from error

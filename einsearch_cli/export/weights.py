@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from einsearch_cli.data.tokens import Tokenizer
 from einsearch_cli.errors import OutputError, SpecError
 from einsearch_cli.export.copies import refuse_guided
-from einsearch_cli.export.placing import place
+from einsearch_cli.export.placing import place, refuse_existing
 from einsearch_cli.models.transformer import Transformer, config_from
 from einsearch_cli.training.full.checkpoint import RunState, save_checkpoint
 
@@ -99,15 +99,3 @@ def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> N
         raise OutputError(
             f"cannot write {str(folder)!r}: {error.__cause__}", remedy="give a folder in a place that has room"
         ) from error
-
-
-def refuse_existing(folder: Path) -> None:
-    """Say that a run cannot be written there before much is computed for it.
-
-    Raises:
-        OutputError: if something is there already.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(
-            f"cannot write {str(folder)!r}: it exists already", remedy="give a new folder, or remove this one first"
-        )

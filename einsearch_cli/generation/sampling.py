@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from einsearch_cli.errors import RunFailedError, SpecError
+
+if TYPE_CHECKING:  # its numbers are checked before torch is loaded
+    from torch import Tensor
 
 # Axes in this file: B row, V vocabulary, in any order or a part of it.
 
@@ -19,6 +20,7 @@ class Sampling:
     Raises:
         SpecError: a number outside its range.
 
+    >>> import torch
     >>> logits_BV = torch.tensor([[0.0, 3.0, 1.0]])
     >>> Sampling(temperature=0).choose(logits_BV, torch.tensor([0.9])).tolist()
     [1]
@@ -53,6 +55,8 @@ class Sampling:
         Raises:
             RunFailedError: a logit is infinite or not a number.
         """
+        import torch
+
         if not torch.isfinite(logits_BV).all():
             raise RunFailedError(
                 "the model's logits are not finite: its weights are damaged, or its training diverged",

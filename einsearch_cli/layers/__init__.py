@@ -1,39 +1,80 @@
 """Structured linear layers for torch, and swapping them into a model."""
 
-from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.guided import (
-    SelfGuide,
-    SelfGuidedLinear,
-    flop_matched_guide,
-    guide_is_evaluated,
-    guide_layers,
-    guide_weight,
-)
-from einsearch_cli.layers.initialisation import INITIALISATIONS, Initialisation, initialise_
-from einsearch_cli.layers.learning_rates import learning_rate_multipliers
-from einsearch_cli.layers.moe import (
-    AUXILIARY_WEIGHT,
-    AuxiliaryLoss,
-    FeedForwardMoE,
-    RoutingStatistics,
-    StructuredMoE,
-)
-from einsearch_cli.layers.plans.layout import plan_for
-from einsearch_cli.layers.plans.plan import FactorRole, Plan, factor_roles
-from einsearch_cli.layers.projection import Projection, project_
-from einsearch_cli.layers.swap import (
-    Costs,
-    DenseLayer,
-    Filter,
-    Kept,
-    SplitMultiheadAttention,
-    Swap,
-    SwapReport,
-    apply_swaps,
-    kept_weights,
-    plan_swaps,
-    swap_linear,
-)
+from typing import TYPE_CHECKING
+
+from einsearch_cli.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from einsearch_cli.layers.einsum_linear import EinsumLinear
+    from einsearch_cli.layers.guided import (
+        SelfGuide,
+        SelfGuidedLinear,
+        flop_matched_guide,
+        guide_is_evaluated,
+        guide_layers,
+        guide_weight,
+    )
+    from einsearch_cli.layers.initialisation import initialise_
+    from einsearch_cli.layers.initialisation_names import INITIALISATIONS, Initialisation
+    from einsearch_cli.layers.learning_rates import learning_rate_multipliers
+    from einsearch_cli.layers.moe import (
+        AUXILIARY_WEIGHT,
+        AuxiliaryLoss,
+        FeedForwardMoE,
+        RoutingStatistics,
+        StructuredMoE,
+    )
+    from einsearch_cli.layers.plans.layout import plan_for
+    from einsearch_cli.layers.plans.plan import FactorRole, Plan, factor_roles
+    from einsearch_cli.layers.projection import Projection, project_
+    from einsearch_cli.layers.swap import (
+        Costs,
+        DenseLayer,
+        Filter,
+        Kept,
+        SplitMultiheadAttention,
+        Swap,
+        SwapReport,
+        apply_swaps,
+        kept_weights,
+        plan_swaps,
+        swap_linear,
+    )
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "einsum_linear": ("EinsumLinear",),
+            "guided": (
+                "SelfGuide",
+                "SelfGuidedLinear",
+                "flop_matched_guide",
+                "guide_is_evaluated",
+                "guide_layers",
+                "guide_weight",
+            ),
+            "initialisation": ("initialise_",),
+            "initialisation_names": ("INITIALISATIONS", "Initialisation"),
+            "learning_rates": ("learning_rate_multipliers",),
+            "moe": ("AUXILIARY_WEIGHT", "AuxiliaryLoss", "FeedForwardMoE", "RoutingStatistics", "StructuredMoE"),
+            "plans.layout": ("plan_for",),
+            "plans.plan": ("FactorRole", "Plan", "factor_roles"),
+            "projection": ("Projection", "project_"),
+            "swap": (
+                "Costs",
+                "DenseLayer",
+                "Filter",
+                "Kept",
+                "SplitMultiheadAttention",
+                "Swap",
+                "SwapReport",
+                "apply_swaps",
+                "kept_weights",
+                "plan_swaps",
+                "swap_linear",
+            ),
+        },
+    )
 
 __all__ = [
     "AUXILIARY_WEIGHT",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, get_args
 
 import torch
 from torch import nn
@@ -11,12 +10,8 @@ from torch import nn
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.factor_values import set_factors_
+from einsearch_cli.layers.initialisation_names import INITIALISATIONS, Initialisation
 from einsearch_cli.layers.projection.projecting import nearest_factors
-
-Initialisation = Literal["spectral", "svd", "orthogonal"]
-"""`spectral`: spectral muP, the layer's own; `svd`: nearest to a dense start; `orthogonal`: orthogonal blocks."""
-
-INITIALISATIONS: Final[tuple[Initialisation, ...]] = get_args(Initialisation)
 
 _CLOSED = 2
 """Factors up to which the nearest matrix of the structure is found by decompositions alone."""

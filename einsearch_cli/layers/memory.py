@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Final
-
-import torch
+from typing import TYPE_CHECKING, Final
 
 from einsearch_cli.errors import SizeError
 from einsearch_cli.structures import SizedStructure
+
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -37,9 +38,12 @@ def check_allocation(
 ) -> None:
     """Raise SizeError if the factors of so many copies need more bytes than the device has; `meta` holds anything.
 
+    >>> import torch
     >>> from einsearch_cli.structures import parse_structure
     >>> check_allocation(parse_structure("dense").at(2**20, 2**20), "meta", torch.float32)
     """
+    import torch
+
     place = torch.empty(0, device=device).device
     available = memory_bytes(place)
     params = copies * sized.params
@@ -55,7 +59,12 @@ def check_allocation(
 def memory_bytes(device: torch.device) -> int | None:
     """Physical memory of a device in bytes; None if it is unlimited (meta) or not known."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.get_device_properties(device).total_memory)
-    if device.type == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    return machine_bytes() if device.type == "cpu" else None
+
+
+def machine_bytes() -> int | None:
+    """Physical memory of this machine; None where the system does not tell."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None

@@ -4,65 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
 
 from torch import nn
 
 from einsearch_cli.layers import EinsumLinear, StructuredMoE, learning_rate_multipliers
 from einsearch_cli.layers.learning_rates import STRUCTURED
+from einsearch_cli.models.counts import FlopCount, NetworkCount
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of
 
 LinearRule = Callable[[int, int, bool], nn.Module]
 """Makes one linear layer from (in_features, out_features, bias)."""
-
-TRAINING_TO_FORWARD: Final = 3
-"""Forward passes that training costs: the forward pass, the gradients of the weights and those of the inputs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlopCount:
-    """Forward FLOPs per token, 2 x multiply-adds, split by what they are spent on.
-
-    Only matrix products are counted. Biases, activation functions, norms, rotations, the softmax and the
-    loss are left out; looking up an embedding is no product and costs 0.
-
-    >>> count = FlopCount(linears=200, attention=50, head=10)
-    >>> count.body, count.total
-    (250, 260)
-    """
-
-    linears: int
-    """Every linear layer except the head; of layers of experts, the router and the experts that a token uses."""
-
-    attention: int
-    """Query-key scores and the weighted sum of values, over the full window (the causal half is not saved)."""
-
-    head: int
-    """The output layer."""
-
-    @property
-    def body(self) -> int:
-        """FLOPs without embeddings and head: what a study gives every candidate the same amount of."""
-        return self.linears + self.attention
-
-    @property
-    def total(self) -> int:
-        """FLOPs with embeddings and head."""
-        return self.body + self.head
-
-    def of_training(self, spared_linears: int = 0) -> FlopCount:
-        """The same counts for a forward and a backward pass.
-
-        Args:
-            spared_linears: FLOPs per token that the backward pass does not spend on linear layers.
-
-        >>> FlopCount(linears=200, attention=50, head=10).of_training(spared_linears=20)
-        FlopCount(linears=580, attention=150, head=30)
-        """
-        linears, attention, head = (TRAINING_TO_FORWARD * flops for flops in (self.linears, self.attention, self.head))
-        return FlopCount(linears=linears - spared_linears, attention=attention, head=head)
-
 
 class ProxyModel(nn.Module, ABC):
     """A network small enough to compare structures with.
@@ -120,6 +71,10 @@ class ProxyModel(nn.Module, ABC):
     def parameter_count(self) -> int:
         """Trainable numbers in the whole network: embeddings, head, biases and gains included."""
         return sum(value.numel() for value in self.parameters())
+
+    def count(self) -> NetworkCount:
+        """All its costs together, counted on its layers."""
+        return NetworkCount(self.parameter_count(), self.flops_per_token(), self.training_flops_per_token())
 
 
 def structured_linear(layer: LayerSpec) -> LinearRule:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import SizeError
 from einsearch_cli.models.base import (
-    FlopCount,
     LinearRule,
     ProxyModel,
     dense_linear,
@@ -16,6 +15,7 @@ from einsearch_cli.models.base import (
     linear_flops,
     zero_head,
 )
+from einsearch_cli.models.counts import FlopCount
 
 # Axes in this file: B batch, I input, W width, O output.
 

@@ -1,11 +1,28 @@
 """How fast layers are, beside `nn.Linear` and beside their own bare matrix products; calibration of the planner."""
 
-from einsearch_cli.speed.bench import Bench, CaseEstimate
-from einsearch_cli.speed.calibration import Progress, calibrate
-from einsearch_cli.speed.grid import DECODE_TOKENS, WIDTHS, Case, Entrant, Mode, cases_of
-from einsearch_cli.speed.market import MARKET
-from einsearch_cli.speed.race import Race
-from einsearch_cli.speed.results import BenchResult, Measurement, Spread
+from typing import TYPE_CHECKING
+
+from einsearch_cli.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from einsearch_cli.speed.bench import Bench, CaseEstimate
+    from einsearch_cli.speed.calibration import Progress, calibrate
+    from einsearch_cli.speed.grid import DECODE_TOKENS, WIDTHS, Case, Entrant, Mode, cases_of
+    from einsearch_cli.speed.market import MARKET
+    from einsearch_cli.speed.race import Race
+    from einsearch_cli.speed.results import BenchResult, Measurement, Spread
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "bench": ("Bench", "CaseEstimate"),
+            "calibration": ("Progress", "calibrate"),
+            "grid": ("DECODE_TOKENS", "WIDTHS", "Case", "Entrant", "Mode", "cases_of"),
+            "market": ("MARKET",),
+            "race": ("Race",),
+            "results": ("BenchResult", "Measurement", "Spread"),
+        },
+    )
 
 __all__ = [
     "DECODE_TOKENS",

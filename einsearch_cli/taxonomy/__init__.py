@@ -4,6 +4,7 @@ from einsearch_cli.taxonomy.classification import Classification, classify
 from einsearch_cli.taxonomy.costs import (
     ContractionOrder,
     contraction_orders,
+    first_step_flops,
     flops_formula,
     flops_per_token,
     meeting_order,
@@ -45,6 +46,7 @@ __all__ = [
     "common_unit",
     "contraction_orders",
     "count",
+    "first_step_flops",
     "flops_formula",
     "flops_per_token",
     "layer_costs",

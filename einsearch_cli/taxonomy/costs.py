@@ -148,6 +148,17 @@ def flops_per_token(sized: SizedStructure) -> int:
     return _cost(_sequence(meeting_order(sized)), sized).flops_per_token
 
 
+def first_step_flops(sized: SizedStructure) -> int:
+    """FLOPs per token of the first step of that order, which are those of the gradient of the input.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> first_step_flops(parse_structure("low-rank:r=4").at(64, 16))
+    512
+    """
+    first, *_ = meeting_order(sized)
+    return 2 * _step(sized, frozenset({first}), first)
+
+
 def rank_bound(sized: SizedStructure) -> tuple[int, Cut]:
     """The smallest cut at these sizes, and no more than the unpadded dimensions."""
 

@@ -3,20 +3,45 @@
 Both take their parameter groups, learning rates and schedule from `optimizer`.
 """
 
-from einsearch_cli.training.proxy import (
-    MINIMUM_STEPS,
-    OptimizerSettings,
-    Progress,
-    ProxyRun,
-    RunCost,
-    RunOutcome,
-    RunSpeed,
-    StepDone,
-    minimal_budget,
-    plan_run,
-    probe,
-    train,
-)
+from typing import TYPE_CHECKING
+
+from einsearch_cli.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from einsearch_cli.training.proxy import (
+        MINIMUM_STEPS,
+        OptimizerSettings,
+        Progress,
+        ProxyRun,
+        RunCost,
+        RunOutcome,
+        RunSpeed,
+        StepDone,
+        minimal_budget,
+        plan_run,
+        probe,
+        train,
+    )
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "proxy": (
+                "MINIMUM_STEPS",
+                "OptimizerSettings",
+                "Progress",
+                "ProxyRun",
+                "RunCost",
+                "RunOutcome",
+                "RunSpeed",
+                "StepDone",
+                "minimal_budget",
+                "plan_run",
+                "probe",
+                "train",
+            ),
+        },
+    )
 
 __all__ = [
     "MINIMUM_STEPS",

@@ -6,7 +6,8 @@ import torch
 
 from einsearch_cli.models import MLP, structured_linear
 from einsearch_cli.structures import parse_structure
-from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, schedule, set_learning_rates
+from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, set_learning_rates
+from einsearch_cli.training.schedule import schedule
 
 
 def mlp(text: str, width: int = 256) -> MLP:

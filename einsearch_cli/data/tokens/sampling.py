@@ -8,7 +8,6 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from einsearch_cli.data.base import Batch
 from einsearch_cli.errors import DataError
@@ -114,6 +113,8 @@ def check_length(length: int, block: int, part: str) -> None:
 
 def cut_blocks(tokens: TokenArray, starts: npt.NDArray[np.int64], block: int) -> Batch:
     """Blocks that begin at `starts`, and the same shifted by one as targets."""
+    import torch
+
     inputs_BT = np.empty((len(starts), block), dtype=np.int64)
     targets_BT = np.empty((len(starts), block), dtype=np.int64)
     for row, start in enumerate(starts.tolist()):  # copies of slices: 5 times as fast as one gather by index

@@ -1,19 +1,22 @@
-"""A decoder-only transformer whose layers may be structured: config, presets, network, key-value cache, costs."""
+"""A decoder-only transformer whose layers may be structured: config, presets, network, key-value cache, costs.
 
+The network and its cache load torch, on first use; everything else is arithmetic.
+"""
+
+from typing import TYPE_CHECKING
+
+from einsearch_cli.lazy import lazy_names
 from einsearch_cli.models.transformer.accelerators import ACCELERATORS, Accelerator, accelerator
-from einsearch_cli.models.transformer.accounting import (
-    ModelCosts,
-    Part,
-    PartCost,
-    dense_twin,
-    meta_transformer,
-    model_costs,
-)
-from einsearch_cli.models.transformer.cache import KeyValueCache
+from einsearch_cli.models.transformer.accounting import ModelCosts, Part, PartCost, dense_twin, model_costs
 from einsearch_cli.models.transformer.config import TransformerConfig, config_from
 from einsearch_cli.models.transformer.estimate import UTILISATION, Estimate, estimate
-from einsearch_cli.models.transformer.model import Transformer
 from einsearch_cli.models.transformer.presets import PRESETS, preset, proxy_config
+
+if TYPE_CHECKING:
+    from einsearch_cli.models.transformer.cache import KeyValueCache
+    from einsearch_cli.models.transformer.model import Transformer, meta_transformer
+else:
+    __getattr__ = lazy_names(__name__, {"cache": ("KeyValueCache",), "model": ("Transformer", "meta_transformer")})
 
 __all__ = [
     "ACCELERATORS",

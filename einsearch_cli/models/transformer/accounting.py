@@ -1,16 +1,24 @@
-"""Parameters and FLOPs of a transformer, part by part, without allocating it."""
+"""Parameters and FLOPs of a transformer, part by part, from its config: the network is not built."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
-import torch
-
-from einsearch_cli.models.base import linear_flops
+from einsearch_cli.models.counts import (
+    FlopCount,
+    LinearCount,
+    NetworkCount,
+    dense_count,
+    expert_network_count,
+    rule_layer,
+    structured_count,
+)
 from einsearch_cli.models.transformer.config import TransformerConfig
-from einsearch_cli.models.transformer.model import Transformer, linear_layers
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts, parse_structure
 
 
 class Part(StrEnum):
@@ -59,19 +67,69 @@ class ModelCosts:
         return {"parts": [asdict(cost) for cost in self.parts], "total": asdict(self.total)}
 
 
-def meta_transformer(config: TransformerConfig) -> Transformer:
-    """The network on the meta device: shapes without memory.
+class Matrix(NamedTuple):
+    """A linear layer of a transformer, or a feed-forward network of experts, which stands for two."""
 
-    >>> from einsearch_cli.models.transformer.presets import preset
-    >>> meta_transformer(preset("xl")).parameter_count()
-    1274138624
+    part: Part
+    d_in: int
+    d_out: int
+    layer: LayerSpec | None
+    """What it carries; None for an ordinary dense layer."""
+
+    def count(self, *, bias: bool) -> LinearCount:
+        """Its parameters and FLOPs."""
+        return _count(self, bias)
+
+
+@cache
+def _count(matrix: Matrix, bias: bool) -> LinearCount:
+    layer = matrix.layer
+    if layer is None:
+        return dense_count(matrix.d_in, matrix.d_out, bias=bias)
+    if matrix.part is Part.ffn and isinstance(layer, MixtureOfExperts) and layer.feed_forward:
+        return expert_network_count(layer, matrix.d_in, matrix.d_out)
+    return structured_count(rule_layer(layer), matrix.d_in, matrix.d_out, bias=bias)
+
+
+def matrices(config: TransformerConfig, *, dense_as_structure: bool = False) -> Iterator[tuple[int, Matrix]]:
+    """What the blocks multiply with, each with the number of its block.
+
+    Args:
+        config: of the transformer.
+        dense_as_structure: whether layers of the structure `dense` are structured ones too, as in the proxy network.
     """
-    with torch.device("meta"):
-        return Transformer(config)
+    layer = config.layer_spec
+    carried = None if layer == parse_structure("dense") and not dense_as_structure else layer
+    in_attention = carried if config.structured in ("attn", "all") else None
+    width, inner, keys = config.width, config.attention_width, config.kv_width
+    attention = [
+        Matrix(Part.attention, width, inner, in_attention),
+        *[Matrix(Part.attention, width, keys, in_attention)] * 2,
+        Matrix(Part.attention, inner, width, in_attention),
+    ]
+    for block in range(config.layers):
+        is_ffn_dense = config.structured == "attn" or (config.first_ffn_dense and block == 0)
+        for matrix in (*attention, *_feed_forward(config, None if is_ffn_dense else carried)):
+            yield block, matrix
 
 
-def model_costs(config: TransformerConfig) -> ModelCosts:
+def _feed_forward(config: TransformerConfig, layer: LayerSpec | None) -> list[Matrix]:
+    up = Matrix(Part.ffn, config.width, config.hidden, layer)
+    if isinstance(layer, MixtureOfExperts) and layer.feed_forward:
+        return [up]
+    down = Matrix(Part.ffn, config.hidden, config.width, layer)
+    return [*[up] * (2 if config.activation == "swiglu" else 1), down]
+
+
+def model_costs(config: TransformerConfig, *, dense_as_structure: bool = False) -> ModelCosts:
     """What each part costs; the parts sum to `parameter_count()` and to `flops_per_token().total` of the network.
+
+    Args:
+        config: of the transformer.
+        dense_as_structure: as of `matrices`.
+
+    Raises:
+        SizeError: a structure that does not fit the widths.
 
     >>> from einsearch_cli.models.transformer.presets import preset
     >>> costs = model_costs(preset("s", bias=False))
@@ -80,32 +138,35 @@ def model_costs(config: TransformerConfig) -> ModelCosts:
     >>> costs.total.params
     109549056
     """
-    model = meta_transformer(config)
-    params = dict.fromkeys(Part, 0)
-    for name, parameter in model.named_parameters():
-        params[_part_of(name)] += parameter.numel()
-    count = model.flops_per_token()
-    flops = dict.fromkeys(Part, 0) | {Part.scores: count.attention, Part.head: count.head}
-    for block in model.blocks:
-        for name, layer in linear_layers(block):
-            flops[_part_of(name)] += linear_flops(layer)
-    costs = ModelCosts(tuple(PartCost(part.value, params[part], flops[part]) for part in Part))
-    _check_sums(costs, model)
-    return costs
+    params, flops = dict.fromkeys(Part, 0), dict.fromkeys(Part, 0)
+    for _, matrix in matrices(config, dense_as_structure=dense_as_structure):
+        found = matrix.count(bias=config.bias)
+        params[matrix.part] += found.params
+        flops[matrix.part] += found.flops
+    head = dense_count(config.width, config.vocabulary, bias=False)
+    params |= {Part.embedding: head.params, Part.head: 0 if config.tied else head.params, Part.norms: _norms(config)}
+    flops |= {Part.head: head.flops, Part.scores: config.layers * 4 * config.context * config.attention_width}
+    return ModelCosts(tuple(PartCost(part.value, params[part], flops[part]) for part in Part))
 
 
-def _part_of(name: str) -> Part:
-    """The part that a parameter, or a layer of a block, belongs to, by its name."""
-    words = name.split(".")
-    if any(word == "norm" or word.endswith("_norm") for word in words):
-        return Part.norms
-    return next(part for part in (Part.embedding, Part.head, Part.attention, Part.ffn) if part in words)
+def _norms(config: TransformerConfig) -> int:
+    """Trainable numbers of two norms in every block and one before the head, and of those of queries and keys."""
+    of_stream = config.width * (1 if config.norm == "rms" else 2)
+    of_heads = 2 * config.head_size if config.qk_norm else 0
+    return (2 * config.layers + 1) * of_stream + config.layers * of_heads
 
 
-def _check_sums(costs: ModelCosts, model: Transformer) -> None:
-    expected = model.parameter_count(), model.flops_per_token().total
-    if (costs.total.params, costs.total.flops) != expected:
-        raise AssertionError(f"parts sum to {costs.total}, the network has {expected}")
+def transformer_count(config: TransformerConfig, *, dense_as_structure: bool = False) -> NetworkCount:
+    """The same as totals.
+
+    >>> from einsearch_cli.models.transformer.presets import preset
+    >>> transformer_count(preset("xl")).params
+    1274138624
+    """
+    costs = model_costs(config, dense_as_structure=dense_as_structure)
+    linears = costs.of(Part.attention).flops + costs.of(Part.ffn).flops
+    flops = FlopCount(linears=linears, attention=costs.of(Part.scores).flops, head=costs.of(Part.head).flops)
+    return NetworkCount(costs.total.params, flops, flops.of_training())
 
 
 def dense_twin(config: TransformerConfig) -> TransformerConfig:

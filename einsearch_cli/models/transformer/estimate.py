@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from einsearch_cli.errors import SpecError
-from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.plans.chunking import kept_steps
-from einsearch_cli.models.base import TRAINING_TO_FORWARD
+from einsearch_cli.layers.plans.plan import factor_roles
+from einsearch_cli.models.counts import TRAINING_TO_FORWARD
 from einsearch_cli.models.transformer.accelerators import Accelerator, Precision
-from einsearch_cli.models.transformer.accounting import meta_transformer
+from einsearch_cli.models.transformer.accounting import matrices, transformer_count
 from einsearch_cli.models.transformer.config import TransformerConfig
-from einsearch_cli.models.transformer.model import Transformer
+from einsearch_cli.structures import MixtureOfExperts, SizedStructure
+from einsearch_cli.taxonomy import meeting_order
 
 UTILISATION: Final = 0.4
 """Assumed share of the peak FLOP/s that training reaches; published runs of dense models reached 0.21 to 0.46
@@ -101,16 +102,16 @@ def estimate(
     for name, number in (("batch", batch), ("devices", devices), ("shards", shards), ("tokens", tokens)):
         if not number >= 1:
             raise SpecError(f"{name} {number}: at least 1 is needed", remedy=f"give a positive number of {name}")
-    model = meta_transformer(config)
-    params = -(-(model.parameter_count() + extra_params) // shards)
+    count = transformer_count(config)
+    params = -(-(count.params + extra_params) // shards)
     copies = _HALF if precision == "bfloat16" else 0
-    count = model.flops_per_token()
-    run_flops = tokens * (TRAINING_TO_FORWARD * count.total + recompute * count.body) if flops is None else flops
+    of_token = TRAINING_TO_FORWARD * count.flops.total + recompute * count.flops.body
+    run_flops = tokens * of_token if flops is None else flops
     return Estimate(
         weights_bytes=params * (_FLOAT + copies),
         gradients_bytes=params * _FLOAT,
         moments_bytes=params * _FLOAT * _MOMENTS,
-        activations_bytes=_activation_bytes(model, batch * config.context, precision, recompute),
+        activations_bytes=_activation_bytes(config, batch * config.context, precision, recompute),
         device_bytes=device.memory_bytes,
         flops=run_flops,
         utilisation=utilisation,
@@ -118,19 +119,18 @@ def estimate(
     )
 
 
-def _activation_bytes(model: Transformer, tokens: int, precision: Precision, recompute: bool) -> int:
+def _activation_bytes(config: TransformerConfig, tokens: int, precision: Precision, recompute: bool) -> int:
     """What is alive when the backward pass starts.
 
     Per block: the input of both norms, in float32; in the precision of the products the
     inputs of all linear layers, queries, keys and values after the rotation, and what the
-    activation function needs; intermediates of structured layers where these keep them.
+    activation function needs; intermediates of structured layers, which a GPU keeps.
     With recomputation: the input of every block, and one block in full.
     """
-    config = model.config
     itemsize = _HALF if precision == "bfloat16" else _FLOAT
     hidden_tensors = 4 if config.activation == "swiglu" else 2
     products = 2 * config.width + 2 * config.attention_width + 2 * config.kv_width + hidden_tensors * config.hidden
-    between = _kept_intermediates(model, tokens) // config.layers
+    between = _intermediates(config) // config.layers
     block = 2 * config.width * _FLOAT + (products + between) * itemsize
     blocks = config.layers * config.width * _FLOAT + block if recompute else config.layers * block
     # logits, their logarithms and the gradient of these
@@ -138,12 +138,16 @@ def _activation_bytes(model: Transformer, tokens: int, precision: Precision, rec
     return tokens * (blocks + logits + config.width * (_FLOAT + itemsize))
 
 
-def _kept_intermediates(model: Transformer, tokens: int) -> int:
-    """Numbers per token between the factors of structured layers that are kept for the backward pass."""
+def _intermediates(config: TransformerConfig) -> int:
+    """Numbers per token between the factors of structured layers; experts keep none."""
     return sum(
-        width
-        for layer in model.structured_layers().values()
-        if isinstance(layer, EinsumLinear)
-        for width, kept in zip(layer.plan.widths[1:-1], kept_steps(layer.plan, tokens), strict=True)
-        if kept
+        _between(matrix.layer.at(matrix.d_in, matrix.d_out))
+        for _, matrix in matrices(config)
+        if matrix.layer is not None and not isinstance(matrix.layer, MixtureOfExperts)
     )
+
+
+def _between(sized: SizedStructure) -> int:
+    """Widths of the activation after every factor but the last."""
+    roles = factor_roles(sized, meeting_order(sized))[:-1]
+    return sum(math.prod(map(sized.size, (*role.batch, *role.kept, *role.new))) for role in roles)

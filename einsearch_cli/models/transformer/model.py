@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import FeedForwardMoE
 from einsearch_cli.models.base import (
-    FlopCount,
     LinearRule,
     ProxyModel,
     dense_linear,
@@ -20,6 +19,7 @@ from einsearch_cli.models.base import (
     structured_linear,
     zero_head,
 )
+from einsearch_cli.models.counts import FlopCount
 from einsearch_cli.models.transformer.blocks import Attention, Block, FeedForward, make_norm
 from einsearch_cli.models.transformer.cache import KeyValueCache
 from einsearch_cli.models.transformer.config import TransformerConfig
@@ -108,6 +108,17 @@ class Transformer(ProxyModel):
     def fan_in_scales(self, layer: str) -> bool:
         """True for every linear layer: only the embedding has a fixed fan-in."""
         return layer != "embedding"
+
+
+def meta_transformer(config: TransformerConfig) -> Transformer:
+    """The network on the meta device: shapes without memory.
+
+    >>> from einsearch_cli.models.transformer.presets import preset
+    >>> meta_transformer(preset("xl")).parameter_count()
+    1274138624
+    """
+    with torch.device("meta"):
+        return Transformer(config)
 
 
 def _make_block(config: TransformerConfig, number: int, make_linear: LinearRule | None) -> Block:

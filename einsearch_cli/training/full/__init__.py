@@ -1,14 +1,34 @@
 """Full runs: one transformer trained on tokens, with checkpoints; what `einsearch train` does."""
 
-from einsearch_cli.training.full.loading import load_model
-from einsearch_cli.training.full.metrics import StepMetrics, read_metrics
-from einsearch_cli.training.full.phases import Phases, phases_of
-from einsearch_cli.training.full.plan import TrainPlan, plan_run, probe_seconds
-from einsearch_cli.training.full.result import RunResult, read_result
-from einsearch_cli.training.full.spec import TrainSpec
-from einsearch_cli.training.full.spec_file import load_train_specs
-from einsearch_cli.training.full.trainer import Listener, Silent, train_full
-from einsearch_cli.training.full.world import World, choose_device, open_world
+from typing import TYPE_CHECKING
+
+from einsearch_cli.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from einsearch_cli.training.full.loading import load_model, refuse_without_checkpoint
+    from einsearch_cli.training.full.metrics import StepMetrics, read_metrics
+    from einsearch_cli.training.full.phases import Phases, phases_of
+    from einsearch_cli.training.full.plan import TrainPlan, plan_run, probe_seconds
+    from einsearch_cli.training.full.result import RunResult, read_result
+    from einsearch_cli.training.full.spec import TrainSpec
+    from einsearch_cli.training.full.spec_file import load_train_specs
+    from einsearch_cli.training.full.trainer import Listener, Silent, train_full
+    from einsearch_cli.training.full.world import World, choose_device, open_world
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "loading": ("load_model", "refuse_without_checkpoint"),
+            "metrics": ("StepMetrics", "read_metrics"),
+            "phases": ("Phases", "phases_of"),
+            "plan": ("TrainPlan", "plan_run", "probe_seconds"),
+            "result": ("RunResult", "read_result"),
+            "spec": ("TrainSpec",),
+            "spec_file": ("load_train_specs",),
+            "trainer": ("Listener", "Silent", "train_full"),
+            "world": ("World", "choose_device", "open_world"),
+        },
+    )
 
 __all__ = [
     "Listener",
@@ -28,5 +48,6 @@ __all__ = [
     "probe_seconds",
     "read_metrics",
     "read_result",
+    "refuse_without_checkpoint",
     "train_full",
 ]

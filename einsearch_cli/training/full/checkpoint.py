@@ -16,11 +16,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Final
 
 from einsearch_cli.errors import CheckpointError, OutputError
 from einsearch_cli.files import sync_folder, write_atomically
@@ -37,7 +33,10 @@ _NAME: Final = re.compile(r"step-(\d{8,})")
 _PICKLES: Final = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 _DRAFT: Final = ".draft-"
 
-Tensors = dict[str, Tensor]
+if TYPE_CHECKING:  # a folder that is no checkpoint is refused before torch is loaded
+    from torch import Tensor
+
+Tensors = dict[str, "Tensor"]
 Warn = Callable[[str], None]
 
 
@@ -84,6 +83,9 @@ def save_checkpoint(run: Path, state: RunState, model: Tensors, optimizer: Tenso
     Raises:
         OutputError: the disk is full or refuses; earlier checkpoints are untouched.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     folder = run / FOLDER
     target = folder / f"step-{state.step:08d}"
     draft = folder / f"{_DRAFT}{target.name}-{secrets.token_hex(4)}"
@@ -189,6 +191,9 @@ def read_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
     names = (MODEL, OPTIMIZER) if with_optimizer else (MODEL,)
     for name in names:
         _check_file(path / name, content["files"][name])
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     fields = {key: value for key, value in content.items() if key not in ("format", "files")}
     try:
         return Checkpoint(path, RunState(**fields), *(load_file(path / name) for name in names))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from einsearch_cli.data.tokens import Tokenizer, tokenizer_from_json
+from einsearch_cli.data.tokens.tokenizers import Tokenizer, tokenizer_from_json
 from einsearch_cli.errors import CheckpointError
-from einsearch_cli.layers import guide_layers
-from einsearch_cli.models.transformer import Transformer, config_from
+from einsearch_cli.models.transformer.config import config_from
 from einsearch_cli.training.full.checkpoint import (
     FOLDER,
     STATE,
@@ -21,7 +19,11 @@ from einsearch_cli.training.full.checkpoint import (
     read_newest,
     refuse_pickle,
 )
-from einsearch_cli.training.full.network import load_parameters
+
+if TYPE_CHECKING:  # a folder without checkpoints is refused before torch is loaded
+    import torch
+
+    from einsearch_cli.models.transformer import Transformer
 
 
 def load_model(
@@ -40,6 +42,12 @@ def load_model(
         CheckpointError: no checkpoint there, a damaged one, or a pickle.
     """
     checkpoint = _find(path, warn)
+    import torch
+
+    from einsearch_cli.layers import guide_layers
+    from einsearch_cli.models.transformer import Transformer
+    from einsearch_cli.training.full.network import load_parameters
+
     state = checkpoint.state
     with torch.device("meta"):
         model = Transformer(config_from(state.config))
@@ -51,12 +59,19 @@ def load_model(
 
 
 def _find(path: Path, warn: Warn) -> Checkpoint:
-    refuse_pickle(path)
+    refuse_without_checkpoint(path)
     if (path / STATE).exists():
         return read_checkpoint(path, with_optimizer=False)
     found = read_newest(path, warn, with_optimizer=False)
-    if found is not None:
-        return found
+    assert found is not None
+    return found
+
+
+def refuse_without_checkpoint(path: Path) -> None:
+    """Raise CheckpointError unless this is the folder of a checkpoint, or of a run that has some; none is read."""
+    refuse_pickle(path)
+    if (path / STATE).exists() or checkpoints_of(path):
+        return
     inner = sorted(folder.name for folder in path.iterdir() if checkpoints_of(folder)) if path.is_dir() else []
     raise CheckpointError(
         f"{path} has no checkpoint: " + (f"its runs are {', '.join(inner)}" if inner else f"no {FOLDER}/ in it"),

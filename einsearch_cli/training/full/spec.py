@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from einsearch_cli.data.tokens import DataSettings
 from einsearch_cli.errors import SpecError
-from einsearch_cli.layers import Initialisation
+from einsearch_cli.layers.initialisation_names import Initialisation
 from einsearch_cli.models.transformer import TransformerConfig, config_from, preset
-from einsearch_cli.training.optimizer import Shape
+from einsearch_cli.training.schedule import Shape
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

@@ -23,7 +23,7 @@ from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.full.stopping import StopRequest
 from einsearch_cli.training.full.trackers import TrackedRun, Tracker, open_trackers
 from einsearch_cli.training.full.world import World
-from einsearch_cli.training.optimizer import schedule
+from einsearch_cli.training.schedule import schedule
 from einsearch_cli.training.validation import validation_marks
 
 RANDOM_STATE: Final = "random:cpu"

@@ -1,17 +1,22 @@
 """Proxy runs: many small networks at equal compute, to rank structures."""
 
-from einsearch_cli.training.proxy.run import (
-    MINIMUM_STEPS,
-    Progress,
-    RunCost,
-    RunSpeed,
-    StepDone,
-    minimal_budget,
-    plan_run,
-    probe,
-    train,
-)
-from einsearch_cli.training.proxy.settings import OptimizerSettings, ProxyRun, RunOutcome
+from typing import TYPE_CHECKING
+
+from einsearch_cli.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from einsearch_cli.training.proxy.cost import MINIMUM_STEPS, RunCost, minimal_budget, plan_run
+    from einsearch_cli.training.proxy.run import Progress, RunSpeed, StepDone, probe, train
+    from einsearch_cli.training.proxy.settings import OptimizerSettings, ProxyRun, RunOutcome
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "cost": ("MINIMUM_STEPS", "RunCost", "minimal_budget", "plan_run"),
+            "run": ("Progress", "RunSpeed", "StepDone", "probe", "train"),
+            "settings": ("OptimizerSettings", "ProxyRun", "RunOutcome"),
+        },
+    )
 
 __all__ = [
     "MINIMUM_STEPS",

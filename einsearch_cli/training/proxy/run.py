@@ -14,13 +14,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.data import Batch
-from einsearch_cli.errors import DivergedError, SizeError, SpecError
+from einsearch_cli.errors import DivergedError
 from einsearch_cli.layers import AuxiliaryLoss
-from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.models import ProxyModel
 from einsearch_cli.structures import RoutingStatistics
-from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, schedule, set_learning_rates
+from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, set_learning_rates
+from einsearch_cli.training.proxy.cost import RunCost, cost_of
 from einsearch_cli.training.proxy.settings import ProxyRun, RunOutcome
+from einsearch_cli.training.schedule import schedule
 from einsearch_cli.training.validation import validation_marks
 
 
@@ -42,26 +43,6 @@ Progress = Callable[[StepDone], None]
 """Called after every step."""
 
 _UNWATCHED: Final = nullcontext()
-MINIMUM_STEPS: Final = 10
-"""Fewer steps than this say nothing about a structure."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunCost:
-    """What a run will cost, known before it starts."""
-
-    steps: int
-    """Optimizer updates the budget pays for."""
-
-    train_flops_per_step: int
-    """FLOPs of the forward and backward pass as the structure needs them, without embeddings and head."""
-
-    total_flops_per_step: int
-    """With embeddings and head."""
-
-    params: int
-    """Trainable numbers in the network."""
-
 
 @dataclass(frozen=True)
 class RunSpeed:
@@ -76,40 +57,6 @@ class RunSpeed:
     def seconds(self, budget_flops: float) -> float:
         """Wall time of the run on another budget."""
         return self.fixed_s + budget_flops / self.cost.train_flops_per_step * self.step_s
-
-
-def minimal_budget(run: ProxyRun) -> int:
-    """Training FLOPs of `MINIMUM_STEPS` steps, the least that a run can be given.
-
-    Raises:
-        SizeError: the network is too large for the memory of this machine.
-    """
-    with torch.device("meta"):
-        model = run.task.build_model(run.structure, run.width)
-    _check_memory(run, model)
-    return MINIMUM_STEPS * _flops_per_step(run, model)
-
-
-def _check_memory(run: ProxyRun, model: ProxyModel) -> None:
-    """Weights, gradients and two moments take 16 bytes a parameter, before any activation."""
-    needed = 16 * model.parameter_count()
-    available = memory_bytes(torch.device("cpu"))
-    if available is not None and needed > available:
-        raise SizeError(
-            f"training {run.structure} at width {run.width} takes {needed:,} bytes for parameters, gradients and "
-            f"moments: this machine has {available:,}",
-            remedy="give narrower widths",
-        )
-
-
-def plan_run(run: ProxyRun) -> RunCost:
-    """Steps and FLOPs of a run, without training it or allocating its network.
-
-    Raises:
-        SpecError: the budget pays for fewer than `MINIMUM_STEPS` steps; the message gives the least budget.
-    """
-    with torch.device("meta"):
-        return _cost(run, run.task.build_model(run.structure, run.width))
 
 
 def train(run: ProxyRun, on_progress: Progress | None = None) -> RunOutcome:
@@ -184,7 +131,7 @@ class _Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             self.model: ProxyModel = run.task.build_model(run.structure, run.width)
-        self.cost = _cost(run, self.model)
+        self.cost = cost_of(run, self.model.count())
         self.auxiliary = AuxiliaryLoss(self.model, settings.auxiliary_weight)
         rates = parameter_rates(
             self.model,
@@ -238,23 +185,3 @@ class _Trainer:
             f"base learning rate {self.learning_rate:g})",
             remedy=f"lower the learning rate, e.g. to {self.learning_rate / 3:.2g}, or lengthen the warm-up",
         )
-
-
-def _cost(run: ProxyRun, model: ProxyModel) -> RunCost:
-    per_step = _flops_per_step(run, model)
-    if not run.budget_flops >= MINIMUM_STEPS * per_step or math.isinf(run.budget_flops):
-        raise SpecError(
-            f"a budget of {run.budget_flops:.3g} training FLOPs for structure {run.structure} at width {run.width}: "
-            f"a step costs {per_step:.3g}, and a run has at least {MINIMUM_STEPS} steps",
-            remedy=f"give at least {MINIMUM_STEPS * per_step} FLOPs, or a smaller width",
-        )
-    return RunCost(
-        steps=int(run.budget_flops // per_step),
-        train_flops_per_step=per_step,
-        total_flops_per_step=model.training_flops_per_token().total * run.task.tokens_per_batch,
-        params=model.parameter_count(),
-    )
-
-
-def _flops_per_step(run: ProxyRun, model: ProxyModel) -> int:
-    return model.training_flops_per_token().body * run.task.tokens_per_batch

@@ -1,0 +1,89 @@
+"""What a proxy run costs, before its data are there, its network is built, or torch is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from einsearch_cli.errors import SizeError, SpecError
+from einsearch_cli.layers.memory import machine_bytes
+from einsearch_cli.models.counts import NetworkCount
+from einsearch_cli.training.proxy.settings import ProxyRun
+
+MINIMUM_STEPS: Final = 10
+"""Fewer steps than this say nothing about a structure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCost:
+    """What a run will cost, known before it starts."""
+
+    steps: int
+    """Optimizer updates the budget pays for."""
+
+    train_flops_per_step: int
+    """FLOPs of the forward and backward pass as the structure needs them, without embeddings and head."""
+
+    total_flops_per_step: int
+    """With embeddings and head."""
+
+    params: int
+    """Trainable numbers in the network."""
+
+
+def minimal_budget(run: ProxyRun) -> int:
+    """Training FLOPs of `MINIMUM_STEPS` steps, the least that a run can be given.
+
+    Raises:
+        SizeError: the network is too large for the memory of this machine.
+    """
+    count = run.task.count(run.structure, run.width)
+    _check_memory(run, count)
+    return MINIMUM_STEPS * _flops_per_step(run, count)
+
+
+def plan_run(run: ProxyRun) -> RunCost:
+    """Steps and FLOPs of a run, without training it or allocating its network.
+
+    Raises:
+        SpecError: the budget pays for fewer than `MINIMUM_STEPS` steps; the message gives the least budget.
+    """
+    return cost_of(run, run.task.count(run.structure, run.width))
+
+
+def _check_memory(run: ProxyRun, count: NetworkCount) -> None:
+    """Weights, gradients and two moments take 16 bytes a parameter, before any activation."""
+    needed = 16 * count.params
+    available = machine_bytes()
+    if available is not None and needed > available:
+        raise SizeError(
+            f"training {run.structure} at width {run.width} takes {needed:,} bytes for parameters, gradients and "
+            f"moments: this machine has {available:,}",
+            remedy="give narrower widths",
+        )
+
+
+def cost_of(run: ProxyRun, count: NetworkCount) -> RunCost:
+    """Steps and FLOPs of a run whose network has this count.
+
+    Raises:
+        SpecError: as of `plan_run`.
+    """
+    per_step = _flops_per_step(run, count)
+    if not run.budget_flops >= MINIMUM_STEPS * per_step or math.isinf(run.budget_flops):
+        raise SpecError(
+            f"a budget of {run.budget_flops:.3g} training FLOPs for structure {run.structure} at width {run.width}: "
+            f"a step costs {per_step:.3g}, and a run has at least {MINIMUM_STEPS} steps",
+            remedy=f"give at least {MINIMUM_STEPS * per_step} FLOPs, or a smaller width",
+        )
+    return RunCost(
+        steps=int(run.budget_flops // per_step),
+        train_flops_per_step=per_step,
+        total_flops_per_step=count.training.total * run.task.tokens_per_batch,
+        params=count.params,
+    )
+
+
+def _flops_per_step(run: ProxyRun, count: NetworkCount) -> int:
+    return count.training.body * run.task.tokens_per_batch
