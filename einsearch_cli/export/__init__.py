@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from einsearch_cli.export.compressing import SWAPS_ENTRY, Names, compress_file, compress_transformer
     from einsearch_cli.export.copies import ServingLinear, dense_copy, serving_copy
     from einsearch_cli.export.hugging_face import load_swapped, save_swapped
-    from einsearch_cli.export.programs import save_onnx, save_program
     from einsearch_cli.export.placing import refuse_existing, refuse_other_than_safetensors
+    from einsearch_cli.export.programs import save_onnx, save_program
     from einsearch_cli.export.weights import load_transformer, save_run, save_transformer
 else:
     __getattr__ = lazy_names(

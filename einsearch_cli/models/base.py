@@ -15,6 +15,7 @@ from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of
 LinearRule = Callable[[int, int, bool], nn.Module]
 """Makes one linear layer from (in_features, out_features, bias)."""
 
+
 class ProxyModel(nn.Module, ABC):
     """A network small enough to compare structures with.
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from einsearch_cli.models import ProxyModel
 
+
 def parameter_rates(
     model: ProxyModel, *, base_width: int, learning_rate: float, weight_decay: float
 ) -> dict[str, tuple[float, float]]:

@@ -76,7 +76,7 @@ class Matrix(NamedTuple):
     layer: LayerSpec | None
     """What it carries; None for an ordinary dense layer."""
 
-    def count(self, *, bias: bool) -> LinearCount:
+    def costs(self, *, bias: bool) -> LinearCount:
         """Its parameters and FLOPs."""
         return _count(self, bias)
 
@@ -140,7 +140,7 @@ def model_costs(config: TransformerConfig, *, dense_as_structure: bool = False) 
     """
     params, flops = dict.fromkeys(Part, 0), dict.fromkeys(Part, 0)
     for _, matrix in matrices(config, dense_as_structure=dense_as_structure):
-        found = matrix.count(bias=config.bias)
+        found = matrix.costs(bias=config.bias)
         params[matrix.part] += found.params
         flops[matrix.part] += found.flops
     head = dense_count(config.width, config.vocabulary, bias=False)

@@ -44,6 +44,7 @@ Progress = Callable[[StepDone], None]
 
 _UNWATCHED: Final = nullcontext()
 
+
 @dataclass(frozen=True)
 class RunSpeed:
     """How fast a run is on this machine."""
