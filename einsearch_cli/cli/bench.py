@@ -18,7 +18,7 @@ from einsearch_cli.cli.machines import Device, Dtype
 from einsearch_cli.errors import Exit, OutputError, SpecError
 
 if TYPE_CHECKING:
-    from einsearch_cli.speed import Bench, BenchResult, Entrant, Mode
+    from einsearch_cli.speed import Bench, BenchResult, Case, Entrant, Mode
     from einsearch_cli.structures import Structure
 
 HELP = """Measure layers beside nn.Linear and beside their own bare matrix products.
@@ -68,28 +68,12 @@ def bench_command(
     out: list[Path] = typer.Option([], help="Also write FILE.json (all figures) or FILE.html (plots); repeatable."),
 ) -> int:
     _refuse_other_files(out)
-    import torch
-
-    from einsearch_cli.layers.memory import retain_memory
-    from einsearch_cli.speed import WIDTHS, Bench, cases_of
-
-    retain_memory()
-    torch.set_num_threads(threads)
     if calibrate:
         _refuse_beside_calibration(specs or [], device, out)
-        console.data(calibration_text(threads, getattr(torch, dtype.value), output))
+        _start_torch(threads)
+        console.data(calibration_text(threads, dtype, output))
         return Exit.OK
-    bench = Bench(
-        entrants=_entrants(specs or []),
-        cases=cases_of(
-            _modes(modes),
-            _numbers("--widths", widths) if widths is not None else WIDTHS,
-            _numbers("--tokens", tokens) if tokens is not None else None,
-        ),
-        rounds=rounds,
-        device=torch.device(device.value),
-        dtype=getattr(torch, dtype.value),
-    )
+    bench = _bench(_entrants(specs or []), _cases(modes, widths, tokens), rounds, threads, device, dtype)
     result = _measure(bench)
     if not result.measurements:
         raise KeyboardInterrupt
@@ -98,6 +82,46 @@ def bench_command(
     console.data(_text(result, output))
     _summarize(result)
     return Exit.OK if result.complete else Exit.INTERRUPTED
+
+
+def _cases(modes: str, widths: str | None, tokens: str | None) -> tuple[Case, ...]:
+    from einsearch_cli.speed import WIDTHS, cases_of
+
+    return cases_of(
+        _modes(modes),
+        _numbers("--widths", widths) if widths is not None else WIDTHS,
+        _numbers("--tokens", tokens) if tokens is not None else None,
+    )
+
+
+def _bench(
+    entrants: tuple[Entrant, ...],
+    cases: tuple[Case, ...],
+    rounds: int | None,
+    threads: int,
+    device: Device,
+    dtype: Dtype,
+) -> Bench:
+    """What is asked for, checked; torch is loaded when sizes are known to fit."""
+    from einsearch_cli.speed.grid import check_sizes
+
+    check_sizes(entrants, cases)
+    _start_torch(threads)
+    import torch
+
+    from einsearch_cli.speed import Bench
+
+    place = torch.device(device.value)
+    return Bench(entrants=entrants, cases=cases, rounds=rounds, device=place, dtype=getattr(torch, dtype.value))
+
+
+def _start_torch(threads: int) -> None:
+    import torch
+
+    from einsearch_cli.layers.memory import retain_memory
+
+    retain_memory()
+    torch.set_num_threads(threads)
 
 
 def _refuse_other_files(out: Sequence[Path]) -> None:

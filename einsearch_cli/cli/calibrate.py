@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, render
+from einsearch_cli.cli.machines import Dtype
 
 if TYPE_CHECKING:
-    import torch
-
     from einsearch_cli.speed import Progress
 
 
-def calibration_text(threads: int, dtype: torch.dtype, output: Format) -> str:
+def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
     """Measure, store, and show what was found beside the defaults.
 
     Raises:
@@ -22,29 +21,28 @@ def calibration_text(threads: int, dtype: torch.dtype, output: Format) -> str:
     """
     from dataclasses import asdict
 
+    import torch
+
     from einsearch_cli.layers.plans.machine import WIDTHS, default_cpu, store_profile
     from einsearch_cli.speed import calibrate
 
-    profile = calibrate(dtype, _talk)
-    path = store_profile(profile, threads, dtype)
+    of_torch: torch.dtype = getattr(torch, dtype.value)
+    profile = calibrate(of_torch, _talk)
+    path = store_profile(profile, threads, of_torch)
     console.talk(
-        f"kept in {path}; layers use it from now on with {threads} thread(s) for {_name(dtype)}, delete it to go back"
+        f"kept in {path}; layers use it from now on with {threads} thread(s) for {dtype.value}, delete it to go back"
     )
     if output in (Format.json, Format.jsonl):
         return json.dumps(asdict(profile), indent=2 if output is Format.json else None)
     rows = []
     for name, value in asdict(profile).items():
-        default = getattr(default_cpu().of_dtype(dtype), name)
+        default = getattr(default_cpu().of_dtype(of_torch), name)
         if name == "mac_ns":
             pairs = zip(WIDTHS, value, default, strict=True)
             rows += [_row(f"mac_ns, width {width}", ours, known) for width, ours, known in pairs]
         elif name != "source":
             rows.append(_row(name, value, default))
     return render(rows, rows, output)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _row(name: str, measured: float, default: float) -> dict[str, str]:

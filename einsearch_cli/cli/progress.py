@@ -22,10 +22,9 @@ from einsearch_cli.structures import RoutingStatistics
 class StudyProgress(LiveBars):
     """Shows candidates, rung, losses and the time left; give it every event of the study."""
 
-    def __init__(self, console: Console, estimate: StudyEstimate) -> None:
+    def __init__(self, console: Console, estimate: StudyEstimate, workers: int) -> None:
         super().__init__(console, MofNCompleteColumn(), transient=False)
-        self._estimate = estimate
-        self._clock = _Clock(estimate)
+        self._clock = _Clock(estimate, workers)
         self._rung: TaskID | None = None
         self._running: dict[int, TaskID] = {}
         self._best: TrialResult | None = None
@@ -33,7 +32,10 @@ class StudyProgress(LiveBars):
     def __call__(self, event: StudyEvent) -> None:
         if isinstance(event, RungStarted):
             self._start_rung(event)
-        elif isinstance(event, Finished):
+            return
+        if self._clock.begin() and self._rung is not None:
+            self._bars.update(self._rung, note=self._clock.eta())
+        if isinstance(event, Finished):
             self._finish(event)
         else:
             bar = self._running.get(event.number)
@@ -74,12 +76,21 @@ class StudyProgress(LiveBars):
 class _Clock:
     """Time left: the estimate for what is still to do, scaled by how fast it has gone so far."""
 
-    def __init__(self, estimate: StudyEstimate) -> None:
+    def __init__(self, estimate: StudyEstimate, workers: int) -> None:
         self._estimate = estimate
-        self._started_s = time.perf_counter()
+        self._workers = workers
+        self._started_s: float | None = None
+        """When the first worker gave a sign of life."""
         self._done_s = 0.0
         self._rung_left = 0
         self._rung = 0
+
+    def begin(self) -> bool:
+        """Workers are there; False if this was known before."""
+        if self._started_s is not None:
+            return False
+        self._started_s = time.perf_counter()
+        return True
 
     def start_rung(self, event: RungStarted) -> None:
         self._rung, self._rung_left = event.rung, event.trials - event.finished
@@ -95,6 +106,9 @@ class _Clock:
     def eta(self) -> str:
         later = sum(rung.seconds for rung in self._estimate.rungs[self._rung + 1 :])
         left = self._rung_left * self._per_run(self._rung) + later
+        if self._started_s is None:
+            number = f"{self._workers} worker{'s' * (self._workers != 1)}"
+            return f"starting {number}, about {duration_text(left + self._estimate.start_up_s)} left"
         if self._done_s > 0:
             left *= (time.perf_counter() - self._started_s) / self._done_s
         return f"about {duration_text(left)} left"

@@ -55,23 +55,18 @@ def rank_command(
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan with its cost, and stop."),
     output: Format = typer.Option(Format.table, "--format", help="Format of the ranking on stdout."),
 ) -> int:
-    from einsearch_cli.layers.memory import retain_memory
-    from einsearch_cli.search.estimate import estimate_study
-
-    retain_memory()  # as in the workers, so that the estimate is theirs
     overrides = _overrides(task, text, widths, budget, seeds)
     spec, folder = _read_study(study, overrides)
+
+    from einsearch_cli.search.budgets import check_budgets
+
     structures = spec.candidates(folder)
     opened = spec.open_task()
-    console.talk(f"preparing the {spec.task} task …")
-    opened.prepare()
-    team = workers or os.cpu_count() or 1
-    estimate = estimate_study(spec, structures, opened, team)
+    check_budgets(spec, structures, opened)
+    session = _Session(spec, structures, opened, out or Path("runs") / spec.name, workers or os.cpu_count() or 1)
     if dry_run:
-        console.data(_plan(spec, structures, estimate, team, output))
+        console.data(session.plan(session.estimated(), output))
         return Exit.OK
-    console.talk(_plan(spec, structures, estimate, team, Format.table))
-    session = _Session(spec, structures, opened, out or Path("runs") / spec.name, team, estimate)
     return session.run(output)
 
 
@@ -136,7 +131,7 @@ def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate,
         return render([{"structure": str(s)} for s in structures] if output is Format.yaml else rows, [], output)
     names = ", ".join(short_name(structure) for structure in structures[:12])
     more = f" and {len(structures) - 12} more" if len(structures) > 12 else ""
-    widths = ", ".join(map(str, spec.widths))
+    widths, start_up_s = ", ".join(map(str, spec.widths)), estimate.start_up_s
     equal = "".join(
         f"\nat width {width} these are one network, trained once: {', '.join(map(short_name, group))}"
         for width, group in estimate.networks.groups()
@@ -145,6 +140,7 @@ def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate,
         f"task {spec.task}, {len(structures)} candidates ({names}{more})\n"
         f"widths {widths}; {spec.seeds} seeds each; {workers} workers{equal}\n{table(rows)}\n"
         f"in all {estimate.runs} runs, {estimate.train_flops:.3g} training FLOPs, about {duration_text(estimate.seconds)}"
+        f"{f', of which the workers take {duration_text(start_up_s)} to start' if start_up_s >= 1 else ''}"
     )
 
 
@@ -157,9 +153,23 @@ class _Session:
     task: AnyTask
     folder: Path
     workers: int
-    estimate: StudyEstimate
+
+    def estimated(self) -> StudyEstimate:
+        """What the study will take; torch is loaded and the data are prepared only now."""
+        from einsearch_cli.cli.share_progress import waiting
+        from einsearch_cli.layers.memory import retain_memory
+        from einsearch_cli.search.estimate import estimate_study
+
+        retain_memory()  # as in the workers, so that the estimate is theirs
+        with waiting(f"preparing the {self.spec.task} task, and timing a few steps"):
+            return estimate_study(self.spec, self.structures, self.task, self.workers)
+
+    def plan(self, estimate: StudyEstimate, output: Format) -> str:
+        """The plan with its cost as text."""
+        return _plan(self.spec, self.structures, estimate, self.workers, output)
 
     def run(self, output: Format) -> int:
+        """The study as a whole: its folder is looked at first, then the data are prepared."""
         from einsearch_cli.cli.progress import StudyProgress
         from einsearch_cli.search.engine import LocalProcesses
         from einsearch_cli.search.store import StudyStore
@@ -169,12 +179,14 @@ class _Session:
         setup = WorkerSetup(self.spec.task, self.spec.task_settings, self.spec.optimizer.model_dump())
         identity = fingerprint(self.spec, self.structures, self.task)
         try:
-            with (
-                StudyStore(self.folder, identity, self.structures) as store,
-                LocalProcesses(self.workers, setup) as engine,
-                StudyProgress(console.talk_console(), self.estimate) as progress,
-            ):
-                results = run_study(self.spec, self.structures, self.estimate.networks, store, engine, progress)
+            with StudyStore(self.folder, identity, self.structures) as store:
+                estimate = self.estimated()
+                console.talk(self.plan(estimate, Format.table))
+                with (
+                    LocalProcesses(self.workers, setup) as engine,
+                    StudyProgress(console.talk_console(), estimate, self.workers) as progress,
+                ):
+                    results = run_study(self.spec, self.structures, estimate.networks, store, engine, progress)
         except KeyboardInterrupt:
             console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
             return Exit.INTERRUPTED

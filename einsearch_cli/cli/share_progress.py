@@ -1,4 +1,4 @@
-"""A progress bar with the time left, on stderr when that is a terminal."""
+"""What is shown on stderr while something goes on: the share that is done, or that it is not over yet."""
 
 from __future__ import annotations
 
@@ -21,3 +21,19 @@ def share_progress(what: str, wanted: bool = True) -> Iterator[Callable[[float],
     with Progress(*columns, console=terminal, transient=True, redirect_stdout=False) as bars:
         task = bars.add_task(what, total=1.0)
         yield lambda done: bars.update(task, completed=done)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says what goes on, e.g. "preparing the text task": with a spinner and the time on a terminal, once elsewhere."""
+    terminal = console.talk_console()
+    if not terminal.is_terminal:
+        console.talk(f"{what} …")
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=terminal, transient=True, redirect_stdout=False) as bars:
+        bars.add_task(what, total=None)
+        yield

@@ -52,11 +52,20 @@ def train_command(
     gpus: int = typer.Option(1, min=1, help="Cards that the estimate is for."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan, with the speed measured here, and stop."),
 ) -> int:
+    from einsearch_cli.data.tokens import check_source
     from einsearch_cli.layers.memory import retain_memory
-    from einsearch_cli.training.full import load_train_specs, open_world
+    from einsearch_cli.models.transformer import accelerator
+    from einsearch_cli.training.full import load_train_specs
 
     name, specs = load_train_specs(file, read_settings(settings))
+    for data in dict.fromkeys(spec.data for spec in specs):
+        check_source(data)
+    if gpu is not None:
+        accelerator(gpu)
     retain_memory()
+
+    from einsearch_cli.training.full import open_world  # loads torch
+
     with open_world(device) as world:
         session = _Session(name, specs, out or Path("runs") / name, world)
         plan = "\n".join(session.plan_lines(gpu, gpus, probe=dry_run))  # all processes take part in probing

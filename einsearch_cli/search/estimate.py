@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any, Final
 
 from einsearch_cli.data import AnyTask
-from einsearch_cli.errors import DivergedError, SpecError
+from einsearch_cli.errors import DivergedError
+from einsearch_cli.search.budgets import first_runs
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.study import planned_counts
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
-from einsearch_cli.training import MINIMUM_STEPS, ProxyRun, RunSpeed, minimal_budget, probe
+
+if TYPE_CHECKING:  # how long loading torch takes is measured here
+    from einsearch_cli.training import ProxyRun, RunSpeed
+
+LOADING_S: Final = 3.0
+"""Seconds in which a worker loads torch, where this process cannot tell, as it has loaded it before."""
 
 PROBE_TIME_S = 10.0
 """Probing stops after this long; the rest is taken to run at the mean speed of what was probed."""
@@ -44,6 +50,8 @@ class StudyEstimate:
     rungs: tuple[RungEstimate, ...]
     networks: EqualNetworks
     """Which candidates are one network, and so trained once."""
+    start_up_s: float
+    """Until the workers are there: each loads torch, at most as many at once as there are cores."""
 
     @property
     def runs(self) -> int:
@@ -55,7 +63,8 @@ class StudyEstimate:
 
     @property
     def seconds(self) -> float:
-        return sum(rung.seconds for rung in self.rungs)
+        """Wall time, with the start of the workers."""
+        return self.start_up_s + sum(rung.seconds for rung in self.rungs)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; an unknown time is null."""
@@ -70,22 +79,18 @@ def _known(seconds: float) -> float | None:
 
 
 def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask, workers: int) -> StudyEstimate:
-    """Check that the cheapest rung pays for every run, and time a few steps of as many as `PROBE_TIME_S` allows.
+    """Prepare the data and time a few steps of as many runs as `PROBE_TIME_S` allows.
+
+    Budgets have been checked before (`check_budgets`).
 
     Raises:
-        SpecError: if the budget of the first rung pays for too few steps of some run.
-        SizeError: if a network cannot be allocated.
+        DataError: if the task's data cannot be read.
     """
+    start_up_s = _start_up_seconds(workers)
+    task.prepare()
     budgets = rung_budgets(spec.budget_flops, spec.halving)
-    runs = [
-        ProxyRun(task=task, structure=s, width=width, budget_flops=budgets[0], optimizer=spec.optimizer)
-        for s in structures
-        for width in spec.widths
-    ]
-    for run in runs:
-        _check_budget(run, spec)
     networks = EqualNetworks.among(task, structures, spec.widths)
-    speeds = _probe_some(runs)
+    speeds = _probe_some(first_runs(spec, structures, task))
     rungs = []
     for rung, (budget, count) in enumerate(zip(budgets, planned_counts(spec, structures), strict=True)):
         planned = spec.seeds * sum(min(count, networks.distinct(width)) for width in spec.widths)
@@ -93,22 +98,23 @@ def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTa
             planned += min(count, sum(isinstance(structure, MixtureOfExperts) for structure in structures))
         mean_s = fmean(speed.seconds(budget) for speed in speeds) if speeds else math.nan
         rungs.append(RungEstimate(rung, budget, count, planned, max(1.0, planned / workers) * mean_s))
-    return StudyEstimate(tuple(rungs), networks)
+    return StudyEstimate(tuple(rungs), networks, start_up_s)
 
 
-def _check_budget(run: ProxyRun, spec: StudySpec) -> None:
-    needed = minimal_budget(run)
-    if run.budget_flops < needed:
-        whole = needed * spec.halving.factor ** (spec.halving.rungs - 1)
-        raise SpecError(
-            f"budget_flops = {spec.budget_flops:.3g} leaves {run.budget_flops:.3g} training FLOPs for a run of the first "
-            f"rung: {run.structure} at width {run.width} needs {needed:.3g} for {MINIMUM_STEPS} steps",
-            remedy=f"give a budget of {whole:.3g} or more, fewer rungs, or narrower widths",
-        )
+def _start_up_seconds(workers: int) -> float:
+    """A worker starts by loading what this process loads here, unless it has done so before."""
+    is_loaded = "einsearch_cli.training.proxy.run" in sys.modules
+    started_s = time.perf_counter()
+    import einsearch_cli.training.proxy.run  # noqa: F401
+
+    loading_s = LOADING_S if is_loaded else time.perf_counter() - started_s
+    return loading_s * max(1.0, workers / (os.cpu_count() or 1))
 
 
 def _probe_some(runs: list[ProxyRun]) -> list[RunSpeed]:
     """Speeds of as many runs as the time allows, narrow and wide ones alternating."""
+    from einsearch_cli.training import probe
+
     started_s = time.perf_counter()
     speeds: list[RunSpeed] = []
     stride = max(1, len(runs) // 7)
@@ -124,6 +130,8 @@ def _probe_some(runs: list[ProxyRun]) -> list[RunSpeed]:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Workers have one thread each, so a probe must not use more."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -14,7 +14,7 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.speed.bare import Arenas, bare_products
 from einsearch_cli.speed.einsums import einsum_route
-from einsearch_cli.speed.grid import Case, Entrant, Mode, check_memory
+from einsearch_cli.speed.grid import Case, Entrant, Mode, check_memory, check_sizes
 from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.speed.peak import peak_bytes
 from einsearch_cli.speed.race import Race, clock_name, expected_rounds, least_seconds
@@ -80,9 +80,7 @@ class Bench:
             raise SpecError(f"device {self.device}: cpu and cuda can be measured", remedy="--device cpu")
         if self.rounds is not None and self.rounds < 1:
             raise SpecError(f"{self.rounds} rounds: at least 1 is measured", remedy="--rounds 9")
-        for entrant in self.entrants:
-            for width in {case.width for case in self.cases}:
-                entrant.at(width)  # refuses what does not fit
+        check_sizes(self.entrants, self.cases)
         check_memory(self.cases, self.device, self.dtype)
 
     def estimate(self) -> dict[Case, CaseEstimate]:

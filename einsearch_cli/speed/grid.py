@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
-
-import torch
+from typing import TYPE_CHECKING, Final
 
 from einsearch_cli.errors import SizeError, SpecError
 from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.structures import SizedStructure, Structure
+
+if TYPE_CHECKING:  # what is asked for is checked before torch is loaded
+    import torch
 
 DECODE_TOKENS: Final = 64
 """A call of up to so many tokens counts as decoding."""
@@ -90,6 +91,17 @@ def cases_of(modes: Sequence[Mode], widths: Sequence[int], tokens: Sequence[int]
             remedy="--modes decode,forward measures inference at any number of tokens",
         )
     return tuple(sorted(cases, key=lambda case: (case.mode.passes * case.tokens * case.width**2, case.mode)))
+
+
+def check_sizes(entrants: Sequence[Entrant], cases: Sequence[Case]) -> None:
+    """Refuse structures that do not fit.
+
+    Raises:
+        SizeError: if a structure has no sizes for a width.
+    """
+    for entrant in entrants:
+        for width in {case.width for case in cases}:
+            entrant.at(width)
 
 
 def check_memory(cases: Sequence[Case], device: torch.device, dtype: torch.dtype) -> None:

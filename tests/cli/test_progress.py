@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 from rich.console import Console
 
@@ -26,8 +27,9 @@ def shown(is_terminal: bool) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=is_terminal, width=200)
     result = TrialResult(TRIAL, "ok", 1.25, 10, 1e9, 1e9, 7, 2.0, (), routing=ROUTING)
-    with StudyProgress(console, StudyEstimate((RungEstimate(0, 1e9, 1, 1, 60.0),))) as progress:
-        progress(RungStarted(0, 1, 1e9, (TRIAL.structure,), 2, 0))
+    with StudyProgress(console, StudyEstimate((RungEstimate(0, 1e9, 1, 1, 60.0),), 15.0), workers=2) as progress:
+        progress(RungStarted(0, 1, 1e9, (TRIAL.structure,), 1, 0))
+        progress._bars.refresh()
         progress(Progress(0, TRIAL, 3, 7, 2.5, ROUTING))
         progress._bars.refresh()
         progress(Finished(0, result))
@@ -40,6 +42,12 @@ def test_on_a_terminal_a_run_shows_its_least_used_expert_while_it_trains() -> No
     note = "training loss 2.5  least load 0.20 in blocks.0.key  entropy 0.25 of 0.65  0 dropped"
     assert note in text
     assert "btt-moe:experts=2,top=1, width 32, seed 0" in text
+
+
+def test_until_a_worker_trains_the_note_says_that_they_start_and_counts_it() -> None:
+    notes = re.findall(r"((?:starting 2 workers, )?about [0-9a-z ]+ left)", shown(is_terminal=True))
+    assert notes[0] == "starting 2 workers, about 1 min 15 s left"
+    assert "about 1 min 0 s left" in notes
 
 
 def test_elsewhere_there_is_a_line_for_every_rung_and_run() -> None:

@@ -1,6 +1,6 @@
 """Long rows of tokens to train on: token files, texts, and datasets of the Hugging Face hub."""
 
-from einsearch_cli.data.tokens.opening import TokenData, open_tokenizer, open_tokens, write_tokens
+from einsearch_cli.data.tokens.opening import TokenData, check_source, open_tokenizer, open_tokens, write_tokens
 from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, held_out_batches
 from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings
 from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer, tokenizer_from_json
@@ -14,6 +14,7 @@ __all__ = [
     "Sampler",
     "TokenData",
     "Tokenizer",
+    "check_source",
     "held_out_batches",
     "open_tokenizer",
     "open_tokens",

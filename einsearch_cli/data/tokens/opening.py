@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from einsearch_cli.data.base import default_cache_folder
+from einsearch_cli.data.corpus import text_files
 from einsearch_cli.data.tokens.binary import (
     DTYPES,
     HELD_OUT_FILE,
@@ -91,6 +92,20 @@ def open_tokens(
     if settings.dataset is not None and settings.dataset.streaming:
         return _open_stream(settings, settings.dataset, cache)
     return _open_documents(settings, cache, progress)
+
+
+def check_source(settings: DataSettings) -> None:
+    """Look whether the files are there, and whether the tokenizer can be had, before anything slow is done for them.
+
+    Raises:
+        DataError: they are not.
+    """
+    if settings.tokens is not None:
+        _check_token_files(settings.tokens)
+    elif settings.dataset is None:
+        text_files(settings.text)
+    if settings.tokenizer not in (None, "characters"):
+        open_tokenizer(settings.tokenizer)
 
 
 def write_tokens(
@@ -217,7 +232,7 @@ def _is_whole(folder: Path, key: str) -> bool:
     return lengths == [meta.training_tokens, meta.held_out_tokens]
 
 
-def _open_token_files(path: Path, settings: DataSettings, cache: Path) -> TokenData:
+def _check_token_files(path: Path) -> None:
     if not path.exists():
         raise DataError(
             f"tokens {path} do not exist",
@@ -228,6 +243,10 @@ def _open_token_files(path: Path, settings: DataSettings, cache: Path) -> TokenD
             f"folder {path} has no {TRAINING_FILE}",
             remedy=f"give a .bin file or a folder with {TRAINING_FILE}; `einsearch tokenize` makes one",
         )
+
+
+def _open_token_files(path: Path, settings: DataSettings, cache: Path) -> TokenData:
+    _check_token_files(path)
     _refuse_other_tokenizer(path if path.is_dir() else path.parent, settings)
     return _open_parts(path, settings, cache, f"tokens {path}")
 
