@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from einsearch_cli.data import AnyTask
-from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, StructuredMoE
 from einsearch_cli.layers.plans.plan import Plan
-from einsearch_cli.models import ProxyModel
 from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.structures import LayerSpec, SizedStructure
+
+if TYPE_CHECKING:  # a study's folder is looked at before torch is loaded
+    from torch import nn
+
+    from einsearch_cli.models import ProxyModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class EqualNetworks:
         >>> [width for width, _ in EqualNetworks.among(open_task("teacher"), (third, quarter), (64, 120)).groups()]
         [64]
         """
+        import torch
+
         keys = {}
         with torch.device("meta"):
             for structure in structures:
@@ -76,6 +79,8 @@ def _network_key(model: ProxyModel) -> Hashable:
 
 
 def _layer_key(layer: nn.Module) -> Hashable:
+    from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, StructuredMoE
+
     if isinstance(layer, EinsumLinear):
         return _matrix_key(layer.sized, layer.plan)
     assert isinstance(layer, (StructuredMoE, FeedForwardMoE))

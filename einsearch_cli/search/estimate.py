@@ -113,7 +113,7 @@ def _start_up_seconds(workers: int) -> float:
 
 def _probe_some(runs: list[ProxyRun]) -> list[RunSpeed]:
     """Speeds of as many runs as the time allows, narrow and wide ones alternating."""
-    from einsearch_cli.training import probe
+    from einsearch_cli.training.proxy.run import probe
 
     started_s = time.perf_counter()
     speeds: list[RunSpeed] = []

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from einsearch_cli.cli.progress import StudyProgress
 from einsearch_cli.cli.train_progress import TrainProgress
+from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.estimate import RungEstimate, StudyEstimate
 from einsearch_cli.search.study import RungStarted
 from einsearch_cli.search.trial import Trial, TrialResult
@@ -27,7 +28,8 @@ def shown(is_terminal: bool) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=is_terminal, width=200)
     result = TrialResult(TRIAL, "ok", 1.25, 10, 1e9, 1e9, 7, 2.0, (), routing=ROUTING)
-    with StudyProgress(console, StudyEstimate((RungEstimate(0, 1e9, 1, 1, 60.0),), 15.0), workers=2) as progress:
+    estimate = StudyEstimate((RungEstimate(0, 1e9, 1, 1, 60.0),), EqualNetworks({}), start_up_s=15.0)
+    with StudyProgress(console, estimate, workers=2) as progress:
         progress(RungStarted(0, 1, 1e9, (TRIAL.structure,), 1, 0))
         progress._bars.refresh()
         progress(Progress(0, TRIAL, 3, 7, 2.5, ROUTING))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from itertools import count
 from types import SimpleNamespace
 
@@ -38,7 +39,7 @@ def known_speed(run: ProxyRun, steps: int = 5) -> RunSpeed:  # noqa: ARG001
 
 
 def estimated(monkeypatch: pytest.MonkeyPatch, workers: int) -> StudyEstimate:
-    monkeypatch.setattr(estimate, "probe", known_speed)
+    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
     task = open_task("teacher", SETTINGS)
     return estimate_study(SPEC, SPEC.candidates(), task, workers)
 
@@ -56,7 +57,8 @@ def test_time_is_runs_times_seconds_over_workers(monkeypatch: pytest.MonkeyPatch
     assert (last.structures, last.runs, last.budget_flops) == (3, 18, 1.6e8)
     assert first.seconds == pytest.approx(24 * run_s(4e7) / workers)
     assert last.seconds == pytest.approx(18 * run_s(1.6e8) / workers)
-    assert found.seconds == pytest.approx(first.seconds + last.seconds)
+    assert found.start_up_s == estimate.LOADING_S * max(1.0, workers / (os.cpu_count() or 1))  # torch is loaded here
+    assert found.seconds == pytest.approx(found.start_up_s + first.seconds + last.seconds)
     assert found.train_flops == 24 * 4e7 + 18 * 1.6e8
     assert found.to_json()["seconds"] == found.seconds
     assert [rung["seconds"] for rung in found.to_json()["rungs"]] == [first.seconds, last.seconds]
@@ -77,7 +79,7 @@ def test_probing_stops_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
         probed.append(run)
         return known_speed(run)
 
-    monkeypatch.setattr(estimate, "probe", noted)
+    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", noted)
     estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), 1)
     assert len(probed) == 3
 
@@ -86,7 +88,7 @@ def test_a_study_without_a_finite_step_has_no_time(monkeypatch: pytest.MonkeyPat
     def diverging(run: ProxyRun) -> RunSpeed:
         raise DivergedError(f"{run.structure} diverged", remedy="lower the rate")
 
-    monkeypatch.setattr(estimate, "probe", diverging)
+    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", diverging)
     found = estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), 1)
     assert math.isnan(found.seconds)
     assert found.to_json()["seconds"] is None
