@@ -2,9 +2,10 @@
 
     python benchmarks/decoding.py [--widths 1024 2048] [--rounds 15] [--out benchmarks/results/decoding.json]
 
-Two blocks; a small vocabulary, so that blocks and not the head are measured. Three ways for
-each structure: `chosen`, as it is used, each layer by the route that its planner expects to be
-fastest for the number of tokens; `factors`, never merged; `merged`, always one dense matrix.
+Two blocks; a small vocabulary, so that blocks and not the head are measured. Four ways for
+each structure, three of them of merged models: `chosen`, as generation has it, each layer by the route that its
+planner expects to be fastest for the number of tokens; `factors`, always by the factors; `merged`, always by one dense
+matrix. `unmerged` is the model without `merge`, which keeps nothing from call to call.
 A decoding step reads one token in each of 1, 4 or 16 rows behind 64 tokens in the key-value
 cache; prefill reads 4,096 tokens in one row into an empty one. All networks of a case run in
 turn, round after round; ratios are medians over the rounds.
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 
 from einsearch_cli.files import write_atomically
-from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers import EinsumLinear, merge
 from einsearch_cli.layers.memory import retain_memory
 from einsearch_cli.layers.plans.machine import profile_for
 from einsearch_cli.layers.plans.planner import dense_route, routes
@@ -62,12 +63,14 @@ def transformer(width: int, structure: str) -> Transformer:
 
 
 def fix_routes(model: Transformer, way: str) -> None:
-    """Make every structured layer use its factors, or one matrix, or what is expected to be fastest."""
+    """Merge the model, with its factors, or one matrix, or what is expected to be fastest; or leave it unmerged."""
     for layer in model.structured_layers().values():
         assert isinstance(layer, EinsumLinear)
         dense = dense_route(layer.sized)
         assert dense is not None
-        layer.route = {"factors": routes(layer.sized)[0].text, "merged": dense.text, "chosen": None}[way]
+        layer.route = {"factors": routes(layer.sized)[0].text, "merged": dense.text}.get(way)
+    if way != "unmerged":
+        merge(model)
 
 
 def networks(width: int) -> dict[str, Transformer]:
@@ -78,7 +81,7 @@ def networks(width: int) -> dict[str, Transformer]:
         if name == "dense":
             found[name] = first
             continue
-        for way in ("chosen", "factors", "merged"):
+        for way in ("chosen", "factors", "merged", "unmerged"):
             model = Transformer(first.config).eval()
             for (path, _), parameter in zip(list(model.named_parameters()), first.parameters(), strict=True):
                 owner, _, attribute = path.rpartition(".")

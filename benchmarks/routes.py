@@ -2,9 +2,10 @@
 
     python benchmarks/routes.py [--widths 256 512 1024 2048 4096] [--rounds 5] [--out benchmarks/results/routes.json]
 
-float32, one thread, inference and training. Routes of one case run in turn, round after round; times are medians over the
-rounds. In training, matrices that take more FLOPs to merge than 32 products of the dense one are left out. The constants of
-the planner are the stored ones of this machine (`einsearch bench --calibrate`) or the defaults.
+float32, one thread: inference of merged layers and of others, and training. Routes of one case run in turn, round
+after round; times are medians over the rounds. Of layers that are not merged, matrices that take more FLOPs to
+merge than 32 products of the dense one are left out. The constants of the
+planner are the stored ones of this machine (`einsearch bench --calibrate`) or the defaults.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.files import write_atomically
-from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers import EinsumLinear, merge
 from einsearch_cli.layers.plans.machine import profile_for
-from einsearch_cli.layers.plans.planner import Route, best_route, routes
+from einsearch_cli.layers.plans.planner import Route, Use, best_route, routes
 from einsearch_cli.speed import Race
 from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.speed.market import MARKET
 from einsearch_cli.structures import parse_structure
 
 CPU = torch.device("cpu")
-TOKENS = {"inference": (1, 2, 4, 8, 16, 32, 64, 256, 1024), "training": (4, 16, 64, 256, 1024)}
+TOKENS = {
+    Use.merged: (1, 2, 4, 8, 16, 32, 64, 256, 1024),
+    Use.inference: (1, 4, 16, 64, 256, 1024),
+    Use.training: (4, 16, 64, 256, 1024),
+}
 MOST_ELEMENTS = 1 << 20
 """Of an input: what is larger takes long and is decided by the FLOPs."""
 MOST_DENSE_PRODUCTS = 32
@@ -46,25 +51,27 @@ def train(layer: EinsumLinear, x: Tensor, y_grad: Tensor) -> None:
     torch.autograd.grad(layer(x), [x, *layer.parameters()], y_grad)
 
 
-def measure(structure: str, width: int, mode: str, tokens: int, rounds: int) -> dict[str, Any]:
-    is_training = mode == "training"
+def measure(structure: str, width: int, use: Use, tokens: int, rounds: int) -> dict[str, Any]:
+    is_training = use is Use.training
     x, y_grad = torch.randn(tokens, width, requires_grad=is_training), torch.randn(tokens, width)
     sized = parse_structure(structure).at(width, width)
     runs: dict[str, Callable[[], None]] = {}
     for route in routes(sized):
-        if is_training and _is_hopeless(route, width, tokens):
+        if use is not Use.merged and _is_hopeless(route, width, tokens):
             continue
         layer = EinsumLinear(width, width, structure)
         layer.route = route.text
+        if use is Use.merged:
+            merge(layer)
         runs[route.text] = partial(train, layer, x, y_grad) if is_training else partial(infer, layer, x)
     race = Race(runs, CPU)
     race.run(rounds)
     seconds = {text: statistics.median(values) for text, values in race.durations_s.items()}
-    chosen = best_route(sized, tokens, profile_for("cpu", 1, torch.float32), is_training).text
+    chosen = best_route(sized, tokens, profile_for("cpu", 1, torch.float32), use).text
     return {
         "structure": structure,
         "width": width,
-        "mode": mode,
+        "mode": use.value,
         "tokens": tokens,
         "seconds": seconds,
         "chosen": chosen,
@@ -83,12 +90,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     words = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, list[dict[str, Any]]] = {mode: [] for mode in TOKENS}
+    found: dict[str, list[dict[str, Any]]] = {use.value: [] for use in TOKENS}
     for width in words.widths:
         for structure in MARKET[1:]:
-            for mode, numbers in TOKENS.items():
+            for use, numbers in TOKENS.items():
                 small = (tokens for tokens in numbers if tokens * width <= MOST_ELEMENTS)
-                found[mode] += [measure(structure, width, mode, tokens, words.rounds) for tokens in small]
+                found[use.value] += [measure(structure, width, use, tokens, words.rounds) for tokens in small]
             print(f"width {width:,}, {structure}", flush=True)
     for mode, cases in found.items():
         mean = math.exp(statistics.fmean(math.log(case["loss"]) for case in cases))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, StructuredMoE, swap_linear
+    from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, StructuredMoE, merge, merged, swap_linear, unmerge
     from einsearch_cli.structures import Structure, parse_structure
     from einsearch_cli.taxonomy import classify
 
@@ -20,7 +20,10 @@ _HOME = {
     "AuxiliaryLoss": "layers",
     "EinsumLinear": "layers",
     "StructuredMoE": "layers",
+    "merge": "layers",
+    "merged": "layers",
     "swap_linear": "layers",
+    "unmerge": "layers",
     "Structure": "structures",
     "parse_structure": "structures",
     "classify": "taxonomy",
@@ -33,8 +36,11 @@ __all__ = [
     "StructuredMoE",
     "__version__",
     "classify",
+    "merge",
+    "merged",
     "parse_structure",
     "swap_linear",
+    "unmerge",
 ]
 
 

@@ -29,9 +29,10 @@ run in turn, round after round: the ratios are the result, not the seconds.
 Ctrl-C ends the run and shows what was measured so far.
 
 Modes: forward is inference on more than 64 tokens, decode on up to 64, training
-is a forward and a backward pass. 'possible' is the speed-up that the FLOPs
-promise, 'realised' the share of it that was reached, '× bare' the time over
-that of the layer's matrix products alone, '× einsum' over that of one
+is a forward and a backward pass. Layers are merged in decode, as they are in
+generation, and nowhere else (`einsearch_cli.merge`). 'possible' is the speed-up
+that the FLOPs promise, 'realised' the share of it that was reached, '× bare' the
+time over that of the layer's matrix products alone, '× einsum' over that of one
 torch.einsum after another.
 
 [bold]Examples[/bold]

@@ -38,20 +38,17 @@ def plan_setting(explain_plan: bool, device: Device | None, dtype: Dtype | None)
 
 
 def plan_object(sized: SizedStructure, tokens: int, setting: PlanSetting | None) -> dict[str, Any]:
-    """The entry of the result, empty without a setting: routes at inference and in training, fastest first."""
+    """The entry of the result, empty without a setting: the routes for each use of the layer, fastest first."""
     if setting is None:
         return {}
     import torch
 
     from einsearch_cli.layers.plans.machine import profile_for
-    from einsearch_cli.layers.plans.planner import explain
+    from einsearch_cli.layers.plans.planner import Use, explain
 
     device, dtype = setting.device.value, setting.dtype.value
     profile = profile_for(device, torch.get_num_threads(), getattr(torch, dtype))
-    modes = {"inference": False, "training": True}
-    routes = {
-        mode: [asdict(e) for e in explain(sized, tokens, profile, is_training)] for mode, is_training in modes.items()
-    }
+    routes = {use.value: [asdict(e) for e in explain(sized, tokens, profile, use)] for use in Use}
     return {"plan": {"cost_model": profile.source, "device": device, "dtype": dtype, **routes}}
 
 
@@ -65,7 +62,7 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     found = item["plan"]
     lines = [("", ""), (f"plan, {item['tokens']} tokens", _predicted(found))]
-    for mode in ("inference", "training"):
+    for mode in ("inference", "merged", "training"):
         rows = [
             [
                 "→" if route["is_chosen"] else "",
@@ -81,8 +78,8 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows, tablefmt="plain", disable_numparse=True, colalign=("left", "left", *["right"] * 3, "left")
         )
         lines += [(f"  {mode}" if n == 0 else "", line) for n, line in enumerate(table.splitlines())]
-    lines.append(("", "→ is taken; a merged matrix is formed once at inference, in every step in training,"))
-    lines.append(("", f"and left only for routes predicted to take less than {DENSE_MARGIN:.0%} of its time"))
+    lines.append(("", "→ is taken; merged: after merge(model), which forms a matrix once. Other calls form it anew;"))
+    lines.append(("", f"it is left only for routes predicted to take less than {DENSE_MARGIN:.0%} of its time"))
     return lines
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from einsearch_cli.errors import PromptError
 from einsearch_cli.generation.sampling import Sampling
+from einsearch_cli.layers import merged
 from einsearch_cli.models import KeyValueCache, Transformer, TransformerConfig
 
 # Axes in this file: B sample, T position, V vocabulary.
@@ -20,8 +21,8 @@ class Decoding:
     The prompt is read once; the samples then share its keys and values. Sample i draws from a
     generator of its own, seeded with `seed + i`, so it is the same whatever the number of samples.
 
-    Structured layers multiply with merged matrices where that is faster for the number of rows,
-    and with their factors where it is not, as in reading a long prompt (`EinsumLinear`).
+    The model is merged while tokens are drawn (`einsearch_cli.merged`): structured layers keep the matrices
+    that are faster for the number of rows, and use their factors where these are, as for a long prompt.
 
     Args:
         model: in evaluation mode, on the device where it is to run.
@@ -68,13 +69,14 @@ class Decoding:
 
     def __iter__(self) -> Iterator[list[int | None]]:
         """The next token of every sample; None for those that have ended."""
-        logits_BV, cache = self._read_prompt()
-        for step in range(1, self._steps + 1):
-            tokens_B = self._draw(logits_BV)
-            yield self._record(tokens_B.tolist(), is_last=step == self._steps)
-            if None not in self.finished:
-                return
-            logits_BV = self._read(tokens_B, cache)
+        with merged(self._model):
+            logits_BV, cache = self._read_prompt()
+            for step in range(1, self._steps + 1):
+                tokens_B = self._draw(logits_BV)
+                yield self._record(tokens_B.tolist(), is_last=step == self._steps)
+                if None not in self.finished:
+                    return
+                logits_BV = self._read(tokens_B, cache)
 
     @torch.inference_mode()
     def _read_prompt(self) -> tuple[Tensor, KeyValueCache]:

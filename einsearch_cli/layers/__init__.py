@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from einsearch_cli.layers.initialisation import initialise_
     from einsearch_cli.layers.initialisation_names import INITIALISATIONS, Initialisation
     from einsearch_cli.layers.learning_rates import learning_rate_multipliers
+    from einsearch_cli.layers.merging import merge, merged, unmerge
     from einsearch_cli.layers.moe import (
         AUXILIARY_WEIGHT,
         AuxiliaryLoss,
@@ -56,6 +57,7 @@ else:
             "initialisation": ("initialise_",),
             "initialisation_names": ("INITIALISATIONS", "Initialisation"),
             "learning_rates": ("learning_rate_multipliers",),
+            "merging": ("merge", "merged", "unmerge"),
             "moe": ("AUXILIARY_WEIGHT", "AuxiliaryLoss", "FeedForwardMoE", "RoutingStatistics", "StructuredMoE"),
             "plans.layout": ("plan_for",),
             "plans.plan": ("FactorRole", "Plan", "factor_roles"),
@@ -106,8 +108,11 @@ __all__ = [
     "initialise_",
     "kept_weights",
     "learning_rate_multipliers",
+    "merge",
+    "merged",
     "plan_for",
     "plan_swaps",
     "project_",
     "swap_linear",
+    "unmerge",
 ]

@@ -13,19 +13,19 @@ from torch.nn import functional
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast, cast_dtype, without_autocast
 from einsearch_cli.layers.contractions.contraction import contract
-from einsearch_cli.layers.contractions.inference import Prepared
+from einsearch_cli.layers.contractions.inference import KeptWeights, Merging
+from einsearch_cli.layers.contractions.layer_call import LayerCall, layer_call
 from einsearch_cli.layers.contractions.merged_weights import merged_weights
 from einsearch_cli.layers.contractions.operators import contract_operator, register_plan
 from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
 from einsearch_cli.layers.contractions.scaled_last import scaled_last
-from einsearch_cli.layers.contractions.training_call import TrainingCall, training_call
 from einsearch_cli.layers.factors import draw_factors_, new_factors
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters, check_width
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.plans.machine import profile_for
 from einsearch_cli.layers.plans.plan import Plan
-from einsearch_cli.layers.plans.planner import Route, Schedule, dense_route, routes, schedule, stored_plan
-from einsearch_cli.layers.tracing import calls_operators, is_plain
+from einsearch_cli.layers.plans.planner import Route, Schedule, Use, dense_route, routes, schedule, stored_plan
+from einsearch_cli.layers.tracing import calls_operators, is_plain, is_plain_type
 from einsearch_cli.structures import Structure, parse_structure
 
 # Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
@@ -99,9 +99,8 @@ class EinsumLinear(nn.Module):
         self._order = tuple(step.factor for step in self.plan.steps)
         self._stds = tuple(role.init_std for role in self.plan.roles)
         self._route: Route | None = None
-        self._prepared: Prepared | None = None
-        self._training: tuple[tuple[str, int, torch.dtype], Schedule] | None = None
-        self._call: TrainingCall | None = None
+        self._merging: Merging | None = None
+        self._forget_calls()
         # One axis, as sharding (`fully_shard`) takes no parameters without one.
         self.gain = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         if bias:
@@ -153,7 +152,8 @@ class EinsumLinear(nn.Module):
     def route(self) -> str | None:
         """The one way in which the layer multiplies, such as `(xA)B`; None, the default, lets the planner choose.
 
-        Fixing it to the factors' own sequence saves the memory of a merged matrix at inference.
+        With `x(AB)`, a call multiplies the factors with each other first; a merged layer keeps that product (see
+        `merge`). Fixed to the factors' own sequence, a merged layer keeps no matrix, only its scale.
 
         >>> layer = EinsumLinear(64, 64, "monarch")
         >>> layer.route = "(xA)B"
@@ -173,7 +173,15 @@ class EinsumLinear(nn.Module):
                 f"route {text!r}: this layer's are {', '.join(known)}", remedy="one of these, or None for the fastest"
             )
         self._route = None if text is None else known[text]
-        self._prepared = self._training = self._call = None
+        self._forget_calls()
+        if self._merging is not None:
+            self._merging.weights = None
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether calls without gradients may use what was kept from calls before; see `merge`."""
+        merging = self._merging
+        return merging is not None and merging.is_current(dict(self.factors.items()), self.gain)
 
     @property
     def flops_per_token(self) -> int:
@@ -225,31 +233,33 @@ class EinsumLinear(nn.Module):
             check_input(x, self.in_features, self.gain.dtype)
             return self._record(x)
         try:
-            if _is_grad_enabled():
-                return self._contract(x)
-            prepared = self._prepared
+            merging, has_grad = self._merging, _is_grad_enabled()
+            if merging is None or has_grad:
+                return self._contract(x, has_grad)
+            kept = merging.weights
             # Not self.factors and self.gain: nn.Module finds these only after a search of up to 1 µs each.
             parameters = self._parameters
             factors = self._modules["factors"]._parameters  # type: ignore[union-attr]
-            if prepared is None or _is_any_autocast() or not prepared.serves(factors, parameters.get("gain")):
-                return self._infer(x)
+            if kept is None or _is_any_autocast() or not merging.is_current(factors, parameters.get("gain")):
+                return self._infer_merged(x, merging)
             if "bias" in parameters:
                 bias = parameters["bias"]
-                if x.numel() <= prepared.dense_limit:
+                if x.numel() <= kept.dense_limit:
                     if x.ndim == 2 and bias is not None:
-                        return _addmm(bias, x, prepared.transposed)
-                    return _linear(x, prepared.weight, bias)
-                if prepared.is_plain and x.ndim == 2 and x.shape[1] == self.in_features and not x.is_meta:
-                    return prepared.multiply(x, bias)
-            return self._infer(x)
+                        return _addmm(bias, x, kept.transposed)
+                    return _linear(x, kept.weight, bias)
+                if kept.is_plain and x.ndim == 2 and x.shape[1] == self.in_features and not x.is_meta:
+                    return kept.multiply(x, bias)
+            return self._infer_merged(x, merging)
         except RuntimeError:
             check_input(x, self.in_features, self.gain.dtype)
             check_parameters(x, self)
             raise
 
     def train(self, mode: bool = True) -> EinsumLinear:
-        """Sets the mode as any module's; what was merged for inference is forgotten."""
-        self._prepared = None
+        """Sets the mode as any module's; training ends what `merge` began, evaluation does not."""
+        if mode:
+            self._merging = None
         return super().train(mode)
 
     def __repr__(self) -> str:
@@ -267,29 +277,28 @@ class EinsumLinear(nn.Module):
             f"structure={self._structure_text!r}, bias={self.bias is not None}"
         )
 
-    def _infer(self, x: Tensor) -> Tensor:
-        """Without gradients: merged factors are kept from call to call, and used where they are faster."""
+    def _infer_merged(self, x: Tensor, merging: Merging) -> Tensor:
+        """Without gradients, as a layer that is merged unless its parameters have changed since."""
+        if not self.is_merged:
+            self._merging = None
+        if self._merging is not merging or x.is_meta:  # a scale on meta has no value
+            return self._contract(x, has_grad=False)
         check_width(x, self.in_features)  # rows of another width may be reshaped, and there may be none of them
-        autocast = autocast_dtype(x)
-        if x.is_meta or any(parameter.is_inference() for parameter in (self.gain, *self.factors.values())):
-            # A scale on meta has no value; changes of parameters made in inference mode cannot be noticed.
-            check_parameters(x, self)  # products of other tensors with those on meta are made up of free memory
-            return self._record(x)
-        prepared = self._prepared
-        if (
-            prepared is None
-            or prepared.autocast is not autocast
-            or not prepared.serves(dict(self.factors.items()), self.gain)
-        ):
-            best = self._schedule(x.device.type, cast_dtype(self.gain, autocast), is_training=False)
-            prepared = Prepared(self.sized, self._named_factors(), self.gain, self._stds, autocast, best)
-            self._prepared = prepared
-        return self._infer_with(prepared, x)
-
-    def _infer_with(self, prepared: Prepared, x: Tensor) -> Tensor:
-        x, bias = cast(prepared.autocast, x, self._padded_bias(self.bias))
-        y = prepared.multiply(self._padded(x.reshape(-1, self.in_features)), bias)
+        autocast, kept = autocast_dtype(x), merging.weights
+        if kept is None or kept.autocast is not autocast:
+            best = self._schedule(x.device.type, cast_dtype(self.gain, autocast), Use.merged)
+            kept = KeptWeights(self.sized, self._named_factors(), self.gain, self._stds, autocast, best)
+            merging.weights = kept
+        x, bias = cast(autocast, x, self._padded_bias(self.bias))
+        y = kept.multiply(self._padded(x.reshape(-1, self.in_features)), bias)
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
+
+    def _new_merging(self) -> Merging | None:
+        """None where torch cannot say whether parameters change, or they have no values."""
+        parameters = [self.gain, *self.factors.values()]
+        if not all(is_plain_type(p) and not p.is_inference() and not p.is_meta for p in parameters):
+            return None
+        return Merging(dict(self.factors.items()), self.gain)
 
     def _record(self, x: Tensor) -> Tensor:
         """For compilers, tracers and function transforms: the factors' own sequence unless another route is fixed."""
@@ -310,13 +319,14 @@ class EinsumLinear(nn.Module):
             y = y if bias is None else y + bias
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
-    def _contract(self, x: Tensor) -> Tensor:
-        """With gradients."""
-        call, autocast = self._call, autocast_dtype(x) if _is_any_autocast() else None
+    def _contract(self, x: Tensor, has_grad: bool) -> Tensor:
+        """From the factors as they are now."""
+        call, autocast = self._calls[has_grad], autocast_dtype(x) if _is_any_autocast() else None
         if call is None or not call.serves(x, autocast):
             check_width(x, self.in_features)
-            route = self._training_schedule(x.device.type, autocast).at(x.numel() // self.in_features)
-            call = self._call = training_call(x, route, self._stds, autocast, cast_dtype(self.gain, autocast))
+            route = self._unmerged_schedule(x.device.type, autocast, has_grad).at(x.numel() // self.in_features)
+            call = layer_call(x, route, self._stds, autocast, cast_dtype(self.gain, autocast), has_grad)
+            self._calls[has_grad] = call
         parameters = self._parameters
         gain: Any
         bias: Any
@@ -329,7 +339,7 @@ class EinsumLinear(nn.Module):
         y: Tensor = call.apply(call.settings, unwrap_if_dead(x), gain, bias, *self._factors())
         return y
 
-    def _contract_prepared(self, call: TrainingCall, x: Tensor, gain: Any, bias: Tensor | None) -> Tensor:
+    def _contract_prepared(self, call: LayerCall, x: Tensor, gain: Any, bias: Tensor | None) -> Tensor:
         """With padding, autocast, merged factors, or on another device."""
         factors = self._factors()
         if not call.is_own:
@@ -340,18 +350,24 @@ class EinsumLinear(nn.Module):
             return self._cut(functional.linear(x, factors[0].squeeze(0).T, bias))
         return self._cut(call.apply(call.settings, unwrap_if_dead(x), gain, bias, *factors))
 
-    def _schedule(self, device_type: str, dtype: torch.dtype, is_training: bool) -> Schedule:
+    def _schedule(self, device_type: str, dtype: torch.dtype, use: Use) -> Schedule:
         if self._route is not None:
             return Schedule((1,), (self._route,))
-        return schedule(self.sized, profile_for(device_type, torch.get_num_threads(), dtype), is_training)
+        return schedule(self.sized, profile_for(device_type, torch.get_num_threads(), dtype), use)
 
-    def _training_schedule(self, device_type: str, autocast: torch.dtype | None) -> Schedule:
+    def _unmerged_schedule(self, device_type: str, autocast: torch.dtype | None, has_grad: bool) -> Schedule:
         dtype = cast_dtype(self.gain, autocast)
-        machine, known = (device_type, _num_threads(), dtype), self._training
+        machine, known = (device_type, _num_threads(), dtype), self._schedules[has_grad]
         if known is not None and known[0] == machine:
             return known[1]
-        self._training = machine, self._schedule(device_type, dtype, is_training=True)
-        return self._training[1]
+        found = self._schedule(device_type, dtype, Use.training if has_grad else Use.inference)
+        self._schedules[has_grad] = machine, found
+        return found
+
+    def _forget_calls(self) -> None:
+        """Drop what was decided for earlier calls, without gradients and with them."""
+        self._calls: list[LayerCall | None] = [None, None]
+        self._schedules: list[tuple[tuple[str, int, torch.dtype], Schedule] | None] = [None, None]
 
     def _factors(self) -> list[Tensor]:
         """In the order in which they meet."""
@@ -386,17 +402,18 @@ class EinsumLinear(nn.Module):
         return y[..., : self.out_features].contiguous() if self.plan.padded_out > self.out_features else y
 
     def _apply(self, fn: Any, recurse: bool = True) -> EinsumLinear:
-        """Moves to another device or dtype; what was merged or found out stays behind."""
-        self._prepared = self._training = self._call = None
+        """Moves to another device or dtype; what was merged or decided stays behind."""
+        self._merging = None
+        self._forget_calls()
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are without what can be made again."""
+        """Copies and pickles are without what can be made again, and not merged."""
         return {
             **self.__dict__,
-            "_prepared": None,
-            "_training": None,
-            "_call": None,
+            "_merging": None,
+            "_calls": [None, None],
+            "_schedules": [None, None],
             "plan": None,
             "_route": self.route,
         }

@@ -29,6 +29,16 @@ def is_transformed() -> bool:
     return _are_transforms_active() or forward_ad._current_level >= 0
 
 
+def is_looked_at() -> bool:
+    """Whether a compiler, a tracer or a function transform is at work."""
+    return _is_compiling() or is_transformed() or _tracing_state() is not None
+
+
+def is_plain_type(tensor: Tensor) -> bool:
+    """Whether this is a tensor of torch's own kind, not sharded, quantised or otherwise wrapped."""
+    return type(tensor) in _PLAIN
+
+
 def calls_operators() -> bool:
     """Whether compiled code may call operators: an exported program is to consist of torch's own.
 

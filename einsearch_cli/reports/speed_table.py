@@ -23,8 +23,8 @@ def by_case(result: BenchResult) -> list[tuple[Case, list[Measurement]]]:
 
 
 def case_title(case: Case) -> str:
-    """`training, width 1,024, 4,096 tokens`."""
-    return f"{case.mode}, {_size(case)}"
+    """`training, width 1,024, 4,096 tokens`; says where layers are merged."""
+    return f"{case.mode}, {_size(case)}{', merged layers' * case.mode.merges}"
 
 
 def _size(case: Case) -> str:
@@ -103,8 +103,9 @@ def speed_headline(result: BenchResult) -> list[str]:
         par = sum(item.vs_dense.median <= PAR for item in items)
         worst = max(items, key=lambda item: item.vs_dense.median)
         best = max(items, key=lambda item: item.speedup)
+        subject = f"{str(mode).capitalize()}{' of merged layers' * mode.merges}"
         sentences.append(
-            f"{str(mode).capitalize()}: {par} of {len(items)} layers are at most {PAR - 1:.0%} slower than nn.Linear; "
+            f"{subject}: {par} of {len(items)} layers are at most {PAR - 1:.0%} slower than nn.Linear; "
             f"the median takes {_median(item.vs_bare.median for item in items):.2f} times its bare products and "
             f"realises {share_text(_median(item.realised for item in items))} of its theoretical speed-up; "
             f"best {_place(best)}, worst {_place(worst)}."

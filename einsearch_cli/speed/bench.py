@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from einsearch_cli.errors import SpecError
-from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers import EinsumLinear, merge
 from einsearch_cli.speed.bare import Arenas, bare_products
 from einsearch_cli.speed.einsums import einsum_route
 from einsearch_cli.speed.grid import Case, Entrant, Mode, check_memory, check_sizes
@@ -150,6 +150,9 @@ class _CaseRun:
         y_grad = torch.randn(case.tokens, case.width, device=device, dtype=dtype) if trains else None
         layers = [EinsumLinear(case.width, case.width, item, device=device, dtype=dtype) for item in structures]
         dense = nn.Linear(case.width, case.width, device=device, dtype=dtype)
+        if case.mode.merges:
+            for layer in layers:
+                merge(layer)
         self.runners = [_runner(layer, x, y_grad) for layer in (dense, *layers)]
         plans = [layer.plan.at(case.tokens, device.type == "cpu", dtype.itemsize) for layer in layers]
         arenas = Arenas.for_plans(plans, case.tokens, device, dtype)

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers import EinsumLinear, merge
 from einsearch_cli.layers.plans.machine import WIDTHS, MachineProfile
 from einsearch_cli.layers.plans.planner import routes
 
@@ -90,6 +90,7 @@ def _calls(dtype: torch.dtype) -> Iterator[float]:
     layers = [EinsumLinear(16, 16, text, dtype=dtype) for text in (*texts, texts[0])]
     for layer, number in zip(layers, (0, 0, 1), strict=True):
         layer.route = routes(layer.sized)[number].text
+        merge(layer)
     with torch.inference_mode():
         two, four, merged = (fastest_ns(partial(layer, x)) for layer in layers)
     step_ns = max(0.0, (four - two) / 2)

@@ -27,16 +27,21 @@ class Mode(StrEnum):
     """What a layer is used for."""
 
     forward = "forward"
-    """Inference on more than `DECODE_TOKENS` tokens."""
+    """Inference on more than `DECODE_TOKENS` tokens, of layers that keep nothing from call to call."""
     training = "training"
     """Forward and backward pass, with gradients of the input and of all parameters."""
     decode = "decode"
-    """Inference on at most `DECODE_TOKENS` tokens."""
+    """Inference on at most `DECODE_TOKENS` tokens, of merged layers, as generation has them (`layers.merge`)."""
 
     @property
     def passes(self) -> int:
         """Cost in forward passes."""
         return TRAINING_TO_FORWARD if self is Mode.training else 1
+
+    @property
+    def merges(self) -> bool:
+        """Whether the layers are merged."""
+        return self is Mode.decode
 
 
 _DEFAULT_TOKENS: Final = {Mode.decode: (1, 4, 16, 64), Mode.forward: (256, 4096), Mode.training: (256, 4096)}

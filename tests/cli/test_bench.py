@@ -40,7 +40,7 @@ def test_table_has_dense_and_a_block_for_each_case(einsearch) -> None:
     outcome = einsearch(*SMALL)
     blocks = outcome.out.strip().split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == [
-        "decode, width 32, 16 tokens",
+        "decode, width 32, 16 tokens, merged layers",
         "forward, width 32, 80 tokens",
         "training, width 32, 16 tokens",
         "training, width 32, 80 tokens",

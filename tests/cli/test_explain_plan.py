@@ -8,7 +8,7 @@ import pytest
 
 from einsearch_cli.layers.plans import planner
 from einsearch_cli.layers.plans.machine import DEFAULT_CPU
-from einsearch_cli.layers.plans.planner import DENSE_MARGIN, best_route, predicted_ns, routes
+from einsearch_cli.layers.plans.planner import DENSE_MARGIN, Use, best_route, predicted_ns, routes
 from einsearch_cli.structures import parse_structure
 
 
@@ -33,10 +33,10 @@ def test_the_planner_leaves_the_dense_matrix_only_below_that_share(einsearch) ->
         for width in (64, 128, 256, 512):
             sized = parse_structure(text).at(width, width)
             for tokens in (1, 4, 16, 64, 256):
-                times = {r: predicted_ns(sized, r, tokens, DEFAULT_CPU, False) for r in routes(sized)}
+                times = {r: predicted_ns(sized, r, tokens, DEFAULT_CPU, Use.merged) for r in routes(sized)}
                 dense_ns = next(ns for route, ns in times.items() if route.is_dense)
                 fastest = min(times.values()) / dense_ns
-                is_left = not best_route(sized, tokens, DEFAULT_CPU, False).is_dense
+                is_left = not best_route(sized, tokens, DEFAULT_CPU, Use.merged).is_dense
                 assert is_left == (fastest < share), (text, width, tokens)
                 seen.add((is_left, share - 0.2 < fastest < share + 0.2))
     assert seen >= {(True, True), (False, True)}, "cases near the share are needed to see it"

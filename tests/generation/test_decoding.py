@@ -45,6 +45,20 @@ def test_a_changed_factor_is_seen_by_the_next_decoding() -> None:
     assert [[token] for token in after] != before
 
 
+def test_a_model_is_merged_while_it_decodes() -> None:
+    """Until the last token, or until the decoding is given up."""
+    model = awake(config_of("btt in attention, grouped"))
+    layers = model.structured_layers().values()
+    steps = iter(Decoding(model, PROMPT, max_tokens=3))
+    for _ in range(2):
+        next(steps)
+        assert all(layer.is_merged for layer in layers)
+    steps.close()
+    assert not any(layer.is_merged for layer in layers)
+    list(Decoding(model, PROMPT, max_tokens=3))
+    assert not any(layer.is_merged for layer in layers)
+
+
 def test_a_sample_does_not_depend_on_the_others() -> None:
     model = awake(config_of("grouped"))
     many = list(Decoding(model, PROMPT, max_tokens=6, samples=4, seed=1))

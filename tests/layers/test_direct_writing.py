@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.contractions.training_call import training_call
+from einsearch_cli.layers.contractions.layer_call import layer_call
 from einsearch_cli.layers.plans.cost_model import inference_ns, training_ns
 from einsearch_cli.layers.plans.direct_writing import plan_operands
 from einsearch_cli.layers.plans.machine import DEFAULT_GPU
@@ -57,5 +57,5 @@ def test_one_matrix_is_left_to_the_product_of_linear_layers() -> None:
     for text, is_own in (("dense", False), ("monarch", True)):
         layer = EinsumLinear(16, 16, text, device="meta")
         x, route = torch.empty(3, 16, device="meta"), routes(layer.sized)[0]
-        call = training_call(x, route, layer._stds, None, torch.float32)
+        call = layer_call(x, route, layer._stds, None, torch.float32, has_grad=True)
         assert call.is_own is is_own

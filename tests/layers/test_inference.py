@@ -1,79 +1,40 @@
-"""What a layer keeps between calls without gradients never outlives the parameters that it was made from."""
+"""Calls without gradients, of layers that are merged and of others: the values are those of the parameters now."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers import EinsumLinear, merge
 from einsearch_cli.layers.contractions import passes
 from einsearch_cli.layers.contractions.contraction import repeated
+from einsearch_cli.layers.contractions.inference import KeptWeights
 from einsearch_cli.layers.plans.planner import routes
 
 ROUTES = ["(xA)B", "x(AB)"]
 
 
-@pytest.fixture(params=ROUTES)
+@pytest.fixture(params=[(route, merges) for merges in (False, True) for route in ROUTES], ids=str)
 def layer(request: pytest.FixtureRequest) -> EinsumLinear:
     torch.manual_seed(0)
     made = EinsumLinear(16, 16, "btt:r=2").eval()
-    made.route = request.param
-    return made
+    made.route, merges = request.param
+    return merge(made) if merges else made
+
+
+def weights_of(layer: EinsumLinear) -> KeptWeights:
+    assert layer._merging is not None
+    assert layer._merging.weights is not None
+    return layer._merging.weights
 
 
 def plain(layer: EinsumLinear, x: Tensor) -> Tensor:
     return layer._record(x).detach()
-
-
-def _optimizer_step(layer: EinsumLinear, fused: bool = False) -> None:
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5, fused=fused)
-    with torch.enable_grad():
-        layer(torch.randn(4, 16)).square().sum().backward()
-    optimizer.step()
-
-
-def _flat(layer: EinsumLinear) -> None:
-    """Gives parameters other memory through `.data`."""
-    values = nn.utils.parameters_to_vector(layer.parameters())
-    nn.utils.vector_to_parameters(1.5 * values, layer.parameters())
-
-
-EDITS: dict[str, Callable[[EinsumLinear], object]] = {
-    "factor in place": lambda layer: layer.factors["A"].add_(1),
-    "one entry": lambda layer: layer.factors["B"][0, 0, 0].fill_(3),
-    "gain": lambda layer: layer.gain.fill_(2),
-    "bias": lambda layer: layer.bias.add_(1),  # type: ignore[union-attr]
-    "another parameter": lambda layer: layer.factors.__setitem__("A", nn.Parameter(torch.randn(4, 4, 8))),
-    "optimizer": _optimizer_step,
-    "fused optimizer": lambda layer: _optimizer_step(layer, fused=True),
-    "other memory": _flat,
-    "load": lambda layer: layer.load_state_dict(EinsumLinear(16, 16, "btt:r=2").state_dict()),
-    "reset": lambda layer: layer.reset_parameters(),
-    "zero": lambda layer: layer.zero_last_factor_(),
-    ".data": lambda layer: layer.factors["A"].data.mul_(0.5).add_(0.1),
-    ".data of the gain": lambda layer: layer.gain.data.mul_(0.5),
-    "the memory in NumPy": lambda layer: np.multiply(values := layer.factors["B"].detach().numpy(), 0.5, out=values),
-    ".data, then a mode": lambda layer: (layer.factors["A"].data.add_(1), layer.eval()),
-    ".data, then a dtype": lambda layer: (layer.factors["A"].data.add_(1), layer.float()),  # the memory stays
-    "dtype and back": lambda layer: (layer.double(), layer.factors["A"].add_(1), layer.float()),
-}
-
-
-@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
-@torch.no_grad()
-def test_an_edit_after_a_merge_is_seen(layer: EinsumLinear, edit: Callable[[EinsumLinear], object]) -> None:
-    x = torch.randn(3, 16)
-    before = layer(x)
-    edit(layer)
-    after = layer(x)
-    torch.testing.assert_close(after, plain(layer, x))
-    assert not torch.allclose(after, before, atol=1e-6)
 
 
 STRIDED: dict[str, Callable[[], Tensor]] = {
@@ -94,33 +55,15 @@ def test_strided_inputs_give_what_the_dense_matrix_gives(layer: EinsumLinear, ma
         torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
 
 
-@torch.no_grad()
-def test_the_merge_is_kept_from_call_to_call(layer: EinsumLinear, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(3, 16)
-    first = layer(x)
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("merged again")
-
-    monkeypatch.setattr("einsearch_cli.layers.contractions.inference.merged_weights", refuse)
-    torch.testing.assert_close(layer(x), first)
-    with torch.inference_mode():
-        torch.testing.assert_close(layer(x), first)
-    layer.train()
-    with pytest.raises(AssertionError, match="merged again"):
-        layer(x)
-
-
 @pytest.mark.parametrize(("d_in", "d_out", "transposed"), [(32, 128, True), (128, 32, False), (64, 64, False)])
 def test_a_merged_matrix_lies_as_is_fastest_for_few_tokens(d_in: int, d_out: int, transposed: bool) -> None:
-    layer = EinsumLinear(d_in, d_out, "btt:r=2", bias=False)
+    layer = merge(EinsumLinear(d_in, d_out, "btt:r=2", bias=False))
     layer.route = "x(AB)"
     with torch.no_grad():
         x = torch.randn(3, d_in)
         torch.testing.assert_close(layer(x), x @ layer.to_dense().T, rtol=1e-4, atol=1e-5)
-    assert layer._prepared is not None
-    assert layer._prepared.weight.shape == (d_out, d_in)
-    assert layer._prepared.weight.T.is_contiguous() is transposed
+    assert weights_of(layer).weight.shape == (d_out, d_in)
+    assert weights_of(layer).weight.T.is_contiguous() is transposed
 
 
 def test_swapped_in_parameters_are_used(layer: EinsumLinear) -> None:
@@ -133,35 +76,12 @@ def test_swapped_in_parameters_are_used(layer: EinsumLinear) -> None:
         torch.testing.assert_close(swapped, layer(x))
 
 
-def test_copies_do_not_share_what_was_merged(layer: EinsumLinear) -> None:
-    x = torch.randn(3, 16)
-    with torch.no_grad():
-        y = layer(x)
-        twin = copy.deepcopy(layer)
-        assert twin.route == layer.route
-        assert twin._prepared is None
-        twin.gain.fill_(0)
-        torch.testing.assert_close(layer(x), y)
-        assert not torch.allclose(twin(x), y)
-        assert twin.plan is layer.plan
-
-
 def test_input_that_requires_grad_under_inference_mode(layer: EinsumLinear) -> None:
     x = torch.randn(3, 16, requires_grad=True)
     with torch.inference_mode():
         y = layer(x)
     assert not y.requires_grad
     torch.testing.assert_close(y.clone(), plain(layer, x))
-
-
-def test_parameters_made_in_inference_mode_are_never_kept() -> None:
-    with torch.inference_mode():
-        layer = EinsumLinear(16, 16, "btt:r=2")
-        x = torch.randn(3, 16)
-        before = layer(x)
-        layer.gain.mul_(2)
-        assert layer.bias is not None
-        torch.testing.assert_close(layer(x) - layer.bias, 2 * (before - layer.bias))
 
 
 def test_autocast_gets_merged_weights_of_its_dtype(layer: EinsumLinear) -> None:
@@ -280,11 +200,11 @@ def test_shapes_on_the_meta_device(layer: EinsumLinear, grad: bool) -> None:
                 assert y.shape == (*leading, made.out_features)
 
 
-def test_factors_are_repeated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merged_layer_repeats_factors_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Along axes that only the activation has, and for few tokens not at all."""
     repeats = []
     monkeypatch.setattr(passes, "repeated", lambda *arguments: repeats.append(1) or repeated(*arguments))
-    layer, x = EinsumLinear(256, 256, "(0.5|0.25|0.25|0.25|0.5|0.25|0)").eval(), torch.randn(20, 256)
+    layer, x = merge(EinsumLinear(256, 256, "(0.5|0.25|0.25|0.25|0.5|0.25|0)").eval()), torch.randn(20, 256)
     layer.route = "(xA)B"
     with torch.no_grad():
         expected = plain(layer, x)
@@ -300,19 +220,20 @@ def test_factors_are_repeated_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_merged_is_kept_once_for_both_plans_of_a_route() -> None:
-    layer = EinsumLinear(64, 64, "monarch:n=3").eval()
+    layer = merge(EinsumLinear(64, 64, "monarch:n=3").eval())
     layer.route = next(route.text for route in routes(layer.sized) if 1 < len(route.plan.steps) < 3)
     with torch.no_grad():
         layer(torch.randn(3, 64))
         layer(torch.randn(40, 64))
-    assert layer._prepared is not None
-    few, many = layer._prepared._repeated.values()
+    few, many = weights_of(layer)._repeated.values()
     assert [one.data_ptr() for one in few] == [one.data_ptr() for one in many]
 
 
-def test_factors_are_repeated_only_for_the_plan_that_wants_it() -> None:
+@pytest.mark.parametrize("merges", [False, True])
+def test_factors_are_repeated_only_for_the_plan_that_wants_it(merges: bool) -> None:
     """Both plans of one route serve one layer in turn, each with weights of its own."""
     layer = EinsumLinear(256, 256, "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4 AB^1/4", dtype=torch.float64)
+    layer = merge(layer) if merges else layer
     layer.route = "(xA)B"
     assert layer.plan.steps[0].is_repeated
     for tokens in (40, 3, 40, 1):
@@ -335,7 +256,8 @@ def test_how_many_tokens_are_few_goes_by_the_dtype_of_the_products(
         layer(x)
         with torch.no_grad():
             layer(x)
-    assert layer._call is not None
-    assert layer._call.settings.passes.plan is wanted
-    assert layer._prepared is not None
-    assert list(layer._prepared._repeated) == [wanted]
+            merge(layer)(x)
+    for call in layer._calls:
+        assert call is not None
+        assert call.settings.passes.plan is wanted
+    assert list(weights_of(layer)._repeated) == [wanted]

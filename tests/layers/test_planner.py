@@ -25,7 +25,7 @@ from einsearch_cli.layers.contractions.passes import Passes
 from einsearch_cli.layers.plans import processor
 from einsearch_cli.layers.plans.cost_model import inference_ns, training_ns
 from einsearch_cli.layers.plans.machine import DEFAULT_AVX512, DEFAULT_CPU, DEFAULT_GPU, MachineProfile, default_cpu
-from einsearch_cli.layers.plans.planner import best_route, explain, predicted_ns, routes, schedule, stored_plan
+from einsearch_cli.layers.plans.planner import Use, best_route, explain, predicted_ns, routes, schedule, stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import contraction_orders
 
@@ -98,17 +98,17 @@ def test_a_layer_trains_by_the_route_that_was_set_last() -> None:
         layer.route = route.text
         with FlopCounterMode(display=False) as counter:
             layer(x)
-        assert layer._call is not None
-        assert layer._call.route is route
+        assert layer._calls[True] is not None
+        assert layer._calls[True].route is route
         assert counter.get_total_flops() == 50 * route.flops_per_token + route.flops_per_merge
 
 
 def test_what_was_found_out_for_another_dtype_is_forgotten() -> None:
     layer, x = EinsumLinear(64, 64, "btt:r=2"), torch.randn(50, 64)
     layer(x)
-    call = layer._call
+    call = layer._calls[True]
     layer.double()(x.double())
-    assert layer._call is not call
+    assert layer._calls[True] is not call
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def test_the_number_of_threads_decides_too(monkeypatch: pytest.MonkeyPatch) -> N
     for number in (1, 2, 1):
         torch.set_num_threads(number)
         layer(x)
-        assert layer._call is not None
-        taken.append(layer._call.route.text)
+        assert layer._calls[True] is not None
+        taken.append(layer._calls[True].route.text)
     assert taken == ["(xA)B", "x(AB)", "(xA)B"]
 
 
@@ -147,8 +147,8 @@ def test_autocast_decides_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for enabled in (False, True, False):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             layer(x)
-        assert layer._call is not None
-        taken.append(layer._call.route.text)
+        assert layer._calls[True] is not None
+        taken.append(layer._calls[True].route.text)
     assert taken == ["(xA)B", "x(AB)", "(xA)B"]
 
 
@@ -170,7 +170,7 @@ def test_wider_numbers_cost_more() -> None:
     for profile in (DEFAULT_CPU, DEFAULT_GPU):
         sized = parse_structure("btt:r=2").at(1024, 1024)
         times = [
-            [predicted_ns(sized, route, 4096, profile.of_dtype(dtype), True) for route in routes(sized)]
+            [predicted_ns(sized, route, 4096, profile.of_dtype(dtype), Use.training) for route in routes(sized)]
             for dtype in (torch.bfloat16, torch.float32, torch.float64)
         ]
         assert all(a <= b < c for a, b, c in zip(*times, strict=True))
@@ -233,39 +233,50 @@ def test_facts_are_those_of_the_first_processor(tmp_path: Path, monkeypatch: pyt
 
 def test_with_avx512_few_tokens_of_narrow_layers_take_the_dense_matrix() -> None:
     # 49% slower by factors at one token and width 512 on a Xeon; three factors 1.46 against 0.81 of dense's time at 1,024 tokens.
-    narrow = schedule(parse_structure("block-shuffle:blocks=4").at(512, 512), DEFAULT_AVX512, False)
+    narrow = schedule(parse_structure("block-shuffle:blocks=4").at(512, 512), DEFAULT_AVX512, Use.merged)
     assert narrow.at(4).is_dense
-    three = schedule(parse_structure("btt:n=3").at(256, 256), DEFAULT_AVX512, False)
+    three = schedule(parse_structure("btt:n=3").at(256, 256), DEFAULT_AVX512, Use.merged)
     assert three.at(1024).text == "(x(AB))C"
-    wide = schedule(parse_structure("btt:r=4").at(2048, 2048), DEFAULT_AVX512, False)
+    wide = schedule(parse_structure("btt:r=4").at(2048, 2048), DEFAULT_AVX512, Use.merged)
     assert not wide.at(1).is_dense  # a quarter of dense's time
 
 
 def test_few_tokens_take_the_dense_matrix_and_many_the_factors() -> None:
     sized = parse_structure("monarch").at(256, 256)
-    found = schedule(sized, DEFAULT_CPU, False)
+    found = schedule(sized, DEFAULT_CPU, Use.merged)
     assert found.at(0) is found.at(1)
     assert found.at(1).is_dense
     assert not found.at(4096).is_dense
     assert found.at(10**9) is found.routes[-1]
-    assert schedule(parse_structure("btt:r=64").at(256, 256), DEFAULT_CPU, False).dense_limit == math.inf
+    assert schedule(parse_structure("btt:r=64").at(256, 256), DEFAULT_CPU, Use.merged).dense_limit == math.inf
     # 31 µs by factors against 114 µs by the matrix on an EPYC, and 2.2 ms against 3.6 ms.
-    assert not schedule(parse_structure("monarch").at(1024, 1024), DEFAULT_CPU, False).at(1).is_dense
-    assert not schedule(parse_structure("block-shuffle:blocks=4").at(4096, 4096), DEFAULT_CPU, False).at(1).is_dense
+    assert not schedule(parse_structure("monarch").at(1024, 1024), DEFAULT_CPU, Use.merged).at(1).is_dense
+    assert (
+        not schedule(parse_structure("block-shuffle:blocks=4").at(4096, 4096), DEFAULT_CPU, Use.merged).at(1).is_dense
+    )
+
+
+def test_a_layer_that_is_not_merged_forms_a_matrix_only_for_many_tokens() -> None:
+    # Width 64 on an EPYC: at one token 146 µs by factors, 692 by a matrix formed in the call; at 1,024 tokens 1,363 and 956.
+    found = schedule(parse_structure("btt:r=4").at(64, 64), DEFAULT_CPU, Use.inference)
+    assert not found.at(1).is_dense
+    assert found.at(4096).is_dense
 
 
 def test_a_gpu_merges_few_tokens_of_wide_layers_and_narrow_layers() -> None:
     # On an NVIDIA H200 the factors took 90–163 µs where the matrix takes 38 µs.
     for spec in ("monarch", "low-rank", "kronecker", "btt:n=3"):
-        found = schedule(parse_structure(spec).at(8192, 8192), DEFAULT_GPU, False)
+        found = schedule(parse_structure(spec).at(8192, 8192), DEFAULT_GPU, Use.merged)
         assert found.at(16).is_dense
         assert not found.at(16384).is_dense
-    assert schedule(parse_structure("block-shuffle:blocks=4").at(1024, 1024), DEFAULT_GPU, False).at(16384).is_dense
+    assert (
+        schedule(parse_structure("block-shuffle:blocks=4").at(1024, 1024), DEFAULT_GPU, Use.merged).at(16384).is_dense
+    )
 
 
 def test_a_gpu_trains_factors_whose_copies_fall_away() -> None:
     # 1.30 ms of the factors against 2.99 ms of the merged matrix on an NVIDIA H200.
-    found = schedule(parse_structure("btt:r=4").at(4096, 4096), DEFAULT_GPU, True).at(16384)
+    found = schedule(parse_structure("btt:r=4").at(4096, 4096), DEFAULT_GPU, Use.training).at(16384)
     assert found.text == "(xA)B"
 
 
@@ -283,7 +294,7 @@ def test_predictions_grow_with_tokens_and_training_costs_more(profile: MachinePr
 
 def test_the_explanation_has_all_routes_and_marks_the_choice() -> None:
     sized = parse_structure("monarch").at(1024, 1024)
-    found = explain(sized, 1024, DEFAULT_CPU, is_training=False)
+    found = explain(sized, 1024, DEFAULT_CPU, Use.merged)
     assert [item.text for item in found] == ["(xA)B", "x(AB)"]
     assert [item.is_chosen for item in found] == [True, False]
     factors, dense = found
@@ -292,18 +303,21 @@ def test_the_explanation_has_all_routes_and_marks_the_choice() -> None:
     assert dense.bytes == 4 * (1024**2 + 2 * 1024 * 1024)
     assert factors.bytes > 4 * (2 * 32**3 + 4 * 1024 * 1024)
     assert (factors.intermediate_elements, dense.intermediate_elements) == (1024 * 1024, 0)
-    training = explain(sized, 1024, DEFAULT_CPU, is_training=True)
     merge = 2 * 1024 * 1024
+    unmerged = next(item for item in explain(sized, 1024, DEFAULT_CPU, Use.inference) if item.text == "x(AB)")
+    assert (unmerged.flops, unmerged.bytes) == (dense.flops + merge, dense.bytes + 4 * 1024**2)
+    assert unmerged.predicted_us > dense.predicted_us
+    training = explain(sized, 1024, DEFAULT_CPU, Use.training)
     merged = next(item for item in training if item.text == "x(AB)")
     assert merged.flops == 3 * (dense.flops + merge)
     # Backward: x and twice the output's gradient read, that of x written; the matrix read, its gradient written; the merge.
     assert merged.bytes == dense.bytes + 4 * (4 * 1024 * 1024 + (2 + 3) * 1024**2)
-    half = explain(sized, 1024, DEFAULT_GPU, is_training=True)
+    half = explain(sized, 1024, DEFAULT_GPU, Use.training)
     own = next(item for item in half if item.text == "(xA)B")
     # Nothing is copied on a GPU: x, the intermediate twice and y; backward 3 times as much, and the weights twice more.
     assert own.bytes == 2 * (4 * 1024 * 1024 + 2 * 4 * 1024 * 1024 + 3 * 2 * 32**3)
-    best = best_route(sized, 1024, DEFAULT_CPU, False)
-    assert factors.predicted_us == predicted_ns(sized, best, 1024, DEFAULT_CPU, False) / 1e3
+    best = best_route(sized, 1024, DEFAULT_CPU, Use.merged)
+    assert factors.predicted_us == predicted_ns(sized, best, 1024, DEFAULT_CPU, Use.merged) / 1e3
 
 
 def test_merging_costs_what_torch_counts() -> None:

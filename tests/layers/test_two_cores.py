@@ -17,7 +17,7 @@ from einsearch_cli.layers.contractions.on_device import apply_on_device
 from einsearch_cli.layers.contractions.passes import kept_buffers, passes_for
 from einsearch_cli.layers.plans.cost_model import inference_bytes, training_bytes
 from einsearch_cli.layers.plans.machine import DEFAULT_GPU
-from einsearch_cli.layers.plans.planner import explain
+from einsearch_cli.layers.plans.planner import Use, explain
 from einsearch_cli.layers.plans.two_cores import TwoCores, two_cores
 
 TEXTS = ["kronecker", "tt:r=3", "XA^1/4 XB^3/4 YA^1/2 YB^1/2 AB=2", "XB^1/2 XA^1/2 YB^1/4 YA^3/4"]
@@ -156,7 +156,7 @@ def test_a_cpu_has_no_kernels_and_keeps_intermediates() -> None:
 def test_nothing_but_input_and_output_moves() -> None:
     """In half precision: 3 passes over both in training, and the factors."""
     sized = EinsumLinear(64, 64, "tt:r=4", device="meta").sized
-    (own, *_) = (item for item in explain(sized, 1000, DEFAULT_GPU, False) if item.text != "x(AB)")
+    (own, *_) = (item for item in explain(sized, 1000, DEFAULT_GPU, Use.merged) if item.text != "x(AB)")
     params = 2 * 8 * 8 * 4
     assert own.intermediate_elements == 0
     assert own.bytes == 2 * (params + 1000 * 2 * 64)

@@ -89,7 +89,7 @@ def test_lists_have_every_case() -> None:
 
 def test_sentences_count_and_name() -> None:
     decode, training = speed_headline(RESULT)
-    assert decode.startswith("Decode: 2 of 2 layers are at most 5% slower")
+    assert decode.startswith("Decode of merged layers: 2 of 2 layers are at most 5% slower")
     assert training.startswith("Training: 1 of 2 layers are at most 5% slower")
     assert "best 2.00× (monarch, width 64, 256 tokens), worst 0.50× (btt, width 64, 256 tokens)" in training
     assert "2.00 times its bare products" in training

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from einsearch_cli.errors import SizeError, SpecError
-from einsearch_cli.layers import Plan
+from einsearch_cli.layers import EinsumLinear, Plan
 from einsearch_cli.speed import MARKET, WIDTHS, Bench, Case, Entrant, Mode, Spread, cases_of
 from einsearch_cli.speed import bench as bench_module
 from einsearch_cli.structures import parse_structure
@@ -43,6 +43,19 @@ def test_every_ratio_by_hand() -> None:
         assert told["gflops_per_s"] * 1e9 * told["layer_s"]["median"] == pytest.approx(item.flops)
         assert (told["vs_einsum"] is None) == (item.case.mode is Mode.training)
         assert (told["mode"], told["width"], told["tokens"]) == (str(item.case.mode), 64, 16)
+
+
+def test_only_decoding_is_measured_with_merged_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def spied(layer: torch.nn.Module, x: torch.Tensor) -> object:
+        if isinstance(layer, EinsumLinear):
+            seen[x.shape[0]] = layer.is_merged
+        return lambda: None
+
+    monkeypatch.setattr(bench_module, "_inference", spied)
+    bench_of(cases_of([Mode.decode, Mode.forward], [64], [16, 80]), rounds=1).run()
+    assert seen == {16: True, 80: False}
 
 
 def test_bare_products_are_those_of_the_plan_for_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

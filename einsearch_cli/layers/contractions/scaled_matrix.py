@@ -17,7 +17,7 @@ from einsearch_cli.layers.contractions.double_backward import (
     needs_obvious_gradients,
     obvious_layer,
 )
-from einsearch_cli.layers.contractions.rms_scale import caps, scale_product
+from einsearch_cli.layers.contractions.rms_scale import caps, scale_product, scale_value
 from einsearch_cli.layers.plans.plan import Plan
 
 _addmm = torch.addmm
@@ -39,16 +39,7 @@ class _ScaledMatrix(torch.autograd.Function):
         ctx.save_for_backward(x, gain, bias, factor)
         ctx.cap, (ctx.norm,) = caps((factor,), settings.stds)
         ctx.scale = scale = gain.item() * ctx.cap
-        if scale != scale:  # taken for 1 by MKL's products on processors of Intel
-            x = x * scale
-        weight = factor[0]
-        if x.ndim == 2 and bias is not None:
-            return _addmm(bias, x, weight, alpha=scale)
-        # Not a view of rows, of which torch would keep account.
-        y = x.new_empty(*x.shape[:-1], weight.shape[1])
-        rows = y.view(-1, weight.shape[1])
-        _addmm(rows if bias is None else bias, _rows(x), weight, beta=bias is not None, alpha=scale, out=rows)
-        return y
+        return _multiply(x, factor[0], bias, scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -83,6 +74,25 @@ class _ScaledMatrix(torch.autograd.Function):
         if x_grad is not None and grads[0].ndim != 2:
             x_grad = x_grad.view(*grads[0].shape[:-1], x_grad.shape[1])
         return None, x_grad, gain_grad, bias_grad, factor_grad
+
+
+def multiply_scaled_matrix(
+    settings: ScaledMatrixSettings, x: Tensor, gain: Tensor, bias: Tensor | None, factor: Tensor
+) -> Tensor:
+    """The forward pass alone, for calls without gradients."""
+    return _multiply(x, factor[0], bias, scale_value(gain, (factor,), settings.stds))
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    if scale != scale:  # taken for 1 by MKL's products on processors of Intel
+        x = x * scale
+    if x.ndim == 2 and bias is not None:
+        return _addmm(bias, x, weight, alpha=scale)
+    # Not a view of rows, of which torch would keep account.
+    y = x.new_empty(*x.shape[:-1], weight.shape[1])
+    rows = y.view(-1, weight.shape[1])
+    _addmm(rows if bias is None else bias, _rows(x), weight, beta=bias is not None, alpha=scale, out=rows)
+    return y
 
 
 apply_scaled_matrix: Any = super(torch.autograd.Function, _ScaledMatrix).apply

@@ -19,6 +19,8 @@ from einsearch_cli.structures import SizedStructure
 
 _TRAINED_MERGE_STEPS = 60
 """A product of two factors and its backward pass, by torch's autograd, take as many calls as so many steps."""
+_MERGE_STEPS = 25
+"""The same without gradients."""
 _ONE_ROW = 0.4
 """A matrix times one vector reads its weights without packing them."""
 
@@ -53,14 +55,15 @@ def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
 
 
 def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_training: bool) -> float:
-    """Multiplying the factors of every group; training needs two gradients of every product too."""
+    """Multiplying the factors of every group within a call; training needs two gradients of every product too."""
     total = 0.0
     for step in plan.steps:
         if len(step.factor) == 1:
             continue
         elements, products = math.prod(step.weight_shape), len(step.factor) - 1
         pass_ns = merging_macs(sized, step) * profile.mac_ns_at(16) + 2 * elements * _memory_ns(elements, profile)
-        total += 4 * pass_ns + products * _TRAINED_MERGE_STEPS * profile.step_ns if is_training else pass_ns
+        calls = products * (_TRAINED_MERGE_STEPS if is_training else _MERGE_STEPS) * profile.step_ns
+        total += (4 if is_training else 1) * pass_ns + calls
     return total
 
 
@@ -94,9 +97,13 @@ def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
         elements += (2 + is_anew) * (before + after)
         elements += 2 * _elements(step.grad) if own.grad.copy else 0
         elements += 2 * _elements(step.rows) if own.rows.copy and is_anew else 0
-    merged = sum(math.prod(step.weight_shape) for step in plan.steps if len(step.factor) > 1)
-    weights = 2 * plan.params + 3 * merged  # a merged one is written, and its gradient read for two others
+    weights = 2 * plan.params + 3 * merged_elements(plan)  # one is written, and its gradient read for two others
     return inference_bytes(plan, tokens, profile) + profile.itemsize * (weights + tokens * elements)
+
+
+def merged_elements(plan: Plan) -> int:
+    """Elements of the products of factors."""
+    return sum(math.prod(step.weight_shape) for step in plan.steps if len(step.factor) > 1)
 
 
 def _fused_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:

@@ -2,8 +2,8 @@
 
 A plan lets groups of factors meet the activation one after another; the factors
 of a group are multiplied with each other before. One group of all factors is the
-dense matrix (pre-merge, Wei et al. 2024, arXiv 2406.16450). At inference merged
-factors are kept, so merging is free; in training it is paid in every step.
+dense matrix (pre-merge, Wei et al. 2024, arXiv 2406.16450). A merged layer keeps
+the products, so they are free; every other call pays for those that it makes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,18 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from itertools import permutations
 
-from einsearch_cli.layers.plans.cost_model import inference_bytes, inference_ns, merging_ns, training_bytes, training_ns
+from einsearch_cli.layers.plans.cost_model import (
+    inference_bytes,
+    inference_ns,
+    merged_elements,
+    merging_ns,
+    training_bytes,
+    training_ns,
+)
 from einsearch_cli.layers.plans.layout import plan_for
 from einsearch_cli.layers.plans.machine import MachineProfile
 from einsearch_cli.layers.plans.merging import merging_macs
@@ -32,6 +40,17 @@ DENSE_MARGIN = 0.8
 """The dense matrix is left only for plans predicted to take less than this part of its time."""
 
 
+class Use(StrEnum):
+    """What a call is for, which decides what it has to pay for."""
+
+    inference = "inference"
+    """A forward pass that multiplies the factors of a group itself."""
+    merged = "merged"
+    """A forward pass with these products at hand: of a layer that was merged for inference."""
+    training = "training"
+    """Forward and backward pass; both take the products of factors apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One plan of a layer, with what it costs."""
@@ -42,7 +61,7 @@ class Route:
     flops_per_token: int
     """FLOPs of the steps that hold the activation."""
     flops_per_merge: int
-    """FLOPs of multiplying factors, spent once for a call in training and once for all at inference."""
+    """FLOPs of multiplying factors: in every call, or once for a merged layer."""
 
     @property
     def is_own(self) -> bool:
@@ -129,54 +148,62 @@ def dense_route(sized: SizedStructure) -> Route | None:
 
 
 @lru_cache(maxsize=1024)
-def schedule(sized: SizedStructure, profile: MachineProfile, is_training: bool) -> Schedule:
+def schedule(sized: SizedStructure, profile: MachineProfile, use: Use) -> Schedule:
     """The best route for every number of tokens, by the cost model."""
     starts: list[int] = []
     chosen: list[Route] = []
     for tokens in _TOKENS:
-        best = best_route(sized, tokens, profile, is_training)
+        best = best_route(sized, tokens, profile, use)
         if not chosen or best is not chosen[-1]:
             starts.append(tokens)
             chosen.append(best)
     return Schedule(tuple(starts), tuple(chosen))
 
 
-def best_route(sized: SizedStructure, tokens: int, profile: MachineProfile, is_training: bool) -> Route:
+def best_route(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Use) -> Route:
     """The route predicted to be fastest, with a margin in favour of the dense matrix."""
 
     def weighed_ns(route: Route) -> float:
-        return predicted_ns(sized, route, tokens, profile, is_training) * (DENSE_MARGIN if route.is_dense else 1.0)
+        return predicted_ns(sized, route, tokens, profile, use) * (DENSE_MARGIN if route.is_dense else 1.0)
 
     return min(routes(sized), key=weighed_ns)
 
 
-def predicted_ns(sized: SizedStructure, route: Route, tokens: int, profile: MachineProfile, is_training: bool) -> float:
-    """One forward pass, or in training one forward and backward pass, merging included."""
-    if is_training:
-        return training_ns(route.plan, tokens, profile) + merging_ns(sized, route.plan, profile, is_training)
-    return inference_ns(route.plan, tokens, profile)
+def predicted_ns(sized: SizedStructure, route: Route, tokens: int, profile: MachineProfile, use: Use) -> float:
+    """One forward pass, or in training one forward and backward pass, with the products of factors that are not at hand."""
+    if use is Use.merged:
+        return inference_ns(route.plan, tokens, profile)
+    is_training = use is Use.training
+    total = training_ns(route.plan, tokens, profile) if is_training else inference_ns(route.plan, tokens, profile)
+    return total + merging_ns(sized, route.plan, profile, is_training)
 
 
-def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, is_training: bool) -> list[Explanation]:
+def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Use) -> list[Explanation]:
     """Every route with its costs at this many tokens in the profile's dtype, fastest first."""
-    bytes_moved = training_bytes if is_training else inference_bytes
-    chosen = best_route(sized, tokens, profile, is_training)
+    passes, merges = {Use.inference: (1, 1), Use.merged: (1, 0), Use.training: (3, 3)}[use]
+    bytes_moved = {Use.inference: _unmerged_bytes, Use.merged: inference_bytes, Use.training: training_bytes}[use]
+    chosen = best_route(sized, tokens, profile, use)
     found = [
         Explanation(
             text=route.text,
-            flops=tokens * route.flops_per_token * (3 if is_training else 1) + route.flops_per_merge * is_training * 3,
+            flops=tokens * route.flops_per_token * passes + route.flops_per_merge * merges,
             bytes=bytes_moved(route.plan, tokens, profile),
             intermediate_elements=(
                 0
                 if is_fused(route.plan, profile.is_cpu, profile.itemsize)
                 else tokens * max(route.plan.widths[1:-1], default=0)
             ),
-            predicted_us=predicted_ns(sized, route, tokens, profile, is_training) / 1e3,
+            predicted_us=predicted_ns(sized, route, tokens, profile, use) / 1e3,
             is_chosen=route is chosen,
         )
         for route in routes(sized)
     ]
     return sorted(found, key=lambda item: item.predicted_us)
+
+
+def _unmerged_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
+    """Of a forward pass that writes its products of factors before it reads them."""
+    return inference_bytes(plan, tokens, profile) + profile.itemsize * merged_elements(plan)
 
 
 def _partitions(factors: Sequence[str]) -> Iterator[tuple[str, ...]]:
