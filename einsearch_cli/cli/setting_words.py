@@ -24,14 +24,5 @@ def read_settings(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not (key.strip() and equals and text.strip()):
             raise SpecError(f"--set {word!r}: it needs a key and a value", remedy="--set width=512")
-        value = load_yaml(text, f"--set {key.strip()}").data
-        settings[key.strip()] = _number(value) if isinstance(value, str) else value
+        settings[key.strip()] = load_yaml(text, f"--set {key.strip()}").data
     return settings
-
-
-def _number(text: str) -> str | float:
-    """YAML takes 5e5, without a point, for text."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -1,15 +1,17 @@
-"""YAML from strangers: safe types only, with limits, and with line numbers for error messages."""
+"""YAML 1.2 from strangers: plain data only, with limits, and with line numbers and texts for error messages."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from einsearch_cli.errors import SpecError
+from einsearch_cli.structures.scalars import core_scalar
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
@@ -25,6 +27,8 @@ class YamlDocument:
 
     source: str
     data: Any
+    typed: Any
+    """The same data with every scalar as the text that was typed: `1e-9`, `010`, `null`."""
     lines: dict[Location, int]
 
     def where(self, location: Location) -> str:
@@ -32,6 +36,31 @@ class YamlDocument:
         while location and location not in self.lines:
             location = location[:-1]
         return f"{self.source}:{self.lines.get(location, 1)}"
+
+    def text(self, location: Location) -> str | None:
+        """The scalar at a location as it was typed; None where there is none."""
+        found = self.typed
+        for part in location:
+            try:
+                found = found[part]
+            except (LookupError, TypeError):
+                return None
+        return found if isinstance(found, str) else None
+
+
+_PLAIN_TAG: Final = "plain"
+"""Given to scalars without quotes and without a tag of their own."""
+_TAGS: Final = {f"tag:yaml.org,2002:{name}": name for name in ("null", "bool", "int", "float", "str", "seq", "map")}
+_KINDS: Final = {"null": type(None), "bool": bool, "int": int, "float": float}
+
+
+class _Composer(yaml.SafeLoader):
+    """Makes the tree of nodes; what their scalars mean is decided by `core_scalar`, not by YAML 1.1."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  as in the class above it
+
+
+_Composer.add_implicit_resolver(_PLAIN_TAG, re.compile(""), None)
 
 
 def load_yaml_file(path: Path) -> YamlDocument:
@@ -63,19 +92,25 @@ def read_text(path: Path) -> str:
 def load_yaml(text: str, source: str) -> YamlDocument:
     """Parse YAML text of at most `MAX_NODES` nodes and `MAX_DEPTH` levels, without duplicate keys.
 
-    >>> load_yaml("a: [1, 2]", "x.yaml").data
-    {'a': [1, 2]}
+    Scalars are those of the core schema of YAML 1.2; keys are always text.
+
+    Raises:
+        SpecError: naming the line where the text is not plain YAML.
+
+    >>> load_yaml("a: [1, 010, no]", "x.yaml").data
+    {'a': [1, 10, 'no']}
     """
-    loader: yaml.SafeLoader | None = None
+    loader: _Composer | None = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Composer(text)
         node = loader.get_single_node()
         if node is None:
             raise SpecError(f"{source} is empty: a specification must have content", remedy="see the files in specs/")
         lines: dict[Location, int] = {}
         _check_tree(node, source)
         _check_keys(node, (), lines, source)
-        data = loader.construct_document(node)
+        data = _build(node, lambda scalar: _value(scalar, source))
+        typed = _build(node, lambda scalar: scalar.value)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -89,7 +124,7 @@ def load_yaml(text: str, source: str) -> YamlDocument:
     finally:
         if loader is not None:
             loader.dispose()
-    return YamlDocument(source, data, lines)
+    return YamlDocument(source, data, typed, lines)
 
 
 def _check_tree(root: yaml.Node, source: str) -> None:
@@ -108,6 +143,12 @@ def _check_tree(root: yaml.Node, source: str) -> None:
             raise SpecError(
                 f"{source}:{_line(node)}: {what}: that is no specification", remedy="see the files in specs/"
             )
+        if node.tag not in _TAGS and node.tag != _PLAIN_TAG:
+            shown = node.tag.replace("tag:yaml.org,2002:", "!!")[:60]
+            raise SpecError(
+                f"{source}:{_line(node)}: the tag {shown!r}: a specification holds plain values, lists and mappings",
+                remedy="leave the tag out",
+            )
         if isinstance(node, yaml.MappingNode):
             stack += [(child, depth + 1) for pair in node.value for child in pair]
         elif isinstance(node, yaml.SequenceNode):
@@ -121,7 +162,7 @@ def _check_keys(node: yaml.Node, location: Location, lines: dict[Location, int],
             _check_keys(child, (*location, position), lines, source)
     if not isinstance(node, yaml.MappingNode):
         return
-    keys: set[Hashable] = set()
+    keys: set[str] = set()
     for key, value in node.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else None
         if name is None or name == "<<":
@@ -134,6 +175,32 @@ def _check_keys(node: yaml.Node, location: Location, lines: dict[Location, int],
         keys.add(name)
         _check_keys(value, (*location, name), lines, source)
         lines[(*location, name)] = _line(key)
+
+
+def _build(node: yaml.Node, read: Callable[[yaml.ScalarNode], Any]) -> Any:
+    """Lists, mappings with text as keys, and what `read` makes of scalars."""
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(child, read) for child in node.value]
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: _build(value, read) for key, value in node.value}
+    assert isinstance(node, yaml.ScalarNode)
+    return read(node)
+
+
+def _value(node: yaml.ScalarNode, source: str) -> Any:
+    """A scalar by its text, or by its quotes or tag where it has them."""
+    kind = _TAGS.get(node.tag)
+    if kind == "str":
+        return node.value
+    value = core_scalar(node.value)
+    if kind is None or _KINDS.get(kind) is type(value):
+        return value
+    if kind == "float" and type(value) is int:
+        return float(value)
+    raise SpecError(
+        f"{source}:{_line(node)}: {node.value[:40]!r} is not of the type {kind} that its tag gives it",
+        remedy=f"leave !!{kind} out",
+    )
 
 
 def _line(node: yaml.Node) -> int:

@@ -15,6 +15,7 @@ from einsearch_cli.structures.carrier_notation import REST, structure_of_terms
 from einsearch_cli.structures.moe import MixtureOfExperts
 from einsearch_cli.structures.notation import NamedStructure, read_structure
 from einsearch_cli.structures.safe_yaml import load_yaml, read_text
+from einsearch_cli.structures.scalars import core_scalar, whole_number
 
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".txt")
 _MIXTURE_KEYS = {"experts", "top"}
@@ -55,7 +56,7 @@ def read_structure_lines(text: str, source: str, *, block_diagonal: bool = False
 def structures_of_yaml(text: str, source: str, *, block_diagonal: bool = False) -> list[NamedStructure]:
     """A list of structures, a mapping with the key `structures`, or one structure with the key `indices`."""
     document = load_yaml(text, source)
-    entries = document.data
+    entries = document.typed
     prefix: tuple[str | int, ...] = ()
     if isinstance(entries, dict) and "structures" in entries:
         if unknown := sorted(set(map(str, entries)) - {"structures"}):
@@ -90,13 +91,13 @@ def structure_of_entry(entry: Any, where: str, *, block_diagonal: bool = False) 
     except EinsearchError as error:
         raise SpecError(f"{where}: {error.problem}", remedy=error.remedy) from error
     raise SpecError(
-        f"{where}: {str(entry)[:60]!r} is no structure: it must be text or a mapping",
+        f"{where}: {_shown(entry)} is not a structure: it must be text or a mapping",
         remedy="write for example btt:r=2",
     )
 
 
 def _of_mapping(entry: dict[Any, Any], block_diagonal: bool) -> NamedStructure:
-    name = str(entry["name"]) if entry.get("name") is not None else None
+    name = _name(entry.get("name"))
     if isinstance(entry.get("structure"), str):
         sizes = {str(k): str(v) for k, v in entry["sizes"].items()} if isinstance(entry.get("sizes"), dict) else None
         sizes = sizes if "->" in entry["structure"] else None
@@ -114,6 +115,10 @@ def _of_mapping(entry: dict[Any, Any], block_diagonal: bool) -> NamedStructure:
     return NamedStructure(structure_of_terms(terms, block_diagonal=block_diagonal), name)
 
 
+def _name(given: object) -> str | None:
+    return None if given is None or core_scalar(str(given)) is None else str(given)
+
+
 def _with_experts(found: NamedStructure, entry: dict[Any, Any]) -> NamedStructure:
     if not _MIXTURE_KEYS & set(entry):
         return found
@@ -123,10 +128,14 @@ def _with_experts(found: NamedStructure, entry: dict[Any, Any]) -> NamedStructur
             remedy="{structure: btt, experts: 16, top: 2}",
         )
     experts, top = (entry[key] for key in ("experts", "top"))
-    for key, value in (("experts", experts), ("top", top)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise SpecError(f"{key} is {str(value)[:40]!r}: it must be a whole number", remedy=f"{key}: 2")
-    return replace(found, mixture=MixtureOfExperts(found.structure, experts, top))
+    return replace(found, mixture=MixtureOfExperts(found.structure, _count("experts", experts), _count("top", top)))
+
+
+def _count(key: str, value: object) -> int:
+    number = None if isinstance(value, bool) else whole_number(str(value))
+    if number is None:
+        raise SpecError(f"{key} is {str(value)[:40]!r}: it must be a whole number", remedy=f"{key}: 2")
+    return number
 
 
 def _index_text(carriers: object, value: object) -> str:
@@ -139,9 +148,16 @@ def _index_text(carriers: object, value: object) -> str:
     elif isinstance(value, int | float | str) and not isinstance(value, bool):
         return str(value)
     raise SpecError(
-        f"index {carriers}: {str(value)[:60]!r} is no extent: it must be an exponent, a size or {REST}",
+        f"index {carriers} is {_shown(value)}: it must be an exponent, a size or {REST}",
         remedy=f"write {carriers}: 1/2, {carriers}: {{size: 4}} or {carriers}: {REST}",
     )
+
+
+def _shown(value: object) -> str:
+    """A value as a file has it."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return json.dumps(value, ensure_ascii=False)[:60]
 
 
 def _collect(entries: Iterable[tuple[str, Any]], source: str, block_diagonal: bool) -> list[NamedStructure]:
@@ -152,8 +168,18 @@ def _collect(entries: Iterable[tuple[str, Any]], source: str, block_diagonal: bo
 
 
 def _loads(text: str, where: str) -> Any:
+    """JSON with its numbers as they were typed, and without keys that stand twice."""
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise SpecError(
+                f"{where}: key {twice[0][:40]!r} stands twice: a key may stand once", remedy="remove one of the two"
+            )
+        return dict(pairs)
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=mapping, parse_int=str, parse_float=str, parse_constant=str)
     except (json.JSONDecodeError, RecursionError) as error:
         raise SpecError(f"{where}: not valid JSON: {error}", remedy="check quotes and commas") from error
 

@@ -150,12 +150,16 @@ def test_files_of_every_format(tmp_path: Path, name: str, text: str) -> None:
     ("name", "text", "message"),
     [
         ("a.yaml", "structures:\n- monarch\n- monrach\n", "a.yaml:3: no structure or family"),
-        ("a.yaml", "- monarch\n- {XA: [1], YA: 1}\n", "a.yaml:2: index XA: '[1]' is no extent"),
+        (
+            "a.yaml",
+            "- monarch\n- {XA: [1], YA: 1}\n",
+            "a.yaml:2: index XA is a list: it must be an exponent, a size or rest",
+        ),
         ("a.yaml", "structures: []\n", "holds no structure"),
         ("a.yaml", "structures: [dense]\nwidth: 3\n", "a.yaml:2: unknown key 'width'"),
         ("a.yaml", "- a: [\n", "not valid YAML"),
         ("a.yaml", "- dense\n- {XA: 1, XA: 1, YA: 1}\n", "a.yaml:2: key 'XA' stands twice"),
-        ("a.yaml", "!!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("a.yaml", "!!python/object/apply:os.system ['true']\n", "a.yaml:1: the tag '!!python/object/apply:os.system'"),
         ("a.yaml", "", "is empty"),
         ("a.yaml", "- " * 30 + "dense", "more than 20 levels"),
         ("a.yaml", "- {XA: 4, YA: 1}\n", "XA has exponent 4"),
