@@ -7,6 +7,8 @@ command line prints it on stderr without a traceback and exits with the error's
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import ClassVar
 
@@ -44,6 +46,15 @@ class EinsearchError(Exception):
 
 def _rebuild(kind: type[EinsearchError], problem: str, remedy: str) -> EinsearchError:
     return kind(problem, remedy=remedy)
+
+
+def near_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant; None if none is near.
+
+    >>> near_name("monrach", ["dense", "monarch"]), near_name("4096x11008", ["dense", "tucker"])
+    ('monarch', None)
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.65)), None)
 
 
 class StructureError(EinsearchError):

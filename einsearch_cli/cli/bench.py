@@ -15,6 +15,7 @@ from einsearch_cli.cli import console
 from einsearch_cli.cli.calibrate import calibration_text
 from einsearch_cli.cli.formats import Format, render, table
 from einsearch_cli.cli.machines import Device, Dtype
+from einsearch_cli.cli.number_options import MANY, MAX_DIMENSION, MAX_TOKENS, whole_list, whole_option
 from einsearch_cli.errors import Exit, OutputError, SpecError
 
 if TYPE_CHECKING:
@@ -54,9 +55,16 @@ def bench_command(
         None, help="Tokens of a call; 1,4,16,64 in decode and 256,4096 in the others if not given."
     ),
     modes: str = typer.Option("decode,forward,training", help="What is measured."),
-    threads: int = typer.Option(1, min=1, help="CPU threads; ratios are steadiest with one."),
-    rounds: int | None = typer.Option(
-        None, min=1, help="Rounds of every case; 5 to 31 if not given, fewer where a round takes long."
+    threads: int = whole_option(
+        "--threads", default=1, least=1, most=MANY, help="CPU threads; ratios are steadiest with one."
+    ),
+    rounds: int | None = whole_option(
+        "--rounds",
+        default=None,
+        example=5,
+        least=1,
+        most=1_000_000,
+        help="Rounds of every case; 5 to 31 if not given, fewer where a round takes long.",
     ),
     calibrate: bool = typer.Option(
         False,
@@ -174,15 +182,6 @@ def _modes(text: str) -> list[Mode]:
         if word not in set(Mode):
             raise SpecError(f"--modes {text}: {word!r} is none of {', '.join(Mode)}", remedy="--modes forward,training")
     return [Mode(word) for word in words]
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise SpecError(
-            f"{option} {text}: whole numbers are needed, with commas between them", remedy=f"{option} 256,1024"
-        ) from None
 
 
 def _measure(bench: Bench) -> BenchResult:

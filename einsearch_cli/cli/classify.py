@@ -12,6 +12,7 @@ from einsearch_cli.cli import console
 from einsearch_cli.cli.filters import BLOCK_DIAGONAL
 from einsearch_cli.cli.formats import Format, ratio, render
 from einsearch_cli.cli.machines import Device, Dtype
+from einsearch_cli.cli.number_options import D_IN, D_OUT, MAX_SEED, MAX_TOKENS, whole_option
 from einsearch_cli.cli.plans import PlanSetting, plan_lines, plan_object, plan_setting
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
@@ -54,9 +55,15 @@ MAX_ORDERS = 15
 def classify_command(
     specs: list[str] = typer.Argument(None, metavar="SPEC...", help="Structures, files of structures, or - for stdin."),
     sizes: str | None = typer.Option(None, help="Sizes of the letters of an einsum equation: g=4,n=256 or g=4,n=rest."),
-    d_in: int | None = typer.Option(None, help="Input dimension; 1024, or what the sizes fix."),
-    d_out: int | None = typer.Option(None, help="Output dimension; d_in if not given."),
-    tokens: int = typer.Option(1024, min=1, help="Tokens per call, for the cost of the contraction orders."),
+    d_in: int | None = D_IN,
+    d_out: int | None = D_OUT,
+    tokens: int = whole_option(
+        "--tokens",
+        default=1024,
+        least=1,
+        most=MAX_TOKENS,
+        help="Tokens per call, for the cost of the contraction orders.",
+    ),
     trees: str | None = typer.Option(
         None,
         metavar="TAU",
@@ -74,7 +81,7 @@ def classify_command(
         "--rank",
         help="Compute the generic rank with random factors: exactly mod a prime, numerically beyond 8192 × 8192.",
     ),
-    seed: int = typer.Option(0, min=0, help="Seed of the random factors of --rank."),
+    seed: int = whole_option("--seed", default=0, least=0, most=MAX_SEED, help="Seed of the random factors of --rank."),
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
     output: Format = typer.Option(Format.table, "--format", help="Output format."),
     out: Path | None = typer.Option(None, help="Write to this file."),

@@ -8,6 +8,7 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.filters import BLOCK_DIAGONAL
+from einsearch_cli.cli.number_options import D_IN, D_OUT
 from einsearch_cli.cli.structure_input import dimensions, one_structure
 from einsearch_cli.errors import OutputError
 
@@ -29,8 +30,8 @@ their exponent and their size. Without --out it is drawn in the terminal.
 def draw_command(
     spec: str = typer.Argument(..., metavar="SPEC", help="A structure, as for `einsearch classify`."),
     sizes: str | None = typer.Option(None, help="Sizes of the letters of an einsum equation: g=4,n=256."),
-    d_in: int | None = typer.Option(None, help="Input dimension; 1024, or what the sizes fix."),
-    d_out: int | None = typer.Option(None, help="Output dimension; d_in if not given."),
+    d_in: int | None = D_IN,
+    d_out: int | None = D_OUT,
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
     out: Path | None = typer.Option(None, help="Write a picture: FILE.svg, FILE.png, or FILE.txt."),
 ) -> None:

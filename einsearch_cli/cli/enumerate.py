@@ -18,6 +18,7 @@ from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of
 from einsearch_cli.cli.formats import Format, render, table
 from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
+from einsearch_cli.cli.number_options import MANY, whole_option
 from einsearch_cli.cli.share_progress import share_progress
 from einsearch_cli.cli.trees import token_exponent
 from einsearch_cli.errors import StructureError
@@ -73,8 +74,8 @@ class Order(StrEnum):
 
 
 def enumerate_command(
-    grid: int = typer.Option(4, "--grid", "-q", min=1, max=1000, help="Exponents are multiples of 1/GRID."),
-    factors: int = typer.Option(2, "--factors", "-N", min=1, help="Largest number of factors."),
+    grid: int = whole_option("--grid", "-q", default=4, least=1, most=1000, help="Exponents are multiples of 1/GRID."),
+    factors: int = whole_option("--factors", "-N", default=2, least=1, most=MANY, help="Largest number of factors."),
     exactly: bool = typer.Option(False, "--exactly", help="Only structures that need all these factors."),
     up_to_transpose: bool = typer.Option(
         False, "--up-to-transpose", help="Only one of two structures that are each other's transpose."
@@ -87,9 +88,20 @@ def enumerate_command(
     family: str | None = filters.FAMILY,
     pareto: bool = filters.PARETO,
     trees: str | None = filters.TREES,
-    experts: int | None = typer.Option(None, help="List layers of so many experts of every structure; needs --top."),
-    top: int | None = typer.Option(None, help="Experts that a token goes through; needs --experts."),
-    limit: int | None = typer.Option(None, min=1, help="Stop after this many."),
+    experts: int | None = whole_option(
+        "--experts",
+        default=None,
+        example=16,
+        least=1,
+        most=4096,
+        help="List layers of this many experts of every structure; needs --top.",
+    ),
+    top: int | None = whole_option(
+        "--top", default=None, example=2, least=1, most=4096, help="Experts that a token goes through; needs --experts."
+    ),
+    limit: int | None = whole_option(
+        "--limit", default=None, example=100, least=1, most=MANY, help="Stop after this many."
+    ),
     order: Order = typer.Option(Order.auto, help="best: sorted; found: while the search runs."),
     count: bool = typer.Option(False, "--count", help="Only say how many there are."),
     output: ListFormat = typer.Option(ListFormat.table, "--format", help="Output format."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from einsearch_cli.errors import SpecError, StructureError
+from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from einsearch_cli.structures.index_classes import IndexClasses
@@ -50,27 +50,26 @@ def bounds_of(min_psi: str, max_omega: str, max_nu: str, unit: int) -> Bounds:
 def _bound(text: str, option: str, strict: str, unit: int) -> Fraction:
     text = text.strip()
     if not text.startswith(strict):
-        return _number(text, option, strict)
-    number = _number(text[1:].removeprefix("="), option, strict)
+        return _number(text, text, option, strict)
+    number = _number(text[1:].removeprefix("=").strip(), text, option, strict)
     if text[1:].startswith("="):
         return number
     steps = math.floor(number * unit) + 1 if strict == ">" else math.ceil(number * unit) - 1
     return Fraction(steps, unit)
 
 
-def _number(text: str, option: str, strict: str) -> Fraction:
-    """A bound; those on ω may be negative, which ω of contraction trees can be."""
-    from einsearch_cli.structures.extent import parse_rational
+def _number(number: str, text: str, option: str, strict: str) -> Fraction:
+    """The exact number of a bound; those on ω may be negative, which ω of contraction trees can be."""
+    from einsearch_cli.structures.extent import exact_rational
 
-    negative = option == "--max-omega" and text.startswith("-")
-    try:
-        number = parse_rational(text.removeprefix("-") if negative else text, option)
-    except StructureError as error:
+    negative = option == "--max-omega" and number.startswith("-")
+    found = exact_rational(number.removeprefix("-") if negative else number)
+    if found is None:
         raise SpecError(
             f"{option} {text[:40]!r} is not a bound: it must be a number{'' if option == '--max-omega' else ' from 0 on'}",
             remedy=f"write {option} 1/2, {option} 0.5 or {option} '{strict}1/2'",
-        ) from error
-    return -number if negative else number
+        )
+    return -found if negative else found
 
 
 def check_factors(factors: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.number_options import MANY, real_option, whole_option
 from einsearch_cli.errors import PromptError
 
 if TYPE_CHECKING:
@@ -46,14 +47,36 @@ class TextFormat(StrEnum):
 def generate_command(
     checkpoint: Path = typer.Argument(..., metavar="CKPT", help="Folder of a run, or of one of its checkpoints."),
     prompt: str = typer.Option(..., help="Text to continue; - reads it from stdin."),
-    max_tokens: int = typer.Option(256, min=1, help="Most new tokens per sample; fewer where the context ends."),
-    temperature: float = typer.Option(1.0, help="0 always takes the likeliest token."),
-    top_k: int | None = typer.Option(None, help="Draw from so many of the likeliest tokens."),
-    top_p: float | None = typer.Option(
-        None, help="Draw from the likeliest tokens that have this probability together."
+    max_tokens: int = whole_option(
+        "--max-tokens",
+        default=256,
+        least=1,
+        most=MANY,
+        help="Most new tokens per sample; fewer where the context ends.",
     ),
-    samples: int = typer.Option(1, min=1, max=1024, help="Continuations, decoded side by side."),
-    seed: int = typer.Option(0, min=0, max=2**63 - 1025, help="Of the first sample."),
+    temperature: float = real_option(
+        "--temperature",
+        default=1.0,
+        rule="from 0 on",
+        fits=lambda number: number >= 0,
+        example="0.8",
+        help="0 always takes the likeliest token.",
+    ),
+    top_k: int | None = whole_option(
+        "--top-k", default=None, example=50, least=1, most=MANY, help="Draw from this many of the likeliest tokens."
+    ),
+    top_p: float | None = real_option(
+        "--top-p",
+        default=None,
+        rule="above 0 and at most 1",
+        fits=lambda number: 0 < number <= 1,
+        example="0.95",
+        help="Draw from the likeliest tokens that have this probability together.",
+    ),
+    samples: int = whole_option(
+        "--samples", default=1, least=1, most=1024, help="Continuations, decoded side by side."
+    ),
+    seed: int = whole_option("--seed", default=0, least=0, most=2**63 - 1025, help="Of the first sample."),
     stop: str | None = typer.Option(None, help="End at this token; the tokenizer's end of text if not given."),
     ids: bool = typer.Option(False, "--ids", help="Prompt, stop token and output are token ids."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),

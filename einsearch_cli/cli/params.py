@@ -10,7 +10,9 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, TableFormat, render, table
-from einsearch_cli.cli.setting_words import read_settings
+from einsearch_cli.cli.number_options import MAX_TOKENS, real_option, whole_option
+from einsearch_cli.cli.setting_words import read_set_words
+from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from einsearch_cli.models.transformer import Accelerator, Estimate, TransformerConfig
@@ -36,6 +38,9 @@ share of the card's peak (--utilisation).
 """
 
 
+BATCH = 8
+
+
 class Structured(StrEnum):
     """Layers that carry the structure."""
 
@@ -59,21 +64,52 @@ def params_command(
     structured: Structured | None = typer.Option(None, help="Layers that carry it: feed-forward, attention, or all."),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
     gpu: str | None = typer.Option(None, help="Estimate a training run on this card: a100, h100, h200, l40s, …"),
-    gpus: int = typer.Option(1, min=1, help="Cards that share the tokens."),
-    batch: int = typer.Option(8, min=1, help="Rows of the full context that a card holds at once."),
-    tokens: float | None = typer.Option(None, help="Training tokens; 20 per parameter if not given."),
-    precision: PrecisionName = typer.Option(PrecisionName.bfloat16, help="Of the matrix products."),
+    gpus: int | None = whole_option(
+        "--gpus", default=None, least=1, most=1_000_000, help="Cards that share the tokens; 1 if not given."
+    ),
+    batch: int | None = whole_option(
+        "--batch",
+        default=None,
+        example=8,
+        least=1,
+        most=1_000_000_000,
+        help="Rows of the full context that a card holds at once; 8 if not given.",
+    ),
+    tokens: float | None = real_option(
+        "--tokens",
+        default=None,
+        rule=f"from 1 to {MAX_TOKENS:.0e}",
+        fits=lambda number: 1 <= number <= MAX_TOKENS,
+        example="26e9",
+        help="Training tokens; 20 per parameter if not given.",
+    ),
+    precision: PrecisionName | None = typer.Option(None, help="Of the matrix products; bfloat16 if not given."),
     recompute: bool = typer.Option(False, "--recompute", help="Compute activations again in the backward pass."),
-    utilisation: float | None = typer.Option(None, help="Share of the peak FLOP/s that is assumed; 0.4 if not given."),
+    utilisation: float | None = real_option(
+        "--utilisation",
+        default=None,
+        rule="above 0 and at most 1",
+        fits=lambda number: 0 < number <= 1,
+        example="0.4",
+        help="Share of the peak FLOP/s that is assumed; 0.4 if not given.",
+    ),
     output: TableFormat = typer.Option(TableFormat.table, "--format", help="Output format."),
 ) -> None:
     from einsearch_cli.models.transformer import UTILISATION, accelerator, dense_twin, estimate, model_costs, preset
     from einsearch_cli.reports.transformer_costs import cost_records, cost_rows, estimate_lines
+    from einsearch_cli.settings import SettingError
 
-    changes = read_settings(settings)
+    words = read_set_words(settings)
+    estimated = {"--gpus": gpus, "--batch": batch, "--tokens": tokens, "--precision": precision}
+    estimated |= {"--recompute": recompute or None, "--utilisation": utilisation}
+    _refuse_without_gpu(gpu, [option for option, given in estimated.items() if given is not None])
+    changes = dict(words.values)
     changes |= {"structure": structure} if structure is not None else {}
     changes |= {"structured": structured.value} if structured is not None else {}
-    config = preset(preset_name, **changes)
+    try:
+        config = preset(preset_name, **changes)
+    except SettingError as error:
+        raise error.given_by(words.origin) from None
     card = None if gpu is None else accelerator(gpu)
     costs = model_costs(config)
     found: Estimate | None = None
@@ -82,10 +118,10 @@ def params_command(
             config,
             card,
             tokens=20 * costs.total.params if tokens is None else tokens,
-            batch=batch,
-            precision=precision.value,
+            batch=batch or BATCH,
+            precision=(precision or PrecisionName.bfloat16).value,
             recompute=recompute,
-            devices=gpus,
+            devices=gpus or 1,
             utilisation=UTILISATION if utilisation is None else utilisation,
         )
     if output is TableFormat.json:
@@ -97,8 +133,17 @@ def params_command(
         console.talk(_described(preset_name, config))
         console.data(table(cost_rows(costs, model_costs(dense_twin(config))), align_right=True))
     if found is not None and card is not None:
-        lines = estimate_lines(found, card, gpus)
+        lines = estimate_lines(found, card, gpus or 1)
         (console.data if output is TableFormat.table else console.talk)("\n".join(lines))
+
+
+def _refuse_without_gpu(gpu: str | None, given: list[str]) -> None:
+    """Options of the estimate change nothing where none is made."""
+    if gpu is None and given:
+        raise SpecError(
+            f"{given[0]} without --gpu: it is a setting of the estimate for a card",
+            remedy=f"add --gpu h100, or leave {given[0]} out",
+        )
 
 
 def _document(

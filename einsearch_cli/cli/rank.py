@@ -15,6 +15,7 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.environment import environment
 from einsearch_cli.cli.formats import Format
+from einsearch_cli.cli.number_options import real_option, whole_list, whole_option, whole_parser
 from einsearch_cli.errors import Exit
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from einsearch_cli.search.estimate import StudyEstimate
     from einsearch_cli.search.spec import StudySpec
     from einsearch_cli.search.trial import TrialResult
+    from einsearch_cli.settings import Given
     from einsearch_cli.structures import LayerSpec
+    from einsearch_cli.structures.safe_yaml import Location
 
 HELP = """Train candidates at equal training FLOPs and rank them against dense.
 
@@ -48,10 +51,21 @@ def rank_command(
     task: str | None = typer.Option(None, help="Proxy task: teacher or text."),
     text: Path | None = typer.Option(None, help="File or folder of text to train on; implies --task text."),
     widths: str | None = typer.Option(None, help="Widths of the network, such as 64,128,256."),
-    budget: float | None = typer.Option(None, help="Training FLOPs of every run of the last rung, such as 1e11."),
-    seeds: int | None = typer.Option(None, help="Runs per candidate and width."),
+    budget: float | None = real_option(
+        "--budget",
+        default=None,
+        rule="above 0",
+        fits=lambda number: number > 0,
+        example="1e11",
+        help="Training FLOPs of every run of the last rung, such as 1e11.",
+    ),
+    seeds: int | None = whole_option(
+        "--seeds", default=None, example=3, least=1, most=1000, help="Runs per candidate and width."
+    ),
     out: Path | None = typer.Option(None, help="Folder of the study; runs/NAME if not given."),
-    workers: int | None = typer.Option(None, min=1, help="Worker processes; one per core if not given."),
+    workers: int | None = whole_option(
+        "--workers", default=None, example=2, least=1, most=100_000, help="Worker processes; one per core if not given."
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan with its cost, and stop."),
     output: Format = typer.Option(Format.table, "--format", help="Format of the ranking on stdout."),
 ) -> int:
@@ -75,7 +89,7 @@ def _overrides(
 ) -> dict[str, Any]:
     given: dict[str, Any] = {"budget_flops": budget, "seeds": seeds, "task": "text" if text and not task else task}
     if widths is not None:
-        given["widths"] = [part.strip() for part in widths.split(",")]
+        given["widths"] = whole_list("--widths", widths, 1, 1_000_000, example="64,128,256")
     if text is not None:
         given["task_settings"] = {"path": str(text)}
     return {key: value for key, value in given.items() if value is not None}
@@ -91,17 +105,29 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
         merged = spec.model_dump() | overrides
         same_task = overrides.get("task", spec.task) == spec.task
         merged["task_settings"] = (spec.task_settings if same_task else {}) | overrides.get("task_settings", {})
-        return parse_study_spec(merged), Path(words[0]).parent
+        return parse_study_spec(merged, _by_options), Path(words[0]).parent
     data: dict[str, Any] = {"structures": [], "files": [], **overrides}
     for word in words:
         kind, _, rest = word.partition(":")
         if kind == "grid":
-            data["space"] = {"grid": rest}
+            data["space"] = {"grid": whole_parser("grid:", 1, 24, example=2)(rest)}
         elif is_structure_file(word):
             data["files"].append(word)
         else:
             data["structures"].append(word)
-    return parse_study_spec(data), Path()
+    return parse_study_spec(data, _by_options), Path()
+
+
+_OPTIONS = {"budget_flops": "--budget", "widths": "--widths", "seeds": "--seeds", "task": "--task"}
+
+
+def _by_options(location: Location) -> Given:
+    """How settings are named that options gave; what a file gave was checked before."""
+    from einsearch_cli.cli.setting_words import as_words
+    from einsearch_cli.settings import Given, in_code
+
+    option = _OPTIONS.get(str(location[0])) if location else None
+    return in_code(location) if option is None else Given(option, lambda value: f"{option} {as_words(value)}")
 
 
 def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate, workers: int, output: Format) -> str:
@@ -138,10 +164,14 @@ def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate,
     )
     return (
         f"task {spec.task}, {len(structures)} candidates ({names}{more})\n"
-        f"widths {widths}; {spec.seeds} seeds each; {workers} workers{equal}\n{table(rows)}\n"
+        f"widths {widths}; {_counted(spec.seeds, 'seed')} each; {_counted(workers, 'worker')}{equal}\n{table(rows)}\n"
         f"in all {estimate.runs} runs, {estimate.train_flops:.3g} training FLOPs, about {duration_text(estimate.seconds)}"
         f"{f', of which the workers take {duration_text(start_up_s)} to start' if start_up_s >= 1 else ''}"
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import typer
 from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of
 from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
+from einsearch_cli.cli.number_options import MANY, MAX_SEED, whole_option
 from einsearch_cli.cli.trees import token_exponent
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ index classes that have to be empty.
 
 
 def sample_command(
-    factors: int = typer.Option(2, "--factors", "-N", min=1, help="Number of factors."),
-    number: int = typer.Option(10, "--number", "-n", min=1, max=1_000_000, help="How many structures."),
-    seed: int = typer.Option(0, min=0, help="The same seed draws the same structures."),
+    factors: int = whole_option("--factors", "-N", default=2, least=1, most=MANY, help="Number of factors."),
+    number: int = whole_option("--number", "-n", default=10, least=1, most=1_000_000, help="How many structures."),
+    seed: int = whole_option(
+        "--seed", default=0, least=0, most=MAX_SEED, help="The same seed draws the same structures."
+    ),
     allow_block_diagonal: bool = filters.BLOCK_DIAGONAL,
     fix: list[str] = filters.FIX,
     min_psi: str = filters.MIN_PSI,

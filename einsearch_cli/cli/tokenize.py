@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.number_options import real_option
 from einsearch_cli.cli.share_progress import share_progress
 
 HELP = """Encode a text file, or a folder of text files, into token files: train.bin, val.bin and meta.json.
@@ -38,7 +39,14 @@ def tokenize_command(
     tokenizer: str = typer.Option(
         "bytes", help="bytes, characters, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE."
     ),
-    held_out_fraction: float = typer.Option(0.05, min=1e-6, max=0.5, help="Part of the characters held out."),
+    held_out_fraction: float = real_option(
+        "--held-out-fraction",
+        default=0.05,
+        rule="from 1e-6 to 0.5",
+        fits=lambda number: 1e-6 <= number <= 0.5,
+        example="0.05",
+        help="Part of the characters held out.",
+    ),
     token_type: TokenTypeName | None = typer.Option(
         None, help="Type of the integers; by default the smallest that holds all tokens. nanoGPT reads uint16."
     ),

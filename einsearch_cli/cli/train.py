@@ -13,7 +13,8 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.environment import environment
-from einsearch_cli.cli.setting_words import read_settings
+from einsearch_cli.cli.number_options import whole_option
+from einsearch_cli.cli.setting_words import read_set_words
 from einsearch_cli.errors import Exit, RunFailedError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def train_command(
     out: Path | None = typer.Option(None, help="Folder of the runs; runs/NAME if not given."),
     device: str = typer.Option("auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one."),
     gpu: str | None = typer.Option(None, help="Estimate memory and time on this card too: a100, h100, h200, l40s, …"),
-    gpus: int = typer.Option(1, min=1, help="Cards that the estimate is for."),
+    gpus: int = whole_option("--gpus", default=1, least=1, most=1_000_000, help="Cards that the estimate is for."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan, with the speed measured here, and stop."),
 ) -> int:
     from einsearch_cli.data.tokens import check_source
@@ -57,7 +58,8 @@ def train_command(
     from einsearch_cli.models.transformer import accelerator
     from einsearch_cli.training.full import load_train_specs
 
-    name, specs = load_train_specs(file, read_settings(settings))
+    changes = read_set_words(settings)
+    name, specs = load_train_specs(file, changes.values, changes.texts)
     for data in dict.fromkeys(spec.data for spec in specs):
         check_source(data)
     if gpu is not None:

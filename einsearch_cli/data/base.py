@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from einsearch_cli.errors import SpecError
+from einsearch_cli.errors import SpecError, near_name
 from einsearch_cli.models.counts import NetworkCount
+from einsearch_cli.settings import Given, Settings, Whole, in_code, read_settings
 from einsearch_cli.structures import LayerSpec
+from einsearch_cli.structures.safe_yaml import Location
 
 if TYPE_CHECKING:  # tasks are listed, and their settings checked, without torch
     from torch import Tensor
@@ -30,12 +30,10 @@ class Batch(NamedTuple):
     targets: Tensor
 
 
-class TaskSettings(BaseModel):
+class TaskSettings(Settings):
     """Settings that every task has; each task adds its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    base_width: int
+    base_width: Whole
     """Width at which the base learning rate holds as it is; other widths scale it by muP."""
 
     learning_rate: float
@@ -156,7 +154,10 @@ def find_task(name: str) -> type[AnyTask]:
     """
     if name in _REGISTER:
         return _REGISTER[name]
-    raise SpecError(f"no task {name!r}", remedy=_suggest(name, task_names()))
+    near = near_name(name, task_names())
+    raise SpecError(
+        f"no task {name[:40]!r}", remedy=f"use {near!r}" if near else f"use one of: {', '.join(task_names())}"
+    )
 
 
 def open_task(name: str, settings: Mapping[str, object] | None = None, cache_folder: Path | None = None) -> AnyTask:
@@ -168,42 +169,20 @@ def open_task(name: str, settings: Mapping[str, object] | None = None, cache_fol
         cache_folder: where computed data are kept; the user's cache folder when None.
 
     Raises:
-        SpecError: unknown task or field, or a value that a field does not take.
+        SpecError: unknown task.
+        SettingError: unknown field, or a value that a field does not take.
 
     >>> open_task("teacher", {"batch_size": 256}).settings.batch_size
     256
     """
     kind = find_task(name)
-    given = dict(settings or {})
-    fields = kind.settings_type.model_fields
-    for field in given:
-        if field not in fields:
-            raise SpecError(f"task {name!r} has no setting {field!r}", remedy=_suggest(str(field), tuple(fields)))
-    try:
-        parsed = kind.settings_type.model_validate(given)
-    except ValidationError as error:
-        raise _settings_error(name, error) from None
-    return kind(parsed, cache_folder)
+
+    def origin(location: Location) -> Given:
+        return replace(in_code(location), place=f"task {name!r}: ")
+
+    return kind(read_settings(kind.settings_type, settings or {}, origin), cache_folder)
 
 
 def default_cache_folder() -> Path:
     """`$XDG_CACHE_HOME/einsearch`, or `~/.cache/einsearch`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "einsearch"
-
-
-def _suggest(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"use {near[0]!r}" if near else f"use one of: {', '.join(known)}"
-
-
-def _settings_error(name: str, error: ValidationError) -> SpecError:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    subject = f"setting {field!r} of task {name!r} is {first['input']!r}" if field else f"settings of task {name!r}"
-    return SpecError(
-        f"{subject}: {_lower_first(first['msg'])}", remedy=f"give {field or 'settings'} that obey this rule"
-    )
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -13,6 +13,7 @@ from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
 from einsearch_cli.data.cache import Arrays, cached_arrays
 from einsearch_cli.errors import SpecError
 from einsearch_cli.models.counts import NetworkCount, mlp_count
+from einsearch_cli.settings import Whole
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 
 if TYPE_CHECKING:
@@ -29,41 +30,41 @@ LABELLING_CHUNK = 4096
 class TeacherSettings(TaskSettings):
     """Settings of the `teacher` task."""
 
-    input_size: int = Field(default=8, ge=1, le=65_536)
+    input_size: Whole = Field(default=8, ge=1, le=65_536)
     """Numbers per sample, drawn from the standard normal distribution."""
 
-    teacher_layers: int = Field(default=6, ge=2, le=100)
+    teacher_layers: Whole = Field(default=6, ge=2, le=100)
     """Linear layers of the teacher, its output layer included."""
 
-    teacher_width: int = Field(default=1024, ge=1, le=16_384)
+    teacher_width: Whole = Field(default=1024, ge=1, le=16_384)
     """Size of the teacher's hidden layers."""
 
     teacher_bias: float = Field(default=0.3, ge=0)
     """Standard deviation of the teacher's biases; its weights have sqrt(2 / fan-in)."""
 
-    teacher_seed: int = Field(default=0, ge=0)
+    teacher_seed: Whole = Field(default=0, ge=0, lt=1 << 63)
     """Seed of the teacher and of the samples; not the seed of a trial."""
 
-    pool_size: int = Field(default=262_144, ge=1, le=16_777_216)
+    pool_size: Whole = Field(default=262_144, ge=1, le=16_777_216)
     """Labelled samples that training draws from, each once per pass; labels are computed once and cached."""
 
-    validation_size: int = Field(default=8_192, ge=1, le=1_048_576)
+    validation_size: Whole = Field(default=8_192, ge=1, le=1_048_576)
     """Labelled samples held out from training."""
 
-    batch_size: int = Field(default=512, ge=1, le=1_048_576)
+    batch_size: Whole = Field(default=512, ge=1, le=1_048_576)
     """Samples per training step."""
 
-    depth: int = Field(default=5, ge=2, le=200)
+    depth: Whole = Field(default=5, ge=2, le=200)
     """Linear layers of the student: input, hidden ones, dense head; `depth - 2` matrices are width x width."""
 
     dense_input: bool = True
     """Keep the student's input layer dense for every structure, as an embedding is; false lets it carry the
     structure. With 8 inputs a low-rank layer of rank sqrt(8) loses most of the sample before any learning."""
 
-    base_width: int = Field(default=64, ge=1)
+    base_width: Whole = Field(default=64, ge=1, le=1_000_000)
     """Student width at which the learning rate holds as it is; other widths scale it by muP."""
 
-    learning_rate: float = Field(default=2e-2, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=2e-2, gt=0)
     """Base learning rate of AdamW at `base_width`."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -17,6 +16,7 @@ from einsearch_cli.models.counts import NetworkCount
 from einsearch_cli.models.transformer.accounting import transformer_count
 from einsearch_cli.models.transformer.config import TransformerConfig
 from einsearch_cli.models.transformer.presets import proxy_config
+from einsearch_cli.settings import PathSetting, Whole
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
 class TextSettings(TaskSettings):
     """Settings of the `text` task."""
 
-    path: Path | None = None
+    path: PathSetting | None = None
     """Text file, or folder of text files, in UTF-8; by default the Python standard library's own source."""
 
-    vocabulary: int | None = Field(default=None, ge=256, le=65_536)
+    vocabulary: Whole | None = Field(default=None, ge=256, le=65_536)
     """Tokens are so many subwords, found in the training text by byte-pair encoding; characters unless given."""
 
     held_out_fraction: float = Field(default=0.05, gt=0, le=0.5)
     """Part of the characters held out for validation; whole files of a folder, the end of a single file."""
 
-    validation_blocks: int = Field(default=128, ge=1, le=65_536)
+    validation_blocks: Whole = Field(default=128, ge=1, le=65_536)
     """Held-out blocks that the validation loss is averaged over, evenly spaced."""
 
-    block_size: int = Field(default=128, ge=1, le=65_536)
+    block_size: Whole = Field(default=128, ge=1, le=65_536)
     """Tokens the network sees at once."""
 
-    batch_size: int = Field(default=8, ge=1, le=65_536)
+    batch_size: Whole = Field(default=8, ge=1, le=65_536)
     """Blocks per training step."""
 
-    layers: int = Field(default=2, ge=1, le=200)
+    layers: Whole = Field(default=2, ge=1, le=200)
     """Transformer blocks of the network."""
 
-    base_width: int = Field(default=64, ge=1)
+    base_width: Whole = Field(default=64, ge=1, le=1_000_000)
     """Width at which the learning rate holds as it is; other widths scale it by muP."""
 
-    learning_rate: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-2, gt=0)
     """Base learning rate of AdamW at `base_width`."""
 
     @model_serializer(mode="wrap")

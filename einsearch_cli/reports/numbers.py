@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 MISSING = "–"
+_YEAR_S = 365.25 * 86_400
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
@@ -94,8 +95,8 @@ def percent_text(value: float | None) -> str:
 def duration_text(seconds: float | None) -> str:
     """A duration in its two largest units.
 
-    >>> duration_text(42.4), duration_text(254), duration_text(7384)
-    ('42 s', '4 min 14 s', '2 h 3 min')
+    >>> duration_text(42.4), duration_text(254), duration_text(7384), duration_text(4e6), duration_text(1e12)
+    ('42 s', '4 min 14 s', '2 h 3 min', '46 days 7 h', '31,688 years')
     """
     if seconds is None or not math.isfinite(seconds):
         return MISSING
@@ -104,7 +105,13 @@ def duration_text(seconds: float | None) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 1000 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    days = whole // 86_400
+    if days < 730:
+        return f"{days} days {whole % 86_400 // 3600} h"
+    years = seconds / _YEAR_S
+    return f"{years:,.0f} years" if years < 1e9 else f"{years:.1e} years"
 
 
 def time_text(seconds: float) -> str:

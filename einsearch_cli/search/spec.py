@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from einsearch_cli.data import AnyTask, open_task
 from einsearch_cli.errors import EinsearchError, SpecError
+from einsearch_cli.settings import (
+    FolderName,
+    Origin,
+    RuleError,
+    SettingError,
+    Settings,
+    Whole,
+    folder_name,
+    in_code,
+    in_document,
+    read_settings,
+)
+from einsearch_cli.settings.wording import yaml_text
 from einsearch_cli.structures import (
     LayerSpec,
     MixtureOfExperts,
@@ -17,96 +32,109 @@ from einsearch_cli.structures import (
     read_structure_file,
     structure_of_entry,
 )
-from einsearch_cli.structures.extent import parse_rational
-from einsearch_cli.structures.safe_yaml import Location, YamlDocument, load_yaml_file
+from einsearch_cli.structures.extent import exact_rational
+from einsearch_cli.structures.safe_yaml import load_yaml_file
 from einsearch_cli.taxonomy import Bounds, Space, survivors
 from einsearch_cli.training import OptimizerSettings
 
 YARDSTICK = "dense"
 MAX_CANDIDATES = 500
-_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+MAX_BUDGET_FLOPS: Final = 1e24
+"""Of one run; the largest published training runs took about 5e25, on tens of thousands of accelerators."""
+
+Width = Annotated[Whole, Field(ge=1, le=1_000_000)]
+"""Width of a network."""
 
 
-class SpaceSpec(BaseModel):
+def _bound_text(value: object) -> object:
+    """A bound as text: YAML reads 0.5 as a number and 1/2 as text."""
+    return value if isinstance(value, bool) or not isinstance(value, int | float) else f"{Decimal(repr(value)):f}"
+
+
+def _check_bound(text: str) -> str:
+    if exact_rational(text) is None:
+        raise RuleError("a number from 0 on is needed, such as 1/2 or 0.5", remedy="1/2")
+    return text
+
+
+Bound = Annotated[str, BeforeValidator(_bound_text), AfterValidator(_check_bound)]
+"""A bound on an exponent, taken exactly: 0.33 is 33/100."""
+
+
+class SpaceSpec(Settings):
     """A grid of structures, pruned."""
 
-    model_config = _STRICT
-
-    grid: int = Field(ge=1, le=24)
+    grid: Whole = Field(ge=1, le=24, examples=[4])
     """Exponents are multiples of 1/grid."""
-    factors: int = Field(default=2, ge=1, le=4)
+    factors: Whole = Field(default=2, ge=1, le=4)
     """Largest number of factors."""
-    min_psi: str | float = "1"
+    min_psi: Bound = "1"
     """Smallest rank exponent ψ."""
-    max_omega: str | float = "0"
+    max_omega: Bound = "0"
     """Largest parameter sharing ω."""
-    max_nu: str | float = "1"
+    max_nu: Bound = "1"
     """Largest compute exponent ν."""
     family: str | None = None
     """Only this family."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: Whole | None = Field(default=None, ge=1, le=1_000_000_000, examples=[20])
     """Take no more than this many, best ω, ψ, ν first."""
-    experts: int | None = None
+    experts: Whole | None = None
     """Make layers of so many experts of every structure; with `top`."""
-    top: int | None = None
+    top: Whole | None = None
     """Experts that a token goes through; with `experts`."""
 
     @model_validator(mode="after")
     def _check_experts(self) -> Self:
         if (self.experts is None) != (self.top is None):
-            raise ValueError("experts and top are given both or neither")
+            raise RuleError("experts and top are given both or neither", remedy="experts: 8, top: 2")
         return self
 
     def structures(self) -> list[LayerSpec]:
         """The structures of the grid, or layers of experts made of them."""
-        bounds = Bounds(*(parse_rational(str(value), "space") for value in (self.min_psi, self.max_omega, self.max_nu)))
+        bounds = Bounds(*map(Fraction, (self.min_psi, self.max_omega, self.max_nu)))
         found = survivors(Space(self.grid, self.factors, bounds, self.family))[: self.limit]
         if self.experts is None or self.top is None:
             return list(found)
         return [MixtureOfExperts(structure, self.experts, self.top) for structure in found]
 
 
-class HalvingSpec(BaseModel):
+class HalvingSpec(Settings):
     """Successive halving (Jamieson and Talwalkar 2016): train all on little, go on with the best."""
 
-    model_config = _STRICT
-
-    rungs: int = Field(default=2, ge=1, le=10)
+    rungs: Whole = Field(default=2, ge=1, le=10)
     """Compute levels; the last one is the full budget."""
-    factor: int = Field(default=3, ge=2, le=100)
+    factor: Whole = Field(default=3, ge=2, le=100)
     """Each rung has this many times the budget of the one before."""
     keep: float = Field(default=0.5, gt=0, le=1)
     """Share of the structures that goes on from each rung; the yardstick and the baselines always do."""
 
 
-class StudySpec(BaseModel):
+class StudySpec(Settings):
     """A study: candidates, task, widths, seeds and budget.
 
     >>> StudySpec(structures=["monarch"]).candidates()
     [parse_structure('XA^1 YA^1'), parse_structure('XA^1/2 XAB^1/2 YB^1/2 YAB^1/2')]
     """
 
-    model_config = _STRICT
-
-    name: str = Field(default="study", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: FolderName = "study"
     """Name of the study and of its folder under runs/."""
     task: str = "teacher"
     """Proxy task: teacher or text."""
     task_settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of the task; see `einsearch tasks`."""
-    structures: list[Any] = Field(default_factory=list)
+    structures: list[Any] = Field(default_factory=list, examples=[["monarch", "btt:r=2"]])
     """Candidates as text or mappings: structures, or layers of experts such as btt-moe:experts=8,top=2."""
-    baselines: list[Any] = Field(default_factory=list)
+    baselines: list[Any] = Field(default_factory=list, examples=[["low-rank"]])
     """Candidates that, like dense, go on to every rung, and that all others are compared with too."""
-    files: list[str] = Field(default_factory=list)
+    files: list[str] = Field(default_factory=list, examples=[["more.yaml"]])
     """Files of candidates, relative to the study file."""
     space: SpaceSpec | None = None
     """A pruned grid of candidates."""
-    widths: list[int] = Field(default=[64, 128, 256], min_length=1)
+    widths: list[Width] = Field(default=[64, 128, 256], min_length=1)
     """Widths that every candidate is trained at."""
-    seeds: int = Field(default=3, ge=1, le=1000)
+    seeds: Whole = Field(default=3, ge=1, le=1000)
     """Runs per candidate and width, from seeds 0, 1, …"""
-    budget_flops: float = Field(default=1e11, gt=0, allow_inf_nan=False)
+    budget_flops: float = Field(default=1e11, gt=0, le=MAX_BUDGET_FLOPS)
     """Training FLOPs of every run of the last rung (forward and backward pass, embeddings and head left out)."""
     halving: HalvingSpec = HalvingSpec()
     """Successive halving."""
@@ -118,8 +146,11 @@ class StudySpec(BaseModel):
     @field_validator("widths")
     @classmethod
     def _check_widths(cls, widths: list[int]) -> list[int]:
-        if any(not 1 <= width <= 1_000_000 for width in widths) or len(set(widths)) != len(widths):
-            raise ValueError("widths must be different numbers from 1 to 1000000")
+        twice = next((width for width in widths if widths.count(width) > 1), None)
+        if twice is not None:
+            raise RuleError(
+                f"{twice} stands twice in it, each width stands once", remedy=yaml_text(sorted(set(widths)))
+            )
         return sorted(widths)
 
     def compared_with(self) -> list[LayerSpec]:
@@ -163,57 +194,40 @@ def load_study_spec(path: Path) -> StudySpec:
         SpecError: with file and line of the first key or value that is wrong.
     """
     document = load_yaml_file(path)
-    prefix: Location = ("structures",)
-    data = document.data
+    origin, prefix, data = in_document(document), ("structures",), document.data
     if isinstance(data, list):
         data, prefix = {"structures": data}, ()
     if not isinstance(data, dict):
-        raise SpecError(f"{path}: a study is a mapping of keys", remedy="see specs/demo.yaml")
-    named = {"name": _folder_name(path.stem), **{str(key): value for key, value in data.items()}}
-    spec = parse_study_spec(named, document)
-    _check_parts(spec, document, prefix)
-    return spec
+        raise SpecError(f"{path}: a study is a mapping of keys", remedy="structures: [monarch, btt:r=2]")
+    spec = parse_study_spec({"name": folder_name(path.stem, "study"), **data}, origin)
+    typed = document.typed if isinstance(document.typed, dict) else {"structures": document.typed}
+    named = {key: typed[key] for key in ("structures", "baselines") if isinstance(typed.get(key), list)}
+    _check_entries(named, lambda key, number: document.where((*(prefix if key == "structures" else (key,)), number)))
+    _check_task(spec, origin)
+    return spec.model_copy(update=named)
 
 
-def parse_study_spec(data: dict[str, Any], document: YamlDocument | None = None) -> StudySpec:
-    """Check the keys and values of a study."""
-    try:
-        return StudySpec.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "study"
-        where = f"{document.where(first['loc'])}: " if document else ""
-        if first["type"] == "extra_forbidden":
-            raise SpecError(f"{where}unknown key {key!r}", remedy=f"use one of: {_known_keys(first['loc'])}") from None
-        raise SpecError(
-            f"{where}{key} is {str(first['input'])[:60]!r}: {first['msg'][:1].lower()}{first['msg'][1:]}",
-            remedy=f"give {key} a value that obeys this rule; see specs/demo.yaml",
-        ) from None
+def parse_study_spec(data: Mapping[str, Any], origin: Origin = in_code) -> StudySpec:
+    """Check the keys and values of a study; `origin` says how they were given.
+
+    Raises:
+        SettingError: naming the first key or value that is wrong.
+    """
+    return read_settings(StudySpec, data, origin)
 
 
-_NESTED: dict[str, type[BaseModel]] = {"space": SpaceSpec, "halving": HalvingSpec, "optimizer": OptimizerSettings}
+def _check_entries(named: Mapping[str, list[Any]], where: Callable[[str, int], str]) -> None:
+    """Read structures once with their place in the file, for the message."""
+    for key, entries in named.items():
+        for number, entry in enumerate(entries):
+            structure_of_entry(entry, where(key, number))
 
 
-def _known_keys(location: tuple[int | str, ...]) -> str:
-    """The keys of the model that the last part of a location belongs to."""
-    model: type[BaseModel] = StudySpec
-    for part in location[:-1]:
-        model = _NESTED.get(str(part), model)
-    return ", ".join(model.model_fields)
-
-
-def _folder_name(stem: str) -> str:
-    """A file's name as the name of a study: other characters than letters, digits, . _ - become -."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "study"
-
-
-def _check_parts(spec: StudySpec, document: YamlDocument, prefix: Location) -> None:
-    """Read structures and task settings once with their place in the file, for the message."""
-    for position, entry in enumerate(spec.structures):
-        structure_of_entry(entry, document.where((*prefix, position)))
-    for position, entry in enumerate(spec.baselines):
-        structure_of_entry(entry, document.where(("baselines", position)))
+def _check_task(spec: StudySpec, origin: Origin) -> None:
+    """Read the settings of the task once with their place in the file, for the message."""
     try:
         spec.open_task()
+    except SettingError as error:
+        raise error.given_by(origin, ("task_settings",)) from None
     except EinsearchError as error:
-        raise SpecError(f"{document.where(('task_settings',))}: {error.problem}", remedy=error.remedy) from error
+        raise SpecError(f"{origin(('task',)).place}{error.problem}", remedy=error.remedy) from error

@@ -89,6 +89,17 @@ class Extent:
 ONE = Extent(Fraction(1), Fraction(0))
 
 
+def exact_rational(text: str) -> Fraction | None:
+    """The number that `1/2`, `3` or `0.33` (33/100) is; None for other text and for a zero denominator.
+
+    >>> exact_rational("0.33"), exact_rational("1e-2")
+    (Fraction(33, 100), None)
+    """
+    if not re.fullmatch(_RATIONAL, text, re.ASCII) or len(text) > _MAX_NUMBER_LENGTH:
+        return None
+    return None if "/" in text and int(text.split("/")[1]) == 0 else Fraction(text)
+
+
 def parse_rational(text: str, where: str) -> Fraction:
     """An exponent such as `1/2`, `0.5` or `0.33` (which stands for 1/3).
 
@@ -99,18 +110,18 @@ def parse_rational(text: str, where: str) -> Fraction:
     (Fraction(2, 3), Fraction(1, 4))
     """
     text = text.strip()
-    if not re.fullmatch(_RATIONAL, text, re.ASCII) or len(text) > _MAX_NUMBER_LENGTH:
+    exact = exact_rational(text)
+    if exact is None and re.fullmatch(r"[0-9]{1,20}/0+", text, re.ASCII):
+        raise StructureError(f"{text[:40]!r} in {where[:80]!r} divides by zero", remedy="write a fraction such as 1/2")
+    if exact is None:
         raise StructureError(
             f"{text[:40]!r} in {where[:80]!r} is not an exponent: it must be a number from 0 to 1",
             remedy="write a fraction such as 1/2 or a decimal such as 0.5",
         )
-    if "/" in text and int(text.split("/")[1]) == 0:
-        raise StructureError(f"{text!r} in {where[:80]!r} divides by zero", remedy="write a fraction such as 1/2")
-    return _snap(text) if "." in text else Fraction(text)
+    return _snap(exact, text) if "." in text else exact
 
 
-def _snap(text: str) -> Fraction:
-    exact = Fraction(text)
+def _snap(exact: Fraction, text: str) -> Fraction:
     if exact.denominator <= MAX_DENOMINATOR:
         return exact
     half_unit = Fraction(1, 2 * 10 ** len(text.split(".")[1]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from einsearch_cli.errors import SpecError
-from einsearch_cli.structures.extent import parse_rational
+from einsearch_cli.structures.extent import exact_rational, parse_rational
 from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.structures.normal_form import FACTOR_LETTERS, Carriers, text_of_carriers
 from einsearch_cli.taxonomy.criteria import Bounds
@@ -70,8 +70,9 @@ def parse_range(text: str) -> ExponentRange:
     if match is None or (match["high"] and match["sign"] != "="):
         raise SpecError(f"{text[:60]!r} is not a bound on a carrier set", remedy=_EXAMPLE)
     carriers = _carriers(match["carriers"], text)
-    low = parse_rational(match["low"], text)
-    high = parse_rational(match["high"], text) if match["high"] else low
+    is_exponent = match["sign"] == "=" and not match["high"]  # as structures are written, 0.33 is 1/3; bounds are exact
+    low = parse_rational(match["low"], text) if is_exponent else _bound(match["low"], text)
+    high = _bound(match["high"], text) if match["high"] else low
     if match["sign"] in ("<", "<="):
         found = ExponentRange(carriers, high=high, high_open=match["sign"] == "<")
     elif match["sign"] in (">", ">="):
@@ -80,6 +81,13 @@ def parse_range(text: str) -> ExponentRange:
         found = ExponentRange(carriers, low, high)
     if found.low > found.high or found.high > 1 or (found.is_exact and (found.low_open or found.high_open)):
         raise SpecError(f"{text[:60]!r} leaves no exponent from 0 to 1", remedy=_EXAMPLE)
+    return found
+
+
+def _bound(number: str, text: str) -> Fraction:
+    found = exact_rational(number)
+    if found is None:
+        raise SpecError(f"{number[:40]!r} in {text[:60]!r} is not a number", remedy=_EXAMPLE)
     return found
 
 

@@ -194,10 +194,10 @@ def test_the_card_shows_what_limits_the_rank_and_the_verdict(einsearch) -> None:
     [
         (("classify", "monrach"), "no structure or family is named 'monrach'", "monarch, or carrier sets"),
         (("classify", "XA^1/2 YA"), "they must sum to 1", "bare to let it take the rest"),
-        (("classify", "dense", "--d-in", "0"), "d_in = 0: dimensions must be from 1 to 2^48", "choose d_in"),
+        (("classify", "dense", "--d-in", "0"), "--d-in 0: a whole number from 1 to 2^48 is needed", "--d-in 1024"),
         (("classify", "missing.yaml"), "cannot read missing.yaml", "check the path"),
         (("classify", "dense", "--sizes", "i=3"), "only einsum equations take them", "leave --sizes out"),
-        (("enumerate", "--grid", "0"), "Invalid value for '--grid'", "einsearch enumerate --help"),
+        (("enumerate", "--grid", "0"), "--grid 0: a whole number from 1 to 1,000", "--grid 4"),
         (("enumerate", "--grid", "99"), "2,550,250,000 points, within the bounds given", "--grid 94"),
         (
             ("enumerate", "--factors", "4", "--grid", "4"),
@@ -324,7 +324,7 @@ def test_structures_and_taxonomy_never_load_torch() -> None:
         (["sample", "--factors", "9"], "--factors 9: whole spaces have 1 to 5 factors"),
         (["enumerate", "--min-psi", "2"], "--min-psi '2': ψ is at most 1"),
         (["sample", "--min-psi", ">1"], "--min-psi '>1': ψ is at most 1"),
-        (["enumerate", "--max-nu", "<-1"], "--max-nu '-1' is not a bound: it must be a number from 0 on"),
+        (["enumerate", "--max-nu", "<-1"], "--max-nu '<-1' is not a bound: it must be a number from 0 on"),
         (["classify", "XÀ^1 YA"], "'À' (U+00C0), character 2 of the term 'XÀ^1', names no tensor"),
         (["classify", "XA^1 YÀ"], "'À' (U+00C0), character 2 of the term 'YÀ', names no tensor"),
         (["classify", "ab,acé->bc"], "'é' (U+00E9) in 'ab,acé->bc' is not an index"),

@@ -28,7 +28,7 @@ def test_sample_takes_the_filters_of_enumerate(einsearch) -> None:
     [
         (("--max-omega", "0"), "none has ω = 0"),
         (("--factors", "9"), "--factors 9: whole spaces have 1 to 5 factors"),
-        (("-n", "0"), "Invalid value for '--number'"),
+        (("-n", "0"), "--number 0: a whole number from 1 to 1,000,000"),
         (("--fix", "AB"), "'AB' is not a bound on a carrier set"),
         (("--fix", "XYA=0"), "XYA"),
         (("--format", "parquet"), "--format parquet is binary: it needs a file"),

@@ -38,16 +38,20 @@ def test_a_name_is_taken_once() -> None:
 def test_an_unknown_setting_names_the_nearest() -> None:
     with pytest.raises(SpecError) as caught:
         open_task("teacher", {"bach_size": 8})
-    assert str(caught.value) == "task 'teacher' has no setting 'bach_size'\ntry: use 'batch_size'"
+    assert str(caught.value) == (
+        "task 'teacher': unknown key 'bach_size'\ntry: use batch_size; all are base_width, learning_rate, input_size, "
+        "teacher_layers, teacher_width, teacher_bias, teacher_seed, pool_size, validation_size, batch_size, depth, "
+        "dense_input"
+    )
 
 
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        ("teacher", {"batch_size": 0}, "setting 'batch_size' of task 'teacher' is 0: input should be greater than or"),
-        ("teacher", {"depth": "deep"}, "setting 'depth' of task 'teacher' is 'deep': input should be a valid integer"),
-        ("teacher", {"learning_rate": float("nan")}, "setting 'learning_rate' of task 'teacher' is nan: "),
-        ("text", {"held_out_fraction": 0.9}, "setting 'held_out_fraction' of task 'text' is 0.9: "),
+        ("teacher", {"batch_size": 0}, "task 'teacher': batch_size is 0: a whole number from 1 to"),
+        ("teacher", {"depth": "deep"}, "task 'teacher': depth is 'deep': a whole number"),
+        ("teacher", {"learning_rate": float("nan")}, "task 'teacher': learning_rate is nan: a number"),
+        ("text", {"held_out_fraction": 0.9}, "task 'text': held_out_fraction is 0.9: a number above 0 and at most 0.5"),
     ],
 )
 def test_a_bad_value_is_named(task: str, settings: dict[str, object], message: str) -> None:

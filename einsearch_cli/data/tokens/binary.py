@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from einsearch_cli.data.tokens.memory import remembered
 from einsearch_cli.data.tokens.sampling import TokenArray
 from einsearch_cli.data.tokens.settings import MAX_VOCABULARY, TokenType
 from einsearch_cli.errors import DataError
+from einsearch_cli.settings import SettingError, Settings, Whole, read_settings
 
 TRAINING_FILE: Final = "train.bin"
 HELD_OUT_FILE: Final = "val.bin"
@@ -29,21 +30,19 @@ DTYPES: Final[dict[TokenType, np.dtype[Any]]] = {
 }
 
 
-class TokenMeta(BaseModel):
+class TokenMeta(Settings):
     """What meta.json says of the token files beside it; all but `vocabulary` may be left out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    vocabulary: int = Field(ge=2, le=MAX_VOCABULARY)
+    vocabulary: Whole = Field(ge=2, le=MAX_VOCABULARY)
     """Number of distinct tokens."""
 
     token_type: TokenType | None = None
     """Type of the integers; uint16 unless given."""
 
-    training_tokens: int | None = Field(default=None, ge=0)
+    training_tokens: Whole | None = Field(default=None, ge=0)
     """Tokens of train.bin."""
 
-    held_out_tokens: int | None = Field(default=None, ge=0)
+    held_out_tokens: Whole | None = Field(default=None, ge=0)
     """Tokens of val.bin."""
 
     tokenizer: dict[str, Any] | None = None
@@ -66,15 +65,14 @@ def read_meta(folder: Path) -> TokenMeta | None:
         return None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", remedy="check its permissions") from error
+    needed = 'give at least {"vocabulary": N}; known keys are ' + ", ".join(TokenMeta.model_fields)
     try:
-        return TokenMeta.model_validate(json.loads(raw))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise DataError(
-            f"{path}{f', {place}' if place else ''}: {first['msg']}",
-            remedy='give at least {"vocabulary": N}; known keys are ' + ", ".join(TokenMeta.model_fields),
-        ) from None
+        found = json.loads(raw)
+        if not isinstance(found, dict):
+            raise DataError(f"{path} holds {json.dumps(found)[:40]}: a mapping of keys is needed", remedy=needed)
+        return read_settings(TokenMeta, found)
+    except SettingError as error:
+        raise DataError(f"{path}: {error.problem}", remedy=needed) from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}", remedy='give at least {"vocabulary": N}') from None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from einsearch_cli.settings import PathSetting, RuleError, Settings, Whole
 
 TokenType = Literal["uint8", "uint16", "uint32"]
 """How a token is stored: an unsigned little-endian integer."""
@@ -13,15 +14,13 @@ TokenType = Literal["uint8", "uint16", "uint32"]
 MAX_VOCABULARY: Final = 1 << 32
 
 
-class DatasetSettings(BaseModel):
+class DatasetSettings(Settings):
     """A Hugging Face dataset: a name on the hub, or a reader (`json`, `parquet`, `csv`, `text`) with files."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, examples=["roneneldan/TinyStories"])
     """Name on the hub such as `roneneldan/TinyStories`, or the reader of `files`: json, parquet, csv or text."""
 
-    files: tuple[Path, ...] = ()
+    files: tuple[PathSetting, ...] = Field(default=(), strict=False)
     """Local files for a reader; nothing is fetched then."""
 
     configuration: str | None = None
@@ -42,39 +41,40 @@ class DatasetSettings(BaseModel):
     streaming: bool = False
     """Read and encode while training, with nothing on disk."""
 
-    held_out_documents: int = Field(default=256, ge=1)
+    held_out_documents: Whole = Field(default=256, ge=1, le=1_000_000_000)
     """Documents held out of a stream: the first ones of `held_out_split`, or else of `split`."""
 
-    shuffle_buffer: int = Field(default=1024, ge=0)
+    shuffle_buffer: Whole = Field(default=1024, ge=0, le=1_000_000_000)
     """Documents of a stream kept in memory, of which the next is drawn; 0 keeps the order."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.files and self.name not in LOCAL_READERS:
-            raise ValueError(f"files are read by one of {', '.join(LOCAL_READERS)}, not by {self.name!r}")
+            raise RuleError(
+                f"files are read by one of {', '.join(LOCAL_READERS)}, not by {self.name[:60]!r}",
+                remedy="name: json, or leave files out to read a dataset of the hub",
+            )
         if not self.files and self.name in LOCAL_READERS:
-            raise ValueError(f"the reader {self.name!r} needs files")
+            raise RuleError(f"the reader {self.name!r} needs files", remedy=f"files: [FILE.{self.name}]")
         if self.streaming and "[" in f"{self.split}{self.held_out_split or ''}":
-            raise ValueError("a stream has no slices of splits: give split and held_out_split by name")
+            raise RuleError("a stream has no slices of splits", remedy="give split and held_out_split by name")
         return self
 
 
 LOCAL_READERS: Final = ("json", "parquet", "csv", "text")
 
 
-class DataSettings(BaseModel):
+class DataSettings(Settings):
     """Source of the tokens: one of `tokens`, `text` and `dataset`; without any, the Python standard library's source.
 
     >>> DataSettings(text="book.txt", tokenizer="characters").tokenizer
     'characters'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    tokens: Path | None = None
+    tokens: PathSetting | None = None
     """Token file (`.bin`, raw little-endian integers as nanoGPT writes them), or a folder with train.bin and val.bin."""
 
-    text: Path | None = None
+    text: PathSetting | None = None
     """Text file, or folder of text files, in UTF-8."""
 
     dataset: DatasetSettings | None = None
@@ -84,7 +84,7 @@ class DataSettings(BaseModel):
     """`bytes` (the default for text), `characters`, `tiktoken:NAME`, `tiktoken:FILE.tiktoken` or `huggingface:FILE`
     (a tokenizer.json). For token files: what the tokens stand for; needed only to generate text."""
 
-    vocabulary: int | None = Field(default=None, ge=2, le=MAX_VOCABULARY)
+    vocabulary: Whole | None = Field(default=None, ge=2, le=MAX_VOCABULARY)
     """Number of distinct tokens of token files that have no meta.json, or a larger number than the tokenizer has."""
 
     token_type: TokenType | None = None
@@ -98,7 +98,12 @@ class DataSettings(BaseModel):
     def _check(self) -> Self:
         given = [name for name in ("tokens", "text", "dataset") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"the tokens come from one place, and {' and '.join(given)} are given")
+            raise RuleError(
+                f"the tokens come from one place, and {' and '.join(given)} are given", remedy=f"keep {given[0]} alone"
+            )
         if self.token_type is not None and self.tokens is None:
-            raise ValueError("token_type describes token files, and tokens is not given")
+            raise RuleError(
+                "token_type describes token files, and tokens is not given",
+                remedy="tokens: FOLDER, or leave token_type out",
+            )
         return self

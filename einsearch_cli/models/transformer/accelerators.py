@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from einsearch_cli.errors import SpecError
+from einsearch_cli.errors import SpecError, near_name
 
 Precision = Literal["float32", "bfloat16"]
 """float32 throughout, or matrix products in bfloat16 (autocast) with float32 weights."""
@@ -61,6 +60,6 @@ def accelerator(name: str) -> Accelerator:
     """
     if name in ACCELERATORS:
         return ACCELERATORS[name]
-    near = difflib.get_close_matches(name, ACCELERATORS, n=1, cutoff=0.5)
+    near = near_name(name, ACCELERATORS)
     known = f"all are {', '.join(ACCELERATORS)}"
-    raise SpecError(f"no accelerator {name!r} in the table", remedy=f"use {near[0]!r}; {known}" if near else known)
+    raise SpecError(f"no accelerator {name[:40]!r} in the table", remedy=f"use {near!r}; {known}" if near else known)

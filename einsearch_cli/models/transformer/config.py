@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from einsearch_cli.errors import SizeError, SpecError
+from einsearch_cli.settings import Origin, Settings, Whole, in_code, read_settings
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, parse_layer
+from einsearch_cli.structures.scalars import exact_whole
 
 HIDDEN_MULTIPLE: Final = 64
 """The default hidden size of SwiGLU, 8/3 of the width, is rounded up to a multiple of this."""
@@ -24,7 +26,7 @@ _LARGEST: Final = {"vocabulary": 1 << 32, "layers": 10_000}
 _LARGEST_WIDTH: Final = 1 << 24
 
 
-class TransformerConfig(BaseModel):
+class TransformerConfig(Settings):
     """Shape of a decoder-only transformer, and which of its layers are structured.
 
     Raises:
@@ -42,27 +44,25 @@ class TransformerConfig(BaseModel):
     try: give 2 or 4 heads, or a head_size of your own
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    vocabulary: int
+    vocabulary: Whole = Field(examples=[32_000])
     """Distinct tokens."""
 
-    width: int
+    width: Whole = Field(examples=[768])
     """Size of the residual stream."""
 
-    layers: int
+    layers: Whole = Field(examples=[12])
     """Blocks of attention and feed-forward network."""
 
-    heads: int
+    heads: Whole = Field(examples=[12])
     """Attention heads of the queries."""
 
-    kv_heads: int = 0
+    kv_heads: Whole = Field(default=0, examples=[4])
     """Heads of keys and values, each shared by heads / kv_heads query heads; as many as `heads` if not given."""
 
-    head_size: int = 0
+    head_size: Whole = Field(default=0, examples=[64])
     """Numbers per head; width / heads if not given. heads × head_size may be narrower than the width."""
 
-    hidden: int = 0
+    hidden: Whole = Field(default=0, examples=[3072])
     """Width inside the feed-forward network; 4 × width with GELU, 8/3 × width with SwiGLU if not given."""
 
     activation: Literal["gelu", "swiglu"] = "gelu"
@@ -80,10 +80,10 @@ class TransformerConfig(BaseModel):
     qk_norm: bool = False
     """RMSNorm of every query and key head before the rotation."""
 
-    context: int = 1024
+    context: Whole = 1024
     """Tokens that attention looks at."""
 
-    rotary_base: float = Field(default=10_000.0, gt=1, allow_inf_nan=False)
+    rotary_base: float = Field(default=10_000.0, gt=1)
     """Longest wavelength of the rotary embedding, in positions per radian."""
 
     structure: str = "dense"
@@ -100,9 +100,9 @@ class TransformerConfig(BaseModel):
     def _fill_in(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        filled = {key: value for key, value in values.items() if value is not None}
+        filled = {key: exact_whole(value) for key, value in values.items() if value is not None}
         width, heads = filled.get("width"), filled.get("heads")
-        if not (isinstance(width, int) and isinstance(heads, int) and min(width, heads) >= 1):
+        if not (type(width) is int and type(heads) is int and min(width, heads) >= 1):
             return filled
         if "head_size" not in filled and width % heads:
             raise SizeError(
@@ -178,33 +178,20 @@ class TransformerConfig(BaseModel):
         return self.kv_heads * self.head_size
 
 
-def config_from(values: Mapping[str, Any]) -> TransformerConfig:
-    """A config from plain values, as a file or a command line gives them.
+def config_from(values: Mapping[str, Any], origin: Origin = in_code) -> TransformerConfig:
+    """A config from plain values, as a file or a command line gives them; `origin` says how they were given.
 
     Raises:
-        SpecError: an unknown key, a missing one, or a value of the wrong type.
+        SettingError: an unknown key, a missing one, or a value of the wrong type.
         SizeError: as of `TransformerConfig`.
 
-    >>> config_from({"vocabulary": 10, "width": 64, "layers": 1, "heads": 1, "depth": 3})
+    >>> config_from({"vocabulary": 10, "width": "wide", "layers": 1, "heads": 1})
     Traceback (most recent call last):
     ...
-    einsearch_cli.errors.SpecError: transformer setting 'depth' is 3: extra inputs are not permitted
-    try: the settings are vocabulary, width, layers, heads, kv_heads, head_size, hidden, activation, norm, tied, \
-bias, qk_norm, context, rotary_base, structure, structured, first_ffn_dense
+    einsearch_cli.settings.reading.SettingError: width is 'wide': a whole number is needed
+    try: width: 768
     """
-    try:
-        return TransformerConfig.model_validate(dict(values))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        is_missing = first["type"] == "missing"
-        subject = f"transformer setting {name!r}" + ("" if is_missing else f" is {first['input']!r}")
-        known = f"the settings are {', '.join(TransformerConfig.model_fields)}"
-        obey = f"give {name} a value that obeys this rule"
-        raise SpecError(
-            f"{subject}: {message}", remedy=known if name not in TransformerConfig.model_fields else obey
-        ) from None
+    return read_settings(TransformerConfig, values, origin)
 
 
 def _swiglu_hidden(width: int) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Final
 
-from einsearch_cli.errors import SizeError, SpecError
+from einsearch_cli.errors import SizeError, SpecError, near_name
 from einsearch_cli.models.transformer.config import TransformerConfig, config_from
 
 _PROXY_HEAD_SIZE: Final = 64
@@ -47,9 +46,9 @@ def preset(name: str, **changes: object) -> TransformerConfig:
     try: use 's'; all are s, m, l, xl, wide-m, wide-l
     """
     if name not in _PRESETS:
-        near = difflib.get_close_matches(name, _PRESETS, n=1, cutoff=0.5)
+        near = near_name(name, _PRESETS)
         known = f"all are {', '.join(_PRESETS)}"
-        raise SpecError(f"no preset {name!r}", remedy=f"use {near[0]!r}; {known}" if near else known)
+        raise SpecError(f"no preset {name[:40]!r}", remedy=f"use {near!r}; {known}" if near else known)
     return config_from({**_COMMON, **_PRESETS[name], **changes})
 
 

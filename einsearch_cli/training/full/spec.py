@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from einsearch_cli.data.tokens import DataSettings
 from einsearch_cli.errors import SpecError
 from einsearch_cli.layers.initialisation_names import Initialisation
 from einsearch_cli.models.transformer import TransformerConfig, config_from, preset
+from einsearch_cli.settings import FolderName, RuleError, Settings, Whole
 from einsearch_cli.training.schedule import Shape
-
-_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 FREE_TO_CHANGE: Final = frozenset({"name", "data", "validation", "checkpoint", "metrics", "parallel"})
 """Keys that a run may go on with other values of: they do not decide the weights, or (`data`) a digest tells."""
@@ -21,29 +21,25 @@ MAX_STEPS: Final = 10_000_000
 """The longest published runs take about a million; draws of a stochastic guide are counted one by one."""
 
 
-class OptimizerSpec(BaseModel):
+class OptimizerSpec(Settings):
     """AdamW; the defaults are those of Wei et al. 2024 (arXiv 2406.16450) for their smallest model."""
 
-    model_config = _STRICT
-
-    learning_rate: float = Field(default=6e-4, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=6e-4, gt=0)
     """Base learning rate, at `base_width`."""
-    base_width: int | None = Field(default=None, ge=1)
+    base_width: Whole | None = Field(default=None, ge=1, le=1 << 24, examples=[768])
     """Width at which dense layers train at the base rate; other widths scale it by muP. The model's own if not given."""
-    weight_decay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay of tensors with two or more dimensions, per step times the learning rate."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the running mean of gradients."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the running mean of squared gradients."""
-    clip_norm: float = Field(default=1.0, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
     """Gradients are scaled down to this norm when theirs is larger."""
 
 
-class ScheduleSpec(BaseModel):
+class ScheduleSpec(Settings):
     """Learning rate over the steps of the run."""
-
-    model_config = _STRICT
 
     shape: Shape = "cosine"
     """cosine, constant, or wsd: constant, then straight down over the last fifth of the steps."""
@@ -53,10 +49,8 @@ class ScheduleSpec(BaseModel):
     """Share of the learning rate that cosine and wsd fall to."""
 
 
-class GuidanceSpec(BaseModel):
+class GuidanceSpec(Settings):
     """Self-guided training: dense matrices lead the structured layers through the first part of the run."""
-
-    model_config = _STRICT
 
     mode: Literal["full", "stochastic"] = "full"
     """full evaluates the guides in every guided step, stochastic with a probability equal to their weight."""
@@ -68,42 +62,40 @@ class GuidanceSpec(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.flop_matched and "ratio" in self.model_fields_set:
-            raise ValueError("with flop_matched the guided share follows from the costs: leave ratio out")
+            raise RuleError(
+                "with flop_matched the guided share follows from the costs", remedy="leave ratio or flop_matched out"
+            )
         return self
 
 
-class ValidationSpec(BaseModel):
+class ValidationSpec(Settings):
     """Loss over held-out tokens."""
 
-    model_config = _STRICT
-
-    points: int = Field(default=10, ge=1, le=1_000_000)
+    points: Whole = Field(default=10, ge=1, le=1_000_000)
     """Times it is measured, evenly spaced over the steps; the last one is the end of the run."""
-    blocks: int = Field(default=64, ge=1, le=65_536)
+    blocks: Whole = Field(default=64, ge=1, le=65_536)
     """Held-out blocks it is averaged over; fewer where the held-out tokens are short."""
 
 
-class CheckpointSpec(BaseModel):
+class CheckpointSpec(Settings):
     """How often a run is saved; the end, and being stopped, save it anyway."""
 
-    model_config = _STRICT
-
-    every: int = Field(default=1000, ge=1)
+    every: Whole = Field(default=1000, ge=1, le=MAX_STEPS)
     """Steps from one checkpoint to the next."""
 
 
-class MetricsSpec(BaseModel):
+class MetricsSpec(Settings):
     """Where the numbers of the run go."""
 
-    model_config = _STRICT
-
-    every: int = Field(default=1, ge=1)
+    every: Whole = Field(default=1, ge=1, le=MAX_STEPS)
     """Steps from one line of metrics.jsonl to the next."""
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        default=(), strict=False, examples=[["tensorboard"]]
+    )
     """Services that get the same numbers; each needs the extra of its name."""
 
 
-class TrainSpec(BaseModel):
+class TrainSpec(Settings):
     """One full run of a transformer.
 
     >>> spec = TrainSpec(model={"width": 64, "layers": 2, "heads": 1, "context": 32}, batch=4, steps=100)
@@ -111,25 +103,23 @@ class TrainSpec(BaseModel):
     (256, 128)
     """
 
-    model_config = _STRICT
-
-    name: str = Field(default="train", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: FolderName = "train"
     """Name of the run and of its folder under runs/."""
     model: dict[str, Any] = Field(default_factory=lambda: {"preset": "s"})
     """`preset` and changes to it, or all sizes; the vocabulary is that of the data unless given."""
     data: DataSettings = DataSettings()
     """Where the tokens come from; without it, the Python standard library's source."""
-    batch: int = Field(default=8, ge=1)
+    batch: Whole = Field(default=8, ge=1, le=1 << 24)
     """Rows of `context` tokens in one step, of all processes together."""
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: Whole = Field(default=1, ge=1, le=1 << 24)
     """Parts that every process splits its rows into, one after another, to save memory."""
-    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    steps: Whole | None = Field(default=None, ge=1, le=MAX_STEPS, examples=[1000])
     """Optimizer updates, before those that a FLOP-matched guide adds."""
-    tokens: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    tokens: float | None = Field(default=None, gt=0, examples=[1e7])
     """Tokens to train on, in place of steps; rounded up to whole steps."""
     initialisation: Initialisation = "spectral"
     """Start of structured layers: spectral (muP), svd (nearest to a dense start), orthogonal (orthogonal blocks)."""
-    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    seed: Whole = Field(default=0, ge=0, lt=1 << 32)
     """Seed of the network's start and of the order of the data."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """AdamW."""
@@ -155,9 +145,12 @@ class TrainSpec(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.steps is None) == (self.tokens is None):
-            raise ValueError("a run has either steps or tokens")
+            raise RuleError("a run has either steps or tokens", remedy="steps: 1000, or tokens: 1e7")
         if self.batch % self.accumulation:
-            raise ValueError(f"a batch of {self.batch} rows does not divide into {self.accumulation} parts")
+            raise RuleError(
+                f"a batch of {self.batch} rows does not divide into {self.accumulation} parts (accumulation)",
+                remedy=f"accumulation: {math.gcd(self.batch, self.accumulation)}",
+            )
         return self
 
     def config(self, vocabulary: int) -> TransformerConfig:

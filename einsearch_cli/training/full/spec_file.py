@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from einsearch_cli.errors import EinsearchError, SpecError, StructureError
+from einsearch_cli.settings import Given, SettingError, folder_name, in_code, read_settings
 from einsearch_cli.structures.safe_yaml import Location, YamlDocument, load_yaml_file
 from einsearch_cli.training.full.spec import TrainSpec
 
@@ -19,12 +18,15 @@ MAX_RUNS = 200
 EXAMPLE = "specs/train-structured.yaml"
 
 
-def load_train_specs(path: Path, changes: Mapping[str, Any] | None = None) -> tuple[str, list[TrainSpec]]:
+def load_train_specs(
+    path: Path, changes: Mapping[str, Any] | None = None, texts: Mapping[str, str] | None = None
+) -> tuple[str, list[TrainSpec]]:
     """Name of the file's work and its runs, in order; a file without `runs` has one, of that name.
 
     Args:
         path: a YAML file; paths in it are relative to its folder.
         changes: values that win over the file in every run; a dot in a key leads to a key inside another.
+        texts: what was typed for the changes, for messages.
 
     Raises:
         SpecError: with file and line of the first key or value that is wrong.
@@ -40,17 +42,18 @@ def load_train_specs(path: Path, changes: Mapping[str, Any] | None = None) -> tu
     document = load_yaml_file(path)
     if not isinstance(document.data, dict):
         raise SpecError(f"{path}: a training run is a mapping of keys", remedy=f"see {EXAMPLE}")
-    common = {"name": _folder_name(path.stem), **{str(key): value for key, value in document.data.items()}}
+    common = {"name": folder_name(path.stem, "train"), **{str(key): value for key, value in document.data.items()}}
     wanted = _nested(changes or {})
+    texts = texts or {}
     runs = common.pop(RUNS, None)
     if RUNS not in document.data:
-        spec = _checked(_merged(_rebased(common, path.parent), wanted), _Places(document, wanted))
+        spec = _checked(_merged(_rebased(common, path.parent), wanted), _Places(document, wanted, texts))
         return spec.name, [spec]
     if "name" in wanted:
         raise SpecError(f"--set name: {path} has several runs, each with its own", remedy="leave it out")
     merged = [_merged(_rebased(_merged(common, run), path.parent), wanted) for run in _checked_runs(runs, document)]
-    specs = [_checked(data, _Places(document, wanted, (RUNS, number))) for number, data in enumerate(merged)]
-    return _checked({**merged[0], "name": common["name"]}, _Places(document, wanted)).name, specs
+    specs = [_checked(data, _Places(document, wanted, texts, (RUNS, number))) for number, data in enumerate(merged)]
+    return _checked({**merged[0], "name": common["name"]}, _Places(document, wanted, texts)).name, specs
 
 
 def _checked_runs(runs: object, document: YamlDocument) -> list[dict[str, Any]]:
@@ -98,32 +101,20 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def _checked(data: dict[str, Any], places: _Places) -> TrainSpec:
     """The run of these keys; what is wrong is named with the place where it is given."""
-    try:
-        spec = TrainSpec.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        location: Location = first["loc"]
-        key = ".".join(str(part) for part in location)
-        where = places.of(location)
-        if first["type"] == "extra_forbidden":
-            raise SpecError(f"{where}: unknown key {key!r}", remedy=f"use one of: {_known_keys(location)}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        subject = f"{key} is {first['input']!r:.60}: " if key and not isinstance(first["input"], dict) else ""
-        prefix = subject or (f"{key}: " if key else "")
-        raise SpecError(
-            f"{where}: {prefix}{message[:1].lower()}{message[1:]}",
-            remedy=f"give {key or 'the run'} what this rule asks for; see docs/train.md",
-        ) from None
+    spec = read_settings(TrainSpec, data, places)
     try:
         spec.config(vocabulary=1)
+    except SettingError as error:
+        raise error.given_by(places, ("model",)) from None
     except EinsearchError as error:
         named = ["structure"] if isinstance(error, StructureError) else _keys_named(spec.model, error.problem)
-        location = ("model", *named[:1])
-        raise type(error)(f"{places.of(location)}: {error.problem}", remedy=error.remedy) from None
+        keys: list[Location] = [("model", key) for key in named]
+        location = next(filter(places.is_changed, keys), keys[0] if keys else ("model",))
+        raise type(error)(f"{places(location).place}{error.problem}", remedy=error.remedy) from None
     try:
         _ = spec.base_steps
     except SpecError as error:
-        raise SpecError(f"{places.of(('tokens',))}: {error.problem}", remedy=error.remedy) from None
+        raise SpecError(f"{places(('tokens',)).place}{error.problem}", remedy=error.remedy) from None
     return spec
 
 
@@ -139,18 +130,25 @@ class _Places:
 
     document: YamlDocument
     changes: Mapping[str, Any]
+    texts: Mapping[str, str]
+    """Dotted key → what was typed after --set."""
     run: Location = ()
 
-    def of(self, location: Location) -> str:
-        """`--set`, or file and line."""
-        if location and self._is_changed(location):
-            return "--set"
+    def __call__(self, location: Location) -> Given:
+        """How a setting is named: by --set, or with file and line."""
+        named = in_code(location)
+        if location and self.is_changed(location):
+            text = self.texts.get(named.name)
+            return Given(named.name, lambda value: f"--set {named.name}={value}", "--set: ", text)
         inner = location
         while inner and (*self.run, *inner) not in self.document.lines:
             inner = inner[:-1]
-        return self.document.where((*self.run, *inner) if inner or not location else location)
+        place = (*self.run, *inner) if inner or not location else location
+        text = self.document.text((*self.run, *location)) or self.document.text(location)
+        return replace(named, place=f"{self.document.where(place)}: ", text=text)
 
-    def _is_changed(self, location: Location) -> bool:
+    def is_changed(self, location: Location) -> bool:
+        """Whether a setting, or a mapping around it, was given with --set."""
         found: Any = self.changes
         for part in location:
             if not isinstance(found, Mapping):
@@ -159,20 +157,6 @@ class _Places:
                 return False
             found = found[part]
         return not isinstance(found, Mapping)
-
-
-def _known_keys(location: Location) -> str:
-    model: Any = TrainSpec
-    for part in location[:-1]:
-        fields = model.model_fields
-        inner = fields[str(part)].annotation if str(part) in fields else None
-        options = [inner, *getattr(inner, "__args__", ())]
-        model = next((kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
-    return ", ".join(model.model_fields)
-
-
-def _folder_name(stem: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "train"
 
 
 def _rebased(data: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from einsearch_cli.data import AnyTask
+from einsearch_cli.settings import Settings, Whole
 from einsearch_cli.structures import AUXILIARY_WEIGHT, LayerSpec, RoutingStatistics
 
 
-class OptimizerSettings(BaseModel):
+class OptimizerSettings(Settings):
     """AdamW with warm-up and cosine decay; the same for every candidate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    learning_rate: float | None = Field(default=None, gt=0, examples=[0.01])
     """Base learning rate, at the task's base width; None takes the task's own."""
 
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay of tensors with two or more dimensions, per step times the learning rate."""
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -27,7 +26,7 @@ class OptimizerSettings(BaseModel):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the running mean of squared gradients."""
 
-    clip_norm: float = Field(default=1.0, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
     """Gradients are scaled down to this norm when theirs is larger."""
 
     warmup: float = Field(default=0.05, ge=0, lt=1)
@@ -36,10 +35,10 @@ class OptimizerSettings(BaseModel):
     final: float = Field(default=0.0, ge=0, le=1)
     """Fraction of the learning rate that is left at the last step."""
 
-    auxiliary_weight: float = Field(default=AUXILIARY_WEIGHT, ge=0, allow_inf_nan=False)
+    auxiliary_weight: float = Field(default=AUXILIARY_WEIGHT, ge=0)
     """Weight of the loss that keeps the load of experts balanced; without experts it does nothing."""
 
-    validations: int = Field(default=10, ge=1)
+    validations: Whole = Field(default=10, ge=1, le=1_000_000)
     """Points of the loss curve, evenly spaced over the steps; the last one is the end of the run."""
 
 
