@@ -33,7 +33,7 @@ from einsearch_cli.structures import (
     structure_of_entry,
 )
 from einsearch_cli.structures.extent import exact_rational
-from einsearch_cli.structures.safe_yaml import load_yaml_file
+from einsearch_cli.structures.safe_yaml import Location, load_yaml_file
 from einsearch_cli.taxonomy import Bounds, Space, survivors
 from einsearch_cli.training import OptimizerSettings
 
@@ -194,7 +194,8 @@ def load_study_spec(path: Path) -> StudySpec:
         SpecError: with file and line of the first key or value that is wrong.
     """
     document = load_yaml_file(path)
-    origin, prefix, data = in_document(document), ("structures",), document.data
+    origin, data = in_document(document), document.data
+    prefix: Location = ("structures",)
     if isinstance(data, list):
         data, prefix = {"structures": data}, ()
     if not isinstance(data, dict):

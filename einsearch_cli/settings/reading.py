@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -149,7 +149,7 @@ def _broken_rule(location: Location, broken: RuleError, value: Any) -> Fault:
 
 def _field_at(kind: type[BaseModel], location: Location) -> tuple[type[BaseModel], FieldInfo | None]:
     """The model that the last key of a location belongs to, and its field where it has one."""
-    owner, field = kind, None
+    owner, field = kind, cast(FieldInfo | None, None)
     for part in location:
         if isinstance(part, str):
             inner = models_in(field.annotation) if field else []
