@@ -98,8 +98,8 @@ def _cases(modes: str, widths: str | None, tokens: str | None) -> tuple[Case, ..
 
     return cases_of(
         _modes(modes),
-        _numbers("--widths", widths) if widths is not None else WIDTHS,
-        _numbers("--tokens", tokens) if tokens is not None else None,
+        whole_list("--widths", widths, 1, MAX_DIMENSION, example="256,1024") if widths is not None else WIDTHS,
+        whole_list("--tokens", tokens, 1, MAX_TOKENS, example="256,1024") if tokens is not None else None,
     )
 
 

@@ -35,10 +35,13 @@ def whole_parser(name: str, least: int, most: int, *, example: int) -> Callable[
     >>> whole_parser("--d-in", 1, 2**48, example=1024)("1e3")
     1000
     """
-    from einsearch_cli.structures.scalars import whole_number
 
     def read(text: Any) -> int:
-        number = text if isinstance(text, int) else whole_number(text)
+        if isinstance(text, int):  # a default: --help reads it too, and imports nothing for it
+            return text
+        from einsearch_cli.structures.scalars import whole_number
+
+        number = whole_number(text)
         named = name if name.endswith(":") else f"{name} "
         if number is None or not least <= number <= most:
             raise SpecError(

@@ -86,10 +86,10 @@ def test_no_structures_means_the_market(einsearch) -> None:
     ("arguments", "said"),
     [
         (("--modes", "inference"), "'inference' is none of forward, training, decode"),
-        (("--widths", "1k"), "--widths 1k: whole numbers"),
-        (("--tokens", "0"), "--tokens 0: every number must be at least 1"),
+        (("--widths", "1k"), "--widths 1k: 1k is not a whole number"),
+        (("--tokens", "0"), "--tokens 0: 0 is not a whole number from 1 to 10^15"),
         (("--modes", "decode", "--tokens", "128"), "no case is left"),
-        (("--rounds", "0"), "Invalid value for '--rounds'"),
+        (("--rounds", "0"), "--rounds 0: a whole number from 1"),
         (("--out", "speed.png"), "must end in .json or .html"),
         (("--out", "missing/speed.json"), "the folder 'missing' does not exist"),
         (("no-such-family",), "no-such-family"),

@@ -151,7 +151,10 @@ def test_meta_pkl_is_not_unpickled(folder: Path, tmp_path: Path) -> None:
         ("{", "meta.json is not JSON: Expecting property name"),
         ("{}", "meta.json: vocabulary is missing"),
         ('{"vocabulary": 65, "vocab": 1}', "meta.json: unknown key 'vocab'"),
-        ('{"vocabulary": 65, "token_type": "int8"}', "meta.json: token_type is 'int8': one of uint8, uint16, uint32 is needed"),
+        (
+            '{"vocabulary": 65, "token_type": "int8"}',
+            "meta.json: token_type is 'int8': one of uint8, uint16, uint32 is needed",
+        ),
         (
             '{"vocabulary": 65, "training_tokens": 5001}',
             "train.bin has 5,000 tokens, and meta.json beside it says 5,001",
