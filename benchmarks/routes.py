@@ -5,7 +5,8 @@
 float32, one thread: inference of merged layers and of others, and training. Routes of one case run in turn, round
 after round; times are medians over the rounds. Of layers that are not merged, matrices that take more FLOPs to
 merge than 32 products of the dense one are left out. The constants of the
-planner are the stored ones of this machine (`einsearch bench --calibrate`) or the defaults.
+planner are the stored ones of this machine (`einsearch bench --calibrate`) or the defaults. The defaults of an EPYC were
+fitted to cases of this benchmark, so what they lose here is in-sample.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def _reading() -> Html:
     source = caption(
         "Potapczynski et al. (NeurIPS 2024, arXiv 2410.02117) define the three exponents and report that small ω and",
         "large ψ scale best, while ν hardly matters once ω = 0 and ψ = 1.",
-        "The panels above are this study's own test of that.",
+        "The panels above show the structures of this study only, which is too few to test that.",
     )
     return joined([element("h3", "How to read ω, ψ and ν"), element("div", *cards, class_="columns"), source])
 

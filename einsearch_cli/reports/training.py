@@ -149,7 +149,10 @@ def _gap_closed(guided: FinishedRun, plain: FinishedRun, dense: FinishedRun) -> 
         return f"{facts}, which leaves no gap to close."
     if closed <= 0:
         return f"{facts}: the guides did not help."
-    return f"{facts}: {share_text(closed / gap)} of the gap is closed."
+    share = f"{facts}: {share_text(closed / gap)} of the gap is closed."
+    if guided.result.total_flops <= plain.result.total_flops:
+        return share
+    return f"{share} The guided run had more FLOPs than the one without: only that one on equal FLOPs shows what guides add."
 
 
 def training_document(report: TrainingReport) -> dict[str, Any]:

@@ -36,7 +36,12 @@ PLAIN = finished("plain", "low-rank:r=4", 2.4, 60)
 @pytest.mark.parametrize(
     ("plain", "guided", "ending"),
     [
-        (2.4, 2.1, "ends at 2.400 with 60%: 75% of the gap is closed."),
+        (
+            2.4,
+            2.1,
+            "ends at 2.400 with 60%: 75% of the gap is closed. The guided run had more FLOPs than the one without: "
+            "only that one on equal FLOPs shows what guides add.",
+        ),
         (2.4, 2.5, ": the guides did not help."),
         (1.9, 1.8, ", which leaves no gap to close."),
     ],
@@ -48,6 +53,11 @@ def test_how_much_of_the_gap_to_dense_a_guide_closes(plain: float, guided: float
         f"led ends at {guided:.3f} with 99% of the FLOPs of dense (2.000); without guides plain ends at"
     )
     assert sentence.endswith(ending)
+
+
+def test_at_equal_flops_the_comparison_needs_no_caution() -> None:
+    runs = [DENSE, finished("plain", "low-rank:r=4", 2.4, 99), finished("led", "low-rank:r=4", 2.1, 99, 3)]
+    assert training_findings(report(*runs))[1].endswith("with 99%: 75% of the gap is closed.")
 
 
 def test_a_guide_is_compared_with_its_own_structure_only() -> None:

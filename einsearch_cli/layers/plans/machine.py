@@ -90,7 +90,8 @@ _BY_BYTES = ("cached_weight_ns", "memory_weight_ns", "copy_ns", "run_ns")
 _PLAIN_GPU_MAC_NS = 3.3e-5
 """A multiply-add of float32 or float64 on an H200: 60 TFLOP/s by its data sheet, a thirteenth of bfloat16."""
 DEFAULT_CPU = MachineProfile(
-    # Fitted to 1,383 times of routes on an EPYC: what it chooses takes 0.3% longer than the best route (`benchmarks/routes.py`).
+    # Fitted to 1,383 times of routes on an EPYC. What it chooses takes 0.3% longer than the best route, in-sample: measured
+    # on the cases of the fit (`benchmarks/routes.py`), so what it loses on others is not known.
     layer_ns=3_900, step_ns=5_100, matrix_ns=117,
     mac_ns=(0.0885, 0.0627, 0.033, 0.0269, 0.0231, 0.0231, 0.0231),
     cached_weight_ns=0.155, memory_weight_ns=0.422,
@@ -99,7 +100,7 @@ DEFAULT_CPU = MachineProfile(
 )  # fmt: skip
 DEFAULT_AVX512 = MachineProfile(
     # Fitted to 1,058 times of routes on a Xeon, before few tokens had plans of their own: what it chose took 1% longer than
-    # the best route. Not measured since.
+    # the best route, in-sample too. Not measured since.
     layer_ns=2_640, step_ns=10_500, matrix_ns=108,
     mac_ns=(0.395, 0.045, 0.0165, 0.0205, 0.0127, 0.0128, 0.0131),
     cached_weight_ns=0.08, memory_weight_ns=0.353,
