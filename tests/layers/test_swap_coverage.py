@@ -258,11 +258,12 @@ def test_json_has_what_stays_and_older_json_is_read() -> None:
 class Holder:
     """Any object, with an attribute and a slot."""
 
-    __slots__ = ("__dict__", "slot")
+    __slots__ = ("__dict__", "__private", "slot")
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
         self.slot = nn.Linear(2, 2)
+        self.__private = nn.Linear(2, 1)
         self.itself = self
 
 
@@ -284,7 +285,14 @@ def _closure() -> object:
         ([nn.Linear(2, 3)], {"held[0]": "Linear, 9 parameters"}),
         ((1, {"a": nn.Conv2d(1, 2, 1)}), {"held[1]['a']": "Conv2d, 4 parameters"}),
         (deque([nn.Sequential(nn.Linear(2, 3))]), {"held[0]": "Sequential, 9 parameters"}),
-        (Holder(nn.Linear(2, 3)), {"held.layer": "Linear, 9 parameters", "held.slot": "Linear, 6 parameters"}),
+        (
+            Holder(nn.Linear(2, 3)),
+            {
+                "held.layer": "Linear, 9 parameters",
+                "held.slot": "Linear, 6 parameters",
+                "held.__private": "Linear, 3 parameters",
+            },
+        ),
         (partial(print, nn.Linear(2, 3)), {"held[0]": "Linear, 9 parameters"}),
         (nn.Linear(2, 3).forward, {"held.__self__": "Linear, 9 parameters"}),
         (_closure(), {"held:layer": "Linear, 9 parameters"}),
@@ -299,6 +307,26 @@ def test_what_plain_objects_hold_is_named(held: object, expected: dict[str, str]
     assert [swap.name for swap in report.replaced] == ["0.inner.0"]
     for path, what in report.unreachable.items():
         assert f"  {path}: {what}" in str(report).splitlines()
+
+
+def test_what_a_class_and_a_replaced_forward_hold_is_named() -> None:
+    class OfClass(nn.Module):
+        layers = (nn.Linear(2, 3),)
+
+    model = nn.Sequential(OfClass(), nn.Sequential(nn.Linear(4, 4)))
+    hidden = nn.Linear(3, 3)
+    model[1].forward = lambda x: hidden(x)  # type: ignore[method-assign]
+    model[1].again = model[1].forward
+    assert plan_swaps(model, "monarch").unreachable == {
+        "0.layers[0]": "Linear, 9 parameters",
+        "1.forward:hidden": "Linear, 12 parameters",
+    }
+
+
+def test_the_number_of_active_experts_is_found_in_a_config() -> None:
+    model = nn.Sequential(nn.Sequential(Mixture(None)))
+    model.config = {"num_experts_per_tok": 3, "top_k": 1}  # top_k of a config is of sampling
+    assert _kind(plan_swaps(model, "monarch"), "FusedExperts").note == "fused experts; FLOPs of 3 of 4 experts"
 
 
 def test_a_registered_layer_that_a_list_holds_too_stays() -> None:

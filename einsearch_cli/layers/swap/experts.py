@@ -58,6 +58,6 @@ def is_router(module: nn.Module, weight: Tensor) -> bool:
 def _integers(holders: Iterable[Any], names: Iterable[str]) -> Iterator[int]:
     for holder in holders:
         for name in names:
-            value = getattr(holder, name, None)
+            value = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 yield value

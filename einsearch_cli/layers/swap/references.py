@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.moe import FeedForwardMoE, StructuredMoE
 
-_OF_EVERY_MODULE: Final = vars(nn.Module()).keys() | {"forward"}
+_OF_EVERY_MODULE: Final = vars(nn.Module()).keys()
 _CONTAINERS: Final = (list, tuple, deque, set, frozenset)
 # Optimizers are made after a swap, so what they hold before it does not matter.
 _ENDS: Final = (str, bytes, bytearray, int, float, complex, type, ModuleType, torch.optim.Optimizer)
@@ -89,10 +89,16 @@ def _behind(origin: nn.Module, name: str, registered: set[nn.Module], seen: set[
 
 
 def _attributes(module: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
-    """What a module holds besides parameters, buffers, submodules and hooks."""
-    for name, value in vars(module).items():
-        if name not in _OF_EVERY_MODULE:
-            yield f"{path}.{name}".lstrip("."), value
+    """What a module, or its class, holds besides parameters, buffers, submodules and hooks."""
+    own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
+    of_class = {
+        name: value
+        for kind in type(module).__mro__
+        if not kind.__module__.startswith("torch.")
+        for name, value in vars(kind).items()
+        if isinstance(value, (*_CONTAINERS, dict, nn.Module))
+    }
+    yield from ((f"{path}.{name}".lstrip("."), value) for name, value in {**of_class, **own}.items())
 
 
 def _registers(module: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
@@ -137,7 +143,8 @@ def _fields(held: Any) -> Iterator[tuple[str, Any]]:
     for kind in type(held).__mro__:
         slots = vars(kind).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            is_private = name.startswith("__") and not name.endswith("__")
             try:
-                yield name, object.__getattribute__(held, name)
-            except AttributeError:  # empty, or a mangled name
+                yield name, object.__getattribute__(held, f"_{kind.__name__.lstrip('_')}{name}" if is_private else name)
+            except AttributeError:  # empty
                 continue
