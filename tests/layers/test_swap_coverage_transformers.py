@@ -138,7 +138,7 @@ def test_the_three_dimensional_projections_of_xlnet_are_named_with_flops_unknown
 def test_a_tied_head_counts_where_it_multiplies() -> None:
     report = plan_swaps(_gpt2(), "monarch")
     (head,) = _kinds(report, "nn.Linear")
-    assert (head.params, head.flops) == (96 * WIDTH, 2 * 96 * WIDTH)
+    assert (head.params, head.flops, head.note) == (96 * WIDTH, 2 * 96 * WIDTH, "shared with an embedding")
     (positions,) = _kinds(report, "nn.Embedding")
     assert (positions.params, positions.flops, positions.note) == (16 * WIDTH, 0, "a lookup, not a product")
 

@@ -20,6 +20,7 @@ from einsearch_cli.layers.swap.experts import expert_count, experts_per_token, i
 from einsearch_cli.layers.swap.kinds import conv1d_class, is_adapter, is_foreign_linear, width
 
 OURS: Final = (EinsumLinear, StructuredMoE, FeedForwardMoE)
+LOOKUP: Final = "a lookup, not a product"
 _GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
@@ -100,7 +101,7 @@ def _attention(place: Place) -> Product | None:
 def _lookup(place: Place) -> Product | None:
     if not isinstance(place.module, nn.Embedding | nn.EmbeddingBag):
         return None
-    return Product(_label(place.module), 0, "a lookup, not a product")
+    return Product(_label(place.module), 0, LOOKUP)
 
 
 def _elementwise(place: Place) -> Product | None:

@@ -23,8 +23,8 @@ def report_lines(report: SwapReport) -> Iterator[str]:
 def summary_lines(report: SwapReport) -> Iterator[str]:
     """What is covered first, then what stays by kind, and what could not be reached."""
     yield from _headline(report)
-    yield from _wrapped(f"  these layers: {report.total}")
-    yield from _wrapped(f"  whole model:  {report.model}")
+    yield from _wrapped(f"  these layers: {report.total}", tight=True)
+    yield from _wrapped(f"  whole model:  {report.model}", tight=True)
     yield from _wrapped(
         "  FLOPs are per token: 2 per multiply-add with a weight, each layer once; attention scores are left out"
     )

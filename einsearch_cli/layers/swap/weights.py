@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from einsearch_cli.layers.swap.products import Place, Product, is_opaque, product_of
+from einsearch_cli.layers.swap.products import LOOKUP, Place, Product, is_opaque, product_of
 from einsearch_cli.layers.swap.report import Kept
 
 _FOLDED = (nn.ParameterList, nn.ParameterDict)
@@ -28,15 +28,19 @@ def kept_weights(
     """
     places = [(place, product) for place in _places(model) if (product := product_of(place)) is not None]
     owners = _owners(places)
+    looked_up = {value for place, product in places if product.note == LOOKUP for value in place.tensors.values()}
     kinds: dict[tuple[str, str, bool], list[Kept]] = defaultdict(list)
     for place, product in places:
         own = {name: value for name, value in place.tensors.items() if owners[value] is place}
         params = sum(_size(value) - taken.get(value, 0) for value in own.values())
         names = tuple(name for name, value in own.items() if not _size(value) or _size(value) > taken.get(value, 0))
         flops = None if product.flops is None else product.flops - flops_taken.get(place.module, 0)
+        is_tied = product.note != LOOKUP and not looked_up.isdisjoint(own.values())
+        note = product.note or ("shared with an embedding" if is_tied else "")
         if names or flops != 0:
-            kind = (product.kind, product.note, flops is None)
-            kinds[kind].append(Kept(product.kind, names, params, flops, product.note, product.dense))
+            kinds[product.kind, note, flops is None].append(
+                Kept(product.kind, names, params, flops, note, product.dense)
+            )
     return tuple(sorted((_together(group) for group in kinds.values()), key=lambda kept: -kept.params))
 
 
