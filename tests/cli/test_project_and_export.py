@@ -49,7 +49,7 @@ def test_a_run_at_full_rank_stays_the_same_model(einsearch, run, tmp_path) -> No
     assert "12 layers: 16,384 -> 28,672 parameters (175.0%); wrote" in outcome.err
     params = sum(p.numel() for p in model.parameters())
     assert f"replaced {16_384 / params:.1%} of the parameters and 66.7% of the FLOPs (12 of 12 linear" in outcome.err
-    assert f"8,192  {8_192 / params:.1%}       16,384  nn.Linear: shared with" in outcome.err
+    assert f"8,192  {8_192 / params:.1%}       16,384  nn.Linear\n" in outcome.err  # the head
     projected, tokenizer = load_model(tmp_path / "projected")
     assert len(projected.structured_layers()) == 12
     assert tokenizer is not None
