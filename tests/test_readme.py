@@ -1,29 +1,85 @@
-"""Every `einsearch` command in the README runs, and prints what the README shows."""
+"""Everything in the README that can be run runs, and gives what the README shows."""
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from einsearch_cli.cli.formats import table
 from einsearch_cli.cli.main import main
+from einsearch_cli.reports import StudyReport, headline, ranking_table
+from einsearch_cli.scaling import rank_candidates
+from einsearch_cli.search.trial import Trial, TrialResult
+from einsearch_cli.structures import parse_structure
+from einsearch_cli.structures.spec_file import read_structure_file
 
-README = Path(__file__).parents[1] / "README.md"
-EXAMPLES = re.findall(r"^\$ (einsearch .+?)\n(.*?)(?=^\$ |^```)", README.read_text(encoding="utf-8"), re.M | re.S)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^\$ (einsearch .+?)\n(.*?)(?=^\$ |^```)", README, re.M | re.S)
+PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+REST = "..."
+"""In what is shown: any text within a line, or on a line of its own any number of lines."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples need beside them: the studies, and a folder of text."""
+    """What the examples need: the studies, and a folder of text."""
     made = tmp_path_factory.mktemp("readme")
-    (made / "specs").symlink_to(README.parent / "specs")
+    (made / "specs").symlink_to(ROOT / "specs")
     (made / "my_corpus").mkdir()
     for name in ("data/cache.py", "search/store.py", "structures/extent.py"):
-        source = README.parent / "einsearch_cli" / name
+        source = ROOT / "einsearch_cli" / name
         (made / "my_corpus" / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     return made
+
+
+def pattern_of(shown: str) -> re.Pattern[str]:
+    """What an output has to match in full.
+
+    >>> bool(pattern_of("a ... c\\n...\\nz\\n").fullmatch("a b c\\n1\\n2\\nz\\n"))
+    True
+    >>> bool(pattern_of("a\\n").fullmatch("a\\nb\\n"))
+    False
+    """
+    lines = (
+        "(?:.*\\n)*?" if line.strip() == REST else re.escape(line.rstrip()).replace(re.escape(REST), ".*") + " *\\n"
+        for line in shown.splitlines()
+    )
+    return re.compile("".join(lines))
+
+
+def has_three_structures_of_the_family(path: Path) -> None:
+    found = [named.layer for named in read_structure_file(path)]
+    assert len(set(found)) == 3
+
+
+def is_the_picture_of_a_btt(path: Path) -> None:
+    drawing = path.read_text(encoding="utf-8")
+    assert drawing.startswith("<svg")
+    assert all(f">{tensor}<" in drawing for tensor in "XABY")
+
+
+def has_a_loss_for_every_run(path: Path) -> None:
+    document = json.loads((path / "results.json").read_text(encoding="utf-8"))
+    assert [run["status"] for run in document["results"]] == ["ok"] * 14
+    assert len(document["ranking"]) == 4
+    assert all(0 < entry["loss"] < 10 for entry in document["ranking"])
+    assert (path / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+WRITTEN: dict[str, Callable[[Path], None]] = {
+    "btt.yaml": has_three_structures_of_the_family,
+    "btt.svg": is_the_picture_of_a_btt,
+    "runs/mine": has_a_loss_for_every_run,
+}
+"""What a file or folder named by `--out` has to hold."""
 
 
 @pytest.mark.parametrize(("command", "shown"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
@@ -32,29 +88,93 @@ def test_readme_example(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    code = main(shlex.split(command)[1:])
+    words = shlex.split(command)[1:]
+    code = main(words)
     captured = capsys.readouterr()
     assert code == 0, captured.err
-    expected = [line.rstrip() for line in shown.splitlines()]
-    found = [line.rstrip() for line in captured.out.splitlines()]
-    if expected[-1:] == ["..."]:
-        assert found[: len(expected) - 1] == expected[:-1]
-    elif expected:
-        assert found == expected
+    assert pattern_of(shown).fullmatch(captured.out), f"shown:\n{shown}\nfound:\n{captured.out}"
+    if "--out" in words:
+        name = words[words.index("--out") + 1]
+        WRITTEN[name](folder / name)
+
+
+def compared_letters(shown: str) -> int:
+    return sum(char.isalnum() for char in shown.replace(REST, ""))
+
+
+@pytest.mark.parametrize(("command", "shown"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
+def test_every_example_has_something_to_compare(command: str, shown: str) -> None:
+    assert compared_letters(shown) >= 20 or "--out" in shlex.split(command)
 
 
 def test_the_readme_shows_all_three_commands() -> None:
     assert {command.split()[1] for command, _ in EXAMPLES} >= {"enumerate", "classify", "rank"}
 
 
-SPECS = README.parent / "specs"
+def test_python_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From top to bottom: a block may use what those above it made."""
+    names: dict[str, Any] = {}
+    for code in PYTHON:
+        names = names_after(code, tmp_path, names)
+        assert bool(capsys.readouterr().out) == ("print(" in code), code
+
+
+def names_after(code: str, folder: Path, before: dict[str, Any]) -> dict[str, Any]:
+    path = folder / "block.py"
+    path.write_text(code, encoding="utf-8")
+    return before | runpy.run_path(str(path), init_globals=before)
+
+
+def test_the_layer_of_the_readme_is_a_drop_in_and_its_swap_spares_the_decoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the text around the first block says."""
+    import torch
+
+    names = names_after(PYTHON[0], tmp_path, {})
+    layer, model = names["layer"], names["model"]
+    assert isinstance(layer, torch.nn.Module)
+    assert isinstance(model, torch.nn.Module)
+    assert layer(torch.randn(3, 1024)).shape == (3, 4096)
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    assert "EinsumLinear" in {kind for name, kind in kinds.items() if "decoder" not in name}
+    assert "EinsumLinear" not in {kind for name, kind in kinds.items() if "decoder" in name}
+    assert "replaced" in capsys.readouterr().out
+
+
+def test_the_ranking_shown_is_that_of_the_stored_study() -> None:
+    """Table and sentences, from the losses in examples/demo/results.json."""
+    document = json.loads((ROOT / "examples" / "demo" / "results.json").read_text(encoding="utf-8"))
+    results = tuple(map(result_of, document["results"]))
+    study = StudyReport(
+        title=document["title"],
+        task=document["task"],
+        budget_flops=document["budget_flops"],
+        results=results,
+        ranking=rank_candidates(list(results), parse_structure(document["yardstick"])),
+        loss_name=document["loss_name"],
+    )
+    shown = ranking_table(study)
+    rows = table([dict(zip(shown.headers, row, strict=True)) for row in shown.rows])
+    said = f"loss: {study.loss_name}, mean over seeds at the best width"
+    (block,) = re.findall(r"^```text\n(#    structure.*?)^```", README, re.M | re.S)
+    assert "\n".join([*(line.rstrip() for line in rows.splitlines()), said, "", *headline(study), ""]) == block
+
+
+def result_of(run: dict[str, object]) -> TrialResult:
+    """A run of results.json; the file keeps no learning curve."""
+    trial = Trial(
+        parse_structure(str(run["structure"])), *(run[name] for name in ("width", "seed", "rung", "budget_flops"))
+    )  # type: ignore[arg-type]
+    values = (run[name] for name in ("status", "loss", "params", "train_flops", "total_flops", "steps", "elapsed_s"))
+    return TrialResult(trial, *values, ())  # type: ignore[arg-type]
 
 
 def test_files_in_specs_are_valid() -> None:
     from einsearch_cli.search.spec import load_study_spec
     from einsearch_cli.training.full import load_train_specs
 
-    paths = sorted((README.parent / "specs").glob("*.yaml"))
+    paths = sorted((ROOT / "specs").glob("*.yaml"))
     assert paths
     for path in paths:
         if path.name.startswith("train-"):
