@@ -118,16 +118,17 @@ def _object(
     named: NamedStructure, item: Classification, tokens: int, tau: Fraction | None, plan: PlanSetting | None
 ) -> dict[str, Any]:
     from einsearch_cli.structures import notations
-    from einsearch_cli.taxonomy import contraction_orders, flops_formula, params_formula
+    from einsearch_cli.taxonomy import contraction_orders, formula_texts
 
     structure = item.structure
     sized = structure.at(item.d_in, item.d_out)
+    params_text, flops_text = formula_texts(structure)
     return {
         "name": named.name,
         **item.to_json(),
         "notations": notations(structure, item.d_in, item.d_out),
-        "params_formula": str(params_formula(structure)),
-        "flops_formula": str(flops_formula(structure)),
+        "params_formula": params_text,
+        "flops_formula": flops_text,
         "params_ratio": item.params / item.dense_params,
         "flops_ratio": item.flops_per_token / item.dense_flops_per_token,
         "tokens": tokens,

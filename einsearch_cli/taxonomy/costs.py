@@ -6,7 +6,9 @@ FLOPs are 2 × multiply-adds. A bias is not counted.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -169,6 +171,10 @@ def rank_bound(sized: SizedStructure) -> tuple[int, Cut]:
     return min(product(cut), sized.d_in, sized.d_out), cut
 
 
+Terms = dict[Fraction, Fraction]
+"""A sum of powers of d: the coefficient of each exponent."""
+
+
 def params_formula(structure: Structure) -> sympy.Expr:
     """Parameters of a d × d layer as a sympy expression in d.
 
@@ -176,10 +182,7 @@ def params_formula(structure: Structure) -> sympy.Expr:
     >>> params_formula(parse_structure("low-rank:r=64"))
     128*d
     """
-    import sympy
-
-    factors = structure.factors
-    return sympy.expand(sum(_product(structure, {c for c, _ in structure.indices if f in c}) for f in factors))
+    return _expression(_params_terms(structure))
 
 
 def flops_formula(structure: Structure) -> sympy.Expr:
@@ -189,24 +192,66 @@ def flops_formula(structure: Structure) -> sympy.Expr:
     >>> flops_formula(parse_structure("monarch"))
     4*d**(3/2)
     """
-    import sympy
+    return _expression(_flops_terms(structure))
 
-    total = sympy.Integer(0)
-    order = structure.factors
+
+def formula_texts(structure: Structure) -> tuple[str, str]:
+    """Both formulas as sympy writes them, without loading it, which takes 0.5 s.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> formula_texts(parse_structure("monarch"))
+    ('2*d**(3/2)', '4*d**(3/2)')
+    """
+    return _text_of(_params_terms(structure)), _text_of(_flops_terms(structure))
+
+
+def _params_terms(structure: Structure) -> Terms:
+    return _sum(structure, [{c for c, _ in structure.indices if factor in c} for factor in structure.factors])
+
+
+def _flops_terms(structure: Structure) -> Terms:
+    order, steps = structure.factors, []
     for position in range(len(order)):
         met, waiting = {"X", *order[: position + 1]}, {"Y", *order[position:]}
-        present = {c for c, _ in structure.indices if set(c) & met and set(c) & waiting}
-        total += 2 * _product(structure, present)
-    return sympy.expand(total)
+        steps.append({c for c, _ in structure.indices if set(c) & met and set(c) & waiting})
+    return {exponent: 2 * coefficient for exponent, coefficient in _sum(structure, steps).items()}
 
 
-def _product(structure: Structure, carriers: set[str]) -> sympy.Expr:
+def _sum(structure: Structure, products: Iterable[set[str]]) -> Terms:
+    """The sum of products of the extents of these carrier sets."""
+    terms: Terms = {}
+    for carriers in products:
+        extents = [extent for text, extent in structure.indices if text in carriers]
+        exponent = sum((extent.exponent for extent in extents), Fraction(0))
+        terms[exponent] = terms.get(exponent, Fraction(0)) + math.prod(
+            (extent.coefficient for extent in extents), start=Fraction(1)
+        )
+    return terms
+
+
+def _expression(terms: Terms) -> sympy.Expr:
     import sympy
 
     d = sympy.Symbol("d", positive=True)
-    product = sympy.Integer(1)
-    for text, extent in structure.indices:
-        if text in carriers:
-            coefficient = sympy.Rational(extent.coefficient.numerator, extent.coefficient.denominator)
-            product *= coefficient * d ** sympy.Rational(extent.exponent.numerator, extent.exponent.denominator)
-    return product
+    return sympy.Add(*(_rational(coefficient) * d ** _rational(exponent) for exponent, coefficient in terms.items()))
+
+
+def _rational(number: Fraction) -> sympy.Rational:
+    import sympy
+
+    return sympy.Rational(number.numerator, number.denominator)
+
+
+def _text_of(terms: Terms) -> str:
+    """Terms in sympy's order: roots before whole powers, smaller roots first, then falling exponents."""
+    ordered = sorted(terms.items(), key=lambda term: (-term[0].denominator, -term[0]))
+    return " + ".join(_term_text(coefficient, exponent) for exponent, coefficient in ordered)
+
+
+def _term_text(coefficient: Fraction, exponent: Fraction) -> str:
+    if exponent == 0:
+        return str(coefficient)
+    named = {Fraction(1): "d", Fraction(1, 2): "sqrt(d)"}
+    power = named.get(exponent) or (f"d**{exponent}" if exponent.denominator == 1 else f"d**({exponent})")
+    times = "" if coefficient.numerator == 1 else f"{coefficient.numerator}*"
+    return f"{times}{power}" + ("" if coefficient.denominator == 1 else f"/{coefficient.denominator}")

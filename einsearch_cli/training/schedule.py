@@ -26,13 +26,22 @@ def schedule(step: int, steps: int, *, warmup: float, final: float, shape: Shape
     >>> [round(schedule(step, 10, warmup=0.2, final=0.0, shape="wsd"), 3) for step in (0, 2, 7, 8, 9)]
     [0.5, 1.0, 1.0, 1.0, 0.5]
     """
-    warmup_steps = round(warmup * steps)
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
+    rising = warmup_steps(steps, warmup)
+    if step < rising:
+        return (step + 1) / rising
     if shape == "constant":
         return 1.0
     if shape == "wsd":
         decay_steps = max(1, round(WSD_DECAY * steps))
         return final + (1 - final) * min(1.0, (steps - step) / decay_steps)
-    progress = (step - warmup_steps) / (steps - warmup_steps)
+    progress = (step - rising) / (steps - rising)
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warmup_steps(steps: int, warmup: float) -> int:
+    """Updates over which the learning rate rises.
+
+    >>> warmup_steps(200, 0.05)
+    10
+    """
+    return round(warmup * steps)

@@ -8,8 +8,17 @@ import pytest
 import sympy
 
 from einsearch_cli.errors import StructureError
+from einsearch_cli.structures import parse_structure
 from einsearch_cli.structures.free_exponents import FreeStructure, parse_free_structure
-from einsearch_cli.taxonomy import params_formula, taxonomy_of
+from einsearch_cli.taxonomy import (
+    EVERYTHING,
+    Space,
+    flops_formula,
+    formula_texts,
+    params_formula,
+    survivors,
+    taxonomy_of,
+)
 from einsearch_cli.taxonomy.symbolic import FreeTaxonomy
 from tests.structures.all_orders import step_exponents
 
@@ -130,3 +139,12 @@ def test_formulas_read_back_by_sympy() -> None:
 def test_too_many_factors_are_refused() -> None:
     with pytest.raises(StructureError, match="has 5 factors: formulas are worked out for up to 4"):
         FreeTaxonomy(parse_free_structure(MARKET[-1]))
+
+
+@pytest.mark.parametrize("grid", [2, 3, 4, 5, 6])
+def test_formulas_are_written_as_sympy_writes_them(grid: int) -> None:
+    """Sums of several powers too: sympy's own order of terms is the reference."""
+    space = Space(grid, 2, EVERYTHING)
+    texts = ["low-rank:r=64", "low-rank:r=d/4", "low-rank:r=3", "block-dense:blocks=4,r=d/4", "XA=2 XB=2 XAB YA=3 YB"]
+    for structure in [*survivors(space)[:60], *map(parse_structure, texts)]:
+        assert formula_texts(structure) == (str(params_formula(structure)), str(flops_formula(structure)))

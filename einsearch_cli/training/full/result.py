@@ -64,7 +64,7 @@ def read_result(run: Path) -> RunResult | None:
 
 def refuse_other_run(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise CheckpointError, with the keys that differ, unless a folder's run is the one that is wanted."""
-    differing = _differences(before, now)
+    differing = differences(before, now)
     if differing:
         shown = "; ".join(differing[:3]) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
         raise CheckpointError(
@@ -82,13 +82,13 @@ def refuse_other_data(run: Path, before: str, now: str) -> None:
         )
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     """`key was A and is B` for every plain value that differs."""
     found = []
     for key in sorted(set(before) | set(now)):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
+            found += differences(old, new, f"{prefix}{key}.")
         elif old != new:
             found.append(f"{prefix}{key} was {_shown(old)} and is {_shown(new)}")
     return found

@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 from einsearch_cli.data.tokens import TokenData, held_out_batches
 from einsearch_cli.errors import DivergedError, OutputError
 from einsearch_cli.training.full.checkpoint import Checkpoint, RunState, read_newest, save_checkpoint
+from einsearch_cli.training.full.lengthening import is_longer, refuse_other
 from einsearch_cli.training.full.metrics import MetricsFile, StepMetrics
 from einsearch_cli.training.full.network import Network, Tensors
 from einsearch_cli.training.full.phases import phases_of
-from einsearch_cli.training.full.result import RunResult, read_result, refuse_other_data, refuse_other_run
+from einsearch_cli.training.full.result import RunResult, read_result, refuse_other_data
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.full.stopping import StopRequest
 from einsearch_cli.training.full.trackers import TrackedRun, Tracker, open_trackers
@@ -56,7 +57,7 @@ def train_full(
     """Train a transformer as its spec says, or go on where an earlier call was interrupted.
 
     On one CPU process the weights at the end are the same to the last bit however often it was
-    interrupted. A finished run is not trained again.
+    interrupted. A finished run is not trained again, but goes on if it has more steps now and a constant schedule.
 
     Args:
         spec: the run.
@@ -75,8 +76,8 @@ def train_full(
     told = listener if listener is not None and world.is_first else Silent()
     with _locked(run) if world.is_first else nullcontext():
         finished = read_result(run)
-        if finished is not None:
-            refuse_other_run(run, finished.spec, spec.same_run())
+        if finished is not None and not is_longer(finished.spec, spec):
+            refuse_other(run, finished.spec, spec)
             refuse_other_data(run, finished.data_digest, data.digest)
             return finished
         with torch.random.fork_rng(devices=[]), _Run(spec, data, run, world, told) as running:
@@ -124,7 +125,7 @@ class _Run:
         torch.manual_seed(self.spec.seed)
         checkpoint = read_newest(self.folder, self.listener.say)
         if checkpoint is not None:
-            refuse_other_run(self.folder, checkpoint.state.spec, self.spec.same_run())
+            refuse_other(self.folder, checkpoint.state.spec, self.spec)
             refuse_other_data(self.folder, checkpoint.state.data_digest, self.data.digest)
             self.done, self.flops = checkpoint.state.step, checkpoint.state.flops
             self.earlier_s = checkpoint.state.elapsed_s

@@ -1,0 +1,69 @@
+"""Whether a run may go on beyond the steps that it was started with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from einsearch_cli.errors import CheckpointError
+from einsearch_cli.training.full.result import differences, refuse_other_run
+from einsearch_cli.training.full.spec import TrainSpec
+from einsearch_cli.training.schedule import warmup_steps
+
+_OF_LENGTH: Final = {"steps", "tokens", "schedule.warmup"}
+"""The keys that may differ."""
+
+
+def is_longer(before: Mapping[str, Any], now: TrainSpec) -> bool:
+    """Whether `now` is the run `before` with more steps, and every step of `before` is the same in both.
+
+    That is so where the learning rate stays constant after equally many steps of warm-up, and there are no guides,
+    whose weight depends on the length of the run.
+    """
+    if not _differing(before, now) <= _OF_LENGTH:
+        return False
+    earlier, is_free = TrainSpec.model_validate(dict(before)), now.schedule.shape == "constant" and now.guidance is None
+    return is_free and _warmup(earlier) == _warmup(now) and earlier.base_steps < now.base_steps
+
+
+def refuse_other(run: Path, before: Mapping[str, Any], now: TrainSpec) -> None:
+    """Pass only if a folder's run is the one that is wanted, or can be made longer to be that one.
+
+    Raises:
+        CheckpointError: with the settings that differ, or why the run cannot be made longer.
+    """
+    differing = _differing(before, now)
+    if not differing or is_longer(before, now):
+        return
+    earlier = TrainSpec.model_validate(dict(before)) if differing <= _OF_LENGTH else None
+    if earlier is None or now.base_steps <= earlier.base_steps:
+        refuse_other_run(run, dict(before), now.same_run())
+        return
+    raise CheckpointError(
+        f"{run} holds this run with {earlier.base_steps:,} steps, now there are {now.base_steps:,}: {_reason(earlier, now)}",
+        remedy=_remedy(earlier, now),
+    )
+
+
+def _differing(before: Mapping[str, Any], now: TrainSpec) -> set[str]:
+    return {text.partition(" ")[0] for text in differences(dict(before), now.same_run())}
+
+
+def _warmup(spec: TrainSpec) -> int:
+    return warmup_steps(spec.base_steps, spec.schedule.warmup)
+
+
+def _reason(earlier: TrainSpec, now: TrainSpec) -> str:
+    if now.schedule.shape != "constant":
+        return f"its learning rate falls by the {now.schedule.shape} schedule, which depends on the number of steps"
+    if now.guidance is not None:
+        return "the weight of its guides depends on the number of steps"
+    return f"its warm-up took {_warmup(earlier):,} steps, now it would take {_warmup(now):,}"
+
+
+def _remedy(earlier: TrainSpec, now: TrainSpec) -> str:
+    if now.schedule.shape == "constant" and now.guidance is None:
+        share = _warmup(earlier) / now.base_steps
+        return f"--set schedule.warmup={share:.6g}, or give another --out"
+    return "give another --out; a run with schedule.shape: constant and without guidance can be made longer"
