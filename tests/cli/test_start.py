@@ -11,6 +11,8 @@ import pytest
 
 import einsearch_cli
 from einsearch_cli.cli.commands import SUMMARIES
+from einsearch_cli.search.store import StudyStore
+from einsearch_cli.structures import parse_structure
 
 LIBRARIES = (
     "torch",
@@ -78,6 +80,10 @@ def test_arithmetic_needs_no_torch(words: tuple[str, ...], places: dict[str, str
 REFUSED = [
     ("rank", "{folder}/nothing.yaml"),
     ("rank", "monarch", "--task", "tutor"),
+    ("rank", "monarch", "--widths", "64", "--budget", "1e3"),
+    ("rank", "block-dense:blocks=4096", "--widths", "64"),
+    ("rank", "monarch", "--text", "{folder}/nothing.txt"),
+    ("rank", "monarch", "--task", "text", "--widths", "65"),
     ("train", "{folder}/nothing.yaml"),
     ("generate", "{folder}/nothing", "--prompt", "a"),
     ("generate", "{folder}", "--prompt", "a", "--temperature", "-1"),
@@ -102,6 +108,22 @@ def test_what_is_wrong_with_the_words_is_said_before_torch_is_loaded(
     code, names = imported_by(*(word.format(**places) for word in words))
     assert code == 2
     assert not names & {"torch", "scipy", "optuna", "networkx"}
+
+
+@pytest.mark.parametrize("kind", ["a file", "another study", "no database"])
+def test_a_folder_that_cannot_be_used_is_refused_before_data_are_prepared(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    if kind == "a file":
+        out.write_text("")
+    elif kind == "another study":
+        with StudyStore(out, "a fingerprint of other settings", [parse_structure("monarch")]):
+            pass
+    else:
+        out.mkdir()
+        (out / "study.db").write_text("no database")
+    code, names = imported_by("rank", "monarch", "--widths", "64", "--out", str(out))
+    assert code == 2
+    assert "torch" not in names
 
 
 def test_a_list_of_tasks_takes_little_time() -> None:
