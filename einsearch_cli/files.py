@@ -1,29 +1,53 @@
-"""Files that appear whole or not at all."""
+"""The one way in which outputs are written: whole or not at all, and never in place of a device.
+
+A plain file is replaced by its finished successor in one rename; a link is followed; missing folders are made.
+Text and tables also flow into a pipe or a character device, such as `/dev/stdout`. Everything else that
+is not a plain file is refused and stays as it is.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from einsearch_cli.errors import OutputError
+
+ROOM: Final = "make room and run the same command again: nothing is lost"
+"""What helps where the disk is full."""
+_OTHERWISE: Final = "give a path in a folder that you may write to"
+_REMEDIES: Final = {
+    errno.EROFS: "give a path on a file system that can be written",
+    errno.EIO: "check the disk, or give a path on another one",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_DRAFT: Final = re.compile(r"\..*\.[0-9a-f]{12}\.einsearch-draft", re.DOTALL)
+_WRAPPED: Final = re.compile(r"os error (\d+)|Errno (\d+)")
+_LINKS: Final = 40
+"""Links followed before a path counts as a loop, as in Linux."""
+_KINDS: Final = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def write_atomically(path: str | os.PathLike[str], text: str | bytes) -> None:
     """Write bytes, or text as UTF-8, so that a reader sees the old file or the new one, never a part.
 
-    The text goes to a new file in the same folder, is forced to disk, and takes
-    the place of `path` in one rename. A link is followed, so the file it points
-    to is replaced. Something that is not a plain file (`/dev/stdout`, a pipe)
-    cannot be replaced and is written to directly. Lone surrogates, which Python
-    makes of command-line bytes that are not UTF-8, are written as escapes.
+    Lone surrogates, which Python makes of command-line bytes that are not UTF-8, are written as escapes.
 
     Raises:
-        OutputError: the folder is missing, the path is a folder, or the system
-            refuses to write; nothing is left behind.
+        OutputError: as `open_atomically`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -40,65 +64,116 @@ def write_atomically(path: str | os.PathLike[str], text: str | bytes) -> None:
 def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends, and is gone if it fails.
 
+    The content goes to a draft in the same folder, is forced to disk, and takes the place of `path` in one rename.
+    A pipe or a character device is written to directly.
+
     Raises:
-        OutputError: as `write_atomically`.
+        OutputError: the path is a folder, a block device or a socket, or the system refuses to write;
+            nothing is left behind.
     """
     try:
-        target = Path(path).resolve()
-        refuse_unwritable(target)
-        if target.exists() and not target.is_file():
-            with target.open("wb") as file:
-                yield file
+        target = refuse_unwritable(path)
+        handle = _open_stream(Path(path), target)
+        if handle is not None:
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
             return
-        with _draft(target) as file:
-            yield file
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # ValueError: a NUL byte; RuntimeError: a loop of links
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise OutputError(
-            f"cannot write {os.fspath(path)!r}: {reason}",
-            remedy="give a path in a folder that exists, that you may write to and that has room",
-        ) from error
-
-
-def refuse_unwritable(target: Path) -> None:
-    """Say that a file cannot be written there before much is computed for it.
-
-    Raises:
-        OutputError: the path is a folder, or in a folder that does not exist.
-    """
-    if target.is_dir():
-        raise OutputError(
-            f"cannot write {str(target)!r}: it is a folder, a file is needed",
-            remedy=f"give a file name inside it, e.g. {str(target / 'results.json')!r}",
-        )
-    if not target.parent.is_dir():
-        raise OutputError(
-            f"cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist",
-            remedy=f"create it first: mkdir -p {str(target.parent)!r}",
-        )
+        with _locked_draft(target, is_folder=False) as (draft, lock):
+            with os.fdopen(os.dup(lock), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                draft.chmod(target.stat().st_mode & 0o777)
+            os.replace(draft, target)
+        sync_folder(target.parent)
+    except BrokenPipeError:  # the reader has seen enough
+        raise
+    except OSError as error:
+        raise write_error(repr(os.fspath(path)), error) from error
 
 
 @contextmanager
-def _draft(target: Path) -> Iterator[BinaryIO]:
-    # Not tempfile: its files are readable by the owner only, and the mode stays after the rename.
-    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+def draft_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target` to prepare it in, gone after the block unless it was renamed to something else.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with _locked_draft(target, is_folder=True) as (draft, _):
+        yield draft
+
+
+def refuse_unwritable(path: str | os.PathLike[str], *, is_stream: bool = True) -> Path:
+    """Say that a file cannot be written there before much is computed for it.
+
+    Args:
+        path: of the file.
+        is_stream: whether a pipe or a character device will do.
+
+    Returns:
+        The path with links followed.
+
+    Raises:
+        OutputError: the path is a folder or something else that is not a plain file, or its folder cannot be written.
+    """
     try:
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            draft.chmod(target.stat().st_mode & 0o777)
-        os.replace(draft, target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
+        target = Path(path).resolve()
+        mode = target.stat().st_mode if target.exists() else stat.S_IFREG
+        above = next((folder for folder in target.parents if folder.exists()), target)
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL byte; a loop of links
+        raise write_error(repr(os.fspath(path)), error) from error
+    if stat.S_ISDIR(mode):
+        raise OutputError(
+            f"cannot write {str(target)!r}: it is a folder, a file is needed",
+            remedy=f"give a file name inside it, e.g. {str(target / 'result')!r}",
+        )
+    is_open = _descriptor(Path(path)) is not None
+    streams = (stat.S_IFIFO, stat.S_IFCHR) if is_stream else ()
+    if (is_open and not is_stream) or (not stat.S_ISREG(mode) and stat.S_IFMT(mode) not in streams):
+        kind = "an open stream" if is_open else _KINDS.get(stat.S_IFMT(mode), "not a file")
+        raise OutputError(
+            f"cannot write {os.fspath(path)!r}: it is {kind}, a plain file is needed", remedy="give the name of a file"
+        )
+    if is_open:
+        return target
+    if not above.is_dir():
+        raise OutputError(
+            f"cannot write {str(target)!r}: {str(above)!r} is not a folder", remedy="give a path in a folder"
+        )
+    if stat.S_ISREG(mode) and not os.access(above, os.W_OK | os.X_OK):
+        raise write_error(repr(os.fspath(path)), OSError(_why_not(above), os.strerror(_why_not(above))))
+    return target
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it where they are missing.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(repr(str(folder)), error) from error
+
+
+def write_error(what: str, error: BaseException, *, full: str = ROOM, otherwise: str = _OTHERWISE) -> OutputError:
+    """What the system says of a failed write, with what helps against just that.
+
+    Args:
+        what: what was to be written, as it stands in the message.
+        error: of the system, or of a library that wraps it.
+        full: what helps where the disk is full.
+        otherwise: what helps against what has no remedy of its own.
+
+    >>> write_error("'a.json'", OSError(errno.ENOSPC, "No space left on device")).remedy
+    'make room and run the same command again: nothing is lost'
+    """
+    number = _number_of(error)
+    reason = os.strerror(number) if number else str(error).partition("\n")[0]
+    remedy = _REMEDIES.get(number, otherwise)
+    return OutputError(f"cannot write {what}: {reason}", remedy=full if number in _FULL else remedy)
 
 
 def sync_folder(folder: Path) -> None:
@@ -113,3 +188,117 @@ def sync_folder(folder: Path) -> None:
         return
     finally:
         os.close(handle)
+
+
+def _number_of(error: BaseException) -> int:
+    """The system's number of an error; Rust's and Python's libraries leave it in the text only. 0 if there is none."""
+    number = getattr(error, "errno", None)
+    if isinstance(number, int):
+        return number
+    found = _WRAPPED.search(str(error))
+    return int(found[1] or found[2]) if found else 0
+
+
+def _why_not(folder: Path) -> int:
+    """Read-only file systems refuse root too."""
+    return errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+
+
+def _open_stream(path: Path, target: Path) -> int | None:
+    """A descriptor for what is written to directly; None for a plain file or a new one."""
+    descriptor = _descriptor(path)
+    if descriptor is not None:  # opened by name it would be cut to nothing, and written from its start
+        return os.dup(descriptor)
+    if target.exists() and not target.is_file():
+        return os.open(target, os.O_WRONLY)
+    return None
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of this process's open file that a path such as /dev/stdout or /dev/fd/3 stands for."""
+    own = (Path(f"/proc/{os.getpid()}/fd"), Path("/dev/fd"))
+    for _ in range(_LINKS):
+        folder = path.parent.resolve()
+        if folder in own and path.name.isdecimal():
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = folder / path.readlink()
+    return None
+
+
+@contextmanager
+def _locked_draft(target: Path, *, is_folder: bool) -> Iterator[tuple[Path, int]]:
+    """A draft beside `target` and its descriptor, locked as long as this process works on it.
+
+    The system drops the lock of a process that dies, however it dies: a draft that can be locked has no writer.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_dead_drafts(target.parent)
+    draft, lock = _new_draft(target, is_folder)
+    while not _is_mine(draft, lock):  # another process took it for a dead one in the moment before the lock
+        os.close(lock)
+        draft, lock = _new_draft(target, is_folder)
+    try:
+        yield draft, lock
+    finally:
+        _remove(draft)
+        os.close(lock)
+
+
+def _new_draft(target: Path, is_folder: bool) -> tuple[Path, int]:
+    # Not tempfile: its files are readable by the owner only, and the mode stays after the rename.
+    stem = os.fsdecode(os.fsencode(target.name)[:100])
+    draft = target.with_name(f".{stem}.{secrets.token_hex(6)}.einsearch-draft")
+    if is_folder:
+        draft.mkdir()
+        return draft, os.open(draft, os.O_RDONLY)
+    return draft, os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _is_mine(draft: Path, lock: int) -> bool:
+    try:
+        _lock(lock)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here: then no draft is taken for a dead one either
+        return True
+    try:
+        return os.path.samestat(os.fstat(lock), draft.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(handle: int) -> None:
+    """Take the lock of an open file, or raise OSError: another has it, or this system (Windows, some network drives)
+    has no locks."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from error
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_dead_drafts(folder: Path) -> None:
+    """Remove what killed writers left in a folder, whatever they were writing."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for draft in [Path(entry.path) for entry in entries if _DRAFT.fullmatch(entry.name)]:
+            _remove_if_dead(draft)
+
+
+def _remove_if_dead(draft: Path) -> None:
+    with suppress(OSError):
+        handle = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            _lock(handle)
+            _remove(draft)
+        finally:
+            os.close(handle)
+
+
+def _remove(draft: Path) -> None:
+    """Remove a draft, if it is still there."""
+    if draft.is_dir():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)

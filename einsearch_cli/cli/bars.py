@@ -8,6 +8,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
+from einsearch_cli.cli.console import printable
+
 
 class LiveBars:
     """A context manager; bars are drawn within it, if the console is a terminal.
@@ -42,4 +44,4 @@ class LiveBars:
         self._bars.stop()
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

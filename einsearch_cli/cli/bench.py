@@ -14,7 +14,7 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.calibrate import calibration_text
 from einsearch_cli.cli.formats import Format, render, table
-from einsearch_cli.cli.machines import Device, Dtype
+from einsearch_cli.cli.machines import Device, Dtype, refuse_too_many
 from einsearch_cli.cli.number_options import MANY, MAX_DIMENSION, MAX_TOKENS, whole_list, whole_option
 from einsearch_cli.errors import Exit, OutputError, SpecError
 
@@ -77,6 +77,7 @@ def bench_command(
     out: list[Path] = typer.Option([], help="Also write FILE.json (all figures) or FILE.html (plots); repeatable."),
 ) -> int:
     _refuse_other_files(out)
+    refuse_too_many("--threads", threads)
     if calibrate:
         _refuse_beside_calibration(specs or [], device, out)
         _start_torch(threads)
@@ -135,17 +136,15 @@ def _start_torch(threads: int) -> None:
 
 def _refuse_other_files(out: Sequence[Path]) -> None:
     """Complain before minutes are spent."""
+    from einsearch_cli.files import refuse_unwritable
+
     for path in out:
         if path.suffix.lower() not in (".json", ".html"):
             raise OutputError(
                 f"--out {str(path)!r} does not say what to write: the name must end in .json or .html",
                 remedy=f"--out {path.stem or 'speed'}.json",
             )
-        if not path.parent.is_dir():
-            raise OutputError(
-                f"--out {str(path)!r}: the folder {str(path.parent)!r} does not exist",
-                remedy=f"create it first: mkdir -p {shlex.quote(str(path.parent))}",
-            )
+        refuse_unwritable(path)
 
 
 def _refuse_beside_calibration(specs: Sequence[str], device: Device, out: Sequence[Path]) -> None:

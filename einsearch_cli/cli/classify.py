@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.filters import BLOCK_DIAGONAL
+from einsearch_cli.cli.filters import BLOCK_DIAGONAL, FORMAT
 from einsearch_cli.cli.formats import Format, ratio, render
 from einsearch_cli.cli.machines import Device, Dtype
 from einsearch_cli.cli.number_options import D_IN, D_OUT, MAX_SEED, MAX_TOKENS, whole_option
+from einsearch_cli.cli.outputs import chosen_format
 from einsearch_cli.cli.plans import PlanSetting, plan_lines, plan_object, plan_setting
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
@@ -83,11 +84,12 @@ def classify_command(
     ),
     seed: int = whole_option("--seed", default=0, least=0, most=MAX_SEED, help="Seed of the random factors of --rank."),
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
-    output: Format = typer.Option(Format.table, "--format", help="Output format."),
+    given: Format | None = FORMAT,
     out: Path | None = typer.Option(None, help="Write to this file."),
 ) -> None:
     from einsearch_cli.taxonomy import classify
 
+    output = chosen_format(given, out, Format.table)
     if is_symbolic(specs or []):
         sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
         sized |= {"--explain-plan": explain_plan or None, "--device": device, "--dtype": dtype}

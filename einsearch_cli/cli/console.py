@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TextIO
+
+from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_UNSEEN: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+"""What moves the cursor, changes colours or the direction of writing, or cannot be seen; not tab and line end."""
 
 
 def error(problem: str, remedy: str | None = None) -> None:
@@ -17,13 +28,13 @@ def error(problem: str, remedy: str | None = None) -> None:
 
 def talk(text: str) -> None:
     """Print a line for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def data(text: str, out: Path | None = None) -> None:
     """Print the result of a command, or write it to a file."""
     if out is None:
-        print(text.rstrip("\n"))  # noqa: T201
+        print(shown(text.rstrip("\n")))  # noqa: T201
         return
     from einsearch_cli.files import write_atomically
 
@@ -33,7 +44,64 @@ def data(text: str, out: Path | None = None) -> None:
 
 def stream(text: str) -> None:
     """Print a piece of the result at once, without ending the line."""
-    print(text, end="", flush=True)  # noqa: T201
+    print(shown(text), end="", flush=True)  # noqa: T201
+
+
+def printable(text: str) -> str:
+    """Text from anywhere, with escapes in place of what a terminal would obey or not show.
+
+    The escapes are those of JSON, so that JSON stays what it is.
+
+    >>> printable("\\x1b[31mred\\u202e")
+    '\\\\u001b[31mred\\\\u202e'
+    """
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def shown(text: str) -> str:
+    """Printable text where stdout is a terminal, the text itself where another program reads it."""
+    return printable(text) if sys.stdout.isatty() else text
+
+
+def width() -> int | None:
+    """Characters in a line of the terminal that stdout is; None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def stdout_is_file() -> bool:
+    """Whether lines on stdout stay away from the terminal, so that a progress bar cannot mix with them."""
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def read_stdin(most_bytes: int) -> str:
+    """All of stdin, as UTF-8 whatever the terminal's encoding, as files are read.
+
+    Args:
+        most_bytes: longer input is refused.
+
+    Raises:
+        SpecError: it is closed, too long, or not UTF-8.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        raise SpecError("stdin is closed: there is nothing to read", remedy="einsearch ... - < FILE")
+    raw = _bytes_of(sys.stdin, most_bytes + 1)
+    if len(raw) > most_bytes:
+        raise SpecError(f"stdin has more than {most_bytes:,} bytes", remedy="split the input")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(
+            f"stdin is not UTF-8 (byte {error.start}): text must be UTF-8",
+            remedy="iconv -t UTF-8 < FILE | einsearch ... -",
+        ) from error
+
+
+def _bytes_of(file: TextIO, most: int) -> bytes:
+    buffer = getattr(file, "buffer", None)
+    return file.read(most).encode() if buffer is None else bytes(buffer.read(most))
 
 
 def talk_console(*, quiet: bool = False) -> Console:

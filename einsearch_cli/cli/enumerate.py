@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from enum import StrEnum
@@ -17,11 +16,11 @@ import typer
 from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of
 from einsearch_cli.cli.formats import Format, render, table
-from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
+from einsearch_cli.cli.listing import Listed, ListFormat, Place, chosen_list_format, write_list
 from einsearch_cli.cli.number_options import MANY, whole_option
 from einsearch_cli.cli.share_progress import share_progress
 from einsearch_cli.cli.trees import token_exponent
-from einsearch_cli.errors import StructureError
+from einsearch_cli.errors import OutputError, StructureError
 
 if TYPE_CHECKING:
     from einsearch_cli.taxonomy import Found, Space, SpaceCounts
@@ -104,12 +103,13 @@ def enumerate_command(
     ),
     order: Order = typer.Option(Order.auto, help="best: sorted; found: while the search runs."),
     count: bool = typer.Option(False, "--count", help="Only say how many there are."),
-    output: ListFormat = typer.Option(ListFormat.table, "--format", help="Output format."),
-    out: Path | None = typer.Option(None, help="Write to this file; `einsearch rank` reads it."),
+    output: ListFormat | None = filters.FORMAT,
+    out: Path | None = filters.OUT,
 ) -> None:
     from einsearch_cli.structures.index_classes import IndexClasses
     from einsearch_cli.taxonomy import Space, common_unit
 
+    chosen = chosen_list_format(output, out)
     check_factors(factors)
     tau = token_exponent(trees)
     bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(grid, tau))
@@ -125,12 +125,11 @@ def enumerate_command(
         pareto=pareto,
         tokens=tau,
     )
-    refuse_parquet_without_file(output, out)
     gating = _gating(experts, top)
     if count:
-        _count(space, output, out)
+        _count(space, chosen, out)
     else:
-        _list(space, order, limit, gating, output, out)
+        _list(space, order, limit, gating, chosen, out)
 
 
 def _gating(experts: int | None, top: int | None) -> tuple[int, int] | None:
@@ -162,8 +161,7 @@ def _list(
     best = order is Order.best or (order is Order.auto and points <= SORTED_POINTS)
     if best or limit is None:
         refuse_too_large(space)
-    shared_terminal = out is None and sys.stdout.isatty() and not best
-    with share_progress("searching", wanted=not shared_terminal) as on_progress:
+    with share_progress("searching", wanted=out is not None or console.stdout_is_file()) as on_progress:
         found = _by_rows(best_first(list(search(space)))) if best else search(space)
         items = _listed(found, space.tokens, on_progress)
         if gating is not None:
@@ -209,6 +207,8 @@ def _of_experts(items: Iterable[Listed], experts: int, top: int) -> Iterator[Lis
 def _count(space: Space, output: ListFormat, out: Path | None) -> None:
     from einsearch_cli.taxonomy import count
 
+    if output is ListFormat.parquet:
+        raise OutputError("--count with parquet: four numbers are no table of structures", remedy="--format json")
     with share_progress("searching") as on_progress:
         counts = count(space, on_progress)
     console.data(_render_counts(counts, output), out)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.outputs import chosen_format
 
 if TYPE_CHECKING:
     from einsearch_cli.models.transformer import Transformer
@@ -56,8 +57,9 @@ def export_command(
     from einsearch_cli.files import refuse_unwritable
     from einsearch_cli.training.full import load_model, refuse_without_checkpoint
 
+    chosen_format(target, out, target, option="--to")
+    refuse_unwritable(out, is_stream=False)
     refuse_without_checkpoint(checkpoint)
-    refuse_unwritable(out)
 
     from einsearch_cli.export import dense_copy, save_transformer
 

@@ -26,6 +26,8 @@ FAMILY = typer.Option(None, help="Only this family; see `einsearch families`.")
 TREES = typer.Option(
     None, "--trees", metavar="TAU", help="ν and ω over trees that multiply factors first, for calls of d^TAU tokens."
 )
+FORMAT = typer.Option(None, "--format", help="Output format; if not given, that of --out's suffix, or a table.")
+OUT = typer.Option(None, help="Write to this file; einsearch rank reads .yaml, .json, .jsonl and .csv.")
 PARETO = typer.Option(False, "--pareto", help="Only those that none beats in ω, ψ and ν together.")
 
 

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+from einsearch_cli.cli import console
+from einsearch_cli.cli.columns import folded_lines
+
 
 class Format(StrEnum):
     """How results are written."""
@@ -49,19 +52,21 @@ def render(rows: Sequence[Row], objects: Sequence[Row], output: Format) -> str:
 
 
 def table(rows: Sequence[Row], style: str = "simple", align_right: bool = False) -> str:
-    """Rows as aligned text; if asked to, all columns but the first are flush right."""
+    """Rows as aligned text; if asked to, all columns but the first are flush right.
+
+    On a terminal that is too narrow, cells are folded.
+    """
     from tabulate import tabulate
 
     if not rows:
         return ""
-    sides = ["left", *["right"] * (len(rows[0]) - 1)] if align_right else None
-    return tabulate(
-        [list(row.values()) for row in rows],
-        headers=list(rows[0]),
-        tablefmt=style,
-        disable_numparse=True,
-        colalign=sides,
-    )
+    header, cells = list(rows[0]), [list(map(str, row.values())) for row in rows]
+    sides = ["left", *["right"] * (len(header) - 1)] if align_right else None
+    text = tabulate(cells, headers=header, tablefmt=style, disable_numparse=True, colalign=sides)
+    room = None if style == "github" else console.width()
+    if room is None or max(map(len, text.splitlines())) <= room:
+        return text
+    return "\n".join(folded_lines(header, cells, cells, room, align_right=align_right))
 
 
 def _csv(rows: Sequence[Row]) -> str:

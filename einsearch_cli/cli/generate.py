@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +34,9 @@ without a tokenizer takes and gives token ids: --ids --prompt '17 4 291'.
 
   einsearch generate runs/low-rank --prompt - --samples 4 --format json < prompt.txt
 """
+
+
+_MOST_PROMPT_BYTES = 100_000_000
 
 
 class TextFormat(StrEnum):
@@ -92,7 +94,7 @@ def generate_command(
     from einsearch_cli.training.full import choose_device, load_model
 
     place = choose_device(device)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = console.read_stdin(_MOST_PROMPT_BYTES) if prompt == "-" else prompt
     model, tokenizer = load_model(checkpoint, place, console.talk)
     words = _words(ids, tokenizer, checkpoint)
     decoding = Decoding(

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.columns import folded_lines
+from einsearch_cli.cli.outputs import chosen_format
 from einsearch_cli.errors import OutputError
 
 if TYPE_CHECKING:
@@ -126,7 +128,9 @@ def write_list(items: Iterable[Listed], output: ListFormat, out: Path | None) ->
             for line in _LINES[output](iter(counted)):
                 file.write(line.encode() + b"\n")
     else:
-        _print_lines(_LINES[output](iter(counted)))
+        rows = iter(counted)
+        is_table = output is ListFormat.table
+        _print_lines(_table(rows, console.width()) if is_table else _LINES[output](rows))
     if out is not None:
         console.talk(f"wrote {out}")
     return counted.count
@@ -146,7 +150,7 @@ class _Counted:
 def _print_lines(lines: Iterator[str]) -> None:
     flushed_s = time.perf_counter()
     for line in lines:
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(console.shown(line) + "\n")
         if time.perf_counter() - flushed_s > _FLUSH_S:
             sys.stdout.flush()
             flushed_s = time.perf_counter()
@@ -185,15 +189,17 @@ def _yaml(items: Iterator[Listed]) -> Iterator[str]:
     yield from (f"- {item.text}" for item in chain((first,), items))
 
 
-def _table(items: Iterator[Listed]) -> Iterator[str]:
-    return _aligned(items, "", "  ", "", "-", "  ")
+def _table(items: Iterator[Listed], room: int | None = None) -> Iterator[str]:
+    return _aligned(items, "", "  ", "", "-", "  ", room)
 
 
 def _markdown(items: Iterator[Listed]) -> Iterator[str]:
     return _aligned(items, "| ", " | ", " |", "-", "-|-")
 
 
-def _aligned(items: Iterator[Listed], left: str, between: str, right: str, rule: str, cross: str) -> Iterator[str]:
+def _aligned(
+    items: Iterator[Listed], left: str, between: str, right: str, rule: str, cross: str, room: int | None = None
+) -> Iterator[str]:
     rows = (item.row() for item in items)
     sample = list(islice(rows, _SAMPLE))
     if not sample:
@@ -204,6 +210,10 @@ def _aligned(items: Iterator[Listed], left: str, between: str, right: str, rule:
         padded = between.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         return (left + padded + right).rstrip()
 
+    if room is not None and sum(widths) + len(between) * (len(widths) - 1) > room:
+        cells = ([*row.values()] for row in chain(sample, rows))
+        yield from folded_lines([*sample[0]], cells, [[*row.values()] for row in sample], room)
+        return
     yield line(sample[0])
     yield left.replace(" ", rule) + cross.join(rule * width for width in widths) + right.replace(" ", rule)
     for row in chain(sample, rows):
@@ -220,12 +230,18 @@ _LINES: dict[ListFormat, Callable[[Iterator[Listed]], Iterator[str]]] = {
 }
 
 
-def refuse_parquet_without_file(output: ListFormat, out: Path | None) -> None:
-    """Complain before any work is done.
+def chosen_list_format(given: ListFormat | None, out: Path | None) -> ListFormat:
+    """The format of a list; complains before any work is done.
 
     Raises:
-        OutputError: if Parquet is asked for and cannot be written.
+        OutputError: as `chosen_format`, or if Parquet is asked for and cannot be written.
     """
+    chosen = chosen_format(given, out, ListFormat.table)
+    _refuse_parquet_without_file(chosen, out)
+    return chosen
+
+
+def _refuse_parquet_without_file(output: ListFormat, out: Path | None) -> None:
     if output is not ListFormat.parquet:
         return
     if out is None:
@@ -240,7 +256,6 @@ def refuse_parquet_without_file(output: ListFormat, out: Path | None) -> None:
 
 
 def _write_parquet(items: Iterable[Listed], out: Path | None) -> None:
-    refuse_parquet_without_file(ListFormat.parquet, out)
     from einsearch_cli.files import open_atomically
 
     if out is not None:

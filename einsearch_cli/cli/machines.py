@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
+from typing import Final
+
+from einsearch_cli.errors import SpecError
+
+PER_CORE: Final = 4
+"""Most threads or processes for each core: more of them only wait for each other, and very many end the process."""
+WORKER_BYTES: Final = 400 << 20
+"""What a worker process takes before it trains anything: torch and its own Python."""
 
 
 class Dtype(StrEnum):
@@ -19,3 +28,28 @@ class Device(StrEnum):
 
     cpu = "cpu"
     cuda = "cuda"
+
+
+def refuse_too_many(option: str, number: int, *, bytes_each: int = 0) -> None:
+    """Complain about more threads or processes than this machine can run.
+
+    Args:
+        option: as it was given.
+        number: its value.
+        bytes_each: memory that each takes.
+
+    Raises:
+        SpecError: with the largest number that is taken.
+    """
+    cores = os.cpu_count() or 1
+    if number > (most := PER_CORE * cores):
+        raise SpecError(
+            f"{option} {number}: this machine has {cores} core{'s' * (cores != 1)}, and takes up to {PER_CORE} for each",
+            remedy=f"{option} {cores}, or at most {most}",
+        )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if number > (most := max(1, memory // bytes_each if bytes_each else number)):
+        raise SpecError(
+            f"{option} {number}: each takes {bytes_each / 1e9:.1f} GB, and this machine has {memory / 1e9:.1f} GB",
+            remedy=f"{option} {most} at most",
+        )

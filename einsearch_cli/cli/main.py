@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 from einsearch_cli import __version__
 from einsearch_cli.cli import console
 from einsearch_cli.cli.commands import LazyCommands
+from einsearch_cli.cli.streams import prepare_streams
 from einsearch_cli.errors import EinsearchError, Exit
 
 app = typer.Typer(
@@ -21,7 +22,6 @@ app = typer.Typer(
     cls=LazyCommands,
     help="Find better linear layers: enumerate, classify, prune, train and rank structured matrices.",
     epilog="Start with: einsearch rank specs/demo.yaml",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,8 +44,11 @@ def _options(
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code and never raises."""
+    if sys.stdout is None:
+        console.error("stdout is closed: results go there", "> /dev/null where they are not wanted")
+        return Exit.BAD_INPUT
     show_traceback = "--traceback" in arguments
-    rest = [argument for argument in arguments if argument != "--traceback"]
+    rest = [argument for argument in arguments if argument != "--traceback"] or ["--help"]
     try:
         result = app(args=rest, prog_name="einsearch", standalone_mode=False)
         sys.stdout.flush()
@@ -86,11 +89,12 @@ def _forget_stdout() -> None:
 
 def _show(wanted: bool) -> None:
     if wanted:
-        traceback.print_exc()
+        console.talk(traceback.format_exc())
 
 
 def run() -> None:
     """The console script; being asked to terminate ends a study as cleanly as Ctrl-C does."""
+    prepare_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))
 

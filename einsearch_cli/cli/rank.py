@@ -15,6 +15,7 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.environment import environment
 from einsearch_cli.cli.formats import Format
+from einsearch_cli.cli.machines import WORKER_BYTES, refuse_too_many
 from einsearch_cli.cli.number_options import real_option, whole_list, whole_option, whole_parser
 from einsearch_cli.errors import Exit
 
@@ -69,6 +70,9 @@ def rank_command(
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan with its cost, and stop."),
     output: Format = typer.Option(Format.table, "--format", help="Format of the ranking on stdout."),
 ) -> int:
+    team = workers or os.cpu_count() or 1
+    if workers is not None:
+        refuse_too_many("--workers", workers, bytes_each=WORKER_BYTES)
     overrides = _overrides(task, text, widths, budget, seeds)
     spec, folder = _read_study(study, overrides)
 
@@ -77,7 +81,7 @@ def rank_command(
     structures = spec.candidates(folder)
     opened = spec.open_task()
     check_budgets(spec, structures, opened)
-    session = _Session(spec, structures, opened, out or Path("runs") / spec.name, workers or os.cpu_count() or 1)
+    session = _Session(spec, structures, opened, out or Path("runs") / spec.name, team)
     if dry_run:
         console.data(session.plan(session.estimated(), output))
         return Exit.OK

@@ -6,11 +6,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of
-from einsearch_cli.cli.listing import Listed, ListFormat, Place, refuse_parquet_without_file, write_list
+from einsearch_cli.cli.listing import Listed, ListFormat, Place, chosen_list_format, write_list
 from einsearch_cli.cli.number_options import MANY, MAX_SEED, whole_option
 from einsearch_cli.cli.trees import token_exponent
 
@@ -46,20 +44,20 @@ def sample_command(
     family: str | None = filters.FAMILY,
     pareto: bool = filters.PARETO,
     trees: str | None = filters.TREES,
-    output: ListFormat = typer.Option(ListFormat.table, "--format", help="Output format."),
-    out: Path | None = typer.Option(None, help="Write to this file; `einsearch rank` reads it."),
+    output: ListFormat | None = filters.FORMAT,
+    out: Path | None = filters.OUT,
 ) -> None:
     from einsearch_cli.structures.index_classes import IndexClasses
     from einsearch_cli.taxonomy import common_unit
     from einsearch_cli.taxonomy.sample import UNIT, SampleSpace, sample
 
-    refuse_parquet_without_file(output, out)
+    chosen = chosen_list_format(output, out)
     check_factors(factors)
     tau = token_exponent(trees)
     bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(UNIT, tau))
     ranges = ranges_of(fix, IndexClasses(factors, allow_block_diagonal), UNIT)
     space = SampleSpace(factors, bounds, known_family(family), ranges, allow_block_diagonal, pareto, tau)
-    written = write_list((_listed(drawn, space) for drawn in sample(space, number, seed)), output, out)
+    written = write_list((_listed(drawn, space) for drawn in sample(space, number, seed)), chosen, out)
     console.talk(f"{written:,} structure{'s' * (written != 1)}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from einsearch_cli.cli import console
 from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
@@ -24,14 +25,16 @@ def read_structures(specs: Sequence[str], sizes: str | None, block_diagonal: boo
         read_structure_lines,
     )
     from einsearch_cli.structures.einsum_notation import parse_size_list
+    from einsearch_cli.structures.safe_yaml import MAX_BYTES
 
     size_list = parse_size_list(sizes) if sizes else None
     found: list[NamedStructure] = []
     for spec in specs:
         if spec == "-":
-            if sys.stdin.isatty():
+            if sys.stdin is not None and sys.stdin.isatty():
                 raise SpecError("no SPEC was given and stdin is a terminal", remedy="einsearch classify monarch")
-            found += read_structure_lines(sys.stdin.read(), "stdin", block_diagonal=block_diagonal)
+            text = console.read_stdin(MAX_BYTES)
+            found += read_structure_lines(text, "stdin", block_diagonal=block_diagonal)
         elif is_structure_file(spec):
             found += read_structure_file(Path(spec), block_diagonal=block_diagonal)
         else:

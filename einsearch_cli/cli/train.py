@@ -15,7 +15,7 @@ from einsearch_cli.cli import console
 from einsearch_cli.cli.environment import environment
 from einsearch_cli.cli.number_options import whole_option
 from einsearch_cli.cli.setting_words import read_set_words
-from einsearch_cli.errors import Exit, RunFailedError
+from einsearch_cli.errors import Exit, OutputError, RunFailedError
 
 if TYPE_CHECKING:
     from einsearch_cli.data.tokens import DataSettings, TokenData
@@ -60,6 +60,9 @@ def train_command(
 
     changes = read_set_words(settings)
     name, specs = load_train_specs(file, changes.values, changes.texts)
+    folder = out or Path("runs") / name
+    if (folder / "study.db").exists():  # its results.json would be replaced
+        raise OutputError(f"the folder {folder} holds a study of einsearch rank", remedy="give another --out")
     for data in dict.fromkeys(spec.data for spec in specs):
         check_source(data)
     if gpu is not None:
@@ -69,7 +72,7 @@ def train_command(
     from einsearch_cli.training.full import open_world  # loads torch
 
     with open_world(device) as world:
-        session = _Session(name, specs, out or Path("runs") / name, world)
+        session = _Session(name, specs, folder, world)
         plan = "\n".join(session.plan_lines(gpu, gpus, probe=dry_run))  # all processes take part in probing
         if world.is_first:
             (console.data if dry_run else console.talk)(plan)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from einsearch_cli.errors import OutputError
+from einsearch_cli.files import open_atomically, write_error
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
+_ELSEWHERE: Final = "make it writable, or set XDG_CACHE_HOME to a folder that is"
 
 
 def cached_arrays(folder: Path, kind: str, key: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:
@@ -51,10 +50,7 @@ def cached_arrays(folder: Path, kind: str, key: Mapping[str, object], compute: C
                 _write(path, text, found)
             return found
     except OSError as error:
-        raise OutputError(
-            f"cache folder {folder} cannot be written: {error.strerror or error}",
-            remedy="make it writable, or set XDG_CACHE_HOME to a folder that is",
-        ) from error
+        raise write_error(f"cache folder {folder}", error, otherwise=_ELSEWHERE) from error
 
 
 def _read(path: Path, key: str) -> Arrays | None:
@@ -68,13 +64,5 @@ def _read(path: Path, key: str) -> Arrays | None:
 
 
 def _write(path: Path, key: str, arrays: Arrays) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, allow_pickle=False, key=np.array(key), **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with open_atomically(path) as stream:
+        np.savez(stream, allow_pickle=False, key=np.array(key), **arrays)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from einsearch_cli.errors import EinsearchError, SpecError
+from einsearch_cli.errors import EinsearchError, OutputError, SpecError
 from einsearch_cli.export.copies import dense_copy
 from einsearch_cli.export.placing import place, refuse_other_than_safetensors
 from einsearch_cli.files import refuse_unwritable
@@ -132,7 +132,11 @@ def compress_file(source: Path, target: Path, structure: Structure, names: Names
         LayerError: for weights that are not finite.
         OutputError: if the target cannot be written.
     """
-    refuse_unwritable(target)
+    if refuse_unwritable(target, is_stream=False) == source.resolve():
+        raise OutputError(
+            f"cannot write {str(target)!r}: it is the file that is read, whose dense matrices would be lost",
+            remedy="give another --out",
+        )
     tensors, metadata = _read(source)
     swaps: list[Swap] = []
     skipped: dict[str, str] = {}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from einsearch_cli.errors import EinsearchError, SpecError
-from einsearch_cli.files import write_atomically
+from einsearch_cli.files import make_folder, write_atomically
 from einsearch_cli.layers import SwapReport, apply_swaps
 
 SWAPS: Final = "einsearch_swaps.json"
@@ -30,9 +30,9 @@ def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder:
         folder: made if it is missing.
 
     Raises:
-        OutputError: if the reports cannot be written.
+        OutputError: if the folder or the reports cannot be written.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    make_folder(Path(folder))
     several = [reports] if isinstance(reports, SwapReport) else list(reports)
     model.save_pretrained(folder)
     document = [report.to_json() for report in several]

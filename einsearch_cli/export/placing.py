@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from einsearch_cli.errors import OutputError, SpecError
-from einsearch_cli.files import refuse_unwritable
+from einsearch_cli.files import draft_folder, refuse_unwritable, sync_folder, write_error
 
 
-def place(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file, and others beside it, in a folder of their own; move them to `target` and beside it.
+def place(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file, and others beside it, in a folder of their own; move them to `path` and beside it.
+
+    A link is followed; the file it points to is replaced.
 
     Args:
-        target: the file wanted.
+        path: the file wanted.
         write: gets a path of the same name in an empty folder.
 
     Raises:
-        OutputError: the folder is missing, the target is a folder, or the system refuses to write.
+        OutputError: the path is anything but a plain file, or the system refuses to write.
     """
-    refuse_unwritable(target)
-    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    target = refuse_unwritable(path, is_stream=False)
     try:
-        draft.mkdir()
-        write(draft / target.name)
-        # The target comes last: once it is there, so is all that it refers to.
-        for file in sorted(draft.iterdir(), key=lambda file: file.name == target.name):
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-            # Not the owner's alone, as some libraries make theirs, but what the folder was made with.
-            file.chmod(draft.stat().st_mode & 0o666)
-            os.replace(file, target.with_name(file.name))
+        with draft_folder(target) as draft:
+            write(draft / target.name)
+            # The target comes last: once it is there, so is all that it refers to.
+            for file in sorted(draft.iterdir(), key=lambda file: file.name == target.name):
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+                beside = refuse_unwritable(target.with_name(file.name), is_stream=False)
+                # Not the owner's alone, as some libraries make theirs, but that of the file before or of the folder.
+                file.chmod((beside if beside.exists() else draft).stat().st_mode & 0o666)
+                os.replace(file, beside)
+            sync_folder(target.parent)
     except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch wrap what the system says
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise OutputError(
-            f"cannot write {str(target)!r}: {reason}",
-            remedy="give a path in a folder that you may write to and that has room",
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        raise write_error(repr(str(path)), error) from error
 
 
 def refuse_existing(folder: Path) -> None:

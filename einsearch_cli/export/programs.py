@@ -45,7 +45,7 @@ def save_program(
         OutputError: if the file cannot be written.
         RunFailedError: if the program does not give what the model gives.
     """
-    refuse_unwritable(path)
+    refuse_unwritable(path, is_stream=False)
     program = _program(model, example, dynamic_shapes)
     written = io.BytesIO()  # where the disk is full, torch's own writer of files ends the process
     torch.export.save(program, written)
@@ -67,7 +67,7 @@ def save_onnx(
         OutputError: also if onnx, onnxscript or onnxruntime are not installed.
     """
     runtime = _onnxruntime()
-    refuse_unwritable(path)
+    refuse_unwritable(path, is_stream=False)
     program = _program(model, example, dynamic_shapes)
     with _quiet():
         onnx_program = torch.onnx.export(program, verbose=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from einsearch_cli.data.tokens import Tokenizer
 from einsearch_cli.errors import OutputError, SpecError
 from einsearch_cli.export.copies import refuse_guided
 from einsearch_cli.export.placing import place, refuse_existing
+from einsearch_cli.files import draft_folder, sync_folder, write_error
 from einsearch_cli.models.transformer import Transformer, config_from
 from einsearch_cli.training.full.checkpoint import RunState, save_checkpoint
 
@@ -92,10 +93,11 @@ def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> N
         tokenizer=None if tokenizer is None else tokenizer.to_json(),
         data_digest="",
     )
+    tensors = {name: value.detach() for name, value in model.named_parameters()}
     try:
-        save_checkpoint(folder, state, {name: value.detach() for name, value in model.named_parameters()}, {})
-    except OutputError as error:
-        shutil.rmtree(folder, ignore_errors=True)  # nothing was in it before, and the same command can write it again
-        raise OutputError(
-            f"cannot write {str(folder)!r}: {error.__cause__}", remedy="give a folder in a place that has room"
-        ) from error
+        with draft_folder(folder.resolve()) as draft:
+            save_checkpoint(draft, state, tensors, {})
+            os.replace(draft, folder.resolve())
+            sync_folder(folder.resolve().parent)
+    except (OSError, OutputError) as error:
+        raise write_error(repr(str(folder)), error.__cause__ or error) from error

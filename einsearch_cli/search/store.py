@@ -6,7 +6,10 @@ the start was left behind by a process that died, and can be run again.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,12 +24,26 @@ from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from einsearch_cli.errors import OutputError, StudyError
+from einsearch_cli.errors import StudyError
+from einsearch_cli.files import write_error
 from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.structures import LayerSpec
 
 DATABASE = "study.db"
+RESULTS = "results.json"
+"""What a study leaves beside its database, made again from it by every call."""
 _RESULT, _FINGERPRINT = "result", "fingerprint"
+_GOES_ON = "make room and run the same command again: finished runs are kept"
+_WRITABLE = "make it writable and run the same command again: finished runs are kept"
+_REFUSALS = {
+    "SQLITE_FULL": errno.ENOSPC,
+    "SQLITE_READONLY": errno.EACCES,
+    "SQLITE_CANTOPEN": errno.EACCES,
+    "SQLITE_IOERR": errno.EIO,
+}
+"""What SQLite says when the system does not let it write, the database itself being sound."""
+_LITTLE_ROOM = 1 << 16
+"""Bytes; with less, a refusal of any kind comes of a full disk: the journal beside the database needs some too."""
 _DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "width": IntDistribution(1, 2**30),
     "seed": IntDistribution(0, 2**30),
@@ -57,9 +74,10 @@ class StudyStore:
         self._acquire()
         try:
             with _database_errors(self.folder / DATABASE):
+                self._refuse_lost_database()
                 self._study = _open_study(self.folder / DATABASE)
                 self._recover()
-            self._check_fingerprint()
+                self._check_fingerprint()
         except BaseException:
             self._lock.release()
             raise
@@ -80,10 +98,17 @@ class StudyStore:
                 remedy="wait for it, or give another --out",
             ) from error
         except OSError as error:
-            raise OutputError(
-                f"cannot write to the study folder {self.folder}: {error.strerror}",
-                remedy="give a folder you can write to",
-            ) from error
+            raise write_error(f"to the study folder {self.folder}", error, full=_GOES_ON) from error
+
+    def _refuse_lost_database(self) -> None:
+        """A new study in this folder would replace the results of one whose database was lost."""
+        path = self.folder / DATABASE
+        if not (path.exists() and path.stat().st_size) and (self.folder / RESULTS).exists():
+            raise StudyError(
+                f"{path} is {'empty' if path.exists() else 'missing'} and {RESULTS} beside it holds results: "
+                "a new study in this folder would replace them",
+                remedy=f"restore {path} from a copy, or give another --out",
+            )
 
     def _check_fingerprint(self) -> None:
         known = self._study.user_attrs.get(_FINGERPRINT)
@@ -167,10 +192,22 @@ def _database_errors(path: Path) -> Iterator[None]:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, LookupError, TypeError, ValueError) as error:
         cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0][:200]
+        original = getattr(cause, "orig", None) or cause
+        name = str(getattr(original, "sqlite_errorname", ""))
+        refused = next((number for start, number in _REFUSALS.items() if name.startswith(start)), None)
+        if refused is not None:
+            full = shutil.disk_usage(path.parent).free < _LITTLE_ROOM
+            number = errno.ENOSPC if full else refused
+            system = OSError(number, os.strerror(number))
+            raise write_error(f"the study database {path}", system, full=_GOES_ON, otherwise=_WRITABLE) from error
+        if name == "SQLITE_BUSY":
+            raise StudyError(
+                f"the study database {path} is in use by another program", remedy="close it, then run again"
+            ) from error
         raise StudyError(
-            f"cannot use the study database {path}: {reason}; it must be a database that einsearch wrote",
-            remedy=f"restore it from a copy, or delete {path} to start anew",
+            f"cannot use the study database {path}: {str(original).splitlines()[0][:200]}; "
+            "it must be a database that einsearch wrote",
+            remedy="restore it from a copy, or give another --out for a new study",
         ) from error
 
 

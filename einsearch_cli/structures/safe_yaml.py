@@ -75,12 +75,14 @@ def load_yaml_file(path: Path) -> YamlDocument:
 def read_text(path: Path) -> str:
     """The text of a specification file, refused if it is missing, too large or not UTF-8."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
             raise SpecError(
-                f"{path} has {path.stat().st_size} bytes: a specification may have {MAX_BYTES}",
+                f"{path} has more than {MAX_BYTES} bytes: a specification may have {MAX_BYTES}",
                 remedy="split the file",
             )
-        return path.read_text(encoding="utf-8")
+        return raw.decode("utf-8")
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}", remedy="check the path") from error
     except UnicodeDecodeError as error:

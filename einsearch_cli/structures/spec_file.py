@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +25,21 @@ _ENTRY_KEYS = {"name", "structure", "indices", "sizes", *_MIXTURE_KEYS}
 
 
 def is_structure_file(text: str) -> bool:
-    """Whether a command-line word names a file of structures rather than a structure."""
-    return text.lower().endswith(SUFFIXES)
+    """Whether a command-line word names a file of structures rather than a structure.
+
+    By its suffix; a pipe or a device needs none: /dev/stdin, or what a shell makes of `<(command)`.
+    """
+    return text.lower().endswith(SUFFIXES) or _is_stream(text)
+
+
+def _is_stream(text: str) -> bool:
+    if text.startswith(("/dev/", "/proc/self/fd/")):
+        return True
+    try:
+        mode = os.stat(text).st_mode
+    except (OSError, ValueError):  # a long structure is a name too long for a file
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def read_structure_file(path: Path, *, block_diagonal: bool = False) -> list[NamedStructure]:

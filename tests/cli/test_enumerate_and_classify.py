@@ -216,7 +216,7 @@ def test_the_card_shows_what_limits_the_rank_and_the_verdict(einsearch) -> None:
             "--min-psi 'x' is not a bound: it must be a number from 0 on",
             "--min-psi 1/2",
         ),
-        (("enumerate", "--out", "/nowhere/x.json"), "the folder '/nowhere' does not exist", "mkdir -p '/nowhere'"),
+        (("enumerate", "--out", "pyproject.toml/x.json"), "pyproject.toml' is not a folder", "give a path in a folder"),
         (("enumerate", "--out", "/"), "it is a folder", "give a file name"),
         (("frobnicate",), "No such command 'frobnicate'", "--help"),
     ],

@@ -83,4 +83,4 @@ def test_a_type_too_small(einsearch: Callable[..., Any], tmp_path: Path) -> None
 def test_a_folder_that_cannot_be_made(einsearch: Callable[..., Any], book: Path) -> None:
     done = einsearch("tokenize", book, "--out", book / "inside")
     assert done.code == 2
-    assert done.err.startswith(f"error: folder {book / 'inside'} cannot be written: Not a directory\n  try: ")
+    assert done.err.startswith(f"error: cannot write folder {book / 'inside'}: Not a directory\n  try: ")

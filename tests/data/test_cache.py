@@ -78,7 +78,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"cache folder .*file/cache cannot be written: .*\ntry: .*XDG_CACHE_HOME"):
+    with pytest.raises(OutputError, match=r"cannot write cache folder .*file/cache: .*\ntry: .*XDG_CACHE_HOME"):
         cached_arrays(tmp_path / "file" / "cache", "kind", {}, Counter())
 
 

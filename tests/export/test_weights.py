@@ -83,8 +83,8 @@ def test_other_files_are_refused(model: Transformer, tmp_path: Path) -> None:
         load_transformer(path)
     with pytest.raises(OutputError, match="it is a folder, a file is needed"):
         save_transformer(model, tmp_path)
-    with pytest.raises(OutputError, match="does not exist"):
-        save_transformer(model, tmp_path / "none" / "model.safetensors")
+    with pytest.raises(OutputError, match=r"'.*other.safetensors' is not a folder"):
+        save_transformer(model, path / "model.safetensors")
 
 
 def test_a_guided_model_is_stored_as_dense_only(model: Transformer, tmp_path: Path) -> None:

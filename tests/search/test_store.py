@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
-from einsearch_cli.errors import OutputError, StudyError
-from einsearch_cli.search.store import DATABASE, StudyStore
+from einsearch_cli.errors import EinsearchError, OutputError, StudyError
+from einsearch_cli.search.store import DATABASE, RESULTS, StudyStore
 from einsearch_cli.search.trial import Trial, TrialResult, failed_result
 from einsearch_cli.structures import parse_structure
 
@@ -170,10 +176,92 @@ def test_a_damaged_database_is_named(tmp_path: Path, damage: str) -> None:
     with pytest.raises(StudyError) as caught, open_store(tmp_path):
         pass
     assert str(path) in caught.value.problem
-    assert "delete" in caught.value.remedy
+    assert "restore it from a copy" in caught.value.remedy
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write to the study folder"), open_store(tmp_path / "file" / "x"):
         pass
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB, enough for an empty study and a few runs."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no right to mount a disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # SQLite may have it open
+
+
+def _fill(store: StudyStore) -> None:
+    for _ in range(50):
+        store.add(TRIALS)
+        taken = store.take()
+        assert taken is not None
+        store.finish(taken[0], failed_result(taken[1], "failed", "x", 0.0))
+
+
+def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
+    with open_store(small_disk) as store:
+        store.add(TRIALS)
+        taken = store.take()
+        assert taken is not None
+        store.finish(taken[0], finished(taken[1], 0.5))
+        with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(1024))
+        with pytest.raises(OutputError) as caught:
+            _fill(store)
+    assert caught.value.problem == f"cannot write the study database {small_disk / DATABASE}: No space left on device"
+    assert caught.value.remedy == "make room and run the same command again: finished runs are kept"
+    (small_disk / "filler").unlink()
+    with open_store(small_disk) as store:
+        assert [result.loss for result in store.results() if result.status == "ok"] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "remedy"),
+    [
+        ("SQLITE_FULL", "No space left on device", "make room and run the same command again: finished runs are kept"),
+        ("SQLITE_READONLY_DBMOVED", "Permission denied", "make it writable"),
+        ("SQLITE_IOERR_WRITE", "Input/output error", "check the disk"),
+        ("SQLITE_BUSY", "is in use by another program", "close it"),
+    ],
+)
+def test_what_sqlite_says_of_the_system_is_not_blamed_on_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str, remedy: str
+) -> None:
+    refusal = sqlite3.OperationalError("it did not work")
+    refusal.sqlite_errorname = code
+
+    def refuse(*_: object, **__: object) -> None:
+        raise sqlalchemy.exc.OperationalError("INSERT", {}, refusal)
+
+    with open_store(tmp_path) as store:
+        store.add(TRIALS)
+        monkeypatch.setattr(optuna.Study, "enqueue_trial", refuse)
+        with pytest.raises(EinsearchError) as caught:
+            store.take()
+    assert reason in caught.value.problem
+    assert remedy in caught.value.remedy
+    assert "delete" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["empty", "missing"])
+def test_results_without_their_database_are_not_replaced(tmp_path: Path, damage: str) -> None:
+    if damage == "empty":
+        (tmp_path / DATABASE).touch()
+    with open_store(tmp_path):  # nothing is there: a new study
+        pass
+    (tmp_path / RESULTS).write_text("{}")
+    with open_store(tmp_path):
+        pass
+    (tmp_path / DATABASE).unlink()
+    if damage == "empty":
+        (tmp_path / DATABASE).touch()
+    with pytest.raises(StudyError, match=rf"study.db is {damage} and results.json beside it holds results"):
+        open_store(tmp_path).__enter__()

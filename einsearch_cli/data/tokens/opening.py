@@ -33,6 +33,9 @@ from einsearch_cli.data.tokens.sources import Source, key_of, text_source
 from einsearch_cli.data.tokens.streaming import StreamSampler, TokenStream, stream_identity
 from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer, tokenizer_from_json
 from einsearch_cli.errors import DataError, OutputError
+from einsearch_cli.files import write_error
+
+_ELSEWHERE = "make it writable, give another one, or for the cache set XDG_CACHE_HOME"
 
 
 @dataclass(frozen=True)
@@ -186,8 +189,6 @@ def _open_documents(settings: DataSettings, cache: Path, progress: Progress | No
     if not _is_whole(folder, key):
         with _made(folder), FileLock(folder / "writing.lock"):
             if not _is_whole(folder, key):  # another process may have finished it while this one waited
-                for draft in folder.glob(".*.tmp"):  # of a process that was killed
-                    draft.unlink()
                 write_token_folder(folder, source, _tokenizer_for(source, name), key=key, progress=progress)
     return _open_parts(folder, settings, cache, f"{source.described} as {name}")
 
@@ -213,10 +214,7 @@ def _made(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise OutputError(
-            f"folder {folder} cannot be written: {error.strerror or error}",
-            remedy="make it writable, give another one, or for the cache set XDG_CACHE_HOME",
-        ) from error
+        raise write_error(f"folder {folder}", error, otherwise=_ELSEWHERE) from error
 
 
 def _is_whole(folder: Path, key: str) -> bool:

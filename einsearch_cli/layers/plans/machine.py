@@ -154,7 +154,6 @@ def store_profile(profile: MachineProfile, threads: int, dtype: torch.dtype) -> 
         OutputError: if the folder cannot be written.
     """
     path = profile_path(threads, dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(asdict(profile), indent=2) + "\n")
     profile_for.cache_clear()
     return path

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from einsearch_cli.errors import CheckpointError, OutputError
-from einsearch_cli.files import sync_folder, write_atomically
+from einsearch_cli.files import sync_folder, write_atomically, write_error
 
 FOLDER: Final = "checkpoints"
 MODEL: Final = "model.safetensors"
@@ -29,8 +29,14 @@ KEPT: Final = 2
 """Newest checkpoints that are kept; should the last one be damaged, there is one before."""
 FORMAT: Final = 1
 
+GOES_ON: Final = "make room and run the same command again: it goes on from the last checkpoint"
+WRITABLE: Final = "make the folder writable and run the same command again: it goes on from the last checkpoint"
+"""Remedies against what stops a run in the middle."""
+
 _NAME: Final = re.compile(r"step-(\d{8,})")
-_PICKLES: Final = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
+_PICKLES: Final = (".pt", ".pth", ".pkl", ".ckpt")
+_TORCH_STARTS: Final = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+"""What a file of `torch.save` begins with, now and before torch 1.6; a .bin file may hold anything, tokens too."""
 _DRAFT: Final = ".draft-"
 
 if TYPE_CHECKING:  # a folder that is no checkpoint is refused before torch is loaded
@@ -102,12 +108,13 @@ def save_checkpoint(run: Path, state: RunState, model: Tensors, optimizer: Tenso
         sync_folder(folder)
     except (OSError, SafetensorError, OutputError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or str(error)
+        cause = error.__cause__ or error if isinstance(error, OutputError) else error
+        reason = getattr(cause, "strerror", None) or str(cause)
         kept = ", ".join(path.name for path in checkpoints_of(run)) or "none"
         raise OutputError(
             f"cannot save the checkpoint of step {state.step} in {folder}: {reason}; checkpoints kept: {kept}",
-            remedy="make room and run the same command again: it goes on from the last checkpoint",
-        ) from error
+            remedy=write_error(str(folder), cause, full=GOES_ON, otherwise=WRITABLE).remedy,
+        ) from cause
     _tidy(folder)
     return target
 
@@ -206,14 +213,24 @@ def read_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
 
 def refuse_pickle(path: Path) -> None:
     """Raise CheckpointError for a pickle, or a folder that has one in place of safetensors."""
-    found = [path] if path.suffix in _PICKLES else []
+    found = [path] if _is_pickle(path) else []
     if path.is_dir() and not (path / MODEL).exists():
-        found = [file for file in sorted(path.iterdir()) if file.suffix in _PICKLES]
+        found = [file for file in sorted(path.iterdir()) if _is_pickle(file)]
     if found:
         raise CheckpointError(
             f"{found[0]} is a pickle: reading one runs whatever code is in it",
             remedy=f"give a folder with {MODEL} and {STATE}, as `einsearch train` writes it",
         )
+
+
+def _is_pickle(path: Path) -> bool:
+    if path.suffix != ".bin" or not path.is_file():
+        return path.suffix in _PICKLES
+    try:
+        with path.open("rb") as file:
+            return file.read(16).startswith(_TORCH_STARTS)
+    except OSError:
+        return False
 
 
 def _read_state(path: Path) -> dict[str, Any]:

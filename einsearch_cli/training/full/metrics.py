@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from einsearch_cli.errors import DataError, OutputError
-from einsearch_cli.files import write_atomically
+from einsearch_cli.files import write_atomically, write_error
+from einsearch_cli.training.full.checkpoint import GOES_ON, WRITABLE
 
 METRICS: Final = "metrics.jsonl"
 
@@ -113,7 +114,4 @@ def _whole_lines(path: Path) -> Iterator[str]:
 
 
 def _refused(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot write {path}: {error.strerror or error}",
-        remedy="make room and run the same command again: it goes on from the last checkpoint",
-    )
+    return write_error(str(path), error, full=GOES_ON, otherwise=WRITABLE)

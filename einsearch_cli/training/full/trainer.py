@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from einsearch_cli.data.tokens import TokenData, held_out_batches
 from einsearch_cli.errors import DivergedError, OutputError
+from einsearch_cli.files import write_error
 from einsearch_cli.training.full.checkpoint import Checkpoint, RunState, read_newest, save_checkpoint
 from einsearch_cli.training.full.lengthening import is_longer, refuse_other
 from einsearch_cli.training.full.metrics import MetricsFile, StepMetrics
@@ -96,7 +97,7 @@ def _locked(run: Path) -> Iterator[None]:
             remedy="wait for it, or give another --out",
         ) from None
     except OSError as error:
-        raise OutputError(f"cannot write {run}: {error.strerror}", remedy="give another --out") from error
+        raise write_error(str(run), error, otherwise="give another --out") from error
     with lock:
         yield
 

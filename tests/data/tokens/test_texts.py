@@ -146,7 +146,7 @@ def test_a_failure_leaves_nothing_to_mistake_for_tokens(book: Path, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         open_tokens(DataSettings(text=book), tmp_path / "cache", progress=fail)
     assert not list((tmp_path / "cache").rglob("*.bin"))
-    assert not list((tmp_path / "cache").rglob("*.tmp"))
+    assert not list((tmp_path / "cache").rglob("*draft*"))
     assert len(open_tokens(DataSettings(text=book), tmp_path / "cache").training) > 0
 
 
@@ -159,9 +159,9 @@ def test_drafts_of_a_killed_process_are_removed(book: Path, tmp_path: Path) -> N
     )
     child.start()
     child.join()
-    assert len(list((tmp_path / "cache").rglob("*.tmp"))) == 2
+    assert len(list((tmp_path / "cache").rglob("*draft*"))) == 2
     open_tokens(DataSettings(text=book), tmp_path / "cache")
-    assert not list((tmp_path / "cache").rglob("*.tmp"))
+    assert not list((tmp_path / "cache").rglob("*draft*"))
 
 
 def test_progress_ends_at_one(folder: Path, tmp_path: Path) -> None:
@@ -231,5 +231,5 @@ def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written(book: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"folder .*file.* cannot be written: .*\ntry: .*XDG_CACHE_HOME"):
+    with pytest.raises(OutputError, match=r"cannot write folder .*file.*: .*\ntry: .*XDG_CACHE_HOME"):
         open_tokens(DataSettings(text=book), tmp_path / "file")

@@ -1,0 +1,80 @@
+"""What appears at a real terminal: no bar within a table, lines that fit, no controls from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.formats import table
+from tests.cli.terminal import at_terminal
+
+SMALL = ["enumerate", "--grid", "2", "--min-psi", "1", "--max-omega", "0", "--max-nu", "1/2"]
+
+
+def test_no_bar_is_drawn_into_the_table(tmp_path: Path) -> None:
+    code, shown = at_terminal(SMALL, 80, tmp_path)
+    assert code == 0
+    assert "\x1b" not in shown
+    assert shown.splitlines() == [
+        "structure                      family    ω    ψ    ν    kept",
+        "-----------------------------  --------  ---  ---  ---  ------",
+        "XA^1/2 XAB^1/2 YB^1/2 YAB^1/2  monarch   0    1    1/2  yes",
+        "XA^1/2 XAB^1/2 YA^1/2 YB^1/2   generic   0    1    1/2  yes",
+        "XA^1/2 XB^1/2 YB^1/2 YAB^1/2   generic   0    1    1/2  yes",
+        "3 structures",
+    ]
+
+
+def test_a_bar_shows_while_a_file_is_written(tmp_path: Path) -> None:
+    code, shown = at_terminal([*SMALL, "--out", "found.jsonl"], 80, tmp_path)
+    assert code == 0
+    assert "searching" in shown
+    assert len((tmp_path / "found.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_tables_fit_the_terminal(tmp_path: Path, columns: int) -> None:
+    for arguments in (["families"], ["enumerate", "--grid", "2", "--limit", "9"]):
+        code, shown = at_terminal(arguments, columns, tmp_path)
+        assert code == 0
+        assert max(map(len, shown.splitlines())) <= columns
+    assert "XA^1/2" in shown
+
+
+def test_every_cell_is_there_however_narrow_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"name": "two", "number": "12", "source": "A. Author and B. Author 2024"},
+        {"name": "x", "number": "3", "source": "none"},
+    ]
+    for room, lines in (
+        (
+            24,
+            ["name  number  source", "----  ------  ----------", "two   12      A. Author", "              and B.",
+             "              Author", "              2024", "x     3       none"],
+        ),
+        (
+            19,
+            ["name    two", "number  12", "source  A. Author", "        and B.", "        Author 2024", "",
+             "name    x", "number  3", "source  none"],
+        ),
+    ):  # fmt: skip
+        monkeypatch.setattr(console, "width", lambda room=room: room)
+        assert table(rows).splitlines() == lines
+        assert table(rows, "github").startswith("| name   |")
+
+
+def test_names_from_files_cannot_act_on_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text('- {name: "\\e[31mred\\u202e", structure: monarch}\n')
+    code, shown = at_terminal(["classify", "s.yaml", "--format", "json"], 80, tmp_path)
+    assert code == 0
+    assert '"name": "\\u001b[31mred\\u202e"' in shown
+    for arguments in (
+        ["rank", "\x1b[31mred.yaml"],
+        ["classify", "\u202egnp.yaml"],
+        ["export", "\x9b31m", "--to", "onnx"],
+    ):
+        code, shown = at_terminal(arguments, 80, tmp_path)
+        assert code == 2
+        assert not any(control in shown for control in ("\x1b[31m", "\u202e", "\x9b"))
