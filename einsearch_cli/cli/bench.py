@@ -69,11 +69,14 @@ def bench_command(
     calibrate: bool = typer.Option(
         False,
         "--calibrate",
+        metavar="",
         help="Measure this CPU for the layers' planner, with --threads and --dtype, and keep the result; takes seconds.",
     ),
     device: Device = typer.Option(Device.cpu, help="Where the layers run."),
     dtype: Dtype = typer.Option(Dtype.float32, help="Type of the tensors."),
-    output: Format = typer.Option(Format.table, "--format", help="Output format."),
+    output: Format = typer.Option(
+        Format.table, "--format", metavar="FORMAT", help="table, json, jsonl, csv, yaml or markdown."
+    ),
     out: list[Path] = typer.Option([], help="Also write FILE.json (all figures) or FILE.html (plots); repeatable."),
 ) -> int:
     _refuse_other_files(out)

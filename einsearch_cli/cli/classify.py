@@ -73,6 +73,7 @@ def classify_command(
     explain_plan: bool = typer.Option(
         False,
         "--explain-plan",
+        metavar="",
         help="The routes that a layer can take with --tokens tokens, with FLOPs, bytes and predicted time; starts torch.",
     ),
     device: Device | None = typer.Option(None, help="Where the layer of --explain-plan runs; cpu if not given."),
@@ -80,6 +81,7 @@ def classify_command(
     rank: bool = typer.Option(
         False,
         "--rank",
+        metavar="",
         help="Compute the generic rank with random factors: exactly mod a prime, numerically beyond 8192 × 8192.",
     ),
     seed: int = whole_option("--seed", default=0, least=0, most=MAX_SEED, help="Seed of the random factors of --rank."),

@@ -75,9 +75,9 @@ class Order(StrEnum):
 def enumerate_command(
     grid: int = whole_option("--grid", "-q", default=4, least=1, most=1000, help="Exponents are multiples of 1/GRID."),
     factors: int = whole_option("--factors", "-N", default=2, least=1, most=MANY, help="Largest number of factors."),
-    exactly: bool = typer.Option(False, "--exactly", help="Only structures that need all these factors."),
+    exactly: bool = typer.Option(False, "--exactly", metavar="", help="Only structures that need all these factors."),
     up_to_transpose: bool = typer.Option(
-        False, "--up-to-transpose", help="Only one of two structures that are each other's transpose."
+        False, "--up-to-transpose", metavar="", help="Only one of two structures that are each other's transpose."
     ),
     allow_block_diagonal: bool = filters.BLOCK_DIAGONAL,
     fix: list[str] = filters.FIX,
@@ -102,7 +102,7 @@ def enumerate_command(
         "--limit", default=None, example=100, least=1, most=MANY, help="Stop after this many."
     ),
     order: Order = typer.Option(Order.auto, help="best: sorted; found: while the search runs."),
-    count: bool = typer.Option(False, "--count", help="Only say how many there are."),
+    count: bool = typer.Option(False, "--count", metavar="", help="Only say how many there are."),
     output: ListFormat | None = filters.FORMAT,
     out: Path | None = filters.OUT,
 ) -> None:

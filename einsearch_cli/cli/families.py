@@ -26,7 +26,11 @@ exponent 0.
 """
 
 
-def families_command(output: Format = typer.Option(Format.table, "--format", help="Output format.")) -> None:
+def families_command(
+    output: Format = typer.Option(
+        Format.table, "--format", metavar="FORMAT", help="table, json, jsonl, csv, yaml or markdown."
+    ),
+) -> None:
     from einsearch_cli.structures import FAMILIES
 
     lines = [line for family in FAMILIES.values() for line in _lines(family)]

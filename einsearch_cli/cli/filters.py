@@ -21,14 +21,19 @@ MAX_NU = typer.Option("inf", help="Largest compute exponent ν (dense: 1), such 
 FIX = typer.Option(
     None, "--fix", help="Bound on the exponent of a carrier set, as printed: AB=0, 'XAB<=1/4', XA=1/4..1/2. Repeatable."
 )
-BLOCK_DIAGONAL = typer.Option(False, "--allow-block-diagonal", help="Also indices that both X and Y carry.")
+BLOCK_DIAGONAL = typer.Option(False, "--allow-block-diagonal", metavar="", help="Also indices that both X and Y carry.")
 FAMILY = typer.Option(None, help="Only this family; see `einsearch families`.")
 TREES = typer.Option(
     None, "--trees", metavar="TAU", help="ν and ω over trees that multiply factors first, for calls of d^TAU tokens."
 )
-FORMAT = typer.Option(None, "--format", help="Output format; if not given, that of --out's suffix, or a table.")
+FORMAT = typer.Option(
+    None,
+    "--format",
+    metavar="FORMAT",
+    help="table, json, jsonl, csv, yaml, markdown, and for lists parquet; if not given, that of --out's suffix, or table.",
+)
 OUT = typer.Option(None, help="Write to this file; einsearch rank reads .yaml, .json, .jsonl and .csv.")
-PARETO = typer.Option(False, "--pareto", help="Only those that none beats in ω, ψ and ν together.")
+PARETO = typer.Option(False, "--pareto", metavar="", help="Only those that none beats in ω, ψ and ν together.")
 
 
 def bounds_of(min_psi: str, max_omega: str, max_nu: str, unit: int) -> Bounds:

@@ -80,7 +80,7 @@ def generate_command(
     ),
     seed: int = whole_option("--seed", default=0, least=0, most=2**63 - 1025, help="Of the first sample."),
     stop: str | None = typer.Option(None, help="End at this token; the tokenizer's end of text if not given."),
-    ids: bool = typer.Option(False, "--ids", help="Prompt, stop token and output are token ids."),
+    ids: bool = typer.Option(False, "--ids", metavar="", help="Prompt, stop token and output are token ids."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     output: TextFormat = typer.Option(TextFormat.text, "--format", help="Text as it is written, or JSON at the end."),
 ) -> None:

@@ -36,8 +36,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
-    show_traceback: bool = typer.Option(False, "--traceback", help="Show where in the code an error was raised."),
+    version: bool = typer.Option(
+        False, "--version", metavar="", callback=_print_version, is_eager=True, help="Show the version."
+    ),
+    show_traceback: bool = typer.Option(
+        False, "--traceback", metavar="", help="Show where in the code an error was raised."
+    ),
 ) -> None:
     """Find better linear layers: enumerate, classify, prune, train and rank structured matrices."""
 

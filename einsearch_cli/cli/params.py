@@ -84,7 +84,9 @@ def params_command(
         help="Training tokens; 20 per parameter if not given.",
     ),
     precision: PrecisionName | None = typer.Option(None, help="Of the matrix products; bfloat16 if not given."),
-    recompute: bool = typer.Option(False, "--recompute", help="Compute activations again in the backward pass."),
+    recompute: bool = typer.Option(
+        False, "--recompute", metavar="", help="Compute activations again in the backward pass."
+    ),
     utilisation: float | None = real_option(
         "--utilisation",
         default=None,
@@ -93,7 +95,7 @@ def params_command(
         example="0.4",
         help="Share of the peak FLOP/s that is assumed; 0.4 if not given.",
     ),
-    output: TableFormat = typer.Option(TableFormat.table, "--format", help="Output format."),
+    output: TableFormat = typer.Option(TableFormat.table, "--format", metavar="FORMAT", help="table, json or csv."),
 ) -> None:
     from einsearch_cli.models.transformer import UTILISATION, accelerator, dense_twin, estimate, model_costs, preset
     from einsearch_cli.reports.transformer_costs import cost_records, cost_rows, estimate_lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, TableFormat, render, table
+from einsearch_cli.cli.outputs import chosen_format
 from einsearch_cli.cli.params import Structured
 from einsearch_cli.errors import SpecError
 
@@ -36,6 +38,12 @@ name what is no linear layer, embeddings above all, with --skip.
 """
 
 
+class WeightFormat(StrEnum):
+    """How a file of weights is written."""
+
+    safetensors = "safetensors"
+
+
 def project_command(
     source: Path = typer.Argument(..., metavar="SOURCE", help="Folder of a run or checkpoint, or a safetensors file."),
     structure: str = typer.Option(..., help="Structure, as for `einsearch classify`."),
@@ -43,7 +51,7 @@ def project_command(
     structured: Structured = typer.Option(Structured.ffn, help="Of a run: layers that carry the structure."),
     only: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers whose name fits; repeatable."),
     skip: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers to leave as they are; repeatable."),
-    output: TableFormat = typer.Option(TableFormat.table, "--format", help="Output format of the table."),
+    output: TableFormat = typer.Option(TableFormat.table, "--format", metavar="FORMAT", help="table, json or csv."),
 ) -> None:
     if source.suffix == ".safetensors":
         report = _project_file(source, structure, out, only, skip)
@@ -85,8 +93,9 @@ def _project_file(source: Path, structure: str, out: Path, only: list[str], skip
     from einsearch_cli.structures import parse_structure
 
     wanted = parse_structure(structure)
+    chosen_format(None, out, WeightFormat.safetensors)
+    refuse_unwritable(out, is_stream=False)
     refuse_other_than_safetensors(source)
-    refuse_unwritable(out)
 
     from einsearch_cli.export import Names, compress_file
 

@@ -67,8 +67,13 @@ def rank_command(
     workers: int | None = whole_option(
         "--workers", default=None, example=2, least=1, most=100_000, help="Worker processes; one per core if not given."
     ),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan with its cost, and stop."),
-    output: Format = typer.Option(Format.table, "--format", help="Format of the ranking on stdout."),
+    dry_run: bool = typer.Option(False, "--dry-run", metavar="", help="Show the plan with its cost, and stop."),
+    output: Format = typer.Option(
+        Format.table,
+        "--format",
+        metavar="FORMAT",
+        help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown.",
+    ),
 ) -> int:
     team = workers or os.cpu_count() or 1
     if workers is not None:

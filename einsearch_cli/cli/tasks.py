@@ -15,7 +15,11 @@ HELP = """List the proxy tasks with their settings, for `task_settings` in a stu
 """
 
 
-def tasks_command(output: Format = typer.Option(Format.table, "--format", help="Output format.")) -> None:
+def tasks_command(
+    output: Format = typer.Option(
+        Format.table, "--format", metavar="FORMAT", help="table, json, jsonl, csv, yaml or markdown."
+    ),
+) -> None:
     from einsearch_cli.data import find_task, task_names
 
     rows = [

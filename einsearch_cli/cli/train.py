@@ -51,7 +51,9 @@ def train_command(
     device: str = typer.Option("auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one."),
     gpu: str | None = typer.Option(None, help="Estimate memory and time on this card too: a100, h100, h200, l40s, …"),
     gpus: int = whole_option("--gpus", default=1, least=1, most=1_000_000, help="Cards that the estimate is for."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan, with the speed measured here, and stop."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", metavar="", help="Show the plan, with the speed measured here, and stop."
+    ),
 ) -> int:
     from einsearch_cli.data.tokens import check_source
     from einsearch_cli.layers.memory import retain_memory

@@ -39,7 +39,18 @@ class TextWords:
         self._tokenizer = tokenizer
 
     def read(self, text: str) -> list[int]:
-        """Tokens of a text."""
+        """Tokens of a text.
+
+        Raises:
+            PromptError: characters that the tokenizer does not know, which the model could not tell apart.
+        """
+        if unknown := self._tokenizer.unknown(text):
+            named = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:5])
+            raise PromptError(
+                f"{named}{', …' if len(unknown) > 5 else ''}: the model was trained without "
+                f"{'this character' if len(unknown) == 1 else f'these {len(unknown)} characters'}",
+                remedy="leave them out, or write them otherwise",
+            )
         return [int(token) for token in self._tokenizer.encode(text)]
 
     def write(self, tokens: Sequence[int], is_last: bool) -> str:

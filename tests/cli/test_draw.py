@@ -38,7 +38,7 @@ def test_draws_every_notation(einsearch, tmp_path: Path) -> None:
         (("draw", "monrach"), "no structure or family is named 'monrach'", "monarch"),
         (("draw", "monarch", "--out", "x.pdf"), "--out 'x.pdf' does not say what to draw", "--out x.svg"),
         (("draw", "monarch", "--out", "x"), "must end in .svg, .png or .txt", "--out x.svg"),
-        (("draw", "monarch", "--out", "/nowhere/x.svg"), "the folder '/nowhere' does not exist", "mkdir"),
+        (("draw", "monarch", "--out", "pyproject.toml/x.svg"), "pyproject.toml' is not a folder", "in a folder"),
         (("draw", "monarch", "--d-in", "0"), "d_in = 0", "choose d_in"),
         (("draw", "{two}"), "holds 2 structures", "give one of them"),
         (("draw",), "Missing argument", "draw --help"),

@@ -150,3 +150,11 @@ def test_no_checkpoint_there(einsearch, tmp_path) -> None:
     outcome = einsearch("generate", tmp_path, "--prompt", "h")
     assert outcome.code == 2
     assert "has no checkpoint" in outcome.err
+
+
+def test_characters_that_the_model_never_saw_are_named(einsearch, run) -> None:
+    path, _ = run
+    outcome = einsearch("generate", path, "--prompt", "hello ß, Ωß")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "'ß' (U+00DF), 'Ω' (U+03A9): the model was trained without these 2 characters" in outcome.err
+    assert einsearch("generate", path, "--prompt", "naïve", "--max-tokens", "1").code == 0

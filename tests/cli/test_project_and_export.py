@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -199,3 +201,59 @@ def test_no_run_to_export(einsearch, tmp_path) -> None:
     outcome = einsearch("export", tmp_path, "--to", "onnx", "--out", tmp_path / "model.onnx")
     assert outcome.code == 2
     assert f"{tmp_path} has no checkpoint" in outcome.err
+
+
+@pytest.mark.parametrize("target", ["safetensors", "torch-export"])
+def test_what_is_not_a_plain_file_stays_as_it_is(einsearch, run, tmp_path, target) -> None:
+    path, _ = run
+    pipe, file, link = tmp_path / "pipe", tmp_path / "real", tmp_path / "link"
+    os.mkfifo(pipe)
+    file.write_bytes(b"old")
+    link.symlink_to("real")
+    refused = einsearch("export", path, "--to", target, "--out", pipe)
+    assert (refused.code, refused.err.splitlines()[0]) == (
+        2, f"error: cannot write '{pipe}': it is a pipe, a plain file is needed",
+    )  # fmt: skip
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    if target == "safetensors":
+        assert einsearch("export", path, "--to", target, "--out", link).code == 0
+        assert link.is_symlink()
+        assert load_transformer(file).config.width == 32
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["dense", "link", "pipe", "real"]
+
+
+def test_a_file_of_weights_is_not_lost(einsearch, tmp_path) -> None:
+    source = tmp_path / "w.safetensors"
+    save_file({"a.weight": torch.randn(16, 16)}, source)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("w.safetensors")
+    before = source.read_bytes()
+    arguments = ("project", source, "--structure", "monarch", "--out")
+    for out, words in (
+        (source, "it is the file that is read"),
+        (tmp_path / "link", "it is the file that is read"),
+        (tmp_path / "pipe", "it is a pipe"),
+    ):
+        refused = einsearch(*arguments, out)
+        assert refused.code == 2
+        assert words in refused.err
+    assert source.read_bytes() == before
+    assert einsearch(*arguments, tmp_path / "new" / "small.safetensors").code == 0
+
+
+def test_a_run_is_written_whole_or_not_at_all(einsearch, run, tmp_path, monkeypatch) -> None:
+    path, _ = run
+    arguments = ("project", path, "--structure", "monarch", "--out", tmp_path / "a" / "out")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("einsearch_cli.training.full.checkpoint.write_atomically", full)
+        outcome = einsearch(*arguments)
+    assert outcome.code == 2
+    assert f"cannot write '{tmp_path / 'a' / 'out'}': No space left on device" in outcome.err
+    assert "make room and run the same command again" in outcome.err
+    assert not list((tmp_path / "a").iterdir())
+    assert einsearch(*arguments).code == 0
+    assert [item.name for item in (tmp_path / "a").iterdir()] == ["out"]

@@ -40,20 +40,17 @@ PATHS = (
     refused("bench monarch --out file/x.json", "is not a folder", files={"file": ""}),
     refused("export run --to dense --out .", "it is a folder"),
     refused("export run --to dense --out file/x", "is not a folder", files={"file": ""}),
-    refused("export run --to dense --out /dev/stdout", "it is", "a plain file is needed"),
-    refused("project w.safetensors --structure monarch --out /dev/null", "it is a device, a plain file is needed"),
     refused("project w.safetensors --structure monarch --out .", "it is a folder"),
     accepted(f"{SMALL} --out made/for/you.yaml"),
-    accepted(f"{SMALL} --out /dev/null"),
 )
 STUDIES = (
     refused(
-        "rank monarch --widths 8 --budget 1e6 --seeds 1 --out s",
+        "rank monarch --widths 8 --budget 1e9 --seeds 1 --out s",
         "study.db is empty and results.json beside it holds results",
         files={"s/study.db": "", "s/results.json": "{}"},
     ),
     refused(
-        "rank monarch --widths 8 --budget 1e6 --seeds 1 --out s",
+        "rank monarch --widths 8 --budget 1e9 --seeds 1 --out s",
         "study.db is missing and results.json beside it holds results",
         files={"s/results.json": "{}"},
     ),
@@ -83,11 +80,14 @@ CONTROLS = (
     refused(("export", RED, "--to", "dense", "--out", "x"), "\\u001b[31mred", never=("\x1b",)),
     refused(("generate", "\x9b31m", "--prompt", "a"), "\\u009b31m", never=("\x9b",)),
     refused(
-        ("classify", "a.yaml"), "\\u001b", never=("\x1b",), files={"a.yaml": '- {indices: {"X\\e": 1}, "\\e[2J": 2}\n'}
+        ("classify", "a.yaml"),
+        "'\\x1b[2J'",
+        never=("\x1b",),
+        files={"a.yaml": '- {indices: {"X\\e": 1}, "\\e[2J": 2}\n'},
     ),
     refused(("frobnicate\x1b[2J",), "frobnicate", never=("\x1b",)),
     accepted((*SMALL.split(), "--out", f"{RED}.yaml"), never=("\x1b",)),
 )
-BARE = (accepted((), "Usage: einsearch", never=("error",)), accepted("--traceback", "Usage: einsearch"))
+BARE = (accepted((), "Usage: einsearch", never=("error: ",)), accepted("--traceback", "Usage: einsearch"))
 
 CASES: tuple[Case, ...] = (*FORMATS, *PATHS, *STUDIES, *READ, *CONTROLS, *BARE)

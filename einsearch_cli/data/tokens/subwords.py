@@ -140,6 +140,12 @@ class HuggingFaceTokenizer(Tokenizer):
         """Text of tokens, special ones included; numbers that are no token are left out."""
         return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False))
 
+    def unknown(self, text: str) -> str:
+        """The characters that become the model's unknown token, where it has one."""
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        number = None if unknown is None else self._tokenizer.token_to_id(unknown)
+        return "".join(character for character in dict.fromkeys(text) if number in self.encode(character).tolist())
+
     def to_json(self) -> dict[str, Any]:
         """What its tokenizer.json holds."""
         return {"kind": self.kind, "tokenizer_json": self._tokenizer.to_str()}

@@ -48,6 +48,14 @@ class Tokenizer(ABC):
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of tokens; the replacement character stands for what is no text."""
 
+    def unknown(self, text: str) -> str:
+        """The characters of a text that it does not know, each once, in order."""
+        return "".join(
+            character
+            for character in dict.fromkeys(text)
+            if UNKNOWN in self.decode(self.encode(character)) and character != UNKNOWN
+        )
+
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Everything the tokenizer is made of, as plain JSON values."""
