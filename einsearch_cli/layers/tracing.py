@@ -29,9 +29,14 @@ def is_transformed() -> bool:
     return _are_transforms_active() or forward_ad._current_level >= 0
 
 
+def is_traced() -> bool:
+    """Whether operations are written down for a program rather than run."""
+    return _is_compiling() or _tracing_state() is not None
+
+
 def is_looked_at() -> bool:
     """Whether a compiler, a tracer or a function transform is at work."""
-    return _is_compiling() or is_transformed() or _tracing_state() is not None
+    return is_traced() or is_transformed()
 
 
 def is_plain_type(tensor: Tensor) -> bool:

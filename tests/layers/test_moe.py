@@ -147,6 +147,24 @@ def test_grouped_products_give_the_same(structure: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("structure", ["dense", "btt:r=2"])
+def test_grouped_products_can_be_differentiated_twice(structure: str) -> None:
+    layer = make(structure, 4, 2, 64, 64, dtype=torch.float32)
+    plan = layer.experts.plan
+    weights = [layer.experts.factors[step.factor] for step in plan.steps]
+    inputs = [torch.randn(24, plan.padded_in, requires_grad=True), torch.rand(4, requires_grad=True), *weights]
+    ends = torch.tensor([6, 6, 16, 24])
+
+    def second(y: Tensor) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(y.sin().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(gradient.sin().sum() for gradient in first), inputs)  # type: ignore[arg-type]
+
+    found = second(contract_in_groups(plan, layer.experts.sized, inputs[0], ends, inputs[1], weights))
+    wanted = second(contract_each(plan, inputs[0], [6, 0, 10, 8], inputs[1], weights))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
+
+
 def test_some_structures_can_be_grouped() -> None:
     able = {text for text in FAMILIES if can_be_grouped(make(text, 2, 1, 64, 64).experts.plan, torch.zeros(8, 64))}
     assert {"dense", "monarch", "btt:r=2", "low-rank"} <= able

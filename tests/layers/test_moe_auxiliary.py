@@ -438,6 +438,31 @@ def test_inside_a_transform_of_torch_func() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_inside_vmap() -> None:
+    found, parts = model(), batch().view(3, 8, 8)
+
+    def loss(x: Tensor) -> Tensor:
+        with AuxiliaryLoss(found) as auxiliary:
+            found(x)
+        return auxiliary.loss()
+
+    wanted = [trained(found, part)[0] for part in parts]
+    assert torch.func.vmap(loss)(parts).tolist() == pytest.approx(wanted)
+    with AuxiliaryLoss(found) as auxiliary:
+        torch.func.vmap(found)(parts)
+    with pytest.raises(LayerError, match=r"first ran inside vmap[\s\S]*call loss\(\) inside the function"):
+        auxiliary.loss()
+
+
+def test_a_trace_is_not_a_forward_pass() -> None:
+    found, x = model(), batch()
+    alone, _ = trained(found, x)
+    with AuxiliaryLoss(found) as auxiliary:
+        torch.export.export(found, (x,))
+        found(x)
+    assert auxiliary.loss().item() == pytest.approx(alone)
+
+
 def test_second_derivatives_of_the_loss() -> None:
     found, x = model(), batch()
 

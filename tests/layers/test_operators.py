@@ -206,3 +206,24 @@ def test_dtypes_that_do_not_fit_are_named() -> None:
     compiled = torch.compile(EinsumLinear(16, 16, "monarch"), backend="aot_eager")
     with pytest.raises(LayerError, match=r"input of dtype torch\.float64, parameter gain of torch\.float32"):
         compiled(torch.randn(3, 16, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["btt-2", "prime-in-and-out"])
+def test_operators_can_be_differentiated_as_often_as_the_layer(market: dict[str, Any], name: str) -> None:
+    """Where the compiler leaves the backward pass to torch, as with the backend `eager`."""
+    torch.compiler.reset()
+    layer = market[name].layer(cap=True)
+    compiled: Any = torch.compile(layer, backend="eager", fullgraph=True)
+    x = torch.randn(3, market[name].d_in, dtype=torch.float64, requires_grad=True)
+    inputs = (x, *layer.parameters())
+
+    def second(y: Tensor) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(y.sin().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(gradient.sin().sum() for gradient in first), inputs)  # type: ignore[arg-type]
+
+    torch.testing.assert_close(second(compiled(x)), second(layer(x)), rtol=1e-9, atol=1e-9)
+    y = compiled(x)
+    grads = torch.randn(2, *y.shape, dtype=torch.float64)
+    together = torch.autograd.grad(y, inputs, grads, is_grads_batched=True, retain_graph=True)
+    for found, single in zip(together, torch.autograd.grad(y, inputs, grads[1]), strict=True):
+        torch.testing.assert_close(found[1], single, rtol=1e-9, atol=1e-9)

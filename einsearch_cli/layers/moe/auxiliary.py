@@ -19,6 +19,7 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.contractions.passes import may_keep
 from einsearch_cli.layers.moe.routing import Router, listeners
 from einsearch_cli.layers.moe.routing_sums import Decisions, RoutingSums, sums_over
+from einsearch_cli.layers.tracing import is_transformed
 from einsearch_cli.structures import AUXILIARY_WEIGHT, RoutingStatistics
 
 LOGSUMEXP_WEIGHT: Final = 0.1
@@ -190,12 +191,13 @@ class AuxiliaryLoss:
 
     def _totals(self) -> dict[Router, RoutingSums]:
         """The sums of every router that was heard, in the model's order, on its own device."""
-        return {
-            # In the order of devices, as that of threads would change the last bit from step to step.
-            router: reduce(RoutingSums.plus, (sums for _, sums in sorted(self._sums[router].items(), key=_device_name)))
-            for router in self._names
-            if router in self._sums
-        }
+        totals = {}
+        for router, name in self._names.items():
+            if router in self._sums:
+                # In the order of devices, as that of threads would change the last bit from step to step.
+                by_device = sorted(self._sums[router].items(), key=_device_name)
+                totals[router] = reduce(RoutingSums.plus, (_live(sums, name) for _, sums in by_device))
+        return totals
 
     def _nothing(self) -> Tensor:
         """The loss of a model without experts."""
@@ -209,11 +211,12 @@ class AuxiliaryLoss:
 
     def _check_gradient(self, router: Router, sums: RoutingSums) -> None:
         can_learn = router.training and router.weight.requires_grad and torch.is_grad_enabled()
-        if can_learn and not sums.probabilities_E.requires_grad:
+        if can_learn and not is_transformed() and not sums.probabilities_E.requires_grad:
             raise LayerError(
                 f"the forward pass of {self._names[router] or 'the model'} went without gradients: "
                 "its auxiliary loss cannot train the router",
-                remedy="checkpoint with use_reentrant=False, and run the forward pass with gradients enabled",
+                remedy="checkpoint with use_reentrant=False, run the forward pass with gradients enabled, and call "
+                "loss() inside the same transform of torch.func, if there is one",
             )
 
     def _processes(self) -> int:
@@ -250,6 +253,16 @@ class AuxiliaryLoss:
 def _past_saving_hooks() -> AbstractContextManager[Any]:
     """What is saved inside stays as it is, also under hooks such as those of checkpointing."""
     return nullcontext() if may_keep() else saved_tensors_hooks(_unchanged, _unchanged)
+
+
+def _live(sums: RoutingSums, name: str) -> RoutingSums:
+    """These sums, unless they are those of a vmap that is over."""
+    if torch._C._functorch.is_batchedtensor(sums.probabilities_E) and not is_transformed():
+        raise LayerError(
+            f"the forward pass of {name or 'the model'} ran inside vmap, whose tensors end with it",
+            remedy="call loss() inside the function that is transformed, or the model outside of vmap",
+        )
+    return sums
 
 
 def _unchanged(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from einsearch_cli.layers.autocast import without_autocast
 from einsearch_cli.layers.moe.routing_sums import Decisions
+from einsearch_cli.layers.tracing import is_traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Router(nn.Module):
             # The transposed product is the faster one: experts are few.
             logits_TE = (self.weight.to(wide) @ x_TI.T).T.contiguous()
             kept_TK, experts_TK = logits_TE.topk(self.top, dim=1)
-            router, heard_by = self._replica or (self, listeners.get())
+            router, heard_by = self._speaks_as()
             if heard_by or torch.is_grad_enabled():
                 decisions = _decisions(x.shape[:-1], logits_TE, experts_TK)
                 # A checkpointed layer is computed again in the backward pass. Nothing is recorded then, but it has to
@@ -94,6 +95,14 @@ class Router(nn.Module):
                     for listener in heard_by:
                         listener.record(router, decisions, is_replica=router is not self)
             return Routing(experts_TK, kept_TK.softmax(dim=1))
+
+    def _speaks_as(self) -> tuple[Router, tuple[Listener, ...]]:
+        """The router that this is, or is a replica of, and who listens to it; nobody to what is only traced."""
+        here = () if is_traced() else listeners.get()
+        if self._replica is None:
+            return self, here
+        original, before = self._replica
+        return original, tuple(dict.fromkeys((*before, *here)))
 
     def _replicate_for_data_parallel(self) -> Router:
         """A replica runs in a thread of its own, which nobody listens in: those who listen here hear it."""
