@@ -24,7 +24,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     reads) and `unbalanced` (like `results`: runs done once more without balance loss), besides
     `title`, `loss_name`, `yardstick`, `confidence`, `run_time_s` (summed over runs) and
     `environment`. Structures are written in the text notation, which `parse_layer` reads;
-    ω, ψ and ν as exact fractions such as "1/2". A run of which `trained_as` names another
+    ω, ψ and ν as exact fractions such as "1/2"; `rung` counts from 0. A run of which `trained_as` names another
     structure is a copy of that one's: both are the same network at this width.
     """
     document = {

@@ -263,6 +263,16 @@ def _places(item: Element) -> list[Place]:
     return [(float(x), float(y)) for x, y in pairs]
 
 
+def table_rows(page: str, head: str) -> list[list[list[str]]]:
+    """The table with a column of this name: rows of cells, each with the texts of its parts."""
+    for found in _Tree(page).root.iter("table"):
+        if head in ["".join(cell.itertext()) for cell in found.iter("th")]:
+            body = found.find("tbody")
+            assert body is not None
+            return [[list(cell.itertext()) for cell in row.iter("td")] for row in body.iter("tr")]
+    raise AssertionError(f"no table with a column {head!r}")
+
+
 def figures(page: str) -> dict[str, Figure]:
     """Every figure of a page, or of a part of one, by its name."""
     boxes = (item for item in _Tree(page).root.iter("div") if item.find("svg[@class='plot']") is not None)

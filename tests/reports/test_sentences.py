@@ -1,6 +1,9 @@
 import pytest
 
 from einsearch_cli.reports import headline
+from einsearch_cli.reports.study import short_name
+from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.structures import MixtureOfExperts, parse_layer
 
 
 def test_winner_distance_and_gain_are_computed(study):
@@ -54,7 +57,17 @@ def test_what_is_missing_is_said(study, settings, said):
     assert said in " ".join(headline(study(**settings)))
 
 
-def test_structures_of_one_name_are_told_apart(study):
-    first = headline(study(texts=("dense", "(1/3|0|2/3|0|1/3|2/3|0)", "(2/3|0|1/3|0|2/3|1/3|0)", "kronecker")))
+def test_a_name_stands_for_one_structure():
+    """Of all with exponents in thirds and quarters, families or not: a name reads back to its structure."""
+    for grid in (3, 4):
+        for layer in StudySpec.model_validate({"space": {"grid": grid}}).candidates():
+            assert parse_layer(short_name(layer)) == layer
+            experts = MixtureOfExperts(layer, 8, 2)
+            assert parse_layer(short_name(experts)) == experts
+
+
+def test_sentences_call_structures_by_names_that_stand_for_them_alone(study):
+    thirds = "XA^1/3 XAB^2/3 YB^1/3 YAB^2/3", "XA^2/3 XAB^1/3 YB^2/3 YAB^1/3"
+    first = headline(study(texts=("dense", *thirds, "kronecker")))
     assert "dense reaches" in first[0]
-    assert "XA^1/3 XAB^2/3 YB^1/3 YAB^2/3" in first[1] or "monarch:" in first[1]
+    assert f"The best other structure, {short_name(parse_layer(thirds[0]))}, ends" in first[1]
