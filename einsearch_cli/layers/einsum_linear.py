@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast, cast_dtype, without_autocast
+from einsearch_cli.layers.computed_weight import BuffersWithoutWeight, WithoutWeight, computed_weight, refuse_write
 from einsearch_cli.layers.contractions.contraction import contract
 from einsearch_cli.layers.contractions.inference import KeptWeights, Merging
 from einsearch_cli.layers.contractions.layer_call import LayerCall, layer_call
@@ -84,6 +85,7 @@ class EinsumLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self._parameters, self._buffers = WithoutWeight(), BuffersWithoutWeight()
         dtype = dtype or torch.get_default_dtype()
         check_dtype(dtype)
         self.in_features = in_features
@@ -190,8 +192,22 @@ class EinsumLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense matrix, computed anew, for code that reads the weight of a linear layer."""
-        return self.to_dense()
+        """The dense matrix, computed at each access, for code that reads the weight of a linear layer.
+
+        Raises:
+            LayerError: at every write into it, or in its place, as it would be lost.
+        """
+        return computed_weight(lambda: self.to_dense().contiguous())
+
+    @weight.setter
+    def weight(self, _: Any) -> NoReturn:
+        refuse_write()
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of any module, but for a weight, which torch's tools bring along in place of the computed one."""
+        if name.startswith("weight"):  # `weight_orig`, `weight_g`
+            refuse_write()
+        super().register_parameter(name, param)
 
     def to_dense(self) -> Tensor:
         """W as one tensor of shape (out_features, in_features), scaling included; differentiable.

@@ -129,7 +129,7 @@ def _share(source: EinsumLinear, target: _Layer) -> _Layer:
     nn.Module.__init__(target)
     state: dict[str, Any] = source.__getstate__()
     for name in ("_parameters", "_buffers", "_modules"):
-        state[name] = dict(state[name])
+        state[name] = type(state[name])(state[name])
     state["_non_persistent_buffers_set"] = set(state["_non_persistent_buffers_set"])
     target.__setstate__(state)
     return target
