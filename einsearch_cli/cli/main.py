@@ -21,7 +21,8 @@ app = typer.Typer(
     name="einsearch",
     cls=LazyCommands,
     help="Find better linear layers: enumerate, classify, prune, train and rank structured matrices.",
-    epilog="Start with: einsearch rank specs/demo.yaml",
+    epilog="Start with: einsearch rank specs/demo.yaml\n\n"
+    "--out makes missing folders and replaces a file, whole; its suffix decides the format.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
