@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import unicodedata
-from typing import Final
+from typing import Any, Final
 
 _SPELLED: Final = "einsearch.spelled"
 _SPELLINGS: Final = {
@@ -66,12 +66,12 @@ def _reserve(number: int) -> None:
 class _Lossy(io.FileIO):
     """A stream whose failures are kept quiet: there is no other place to tell of them."""
 
-    def write(self, data: object, /) -> int:
+    def write(self, data: Any, /) -> int:
         """All is taken for written."""
         try:
-            return super().write(data)  # type: ignore[arg-type]
+            return super().write(data)
         except OSError:
-            return memoryview(data).nbytes  # type: ignore[arg-type]
+            return memoryview(data).nbytes
 
 
 def _spelled(error: UnicodeError) -> tuple[str, int]:

@@ -45,12 +45,14 @@ def refuse_existing(folder: Path) -> None:
     """Say that a run cannot be written there before much is computed for it.
 
     Raises:
-        OutputError: if something is there already.
+        OutputError: if something is there already, or a folder cannot be made there.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
             f"cannot write {str(folder)!r}: it exists already", remedy="give a new folder, or remove this one first"
         )
+    if not folder.exists():
+        refuse_unwritable(folder, is_stream=False)
 
 
 def refuse_other_than_safetensors(path: Path) -> None:

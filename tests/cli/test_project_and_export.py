@@ -162,6 +162,11 @@ def test_an_existing_folder_is_not_written_over(einsearch, run) -> None:
     assert outcome.code == 2
     assert "it exists already" in outcome.err
     assert "projected" not in outcome.err
+    (path / "plain").touch()
+    outcome = einsearch("project", path, "--structure", "monarch", "--out", path / "plain" / "run")
+    assert outcome.code == 2
+    assert "plain' is not a folder" in outcome.err
+    assert "projected" not in outcome.err
     save_file({"a.weight": torch.randn(4, 4)}, path / "file.safetensors")
     outcome = einsearch("project", path / "file.safetensors", "--structure", "monarch", "--out", path)
     assert outcome.code == 2
