@@ -122,7 +122,7 @@ def test_a_tokenizer_of_another_vocabulary(einsearch, tmp_path) -> None:
     [
         (("--prompt", ""), "the prompt is empty: the first token has to be given"),
         (("--prompt", "h" * 25), "a prompt of 25 tokens for a context of 24"),
-        (("--prompt", "h", "--top-p", "2"), "top-p 2: it is a probability"),
+        (("--prompt", "h", "--top-p", "2"), "--top-p 2: a number above 0 and at most 1 is needed"),
         (("--prompt", "h", "--stop", "lo"), "--stop 'lo' is 2 tokens: generation stops at a single one"),
         (("--prompt", "1 x", "--ids"), "'x' is no token id"),
         (("--prompt", "99", "--ids"), "token 99 at position 0"),
