@@ -37,7 +37,7 @@ def test_every_cell_of_the_ranking(study) -> None:
         assert (omega, psi, nu) == ([str(known.omega)], [str(known.psi)], [str(known.nu)])
         assert loss == [loss_text(entry.loss), interval_text(entry.ci_low, entry.ci_high)]
         assert verdict == [entry.verdict]
-        assert width[-1] == f"{count_text(entry.params)} params"
+        assert width[-1] == f"{count_text(entry.width**2)} params"
         assert width[0].removeprefix("↑ ").removeprefix("↓ ") == str(entry.width)
         if entry.verdict == "yardstick":
             assert difference == ["–"]

@@ -1,5 +1,6 @@
 import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -87,3 +88,11 @@ def test_nothing_is_extrapolated():
     assert curve.compute_at(0.25) == 1e10
     assert curve.compute_at(0.5001) is None
     assert curve.compute_at(0.2499) is None
+
+
+def test_compute_is_what_was_spent_not_the_budget(run):
+    """A run stops at the last whole step within its budget."""
+    results = [replace(run("dense", 0.5, seed=s, flops=1e9), train_flops=flops) for s, flops in enumerate((9e8, 8e8))]
+    [level] = levels_of(results, parse_structure("dense"))
+    assert level.budget_flops == 1e9
+    assert level.best.compute == pytest.approx(8.5e8)

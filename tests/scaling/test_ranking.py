@@ -90,6 +90,16 @@ def test_difference_is_taken_at_the_rung_the_structure_reached(run):
     assert entry.verdict == "better"
 
 
+def test_a_structure_that_went_on_is_compared_where_it_ended(run):
+    results = [run("dense", 0.8, seed=s) for s in range(3)] + [run("monarch", 0.7, seed=s) for s in range(3)]
+    for text, loss in (("dense", 0.2), ("monarch", 0.3)):
+        results += [run(text, loss, rung=1, flops=1e10, seed=s) for s in range(3)]
+    entry = rank_candidates(results, DENSE).entry_of(parse_structure("monarch"))
+    assert entry is not None
+    assert entry.difference == pytest.approx(0.1)
+    assert entry.verdict == "worse"
+
+
 def test_equal_structures_are_rarely_called_different(run):
     source, wrong, repetitions = random.Random(2), 0, 400
     for _ in range(repetitions):

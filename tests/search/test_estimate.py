@@ -92,3 +92,12 @@ def test_a_study_without_a_finite_step_has_no_time(monkeypatch: pytest.MonkeyPat
     found = estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), 1)
     assert math.isnan(found.seconds)
     assert found.to_json()["seconds"] is None
+
+
+def test_runs_without_balance_loss_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for every mixture of experts, in the last rung."""
+    changes = {"structures": ["btt-moe:experts=4,top=2"], "widths": [16], "ablate_balance": True, "budget_flops": 1e9}
+    spec = StudySpec.model_validate(SPEC.model_dump() | changes)
+    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
+    first, last = estimate_study(spec, spec.candidates(), open_task("teacher", SETTINGS), 1).rungs
+    assert (first.runs, last.runs) == (2 * 3, 2 * 3 + 1)
