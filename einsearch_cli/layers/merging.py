@@ -70,6 +70,7 @@ def merged(model: nn.Module) -> Iterator[None]:
     At the end every layer is as before: unmerged, unless `merge` or another open context asked for
     it. Where merging ended inside the context, it stays ended.
 
+    >>> import torch
     >>> layer, x = EinsumLinear(16, 16, "btt:r=2"), torch.randn(3, 16)
     >>> with merged(layer), torch.no_grad():
     ...     y = layer(x)

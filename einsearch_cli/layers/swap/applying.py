@@ -39,8 +39,8 @@ def swap_linear(
     layer that a list or another plain Python object holds is out of reach and named; one that such an
     object holds besides the model stays, since code that reads it there would go on with the dense layer.
 
-    Code that reads `layer.weight` and does not call the layer gets the dense
-    matrix, formed anew each time: right, but dearer than a dense layer.
+    Code that reads `layer.weight` and does not call the layer gets the dense matrix, formed at each
+    access: right, but slower than a dense layer. Code that writes there gets a LayerError.
 
     Args:
         model: any module that is not itself a linear layer.
