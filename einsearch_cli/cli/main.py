@@ -72,7 +72,8 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     except TyperException as error:
         context = getattr(error, "ctx", None)
-        console.error(error.format_message(), f"{context.command_path if context else 'einsearch'} --help")
+        message = error.format_message().replace("Value error, ", "")  # of the library that reads options
+        console.error(message, f"{context.command_path if context else 'einsearch'} --help")
         return Exit.BAD_INPUT
     except OSError as error:
         _show(show_traceback)

@@ -17,7 +17,7 @@ from einsearch_cli.cli.environment import environment
 from einsearch_cli.cli.formats import Format
 from einsearch_cli.cli.machines import WORKER_BYTES, refuse_too_many
 from einsearch_cli.cli.number_options import real_option, whole_list, whole_option, whole_parser
-from einsearch_cli.errors import Exit
+from einsearch_cli.errors import Exit, SpecError
 
 if TYPE_CHECKING:
     from einsearch_cli.data import AnyTask
@@ -118,6 +118,8 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
     data: dict[str, Any] = {"structures": [], "files": [], **overrides}
     for word in words:
         kind, _, rest = word.partition(":")
+        if kind == "grid" and "space" in data:
+            raise SpecError(f"{word[:40]} stands beside another grid: a study has one", remedy=f"keep one, {word[:40]}")
         if kind == "grid":
             data["space"] = {"grid": whole_parser("grid:", 1, 24, example=2)(rest)}
         elif is_structure_file(word):
@@ -212,13 +214,14 @@ class _Session:
         from einsearch_cli.cli.progress import StudyProgress
         from einsearch_cli.search.engine import LocalProcesses
         from einsearch_cli.search.store import StudyStore
-        from einsearch_cli.search.study import fingerprint, run_study
+        from einsearch_cli.search.study import fingerprint, readable, run_study
         from einsearch_cli.search.worker import WorkerSetup
 
         setup = WorkerSetup(self.spec.task, self.spec.task_settings, self.spec.optimizer.model_dump())
         identity = fingerprint(self.spec, self.structures, self.task)
         try:
-            with StudyStore(self.folder, identity, self.structures) as store:
+            settings = readable(self.spec, self.task, self.structures)
+            with StudyStore(self.folder, identity, self.structures, settings) as store:
                 estimate = self.estimated()
                 console.talk(self.plan(estimate, Format.table))
                 with (

@@ -11,11 +11,11 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import optuna
 import sqlalchemy
@@ -27,12 +27,13 @@ from optuna.trial import TrialState
 from einsearch_cli.errors import StudyError
 from einsearch_cli.files import write_error
 from einsearch_cli.search.trial import Trial, TrialResult
+from einsearch_cli.settings import differences
 from einsearch_cli.structures import LayerSpec
 
 DATABASE = "study.db"
 RESULTS = "results.json"
 """What a study leaves beside its database, made again from it by every call."""
-_RESULT, _FINGERPRINT = "result", "fingerprint"
+_RESULT, _FINGERPRINT, _SETTINGS = "result", "fingerprint", "settings"
 _GOES_ON = "make room and run the same command again: finished runs are kept"
 _WRITABLE = "make it writable and run the same command again: finished runs are kept"
 _REFUSALS = {
@@ -56,13 +57,21 @@ class StudyStore:
 
     Use as a context manager. Raises `StudyError` if another process has the
     folder, if the database is damaged, or if it belongs to another study.
+    `settings` says in words what another study differs in.
     The queue is in memory, as a study can compute it again; the database holds
     every trial that was started, and reading it costs the same for every trial.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, structures: Iterable[LayerSpec]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        structures: Iterable[LayerSpec],
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = folder
         self._fingerprint = fingerprint
+        self._settings = dict(settings or {})
         choices = CategoricalDistribution(tuple(str(structure) for structure in structures))
         self._distributions: dict[str, BaseDistribution] = {**_DISTRIBUTIONS, "structure": choices}
         self._lock = FileLock(folder / ".lock")
@@ -112,13 +121,19 @@ class StudyStore:
 
     def _check_fingerprint(self) -> None:
         known = self._study.user_attrs.get(_FINGERPRINT)
+        before = self._study.user_attrs.get(_SETTINGS)
+        if known is not None and known != self._fingerprint:
+            changed = differences(before, self._settings) if before and self._settings else []
+            listed = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+            raise StudyError(
+                f"{self.folder} holds another study: "
+                + (listed or "its candidates, task, widths, seeds, budget or optimizer differ"),
+                remedy=f"give another --out, or delete {self.folder} to start over",
+            )
         if known is None:
             self._study.set_user_attr(_FINGERPRINT, self._fingerprint)
-        elif known != self._fingerprint:
-            raise StudyError(
-                f"{self.folder} holds another study: its candidates, task, widths, seeds, budget or optimizer differ",
-                remedy=f"give another --out, or delete {self.folder} to start anew",
-            )
+        if before is None and self._settings:
+            self._study.set_user_attr(_SETTINGS, self._settings)
 
     def _recover(self) -> None:
         """Read all results, and settle trials that a killed process left running.

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from einsearch_cli.data import AnyTask
 from einsearch_cli.search.engine import Engine
@@ -38,17 +39,27 @@ FORMAT = 2
 """Rises when the same settings give other results: 2 since the FLOPs of a step leave out the gradient of the samples."""
 
 
-def fingerprint(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask) -> str:
-    """SHA-256 of everything that decides the results of a study."""
+def readable(spec: StudySpec, task: AnyTask, structures: Sequence[LayerSpec]) -> dict[str, Any]:
+    """What decides the results of a study, as plain values: for people who ask what differs between two."""
+    return {
+        **_deciding(spec, structures),
+        "task_settings": task.settings.model_dump(mode="json"),
+        "data": task.data_digest()[:12],
+    }
+
+
+def _deciding(spec: StudySpec, structures: Sequence[LayerSpec]) -> dict[str, Any]:
+    """The settings that decide the results, without those of the task."""
     listed = {"name", "structures", "baselines", "files", "space", "task_settings", "ablate_balance"}
     settings = spec.model_dump(mode="json", exclude=listed)
     if spec.baselines:
         settings["baselines"] = [str(structure) for structure in spec.compared_with()]
-    settings |= {
-        "format": FORMAT,
-        "candidates": [str(structure) for structure in structures],
-        "data": task.fingerprint(),
-    }
+    return settings | {"format": FORMAT, "candidates": [str(structure) for structure in structures]}
+
+
+def fingerprint(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask) -> str:
+    """SHA-256 of everything that decides the results of a study."""
+    settings = {**_deciding(spec, structures), "data": task.fingerprint()}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

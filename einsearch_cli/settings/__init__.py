@@ -1,5 +1,6 @@
 """What users set in files and with options: strict types, and refusals in our own words."""
 
+from einsearch_cli.settings.differences import differences
 from einsearch_cli.settings.model import FolderName, PathSetting, RuleError, Settings, Whole, folder_name
 from einsearch_cli.settings.reading import Given, Origin, SettingError, in_code, in_document, read_settings
 
@@ -12,6 +13,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "Whole",
+    "differences",
     "folder_name",
     "in_code",
     "in_document",

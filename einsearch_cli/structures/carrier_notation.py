@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
@@ -16,6 +17,8 @@ THETA_CARRIERS = tuple(text_of_carriers(c) for c in carrier_classes(2))
 """α β γ δ ε φ ρ of Potapczynski et al. 2024."""
 
 _TERM = re.compile(r"(?P<carriers>[A-Za-z]+)(?P<extent>(?:\^|=).*)?")
+_LOOK_ALIKES = dict(zip("АВСЕНКМОРТХУЅІЈΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABCEHKMOPTXYSIJABEZHIKMNOPTYX", strict=True))
+"""Cyrillic and Greek capitals, then the Latin ones that they look like."""
 _BLOCKS = re.compile(r"(?P<count>[0-9]+) blocks?")
 
 
@@ -32,12 +35,7 @@ def parse_carriers(text: str, *, block_diagonal: bool = False) -> Structure:
     """
     terms: dict[str, str] = {}
     for token in text.split():
-        if foreign := re.search(r"[^\x00-\x7f]", token):
-            raise StructureError(
-                f"{foreign[0]!r} (U+{ord(foreign[0]):04X}), character {foreign.start() + 1} of the term {token[:40]!r}, "
-                "names no tensor: tensors are X, Y and the factors A, B, …",
-                remedy="write terms such as XA^1/2 or XAB=4",
-            )
+        refuse_foreign(token)
         match = _TERM.fullmatch(token)
         if not match:
             raise StructureError(
@@ -52,6 +50,24 @@ def parse_carriers(text: str, *, block_diagonal: bool = False) -> Structure:
             )
         terms[carriers] = (match["extent"] or REST).removeprefix("^")
     return structure_of_terms(terms, block_diagonal=block_diagonal)
+
+
+def refuse_foreign(term: str) -> None:
+    """Refuse a term with a letter that only looks like a tensor's name, such as a Cyrillic А.
+
+    Raises:
+        StructureError: naming the letter, with the Latin one that it looks like.
+    """
+    foreign = re.search(r"[^\x00-\x7f]", term)
+    if foreign is None:
+        return
+    name = unicodedata.name(foreign[0], "")
+    like = _LOOK_ALIKES.get(foreign[0])
+    raise StructureError(
+        f"{foreign[0]!r} (U+{ord(foreign[0]):04X}{f', {name}' if name else ''}), character {foreign.start() + 1} of the "
+        f"term {term[:40]!r}, names no tensor: tensors are X, Y and the factors A, B, … in Latin letters",
+        remedy=f"write the Latin letter {like}" if like else "write terms such as XA^1/2 or XAB=4",
+    )
 
 
 def _is_set(carriers: str) -> bool:
@@ -136,7 +152,13 @@ def parse_theta(text: str) -> Structure:
     >>> print(parse_theta("(0.5|0|0.5|0|0.5|0.5|0)"))
     XA^1/2 XAB^1/2 YB^1/2 YAB^1/2
     """
-    parts = re.split(r"[|,]", text.strip().removeprefix("(").removesuffix(")"))
+    inner = text.strip()
+    if inner.startswith("(") != inner.endswith(")"):
+        raise StructureError(
+            f"{text[:80]!r} has one bracket: a θ vector has both or none",
+            remedy="write for example (0.5|0|0.5|0|0.5|0.5|0)",
+        )
+    parts = re.split(r"[|,]", inner.removeprefix("(").removesuffix(")"))
     if len(parts) != len(THETA_CARRIERS):
         raise StructureError(
             f"{text[:80]!r} has {len(parts)} numbers: a θ vector has seven, (α|β|γ|δ|ε|φ|ρ)",

@@ -17,6 +17,7 @@ from einsearch_cli.structures.structure import Structure
 
 MAX_SYMBOLS = 12
 _MAX_LENGTH = 2000
+_SCIENTIFIC = re.compile(r"\^[-+]?[0-9.]+[eE][-+]?[0-9]+(?=\s|$)", re.ASCII)
 _TERM = re.compile(r"(?P<carriers>[A-Z]+)(?:\^(?P<exponent>.+))?", re.ASCII | re.DOTALL)
 
 
@@ -64,8 +65,11 @@ def has_free_exponents(text: str) -> bool:
 
     >>> has_free_exponents("XA^a XB^(1-a) YA^1"), has_free_exponents("XA XAB=d/4 YB YAB=4")
     (True, False)
+    >>> has_free_exponents("XA^1e-9 XB YA YB")  # a number, which no exponent may be written as
+    False
     """
-    return bool(re.match(r"\s*[A-Z]{2,}(?=[\s^])", text, re.ASCII)) and bool(re.search(r"\^\S*[a-z]|\^\(", text))
+    exponents = _SCIENTIFIC.sub("^0", text)
+    return bool(re.match(r"\s*[A-Z]{2,}(?=[\s^])", text, re.ASCII)) and bool(re.search(r"\^\S*[a-z]|\^\(", exponents))
 
 
 def parse_free_structure(text: str, *, block_diagonal: bool = False) -> FreeStructure:

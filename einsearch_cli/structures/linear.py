@@ -10,6 +10,7 @@ from fractions import Fraction
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.extent import parse_rational
 
+_SCIENTIFIC = re.compile(r"[0-9.]+[eE][-+]?[0-9]+", re.ASCII)
 _TOKEN = re.compile(r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?)|(?P<symbol>[a-z])|(?P<sign>[-+*/()]))", re.ASCII)
 _MAX_DEPTH = 20
 DIMENSION = "d"
@@ -159,6 +160,11 @@ class _Parser:
 
 
 def _tokens(text: str) -> Iterator[str]:
+    if number := _SCIENTIFIC.search(text):
+        raise StructureError(
+            f"{number[0]!r} in {text[:60]!r} may be a number or a multiple of the letter e: it is read as neither",
+            remedy="write a fraction such as 1/1000, or 2*e - 1 for the letter e",
+        )
     position, end = 0, len(text.rstrip())
     while position < end:
         match = _TOKEN.match(text, position)

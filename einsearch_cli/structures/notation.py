@@ -95,7 +95,8 @@ def read_structure(text: str, sizes: dict[str, str] | None = None, *, block_diag
         )
     if "|" in text or re.fullmatch(r"[0-9./,\s()]+", text):
         return NamedStructure(parse_theta(text))
-    if re.fullmatch(r"(?:[A-Z]{2,}|[A-Z]\w*[^\W\x00-\x7f]\w*)(?:[\^=].*)?", text.split()[0]):
+    first = text.split()[0]
+    if re.fullmatch(r"[A-Z]{2,}(?:[\^=].*)?", first) or re.fullmatch(r"[^\W0-9_a-z]{2,}(?:[\^=].*)?", first):
         return NamedStructure(parse_carriers(text, block_diagonal=block_diagonal))
     return NamedStructure(parse_family(text))
 

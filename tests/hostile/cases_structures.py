@@ -99,4 +99,19 @@ LETTERS = (
     refused("classify 'XA^(a+b+c+e) XB YA YB' --rank", "--rank was given"),
     accepted("classify 'XA^(2a) XB YA YB'", "XA^(2*a)"),
 )
-CASES: tuple[Case, ...] = (*CARRIERS, *THETA, *EQUATIONS, *FAMILIES, *EXPERTS, *LETTERS)
+READ_AS_SOMETHING_ELSE = (
+    refused("classify 'XA^1e-9 XB YA YB'", "'1e-9'", "is not an exponent"),
+    refused("classify 'XA^1E3 YA'", "'1E3'", "is not an exponent"),
+    refused("classify 'XA^(1e-9) XB YA YB'", "'1e-9'", "a number or a multiple of the letter e"),
+    refused("classify 'XA^a XB^1e-3 YA YB'", "'1e-3'", "a number or a multiple of the letter e"),
+    refused("classify '(0.5|0|0.5|0|0.5|0.5|0'", "has one bracket"),
+    refused("classify '0.5|0|0.5|0|0.5|0.5|0)'", "has one bracket"),
+    refused("classify 'ХА YA'", "U+0425", "CYRILLIC", "Latin letter X"),
+    refused("classify 'XА=4 YA'", "U+0410", "Latin letter A"),
+    refused("classify 'ΧA YA'", "GREEK CAPITAL LETTER CHI", "Latin letter X"),
+    refused("classify 'X YA'", "'X YA'", never=("x ya",)),
+    refused("classify 4096x11008", "'4096x11008'", never=("try: tucker",)),
+    refused("classify -- -x", "'-x'", never=("try: low-rank",)),
+    refused("classify Monrach", "'Monrach'", "try: monarch"),
+)
+CASES: tuple[Case, ...] = (*READ_AS_SOMETHING_ELSE, *CARRIERS, *THETA, *EQUATIONS, *FAMILIES, *EXPERTS, *LETTERS)

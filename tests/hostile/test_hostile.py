@@ -21,7 +21,7 @@ TABLE = [
     for module in MODULES
     for case in importlib.import_module(f"tests.hostile.{module}").CASES
 ]
-INSIDES = ("Traceback", "unexpected", "report the output")
+INSIDES = ("Traceback", "unexpected", "report the output", "Value error", "Input should", "obeys this rule")
 """Words that no message may contain."""
 
 
@@ -58,3 +58,7 @@ def test_hostile(
     if code == 2:
         assert err.count("error: ") == 1, err
         assert "\n  try: " in err
+
+
+def test_the_table_is_large() -> None:
+    assert len(TABLE) >= 200

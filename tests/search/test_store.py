@@ -265,3 +265,16 @@ def test_results_without_their_database_are_not_replaced(tmp_path: Path, damage:
         (tmp_path / DATABASE).touch()
     with pytest.raises(StudyError, match=rf"study.db is {damage} and results.json beside it holds results"):
         open_store(tmp_path).__enter__()
+
+
+def test_another_study_says_what_differs(tmp_path: Path) -> None:
+    before = {"seeds": 3, "widths": [64, 128], "optimizer": {"beta1": 0.9}, "candidates": ["a", "b"]}
+    now = {**before, "seeds": 5, "optimizer": {"beta1": 0.8}, "candidates": ["a", "c"]}
+    with StudyStore(tmp_path, "f", STRUCTURES, before):
+        pass
+    with pytest.raises(StudyError) as caught, StudyStore(tmp_path, "g", STRUCTURES, now):
+        pass
+    assert caught.value.problem == (
+        f'{tmp_path} holds another study: candidates has lost "b" and gained "c"; optimizer.beta1 was 0.9 and is 0.8; '
+        "seeds was 3 and is 5"
+    )

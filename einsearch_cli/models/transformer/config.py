@@ -139,7 +139,8 @@ class TransformerConfig(Settings):
         for name, size in sizes.items():
             largest = _LARGEST.get(name, _LARGEST_WIDTH)
             if size > largest:
-                raise SizeError(f"{name} {size:,}: at most {largest:,} is possible", remedy=f"give a smaller {name}")
+                shown = f"{size:,}" if size < 10**15 else "over 10^15"
+                raise SizeError(f"{name} {shown}: at most {largest:,} is possible", remedy=f"give a smaller {name}")
 
     def _check_experts(self) -> None:
         if not self.has_expert_networks:

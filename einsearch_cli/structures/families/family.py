@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from einsearch_cli.errors import StructureError
+from einsearch_cli.errors import StructureError, near_name
 from einsearch_cli.structures.extent import Extent, parse_size
 from einsearch_cli.structures.normal_form import MAX_FACTORS
 from einsearch_cli.structures.structure import Structure
@@ -78,14 +77,15 @@ def find_family(name: str) -> Family:
     """The family of that name.
 
     Raises:
-        StructureError: naming the nearest family.
+        StructureError: naming the family that was probably meant, if one is near.
     """
-    if name in FAMILIES:
-        return FAMILIES[name]
-    near = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.0)
+    known = name.lower()
+    if known in FAMILIES:
+        return FAMILIES[known]
+    near = near_name(known, FAMILIES)
     raise StructureError(
-        f"no structure or family is named {name[:40]!r}: families are {', '.join(FAMILIES)}",
-        remedy=f"{near[0]}, or carrier sets such as XA^1/2 XAB^1/2 YB^1/2 YAB^1/2",
+        f"no structure or family is named {name[:40]!r}: families are {', '.join(FAMILIES)}, with experts as in btt-moe",
+        remedy=f"{near or 'btt:r=2'}, or carrier sets such as XA^1/2 XAB^1/2 YB^1/2 YAB^1/2",
     )
 
 
@@ -101,7 +101,7 @@ def parse_family(text: str) -> Structure:
     XA^1/3 XAB^1/3 XABC^1/3 YC^1/3 YBC^1/3 YABC^1/3
     """
     name, _, rest = text.strip().partition(":")
-    family = find_family(name.strip().lower())
+    family = find_family(name.strip())
     given = _given(family, rest, text)
     _check_order(family, given, text)
     values = {key: given.get(key, default) for key, default in family.parameters.items()}

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from einsearch_cli.errors import CheckpointError
-from einsearch_cli.training.full.result import differences, refuse_other_run
+from einsearch_cli.settings import differences
+from einsearch_cli.training.full.result import refuse_other_run
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.schedule import warmup_steps
 

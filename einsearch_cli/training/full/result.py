@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from einsearch_cli.errors import CheckpointError
 from einsearch_cli.files import write_atomically
+from einsearch_cli.settings import differences
 
 RESULT: Final = "result.json"
 
@@ -80,19 +81,3 @@ def refuse_other_data(run: Path, before: str, now: str) -> None:
             f"{run} holds a run on other data: the tokens had SHA-256 {before[:12]}…, now {now[:12]}…",
             remedy="restore the data, or give another --out to start over with these",
         )
-
-
-def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """`key was A and is B` for every plain value that differs."""
-    found = []
-    for key in sorted(set(before) | set(now)):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            found.append(f"{prefix}{key} was {_shown(old)} and is {_shown(new)}")
-    return found
-
-
-def _shown(value: object) -> str:
-    return "not given" if value is None else json.dumps(value)[:60]
