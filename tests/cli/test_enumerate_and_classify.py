@@ -325,8 +325,14 @@ def test_structures_and_taxonomy_never_load_torch() -> None:
         (["enumerate", "--min-psi", "2"], "--min-psi '2': ψ is at most 1"),
         (["sample", "--min-psi", ">1"], "--min-psi '>1': ψ is at most 1"),
         (["enumerate", "--max-nu", "<-1"], "--max-nu '<-1' is not a bound: it must be a number from 0 on"),
-        (["classify", "XÀ^1 YA"], "'À' (U+00C0), character 2 of the term 'XÀ^1', names no tensor"),
-        (["classify", "XA^1 YÀ"], "'À' (U+00C0), character 2 of the term 'YÀ', names no tensor"),
+        (
+            ["classify", "XÀ^1 YA"],
+            "'À' (U+00C0, LATIN CAPITAL LETTER A WITH GRAVE), character 2 of the term 'XÀ^1', names no tensor",
+        ),
+        (
+            ["classify", "XA^1 YÀ"],
+            "'À' (U+00C0, LATIN CAPITAL LETTER A WITH GRAVE), character 2 of the term 'YÀ', names no tensor",
+        ),
         (["classify", "ab,acé->bc"], "'é' (U+00E9) in 'ab,acé->bc' is not an index"),
     ],
 )
