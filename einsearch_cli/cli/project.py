@@ -25,6 +25,8 @@ SOURCE is the folder of a run of `einsearch train`, or a safetensors file with w
 of linear layers, NAME.weight of shape (out, in), from any program. Every matrix becomes
 the nearest one of the structure, in the Frobenius norm: by singular value
 decompositions with up to two factors, which is exact, else by alternating least squares.
+The order is that in which the indices of input and output count along the features, slowest
+first: the standard order of the family, or of all orders, if they are few, the nearest.
 
 From a run, --out is a new folder that generate, export and project read. From a file,
 --out is a file in which NAME.factors.A, ... and NAME.gain are in place of NAME.weight;
@@ -116,6 +118,7 @@ def _text(swaps: Sequence[Swap], output: TableFormat) -> str:
             "d_in": swap.in_features,
             "d_out": swap.out_features,
             "relative_error": swap.relative_error,
+            "order": swap.sides,
             "params_before": swap.costs.params_before,
             "params_after": swap.costs.params_after,
         }
@@ -131,6 +134,7 @@ def _text(swaps: Sequence[Swap], output: TableFormat) -> str:
             "d_in": f"{swap.in_features:,}",
             "d_out": f"{swap.out_features:,}",
             "relative error": f"{swap.relative_error:.4f}",
+            "order": swap.sides or "-",
             "params before": f"{swap.costs.params_before:,}",
             "after": f"{swap.costs.params_after:,}",
             "kept": f"{swap.costs.params_after / swap.costs.params_before:.1%}",

@@ -88,12 +88,12 @@ def _report(structure: LayerSpec, dense: Transformer, compressed: Transformer, d
 
 
 def _swap(name: str, layer: EinsumLinear, weight: Tensor) -> Swap:
-    error = project_(layer, weight).relative_error
+    found = project_(layer, weight)
     width_in, width_out = layer.in_features, layer.out_features
     after = layer_costs(layer.structure, width_in, width_out)
     dense = width_in * width_out
     costs = Costs(dense, after.params, 2 * dense, after.flops_per_token)
-    return Swap(name, "Linear", (), None, width_in, width_out, costs, error)
+    return Swap(name, "Linear", (), None, width_in, width_out, costs, found.relative_error, str(layer.order))
 
 
 @dataclass(frozen=True, slots=True)

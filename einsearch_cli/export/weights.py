@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,7 @@ from einsearch_cli.errors import OutputError, SpecError
 from einsearch_cli.export.copies import refuse_guided
 from einsearch_cli.export.placing import place, refuse_existing
 from einsearch_cli.files import draft_folder, sync_folder, write_error
+from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, config_from
 from einsearch_cli.training.full.checkpoint import RunState, save_checkpoint
 
@@ -24,7 +25,7 @@ METADATA: Final = "einsearch"
 
 
 def save_transformer(model: Transformer, path: Path, tokenizer: Tokenizer | None = None) -> None:
-    """Write parameters, config and tokenizer; structured layers as their factors, dense ones as `weight`.
+    """Write parameters, config, tokenizer and orders of features; structured layers as factors, dense ones as `weight`.
 
     Args:
         model: any transformer; `dense_copy(model)` for one without factors.
@@ -39,6 +40,7 @@ def save_transformer(model: Transformer, path: Path, tokenizer: Tokenizer | None
     metadata = {
         "config": model.config.model_dump(mode="json"),
         "tokenizer": None if tokenizer is None else tokenizer.to_json(),
+        "orders": layer_orders(model),
     }
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     place(path, lambda draft: save_file(tensors, draft, {"format": "pt", METADATA: json.dumps(metadata)}))
@@ -63,6 +65,7 @@ def load_transformer(path: Path, device: torch.device | str = "cpu") -> Transfor
         )
     with torch.device("meta"):
         model = Transformer(config_from(document["config"]))
+    set_layer_orders_(model, _orders(document, path))
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
@@ -71,6 +74,16 @@ def load_transformer(path: Path, device: torch.device | str = "cpu") -> Transfor
             remedy="write it again",
         ) from error
     return model.eval()
+
+
+def _orders(document: dict[str, Any], path: Path) -> dict[str, str]:
+    """Orders of features by layer; none in files of versions that did not write them."""
+    orders = document.get("orders", {})
+    if not isinstance(orders, dict) or not all(isinstance(text, str) for text in orders.values()):
+        raise SpecError(
+            f"{path}: orders of features {str(orders)[:80]!r} are not texts by layer", remedy="write it again"
+        )
+    return orders
 
 
 def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> None:
@@ -92,6 +105,7 @@ def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> N
         config=model.config.model_dump(mode="json"),
         tokenizer=None if tokenizer is None else tokenizer.to_json(),
         data_digest="",
+        orders=layer_orders(model),
     )
     tensors = {name: value.detach() for name, value in model.named_parameters()}
     try:

@@ -6,6 +6,7 @@ from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
     from einsearch_cli.layers.einsum_linear import EinsumLinear
+    from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
     from einsearch_cli.layers.guided import (
         SelfGuide,
         SelfGuidedLinear,
@@ -46,6 +47,7 @@ else:
         __name__,
         {
             "einsum_linear": ("EinsumLinear",),
+            "feature_orders": ("layer_orders", "set_layer_orders_"),
             "guided": (
                 "SelfGuide",
                 "SelfGuidedLinear",
@@ -107,12 +109,14 @@ __all__ = [
     "guide_weight",
     "initialise_",
     "kept_weights",
+    "layer_orders",
     "learning_rate_multipliers",
     "merge",
     "merged",
     "plan_for",
     "plan_swaps",
     "project_",
+    "set_layer_orders_",
     "swap_linear",
     "unmerge",
 ]

@@ -21,13 +21,14 @@ from einsearch_cli.layers.contractions.operators import contract_operator, regis
 from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
 from einsearch_cli.layers.contractions.scaled_last import scaled_last
 from einsearch_cli.layers.factors import draw_factors_, new_factors
+from einsearch_cli.layers.feature_orders import OrderedModule, sized_for
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters, check_width
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.plans.machine import profile_for
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import Route, Schedule, Use, dense_route, routes, schedule, stored_plan
 from einsearch_cli.layers.tracing import calls_operators, is_plain, is_plain_type
-from einsearch_cli.structures import Structure, parse_structure
+from einsearch_cli.structures import FeatureOrder, Structure, parse_structure
 
 # Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
 _is_grad_enabled = torch.is_grad_enabled
@@ -36,14 +37,14 @@ _linear, _addmm = functional.linear, torch.addmm
 _num_threads = torch.get_num_threads
 
 
-class EinsumLinear(nn.Module):
+class EinsumLinear(OrderedModule):
     """y = W x + b, where W is the einsum of a structure's factors.
 
     Input (..., in_features), output (..., out_features), for any leading shape.
     Each factor is stored as a batch of matrices, (batch, fan_in, fan_out), and
     meets the activation in one batched matrix product. The order
-    in which features are read as index axes is the layer's own (`plan`), chosen
-    for speed. Where a dimension has no fitting divisors the input is padded
+    in which features are read as index axes is that of the equation if the structure is given as one,
+    else the layer's own, chosen for speed; `order` says another. Where a dimension has no fitting divisors the input is padded
     with zeros and the output is cut.
 
     Stability, from Qiu et al. 2024 (arXiv 2406.06248), and
@@ -58,9 +59,13 @@ class EinsumLinear(nn.Module):
         bias: whether to add a learnable bias, zero at start.
         device: where the parameters live; `meta` allocates nothing.
         dtype: a floating dtype, torch's default one if None.
+        order: which index counts slowest along the features. None: as an equation is written, else `fast`.
+            `fast`: chosen for speed, for layers that are trained from scratch. `standard`: the documented order of
+            the family (`docs/families.md`), so that a Kronecker product is `torch.kron(A, B)`. Or a
+            `FeatureOrder`, or its text, such as `XB,XA/YA,YB`, or the `order` of another layer.
 
     Raises:
-        StructureError: if the text is not a structure.
+        StructureError: if the text is not a structure, or the order one of other indices.
         SizeError: if the structure does not fit the widths, or its parameters
             do not fit the memory of the device.
         LayerError: if the dtype is not a floating one.
@@ -83,6 +88,7 @@ class EinsumLinear(nn.Module):
         bias: bool = True,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        order: FeatureOrder | str | None = None,
     ) -> None:
         super().__init__()
         self._parameters, self._buffers = WithoutWeight(), BuffersWithoutWeight()
@@ -92,7 +98,7 @@ class EinsumLinear(nn.Module):
         self.out_features = out_features
         self.structure = parse_structure(structure) if isinstance(structure, str) else structure
         self._structure_text = str(self.structure)  # which compilers cannot follow, where they show the layer
-        self.sized = self.structure.at(in_features, out_features)
+        self.sized = sized_for(self.structure, in_features, out_features, order)
         check_allocation(self.sized, device, dtype)
         self.plan = stored_plan(self.sized)
         self.factors = new_factors(self.plan, device, dtype)
@@ -283,6 +289,8 @@ class EinsumLinear(nn.Module):
 
         >>> EinsumLinear(64, 64, "monarch")
         EinsumLinear(in_features=64, out_features=64, structure='XA^1/2 XAB^1/2 YB^1/2 YAB^1/2', bias=True)
+        >>> EinsumLinear(64, 64, "dense", order="standard")
+        EinsumLinear(in_features=64, out_features=64, structure='XA^1 YA^1', bias=True, order='XA/YA')
         """
         return f"{type(self).__name__}({self.extra_repr()})" if len(self._modules) == 1 else super().__repr__()
 
@@ -290,7 +298,7 @@ class EinsumLinear(nn.Module):
         """The arguments that made the layer, as `nn.Linear` shows them."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"structure={self._structure_text!r}, bias={self.bias is not None}"
+            f"structure={self._structure_text!r}, bias={self.bias is not None}{self._order_shown()}"
         )
 
     def _infer_merged(self, x: Tensor, merging: Merging) -> Tensor:
@@ -380,6 +388,10 @@ class EinsumLinear(nn.Module):
         self._schedules[has_grad] = machine, found
         return found
 
+    def _order_changed(self) -> None:
+        self._operator_name = register_plan(self.sized, self.plan)
+        self.route = self.route
+
     def _forget_calls(self) -> None:
         """Drop what was decided for earlier calls, without gradients and with them."""
         self._calls: list[LayerCall | None] = [None, None]
@@ -437,6 +449,6 @@ class EinsumLinear(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         route = state["_route"]
         plan = stored_plan(state["sized"])
-        register_plan(state["sized"], plan)
-        super().__setstate__({**state, "plan": plan, "_route": None, "_structure_text": str(state["structure"])})  # type: ignore[no-untyped-call]
+        made = {"plan": plan, "_route": None, "_operator_name": register_plan(state["sized"], plan)}
+        super().__setstate__({**state, **made, "_structure_text": str(state["structure"])})  # type: ignore[no-untyped-call]
         self.route = route

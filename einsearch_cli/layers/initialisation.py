@@ -75,7 +75,7 @@ def _nearest_to_dense(layer: EinsumLinear, std: float) -> None:
         )
     weight = torch.empty(layer.out_features, layer.in_features, device=layer.gain.device, dtype=layer.gain.dtype)
     nn.init.normal_(weight, std=std)
-    factors, _ = nearest_factors(layer, weight.to("cpu", torch.float64))
+    factors, _ = nearest_factors(layer.sized.ordered(layer.order), weight.to("cpu", torch.float64))
     set_factors_(layer, factors)
 
 

@@ -2,7 +2,8 @@
 
 from einsearch_cli.structures.carrier_notation import THETA_CARRIERS, structure_of_terms, theta_of, theta_text
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.families import FAMILIES, Family, family_of, family_text
+from einsearch_cli.structures.families import FAMILIES, Family, family_of, family_text, standard_order
+from einsearch_cli.structures.feature_order import FeatureOrder
 from einsearch_cli.structures.moe import (
     LayerSpec,
     MixtureOfExperts,
@@ -28,6 +29,7 @@ __all__ = [
     "THETA_CARRIERS",
     "Extent",
     "Family",
+    "FeatureOrder",
     "LayerSpec",
     "MixtureOfExperts",
     "NamedStructure",
@@ -47,6 +49,7 @@ __all__ = [
     "read_structure_file",
     "read_structure_lines",
     "short_text",
+    "standard_order",
     "structure_of_entry",
     "structure_of_terms",
     "theta_of",

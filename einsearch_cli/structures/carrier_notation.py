@@ -9,10 +9,14 @@ from fractions import Fraction
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.extent import Extent, parse_rational, parse_size
+from einsearch_cli.structures.feature_order import FeatureOrder
 from einsearch_cli.structures.normal_form import carrier_classes, text_of_carriers
 from einsearch_cli.structures.structure import Structure
 
 REST = "rest"
+ORDER = "order"
+"""The term that says in which order features are counted."""
+_ORDER = f"{ORDER}:"
 THETA_CARRIERS = tuple(text_of_carriers(c) for c in carrier_classes(2))
 """α β γ δ ε φ ρ of Potapczynski et al. 2024."""
 
@@ -25,7 +29,8 @@ _BLOCKS = re.compile(r"(?P<count>[0-9]+) blocks?")
 def parse_carriers(text: str, *, block_diagonal: bool = False) -> Structure:
     """Read `XA^1/2 XAB=4 YB YAB=4`; input and output indices left bare share the rest.
 
-    With `block_diagonal` also indices that X and Y share, such as `XYA^1/2`.
+    With `block_diagonal` also indices that X and Y share, such as `XYA^1/2`. A last term such as
+    `order:XB,XA/YA,YB` says which index of input and output counts slowest.
 
     Raises:
         StructureError: naming the term that cannot be read.
@@ -35,6 +40,9 @@ def parse_carriers(text: str, *, block_diagonal: bool = False) -> Structure:
     """
     terms: dict[str, str] = {}
     for token in text.split():
+        if token.startswith(_ORDER) and ORDER not in terms:
+            terms[ORDER] = token.removeprefix(_ORDER)
+            continue
         refuse_foreign(token)
         match = _TERM.fullmatch(token)
         if not match:
@@ -75,11 +83,13 @@ def _is_set(carriers: str) -> bool:
 
 
 def structure_of_terms(terms: Mapping[str, str], *, block_diagonal: bool = False) -> Structure:
-    """A structure from carrier set → exponent text, `=size`, `4 blocks` or `rest`."""
+    """A structure from carrier set → exponent text, `=size`, `4 blocks` or `rest`; `order` → an order of features."""
+    terms = dict(terms)
+    order = None if (text := terms.pop(ORDER, None)) is None else FeatureOrder.of_text(text)
     whole = " ".join(f"{carriers}={text}" for carriers, text in terms.items())
     extents = {c: parse_extent(text, f"{c} {text}") for c, text in terms.items() if text != REST}
     filled = share_rest(extents, [c for c, text in terms.items() if text == REST], whole)
-    return Structure.of(filled, block_diagonal=block_diagonal)
+    return Structure.of(filled, block_diagonal=block_diagonal, order=order)
 
 
 def parse_extent(text: str, where: str) -> Extent:

@@ -11,6 +11,7 @@ from fractions import Fraction
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.carrier_notation import REST, share_rest
 from einsearch_cli.structures.extent import ONE, Extent, parse_size
+from einsearch_cli.structures.feature_order import FeatureOrder
 from einsearch_cli.structures.normal_form import FACTOR_LETTERS, text_of_carriers
 from einsearch_cli.structures.sizes import MAX_DIMENSION
 from einsearch_cli.structures.structure import Structure
@@ -33,8 +34,9 @@ def parse_einsum(text: str, sizes: Mapping[str, str] | None = None, *, block_dia
     """Read `'bgn,gnr,gro->bo; g=4, n=256, r=128, o=1024'`; the sizes may also come apart.
 
     The first operand is the input, the last the output; letters that both
-    carry and no factor does are the batch; with `block_diagonal`, they are indices
-    if they have a size. A size is a whole number, `d^1/2`,
+    carry and no factor does are the batch, which stands in front; with `block_diagonal`, they are
+    indices if they have a size. The other letters of input and output are the order of the features
+    (`Structure.order`), the first one slowest. A size is a whole number, `d^1/2`,
     `d/4` or `rest`. If all of them are whole numbers they fix d_in and d_out,
     and a size that is exactly d^(1/2), d^(1/3), d^(1/4) or a multiple of these
     exponents is read as that power, so that the structure can be scaled; the
@@ -54,10 +56,11 @@ def parse_einsum(text: str, sizes: Mapping[str, str] | None = None, *, block_dia
     given = {**_parse_sizes(size_text, text), **{k: v.strip() for k, v in (sizes or {}).items()}}
     carriers = _carriers_of_letters(*operands, set(given) if block_diagonal else set())
     _check_letters(carriers, given, equation)
+    _check_batch(operands[0], operands[-1], carriers, equation)
+    order = _order(operands[0], operands[-1], carriers)
     if all(re.fullmatch(r"[0-9]+", given[letter]) for letter in carriers):
-        return _from_whole_sizes(
-            carriers, {letter: int(given[letter]) for letter in carriers}, equation, block_diagonal
-        )
+        sizes_of = {letter: int(given[letter]) for letter in carriers}
+        return _from_whole_sizes(carriers, sizes_of, equation, block_diagonal, order)
     extents: dict[str, Extent] = {}
     bare: list[str] = []
     for letter, text_of_size in given.items():
@@ -72,14 +75,14 @@ def parse_einsum(text: str, sizes: Mapping[str, str] | None = None, *, block_dia
             remedy="merge the two letters, or give both a size",
         )
     shared = share_rest(extents, dict.fromkeys(bare), equation)
-    return EinsumSpec(Structure.of(shared, block_diagonal=block_diagonal), None, None)
+    return EinsumSpec(Structure.of(shared, block_diagonal=block_diagonal, order=order), None, None)
 
 
 def einsum_text(structure: Structure, equation: str, letters: Mapping[str, str]) -> str:
     """An equation with sizes that reads back to this structure."""
     sizes = ", ".join(f"{letters[carriers]}={extent.size_text}" for carriers, extent in structure.indices)
     text = f"{equation}; {sizes}"
-    if parse_einsum(text, block_diagonal=structure.is_block_diagonal).structure == structure:
+    if parse_einsum(text, block_diagonal=structure.is_block_diagonal).structure.unordered == structure.unordered:
         return text
     return f"{equation}; " + sizes.replace("=d,", f"={REST},")
 
@@ -115,8 +118,8 @@ def _operands(equation: str) -> tuple[str, list[str], str]:
             remedy="write for example 'bgn,gnr,gro->bo'",
         )
     left, output = equation.split("->")
-    operands = [part.replace("...", "") for part in left.split(",")]
-    output = output.replace("...", "")
+    operands = [part.removeprefix("...") for part in left.split(",")]
+    output = output.removeprefix("...")
     for operand in [*operands, output]:
         repeated = next((letter for letter in operand if operand.count(letter) > 1 or letter == "."), None)
         if repeated or not operand:
@@ -151,6 +154,26 @@ def _carriers_of_letters(x: str, factors: list[str], y: str, shared: set[str]) -
     return carriers
 
 
+def _check_batch(x: str, y: str, carriers: Mapping[str, str], equation: str) -> None:
+    """Features lie behind the batch, whose letters stand in one order in input and output."""
+    in_x, in_y = ("".join(letter for letter in side if letter not in carriers) for side in (x, y))
+    if in_x != in_y or not x.startswith(in_x) or not y.startswith(in_y):
+        raise StructureError(
+            f"{equation[:80]!r} has the batch letters {in_x} in the input {x!r} and {in_y} in the output {y!r}: "
+            "they must stand in front and in the same order in both",
+            remedy=f"write {in_x} in front of the other letters of input and output, or ... in their place",
+        )
+
+
+def _order(x: str, y: str, carriers: Mapping[str, str]) -> FeatureOrder:
+    """The letters of input and output as names of indices; of several letters of one index each is a part of it."""
+    names: dict[str, str] = {}
+    for letter in (letter for letter in dict.fromkeys(x + y) if letter in carriers):
+        names[letter] = carriers[letter] + "'" * sum(carriers[letter] == carriers[other] for other in names)
+    inputs, outputs = (tuple(names[letter] for letter in side if letter in names) for side in (x, y))
+    return FeatureOrder(inputs, outputs)
+
+
 def _check_letters(carriers: Mapping[str, str], sizes: Mapping[str, str], equation: str) -> None:
     if unknown := sorted(set(sizes) - set(carriers)):
         raise StructureError(
@@ -165,7 +188,11 @@ def _check_letters(carriers: Mapping[str, str], sizes: Mapping[str, str], equati
 
 
 def _from_whole_sizes(
-    carriers: Mapping[str, str], sizes: Mapping[str, int], equation: str, block_diagonal: bool
+    carriers: Mapping[str, str],
+    sizes: Mapping[str, int],
+    equation: str,
+    block_diagonal: bool,
+    order: FeatureOrder,
 ) -> EinsumSpec:
     merged: dict[str, int] = {}
     for letter, size in sizes.items():
@@ -184,7 +211,7 @@ def _from_whole_sizes(
     )
     for tensor, d in dims.items():
         extents |= _side_extents({c: size for c, size in merged.items() if tensor in c}, d, as_powers)
-    return EinsumSpec(Structure.of(extents, block_diagonal=block_diagonal), dims["X"], dims["Y"])
+    return EinsumSpec(Structure.of(extents, block_diagonal=block_diagonal, order=order), dims["X"], dims["Y"])
 
 
 def _side_extents(sizes: Mapping[str, int], d: int, as_powers: bool) -> dict[str, Extent]:

@@ -12,28 +12,30 @@ where trying all 5,040 orders takes seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.normal_form import FACTOR_LETTERS, Carriers, Extents, factors_of
+from einsearch_cli.structures.normal_form import FACTOR_LETTERS, Carriers, Extents
 
 Order = tuple[int, ...]
 """Numbers of the factors, the one that is met first in front."""
 
 
-def name_factors(extents: Extents) -> Extents:
-    """The same carrier sets with the factors renamed.
+def new_names(extents: Mapping[Carriers, Extent], factors: Sequence[str]) -> dict[str, str]:
+    """New name of every tensor; of factors that could change places, the one given first has the first name.
 
-    >>> power = Extent.power
-    >>> named = name_factors({frozenset("XC"): power(1), frozenset("CA"): power(1), frozenset("YA"): power(1)})
-    >>> sorted("".join(sorted(carriers)) for carriers in named)
-    ['AB', 'AX', 'BY']
+    >>> one = Extent.power(1)
+    >>> new_names({frozenset("XC"): one, frozenset("CA"): one, frozenset("YA"): one}, "AC")
+    {'C': 'A', 'A': 'B', 'X': 'X', 'Y': 'Y'}
     """
-    factors = factors_of(extents)
     order = _Naming(extents, tuple(factors)).best_order()
-    names = {factors[number]: FACTOR_LETTERS[place] for place, number in enumerate(order)} | {"X": "X", "Y": "Y"}
+    return {factors[number]: FACTOR_LETTERS[place] for place, number in enumerate(order)} | {"X": "X", "Y": "Y"}
+
+
+def renamed(extents: Mapping[Carriers, Extent], names: Mapping[str, str]) -> Extents:
+    """The same carrier sets with other names of the tensors."""
     return {frozenset(names[tensor] for tensor in carriers): extent for carriers, extent in extents.items()}
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
-from einsearch_cli.errors import SizeError
+from einsearch_cli.errors import SizeError, StructureError
 from einsearch_cli.structures.cut_bounds import cut_bound, path_bound
+from einsearch_cli.structures.families.recognition import standard_order
+from einsearch_cli.structures.feature_order import FeatureOrder, check_sides
 from einsearch_cli.structures.side_sizes import nearest_sides
 from einsearch_cli.structures.structure import Structure
 
@@ -28,7 +31,7 @@ class SizedStructure:
     >>> from einsearch_cli.structures import parse_structure
     >>> sized = parse_structure("monarch").at(768, 768)
     >>> sized.einsum, sized.sizes
-    ('...ab,abd,bcd->...cd', (('XA', 24), ('XAB', 32), ('YB', 32), ('YAB', 24)))
+    ('...ba,abd,bcd->...cd', (('XA', 24), ('XAB', 32), ('YB', 32), ('YAB', 24)))
     """
 
     structure: Structure
@@ -38,6 +41,45 @@ class SizedStructure:
     padded_out: int
     sizes: tuple[tuple[str, int], ...]
     """Carrier set and size, in the order of `structure.indices`."""
+    order: FeatureOrder | None = None
+    """In which order features are read and written, indices of size 1 left out; None leaves it to the layer."""
+
+    def __setstate__(self, state: list[Any]) -> None:
+        """Pickles of versions without `order` leave it open."""
+        for name, value in zip(self.__slots__, (*state, None), strict=False):
+            object.__setattr__(self, name, value)
+
+    def ordered(self, order: FeatureOrder | None) -> SizedStructure:
+        """The same sizes with features in this order.
+
+        Raises:
+            StructureError: if the order is one of other indices.
+        """
+        if order is None:
+            return self if self.order is None else replace(self, order=None)
+        size_of = dict(self.sizes)
+
+        def index_of(name: str) -> str | None:
+            carriers = name.rstrip("'")
+            return None if size_of.get(carriers) == 1 else carriers
+
+        found = order.joined(index_of)
+        check_sides(found, {tensor: self._live(tensor) for tensor in "XY"}, self._text)
+        factors = tuple(tuple(axis for axis in axes if size_of.get(axis) != 1) for axes in order.factors)
+        wanted = [sorted(self._live(factor)) for factor in self.factors]
+        if factors and [sorted(axes) for axes in factors] != wanted:
+            raise StructureError(
+                f"order {str(order)[:80]!r} of {self._text}: the axes of its factors are {wanted}",
+                remedy="leave the axes of the factors out, which leaves them to the layer",
+            )
+        return replace(self, order=replace(found, factors=factors))
+
+    @property
+    def _text(self) -> str:
+        return f"{self.structure} at {self.d_in} × {self.d_out}"
+
+    def _live(self, tensor: str) -> list[str]:
+        return [carriers for carriers in self.carriers_of(tensor) if self.size(carriers) > 1]
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -74,10 +116,23 @@ class SizedStructure:
 
     @property
     def einsum(self) -> str:
-        """The equation: input first, then the factors in order, output last; `...` is the batch."""
+        """The equation: input first, then the factors in order, output last; `...` is the batch.
+
+        Features are in `order`, or in the standard order where that is left open.
+        """
         letters = self.letters
-        operands = ["".join(letters[c] for c in self.carriers_of(t)) for t in ("X", *self.factors, "Y")]
-        return f"...{operands[0]},{','.join(operands[1:-1])}->...{operands[-1]}"
+        tensors = (self.features("X"), *map(self.carriers_of, self.factors), self.features("Y"))
+        x, *factors, y = ("".join(letters[c] for c in axes) for axes in tensors)
+        return f"...{x},{','.join(factors)}->...{y}"
+
+    def features(self, tensor: str) -> tuple[str, ...]:
+        """All indices of X or Y, the slowest first: in `order`, or in the standard order where that is left open.
+
+        Indices of size 1, which an order leaves out, stand in front.
+        """
+        order = standard_order(self.structure) if self.order is None or self.order.is_split else self.order
+        own, side = self.carriers_of(tensor), order.inputs if tensor == "X" else order.outputs
+        return (*(c for c in own if c not in side), *(c for c in side if c in own))
 
     @property
     def padding(self) -> str | None:
@@ -112,8 +167,8 @@ def choose_sizes(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
             raise SizeError(f"{name} = {d}: dimensions must be from 1 to 2^48", remedy=f"choose {name} in that range")
     sides = nearest_sides(structure, d_in, d_out)
     if len(sides) == 1:
-        return _sized(structure, d_in, d_out, sides[0])
-    return _of_largest_rank(structure, d_in, d_out)
+        return _sized(structure, d_in, d_out, sides[0]).ordered(structure.order)
+    return _of_largest_rank(structure, d_in, d_out).ordered(structure.order)
 
 
 def _sized(structure: Structure, d_in: int, d_out: int, sides: Mapping[str, int]) -> SizedStructure:

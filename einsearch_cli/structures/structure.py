@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.extent import ONE, Extent
-from einsearch_cli.structures.factor_names import name_factors
+from einsearch_cli.structures.factor_names import new_names, renamed
+from einsearch_cli.structures.feature_order import FeatureOrder, check_sides
 from einsearch_cli.structures.normal_form import (
     FACTOR_LETTERS,
     MAX_FACTORS,
@@ -35,6 +36,9 @@ class Structure:
     order of meeting the activation), so equal structures are equal objects.
     Build them with `Structure.of`, `parse_structure` or the families.
 
+    What an equation says of the order of the features is part of the structure (`order`): it is
+    another map than that of another order, so another object. All other notations leave the order open.
+
     Source: Potapczynski et al. 2024 (arXiv 2410.02117), "Parameterizing the Space of Einsums", for two
     factors; here for any number of them.
 
@@ -48,28 +52,42 @@ class Structure:
 
     indices: tuple[tuple[str, Extent], ...]
     """Carrier set (input or output first, then factors) and extent, in the order of the θ vector."""
+    order: FeatureOrder | None = None
+    """In which order an equation has written the indices of input and output; None where nothing was said."""
 
     @classmethod
-    def of(cls, extents: Mapping[str, Extent], *, block_diagonal: bool = False) -> Structure:
+    def of(
+        cls, extents: Mapping[str, Extent], *, block_diagonal: bool = False, order: FeatureOrder | None = None
+    ) -> Structure:
         """The structure with these carrier sets, checked and brought to normal form.
 
         Args:
             extents: carrier sets and the extent of their index.
             block_diagonal: whether an index may be carried by both X and Y.
+            order: of the features, in the same carrier sets; None leaves it open.
 
         Raises:
-            StructureError: for a carrier set that no structure can have, or
-                input or output indices that do not fill the dimension.
+            StructureError: for a carrier set that no structure can have,
+                input or output indices that do not fill the dimension, or an order of other indices.
         """
-        reduced = reduce(_checked(extents, block_diagonal))
+        checked = _checked(extents, block_diagonal)
+        if order is not None:
+            _check_order(order, checked, _whole(extents))
+        reduced = reduce(checked)
         _check_factors_left(factors_of(reduced), extents)
-        return cls.in_normal_form(name_factors(reduced))
+        names = new_names(reduced, _first_met(factors_of(reduced), order))
+        return cls.in_normal_form(renamed(reduced, names), _renamed_order(order, reduced, names))
 
     @classmethod
-    def in_normal_form(cls, extents: Extents) -> Structure:
+    def in_normal_form(cls, extents: Extents, order: FeatureOrder | None = None) -> Structure:
         """Wrap extents that are known to be in normal form already."""
         classes = carrier_classes(len(factors_of(extents)), block_diagonal=True)
-        return cls(tuple((text_of_carriers(c), extents[c]) for c in classes if c in extents))
+        return cls(tuple((text_of_carriers(c), extents[c]) for c in classes if c in extents), order)
+
+    @property
+    def unordered(self) -> Structure:
+        """The structure without what was said of the order of its features."""
+        return self if self.order is None else replace(self, order=None)
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -97,7 +115,11 @@ class Structure:
         """The structure of the transposed matrix: input and output change places."""
         swap = str.maketrans("XY", "YX")
         swapped = {carriers.translate(swap): extent for carriers, extent in self.indices}
-        return Structure.of(swapped, block_diagonal=self.is_block_diagonal)
+        order = None
+        if self.order is not None:
+            outputs, inputs = (tuple(name.translate(swap) for name in side) for side in self.order.sides)
+            order = FeatureOrder(inputs, outputs)
+        return Structure.of(swapped, block_diagonal=self.is_block_diagonal, order=order)
 
     def at(self, d_in: int, d_out: int) -> SizedStructure:
         """Choose integer sizes for a d_out × d_in matrix.
@@ -110,14 +132,44 @@ class Structure:
         return choose_sizes(self, d_in, d_out)
 
     def to_json(self) -> dict[str, str]:
-        """Carrier set → `1/2` (exponent) or `=4`, `=1/4*d` (size); `structure_of_terms` reads it back."""
-        return {carriers: extent.text.removeprefix("^") for carriers, extent in self.indices}
+        """Carrier set → `1/2` (exponent) or `=4`, `=1/4*d` (size), and `order`; `structure_of_terms` reads it back."""
+        terms = {carriers: extent.text.removeprefix("^") for carriers, extent in self.indices}
+        return terms if self.order is None else {**terms, "order": str(self.order)}
 
     def __str__(self) -> str:
-        return " ".join(f"{carriers}{extent.text}" for carriers, extent in self.indices)
+        terms = [f"{carriers}{extent.text}" for carriers, extent in self.indices]
+        return " ".join(terms if self.order is None else [*terms, f"order:{self.order}"])
 
     def __repr__(self) -> str:
         return f"parse_structure({str(self)!r})"
+
+    def __setstate__(self, state: list[Any]) -> None:
+        """Pickles of versions without `order` leave it open."""
+        for name, value in zip(("indices", "order"), (*state, None), strict=False):
+            object.__setattr__(self, name, value)
+
+
+def _check_order(order: FeatureOrder, extents: Extents, whole: str) -> None:
+    check_sides(order, {t: [text_of_carriers(c) for c in extents if t in c] for t in "XY"}, repr(whole))
+
+
+def _first_met(factors: list[str], order: FeatureOrder | None) -> list[str]:
+    """The factors as an order meets them, so that equal factors are named alike however they were called."""
+    text = "" if order is None else "".join((*order.inputs, *order.outputs))
+    return sorted(factors, key=lambda factor: (text.find(factor) % (len(text) + 1), factor))
+
+
+def _renamed_order(order: FeatureOrder | None, reduced: Extents, names: Mapping[str, str]) -> FeatureOrder | None:
+    """The order in the names of the normal form; None where there is only one."""
+    if order is None:
+        return None
+
+    def index_of(name: str) -> str | None:
+        carriers = carriers_of_text(name.rstrip("'")) & frozenset(names)
+        return text_of_carriers(frozenset(names[tensor] for tensor in carriers)) if carriers in reduced else None
+
+    found = order.joined(index_of)
+    return None if found.is_only_one else found
 
 
 def _check_factors_left(factors: list[str], extents: Mapping[str, Extent]) -> None:

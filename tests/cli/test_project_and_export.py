@@ -75,22 +75,35 @@ def test_the_table_has_the_error_of_every_layer(einsearch, run, tmp_path) -> Non
         "d_in": 32,
         "d_out": 64,
         "relative_error": pytest.approx(expected.relative_error),
+        "order": "XA,XAB/YB,YAB",
         "params_before": 2048,
         "params_after": 512,
     }
     table = einsearch(*arguments, "table", "--out", tmp_path / "b").out.splitlines()
-    assert table[0].split() == ["layer", "d_in", "d_out", "relative", "error", "params", "before", "after", "kept"]
+    assert table[0].split() == [
+        "layer",
+        "d_in",
+        "d_out",
+        "relative",
+        "error",
+        "order",
+        "params",
+        "before",
+        "after",
+        "kept",
+    ]
     assert table[4].split() == [
         "blocks.1.ffn.up",
         "32",
         "64",
         f"{expected.relative_error:.4f}",
+        "XA,XAB/YB,YAB",
         "2,048",
         "512",
         "25.0%",
     ]
     csv = einsearch(*arguments, "csv", "--out", tmp_path / "c").out
-    assert csv.splitlines()[0] == "layer,d_in,d_out,relative_error,params_before,params_after"
+    assert csv.splitlines()[0] == "layer,d_in,d_out,relative_error,order,params_before,params_after"
 
 
 def test_a_structured_run_is_projected_by_its_merged_matrices(einsearch, tmp_path) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.factor_names import name_factors
-from einsearch_cli.structures.normal_form import Extents, carrier_classes
+from einsearch_cli.structures.factor_names import new_names, renamed
+from einsearch_cli.structures.normal_form import Extents, carrier_classes, factors_of
 from tests.structures.all_orders import named_by_trying_all_orders
 
 SIZES = [
@@ -20,6 +20,10 @@ SIZES = [
     Extent.fixed(2),
     Extent(Fraction(1, 2), Fraction(1)),
 ]
+
+
+def name_factors(extents: Extents) -> Extents:
+    return renamed(extents, new_names(extents, factors_of(extents)))
 
 
 @st.composite

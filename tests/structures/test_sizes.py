@@ -92,7 +92,7 @@ def test_fixed_sizes_that_do_not_fit() -> None:
 def test_the_equation_is_one_that_numpy_reads() -> None:
     sized = parse_structure("btt:r=2").at(12, 20)
     rng = np.random.default_rng(0)
-    shapes = [[sized.size(c) for c in sized.carriers_of(t)] for t in ("X", "A", "B")]
+    shapes = [[sized.size(c) for c in axes] for axes in (sized.features("X"), *map(sized.carriers_of, "AB"))]
     y = np.einsum(sized.einsum, *(rng.normal(size=shape) for shape in shapes))
     assert y.size == 20
 

@@ -102,7 +102,7 @@ def test_no_matrix_has_a_rank_above_the_bound(given_extents: dict[str, Extent], 
     sized = Structure.of(given_extents).at(16, 16)
     rng = np.random.default_rng(seed)
     factors = [rng.normal(size=[sized.size(c) for c in sized.carriers_of(f)]) for f in sized.factors]
-    x_shape = [sized.size(c) for c in sized.carriers_of("X")]
+    x_shape = [sized.size(c) for c in sized.features("X")]
     columns = np.einsum(sized.einsum, np.eye(16).reshape(16, *x_shape), *factors)
     bound, cut = rank_bound(sized)
     assert np.linalg.matrix_rank(columns.reshape(16, 16)) <= bound

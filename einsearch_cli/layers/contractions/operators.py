@@ -31,7 +31,7 @@ _plans: dict[str, Plan] = {}
 
 def register_plan(sized: SizedStructure, plan: Plan) -> str:
     """The name under which the operators find a layer's plan; the same in every process."""
-    name = f"{sized.structure} of {sized.padded_in} to {sized.padded_out}: {sized.sizes}"
+    name = f"{sized.structure} of {sized.padded_in} to {sized.padded_out}: {sized.sizes}, {sized.order or 'fast'}"
     _plans[name] = plan
     return name
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from einsearch_cli.layers.autocast import autocast_dtype, cast
 from einsearch_cli.layers.factors import draw_factors_, new_factors
+from einsearch_cli.layers.feature_orders import OrderedModule, sized_for
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.moe.expert_scales import expert_scales, fast_expert_scales
 from einsearch_cli.layers.moe.grouped import (
@@ -21,10 +22,10 @@ from einsearch_cli.layers.moe.grouped import (
 )
 from einsearch_cli.layers.moe.grouping import Groups
 from einsearch_cli.layers.plans.planner import stored_plan
-from einsearch_cli.structures import Structure
+from einsearch_cli.structures import FeatureOrder, Structure
 
 
-class Experts(nn.Module):
+class Experts(OrderedModule):
     """Many matrices of one structure; each row of the input meets that of its expert.
 
     Factors are stored as (experts, batch, fan_in, fan_out). The index of the expert is one
@@ -38,6 +39,7 @@ class Experts(nn.Module):
         experts: how many there are.
         device: where the parameters live.
         dtype: a floating dtype, torch's default one if None.
+        order: of the features, as of `EinsumLinear`.
 
     Raises:
         SizeError: if the structure does not fit the widths, or the parameters of all
@@ -52,6 +54,7 @@ class Experts(nn.Module):
         experts: int,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        order: FeatureOrder | str | None = None,
     ) -> None:
         super().__init__()
         dtype = dtype or torch.get_default_dtype()
@@ -59,7 +62,7 @@ class Experts(nn.Module):
         self.out_features = out_features
         self.structure = structure
         self.experts = experts
-        self.sized = structure.at(in_features, out_features)
+        self.sized = sized_for(structure, in_features, out_features, order)
         check_allocation(self.sized, device, dtype, copies=experts)
         self.plan = stored_plan(self.sized)
         self.factors = new_factors(self.plan, device, dtype, copies=(experts,))
@@ -127,5 +130,5 @@ class Experts(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"structure={str(self.structure)!r}, experts={self.experts}"
+            f"structure={str(self.structure)!r}, experts={self.experts}{self._order_shown()}"
         )

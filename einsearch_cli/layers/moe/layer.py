@@ -11,7 +11,7 @@ from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group
 from einsearch_cli.layers.moe.routing import Router, Routing
 from einsearch_cli.layers.tracing import is_plain
-from einsearch_cli.structures import MixtureOfExperts, parse_layer
+from einsearch_cli.structures import FeatureOrder, MixtureOfExperts, parse_layer
 
 
 class StructuredMoE(nn.Module):
@@ -33,6 +33,7 @@ class StructuredMoE(nn.Module):
         bias: whether to add a learnable bias, zero at start, whatever the experts are.
         device: where the parameters live; `meta` allocates nothing.
         dtype: a floating dtype, torch's default one if None.
+        order: of the features of all experts, as of `EinsumLinear`.
 
     Raises:
         StructureError: if the text is no mixture of experts.
@@ -58,6 +59,7 @@ class StructuredMoE(nn.Module):
         bias: bool = True,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        order: FeatureOrder | str | None = None,
     ) -> None:
         super().__init__()
         dtype = dtype or torch.get_default_dtype()
@@ -69,7 +71,8 @@ class StructuredMoE(nn.Module):
         else:
             self.register_parameter("bias", None)
         self.router = Router(in_features, self.mixture.experts, self.mixture.top, device, dtype)
-        self.experts = Experts(in_features, out_features, self.mixture.structure, self.mixture.experts, device, dtype)
+        one, count = self.mixture.structure, self.mixture.experts
+        self.experts = Experts(in_features, out_features, one, count, device, dtype, order)
 
     def zero_last_factor_(self) -> None:
         """Make every expert zero by the factor that meets last, for the last layer of a residual block."""

@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice, permutations, product
 
+from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.plans import layout_cost as cost
 from einsearch_cli.layers.plans.lowering import lower
 from einsearch_cli.layers.plans.plan import TOKENS, FactorRole, Plan, factor_roles
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.structures import FeatureOrder, SizedStructure
 
 _MAX_ORDERS = 24
 """Orders of a group that are tried; more arise only with three factors and many indices."""
@@ -54,6 +55,11 @@ class Draft:
         return (*self.batch, *((*self.new, *self.rows) if self.is_feature_major else (*self.rows, *self.new)))
 
     @property
+    def stored(self) -> Memory:
+        """The axes of the stored factor."""
+        return (*(axis for axis in self.batch if axis in self.role.batch), *self.contracted, *self.new)
+
+    @property
     def grad_before(self) -> Memory:
         """The gradient of the activation as it lies in memory."""
         inner = (*self.contracted, *self.rows) if self.grad_is_feature_major else (*self.rows, *self.contracted)
@@ -72,11 +78,15 @@ class _Path:
 def plan_for(
     sized: SizedStructure,
     order: tuple[str, ...],
-    features: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+    features: FeatureOrder | None = None,
 ) -> Plan:
     """The plan for factors, or groups of factors multiplied before, that meet the activation in this order.
 
-    `features` fixes the orders of the input and output axes, which are chosen freely else.
+    `features` fixes the orders of the input and output axes, and perhaps of those of stored factors, which are
+    chosen freely else.
+
+    Raises:
+        LayerError: if no plan stores its factors so.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> plan = plan_for(parse_structure("btt:r=1").at(64, 64), ("A", "B"))
@@ -90,9 +100,15 @@ def plan_for(
     roles = factor_roles(sized, order)
     sizes = {carriers: size for carriers, size in sized.sizes if size > 1}
     sizes[TOKENS] = cost.NOMINAL_TOKENS
-    starts = _input_orders(roles[0], sizes) if features is None else [(TOKENS, *features[0])]
-    end = None if features is None else (TOKENS, *features[1])
-    paths = sorted(_forward_paths(roles, sizes, starts, end), key=lambda path: path.cost_ns)
+    starts = _input_orders(roles[0], sizes) if features is None else [(TOKENS, *features.inputs)]
+    end = None if features is None else (TOKENS, *features.outputs)
+    stored = dict(zip(sized.factors, features.factors, strict=True)) if features and features.factors else {}
+    paths = sorted(_forward_paths(roles, sizes, starts, end, stored), key=lambda path: path.cost_ns)
+    if not paths:
+        raise LayerError(
+            f"order {str(features)[:200]!r}: factors that meet the input as {', '.join(order)} are not stored so",
+            remedy="leave the axes of the factors out, which leaves them to the layer",
+        )
     both = (_with_gradients(path, sizes) for path in paths[:_FINALISTS])
     best = min(both, key=lambda path: path.cost_ns)
     drafts = _plain_gradients(best.drafts, sizes)
@@ -102,13 +118,19 @@ def plan_for(
 
 
 def _forward_paths(
-    roles: Sequence[FactorRole], sizes: Mapping[str, int], starts: Iterable[Memory], end: Memory | None
+    roles: Sequence[FactorRole],
+    sizes: Mapping[str, int],
+    starts: Iterable[Memory],
+    end: Memory | None,
+    stored: Mapping[str, Memory],
 ) -> Iterator[_Path]:
     paths = {start: _Path(0.0, start, (), ()) for start in starts}
     for role in roles:
         found: dict[Memory, _Path] = {}
         for memory, path in paths.items():
             for draft in _drafts(memory, role, sizes):
+                if stored.get(role.factor, draft.stored) != draft.stored:
+                    continue
                 total_ns = path.cost_ns + _forward_ns(draft, sizes)
                 if draft.after not in found or total_ns < found[draft.after].cost_ns:
                     found[draft.after] = _Path(total_ns, path.start, (*path.drafts, draft), ())

@@ -16,6 +16,7 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import permutations
 
+from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.plans.cost_model import (
     inference_bytes,
     inference_ns,
@@ -29,7 +30,7 @@ from einsearch_cli.layers.plans.machine import MachineProfile
 from einsearch_cli.layers.plans.merging import merging_macs
 from einsearch_cli.layers.plans.plan import Plan, factor_roles
 from einsearch_cli.layers.plans.two_cores import is_fused
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.structures import FeatureOrder, SizedStructure
 from einsearch_cli.taxonomy import meeting_order
 
 _MAX_GROUPED = 4
@@ -106,8 +107,18 @@ class Schedule:
 
 
 def stored_plan(sized: SizedStructure) -> Plan:
-    """The plan that fixes the orders of features and in which layers store their factors."""
-    return plan_for(sized, meeting_order(sized))
+    """The plan that fixes the orders of features and in which layers store their factors.
+
+    Raises:
+        LayerError: if the order of the sized structure is none that a layer can read.
+    """
+    if sized.order is not None and sized.order.is_split:
+        raise LayerError(
+            f"{sized.structure}: letters of one index of the equation, {sized.order}, do not stand side by side in the "
+            "same order in input and output",
+            remedy="write them next to each other, as one letter, and permute the features before or after the layer",
+        )
+    return plan_for(sized, meeting_order(sized), sized.order)
 
 
 @lru_cache(maxsize=1024)
@@ -121,7 +132,7 @@ def routes(sized: SizedStructure) -> tuple[Route, ...]:
     ['((xA)C)B', 'x(ABC)', '(xA)(BC)', '(xB)(AC)']
     """
     own = stored_plan(sized)
-    features = own.input_order, own.output_order
+    features = FeatureOrder(own.input_order, own.output_order)
     found = [Route(_text(own), own, own.flops_per_token, 0)]
     dense_macs = sized.padded_in * sized.padded_out
     for groups in _partitions(sized.factors):

@@ -28,7 +28,8 @@ def swap_linear(
     Replaced are `nn.Linear`, the `Conv1D` of transformers, and the four
     projections of `nn.MultiheadAttention`. The new layers start anew, to be trained
     from scratch, or with `project` from the nearest matrix to the old weight (see
-    `project_`) and the old bias, to compress a trained model. Make the optimizer
+    `project_`) and the old bias, to compress a trained model. The report holds the order
+    in which every new layer counts its features. Make the optimizer
     after the swap. Device, dtype, training mode, `requires_grad` and the presence
     of a bias are kept. Tied weights stay tied: a module held twice is converted
     once, and linear layers that share a weight become layers that share factors.
@@ -136,8 +137,8 @@ def _check_projection(plan: SwapReport, sites: dict[str, Site]) -> None:
 
 
 def _check_layers_can_be_built(plan: SwapReport) -> None:
-    for width_in, width_out in {(swap.in_features, swap.out_features) for swap in plan.replaced}:
-        _new_layer(width_in, width_out, plan.structure, bias=False, device="meta")
+    for swap in {(swap.in_features, swap.out_features, swap.order): swap for swap in plan.replaced}.values():
+        _new_layer(swap, plan.structure, bias=False, device="meta")
 
 
 def _check_memory(model: nn.Module, plan: SwapReport, sites: dict[str, Site]) -> None:
@@ -172,7 +173,9 @@ def _replace_all(model: nn.Module, plan: SwapReport, project: bool) -> tuple[Swa
         new = news[swap.name] = _converted(old, swap, plan.structure)
         if swap.tied_to is not None:
             _share_matrix(news[swap.tied_to], new)
-        done.append(replace(swap, relative_error=_keep(old, swap, new)) if project else swap)
+        error = _keep(old, swap, new) if project else swap.relative_error
+        ordered = new.experts if isinstance(new, StructuredMoE) else new
+        done.append(replace(swap, relative_error=error, order=str(ordered.order)))
         old_bias = old._parameters["bias"]
         if old_bias is not None and isinstance(new.bias, nn.Parameter):
             new.bias = biases.setdefault(old_bias, new.bias)
@@ -194,24 +197,20 @@ def _keep(old: nn.Module, swap: Swap, new: nn.Module) -> float | None:
 
 
 def _new_layer(
-    in_features: int,
-    out_features: int,
-    structure: LayerSpec,
-    bias: bool,
-    device: torch.device | str,
-    dtype: torch.dtype | None = None,
+    swap: Swap, structure: LayerSpec, bias: bool, device: torch.device | str, dtype: torch.dtype | None = None
 ) -> EinsumLinear | StructuredMoE:
     if isinstance(structure, MixtureOfExperts):
-        return StructuredMoE(in_features, out_features, structure, bias, device, dtype)
-    return EinsumLinear(in_features, out_features, structure, bias, device, dtype)
+        return StructuredMoE(swap.in_features, swap.out_features, structure, bias, device, dtype, swap.order)
+    return EinsumLinear(swap.in_features, swap.out_features, structure, bias, device, dtype, swap.order)
 
 
-def _share_matrix(first: nn.Module, second: nn.Module) -> None:
+def _share_matrix(first: EinsumLinear | StructuredMoE, second: EinsumLinear | StructuredMoE) -> None:
     """Give the second layer everything of the first but its bias, where the dense weights were tied."""
     for name, child in first.named_children():
         setattr(second, name, child)
-    if isinstance(first, EinsumLinear):
+    if isinstance(first, EinsumLinear) and isinstance(second, EinsumLinear):
         second.gain = first.gain
+        second.order = first.order
 
 
 def _split_attention(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -230,7 +229,7 @@ def _put(model: nn.Module, names: tuple[str, ...], new: nn.Module) -> None:
 def _converted(old: nn.Module, swap: Swap, structure: LayerSpec) -> EinsumLinear | StructuredMoE:
     weight, bias = old._parameters["weight"], old._parameters["bias"]
     assert weight is not None
-    new = _new_layer(swap.in_features, swap.out_features, structure, bias is not None, weight.device, weight.dtype)
+    new = _new_layer(swap, structure, bias is not None, weight.device, weight.dtype)
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(bias.requires_grad if name == "bias" and bias is not None else weight.requires_grad)
     return new.train(old.training)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from einsearch_cli.structures import LayerSpec, layer_of_json
+from einsearch_cli.structures import FeatureOrder, LayerSpec, layer_of_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,24 @@ class Swap:
     """Of this layer, bias and gain left out; of experts all parameters, and the FLOPs of those that a token uses."""
     relative_error: float | None = None
     """‖W − structured W‖ / ‖W‖ (Frobenius) where the old weight was projected; None where the layer starts anew."""
+    order: str | None = None
+    """Order of the features of the new layer, as text of a `FeatureOrder`; None in plans, which leave it open, and in
+    reports of versions that did not write it."""
 
     def __str__(self) -> str:
         also = "".join(f", also {alias}" for alias in self.aliases)
         tied = f", factors shared with {self.tied_to}" if self.tied_to else ""
         error = "" if self.relative_error is None else f", relative error {self.relative_error:.4f}"
+        if error and (order := self.sides):
+            error += f", order {order}"
         widths = f"{self.in_features} -> {self.out_features}"
         return f"{self.name}{also}  {widths}: {self.costs}{error}{tied}{self._warning()}"
+
+    @property
+    def sides(self) -> str:
+        """The order of the features, such as `XA,XB/YA,YB`; empty where it is not known, or the only one there is."""
+        order = None if self.order is None else FeatureOrder.of_text(self.order)
+        return "" if order is None or order.is_only_one else str(FeatureOrder(*order.sides))
 
     @property
     def grows(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from einsearch_cli.structures.families.family import (
     register,
     usage,
 )
-from einsearch_cli.structures.families.recognition import family_of, family_text
+from einsearch_cli.structures.families.recognition import family_of, family_text, standard_order
 from einsearch_cli.structures.families.two_factors import BLOCK_DENSE, BLOCK_SHUFFLE, DENSE, LOW_RANK
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "find_family",
     "parse_family",
     "register",
+    "standard_order",
     "usage",
 ]
 

@@ -57,7 +57,7 @@ def _btt(values: Values) -> dict[str, Extent]:
     bonds = _chain(letters, values.get("r", ONE))
     if n == 2:
         blocks = values["blocks"]
-        return {"XA": D / blocks, "XAB": blocks, "YB": D / blocks, "YAB": blocks, **bonds}
+        return {"XA": D / blocks, "XAB": blocks, "YAB": blocks, "YB": D / blocks, **bonds}
     inputs = {"X" + letters[: t + 1]: _axis(n) for t in range(n)}
     outputs = {"Y" + letters[t:]: _axis(n) for t in range(n)}
     return inputs | outputs | bonds
@@ -126,6 +126,7 @@ MONARCH = Family(
     factors=lambda n: n,
     by_carriers=True,
     pairs_only=frozenset({"blocks"}),
+    counts_back=True,
 )
 BTT = Family(
     name="btt",
@@ -138,6 +139,7 @@ BTT = Family(
     factors=lambda n: n,
     by_carriers=True,
     pairs_only=frozenset({"blocks"}),
+    counts_back=True,
 )
 KHATRI_RAO = Family(
     name="khatri-rao",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 from einsearch_cli.errors import StructureError, near_name
 from einsearch_cli.structures.extent import Extent, parse_size
+from einsearch_cli.structures.feature_order import FeatureOrder
 from einsearch_cli.structures.normal_form import MAX_FACTORS
 from einsearch_cli.structures.structure import Structure
 
@@ -52,6 +53,8 @@ class Family:
     """Whether every structure with these carrier sets is a member, whatever the sizes of its indices."""
     pairs_only: frozenset[str] = frozenset()
     """Parameters that exist at order 2 alone."""
+    counts_back: bool = False
+    """Whether features count through the axes from the last to the first, as blocks on a diagonal have to be counted."""
 
     @property
     def has_orders(self) -> bool:
@@ -62,6 +65,14 @@ class Family:
         """The order n at which the family has this many factors, or None."""
         orders = range(1, factors + 1) if self.has_orders else (2,)
         return next((n for n in orders if self.factors(n) == factors), None)
+
+    def standard_order(self, indices: Iterable[str]) -> FeatureOrder:
+        """The order of features for indices as `build` lists them: row-major, the first one slowest."""
+        listed = list(indices)
+        if self.counts_back:
+            listed.reverse()
+        inputs, outputs = (tuple(c for c in listed if tensor in c) for tensor in "XY")
+        return FeatureOrder(inputs, outputs)
 
 
 FAMILIES: dict[str, Family] = {}

@@ -7,7 +7,8 @@ from functools import lru_cache
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.families.family import FAMILIES, ORDER, Family
-from einsearch_cli.structures.normal_form import FACTOR_LETTERS, D, factors_of
+from einsearch_cli.structures.feature_order import FeatureOrder
+from einsearch_cli.structures.normal_form import FACTOR_LETTERS, D, factors_of, text_of_carriers
 from einsearch_cli.structures.structure import Structure
 
 GENERIC = "generic"
@@ -15,12 +16,14 @@ _Pattern = frozenset[frozenset[str]]
 
 
 def family_text(structure: Structure) -> str | None:
-    """The shortest family text that reads back to this structure, or None.
+    """The shortest family text that reads back to this structure, or None; no family says an order of features.
 
     >>> from einsearch_cli.structures.families import parse_family
     >>> family_text(parse_family("btt:r=2,blocks=d^1/2")), family_text(parse_family("btt:n=3,r=2"))
     ('btt:r=2', 'btt:n=3,r=2')
     """
+    if structure.order is not None:
+        return None
     for family in _candidates(_carriers(structure), tuple(FAMILIES)):
         values = family.guess(structure)
         try:
@@ -43,10 +46,36 @@ def family_of(structure: Structure) -> str:
     >>> family_of(parse_family("btt:r=1")), family_of(parse_family("block-shuffle:blocks=4"))
     ('monarch', 'block-shuffle')
     """
-    text = family_text(structure)
+    text = family_text(structure.unordered)
     if text is not None:
         return text.partition(":")[0]
     return next((family.name for family in _members(_carriers(structure), tuple(FAMILIES))), GENERIC)
+
+
+def standard_order(structure: Structure) -> FeatureOrder:
+    """The order of features that is documented for a structure: that of its family, else that of its carrier sets.
+
+    Row-major over the input and output axes of the family (`docs/families.md`), in the order of the θ vector
+    for structures of no family.
+
+    >>> from einsearch_cli.structures.families import parse_family
+    >>> print(standard_order(parse_family("kronecker:n=3")), standard_order(parse_family("monarch")))
+    XA,XB,XC/YA,YB,YC XAB,XA/YB,YAB
+    """
+    return _standard_order(_carriers(structure), tuple(FAMILIES))
+
+
+@lru_cache(maxsize=50_000)
+def _standard_order(carriers: tuple[str, ...], names: tuple[str, ...]) -> FeatureOrder:
+    found = frozenset(map(frozenset, carriers))
+    for family in (FAMILIES[name] for name in names):
+        named = _naming(found, family)
+        if named is not None:
+            own = {frozenset(named[t] for t in c): text_of_carriers(c) for c in found}
+            listed = _indices(family, family.order(len(_letters(found))) or 2)
+            return family.standard_order(own[c] for c in listed if c in own)
+    inputs, outputs = (tuple(c for c in carriers if tensor in c) for tensor in "XY")
+    return FeatureOrder(inputs, outputs)
 
 
 def _carriers(structure: Structure) -> tuple[str, ...]:
@@ -72,39 +101,49 @@ def _members(carriers: tuple[str, ...], names: tuple[str, ...]) -> tuple[Family,
 
 def _matches(found: _Pattern, family: Family) -> bool:
     """Whether some naming of the factors turns `found` into the family's carrier sets."""
+    return _naming(found, family) is not None
+
+
+def _naming(found: _Pattern, family: Family) -> dict[str, str] | None:
+    """The first naming of the factors that turns `found` into the family's carrier sets, or None."""
     letters = _letters(found)
     n = family.order(len(letters))
     if n is None:
-        return False
+        return None
     wanted = _pattern(family, n)
     if _profile(_sides(found)) != _profile(_sides(wanted)):
-        return False
-    return _can_be_named(found, wanted, {"X": "X", "Y": "Y"}, letters)
+        return None
+    return _named(found, wanted, {"X": "X", "Y": "Y"}, letters)
 
 
-def _can_be_named(found: _Pattern, wanted: _Pattern, names: dict[str, str], unnamed: list[str]) -> bool:
-    """Whether names for the other factors turn `found` into carrier sets that are all wanted.
+def _named(found: _Pattern, wanted: _Pattern, names: dict[str, str], unnamed: list[str]) -> dict[str, str] | None:
+    """Names for the other factors too that turn `found` into carrier sets that are all wanted.
 
     A name is given up as soon as carrier sets that it completes are not wanted.
     Then the sides are those wanted too, as there are equally many of them.
     """
     if not unnamed:
-        return True
+        return names
     letter, rest = unnamed[0], unnamed[1:]
     for name in FACTOR_LETTERS[: len(names) - 2 + len(unnamed)]:
         if name not in names.values():
             longer = names | {letter: name}
             complete = (carriers for carriers in found if letter in carriers and carriers <= longer.keys())
             fits = all(frozenset(longer[tensor] for tensor in carriers) in wanted for carriers in complete)
-            if fits and _can_be_named(found, wanted, longer, rest):
-                return True
-    return False
+            if fits and (whole := _named(found, wanted, longer, rest)) is not None:
+                return whole
+    return None
 
 
 def _pattern(family: Family, n: int) -> _Pattern:
     """The carrier sets of a member with bonds."""
+    return frozenset(_indices(family, n))
+
+
+def _indices(family: Family, n: int) -> list[frozenset[str]]:
+    """The carrier sets of a member with bonds, as the family lists them."""
     values = {key: _example(key, default, n) for key, default in family.parameters.items()}
-    return frozenset(frozenset(c) for c, extent in family.build(values).items() if not extent.is_one)
+    return [frozenset(c) for c, extent in family.build(values).items() if not extent.is_one]
 
 
 def _example(parameter: str, default: Extent | None, n: int) -> Extent:

@@ -19,7 +19,7 @@ def _block_shuffle(values: Values) -> dict[str, Extent]:
             f"block-shuffle with {blocks.size_text} blocks: the number of blocks must be fixed",
             remedy="block-shuffle:blocks=4, or btt:r=d^1/2,blocks=d^1/4",
         )
-    return {"XA": D / blocks, "XAB": blocks, "YB": D / blocks, "YAB": blocks, "AB": D / (blocks * blocks)}
+    return {"XA": D / blocks, "XAB": blocks, "YAB": blocks, "YB": D / blocks, "AB": D / (blocks * blocks)}
 
 
 def _block_dense(values: Values) -> dict[str, Extent]:
@@ -54,6 +54,7 @@ BLOCK_SHUFFLE = Family(
     guess=lambda s: {"blocks": s.extent("XAB")},
     formulas=Formulas("0", "1", "1"),
     source="Wei et al. 2024",
+    counts_back=True,
 )
 BLOCK_DENSE = Family(
     name="block-dense",
@@ -64,4 +65,5 @@ BLOCK_DENSE = Family(
     formulas=Formulas("0", "ρ", "ρ", "β ≤ ρ"),
     source="Wei et al. 2024; r is the rank of the whole layer",
     by_carriers=True,
+    counts_back=True,
 )

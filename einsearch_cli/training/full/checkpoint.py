@@ -68,6 +68,8 @@ class RunState:
     """`Tokenizer.to_json()`."""
     data_digest: str
     """SHA-256 of the tokens."""
+    orders: dict[str, str] = field(default_factory=dict)
+    """Order of the features of every structured layer; empty in checkpoints of versions without it."""
 
 
 @dataclass(frozen=True)

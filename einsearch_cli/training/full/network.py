@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import CheckpointError, SpecError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, Initialisation, SelfGuide, guide_layers, initialise_
+from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.training.full.phases import GuideStep
 from einsearch_cli.training.full.spec import TrainSpec
@@ -153,6 +154,7 @@ class Network:
         for name in self.guide.parameters():
             self.optimizer.state.pop(self.parameters[name], None)
         plain = Network(self.spec, self.config, self.world, guided=False)
+        set_layer_orders_(plain.model, layer_orders(self.model))
         with torch.no_grad():
             for name, value in plain.parameters.items():
                 before = self.parameters[name]

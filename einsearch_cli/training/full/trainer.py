@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from einsearch_cli.data.tokens import TokenData, held_out_batches
 from einsearch_cli.errors import DivergedError, OutputError
 from einsearch_cli.files import write_error
+from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
 from einsearch_cli.training.full.checkpoint import Checkpoint, RunState, read_newest, save_checkpoint
 from einsearch_cli.training.full.lengthening import is_longer, refuse_other
 from einsearch_cli.training.full.metrics import MetricsFile, StepMetrics
@@ -154,6 +155,7 @@ class _Run:
     def _load(self, checkpoint: Checkpoint) -> None:
         optimizer = dict(checkpoint.optimizer)
         torch.set_rng_state(optimizer.pop(RANDOM_STATE))
+        set_layer_orders_(self.network.model, checkpoint.state.orders)
         self.network.load(checkpoint.model, optimizer)
         self.listener.say(f"going on from {checkpoint.path}: step {self.done:,} of {self.phases.steps:,}")
 
@@ -277,6 +279,7 @@ class _Run:
             config=self.config.model_dump(mode="json"),
             tokenizer=None if tokenizer is None else tokenizer.to_json(),
             data_digest=self.data.digest,
+            orders=layer_orders(self.network.model),
         )
 
     def _elapsed_s(self) -> float:
