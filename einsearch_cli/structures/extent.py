@@ -110,6 +110,11 @@ def parse_rational(text: str, where: str) -> Fraction:
     (Fraction(2, 3), Fraction(1, 4))
     """
     text = text.strip()
+    exact = _exact(text, where)
+    return _snap(exact, text) if "." in text else exact
+
+
+def _exact(text: str, where: str) -> Fraction:
     exact = exact_rational(text)
     if exact is None and re.fullmatch(r"[0-9]{1,20}/0+", text, re.ASCII):
         raise StructureError(f"{text[:40]!r} in {where[:80]!r} divides by zero", remedy="write a fraction such as 1/2")
@@ -118,7 +123,7 @@ def parse_rational(text: str, where: str) -> Fraction:
             f"{text[:40]!r} in {where[:80]!r} is not an exponent: it must be a number from 0 to 1",
             remedy="write a fraction such as 1/2 or a decimal such as 0.5",
         )
-    return _snap(exact, text) if "." in text else exact
+    return exact
 
 
 def _snap(exact: Fraction, text: str) -> Fraction:
@@ -145,8 +150,7 @@ def parse_size(text: str, where: str) -> Extent:
     if re.fullmatch(r"[0-9]+", text, re.ASCII) and len(text) <= _MAX_NUMBER_LENGTH:
         extent = Extent.fixed(int(text))
     elif (match := _SIZE.fullmatch(text)) and len(text) <= 3 * _MAX_NUMBER_LENGTH:
-        coefficient = parse_rational(match["coefficient"] or "1", where)
-        divisor = parse_rational(match["divisor"] or "1", where)
+        coefficient, divisor = (_exact(match[part] or "1", where) for part in ("coefficient", "divisor"))
         if divisor == 0:
             raise StructureError(f"{text!r} in {where[:80]!r} divides by zero", remedy="write a size such as d/4")
         exponent = parse_rational(match["exponent"] or "1", where)

@@ -142,3 +142,9 @@ def test_bad_text_is_refused_with_value_rule_and_remedy(text: str, message: str)
 def test_the_nearest_family_is_named() -> None:
     with pytest.raises(StructureError, match="try: monarch, or carrier sets"):
         parse_structure("monrach")
+
+
+@pytest.mark.parametrize(("text", "size"), [("=0.33*d", 99), ("=1/3*d", 100), ("=0.67*d", 201)])
+def test_a_coefficient_is_taken_as_written(text: str, size: int) -> None:
+    """Exponents such as 0.33 stand for thirds; sizes do not."""
+    assert parse_structure(f"XA^1 YB^1 AB{text}").at(300, 300).size("AB") == size
