@@ -32,7 +32,8 @@ from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.speed.race import clock_name
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.training import OptimizerSettings
-from einsearch_cli.training.optimizer import make_optimizer, parameter_rates
+from einsearch_cli.training.groups import grouped
+from einsearch_cli.training.optimizers import find_optimizer
 
 Step = Callable[[], None]
 CPU = torch.device("cpu")
@@ -61,8 +62,9 @@ def mlp(make_linear: LinearRule) -> tuple[ProxyModel, Step]:
 def training_step(model: ProxyModel, loss: Callable[[], Tensor]) -> Step:
     """One update as `einsearch_cli.training` makes it."""
     settings = OptimizerSettings()
-    rates = parameter_rates(model, base_width=64, learning_rate=1e-3, weight_decay=0.0)
-    optimizer = make_optimizer(model, rates, (settings.beta1, settings.beta2))
+    kind = find_optimizer(settings.name)
+    options = kind.options(model, base_width=64, learning_rate=1e-3, weight_decay=0.0)
+    optimizer = kind.make(grouped(model, options), settings)
 
     def run() -> None:
         optimizer.zero_grad()

@@ -117,7 +117,7 @@ def test_true_is_not_one_and_text_is_not_a_number() -> None:
         ("halving: 3", "halving is 3: a mapping of keys to values is needed\ntry: halving: {rungs: 2, factor: 3"),
         ("name: ../../etc", "name is '../../etc': letters, digits and . _ - are allowed, at most 64"),
         ("optimizer:\n  beta1: 1.0", "x.yaml:2: optimizer.beta1 is 1.0: a number from 0 and below 1 is needed"),
-        ("optimizer: {bta1: 1}", "unknown key 'optimizer.bta1'\ntry: use beta1; all are learning_rate"),
+        ("optimizer: {bta1: 1}", "unknown key 'optimizer.bta1'\ntry: use beta1; all are name, learning_rate"),
         ("space: {grid: 2, min_psi: -1}", "space.min_psi is -1: a number from 0 on is needed, such as 1/2 or 0.5"),
     ],
 )

@@ -1,6 +1,6 @@
 """Training: proxy runs, which compare structures (`proxy`), and full runs of one transformer (`full`).
 
-Both take their parameter groups, learning rates and schedule from `optimizer`.
+Both take optimizers from `optimizers`, parameter groups from `groups` and the learning rate from `schedule`.
 """
 
 from typing import TYPE_CHECKING

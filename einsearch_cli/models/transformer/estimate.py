@@ -20,8 +20,8 @@ UTILISATION: Final = 0.4
 (Chowdhery et al. 2022, arXiv 2204.02311, table 3)."""
 
 _FLOAT, _HALF = 4, 2
-_MOMENTS: Final = 2
-"""Of Adam, in float32."""
+_ADAMW_STATE: Final = 2 * _FLOAT
+"""Bytes of two moments, for each parameter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,7 @@ class Estimate:
     """float32, and in bfloat16 the copies that autocast makes of them."""
     gradients_bytes: int
     moments_bytes: int
+    """What the optimizer keeps."""
     activations_bytes: int
     """What the backward pass needs, at the end of the forward pass of one batch, logits included."""
     device_bytes: float
@@ -66,10 +67,11 @@ def estimate(
     devices: int = 1,
     shards: int = 1,
     extra_params: int = 0,
+    state_bytes: int | None = None,
     flops: float | None = None,
     utilisation: float = UTILISATION,
 ) -> Estimate:
-    """Memory per device and duration of a training run with AdamW.
+    """Memory per device and duration of a training run.
 
     Args:
         config: of the transformer.
@@ -82,6 +84,7 @@ def estimate(
         devices: that share the tokens.
         shards: devices that weights, gradients and moments are divided among (FSDP).
         extra_params: trained besides the model's own, such as a guide's.
+        state_bytes: what the optimizer keeps for all parameters; the two moments of AdamW unless given.
         flops: training FLOPs of the run, where they are not 3 × forward (4 × for recomputed blocks).
         utilisation: assumed share of the peak FLOP/s.
 
@@ -103,14 +106,17 @@ def estimate(
         if not number >= 1:
             raise SpecError(f"{name} {number}: at least 1 is needed", remedy=f"give a positive number of {name}")
     count = transformer_count(config)
-    params = -(-(count.params + extra_params) // shards)
+    trained = count.params + extra_params
+    params, state = (
+        -(-number // shards) for number in (trained, _ADAMW_STATE * trained if state_bytes is None else state_bytes)
+    )
     copies = _HALF if precision == "bfloat16" else 0
     of_token = TRAINING_TO_FORWARD * count.flops.total + recompute * count.flops.body
     run_flops = tokens * of_token if flops is None else flops
     return Estimate(
         weights_bytes=params * (_FLOAT + copies),
         gradients_bytes=params * _FLOAT,
-        moments_bytes=params * _FLOAT * _MOMENTS,
+        moments_bytes=state,
         activations_bytes=_activation_bytes(config, batch * config.context, precision, recompute),
         device_bytes=device.memory_bytes,
         flops=run_flops,

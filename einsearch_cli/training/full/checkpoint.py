@@ -1,7 +1,7 @@
 """Checkpoints: a folder per step that appears whole or not at all, checked when it is read.
 
 RUN/checkpoints/step-00000100/model.safetensors      parameters, guides included while there are any
-                              optimizer.safetensors  Adam's moments and the random state
+                              optimizer.safetensors  the optimizer's state and the random state
                               state.json             everything else, with the digests of the other two
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,18 +22,15 @@ from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.training.full.phases import GuideStep
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.full.world import World
-from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, set_learning_rates
+from einsearch_cli.training.groups import grouped, set_learning_rates
 
 # Axes in this file: B rows, T position, V vocabulary.
-
-MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
-"""What AdamW keeps for a parameter."""
 
 Tensors = dict[str, Tensor]
 
 
 class Network:
-    """Transformer and AdamW of one process; every parameter is referred to by its name in the plain model.
+    """Transformer and optimizer of one process; every parameter is referred to by its name in the plain model.
 
     Args:
         spec: of the run.
@@ -54,12 +51,7 @@ class Network:
             if spec.initialisation != "spectral":
                 _start_anew(self.model, spec.initialisation)
         self.guide: SelfGuide | None = guide_layers(self.model) if guided else None
-        rates = parameter_rates(
-            self.model,
-            base_width=spec.optimizer.base_width or config.width,
-            learning_rate=spec.optimizer.learning_rate,
-            weight_decay=spec.optimizer.weight_decay,
-        )
+        self.kind, options = spec.optimizer.applied_to(self.model)
         self.model.to(world.device)
         self.model.recomputes_blocks = spec.recompute
         if spec.compile:
@@ -71,7 +63,7 @@ class Network:
         self._wrapped: nn.Module = self._spread()
         # Taken now: after a validation FSDP2 leaves whole parameters in place of some sharded ones.
         self.parameters = dict(self.model.named_parameters())
-        self.optimizer = make_optimizer(self.model, rates, (spec.optimizer.beta1, spec.optimizer.beta2))
+        self.optimizer = self.kind.make(grouped(self.model, options), spec.optimizer)
         self.auxiliary = AuxiliaryLoss(self.model)
 
     def _spread(self) -> nn.Module:
@@ -168,11 +160,11 @@ class Network:
         return {name: _whole(value.detach()).cpu() for name, value in self.parameters.items()}
 
     def optimizer_tensors(self) -> Tensors:
-        """Whole moments as `exp_avg:NAME`, `exp_avg_sq:NAME` and `step:NAME`, on the CPU; a collective operation."""
+        """The optimizer's state as `exp_avg:NAME`, by `state_names`, whole and on the CPU; a collective operation."""
         found: Tensors = {}
         for name, value in self.parameters.items():
             state = self.optimizer.state.get(value, {})
-            found |= {f"{kind}:{name}": _whole(state[kind]).cpu() for kind in MOMENTS if kind in state}
+            found |= {f"{kind}:{name}": _whole(state[kind]).cpu() for kind in self.kind.state_names if kind in state}
         return found
 
     @torch.no_grad()
@@ -184,10 +176,11 @@ class Network:
         """
         load_parameters(self.parameters, model)
         for name, value in self.parameters.items():
-            state = {kind: optimizer[f"{kind}:{name}"] for kind in MOMENTS if f"{kind}:{name}" in optimizer}
+            keys = {kind: f"{kind}:{name}" for kind in self.kind.state_names}
+            state = {kind: optimizer[key] for kind, key in keys.items() if key in optimizer}
             if state:
                 self.optimizer.state[value] = {
-                    kind: _copy(tensor, value) if kind == "step" else _like(value, tensor)
+                    kind: _like(value, tensor) if tensor.shape == value.shape else _copy(tensor, value)
                     for kind, tensor in state.items()
                 }
 

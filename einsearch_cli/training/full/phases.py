@@ -10,6 +10,7 @@ from einsearch_cli.models import TRAINING_TO_FORWARD, FlopCount
 from einsearch_cli.models.transformer import TransformerConfig, dense_twin, meta_transformer
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.training.full.spec import TrainSpec
+from einsearch_cli.training.groups import state_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class Phases:
     params: int
     """Trainable numbers without guides."""
     guide_params: int
+    state_bytes: int
+    """What the optimizer keeps, while guides are there if they ever are."""
     body_flops: int
     """Training FLOPs of a step without guides, embeddings and head."""
     head_flops: int
@@ -109,6 +112,7 @@ def phases_of(spec: TrainSpec, config: TransformerConfig) -> Phases:
         tokens_per_step=tokens,
         params=params,
         guide_params=guide_params,
+        state_bytes=state_bytes(model, *spec.optimizer.applied_to(model)),
         body_flops=training * count.body,
         head_flops=training * count.head,
         guide_flops=training * guide_flops,

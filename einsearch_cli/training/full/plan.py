@@ -17,8 +17,8 @@ from einsearch_cli.training.full.phases import GuideStep, Phases, phases_of
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.full.world import World
 
-_ADAM_BYTES: Final = 16
-"""Weight, gradient and two moments of a parameter in float32."""
+_WEIGHT_AND_GRADIENT: Final = 2 * 4
+"""Bytes of a parameter in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class TrainPlan:
             devices=devices,
             shards=devices if spec.parallel == "fsdp" else 1,
             extra_params=self.phases.guide_params,
+            state_bytes=self.phases.state_bytes,
             flops=float(self.total_flops + again),
         )
 
@@ -84,7 +85,7 @@ def probe_seconds(plan: TrainPlan, data: TokenData, world: World, steps: int = 3
     Validation and saving are left out.
     """
     phases = plan.phases
-    needed = _ADAM_BYTES * (phases.params + phases.guide_params)
+    needed = _WEIGHT_AND_GRADIENT * (phases.params + phases.guide_params) + phases.state_bytes
     available = memory_bytes(world.device)
     if available is not None and needed > 0.8 * available:
         return None

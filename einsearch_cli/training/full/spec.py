@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,12 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.layers.initialisation_names import Initialisation
 from einsearch_cli.models.transformer import TransformerConfig, config_from, preset
 from einsearch_cli.settings import FolderName, RuleError, Settings, Whole
+from einsearch_cli.training.optimizers import OptimizerKind, Options, find_optimizer
 from einsearch_cli.training.schedule import Shape
+from einsearch_cli.training.settings import UpdateSettings
+
+if TYPE_CHECKING:  # which loads torch
+    from einsearch_cli.models import ProxyModel
 
 FREE_TO_CHANGE: Final = frozenset({"name", "data", "validation", "checkpoint", "metrics", "parallel"})
 """Keys that a run may go on with other values of: they do not decide the weights, or (`data`) a digest tells."""
@@ -21,21 +26,27 @@ MAX_STEPS: Final = 10_000_000
 """The longest published runs take about a million; draws of a stochastic guide are counted one by one."""
 
 
-class OptimizerSpec(Settings):
-    """AdamW; the defaults are those of Wei et al. 2024 (arXiv 2406.16450) for their smallest model."""
+class OptimizerSpec(UpdateSettings):
+    """Optimizer; the defaults are those of Wei et al. 2024 (arXiv 2406.16450) for their smallest model."""
 
     learning_rate: float = Field(default=6e-4, gt=0)
     """Base learning rate, at `base_width`."""
     base_width: Whole | None = Field(default=None, ge=1, le=1 << 24, examples=[768])
     """Width at which dense layers train at the base rate; other widths scale it by muP. The model's own if not given."""
     weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled weight decay of tensors with two or more dimensions, per step times the learning rate."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the running mean of gradients."""
+    """Decoupled weight decay of matrices, per step times the learning rate; gains, biases and norms have none."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the running mean of squared gradients."""
-    clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
-    """Gradients are scaled down to this norm when theirs is larger."""
+    """Decay of AdamW's running mean of squared gradients."""
+
+    def applied_to(self, model: ProxyModel) -> tuple[OptimizerKind, dict[str, Options]]:
+        """The optimizer, and its options for every parameter of a model."""
+        kind = find_optimizer(self.name)
+        return kind, kind.options(
+            model,
+            base_width=self.base_width or model.width,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+        )
 
 
 class ScheduleSpec(Settings):
@@ -122,7 +133,7 @@ class TrainSpec(Settings):
     seed: Whole = Field(default=0, ge=0, lt=1 << 32)
     """Seed of the network's start and of the order of the data."""
     optimizer: OptimizerSpec = OptimizerSpec()
-    """AdamW."""
+    """Optimizer and learning rate."""
     schedule: ScheduleSpec = ScheduleSpec()
     """Learning rate over the steps."""
     guidance: GuidanceSpec | None = None

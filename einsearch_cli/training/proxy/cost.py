@@ -9,10 +9,14 @@ from typing import Final
 from einsearch_cli.errors import SizeError, SpecError
 from einsearch_cli.layers.memory import machine_bytes
 from einsearch_cli.models.counts import NetworkCount
+from einsearch_cli.training.optimizers import find_optimizer
 from einsearch_cli.training.proxy.settings import ProxyRun
 
 MINIMUM_STEPS: Final = 10
 """Fewer steps than this say nothing about a structure."""
+
+_FLOAT: Final = 4
+"""Bytes of a float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,8 @@ def plan_run(run: ProxyRun) -> RunCost:
 
 
 def _check_memory(run: ProxyRun, count: NetworkCount) -> None:
-    """Weights, gradients and two moments take 16 bytes a parameter, before any activation."""
-    needed = 16 * count.params
+    """Weights, gradients and what the optimizer keeps, before any activation."""
+    needed = (2 * _FLOAT + find_optimizer(run.optimizer.name).least_state_bytes) * count.params
     available = machine_bytes()
     if available is not None and needed > available:
         raise SizeError(

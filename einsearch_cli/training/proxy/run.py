@@ -18,7 +18,8 @@ from einsearch_cli.errors import DivergedError
 from einsearch_cli.layers import AuxiliaryLoss
 from einsearch_cli.models import ProxyModel
 from einsearch_cli.structures import RoutingStatistics
-from einsearch_cli.training.optimizer import make_optimizer, parameter_rates, set_learning_rates
+from einsearch_cli.training.groups import grouped, set_learning_rates
+from einsearch_cli.training.optimizers import find_optimizer
 from einsearch_cli.training.proxy.cost import RunCost, cost_of
 from einsearch_cli.training.proxy.settings import ProxyRun, RunOutcome
 from einsearch_cli.training.schedule import schedule
@@ -134,13 +135,14 @@ class _Trainer:
             self.model: ProxyModel = run.task.build_model(run.structure, run.width)
         self.cost = cost_of(run, self.model.count())
         self.auxiliary = AuxiliaryLoss(self.model, settings.auxiliary_weight)
-        rates = parameter_rates(
+        kind = find_optimizer(settings.name)
+        options = kind.options(
             self.model,
             base_width=task_settings.base_width,
             learning_rate=self.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        self.optimizer = make_optimizer(self.model, rates, (settings.beta1, settings.beta2))
+        self.optimizer = kind.make(grouped(self.model, options), settings)
         self.batches = run.task.batches(run.seed)
         self.held_out: tuple[Batch, ...] = run.task.validation()
         self.done = 0

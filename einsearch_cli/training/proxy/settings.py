@@ -7,27 +7,16 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from einsearch_cli.data import AnyTask
-from einsearch_cli.settings import Settings, Whole
+from einsearch_cli.settings import Whole
 from einsearch_cli.structures import AUXILIARY_WEIGHT, LayerSpec, RoutingStatistics
+from einsearch_cli.training.settings import UpdateSettings
 
 
-class OptimizerSettings(Settings):
-    """AdamW with warm-up and cosine decay; the same for every candidate."""
+class OptimizerSettings(UpdateSettings):
+    """Optimizer with warm-up and cosine decay, the same for every candidate.
 
-    learning_rate: float | None = Field(default=None, gt=0, examples=[0.01])
-    """Base learning rate, at the task's base width; None takes the task's own."""
-
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay of tensors with two or more dimensions, per step times the learning rate."""
-
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the running mean of gradients."""
-
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    """Decay of the running mean of squared gradients."""
-
-    clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
-    """Gradients are scaled down to this norm when theirs is larger."""
+    Without a learning rate the task's own is taken, which was chosen for AdamW.
+    """
 
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Fraction of the steps over which the learning rate rises linearly."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from einsearch_cli.data import TeacherSettings, TeacherTask
-from einsearch_cli.structures import parse_structure
+from einsearch_cli.structures import parse_layer
 from einsearch_cli.training import OptimizerSettings, ProxyRun
 
 
@@ -30,7 +30,7 @@ def run_of(
 ) -> ProxyRun:
     return ProxyRun(
         task=task,
-        structure=parse_structure(structure),
+        structure=parse_layer(structure),
         width=width,
         budget_flops=budget_flops,
         seed=seed,

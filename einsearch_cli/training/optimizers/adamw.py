@@ -1,0 +1,41 @@
+"""AdamW: Loshchilov and Hutter 2019 (arXiv 1711.05101)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from einsearch_cli.training.optimizers import Group, OptimizerKind, Options, register
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from einsearch_cli.models import ProxyModel
+    from einsearch_cli.training.settings import UpdateSettings
+
+
+class AdamW(OptimizerKind):
+    """`torch.optim.AdamW`, fused, with the learning rates of spectral muP."""
+
+    name = "adamw"
+    title = "AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)"
+    state_names = ("exp_avg", "exp_avg_sq", "step")
+    least_state_bytes = 2 * 4
+
+    def options(
+        self, model: ProxyModel, *, base_width: int, learning_rate: float, weight_decay: float
+    ) -> dict[str, Options]:
+        """As `ProxyModel.learning_rate_multipliers` says."""
+        from einsearch_cli.training.groups import parameter_options
+
+        multipliers = model.learning_rate_multipliers(base_width)
+        return parameter_options(model, multipliers, learning_rate=learning_rate, weight_decay=weight_decay)
+
+    def make(self, groups: Sequence[Group], settings: UpdateSettings) -> Optimizer:
+        """With the fused step, one kernel for a group."""
+        import torch
+
+        return torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), fused=True)
+
+
+register(AdamW())
