@@ -2,178 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
 from statistics import median
 
-from einsearch_cli.reports.identity import Identity
-from einsearch_cli.reports.markup import NOTHING, Html, element, joined
+from einsearch_cli.reports.chart import Axis, Chart, Line, Point, Series, figure, log_axis
+from einsearch_cli.reports.looks import Identity
+from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import count_text, flops_text, interval_text, loss_text
-from einsearch_cli.reports.plot import (
-    Scale,
-    data_of,
-    figure,
-    log_ticks,
-    mark,
-    padded_range,
-    polyline,
-    spread_apart,
-    text,
-    x_tick,
-    y_tick,
-)
 from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.scaling import Cell, Level, t_interval
 from einsearch_cli.structures import LayerSpec
 
-WIDTH, HEIGHT = 1040, 520
-LEFT, TOP, BOTTOM = 74, 18, 58
-LABEL_GAP = 17.0
-FEW = 6
-"""Up to so many structures at one budget, columns have room for names."""
 TALLEST = 12.0
 """Losses above this many times the median are left out, lest one bad run flatten all others."""
-
-
-@dataclass(frozen=True)
-class _Canvas:
-    x: Scale
-    y: Scale
-    right: float
-    """Right end of the axes."""
-    shift: dict[LayerSpec, float]
-    """Pixels each structure is moved sideways so that intervals at one budget stay apart."""
-
-    def place(self, structure: LayerSpec, compute: float, loss: float) -> tuple[float, float]:
-        return self.x(compute) + self.shift.get(structure, 0.0), self.y(loss)
-
-    def holds(self, loss: float) -> bool:
-        return self.y.low <= loss <= self.y.high
+SPREAD = 40.0
+"""Pixels over which the marks at one of several budgets are spread sideways."""
+COLUMNS = 880.0
+"""The same with a single budget, where every structure has a column of its own."""
 
 
 def compute_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
     """The loss–compute plot; None when no run has a positive loss."""
-    cells = [cell for levels in study.levels.values() for level in levels for cell in level.cells]
-    cells = [cell for cell in cells if cell.mean > 0 and cell.compute > 0]
-    if not cells:
+    levels = [level for some in study.levels.values() for level in some]
+    positive = [level.best for level in levels if level.best.mean > 0 and level.best.compute > 0]
+    if not positive:
         return None
-    canvas = _canvas(study, looks, cells)
-    drawn = [item for item in reversed(study.structures) if study.levels[item]]
-    drawn.sort(key=lambda item: (looks[item].stands_out, looks[item].tone == "ink"))  # the yardstick on top
-    return figure(
-        "loss-compute",
-        WIDTH,
-        HEIGHT,
-        f"{study.loss_name} against training FLOPs for {len(drawn)} structures, both axes logarithmic",
-        _axes(study, canvas),
-        *(_curve(study, canvas, item, looks[item]) for item in drawn),
-        _labels(study, canvas, looks),
-    )
+    y = log_axis(f"{study.loss_name} (log scale)", _heights(positive))
+    computes = [cell.compute for level in levels for cell in level.cells] + [budget for _, budget in study.budgets]
+    x = log_axis("training FLOPs per run (log scale)", computes, 0.07)
+    x = replace(x, ticks=[(budget, flops_text(budget)) for _, budget in study.budgets])
+    if len(study.budgets) == 1:
+        x = replace(x, low=max(computes), high=max(computes), has_grid=False)
+    shifts = _shifts(study, looks)
+    drawn = [item for item in study.structures if study.levels[item]]
+    drawn.sort(key=lambda item: (looks[item].tone != "ink", not looks[item].stands_out))  # the yardstick on top
+    series = [_series(study, looks[item], y, shifts.get(item, 0.0)) for item in drawn]
+    said = f"{study.loss_name} against training FLOPs for {len(drawn)} structures, both axes logarithmic"
+    return figure("loss-compute", said, [Chart(x=x, y=y, series=series, height=520)])
 
 
-def _canvas(study: StudyReport, looks: dict[LayerSpec, Identity], cells: list[Cell]) -> _Canvas:
+def _heights(cells: list[Cell]) -> list[float]:
+    """What the upright axis has to hold: means and the ends of their intervals, but nothing far away."""
     highest = TALLEST * median(cell.mean for cell in cells)
-    ends = [end for cell in cells for end in (cell.mean, *(t_interval([loss for _, loss in cell.losses]) or ()))]
     floor = min(cell.mean for cell in cells) / 2  # a wide interval may reach zero
-    y_low, y_high = padded_range([min(max(end, floor), highest) for end in ends])
-    x_low, x_high = min(cell.compute for cell in cells), max(cell.compute for cell in cells)
+    ends = [end for cell in cells for end in (cell.mean, *(_interval(cell) or ()))]
+    return [min(max(end, floor), highest) for end in ends]
+
+
+def _interval(cell: Cell) -> tuple[float, float] | None:
+    found = t_interval([loss for _, loss in cell.losses])
+    return None if found is None else (found[0], found[1])
+
+
+def _shifts(study: StudyReport, looks: dict[LayerSpec, Identity]) -> dict[LayerSpec, float]:
+    """Pixels by which structures are moved sideways; with several budgets what is grey may overlap."""
     one_budget = len(study.budgets) == 1
-    longest = max(len(look.short_label) for look in looks.values() if look.stands_out)
-    right = WIDTH - (
-        12.0 if one_budget else 34 + 8 * (longest + len("  0.01234"))
-    )  # names stand on the right of the axes
-    inner = right - LEFT
-    x = Scale(x_low, x_high, LEFT + 50, right - 40)
-    if one_budget:
-        x = Scale(x_low, x_low, LEFT, right)
-    present = [item for item in study.structures if study.levels[item]]
-    if not one_budget:  # what is grey may overlap
-        present = [item for item in present if looks[item].stands_out]
-    room = 0.9 * inner if one_budget else min(64.0, 0.4 * inner / len(study.budgets))
-    step = room / max(1, len(present) - 1) if len(present) > 1 else 0.0
-    middle = (len(present) - 1) / 2
-    shift = {item: (position - middle) * step for position, item in enumerate(present)}
-    return _Canvas(x, Scale(y_low, y_high, HEIGHT - BOTTOM, TOP), right, shift)
+    present = [item for item in study.structures if study.levels[item] and (one_budget or looks[item].stands_out)]
+    step = (COLUMNS if one_budget else SPREAD) / max(1, len(present) - 1)
+    return {item: (position - (len(present) - 1) / 2) * step for position, item in enumerate(present)}
 
 
-def _axes(study: StudyReport, canvas: _Canvas) -> Html:
-    right, bottom = canvas.right, float(HEIGHT - BOTTOM)
-    parts: list[str] = []
-    for tick in log_ticks(canvas.y.low, canvas.y.high):
-        y = canvas.y(tick)
-        parts.append(element("line", x1=float(LEFT), x2=right, y1=y, y2=y, class_="grid"))
-        parts.append(y_tick(f"{tick:g}", tick, LEFT - 10.0, y))
-    for _, budget in study.budgets:
-        x = canvas.x(budget)
-        if len(study.budgets) > 1:
-            parts.append(element("line", x1=x, x2=x, y1=float(TOP), y2=bottom, class_="grid"))
-        parts.append(x_tick(flops_text(budget), budget, x, bottom + 22))
-    parts.append(element("line", x1=float(LEFT), x2=right, y1=bottom, y2=bottom, class_="axis"))
-    parts.append(
-        text("training FLOPs per run (log scale)", (LEFT + right) / 2, HEIGHT - 10.0, class_="axis-name middle")
-    )
-    parts.append(
-        text(
-            f"{study.loss_name} (log scale)",
-            0,
-            0,
-            class_="axis-name middle",
-            transform=f"translate(16 {(TOP + bottom) / 2:.0f}) rotate(-90)",
-        )
-    )
-    return joined(parts)
-
-
-def _curve(study: StudyReport, canvas: _Canvas, structure: LayerSpec, look: Identity) -> Html:
+def _series(study: StudyReport, look: Identity, y: Axis, shift: float) -> Series:
     """Everything of one structure: other widths faint, the best width with its interval, the line."""
-    levels = [level for level in study.levels[structure] if level.best.mean > 0]
-    shown = [level for level in levels if canvas.holds(level.best.mean)]
-    best = [canvas.place(structure, level.best.compute, level.best.mean) for level in shown]
-    parts: list[str] = []
-    if look.stands_out:
-        parts.extend(_other_widths(study, canvas, structure, look, levels))
-    if len(best) > 1:
-        parts.append(polyline(best, class_="line", **_carried(canvas, structure, [level.best for level in shown])))
+    levels = [level for level in study.levels[look.entry.structure] if level.best.mean > 0]
+    shown = [level.best for level in levels if y.holds(level.best.mean)]
+    one_budget = len(study.budgets) == 1
     radius = 6.0 if look.tone == "ink" else 5.0 if look.stands_out else 3.5
-    for level, (x, y) in zip(shown, best, strict=True):
-        if look.stands_out:
-            parts.append(_interval(canvas, level.best, x))
-        tip = cell_tip(look, level.best, study)
-        carried = _carried(canvas, structure, [level.best])
-        parts.append(mark(look.marker, x, y, radius, class_="dot", data_tip=tip, **carried))
-    return element("g", *parts, class_=f"series {look.tone}", data_s=look.key)
+    best = [
+        Point(
+            x=cell.compute,
+            y=cell.mean,
+            tip=cell_tip(look, cell, study),
+            interval=_interval(cell) if look.stands_out else None,
+            radius=radius,
+            label=look.number if one_budget else "",
+        )
+        for cell in shown
+    ]
+    name = f"{look.short_label}  {loss_text(shown[-1].mean)}" if shown and look.stands_out else ""
+    return Series(
+        look=look,
+        points=[*_other_widths(study, look, levels, y), *best],
+        lines=[Line(points=[(cell.compute, cell.mean) for cell in shown])] if len(shown) > 1 else (),
+        name=name,
+        label="" if one_budget else name,
+        dodge=shift,
+    )
 
 
-def _carried(canvas: _Canvas, structure: LayerSpec, cells: Sequence[Cell]) -> dict[str, str]:
-    """Compute and loss of cells, and by how many pixels their marks are moved sideways."""
-    compute, loss = [cell.compute for cell in cells], [cell.mean for cell in cells]
-    return data_of(x=compute, y=loss, dodge=canvas.shift.get(structure, 0.0))
-
-
-def _other_widths(
-    study: StudyReport, canvas: _Canvas, structure: LayerSpec, look: Identity, levels: Iterable[Level]
-) -> Iterable[Html]:
-    for level in levels:
-        for cell in level.cells:
-            if cell is not level.best and cell.mean > 0 and canvas.holds(cell.mean):
-                x, y = canvas.place(structure, cell.compute, cell.mean)
-                tip, carried = cell_tip(look, cell, study), _carried(canvas, structure, [cell])
-                yield mark(look.marker, x, y, 2.6, class_="faint", data_tip=tip, **carried)
-
-
-def _interval(canvas: _Canvas, cell: Cell, x: float) -> Html:
-    """A vertical bar over the 95% interval, cut at the edges of the figure."""
-    interval = t_interval([loss for _, loss in cell.losses])
-    if interval is None:
-        return NOTHING
-    low, high = (min(max(end, canvas.y.low), canvas.y.high) for end in interval)
-    carried = data_of(low=interval[0], high=interval[1])
-    return element("line", x1=x, x2=x, y1=canvas.y(low), y2=canvas.y(high), class_="bar", **carried)
+def _other_widths(study: StudyReport, look: Identity, levels: Iterable[Level], y: Axis) -> Iterable[Point]:
+    cells = (cell for level in levels for cell in level.cells if cell is not level.best)
+    for cell in cells:
+        if look.stands_out and cell.mean > 0 and y.holds(cell.mean):
+            yield Point(x=cell.compute, y=cell.mean, kind="faint", tip=cell_tip(look, cell, study))
 
 
 def cell_tip(look: Identity, cell: Cell, study: StudyReport) -> str:
     """What a point shows on hover, one fact per line."""
-    interval = t_interval([loss for _, loss in cell.losses])
+    interval = _interval(cell)
     seeds = f"{len(cell.losses)} seed{'s' * (len(cell.losses) != 1)}"
     lines = (
         f"{look.label}",
@@ -184,57 +111,3 @@ def cell_tip(look: Identity, cell: Cell, study: StudyReport) -> str:
         f"rung {cell.rung + 1}: {flops_text(cell.compute)} training FLOPs",
     )
     return "\n".join(lines)
-
-
-def _labels(study: StudyReport, canvas: _Canvas, looks: dict[LayerSpec, Identity]) -> Html:
-    """Names beside the last point of each structure that stands out, moved apart where they would touch."""
-    if len(study.budgets) == 1:
-        return _numbers_under_columns(study, canvas, looks)
-    ends: dict[int, list[LayerSpec]] = {}
-    for item, levels in study.levels.items():
-        if levels and looks[item].stands_out and canvas.holds(levels[-1].best.mean):
-            ends.setdefault(levels[-1].rung, []).append(item)
-    parts: list[str] = []
-    for rung, items in ends.items():
-        points = [canvas.place(item, _last(study, item).compute, _last(study, item).mean) for item in items]
-        column = max(x for x, _ in points) + 26
-        lowest = HEIGHT - BOTTOM - 6.0
-        if rung != study.budgets[-1][0]:  # lines go on from here, downwards: the names stay above them
-            lowest = min(canvas.y(level.best.mean) for level in _drawn_at(study, canvas, looks, rung)) - 4
-        heights = spread_apart([y for _, y in points], LABEL_GAP, TOP + 8.0, lowest)
-        for item, (x, y), height in zip(items, points, heights, strict=True):
-            look = looks[item]
-            leader = polyline([(x + 7, y), (column - 4, height)], class_="leader")
-            label = text(
-                f"{look.short_label}  {loss_text(_last(study, item).mean)}", column, height + 4, class_="label"
-            )
-            parts.append(element("g", leader, label, class_=f"series {look.tone}", data_s=look.key))
-    return joined(parts)
-
-
-def _drawn_at(study: StudyReport, canvas: _Canvas, looks: dict[LayerSpec, Identity], rung: int) -> Iterable[Level]:
-    """The levels of one rung of the structures that stand out."""
-    for item, levels in study.levels.items():
-        if looks[item].stands_out:
-            yield from (level for level in levels if level.rung == rung and canvas.holds(level.best.mean))
-
-
-def _last(study: StudyReport, item: LayerSpec) -> Cell:
-    return study.levels[item][-1].best
-
-
-def _numbers_under_columns(study: StudyReport, canvas: _Canvas, looks: dict[LayerSpec, Identity]) -> Html:
-    """With one budget each structure has a column of its own: its rank is written above it."""
-    parts = []
-    for item, levels in study.levels.items():
-        if levels and canvas.holds(levels[-1].best.mean):
-            look = looks[item]
-            name = look.short_label if len(study.structures) <= FEW else look.number
-            top = min(canvas.y(cell.mean) for cell in levels[-1].cells if canvas.holds(cell.mean))
-            interval = t_interval([loss for _, loss in levels[-1].best.losses])
-            if interval and look.stands_out:
-                top = min(top, canvas.y(min(interval[1], canvas.y.high)))
-            x, _ = canvas.place(item, levels[-1].best.compute, levels[-1].best.mean)
-            label = text(name, x, max(TOP + 2.0, top - 10), class_="label middle")
-            parts.append(element("g", label, class_=f"series {look.tone}", data_s=look.key))
-    return joined(parts)

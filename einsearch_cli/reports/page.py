@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from einsearch_cli.files import write_atomically
-from einsearch_cli.reports.identity import Identity, identities
+from einsearch_cli.reports.looks import Identity, identities
 from einsearch_cli.reports.markup import Html, element
 from einsearch_cli.reports.script import SCRIPT
 from einsearch_cli.reports.study import StudyReport

@@ -79,6 +79,15 @@ def _even_ticks(low: float, high: float) -> tuple[float, ...]:
     return tuple(float(f"{index * width:.12g}") for index in range(first, last + 1))
 
 
+def linear_ticks(high: float) -> tuple[float, ...]:
+    """Round values from 0 to at most `high`.
+
+    >>> linear_ticks(8.5e12), linear_ticks(500)
+    ((0.0, 2000000000000.0, 4000000000000.0, 6000000000000.0, 8000000000000.0), (0.0, 100.0, 200.0, 300.0, 400.0, 500.0))
+    """
+    return _even_ticks(0.0, high)
+
+
 def spread_apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Positions nearest to `wanted` that keep their order and are at least `gap` apart.
 
@@ -158,7 +167,7 @@ _POLYGONS: dict[str, Points] = {
 
 
 def mark(shape: str, x: float, y: float, radius: float, **attributes: str | float | None) -> Html:
-    """A marker centred on (x, y); `shape` is one of `identity.MARKERS`."""
+    """A marker centred on (x, y); `shape` is one of `looks.MARKERS`."""
     if shape == "circle":
         return element("circle", cx=x, cy=y, r=radius, **attributes)
     corners = [(radius * dx, radius * dy) for dx, dy in _POLYGONS[shape]]
@@ -178,24 +187,8 @@ def data_of(**shown: float | Sequence[float]) -> dict[str, str]:
     }
 
 
-def x_tick(label: str, value: float, x: float, y: float) -> Html:
-    """The label of `value` under an axis that runs to the right."""
-    return text(label, x, y, class_="tick middle", **data_of(x=value))
-
-
-def y_tick(label: str, value: float, x: float, y: float) -> Html:
-    """The label of `value` on the left of an axis that runs upwards; `y` is the height of the value itself."""
-    return text(label, x, y, dy=4.0, class_="tick end", **data_of(y=value))
-
-
 def text(content: str, x: float, y: float, **attributes: str | float | None) -> Html:
     return element("text", content, x=x, y=y, **attributes)
-
-
-def figure(name: str, width: int, height: int, description: str, *parts: str) -> Html:
-    """An SVG drawing with a text alternative; it scrolls sideways on narrow screens."""
-    drawing = element("svg", *parts, class_="plot", viewBox=f"0 0 {width} {height}", role="img", aria_label=description)
-    return element("div", drawing, class_="scroll", id=name, tabindex="0")
 
 
 def swatch(shape: str, tone: str) -> Html:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from einsearch_cli.reports.identity import Identity
+from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import NOTHING, Html, element, joined
 from einsearch_cli.reports.numbers import (
     MISSING,

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from einsearch_cli.files import write_atomically
+from einsearch_cli.reports.figure_speed import OVERHEAD, SPEEDUP, speed_figure
 from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.numbers import duration_text
 from einsearch_cli.reports.page import html_document
 from einsearch_cli.reports.sections import caption
-from einsearch_cli.reports.speed_figure import OVERHEAD, SPEEDUP, legend, looks_of, speed_figure
 from einsearch_cli.reports.speed_table import by_case, case_rows, case_title, speed_headline
 
 if TYPE_CHECKING:
@@ -20,21 +20,18 @@ if TYPE_CHECKING:
 
 def render_speed(result: BenchResult, command: str) -> str:
     """The page of a run that measured something."""
-    looks = looks_of(result)
     sections = {
         "result": ("Result", joined(element("p", sentence) for sentence in speed_headline(result))),
         "facts": ("What was measured", _facts(result)),
         "speedup": ("Speed-up against what the FLOPs promise", joined([
-            legend(looks),
-            speed_figure(result, looks, SPEEDUP),
+            speed_figure(result, SPEEDUP),
             caption(
                 "Higher is better; large marks are wide layers. Ratios are medians over rounds in which all layers of a",
                 "case ran in turn. A layer may lie above the diagonal: nn.Linear spends time on other things than FLOPs too.",
             ),
         ])),
         "overhead": ("Time over that of the bare matrix products", joined([
-            legend(looks),
-            speed_figure(result, looks, OVERHEAD),
+            speed_figure(result, OVERHEAD),
             caption(
                 "Lower is better. The bare products are the layer's own, on contiguous operands, with results in",
                 "memory that is there already, and nothing else: no bias, scaling, views or copies.",

@@ -51,7 +51,11 @@ p.caption { max-width: 112ch; color: var(--soft); font-size: 14px; margin: 10px 
 #section-facts { margin-top: 26px; }
 .card, .scroll { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
 .scroll { overflow-x: auto; padding: 12px 10px 8px; }
-.scroll:focus-visible { outline: 2px solid var(--accent); }
+.figure { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 12px 14px; }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 8px 14px;
+  overflow: hidden; }
+.axis-title { margin: 0 0 4px; color: var(--soft); font-size: 13px; max-width: none; }
+.scroll:focus-visible, .figure:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--soft); font-weight: 600; font-size: 12.5px; vertical-align: bottom;
   line-height: 1.3;
@@ -78,13 +82,14 @@ tr.hot td { background: color-mix(in srgb, var(--accent) 11%, transparent); }
 .c5 { --c: var(--c5); } .c6 { --c: var(--c6); } .c7 { --c: var(--c7); }
 .swatch { width: 16px; height: 16px; vertical-align: -3px; margin-right: 6px; fill: var(--c); }
 .quiet .swatch, .swatch.quiet { fill: none; stroke: var(--c); stroke-width: 1.5; }
-svg.plot { display: block; width: 100%; min-width: 760px; height: auto; font-size: 13px; }
+svg.plot { display: block; width: 100%; max-width: calc(var(--units) * 1.15px); height: auto; font-size: 13px; }
 svg.forest { display: block; width: 132px; height: 20px; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; max-width: none; margin: 0 0 10px; font-size: 14px; }
-.legend .entry { white-space: nowrap; }
+.legend { display: flex; flex-wrap: wrap; gap: 2px 18px; max-width: none; margin: 8px 0 0; font-size: 13px; }
+.legend.narrow { display: none; }
+.legend .entry { overflow-wrap: anywhere; }
+.row-name { fill: var(--ink); font-weight: 600; }
 .grid { stroke: var(--grid); } .axis { stroke: var(--soft); } .zero { stroke: var(--soft); stroke-dasharray: 2 2; }
-.tick { fill: var(--soft); } .axis-name { fill: var(--soft); } .halo { paint-order: stroke;
-  stroke: var(--card); stroke-width: 4px; stroke-linejoin: round; } .panel-name { fill: var(--ink); font-weight: 600;
+.tick { fill: var(--soft); } .axis-name { fill: var(--soft); } .panel-name { fill: var(--ink); font-weight: 600;
   font-size: 14px; }
 .middle { text-anchor: middle; } .end { text-anchor: end; }
 .series { transition: opacity .12s; }
@@ -117,6 +122,11 @@ td pre { padding: 0; font-size: 12px; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(270px, 1fr)); gap: 14px; }
 .columns .card { padding: 14px 18px; } .columns h3 { margin: 0 0 4px; } .columns p { margin: 0; font-size: 14.5px; }
 details summary { cursor: pointer; color: var(--accent); margin: 8px 0; }
+@media (max-width: 820px) {
+  .legend.narrow { display: flex; } .end-label { display: none; }
+  svg.plot { width: calc(100% * var(--units) / var(--shown)); max-width: none;
+    font-size: max(12px, calc(var(--shown) * 10px / 330)); }
+}
 @media (max-width: 640px) {
   main { padding: 24px 14px 60px; } h1 { font-size: 26px; } .lead { font-size: 18px; }
   .facts { grid-template-columns: 1fr 1fr; }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from einsearch_cli.files import write_atomically
+from einsearch_cli.reports.figure_training import FLOPS, STEPS, run_looks, training_figure
 from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.page import html_document
 from einsearch_cli.reports.plot import swatch
 from einsearch_cli.reports.sections import caption
 from einsearch_cli.reports.training import TrainingReport, result_rows, training_findings
-from einsearch_cli.reports.training_figure import FLOPS, STEPS, marker_of, tone_of, training_figure
 
 
 def render_training(report: TrainingReport) -> str:
@@ -51,11 +51,15 @@ def _table(report: TrainingReport) -> Html:
     rows = result_rows(report)
     heads = element("tr", *(element("th", name) for name in rows[0]))
     body = []
+    looks = run_looks(report)
     for run, row in zip(report.runs, rows, strict=True):
         name, *others = row.values()
-        look = swatch(marker_of(report, run), tone_of(report, run))
-        cells = [element("td", look, name, class_="name"), *(element("td", value) for value in others)]
-        body.append(element("tr", *cells, class_=tone_of(report, run), data_s=run.result.name))
+        look = looks[run.result.name]
+        cells = [
+            element("td", swatch(look.marker, look.tone), name, class_="name"),
+            *(element("td", value) for value in others),
+        ]
+        body.append(element("tr", *cells, class_=look.tone, data_s=look.key))
     inside = element("table", element("thead", heads), element("tbody", *body))
     return element("div", inside, class_="scroll", tabindex="0")
 

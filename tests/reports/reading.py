@@ -195,29 +195,10 @@ class Panel:
 class Figure:
     """A figure of a page, by panel; a figure with one panel has that of the name ''."""
 
-    def __init__(self, drawing: Element) -> None:
-        height = float(drawing.attrib["viewbox"].split()[3])
-        ticks: dict[tuple[str, str], list[Tick]] = {}
-        marks: dict[str, list[Mark]] = {}
-        for item, panel, key, tip in _walk(drawing):
-            words = item.attrib.get("class", "").split()
-            if "tick" in words and item.attrib.keys() & {"data-x", "data-y"}:
-                side = "x" if "data-x" in item.attrib else "y"
-                place = float(item.attrib["x"]) if side == "x" else height - float(item.attrib["y"])
-                tick = Tick("".join(item.itertext()), float(item.attrib[f"data-{side}"]), place)
-                ticks.setdefault((panel if side == "x" else "", side), []).append(tick)
-            elif kinds := MARKS & set(words):
-                (kind,) = kinds
-                marks.setdefault(panel, []).append(_mark(item, kind, key, tip, height))
-        # Panels share the axis that runs upwards; its ticks stand in the first one.
-        upwards = [tick for (_, side), some in ticks.items() if side == "y" for tick in some]
-        y = Axis(upwards) if upwards else None
-        self.panels = {
-            name: Panel(Axis(ticks[name, "x"]) if (name, "x") in ticks else None, y, tuple(some))
-            for name, some in marks.items()
-        }
-        self.title = drawing.attrib.get("aria-label", "")
-        self.text = " ".join("".join(drawing.itertext()).split())
+    def __init__(self, drawings: Sequence[Element]) -> None:
+        self.panels = {drawing.attrib["data-panel"]: _panel(drawing) for drawing in drawings}
+        self.title = drawings[0].attrib["aria-label"]
+        self.text = " ".join("".join(text for drawing in drawings for text in drawing.itertext()).split())
         assert self.panels
         for panel in self.panels.values():
             panel.check()
@@ -229,14 +210,30 @@ class Figure:
         return found
 
 
-def _walk(item: Element, panel: str = "", key: str = "", tip: str = "") -> Iterator[tuple[Element, str, str, str]]:
-    """Elements with panel, series and tip that hold for them."""
-    panel = item.attrib.get("data-panel", panel)
+def _panel(drawing: Element) -> Panel:
+    height = float(drawing.attrib["viewbox"].split()[3])
+    ticks: dict[str, list[Tick]] = {}
+    marks: list[Mark] = []
+    for item, key, tip in _walk(drawing):
+        words = item.attrib.get("class", "").split()
+        if "tick" in words and item.attrib.keys() & {"data-x", "data-y"}:
+            side = "x" if "data-x" in item.attrib else "y"
+            place = float(item.attrib["x"]) if side == "x" else height - float(item.attrib["y"])
+            ticks.setdefault(side, []).append(Tick("".join(item.itertext()), float(item.attrib[f"data-{side}"]), place))
+        elif kinds := MARKS & set(words):
+            (kind,) = kinds
+            marks.append(_mark(item, kind, key, tip, height))
+    x, y = (Axis(ticks[side]) if side in ticks else None for side in ("x", "y"))
+    return Panel(x, y, tuple(marks))
+
+
+def _walk(item: Element, key: str = "", tip: str = "") -> Iterator[tuple[Element, str, str]]:
+    """Elements with the series and the tip that hold for them."""
     key = item.attrib.get("data-s", key)
     tip = item.attrib.get("data-tip", tip)
-    yield item, panel, key, tip
+    yield item, key, tip
     for child in item:
-        yield from _walk(child, panel, key, tip)
+        yield from _walk(child, key, tip)
 
 
 def _mark(item: Element, kind: str, key: str, tip: str, height: float) -> Mark:
@@ -276,7 +273,7 @@ def table_rows(page: str, head: str) -> list[list[list[str]]]:
 def figures(page: str) -> dict[str, Figure]:
     """Every figure of a page, or of a part of one, by its name."""
     boxes = (item for item in _Tree(page).root.iter("div") if item.find("svg[@class='plot']") is not None)
-    return {box.attrib["id"]: Figure(drawing) for box in boxes if (drawing := box.find("svg")) is not None}
+    return {box.attrib["id"]: Figure(box.findall("svg")) for box in boxes}
 
 
 @dataclass(frozen=True)
@@ -294,7 +291,7 @@ class Forest:
 def forests(page: str) -> list[Forest]:
     """The small bars of a page, from top to bottom."""
     found = []
-    for item, _, key, _ in _walk(_Tree(page).root):
+    for item, key, _ in _walk(_Tree(page).root):
         if item.tag == "svg" and "forest" in item.attrib["class"].split():
             zero = float(next(line for line in item if line.attrib["class"] == "zero").attrib["x1"])
             marks = {

@@ -71,9 +71,10 @@ def test_written_file_is_the_document(study, tmp_path):
 def test_refused_write_leaves_nothing_and_names_the_path(study, tmp_path):
     with pytest.raises(OutputError, match="it is a folder"):
         write_results(tmp_path, study())
-    with pytest.raises(OutputError, match="does not exist"):
-        write_results(tmp_path / "no" / "results.json", study())
-    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is not a folder"):
+        write_results(tmp_path / "file" / "results.json", study())
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_table_has_one_row_per_structure(study):

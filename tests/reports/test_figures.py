@@ -14,12 +14,12 @@ from statistics import median
 import pytest
 
 from einsearch_cli.reports import StudyReport, render_report
-from einsearch_cli.reports.identity import identities
+from einsearch_cli.reports.figure_speed import OVERHEAD, SPEEDUP, speed_figure
+from einsearch_cli.reports.figure_training import FLOPS, STEPS, run_looks, training_figure
+from einsearch_cli.reports.looks import identities, looks_of
 from einsearch_cli.reports.numbers import flops_text
-from einsearch_cli.reports.speed_figure import OVERHEAD, SPEEDUP, looks_of, speed_figure
 from einsearch_cli.reports.study import relative_difference
 from einsearch_cli.reports.training import CurvePoint, FinishedRun, TrainingReport
-from einsearch_cli.reports.training_figure import FLOPS, STEPS, training_figure
 from einsearch_cli.scaling import rank_candidates, t_interval
 from einsearch_cli.speed import Case, Mode
 from einsearch_cli.structures import parse_structure
@@ -195,11 +195,13 @@ def test_held_out_loss_of_full_runs(axis) -> None:
     drawing = training_figure(TRAINED, axis)
     assert drawing is not None
     panel = figures(drawing)[axis.name].panel
-    assert len(panel.x.ticks) == 5
-    assert panel.x.ticks[-1].value == max(axis.value(point) for shown in TRAINED.runs for point in shown.curve)
+    assert [tick.label for tick in panel.x.ticks] == (
+        ["0", "100", "200", "300", "400", "500"] if axis is STEPS else ["0", "2×10¹²", "4×10¹²", "6×10¹²", "8×10¹²"]
+    )
+    looks = run_looks(TRAINED)
     for shown in TRAINED.runs:
-        [line] = [mark for mark in panel.of("line") if mark.key == shown.result.name]
-        [dot] = [mark for mark in panel.of("dot") if mark.key == shown.result.name]
+        [line] = [mark for mark in panel.of("line") if mark.key == looks[shown.result.name].key]
+        [dot] = [mark for mark in panel.of("dot") if mark.key == looks[shown.result.name].key]
         assert line.x == pytest.approx([axis.value(point) for point in shown.curve], rel=CLOSE)
         assert line.y == pytest.approx([point.loss for point in shown.curve], rel=CLOSE)
         assert (dot.x[0], dot.y[0]) == (line.x[-1], line.y[-1])
@@ -222,8 +224,8 @@ def test_speed(axes) -> None:
         for name in ("monarch", "btt", "tt")
     ]
     result = result_of(*items)
-    looks = looks_of(result)
-    found = figures(speed_figure(result, looks, axes))[axes.name]
+    looks = looks_of((item.name for item in items), "dense")
+    found = figures(speed_figure(result, axes))[axes.name]
     assert list(found.panels) == ["decode", "training"]
     for mode, panel in found.panels.items():
         mine = [item for item in items if item.case.mode == mode]

@@ -6,7 +6,7 @@ import pytest
 from einsearch_cli.errors import OutputError
 from einsearch_cli.reports import Page, headline, render_report, report_section, report_sections, write_report
 from einsearch_cli.reports import page as page_module
-from einsearch_cli.reports.identity import MARKERS, identities
+from einsearch_cli.reports.looks import MARKERS, identities
 from einsearch_cli.structures import parse_structure
 
 VOID = {"meta", "br", "hr", "col", "input", "img", "link"}
@@ -187,5 +187,5 @@ def test_report_is_written_whole_or_not_at_all(study, tmp_path):
     write_report(tmp_path / "report.html", study())
     assert (tmp_path / "report.html").read_text().endswith("</html>\n")
     assert [item.name for item in tmp_path.iterdir()] == ["report.html"]
-    with pytest.raises(OutputError, match="does not exist"):
-        write_report(tmp_path / "missing" / "report.html", study())
+    with pytest.raises(OutputError, match="is not a folder"):
+        write_report(tmp_path / "report.html" / "report.html", study())

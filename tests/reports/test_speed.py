@@ -4,10 +4,12 @@ import re
 
 import pytest
 
-from einsearch_cli.reports.speed_figure import SPEEDUP, looks_of, speed_figure
+from einsearch_cli.reports.figure_speed import SPEEDUP, speed_figure
+from einsearch_cli.reports.looks import looks_of
 from einsearch_cli.reports.speed_page import render_speed
 from einsearch_cli.reports.speed_table import by_case, case_rows, speed_headline, speed_records, speed_rows
 from einsearch_cli.speed import BenchResult, Case, Measurement, Mode, Spread
+from tests.reports.reading import figures
 from tests.reports.test_page import Checker
 
 
@@ -113,18 +115,24 @@ def test_page_is_whole_and_offline(result: BenchResult) -> None:
     assert "einsearch bench '<x>'" in seen.text
 
 
-@pytest.mark.parametrize(("layer_s", "side"), [(0.25e-3, "tick end halo"), (5e-3, "tick halo")])
-def test_the_name_of_the_diagonal_is_within_the_panel(layer_s: float, side: str) -> None:
-    """To the left of it, but to the right where slow layers leave it in the corner on the left."""
+@pytest.mark.parametrize("layer_s", [0.25e-3, 1e-3, 5e-3])
+def test_names_of_lines_are_within_the_panel_and_cover_no_mark(layer_s: float) -> None:
+    """Names stand where there is room: a label on a mark would hide a measurement."""
     result = result_of(measured("some", TRAINING, layer_s), measured("dense", TRAINING, layer_s, flops_share=1.0))
-    drawing = speed_figure(result, looks_of(result), SPEEDUP)
-    (found,) = re.findall(r'<text [^>]*class="([^"]+)"[^>]*>all of it realised', drawing)
-    assert found == side
+    drawing = speed_figure(result, SPEEDUP)
+    names = re.findall(r'<text x="(\S+)" y="(\S+)" class="tick rule-name">([^<]+)', drawing)
+    assert [name for _, _, name in names] == ["nn.Linear", "all of it realised"]
+    marks = [mark for mark in figures(drawing)["speed-up"].panels["training"].marks if mark.kind == "dot"]
+    height = float(re.search(r'viewBox="0 0 \d+ (\d+)"', drawing)[1])
+    for left, line, name in names:
+        x, y, width = float(left), height - float(line), 7.0 * len(name)
+        assert x > 40
+        assert x + width < 360
+        assert not any(x - 4 < a < x + width + 4 and y - 6 < b < y + 15 for a, b in (mark.places[0] for mark in marks))
 
 
 def test_layers_are_told_apart() -> None:
-    result = result_of(measured("dense", DECODE, 1e-3), *(measured(f"layer {n}", DECODE, 1e-3) for n in range(20)))
-    looks = looks_of(result)
+    looks = looks_of(["dense", *(f"layer {n}" for n in range(20))], "dense")
     assert looks["dense"].tone == "ink"
     assert len({(look.tone, look.marker) for look in looks.values()}) == 21
     assert len({look.key for look in looks.values()}) == 21

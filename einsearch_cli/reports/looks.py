@@ -1,7 +1,8 @@
-"""One colour, marker and number for each structure, the same in every table and figure."""
+"""One scheme of colours and markers, the same in every table and figure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from einsearch_cli.reports.study import StudyReport, short_name
@@ -16,16 +17,22 @@ LONGEST_LABEL = 28
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """How one structure looks."""
+class Look:
+    """How one structure, layer or run looks."""
 
     key: str
-    """Ties the marks of one structure together for hovering."""
+    """Ties its marks together for hovering."""
+    tone: str
+    """CSS class of its colour: 'ink' for what others are compared with, 'c1'.. for the rest, 'quiet' where colours end."""
+    marker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity(Look):
+    """How one structure of a study looks."""
+
     number: str
     """Its rank, by which figures name it."""
-    tone: str
-    """CSS class of its colour: 'ink' for the yardstick, 'c1'.. for the best, 'quiet' for the rest."""
-    marker: str
     entry: RankingEntry
 
     @property
@@ -41,7 +48,7 @@ class Identity:
     @property
     def short_label(self) -> str:
         """The label cut to what fits beside a figure."""
-        return self.label if len(self.label) <= LONGEST_LABEL else self.label[: LONGEST_LABEL - 1] + "…"
+        return shortened(self.label)
 
 
 def identities(study: StudyReport) -> dict[LayerSpec, Identity]:
@@ -56,5 +63,21 @@ def identities(study: StudyReport) -> dict[LayerSpec, Identity]:
             marker = MARKERS[coloured]
             coloured += 1
             tone = f"c{coloured}"
-        known[entry.structure] = Identity(f"s{position}", str(entry.rank), tone, marker, entry)
+        known[entry.structure] = Identity(f"s{position}", tone, marker, str(entry.rank), entry)
     return known
+
+
+def looks_of(names: Iterable[str], plain: str | None) -> dict[str, Look]:
+    """A look for each name, ink for `plain`; no two have both colour and marker in common until 49 are named."""
+    distinct = list(dict.fromkeys(names))
+    count = len(MARKERS)
+    looks = {
+        name: Look(f"s{number}", f"c{number % count + 1}", MARKERS[(number + number // count) % count])
+        for number, name in enumerate(name for name in distinct if name != plain)
+    }
+    return {name: looks.get(name, Look("plain", "ink", "circle")) for name in distinct}
+
+
+def shortened(name: str) -> str:
+    """A name cut to what fits at the end of a line."""
+    return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
