@@ -48,7 +48,7 @@ def parse_einsum(text: str, sizes: Mapping[str, str] | None = None, *, block_dia
         StructureError: naming the letter or operand that breaks a rule.
 
     >>> str(parse_einsum("bgn,gnr,gro->bo; g=4, n=rest, r=64, o=rest").structure)
-    'XA=1/4*d XAB=4 YB^1 AB=64'
+    'XA=1/4*d XAB=4 YB^1 AB=64 order:XAB,XA/YB'
     """
     equation, _, size_text = text.partition(";")
     equation = re.sub(r"\s", "", equation)

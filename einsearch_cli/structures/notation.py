@@ -116,7 +116,7 @@ def notations(structure: Structure, d_in: int, d_out: int) -> dict[str, str | No
     """Every notation of a structure; None where it has none.
 
     >>> notations(parse_structure("monarch:blocks=4"), 1024, 1024)["einsum"]
-    '...ab,abd,bcd->...cd; a=1/4*d, b=4, c=1/4*d, d=4'
+    '...ba,abd,bcd->...cd; a=1/4*d, b=4, c=1/4*d, d=4'
     """
     sized = structure.at(d_in, d_out)
     return {

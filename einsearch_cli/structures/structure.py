@@ -47,7 +47,7 @@ class Structure:
     >>> print(monarch)
     XA^1/2 XAB^1/2 YB^1/2 YAB^1/2
     >>> monarch.at(1024, 1024).einsum
-    '...ab,abd,bcd->...cd'
+    '...ba,abd,bcd->...cd'
     """
 
     indices: tuple[tuple[str, Extent], ...]

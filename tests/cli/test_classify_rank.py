@@ -50,4 +50,4 @@ def test_matrices_too_large_are_refused_by_name_at_once(einsearch) -> None:
     assert found.code == 2
     assert "decomposed in float64; the rank is from" in found.err
     assert "try: choose smaller dimensions, or powers of two" in found.err
-    assert "Invalid value for '--seed'" in einsearch("classify", "monarch", "--rank", "--seed", -1).err
+    assert "--seed -1: a whole number from 0 to" in einsearch("classify", "monarch", "--rank", "--seed", -1).err
