@@ -1,6 +1,6 @@
 """Training: proxy runs, which compare structures (`proxy`), and full runs of one transformer (`full`).
 
-Both take optimizers from `optimizers`, parameter groups from `groups` and the learning rate from `schedule`.
+Both make the same step (`update`), with an optimizer from the register `optimizers`.
 """
 
 from typing import TYPE_CHECKING

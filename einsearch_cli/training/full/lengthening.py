@@ -24,7 +24,7 @@ def is_longer(before: Mapping[str, Any], now: TrainSpec) -> bool:
     """
     if not _differing(before, now) <= _OF_LENGTH:
         return False
-    earlier, is_free = TrainSpec.model_validate(dict(before)), now.schedule.shape == "constant" and now.guidance is None
+    earlier, is_free = _stored(before), now.schedule.shape == "constant" and now.guidance is None
     return is_free and _warmup(earlier) == _warmup(now) and earlier.base_steps < now.base_steps
 
 
@@ -37,7 +37,7 @@ def refuse_other(run: Path, before: Mapping[str, Any], now: TrainSpec) -> None:
     differing = _differing(before, now)
     if not differing or is_longer(before, now):
         return
-    earlier = TrainSpec.model_validate(dict(before)) if differing <= _OF_LENGTH else None
+    earlier = _stored(before) if differing <= _OF_LENGTH else None
     if earlier is None or now.base_steps <= earlier.base_steps:
         refuse_other_run(run, dict(before), now.same_run())
         return
@@ -49,6 +49,14 @@ def refuse_other(run: Path, before: Mapping[str, Any], now: TrainSpec) -> None:
 
 def _differing(before: Mapping[str, Any], now: TrainSpec) -> set[str]:
     return {text.partition(" ")[0] for text in differences(dict(before), now.same_run())}
+
+
+def _stored(before: Mapping[str, Any]) -> TrainSpec:
+    """The spec that a folder holds with all its keys; beside flop_matched a user may not give the ratio that is in it."""
+    guidance = before.get("guidance")
+    if guidance is not None and guidance["flop_matched"]:
+        before = {**before, "guidance": {key: value for key, value in guidance.items() if key != "ratio"}}
+    return TrainSpec.model_validate(dict(before))
 
 
 def _warmup(spec: TrainSpec) -> int:

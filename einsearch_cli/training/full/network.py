@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,10 +20,10 @@ from einsearch_cli.errors import CheckpointError, SpecError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, Initialisation, SelfGuide, guide_layers, initialise_
 from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
-from einsearch_cli.training.full.phases import GuideStep
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.full.world import World
-from einsearch_cli.training.groups import grouped, set_learning_rates
+from einsearch_cli.training.groups import grouped
+from einsearch_cli.training.update import GuideStep, Update
 
 # Axes in this file: B rows, T position, V vocabulary.
 
@@ -63,8 +64,16 @@ class Network:
         self._wrapped: nn.Module = self._spread()
         # Taken now: after a validation FSDP2 leaves whole parameters in place of some sharded ones.
         self.parameters = dict(self.model.named_parameters())
-        self.optimizer = self.kind.make(grouped(self.model, options), spec.optimizer)
         self.auxiliary = AuxiliaryLoss(self.model)
+        self.optimizer = self.kind.make(grouped(self.model, options), spec.optimizer)
+        self._update = Update(
+            optimizer=self.optimizer,
+            parameters=self.parameters.values(),
+            clip_norm=spec.optimizer.clip_norm,
+            auxiliary=self.auxiliary,
+            guide=self.guide,
+            exchange=self._exchange,
+        )
 
     def _spread(self) -> nn.Module:
         """The module to call: the model itself, or what shares the work with other processes."""
@@ -92,20 +101,9 @@ class Network:
             guide: what guides do in this step; None without any.
             fraction: of the peak learning rates.
         """
-        if self.guide is not None and guide is not None:
-            self.guide.set_weight(guide.weight, guide.evaluate)
-        set_learning_rates(self.optimizer, fraction)
-        self.optimizer.zero_grad()
-        parts = self.spec.accumulation
-        total = torch.zeros((), device=self.world.device)
-        for number, (inputs_BT, targets_BT) in enumerate(_parts(batch, parts)):
-            with self._exchange(last=number == parts - 1), self.auxiliary:
-                loss = self._loss(inputs_BT, targets_BT)
-                ((loss + self.auxiliary.loss()) / parts).backward()
-            total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.optimizer.clip_norm)
-        self.optimizer.step()
-        return (total / parts).item(), _whole(norm).item()
+        parts = _parts(batch, self.spec.accumulation)
+        loss, norm = self._update.step([partial(self._loss, *part) for part in parts], fraction, guide=guide)
+        return loss.item(), _whole(norm).item()
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
@@ -125,7 +123,7 @@ class Network:
         return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
 
     @contextmanager
-    def _exchange(self, *, last: bool) -> Iterator[None]:
+    def _exchange(self, last: bool) -> Iterator[None]:
         """Gradients are exchanged in the last part of an accumulated batch only."""
         if isinstance(self._wrapped, FSDPModule):
             self._wrapped.set_requires_gradient_sync(last)

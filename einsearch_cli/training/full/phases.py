@@ -11,16 +11,7 @@ from einsearch_cli.models.transformer import TransformerConfig, dense_twin, meta
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.groups import state_bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuideStep:
-    """What the guides do in one step."""
-
-    weight: float
-    """a, from 1 to 0."""
-    evaluate: bool
-    """Whether they are computed at all."""
+from einsearch_cli.training.update import GuideStep
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ from einsearch_cli.data.tokens import TokenData
 from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.models.transformer import Accelerator, Estimate, TransformerConfig, estimate
 from einsearch_cli.training.full.network import Network
-from einsearch_cli.training.full.phases import GuideStep, Phases, phases_of
+from einsearch_cli.training.full.phases import Phases, phases_of
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.full.world import World
+from einsearch_cli.training.update import GuideStep
 
 _WEIGHT_AND_GRADIENT: Final = 2 * 4
 """Bytes of a parameter in float32."""

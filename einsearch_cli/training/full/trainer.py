@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from einsearch_cli.data.tokens import TokenData, held_out_batches
-from einsearch_cli.errors import DivergedError, OutputError
+from einsearch_cli.errors import OutputError
 from einsearch_cli.files import write_error
 from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
 from einsearch_cli.training.full.checkpoint import Checkpoint, RunState, read_newest, save_checkpoint
@@ -27,6 +27,7 @@ from einsearch_cli.training.full.stopping import StopRequest
 from einsearch_cli.training.full.trackers import TrackedRun, Tracker, open_trackers
 from einsearch_cli.training.full.world import World
 from einsearch_cli.training.schedule import schedule
+from einsearch_cli.training.update import Course
 from einsearch_cli.training.validation import validation_marks
 
 RANDOM_STATE: Final = "random:cpu"
@@ -117,6 +118,14 @@ class _Run:
         rows = max(1, spec.batch // spec.accumulation // world.size)
         self.held_out = held_out_batches(data.held_out, block=context, batch=rows, blocks=spec.validation.blocks)
         self.marks = validation_marks(self.phases.steps, spec.validation.points)
+        rate = spec.optimizer.learning_rate
+        self.course = Course(
+            steps=self.phases.steps,
+            run=f"of {spec.name} (learning rate {rate:g})",
+            learning_rate=rate,
+            rate_name="optimizer.learning_rate",
+            warmup_name="schedule.warmup",
+        )
         self.done = self.flops = 0
         self.earlier_s = 0.0
         self.started_s = time.perf_counter()
@@ -188,7 +197,7 @@ class _Run:
         elapsed_s = time.perf_counter() - started_s
         self.done += 1
         self.flops += self.phases.flops_of(step)
-        loss = self._finite(loss_sum / self.world.size, "training")
+        loss = self.course.finite(loss_sum / self.world.size, "training", self.done)
         if self.network.guide is not None and self.phases.guide(self.done) is None:
             self.network = self.network.without_guide()
             self.listener.say(f"step {self.done:,}: the guides are over and gone")
@@ -245,17 +254,7 @@ class _Run:
                     own, count = own + loss, count + 1
         network.model.train()
         total, batches = world.sums(own, count)
-        return self._finite(total / batches, "held-out")
-
-    def _finite(self, loss: float, kind: str) -> float:
-        if math.isfinite(loss):
-            return loss
-        rate = self.spec.optimizer.learning_rate
-        raise DivergedError(
-            f"{kind} loss became {loss} at step {self.done:,} of {self.phases.steps:,} of {self.spec.name} "
-            f"(learning rate {rate:g})",
-            remedy=f"lower optimizer.learning_rate, e.g. to {rate / 3:.2g}, or lengthen schedule.warmup",
-        )
+        return self.course.finite(total / batches, "held-out", self.done)
 
     def _save(self) -> None:
         if self.world.size > 1 and self.spec.parallel == "ddp" and not self.world.is_first:

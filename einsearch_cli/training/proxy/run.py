@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -14,15 +13,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.data import Batch
-from einsearch_cli.errors import DivergedError
 from einsearch_cli.layers import AuxiliaryLoss
 from einsearch_cli.models import ProxyModel
 from einsearch_cli.structures import RoutingStatistics
-from einsearch_cli.training.groups import grouped, set_learning_rates
+from einsearch_cli.training.groups import grouped
 from einsearch_cli.training.optimizers import find_optimizer
 from einsearch_cli.training.proxy.cost import RunCost, cost_of
 from einsearch_cli.training.proxy.settings import ProxyRun, RunOutcome
 from einsearch_cli.training.schedule import schedule
+from einsearch_cli.training.update import Course, Update
 from einsearch_cli.training.validation import validation_marks
 
 
@@ -134,7 +133,6 @@ class _Trainer:
             torch.manual_seed(run.seed)
             self.model: ProxyModel = run.task.build_model(run.structure, run.width)
         self.cost = cost_of(run, self.model.count())
-        self.auxiliary = AuxiliaryLoss(self.model, settings.auxiliary_weight)
         kind = find_optimizer(settings.name)
         options = kind.options(
             self.model,
@@ -142,27 +140,30 @@ class _Trainer:
             learning_rate=self.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        self.optimizer = kind.make(grouped(self.model, options), settings)
+        self.auxiliary = AuxiliaryLoss(self.model, settings.auxiliary_weight)
+        self.update = Update(
+            optimizer=kind.make(grouped(self.model, options), settings),
+            parameters=tuple(self.model.parameters()),
+            clip_norm=settings.clip_norm,
+            auxiliary=self.auxiliary,
+        )
+        self.course = Course(
+            steps=self.cost.steps,
+            run=f"(structure {run.structure}, width {run.width}, seed {run.seed}, "
+            f"base learning rate {self.learning_rate:g})",
+            learning_rate=self.learning_rate,
+        )
         self.batches = run.task.batches(run.seed)
         self.held_out: tuple[Batch, ...] = run.task.validation()
         self.done = 0
 
     def step(self, watch: AbstractContextManager[object] = _UNWATCHED) -> float:
         """One optimizer update; gives the training loss before it. `watch` sees the forward and the backward pass."""
-        settings = self.run.optimizer
+        settings, batch = self.run.optimizer, next(self.batches)
         fraction = schedule(self.done, self.cost.steps, warmup=settings.warmup, final=settings.final)
-        set_learning_rates(self.optimizer, fraction)
-        batch = next(self.batches)
-        self.optimizer.zero_grad()
-        with watch:
-            with self.auxiliary:
-                loss = self.run.task.loss(self.model, batch)
-            self.done += 1
-            value = self._finite(loss.item(), "training")
-            (loss + self.auxiliary.loss()).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-        self.optimizer.step()
-        return value
+        loss, _ = self.update.step([lambda: self.run.task.loss(self.model, batch)], fraction, watch=watch)
+        self.done += 1
+        return self.course.finite(loss.item(), "training", self.done)
 
     def executed_flops(self, counter: FlopCounterMode) -> int:
         """FLOPs of the step that a counter has watched; attention, which it misses on a CPU, as the network counts it."""
@@ -177,14 +178,4 @@ class _Trainer:
         with self.auxiliary:
             losses = [self.run.task.loss(self.model, batch).item() for batch in self.held_out]
         self.model.train()
-        return self._finite(statistics.fmean(losses), "validation")
-
-    def _finite(self, loss: float, kind: str) -> float:
-        if math.isfinite(loss):
-            return loss
-        raise DivergedError(
-            f"{kind} loss became {loss} at step {self.done} of {self.cost.steps} "
-            f"(structure {self.run.structure}, width {self.run.width}, seed {self.run.seed}, "
-            f"base learning rate {self.learning_rate:g})",
-            remedy=f"lower the learning rate, e.g. to {self.learning_rate / 3:.2g}, or lengthen the warm-up",
-        )
+        return self.course.finite(statistics.fmean(losses), "validation", self.done)

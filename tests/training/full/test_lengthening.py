@@ -52,10 +52,15 @@ def test_a_longer_run_is_the_one_that_was_as_long_from_the_start(
             {},
             "the weight of its guides depends on the number of steps",
         ),
+        (
+            {"schedule": CONSTANT, "guidance": {"flop_matched": True}},
+            {},
+            "the weight of its guides depends on the number of steps",
+        ),
         ({"schedule": CONSTANT}, {"seed": 1}, "other settings: seed was 0 and is 1; steps was 6 and is 12"),
         ({"schedule": CONSTANT}, {"steps": 5}, "other settings: steps was 6 and is 5"),
     ],
-    ids=["cosine", "wsd", "warm-up", "guides", "seed", "shorter"],
+    ids=["cosine", "wsd", "warm-up", "guides", "flop-matched guides", "seed", "shorter"],
 )
 def test_others_say_why(tmp_path: Path, changes: dict[str, Any], longer: dict[str, Any], message: str) -> None:
     run_tiny(tmp_path, steps=6, **changes)
