@@ -26,7 +26,7 @@ from einsearch_cli.reports.plot import (
 )
 
 LABEL_GAP = 17.0
-TOP, BOTTOM = 26, 52
+TOP, BOTTOM = 26, 58
 _RADII = {"dot": 5.0, "faint": 2.6, "hollow": 5.0, "badge": 8.5}
 _COLUMN = 22
 """Pixels between the end of a line and its name."""
@@ -236,7 +236,7 @@ def _grid(chart: Chart) -> Html:
         if chart.x.has_grid:
             parts.append(element("line", x1=x, x2=x, y1=float(TOP), y2=bottom, class_="grid"))
         lowered = 13.0 if crowded and number % 2 else 0.0  # narrow columns: names in two rows
-        parts.append(text(label, x, bottom + 20 + lowered, class_="tick middle", **data_of(x=value)))
+        parts.append(text(label, x, bottom + 5 + lowered, dy="1.1em", class_="tick middle", **data_of(x=value)))
     parts.append(element("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"))
     parts.append(text(chart.x.name, (left + right) / 2, chart.height - 6.0, class_="axis-name middle"))
     return joined(parts)
@@ -312,14 +312,14 @@ def _point(chart: Chart, item: Series, point: Point, aside: float) -> Html:
         x += item.dodge + aside
     shape = "circle" if point.kind == "badge" else item.look.marker
     drawn = mark(shape, x, y, _radius(point), class_=point.kind, data_tip=point.tip, **carried)
-    return joined([_interval(chart, point, x), drawn, _label(chart, point, x, y) if point.label else NOTHING])
+    return joined([_interval(chart, point, x), drawn, _label(chart, item, point, x, y) if point.label else NOTHING])
 
 
-def _label(chart: Chart, point: Point, x: float, y: float) -> Html:
-    """In a badge, else above the mark and its interval."""
+def _label(chart: Chart, item: Series, point: Point, x: float, y: float) -> Html:
+    """In a badge, else above everything of its series."""
     if point.kind == "badge":
         return text(point.label, x, y, dy="0.35em", class_="badge-text middle")
-    highest = max(point.y, point.interval[1]) if point.interval else point.y
+    highest = max(end for other in item.points for end in (other.y, *(other.interval or ())))
     top = chart.at(point.x, min(highest, chart.y.high))[1]
     return text(point.label, x, max(TOP + 4.0, top - 10), class_="label middle")
 
@@ -381,7 +381,5 @@ def _end_labels(chart: Chart) -> Html:
 
 
 def _heights_at(chart: Chart, item: Series, x: float) -> Iterable[float]:
-    for point in item.points:
-        place = chart.at(point.x, point.y)
-        if point.kind == "dot" and item.label and abs(place[0] - x) < 1:
-            yield place[1]
+    for line in item.lines if item.label else ():
+        yield from (y for place, y in (chart.at(*point) for point in line.points) if abs(place - x) < 1)

@@ -11,10 +11,10 @@ from einsearch_cli.scaling import Ranking
 
 _HEADS = (
     ("structure", False),
-    ("loss against the baseline", True),
-    ("better ◂ 0 ▸ worse", False),
     ("verdict", False),
     ("compute gain", True),
+    ("loss against the baseline", True),
+    ("better ◂ 0 ▸ worse", False),
 )
 
 

@@ -33,7 +33,7 @@ def compute_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html
     x = log_axis("training FLOPs per run (log scale)", computes, 0.07)
     x = replace(x, ticks=[(budget, flops_text(budget)) for _, budget in study.budgets])
     if len(study.budgets) == 1:
-        x = replace(x, low=max(computes), high=max(computes), has_grid=False)
+        x = replace(x, name="training FLOPs per run", low=max(computes), high=max(computes), has_grid=False)
     shifts = _shifts(study, looks)
     drawn = [item for item in study.structures if study.levels[item]]
     drawn.sort(key=lambda item: (looks[item].tone != "ink", not looks[item].stands_out))  # the yardstick on top

@@ -70,7 +70,7 @@ def render_report(study: StudyReport) -> str:
 def html_document(title: str, kicker: str, sections: Iterable[Html]) -> str:
     """Sections under a title as one HTML document with the style and the script of all reports."""
     masthead = element("header", element("p", kicker, class_="kicker"), element("h1", title))
-    tooltip = element("div", id="tip", role="tooltip", hidden="hidden")
+    tooltip = element("div", id="tip", role="status", hidden="hidden")
     return "<!DOCTYPE html>\n" + element(
         "html",
         _head(title),

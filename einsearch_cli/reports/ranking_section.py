@@ -26,15 +26,15 @@ from einsearch_cli.taxonomy import Taxonomy
 _HEADS = (
     ("#", True),
     ("structure", False),
+    ("verdict", False),
+    ("compute gain", True),
+    ("loss against yardstick", True),
+    ("better ◂ 0 ▸ worse", False),
+    ("loss", True),
+    ("best width", True),
     ("ω", True),
     ("ψ", True),
     ("ν", True),
-    ("loss", True),
-    ("loss against yardstick", True),
-    ("better ◂ 0 ▸ worse", False),
-    ("verdict", False),
-    ("compute gain", True),
-    ("best width", True),
 )
 
 _VERDICTS = {"not compared": "one seed", "failed": "no run finished"}
@@ -86,23 +86,23 @@ def _row(look: Identity, known: Taxonomy, levels: Sequence[Level], scale: Scale)
         "tr",
         _number(look.number),
         name,
-        *exponents,
-        _number(loss_text(entry.loss), interval_text(entry.ci_low, entry.ci_high)),
         *comparison_cells(entry, look, scale),
+        _number(loss_text(entry.loss), interval_text(entry.ci_low, entry.ci_high)),
         _width(entry, levels),
+        *exponents,
         class_=look.tone,
         data_s=look.key,
     )
 
 
 def comparison_cells(entry: RankingEntry, look: Identity, scale: Scale) -> list[Html]:
-    """Difference in loss, the same as a bar, verdict and compute gain."""
+    """Verdict, compute gain, difference in loss, and the difference as a bar."""
     share = relative_difference(entry)
     return [
-        _number(*_difference(share)),
-        element("td", _forest(share, look, scale)),
         element("td", element("span", _VERDICTS.get(entry.verdict, entry.verdict), class_=_verdict_class(entry))),
         _gain(entry),
+        _number(*_difference(share)),
+        element("td", _forest(share, look, scale)),
     ]
 
 
@@ -145,7 +145,8 @@ def _gain(entry: RankingEntry) -> Html:
     cell = _number(value, whole.removeprefix(value).strip() or MISSING)
     if entry.compute_gain_reason is None:
         return cell
-    return element("td", element("span", value, data_tip=f"Compute gain\n{entry.compute_gain_reason}"), class_="number")
+    tip = f"Compute gain\n{entry.compute_gain_reason}"
+    return element("td", element("span", value, tabindex="0", data_tip=tip), class_="number")
 
 
 def forest_scale(entries: Iterable[RankingEntry]) -> Scale:

@@ -9,7 +9,7 @@ from einsearch_cli.reports.comparison_section import comparison_section
 from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
-from einsearch_cli.reports.figure_taxonomy import taxonomy_figure
+from einsearch_cli.reports.figure_taxonomy import constant_exponents, taxonomy_figure
 from einsearch_cli.reports.headline import headline
 from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.numbers import duration_text, flops_text
@@ -88,8 +88,9 @@ def scaling_section(page: Page) -> Html | None:
         drawing,
         caption(
             reading,
-            "Vertical bars are 95% intervals over seeds, small faint marks the other widths.",
-            "The thick line is the yardstick, grey are structures further down the ranking: point at any for details.",
+            "Vertical bars are 95% intervals over seeds, small faint marks the other widths, where they are within the figure.",
+            "The thick line is the yardstick, grey are structures further down the ranking.",
+            "For details point at a mark, tap it, or use the arrow keys.",
             "Marks at one budget are moved sideways a little so that they do not hide each other." if several else "",
             "The compute gain in the table is read off the lower convex hull of these points." if several else "",
         ),
@@ -109,6 +110,7 @@ def taxonomy_section(page: Page) -> Html | None:
             f"Each disc is a structure, named by its rank, at its loss with {budget} training FLOPs:",
             "the largest budget that all structures were trained with. Dashed lines are medians of a column.",
             "Exponents are spaced evenly, not to scale; the loss is on a log scale.",
+            *(f"All structures have {said}, which is not shown." for said in constant_exponents(page.study).values()),
         ),
         _reading(),
     ])  # fmt: skip

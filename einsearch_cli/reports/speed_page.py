@@ -12,7 +12,7 @@ from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.reports.numbers import duration_text
 from einsearch_cli.reports.page import html_document
 from einsearch_cli.reports.sections import caption
-from einsearch_cli.reports.speed_table import by_case, case_rows, case_title, speed_headline
+from einsearch_cli.reports.speed_table import by_case, speed_headline, speed_rows
 
 if TYPE_CHECKING:
     from einsearch_cli.speed import BenchResult
@@ -37,7 +37,7 @@ def render_speed(result: BenchResult, command: str) -> str:
                 "memory that is there already, and nothing else: no bias, scaling, views or copies.",
             ),
         ])),
-        "figures": ("All figures", _tables(result)),
+        "figures": ("All figures", _table(speed_rows(result))),
         "repeat": ("Repeat it", _repeat(result, command)),
     }  # fmt: skip
     parts = [
@@ -74,18 +74,15 @@ def _facts(result: BenchResult) -> Html:
     return element("dl", *tiles, class_="facts")
 
 
-def _tables(result: BenchResult) -> Html:
-    return joined(
-        element("details", element("summary", case_title(case)), _table(case_rows(items)))
-        for case, items in by_case(result)
-    )
-
-
 def _table(rows: list[dict[str, str]]) -> Html:
     heads = element("tr", *(element("th", name) for name in rows[0]))
     body = [
         element(
-            "tr", *(element("td", value, class_="number" if column else None) for column, value in enumerate(cells))
+            "tr",
+            *(
+                element("td", value, class_="number" if column not in (0, 4) else None)
+                for column, value in enumerate(cells)
+            ),
         )
         for cells in (row.values() for row in rows)
     ]

@@ -12,18 +12,17 @@ STYLE = """
   --mono: ui-monospace, "SF Mono", Consolas, "DejaVu Sans Mono", monospace;
   --page: #fbfbf9; --card: #ffffff; --ink: #1b1e23; --soft: #5b626d; --rule: #e2e3df; --grid: #ecece8;
   --quiet: #a3a9b2; --accent: #0b5cad; --good: #00704f; --bad: #a33c00; --good-bg: #e2f3ec; --bad-bg: #fbebe1;
-  --mute-bg: #eeeeea;
+  --mute-bg: #eeeeea; --shade: rgb(30 30 20 / .16);
   --c1: #0072b2; --c2: #d55e00; --c3: #00916a; --c4: #aa4499; --c5: #b8860b; --c6: #3aa3dc; --c7: #882255;
 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root {
     --page: #14171b; --card: #1b1f24; --ink: #eceef0; --soft: #a2aab4; --rule: #30363e; --grid: #262b32;
     --quiet: #6d7681; --accent: #7db8f2; --good: #5fd6ab; --bad: #ffa06b; --good-bg: #12362b; --bad-bg: #402413;
-    --mute-bg: #2a3037;
+    --mute-bg: #2a3037; --shade: rgb(0 0 0 / .55);
     --c1: #56a8e8; --c2: #ff8a45; --c3: #3ccf9f; --c4: #e08fd2; --c5: #e8bf4a; --c6: #9fd8fa; --c7: #d7759f;
   }
 }
-@media print { :root { --page: #fff; } section { break-inside: avoid; } }
 * { box-sizing: border-box; }
 body {
   margin: 0; background: var(--page); color: var(--ink);
@@ -50,7 +49,11 @@ p.caption { max-width: 112ch; color: var(--soft); font-size: 14px; margin: 10px 
 .facts dd { margin: 2px 0 0; font-weight: 600; font-size: 17px; overflow-wrap: anywhere; }
 #section-facts { margin-top: 26px; }
 .card, .scroll { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
-.scroll { overflow-x: auto; padding: 12px 10px 8px; }
+.scroll { overflow-x: auto; padding: 12px 10px 8px; background:
+  linear-gradient(to right, var(--card) 40%, transparent) left / 40px 100% no-repeat local,
+  linear-gradient(to left, var(--card) 40%, transparent) right / 40px 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / 12px 100% no-repeat,
+  linear-gradient(to left, var(--shade), transparent) right / 12px 100% no-repeat, var(--card); }
 .figure { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 12px 14px; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 8px 14px;
   overflow: hidden; }
@@ -60,6 +63,9 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-nu
 th { text-align: left; color: var(--soft); font-weight: 600; font-size: 12.5px; vertical-align: bottom;
   line-height: 1.3;
   padding: 4px 8px 8px; border-bottom: 1px solid var(--rule); }
+th button { all: unset; cursor: pointer; }
+th button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+[aria-sort] button::after { content: " ▲"; font-size: 9px; } [aria-sort=descending] button::after { content: " ▼"; }
 td { padding: 7px 8px; border-bottom: 1px solid var(--grid); vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
 .number { text-align: right; white-space: nowrap; }
@@ -122,13 +128,27 @@ td pre { padding: 0; font-size: 12px; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(270px, 1fr)); gap: 14px; }
 .columns .card { padding: 14px 18px; } .columns h3 { margin: 0 0 4px; } .columns p { margin: 0; font-size: 14.5px; }
 details summary { cursor: pointer; color: var(--accent); margin: 8px 0; }
-@media (max-width: 820px) {
+@media screen and (max-width: 820px) {
   .legend.narrow { display: flex; } .end-label { display: none; }
   svg.plot { width: calc(100% * var(--units) / var(--shown)); max-width: none;
     font-size: max(12px, calc(var(--shown) * 10px / 330)); }
 }
 @media (max-width: 640px) {
   main { padding: 24px 14px 60px; } h1 { font-size: 26px; } .lead { font-size: 18px; }
-  .facts { grid-template-columns: 1fr 1fr; }
+  .facts { grid-template-columns: 1fr 1fr; } .name { min-width: 118px; } td, th { padding-left: 5px; padding-right: 5px; }
+}
+@media print {
+  @page { margin: 12mm; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  :root { --page: #fff; } body { font-size: 11px; } main { max-width: none; padding: 0; }
+  p, p.caption { max-width: none; font-size: 10px; } .lead { font-size: 14px; max-width: none; }
+  h1 { font-size: 24px; } h2 { font-size: 15px; } section { margin-top: 20px; }
+  h2, h3 { break-after: avoid; } tr, .figure, .card, .facts { break-inside: avoid; }
+  .scroll { overflow: visible; padding: 4px; background: none; border-radius: 0; }
+  table { font-size: 8.5px; } th, td { padding: 3px 4px; } th, .verdict { font-size: 8px; }
+  tr.divider td { font-size: 8.5px; } .name { min-width: 0; }
+  .notation, .range { font-size: 7px; } .number, .range { white-space: normal; }
+  svg.forest { width: 84px; } .verdict { padding: 0 5px; } pre { font-size: 8.5px; }
+  .panels { grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); } .legend { font-size: 10px; }
 }
 """

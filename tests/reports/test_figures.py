@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from statistics import median
 
 import pytest
@@ -299,3 +302,52 @@ def test_structures_have_one_name_each_in_table_figures_and_sentences(study) -> 
         look = looks[parse_structure(text)]
         assert look.label == f"{look.number} {text}"
     assert any(texts[0] in line for line in headline(made))
+
+
+TEXTS = ("dense", "btt:r=2", "monarch", "low-rank", "kronecker", "XA^1/2 XAB^1/2 YA^1/2 YB^1/2")
+
+
+@pytest.mark.parametrize("more", [{"rungs": 3, "stopped": ("low-rank",)}, {"rungs": 1}], ids=["budgets", "one budget"])
+def test_no_name_of_a_figure_leaves_it_or_lies_on_another(study, more) -> None:
+    """With letters of seven pixels; on narrow screens names at the ends of lines are hidden and the legend has them."""
+    made = study(texts=TEXTS, loss_name="validation loss (mean squared error / target variance)", **more)
+    page = render_report(made)
+    for drawing in re.findall(r'<svg class="plot".*?</svg>', page):
+        width, height = map(float, re.findall(r'viewBox="0 0 (\S+) (\S+)"', drawing)[0])
+        boxes = list(text_boxes(drawing))
+        assert len(boxes) > 6
+        for start, end, line, words in boxes:
+            assert start >= 0, words
+            assert end <= width, words
+            assert 0 < line < height
+        for one, other in combinations(boxes, 2):
+            assert one[1] <= other[0] or other[1] <= one[0] or abs(one[2] - other[2]) >= 12, (one, other)
+    entries = {entry.partition("  ")[0] for entry in re.findall(r'<span class="entry"[^>]*>.*?</svg>([^<]+)', page)}
+    assert entries == {look.short_label for look in identities(made).values()}
+
+
+def text_boxes(drawing: str) -> Iterator[tuple[float, float, float, str]]:
+    """Left and right end and height of each text, but for the numbers in discs."""
+    for attributes, words in re.findall(r"<text ([^>]*)>([^<]*)", drawing):
+        given = dict(re.findall(r'(\S+)="([^"]*)"', attributes))
+        classes = given["class"].split()
+        if "badge-text" not in classes:
+            length = 7.0 * len(words)
+            start = float(given["x"]) - length * (0.5 * ("middle" in classes) + ("end" in classes))
+            below = 13 * float(given.get("dy", "0em").removesuffix("em"))
+            yield start, start + length, float(given["y"]) + below, words
+
+
+def test_an_exponent_that_all_share_has_no_panel(study) -> None:
+    page = render_report(study(texts=("dense", "monarch"), rungs=1))
+    assert list(figures(page)["taxonomy"].panels) == ["nu"]
+    assert "All structures have ω = 0, which is not shown." in page
+
+
+def test_far_losses_of_other_widths_do_not_stretch_the_figure(study) -> None:
+    made = study(rungs=1)
+    far = [replace(run, loss=3 * run.loss) if run.trial.width == 64 else run for run in made.results]
+    ranking = rank_candidates(far, made.ranking.yardstick)
+    panel = figures(render_report(replace(made, results=tuple(far), ranking=ranking)))["loss-compute"].panel
+    assert panel.y.ticks[-1].value < 1.6
+    assert max((mark.y[0] for mark in panel.of("faint")), default=0.0) < 1.6
