@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, StructuredMoE, merge, merged, swap_linear, unmerge
     from einsearch_cli.structures import Structure, parse_structure
     from einsearch_cli.taxonomy import classify
+    from einsearch_cli.training.groups import optimizer_groups
 
 _HOME = {
     "AuxiliaryLoss": "layers",
@@ -22,6 +23,7 @@ _HOME = {
     "StructuredMoE": "layers",
     "merge": "layers",
     "merged": "layers",
+    "optimizer_groups": "training.groups",
     "swap_linear": "layers",
     "unmerge": "layers",
     "Structure": "structures",
@@ -38,6 +40,7 @@ __all__ = [
     "classify",
     "merge",
     "merged",
+    "optimizer_groups",
     "parse_structure",
     "swap_linear",
     "unmerge",

@@ -27,20 +27,13 @@ def learning_rate_multipliers(
         dense_multiplier: from the name of a layer to the multiplier of a dense layer in its place, such
             as fan-in of the base model / fan-in under muP; all 1 if None.
 
-    Optimizer groups of a model after `swap_linear`, one for each learning rate, which is what fused AdamW is fast with:
+    `einsearch_cli.optimizer_groups` makes the groups of an optimizer from them.
 
-    >>> import torch
     >>> from einsearch_cli import swap_linear
     >>> model = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64))
     >>> _ = swap_linear(model, "btt:r=2", filter=lambda layer, name: name == "2")
     >>> learning_rate_multipliers(model)
     {'2.factors.A': 4.0, '2.factors.B': 2.0}
-    >>> rates, groups = learning_rate_multipliers(model), {}
-    >>> for name, parameter in model.named_parameters():
-    ...     groups.setdefault(rates.get(name, 1.0), []).append(parameter)
-    >>> optimizer = torch.optim.AdamW([{"params": group, "lr": 1e-3 * rate} for rate, group in groups.items()])
-    >>> [(group["lr"], len(group["params"])) for group in optimizer.param_groups]
-    [(0.001, 4), (0.004, 1), (0.002, 1)]
     """
     return {
         f"{layer}.{name}".removeprefix("."): multiplier * (1.0 if dense_multiplier is None else dense_multiplier(layer))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import torch
 from torch import nn
-from torch.optim import Optimizer
 
+from einsearch_cli.errors import SpecError
+from einsearch_cli.layers import learning_rate_multipliers
 from einsearch_cli.training.optimizers import Group, OptimizerKind, Options
 
 
@@ -31,6 +34,41 @@ def parameter_options(
     }
 
 
+def optimizer_groups(model: nn.Module, lr: float, weight_decay: float) -> list[Group]:
+    """Parameter groups for an optimizer of `torch.optim`: learning rates of factors, and no decay where it does harm.
+
+    A factor of a structured layer has its own learning rate (`learning_rate_multipliers`), all other parameters have
+    `lr`. Gains, biases and parameters of norms do not decay. There is one group for each distinct pair of learning
+    rate and decay, in the order of the parameters; those that take no gradient are left out.
+
+    Args:
+        model: any module, such as one after `swap_linear`.
+        lr: learning rate of dense layers; not negative.
+        weight_decay: of matrices, embeddings included; not negative.
+
+    Raises:
+        SpecError: a negative or infinite `lr` or `weight_decay`, or a model without parameters that take a gradient.
+
+    >>> from einsearch_cli import optimizer_groups, swap_linear
+    >>> model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64))
+    >>> _ = swap_linear(model, "btt:r=2", filter=lambda layer, name: name == "2")
+    >>> groups = optimizer_groups(model, lr=1e-3, weight_decay=0.1)
+    >>> [(group["lr"], group["weight_decay"], len(group["params"])) for group in groups]
+    [(0.001, 0.1, 1), (0.001, 0.0, 5), (0.004, 0.1, 1), (0.002, 0.1, 1)]
+    >>> optimizer = torch.optim.AdamW(groups)
+    """
+    for name, number in (("lr", lr), ("weight_decay", weight_decay)):
+        if not 0 <= number < math.inf:
+            raise SpecError(f"{name} is {number}: a number from 0 on is needed", remedy=f"{name}=1e-3")
+    multipliers = learning_rate_multipliers(model)
+    groups = _members(model, parameter_options(model, multipliers, learning_rate=lr, weight_decay=weight_decay))
+    if not groups:
+        raise SpecError(
+            f"{type(model).__name__} has no parameter that takes a gradient", remedy="set requires_grad on some"
+        )
+    return groups
+
+
 def state_bytes(model: nn.Module, kind: OptimizerKind, options: Mapping[str, Options]) -> int:
     """What an optimizer keeps for all parameters together, in float32."""
     return sum(value.numel() * kind.state_bytes(options[name]) for name, value in model.named_parameters())
@@ -52,13 +90,18 @@ def grouped(model: nn.Module, options: Mapping[str, Options]) -> list[Group]:
     The peak learning rate of a group is kept under "peak_lr"; `set_learning_rates` scales it.
     Parameters are found by name, so the model may have been sharded since the options were taken.
     """
+    return [{**group, "peak_lr": group["lr"]} for group in _members(model, options)]
+
+
+def _members(model: nn.Module, options: Mapping[str, Options]) -> list[Group]:
     members: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {}
     for name, value in model.named_parameters():
-        members.setdefault(tuple(sorted(options[name].items())), []).append(value)
-    return [{"params": values, "peak_lr": dict(key)["lr"], **dict(key)} for key, values in members.items()]
+        if value.requires_grad:
+            members.setdefault(tuple(sorted(options[name].items())), []).append(value)
+    return [{"params": values, **dict(key)} for key, values in members.items()]
 
 
-def set_learning_rates(optimizer: Optimizer, fraction: float) -> None:
+def set_learning_rates(optimizer: torch.optim.Optimizer, fraction: float) -> None:
     """Give every group this fraction of its peak learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * fraction

@@ -41,8 +41,6 @@ class OptimizerKind(ABC):
     """
 
     name: ClassVar[str]
-    title: ClassVar[str]
-    """Name and source, for people."""
     state_names: ClassVar[tuple[str, ...]]
     """What a checkpoint holds for a parameter, if it is there."""
     least_state_bytes: ClassVar[int]

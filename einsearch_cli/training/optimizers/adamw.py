@@ -18,7 +18,6 @@ class AdamW(OptimizerKind):
     """`torch.optim.AdamW`, fused, with the learning rates of spectral muP."""
 
     name = "adamw"
-    title = "AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)"
     state_names = ("exp_avg", "exp_avg_sq", "step")
     least_state_bytes = 2 * 4
 

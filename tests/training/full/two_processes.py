@@ -19,6 +19,7 @@ GUIDED: dict[str, Any] = {"guidance": {"mode": "stochastic", "ratio": 0.4}, "acc
 TOGETHER: dict[str, dict[str, Any]] = {
     "plain": {"steps": 20},
     "self-guided": {"steps": 20, **GUIDED, "model": {"structure": "btt:r=2"}, "recompute": True},
+    "muon": {"steps": 20, "optimizer": {"name": "muon", "learning_rate": 1e-2}, "model": {"structure": "btt:r=2"}},
 }
 """Twenty steps each; every one with DDP and with FSDP2."""
 
