@@ -371,7 +371,7 @@ def _end_labels(chart: Chart) -> Html:
         column = max(place for _, (place, _) in items) + _COLUMN
         lowest = chart.bottom - 4.0
         if x < max(ends):  # lines go on from here, downwards: the names stay above them
-            lowest = min(y for item in chart.series for y in _heights_at(chart, item, x)) - 4
+            lowest = min((y for item in chart.series for y in _heights_at(chart, item, x)), default=chart.bottom) - 4
         placed = spread_apart([y for _, (_, y) in items], LABEL_GAP, TOP + 8.0, max(lowest, TOP + 8.0))
         for (item, (end, y)), height in zip(items, placed, strict=True):
             leader = polyline([(end + 7, y), (column - 4, height)], class_="leader")

@@ -72,7 +72,7 @@ def test_muon_trains_a_transformer(einsearch: Einsearch, folder: Path) -> None:
     assert "exp_avg:embedding.weight" in checkpoint.optimizer
     other = einsearch("train", folder / "run.yaml", "--set", "steps=9", "--out", folder / "runs")
     assert other.code == 2
-    assert "optimizer.name was 'muon'" in other.err
+    assert 'optimizer.name was "muon"' in other.err
 
 
 def test_muon_ranks_structures(einsearch: Einsearch, folder: Path) -> None:
@@ -81,7 +81,7 @@ def test_muon_ranks_structures(einsearch: Einsearch, folder: Path) -> None:
         (folder / "study.yaml").write_text(STUDY.replace("NAME", name))
         found = einsearch("rank", folder / "study.yaml", "--out", folder / name, "--workers", "1")
         assert found.code == 0, found.err
-        trials = json.loads((folder / name / "results.json").read_text())["trials"]
+        trials = json.loads((folder / name / "results.json").read_text())["results"]
         assert [trial["status"] for trial in trials] == ["ok", "ok"]
         losses[name] = [trial["loss"] for trial in trials]
     assert losses["muon"] != losses["adamw"]

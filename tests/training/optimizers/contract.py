@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,11 @@ def mlp(text: str, width: int = 64) -> MLP:
     return MLP(16, width, 1, depth=3, make_linear=structured_linear(parse_layer(text)), dense_input=True)
 
 
+@pytest.mark.usefixtures("one_thread")
 class OptimizerContract:
     """Tests of one optimizer through everything that the project does with it."""
 
     kind: OptimizerKind
-
-    @pytest.fixture(autouse=True)
-    def _one_thread(self) -> Iterator[None]:
-        """Several threads may sum in another order from run to run."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
 
     def options(self, model: MLP, weight_decay: float = 0.1) -> dict[str, Options]:
         return self.kind.options(model, base_width=64, learning_rate=0.01, weight_decay=weight_decay)
