@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from einsearch_cli.reports import sections as _sections  # registers the sections of the page
 from einsearch_cli.reports.document import results_document, write_results
 from einsearch_cli.reports.headline import headline
-from einsearch_cli.reports.page import Page, render_report, report_section, report_sections, write_report
+from einsearch_cli.reports.page import Page, report_section, report_sections
+from einsearch_cli.reports.sections import render_report, write_report
 from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.reports.tables import Table, ranking_table
 
@@ -22,5 +22,3 @@ __all__ = [
     "write_report",
     "write_results",
 ]
-
-del _sections

@@ -26,11 +26,11 @@ from einsearch_cli.reports.plot import (
 )
 
 LABEL_GAP = 17.0
-TOP, BOTTOM = 26, 58
+TOP, BOTTOM = 26, 42
 _RADII = {"dot": 5.0, "faint": 2.6, "hollow": 5.0, "badge": 8.5}
 _COLUMN = 22
 """Pixels between the end of a line and its name."""
-_CHARACTER = 7.6
+_CHARACTER = 7.2
 """Width of a bold letter, at most."""
 
 
@@ -149,7 +149,7 @@ class Chart:
     panel: str = ""
     """Name of the chart in its figure."""
     title: str = ""
-    width: int = 1040
+    width: int = 900
     height: int = 400
     left: int = 62
 
@@ -171,8 +171,8 @@ class Chart:
         """The pixel of a pair of values."""
         return _place(self.x, x, self.left, self.right), _place(self.y, y, self.bottom, TOP)
 
-    def svg(self, description: str) -> Html:
-        """The drawing."""
+    def html(self, description: str) -> Html:
+        """The drawing over the name of the axis that runs to the right."""
         parts = (
             _grid(self),
             *(_rule(self, rule) for rule in self.rules),
@@ -180,7 +180,7 @@ class Chart:
             *_series(self),
             _end_labels(self),
         )
-        return element(
+        drawing = element(
             "svg",
             *parts,
             class_="plot",
@@ -190,6 +190,7 @@ class Chart:
             data_panel=self.panel,
             style=f"--units:{self.width};--shown:{self.width - self.label_room + 30 * bool(self.label_room > 14):.0f}",
         )
+        return element("div", drawing, element("p", self.x.name, class_="axis-title middle"))
 
 
 def figure(name: str, description: str, charts: Sequence[Chart]) -> Html:
@@ -208,7 +209,7 @@ def figure(name: str, description: str, charts: Sequence[Chart]) -> Html:
     is_named = any(item.label for item in shown.values())
     legend = element("p", *entries, class_="legend narrow" if is_named else "legend") if shown else NOTHING
     above = element("p", charts[0].y.name, class_="axis-title") if charts[0].y.name else NOTHING
-    drawings = element("div", *(chart.svg(description) for chart in charts), class_="panels", id=name)
+    drawings = element("div", *(chart.html(description) for chart in charts), class_="panels", id=name)
     return element("div", above, drawings, legend, class_="figure", tabindex="0", role="group", aria_label=description)
 
 
@@ -238,7 +239,6 @@ def _grid(chart: Chart) -> Html:
         lowered = 13.0 if crowded and number % 2 else 0.0  # narrow columns: names in two rows
         parts.append(text(label, x, bottom + 5 + lowered, dy="1.1em", class_="tick middle", **data_of(x=value)))
     parts.append(element("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"))
-    parts.append(text(chart.x.name, (left + right) / 2, chart.height - 6.0, class_="axis-name middle"))
     return joined(parts)
 
 

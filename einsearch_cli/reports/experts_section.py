@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from einsearch_cli.reports.figure_experts import STARVED, load_figure
-from einsearch_cli.reports.markup import NOTHING, Html, element, joined
+from einsearch_cli.reports.markup import Html, joined
 from einsearch_cli.reports.numbers import loss_text
-from einsearch_cli.reports.page import Page
-from einsearch_cli.reports.ranking_section import structure_cell
+from einsearch_cli.reports.page import Page, fill
 from einsearch_cli.reports.study import short_name
+from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
@@ -29,21 +29,21 @@ def experts_section(page: Page) -> Html | None:
         return None
     without = {result.trial.structure: result for result in page.study.unbalanced if result.routing}
     drawing = load_figure([(run, without.get(run.trial.structure)) for run in shown[:MOST_DRAWN]], page.looks)
-    return joined([drawing, element("p", _counted(shown, without), class_="caption"), _table(page, shown, without)])
+    read = fill("figure.html", drawing=drawing, caption=_counted(shown, without))
+    return joined([read, _table(page, shown, without)])
 
 
 def _table(page: Page, shown: list[TrialResult], without: dict[LayerSpec, TrialResult]) -> Html:
-    names = (*_HEADS, _WITHOUT) if without else _HEADS
     rows = []
     for result in shown:
         other = without.get(result.trial.structure)
-        for number, layer in enumerate(result.routing):
-            least = "" if other is None else f"{other.routing[number].smallest_load:.2f}"
-            rows.append(_row(page, result, layer, element("td", least, class_="number") if without else NOTHING))
-    heads = element("thead", element("tr", *(element("th", name) for name in names)))
-    table = element("table", heads, element("tbody", *rows))
-    inside = element("div", table, class_="scroll", tabindex="0")
-    return element("details", element("summary", f"Every layer ({len(rows)} rows)"), inside)
+        for position, layer in enumerate(result.routing):
+            cells = _cells(result, layer)
+            if without:
+                cells.append(number("" if other is None else f"{other.routing[position].smallest_load:.2f}"))
+            rows.append(Row(cells=cells, look=page.looks[result.trial.structure]))
+    heads = (*_HEADS, _WITHOUT) if without else _HEADS
+    return table(heads, rows, numbers=heads[2:], summary=f"Every layer ({len(rows)} rows)")
 
 
 def _counted(shown: list[TrialResult], without: dict[LayerSpec, TrialResult]) -> str:
@@ -96,20 +96,11 @@ def _shown(page: Page) -> list[TrialResult]:
     return found
 
 
-def _row(page: Page, result: TrialResult, layer: RoutingStatistics, more: Html) -> Html:
-    experts = len(layer.load)
-    values = (
-        f"{layer.smallest_load:.2f}",
-        f"{max(layer.load) * experts:.2f}",
-        f"{layer.token_entropy:.2f}",
-        f"{layer.aggregate_entropy:.2f}",
-        str(layer.dropped),
-    )
-    return element(
-        "tr",
-        structure_cell(result.trial.structure),
-        element("td", layer.layer),
-        *(element("td", value, class_="number") for value in values),
-        more,
-        data_s=page.looks[result.trial.structure].key,
-    )
+def _cells(result: TrialResult, layer: RoutingStatistics) -> list[Cell]:
+    values = (layer.smallest_load, max(layer.load) * len(layer.load), layer.token_entropy, layer.aggregate_entropy)
+    return [
+        structure(result.trial.structure),
+        Cell(text=layer.layer),
+        *(number(f"{value:.2f}") for value in values),
+        number(str(layer.dropped)),
+    ]

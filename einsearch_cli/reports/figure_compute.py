@@ -18,7 +18,7 @@ TALLEST = 12.0
 """Losses above this many times the median are left out, lest one bad run flatten all others."""
 SPREAD = 40.0
 """Pixels over which the marks at one of several budgets are spread sideways."""
-COLUMNS = 880.0
+COLUMNS = 740.0
 """The same with a single budget, where every structure has a column of its own."""
 
 

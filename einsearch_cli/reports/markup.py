@@ -12,19 +12,25 @@ class Html(str):
 
     __slots__ = ()
 
+    def __html__(self) -> str:
+        """For Jinja: this is not escaped again."""
+        return str(self)
+
 
 NOTHING = Html("")
 
 
-def escaped(child: str | float | int) -> Html:
-    """HTML for any text; `Html` passes through.
+def escaped(child: object) -> Html:
+    """HTML for any text; what is HTML already passes through.
 
     >>> escaped("<b> & 'c'")
     '&lt;b&gt; &amp; &#x27;c&#x27;'
     >>> escaped(Html("<b>"))
     '<b>'
     """
-    return child if isinstance(child, Html) else Html(html.escape(_printable(str(child)), quote=True))
+    if hasattr(child, "__html__"):
+        return Html(child.__html__())
+    return Html(html.escape(_printable(str(child)), quote=True))
 
 
 def _printable(text: str) -> str:

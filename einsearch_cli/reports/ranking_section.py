@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from einsearch_cli.reports.looks import Identity
-from einsearch_cli.reports.markup import NOTHING, Html, element, joined
+from einsearch_cli.reports.markup import NOTHING, Html, element
 from einsearch_cli.reports.numbers import (
     MISSING,
     count_text,
@@ -16,26 +16,18 @@ from einsearch_cli.reports.numbers import (
     percent_text,
 )
 from einsearch_cli.reports.page import Page
-from einsearch_cli.reports.plot import Scale, data_of, mark, swatch
-from einsearch_cli.reports.study import StudyReport, relative_difference, short_name
+from einsearch_cli.reports.plot import Scale, data_of, mark
+from einsearch_cli.reports.study import StudyReport, relative_difference
+from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.reports.tables import gain_text
 from einsearch_cli.scaling import Level, RankingEntry
-from einsearch_cli.structures import LayerSpec
 from einsearch_cli.taxonomy import Taxonomy
 
 _HEADS = (
-    ("#", True),
-    ("structure", False),
-    ("verdict", False),
-    ("compute gain", True),
-    ("loss against yardstick", True),
-    ("better ◂ 0 ▸ worse", False),
-    ("loss", True),
-    ("best width", True),
-    ("ω", True),
-    ("ψ", True),
-    ("ν", True),
+    *("#", "structure", "verdict", "compute gain", "loss against yardstick", "better ◂ 0 ▸ worse"),
+    *("loss", "best width", "ω", "ψ", "ν"),
 )
+_NUMBERS = frozenset(_HEADS) - {"structure", "verdict", "better ◂ 0 ▸ worse"}
 
 _VERDICTS = {"not compared": "one seed", "failed": "no run finished"}
 
@@ -48,69 +40,50 @@ def ranking_section(page: Page) -> Html:
     """The table, split where structures were stopped with less compute, and how to read it."""
     study = page.study
     scale = forest_scale(study.ranking.entries)
-    rows: list[Html] = []
+    rows: list[Row] = []
     rung: int | None = None
-    for position, (structure, look) in enumerate(page.looks.items()):
-        entry = look.entry
-        if position and entry.rung != rung:
-            rows.append(_divider(entry))
-        rung = entry.rung
-        rows.append(_row(look, study.classes[structure], study.levels[structure], scale))
-    heads = [element("th", name, class_="number" if right else None) for name, right in _HEADS]
-    table = element("table", element("thead", element("tr", *heads)), element("tbody", *rows))
-    return joined([element("div", table, class_="scroll", tabindex="0"), _how_to_read(study)])
+    for position, (item, look) in enumerate(page.looks.items()):
+        if position and look.entry.rung != rung:
+            rows.append(Row(divider=_stopped(look.entry)))
+        rung = look.entry.rung
+        rows.append(_row(look, study.classes[item], study.levels[item], scale))
+    return table(_HEADS, rows, _NUMBERS, caption=_how_to_read(study))
 
 
-def structure_cell(structure: LayerSpec, sign: Html = NOTHING) -> Html:
-    """A table cell with the name of a structure over its notation, if that is not the name already."""
-    name, notation = short_name(structure), str(structure)
-    below = element("span", notation, class_="notation") if name != notation else NOTHING
-    return element("td", sign, element("b", name), below, class_="name")
-
-
-def _divider(entry: RankingEntry) -> Html:
-    said = (
+def _stopped(entry: RankingEntry) -> str:
+    if entry.rung is None:
+        return "No finished run"
+    return (
         f"Stopped earlier, after {flops_text(entry.budget_flops)} FLOPs per run (rung {entry.rung + 1}): "
         "less compute, so these losses are not comparable with those above"
-        if entry.rung is not None
-        else "No finished run"
     )
-    return element("tr", element("td", said, colspan=str(len(_HEADS))), class_="divider")
 
 
-def _row(look: Identity, known: Taxonomy, levels: Sequence[Level], scale: Scale) -> Html:
+def _row(look: Identity, known: Taxonomy, levels: Sequence[Level], scale: Scale) -> Row:
     entry = look.entry
-    name = structure_cell(entry.structure, swatch(look.marker, look.tone))
-    exponents = [_number(str(value)) for value in (known.omega, known.psi, known.nu)]
-    return element(
-        "tr",
-        _number(look.number),
-        name,
+    cells = (
+        number(look.number),
+        structure(entry.structure, look),
         *comparison_cells(entry, look, scale),
-        _number(loss_text(entry.loss), interval_text(entry.ci_low, entry.ci_high)),
+        number(loss_text(entry.loss), interval_text(entry.ci_low, entry.ci_high)),
         _width(entry, levels),
-        *exponents,
-        class_=look.tone,
-        data_s=look.key,
+        *(number(str(value)) for value in (known.omega, known.psi, known.nu)),
     )
+    return Row(cells=cells, look=look)
 
 
-def comparison_cells(entry: RankingEntry, look: Identity, scale: Scale) -> list[Html]:
+def comparison_cells(entry: RankingEntry, look: Identity, scale: Scale) -> list[Cell]:
     """Verdict, compute gain, difference in loss, and the difference as a bar."""
     share = relative_difference(entry)
-    return [
-        element("td", element("span", _VERDICTS.get(entry.verdict, entry.verdict), class_=_verdict_class(entry))),
-        _gain(entry),
-        _number(*_difference(share)),
-        element("td", _forest(share, look, scale)),
-    ]
+    verdict = Cell(text=_VERDICTS.get(entry.verdict, entry.verdict), badge=entry.verdict.replace(" ", "-"))
+    return [verdict, _gain(entry), number(*_difference(share)), Cell(drawing=_forest(share, look, scale))]
 
 
-def _width(entry: RankingEntry, levels: Sequence[Level]) -> Html:
+def _width(entry: RankingEntry, levels: Sequence[Level]) -> Cell:
     """The best width, with an arrow where it is the widest or narrowest tried, so that a better one may lie beyond."""
     if entry.width is None:
-        return _number(MISSING)
-    return _number(f"{_edge(levels)}{entry.width}", f"{count_text(entry.params)} params")
+        return number(MISSING)
+    return number(f"{_edge(levels)}{entry.width}", f"{count_text(entry.params)} params")
 
 
 def _edge(levels: Sequence[Level]) -> str:
@@ -119,15 +92,6 @@ def _edge(levels: Sequence[Level]) -> str:
     if len(widths) == 1 or min(widths) < best < max(widths):
         return ""
     return "↑ " if best == max(widths) else "↓ "
-
-
-def _verdict_class(entry: RankingEntry) -> str:
-    return f"verdict {entry.verdict.replace(' ', '-')}"
-
-
-def _number(value: str, below: str = MISSING) -> Html:
-    extra = element("span", below, class_="range") if below != MISSING else NOTHING
-    return element("td", value, extra, class_="number")
 
 
 def _difference(share: tuple[float, float | None, float | None] | None) -> tuple[str, str]:
@@ -139,14 +103,12 @@ def _difference(share: tuple[float, float | None, float | None] | None) -> tuple
     return percent_text(value), f"[{percent_text(low)}, {percent_text(high)}]"
 
 
-def _gain(entry: RankingEntry) -> Html:
+def _gain(entry: RankingEntry) -> Cell:
     whole = gain_text(entry)
     value = factor_text(entry.compute_gain) if entry.compute_gain is not None else whole
-    cell = _number(value, whole.removeprefix(value).strip() or MISSING)
-    if entry.compute_gain_reason is None:
-        return cell
-    tip = f"Compute gain\n{entry.compute_gain_reason}"
-    return element("td", element("span", value, tabindex="0", data_tip=tip), class_="number")
+    reason = entry.compute_gain_reason
+    tip = f"Compute gain\n{reason}" if reason is not None else ""
+    return Cell(text=value, below="" if tip else whole.removeprefix(value).strip(), kind="number", tip=tip)
 
 
 def forest_scale(entries: Iterable[RankingEntry]) -> Scale:
@@ -178,7 +140,7 @@ def _forest(share: tuple[float, float | None, float | None] | None, look: Identi
     )
 
 
-def _how_to_read(study: StudyReport) -> Html:
+def _how_to_read(study: StudyReport) -> str:
     sentences = [
         f"Loss: {study.loss_name}, mean over seeds at the best width, with its 95% Student-t interval.",
         "Difference: loss minus the yardstick's at the same FLOPs, paired by seed, as a share of the yardstick's loss;",
@@ -194,4 +156,4 @@ def _how_to_read(study: StudyReport) -> Html:
         sentences.append(
             "An arrow marks a best width that is the widest (↑) or narrowest (↓) tried: a better one may lie beyond it."
         )
-    return element("p", " ".join(sentences), class_="caption")
+    return " ".join(sentences)

@@ -3,60 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.figure_speed import OVERHEAD, SPEEDUP, speed_figure
-from einsearch_cli.reports.markup import Html, element, joined
+from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import duration_text
-from einsearch_cli.reports.page import html_document
-from einsearch_cli.reports.sections import caption
+from einsearch_cli.reports.page import fill, render_page, report_section
 from einsearch_cli.reports.speed_table import by_case, speed_headline, speed_rows
+from einsearch_cli.reports.table import Cell, Row, number, table
 
 if TYPE_CHECKING:
     from einsearch_cli.speed import BenchResult
 
 
-def render_speed(result: BenchResult, command: str) -> str:
-    """The page of a run that measured something."""
-    sections = {
-        "result": ("Result", joined(element("p", sentence) for sentence in speed_headline(result))),
-        "facts": ("What was measured", _facts(result)),
-        "speedup": ("Speed-up against what the FLOPs promise", joined([
-            speed_figure(result, SPEEDUP),
-            caption(
-                "Higher is better; large marks are wide layers. Ratios are medians over rounds in which all layers of a",
-                "case ran in turn. A layer may lie above the diagonal: nn.Linear spends time on other things than FLOPs too.",
-            ),
-        ])),
-        "overhead": ("Time over that of the bare matrix products", joined([
-            speed_figure(result, OVERHEAD),
-            caption(
-                "Lower is better. The bare products are the layer's own, on contiguous operands, with results in",
-                "memory that is there already, and nothing else: no bias, scaling, views or copies.",
-            ),
-        ])),
-        "figures": ("All figures", _table(speed_rows(result))),
-        "repeat": ("Repeat it", _repeat(result, command)),
-    }  # fmt: skip
-    parts = [
-        element("section", element("h2", title), inside, id=f"section-{name}")
-        for name, (title, inside) in sections.items()
-    ]
-    return html_document(f"Speed of layers on {result.machine['device']}", "einsearch bench", parts)
+@dataclass(frozen=True)
+class SpeedReport:
+    """What a section on speed is given to write from."""
+
+    result: BenchResult
+    command: str
+    """The shell command that repeats it."""
 
 
-def write_speed(path: str | os.PathLike[str], result: BenchResult, command: str) -> None:
-    """Write the page whole or not at all.
-
-    Raises:
-        OutputError: the path cannot be written.
-    """
-    write_atomically(path, render_speed(result, command) + "\n")
+@report_section("result", "Result", page="bench")
+def result_section(report: SpeedReport) -> Html:
+    """The findings in sentences."""
+    return fill("findings.html", sentences=speed_headline(report.result))
 
 
-def _facts(result: BenchResult) -> Html:
+@report_section("facts", "What was measured", page="bench")
+def facts_section(report: SpeedReport) -> Html:
+    """Layers, cases and settings as a row of tiles."""
+    result = report.result
     cases = [case for case, _ in by_case(result)]
     facts = (
         ("Layers", str(len({item.name for item in result.measurements}))),
@@ -67,35 +47,55 @@ def _facts(result: BenchResult) -> Html:
         ("Clock", str(result.settings["clock"])),
         ("Time", duration_text(result.elapsed_s)),
     )
-    tiles = (
-        element("div", element("dt", name), element("dd", value), class_="wide" if len(value) > 14 else None)
-        for name, value in facts
+    return fill("facts.html", facts=facts, notes=())
+
+
+@report_section("speedup", "Speed-up against what the FLOPs promise", page="bench")
+def speedup_section(report: SpeedReport) -> Html:
+    """Measured against theoretical speed-up."""
+    caption = (
+        "Higher is better; large marks are wide layers. Ratios are medians over rounds in which all layers of a case ran "
+        "in turn. A layer may lie above the diagonal: nn.Linear spends time on other things than FLOPs too."
     )
-    return element("dl", *tiles, class_="facts")
+    return fill("figure.html", drawing=speed_figure(report.result, SPEEDUP), caption=caption)
 
 
-def _table(rows: list[dict[str, str]]) -> Html:
-    heads = element("tr", *(element("th", name) for name in rows[0]))
-    body = [
-        element(
-            "tr",
-            *(
-                element("td", value, class_="number" if column not in (0, 4) else None)
-                for column, value in enumerate(cells)
-            ),
-        )
-        for cells in (row.values() for row in rows)
-    ]
-    inside = element("table", element("thead", heads), element("tbody", *body))
-    return element("div", inside, class_="scroll", tabindex="0")
+@report_section("overhead", "Time over that of the bare matrix products", page="bench")
+def overhead_section(report: SpeedReport) -> Html:
+    """What a layer costs besides its products."""
+    caption = (
+        "Lower is better. The bare products are the layer's own, on contiguous operands, with results in memory that is "
+        "there already, and nothing else: no bias, scaling, views or copies."
+    )
+    return fill("figure.html", drawing=speed_figure(report.result, OVERHEAD), caption=caption)
 
 
-def _repeat(result: BenchResult, command: str) -> Html:
-    facts: Mapping[str, object] = {**result.machine, **result.settings}
-    rows = [
-        element("tr", element("td", name.replace("_", " ")), element("td", str(value)))
-        for name, value in facts.items()
-        if value is not None
-    ]
-    shown = element("div", element("pre", command), class_="card")
-    return joined([shown, element("h3", "Environment"), element("div", element("table", *rows), class_="scroll")])
+@report_section("figures", "All figures", page="bench")
+def figures_section(report: SpeedReport) -> Html:
+    """Every measurement in one table."""
+    rows = speed_rows(report.result)
+    names = ("mode", "layer")
+    cells = [[Cell(text=text) if head in names else number(text) for head, text in row.items()] for row in rows]
+    return table(tuple(rows[0]), [Row(cells=some) for some in cells], numbers=set(rows[0]) - set(names))
+
+
+@report_section("repeat", "Repeat it", page="bench")
+def repeat_section(report: SpeedReport) -> Html:
+    """Command and environment."""
+    known = {**report.result.machine, **report.result.settings}
+    environment = [(name.replace("_", " "), value) for name, value in known.items() if value is not None]
+    return fill("repeat.html", commands=(report.command,), environment=environment)
+
+
+def render_speed(result: BenchResult, command: str) -> str:
+    """The page of a run that measured something."""
+    return render_page("bench", f"Speed of layers on {result.machine['device']}", SpeedReport(result, command))
+
+
+def write_speed(path: str | os.PathLike[str], result: BenchResult, command: str) -> None:
+    """Write the page whole or not at all.
+
+    Raises:
+        OutputError: the path cannot be written.
+    """
+    write_atomically(path, render_speed(result, command) + "\n")

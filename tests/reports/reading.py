@@ -195,10 +195,11 @@ class Panel:
 class Figure:
     """A figure of a page, by panel; a figure with one panel has that of the name ''."""
 
-    def __init__(self, drawings: Sequence[Element]) -> None:
+    def __init__(self, box: Element) -> None:
+        drawings = box.findall("div/svg")
         self.panels = {drawing.attrib["data-panel"]: _panel(drawing) for drawing in drawings}
         self.title = drawings[0].attrib["aria-label"]
-        self.text = " ".join("".join(text for drawing in drawings for text in drawing.itertext()).split())
+        self.text = " ".join("".join(box.itertext()).split())
         assert self.panels
         for panel in self.panels.values():
             panel.check()
@@ -272,8 +273,8 @@ def table_rows(page: str, head: str) -> list[list[list[str]]]:
 
 def figures(page: str) -> dict[str, Figure]:
     """Every figure of a page, or of a part of one, by its name."""
-    boxes = (item for item in _Tree(page).root.iter("div") if item.find("svg[@class='plot']") is not None)
-    return {box.attrib["id"]: Figure(box.findall("svg")) for box in boxes}
+    boxes = (item for item in _Tree(page).root.iter("div") if item.find("div/svg[@class='plot']") is not None)
+    return {box.attrib["id"]: Figure(box) for box in boxes}
 
 
 @dataclass(frozen=True)

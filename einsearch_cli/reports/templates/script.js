@@ -1,12 +1,5 @@
-"""The script of the report.
-
-Details of a mark on hover, on a tap and by the arrow keys; one structure lit up in all figures at once; tables that
-are sorted by a click on a head.
-"""
-
-from __future__ import annotations
-
-SCRIPT = r"""
+// Details of a mark on hover, on a tap and by the arrow keys; one structure lit up in all figures at once;
+// tables that are sorted by a click on a head.
 (function () {
   "use strict";
   var tip = document.getElementById("tip"), lit = null;
@@ -139,4 +132,3 @@ SCRIPT = r"""
     });
   });
 }());
-"""
