@@ -55,7 +55,9 @@ def test_rows_are_sorted_by_number_within_their_part_of_the_table(study, tmp_pat
     sortBy(table, 10); seen.push(column(table, 10));
     seen.push(table.querySelector("[aria-sort]").cellIndex); return seen;"""
     rising, falling, exponents, at = result_in_browser(page, tmp_path, code)
-    parts = [[float(re.sub("[<>× ]", "", gain)) for gain in some[: some.index("divider")]] for some in (rising, falling)]
+    parts = [
+        [float(re.sub("[<>× ]", "", gain)) for gain in some[: some.index("divider")]] for some in (rising, falling)
+    ]
     assert parts == [sorted(parts[0]), sorted(parts[0], reverse=True)]
     assert len(parts[0]) == 3
     assert rising.index("divider") == falling.index("divider") == 3, "losses with less compute are not comparable"
