@@ -20,7 +20,8 @@ from einsearch_cli.reports import StudyReport, render_report
 from einsearch_cli.reports.figure_speed import OVERHEAD, SPEEDUP, speed_figure
 from einsearch_cli.reports.figure_training import FLOPS, STEPS, run_looks, training_figure
 from einsearch_cli.reports.looks import identities, looks_of
-from einsearch_cli.reports.numbers import flops_text
+from einsearch_cli.reports.numbers import flops_text, loss_text
+from einsearch_cli.reports.plot import swatch
 from einsearch_cli.reports.study import relative_difference
 from einsearch_cli.reports.training import CurvePoint, FinishedRun, TrainingReport
 from einsearch_cli.scaling import rank_candidates, t_interval
@@ -351,3 +352,24 @@ def test_far_losses_of_other_widths_do_not_stretch_the_figure(study) -> None:
     panel = figures(render_report(replace(made, results=tuple(far), ranking=ranking)))["loss-compute"].panel
     assert panel.y.ticks[-1].value < 1.6
     assert max((mark.y[0] for mark in panel.of("faint")), default=0.0) < 1.6
+
+
+def test_names_and_numbers_are_those_of_their_marks(study) -> None:
+    made = noisy(study(rungs=2, stopped=("kronecker",)))
+    page = render_report(made)
+    looks = {look.key: look for look in identities(made).values()}
+    badges = re.findall(
+        r'<g class="series \S+" data-s="(\w+)"><circle[^>]*></circle><text[^>]*badge-text[^>]*>(\d+)', page
+    )
+    assert len(badges) == 3 * len(looks)
+    assert all(number == looks[key].number for key, number in badges)
+    ends = re.findall(r'<g class="series \S+ end-label" data-s="(\w+)">.*?<text[^>]*>([^<]*)', page)
+    entries = re.findall(r'<span class="entry" data-s="(\w+)">(<svg.*?</svg>)([^<]*)', page)
+    assert len(ends) == 2 * len(looks) - 1, "loss against compute, and learning curves of all but one"
+    assert len(entries) == 3 * len(looks) - 1
+    for key, sign, _ in entries:
+        assert sign == swatch(looks[key].marker, looks[key].tone)
+    for key, words in [*ends, *((key, words) for key, _, words in entries)]:
+        name, _, loss = words.partition("  ")
+        assert name == looks[key].short_label
+        assert loss in ("", loss_text(made.levels[looks[key].entry.structure][-1].best.mean))
