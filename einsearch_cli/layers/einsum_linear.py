@@ -97,8 +97,8 @@ class EinsumLinear(OrderedModule):
         self.in_features = in_features
         self.out_features = out_features
         self.structure = parse_structure(structure) if isinstance(structure, str) else structure
-        self._structure_text = str(self.structure)  # which compilers cannot follow, where they show the layer
         self.sized = sized_for(self.structure, in_features, out_features, order)
+        self._describe()
         check_allocation(self.sized, device, dtype)
         self.plan = stored_plan(self.sized)
         self.factors = new_factors(self.plan, device, dtype)
@@ -298,7 +298,7 @@ class EinsumLinear(OrderedModule):
         """The arguments that made the layer, as `nn.Linear` shows them."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"structure={self._structure_text!r}, bias={self.bias is not None}{self._order_shown()}"
+            f"structure={self._structure_text!r}, bias={self.bias is not None}{self._order_text}"
         )
 
     def _infer_merged(self, x: Tensor, merging: Merging) -> Tensor:
@@ -388,7 +388,12 @@ class EinsumLinear(OrderedModule):
         self._schedules[has_grad] = machine, found
         return found
 
+    def _describe(self) -> None:
+        """Texts for `extra_repr`, made beforehand: compilers show a layer, and cannot follow how these are made."""
+        self._structure_text, self._order_text = str(self.structure), self._order_shown()
+
     def _order_changed(self) -> None:
+        self._describe()
         self._operator_name = register_plan(self.sized, self.plan)
         self.route = self.route
 
@@ -450,5 +455,6 @@ class EinsumLinear(OrderedModule):
         route = state["_route"]
         plan = stored_plan(state["sized"])
         made = {"plan": plan, "_route": None, "_operator_name": register_plan(state["sized"], plan)}
-        super().__setstate__({**state, **made, "_structure_text": str(state["structure"])})  # type: ignore[no-untyped-call]
+        super().__setstate__({**state, **made})  # type: ignore[no-untyped-call]
+        self._describe()
         self.route = route

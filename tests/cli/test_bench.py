@@ -91,7 +91,7 @@ def test_no_structures_means_the_market(einsearch) -> None:
         (("--modes", "decode", "--tokens", "128"), "no case is left"),
         (("--rounds", "0"), "--rounds 0: a whole number from 1"),
         (("--out", "speed.png"), "must end in .json or .html"),
-        (("--out", "missing/speed.json"), "the folder 'missing' does not exist"),
+        (("--out", "pyproject.toml/speed.json"), "pyproject.toml' is not a folder"),
         (("no-such-family",), "no-such-family"),
         (("--dtype", "int8"), "int8"),
     ],

@@ -29,7 +29,11 @@ def test_draws_every_notation(einsearch, tmp_path: Path) -> None:
     assert einsearch("draw", "monarch:blocks=4").out == carriers
     assert einsearch("draw", tmp_path / "one.yaml").out == carriers
     words = ("bgn,gnf,gfo->bfo", "--sizes", "g=4,n=256,f=4,o=256")
-    assert einsearch("draw", *words).out == carriers
+    equation = einsearch(
+        "draw", *words
+    ).out  # the same network; the title says in which order the equation reads features
+    assert "order:XAB,XA/YAB,YB" in equation.splitlines()[0]
+    assert equation.splitlines()[1:] == carriers.splitlines()[1:]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,7 @@ def test_draws_every_notation(einsearch, tmp_path: Path) -> None:
         (("draw", "monarch", "--out", "x.pdf"), "--out 'x.pdf' does not say what to draw", "--out x.svg"),
         (("draw", "monarch", "--out", "x"), "must end in .svg, .png or .txt", "--out x.svg"),
         (("draw", "monarch", "--out", "pyproject.toml/x.svg"), "pyproject.toml' is not a folder", "in a folder"),
-        (("draw", "monarch", "--d-in", "0"), "d_in = 0", "choose d_in"),
+        (("draw", "monarch", "--d-in", "0"), "--d-in 0: a whole number from 1 to", "--d-in 1024"),
         (("draw", "{two}"), "holds 2 structures", "give one of them"),
         (("draw",), "Missing argument", "draw --help"),
     ],

@@ -63,7 +63,7 @@ def test_what_cannot_be_encoded(einsearch: Callable[..., Any], book: Path, tmp_p
             (book, "--held-out-fraction", "0.0001"),
             f"the held-out part of text {book} is empty: it has 2,500 characters",
         ),
-        ((book, "--held-out-fraction", "0.9"), "Input should be less than or equal to 0.5"),
+        ((book, "--held-out-fraction", "0.9"), "--held-out-fraction 0.9: a number from 1e-6 to 0.5 is needed"),
     ):
         done = einsearch("tokenize", *arguments, "--out", out)
         assert done.code == 2

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from einsearch_cli.layers.plans.machine import DEFAULT_CPU, MachineProfile
-from einsearch_cli.layers.plans.planner import best_route
+from einsearch_cli.layers.plans.planner import Use, best_route
 from einsearch_cli.structures import parse_structure
 from tests.layers.processors import multiplying_by
 
@@ -24,7 +24,8 @@ ROUTES = Path(__file__).parents[2] / "benchmarks" / "results" / "routes.json"
 HELD_OUT = (512, 2048)
 WIDEST = 2048
 """Planning still wider layers takes long, and is decided by the FLOPs."""
-MODES = ("inference", "training")
+USES = {"inference": Use.merged, "training": Use.training}
+"""The stored times of inference are those of routes whose products of factors are at hand."""
 
 
 @lru_cache
@@ -41,7 +42,7 @@ def losses(
     with multiplying_by("AVX2"):
         for case in filter(is_meant, measured(mode)):
             sized = parse_structure(case["structure"]).at(case["width"], case["width"])
-            chosen = best_route(sized, case["tokens"], profile, mode == "training").text
+            chosen = best_route(sized, case["tokens"], profile, USES[mode]).text
             found.append(case["seconds"].get(chosen, math.inf) / min(case["seconds"].values()))
     assert found
     return found
@@ -51,7 +52,7 @@ def mean(ratios: list[float]) -> float:
     return math.exp(fmean(map(math.log, ratios)))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", USES)
 def test_what_is_chosen_takes_at_most_one_percent_longer_than_the_fastest_route(mode: str) -> None:
     held_out = losses(mode, DEFAULT_CPU, lambda case: case["width"] in HELD_OUT)
     others = losses(mode, DEFAULT_CPU, lambda case: case["width"] not in HELD_OUT)
@@ -60,7 +61,7 @@ def test_what_is_chosen_takes_at_most_one_percent_longer_than_the_fastest_route(
     assert max(*held_out, *others) < 1.5
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", USES)
 def test_no_structure_pays_for_the_others(mode: str) -> None:
     for structure in {case["structure"] for case in measured(mode)}:
         ratios = losses(mode, DEFAULT_CPU, lambda case, name=structure: case["structure"] == name)

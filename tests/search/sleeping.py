@@ -17,13 +17,16 @@ from einsearch_cli.search.worker import Job, WorkerSetup
 from einsearch_cli.structures import parse_structure
 
 
-@register_task("sleeping", TeacherSettings)
 class Sleeping(TeacherTask):
     """Silent for an hour: no pipe that breaks ends a worker here."""
 
     def prepare(self) -> None:
         (Path(sys.argv[1]) / str(os.getpid())).touch()
         time.sleep(3600)
+
+
+if __name__ in ("__main__", "__mp_main__"):  # in this program and its workers, not where tests are collected
+    register_task("sleeping", TeacherSettings)(Sleeping)
 
 
 def main() -> None:
