@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Protocol, Self
 
 from einsearch_cli.search.trial import failed_result
@@ -123,12 +124,26 @@ class _Worker:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back while a worker starts; the worker inherits this and leaves stopping to its parent."""
+    """Hold Ctrl-C back while a worker starts; the worker inherits this and leaves stopping to its parent.
+
+    The mask is what the worker inherits. Here any other thread may take the signal and Python still interrupts the main
+    one, so the handlers wait too: a worker whose parent is interrupted before it has sent everything prints a traceback.
+    """
+    held: list[tuple[int, FrameType | None]] = []
+    found = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {sign: handler for sign, handler in found.items() if is_main and callable(handler)}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    for sign in handlers:
+        signal.signal(sign, lambda *caught: held.append(caught))
     try:
         yield
     finally:
+        for sign, handler in handlers.items():
+            signal.signal(sign, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for number, frame in held:
+        handlers[signal.Signals(number)](number, frame)
 
 
 @contextmanager

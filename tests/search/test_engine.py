@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from einsearch_cli.search.engine import LocalProcesses
+from einsearch_cli.search.engine import LocalProcesses, _without_interrupts
 from einsearch_cli.search.trial import Trial
 from einsearch_cli.search.worker import Finished, Job, Progress, WorkerSetup
 from einsearch_cli.structures import parse_structure
@@ -146,3 +147,17 @@ def is_running(pid: int) -> bool:
     """Whether a process is there and no zombie that its new parent has not yet collected."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
     return bool(state.strip()) and not state.startswith("Z")
+
+
+def test_an_interrupt_waits_until_a_worker_has_started() -> None:
+    """Other threads, such as torch's, take a signal that the main one holds back."""
+    end = threading.Event()
+    threading.Thread(target=end.wait, args=(60,), daemon=True).start()
+    after = []
+    with pytest.raises(KeyboardInterrupt), _without_interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        after.append("the worker has started")
+    end.set()
+    assert after == ["the worker has started"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
