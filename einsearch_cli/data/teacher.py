@@ -102,7 +102,7 @@ class TeacherTask(Task[TeacherSettings]):
         )
 
     def count(self, structure: LayerSpec, width: int) -> NetworkCount:
-        """Of that MLP, by arithmetic."""
+        """Parameters and FLOPs of the MLP that `build_model` makes, by arithmetic."""
         self._refuse_networks(structure)
         settings = self.settings
         return mlp_count(

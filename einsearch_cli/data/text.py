@@ -126,7 +126,10 @@ class TextTask(Task[TextSettings]):
         return Transformer(self._config(structure, width, self.corpus.vocabulary), structured_linear(structure))
 
     def count(self, structure: LayerSpec, width: int) -> NetworkCount:
-        """Of that transformer, by arithmetic; before subwords are found, as many are taken as were asked for."""
+        """Parameters and FLOPs of the transformer that `build_model` makes, by arithmetic.
+
+        Before subwords are found, their number is taken to be the one asked for.
+        """
         found = self._corpus is not None or self.settings.vocabulary is None
         vocabulary = self.corpus.vocabulary if found else self.settings.vocabulary or 0
         return transformer_count(self._config(structure, width, vocabulary), dense_as_structure=True)

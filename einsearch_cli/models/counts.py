@@ -67,9 +67,9 @@ class NetworkCount:
     params: int
     """Trainable numbers: embeddings, head, biases and gains included."""
     flops: FlopCount
-    """Of a forward pass, per token (for regression: per sample)."""
+    """FLOPs of a forward pass per token (for regression: per sample)."""
     training: FlopCount
-    """Of a forward and a backward pass."""
+    """FLOPs of a forward and a backward pass per token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,13 @@ class LinearCount:
 
     params: int
     flops: int
-    """Of a forward pass, per token."""
+    """FLOPs of a forward pass per token."""
     input_gradient: int
     """FLOPs per token that the gradient of its input takes, which the first layer of a network does not need."""
 
 
 def dense_count(d_in: int, d_out: int, *, bias: bool) -> LinearCount:
-    """Of `nn.Linear`.
+    """Parameters and FLOPs of an `nn.Linear`.
 
     >>> dense_count(4, 3, bias=True)
     LinearCount(params=15, flops=24, input_gradient=24)
@@ -94,7 +94,7 @@ def dense_count(d_in: int, d_out: int, *, bias: bool) -> LinearCount:
 
 
 def structured_count(layer: LayerSpec, d_in: int, d_out: int, *, bias: bool) -> LinearCount:
-    """Of `EinsumLinear`, or of `StructuredMoE` for experts; they have gains, which `taxonomy.layer_costs` leaves out.
+    """Parameters and FLOPs of an `EinsumLinear`, or of a `StructuredMoE` for experts; gains are counted.
 
     Raises:
         SizeError: the structure has no sizes for these widths.
@@ -112,7 +112,7 @@ def structured_count(layer: LayerSpec, d_in: int, d_out: int, *, bias: bool) -> 
 
 
 def expert_network_count(mixture: MixtureOfExperts, width: int, hidden: int) -> LinearCount:
-    """Of `FeedForwardMoE`: one router, and two matrices with their gains in every expert.
+    """Parameters and FLOPs of a `FeedForwardMoE`: one router, and two matrices with their gains in every expert.
 
     >>> from einsearch_cli.structures import parse_layer
     >>> mixture = parse_layer("ffn-moe:experts=8,top=2")
@@ -134,7 +134,7 @@ def rule_layer(layer: LayerSpec) -> LayerSpec:
 def mlp_count(
     input_size: int, width: int, output_size: int, *, depth: int, layer: LayerSpec, dense_input: bool
 ) -> NetworkCount:
-    """Of an `MLP` whose layers carry `layer`; its sizes are checked where the network is built.
+    """Parameters and FLOPs of an `MLP` whose layers carry `layer`; its sizes are checked where the network is built.
 
     >>> from einsearch_cli.structures import parse_layer
     >>> mlp_count(8, 16, 1, depth=3, layer=parse_layer("dense"), dense_input=True).flops

@@ -45,7 +45,7 @@ class Axis:
     """(value, label)."""
     logarithmic: bool = True
     places: Mapping[float, tuple[float, float]] | None = None
-    """Of an axis of categories: centre and half width of each one, as shares of the axis. Their marks are moved apart."""
+    """Centre and half width of each category, as shares of the axis; None for an axis of numbers."""
     has_grid: bool = True
     are_rows: bool = False
     """Whether labels stand inside of the chart, above the marks of their category."""

@@ -19,7 +19,7 @@ TALLEST = 12.0
 SPREAD = 40.0
 """Pixels over which the marks at one of several budgets are spread sideways."""
 COLUMNS = 740.0
-"""The same with a single budget, where every structure has a column of its own."""
+"""Pixels over which all marks are spread where there is one budget, and a column for every structure."""
 
 
 def compute_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:

@@ -40,7 +40,7 @@ from einsearch_cli.training import OptimizerSettings
 YARDSTICK = "dense"
 MAX_CANDIDATES = 500
 MAX_BUDGET_FLOPS: Final = 1e24
-"""Of one run; the largest published training runs took about 5e25, on tens of thousands of accelerators."""
+"""Most FLOPs of one run; the largest published training runs took about 5e25, on tens of thousands of accelerators."""
 
 Width = Annotated[Whole, Field(ge=1, le=1_000_000)]
 """Width of a network."""

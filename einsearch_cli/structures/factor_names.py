@@ -35,7 +35,7 @@ def new_names(extents: Mapping[Carriers, Extent], factors: Sequence[str]) -> dic
 
 
 def renamed(extents: Mapping[Carriers, Extent], names: Mapping[str, str]) -> Extents:
-    """The same carrier sets with other names of the tensors."""
+    """The carrier sets with other names of the tensors."""
     return {frozenset(names[tensor] for tensor in carriers): extent for carriers, extent in extents.items()}
 
 

@@ -34,11 +34,11 @@ MAX_ENTRIES = 2**26
 MAX_NUMERIC_ENTRIES = 2**27
 """Largest matrix whose singular values are taken: 11,585 × 11,585, with less memory but no faster."""
 _SECONDS_PER_STEP = 1.5e-10
-"""Of eliminating n × n numbers in n³ steps: 11 s for 4096, 30 s for 6000, 79 s for 8192."""
+"""Seconds for each of n³ steps of eliminating n × n numbers: 11 s for 4096, 30 s for 6000, 79 s for 8192."""
 _SECONDS_PER_SVD_STEP = 5e-10
-"""Of singular values of n × n numbers in n³ steps: 3.6 s for 2048, 13.9 s for 3072."""
+"""Seconds for each of n³ steps of the singular values of n × n numbers: 3.6 s for 2048, 13.9 s for 3072."""
 _SVD_BYTES = 24
-"""Per entry: the matrix, the product that it is a view of, and the copy that LAPACK works on."""
+"""Bytes for each entry: the matrix, the product that it is a view of, and the copy that LAPACK works on."""
 _TRIALS = 2
 """A rank below the bound is computed again with another prime and other factors."""
 _CHEAP_WORK = 256**3

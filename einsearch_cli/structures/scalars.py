@@ -9,7 +9,7 @@ from typing import Final
 Scalar = None | bool | int | float | str
 
 _MAX_DIGITS: Final = 1000
-"""Of a whole number; the largest that any setting takes has twenty."""
+"""Most digits of a whole number; the largest that any setting takes has twenty."""
 _WORDS: Final[dict[str, Scalar]] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),

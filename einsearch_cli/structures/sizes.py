@@ -50,7 +50,7 @@ class SizedStructure:
             object.__setattr__(self, name, value)
 
     def ordered(self, order: FeatureOrder | None) -> SizedStructure:
-        """The same sizes with features in this order.
+        """A copy with features in this order.
 
         Raises:
             StructureError: if the order is one of other indices.

@@ -154,10 +154,15 @@ def test_an_interrupt_waits_until_a_worker_has_started() -> None:
     end = threading.Event()
     threading.Thread(target=end.wait, args=(60,), daemon=True).start()
     after = []
-    with pytest.raises(KeyboardInterrupt), _without_interrupts():
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)
-        after.append("the worker has started")
+
+    def start() -> None:
+        with _without_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            after.append("the worker has started")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
     end.set()
     assert after == ["the worker has started"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

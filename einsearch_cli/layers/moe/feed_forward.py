@@ -85,7 +85,7 @@ class FeedForwardMoE(nn.Module):
         return y.reshape(x.shape)
 
     def plain_forward(self, x: Tensor) -> Tensor:
-        """The same result by plain operations of torch, as of `StructuredMoE`.
+        """Output of `forward` by plain operations of torch, as in `StructuredMoE`.
 
         >>> layer, x = FeedForwardMoE(16, 64, "ffn-moe:experts=8,top=2"), torch.randn(3, 16)
         >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)

@@ -115,7 +115,7 @@ class StructuredMoE(nn.Module):
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def plain_forward(self, x: Tensor) -> Tensor:
-        """The same result by plain operations of torch, on any device: every token goes through all experts.
+        """Output of `forward` by plain operations of torch, on any device: every token goes through all experts.
 
         Gates are zero for the experts that a token does not use. Nothing depends on values but the values: so
         this can be traced and transformed.

@@ -16,7 +16,7 @@ class Decisions:
     """One call of a router, token by token."""
 
     shape: torch.Size
-    """Of the tokens, as the layer got them: T is their number."""
+    """Shape of the tokens as the layer got them; T is their number."""
     experts_TK: Tensor
     logits_TE: Tensor
     logsumexp_T: Tensor

@@ -20,7 +20,7 @@ from einsearch_cli.structures import SizedStructure
 _TRAINED_MERGE_STEPS = 60
 """A product of two factors and its backward pass, by torch's autograd, take as many calls as so many steps."""
 _MERGE_STEPS = 25
-"""The same without gradients."""
+"""Steps that a product of two factors is worth in a call without gradients."""
 _ONE_ROW = 0.4
 """A matrix times one vector reads its weights without packing them."""
 

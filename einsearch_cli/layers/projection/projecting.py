@@ -118,7 +118,7 @@ class _Start:
     factors: list[Factors]
     """By decompositions, in up to three orders of the factors."""
     distance: float
-    """Of the first of them."""
+    """Frobenius distance from the target to the product of the first of these."""
 
     def finished(self) -> tuple[Factors, bool]:
         is_closed = len(self.target.sized.factors) <= _CLOSED and not self.target.has_free_entries

@@ -85,13 +85,13 @@ class Kept:
     kind: str
     """The class of the module that holds them, with nn. for those of torch."""
     names: tuple[str, ...]
-    """Of the parameters; of a packed weight of which a part is replaced too."""
+    """Names of the parameters, those of packed weights of which a part is replaced included."""
     params: int
     """Elements that stay; a shared parameter counts once, where it is multiplied."""
     flops: int | None
     """Forward per token; None where it depends on the input or is not known."""
     note: str = ""
-    """What they do, and what the FLOPs are of."""
+    """Remark on the kind: what these weights do, and what their FLOPs stand for."""
     dense: bool = True
     """False for layers that are structured already."""
 

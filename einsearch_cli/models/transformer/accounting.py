@@ -157,7 +157,7 @@ def _norms(config: TransformerConfig) -> int:
 
 
 def transformer_count(config: TransformerConfig, *, dense_as_structure: bool = False) -> NetworkCount:
-    """The same as totals.
+    """Parameters and FLOPs of a whole transformer.
 
     >>> from einsearch_cli.models.transformer.presets import preset
     >>> transformer_count(preset("xl")).params

@@ -26,7 +26,7 @@ from einsearch_cli.training.settings import UpdateSettings
 
 MOMENTUM: Final = 0.95
 COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
-"""Of X and its two next odd powers: Jordan et al. 2024. Singular values end between 0.7 and 1.2, which is enough."""
+"""Coefficients of X and its two next odd powers: Jordan et al. 2024. Singular values end between 0.7 and 1.2, which is enough."""
 ITERATIONS: Final = 5
 SMALLEST_NORM: Final = 1e-7
 """Matrices of a smaller norm keep their direction and lose length."""
@@ -178,7 +178,7 @@ class MuonKind(OptimizerKind):
     def options(
         self, model: ProxyModel, *, base_width: int, learning_rate: float, weight_decay: float
     ) -> dict[str, Options]:
-        """Of matrices as above, of everything else as with AdamW."""
+        """Matrices as above; everything else as with AdamW."""
         rest = find_optimizer("adamw").options(
             model, base_width=base_width, learning_rate=learning_rate, weight_decay=weight_decay
         )

@@ -74,7 +74,7 @@ class RunOutcome:
     """Training FLOPs spent, with embeddings and head. Validation is in neither."""
 
     executed_flops: float
-    """The same as this machine carried them out: more where factors are multiplied with each other in every step, or
+    """`total_flops` as this machine carried them out: more where factors are multiplied with each other in every step, or
     intermediates are computed twice. Counted by torch in the first step; attention by the network's own formula."""
 
     steps: int
