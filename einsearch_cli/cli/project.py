@@ -26,7 +26,8 @@ of linear layers, NAME.weight of shape (out, in), from any program. Every matrix
 the nearest one of the structure, in the Frobenius norm: by singular value
 decompositions with up to two factors, which is exact, else by alternating least squares.
 The order is that in which the indices of input and output count along the features, slowest
-first: the standard order of the family, or of all orders, if they are few, the nearest.
+first. Up to 36 orders are tried and the nearest is kept, so three axes on each side take a few times as long as one
+order; an equation fixes the order.
 
 From a run, --out is a new folder that generate, export and project read. From a file,
 --out is a file in which NAME.factors.A, ... and NAME.gain are in place of NAME.weight;

@@ -16,7 +16,7 @@ from einsearch_cli.errors import OutputError, SpecError
 from einsearch_cli.export.copies import refuse_guided
 from einsearch_cli.export.placing import place, refuse_existing
 from einsearch_cli.files import draft_folder, sync_folder, write_error
-from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
+from einsearch_cli.layers.feature_orders import layer_orders, set_recorded_orders_
 from einsearch_cli.models.transformer import Transformer, config_from
 from einsearch_cli.training.full.checkpoint import RunState, save_checkpoint
 
@@ -65,7 +65,7 @@ def load_transformer(path: Path, device: torch.device | str = "cpu") -> Transfor
         )
     with torch.device("meta"):
         model = Transformer(config_from(document["config"]))
-    set_layer_orders_(model, _orders(document, path))
+    set_recorded_orders_(model, _orders(document, path))
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

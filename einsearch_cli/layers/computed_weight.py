@@ -1,25 +1,27 @@
-"""`weight` of a layer that has no such parameter: its matrix, computed from the factors, for reading alone.
+"""The read-only `weight` of a structured layer: its dense matrix, computed from the factors at each access.
 
-Code that writes into the weight of a linear layer would write into a copy, so every write raises an error instead.
+Code that writes into the weight of a linear layer would change a copy only, so a write raises an error instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.tracing import is_looked_at
+from einsearch_cli.layers.tracing import is_traced
 
 _WEIGHT = "weight"
 
 
 def refuse_write() -> NoReturn:
-    """
+    """Raise the error for a write to the weight of a structured layer.
+
     Raises:
         LayerError: always.
     """
@@ -32,7 +34,7 @@ def refuse_write() -> NoReturn:
 
 
 class ComputedWeight(Tensor):
-    """The matrix of a layer, and every tensor that shares its memory. Reading is as of any tensor; writing raises.
+    """Dense matrix of a layer, or a view of it: it reads like any tensor, and a write raises an error.
 
     >>> from einsearch_cli import EinsumLinear
     >>> layer = EinsumLinear(16, 16, "btt:r=2")
@@ -48,10 +50,10 @@ class ComputedWeight(Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Runs a function of torch, then looks whether it wrote; its results are of this kind where they share memory."""
+        """Run a torch function, raise if it wrote, and mark results that share memory as `ComputedWeight`."""
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
-            if is_looked_at():
+            if is_traced():
                 return func(*args, **kwargs)
             mine = [tensor for tensor in _flat([args, kwargs]) if isinstance(tensor, cls)]
             if args and args[0] is mine[0] and _is_write(getattr(func, "__name__", "")):
@@ -60,7 +62,7 @@ class ComputedWeight(Tensor):
             result = func(*args, **kwargs)
             if before != [_state(tensor) for tensor in mine]:
                 refuse_write()
-            return _marked(result, {tensor.untyped_storage()._cdata for tensor in mine})
+            return _marked(result, {_storage(tensor) for tensor in mine})
 
     def set_(self, *_: Any, **__: Any) -> NoReturn:  # torch does not ask `__torch_function__`
         refuse_write()
@@ -71,21 +73,39 @@ class ComputedWeight(Tensor):
 
     @_is_param.setter
     def _is_param(self, _: bool) -> None:
-        """`nn.Parameter(layer.weight)` marks its tensor so: it is a parameter of its own, which may be written."""
-        self.__class__ = nn.Parameter  # type: ignore[assignment]
+        """Become a plain parameter: `nn.Parameter(layer.weight)` sets this, and that parameter may be written."""
+        super().__setattr__("__class__", nn.Parameter)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse another class, the first thing that `torch.utils.swap_tensors` sets."""
+        if name == "__class__":
+            refuse_write()
+        super().__setattr__(name, value)
+
+    def __dlpack__(self, **_: Any) -> NoReturn:
+        """Refuse to share memory through DLPack, as a write on the other side cannot be seen.
+
+        Raises:
+            LayerError: always.
+        """
+        raise LayerError(
+            "the weight of a structured layer through DLPack: it is computed, and a write to the shared memory "
+            "would be lost",
+            remedy="share a copy: layer.weight.detach().clone()",
+        )
 
     def __deepcopy__(self, _: Any) -> Tensor:
-        """A plain tensor."""
+        """Return a plain tensor."""
         return self.as_subclass(Tensor).clone()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A plain tensor too, which loads without this package."""
+        """Pickle as a plain tensor, which loads without this package."""
         return self.as_subclass(Tensor).__reduce_ex__(protocol)
 
 
 def computed_weight(compute: Callable[[], Tensor]) -> Tensor:
-    """The matrix as a `ComputedWeight`, through which gradients flow; as it is for compilers, tracers and transforms."""
-    if is_looked_at():
+    """Compute the matrix as a `ComputedWeight` with gradients; compilers and tracers get a plain tensor."""
+    if is_traced():
         return compute()
     has_grad = torch.is_grad_enabled()
     # Tensors of the inference mode have no versions, by which writes are found.
@@ -98,7 +118,7 @@ def _computed(tensor: Tensor) -> Tensor:
 
 
 class WithoutWeight(dict[str, Any]):
-    """Parameters of a layer by name. Old tools such as `weight_norm` take `weight` from here, past the layer."""
+    """Parameters of a layer by name, without `weight`: old tools such as `weight_norm` look it up here."""
 
     def __missing__(self, name: str) -> NoReturn:
         if name == _WEIGHT:
@@ -115,9 +135,22 @@ class WithoutWeight(dict[str, Any]):
             refuse_write()
         super().__delitem__(name)
 
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def update(self, *others: Any, **named: Any) -> None:
+        for name, value in dict(*others, **named).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict overloads it
+        self.update(other)
+        return self
+
 
 class BuffersWithoutWeight(WithoutWeight):
-    """Buffers of a layer by name. Parametrizations look here for what they are to replace, and at parameters after."""
+    """Buffers of a layer by name, without `weight`: parametrizations look it up here, then among the parameters."""
 
     def __contains__(self, name: object) -> bool:
         if name == _WEIGHT:
@@ -126,7 +159,7 @@ class BuffersWithoutWeight(WithoutWeight):
 
 
 def _flat(value: Any) -> Iterator[Any]:
-    """What is in nested lists and mappings."""
+    """Yield all values in nested lists and mappings."""
     if isinstance(value, list | tuple):
         for item in value:
             yield from _flat(item)
@@ -137,7 +170,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def _is_write(name: str) -> bool:
-    """Whether a method changes its tensor: by its name, as some of these raise no version.
+    """Whether a method of this name changes its tensor; needed as some of these raise no version.
 
     >>> [_is_write(name) for name in ("__set__", "apply_", "requires_grad_", "__get__", "clone")]
     [True, True, False, False, False]
@@ -146,16 +179,28 @@ def _is_write(name: str) -> bool:
 
 
 def _state(tensor: Tensor) -> tuple[int, int]:
-    """What a write changes: the version, or the memory."""
-    return tensor._version, tensor.untyped_storage()._cdata
+    """Version and memory of a tensor: a write changes at least one of them."""
+    return _innermost(tensor)._version, _storage(tensor)
+
+
+def _storage(tensor: Tensor) -> int:
+    address: int = _innermost(tensor).untyped_storage()._cdata
+    return address
+
+
+def _innermost(tensor: Tensor) -> Tensor:
+    """The tensor that the transforms of `torch.func` have wrapped; the tensor itself outside of them."""
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
 
 
 def _marked(result: Any, storages: set[int]) -> Any:
-    """Tensors in these storages as `ComputedWeight`, also in a tuple or a list; arrays of NumPy read-only."""
+    """Mark tensors in these storages as `ComputedWeight`, also in a tuple or a list, and arrays as read-only."""
     if isinstance(result, np.ndarray):
         result.flags.writeable = False
     elif type(result) in (list, tuple):
         return type(result)(_marked(item, storages) for item in result)
-    elif type(result) is Tensor and result.untyped_storage()._cdata in storages:
+    elif type(result) is Tensor and _storage(result) in storages:
         return _computed(result)
     return result

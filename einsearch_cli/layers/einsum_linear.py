@@ -210,7 +210,7 @@ class EinsumLinear(OrderedModule):
         refuse_write()
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As of any module, but for a weight, which torch's tools bring along in place of the computed one."""
+        """Register a parameter; a `weight`, or what tools store in its place, is refused."""
         if name.startswith("weight"):  # `weight_orig`, `weight_g`
             refuse_write()
         super().register_parameter(name, param)
@@ -452,9 +452,17 @@ class EinsumLinear(OrderedModule):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Layers that versions without orders have pickled stay in the fast order, in which they were written."""
         route = state["_route"]
         plan = stored_plan(state["sized"])
-        made = {"plan": plan, "_route": None, "_operator_name": register_plan(state["sized"], plan)}
+        made = {
+            "plan": plan,
+            "_route": None,
+            "_merging": None,
+            "_operator_name": register_plan(state["sized"], plan),
+            "_parameters": WithoutWeight(state["_parameters"]),
+            "_buffers": BuffersWithoutWeight(state["_buffers"]),
+        }
         super().__setstate__({**state, **made})  # type: ignore[no-untyped-call]
         self._describe()
         self.route = route

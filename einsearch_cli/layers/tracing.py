@@ -34,11 +34,6 @@ def is_traced() -> bool:
     return _is_compiling() or _tracing_state() is not None
 
 
-def is_looked_at() -> bool:
-    """Whether a compiler, a tracer or a function transform is at work."""
-    return is_traced() or is_transformed()
-
-
 def is_plain_type(tensor: Tensor) -> bool:
     """Whether this is a tensor of torch's own kind, not sharded, quantised or otherwise wrapped."""
     return type(tensor) in _PLAIN

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from einsearch_cli.errors import LayerError, OutputError, SpecError
-from einsearch_cli.export import dense_copy, load_transformer, save_run, save_transformer
-from einsearch_cli.layers import guide_layers
+from einsearch_cli.export import dense_copy, load_transformer, save_run, save_transformer, weights
+from einsearch_cli.layers import guide_layers, layer_orders, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
+from einsearch_cli.training.full import load_model
 
 
 @pytest.fixture
@@ -38,6 +39,32 @@ def test_round_trip(model: Transformer, tmp_path: Path, dense: bool) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["model.safetensors"]
     (tmp_path / "plain").touch()
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.fixture
+def equations() -> Transformer:
+    """A transformer as versions without orders built it: an equation as structure, in the fast order."""
+    structure = "...ab,acr,bdr->...cd; a=4,b=8,c=16,d=8,r=2"
+    config = TransformerConfig(vocabulary=20, width=32, layers=1, heads=2, context=8, structure=structure)
+    model = Transformer(config).eval()
+    set_layer_orders_(model, dict.fromkeys(layer_orders(model), "fast"))
+    for value in model.parameters():
+        nn.init.normal_(value, std=0.3)
+    return model
+
+
+def test_files_and_runs_without_orders_are_in_the_fast_order(
+    equations: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "layer_orders", lambda _: {})
+    save_transformer(equations, tmp_path / "model.safetensors")
+    save_run(equations, tmp_path / "run", None)
+    monkeypatch.undo()
+    tokens = torch.randint(0, 20, (2, 8))
+    for loaded in (load_transformer(tmp_path / "model.safetensors"), load_model(tmp_path / "run")[0]):
+        assert torch.allclose(loaded(tokens), equations(tokens), atol=1e-6)
+        save_transformer(loaded, tmp_path / "again.safetensors")
+        assert torch.equal(load_transformer(tmp_path / "again.safetensors")(tokens), loaded(tokens))
 
 
 def test_a_full_disk_is_named(model: Transformer, tmp_path: Path, full_disk: None) -> None:  # noqa: ARG001

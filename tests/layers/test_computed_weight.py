@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import operator
 import pickle
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.export import dense_copy
 from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE, project_, swap_linear
 
+SCRIPT = "ignore:.torch.jit.script. is deprecated"
+"""Forward mode of torch warns of its own code at its first use."""
 ZEROS = torch.zeros(16, 16)
 REFUSED = (
     r"a write to the weight of a structured layer: .* would be lost\ntry: change layer\.factors, .*project_.*dense_copy"
@@ -71,6 +75,33 @@ def _in_numpy(layer: EinsumLinear) -> None:
     layer.weight.zero_()
 
 
+def _in(transform: Any, layer: EinsumLinear, write: Callable[[], object]) -> None:
+    def function(x: Tensor) -> Tensor:
+        write()
+        return x.sum()
+
+    transform(function)(torch.ones(layer.in_features) if transform is not _grads else torch.ones(2, 3))
+
+
+def _grads(function: Callable[[Tensor], Tensor]) -> Any:
+    return torch.func.vmap(torch.func.grad(function))
+
+
+class _Writer(nn.Module):
+    def __init__(self, layer: EinsumLinear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self) -> Tensor:
+        self.layer.weight.data.T.zero_()
+        return self.layer.weight.sum()
+
+
+def _written(layer: EinsumLinear, gain: Tensor) -> Tensor:
+    total: Tensor = torch.func.functional_call(_Writer(layer), {"layer.gain": gain}, ())
+    return total
+
+
 WRITES: dict[str, Callable[[EinsumLinear], object]] = {
     "init.zeros_": lambda layer: nn.init.zeros_(layer.weight),
     "init.normal_": lambda layer: nn.init.normal_(layer.weight),
@@ -101,6 +132,20 @@ WRITES: dict[str, Callable[[EinsumLinear], object]] = {
     "torchao": _torchao,
     "bitsandbytes": _bitsandbytes,
     "NumPy": _in_numpy,
+    "in torch.func.grad": lambda layer: _in(torch.func.grad, layer, lambda: layer.weight.data.T[1:].zero_()),
+    "in torch.func.vmap": lambda layer: _in(torch.func.vmap, layer, lambda: nn.init.zeros_(layer.weight)),
+    "in vmap of grad": lambda layer: _in(_grads, layer, lambda: layer.weight.detach()[0].fill_(1)),
+    "in torch.func.jacrev": lambda layer: _in(torch.func.jacrev, layer, lambda: layer.weight.data.copy_(0)),
+    "in torch.func.jvp": lambda layer: torch.func.jvp(
+        lambda x: x + layer.weight.data.zero_()[0], (torch.ones(layer.in_features),), (torch.ones(layer.in_features),)
+    ),
+    "of functional parameters": lambda layer: torch.func.grad(lambda gain: _written(layer, gain))(layer.gain.detach()),
+    "swap_tensors": lambda layer: torch.utils.swap_tensors(layer.weight.data, torch.zeros_like(layer.weight)),
+    "swap_tensors, second": lambda layer: torch.utils.swap_tensors(torch.zeros_like(layer.weight), layer.weight.data),
+    "parameters.update": lambda layer: layer._parameters.update(weight=nn.Parameter(ZEROS)),
+    "parameters.update of a mapping": lambda layer: layer._parameters.update({"weight": nn.Parameter(ZEROS)}),
+    "parameters.setdefault": lambda layer: layer._parameters.setdefault("weight", nn.Parameter(ZEROS)),
+    "parameters |=": lambda layer: operator.ior(layer._parameters, {"weight": nn.Parameter(ZEROS)}),
     "assigned parameter": lambda layer: setattr(layer, "weight", nn.Parameter(ZEROS)),
     "assigned tensor": lambda layer: setattr(layer, "weight", ZEROS),
     "deleted": lambda layer: delattr(layer, "weight"),
@@ -120,6 +165,7 @@ WRITES: dict[str, Callable[[EinsumLinear], object]] = {
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.filterwarnings(SCRIPT)
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda m: m.__name__)
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_a_write_is_refused_and_changes_nothing(
@@ -144,6 +190,8 @@ READS: dict[str, Callable[[EinsumLinear, Tensor], Tensor]] = {
     ),
     "rows": lambda layer, x: functional.linear(x, torch.stack(list(layer.weight)), layer.bias),
     "vmap": lambda layer, x: torch.func.vmap(lambda row: layer.weight @ row + layer.bias)(x),
+    "vmap of a view": lambda layer, x: torch.func.vmap(lambda row: row @ layer.weight.T[:] + layer.bias)(x),
+    "jvp": lambda layer, x: torch.func.jvp(lambda rows: rows @ layer.weight.T + layer.bias, (x,), (x,))[0],
     "vmap of what was read": lambda layer, x: _vmapped(layer.weight, x) + layer.bias,
 }
 
@@ -154,6 +202,7 @@ def _vmapped(weight: Tensor, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
+@pytest.mark.filterwarnings(SCRIPT)
 def test_functions_that_read_it_give_what_the_layer_gives(
     layer: EinsumLinear, read: Callable[[EinsumLinear, Tensor], Tensor]
 ) -> None:
@@ -245,6 +294,65 @@ def test_what_the_error_advises_does_it() -> None:
     prune.l1_unstructured(model[0], "weight", amount=0.5)
     sparse = prune.l1_unstructured(EinsumLinear(16, 16, "btt:r=2").factors, "A", amount=0.5)
     assert (sparse.A == 0).float().mean() == 0.5
+
+
+@pytest.mark.filterwarnings(SCRIPT)
+def test_derivatives_of_torch_func_flow_through_it(layer: EinsumLinear) -> None:
+    layer.double()
+    x = torch.randn(layer.in_features, dtype=torch.float64)
+    parameters = {name: value.detach() for name, value in layer.named_parameters() if name != "guide"}
+
+    def squares(given: dict[str, Tensor]) -> Tensor:
+        names = {f"layer.{name}": value for name, value in given.items()}
+        product: Tensor = torch.func.functional_call(_Product(layer), names, (x,))
+        return product.square().sum()
+
+    found = torch.func.grad(squares)(parameters)
+    value = (layer.weight @ x).square().sum()
+    for name, wanted in zip(
+        found,
+        torch.autograd.grad(value, [dict(layer.named_parameters())[n] for n in found], allow_unused=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(found[name], torch.zeros_like(found[name]) if wanted is None else wanted)
+    torch.testing.assert_close(torch.func.jacfwd(squares)(parameters), found)
+
+
+class _Product(nn.Module):
+    def __init__(self, layer: EinsumLinear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer.weight @ x
+
+
+def test_its_memory_is_not_shared_through_dlpack(layer: EinsumLinear) -> None:
+    with pytest.raises(LayerError, match=r"through DLPack: .* would be lost\ntry: .*clone"):
+        torch.from_dlpack(layer.weight.detach())
+    torch.testing.assert_close(torch.from_dlpack(layer.weight.detach().clone()), layer.to_dense().detach())
+
+
+REGISTERED: dict[str, Callable[[nn.Module], object]] = {
+    "parameter": lambda module: setattr(module, "weight", nn.Parameter(ZEROS)),
+    "tensor": lambda module: setattr(module, "weight", ZEROS),
+    "register_parameter": lambda module: module.register_parameter("weight", nn.Parameter(ZEROS)),
+    "what weight_norm stores": lambda module: module.register_parameter("weight_g", nn.Parameter(ZEROS)),
+    "register_buffer": lambda module: module.register_buffer("weight", ZEROS),
+}
+
+
+@pytest.mark.parametrize("register", REGISTERED.values(), ids=REGISTERED)
+@pytest.mark.parametrize("kind", ["mixture", "experts", "feed-forward"])
+def test_layers_of_experts_refuse_a_weight(kind: str, register: Callable[[nn.Module], object]) -> None:
+    mixture = StructuredMoE(16, 16, "btt-moe:experts=2,top=1")
+    feed_forward = FeedForwardMoE(16, 16, "ffn-moe:experts=2,top=1")
+    module = {"mixture": mixture, "experts": mixture.experts, "feed-forward": feed_forward}[kind]
+    before = list(module.state_dict())
+    with pytest.raises(LayerError, match=r"a layer of experts has no weight.*\ntry: change the factors"):
+        register(module)
+    assert list(module.state_dict()) == before
+    assert list(copy.deepcopy(module).state_dict()) == before
 
 
 def test_no_other_layer_has_a_weight_that_is_computed() -> None:

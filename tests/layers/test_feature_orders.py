@@ -24,10 +24,13 @@ from einsearch_cli.layers import (
     SwapReport,
     apply_swaps,
     layer_orders,
+    merged,
     project_,
     set_layer_orders_,
     swap_linear,
 )
+from einsearch_cli.layers.moe.experts import Experts
+from einsearch_cli.layers.projection import projecting
 from einsearch_cli.structures import FeatureOrder, Structure, parse_structure, standard_order
 from tests.structures.strategies import extents, shared_extents
 
@@ -375,6 +378,114 @@ def test_files_of_versions_without_orders_are_the_same_function() -> None:
     x, y = tensors.pop("x"), tensors.pop("y")
     model.load_state_dict(tensors)
     assert torch.allclose(model(x), y, atol=1e-6)
+
+
+def _as_version_1(state: Any) -> Any:
+    """The same state as versions without orders wrote it."""
+    for metadata in state._metadata.values():
+        metadata.pop("einsearch_order", None)
+        metadata["version"] = 1
+    return state
+
+
+EQUATION = "...ab,acr,bdr->...cd; a=4,b=4,c=4,d=4,r=2"
+
+
+def _before() -> Any:
+    """State, layers and outputs of `EQUATION` that commit b9ef05e wrote, in float32."""
+    torch.set_default_dtype(torch.float32)
+    return torch.load(DATA / "before_orders.pt", weights_only=False)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("kind", [EinsumLinear, SelfGuidedLinear])
+def test_a_torch_state_without_an_order_is_the_same_function(kind: Any, strict: bool) -> None:
+    before = _before()
+    layer = EinsumLinear(16, 16, EQUATION)
+    if kind is SelfGuidedLinear:
+        layer = SelfGuidedLinear(layer)
+        layer.set_weight(0.0)
+        before["state"]["0.guide"] = torch.zeros(16, 16)
+    model = nn.Sequential(layer)
+    model.load_state_dict(before["state"], strict=strict)
+    assert torch.allclose(model(before["x"]), before["y"], atol=1e-6)
+    assert layer.is_order_open
+    assert "order='fast'" in repr(layer)
+    # A state that is written now has its order, which a layer of the equation refuses.
+    with pytest.raises(RuntimeError, match="build the layer with order="):
+        nn.Sequential(EinsumLinear(16, 16, EQUATION)).load_state_dict(model.state_dict(), strict=False)
+
+
+def test_a_layer_with_a_chosen_order_refuses_a_torch_state_without_one() -> None:
+    before = _before()
+    for order in ("standard", "XA,XB/YB,YA"):
+        model = nn.Sequential(EinsumLinear(16, 16, "tt:r=2", order=order))
+        with pytest.raises(RuntimeError, match="build the layer with order='fast'"):
+            model.load_state_dict(before["state"])
+    projected = EinsumLinear(16, 16, "tt:r=2")
+    project_(projected, torch.kron(rand(4, 4), rand(4, 4)).float())
+    with pytest.raises(RuntimeError, match="build the layer with order='fast'"):
+        nn.Sequential(projected).load_state_dict(before["state"])
+    model = nn.Sequential(EinsumLinear(16, 16, EQUATION, order="fast"))
+    model.load_state_dict(before["state"])
+    assert torch.allclose(model(before["x"]), before["y"], atol=1e-6)
+
+
+def test_tensors_without_metadata_keep_the_order_of_the_layer() -> None:
+    layer, other = EinsumLinear(16, 16, EQUATION), EinsumLinear(16, 16, EQUATION)
+    other.load_state_dict(dict(layer.state_dict()))
+    assert other.order == layer.order
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other.to_dense(), layer.to_dense())
+
+
+def test_states_of_experts_without_an_order_are_the_same_function() -> None:
+    structure = parse_structure(EQUATION)
+    before, now = Experts(16, 16, structure, 2, order="fast"), Experts(16, 16, structure, 2)
+    rows = torch.randn(2, 3, 16)
+    now.load_state_dict(_as_version_1(before.state_dict()))
+    assert torch.allclose(now.plain_forward(rows), before.plain_forward(rows))
+    with pytest.raises(RuntimeError, match="build the layer with order='fast'"):
+        Experts(16, 16, structure.unordered, 2, order="standard").load_state_dict(_as_version_1(before.state_dict()))
+
+
+def test_a_swap_repeated_for_a_state_without_orders_is_the_same_function() -> None:
+    before, now = (nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)) for _ in range(2))
+    recipe = swap_linear(before, parse_structure(EQUATION).unordered).to_json()
+    for swap in recipe["replaced"]:
+        del swap["order"]
+    swap_linear(now, EQUATION)
+    state = _as_version_1(before.state_dict())
+    now.load_state_dict(state)
+    rebuilt = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    apply_swaps(rebuilt, SwapReport.from_json(recipe))
+    rebuilt.load_state_dict(state)
+    x = torch.randn(3, 16)
+    assert torch.allclose(now(x), before(x))
+    assert torch.allclose(rebuilt(x), before(x))
+
+
+@pytest.mark.parametrize("kind", ["layer", "guided"])
+def test_pickled_layers_of_versions_without_orders_work_as_they_did(kind: str) -> None:
+    before = _before()
+    layer, x, y = before[kind], before["x"], before["y" if kind == "layer" else "y_guided"]
+    for one in (layer, copy.deepcopy(layer)):
+        assert torch.allclose(one(x), y, atol=1e-6)
+        with merged(one), torch.no_grad():
+            assert torch.allclose(one(x), y, atol=1e-6)
+        assert one.is_order_open
+        assert "structure=" in repr(one)
+        with pytest.raises(LayerError, match="a write to the weight"):
+            one._parameters["weight"] = nn.Parameter(torch.zeros(16, 16))
+
+
+def test_projection_ends_at_the_first_order_that_is_exact_up_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    start = projecting._start
+    monkeypatch.setattr(projecting, "_start", lambda *given: (tried.append(given), start(*given))[1])
+    weight = torch.kron(torch.kron(rand(4, 4), rand(4, 4)), rand(4, 4)).float()
+    assert project_(EinsumLinear(64, 64, "kronecker:n=3"), weight).relative_error < 1e-6
+    assert len(tried) == 1
 
 
 def test_the_text_of_an_order_reads_back() -> None:

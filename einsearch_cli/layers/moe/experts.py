@@ -21,11 +21,12 @@ from einsearch_cli.layers.moe.grouped import (
     contract_in_groups,
 )
 from einsearch_cli.layers.moe.grouping import Groups
+from einsearch_cli.layers.moe.no_weight import NoWeight
 from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.structures import FeatureOrder, Structure
 
 
-class Experts(OrderedModule):
+class Experts(NoWeight, OrderedModule):
     """Many matrices of one structure; each row of the input meets that of its expert.
 
     Factors are stored as (experts, batch, fan_in, fan_out). The index of the expert is one

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group
 from einsearch_cli.layers.moe.layer import check_tokens, checked_mixture
+from einsearch_cli.layers.moe.no_weight import NoWeight
 from einsearch_cli.layers.moe.routing import Router, Routing
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import MixtureOfExperts
 
 
-class FeedForwardMoE(nn.Module):
+class FeedForwardMoE(NoWeight):
     """y = Σ g_e(x) · D_e GELU(U_e x) over the experts e that a router chooses for x.
 
     One router serves both matrices of an expert; there is no bias. Routing, gates

@@ -9,12 +9,13 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters
 from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group
+from einsearch_cli.layers.moe.no_weight import NoWeight
 from einsearch_cli.layers.moe.routing import Router, Routing
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import FeatureOrder, MixtureOfExperts, parse_layer
 
 
-class StructuredMoE(nn.Module):
+class StructuredMoE(NoWeight):
     """y = Σ g_e(x) W_e x + b over the experts e that a router chooses for x.
 
     Every W_e is a matrix of the same structure; the gates g are the softmax over the `top`

@@ -45,7 +45,7 @@ def load_model(
     import torch
 
     from einsearch_cli.layers import guide_layers
-    from einsearch_cli.layers.feature_orders import set_layer_orders_
+    from einsearch_cli.layers.feature_orders import set_recorded_orders_
     from einsearch_cli.models.transformer import Transformer
     from einsearch_cli.training.full.network import load_parameters
 
@@ -55,7 +55,7 @@ def load_model(
     model.to_empty(device=device)
     if state.guided:
         guide_layers(model).set_weight(state.guide_weight)
-    set_layer_orders_(model, state.orders)
+    set_recorded_orders_(model, state.orders)
     load_parameters(dict(model.named_parameters()), checkpoint.model)
     return model.eval(), None if state.tokenizer is None else tokenizer_from_json(state.tokenizer)
 

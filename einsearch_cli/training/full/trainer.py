@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from einsearch_cli.data.tokens import TokenData, held_out_batches
 from einsearch_cli.errors import OutputError
 from einsearch_cli.files import write_error
-from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
+from einsearch_cli.layers.feature_orders import layer_orders, set_recorded_orders_
 from einsearch_cli.training.full.checkpoint import Checkpoint, RunState, read_newest, save_checkpoint
 from einsearch_cli.training.full.lengthening import is_longer, refuse_other
 from einsearch_cli.training.full.metrics import MetricsFile, StepMetrics
@@ -164,7 +164,7 @@ class _Run:
     def _load(self, checkpoint: Checkpoint) -> None:
         optimizer = dict(checkpoint.optimizer)
         torch.set_rng_state(optimizer.pop(RANDOM_STATE))
-        set_layer_orders_(self.network.model, checkpoint.state.orders)
+        set_recorded_orders_(self.network.model, checkpoint.state.orders)
         self.network.load(checkpoint.model, optimizer)
         self.listener.say(f"going on from {checkpoint.path}: step {self.done:,} of {self.phases.steps:,}")
 
