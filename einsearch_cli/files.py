@@ -137,6 +137,12 @@ def refuse_unwritable(path: str | os.PathLike[str], *, is_stream: bool = True) -
         )
     if is_open:
         return target
+    if (link := _dangling(Path(path))) is not None and not target.parent.is_dir():
+        missing = str(target.parent)
+        raise OutputError(
+            f"cannot write {os.fspath(path)!r}: the folder is missing that the link {str(link)!r} leads to, {missing!r}",
+            remedy="make the folder that the link leads to, or remove the link",
+        )
     if not above.is_dir():
         raise OutputError(
             f"cannot write {str(target)!r}: {str(above)!r} is not a folder", remedy="give a path in a folder"
@@ -144,6 +150,11 @@ def refuse_unwritable(path: str | os.PathLike[str], *, is_stream: bool = True) -
     if stat.S_ISREG(mode) and not os.access(above, os.W_OK | os.X_OK):
         raise write_error(repr(os.fspath(path)), OSError(_why_not(above), os.strerror(_why_not(above))))
     return target
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a pipe or a device, such as `/dev/stdout`, which is written into."""
+    return _descriptor(path) is not None or (path.exists() and not path.is_file())
 
 
 def make_folder(folder: Path) -> None:
@@ -172,6 +183,8 @@ def write_error(what: str, error: BaseException, *, full: str = ROOM, otherwise:
     """
     number = _number_of(error)
     reason = os.strerror(number) if number else str(error).partition("\n")[0]
+    if number == errno.EEXIST:  # of a folder to make: one that is there would do
+        reason = "it is not a folder"
     remedy = _REMEDIES.get(number, otherwise)
     return OutputError(f"cannot write {what}: {reason}", remedy=full if number in _FULL else remedy)
 
@@ -188,6 +201,11 @@ def sync_folder(folder: Path) -> None:
         return
     finally:
         os.close(handle)
+
+
+def _dangling(path: Path) -> Path | None:
+    """The part of a path that is a link to nothing."""
+    return next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
 
 
 def _number_of(error: BaseException) -> int:

@@ -182,3 +182,19 @@ def test_every_refusal_of_the_system_has_its_remedy(error, reason, remedy):
     assert reason in found.problem
     assert remedy in found.remedy
     assert "\n" not in found.problem
+
+
+@pytest.mark.parametrize("name", ["link.yaml", "folder/x.yaml"])
+def test_a_link_into_a_missing_folder_makes_none(tmp_path, name):
+    (tmp_path / "link.yaml").symlink_to("far/away/x.yaml")
+    (tmp_path / "folder").symlink_to("far/away")
+    with pytest.raises(OutputError, match=r"the folder is missing that the link .* leads to"):
+        write_atomically(tmp_path / name, "text")
+    assert not (tmp_path / "far").exists()
+
+
+def test_a_link_to_a_new_file_is_followed(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link.yaml").symlink_to("far/x.yaml")
+    write_atomically(tmp_path / "link.yaml", "text")
+    assert (tmp_path / "far" / "x.yaml").read_text() == "text"

@@ -14,15 +14,16 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.calibrate import calibration_text
 from einsearch_cli.cli.formats import Format, render, table
-from einsearch_cli.cli.machines import Device, Dtype, refuse_too_many
+from einsearch_cli.cli.machines import CORE_LIMIT, Device, Dtype, refuse_too_many
 from einsearch_cli.cli.number_options import MANY, MAX_DIMENSION, MAX_TOKENS, whole_list, whole_option
+from einsearch_cli.cli.outputs import out_file
 from einsearch_cli.errors import Exit, OutputError, SpecError
 
 if TYPE_CHECKING:
     from einsearch_cli.speed import Bench, BenchResult, Case, Entrant, Mode
     from einsearch_cli.structures import Structure
 
-HELP = """Measure layers beside nn.Linear and beside their own bare matrix products.
+HELP = """Compare the speed of layers with nn.Linear and with their own bare matrix products.
 
 SPEC is a structure, as for `einsearch classify`, or a file of structures;
 without one the layers that people use most are measured. All layers of a case
@@ -56,7 +57,7 @@ def bench_command(
     ),
     modes: str = typer.Option("decode,forward,training", help="What is measured."),
     threads: int = whole_option(
-        "--threads", default=1, least=1, most=MANY, help="CPU threads; ratios are steadiest with one."
+        "--threads", default=1, least=1, most=MANY, limit=CORE_LIMIT, help="CPU threads; ratios are steadiest with one."
     ),
     rounds: int | None = whole_option(
         "--rounds",
@@ -77,7 +78,7 @@ def bench_command(
     output: Format = typer.Option(
         Format.table, "--format", metavar="FORMAT", help="table, json, jsonl, csv, yaml or markdown."
     ),
-    out: list[Path] = typer.Option([], help="Also write FILE.json (all figures) or FILE.html (plots); repeatable."),
+    out: list[Path] = out_file(default=[], help="Also write FILE.json (all figures) or FILE.html (plots); repeatable."),
 ) -> int:
     _refuse_other_files(out)
     refuse_too_many("--threads", threads)

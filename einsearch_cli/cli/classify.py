@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.columns import card
 from einsearch_cli.cli.filters import BLOCK_DIAGONAL, FORMAT
 from einsearch_cli.cli.formats import Format, ratio, render
 from einsearch_cli.cli.machines import Device, Dtype
 from einsearch_cli.cli.number_options import D_IN, D_OUT, MAX_SEED, MAX_TOKENS, whole_option
-from einsearch_cli.cli.outputs import chosen_format
+from einsearch_cli.cli.outputs import chosen_format, out_file
 from einsearch_cli.cli.plans import PlanSetting, plan_lines, plan_object, plan_setting
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
@@ -87,16 +88,17 @@ def classify_command(
     seed: int = whole_option("--seed", default=0, least=0, most=MAX_SEED, help="Seed of the random factors of --rank."),
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
     given: Format | None = FORMAT,
-    out: Path | None = typer.Option(None, help="Write to this file."),
+    out: Path | None = out_file(help="Write to this file."),
 ) -> None:
     from einsearch_cli.taxonomy import classify
 
     output = chosen_format(given, out, Format.table)
+    room = console.width() if out is None else None
     if is_symbolic(specs or []):
         sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
         sized |= {"--explain-plan": explain_plan or None, "--device": device, "--dtype": dtype}
         refused = [name for name, given in sized.items() if given is not None]
-        console.data(symbolic_text(specs, output, refused, allow_block_diagonal), out)
+        console.data(symbolic_text(specs, output, refused, allow_block_diagonal, room), out)
         return
     tau, plan = token_exponent(trees), plan_setting(explain_plan, device, dtype)
     found = []
@@ -111,7 +113,7 @@ def classify_command(
         single = len(objects) == 1 and output is Format.json
         text = json.dumps(objects[0], indent=2, ensure_ascii=False) if single else render([], objects, output)
     elif output is Format.table:
-        text = "\n\n".join(_card(_object(named, item, tokens, tau, plan)) for named, item in found)
+        text = "\n\n".join(card(_card(_object(named, item, tokens, tau, plan)), room) for named, item in found)
     else:
         has_experts = any(named.mixture for named, _ in found)
         text = render([_row(named, item, has_experts) for named, item in found], [], output)
@@ -202,11 +204,11 @@ def _row(named: NamedStructure, item: Classification, has_experts: bool) -> dict
     }
 
 
-def _card(item: dict[str, Any]) -> str:
+def _card(item: dict[str, Any]) -> list[tuple[str, str]]:
     """One structure for people."""
     dense = item["dense_flops_per_token"] * item["tokens"]
     notation = item["notations"]
-    lines = [
+    return [
         ("structure", notation["carriers"] + (f"   ({item['name']})" if item["name"] else "")),
         ("family", item["family"]),
         ("", ""),
@@ -242,8 +244,6 @@ def _card(item: dict[str, Any]) -> str:
         ("", ""),
         ("verdict", "kept" if item["kept"] else "pruned: " + "; ".join(item["reasons"])),
     ]
-    width = max(len(key) for key, _ in lines)
-    return "\n".join(f"{key:<{width}}  {value}".rstrip() for key, value in lines)
 
 
 def _mixture_lines(item: dict[str, Any]) -> list[tuple[str, str]]:

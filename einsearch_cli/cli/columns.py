@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import Final
 
 GAP: Final = "  "
+_INDENT: Final = "    "
 
 
 def folded_lines(
@@ -60,6 +61,29 @@ def fitted(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]
         spare = [(width, place) for place, width in enumerate(widths) if width > least[place]]
         widths[max(spare)[1]] -= 1
     return widths
+
+
+def card(pairs: Sequence[tuple[str, str]], room: int | None) -> str:
+    """Names with their values, the values flush left and folded where they do not fit.
+
+    >>> print(card([("rank", "at most 64"), ("as yaml", "")], 15))
+    rank     at
+             most
+             64
+    as yaml
+    """
+    name_width = max(len(name) for name, _ in pairs)
+    lines: list[str] = []
+    for name, value in pairs:
+        line = f"{name:<{name_width}}{GAP}{value}".rstrip()
+        if room is None or len(line) <= room:
+            lines.append(line)
+        elif room - name_width - len(GAP) >= len(_INDENT):
+            pieces = zip_longest([name], _pieces(value, room - name_width - len(GAP)), fillvalue="")
+            lines += [f"{label:<{name_width}}{GAP}{piece}" for label, piece in pieces]
+        else:
+            lines += [*_pieces(name, room), *(_INDENT + piece for piece in _pieces(value, max(1, room - len(_INDENT))))]
+    return "\n".join(lines)
 
 
 def _folded(cells: Sequence[str], widths: Sequence[int], align_right: bool) -> Iterator[str]:

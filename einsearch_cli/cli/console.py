@@ -28,7 +28,8 @@ def error(problem: str, remedy: str | None = None) -> None:
 
 def talk(text: str) -> None:
     """Print a line for the person at the terminal."""
-    print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
+    room = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+    print(wrapped(printable(text), room), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def data(text: str, out: Path | None = None) -> None:
@@ -68,6 +69,37 @@ def width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def wrapped(text: str, room: int | None) -> str:
+    """Sentences that fit a terminal; lines with gaps, which are parts of tables, and single words stay as they are.
+
+    >>> print(wrapped("error: a long one\\n  try: less\\nname   value   note", 11))
+    error: a
+    long one
+      try: less
+    name   value   note
+    """
+    if room is None:
+        return text
+    return "\n".join(_folded(line, room) for line in text.split("\n"))
+
+
+def _folded(line: str, room: int) -> str:
+    sentence = line.strip()
+    if len(line) <= room or "  " in sentence:
+        return line
+    import textwrap
+
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        sentence,
+        room,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def stdout_is_file() -> bool:
     """Whether lines on stdout stay away from the terminal, so that a progress bar cannot mix with them."""
     try:
@@ -91,7 +123,7 @@ def read_stdin(most_bytes: int) -> str:
     if len(raw) > most_bytes:
         raise SpecError(f"stdin has more than {most_bytes:,} bytes", remedy="split the input")
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpecError(
             f"stdin is not UTF-8 (byte {error.start}): text must be UTF-8",

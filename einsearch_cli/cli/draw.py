@@ -9,6 +9,7 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.filters import BLOCK_DIAGONAL
 from einsearch_cli.cli.number_options import D_IN, D_OUT
+from einsearch_cli.cli.outputs import out_file
 from einsearch_cli.cli.structure_input import dimensions, one_structure
 from einsearch_cli.errors import OutputError
 
@@ -33,7 +34,7 @@ def draw_command(
     d_in: int | None = D_IN,
     d_out: int | None = D_OUT,
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
-    out: Path | None = typer.Option(None, help="Write a picture: FILE.svg, FILE.png, or FILE.txt."),
+    out: Path | None = out_file(help="Write a picture: FILE.svg, FILE.png, or FILE.txt."),
 ) -> None:
     from einsearch_cli.reports.diagram import diagram_svg
     from einsearch_cli.reports.diagram_text import diagram_text
@@ -53,4 +54,6 @@ def draw_command(
         write_png(out, diagram_svg(item))
         console.talk(f"wrote {out}")
         return
-    console.data(diagram_svg(item) if suffix == ".svg" else diagram_text(item), out)
+    console.data(
+        diagram_svg(item) if suffix == ".svg" else diagram_text(item, console.width() if out is None else None), out
+    )

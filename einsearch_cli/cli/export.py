@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.outputs import chosen_format
+from einsearch_cli.cli.outputs import chosen_format, out_file, path_parser
 
 if TYPE_CHECKING:
     from einsearch_cli.models.transformer import Transformer
@@ -50,9 +50,11 @@ class Target(StrEnum):
 
 
 def export_command(
-    checkpoint: Path = typer.Argument(..., metavar="CKPT", help="Folder of a run, or of one of its checkpoints."),
+    checkpoint: Path = typer.Argument(
+        ..., parser=path_parser("CKPT"), metavar="CKPT", help="Folder of a run, or of one of its checkpoints."
+    ),
     target: Target = typer.Option(..., "--to", help="Format."),
-    out: Path = typer.Option(..., help="File to write."),
+    out: Path = out_file(default=..., help="File to write."),
 ) -> None:
     from einsearch_cli.files import refuse_unwritable
     from einsearch_cli.training.full import load_model, refuse_without_checkpoint

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from einsearch_cli.errors import SpecError
+from einsearch_cli.cli.outputs import out_file
+from einsearch_cli.errors import SpecError, StructureError, near_name
 
 if TYPE_CHECKING:
     from einsearch_cli.structures.index_classes import IndexClasses
@@ -32,7 +33,7 @@ FORMAT = typer.Option(
     metavar="FORMAT",
     help="table, json, jsonl, csv, yaml, markdown, and for lists parquet; if not given, that of --out's suffix, or table.",
 )
-OUT = typer.Option(None, help="Write to this file; einsearch rank reads .yaml, .json, .jsonl and .csv.")
+OUT = out_file(help="Write to this file; einsearch rank reads .yaml, .json, .jsonl and .csv.")
 PARETO = typer.Option(False, "--pareto", metavar="", help="Only those that none beats in ω, ψ and ν together.")
 
 
@@ -73,7 +74,8 @@ def _number(number: str, text: str, option: str, strict: str) -> Fraction:
     found = exact_rational(number.removeprefix("-") if negative else number)
     if found is None:
         raise SpecError(
-            f"{option} {text[:40]!r} is not a bound: it must be a number{'' if option == '--max-omega' else ' from 0 on'}",
+            f"{option} {text[:40]!r} is not a bound: it must be a number{'' if option == '--max-omega' else ' from 0 on'}, "
+            "written as a fraction or a decimal of up to 24 characters, without an exponent",
             remedy=f"write {option} 1/2, {option} 0.5 or {option} '{strict}1/2'",
         )
     return -found if negative else found
@@ -121,6 +123,14 @@ def ranges_of(fixed: list[str] | None, classes: IndexClasses, unit: int) -> tupl
 
 def known_family(name: str | None) -> str | None:
     """The family's name, checked."""
-    from einsearch_cli.structures.families import find_family
+    from einsearch_cli.structures.families import FAMILIES, find_family
 
-    return name if name in (None, "generic") else find_family(name).name
+    if name is None or name == "generic":
+        return name
+    try:
+        return find_family(name).name
+    except StructureError as error:
+        raise SpecError(
+            f"--family {name[:40]!r}: families are {', '.join(FAMILIES)}, and generic for structures of none",
+            remedy=f"--family {near_name(name.lower(), FAMILIES) or 'btt'}",
+        ) from error

@@ -11,6 +11,7 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.number_options import MANY, real_option, whole_option
+from einsearch_cli.cli.outputs import path_parser
 from einsearch_cli.errors import PromptError
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class TextFormat(StrEnum):
 
 
 def generate_command(
-    checkpoint: Path = typer.Argument(..., metavar="CKPT", help="Folder of a run, or of one of its checkpoints."),
+    checkpoint: Path = typer.Argument(
+        ..., parser=path_parser("CKPT"), metavar="CKPT", help="Folder of a run, or of one of its checkpoints."
+    ),
     prompt: str = typer.Option(..., help="Text to continue; - reads it from stdin."),
     max_tokens: int = whole_option(
         "--max-tokens",

@@ -10,6 +10,8 @@ from einsearch_cli.errors import SpecError
 
 PER_CORE: Final = 4
 """Most threads or processes for each core: more of them only wait for each other, and very many end the process."""
+CORE_LIMIT: Final = f"{PER_CORE * (os.cpu_count() or 1)}, {PER_CORE} for each core,"
+"""The rule in words, after `a whole number from 1 to`."""
 WORKER_BYTES: Final = 400 << 20
 """What a worker process takes before it trains anything: torch and its own Python."""
 

@@ -19,14 +19,21 @@ MANY = 10**18
 
 
 def whole_option(
-    name: str, *flags: str, default: int | None, least: int, most: int, help: str, example: int | None = None
+    name: str,
+    *flags: str,
+    default: int | None,
+    least: int,
+    most: int,
+    help: str,
+    example: int | None = None,
+    limit: str | None = None,
 ) -> Any:
-    """An option that takes a whole number from `least` to `most`; `name` is `--name`."""
-    parser = whole_parser(name, least, most, example=(default or least) if example is None else example)
+    """An option that takes a whole number from `least` to `most`; `name` is `--name`, `limit` the rule for `most`."""
+    parser = whole_parser(name, least, most, example=(default or least) if example is None else example, limit=limit)
     return typer.Option(default, name, *flags, parser=parser, metavar="N", help=help)
 
 
-def whole_parser(name: str, least: int, most: int, *, example: int) -> Callable[[Any], int]:
+def whole_parser(name: str, least: int, most: int, *, example: int, limit: str | None = None) -> Callable[[Any], int]:
     """Reads the text of one whole number.
 
     Raises:
@@ -45,7 +52,7 @@ def whole_parser(name: str, least: int, most: int, *, example: int) -> Callable[
         named = name if name.endswith(":") else f"{name} "
         if number is None or not least <= number <= most:
             raise SpecError(
-                f"{named}{_shown(text)}: a whole number from {least:,} to {_limit_text(most)} is needed",
+                f"{named}{_shown(text)}: a whole number from {least:,} to {limit or _limit_text(most)} is needed",
                 remedy=f"{named}{example}",
             )
         return number

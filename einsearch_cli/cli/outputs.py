@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from einsearch_cli.errors import OutputError
+import typer
+
+from einsearch_cli.errors import OutputError, SpecError
 
 _FORMATS: Final[dict[str, tuple[str, ...]]] = {
     ".json": ("json",),
@@ -24,9 +28,51 @@ _FORMATS: Final[dict[str, tuple[str, ...]]] = {
     ".pt2": ("torch-export",),
     ".onnx": ("onnx",),
 }
-"""What a suffix promises; others promise nothing."""
+"""What a suffix promises; others are taken with a format only."""
 
 Chosen = TypeVar("Chosen", bound=StrEnum)
+
+
+def out_file(*, default: Any = None, help: str) -> Any:
+    """The option `--out` of a command that writes a file."""
+    return typer.Option(default, "--out", parser=path_parser("--out", _refuse_folder), metavar="PATH", help=help)
+
+
+def out_folder(*, default: Any = None, help: str) -> Any:
+    """The option `--out` of a command that writes a folder."""
+    return typer.Option(default, "--out", parser=path_parser("--out", _refuse_file), metavar="PATH", help=help)
+
+
+def path_parser(name: str, check: Callable[[str, str], None] | None = None) -> Callable[[Any], Path]:
+    """Reads a path; `check` gets the name of the option and the text.
+
+    Raises:
+        SpecError: no text, which Python takes for the current folder.
+    """
+
+    def read(text: Any) -> Path:
+        if text == "":
+            raise SpecError(f"{name} is empty: a path is needed", remedy=f"{name} NAME")
+        if check is not None:
+            check(name, str(text))
+        return Path(text)
+
+    return read
+
+
+def _refuse_folder(name: str, text: str) -> None:
+    if text.endswith(("/", os.sep)) and not os.path.isdir(text):  # of a folder that is there, its writer says so
+        raise OutputError(
+            f"{name} {text!r}: a {text[-1]} at the end asks for a folder, a file is needed",
+            remedy=f"leave the {text[-1]} out, or name a file in that folder",
+        )
+
+
+def _refuse_file(name: str, text: str) -> None:
+    if os.path.lexists(text) and not os.path.isdir(text):
+        raise OutputError(
+            f"{name} {text!r} is not a folder: a folder is needed", remedy="give a name that is not taken"
+        )
 
 
 def chosen_format(given: Chosen | None, out: Path | None, default: Chosen, option: str = "--format") -> Chosen:
@@ -35,24 +81,35 @@ def chosen_format(given: Chosen | None, out: Path | None, default: Chosen, optio
     Args:
         given: value of the option; None if it was not given.
         out: the file; None for stdout.
-        default: for stdout, and for suffixes that promise nothing.
-        option: its name, for the message.
+        default: for stdout, pipes and devices.
+        option: its name, for the message; empty where there is none.
 
     Raises:
-        OutputError: option and suffix contradict each other, or the file cannot be written.
+        OutputError: option and suffix contradict each other, neither says a format, or the file cannot be written.
 
     >>> from einsearch_cli.cli.formats import Format
     >>> chosen_format(None, Path("found.yaml"), Format.table)
     <Format.yaml: 'yaml'>
     """
-    promised = () if out is None else _FORMATS.get(out.suffix.lower(), ())
     if out is None:
         return given or default
-    found = _kept_promise(given, out, promised, default, option) if promised else given or default
-    from einsearch_cli.files import refuse_unwritable
+    from einsearch_cli.files import is_stream, refuse_unwritable
 
+    promised = _FORMATS.get(out.suffix.lower(), ())
+    found = _kept_promise(given, out, promised, default, option) if promised else given
     refuse_unwritable(out)
-    return found
+    if found is None and not is_stream(out):
+        raise _no_format(out, default, option)
+    return found or default
+
+
+def _no_format(out: Path, default: StrEnum, option: str) -> OutputError:
+    suffixes = [suffix for suffix, values in _FORMATS.items() if values[0] in list(type(default))]
+    suffix = ".yaml" if ".yaml" in suffixes else suffixes[0]
+    return OutputError(
+        f"--out {str(out)!r} does not say the format: the name must end in {', '.join(suffixes)}",
+        remedy=f"--out {out.stem}{suffix}" + (f", or add {option} {default}" if option else ""),
+    )
 
 
 def _kept_promise(given: Chosen | None, out: Path, promised: tuple[str, ...], default: Chosen, option: str) -> Chosen:

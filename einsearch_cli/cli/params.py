@@ -136,7 +136,10 @@ def params_command(
         console.data(table(cost_rows(costs, model_costs(dense_twin(config))), align_right=True))
     if found is not None and card is not None:
         lines = estimate_lines(found, card, gpus or 1)
-        (console.data if output is TableFormat.table else console.talk)("\n".join(lines))
+        if output is TableFormat.table:
+            console.data(console.wrapped("\n".join(lines), console.width()))
+        else:
+            console.talk("\n".join(lines))
 
 
 def _refuse_without_gpu(gpu: str | None, given: list[str]) -> None:

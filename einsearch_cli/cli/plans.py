@@ -78,7 +78,9 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows, tablefmt="plain", disable_numparse=True, colalign=("left", "left", *["right"] * 3, "left")
         )
         lines += [(f"  {mode}" if n == 0 else "", line) for n, line in enumerate(table.splitlines())]
-    lines.append(("", "→ is taken; merged: after merge(model), which forms a matrix once. Other calls form it anew;"))
+    lines.append(
+        ("", "→ is taken; merged: after merge(model), which forms a matrix once. Other calls form it each time;")
+    )
     lines.append(("", f"it is left only for routes predicted to take less than {DENSE_MARGIN:.0%} of its time"))
     return lines
 

@@ -11,12 +11,11 @@ from rich.progress import MofNCompleteColumn, TaskID
 
 from einsearch_cli.cli.bars import LiveBars
 from einsearch_cli.reports.numbers import duration_text
-from einsearch_cli.reports.study import short_name
 from einsearch_cli.search.estimate import StudyEstimate
 from einsearch_cli.search.study import RungStarted, StudyEvent
 from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished
-from einsearch_cli.structures import RoutingStatistics
+from einsearch_cli.structures import RoutingStatistics, short_name
 
 
 class StudyProgress(LiveBars):

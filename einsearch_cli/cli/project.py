@@ -12,7 +12,7 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, TableFormat, render, table
-from einsearch_cli.cli.outputs import chosen_format
+from einsearch_cli.cli.outputs import chosen_format, path_parser
 from einsearch_cli.cli.params import Structured
 from einsearch_cli.errors import SpecError
 
@@ -50,7 +50,7 @@ class WeightFormat(StrEnum):
 def project_command(
     source: Path = typer.Argument(..., metavar="SOURCE", help="Folder of a run or checkpoint, or a safetensors file."),
     structure: str = typer.Option(..., help="Structure, as for `einsearch classify`."),
-    out: Path = typer.Option(..., help="Folder or file to write."),
+    out: Path = typer.Option(..., parser=path_parser("--out"), metavar="PATH", help="Folder or file to write."),
     structured: Structured = typer.Option(Structured.ffn, help="Of a run: layers that carry the structure."),
     only: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers whose name fits; repeatable."),
     skip: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers to leave as they are; repeatable."),
@@ -96,7 +96,7 @@ def _project_file(source: Path, structure: str, out: Path, only: list[str], skip
     from einsearch_cli.structures import parse_structure
 
     wanted = parse_structure(structure)
-    chosen_format(None, out, WeightFormat.safetensors)
+    chosen_format(None, out, WeightFormat.safetensors, option="")
     refuse_unwritable(out, is_stream=False)
     refuse_other_than_safetensors(source)
 

@@ -15,8 +15,9 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.environment import environment
 from einsearch_cli.cli.formats import Format
-from einsearch_cli.cli.machines import WORKER_BYTES, refuse_too_many
-from einsearch_cli.cli.number_options import real_option, whole_list, whole_option, whole_parser
+from einsearch_cli.cli.machines import CORE_LIMIT, WORKER_BYTES, refuse_too_many
+from einsearch_cli.cli.number_options import MANY, real_option, whole_list, whole_option, whole_parser
+from einsearch_cli.cli.outputs import out_folder, path_parser
 from einsearch_cli.errors import Exit, SpecError
 
 if TYPE_CHECKING:
@@ -50,7 +51,12 @@ at any time and run the same command again: finished runs are kept.
 def rank_command(
     study: list[str] = typer.Argument(metavar="STUDY.yaml|SPACE...", help="A study, files, structures, or grid:Q."),
     task: str | None = typer.Option(None, help="Proxy task: teacher or text."),
-    text: Path | None = typer.Option(None, help="File or folder of text to train on; implies --task text."),
+    text: Path | None = typer.Option(
+        None,
+        parser=path_parser("--text"),
+        metavar="PATH",
+        help="File or folder of text to train on; implies --task text.",
+    ),
     widths: str | None = typer.Option(None, help="Widths of the network, such as 64,128,256."),
     budget: float | None = real_option(
         "--budget",
@@ -63,9 +69,15 @@ def rank_command(
     seeds: int | None = whole_option(
         "--seeds", default=None, example=3, least=1, most=1000, help="Runs per candidate and width."
     ),
-    out: Path | None = typer.Option(None, help="Folder of the study; runs/NAME if not given."),
+    out: Path | None = out_folder(help="Folder of the study; runs/NAME if not given."),
     workers: int | None = whole_option(
-        "--workers", default=None, example=2, least=1, most=100_000, help="Worker processes; one per core if not given."
+        "--workers",
+        default=None,
+        example=2,
+        least=1,
+        most=MANY,
+        limit=CORE_LIMIT,
+        help="Worker processes; one per core if not given.",
     ),
     dry_run: bool = typer.Option(False, "--dry-run", metavar="", help="Show the plan with its cost, and stop."),
     output: Format = typer.Option(
@@ -88,7 +100,8 @@ def rank_command(
     check_budgets(spec, structures, opened)
     session = _Session(spec, structures, opened, out or Path("runs") / spec.name, team)
     if dry_run:
-        console.data(session.plan(session.estimated(), output))
+        plan = session.plan(session.estimated(), output)
+        console.data(console.wrapped(plan, console.width()) if output is Format.table else plan)
         return Exit.OK
     return session.run(output)
 
@@ -106,6 +119,7 @@ def _overrides(
 
 def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec, Path]:
     """The study and the folder that its files are relative to."""
+    from einsearch_cli.cli.structure_input import read_structures, refuse_file_as_structure
     from einsearch_cli.search.spec import load_study_spec, parse_study_spec
     from einsearch_cli.structures import is_structure_file
 
@@ -122,9 +136,12 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
             raise SpecError(f"{word[:40]} stands beside another grid: a study has one", remedy=f"keep one, {word[:40]}")
         if kind == "grid":
             data["space"] = {"grid": whole_parser("grid:", 1, 24, example=2)(rest)}
+        elif word == "-":
+            data["structures"] += [str(named.layer) for named in read_structures([word], None)]
         elif is_structure_file(word):
             data["files"].append(word)
         else:
+            refuse_file_as_structure(word)
             data["structures"].append(word)
     return parse_study_spec(data, _by_options), Path()
 
@@ -144,7 +161,7 @@ def _by_options(location: Location) -> Given:
 def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate, workers: int, output: Format) -> str:
     from einsearch_cli.cli.formats import render, table
     from einsearch_cli.reports.numbers import duration_text
-    from einsearch_cli.reports.study import short_name
+    from einsearch_cli.structures import short_name
 
     if output in (Format.json, Format.jsonl):
         plan = {

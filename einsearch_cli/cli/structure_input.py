@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from einsearch_cli.cli import console
-from einsearch_cli.errors import SpecError
+from einsearch_cli.errors import SpecError, StructureError
 
 if TYPE_CHECKING:
     from einsearch_cli.structures import NamedStructure
@@ -32,14 +33,35 @@ def read_structures(specs: Sequence[str], sizes: str | None, block_diagonal: boo
     for spec in specs:
         if spec == "-":
             if sys.stdin is not None and sys.stdin.isatty():
-                raise SpecError("no SPEC was given and stdin is a terminal", remedy="einsearch classify monarch")
+                raise SpecError("stdin is a terminal: there is nothing to read", remedy="einsearch classify monarch")
             text = console.read_stdin(MAX_BYTES)
             found += read_structure_lines(text, "stdin", block_diagonal=block_diagonal)
         elif is_structure_file(spec):
             found += read_structure_file(Path(spec), block_diagonal=block_diagonal)
         else:
+            refuse_file_as_structure(spec)
             found.append(read_structure(spec, size_list, block_diagonal=block_diagonal))
     return found
+
+
+def refuse_file_as_structure(word: str) -> None:
+    """Say so where a word that is no structure is the name of a file.
+
+    Raises:
+        SpecError: if it is; structures have names of their own, even where a file has the same.
+    """
+    from einsearch_cli.structures import parse_layer
+    from einsearch_cli.structures.spec_file import refuse_other_file
+
+    try:
+        is_file = os.path.isfile(word)
+    except ValueError:  # a NUL byte
+        return
+    if is_file:
+        try:
+            parse_layer(word)
+        except StructureError:
+            refuse_other_file(word)
 
 
 def one_structure(spec: str, sizes: str | None, block_diagonal: bool = False) -> NamedStructure:

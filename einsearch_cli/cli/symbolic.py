@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from einsearch_cli.cli.columns import card
 from einsearch_cli.cli.formats import Format, render
 from einsearch_cli.errors import SpecError
 
@@ -30,8 +31,10 @@ def is_symbolic(specs: Sequence[str]) -> bool:
     return bool(free)
 
 
-def symbolic_text(specs: Sequence[str], output: Format, sized: Sequence[str], block_diagonal: bool) -> str:
-    """The formulas of structures with free exponents; `sized` are options given that need numbers.
+def symbolic_text(
+    specs: Sequence[str], output: Format, sized: Sequence[str], block_diagonal: bool, room: int | None
+) -> str:
+    """The formulas of structures with free exponents; `sized` are options given that need numbers, `room` the terminal's.
 
     Raises:
         SpecError: if sizes were asked for.
@@ -49,7 +52,7 @@ def symbolic_text(specs: Sequence[str], output: Format, sized: Sequence[str], bl
     if output is Format.json and len(objects) == 1:
         return json.dumps(objects[0], indent=2, ensure_ascii=False)
     if output is Format.table:
-        return "\n\n".join(_card(item) for item in found)
+        return "\n\n".join(card(_card(item), room) for item in found)
     rows = [
         {"structure": str(item.free), "family": item.family}
         | {"ω": item.omega, "ψ": item.psi, "ν": item.nu, "params": item.params, "FLOPs/token": item.flops_per_token}
@@ -58,9 +61,9 @@ def symbolic_text(specs: Sequence[str], output: Format, sized: Sequence[str], bl
     return render(rows, objects, output)
 
 
-def _card(item: FreeTaxonomy) -> str:
+def _card(item: FreeTaxonomy) -> list[tuple[str, str]]:
     """One structure for people."""
-    lines = [
+    return [
         ("structure", str(item.free)),
         ("family", item.family),
         ("where", ", ".join(item.range_text) or "everywhere"),
@@ -76,5 +79,3 @@ def _card(item: FreeTaxonomy) -> str:
         ("", ""),
         ("note", "where an index vanishes, a factor may be part of another one, and ω and ν may be smaller"),
     ]
-    width = max(len(key) for key, _ in lines)
-    return "\n".join(f"{key:<{width}}  {value}".rstrip() for key, value in lines)

@@ -9,6 +9,7 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.number_options import real_option
+from einsearch_cli.cli.outputs import out_folder, path_parser
 from einsearch_cli.cli.share_progress import share_progress
 
 HELP = """Encode a text file, or a folder of text files, into token files: train.bin, val.bin and meta.json.
@@ -34,8 +35,10 @@ class TokenTypeName(StrEnum):
 
 
 def tokenize_command(
-    path: Path = typer.Argument(help="Text file, or folder of text files, in UTF-8."),
-    out: Path = typer.Option(..., help="Folder for the token files; made when missing."),
+    path: Path = typer.Argument(
+        parser=path_parser("PATH"), metavar="PATH", help="Text file, or folder of text files, in UTF-8."
+    ),
+    out: Path = out_folder(default=..., help="Folder for the token files; made when missing."),
     tokenizer: str = typer.Option(
         "bytes", help="bytes, characters, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE."
     ),

@@ -14,6 +14,7 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.environment import environment
 from einsearch_cli.cli.number_options import whole_option
+from einsearch_cli.cli.outputs import out_folder
 from einsearch_cli.cli.setting_words import read_set_words
 from einsearch_cli.errors import Exit, OutputError, RunFailedError
 
@@ -47,7 +48,7 @@ def train_command(
     settings: list[str] = typer.Option(
         [], "--set", metavar="KEY=VALUE", help="Change a setting of every run, such as data.text=book.txt; repeatable."
     ),
-    out: Path | None = typer.Option(None, help="Folder of the runs; runs/NAME if not given."),
+    out: Path | None = out_folder(help="Folder of the runs; runs/NAME if not given."),
     device: str = typer.Option("auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one."),
     gpu: str | None = typer.Option(None, help="Estimate memory and time on this card too: a100, h100, h200, l40s, …"),
     gpus: int = whole_option("--gpus", default=1, least=1, most=1_000_000, help="Cards that the estimate is for."),
@@ -58,13 +59,16 @@ def train_command(
     from einsearch_cli.data.tokens import check_source
     from einsearch_cli.layers.memory import retain_memory
     from einsearch_cli.models.transformer import accelerator
-    from einsearch_cli.training.full import load_train_specs
+    from einsearch_cli.training.full import load_train_specs, refuse_folder_of_other
 
     changes = read_set_words(settings)
     name, specs = load_train_specs(file, changes.values, changes.texts)
     folder = out or Path("runs") / name
     if (folder / "study.db").exists():  # its results.json would be replaced
         raise OutputError(f"the folder {folder} holds a study of einsearch rank", remedy="give another --out")
+    if not dry_run:
+        for spec in specs:
+            refuse_folder_of_other(_folder_of(spec, folder, specs), spec)
     for data in dict.fromkeys(spec.data for spec in specs):
         check_source(data)
     if gpu is not None:
@@ -77,8 +81,16 @@ def train_command(
         session = _Session(name, specs, folder, world)
         plan = "\n".join(session.plan_lines(gpu, gpus, probe=dry_run))  # all processes take part in probing
         if world.is_first:
-            (console.data if dry_run else console.talk)(plan)
+            if dry_run:
+                console.data(console.wrapped(plan, console.width()))
+            else:
+                console.talk(plan)
         return Exit.OK if dry_run else session.run()
+
+
+def _folder_of(spec: TrainSpec, folder: Path, specs: Sequence[TrainSpec]) -> Path:
+    """A run of several has a folder of its own inside."""
+    return folder if len(specs) == 1 else folder / spec.name
 
 
 @dataclass
@@ -92,8 +104,8 @@ class _Session:
     _data: dict[DataSettings, TokenData] = field(default_factory=dict)
 
     def folder_of(self, spec: TrainSpec) -> Path:
-        """A run of several has a folder of its own inside."""
-        return self.folder if len(self.specs) == 1 else self.folder / spec.name
+        """Of one of the runs."""
+        return _folder_of(spec, self.folder, self.specs)
 
     def data_of(self, spec: TrainSpec) -> TokenData:
         """Opened once for all runs on it."""

@@ -6,9 +6,9 @@ from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.page import Page
 from einsearch_cli.reports.plot import Scale
 from einsearch_cli.reports.ranking_section import comparison_cells, forest_scale
-from einsearch_cli.reports.study import short_name
 from einsearch_cli.reports.table import Row, structure, table
 from einsearch_cli.scaling import Ranking
+from einsearch_cli.structures import short_name
 
 _HEADS = ("structure", "verdict", "compute gain", "loss against the baseline", "better ◂ 0 ▸ worse")
 

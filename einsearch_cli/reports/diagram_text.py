@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from fractions import Fraction
 
 from einsearch_cli.reports.diagram_layout import lay_out
@@ -108,8 +109,10 @@ def _growth(exponent: Fraction) -> str:
     return "d" if exponent == 1 else f"d^{exponent}"
 
 
-def diagram_text(item: Classification) -> str:
+def diagram_text(item: Classification, room: int | None = None) -> str:
     """The network for a terminal: a column for every tensor, a line for every index, │ where the cut is.
+
+    Sentences are folded to `room` characters if given.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> from einsearch_cli.taxonomy import classify
@@ -131,20 +134,26 @@ def diagram_text(item: Classification) -> str:
     rows = [_row(wire.carriers, wire.columns, wire.crossing, margin, cut, width) for wire in ordered]
     labels = [plain(index_label(wire.carriers, item)) for wire in ordered]
     facts = [f"{symbol:<9} {meaning}" for symbol, meaning in legend(item)]
-    name = family_text(item.structure) or item.family
+    title = f"{family_text(item.structure) or item.family}   {item.structure}"
     return "\n".join(
         [
-            f"{name}   {item.structure}",
-            *([item.padding] if item.padding else []),
+            *_folded(title, room, 0),
+            *(_folded(item.padding, room, 0) if item.padding else []),
             "",
             head.rstrip(),
             *(f"{row}{label}" for row, label in zip(rows, labels, strict=True)),
             " " * cut + "┊",
             " " * max(0, cut - 8) + cut_text(item),
             "",
-            *facts,
+            *(line for fact in facts for line in _folded(fact, room, 10)),
         ]
     )
+
+
+def _folded(line: str, room: int | None, indent: int) -> list[str]:
+    if room is None or len(line) <= room:
+        return [line]
+    return textwrap.wrap(line, max(room, indent + 1), subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
 def _paint(marks: dict[int, str], cut: int, width: int) -> str:

@@ -8,9 +8,8 @@ from einsearch_cli.reports.figure_experts import STARVED, load_figure
 from einsearch_cli.reports.markup import Html, joined
 from einsearch_cli.reports.numbers import loss_text
 from einsearch_cli.reports.page import Page, fill
-from einsearch_cli.reports.study import short_name
 from einsearch_cli.reports.table import Cell, Row, number, structure, table
-from einsearch_cli.structures import LayerSpec
+from einsearch_cli.structures import LayerSpec, short_name
 
 if TYPE_CHECKING:
     from einsearch_cli.layers import RoutingStatistics

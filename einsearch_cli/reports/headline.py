@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from statistics import median
 
 from einsearch_cli.reports.numbers import factor_text, flops_text, loss_text, percent_text
-from einsearch_cli.reports.study import StudyReport, relative_difference, short_name
+from einsearch_cli.reports.study import StudyReport, relative_difference
 from einsearch_cli.scaling import RankingEntry
-from einsearch_cli.structures import LayerSpec
+from einsearch_cli.structures import LayerSpec, short_name
 
 
 def headline(study: StudyReport) -> tuple[str, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from einsearch_cli.reports.study import StudyReport, short_name
+from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.scaling import RankingEntry
-from einsearch_cli.structures import LayerSpec
+from einsearch_cli.structures import LayerSpec, short_name
 
 MARKERS = ("circle", "square", "diamond", "triangle", "wedge", "hexagon", "cross")
 """Shapes of the best structures, so that colour is never the only sign."""

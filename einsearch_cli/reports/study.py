@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from einsearch_cli.scaling import Level, Ranking, RankingEntry, levels_of
-from einsearch_cli.structures import LayerSpec, expert_of, short_text
+from einsearch_cli.structures import LayerSpec, expert_of
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
 
 if TYPE_CHECKING:  # the search package needs torch, a report does not
@@ -93,18 +93,6 @@ class StudyReport:
             for level in levels
             if (level.rung, level.budget_flops) == self.common_rung
         }
-
-
-def short_name(structure: LayerSpec) -> str:
-    """The name of a structure in every table, figure and sentence: its family with parameters, else its carrier sets.
-
-    No two structures share one.
-
-    >>> from einsearch_cli.structures import parse_structure
-    >>> short_name(parse_structure("btt:r=2")), short_name(parse_structure("XA^1/2 XAB^1/2 YA^1/2 YB^1/2"))
-    ('btt:r=2', 'XA^1/2 XAB^1/2 YA^1/2 YB^1/2')
-    """
-    return short_text(structure) or str(structure)
 
 
 def relative_difference(entry: RankingEntry) -> tuple[float, float | None, float | None] | None:

@@ -10,8 +10,7 @@ from einsearch_cli.reports.markup import NOTHING, Html
 from einsearch_cli.reports.numbers import MISSING
 from einsearch_cli.reports.page import fill
 from einsearch_cli.reports.plot import swatch
-from einsearch_cli.reports.study import short_name
-from einsearch_cli.structures import LayerSpec
+from einsearch_cli.structures import LayerSpec, short_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

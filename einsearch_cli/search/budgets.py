@@ -8,7 +8,7 @@ from einsearch_cli.data import AnyTask
 from einsearch_cli.errors import SpecError
 from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
-from einsearch_cli.structures import LayerSpec
+from einsearch_cli.structures import LayerSpec, short_name
 from einsearch_cli.training.proxy.cost import MINIMUM_STEPS, minimal_budget
 from einsearch_cli.training.proxy.settings import ProxyRun
 
@@ -40,6 +40,6 @@ def _check_budget(run: ProxyRun, spec: StudySpec) -> None:
         whole = needed * spec.halving.factor ** (spec.halving.rungs - 1)
         raise SpecError(
             f"budget_flops = {spec.budget_flops:.3g} leaves {run.budget_flops:.3g} training FLOPs for a run of the first "
-            f"rung: {run.structure} at width {run.width} needs {needed:.3g} for {MINIMUM_STEPS} steps",
+            f"rung: {short_name(run.structure)} at width {run.width} needs {needed:.3g} for {MINIMUM_STEPS} steps",
             remedy=f"give a budget of {whole:.3g} or more, fewer rungs, or narrower widths",
         )

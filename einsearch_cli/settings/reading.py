@@ -84,9 +84,10 @@ class Fault:
         if self.names:
             is_entry = bool(self.location) and isinstance(self.location[-1], int)
             name = f"an entry of {given.name}" if is_entry else given.name
-            problem = (
-                f"{name} is {shown(self.value, given.text)}: {self.rule}" if self.has_value else f"{name} {self.rule}"
-            )
+            if self.has_value or given.text is not None:  # null stands for what is missing
+                problem = f"{name} is {shown(self.value, given.text)}: {self.rule}"
+            else:
+                problem = f"{name} is missing: {self.rule}"
             remedy = given.write(self.remedy)
         elif self.rule is _UNKNOWN:
             problem = f"{self.rule} {given.name[:60]!r}"
@@ -124,7 +125,7 @@ def _first_fault(kind: type[BaseModel], errors: Sequence[Any]) -> Fault:
     if error_type == "extra_forbidden":
         return _unknown_key(owner, location)
     if error_type == "missing":
-        return Fault(location, "is missing: it has no default", example(field), has_value=False)
+        return Fault(location, "it has no default", example(field), has_value=False)
     broken = first.get("ctx", {}).get("error")
     if isinstance(broken, RuleError):
         return _broken_rule(location, broken, value)

@@ -10,6 +10,7 @@ from einsearch_cli.structures.moe import (
     expert_of,
     layer_family,
     layer_of_json,
+    short_name,
     short_text,
 )
 from einsearch_cli.structures.notation import NamedStructure, notations, parse_layer, parse_structure, read_structure
@@ -48,6 +49,7 @@ __all__ = [
     "read_structure",
     "read_structure_file",
     "read_structure_lines",
+    "short_name",
     "short_text",
     "standard_order",
     "structure_of_entry",

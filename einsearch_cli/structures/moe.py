@@ -108,6 +108,18 @@ def short_text(layer: LayerSpec) -> str | None:
     return layer.short_text if isinstance(layer, MixtureOfExperts) else family_text(layer)
 
 
+def short_name(layer: LayerSpec) -> str:
+    """The name of a structure in every table, figure and sentence: its family with parameters, else its carrier sets.
+
+    No two structures share one.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> short_name(parse_structure("btt:r=2")), short_name(parse_structure("XA^1/2 XAB^1/2 YA^1/2 YB^1/2"))
+    ('btt:r=2', 'XA^1/2 XAB^1/2 YA^1/2 YB^1/2')
+    """
+    return short_text(layer) or str(layer)
+
+
 def layer_of_json(data: dict[str, Any]) -> LayerSpec:
     """What `to_json` of a structure or of a mixture of experts wrote."""
     if "experts" not in data:

@@ -82,7 +82,7 @@ def read_text(path: Path) -> str:
                 f"{path} has more than {MAX_BYTES} bytes: a specification may have {MAX_BYTES}",
                 remedy="split the file",
             )
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}", remedy="check the path") from error
     except UnicodeDecodeError as error:

@@ -61,8 +61,35 @@ def read_structure_file(path: Path, *, block_diagonal: bool = False) -> list[Nam
     return read_structure_lines(text, str(path), block_diagonal=block_diagonal)
 
 
+def refuse_other_file(word: str) -> None:
+    """Say what is wrong with a word that names a file, is no structure, and has none of the suffixes.
+
+    Raises:
+        SpecError: for a table, or a name that does not say what the file holds.
+    """
+    path = Path(word)
+    if not path.is_file():
+        return
+    _refuse_table(read_text(path), word)
+    raise SpecError(
+        f"{word} is a file, and its name does not say the format: files of structures end in {', '.join(SUFFIXES)}",
+        remedy=f"rename it, for example to {path.stem}.txt with one structure a line",
+    )
+
+
+def _refuse_table(text: str, source: str) -> None:
+    """The tables that `einsearch enumerate` prints for people."""
+    first = text.lstrip().partition("\n")[0].replace("|", " ").split()
+    if first[:2] == ["structure", "family"]:
+        raise SpecError(
+            f"{source} is a table for people: structures are read from YAML, JSON, CSV, or one a line",
+            remedy="einsearch enumerate --out structures.yaml, or --format jsonl into a pipe",
+        )
+
+
 def read_structure_lines(text: str, source: str, *, block_diagonal: bool = False) -> list[NamedStructure]:
     """One structure a line, JSON objects among them; blank lines and lines that start with # are skipped."""
+    _refuse_table(text, source)
     lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
     entries = ((f"{source}:{n}", _loads(x, f"{source}:{n}") if x.startswith("{") else x) for n, x in lines)
     return _collect(((where, x) for where, x in entries if x and not str(x).startswith("#")), source, block_diagonal)

@@ -210,7 +210,7 @@ def test_the_card_shows_what_limits_the_rank_and_the_verdict(einsearch) -> None:
         (("enumerate", "--fix", "AB=1/3"), "no multiple of 1/4", "choose a --grid"),
         (("enumerate", "--fix", "AB~0"), "not a bound on a carrier set", "--fix AB=0"),
         (("enumerate", "--format", "parquet"), "needs a file", "--out structures.parquet"),
-        (("enumerate", "--family", "bt"), "no structure or family is named 'bt'", "btt"),
+        (("enumerate", "--family", "bt"), "--family 'bt': families are dense", "btt"),
         (
             ("enumerate", "--min-psi", "x"),
             "--min-psi 'x' is not a bound: it must be a number from 0 on",

@@ -78,3 +78,36 @@ def test_names_from_files_cannot_act_on_the_terminal(tmp_path: Path) -> None:
         code, shown = at_terminal(arguments, 80, tmp_path)
         assert code == 2
         assert not any(control in shown for control in ("\x1b[31m", "\u202e", "\x9b"))
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_sentences_fit_the_terminal(tmp_path: Path, columns: int) -> None:
+    for arguments in (
+        ["params", "s"],
+        ["classify", "XA^1/2 XAB^1/2 YA^1/2 YB^1/2 AB^1/4"],
+        ["classify", "XA^a XAB^(1-a) YB^e YAB^(1-e) AB^r"],
+        ["classify", "monarch", "btt:r=2"],
+        ["draw", "btt:r=2", "--d-in", "4096"],
+        ["rank", "monarch", "--widths", "64", "--budget", "1e3"],
+    ):
+        _, shown = at_terminal(arguments, columns, tmp_path)
+        assert max(map(len, shown.splitlines())) <= columns, shown
+
+
+def test_a_card_in_a_file_is_not_folded(tmp_path: Path) -> None:
+    code, _ = at_terminal(["classify", "XA^a XAB^(1-a) YB^e YAB^(1-e) AB^r", "--out", "card.txt"], 50, tmp_path)
+    assert code == 0
+    assert "a factor may be part of another one, and ω and ν may be smaller" in (tmp_path / "card.txt").read_text()
+
+
+def test_a_sentence_is_folded_between_words_and_a_table_is_left() -> None:
+    text = "error: this is long\n  try: something else\na  table  that  is  wide"
+    assert console.wrapped(text, 12).splitlines() == [
+        "error: this",
+        "is long",
+        "  try:",
+        "  something",
+        "  else",
+        "a  table  that  is  wide",
+    ]
+    assert console.wrapped(text, None) == text

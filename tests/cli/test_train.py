@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from einsearch_cli.training.full import RunResult, load_train_specs
+from einsearch_cli.training.full.checkpoint import RunState, save_checkpoint
+
 ROOT = Path(__file__).parents[2]
 
 SPEC = """\
@@ -143,3 +146,51 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(spec: Path) -> None:
     metrics = out / "dense" / "metrics.jsonl"
     (saved,) = (out / "dense" / "checkpoints").iterdir()
     assert int(saved.name.removeprefix("step-")) == len(metrics.read_text().splitlines()) >= 20
+
+
+def _finished(out: Path, spec: Path, **changes: object) -> None:
+    """A folder that holds a finished run, without training one."""
+    _, [run] = load_train_specs(spec, changes)
+    out.mkdir(parents=True, exist_ok=True)
+    counts = dict.fromkeys(("params", "guided_steps", "repeated_steps", "tokens", "flops", "total_flops"), 1)
+    result = RunResult(
+        name=run.name, structure="dense", loss=1.0, steps=run.steps or 0, elapsed_s=1.0, spec=run.same_run(),
+        data_digest="0", **counts,
+    )  # fmt: skip
+    result.save(out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (["optimizer.learning_rate=0.01"], "holds a run with other settings: optimizer.learning_rate"),
+        (["steps=6"], "holds a run with other settings: steps"),
+        (["steps=12", "schedule.shape=cosine"], "holds a run with other settings"),
+        ([], "does not exist"),
+        (["steps=20", "schedule.warmup=0.25"], "does not exist"),
+    ],
+)
+def test_another_run_is_refused_before_the_data_are_looked_for(
+    einsearch: Einsearch, tmp_path: Path, settings: list[str], problem: str
+) -> None:
+    file, out = tmp_path / "one.yaml", tmp_path / "run"
+    file.write_text("{steps: 10, schedule: {shape: constant, warmup: 0.5}, data: {text: gone.txt}, model: {preset: s}}")
+    _finished(out, file)
+    changes = [word for setting in settings for word in ("--set", setting)]
+    outcome = einsearch("train", file, "--out", out, *changes)
+    assert outcome.code == 2
+    assert problem in outcome.err
+
+
+def test_an_unfinished_run_is_compared_too(einsearch: Einsearch, tmp_path: Path) -> None:
+    file, out = tmp_path / "one.yaml", tmp_path / "run"
+    file.write_text("{steps: 10, data: {text: gone.txt}, model: {preset: s}}")
+    _, [run] = load_train_specs(file)
+    state = RunState(
+        step=5, flops=1, elapsed_s=1.0, guided=False, guide_weight=0.0, spec=run.same_run(), config={}, tokenizer=None,
+        data_digest="0",
+    )  # fmt: skip
+    save_checkpoint(out, state, {}, {})
+    outcome = einsearch("train", file, "--out", out, "--set", "optimizer.learning_rate=0.01")
+    assert "holds a run with other settings: optimizer.learning_rate" in outcome.err
+    assert "does not exist" in einsearch("train", file, "--out", out).err

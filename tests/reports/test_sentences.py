@@ -1,9 +1,8 @@
 import pytest
 
 from einsearch_cli.reports import headline
-from einsearch_cli.reports.study import short_name
 from einsearch_cli.search.spec import StudySpec
-from einsearch_cli.structures import MixtureOfExperts, parse_layer
+from einsearch_cli.structures import MixtureOfExperts, parse_layer, short_name
 
 
 def test_winner_distance_and_gain_are_computed(study):

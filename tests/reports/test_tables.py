@@ -9,9 +9,8 @@ import pytest
 
 from einsearch_cli.reports import render_report
 from einsearch_cli.reports.numbers import count_text, factor_text, interval_text, loss_text
-from einsearch_cli.reports.study import short_name
 from einsearch_cli.reports.training import TrainingReport, plan_rows, result_rows
-from einsearch_cli.structures import parse_structure
+from einsearch_cli.structures import parse_structure, short_name
 from einsearch_cli.training.full import plan_run
 from tests.reports.reading import figures, table_rows
 from tests.reports.test_experts import routing

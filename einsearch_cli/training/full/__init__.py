@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from einsearch_cli.training.full.lengthening import refuse_folder_of_other
     from einsearch_cli.training.full.loading import load_model, refuse_without_checkpoint
     from einsearch_cli.training.full.metrics import StepMetrics, read_metrics
     from einsearch_cli.training.full.phases import Phases, phases_of
@@ -18,6 +19,7 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
+            "lengthening": ("refuse_folder_of_other",),
             "loading": ("load_model", "refuse_without_checkpoint"),
             "metrics": ("StepMetrics", "read_metrics"),
             "phases": ("Phases", "phases_of"),
@@ -48,6 +50,7 @@ __all__ = [
     "probe_seconds",
     "read_metrics",
     "read_result",
+    "refuse_folder_of_other",
     "refuse_without_checkpoint",
     "train_full",
 ]

@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -182,6 +183,14 @@ def read_newest(run: Path, warn: Warn, *, with_optimizer: bool = True) -> Checkp
             f"no checkpoint in {run / FOLDER} is whole: {problems[0].problem}",
             remedy=f"restore one from a backup, or remove {run / FOLDER} to start over",
         )
+    return None
+
+
+def read_newest_spec(run: Path) -> dict[str, Any] | None:
+    """`RunState.spec` of the newest checkpoint whose state is whole, read without torch; None if there is none."""
+    for path in reversed(checkpoints_of(run)):
+        with suppress(CheckpointError):
+            return dict(_read_state(path)["spec"])
     return None
 
 

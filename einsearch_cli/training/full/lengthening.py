@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from einsearch_cli.errors import CheckpointError
 from einsearch_cli.settings import differences
-from einsearch_cli.training.full.result import refuse_other_run
+from einsearch_cli.training.full.checkpoint import read_newest_spec
+from einsearch_cli.training.full.result import read_result, refuse_other_run
 from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.schedule import warmup_steps
 
@@ -45,6 +46,18 @@ def refuse_other(run: Path, before: Mapping[str, Any], now: TrainSpec) -> None:
         f"{run} holds this run with {earlier.base_steps:,} steps, now there are {now.base_steps:,}: {_reason(earlier, now)}",
         remedy=_remedy(earlier, now),
     )
+
+
+def refuse_folder_of_other(run: Path, now: TrainSpec) -> None:
+    """Compare a run with what its folder holds, before torch is loaded and data are read.
+
+    Raises:
+        CheckpointError: as `refuse_other`.
+    """
+    finished = read_result(run)
+    before = read_newest_spec(run) if finished is None else finished.spec
+    if before is not None:
+        refuse_other(run, before, now)
 
 
 def _differing(before: Mapping[str, Any], now: TrainSpec) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Final
 from einsearch_cli.errors import SizeError, SpecError
 from einsearch_cli.layers.memory import machine_bytes
 from einsearch_cli.models.counts import NetworkCount
+from einsearch_cli.structures import short_name
 from einsearch_cli.training.optimizers import find_optimizer
 from einsearch_cli.training.proxy.settings import ProxyRun
 
@@ -62,7 +63,7 @@ def _check_memory(run: ProxyRun, count: NetworkCount) -> None:
     available = machine_bytes()
     if available is not None and needed > available:
         raise SizeError(
-            f"training {run.structure} at width {run.width} takes {needed:,} bytes for parameters, gradients and "
+            f"training {short_name(run.structure)} at width {run.width} takes {needed:,} bytes for parameters, gradients and "
             f"moments: this machine has {available:,}",
             remedy="give narrower widths",
         )
@@ -77,7 +78,7 @@ def cost_of(run: ProxyRun, count: NetworkCount) -> RunCost:
     per_step = _flops_per_step(run, count)
     if not run.budget_flops >= MINIMUM_STEPS * per_step or math.isinf(run.budget_flops):
         raise SpecError(
-            f"a budget of {run.budget_flops:.3g} training FLOPs for structure {run.structure} at width {run.width}: "
+            f"a budget of {run.budget_flops:.3g} training FLOPs for structure {short_name(run.structure)} at width {run.width}: "
             f"a step costs {per_step:.3g}, and a run has at least {MINIMUM_STEPS} steps",
             remedy=f"give at least {MINIMUM_STEPS * per_step} FLOPs, or a smaller width",
         )
