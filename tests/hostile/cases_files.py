@@ -31,7 +31,7 @@ FORMATS = (
 )
 PATHS = (
     refused(f"{SMALL} --out .", "it is a folder, a file is needed"),
-    refused(f"{SMALL} --out ''", "it is a folder"),
+    refused(f"{SMALL} --out ''", "--out is empty"),
     refused(f"{SMALL} --out file/x.yaml", "file' is not a folder", files={"file": ""}),
     refused(f"{SMALL} --out file/a/b.yaml", "file' is not a folder", files={"file": ""}),
     refused((*SMALL.split(), "--out", "x" * 300), "File name too long", "a shorter name"),

@@ -44,7 +44,7 @@ ENUMERATE = (
     refused("enumerate --experts 1.5 --top 2", "--experts 1.5: a whole number from 1 to 4,096"),
     refused("enumerate --experts 4 --top 5", "top=5 with experts=4"),
     refused("enumerate --experts 4", "--experts without --top"),
-    refused("enumerate --family 4096x11008", "'4096x11008'", "try: btt:r=2"),
+    refused("enumerate --family 4096x11008", "'4096x11008'", "families are dense, low-rank"),
     refused("sample --number 1e7", "--number 1e7: a whole number from 1 to 1,000,000"),
     refused("sample --seed 1e30", "--seed 1e30"),
     refused("sample --factors 9", "--factors 9"),
