@@ -12,34 +12,9 @@ from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.trial import TrialResult
 from einsearch_cli.structures import parse_layer
 from tests.search.test_study import study
+from tests.taxonomy.test_exponents import PUBLISHED
 
 THIRD, QUARTER = "XA^1/3 XAB^2/3 YB^2/3 YAB^1/3", "XA^1/4 XAB^3/4 YB^3/4 YAB^1/4"
-PUBLISHED = [
-    "1/2|0|1/2|0|1/2|1/2|0",
-    "1/3|0|2/3|0|2/3|1/3|0",
-    "1/4|0|3/4|0|3/4|1/4|0",
-    "2/3|0|1/3|0|1/3|2/3|0",
-    "3/4|0|1/4|0|1/4|3/4|0",
-    "2/3|0|1/3|0|2/3|1/3|0",
-    "1/3|0|2/3|0|1/3|2/3|0",
-    "3/4|0|1/4|0|3/4|1/4|0",
-    "1/4|0|3/4|0|1/4|3/4|0",
-    "1/2|0|1/2|0|1/2|1/2|1/4",
-    "1/2|0|1/2|0|1/2|1/2|1/3",
-    "1/3|0|2/3|0|2/3|1/3|1/4",
-    "2/3|0|1/3|0|1/3|2/3|1/4",
-    "2/3|0|1/3|0|2/3|1/3|1/4",
-    "1/3|0|2/3|0|1/3|2/3|1/4",
-    "1/2|1/2|0|1/2|1/2|0|0",
-    "1/3|2/3|0|1/3|2/3|0|0",
-    "1/2|1/2|0|1/2|1/2|0|1/4",
-    "1/3|2/3|0|1/3|2/3|0|1/4",
-    "1|0|0|0|1|0|3/4",
-    "1|0|0|0|1|0|1/2",
-    "1/2|1/4|1/4|1/4|1/2|1/4|0",
-    "1/2|1/4|1/4|1/4|1/2|1/4|1/4",
-]
-"""The 23 structures that Potapczynski et al. 2024 (arXiv 2410.02117) trained."""
 
 
 def test_the_published_structures_are_different_networks_at_60_but_not_at_64() -> None:
