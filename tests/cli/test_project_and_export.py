@@ -163,10 +163,11 @@ def test_bad_input(einsearch, run, tmp_path, source, options, message) -> None:
     save_file({"a.weight": torch.randn(4, 4), "b": torch.randn(4)}, tmp_path / "file.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"12345678901234567890")
     path = run[0] if source == "dense" else tmp_path / f"{source}.safetensors"
-    outcome = einsearch("project", path, "--out", tmp_path / "out", *options)
+    out = tmp_path / ("out" if source == "dense" else "out.safetensors")
+    outcome = einsearch("project", path, "--out", out, *options)
     assert outcome.code == 2
     assert message in outcome.err
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
 
 
 def test_an_existing_folder_is_not_written_over(einsearch, run) -> None:
@@ -243,14 +244,14 @@ def test_what_is_not_a_plain_file_stays_as_it_is(einsearch, run, tmp_path, targe
 def test_a_file_of_weights_is_not_lost(einsearch, tmp_path) -> None:
     source = tmp_path / "w.safetensors"
     save_file({"a.weight": torch.randn(16, 16)}, source)
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to("w.safetensors")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "link.safetensors").symlink_to("w.safetensors")
     before = source.read_bytes()
     arguments = ("project", source, "--structure", "monarch", "--out")
     for out, words in (
         (source, "it is the file that is read"),
-        (tmp_path / "link", "it is the file that is read"),
-        (tmp_path / "pipe", "it is a pipe"),
+        (tmp_path / "link.safetensors", "it is the file that is read"),
+        (tmp_path / "pipe.safetensors", "it is a pipe"),
     ):
         refused = einsearch(*arguments, out)
         assert refused.code == 2
