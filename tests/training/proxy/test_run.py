@@ -163,7 +163,7 @@ def test_a_budget_too_small_names_the_least(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         train(run_of(task, budget_flops=least - 1))
     assert str(caught.value) == (
-        "a budget of 3.41e+07 training FLOPs for structure XA^1 YA^1 at width 64: a step costs 3.41e+06, "
+        "a budget of 3.41e+07 training FLOPs for structure dense at width 64: a step costs 3.41e+06, "
         "and a run has at least 10 steps\ntry: give at least 34078720 FLOPs, or a smaller width"
     )
     assert train(run_of(task, budget_flops=least)).steps == 10
