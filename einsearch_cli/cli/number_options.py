@@ -12,7 +12,7 @@ from einsearch_cli.errors import SpecError
 
 MAX_DIMENSION = 2**48
 MAX_TOKENS = 10**15
-"""Of one call, or of a whole training run."""
+"""Most tokens of one call, or of a whole training run."""
 MAX_SEED = 2**63 - 1
 MANY = 10**18
 """Where something else sets the limit."""

@@ -104,7 +104,7 @@ class _Session:
     _data: dict[DataSettings, TokenData] = field(default_factory=dict)
 
     def folder_of(self, spec: TrainSpec) -> Path:
-        """Of one of the runs."""
+        """The folder of one of the runs."""
         return _folder_of(spec, self.folder, self.specs)
 
     def data_of(self, spec: TrainSpec) -> TokenData:

@@ -48,7 +48,7 @@ class FlopCount:
         return self.body + self.head
 
     def of_training(self, spared_linears: int = 0) -> FlopCount:
-        """The same counts for a forward and a backward pass.
+        """FLOPs of a forward and a backward pass together.
 
         Args:
             spared_linears: FLOPs per token that the backward pass does not spend on linear layers.

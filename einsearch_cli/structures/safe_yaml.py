@@ -28,7 +28,7 @@ class YamlDocument:
     source: str
     data: Any
     typed: Any
-    """The same data with every scalar as the text that was typed: `1e-9`, `010`, `null`."""
+    """A copy of `data` in which every scalar is the text that was typed: `1e-9`, `010`, `null`."""
     lines: dict[Location, int]
 
     def where(self, location: Location) -> str:

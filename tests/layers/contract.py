@@ -54,7 +54,7 @@ class Subject:
 
 
 def loss_of(y: Tensor) -> Tensor:
-    """Of curvature that depends on where it is."""
+    """A loss whose curvature depends on where it is taken."""
     return y.square().sum() / 2 + y.sin().sum()
 
 

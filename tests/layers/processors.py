@@ -7,7 +7,7 @@ from unittest.mock import patch
 from einsearch_cli.layers.plans import chunking
 
 INSTRUCTIONS = tuple(chunking._LENGTHS)
-"""Of the products of processors that chunks are cut for."""
+"""Instruction sets of the processors that chunks are cut for."""
 
 
 @contextmanager

@@ -143,7 +143,7 @@ class Mark:
 
     kind: str
     key: str
-    """Of its series."""
+    """Name of the series that the mark belongs to."""
     x: tuple[float, ...]
     y: tuple[float, ...]
     ends: tuple[float, ...]
@@ -156,7 +156,7 @@ class Mark:
 
     @property
     def is_upright(self) -> bool:
-        """Of an interval: whether it runs upwards."""
+        """Whether an interval runs upwards."""
         return self.places[0][0] == self.places[-1][0]
 
 

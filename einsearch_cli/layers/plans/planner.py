@@ -213,7 +213,7 @@ def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Us
 
 
 def _unmerged_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
-    """Of a forward pass that writes its products of factors before it reads them."""
+    """Bytes moved by a forward pass that first writes its products of factors, then reads them."""
     return inference_bytes(plan, tokens, profile) + profile.itemsize * merged_elements(plan)
 
 
