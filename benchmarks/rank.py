@@ -21,12 +21,12 @@ from functools import partial
 
 import numpy as np
 
+from einsearch_cli.sizing.cut_bounds import cut_bound
+from einsearch_cli.sizing.generic_rank import generic_rank
+from einsearch_cli.sizing.modular import PRIMES, rank_mod
+from einsearch_cli.sizing.random_matrix import random_matrix
 from einsearch_cli.structures import parse_structure
-from einsearch_cli.structures.cut_bounds import cut_bound
-from einsearch_cli.structures.generic_rank import generic_rank
-from einsearch_cli.structures.modular import PRIMES, rank_mod
 from einsearch_cli.structures.normal_form import carrier_classes, text_of_carriers
-from einsearch_cli.structures.random_matrix import random_matrix
 
 STRUCTURES = ("dense", "btt:r=1", "btt:r=4", "kronecker", "low-rank:r=64")
 _TRIALS = 3

@@ -10,7 +10,7 @@ from einsearch_cli.cli.machines import Device, Dtype
 from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
-    from einsearch_cli.structures import SizedStructure
+    from einsearch_cli.sizing import SizedStructure
 
 
 class PlanSetting(NamedTuple):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from einsearch_cli.errors import EinsearchError, LayerError
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import stored_plan
-from einsearch_cli.structures import FeatureOrder, SizedStructure, Structure, standard_order
+from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.structures import FeatureOrder, Structure, standard_order
 
 FAST: Final = "fast"
 STANDARD: Final = "standard"

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from einsearch_cli.errors import SizeError
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 
 if TYPE_CHECKING:
     import torch

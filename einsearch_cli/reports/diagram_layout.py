@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.taxonomy import Cut, meeting_order
 
 MAX_ARRANGED_FACTORS = 6

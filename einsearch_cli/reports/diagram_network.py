@@ -10,7 +10,7 @@ from functools import cached_property
 from einsearch_cli.reports.diagram_layout import Layout, Wire, lay_out
 from einsearch_cli.reports.diagram_text import Label, cut_text, index_label, short_count
 from einsearch_cli.reports.markup import Html, element, joined
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.taxonomy import Classification
 
 NODE_HEIGHT = 54.0

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from einsearch_cli.errors import SizeError, SpecError
 from einsearch_cli.layers.memory import memory_bytes
-from einsearch_cli.structures import SizedStructure, Structure
+from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.structures import Structure
 
 if TYPE_CHECKING:  # what is asked for is checked before torch is loaded
     import torch

@@ -1,4 +1,4 @@
-"""What a structure is: carrier sets with extents, notations, families, sizes, and the space of them."""
+"""What a structure is: carrier sets with extents, notations, families, and the space of them."""
 
 from einsearch_cli.structures.carrier_notation import THETA_CARRIERS, structure_of_terms, theta_of, theta_text
 from einsearch_cli.structures.extent import Extent
@@ -15,7 +15,6 @@ from einsearch_cli.structures.moe import (
 )
 from einsearch_cli.structures.notation import NamedStructure, notations, parse_layer, parse_structure, read_structure
 from einsearch_cli.structures.routing_statistics import AUXILIARY_WEIGHT, RoutingStatistics
-from einsearch_cli.structures.sizes import SizedStructure
 from einsearch_cli.structures.spec_file import (
     is_structure_file,
     read_structure_file,
@@ -35,7 +34,6 @@ __all__ = [
     "MixtureOfExperts",
     "NamedStructure",
     "RoutingStatistics",
-    "SizedStructure",
     "Structure",
     "expert_of",
     "family_of",

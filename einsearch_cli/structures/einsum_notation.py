@@ -10,10 +10,9 @@ from fractions import Fraction
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.carrier_notation import REST, share_rest
-from einsearch_cli.structures.extent import ONE, Extent, parse_size
+from einsearch_cli.structures.extent import MAX_DIMENSION, ONE, Extent, parse_size
 from einsearch_cli.structures.feature_order import FeatureOrder
 from einsearch_cli.structures.normal_form import FACTOR_LETTERS, text_of_carriers
-from einsearch_cli.structures.sizes import MAX_DIMENSION
 from einsearch_cli.structures.structure import Structure
 
 _EQUATION = re.compile(r"[A-Za-z.,]+->[A-Za-z.]+")

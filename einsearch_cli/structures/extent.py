@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from einsearch_cli.errors import StructureError
 
+MAX_DIMENSION = 2**48
 MAX_DENOMINATOR = 12
 """Decimals stand for the simplest fraction with at most this denominator: 0.33 is 1/3."""
 

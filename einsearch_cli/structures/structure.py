@@ -23,7 +23,7 @@ from einsearch_cli.structures.normal_form import (
 )
 
 if TYPE_CHECKING:
-    from einsearch_cli.structures.sizes import SizedStructure
+    from einsearch_cli.sizing import SizedStructure
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -127,7 +127,7 @@ class Structure:
         Raises:
             SizeError: if a dimension is not positive or a size is not an integer.
         """
-        from einsearch_cli.structures.sizes import choose_sizes
+        from einsearch_cli.sizing import choose_sizes
 
         return choose_sizes(self, d_in, d_out)
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures.carrier_notation import theta_of
 from einsearch_cli.structures.families import family_of
-from einsearch_cli.structures.sizes import SizedStructure
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.costs import flops_per_token, rank_bound
 from einsearch_cli.taxonomy.criteria import Bounds, reasons_against
 from einsearch_cli.taxonomy.exponents import Cut, taxonomy_of
 
 if TYPE_CHECKING:
-    from einsearch_cli.structures.generic_rank import GenericRank
+    from einsearch_cli.sizing.generic_rank import GenericRank
 
 RANK_FIELDS = ("rank", "rank_method", "rank_certificate")
 """In JSON; null unless the rank was asked for."""
@@ -142,7 +142,7 @@ def classify(
 
 
 def _rank(sized: SizedStructure, cut: Cut, seed: int, on_slow: Callable[[str], None]) -> tuple[GenericRank, str | None]:
-    from einsearch_cli.structures.generic_rank import generic_rank
+    from einsearch_cli.sizing.generic_rank import generic_rank
     from einsearch_cli.taxonomy.shortfall import why_below_bound
 
     found = generic_rank(sized, seed, on_slow)

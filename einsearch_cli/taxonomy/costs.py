@@ -13,7 +13,7 @@ from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from einsearch_cli.structures.sizes import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.exponents import Cut, cuts
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from einsearch_cli.structures.cut_bounds import clipped
-from einsearch_cli.structures.generic_rank import NUMERIC, GenericRank
-from einsearch_cli.structures.modular import PRIMES, rank_mod
-from einsearch_cli.structures.random_matrix import random_matrix
-from einsearch_cli.structures.sizes import SizedStructure
+from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.sizing.cut_bounds import clipped
+from einsearch_cli.sizing.generic_rank import NUMERIC, GenericRank
+from einsearch_cli.sizing.modular import PRIMES, rank_mod
+from einsearch_cli.sizing.random_matrix import random_matrix
 from einsearch_cli.taxonomy.exponents import Cut
 
 _SPACES = {"X": "column", "Y": "row"}

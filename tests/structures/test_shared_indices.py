@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from einsearch_cli.errors import EinsearchError, SizeError, StructureError
+from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.sizing.generic_rank import generic_rank
 from einsearch_cli.structures import (
-    SizedStructure,
     Structure,
     notations,
     parse_structure,
@@ -22,7 +23,6 @@ from einsearch_cli.structures import (
     structure_of_terms,
 )
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.generic_rank import generic_rank
 from tests.structures.strategies import shared_extents
 
 

@@ -9,7 +9,8 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from einsearch_cli.structures import SizedStructure, Structure, parse_structure
+from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.structures import Structure, parse_structure
 from einsearch_cli.structures.extent import Extent
 from einsearch_cli.taxonomy import (
     classify,

@@ -14,7 +14,7 @@ from einsearch_cli.layers.contractions.passes import passes_for
 from einsearch_cli.layers.contractions.rms_scale import scale_value
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import Route, Schedule, stored_plan
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 
 
 class Merging:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from einsearch_cli.layers.plans.merging import Axes, joint_axes, merging_pairs, without
 from einsearch_cli.layers.plans.plan import Plan, Step
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 
 Labelled = tuple[Axes, Tensor]
 """A tensor and the carrier sets of its axes."""

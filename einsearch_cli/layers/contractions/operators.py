@@ -24,7 +24,7 @@ from einsearch_cli.layers.contractions.passes import Kept, passes_for
 from einsearch_cli.layers.contractions.rms_scale import caps, norm_dtype, norms_at_cap, scale_value
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
 from einsearch_cli.layers.plans.plan import Plan
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 
 _plans: dict[str, Plan] = {}
 

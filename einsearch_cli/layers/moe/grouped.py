@@ -22,7 +22,7 @@ from einsearch_cli.layers.contractions.contraction import contract
 from einsearch_cli.layers.contractions.double_backward import differentiable_gradients, needs_obvious_gradients
 from einsearch_cli.layers.contractions.passes import Kept, kept_buffers, memory_for_x_grad, passes_for
 from einsearch_cli.layers.plans.plan import TOKENS, Plan
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 
 
 def contract_each(

@@ -15,7 +15,7 @@ from einsearch_cli.layers.plans.machine import MachineProfile
 from einsearch_cli.layers.plans.merging import merging_macs
 from einsearch_cli.layers.plans.plan import Plan, Reading, Step
 from einsearch_cli.layers.plans.two_cores import is_fused
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 
 _TRAINED_MERGE_STEPS = 60
 """A product of two factors and its backward pass, by torch's autograd, take as many calls as so many steps."""

@@ -22,7 +22,8 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.plans import layout_cost as cost
 from einsearch_cli.layers.plans.lowering import lower
 from einsearch_cli.layers.plans.plan import TOKENS, FactorRole, Plan, factor_roles
-from einsearch_cli.structures import FeatureOrder, SizedStructure
+from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.structures import FeatureOrder
 
 _MAX_ORDERS = 24
 """Orders of a group that are tried; more arise only with three factors and many indices."""

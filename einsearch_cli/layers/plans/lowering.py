@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.layers.plans.layout_cost import innermost, is_view
 from einsearch_cli.layers.plans.plan import TOKENS, FactorRole, Plan, Reading, Shape, Step
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 
 if TYPE_CHECKING:
     from einsearch_cli.layers.plans.layout import Draft

@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import TypeVar
 
 from einsearch_cli.layers.plans.plan import Step
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 
 Item = TypeVar("Item")
 Axes = tuple[str, ...]

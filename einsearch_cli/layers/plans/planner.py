@@ -30,7 +30,8 @@ from einsearch_cli.layers.plans.machine import MachineProfile
 from einsearch_cli.layers.plans.merging import merging_macs
 from einsearch_cli.layers.plans.plan import Plan, factor_roles
 from einsearch_cli.layers.plans.two_cores import is_fused
-from einsearch_cli.structures import FeatureOrder, SizedStructure
+from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.structures import FeatureOrder
 from einsearch_cli.taxonomy import meeting_order
 
 _MAX_GROUPED = 4

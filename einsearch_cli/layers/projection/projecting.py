@@ -18,7 +18,8 @@ from einsearch_cli.layers.projection.alternating import fit
 from einsearch_cli.layers.projection.contracting import Factors, product_of
 from einsearch_cli.layers.projection.splitting import orders, split
 from einsearch_cli.layers.projection.target import Target
-from einsearch_cli.structures import FeatureOrder, SizedStructure, standard_order
+from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.structures import FeatureOrder, standard_order
 from einsearch_cli.taxonomy import meeting_order
 
 _CLOSED = 2

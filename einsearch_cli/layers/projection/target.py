@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from einsearch_cli.structures import SizedStructure
+from einsearch_cli.sizing import SizedStructure
 
 _NOISE = 1e-13
 """Part of the squared norm below which a difference of squares is none."""

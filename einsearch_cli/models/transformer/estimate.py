@@ -12,7 +12,8 @@ from einsearch_cli.models.counts import TRAINING_TO_FORWARD
 from einsearch_cli.models.transformer.accelerators import Accelerator, Precision
 from einsearch_cli.models.transformer.accounting import matrices, transformer_count
 from einsearch_cli.models.transformer.config import TransformerConfig
-from einsearch_cli.structures import MixtureOfExperts, SizedStructure
+from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.structures import MixtureOfExperts
 from einsearch_cli.taxonomy import meeting_order
 
 UTILISATION: Final = 0.4

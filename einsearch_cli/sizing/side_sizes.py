@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import count, islice, product
 
 from einsearch_cli.errors import SizeError
+from einsearch_cli.sizing.factorization import Factorization, distance, divisors, nearest_factorizations
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.factorization import Factorization, distance, divisors, nearest_factorizations
 from einsearch_cli.structures.structure import Structure
 
 MAX_TIES = 64

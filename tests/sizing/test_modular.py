@@ -6,8 +6,8 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from einsearch_cli.structures import modular
-from einsearch_cli.structures.modular import PRIMES, product_mod, rank_mod
+from einsearch_cli.sizing import modular
+from einsearch_cli.sizing.modular import PRIMES, product_mod, rank_mod
 
 
 def rank_by_elimination(rows: list[list[int]], prime: int) -> int:

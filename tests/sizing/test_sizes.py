@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from einsearch_cli.errors import SizeError
+from einsearch_cli.sizing.factorization import divisors, nearest_factorizations
+from einsearch_cli.sizing.generic_rank import generic_rank
 from einsearch_cli.structures import Structure, parse_structure
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.factorization import divisors, nearest_factorizations
-from einsearch_cli.structures.generic_rank import generic_rank
 from tests.structures.strategies import extents
 
 

@@ -15,17 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from einsearch_cli.errors import SizeError
-from einsearch_cli.structures.cut_bounds import Sizes, clipped, cut_bound, path_bound, with_smallest_bonds
-from einsearch_cli.structures.modular import PRIMES, rank_mod
-from einsearch_cli.structures.random_matrix import Numbers, largest_array, random_matrix
-
-if TYPE_CHECKING:
-    from einsearch_cli.structures.sizes import SizedStructure
+from einsearch_cli.sizing.cut_bounds import Sizes, clipped, cut_bound, path_bound, with_smallest_bonds
+from einsearch_cli.sizing.modular import PRIMES, rank_mod
+from einsearch_cli.sizing.random_matrix import Numbers, largest_array, random_matrix
+from einsearch_cli.sizing.sized import SizedStructure
 
 QUICK_ENTRIES = 2**24
 """Beyond this size, 4096 × 4096 (11 s), disjoint paths are tried before a matrix is formed."""

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from benchmarks.rank import random_network
 from einsearch_cli.errors import SizeError
-from einsearch_cli.structures import parse_structure
-from einsearch_cli.structures.cut_bounds import clipped, cut_bound, path_bound, with_smallest_bonds
-from einsearch_cli.structures.generic_rank import (
+from einsearch_cli.sizing.cut_bounds import clipped, cut_bound, path_bound, with_smallest_bonds
+from einsearch_cli.sizing.generic_rank import (
     BY_PATHS,
     EXACT,
     NUMERIC,
@@ -20,8 +19,9 @@ from einsearch_cli.structures.generic_rank import (
     generic_rank,
     numeric_rank,
 )
-from einsearch_cli.structures.modular import PRIMES, rank_mod
-from einsearch_cli.structures.random_matrix import random_factors, random_matrix
+from einsearch_cli.sizing.modular import PRIMES, rank_mod
+from einsearch_cli.sizing.random_matrix import random_factors, random_matrix
+from einsearch_cli.structures import parse_structure
 from tests.structures.networks import LETTERS, spec_of
 
 PRIME = PRIMES[0]
@@ -163,7 +163,7 @@ def test_beyond_what_is_eliminated_the_rank_is_numeric_and_says_so(
 ) -> None:
     sized = parse_structure(text).at(d_in, d_out)
     exact = generic_rank(sized)
-    monkeypatch.setattr("einsearch_cli.structures.generic_rank.MAX_ENTRIES", 4)
+    monkeypatch.setattr("einsearch_cli.sizing.generic_rank.MAX_ENTRIES", 4)
     told: list[str] = []
     found = generic_rank(sized, 3, told.append)
     assert (found.rank, found.bound, found.method) == (exact.rank, exact.bound, NUMERIC)
@@ -174,14 +174,14 @@ def test_beyond_what_is_eliminated_the_rank_is_numeric_and_says_so(
     assert (certificate["prime"], certificate["seed"], certificate["chance_of_more"]) == (None, 3, None)
     kept, dropped = certificate["singular_values"]
     assert dropped < 1e-12 < kept
-    monkeypatch.setattr("einsearch_cli.structures.generic_rank.MAX_NUMERIC_ENTRIES", 4)
+    monkeypatch.setattr("einsearch_cli.sizing.generic_rank.MAX_NUMERIC_ENTRIES", 4)
     with pytest.raises(SizeError, match=f"to {exact.bound}"):
         generic_rank(sized)
 
 
 def test_the_time_and_memory_of_singular_values_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     """9,999 × 10,000 numbers: 5e11 steps of 0.5 ns, and three copies of 8 bytes."""
-    monkeypatch.setattr("einsearch_cli.structures.generic_rank.random_matrix", lambda *_: np.eye(2))
+    monkeypatch.setattr("einsearch_cli.sizing.generic_rank.random_matrix", lambda *_: np.eye(2))
     told: list[str] = []
     generic_rank(parse_structure("XA=2 XB=2 XAB YA=3 YB").at(10_000, 9_999), 0, told.append)
     assert "9,999 × 10,000 matrix, about 8 min on one core and 2.4 GB" in told[0]
@@ -190,7 +190,7 @@ def test_the_time_and_memory_of_singular_values_are_announced(monkeypatch: pytes
 def test_large_matrices_are_eliminated_too_and_announced_unless_paths_prove_the_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("einsearch_cli.structures.generic_rank.QUICK_ENTRIES", 4)
+    monkeypatch.setattr("einsearch_cli.sizing.generic_rank.QUICK_ENTRIES", 4)
     told: list[str] = []
     found = generic_rank(parse_structure("XA=2 XB=2 XAB YA=3 YB").at(8, 9), 0, told.append)
     assert (found.rank, found.method) == (7, EXACT)

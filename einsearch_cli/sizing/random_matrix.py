@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from einsearch_cli.structures.cut_bounds import Sizes
-from einsearch_cli.structures.modular import product_mod
+from einsearch_cli.sizing.cut_bounds import Sizes
+from einsearch_cli.sizing.modular import product_mod
 
 Numbers = NDArray[Any]
 

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from itertools import chain, combinations
 
-from einsearch_cli.structures.factorization import prime_powers
+from einsearch_cli.sizing.factorization import prime_powers
 
 Sizes = Mapping[str, int]
 
