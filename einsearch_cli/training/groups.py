@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import learning_rate_multipliers
-from einsearch_cli.training.optimizers import Group, OptimizerKind, Options
+
+Options = Mapping[str, float]
+"""What an optimizer is to know about a parameter: `lr` at its peak, `weight_decay`, and what it adds to them."""
+
+Group = dict[str, Any]
+"""A group of `torch.optim`: `params`, their options, and `peak_lr`."""
 
 
 def parameter_options(
@@ -67,11 +73,6 @@ def optimizer_groups(model: nn.Module, lr: float, weight_decay: float) -> list[G
             f"{type(model).__name__} has no parameter that takes a gradient", remedy="set requires_grad on some"
         )
     return groups
-
-
-def state_bytes(model: nn.Module, kind: OptimizerKind, options: Mapping[str, Options]) -> int:
-    """What an optimizer keeps for all parameters together, in float32."""
-    return sum(value.numel() * kind.state_bytes(options[name]) for name, value in model.named_parameters())
 
 
 def _decayed(model: nn.Module) -> set[str]:

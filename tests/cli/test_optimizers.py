@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from einsearch_cli.training.full.checkpoint import checkpoints_of, read_checkpoint
-from einsearch_cli.training.optimizers import _REGISTER, Group, register
+from einsearch_cli.training.groups import Group
+from einsearch_cli.training.optimizers import _REGISTER, UpdateSettings, register
 from einsearch_cli.training.optimizers.adamw import AdamW
-from einsearch_cli.training.settings import UpdateSettings
 
 Einsearch = Callable[..., Any]
 

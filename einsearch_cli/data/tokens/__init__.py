@@ -1,9 +1,10 @@
 """Long rows of tokens to train on: token files, texts, and datasets of the Hugging Face hub."""
 
-from einsearch_cli.data.tokens.opening import TokenData, check_source, open_tokenizer, open_tokens, write_tokens
+from einsearch_cli.data.tokens.opening import TokenData, check_source, open_tokens, write_tokens
+from einsearch_cli.data.tokens.registry import open_tokenizer, tokenizer_from_json
 from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, held_out_batches
 from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings
-from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer, tokenizer_from_json
+from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer
 
 __all__ = [
     "BlockSampler",

@@ -27,11 +27,12 @@ from einsearch_cli.data.tokens.binary import (
 )
 from einsearch_cli.data.tokens.encoding import Progress, smallest_type, write_token_folder
 from einsearch_cli.data.tokens.hub import dataset_source, describe
+from einsearch_cli.data.tokens.registry import open_tokenizer, tokenizer_from_json
 from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, TokenArray
 from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings, TokenType
 from einsearch_cli.data.tokens.sources import Source, key_of, text_source
 from einsearch_cli.data.tokens.streaming import StreamSampler, TokenStream, stream_identity
-from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer, tokenizer_from_json
+from einsearch_cli.data.tokens.tokenizers import CharacterTokenizer, Tokenizer
 from einsearch_cli.errors import DataError, OutputError
 from einsearch_cli.files import write_error
 
@@ -149,32 +150,6 @@ def write_tokens(
         )
     with _made(folder):
         return write_token_folder(folder, source, made, token_type=token_type, progress=progress)
-
-
-def open_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer by the name that settings give; not `characters`, which is made from texts.
-
-    Raises:
-        DataError: no such tokenizer, or it cannot be had.
-    """
-    from einsearch_cli.data.tokens.subwords import HuggingFaceTokenizer, TiktokenTokenizer
-
-    kind, _, argument = name.partition(":")
-    if name == "bytes":
-        return BytesTokenizer()
-    if name == "characters":
-        raise DataError(
-            "the characters that are tokens are those of the training text, and here it is not read",
-            remedy="give another tokenizer, or write token files with `einsearch tokenize --tokenizer characters`",
-        )
-    if kind == "tiktoken" and argument:
-        return TiktokenTokenizer.open(argument)
-    if kind == "huggingface" and argument:
-        return HuggingFaceTokenizer.open(Path(argument))
-    raise DataError(
-        f"no tokenizer {name!r}",
-        remedy="use bytes, characters, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE",
-    )
 
 
 def _open_documents(settings: DataSettings, cache: Path, progress: Progress | None) -> TokenData:

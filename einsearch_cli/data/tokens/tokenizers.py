@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from einsearch_cli.data.corpus import code_points_of, most_frequent
-from einsearch_cli.errors import DataError
 
 Tokens = npt.NDArray[Any]
 
@@ -147,29 +146,3 @@ class CharacterTokenizer(Tokenizer):
     def from_json(cls, values: Mapping[str, Any]) -> CharacterTokenizer:
         """From the characters in the order of their tokens."""
         return cls(str(values["characters"]))
-
-
-def tokenizer_from_json(values: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that `Tokenizer.to_json` described, as checkpoints and meta.json carry it.
-
-    Raises:
-        DataError: no such kind, a part is missing or damaged, or its package is not installed.
-
-    >>> tokenizer_from_json({"kind": "characters", "characters": "ab"}).decode([2, 1, 0])
-    'ba�'
-    """
-    from einsearch_cli.data.tokens.subwords import HuggingFaceTokenizer, TiktokenTokenizer
-
-    kinds: Sequence[type[Tokenizer]] = (BytesTokenizer, CharacterTokenizer, TiktokenTokenizer, HuggingFaceTokenizer)
-    kind = {kind.kind: kind for kind in kinds}.get(str(values.get("kind")))
-    if kind is None:
-        raise DataError(
-            f"no tokenizer is of kind {values.get('kind')!r}", remedy=f"use one of: {', '.join(k.kind for k in kinds)}"
-        )
-    try:
-        return kind.from_json(values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"the description of a tokenizer of kind {kind.kind!r} is damaged: {type(error).__name__}: {error}",
-            remedy="write it again, e.g. with `einsearch tokenize`",
-        ) from error

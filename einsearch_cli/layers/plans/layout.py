@@ -20,6 +20,7 @@ from itertools import islice, permutations, product
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.plans import layout_cost as cost
+from einsearch_cli.layers.plans.draft import Draft, Memory
 from einsearch_cli.layers.plans.lowering import lower
 from einsearch_cli.layers.plans.plan import TOKENS, FactorRole, Plan, factor_roles
 from einsearch_cli.sizing import SizedStructure
@@ -31,40 +32,6 @@ _BEAM = 128
 """Memory orders that are kept after each step."""
 _FINALISTS = 24
 """Forward plans whose backward pass is costed too."""
-
-Memory = tuple[str, ...]
-"""Axes of a contiguous intermediate, slowest first; indices of size 1 are left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """One step in terms of axes, before it is turned into shapes."""
-
-    role: FactorRole
-    before: Memory
-    """The activation as it lies before the step."""
-    batch: Memory
-    rows: Memory
-    contracted: Memory
-    new: Memory
-    is_feature_major: bool
-    grad_is_feature_major: bool = False
-
-    @property
-    def after(self) -> Memory:
-        """The result as it lies in memory."""
-        return (*self.batch, *((*self.new, *self.rows) if self.is_feature_major else (*self.rows, *self.new)))
-
-    @property
-    def stored(self) -> Memory:
-        """The axes of the stored factor."""
-        return (*(axis for axis in self.batch if axis in self.role.batch), *self.contracted, *self.new)
-
-    @property
-    def grad_before(self) -> Memory:
-        """The gradient of the activation as it lies in memory."""
-        inner = (*self.contracted, *self.rows) if self.grad_is_feature_major else (*self.rows, *self.contracted)
-        return (*self.batch, *inner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from einsearch_cli.layers.plans.draft import Draft
 from einsearch_cli.layers.plans.layout_cost import innermost, is_view
 from einsearch_cli.layers.plans.plan import TOKENS, FactorRole, Plan, Reading, Shape, Step
 from einsearch_cli.sizing import SizedStructure
-
-if TYPE_CHECKING:
-    from einsearch_cli.layers.plans.layout import Draft
 
 Axes = Sequence[str]
 

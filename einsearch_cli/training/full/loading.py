@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from einsearch_cli.data.tokens.tokenizers import Tokenizer, tokenizer_from_json
+from einsearch_cli.data.tokens import Tokenizer, tokenizer_from_json
 from einsearch_cli.errors import CheckpointError
 from einsearch_cli.models.transformer.config import config_from
 from einsearch_cli.training.full.checkpoint import (

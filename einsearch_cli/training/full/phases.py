@@ -10,7 +10,6 @@ from einsearch_cli.models import TRAINING_TO_FORWARD, FlopCount
 from einsearch_cli.models.transformer import TransformerConfig, dense_twin, meta_transformer
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.training.full.spec import TrainSpec
-from einsearch_cli.training.groups import state_bytes
 from einsearch_cli.training.update import GuideStep
 
 
@@ -95,6 +94,7 @@ def phases_of(spec: TrainSpec, config: TransformerConfig) -> Phases:
         guide_flops, guide_params = guide.flops_per_token, model.parameter_count() - params
         guided_steps = _guided_steps(spec, count, dense, guide_flops)
         repeated_steps = guided_steps if spec.guidance.flop_matched else 0
+    kind, options = spec.optimizer.applied_to(model)
     training = TRAINING_TO_FORWARD * tokens
     return Phases(
         steps=spec.base_steps + repeated_steps,
@@ -103,7 +103,7 @@ def phases_of(spec: TrainSpec, config: TransformerConfig) -> Phases:
         tokens_per_step=tokens,
         params=params,
         guide_params=guide_params,
-        state_bytes=state_bytes(model, *spec.optimizer.applied_to(model)),
+        state_bytes=kind.bytes_kept(model, options),
         body_flops=training * count.body,
         head_flops=training * count.head,
         guide_flops=training * guide_flops,

@@ -12,12 +12,12 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.layers.initialisation_names import Initialisation
 from einsearch_cli.models.transformer import TransformerConfig, config_from, preset
 from einsearch_cli.settings import FolderName, RuleError, Settings, Whole
-from einsearch_cli.training.optimizers import OptimizerKind, Options, find_optimizer
+from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, find_optimizer
 from einsearch_cli.training.schedule import Shape
-from einsearch_cli.training.settings import UpdateSettings
 
 if TYPE_CHECKING:  # which loads torch
     from einsearch_cli.models import ProxyModel
+    from einsearch_cli.training.groups import Options
 
 FREE_TO_CHANGE: Final = frozenset({"name", "data", "validation", "checkpoint", "metrics", "parallel"})
 """Keys that a run may go on with other values of: they do not decide the weights, or (`data`) a digest tells."""

@@ -10,24 +10,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from einsearch_cli.errors import SpecError, near_name
-from einsearch_cli.settings.model import RuleError
+from einsearch_cli.settings import RuleError, Settings
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.optim import Optimizer
 
     from einsearch_cli.models import ProxyModel
-    from einsearch_cli.training.settings import UpdateSettings
+    from einsearch_cli.training.groups import Group, Options
 
 DEFAULT: Final = "adamw"
-
-Options = Mapping[str, float]
-"""What an optimizer is to know about a parameter: `lr` at its peak, `weight_decay`, and what it adds to them."""
-
-Group = dict[str, Any]
-"""A group of `torch.optim`: `params`, their options, and `peak_lr`."""
 
 
 class OptimizerKind(ABC):
@@ -59,6 +56,10 @@ class OptimizerKind(ABC):
     def state_bytes(self, options: Options) -> int:  # noqa: ARG002
         """Bytes kept for each number of a parameter with these options, in float32."""
         return self.least_state_bytes
+
+    def bytes_kept(self, model: nn.Module, options: Mapping[str, Options]) -> int:
+        """Bytes kept for all parameters of a model together, in float32."""
+        return sum(value.numel() * self.state_bytes(options[name]) for name, value in model.named_parameters())
 
 
 _REGISTER: dict[str, OptimizerKind] = {}
@@ -112,3 +113,35 @@ def find_optimizer(name: str) -> OptimizerKind:
     if name not in _REGISTER:
         import_module(f"{__name__}.{name}")
     return _REGISTER[name]
+
+
+OptimizerName = Annotated[str, AfterValidator(check_name)]
+"""The name of a registered optimizer."""
+
+
+class UpdateSettings(Settings):
+    """How gradients become changes of parameters; proxy and full runs have defaults and further keys of their own."""
+
+    name: OptimizerName = DEFAULT
+    """Optimizer: adamw, or muon, which orthogonalises the updates of matrices and leaves the rest to AdamW."""
+
+    learning_rate: float | None = Field(default=None, gt=0, examples=[0.01])
+    """Base learning rate, at the base width."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay of matrices, per step times the learning rate; gains, biases and norms have none."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of AdamW's running mean of gradients."""
+
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of AdamW's running mean of squared gradients."""
+
+    clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
+    """Gradients are scaled down to this norm when theirs is larger."""
+
+    @model_serializer(mode="wrap")
+    def _without_default_name(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies and runs of before there was a choice go on: their settings have no name."""
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if (key, value) != ("name", DEFAULT)}

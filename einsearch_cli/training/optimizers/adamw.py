@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from einsearch_cli.training.optimizers import Group, OptimizerKind, Options, register
+from einsearch_cli.training.optimizers import OptimizerKind, register
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from einsearch_cli.models import ProxyModel
-    from einsearch_cli.training.settings import UpdateSettings
+    from einsearch_cli.training.groups import Group, Options
+    from einsearch_cli.training.optimizers import UpdateSettings
 
 
 class AdamW(OptimizerKind):

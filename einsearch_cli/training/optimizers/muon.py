@@ -19,8 +19,8 @@ from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.guided import SelfGuidedLinear
 from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.models import ProxyModel
-from einsearch_cli.training.optimizers import Group, OptimizerKind, Options, find_optimizer, register
-from einsearch_cli.training.settings import UpdateSettings
+from einsearch_cli.training.groups import Group, Options
+from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, find_optimizer, register
 
 # Axes in this file: B matrices of a batch, M rows, N columns.
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from einsearch_cli.data import AnyTask
 from einsearch_cli.settings import Whole
 from einsearch_cli.structures import AUXILIARY_WEIGHT, LayerSpec, RoutingStatistics
-from einsearch_cli.training.settings import UpdateSettings
+from einsearch_cli.training.optimizers import UpdateSettings
 
 
 class OptimizerSettings(UpdateSettings):

@@ -13,8 +13,8 @@ from einsearch_cli.structures import parse_layer
 from einsearch_cli.training import OptimizerSettings, train
 from einsearch_cli.training.full import train_full
 from einsearch_cli.training.full.checkpoint import checkpoints_of
-from einsearch_cli.training.groups import grouped, set_learning_rates, state_bytes
-from einsearch_cli.training.optimizers import OptimizerKind, Options, find_optimizer, optimizer_names
+from einsearch_cli.training.groups import Options, grouped, set_learning_rates
+from einsearch_cli.training.optimizers import OptimizerKind, find_optimizer, optimizer_names
 from tests.training.full.runs import CPU, Told, assert_same_run, final_tensors, run_tiny, tiny_data, tiny_spec
 from tests.training.proxy.tasks import run_of, small_teacher
 
@@ -103,7 +103,7 @@ class OptimizerContract:
             assert set(state) <= set(self.kind.state_names)
             assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
             kept += sum(tensor.nbytes for tensor in state.values() if tensor.shape == value.shape)
-        assert kept == state_bytes(model, self.kind, options)
+        assert kept == self.kind.bytes_kept(model, options)
         assert min(map(self.kind.state_bytes, options.values())) >= self.kind.least_state_bytes
 
     def test_a_copied_state_goes_on_as_the_first(self) -> None:
