@@ -57,6 +57,10 @@ def near_name(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.65)), None)
 
 
+class PluginError(EinsearchError):
+    """A module of a user's that cannot be imported."""
+
+
 class StructureError(EinsearchError):
     """Text, file or object that does not describe a structure."""
 

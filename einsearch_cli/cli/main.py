@@ -16,6 +16,7 @@ from einsearch_cli.cli import console
 from einsearch_cli.cli.commands import LazyCommands
 from einsearch_cli.cli.streams import prepare_streams
 from einsearch_cli.errors import EinsearchError, Exit
+from einsearch_cli.plugins import load_plugins
 
 app = typer.Typer(
     name="einsearch",
@@ -43,6 +44,9 @@ def _options(
     show_traceback: bool = typer.Option(
         False, "--traceback", metavar="", help="Show where in the code an error was raised."
     ),
+    plugin: bool = typer.Option(  # only its help: `main` takes the option and its value out, wherever they stand
+        False, "--plugin", metavar="FILE.py", help="Import a module that registers tasks, optimizers, engines, ..."
+    ),
 ) -> None:
     """Find better linear layers: enumerate, classify, prune, train and rank structured matrices."""
 
@@ -55,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     show_traceback = "--traceback" in arguments
     rest = [argument for argument in arguments if argument != "--traceback"] or ["--help"]
     try:
+        load_plugins([*os.environ.get("EINSEARCH_PLUGINS", "").split(os.pathsep), *_taken(rest, "--plugin")])
         result = app(args=rest, prog_name="einsearch", standalone_mode=False)
         sys.stdout.flush()
         if result == Exit.INTERRUPTED and not isinstance(result, Exit):  # what typer makes of Ctrl-C in a command
@@ -86,6 +91,21 @@ def main(arguments: Sequence[str]) -> int:
         _show(show_traceback)
         console.error(f"unexpected {type(error).__name__}: {error}", "run again with --traceback and report the output")
         return Exit.RUN_FAILED
+
+
+def _taken(arguments: list[str], option: str) -> list[str]:
+    """The values of an option that may stand anywhere and more than once; they are removed from the arguments.
+
+    >>> words = ["--plugin=a.py", "rank", "monarch", "--plugin", "b"]
+    >>> _taken(words, "--plugin"), words
+    (['a.py', 'b'], ['rank', 'monarch'])
+    """
+    found = []
+    for place in reversed([n for n, word in enumerate(arguments) if word.partition("=")[0] == option]):
+        _, equals, value = arguments[place].partition("=")
+        found += [value] if equals else arguments[place + 1 : place + 2]
+        del arguments[place : place + (1 if equals else 2)]
+    return found[::-1]
 
 
 def _forget_stdout() -> None:

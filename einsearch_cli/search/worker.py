@@ -7,13 +7,14 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.errors import DivergedError, EinsearchError
+from einsearch_cli.plugins import load_plugins, loaded_plugins
 from einsearch_cli.search.trial import Trial, TrialResult, failed_result
 from einsearch_cli.structures import RoutingStatistics
 
@@ -33,6 +34,8 @@ class WorkerSetup:
     cache_folder: Path | None = None
     threads: int = 1
     """Two processes of one thread train more per second than one of two."""
+    plugins: tuple[str, ...] = field(default_factory=loaded_plugins)
+    """Where tasks and optimizers of the study may be registered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ def run_trial(job: Job, setup: WorkerSetup, pipe: Connection) -> TrialResult:
             pipe.send(Progress(job.number, trial, done.step, done.steps, done.loss, done.routing()))
 
     try:
+        load_plugins(setup.plugins)
         run = ProxyRun(
             task=open_task(setup.task, setup.task_settings, setup.cache_folder),
             structure=trial.structure,

@@ -1,19 +1,15 @@
-"""Optimizers by name on the command line: Muon, and one that another package registers."""
+"""Optimizers by name on the command line: Muon, and one of a plug-in."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from einsearch_cli.training.full.checkpoint import checkpoints_of, read_checkpoint
-from einsearch_cli.training.groups import Group
-from einsearch_cli.training.optimizers import _REGISTER, UpdateSettings, register
-from einsearch_cli.training.optimizers.adamw import AdamW
 
 Einsearch = Callable[..., Any]
 
@@ -45,22 +41,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Momentum(AdamW):
-    """SGD with momentum; it has AdamW's groups."""
+PLUGIN = """\
+import torch
+from einsearch_cli.training.optimizers import register
+from einsearch_cli.training.optimizers.adamw import AdamW
 
+
+class Momentum(AdamW):
     name = "momentum"
     state_names = ("momentum_buffer",)
     least_state_bytes = 4
 
-    def make(self, groups: Sequence[Group], settings: UpdateSettings) -> torch.optim.Optimizer:
+    def make(self, groups, settings):
         return torch.optim.SGD(groups, momentum=settings.beta1)
 
 
-@pytest.fixture
-def _registered() -> Iterator[None]:
-    register(Momentum())
-    yield
-    del _REGISTER["momentum"]
+register(Momentum())
+"""
 
 
 def test_muon_trains_a_transformer(einsearch: Einsearch, folder: Path) -> None:
@@ -87,12 +84,18 @@ def test_muon_ranks_structures(einsearch: Einsearch, folder: Path) -> None:
     assert losses["muon"] != losses["adamw"]
 
 
-@pytest.mark.usefixtures("_registered")
-def test_an_optimizer_of_another_package_needs_no_change_in_this_one(einsearch: Einsearch, folder: Path) -> None:
-    found = einsearch("train", folder / "run.yaml", "--set", "optimizer.name=momentum", "--out", folder / "runs")
+@pytest.mark.usefixtures("registers")
+def test_an_optimizer_of_a_plug_in_trains_and_ranks(einsearch: Einsearch, folder: Path) -> None:
+    plugin = folder / "momentum.py"
+    plugin.write_text(PLUGIN)
+    train = ("train", folder / "run.yaml", "--set", "optimizer.name=momentum", "--out", folder / "runs")
+    found = einsearch("--plugin", plugin, *train)
     assert found.code == 0, found.err
     kinds = {name.partition(":")[0] for name in read_checkpoint(checkpoints_of(folder / "runs")[-1]).optimizer}
     assert kinds == {"momentum_buffer", "random"}
+    (folder / "study.yaml").write_text(STUDY.replace("NAME", "momentum"))
+    found = einsearch("--plugin", plugin, "rank", folder / "study.yaml", "--out", folder / "study", "--workers", "1")
+    assert found.code == 0, found.err
 
 
 def test_an_unknown_optimizer_is_named(einsearch: Einsearch, folder: Path) -> None:

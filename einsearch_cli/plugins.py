@@ -1,0 +1,54 @@
+"""Plug-ins: modules of users that register tasks, optimizers, engines and whatever else has a register."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+from einsearch_cli.errors import PluginError
+
+_LOADED: list[str] = []
+
+
+def load_plugins(names: Iterable[str]) -> None:
+    """Import plug-ins, each once per process.
+
+    A process that works for another one loads what `loaded_plugins` gave there.
+
+    Args:
+        names: names of modules that Python finds, or paths of files that end in .py; empty ones are skipped.
+
+    Raises:
+        PluginError: a plug-in cannot be imported.
+    """
+    for name in filter(None, names):
+        name = str(Path(name).resolve()) if name.endswith(".py") else name
+        if name not in _LOADED:
+            try:
+                _import(name)
+            except Exception as error:  # whatever the code of a user raises
+                raise PluginError(
+                    f"plug-in {name} cannot be imported: {type(error).__name__}: {error}",
+                    remedy="give the path of a .py file, or the name of an installed module; --traceback shows the line",
+                ) from error
+            _LOADED.append(name)
+
+
+def loaded_plugins() -> tuple[str, ...]:
+    """What `load_plugins` has imported in this process, in order; paths are absolute."""
+    return tuple(_LOADED)
+
+
+def _import(name: str) -> None:
+    if not name.endswith(".py"):
+        import_module(name)
+        return
+    spec = spec_from_file_location(f"einsearch_plugin_{Path(name).stem}", name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
+    spec.loader.exec_module(module)

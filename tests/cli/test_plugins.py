@@ -1,0 +1,68 @@
+"""Plug-ins: where they are found, and what is said of those that cannot be imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from einsearch_cli.errors import PluginError
+from einsearch_cli.plugins import load_plugins, loaded_plugins
+
+Einsearch = Callable[..., Any]
+pytestmark = pytest.mark.usefixtures("registers")
+
+
+def test_a_plug_in_is_imported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "counting.py").write_text(
+        "from pathlib import Path\nwith Path(__file__).with_suffix('.log').open('a') as log: log.write(__name__ + ' ')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    load_plugins(["counting.py", str(tmp_path / "counting.py")])
+    load_plugins(["counting.py"])
+    assert (tmp_path / "counting.log").read_text() == "einsearch_plugin_counting "
+    assert loaded_plugins() == (str(tmp_path / "counting.py"),)
+
+
+def test_an_installed_module_is_found_by_name(tmp_path: Path) -> None:
+    (tmp_path / "installed_plugin.py").write_text("print('here')\n")
+    code = "import sys; from einsearch_cli.cli.main import main; sys.exit(main(['families']))"
+    for name, expected in (("installed_plugin", 0), ("installed_plugn", 2)):
+        environment = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}", "EINSEARCH_PLUGINS": name}
+        found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert found.returncode == expected, found.stderr
+        assert found.stdout.startswith("here") == (expected == 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (None, "FileNotFoundError: [Errno 2] No such file or directory: '{path}'"),
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        (
+            "from einsearch_cli.training.optimizers import register\n"
+            "from einsearch_cli.training.optimizers.adamw import AdamW\n"
+            "class Other(AdamW): pass\n"
+            "register(Other())",
+            "ValueError: two optimizers are named 'adamw'",
+        ),
+    ],
+)
+def test_what_cannot_be_imported_is_named(einsearch: Einsearch, tmp_path: Path, text: str | None, cause: str) -> None:
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    found = einsearch("tasks", "--plugin", path)
+    assert found.code == 2
+    problem = f"plug-in {path} cannot be imported: {cause.format(path=path)}"
+    assert found.err.startswith(
+        f"error: {problem}\n  try: give the path of a .py file, or the name of an installed module"
+    )
+    with pytest.raises(PluginError) as caught:
+        load_plugins([str(path)])
+    assert caught.value.problem == problem
+    assert loaded_plugins() == ()
