@@ -16,9 +16,9 @@ from einsearch_cli.cli.formats import table
 from einsearch_cli.cli.main import main
 from einsearch_cli.reports import StudyReport, headline, ranking_table
 from einsearch_cli.scaling import rank_candidates
-from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.structures.spec_file import read_structure_file
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ from einsearch_cli.cli.bars import LiveBars
 from einsearch_cli.reports.numbers import duration_text
 from einsearch_cli.search.estimate import StudyEstimate
 from einsearch_cli.search.study import RungStarted, StudyEvent
-from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished
 from einsearch_cli.structures import RoutingStatistics, short_name
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 
 class StudyProgress(LiveBars):

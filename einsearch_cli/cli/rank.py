@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from einsearch_cli.reports import StudyReport
     from einsearch_cli.search.estimate import StudyEstimate
     from einsearch_cli.search.spec import StudySpec
-    from einsearch_cli.search.trial import TrialResult
     from einsearch_cli.settings import Given
     from einsearch_cli.structures import LayerSpec
     from einsearch_cli.structures.safe_yaml import Location
+    from einsearch_cli.training.proxy.trial import TrialResult
 
 HELP = """Train candidates at equal training FLOPs and rank them against dense.
 

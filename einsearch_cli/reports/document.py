@@ -12,7 +12,7 @@ from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.structures import LayerSpec, layer_family
 
 if TYPE_CHECKING:
-    from einsearch_cli.search.trial import TrialResult
+    from einsearch_cli.training.proxy.trial import TrialResult
 
 
 def results_document(study: StudyReport) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from einsearch_cli.reports.markup import Html
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
-    from einsearch_cli.search.trial import TrialResult
+    from einsearch_cli.training.proxy.trial import TrialResult
 
 STARVED = 0.25
 """Share, in units of 1 / experts, below which an expert is marked as starved."""

@@ -14,7 +14,7 @@ from einsearch_cli.reports.study import StudyReport
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
-    from einsearch_cli.search.trial import TrialResult
+    from einsearch_cli.training.proxy.trial import TrialResult
 
 MOST_POINTS = 48
 """Points drawn per run; more would only make the file larger."""

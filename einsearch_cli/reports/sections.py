@@ -22,7 +22,7 @@ from einsearch_cli.reports.table import Cell, Row, structure, table
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
-    from einsearch_cli.search.trial import Trial
+    from einsearch_cli.training.proxy.trial import Trial
 
 MOST_FAILURES = 100
 """Rows of failed runs; the rest is only counted."""

@@ -11,7 +11,7 @@ from einsearch_cli.structures import LayerSpec, expert_of
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
 
 if TYPE_CHECKING:  # the search package needs torch, a report does not
-    from einsearch_cli.search.trial import TrialResult
+    from einsearch_cli.training.proxy.trial import TrialResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from einsearch_cli.structures import LayerSpec
-
-if TYPE_CHECKING:  # the search package needs torch, numbers do not
-    from einsearch_cli.search.trial import TrialResult
+from einsearch_cli.training.proxy.trial import TrialResult
 
 FrontierKind = Literal["empty", "one point", "piecewise linear", "convex hull"]
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.scaling.curves import Cell, Level, finished_loss, levels_of
 from einsearch_cli.scaling.gain import ComputeGain, compute_gain
 from einsearch_cli.scaling.intervals import CONFIDENCE, t_interval
 from einsearch_cli.structures import LayerSpec, layer_family, parse_layer
-
-if TYPE_CHECKING:  # the search package needs torch, numbers do not
-    from einsearch_cli.search.trial import TrialResult
+from einsearch_cli.training.proxy.trial import TrialResult
 
 Verdict = Literal["yardstick", "better", "worse", "not separated", "not compared", "failed"]
 

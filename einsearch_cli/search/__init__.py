@@ -1,5 +1,1 @@
-"""Many runs: trials, the study that remembers them, successive halving, and the engine that runs them."""
-
-from einsearch_cli.search.trial import Trial, TrialResult
-
-__all__ = ["Trial", "TrialResult"]
+"""Many runs: the study and its stages, the database that remembers them, and the engine that runs them."""

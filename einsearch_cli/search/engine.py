@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 from types import FrameType, TracebackType
 from typing import Protocol, Self
 
-from einsearch_cli.search.trial import failed_result
 from einsearch_cli.search.worker import Finished, Job, Progress, WorkerSetup, work
+from einsearch_cli.training.proxy.trial import failed_result
 
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.data import AnyTask
 from einsearch_cli.layers.plans.plan import Plan
-from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import LayerSpec
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 if TYPE_CHECKING:  # a study's folder is looked at before torch is loaded
     from torch import nn

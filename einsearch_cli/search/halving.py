@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from einsearch_cli.search.spec import HalvingSpec
-from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 
 def rung_budgets(budget_flops: float, halving: HalvingSpec) -> tuple[float, ...]:

@@ -26,9 +26,9 @@ from optuna.trial import TrialState
 
 from einsearch_cli.errors import StudyError
 from einsearch_cli.files import write_error
-from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.settings import differences
 from einsearch_cli.structures import LayerSpec
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 DATABASE = "study.db"
 RESULTS = "results.json"

@@ -14,9 +14,9 @@ from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import ablation_trials, places, promoted, rung_budgets, rung_trials
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
-from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished, Job, Progress
 from einsearch_cli.structures import LayerSpec
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.errors import DivergedError, EinsearchError
 from einsearch_cli.plugins import load_plugins, loaded_plugins
-from einsearch_cli.search.trial import Trial, TrialResult, failed_result
 from einsearch_cli.structures import RoutingStatistics
+from einsearch_cli.training.proxy.trial import Trial, TrialResult, failed_result
 
 if TYPE_CHECKING:
     from einsearch_cli.training import StepDone

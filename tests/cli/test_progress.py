@@ -12,10 +12,10 @@ from einsearch_cli.cli.train_progress import TrainProgress
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.estimate import RungEstimate, StudyEstimate
 from einsearch_cli.search.study import RungStarted
-from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished, Progress
 from einsearch_cli.structures import RoutingStatistics, parse_layer
 from einsearch_cli.training.full import StepMetrics
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 TRIAL = Trial(parse_layer("btt-moe:experts=2,top=1"), 32, 0, 0, 1e9)
 ROUTING = tuple(

@@ -5,8 +5,8 @@ import pytest
 
 from einsearch_cli.reports import StudyReport
 from einsearch_cli.scaling import rank_candidates
-from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 MakeStudy = Callable[..., StudyReport]
 

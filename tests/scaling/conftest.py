@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from einsearch_cli.search.trial import Status, Trial, TrialResult
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.training.proxy.trial import Status, Trial, TrialResult
 
 MakeRun = Callable[..., TrialResult]
 

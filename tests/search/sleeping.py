@@ -12,9 +12,9 @@ from pathlib import Path
 
 from einsearch_cli.data import TeacherSettings, TeacherTask, register_task
 from einsearch_cli.search.engine import LocalProcesses
-from einsearch_cli.search.trial import Trial
 from einsearch_cli.search.worker import Job, WorkerSetup
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.training.proxy.trial import Trial
 
 
 class Sleeping(TeacherTask):

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from einsearch_cli.search.engine import LocalProcesses, _without_interrupts
-from einsearch_cli.search.trial import Trial
 from einsearch_cli.search.worker import Finished, Job, Progress, WorkerSetup
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.training.proxy.trial import Trial
 
 SMALL = {"teacher_width": 16, "pool_size": 2048, "validation_size": 256, "batch_size": 64}
 SETUP = WorkerSetup("teacher", SMALL, {})

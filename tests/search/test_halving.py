@@ -3,8 +3,8 @@ from __future__ import annotations
 from einsearch_cli.search.halving import promoted, rung_budgets, rung_score, rung_trials
 from einsearch_cli.search.spec import HalvingSpec, StudySpec
 from einsearch_cli.search.study import planned_counts
-from einsearch_cli.search.trial import Trial, TrialResult, failed_result
 from einsearch_cli.structures import Structure, parse_structure
+from einsearch_cli.training.proxy.trial import Trial, TrialResult, failed_result
 
 DENSE, MONARCH, LOW_RANK, KRONECKER, TT = (
     parse_structure(text) for text in ("dense", "monarch", "low-rank", "kronecker", "tt:r=2")

@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 
 from einsearch_cli.errors import EinsearchError, OutputError, StudyError
 from einsearch_cli.search.store import DATABASE, RESULTS, StudyStore
-from einsearch_cli.search.trial import Trial, TrialResult, failed_result
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.training.proxy.trial import Trial, TrialResult, failed_result
 
 STRUCTURES = [parse_structure("dense"), parse_structure("monarch")]
 TRIALS = [Trial(s, width, seed, 0, 1e9) for s in STRUCTURES for width in (64, 128) for seed in (0, 1)]

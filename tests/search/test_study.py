@@ -9,8 +9,8 @@ from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.search.study import RungStarted, StudyEvent, fingerprint, run_study
-from einsearch_cli.search.trial import Trial, TrialResult
 from einsearch_cli.search.worker import Finished, Job, Progress
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 SPEC = StudySpec.model_validate(
     {
