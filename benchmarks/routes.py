@@ -25,7 +25,7 @@ from torch import Tensor
 
 from einsearch_cli.files import write_atomically
 from einsearch_cli.layers import EinsumLinear, merge
-from einsearch_cli.layers.plans.machine import profile_for
+from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.planner import Route, Use, best_route, routes
 from einsearch_cli.speed import Race
 from einsearch_cli.speed.machine import machine_facts

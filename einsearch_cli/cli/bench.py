@@ -117,7 +117,7 @@ def _bench(
     dtype: Dtype,
 ) -> Bench:
     """What is asked for, checked; torch is loaded when sizes are known to fit."""
-    from einsearch_cli.speed.grid import check_sizes
+    from einsearch_cli.speed.cases import check_sizes
 
     check_sizes(entrants, cases)
     _start_torch(threads)

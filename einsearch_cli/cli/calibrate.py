@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.formats import Format, render
 from einsearch_cli.cli.machines import Dtype
-
-if TYPE_CHECKING:
-    from einsearch_cli.speed import Progress
 
 
 def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
@@ -23,7 +19,7 @@ def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
 
     import torch
 
-    from einsearch_cli.layers.plans.machine import WIDTHS, default_cpu, store_profile
+    from einsearch_cli.layers.plans.machine_profile import WIDTHS, default_cpu, store_profile
     from einsearch_cli.speed import calibrate
 
     of_torch: torch.dtype = getattr(torch, dtype.value)
@@ -49,5 +45,5 @@ def _row(name: str, measured: float, default: float) -> dict[str, str]:
     return {"constant": name, "measured": f"{measured:,.3g}", "default": f"{default:,.3g}"}
 
 
-def _talk(progress: Progress) -> None:
-    console.talk(f"measuring {progress.name} ({progress.step + 1} of {progress.steps})")
+def _talk(name: str, step: int, steps: int) -> None:
+    console.talk(f"measuring {name} ({step + 1} of {steps})")

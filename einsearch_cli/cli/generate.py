@@ -16,7 +16,7 @@ from einsearch_cli.errors import PromptError
 
 if TYPE_CHECKING:
     from einsearch_cli.data.tokens import Tokenizer
-    from einsearch_cli.generation import Generation, Words
+    from einsearch_cli.generation import Generation, PromptCodec
 
 HELP = """Continue a text with a transformer that `einsearch train` made.
 
@@ -99,18 +99,18 @@ def generate_command(
     place = choose_device(device)
     text = console.read_stdin(_MOST_PROMPT_BYTES) if prompt == "-" else prompt
     model, tokenizer = load_model(checkpoint, place, console.talk)
-    words = _words(ids, tokenizer, checkpoint)
+    codec = _codec(ids, tokenizer, checkpoint)
     decoding = Decoding(
         model,
-        words.read(text),
+        codec.read(text),
         max_tokens=max_tokens,
         sampling=sampling,
         samples=samples,
         seed=seed,
-        stop=_stop_token(stop, words, tokenizer),
+        stop=_stop_token(stop, codec, tokenizer),
     )
     streams = output is TextFormat.text and samples == 1
-    found = generate(decoding, words, lambda _, new: console.stream(new) if streams else None)
+    found = generate(decoding, codec, lambda _, new: console.stream(new) if streams else None)
     if output is TextFormat.json:
         console.data(json.dumps({"prompt": text, "seed": seed, **found.to_json()}, indent=2, ensure_ascii=False))
     elif streams:
@@ -120,23 +120,23 @@ def generate_command(
     console.talk(_summary(found))
 
 
-def _words(ids: bool, tokenizer: Tokenizer | None, checkpoint: Path) -> Words:
-    from einsearch_cli.generation import IdWords, TextWords
+def _codec(ids: bool, tokenizer: Tokenizer | None, checkpoint: Path) -> PromptCodec:
+    from einsearch_cli.generation import IdCodec, TextCodec
 
     if ids:
-        return IdWords()
+        return IdCodec()
     if tokenizer is None:
         raise PromptError(
             f"{checkpoint} has no tokenizer: the model was trained on token files without one",
             remedy="give token ids: --ids --prompt '17 4 291'",
         )
-    return TextWords(tokenizer)
+    return TextCodec(tokenizer)
 
 
-def _stop_token(stop: str | None, words: Words, tokenizer: Tokenizer | None) -> int | None:
+def _stop_token(stop: str | None, codec: PromptCodec, tokenizer: Tokenizer | None) -> int | None:
     if stop is None:
         return None if tokenizer is None else tokenizer.end_of_text
-    tokens = words.read(stop)
+    tokens = codec.read(stop)
     if len(tokens) != 1:
         raise PromptError(
             f"--stop {stop!r} is {len(tokens)} tokens: generation stops at a single one",

@@ -43,7 +43,7 @@ def plan_object(sized: SizedStructure, tokens: int, setting: PlanSetting | None)
         return {}
     import torch
 
-    from einsearch_cli.layers.plans.machine import profile_for
+    from einsearch_cli.layers.plans.machine_profile import profile_for
     from einsearch_cli.layers.plans.planner import Use, explain
 
     device, dtype = setting.device.value, setting.dtype.value

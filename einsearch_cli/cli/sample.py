@@ -13,7 +13,7 @@ from einsearch_cli.cli.number_options import MANY, MAX_SEED, whole_option
 from einsearch_cli.cli.trees import token_exponent
 
 if TYPE_CHECKING:
-    from einsearch_cli.taxonomy.sample import Drawn, SampleSpace
+    from einsearch_cli.taxonomy.continuous_sample import Drawn, SampleSpace
 
 HELP = """Draw structures of N factors from the continuous space, uniform on the simplices of exponents.
 
@@ -49,7 +49,7 @@ def sample_command(
 ) -> None:
     from einsearch_cli.structures.index_classes import IndexClasses
     from einsearch_cli.taxonomy import common_unit
-    from einsearch_cli.taxonomy.sample import UNIT, SampleSpace, sample
+    from einsearch_cli.taxonomy.continuous_sample import UNIT, SampleSpace, sample
 
     chosen = chosen_list_format(output, out)
     check_factors(factors)

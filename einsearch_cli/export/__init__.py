@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from einsearch_cli.export.hugging_face import load_swapped, save_swapped
     from einsearch_cli.export.placing import refuse_existing, refuse_other_than_safetensors
     from einsearch_cli.export.programs import save_onnx, save_program
-    from einsearch_cli.export.weights import load_transformer, save_run, save_transformer
+    from einsearch_cli.export.safetensors_file import load_transformer, save_run, save_transformer
 else:
     __getattr__ = lazy_names(
         __name__,
@@ -19,7 +19,7 @@ else:
             "copies": ("ServingLinear", "dense_copy", "serving_copy"),
             "hugging_face": ("load_swapped", "save_swapped"),
             "programs": ("save_onnx", "save_program"),
-            "weights": ("load_transformer", "save_run", "save_transformer"),
+            "safetensors_file": ("load_transformer", "save_run", "save_transformer"),
             "placing": ("refuse_existing", "refuse_other_than_safetensors"),
         },
     )

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from einsearch_cli.generation.codec import IdCodec, PromptCodec, TextCodec
     from einsearch_cli.generation.decoding import Decoding, check_prompt
     from einsearch_cli.generation.generating import Continuation, Generation, generate
     from einsearch_cli.generation.sampling import Sampling
-    from einsearch_cli.generation.words import IdWords, TextWords, Words
 else:
     __getattr__ = lazy_names(
         __name__,
@@ -16,7 +16,7 @@ else:
             "decoding": ("Decoding", "check_prompt"),
             "generating": ("Continuation", "Generation", "generate"),
             "sampling": ("Sampling",),
-            "words": ("IdWords", "TextWords", "Words"),
+            "codec": ("IdCodec", "TextCodec", "PromptCodec"),
         },
     )
 
@@ -24,10 +24,10 @@ __all__ = [
     "Continuation",
     "Decoding",
     "Generation",
-    "IdWords",
+    "IdCodec",
+    "PromptCodec",
     "Sampling",
-    "TextWords",
-    "Words",
+    "TextCodec",
     "check_prompt",
     "generate",
 ]

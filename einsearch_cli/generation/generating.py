@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from einsearch_cli.generation.codec import PromptCodec
 from einsearch_cli.generation.decoding import Decoding
-from einsearch_cli.generation.words import Words
 
 
 @dataclass(slots=True)
@@ -46,20 +46,22 @@ class Generation:
         return {**asdict(self), "tokens_per_s": self.tokens_per_s}
 
 
-def generate(decoding: Decoding, words: Words, on_text: Callable[[int, str], None] = lambda *_: None) -> Generation:
+def generate(
+    decoding: Decoding, codec: PromptCodec, on_text: Callable[[int, str], None] = lambda *_: None
+) -> Generation:
     """Decode to the end.
 
     Args:
         decoding: not yet begun.
-        words: how tokens are written.
+        codec: how tokens are written.
         on_text: given the number of a sample and the text that is new in it, as soon as it is certain.
 
     >>> import torch
-    >>> from einsearch_cli.generation import IdWords, Sampling
+    >>> from einsearch_cli.generation import IdCodec, Sampling
     >>> from einsearch_cli.models import Transformer, TransformerConfig
     >>> config = TransformerConfig(vocabulary=11, width=32, layers=1, heads=2, context=8)
     >>> decoding = Decoding(Transformer(config).eval(), [1], max_tokens=3, sampling=Sampling(temperature=0))
-    >>> generate(decoding, IdWords()).samples  # a fresh network finds all tokens equally likely
+    >>> generate(decoding, IdCodec()).samples  # a fresh network finds all tokens equally likely
     (Continuation(tokens=[0, 0, 0], text='0 0 0', ended_by='length'),)
     """
     started_s = time.perf_counter()
@@ -74,7 +76,7 @@ def generate(decoding: Decoding, words: Words, on_text: Callable[[int, str], Non
                 continue
             if token != decoding.stop:
                 sample.tokens.append(token)
-            text = words.write(sample.tokens, is_last=decoding.finished[number] is not None)
+            text = codec.write(sample.tokens, is_last=decoding.finished[number] is not None)
             new, sample.text = text[len(sample.text) :], text
             if new:
                 on_text(number, new)

@@ -24,9 +24,9 @@ from einsearch_cli.layers.factors import draw_factors_, new_factors
 from einsearch_cli.layers.feature_orders import OrderedModule, sized_for
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters, check_width
 from einsearch_cli.layers.memory import check_allocation
-from einsearch_cli.layers.plans.machine import profile_for
+from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.plan import Plan
-from einsearch_cli.layers.plans.planner import Route, Schedule, Use, dense_route, routes, schedule, stored_plan
+from einsearch_cli.layers.plans.planner import Route, RouteTable, Use, dense_route, route_table, routes, stored_plan
 from einsearch_cli.layers.tracing import calls_operators, is_plain, is_plain_type
 from einsearch_cli.structures import FeatureOrder, Structure, parse_structure
 
@@ -310,7 +310,7 @@ class EinsumLinear(OrderedModule):
         check_width(x, self.in_features)  # rows of another width may be reshaped, and there may be none of them
         autocast, kept = autocast_dtype(x), merging.weights
         if kept is None or kept.autocast is not autocast:
-            best = self._schedule(x.device.type, cast_dtype(self.gain, autocast), Use.merged)
+            best = self._route_table(x.device.type, cast_dtype(self.gain, autocast), Use.merged)
             kept = KeptWeights(self.sized, self._named_factors(), self.gain, self._stds, autocast, best)
             merging.weights = kept
         x, bias = cast(autocast, x, self._padded_bias(self.bias))
@@ -348,7 +348,7 @@ class EinsumLinear(OrderedModule):
         call, autocast = self._calls[has_grad], autocast_dtype(x) if _is_any_autocast() else None
         if call is None or not call.serves(x, autocast):
             check_width(x, self.in_features)
-            route = self._unmerged_schedule(x.device.type, autocast, has_grad).at(x.numel() // self.in_features)
+            route = self._unmerged_route_table(x.device.type, autocast, has_grad).at(x.numel() // self.in_features)
             call = layer_call(x, route, self._stds, autocast, cast_dtype(self.gain, autocast), has_grad)
             self._calls[has_grad] = call
         parameters = self._parameters
@@ -374,18 +374,18 @@ class EinsumLinear(OrderedModule):
             return self._cut(functional.linear(x, factors[0].squeeze(0).T, bias))
         return self._cut(call.apply(call.settings, unwrap_if_dead(x), gain, bias, *factors))
 
-    def _schedule(self, device_type: str, dtype: torch.dtype, use: Use) -> Schedule:
+    def _route_table(self, device_type: str, dtype: torch.dtype, use: Use) -> RouteTable:
         if self._route is not None:
-            return Schedule((1,), (self._route,))
-        return schedule(self.sized, profile_for(device_type, torch.get_num_threads(), dtype), use)
+            return RouteTable((1,), (self._route,))
+        return route_table(self.sized, profile_for(device_type, torch.get_num_threads(), dtype), use)
 
-    def _unmerged_schedule(self, device_type: str, autocast: torch.dtype | None, has_grad: bool) -> Schedule:
+    def _unmerged_route_table(self, device_type: str, autocast: torch.dtype | None, has_grad: bool) -> RouteTable:
         dtype = cast_dtype(self.gain, autocast)
-        machine, known = (device_type, _num_threads(), dtype), self._schedules[has_grad]
+        machine, known = (device_type, _num_threads(), dtype), self._route_tables[has_grad]
         if known is not None and known[0] == machine:
             return known[1]
-        found = self._schedule(device_type, dtype, Use.training if has_grad else Use.inference)
-        self._schedules[has_grad] = machine, found
+        found = self._route_table(device_type, dtype, Use.training if has_grad else Use.inference)
+        self._route_tables[has_grad] = machine, found
         return found
 
     def _describe(self) -> None:
@@ -400,7 +400,7 @@ class EinsumLinear(OrderedModule):
     def _forget_calls(self) -> None:
         """Drop what was decided for earlier calls, without gradients and with them."""
         self._calls: list[LayerCall | None] = [None, None]
-        self._schedules: list[tuple[tuple[str, int, torch.dtype], Schedule] | None] = [None, None]
+        self._route_tables: list[tuple[tuple[str, int, torch.dtype], RouteTable] | None] = [None, None]
 
     def _factors(self) -> list[Tensor]:
         """In the order in which they meet."""
@@ -446,7 +446,7 @@ class EinsumLinear(OrderedModule):
             **self.__dict__,
             "_merging": None,
             "_calls": [None, None],
-            "_schedules": [None, None],
+            "_route_tables": [None, None],
             "plan": None,
             "_route": self.route,
         }

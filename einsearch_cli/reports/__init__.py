@@ -6,7 +6,7 @@ from einsearch_cli.reports.document import results_document, write_results
 from einsearch_cli.reports.headline import headline
 from einsearch_cli.reports.page import Page, report_section, report_sections
 from einsearch_cli.reports.sections import render_report, write_report
-from einsearch_cli.reports.study import StudyReport
+from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.reports.tables import Table, ranking_table
 
 __all__ = [

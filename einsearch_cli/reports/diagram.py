@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 
-from einsearch_cli.reports.diagram_network import COLOURS, CUT_COLOUR, INK, PAPER, Network
+from einsearch_cli.reports.diagram_network import COLOURS, CUT_COLOUR, INK, PAPER, TensorNetwork
 from einsearch_cli.reports.diagram_text import legend
 from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.structures import family_text
@@ -27,7 +27,7 @@ def diagram_svg(item: Classification) -> str:
     >>> diagram_svg(classify(parse_structure("monarch"))).startswith('<svg xmlns=')
     True
     """
-    network = Network.of(item)
+    network = TensorNetwork.of(item)
     width = math.ceil(max(MIN_WIDTH, network.row + network.node_width(0) + 4 * LEFT))
     head = _head(item, width)
     x = (width - network.row) / 2

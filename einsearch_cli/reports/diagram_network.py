@@ -31,7 +31,7 @@ CUT_COLOUR = "#b3204d"
 
 
 @dataclass(frozen=True)
-class Network:
+class TensorNetwork:
     """A layout in pixels: x from the middle of X, y down from the row of tensors."""
 
     item: Classification
@@ -39,7 +39,7 @@ class Network:
     layout: Layout
 
     @classmethod
-    def of(cls, item: Classification) -> Network:
+    def of(cls, item: Classification) -> TensorNetwork:
         sized = item.structure.at(item.d_in, item.d_out)
         return cls(item, sized, lay_out(sized, item.cut))
 

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.files import write_atomically
-from einsearch_cli.reports.study import StudyReport
+from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.structures import LayerSpec, layer_family
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from einsearch_cli.reports.chart import Axis, Chart, Line, Point, Series, figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import count_text, flops_text, interval_text, loss_text
-from einsearch_cli.reports.study import StudyReport
+from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.scaling import Cell, Level, t_interval
 from einsearch_cli.structures import LayerSpec
 

@@ -10,7 +10,7 @@ from einsearch_cli.reports.chart import Chart, Line, Series, figure, linear_axis
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import flops_text, loss_text
-from einsearch_cli.reports.study import StudyReport
+from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from einsearch_cli.reports.chart import Axis, Chart, Point, Rule, Series, catego
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import count_text, flops_text, loss_text
-from einsearch_cli.reports.study import StudyReport
+from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.structures import LayerSpec
 
 TALLEST = 12.0

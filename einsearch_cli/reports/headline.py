@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from einsearch_cli.reports.numbers import factor_text, flops_text, loss_text, percent_text
-from einsearch_cli.reports.study import StudyReport, relative_difference
+from einsearch_cli.reports.study_report import StudyReport, relative_difference
 from einsearch_cli.scaling import RankingEntry
 from einsearch_cli.structures import LayerSpec, short_name
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.reports.looks import Identity, identities
 from einsearch_cli.reports.markup import Html, escaped
-from einsearch_cli.reports.study import StudyReport
+from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from einsearch_cli.reports.numbers import (
 )
 from einsearch_cli.reports.page import Page
 from einsearch_cli.reports.plot import Scale, data_of, mark
-from einsearch_cli.reports.study import StudyReport, relative_difference
+from einsearch_cli.reports.study_report import StudyReport, relative_difference
 from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.reports.tables import gain_text
 from einsearch_cli.scaling import Level, RankingEntry

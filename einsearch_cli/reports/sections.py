@@ -17,7 +17,7 @@ from einsearch_cli.reports.markup import Html, joined
 from einsearch_cli.reports.numbers import duration_text, flops_text
 from einsearch_cli.reports.page import Page, fill, render_page, report_section
 from einsearch_cli.reports.ranking_section import ranking_section
-from einsearch_cli.reports.study import StudyReport
+from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.reports.table import Cell, Row, structure, table
 from einsearch_cli.structures import LayerSpec
 

@@ -12,7 +12,7 @@ from einsearch_cli.reports.numbers import (
     loss_text,
     percent_text,
 )
-from einsearch_cli.reports.study import StudyReport, relative_difference
+from einsearch_cli.reports.study_report import StudyReport, relative_difference
 from einsearch_cli.scaling import RankingEntry
 from einsearch_cli.structures import short_name
 

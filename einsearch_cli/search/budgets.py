@@ -10,7 +10,7 @@ from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import LayerSpec, short_name
 from einsearch_cli.training.proxy.cost import MINIMUM_STEPS, minimal_budget
-from einsearch_cli.training.proxy.settings import ProxyRun
+from einsearch_cli.training.proxy.run_settings import ProxyRun
 
 
 def check_budgets(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from einsearch_cli.errors import SizeError
 from einsearch_cli.sizing.cut_bounds import Sizes, clipped, cut_bound, path_bound, with_smallest_bonds
 from einsearch_cli.sizing.modular import PRIMES, rank_mod
-from einsearch_cli.sizing.random_matrix import Numbers, largest_array, random_matrix
+from einsearch_cli.sizing.random_matrix import Matrix, largest_array, random_matrix
 from einsearch_cli.sizing.sized import SizedStructure
 
 QUICK_ENTRIES = 2**24
@@ -198,7 +198,7 @@ def _numeric(
     return found
 
 
-def numeric_rank(matrix: Numbers) -> tuple[int, tuple[float, float]]:
+def numeric_rank(matrix: Matrix) -> tuple[int, tuple[float, float]]:
     """How many singular values are above the rounding error, and those beside that threshold, relative to the largest.
 
     >>> numeric_rank(np.diag([4.0, 2.0, 0.0]))

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from einsearch_cli.sizing.cut_bounds import Sizes
 from einsearch_cli.sizing.modular import product_mod
 
-Numbers = NDArray[Any]
+Matrix = NDArray[Any]
 
 # Tensors below are pairs of axes, named by their carrier sets, and an array: of residues mod p, or of float64.
 _Axes = tuple[str, ...]
 
 
-def random_factors(sizes: Sizes, prime: int | None, seed: int) -> dict[str, tuple[_Axes, Numbers]]:
+def random_factors(sizes: Sizes, prime: int | None, seed: int) -> dict[str, tuple[_Axes, Matrix]]:
     """Every factor with its axes and uniform random residues, or standard normal numbers without a prime."""
     generator = np.random.default_rng(seed)
-    factors: dict[str, tuple[_Axes, Numbers]] = {}
+    factors: dict[str, tuple[_Axes, Matrix]] = {}
     for factor in _factors(sizes):
         axes = tuple(c for c in sizes if factor in c)
         shape = [sizes[c] for c in axes]
@@ -33,14 +33,14 @@ def random_factors(sizes: Sizes, prime: int | None, seed: int) -> dict[str, tupl
     return factors
 
 
-def random_matrix(sizes: Sizes, prime: int | None, seed: int) -> Numbers:
+def random_matrix(sizes: Sizes, prime: int | None, seed: int) -> Matrix:
     """W for random factors, modulo p if there is one; rows are the output indices, columns the input indices, in order.
 
     >>> random_matrix({"XA": 6, "YB": 4, "AB": 2}, prime=2147483647, seed=0).shape
     (4, 6)
     """
     tensors = random_factors(sizes, prime, seed)
-    held: dict[str, tuple[_Axes, Numbers]] = dict(tensors)
+    held: dict[str, tuple[_Axes, Matrix]] = dict(tensors)
     for left, right in _order(sizes):
         axes = _axes_of(left + right, sizes)
         held[left + right] = axes, _contract(held.pop(left), held.pop(right), axes, sizes, prime)
@@ -57,7 +57,7 @@ def random_matrix(sizes: Sizes, prime: int | None, seed: int) -> Numbers:
     return product.reshape(math.prod(sizes[c] for c in row_axes), -1)
 
 
-def _block_diagonal(product: Numbers, axes: list[str], wanted: list[str]) -> Numbers:
+def _block_diagonal(product: Matrix, axes: list[str], wanted: list[str]) -> Matrix:
     """Write the blocks of indices that X and Y share on the diagonal."""
     number = {c: i for i, c in enumerate(axes)}
     size = dict(zip(axes, product.shape, strict=True))
@@ -68,8 +68,8 @@ def _block_diagonal(product: Numbers, axes: list[str], wanted: list[str]) -> Num
 
 
 def _contract(
-    left: tuple[_Axes, Numbers], right: tuple[_Axes, Numbers], wanted: _Axes, sizes: Sizes, prime: int | None
-) -> Numbers:
+    left: tuple[_Axes, Matrix], right: tuple[_Axes, Matrix], wanted: _Axes, sizes: Sizes, prime: int | None
+) -> Matrix:
     """Multiply two tensors and sum over the axes that nobody else has."""
     (left_axes, left_array), (right_axes, right_array) = left, right
     both = [c for c in left_axes if c in right_axes]
@@ -94,7 +94,7 @@ def _order(sizes: Sizes) -> Iterator[tuple[str, str]]:
 
 
 def largest_array(sizes: Sizes) -> int:
-    """Numbers in the largest array on the way to W: a factor, a product of factors, or W."""
+    """Matrix in the largest array on the way to W: a factor, a product of factors, or W."""
     products = [left + right for left, right in _order(sizes)]
     whole = math.prod(math.prod(size for c, size in sizes.items() if tensor in c) for tensor in "XY")
     return max([whole, *(_entries(group, sizes) for group in [*_factors(sizes), *products])])

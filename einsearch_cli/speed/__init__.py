@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING
 from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from einsearch_cli.speed.bench import Bench, CaseEstimate
-    from einsearch_cli.speed.calibration import Progress, calibrate
-    from einsearch_cli.speed.grid import DECODE_TOKENS, WIDTHS, Case, Entrant, Mode, cases_of
+    from einsearch_cli.speed.calibration import calibrate
+    from einsearch_cli.speed.cases import DECODE_TOKENS, WIDTHS, Case, Entrant, Mode, cases_of
     from einsearch_cli.speed.market import MARKET
+    from einsearch_cli.speed.measuring import Bench, CaseEstimate
     from einsearch_cli.speed.race import Race
     from einsearch_cli.speed.results import BenchResult, Measurement, Spread
 else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "bench": ("Bench", "CaseEstimate"),
-            "calibration": ("Progress", "calibrate"),
-            "grid": ("DECODE_TOKENS", "WIDTHS", "Case", "Entrant", "Mode", "cases_of"),
+            "measuring": ("Bench", "CaseEstimate"),
+            "calibration": ("calibrate",),
+            "cases": ("DECODE_TOKENS", "WIDTHS", "Case", "Entrant", "Mode", "cases_of"),
             "market": ("MARKET",),
             "race": ("Race",),
             "results": ("BenchResult", "Measurement", "Spread"),
@@ -35,7 +35,6 @@ __all__ = [
     "Entrant",
     "Measurement",
     "Mode",
-    "Progress",
     "Race",
     "Spread",
     "calibrate",

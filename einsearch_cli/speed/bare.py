@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.plans.plan import Plan, Step
-from einsearch_cli.speed.grid import Case, Mode
+from einsearch_cli.speed.cases import Case, Mode
 
 _ALIGNMENT = 1024
 """Elements between the beginnings of operands are a multiple of this."""

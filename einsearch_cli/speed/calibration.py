@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from einsearch_cli.layers import EinsumLinear, merge
-from einsearch_cli.layers.plans.machine import WIDTHS, MachineProfile
+from einsearch_cli.layers.plans.machine_profile import WIDTHS, MachineProfile
 from einsearch_cli.layers.plans.planner import routes
 
 _ROUNDS = 7
@@ -21,20 +20,12 @@ _FEW_ROWS = 4
 """Of products whose time is not their arithmetic."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One constant was measured."""
-
-    name: str
-    step: int
-    steps: int
-
-
 def calibrate(
-    dtype: torch.dtype = torch.float32, report: Callable[[Progress], None] = lambda _: None
+    dtype: torch.dtype = torch.float32, on_constant: Callable[[str, int, int], None] = lambda *_: None
 ) -> MachineProfile:
     """The profile of the CPU with torch's current number of threads for a dtype; takes some seconds.
 
+    `on_constant` hears the name of the constant that is measured next, its place from 0, and how many there are.
     Noise only ever slows things down, so every constant is the fastest of several rounds.
     """
     measures: dict[str, Callable[[torch.dtype], Iterable[float]]] = {
@@ -46,7 +37,7 @@ def calibrate(
     }
     measured: dict[str, tuple[float, ...]] = {}
     for step, (name, measure) in enumerate(measures.items()):
-        report(Progress(name, step, len(measures)))
+        on_constant(name, step, len(measures))
         measured[name] = tuple(measure(dtype))
     layer_ns, step_ns = measured["layer"]
     cached_ns, memory_ns, cache_bytes = measured["weight"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from einsearch_cli.speed.grid import Case
+from einsearch_cli.speed.cases import Case
 
 
 @dataclass(frozen=True, slots=True)

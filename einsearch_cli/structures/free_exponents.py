@@ -10,7 +10,7 @@ from functools import cached_property
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.extent import Extent
-from einsearch_cli.structures.linear import UNIT, ZERO, Linear, parse_linear
+from einsearch_cli.structures.linear_expression import UNIT, ZERO, Linear, parse_linear
 from einsearch_cli.structures.normal_form import text_of_carriers
 from einsearch_cli.structures.polytope import Polytope
 from einsearch_cli.structures.structure import Structure

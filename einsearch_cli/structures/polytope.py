@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from einsearch_cli.structures.linear import UNIT, Linear
+from einsearch_cli.structures.linear_expression import UNIT, Linear
 
 Point = dict[str, Fraction]
 _SLACK = "slack"
@@ -75,7 +75,7 @@ def maximise(objective: Linear, bounds: Sequence[Linear], start: Point) -> tuple
     The simplex method in rational numbers, with Bland's rule, which cannot
     cycle. `start` must satisfy the bounds, and the objective must be bounded.
 
-    >>> from einsearch_cli.structures.linear import parse_linear as p
+    >>> from einsearch_cli.structures.linear_expression import parse_linear as p
     >>> value, point = maximise(p("a + b"), [p("1 - a"), p("2 - a - 2*b"), p("a"), p("b")], {"a": 0, "b": 0})
     >>> value == Fraction(3, 2), point == {"a": 1, "b": Fraction(1, 2)}
     (True, True)

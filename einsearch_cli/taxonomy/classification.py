@@ -143,7 +143,7 @@ def classify(
 
 def _rank(sized: SizedStructure, cut: Cut, seed: int, on_slow: Callable[[str], None]) -> tuple[GenericRank, str | None]:
     from einsearch_cli.sizing.generic_rank import generic_rank
-    from einsearch_cli.taxonomy.shortfall import why_below_bound
+    from einsearch_cli.taxonomy.rank_deficit import why_below_bound
 
     found = generic_rank(sized, seed, on_slow)
     return found, why_below_bound(sized, found, cut)

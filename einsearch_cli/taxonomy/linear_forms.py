@@ -18,7 +18,6 @@ from einsearch_cli.structures.index_classes import IndexClasses, Renaming
 from einsearch_cli.taxonomy.limits import common_unit
 
 Values = NDArray[Any]
-Step = tuple[int, int]
 """The set of factors that have met the activation, and the one that meets it now."""
 
 
@@ -65,12 +64,12 @@ class LinearForms:
         return tuple(range(1, self._everything))
 
     @cached_property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[tuple[int, int], ...]:
         factors = range(self.classes.factors)
         return tuple((met, f) for met in range(2**self.classes.factors) for f in factors if not met >> f & 1)
 
     @cached_property
-    def step_rows(self) -> dict[Step, int]:
+    def step_rows(self) -> dict[tuple[int, int], int]:
         return {step: len(self.cuts) + k for k, step in enumerate(self.steps)}
 
     @cached_property

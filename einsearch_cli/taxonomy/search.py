@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.grid import Grid
+from einsearch_cli.taxonomy.canonical_names import CanonicalNames
 from einsearch_cli.taxonomy.limits import UNBOUNDED, Limits, common_unit
 from einsearch_cli.taxonomy.linear_forms import LinearForms, Values, largest_value
-from einsearch_cli.taxonomy.normal_names import NormalNames
 from einsearch_cli.taxonomy.partial import Block, Partial, joined, needs_met
 from einsearch_cli.taxonomy.side_pairs import SidePairs
 
@@ -36,7 +36,7 @@ _BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class StructureBatch:
     """Some of the structures found, and how far the search is. ω, ψ and ν are whole numbers of the search's unit."""
 
     numbers: Numbers
@@ -52,9 +52,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def only(self, chosen: NDArray[Any]) -> Batch:
+    def only(self, chosen: NDArray[Any]) -> StructureBatch:
         transposes = self.transposes[chosen] if len(self.transposes) else self.transposes
-        return Batch(self.numbers[chosen], transposes, self.omega[chosen], self.psi[chosen], self.nu[chosen], self.done)
+        return StructureBatch(
+            self.numbers[chosen], transposes, self.omega[chosen], self.psi[chosen], self.nu[chosen], self.done
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Search:
         self._classes = grid.classes
         self._unit = common_unit(grid.grid, tokens)
         self._forms = LinearForms.of(grid.classes, self._unit, tokens)
-        self._names = NormalNames(grid, self._forms)
+        self._names = CanonicalNames(grid, self._forms)
         columns = len(self._classes.carriers)
         self._low = np.array(self._limits.lowest or (0,) * columns)
         self._high = np.minimum(np.array(self._limits.highest or (grid.grid,) * columns), grid.grid)
@@ -101,7 +103,7 @@ class Search:
         self._pairs = SidePairs(grid, self._low, self._high, self._weights_FC)
         self._done = 0.0
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[StructureBatch]:
         """The structures as they are found."""
         self._done = 0.0
         waiting: list[list[Partial]] = [[] for _ in range(len(self._blocks) + 1)]
@@ -118,7 +120,7 @@ class Search:
         else:
             self._done += partial.share
 
-    def _advance(self, waiting: list[list[Partial]], depth: int, flush: bool) -> Iterator[Batch]:
+    def _advance(self, waiting: list[list[Partial]], depth: int, flush: bool) -> Iterator[StructureBatch]:
         """Go on with the structures that wait at a depth, if they are many or nothing else is left to do."""
         rows = sum(map(len, waiting[depth]))
         if rows == 0 or (rows < CHUNK and not flush):
@@ -225,7 +227,7 @@ class Search:
 
     # Results
 
-    def _finished(self, found: Partial) -> Batch:
+    def _finished(self, found: Partial) -> StructureBatch:
         found = found.only(self._one_per_class(found))
         numbers = self._names.of(found)
         if len(self._pairs.group) < len(self._classes.renamings):
@@ -233,7 +235,7 @@ class Search:
             found, numbers = found.only(own), numbers[own]
         transposes = self._names.of_transposes(found) if self._transposes else np.zeros(0, dtype=np.int64)
         omega, psi, nu = self._forms.taxonomy(found.values_FP, self._unit)
-        return Batch(numbers, transposes, omega, psi, nu, min(1.0, self._done))
+        return StructureBatch(numbers, transposes, omega, psi, nu, min(1.0, self._done))
 
     def _one_per_class(self, found: Partial) -> NDArray[np.bool_]:
         """Where renamings leave both sides as they are, keep the smallest of the bonds that they exchange."""

@@ -20,9 +20,9 @@ from einsearch_cli.structures.grid_counts import distinct_count, irreducible_cou
 from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.criteria import Bounds
-from einsearch_cli.taxonomy.front import Triple, front
 from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, common_unit, grid_limits
-from einsearch_cli.taxonomy.search import Batch, Search
+from einsearch_cli.taxonomy.pareto import Triple, pareto_front
+from einsearch_cli.taxonomy.search import Search, StructureBatch
 from einsearch_cli.taxonomy.side_pairs import renamings_within
 
 MAX_DISTINCT = 1_000_000_000
@@ -106,7 +106,7 @@ class Found:
     grid: Grid
     unit: int
     """ω, ψ and ν are whole numbers of 1/unit."""
-    batch: Batch
+    batch: StructureBatch
     done: float
     """Share of the whole search that is done."""
 
@@ -163,7 +163,7 @@ def _search_front(space: Space) -> Iterator[Found]:
     everything = replace(space, pareto=False)
     triples: set[Triple] = set()
     for found in search(everything):
-        triples = front(triples | _triples(np.unique(_triple_numbers(found.batch))))
+        triples = pareto_front(triples | _triples(np.unique(_triple_numbers(found.batch))))
         yield replace(found, batch=found.batch.only(np.zeros(len(found.batch), dtype=bool)), done=found.done / 2)
     if not triples:
         return
@@ -179,7 +179,7 @@ _BASE = 1 << 20
 """ω, ψ and ν in units lie between minus half of this and half of it."""
 
 
-def _triple_numbers(batch: Batch) -> Numbers:
+def _triple_numbers(batch: StructureBatch) -> Numbers:
     """One whole number for ω, ψ and ν together."""
     half = _BASE // 2
     omega, psi, nu = (values.astype(np.int64) + half for values in (batch.omega, batch.psi, batch.nu))
@@ -193,7 +193,7 @@ def _triples(numbers: Numbers) -> set[Triple]:
     return set(zip((omega - half).tolist(), (psi - half).tolist(), (nu - half).tolist(), strict=True))
 
 
-def _filtered(space: Space, grid: Grid, batch: Batch) -> Batch:
+def _filtered(space: Space, grid: Grid, batch: StructureBatch) -> StructureBatch:
     if space.family is not None:
         batch = batch.only(_of_family(space, grid, batch.numbers))
     if space.up_to_transpose:
@@ -247,7 +247,9 @@ def best_first(found: list[Found]) -> list[Found]:
     nothing = np.zeros(0, dtype=np.int64)
     pieces = [order[start:stop] for start, stop in pairwise(starts) if stop > start]
     return [
-        Found(of_factors[int(factors[p[0]])], unit, Batch(numbers[p], nothing, omega[p], psi[p], nu[p], 1.0), 1.0)
+        Found(
+            of_factors[int(factors[p[0]])], unit, StructureBatch(numbers[p], nothing, omega[p], psi[p], nu[p], 1.0), 1.0
+        )
         for p in pieces
     ]
 

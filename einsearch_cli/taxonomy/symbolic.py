@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.families import family_of
 from einsearch_cli.structures.free_exponents import FreeStructure
-from einsearch_cli.structures.linear import UNIT, ZERO, Linear
+from einsearch_cli.structures.linear_expression import UNIT, ZERO, Linear
 from einsearch_cli.structures.polytope import Polytope
 from einsearch_cli.taxonomy.exponents import Cut
-from einsearch_cli.taxonomy.pieces import MaxMin, largest_of, smallest_of, without_dominated
+from einsearch_cli.taxonomy.piecewise_linear import MaxMin, largest_of, smallest_of, without_dominated
 
 if TYPE_CHECKING:
     import sympy

@@ -23,7 +23,7 @@ from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.exponents import taxonomy_of
 
 ACTIVATION = "x"
-Tensors = frozenset[str]
+TensorSet = frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def tree_taxonomy(structure: Structure, token_exponent: Fraction) -> TreeTaxonom
     return TreeTaxonomy(token_exponent, found.largest - 1, found.largest - n, found.text)
 
 
-def _products(names: Sequence[str]) -> Iterator[tuple[Tensors, list[tuple[Tensors, Tensors]]]]:
+def _products(names: Sequence[str]) -> Iterator[tuple[TensorSet, list[tuple[TensorSet, TensorSet]]]]:
     """All sets of two tensors or more, smaller ones first, each with its splits into two parts."""
     for size in range(2, len(names) + 1):
         for chosen in combinations(names, size):
@@ -98,7 +98,7 @@ def _products(names: Sequence[str]) -> Iterator[tuple[Tensors, list[tuple[Tensor
 
 
 def _presence(
-    carriers: Sequence[frozenset[str]], left: Tensors, right: Tensors, names: Sequence[str]
+    carriers: Sequence[frozenset[str]], left: TensorSet, right: TensorSet, names: Sequence[str]
 ) -> Iterator[bool]:
     """Which indices a step has: those that one of its two operands still carries."""
     everything = {_holder(name) for name in names} | {"Y"}

@@ -11,15 +11,14 @@ if TYPE_CHECKING:
     from einsearch_cli.training.proxy import (
         MINIMUM_STEPS,
         OptimizerSettings,
-        Progress,
         ProxyRun,
         RunCost,
         RunOutcome,
         RunSpeed,
         StepDone,
         minimal_budget,
-        plan_run,
         probe,
+        run_cost,
         train,
     )
 else:
@@ -29,14 +28,13 @@ else:
             "proxy": (
                 "MINIMUM_STEPS",
                 "OptimizerSettings",
-                "Progress",
                 "ProxyRun",
                 "RunCost",
                 "RunOutcome",
                 "RunSpeed",
                 "StepDone",
                 "minimal_budget",
-                "plan_run",
+                "run_cost",
                 "probe",
                 "train",
             ),
@@ -46,14 +44,13 @@ else:
 __all__ = [
     "MINIMUM_STEPS",
     "OptimizerSettings",
-    "Progress",
     "ProxyRun",
     "RunCost",
     "RunOutcome",
     "RunSpeed",
     "StepDone",
     "minimal_budget",
-    "plan_run",
     "probe",
+    "run_cost",
     "train",
 ]

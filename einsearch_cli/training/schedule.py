@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Final, Literal
 
-Shape = Literal["cosine", "constant", "wsd"]
+ScheduleShape = Literal["cosine", "constant", "wsd"]
 
 WSD_DECAY: Final = 0.2
 """Share of the steps over which warm-up–stable–decay falls at the end: Hägele et al. 2024 (arXiv 2405.18392)."""
 
 
-def schedule(step: int, steps: int, *, warmup: float, final: float, shape: Shape = "cosine") -> float:
+def lr_fraction(step: int, steps: int, *, warmup: float, final: float, shape: ScheduleShape = "cosine") -> float:
     """Fraction of the peak learning rate at `step` (0-based): linear warm-up, then the shape.
 
     Args:
@@ -21,9 +21,9 @@ def schedule(step: int, steps: int, *, warmup: float, final: float, shape: Shape
         final: what `cosine` and `wsd` fall to; `constant` stays at 1.
         shape: `cosine`, `constant`, or `wsd`: constant, then straight down over the last fifth.
 
-    >>> [round(schedule(step, 10, warmup=0.2, final=0.1), 3) for step in (0, 1, 2, 9)]
+    >>> [round(lr_fraction(step, 10, warmup=0.2, final=0.1), 3) for step in (0, 1, 2, 9)]
     [0.5, 1.0, 1.0, 0.134]
-    >>> [round(schedule(step, 10, warmup=0.2, final=0.0, shape="wsd"), 3) for step in (0, 2, 7, 8, 9)]
+    >>> [round(lr_fraction(step, 10, warmup=0.2, final=0.0, shape="wsd"), 3) for step in (0, 2, 7, 8, 9)]
     [0.5, 1.0, 1.0, 1.0, 0.5]
     """
     rising = warmup_steps(steps, warmup)

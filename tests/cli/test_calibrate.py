@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from einsearch_cli.layers.plans.machine import (
+from einsearch_cli.layers.plans.machine_profile import (
     DEFAULT_CPU,
     WIDTHS,
     default_cpu,

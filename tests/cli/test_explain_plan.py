@@ -7,7 +7,7 @@ import re
 import pytest
 
 from einsearch_cli.layers.plans import planner
-from einsearch_cli.layers.plans.machine import DEFAULT_CPU
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU
 from einsearch_cli.layers.plans.planner import DENSE_MARGIN, Use, best_route, predicted_ns, routes
 from einsearch_cli.structures import parse_structure
 

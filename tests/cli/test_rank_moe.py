@@ -14,7 +14,7 @@ import yaml
 from einsearch_cli.data import open_task
 from einsearch_cli.search.spec import load_study_spec
 from einsearch_cli.structures import MixtureOfExperts, parse_layer, structure_of_entry
-from einsearch_cli.training import OptimizerSettings, ProxyRun, RunOutcome, plan_run, train
+from einsearch_cli.training import OptimizerSettings, ProxyRun, RunOutcome, run_cost, train
 
 SPEC = Path(__file__).parents[2] / "specs" / "moe.yaml"
 BALANCE = SPEC.with_name("moe_balance.yaml")
@@ -105,7 +105,7 @@ def test_flops_grow_with_the_experts_of_a_token_not_with_all() -> None:
     dense_step = {}
     for text in ("dense", "dense-moe:experts=8,top=2", "dense-moe:experts=16,top=2", "ffn-moe:experts=8,top=2"):
         run = ProxyRun(task=task, structure=parse_layer(text), width=width, budget_flops=1e12)
-        dense_step[text] = plan_run(run).train_flops_per_step / (3 * task.tokens_per_batch) - vocabulary_free
+        dense_step[text] = run_cost(run).train_flops_per_step / (3 * task.tokens_per_batch) - vocabulary_free
     square, wide = 2 * width * width, 2 * width * 4 * width
     assert dense_step["dense"] == 4 * square + 2 * wide
     routers = 2 * 8 * (5 * width + 4 * width)

@@ -5,7 +5,7 @@ import torch
 
 from einsearch_cli.data.tokens import BytesTokenizer
 from einsearch_cli.errors import PromptError
-from einsearch_cli.generation import Decoding, IdWords, Sampling, TextWords, generate
+from einsearch_cli.generation import Decoding, IdCodec, Sampling, TextCodec, generate
 from einsearch_cli.models import Transformer
 from tests.models.transformers import KINDS, awake, config_of
 
@@ -110,21 +110,21 @@ def test_text_comes_as_soon_as_it_is_certain() -> None:
             model.head.weight[after, number] = 10
     pieces: list[str] = []
     decoding = Decoding(model.eval(), [ord("n")], max_tokens=5, sampling=Sampling(temperature=0))
-    found = generate(decoding, TextWords(BytesTokenizer()), lambda _, text: pieces.append(text))
+    found = generate(decoding, TextCodec(BytesTokenizer()), lambda _, text: pieces.append(text))
     assert pieces == ["é", "n", "é"]
     assert found.samples[0].text == "éné"
     cut = generate(
-        Decoding(model, [ord("n")], max_tokens=4, sampling=Sampling(temperature=0)), TextWords(BytesTokenizer())
+        Decoding(model, [ord("n")], max_tokens=4, sampling=Sampling(temperature=0)), TextCodec(BytesTokenizer())
     )
     assert cut.samples[0].text == "én\N{REPLACEMENT CHARACTER}"
     assert cut.samples[0].tokens == [0xC3, 0xA9, ord("n"), 0xC3]
 
 
 def test_a_generation_counts_its_steps() -> None:
-    found = generate(Decoding(awake(config_of("plain")), PROMPT, max_tokens=4, samples=2), IdWords())
+    found = generate(Decoding(awake(config_of("plain")), PROMPT, max_tokens=4, samples=2), IdCodec())
     assert found.steps == 4
     assert found.tokens_per_s == pytest.approx(3 * 2 / found.decoding_s)
-    single = generate(Decoding(awake(config_of("plain")), PROMPT, max_tokens=1), IdWords())
+    single = generate(Decoding(awake(config_of("plain")), PROMPT, max_tokens=1), IdCodec())
     assert single.tokens_per_s is None
 
 
@@ -145,4 +145,4 @@ def test_prompts_that_cannot_be_continued(prompt: list[int], message: str) -> No
 
 def test_words_that_are_no_ids() -> None:
     with pytest.raises(PromptError, match=r"'1\.5' is no token id: ids are whole numbers"):
-        IdWords().read("3 1.5")
+        IdCodec().read("3 1.5")

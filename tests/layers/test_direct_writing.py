@@ -11,7 +11,7 @@ from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.contractions.layer_call import layer_call
 from einsearch_cli.layers.plans.cost_model import inference_ns, training_ns
 from einsearch_cli.layers.plans.direct_writing import plan_operands
-from einsearch_cli.layers.plans.machine import DEFAULT_GPU
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_GPU
 from einsearch_cli.layers.plans.operands import Count, View
 from einsearch_cli.layers.plans.planner import routes
 from tests.layers.test_planner import random_layer

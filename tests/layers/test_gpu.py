@@ -102,13 +102,13 @@ def test_triton_and_torch_scale_alike(dtype: torch.dtype, count: int, size: floa
     factors = tuple(size * torch.randn(shape, device="cuda").to(dtype) for shape in shapes)
     at_cap = tuple(factor.numel() ** 0.5 for factor in factors)
     gain, grad = torch.full((1,), 1.5, device="cuda", dtype=dtype), torch.randn_like(factors[-1])
-    found, facts = by_triton.scaled_last(gain, factors, at_cap)
-    expected, slow_facts = by_torch.scaled_last(gain, factors, at_cap)
+    found, scale_and_norms = by_triton.scaled_last(gain, factors, at_cap)
+    expected, slow_scale_and_norms = by_torch.scaled_last(gain, factors, at_cap)
     gradients = (*map(torch.randn_like, factors[:-1]), grad)
     slow = tuple(map(torch.clone, gradients))
-    gain_grad = by_triton.add_scale_(gradients, gain, factors, at_cap, facts)
-    slow_gain_grad = by_torch.add_scale_(slow, gain, factors, at_cap, slow_facts)
-    torch.testing.assert_close(facts, slow_facts, rtol=1e-5, atol=0)
+    gain_grad = by_triton.add_scale_(gradients, gain, factors, at_cap, scale_and_norms)
+    slow_gain_grad = by_torch.add_scale_(slow, gain, factors, at_cap, slow_scale_and_norms)
+    torch.testing.assert_close(scale_and_norms, slow_scale_and_norms, rtol=1e-5, atol=0)
     for ours, theirs in zip((found, gain_grad, *gradients), (expected, slow_gain_grad, *slow), strict=True):
         tolerance = 2e-2 if dtype is torch.bfloat16 else 1e-4
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * theirs.abs().max().item())

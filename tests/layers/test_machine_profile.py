@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from einsearch_cli.layers.plans.machine import DEFAULT_CPU, MachineProfile
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, MachineProfile
 from einsearch_cli.layers.plans.planner import Use, best_route
 from einsearch_cli.structures import parse_structure
 from tests.layers.processors import multiplying_by

@@ -117,14 +117,14 @@ def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool) -> 
     grad = torch.randn(3, plan.padded_out, dtype=torch.float64)
     expected = torch.autograd.grad(obvious_layer(plan, layer._stds)(*inputs), inputs, grad)
     gain, rows = layer.gain.detach(), x.detach()
-    scaled, facts = by_torch.scaled_last(gain, tuple(factors), norms_at_cap(factors, layer._stds))
+    scaled, scale_and_norms = by_torch.scaled_last(gain, tuple(factors), norms_at_cap(factors, layer._stds))
     passes, y = passes_for(plan, 3, is_cpu=False, itemsize=4), torch.empty_like(grad)
 
     def given(wanted: list[bool]) -> list[Tensor | None]:
         results = passes.forward(rows, y, 1.0, None, [*factors[:-1], scaled], passes.unkept)
         kept = [result for result, keeps in zip(results, kept_when_compiled(plan, False, 8), strict=True) if keeps]
         x_grad = torch.empty_like(rows) if wanted[0] else None
-        arguments = (grad, rows, x_grad, gain, factors, [*kept, scaled, facts], plan, wanted[1:])
+        arguments = (grad, rows, x_grad, gain, factors, [*kept, scaled, scale_and_norms], plan, wanted[1:])
         return [x_grad, *_gradients_on_device(*arguments)]
 
     for found, other in zip(given([True] * len(inputs)), expected, strict=True):

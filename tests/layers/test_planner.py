@@ -24,8 +24,14 @@ from einsearch_cli.layers.contractions.on_device import apply_on_device
 from einsearch_cli.layers.contractions.passes import Passes
 from einsearch_cli.layers.plans import processor
 from einsearch_cli.layers.plans.cost_model import inference_ns, training_ns
-from einsearch_cli.layers.plans.machine import DEFAULT_AVX512, DEFAULT_CPU, DEFAULT_GPU, MachineProfile, default_cpu
-from einsearch_cli.layers.plans.planner import Use, best_route, explain, predicted_ns, routes, schedule, stored_plan
+from einsearch_cli.layers.plans.machine_profile import (
+    DEFAULT_AVX512,
+    DEFAULT_CPU,
+    DEFAULT_GPU,
+    MachineProfile,
+    default_cpu,
+)
+from einsearch_cli.layers.plans.planner import Use, best_route, explain, predicted_ns, route_table, routes, stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import contraction_orders
 
@@ -233,32 +239,34 @@ def test_facts_are_those_of_the_first_processor(tmp_path: Path, monkeypatch: pyt
 
 def test_with_avx512_few_tokens_of_narrow_layers_take_the_dense_matrix() -> None:
     # 49% slower by factors at one token and width 512 on a Xeon; three factors 1.46 against 0.81 of dense's time at 1,024 tokens.
-    narrow = schedule(parse_structure("block-shuffle:blocks=4").at(512, 512), DEFAULT_AVX512, Use.merged)
+    narrow = route_table(parse_structure("block-shuffle:blocks=4").at(512, 512), DEFAULT_AVX512, Use.merged)
     assert narrow.at(4).is_dense
-    three = schedule(parse_structure("btt:n=3").at(256, 256), DEFAULT_AVX512, Use.merged)
+    three = route_table(parse_structure("btt:n=3").at(256, 256), DEFAULT_AVX512, Use.merged)
     assert three.at(1024).text == "(x(AB))C"
-    wide = schedule(parse_structure("btt:r=4").at(2048, 2048), DEFAULT_AVX512, Use.merged)
+    wide = route_table(parse_structure("btt:r=4").at(2048, 2048), DEFAULT_AVX512, Use.merged)
     assert not wide.at(1).is_dense  # a quarter of dense's time
 
 
 def test_few_tokens_take_the_dense_matrix_and_many_the_factors() -> None:
     sized = parse_structure("monarch").at(256, 256)
-    found = schedule(sized, DEFAULT_CPU, Use.merged)
+    found = route_table(sized, DEFAULT_CPU, Use.merged)
     assert found.at(0) is found.at(1)
     assert found.at(1).is_dense
     assert not found.at(4096).is_dense
     assert found.at(10**9) is found.routes[-1]
-    assert schedule(parse_structure("btt:r=64").at(256, 256), DEFAULT_CPU, Use.merged).dense_limit == math.inf
+    assert route_table(parse_structure("btt:r=64").at(256, 256), DEFAULT_CPU, Use.merged).dense_limit == math.inf
     # 31 µs by factors against 114 µs by the matrix on an EPYC, and 2.2 ms against 3.6 ms.
-    assert not schedule(parse_structure("monarch").at(1024, 1024), DEFAULT_CPU, Use.merged).at(1).is_dense
+    assert not route_table(parse_structure("monarch").at(1024, 1024), DEFAULT_CPU, Use.merged).at(1).is_dense
     assert (
-        not schedule(parse_structure("block-shuffle:blocks=4").at(4096, 4096), DEFAULT_CPU, Use.merged).at(1).is_dense
+        not route_table(parse_structure("block-shuffle:blocks=4").at(4096, 4096), DEFAULT_CPU, Use.merged)
+        .at(1)
+        .is_dense
     )
 
 
 def test_a_layer_that_is_not_merged_forms_a_matrix_only_for_many_tokens() -> None:
     # Width 64 on an EPYC: at one token 146 µs by factors, 692 by a matrix formed in the call; at 1,024 tokens 1,363 and 956.
-    found = schedule(parse_structure("btt:r=4").at(64, 64), DEFAULT_CPU, Use.inference)
+    found = route_table(parse_structure("btt:r=4").at(64, 64), DEFAULT_CPU, Use.inference)
     assert not found.at(1).is_dense
     assert found.at(4096).is_dense
 
@@ -266,17 +274,19 @@ def test_a_layer_that_is_not_merged_forms_a_matrix_only_for_many_tokens() -> Non
 def test_a_gpu_merges_few_tokens_of_wide_layers_and_narrow_layers() -> None:
     # On an NVIDIA H200 the factors took 90–163 µs where the matrix takes 38 µs.
     for spec in ("monarch", "low-rank", "kronecker", "btt:n=3"):
-        found = schedule(parse_structure(spec).at(8192, 8192), DEFAULT_GPU, Use.merged)
+        found = route_table(parse_structure(spec).at(8192, 8192), DEFAULT_GPU, Use.merged)
         assert found.at(16).is_dense
         assert not found.at(16384).is_dense
     assert (
-        schedule(parse_structure("block-shuffle:blocks=4").at(1024, 1024), DEFAULT_GPU, Use.merged).at(16384).is_dense
+        route_table(parse_structure("block-shuffle:blocks=4").at(1024, 1024), DEFAULT_GPU, Use.merged)
+        .at(16384)
+        .is_dense
     )
 
 
 def test_a_gpu_trains_factors_whose_copies_fall_away() -> None:
     # 1.30 ms of the factors against 2.99 ms of the merged matrix on an NVIDIA H200.
-    found = schedule(parse_structure("btt:r=4").at(4096, 4096), DEFAULT_GPU, Use.training).at(16384)
+    found = route_table(parse_structure("btt:r=4").at(4096, 4096), DEFAULT_GPU, Use.training).at(16384)
     assert found.text == "(xA)B"
 
 

@@ -16,7 +16,7 @@ from einsearch_cli.layers.contractions.kernels import two_core_kernels
 from einsearch_cli.layers.contractions.on_device import apply_on_device
 from einsearch_cli.layers.contractions.passes import kept_buffers, passes_for
 from einsearch_cli.layers.plans.cost_model import inference_bytes, training_bytes
-from einsearch_cli.layers.plans.machine import DEFAULT_GPU
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_GPU
 from einsearch_cli.layers.plans.planner import Use, explain
 from einsearch_cli.layers.plans.two_cores import TwoCores, two_cores
 

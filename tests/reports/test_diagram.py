@@ -11,7 +11,7 @@ from einsearch_cli.errors import OutputError
 from einsearch_cli.reports import raster
 from einsearch_cli.reports.diagram import diagram_svg
 from einsearch_cli.reports.diagram_layout import lay_out
-from einsearch_cli.reports.diagram_network import COLOURS, Network
+from einsearch_cli.reports.diagram_network import COLOURS, TensorNetwork
 from einsearch_cli.reports.diagram_text import cut_text, diagram_text, index_label, plain
 from einsearch_cli.structures import Structure, parse_structure
 from einsearch_cli.structures.extent import Extent
@@ -49,7 +49,7 @@ def test_the_picture_is_one_svg_with_every_tensor_index_and_number(spec: str) ->
     assert "http" not in svg.replace('xmlns="http://www.w3.org/2000/svg"', "")
 
 
-def label_boxes(network: Network) -> list[tuple[float, float, float, float]]:
+def label_boxes(network: TensorNetwork) -> list[tuple[float, float, float, float]]:
     root = ElementTree.fromstring(f"<g>{network.svg(0)}</g>")
     boxes = [
         {k: float(v) for k, v in r.attrib.items() if k in ("x", "y", "width", "height")} for r in root.iter("rect")
@@ -68,7 +68,7 @@ def test_nothing_overlaps_and_the_cut_is_one_line(given_extents: dict[str, Exten
         assert wire.crossing == (wire.columns[0] < layout.cut < wire.columns[-1])
         assert wire.columns[0] < wire.anchor < wire.columns[-1]
         assert wire.anchor == layout.cut or not wire.crossing
-    for (left, top, right, bottom), other in combinations(label_boxes(Network.of(item)), 2):
+    for (left, top, right, bottom), other in combinations(label_boxes(TensorNetwork.of(item)), 2):
         assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
 
 

@@ -22,7 +22,7 @@ from einsearch_cli.reports.figure_training import FLOPS, STEPS, run_looks, train
 from einsearch_cli.reports.looks import identities, looks_of
 from einsearch_cli.reports.numbers import flops_text, loss_text
 from einsearch_cli.reports.plot import swatch
-from einsearch_cli.reports.study import relative_difference
+from einsearch_cli.reports.study_report import relative_difference
 from einsearch_cli.reports.training import CurvePoint, FinishedRun, TrainingReport
 from einsearch_cli.scaling import rank_candidates, t_interval
 from einsearch_cli.speed import Case, Mode

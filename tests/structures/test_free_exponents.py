@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.free_exponents import has_free_exponents, parse_free_structure
-from einsearch_cli.structures.linear import UNIT, Linear, parse_linear
+from einsearch_cli.structures.linear_expression import UNIT, Linear, parse_linear
 from einsearch_cli.structures.polytope import Polytope, maximise
 
 coefficients = st.fractions(-3, 3, max_denominator=4)

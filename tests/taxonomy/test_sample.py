@@ -8,7 +8,7 @@ import pytest
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures import Structure
 from einsearch_cli.taxonomy import Bounds, parse_range, taxonomy_of
-from einsearch_cli.taxonomy.sample import UNIT, SampleSpace, sample
+from einsearch_cli.taxonomy.continuous_sample import UNIT, SampleSpace, sample
 from einsearch_cli.taxonomy.trees import tree_taxonomy
 
 

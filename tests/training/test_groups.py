@@ -8,7 +8,7 @@ from torch import nn
 from einsearch_cli import optimizer_groups, swap_linear
 from einsearch_cli.errors import SpecError
 from einsearch_cli.training.groups import parameter_options
-from einsearch_cli.training.schedule import schedule
+from einsearch_cli.training.schedule import lr_fraction
 
 
 class PackedExperts(nn.Module):
@@ -73,7 +73,7 @@ def test_a_frozen_model_has_no_groups() -> None:
 
 
 def test_schedule_by_hand() -> None:
-    values = [schedule(step, 100, warmup=0.1, final=0.2) for step in range(100)]
+    values = [lr_fraction(step, 100, warmup=0.1, final=0.2) for step in range(100)]
     assert values[0] == 0.1
     assert values[9] == values[10] == max(values) == 1.0
     assert values[55] == pytest.approx(0.6)  # half way down the cosine
@@ -82,4 +82,4 @@ def test_schedule_by_hand() -> None:
 
 
 def test_schedule_without_warm_up() -> None:
-    assert schedule(0, 10, warmup=0.0, final=0.0) == 1.0
+    assert lr_fraction(0, 10, warmup=0.0, final=0.0) == 1.0

@@ -13,7 +13,7 @@ from einsearch_cli.layers.contractions.merged_weights import merged_weights
 from einsearch_cli.layers.contractions.passes import passes_for
 from einsearch_cli.layers.contractions.rms_scale import scale_value
 from einsearch_cli.layers.plans.plan import Plan
-from einsearch_cli.layers.plans.planner import Route, Schedule, stored_plan
+from einsearch_cli.layers.plans.planner import Route, RouteTable, stored_plan
 from einsearch_cli.sizing import SizedStructure
 
 
@@ -57,8 +57,8 @@ class KeptWeights:
         "_itemsize",
         "_merged",
         "_repeated",
+        "_route_table",
         "_scale",
-        "_schedule",
         "_sized",
         "autocast",
         "dense_limit",
@@ -83,9 +83,9 @@ class KeptWeights:
         gain: Tensor,
         stds: Sequence[float],
         autocast: torch.dtype | None,
-        schedule: Schedule,
+        route_table: RouteTable,
     ) -> None:
-        self._sized, self.autocast, self._schedule = sized, autocast, schedule
+        self._sized, self.autocast, self._route_table = sized, autocast, route_table
         self._itemsize = cast_dtype(gain, autocast).itemsize
         self._factors = {name: factor.detach() for name, factor in factors.items()}
         self._scale = scale_value(gain.detach(), list(self._factors.values()), stds)
@@ -98,7 +98,7 @@ class KeptWeights:
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """(tokens, padded_in) to (tokens, padded_out) by the fastest route."""
-        route = self._schedule.at(x.shape[0])
+        route = self._route_table.at(x.shape[0])
         if route.is_dense:
             return functional.linear(x, self._dense(route), bias)
         passes = passes_for(route.plan, x.shape[0], x.is_cpu, self._itemsize)
@@ -121,7 +121,7 @@ class KeptWeights:
             self.transposed = weight.T
             self.weight = weight
             if self.is_plain:
-                self.dense_limit = self._schedule.dense_limit * self._sized.d_in
+                self.dense_limit = self._route_table.dense_limit * self._sized.d_in
         return self.weight
 
     def _merge(self, route: Route) -> list[Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.plans.merging import Axes, joint_axes, merging_pairs, without
+from einsearch_cli.layers.plans.merge_steps import Axes, joint_axes, merging_pairs, without
 from einsearch_cli.layers.plans.plan import Plan, Step
 from einsearch_cli.sizing import SizedStructure
 

@@ -29,17 +29,17 @@ class _DeviceContraction(torch.autograd.Function):
     ) -> Tensor:
         ctx.settings = passes, stds = settings
         ctx.at_cap, ctx.kernels = norms_at_cap(factors, stds), kernels_for(gain, factors)
-        scaled, facts = ctx.kernels.scaled_last(gain, factors, ctx.at_cap)
+        scaled, scale_and_norms = ctx.kernels.scaled_last(gain, factors, ctx.at_cap)
         rows = as_rows(x)
         y = x.new_empty(passes.tokens, passes.plan.padded_out)
         kept = passes.forward(rows, y, 1.0, bias, (*factors[:-1], scaled), passes.unkept)
         ctx.kept = kept if True in ctx.needs_input_grad and may_keep() else passes.unkept
-        ctx.save_for_backward(x, gain, bias, facts, scaled, *factors)
+        ctx.save_for_backward(x, gain, bias, scale_and_norms, scaled, *factors)
         return y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, gain, bias, facts, scaled, *factors = ctx.saved_tensors
+        x, gain, bias, scale_and_norms, scaled, *factors = ctx.saved_tensors
         passes, stds = ctx.settings
         wanted, (grad,) = ctx.needs_input_grad[1:], grads
         if needs_obvious_gradients(grad):
@@ -62,7 +62,7 @@ class _DeviceContraction(torch.autograd.Function):
         )
         if wants_scale:
             found = [torch.zeros_like(f) if g is None else g for f, g in zip(factors, factor_grads, strict=True)]
-            gain_grad = ctx.kernels.add_scale_(tuple(found), gain, tuple(factors), ctx.at_cap, facts)
+            gain_grad = ctx.kernels.add_scale_(tuple(found), gain, tuple(factors), ctx.at_cap, scale_and_norms)
             factor_grads = [g if wants else None for g, wants in zip(found, wants_factors, strict=True)]
         if x_grad is not None and x.ndim != 2:
             x_grad = x_grad.view(x.shape)

@@ -42,7 +42,7 @@ def contract_operator(
 ) -> list[Tensor]:
     """(tokens, padded_in) to (tokens, padded_out); and if `keeps`, what the backward pass needs.
 
-    That is what is kept of the results of all steps but the last, and on a GPU the scaled last factor and facts of the scale.
+    That is what is kept of the results of all steps but the last, and on a GPU the scaled last factor and norms and scale.
     """
     plan = _plans[name]
     passes, stds = passes_for(plan, x.shape[0], x.is_cpu, factors[0].itemsize), [role.init_std for role in plan.roles]
@@ -51,9 +51,9 @@ def contract_operator(
     if x.is_cpu:
         passes.forward(x.contiguous(), y, scale_value(gain, factors, stds), bias, factors, memory)
         return [y, *kept]
-    scaled, facts = kernels_for(gain, factors).scaled_last(gain, tuple(factors), norms_at_cap(factors, stds))
+    scaled, scale_and_norms = kernels_for(gain, factors).scaled_last(gain, tuple(factors), norms_at_cap(factors, stds))
     passes.forward(x.contiguous(), y, 1.0, bias, [*factors[:-1], scaled], memory)
-    return [y, *kept, scaled, facts] if keeps else [y]
+    return [y, *kept, scaled, scale_and_norms] if keeps else [y]
 
 
 @torch.library.custom_op("einsearch::structured_linear_gradients", mutates_args=())
@@ -104,7 +104,7 @@ def _gradients_on_device(
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """The same. The scale's gradient needs that of the last factor, and all others depend on it."""
-    *results, scaled, facts = kept
+    *results, scaled, scale_and_norms = kept
     _, wants_bias, *wants_factors = wanted
     wants_scale = wanted[0] or True in wants_factors
     _, bias_grad, grads = passes_for(plan, x.shape[0], False, factors[0].itemsize).backward(
@@ -120,7 +120,7 @@ def _gradients_on_device(
         return [None, bias_grad, *grads]
     found = tuple(torch.zeros_like(f) if g is None else g for f, g in zip(factors, grads, strict=True))
     at_cap = norms_at_cap(factors, [role.init_std for role in plan.roles])
-    gain_grad = kernels_for(gain, factors).add_scale_(found, gain, tuple(factors), at_cap, facts)
+    gain_grad = kernels_for(gain, factors).add_scale_(found, gain, tuple(factors), at_cap, scale_and_norms)
     return [gain_grad, bias_grad, *found]
 
 

@@ -43,18 +43,18 @@ class _ScaledLast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, stds: tuple[float, ...], gain: Tensor, *factors: Tensor) -> Tensor:
         ctx.stds, ctx.at_cap, ctx.kernels = stds, norms_at_cap(factors, stds), kernels_for(gain, factors)
-        scaled, facts = ctx.kernels.scaled_last(gain, factors, ctx.at_cap)
-        ctx.save_for_backward(gain, facts, *factors)
+        scaled, scale_and_norms = ctx.kernels.scaled_last(gain, factors, ctx.at_cap)
+        ctx.save_for_backward(gain, scale_and_norms, *factors)
         return cast(Tensor, scaled)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        gain, facts, *factors = ctx.saved_tensors
+        gain, scale_and_norms, *factors = ctx.saved_tensors
         (grad,), stds, wanted = grads, ctx.stds, ctx.needs_input_grad[1:]
         if needs_obvious_gradients(grad):
             return None, *differentiable_gradients(
                 lambda gain, *factors: obviously_scaled_last(gain, factors, stds), (gain, *factors), grad, wanted
             )
         found = (*map(torch.zeros_like, factors[:-1]), grad.clone(memory_format=torch.contiguous_format))
-        gain_grad = ctx.kernels.add_scale_(found, gain, tuple(factors), ctx.at_cap, facts)
+        gain_grad = ctx.kernels.add_scale_(found, gain, tuple(factors), ctx.at_cap, scale_and_norms)
         return None, *(gradient if wants else None for gradient, wants in zip((gain_grad, *found), wanted, strict=True))

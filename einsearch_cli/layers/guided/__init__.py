@@ -2,7 +2,7 @@
 
 from einsearch_cli.layers.guided.guide import SelfGuide, guide_layers
 from einsearch_cli.layers.guided.layer import SelfGuidedLinear
-from einsearch_cli.layers.guided.schedule import flop_matched_guide, guide_is_evaluated, guide_weight
+from einsearch_cli.layers.guided.weighting import flop_matched_guide, guide_is_evaluated, guide_weight
 
 __all__ = [
     "SelfGuide",

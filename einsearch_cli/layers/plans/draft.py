@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from einsearch_cli.layers.plans.plan import FactorRole
 
-Memory = tuple[str, ...]
+MemoryOrder = tuple[str, ...]
 """Axes of a contiguous intermediate, slowest first; indices of size 1 are left out."""
 
 
@@ -15,27 +15,27 @@ class Draft:
     """How one step reads the activation and writes its result."""
 
     role: FactorRole
-    before: Memory
+    before: MemoryOrder
     """The activation as it lies before the step."""
-    batch: Memory
-    rows: Memory
-    contracted: Memory
-    new: Memory
+    batch: MemoryOrder
+    rows: MemoryOrder
+    contracted: MemoryOrder
+    new: MemoryOrder
     is_feature_major: bool
     grad_is_feature_major: bool = False
 
     @property
-    def after(self) -> Memory:
+    def after(self) -> MemoryOrder:
         """The result as it lies in memory."""
         return (*self.batch, *((*self.new, *self.rows) if self.is_feature_major else (*self.rows, *self.new)))
 
     @property
-    def stored(self) -> Memory:
+    def stored(self) -> MemoryOrder:
         """The axes of the stored factor."""
         return (*(axis for axis in self.batch if axis in self.role.batch), *self.contracted, *self.new)
 
     @property
-    def grad_before(self) -> Memory:
+    def grad_before(self) -> MemoryOrder:
         """The gradient of the activation as it lies in memory."""
         inner = (*self.contracted, *self.rows) if self.grad_is_feature_major else (*self.rows, *self.contracted)
         return (*self.batch, *inner)

@@ -20,7 +20,7 @@ from itertools import islice, permutations, product
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.plans import layout_cost as cost
-from einsearch_cli.layers.plans.draft import Draft, Memory
+from einsearch_cli.layers.plans.draft import Draft, MemoryOrder
 from einsearch_cli.layers.plans.lowering import lower
 from einsearch_cli.layers.plans.plan import TOKENS, FactorRole, Plan, factor_roles
 from einsearch_cli.sizing import SizedStructure
@@ -37,9 +37,9 @@ _FINALISTS = 24
 @dataclass(frozen=True, slots=True)
 class _Path:
     cost_ns: float
-    start: Memory
+    start: MemoryOrder
     drafts: tuple[Draft, ...]
-    end: Memory
+    end: MemoryOrder
 
 
 @lru_cache(maxsize=1024)
@@ -88,13 +88,13 @@ def plan_for(
 def _forward_paths(
     roles: Sequence[FactorRole],
     sizes: Mapping[str, int],
-    starts: Iterable[Memory],
-    end: Memory | None,
-    stored: Mapping[str, Memory],
+    starts: Iterable[MemoryOrder],
+    end: MemoryOrder | None,
+    stored: Mapping[str, MemoryOrder],
 ) -> Iterator[_Path]:
     paths = {start: _Path(0.0, start, (), ()) for start in starts}
     for role in roles:
-        found: dict[Memory, _Path] = {}
+        found: dict[MemoryOrder, _Path] = {}
         for memory, path in paths.items():
             for draft in _drafts(memory, role, sizes):
                 if stored.get(role.factor, draft.stored) != draft.stored:
@@ -152,7 +152,7 @@ def _token_major(drafts: Sequence[Draft]) -> list[Draft]:
     return found
 
 
-def _input_orders(role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Memory]:
+def _input_orders(role: FactorRole, sizes: Mapping[str, int]) -> Iterator[MemoryOrder]:
     """Orders of the input features that the first step reads as a view."""
     kept, batch, contracted = (_live(axes, sizes) for axes in (role.kept, role.batch, role.contracted))
     for outer in _orders(kept):
@@ -162,7 +162,7 @@ def _input_orders(role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Memory
         yield (TOKENS, *mixed, *contracted)
 
 
-def _drafts(memory: Memory, role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Draft]:
+def _drafts(memory: MemoryOrder, role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Draft]:
     kept, shared = _live(role.kept, sizes), _live(role.batch, sizes)
     contracted = tuple(axis for axis in memory if axis in role.contracted)
     choices = [shared, (*shared, *kept)] if kept else [shared]
@@ -205,9 +205,9 @@ def _extents(draft: Draft, sizes: Mapping[str, int]) -> tuple[int, int, int, int
     return b, r, k, n
 
 
-def _live(axes: Sequence[str], sizes: Mapping[str, int]) -> Memory:
+def _live(axes: Sequence[str], sizes: Mapping[str, int]) -> MemoryOrder:
     return tuple(axis for axis in axes if axis in sizes)
 
 
-def _orders(axes: Sequence[str]) -> list[Memory]:
+def _orders(axes: Sequence[str]) -> list[MemoryOrder]:
     return list(islice(permutations(axes), _MAX_ORDERS))

@@ -25,10 +25,10 @@ _MAC_NS = 0.044
 _SMALL = 16
 """Matrices narrower than this leave part of the arithmetic units idle."""
 
-Memory = Sequence[str]
+Axes = Sequence[str]
 
 
-def copy_ns(source: Memory, target: Memory, sizes: Mapping[str, int]) -> float:
+def copy_ns(source: Axes, target: Axes, sizes: Mapping[str, int]) -> float:
     """Rearranging an activation that lies as `source` into `target`; zero if that moves nothing."""
     source, target = tuple(source), tuple(target)
     if source == target:
@@ -41,7 +41,7 @@ def copy_ns(source: Memory, target: Memory, sizes: Mapping[str, int]) -> float:
     return _product(source, sizes) * min(_TRANSPOSE_NS, _COPY_NS + _RUN_NS / run)
 
 
-def read_ns(memory: Memory, groups: tuple[Memory, Memory, Memory], sizes: Mapping[str, int]) -> float:
+def read_ns(memory: Axes, groups: tuple[Axes, Axes, Axes], sizes: Mapping[str, int]) -> float:
     """Reading batch, rows and contracted axes for a product: free as a view, else a copy."""
     if is_view(memory, groups):
         return 0.0
@@ -50,7 +50,7 @@ def read_ns(memory: Memory, groups: tuple[Memory, Memory, Memory], sizes: Mappin
     return copy_ns(memory, target, sizes)
 
 
-def is_view(memory: Memory, groups: tuple[Memory, Memory, Memory]) -> bool:
+def is_view(memory: Axes, groups: tuple[Axes, Axes, Axes]) -> bool:
     """Whether every group is one run of the memory, in its order, and a matrix axis is innermost."""
     memory = tuple(memory)
     if groups[0] and memory[-1] in groups[0]:
@@ -62,7 +62,7 @@ def is_view(memory: Memory, groups: tuple[Memory, Memory, Memory]) -> bool:
     return True
 
 
-def innermost(memory: Memory, axes: Memory) -> bool:
+def innermost(memory: Axes, axes: Axes) -> bool:
     """Whether the innermost axis of the memory is one of these."""
     return bool(memory) and memory[-1] in axes
 
@@ -88,7 +88,7 @@ def weight_grad_ns(b: int, r: int, k: int, n: int, rows_inside: bool, grad_rows_
     return b * r * k * n * _MAC_NS * factor * _narrowness(k, n)
 
 
-def repeat_ns(role: FactorRole, batch: Memory, elements: int) -> float:
+def repeat_ns(role: FactorRole, batch: Axes, elements: int) -> float:
     """Copying a factor of so many elements, repetitions counted, once forward and twice backward."""
     if set(batch) <= set(role.batch):
         return 0.0
@@ -100,5 +100,5 @@ def _narrowness(k: int, n: int) -> float:
     return math.sqrt(max(1.0, _SMALL / min(k, n)))
 
 
-def _product(axes: Memory, sizes: Mapping[str, int]) -> int:
+def _product(axes: Axes, sizes: Mapping[str, int]) -> int:
     return math.prod(sizes[axis] for axis in axes)

@@ -26,8 +26,8 @@ from einsearch_cli.layers.plans.cost_model import (
     training_ns,
 )
 from einsearch_cli.layers.plans.layout import plan_for
-from einsearch_cli.layers.plans.machine import MachineProfile
-from einsearch_cli.layers.plans.merging import merging_macs
+from einsearch_cli.layers.plans.machine_profile import MachineProfile
+from einsearch_cli.layers.plans.merge_steps import merging_macs
 from einsearch_cli.layers.plans.plan import Plan, factor_roles
 from einsearch_cli.layers.plans.two_cores import is_fused
 from einsearch_cli.sizing import SizedStructure
@@ -90,7 +90,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class RouteTable:
     """The best route for every number of tokens."""
 
     starts: tuple[int, ...]
@@ -160,7 +160,7 @@ def dense_route(sized: SizedStructure) -> Route | None:
 
 
 @lru_cache(maxsize=1024)
-def schedule(sized: SizedStructure, profile: MachineProfile, use: Use) -> Schedule:
+def route_table(sized: SizedStructure, profile: MachineProfile, use: Use) -> RouteTable:
     """The best route for every number of tokens, by the cost model."""
     starts: list[int] = []
     chosen: list[Route] = []
@@ -169,7 +169,7 @@ def schedule(sized: SizedStructure, profile: MachineProfile, use: Use) -> Schedu
         if not chosen or best is not chosen[-1]:
             starts.append(tokens)
             chosen.append(best)
-    return Schedule(tuple(starts), tuple(chosen))
+    return RouteTable(tuple(starts), tuple(chosen))
 
 
 def best_route(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Use) -> Route:

@@ -16,7 +16,7 @@ from torch.nn.modules.rnn import RNNCellBase
 
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.moe import FeedForwardMoE, StructuredMoE
-from einsearch_cli.layers.swap.experts import expert_count, experts_per_token, is_router
+from einsearch_cli.layers.swap.fused_experts import expert_count, experts_per_token, is_router
 from einsearch_cli.layers.swap.kinds import conv1d_class, is_adapter, is_foreign_linear, width
 
 OURS: Final = (EinsumLinear, StructuredMoE, FeedForwardMoE)

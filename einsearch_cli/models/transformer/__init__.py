@@ -9,14 +9,16 @@ from einsearch_cli.lazy import lazy_names
 from einsearch_cli.models.transformer.accelerators import ACCELERATORS, Accelerator, accelerator
 from einsearch_cli.models.transformer.accounting import ModelCosts, Part, PartCost, dense_twin, model_costs
 from einsearch_cli.models.transformer.config import TransformerConfig, config_from
-from einsearch_cli.models.transformer.estimate import UTILISATION, Estimate, estimate
 from einsearch_cli.models.transformer.presets import PRESETS, preset, proxy_config
+from einsearch_cli.models.transformer.resources import UTILISATION, Estimate, estimate
 
 if TYPE_CHECKING:
-    from einsearch_cli.models.transformer.cache import KeyValueCache
+    from einsearch_cli.models.transformer.key_value_cache import KeyValueCache
     from einsearch_cli.models.transformer.model import Transformer, meta_transformer
 else:
-    __getattr__ = lazy_names(__name__, {"cache": ("KeyValueCache",), "model": ("Transformer", "meta_transformer")})
+    __getattr__ = lazy_names(
+        __name__, {"key_value_cache": ("KeyValueCache",), "model": ("Transformer", "meta_transformer")}
+    )
 
 __all__ = [
     "ACCELERATORS",

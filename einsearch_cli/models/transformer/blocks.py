@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from einsearch_cli.models.base import LinearRule, zero_output_
-from einsearch_cli.models.transformer.cache import KeyValueCache
 from einsearch_cli.models.transformer.config import TransformerConfig
+from einsearch_cli.models.transformer.key_value_cache import KeyValueCache
 from einsearch_cli.models.transformer.rotary import Rotation
 
 # Axes in this file: B batch, T position, S position of a key, W width, H heads, K key-value heads, D head size.

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from einsearch_cli.training.full.loading import load_model, refuse_without_checkpoint
     from einsearch_cli.training.full.metrics import StepMetrics, read_metrics
     from einsearch_cli.training.full.phases import Phases, phases_of
-    from einsearch_cli.training.full.plan import TrainPlan, plan_run, probe_seconds
     from einsearch_cli.training.full.result import RunResult, read_result
-    from einsearch_cli.training.full.spec import TrainSpec
-    from einsearch_cli.training.full.spec_file import load_train_specs
+    from einsearch_cli.training.full.train_plan import TrainPlan, plan_run, probe_seconds
+    from einsearch_cli.training.full.train_spec import TrainSpec
+    from einsearch_cli.training.full.train_spec_file import load_train_specs
     from einsearch_cli.training.full.trainer import Listener, Silent, train_full
     from einsearch_cli.training.full.world import World, choose_device, open_world
 else:
@@ -23,10 +23,10 @@ else:
             "loading": ("load_model", "refuse_without_checkpoint"),
             "metrics": ("StepMetrics", "read_metrics"),
             "phases": ("Phases", "phases_of"),
-            "plan": ("TrainPlan", "plan_run", "probe_seconds"),
+            "train_plan": ("TrainPlan", "plan_run", "probe_seconds"),
             "result": ("RunResult", "read_result"),
-            "spec": ("TrainSpec",),
-            "spec_file": ("load_train_specs",),
+            "train_spec": ("TrainSpec",),
+            "train_spec_file": ("load_train_specs",),
             "trainer": ("Listener", "Silent", "train_full"),
             "world": ("World", "choose_device", "open_world"),
         },

@@ -10,7 +10,7 @@ from einsearch_cli.errors import CheckpointError
 from einsearch_cli.settings import differences
 from einsearch_cli.training.full.checkpoint import read_newest_spec
 from einsearch_cli.training.full.result import read_result, refuse_other_run
-from einsearch_cli.training.full.spec import TrainSpec
+from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.schedule import warmup_steps
 
 _OF_LENGTH: Final = {"steps", "tokens", "schedule.warmup"}

@@ -20,14 +20,13 @@ from einsearch_cli.errors import CheckpointError, SpecError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, Initialisation, SelfGuide, guide_layers, initialise_
 from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
-from einsearch_cli.training.full.spec import TrainSpec
+from einsearch_cli.training.full.checkpoint import Tensors
+from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.full.world import World
 from einsearch_cli.training.groups import grouped
 from einsearch_cli.training.update import GuideStep, Update
 
 # Axes in this file: B rows, T position, V vocabulary.
-
-Tensors = dict[str, Tensor]
 
 
 class Network:

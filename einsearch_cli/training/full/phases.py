@@ -9,7 +9,7 @@ from einsearch_cli.layers import flop_matched_guide, guide_is_evaluated, guide_l
 from einsearch_cli.models import TRAINING_TO_FORWARD, FlopCount
 from einsearch_cli.models.transformer import TransformerConfig, dense_twin, meta_transformer
 from einsearch_cli.structures import parse_structure
-from einsearch_cli.training.full.spec import TrainSpec
+from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.update import GuideStep
 
 

@@ -16,17 +16,17 @@ from einsearch_cli.data.tokens import TokenData, held_out_batches
 from einsearch_cli.errors import OutputError
 from einsearch_cli.files import write_error
 from einsearch_cli.layers.feature_orders import layer_orders, set_recorded_orders_
-from einsearch_cli.training.full.checkpoint import Checkpoint, RunState, read_newest, save_checkpoint
+from einsearch_cli.training.full.checkpoint import Checkpoint, RunState, Tensors, read_newest, save_checkpoint
 from einsearch_cli.training.full.lengthening import is_longer, refuse_other
 from einsearch_cli.training.full.metrics import MetricsFile, StepMetrics
-from einsearch_cli.training.full.network import Network, Tensors
+from einsearch_cli.training.full.network import Network
 from einsearch_cli.training.full.phases import phases_of
 from einsearch_cli.training.full.result import RunResult, read_result, refuse_other_data
-from einsearch_cli.training.full.spec import TrainSpec
 from einsearch_cli.training.full.stopping import StopRequest
 from einsearch_cli.training.full.trackers import TrackedRun, Tracker, open_trackers
+from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.full.world import World
-from einsearch_cli.training.schedule import schedule
+from einsearch_cli.training.schedule import lr_fraction
 from einsearch_cli.training.update import Course
 from einsearch_cli.training.validation import validation_marks
 
@@ -225,7 +225,7 @@ class _Run:
 
     def _fraction(self, step: int) -> float:
         settings = self.spec.schedule
-        return schedule(step, self.phases.steps, warmup=settings.warmup, final=settings.final, shape=settings.shape)
+        return lr_fraction(step, self.phases.steps, warmup=settings.warmup, final=settings.final, shape=settings.shape)
 
     def _note(self, metrics: StepMetrics) -> None:
         self.listener.on_step(metrics, self.phases.steps)

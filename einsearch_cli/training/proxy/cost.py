@@ -11,7 +11,7 @@ from einsearch_cli.layers.memory import machine_bytes
 from einsearch_cli.models.counts import NetworkCount
 from einsearch_cli.structures import short_name
 from einsearch_cli.training.optimizers import find_optimizer
-from einsearch_cli.training.proxy.settings import ProxyRun
+from einsearch_cli.training.proxy.run_settings import ProxyRun
 
 MINIMUM_STEPS: Final = 10
 """Fewer steps than this say nothing about a structure."""
@@ -48,7 +48,7 @@ def minimal_budget(run: ProxyRun) -> int:
     return MINIMUM_STEPS * _flops_per_step(run, count)
 
 
-def plan_run(run: ProxyRun) -> RunCost:
+def run_cost(run: ProxyRun) -> RunCost:
     """Steps and FLOPs of a run, without training it or allocating its network.
 
     Raises:
@@ -73,7 +73,7 @@ def cost_of(run: ProxyRun, count: NetworkCount) -> RunCost:
     """Steps and FLOPs of a run whose network has this count.
 
     Raises:
-        SpecError: as of `plan_run`.
+        SpecError: as of `run_cost`.
     """
     per_step = _flops_per_step(run, count)
     if not run.budget_flops >= MINIMUM_STEPS * per_step or math.isinf(run.budget_flops):

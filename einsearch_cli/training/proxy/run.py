@@ -19,8 +19,8 @@ from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.groups import grouped
 from einsearch_cli.training.optimizers import find_optimizer
 from einsearch_cli.training.proxy.cost import RunCost, cost_of
-from einsearch_cli.training.proxy.settings import ProxyRun, RunOutcome
-from einsearch_cli.training.schedule import schedule
+from einsearch_cli.training.proxy.run_settings import ProxyRun, RunOutcome
+from einsearch_cli.training.schedule import lr_fraction
 from einsearch_cli.training.update import Course, Update
 from einsearch_cli.training.validation import validation_marks
 
@@ -38,9 +38,6 @@ class StepDone:
     routing: Callable[[], tuple[RoutingStatistics, ...]]
     """What the routers did with the batch of the step; computed when called, before the next step only."""
 
-
-Progress = Callable[[StepDone], None]
-"""Called after every step."""
 
 _UNWATCHED: Final = nullcontext()
 
@@ -60,7 +57,7 @@ class RunSpeed:
         return self.fixed_s + budget_flops / self.cost.train_flops_per_step * self.step_s
 
 
-def train(run: ProxyRun, on_progress: Progress | None = None) -> RunOutcome:
+def train(run: ProxyRun, on_progress: Callable[[StepDone], None] | None = None) -> RunOutcome:
     """Train one network from scratch until the budget is spent.
 
     On one thread the result is the same to the last bit for the same run; torch's global random state is
@@ -160,7 +157,7 @@ class _Trainer:
     def step(self, watch: AbstractContextManager[object] = _UNWATCHED) -> float:
         """One optimizer update; gives the training loss before it. `watch` sees the forward and the backward pass."""
         settings, batch = self.run.optimizer, next(self.batches)
-        fraction = schedule(self.done, self.cost.steps, warmup=settings.warmup, final=settings.final)
+        fraction = lr_fraction(self.done, self.cost.steps, warmup=settings.warmup, final=settings.final)
         loss, _ = self.update.step([lambda: self.run.task.loss(self.model, batch)], fraction, watch=watch)
         self.done += 1
         return self.course.finite(loss.item(), "training", self.done)

@@ -11,7 +11,7 @@ from einsearch_cli.models import MLP, structured_linear
 from einsearch_cli.models.base import dense_linear
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.structures import parse_layer
-from einsearch_cli.training.full.plan import plan_run
+from einsearch_cli.training.full.train_plan import plan_run
 from einsearch_cli.training.optimizers import find_optimizer
 from einsearch_cli.training.optimizers.muon import ITERATIONS, Muon, orthogonalised
 from tests.training.full.runs import tiny_spec

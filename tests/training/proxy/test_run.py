@@ -13,7 +13,7 @@ from einsearch_cli.errors import DivergedError, Exit, SpecError
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.models import ProxyModel
 from einsearch_cli.structures import LayerSpec, RoutingStatistics, parse_layer, parse_structure
-from einsearch_cli.training import ProxyRun, RunOutcome, RunSpeed, StepDone, minimal_budget, plan_run, probe, train
+from einsearch_cli.training import ProxyRun, RunOutcome, RunSpeed, StepDone, minimal_budget, probe, run_cost, train
 from einsearch_cli.training.proxy import run as run_module
 from tests.training.proxy.tasks import run_of, small_teacher
 
@@ -80,7 +80,7 @@ def test_flops_and_steps_add_up(tmp_path: Path) -> None:
 
 def test_the_plan_agrees_with_the_run(tmp_path: Path) -> None:
     run = run_of(small_teacher(tmp_path), "btt:r=2", budget_flops=1e8)
-    plan, outcome = plan_run(run), train(run)
+    plan, outcome = run_cost(run), train(run)
     assert (plan.steps, plan.params) == (outcome.steps, outcome.params)
     assert plan.steps * plan.train_flops_per_step == outcome.train_flops
     assert plan.steps * plan.total_flops_per_step == outcome.total_flops
@@ -131,7 +131,7 @@ def test_counting_the_first_step_changes_no_bit(tmp_path: Path, monkeypatch: pyt
 
 def test_a_plan_allocates_no_network(tmp_path: Path) -> None:
     """A matrix of 400 GB is planned, not made."""
-    plan = plan_run(run_of(small_teacher(tmp_path), width=320_000, budget_flops=1e30))
+    plan = run_cost(run_of(small_teacher(tmp_path), width=320_000, budget_flops=1e30))
     assert plan.params > 1e11
 
 
@@ -172,7 +172,7 @@ def test_a_budget_too_small_names_the_least(tmp_path: Path) -> None:
 @pytest.mark.parametrize("budget", [float("nan"), float("inf"), -1.0])
 def test_a_budget_that_is_no_number_of_flops(tmp_path: Path, budget: float) -> None:
     with pytest.raises(SpecError, match=r"a budget of (nan|inf|-1) training FLOPs"):
-        plan_run(run_of(small_teacher(tmp_path), budget_flops=budget))
+        run_cost(run_of(small_teacher(tmp_path), budget_flops=budget))
 
 
 class Spoiled(TeacherTask):
@@ -234,7 +234,7 @@ def test_the_estimate_is_what_is_fixed_and_a_step_for_every_step(
     ticks = count()
     monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     speed = probe(run_of(small_teacher(tmp_path), budget_flops=1e8, validations=4))
-    assert speed == RunSpeed(plan_run(run_of(small_teacher(tmp_path), budget_flops=1e8)), step_s=1.0, fixed_s=5.0)
+    assert speed == RunSpeed(run_cost(run_of(small_teacher(tmp_path), budget_flops=1e8)), step_s=1.0, fixed_s=5.0)
     per_step = speed.cost.train_flops_per_step
     assert [speed.seconds(steps * per_step) for steps in (10, 1000)] == [15.0, 1005.0]
 
@@ -242,6 +242,6 @@ def test_the_estimate_is_what_is_fixed_and_a_step_for_every_step(
 def test_the_minimal_budget_is_the_least_that_is_accepted(tmp_path: Path) -> None:
     task = small_teacher(tmp_path)
     least = minimal_budget(run_of(task, budget_flops=1.0))
-    assert plan_run(run_of(task, budget_flops=least)).steps == 10
+    assert run_cost(run_of(task, budget_flops=least)).steps == 10
     with pytest.raises(SpecError, match=f"give at least {least} FLOPs"):
-        plan_run(run_of(task, budget_flops=least - 1))
+        run_cost(run_of(task, budget_flops=least - 1))

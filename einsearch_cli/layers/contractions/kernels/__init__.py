@@ -41,7 +41,7 @@ def add_bias_(y: Tensor, bias: Tensor) -> None:
 
 
 def two_core_kernels(cores: TwoCores, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> ModuleType | None:
-    """Those of `two_cores` for these tensors, of half precision; None where they cannot take them."""
+    """Those of `tensor_train` for these tensors, of half precision; None where they cannot take them."""
     tensors = (x, *factors) if bias is None else (x, *factors, bias)
     outputs = x.shape[0] * cores.sizes[2] * cores.sizes[3]
     if x.dtype.itemsize != 2 or outputs >= _COUNTABLE or kernels_for(x, tensors) is by_torch:
@@ -52,7 +52,7 @@ def two_core_kernels(cores: TwoCores, x: Tensor, factors: Sequence[Tensor], bias
 @lru_cache(maxsize=64)
 def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> ModuleType | None:
     """The cores may not fit on the chip of this device."""
-    from einsearch_cli.layers.contractions.kernels import two_cores
+    from einsearch_cli.layers.contractions.kernels import tensor_train
 
     p, q, m, n, r = cores.sizes
     shapes = (1, p * q), (1, m * n), (1, p, m * r), (1, q * r, n), (m * n,)
@@ -60,12 +60,12 @@ def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> Module
         torch.zeros(shape, dtype=dtype, device=torch.device("cuda", device)) for shape in shapes
     )
     try:
-        two_cores.multiply(cores, x, y, 1.0, bias, (first, second))
-        two_cores.multiply(cores.transposed, y, x, 1.0, None, (first, second))
-        two_cores.gradients(cores, y, x, (first, second), wants_bias=True)
+        tensor_train.multiply(cores, x, y, 1.0, bias, (first, second))
+        tensor_train.multiply(cores.transposed, y, x, 1.0, None, (first, second))
+        tensor_train.gradients(cores, y, x, (first, second), wants_bias=True)
     except Exception:  # whatever is wrong, products of torch do the same
         return None
-    return two_cores
+    return tensor_train
 
 
 @lru_cache(maxsize=64)

@@ -21,18 +21,22 @@ def scaled_last(gain: Tensor, factors: tuple[Tensor, ...], norms_at_cap: tuple[f
     norms = torch.stack(torch._foreach_norm(factors, dtype=dtype))
     at_cap = _kept_tensor(norms_at_cap, dtype, norms.device)
     caps = (at_cap / torch.maximum(norms, at_cap)).prod()
-    facts = torch.cat((norms, caps.view(1), gain.to(dtype) * caps))
+    scale_and_norms = torch.cat((norms, caps.view(1), gain.to(dtype) * caps))
     # Into memory of the factor's dtype: the scale is not rounded to that before.
-    return torch.mul(factors[-1], facts[-1:], out=torch.empty_like(factors[-1])), facts
+    return torch.mul(factors[-1], scale_and_norms[-1:], out=torch.empty_like(factors[-1])), scale_and_norms
 
 
 def add_scale_(
-    grads: tuple[Tensor, ...], gain: Tensor, factors: tuple[Tensor, ...], norms_at_cap: tuple[float, ...], facts: Tensor
+    grads: tuple[Tensor, ...],
+    gain: Tensor,
+    factors: tuple[Tensor, ...],
+    norms_at_cap: tuple[float, ...],
+    scale_and_norms: Tensor,
 ) -> Tensor:
     """Of gradients of a product, with the scaled factor last, make those of the unscaled factors; gives the gain's."""
-    norms, caps, scale = facts[:-2], facts[-2], facts[-1:]
-    at_cap = _kept_tensor(norms_at_cap, facts.dtype, facts.device)
-    per_scale = (grads[-1] * factors[-1]).sum(dtype=facts.dtype)
+    norms, caps, scale = scale_and_norms[:-2], scale_and_norms[-2], scale_and_norms[-1:]
+    at_cap = _kept_tensor(norms_at_cap, scale_and_norms.dtype, scale_and_norms.device)
+    per_scale = (grads[-1] * factors[-1]).sum(dtype=scale_and_norms.dtype)
     # Not a comparison with >: a norm that is NaN must spread.
     slopes = (per_scale * scale / -norms.square()).masked_fill(norms <= at_cap, 0.0).unbind()
     torch.mul(grads[-1], scale, out=grads[-1])

@@ -29,7 +29,7 @@ def add_bias_(y: Tensor, bias: Tensor) -> None:
 def scaled_last(gain: Tensor, factors: tuple[Tensor, ...], norms_at_cap: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """The last factor times gain / Π max(1, norm / norm at cap), and what `add_scale_` needs of it."""
     count, last = len(factors), factors[-1]
-    partials, facts = (
+    partials, scale_and_norms = (
         gain.new_empty(count * _PROGRAMS, dtype=torch.float32),
         gain.new_empty(count + 2, dtype=torch.float32),
     )
@@ -37,19 +37,23 @@ def scaled_last(gain: Tensor, factors: tuple[Tensor, ...], norms_at_cap: tuple[f
     numels = tuple(factor.numel() for factor in factors)
     sizes = {"COUNT": count, "PROGRAMS": _PROGRAMS, "BLOCK": _BLOCK}
     _squares[(_PROGRAMS, count)](partials, factors, numels, **sizes)
-    _scale_last[(_PROGRAMS,)](scaled, facts, partials, gain, last, numels[-1], norms_at_cap, **sizes)
-    return scaled, facts
+    _scale_last[(_PROGRAMS,)](scaled, scale_and_norms, partials, gain, last, numels[-1], norms_at_cap, **sizes)
+    return scaled, scale_and_norms
 
 
 def add_scale_(
-    grads: tuple[Tensor, ...], gain: Tensor, factors: tuple[Tensor, ...], norms_at_cap: tuple[float, ...], facts: Tensor
+    grads: tuple[Tensor, ...],
+    gain: Tensor,
+    factors: tuple[Tensor, ...],
+    norms_at_cap: tuple[float, ...],
+    scale_and_norms: Tensor,
 ) -> Tensor:
     """Of gradients of a product, with the scaled factor last, make those of the unscaled factors; gives the gain's."""
     partials, gain_grad = gain.new_empty(_PROGRAMS, dtype=torch.float32), torch.empty_like(gain)
     numels = tuple(factor.numel() for factor in factors)
     _products[(_PROGRAMS,)](partials, grads[-1], factors[-1], numels[-1], PROGRAMS=_PROGRAMS, BLOCK=_BLOCK)
     _add_scale[(_PROGRAMS, len(factors))](
-        gain_grad, grads, facts, partials, factors, numels, norms_at_cap,
+        gain_grad, grads, scale_and_norms, partials, factors, numels, norms_at_cap,
         COUNT=len(factors), PROGRAMS=_PROGRAMS, BLOCK=_BLOCK,
     )  # fmt: skip
     return gain_grad
@@ -93,10 +97,10 @@ def _squares(partials, factors, numels, COUNT: tl.constexpr, PROGRAMS: tl.conste
 
 @triton.jit
 def _scale_last(
-    scaled, facts, partials, gain, last, numel, norms_at_cap,
+    scaled, scale_and_norms, partials, gain, last, numel, norms_at_cap,
     COUNT: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`facts` gets all norms, the product of the caps, and the scale."""
+    """`scale_and_norms` gets all norms, the product of the caps, and the scale."""
     is_first = tl.program_id(0) == 0
     caps = 1.0
     for number in tl.static_range(COUNT):
@@ -104,10 +108,10 @@ def _scale_last(
         norm = tl.sqrt(tl.sum(parts, axis=0))
         # Not a comparison with >: a norm that is NaN must spread.
         caps *= tl.where(norm <= norms_at_cap[number], 1.0, norms_at_cap[number] / norm)
-        tl.store(facts + number, norm, mask=is_first)
+        tl.store(scale_and_norms + number, norm, mask=is_first)
     scale = caps * tl.load(gain).to(tl.float32)
-    tl.store(facts + COUNT, caps, mask=is_first)
-    tl.store(facts + COUNT + 1, scale, mask=is_first)
+    tl.store(scale_and_norms + COUNT, caps, mask=is_first)
+    tl.store(scale_and_norms + COUNT + 1, scale, mask=is_first)
     for begin in range(tl.program_id(0) * BLOCK, numel, PROGRAMS * BLOCK):
         places = begin + tl.arange(0, BLOCK)
         value = tl.load(last + places, mask=places < numel).to(tl.float32) * scale
@@ -116,17 +120,17 @@ def _scale_last(
 
 @triton.jit
 def _add_scale(
-    gain_grad, grads, facts, partials, factors, numels, norms_at_cap,
+    gain_grad, grads, scale_and_norms, partials, factors, numels, norms_at_cap,
     COUNT: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Each factor's through its norm is added, where that is above the cap; the last one's is scaled before."""
     per_scale = tl.sum(tl.load(partials + tl.arange(0, PROGRAMS)), axis=0)
-    caps, scale = tl.load(facts + COUNT), tl.load(facts + COUNT + 1)
+    caps, scale = tl.load(scale_and_norms + COUNT), tl.load(scale_and_norms + COUNT + 1)
     if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
         tl.store(gain_grad, (per_scale * caps).to(gain_grad.dtype.element_ty))
     for number in tl.static_range(COUNT):
         if tl.program_id(1) == number:
-            norm, grad = tl.load(facts + number), grads[number]
+            norm, grad = tl.load(scale_and_norms + number), grads[number]
             slope = tl.where(norm <= norms_at_cap[number], 0.0, -per_scale * scale / (norm * norm))
             times = scale if number == COUNT - 1 else 1.0
             if (number == COUNT - 1) | (slope != 0.0):

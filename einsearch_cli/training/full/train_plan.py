@@ -14,7 +14,7 @@ from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.models.transformer import Accelerator, Estimate, TransformerConfig, estimate
 from einsearch_cli.training.full.network import Network
 from einsearch_cli.training.full.phases import Phases, phases_of
-from einsearch_cli.training.full.spec import TrainSpec
+from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.full.world import World
 from einsearch_cli.training.update import GuideStep
 

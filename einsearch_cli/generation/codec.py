@@ -11,7 +11,7 @@ from einsearch_cli.errors import PromptError
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
-class Words(Protocol):
+class PromptCodec(Protocol):
     """Reads a prompt, and writes tokens as they come."""
 
     def read(self, text: str) -> list[int]:
@@ -23,15 +23,15 @@ class Words(Protocol):
         ...
 
 
-class TextWords:
+class TextCodec:
     """By a tokenizer.
 
     A character may be spread over several tokens: what ends in an unfinished one is held back.
 
     >>> from einsearch_cli.data.tokens import BytesTokenizer
-    >>> words = TextWords(BytesTokenizer())
-    >>> tokens = words.read("né!")
-    >>> [words.write(tokens[:number], is_last=False) for number in (1, 2, 3, 4)]
+    >>> codec = TextCodec(BytesTokenizer())
+    >>> tokens = codec.read("né!")
+    >>> [codec.write(tokens[:number], is_last=False) for number in (1, 2, 3, 4)]
     ['n', 'n', 'né', 'né!']
     """
 
@@ -59,10 +59,10 @@ class TextWords:
         return text if is_last else text.rstrip(_BROKEN)
 
 
-class IdWords:
+class IdCodec:
     """By their numbers, with spaces between.
 
-    >>> IdWords().write(IdWords().read("17 4"), is_last=True)
+    >>> IdCodec().write(IdCodec().read("17 4"), is_last=True)
     '17 4'
     """
 

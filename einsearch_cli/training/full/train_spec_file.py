@@ -11,7 +11,7 @@ from typing import Any
 from einsearch_cli.errors import EinsearchError, SpecError, StructureError
 from einsearch_cli.settings import Given, SettingError, folder_name, in_code, read_settings
 from einsearch_cli.structures.safe_yaml import Location, YamlDocument, load_yaml_file
-from einsearch_cli.training.full.spec import TrainSpec
+from einsearch_cli.training.full.train_spec import TrainSpec
 
 RUNS = "runs"
 MAX_RUNS = 200

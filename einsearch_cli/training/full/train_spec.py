@@ -13,7 +13,7 @@ from einsearch_cli.layers.initialisation_names import Initialisation
 from einsearch_cli.models.transformer import TransformerConfig, config_from, preset
 from einsearch_cli.settings import FolderName, RuleError, Settings, Whole
 from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, find_optimizer
-from einsearch_cli.training.schedule import Shape
+from einsearch_cli.training.schedule import ScheduleShape
 
 if TYPE_CHECKING:  # which loads torch
     from einsearch_cli.models import ProxyModel
@@ -52,7 +52,7 @@ class OptimizerSpec(UpdateSettings):
 class ScheduleSpec(Settings):
     """Learning rate over the steps of the run."""
 
-    shape: Shape = "cosine"
+    shape: ScheduleShape = "cosine"
     """cosine, constant, or wsd: constant, then straight down over the last fifth of the steps."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises linearly."""

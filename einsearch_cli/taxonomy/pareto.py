@@ -8,10 +8,10 @@ Triple = tuple[int, int, int]
 """ω, ψ, ν in a common unit."""
 
 
-def front(triples: Iterable[Triple]) -> set[Triple]:
+def pareto_front(triples: Iterable[Triple]) -> set[Triple]:
     """The triples that no other one beats: no larger ω and ν, no smaller ψ, and one of them better.
 
-    >>> sorted(front({(0, 4, 4), (0, 4, 2), (0, 2, 2), (1, 4, 1), (2, 3, 1)}))
+    >>> sorted(pareto_front({(0, 4, 4), (0, 4, 2), (0, 2, 2), (1, 4, 1), (2, 3, 1)}))
     [(0, 4, 2), (1, 4, 1)]
     """
     kept: set[Triple] = set()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING
 
-from einsearch_cli.structures.linear import Linear
+from einsearch_cli.structures.linear_expression import Linear
 from einsearch_cli.structures.polytope import Polytope
 
 if TYPE_CHECKING:

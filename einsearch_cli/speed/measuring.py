@@ -13,8 +13,8 @@ from torch.nn import functional
 from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import EinsumLinear, merge
 from einsearch_cli.speed.bare import Arenas, bare_products
+from einsearch_cli.speed.cases import Case, Entrant, Mode, check_memory, check_sizes
 from einsearch_cli.speed.einsums import einsum_route
-from einsearch_cli.speed.grid import Case, Entrant, Mode, check_memory, check_sizes
 from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.speed.peak import peak_bytes
 from einsearch_cli.speed.race import Race, clock_name, expected_rounds, least_seconds
@@ -54,7 +54,7 @@ class CaseEstimate:
 class Bench:
     """Everything that determines a run.
 
-    >>> from einsearch_cli.speed.grid import cases_of
+    >>> from einsearch_cli.speed.cases import cases_of
     >>> from einsearch_cli.structures import parse_structure
     >>> entrants = (Entrant("monarch", parse_structure("monarch")),)
     >>> cases = cases_of([Mode.training], [64], [8])

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from einsearch_cli.errors import LayerError, OutputError, SpecError
-from einsearch_cli.export import dense_copy, load_transformer, save_run, save_transformer, weights
+from einsearch_cli.export import dense_copy, load_transformer, safetensors_file, save_run, save_transformer
 from einsearch_cli.layers import guide_layers, layer_orders, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.training.full import load_model
@@ -56,7 +56,7 @@ def equations() -> Transformer:
 def test_files_and_runs_without_orders_are_in_the_fast_order(
     equations: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "layer_orders", lambda _: {})
+    monkeypatch.setattr(safetensors_file, "layer_orders", lambda _: {})
     save_transformer(equations, tmp_path / "model.safetensors")
     save_run(equations, tmp_path / "run", None)
     monkeypatch.undo()

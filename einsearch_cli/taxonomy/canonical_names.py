@@ -12,7 +12,7 @@ from einsearch_cli.taxonomy.linear_forms import LinearForms
 from einsearch_cli.taxonomy.partial import Partial
 
 
-class NormalNames:
+class CanonicalNames:
     """Names factors in the cheapest order of meeting the activation; ties go to the smallest θ."""
 
     def __init__(self, grid: Grid, forms: LinearForms) -> None:

@@ -20,9 +20,9 @@ from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.structures.normal_form import text_of_carriers
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.criteria import Bounds
-from einsearch_cli.taxonomy.front import Triple, front
 from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, common_unit, grid_limits
 from einsearch_cli.taxonomy.linear_forms import taxonomy_of_points
+from einsearch_cli.taxonomy.pareto import Triple, pareto_front
 from einsearch_cli.taxonomy.partial import needs_met
 
 UNIT = 720_720
@@ -99,7 +99,7 @@ def sample(space: SampleSpace, number: int, seed: int) -> list[Drawn]:
     if len(found) < number:
         raise _too_few(space, number, len(found), drawn)
     if space.pareto:
-        best = front(item.place for item in found)
+        best = pareto_front(item.place for item in found)
         found = [item for item in found if item.place in best]
     return found
 
