@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType, TracebackType
 from typing import Protocol, Self
@@ -128,7 +128,9 @@ def _without_interrupts() -> Iterator[None]:
 
     The mask is what the worker inherits. Here any other thread may take the signal and Python still interrupts the main
     one, so the handlers wait too: a worker whose parent is interrupted before it has sent everything prints a traceback.
+    The process that tracks resources for all workers starts first, as its start ends with unblocking Ctrl-C.
     """
+    resource_tracker.ensure_running()
     held: list[tuple[int, FrameType | None]] = []
     found = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
     is_main = threading.current_thread() is threading.main_thread()

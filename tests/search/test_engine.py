@@ -166,3 +166,26 @@ def test_an_interrupt_waits_until_a_worker_has_started() -> None:
     end.set()
     assert after == ["the worker has started"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+SIGNALS_OF_A_WORKER = """
+import signal
+from multiprocessing import get_context
+from einsearch_cli.search.engine import _without_interrupts
+
+def show():
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    worker = get_context("spawn").Process(target=show)
+    with _without_interrupts():
+        worker.start()
+    worker.join()
+"""
+
+
+def test_the_first_worker_of_a_process_holds_interrupts_back_too(tmp_path: Path) -> None:
+    """Starting the first one also starts a process that tracks resources, after which Ctrl-C is unblocked."""
+    (tmp_path / "first.py").write_text(SIGNALS_OF_A_WORKER)
+    found = subprocess.run([sys.executable, tmp_path / "first.py"], capture_output=True, text=True, check=True)
+    assert found.stdout == "True\n"
