@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from einsearch_cli.cli.formats import table
 from einsearch_cli.cli.main import main
+from einsearch_cli.cli.output import table
 from einsearch_cli.reports import StudyReport, headline, ranking_table
 from einsearch_cli.scaling import rank_candidates
 from einsearch_cli.structures import parse_structure

@@ -13,10 +13,19 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.calibrate import calibration_text
-from einsearch_cli.cli.formats import Format, render, table
-from einsearch_cli.cli.machines import CORE_LIMIT, Device, Dtype, refuse_too_many
-from einsearch_cli.cli.number_options import MANY, MAX_DIMENSION, MAX_TOKENS, whole_list, whole_option
-from einsearch_cli.cli.outputs import out_file
+from einsearch_cli.cli.options import (
+    CORE_LIMIT,
+    MANY,
+    MAX_DIMENSION,
+    MAX_TOKENS,
+    Device,
+    Dtype,
+    out_file,
+    refuse_too_many,
+    whole_list,
+    whole_option,
+)
+from einsearch_cli.cli.output import Format, format_option, render, table
 from einsearch_cli.errors import Exit, OutputError, SpecError
 
 if TYPE_CHECKING:
@@ -75,9 +84,7 @@ def bench_command(
     ),
     device: Device = typer.Option(Device.cpu, help="Where the layers run."),
     dtype: Dtype = typer.Option(Dtype.float32, help="Type of the tensors."),
-    output: Format = typer.Option(
-        Format.table, "--format", metavar="FORMAT", help="table, json, jsonl, csv, yaml or markdown."
-    ),
+    output: Format = format_option(),
     out: list[Path] = out_file(default=[], help="Also write FILE.json (all figures) or FILE.html (plots); repeatable."),
 ) -> int:
     _refuse_other_files(out)
@@ -188,7 +195,7 @@ def _modes(text: str) -> list[Mode]:
 
 
 def _measure(bench: Bench) -> BenchResult:
-    from einsearch_cli.cli.bench_progress import BenchProgress
+    from einsearch_cli.cli.progress import BenchProgress
     from einsearch_cli.reports.numbers import duration_text
 
     estimate = bench.estimate()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.formats import Format, render
-from einsearch_cli.cli.machines import Dtype
+from einsearch_cli.cli.options import Dtype
+from einsearch_cli.cli.output import Format, render
 
 
 def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:

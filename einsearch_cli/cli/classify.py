@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +11,17 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.columns import card
-from einsearch_cli.cli.filters import BLOCK_DIAGONAL, FORMAT
-from einsearch_cli.cli.formats import Format, ratio, render
-from einsearch_cli.cli.machines import Device, Dtype
-from einsearch_cli.cli.number_options import D_IN, D_OUT, MAX_SEED, MAX_TOKENS, whole_option
-from einsearch_cli.cli.outputs import chosen_format, out_file
-from einsearch_cli.cli.plans import PlanSetting, plan_lines, plan_object, plan_setting
+from einsearch_cli.cli.explain_plan import PlanSetting, plan_lines, plan_object, plan_setting
+from einsearch_cli.cli.filters import BLOCK_DIAGONAL, FORMAT, token_exponent
+from einsearch_cli.cli.formulas import is_symbolic, symbolic_text
+from einsearch_cli.cli.options import D_IN, D_OUT, MAX_SEED, MAX_TOKENS, Device, Dtype, out_file, whole_option
+from einsearch_cli.cli.output import RESULTS, Format, chosen_format, ratio, render
 from einsearch_cli.cli.structure_input import dimensions, read_structures
-from einsearch_cli.cli.symbolic import is_symbolic, symbolic_text
-from einsearch_cli.cli.trees import token_exponent, trees_lines, trees_object
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    from einsearch_cli.structures import NamedStructure
+    from einsearch_cli.structures import NamedStructure, Structure
     from einsearch_cli.taxonomy import Classification
 
 HELP = """Classify structures: family, ω ψ ν, the cut that limits the rank, parameters, FLOPs, verdict.
@@ -92,7 +90,7 @@ def classify_command(
 ) -> None:
     from einsearch_cli.taxonomy import classify
 
-    output = chosen_format(given, out, Format.table)
+    output = chosen_format(given, out, Format.table, RESULTS)
     room = console.width() if out is None else None
     if is_symbolic(specs or []):
         sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}
@@ -138,7 +136,7 @@ def _object(
         "params_ratio": item.params / item.dense_params,
         "flops_ratio": item.flops_per_token / item.dense_flops_per_token,
         "tokens": tokens,
-        **trees_object(structure, tau),
+        **_trees_object(structure, tau),
         **_mixture(named, item),
         "orders": [{"order": order.tree, "flops": order.flops(tokens)} for order in contraction_orders(sized, tokens)],
         **plan_object(sized, tokens, plan),
@@ -215,7 +213,7 @@ def _card(item: dict[str, Any]) -> list[tuple[str, str]]:
         ("ω  sharing", f"{item['omega']:<6} FLOPs per parameter grow as d^ω"),
         ("ψ  rank", f"{item['psi']:<6} rank grows as d^ψ; 1 is full rank"),
         ("ν  compute", f"{item['nu']:<6} FLOPs grow as d^(1+ν); dense is 1"),
-        *trees_lines(item),
+        *_trees_lines(item),
         ("", ""),
         ("at", f"d_in {item['d_in']}, d_out {item['d_out']}" + (f"; {item['padding']}" if item["padding"] else "")),
         ("sizes", "  ".join(f"{carriers} {size}" for carriers, size in item["sizes"].items())),
@@ -273,3 +271,22 @@ def _rank(item: dict[str, Any]) -> str:
     if certificate["singular_values"]:
         how += " {:.1e} | {:.1e} of the largest, seed {}".format(*certificate["singular_values"], certificate["seed"])
     return f"{item['rank']:,} {how}; {bound}"
+
+
+def _trees_object(structure: Structure, tau: Fraction | None) -> dict[str, Any]:
+    """The entry of the result, empty without the option."""
+    if tau is None:
+        return {}
+    from einsearch_cli.taxonomy.trees import tree_taxonomy
+
+    return {"trees": tree_taxonomy(structure, tau).to_json()}
+
+
+def _trees_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The lines of the card."""
+    if "trees" not in item:
+        return []
+    found = item["trees"]
+    calls = f"for calls of d^{found['token_exponent']} tokens, by the tree {found['tree']}"
+    below = "below 0: W is cheaper to apply than its factors are to read" if found["omega"].startswith("-") else ""
+    return [("", ""), ("ν  of trees", f"{found['nu']:<6} {calls}"), ("ω  of trees", f"{found['omega']:<6} {below}")]

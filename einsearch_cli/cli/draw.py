@@ -8,8 +8,7 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.filters import BLOCK_DIAGONAL
-from einsearch_cli.cli.number_options import D_IN, D_OUT
-from einsearch_cli.cli.outputs import out_file
+from einsearch_cli.cli.options import D_IN, D_OUT, out_file
 from einsearch_cli.cli.structure_input import dimensions, one_structure
 from einsearch_cli.errors import OutputError
 

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console, filters
-from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of
-from einsearch_cli.cli.formats import Format, render, table
-from einsearch_cli.cli.listing import Listed, ListFormat, Place, chosen_list_format, write_list
-from einsearch_cli.cli.number_options import MANY, whole_option
-from einsearch_cli.cli.share_progress import share_progress
-from einsearch_cli.cli.trees import token_exponent
+from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of, token_exponent
+from einsearch_cli.cli.listing import Listed, Place, chosen_list_format, write_list
+from einsearch_cli.cli.options import MANY, whole_option
+from einsearch_cli.cli.output import Format, render, table
+from einsearch_cli.cli.progress import share_progress
 from einsearch_cli.errors import OutputError, StructureError
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def enumerate_command(
     ),
     order: Order = typer.Option(Order.auto, help="best: sorted; found: while the search runs."),
     count: bool = typer.Option(False, "--count", metavar="", help="Only say how many there are."),
-    output: ListFormat | None = filters.FORMAT,
+    output: Format | None = filters.LIST_FORMAT,
     out: Path | None = filters.OUT,
 ) -> None:
     from einsearch_cli.structures.index_classes import IndexClasses
@@ -152,7 +151,7 @@ def _list(
     order: Order,
     limit: int | None,
     gating: tuple[int, int] | None,
-    output: ListFormat,
+    output: Format,
     out: Path | None,
 ) -> None:
     from einsearch_cli.taxonomy import best_first, refuse_too_large, search
@@ -204,22 +203,22 @@ def _of_experts(items: Iterable[Listed], experts: int, top: int) -> Iterator[Lis
         yield replace(item, text=str(mixture), mixture=mixture)
 
 
-def _count(space: Space, output: ListFormat, out: Path | None) -> None:
+def _count(space: Space, output: Format, out: Path | None) -> None:
     from einsearch_cli.taxonomy import count
 
-    if output is ListFormat.parquet:
+    if output is Format.parquet:
         raise OutputError("--count with parquet: four numbers are no table of structures", remedy="--format json")
     with share_progress("searching") as on_progress:
         counts = count(space, on_progress)
     console.data(_render_counts(counts, output), out)
 
 
-def _render_counts(found: SpaceCounts, output: ListFormat) -> str:
+def _render_counts(found: SpaceCounts, output: Format) -> str:
     counts: dict[str, Any] = asdict(found)
-    if output is ListFormat.table:
+    if output is Format.table:
         return table([{"count": name, "value": f"{value:,}"} for name, value in counts.items()], "plain")
-    if output is ListFormat.yaml:
+    if output is Format.yaml:
         return "\n".join(f"{name}: {value}" for name, value in counts.items())
-    if output in (ListFormat.csv, ListFormat.markdown):
-        return render([counts], [counts], Format(output.value))
+    if output in (Format.csv, Format.markdown):
+        return render([counts], [counts], output)
     return json.dumps(counts)

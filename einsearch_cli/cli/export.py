@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.outputs import chosen_format, out_file, path_parser
+from einsearch_cli.cli.options import out_file, path_parser
+from einsearch_cli.cli.output import chosen_format
 
 if TYPE_CHECKING:
     from einsearch_cli.models.transformer import Transformer

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from einsearch_cli.cli import console
-from einsearch_cli.cli.formats import Format, render
+from einsearch_cli.cli.output import Format, format_option, render
 
 if TYPE_CHECKING:
     from einsearch_cli.structures import Family
@@ -27,9 +25,7 @@ exponent 0.
 
 
 def families_command(
-    output: Format = typer.Option(
-        Format.table, "--format", metavar="FORMAT", help="table, json, jsonl, csv, yaml or markdown."
-    ),
+    output: Format = format_option(),
 ) -> None:
     from einsearch_cli.structures import FAMILIES
 

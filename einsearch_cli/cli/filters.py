@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from einsearch_cli.cli.outputs import out_file
+from einsearch_cli.cli.options import out_file
+from einsearch_cli.cli.output import Format, format_option
 from einsearch_cli.errors import SpecError, StructureError, near_name
 
 if TYPE_CHECKING:
@@ -27,14 +28,35 @@ FAMILY = typer.Option(None, help="Only this family; see `einsearch families`.")
 TREES = typer.Option(
     None, "--trees", metavar="TAU", help="ν and ω over trees that multiply factors first, for calls of d^TAU tokens."
 )
-FORMAT = typer.Option(
-    None,
-    "--format",
-    metavar="FORMAT",
-    help="table, json, jsonl, csv, yaml, markdown, and for lists parquet; if not given, that of --out's suffix, or table.",
+_FORMAT_HELP = (
+    "table, json, jsonl, csv, yaml, markdown, and for lists parquet; if not given, that of --out's suffix, or table."
 )
+FORMAT = format_option(default=None, help=_FORMAT_HELP)
+LIST_FORMAT = format_option(tuple(Format), default=None, help=_FORMAT_HELP)
 OUT = out_file(help="Write to this file; einsearch rank reads .yaml, .json, .jsonl and .csv.")
 PARETO = typer.Option(False, "--pareto", metavar="", help="Only those that none beats in ω, ψ and ν together.")
+
+
+def token_exponent(text: str | None) -> Fraction | None:
+    """τ of the option, None without it.
+
+    Raises:
+        SpecError: if it is not a number.
+
+    >>> print(token_exponent("0.33"))
+    1/3
+    """
+    if text is None:
+        return None
+    from einsearch_cli.structures.extent import parse_rational
+
+    try:
+        return parse_rational(text, "--trees")
+    except StructureError as error:
+        raise SpecError(
+            f"--trees {text[:40]!r} is not the τ of calls of d^τ tokens: it must be a number from 0 on",
+            remedy="write --trees 1, or a fraction such as --trees 1/2",
+        ) from error
 
 
 def bounds_of(min_psi: str, max_omega: str, max_nu: str, unit: int) -> Bounds:

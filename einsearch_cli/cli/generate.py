@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.number_options import MANY, real_option, whole_option
-from einsearch_cli.cli.outputs import path_parser
+from einsearch_cli.cli.options import MANY, path_parser, real_option, whole_option
 from einsearch_cli.errors import PromptError
 
 if TYPE_CHECKING:

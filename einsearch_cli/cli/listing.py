@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from fractions import Fraction
 from importlib import import_module
 from itertools import chain, islice
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.columns import folded_lines
-from einsearch_cli.cli.outputs import chosen_format
+from einsearch_cli.cli.output import Format, chosen_format
 from einsearch_cli.errors import OutputError
 
 if TYPE_CHECKING:
@@ -30,18 +29,6 @@ _SAMPLE = 1000
 """Lines of a table that settle the widths of its columns."""
 _BATCH = 10_000
 """Rows per group of a Parquet file."""
-
-
-class ListFormat(StrEnum):
-    """How lists of structures are written."""
-
-    table = "table"
-    json = "json"
-    jsonl = "jsonl"
-    csv = "csv"
-    yaml = "yaml"
-    markdown = "markdown"
-    parquet = "parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +99,14 @@ class Listed:
         return layer_family(self.structure if self.mixture is None else self.mixture)
 
 
-def write_list(items: Iterable[Listed], output: ListFormat, out: Path | None) -> int:
+def write_list(items: Iterable[Listed], output: Format, out: Path | None) -> int:
     """Write structures as they come, to stdout or a file, and say how many there were.
 
     Raises:
         OutputError: if the file cannot be written, or Parquet is asked for without a file or pyarrow.
     """
     counted = _Counted(items)
-    if output is ListFormat.parquet:
+    if output is Format.parquet:
         _write_parquet(counted, out)
     elif out is not None:
         from einsearch_cli.files import open_atomically
@@ -129,7 +116,7 @@ def write_list(items: Iterable[Listed], output: ListFormat, out: Path | None) ->
                 file.write(line.encode() + b"\n")
     else:
         rows = iter(counted)
-        is_table = output is ListFormat.table
+        is_table = output is Format.table
         _print_lines(_table(rows, console.width()) if is_table else _LINES[output](rows))
     if out is not None:
         console.talk(f"wrote {out}")
@@ -220,29 +207,29 @@ def _aligned(
         yield line(row.values())
 
 
-_LINES: dict[ListFormat, Callable[[Iterator[Listed]], Iterator[str]]] = {
-    ListFormat.table: _table,
-    ListFormat.json: _json,
-    ListFormat.jsonl: _jsonl,
-    ListFormat.csv: _csv,
-    ListFormat.yaml: _yaml,
-    ListFormat.markdown: _markdown,
+_LINES: dict[Format, Callable[[Iterator[Listed]], Iterator[str]]] = {
+    Format.table: _table,
+    Format.json: _json,
+    Format.jsonl: _jsonl,
+    Format.csv: _csv,
+    Format.yaml: _yaml,
+    Format.markdown: _markdown,
 }
 
 
-def chosen_list_format(given: ListFormat | None, out: Path | None) -> ListFormat:
+def chosen_list_format(given: Format | None, out: Path | None) -> Format:
     """The format of a list; complains before any work is done.
 
     Raises:
         OutputError: as `chosen_format`, or if Parquet is asked for and cannot be written.
     """
-    chosen = chosen_format(given, out, ListFormat.table)
+    chosen = chosen_format(given, out, Format.table)
     _refuse_parquet_without_file(chosen, out)
     return chosen
 
 
-def _refuse_parquet_without_file(output: ListFormat, out: Path | None) -> None:
-    if output is not ListFormat.parquet:
+def _refuse_parquet_without_file(output: Format, out: Path | None) -> None:
+    if output is not Format.parquet:
         return
     if out is None:
         raise OutputError("--format parquet is binary: it needs a file", remedy="add --out structures.parquet")

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.formats import Format, TableFormat, render, table
-from einsearch_cli.cli.number_options import MAX_TOKENS, real_option, whole_option
-from einsearch_cli.cli.setting_words import read_set_words
+from einsearch_cli.cli.options import MAX_TOKENS, read_set_words, real_option, whole_option
+from einsearch_cli.cli.output import NUMBERS, Format, format_option, render, table
 from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def params_command(
         example="0.4",
         help="Share of the peak FLOP/s that is assumed; 0.4 if not given.",
     ),
-    output: TableFormat = typer.Option(TableFormat.table, "--format", metavar="FORMAT", help="table, json or csv."),
+    output: Format = format_option(NUMBERS),
 ) -> None:
     from einsearch_cli.models.transformer import UTILISATION, accelerator, dense_twin, estimate, model_costs, preset
     from einsearch_cli.reports.transformer_costs import cost_records, cost_rows, estimate_lines
@@ -126,17 +125,17 @@ def params_command(
             devices=gpus or 1,
             utilisation=UTILISATION if utilisation is None else utilisation,
         )
-    if output is TableFormat.json:
+    if output is Format.json:
         console.data(json.dumps(_document(config, costs.to_json(), found, card), indent=2, ensure_ascii=False))
         return
-    if output is TableFormat.csv:
+    if output is Format.csv:
         console.data(render(cost_records(costs), [], Format.csv))
     else:
         console.talk(_described(preset_name, config))
         console.data(table(cost_rows(costs, model_costs(dense_twin(config))), align_right=True))
     if found is not None and card is not None:
         lines = estimate_lines(found, card, gpus or 1)
-        if output is TableFormat.table:
+        if output is Format.table:
             console.data(console.wrapped("\n".join(lines), console.width()))
         else:
             console.talk("\n".join(lines))

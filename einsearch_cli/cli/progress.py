@@ -1,34 +1,129 @@
-"""Live progress of a study on stderr: bars on a terminal, one line per finished run elsewhere."""
+"""What goes on, shown live on stderr: bars on a terminal, single lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import fmean
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, TaskID
+from einsearch_cli.cli.console import printable, talk, talk_console
 
-from einsearch_cli.cli.bars import LiveBars
-from einsearch_cli.reports.numbers import duration_text
-from einsearch_cli.search.estimate import StudyEstimate
-from einsearch_cli.search.study import RungStarted, StudyEvent
-from einsearch_cli.search.worker import Finished
-from einsearch_cli.structures import RoutingStatistics, short_name
-from einsearch_cli.training.proxy.trial import Trial, TrialResult
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+    from einsearch_cli.search.estimate import StudyEstimate
+    from einsearch_cli.search.study import RungStarted, StudyEvent
+    from einsearch_cli.search.worker import Finished
+    from einsearch_cli.speed import Case, CaseEstimate
+    from einsearch_cli.structures import RoutingStatistics
+    from einsearch_cli.training.full import StepMetrics
+    from einsearch_cli.training.proxy.trial import Trial, TrialResult
+
+_TRUST_S: Final = 10.0
+"""The estimate of a benchmark counts as much as the speed of its first so many seconds."""
+
+
+@contextmanager
+def share_progress(what: str, wanted: bool = True) -> Iterator[Callable[[float], None]]:
+    """Gives a function to call with the share that is done of what goes on, e.g. "searching"."""
+    terminal = talk_console()
+    if not wanted or not terminal.is_terminal:
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=True, redirect_stdout=False) as bars:
+        task = bars.add_task(what, total=1.0)
+        yield lambda done: bars.update(task, completed=done)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says what goes on, e.g. "preparing the text task": with a spinner and the time on a terminal, once elsewhere."""
+    terminal = talk_console()
+    if not terminal.is_terminal:
+        talk(f"{what} …")
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=terminal, transient=True, redirect_stdout=False) as bars:
+        bars.add_task(what, total=None)
+        yield
+
+
+class LiveBars:
+    """A context manager; bars with a note are drawn within it, if the console is a terminal.
+
+    Args:
+        console: where to draw.
+        transient: whether the bars vanish at the end.
+        as_share: whether a bar says what share is done, not how many of how many.
+    """
+
+    def __init__(self, console: Console, *, transient: bool, as_share: bool = False) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TaskProgressColumn() if as_share else MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            disable=console.quiet or not console.is_terminal,
+            transient=transient,
+            redirect_stdout=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bars if there are any."""
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _left_text(seconds: float) -> str:
+    from einsearch_cli.reports.numbers import duration_text
+
+    return f"about {duration_text(seconds)} left"
 
 
 class StudyProgress(LiveBars):
     """Shows candidates, rung, losses and the time left; give it every event of the study."""
 
     def __init__(self, console: Console, estimate: StudyEstimate, workers: int) -> None:
-        super().__init__(console, MofNCompleteColumn(), transient=False)
+        super().__init__(console, transient=False)
         self._clock = _Clock(estimate, workers)
         self._rung: TaskID | None = None
         self._running: dict[int, TaskID] = {}
         self._best: TrialResult | None = None
 
     def __call__(self, event: StudyEvent) -> None:
+        from einsearch_cli.search.study import RungStarted
+        from einsearch_cli.search.worker import Finished
+
         if isinstance(event, RungStarted):
             self._start_rung(event)
             return
@@ -48,15 +143,17 @@ class StudyProgress(LiveBars):
         stage = "without balance loss" if event.is_ablation else f"rung {event.rung + 1}/{event.rungs}"
         text = f"{stage}: {len(event.structures)} candidates, {event.budget_flops:.2g} FLOPs a run"
         if event.finished:
-            self._say(f"{stage}: {event.finished} of {event.trials} runs were finished before")
+            self.say(f"{stage}: {event.finished} of {event.trials} runs were finished before")
         self._clock.start_rung(event)
         if self._rung is not None:
             self._bars.remove_task(self._rung)
         self._rung = self._bars.add_task(text, total=event.trials, completed=event.finished, note=self._clock.eta())
         if not self._console.is_terminal:
-            self._say(text)
+            self.say(text)
 
     def _finish(self, event: Finished) -> None:
+        from einsearch_cli.structures import short_name
+
         result = event.result
         if (bar := self._running.pop(event.number, None)) is not None:
             self._bars.remove_task(bar)
@@ -69,7 +166,7 @@ class StudyProgress(LiveBars):
         outcome = f"loss {result.loss:.5g}" if result.loss is not None else f"{result.status}: {result.error}"
         if result.loss is None or not self._console.is_terminal:
             outcome += load_note(result.routing)
-            self._say(f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._clock.eta()}")
+            self.say(f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._clock.eta()}")
 
 
 class _Clock:
@@ -107,20 +204,23 @@ class _Clock:
         left = self._rung_left * self._per_run(self._rung) + later
         if self._started_s is None:
             number = f"{self._workers} worker{'s' * (self._workers != 1)}"
-            return f"starting {number}, about {duration_text(left + self._estimate.start_up_s)} left"
+            return f"starting {number}, {_left_text(left + self._estimate.start_up_s)}"
         if self._done_s > 0:
             left *= (time.perf_counter() - self._started_s) / self._done_s
-        return f"about {duration_text(left)} left"
+        return _left_text(left)
 
 
 def describe(trial: Trial) -> str:
     """One trial in a line."""
+    from einsearch_cli.structures import short_name
+
     return f"{short_name(trial.structure)}, width {trial.width}, seed {trial.seed}"
 
 
 def load_note(routing: Sequence[RoutingStatistics]) -> str:
     """The least used expert of all layers, its share times the number of experts, and mean entropies; or nothing.
 
+    >>> from einsearch_cli.structures import RoutingStatistics
     >>> layer = RoutingStatistics("blocks.0.up", (0.7, 0.3), token_entropy=0.5, aggregate_entropy=0.6, dropped=0)
     >>> load_note([layer])
     '  least load 0.60 in blocks.0.up  entropy 0.50 of 0.60  0 dropped'
@@ -134,3 +234,67 @@ def load_note(routing: Sequence[RoutingStatistics]) -> str:
         f"  least load {least.smallest_load:.2f} in {least.layer}  "
         f"entropy {of_token:.2f} of {of_mean:.2f}  {sum(layer.dropped for layer in routing)} dropped"
     )
+
+
+class TrainProgress(LiveBars):
+    """Shows step, loss, held-out loss, speed and the time left of one run."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        super().__init__(console, transient=False)
+        self._name = name
+        self._bar = self._bars.add_task(name, total=None, note="")
+        self._held_out = ""
+        self._first: tuple[int, float] | None = None
+
+    def on_step(self, metrics: StepMetrics, steps: int) -> None:
+        """After every step."""
+        now_s = time.perf_counter()
+        first = self._first = self._first or (metrics.step, now_s)
+        left = "" if metrics.step == first[0] else self._left(metrics.step, steps, first, now_s)
+        if metrics.validation_loss is not None:
+            self._held_out = f"   held-out {metrics.validation_loss:.4f}"
+            if metrics.smallest_load is not None:
+                self._held_out += f"   least load {metrics.smallest_load:.2f}"
+        note = f"loss {metrics.loss:.4f}{self._held_out}   {metrics.tokens_per_s:,.0f} tokens/s{left}"
+        self._bars.update(self._bar, completed=metrics.step, total=steps, note=note)
+        if not self._console.is_terminal and metrics.validation_loss is not None:
+            self.say(f"{self._name}: step {metrics.step:,} of {steps:,}   {note}")
+
+    @staticmethod
+    def _left(step: int, steps: int, first: tuple[int, float], now_s: float) -> str:
+        """From the wall clock, so validation and saving count; the first step, which warms up, does not."""
+        per_step_s = (now_s - first[1]) / (step - first[0])
+        return f"   {_left_text((steps - step) * per_step_s)}"
+
+
+class BenchProgress(LiveBars):
+    """Shows the case that runs and the time left: the estimate, scaled by how fast it has gone so far."""
+
+    def __init__(self, console: Console, estimate: Mapping[Case, CaseEstimate]) -> None:
+        super().__init__(console, transient=True, as_share=True)
+        self._estimate = estimate
+        self._order = list(estimate)
+        self._total_s = sum(case.total_s for case in estimate.values())
+        self._started_s = time.perf_counter()
+        self._shown: Case | None = None
+        self._bar = self._bars.add_task("starting", total=self._total_s, note="")
+
+    def __call__(self, case: Case, rounds: int | None) -> None:
+        """So many rounds of this case are finished; None when it begins."""
+        from einsearch_cli.reports.speed_table import case_title
+
+        place = self._order.index(case)
+        done_s = sum(self._estimate[earlier].total_s for earlier in self._order[:place])
+        done_s += self._estimate[case].done_s(rounds)
+        now = f"{case_title(case)}, {place + 1} of {len(self._order)}"
+        if case != self._shown and not self._console.is_terminal:
+            self.say(f"{now}  {self._left(done_s)}")
+        self._shown = case
+        stage = "warming up" if rounds is None else f"round {rounds}"
+        note = f"{stage}  {self._left(done_s)}"
+        self._bars.update(self._bar, description=now, completed=done_s, note=note)
+
+    def _left(self, done_s: float) -> str:
+        elapsed_s = time.perf_counter() - self._started_s
+        left_s = (self._total_s - done_s) * (elapsed_s + _TRUST_S) / (done_s + _TRUST_S)
+        return _left_text(left_s)

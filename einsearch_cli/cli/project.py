@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.formats import Format, TableFormat, render, table
-from einsearch_cli.cli.outputs import chosen_format, path_parser
+from einsearch_cli.cli.options import path_parser
+from einsearch_cli.cli.output import NUMBERS, Format, chosen_format, format_option, render, table
 from einsearch_cli.cli.params import Structured
 from einsearch_cli.errors import SpecError
 
@@ -54,7 +54,7 @@ def project_command(
     structured: Structured = typer.Option(Structured.ffn, help="Of a run: layers that carry the structure."),
     only: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers whose name fits; repeatable."),
     skip: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers to leave as they are; repeatable."),
-    output: TableFormat = typer.Option(TableFormat.table, "--format", metavar="FORMAT", help="table, json or csv."),
+    output: Format = format_option(NUMBERS),
 ) -> None:
     if source.suffix == ".safetensors":
         report = _project_file(source, structure, out, only, skip)
@@ -112,7 +112,7 @@ def _watch(swap: Swap) -> None:
     console.talk(f"projected {swap.name}, {swap.in_features} -> {swap.out_features}")
 
 
-def _text(swaps: Sequence[Swap], output: TableFormat) -> str:
+def _text(swaps: Sequence[Swap], output: Format) -> str:
     records = [
         {
             "layer": swap.name,
@@ -125,9 +125,9 @@ def _text(swaps: Sequence[Swap], output: TableFormat) -> str:
         }
         for swap in swaps
     ]
-    if output is TableFormat.json:
+    if output is Format.json:
         return json.dumps(records, indent=2, ensure_ascii=False)
-    if output is TableFormat.csv:
+    if output is Format.csv:
         return render(records, [], Format.csv)
     rows = [
         {

@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.environment import environment
-from einsearch_cli.cli.formats import Format
-from einsearch_cli.cli.machines import CORE_LIMIT, WORKER_BYTES, refuse_too_many
-from einsearch_cli.cli.number_options import MANY, real_option, whole_list, whole_option, whole_parser
-from einsearch_cli.cli.outputs import out_folder, path_parser
+from einsearch_cli.cli.options import (
+    CORE_LIMIT,
+    MANY,
+    WORKER_BYTES,
+    out_folder,
+    path_parser,
+    real_option,
+    refuse_too_many,
+    whole_list,
+    whole_option,
+    whole_parser,
+)
+from einsearch_cli.cli.output import Format, environment, format_option
 from einsearch_cli.errors import Exit, SpecError
 
 if TYPE_CHECKING:
@@ -80,12 +88,7 @@ def rank_command(
         help="Worker processes; one per core if not given.",
     ),
     dry_run: bool = typer.Option(False, "--dry-run", metavar="", help="Show the plan with its cost, and stop."),
-    output: Format = typer.Option(
-        Format.table,
-        "--format",
-        metavar="FORMAT",
-        help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown.",
-    ),
+    output: Format = format_option(help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
 ) -> int:
     team = workers or os.cpu_count() or 1
     if workers is not None:
@@ -151,7 +154,7 @@ _OPTIONS = {"budget_flops": "--budget", "widths": "--widths", "seeds": "--seeds"
 
 def _by_options(location: Location) -> Given:
     """How settings are named that options gave; what a file gave was checked before."""
-    from einsearch_cli.cli.setting_words import as_words
+    from einsearch_cli.cli.options import as_words
     from einsearch_cli.settings import Given, in_code
 
     option = _OPTIONS.get(str(location[0])) if location else None
@@ -159,7 +162,7 @@ def _by_options(location: Location) -> Given:
 
 
 def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate, workers: int, output: Format) -> str:
-    from einsearch_cli.cli.formats import render, table
+    from einsearch_cli.cli.output import render, table
     from einsearch_cli.reports.numbers import duration_text
     from einsearch_cli.structures import short_name
 
@@ -214,7 +217,7 @@ class _Session:
 
     def estimated(self) -> StudyEstimate:
         """What the study will take; torch is loaded and the data are prepared only now."""
-        from einsearch_cli.cli.share_progress import waiting
+        from einsearch_cli.cli.progress import waiting
         from einsearch_cli.layers.memory import retain_memory
         from einsearch_cli.search.estimate import estimate_study
 
@@ -305,7 +308,7 @@ def _explain_stopped(study: StudyReport) -> None:
 
 
 def _ranking_text(study: StudyReport, output: Format) -> str:
-    from einsearch_cli.cli.formats import render, table
+    from einsearch_cli.cli.output import render, table
     from einsearch_cli.reports import ranking_table, results_document
 
     document: dict[str, Any] = results_document(study)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from einsearch_cli.cli import console, filters
-from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of
-from einsearch_cli.cli.listing import Listed, ListFormat, Place, chosen_list_format, write_list
-from einsearch_cli.cli.number_options import MANY, MAX_SEED, whole_option
-from einsearch_cli.cli.trees import token_exponent
+from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of, token_exponent
+from einsearch_cli.cli.listing import Listed, Place, chosen_list_format, write_list
+from einsearch_cli.cli.options import MANY, MAX_SEED, whole_option
+from einsearch_cli.cli.output import Format
 
 if TYPE_CHECKING:
     from einsearch_cli.taxonomy.continuous_sample import Drawn, SampleSpace
@@ -44,7 +44,7 @@ def sample_command(
     family: str | None = filters.FAMILY,
     pareto: bool = filters.PARETO,
     trees: str | None = filters.TREES,
-    output: ListFormat | None = filters.FORMAT,
+    output: Format | None = filters.LIST_FORMAT,
     out: Path | None = filters.OUT,
 ) -> None:
     from einsearch_cli.structures.index_classes import IndexClasses

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from einsearch_cli.cli import console
-from einsearch_cli.cli.formats import Format, render
+from einsearch_cli.cli.output import Format, format_option, render
 
 HELP = """List the proxy tasks with their settings, for `task_settings` in a study.
 
@@ -16,9 +14,7 @@ HELP = """List the proxy tasks with their settings, for `task_settings` in a stu
 
 
 def tasks_command(
-    output: Format = typer.Option(
-        Format.table, "--format", metavar="FORMAT", help="table, json, jsonl, csv, yaml or markdown."
-    ),
+    output: Format = format_option(),
 ) -> None:
     from einsearch_cli.data import find_task, task_names
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.number_options import real_option
-from einsearch_cli.cli.outputs import out_folder, path_parser
-from einsearch_cli.cli.share_progress import share_progress
+from einsearch_cli.cli.options import out_folder, path_parser, real_option
+from einsearch_cli.cli.progress import share_progress
 
 HELP = """Encode a text file, or a folder of text files, into token files: train.bin, val.bin and meta.json.
 

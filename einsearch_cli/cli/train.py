@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.environment import environment
-from einsearch_cli.cli.number_options import whole_option
-from einsearch_cli.cli.outputs import out_folder
-from einsearch_cli.cli.setting_words import read_set_words
+from einsearch_cli.cli.options import out_folder, read_set_words, whole_option
+from einsearch_cli.cli.output import environment
 from einsearch_cli.errors import Exit, OutputError, RunFailedError
 
 if TYPE_CHECKING:
@@ -109,7 +107,7 @@ class _Session:
 
     def data_of(self, spec: TrainSpec) -> TokenData:
         """Opened once for all runs on it."""
-        from einsearch_cli.cli.share_progress import share_progress
+        from einsearch_cli.cli.progress import share_progress
         from einsearch_cli.data.tokens import open_tokens
 
         if spec.data not in self._data:
@@ -119,7 +117,7 @@ class _Session:
 
     def plan_lines(self, gpu: str | None, gpus: int, *, probe: bool) -> list[str]:
         """The plan of all runs as text."""
-        from einsearch_cli.cli.formats import table
+        from einsearch_cli.cli.output import table
         from einsearch_cli.models.transformer import accelerator
         from einsearch_cli.reports.training import plan_rows
         from einsearch_cli.reports.transformer_costs import estimate_lines
@@ -148,7 +146,7 @@ class _Session:
 
     def run(self) -> int:
         """All runs that are not finished, then the report."""
-        from einsearch_cli.cli.train_progress import TrainProgress
+        from einsearch_cli.cli.progress import TrainProgress
         from einsearch_cli.training.full import train_full
 
         terminal = console.talk_console(quiet=not self.world.is_first)
@@ -177,7 +175,7 @@ class _Session:
         return failed[0].exit_code
 
     def _report(self, results: Sequence[RunResult]) -> None:
-        from einsearch_cli.cli.formats import table
+        from einsearch_cli.cli.output import table
         from einsearch_cli.reports.training import result_rows, training_findings, write_training_results
         from einsearch_cli.reports.training_page import write_training_page
 

@@ -7,8 +7,7 @@ import re
 
 from rich.console import Console
 
-from einsearch_cli.cli.progress import StudyProgress
-from einsearch_cli.cli.train_progress import TrainProgress
+from einsearch_cli.cli.progress import StudyProgress, TrainProgress
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.estimate import RungEstimate, StudyEstimate
 from einsearch_cli.search.study import RungStarted

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.formats import table
+from einsearch_cli.cli.output import table
 from tests.cli.terminal import at_terminal
 
 SMALL = ["enumerate", "--grid", "2", "--min-psi", "1", "--max-omega", "0", "--max-nu", "1/2"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from einsearch_cli.cli.machines import Device, Dtype
+from einsearch_cli.cli.options import Device, Dtype
 from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from einsearch_cli.cli.columns import card
-from einsearch_cli.cli.formats import Format, render
+from einsearch_cli.cli.output import Format, render
 from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:

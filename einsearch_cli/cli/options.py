@@ -1,0 +1,280 @@
+"""Options that several commands take: numbers, paths, what layers run on, and settings by name.
+
+Whole numbers may be written as 1e3, and every refusal says the range.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from einsearch_cli.errors import OutputError, SpecError
+
+if TYPE_CHECKING:
+    from einsearch_cli.settings import Given
+    from einsearch_cli.structures.safe_yaml import Location
+
+MAX_DIMENSION = 2**48
+MAX_TOKENS = 10**15
+"""Most tokens of one call, or of a whole training run."""
+MAX_SEED = 2**63 - 1
+MANY = 10**18
+"""Where something else sets the limit."""
+PER_CORE: Final = 4
+"""Most threads or processes for each core: more of them only wait for each other, and very many end the process."""
+CORE_LIMIT: Final = f"{PER_CORE * (os.cpu_count() or 1)}, {PER_CORE} for each core,"
+"""The rule in words, after `a whole number from 1 to`."""
+WORKER_BYTES: Final = 400 << 20
+"""What a worker process takes before it trains anything: torch and its own Python."""
+
+
+class Dtype(StrEnum):
+    """Types of the tensors."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float64 = "float64"
+
+
+class Device(StrEnum):
+    """Where the layers run."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def refuse_too_many(option: str, number: int, *, bytes_each: int = 0) -> None:
+    """Complain about more threads or processes than this machine can run.
+
+    Args:
+        option: as it was given.
+        number: its value.
+        bytes_each: memory that each takes.
+
+    Raises:
+        SpecError: with the largest number that is taken.
+    """
+    cores = os.cpu_count() or 1
+    if number > (most := PER_CORE * cores):
+        raise SpecError(
+            f"{option} {number}: this machine has {cores} core{'s' * (cores != 1)}, and takes up to {PER_CORE} for each",
+            remedy=f"{option} {cores}, or at most {most}",
+        )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if number > (most := max(1, memory // bytes_each if bytes_each else number)):
+        raise SpecError(
+            f"{option} {number}: each takes {bytes_each / 1e9:.1f} GB, and this machine has {memory / 1e9:.1f} GB",
+            remedy=f"{option} {most} at most",
+        )
+
+
+def whole_option(
+    name: str,
+    *flags: str,
+    default: int | None,
+    least: int,
+    most: int,
+    help: str,
+    example: int | None = None,
+    limit: str | None = None,
+) -> Any:
+    """An option that takes a whole number from `least` to `most`; `name` is `--name`, `limit` the rule for `most`."""
+    parser = whole_parser(name, least, most, example=(default or least) if example is None else example, limit=limit)
+    return typer.Option(default, name, *flags, parser=parser, metavar="N", help=help)
+
+
+def whole_parser(name: str, least: int, most: int, *, example: int, limit: str | None = None) -> Callable[[Any], int]:
+    """Reads the text of one whole number.
+
+    Raises:
+        SpecError: text that is not a whole number in the range.
+
+    >>> whole_parser("--d-in", 1, 2**48, example=1024)("1e3")
+    1000
+    """
+
+    def read(text: Any) -> int:
+        if isinstance(text, int):  # a default: --help reads it too, and imports nothing for it
+            return text
+        from einsearch_cli.structures.scalars import whole_number
+
+        number = whole_number(text)
+        named = name if name.endswith(":") else f"{name} "
+        if number is None or not least <= number <= most:
+            raise SpecError(
+                f"{named}{_shown(text)}: a whole number from {least:,} to {limit or _limit_text(most)} is needed",
+                remedy=f"{named}{example}",
+            )
+        return number
+
+    return read
+
+
+def whole_list(name: str, text: str, least: int, most: int, *, example: str) -> list[int]:
+    """The whole numbers of a text with commas between them.
+
+    Raises:
+        SpecError: naming the first part that is not one in the range.
+
+    >>> whole_list("--widths", "64, 1e3", 1, 1000000, example="64,128")
+    [64, 1000]
+    """
+    from einsearch_cli.structures.scalars import whole_number
+
+    numbers = []
+    for part in text.split(","):
+        number = whole_number(part)
+        if number is None or not least <= number <= most:
+            shown = _shown(part.strip()) if part.strip() else "an empty entry"
+            raise SpecError(
+                f"{name} {_shown(text)}: {shown} is not a whole number from {least:,} to {_limit_text(most)}",
+                remedy=f"{name} {example}",
+            )
+        numbers.append(number)
+    return numbers
+
+
+def real_option(
+    name: str, *, default: float | None, rule: str, fits: Callable[[float], bool], example: str, help: str
+) -> Any:
+    """An option that takes a finite number that `fits`; `rule` says which, such as `above 0`."""
+
+    def read(text: Any) -> float:
+        try:
+            number = float(text) if isinstance(text, int | float) or (text.isascii() and "_" not in text) else math.nan
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and fits(number)):
+            raise SpecError(f"{name} {_shown(text)}: a number {rule} is needed", remedy=f"{name} {example}")
+        return number
+
+    return typer.Option(default, name, parser=read, metavar="NUMBER", help=help)
+
+
+def _limit_text(limit: int) -> str:
+    """A limit in digits, or as a power where it has many.
+
+    >>> _limit_text(1000), _limit_text(2**48), _limit_text(10**15)
+    ('1,000', '2^48', '10^15')
+    """
+    for base in (2, 10):
+        power = round(math.log(limit, base))
+        if limit > 10**9 and limit in (base**power, base**power - 1):
+            return f"{base}^{power}" + ("" if limit == base**power else " - 1")
+    return f"{limit:,}"
+
+
+def _shown(text: Any) -> str:
+    """The text of an option as it was typed, quoted where quotes are needed to see it."""
+    shown = str(text)
+    plain = shown.isascii() and shown.isprintable() and shown and " " not in shown
+    return shown[:60] + "…" * (len(shown) > 60) if plain else repr(shown[:60])
+
+
+def out_file(*, default: Any = None, help: str) -> Any:
+    """The option `--out` of a command that writes a file."""
+    return typer.Option(default, "--out", parser=path_parser("--out", _refuse_folder), metavar="PATH", help=help)
+
+
+def out_folder(*, default: Any = None, help: str) -> Any:
+    """The option `--out` of a command that writes a folder."""
+    return typer.Option(default, "--out", parser=path_parser("--out", _refuse_file), metavar="PATH", help=help)
+
+
+def path_parser(name: str, check: Callable[[str, str], None] | None = None) -> Callable[[Any], Path]:
+    """Reads a path; `check` gets the name of the option and the text.
+
+    Raises:
+        SpecError: no text, which Python takes for the current folder.
+    """
+
+    def read(text: Any) -> Path:
+        if text == "":
+            raise SpecError(f"{name} is empty: a path is needed", remedy=f"{name} NAME")
+        if check is not None:
+            check(name, str(text))
+        return Path(text)
+
+    return read
+
+
+def _refuse_folder(name: str, text: str) -> None:
+    if text.endswith(("/", os.sep)) and not os.path.isdir(text):  # of a folder that is there, its writer says so
+        raise OutputError(
+            f"{name} {text!r}: a {text[-1]} at the end asks for a folder, a file is needed",
+            remedy=f"leave the {text[-1]} out, or name a file in that folder",
+        )
+
+
+def _refuse_file(name: str, text: str) -> None:
+    if os.path.lexists(text) and not os.path.isdir(text):
+        raise OutputError(
+            f"{name} {text!r} is not a folder: a folder is needed", remedy="give a name that is not taken"
+        )
+
+
+@dataclass(frozen=True)
+class SetWords:
+    """Keys with their values, and with what was typed."""
+
+    values: dict[str, Any]
+    texts: dict[str, str]
+
+    def origin(self, location: Location) -> Given:
+        """How messages name a setting of one command's `--set`."""
+        from einsearch_cli.settings import Given
+
+        name = ".".join(str(part) for part in location if isinstance(part, str))
+        place = "--set: " if name in self.texts else ""
+        return Given(name, lambda value: f"--set {name}={value}", place, self.texts.get(name))
+
+
+def as_words(value: str) -> str:
+    """A value as a file has it, as an option takes it.
+
+    >>> as_words("[64, 128]")
+    '64,128'
+    """
+    return value.strip("[]").replace(", ", ",")
+
+
+def read_set_words(words: Sequence[str]) -> SetWords:
+    """Values are read as YAML reads them: `width=512`, `tied=false`, `norm=rms`.
+
+    Raises:
+        SpecError: a word without `=`, or a value that is not plain YAML.
+
+    >>> read_set_words(["width=512", "tied=false", "rotary_base=5e5", "structure=btt:r=2"]).values
+    {'width': 512, 'tied': False, 'rotary_base': 500000.0, 'structure': 'btt:r=2'}
+    """
+    from einsearch_cli.structures.safe_yaml import load_yaml
+
+    found = SetWords({}, {})
+    for word in words:
+        key, equals, text = (part.strip() for part in word.partition("="))
+        if not (key and equals and text):
+            raise SpecError(f"--set {word[:60]!r}: it needs a key and a value", remedy="--set width=512")
+        found.values[key] = load_yaml(text, f"--set {key}").data
+        found.texts[key] = text
+    return found
+
+
+D_IN = whole_option(
+    "--d-in",
+    default=None,
+    example=1024,
+    least=1,
+    most=MAX_DIMENSION,
+    help="Input dimension; 1024, or what the sizes fix.",
+)
+D_OUT = whole_option(
+    "--d-out", default=None, example=1024, least=1, most=MAX_DIMENSION, help="Output dimension; d_in if not given."
+)

@@ -1,0 +1,207 @@
+"""How results are written: formats, which the suffix of `--out` names too, and tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.columns import folded_lines
+from einsearch_cli.errors import OutputError
+
+
+class Format(StrEnum):
+    """How results are written; a command offers some of them."""
+
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+    yaml = "yaml"
+    markdown = "markdown"
+    parquet = "parquet"
+
+
+RESULTS: Final = tuple(Format)[:-1]
+"""All but Parquet, which takes lists of structures."""
+NUMBERS: Final = (Format.table, Format.json, Format.csv)
+
+_FORMATS: Final[dict[str, tuple[str, ...]]] = {
+    ".json": ("json",),
+    ".jsonl": ("jsonl",),
+    ".csv": ("csv",),
+    ".yaml": ("yaml",),
+    ".yml": ("yaml",),
+    ".md": ("markdown",),
+    ".txt": ("table",),
+    ".parquet": ("parquet",),
+    ".html": ("html",),
+    ".svg": ("svg",),
+    ".png": ("png",),
+    ".safetensors": ("safetensors", "dense"),
+    ".pt2": ("torch-export",),
+    ".onnx": ("onnx",),
+}
+"""What a suffix promises; others are taken with a format only."""
+
+Chosen = TypeVar("Chosen", bound=StrEnum)
+Row = Mapping[str, Any]
+
+
+def format_option(
+    offered: Sequence[Format] = RESULTS, *, default: Format | None = Format.table, help: str | None = None
+) -> Any:
+    """The option `--format` of a command that offers these."""
+
+    def read(text: str) -> Format:
+        if text not in offered:
+            names = ", ".join(f"'{name}'" for name in offered)
+            raise typer.BadParameter(f"{text!r} is not one of {names}.")
+        return Format(text)
+
+    help = help or f"{', '.join(offered[:-1])} or {offered[-1]}."
+    return typer.Option(default, "--format", parser=read, metavar="FORMAT", help=help)
+
+
+def chosen_format(
+    given: Chosen | None,
+    out: Path | None,
+    default: Chosen,
+    offered: Sequence[Chosen] | None = None,
+    *,
+    option: str = "--format",
+) -> Chosen:
+    """The format of the output: as given, or as the suffix of `--out` says, or the default.
+
+    Args:
+        given: value of the option; None if it was not given.
+        out: the file; None for stdout.
+        default: for stdout, pipes and devices.
+        offered: what the command writes; all formats of the default's kind if not given.
+        option: its name, for the message; empty where there is none.
+
+    Raises:
+        OutputError: option and suffix contradict each other, neither says a format, or the file cannot be written.
+
+    >>> from einsearch_cli.cli.output import Format
+    >>> chosen_format(None, Path("found.yaml"), Format.table)
+    <Format.yaml: 'yaml'>
+    """
+    if out is None:
+        return given or default
+    from einsearch_cli.files import is_stream, refuse_unwritable
+
+    offered = offered or list(type(default))
+    promised = _FORMATS.get(out.suffix.lower(), ())
+    found = _kept_promise(given, out, promised, default, offered, option) if promised else given
+    refuse_unwritable(out)
+    if found is None and not is_stream(out):
+        raise _no_format(out, default, offered, option)
+    return found or default
+
+
+def _no_format(out: Path, default: StrEnum, offered: Sequence[StrEnum], option: str) -> OutputError:
+    suffixes = [suffix for suffix, values in _FORMATS.items() if values[0] in offered]
+    suffix = ".yaml" if ".yaml" in suffixes else suffixes[0]
+    return OutputError(
+        f"--out {str(out)!r} does not say the format: the name must end in {', '.join(suffixes)}",
+        remedy=f"--out {out.stem}{suffix}" + (f", or add {option} {default}" if option else ""),
+    )
+
+
+def _kept_promise(
+    given: Chosen | None,
+    out: Path,
+    promised: tuple[str, ...],
+    default: Chosen,
+    offered: Sequence[Chosen],
+    option: str,
+) -> Chosen:
+    if given is None and promised[0] in offered:
+        return type(default)(promised[0])
+    if given is not None and given in promised:
+        return given
+    wanted = given or default
+    suffix = next((name for name, values in _FORMATS.items() if wanted in values), "")
+    named = f"{option} {given} and --out" if given is not None else "--out"
+    rule = f"the suffix {out.suffix} says {promised[0]}"
+    if promised[0] not in offered:
+        rule += f", and this command writes {', '.join(offered)}"
+    leave = f", or leave {option} out" if given is not None and promised[0] in offered else ""
+    raise OutputError(f"{named} {str(out)!r}: {rule}", remedy=f"--out {out.stem}{suffix}{leave}")
+
+
+def render(rows: Sequence[Row], objects: Sequence[Row], output: Format) -> str:
+    """Rows for people (table, csv, markdown) or whole objects for programs (json, jsonl).
+
+    YAML lists the structures alone, as a study reads them.
+    """
+    if output is Format.json:
+        return json.dumps(list(objects), indent=2, ensure_ascii=False)
+    if output is Format.jsonl:
+        return "\n".join(json.dumps(item, ensure_ascii=False) for item in objects)
+    if output is Format.csv:
+        return _csv(rows)
+    if output is Format.yaml:
+        return "structures:\n" + "\n".join(f"- {row['structure']}" for row in rows) if rows else "structures: []"
+    return table(rows, "github" if output is Format.markdown else "simple")
+
+
+def table(rows: Sequence[Row], style: str = "simple", align_right: bool = False) -> str:
+    """Rows as aligned text; if asked to, all columns but the first are flush right.
+
+    On a terminal that is too narrow, cells are folded.
+    """
+    from tabulate import tabulate
+
+    if not rows:
+        return ""
+    header, cells = list(rows[0]), [list(map(str, row.values())) for row in rows]
+    sides = ["left", *["right"] * (len(header) - 1)] if align_right else None
+    text = tabulate(cells, headers=header, tablefmt=style, disable_numparse=True, colalign=sides)
+    room = None if style == "github" else console.width()
+    if room is None or max(map(len, text.splitlines())) <= room:
+        return text
+    return "\n".join(folded_lines(header, cells, cells, room, align_right=align_right))
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
+
+
+def ratio(part: float, whole: float) -> str:
+    """`0.0625x`: a share of the dense layer's cost.
+
+    >>> ratio(65536, 1048576)
+    '0.0625x'
+    """
+    return f"{part / whole:.3g}x"
+
+
+def environment() -> tuple[tuple[str, str], ...]:
+    """Versions and machine, for reports."""
+    import torch
+
+    from einsearch_cli import __version__
+
+    return (
+        ("einsearch", __version__),
+        ("python", platform.python_version()),
+        ("torch", str(torch.__version__)),
+        ("platform", platform.platform()),
+        ("cores", str(os.cpu_count())),
+    )
