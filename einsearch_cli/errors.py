@@ -61,6 +61,21 @@ class PluginError(EinsearchError):
     """A module of a user's that cannot be imported."""
 
 
+class RuleError(ValueError):
+    """Raised by validators: the rule that a value breaks, and what to do about it.
+
+    Args:
+        rule: what is wrong and what is needed.
+        remedy: a value to write instead; where a validator looks at several settings, what to do.
+        key: the setting that it is about, where a validator looks at several.
+    """
+
+    def __init__(self, rule: str, *, remedy: str, key: str | None = None) -> None:
+        super().__init__(rule)
+        self.remedy = remedy
+        self.key = key
+
+
 class StructureError(EinsearchError):
     """Text, file or object that does not describe a structure."""
 

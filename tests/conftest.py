@@ -6,6 +6,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from einsearch_cli import plugins
+from einsearch_cli.data import base
+from einsearch_cli.search.engines import ENGINES
+from einsearch_cli.training.optimizers import OPTIMIZERS
+
 
 def pytest_sessionstart() -> None:
     """Commands that tests start and interrupt inherit whether SIGINT is ignored, as it is in the processes of
@@ -20,3 +25,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def registers() -> Iterator[None]:
+    """What plug-ins register in this process is forgotten after the test."""
+    yield
+    plugins._LOADED.clear()
+    for register in (base._REGISTER, ENGINES.entries, OPTIMIZERS.entries):
+        for name in [name for name, entry in register.items() if not entry.__module__.startswith("einsearch_cli.")]:
+            del register[name]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from einsearch_cli.search.estimate import StudyEstimate
+    from einsearch_cli.search.job import TrialFinished
     from einsearch_cli.search.study import RungStarted, StudyEvent
-    from einsearch_cli.search.worker import Finished
     from einsearch_cli.speed import Case, CaseEstimate
     from einsearch_cli.structures import RoutingStatistics
     from einsearch_cli.training.full import StepMetrics
@@ -121,15 +121,15 @@ class StudyProgress(LiveBars):
         self._best: TrialResult | None = None
 
     def __call__(self, event: StudyEvent) -> None:
+        from einsearch_cli.search.job import TrialFinished
         from einsearch_cli.search.study import RungStarted
-        from einsearch_cli.search.worker import Finished
 
         if isinstance(event, RungStarted):
             self._start_rung(event)
             return
         if self._clock.begin() and self._rung is not None:
             self._bars.update(self._rung, note=self._clock.eta())
-        if isinstance(event, Finished):
+        if isinstance(event, TrialFinished):
             self._finish(event)
         else:
             bar = self._running.get(event.number)
@@ -151,7 +151,7 @@ class StudyProgress(LiveBars):
         if not self._console.is_terminal:
             self.say(text)
 
-    def _finish(self, event: Finished) -> None:
+    def _finish(self, event: TrialFinished) -> None:
         from einsearch_cli.structures import short_name
 
         result = event.result

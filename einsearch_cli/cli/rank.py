@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -27,10 +26,12 @@ from einsearch_cli.cli.options import (
 )
 from einsearch_cli.cli.output import Format, environment, format_option
 from einsearch_cli.errors import Exit, SpecError
+from einsearch_cli.search.engines import DEFAULT, engine_names, find_engine
 
 if TYPE_CHECKING:
     from einsearch_cli.data import AnyTask
     from einsearch_cli.reports import StudyReport
+    from einsearch_cli.search.engines import Engine
     from einsearch_cli.search.estimate import StudyEstimate
     from einsearch_cli.search.spec import StudySpec
     from einsearch_cli.settings import Given
@@ -84,20 +85,28 @@ def rank_command(
         example=2,
         least=1,
         most=MANY,
-        limit=CORE_LIMIT,
-        help="Worker processes; one per core if not given.",
+        limit=f"{CORE_LIMIT} with --engine local,",
+        help="Runs at once; with --engine local, processes, one per core if not given.",
+    ),
+    engine: str = typer.Option(
+        DEFAULT,
+        metavar="NAME",
+        autocompletion=engine_names,
+        help=f"What trains the runs: {', '.join(engine_names())}, or one that a plug-in registers.",
     ),
     dry_run: bool = typer.Option(False, "--dry-run", metavar="", help="Show the plan with its cost, and stop."),
     output: Format = format_option(help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
 ) -> int:
-    team = workers or os.cpu_count() or 1
-    if workers is not None:
+    kind = find_engine(engine)
+    if workers is not None and kind.is_local:
         refuse_too_many("--workers", workers, bytes_each=WORKER_BYTES)
     overrides = _overrides(task, text, widths, budget, seeds)
     spec, folder = _read_study(study, overrides)
 
     from einsearch_cli.search.budgets import check_budgets
+    from einsearch_cli.search.job import TrialSetup
 
+    team = kind(TrialSetup(spec.task, spec.task_settings, spec.optimizer.model_dump()), workers)
     structures = spec.candidates(folder)
     opened = spec.open_task()
     check_budgets(spec, structures, opened)
@@ -213,7 +222,7 @@ class _Session:
     structures: list[LayerSpec]
     task: AnyTask
     folder: Path
-    workers: int
+    engine: Engine
 
     def estimated(self) -> StudyEstimate:
         """What the study will take; torch is loaded and the data are prepared only now."""
@@ -223,21 +232,18 @@ class _Session:
 
         retain_memory()  # as in the workers, so that the estimate is theirs
         with waiting(f"preparing the {self.spec.task} task, and timing a few steps"):
-            return estimate_study(self.spec, self.structures, self.task, self.workers)
+            return estimate_study(self.spec, self.structures, self.task, self.engine)
 
     def plan(self, estimate: StudyEstimate, output: Format) -> str:
         """The plan with its cost as text."""
-        return _plan(self.spec, self.structures, estimate, self.workers, output)
+        return _plan(self.spec, self.structures, estimate, self.engine.workers, output)
 
     def run(self, output: Format) -> int:
         """The study as a whole: its folder is looked at first, then the data are prepared."""
         from einsearch_cli.cli.progress import StudyProgress
-        from einsearch_cli.search.engine import LocalProcesses
         from einsearch_cli.search.store import StudyStore
         from einsearch_cli.search.study import fingerprint, readable, run_study
-        from einsearch_cli.search.worker import WorkerSetup
 
-        setup = WorkerSetup(self.spec.task, self.spec.task_settings, self.spec.optimizer.model_dump())
         identity = fingerprint(self.spec, self.structures, self.task)
         try:
             settings = readable(self.spec, self.task, self.structures)
@@ -245,8 +251,8 @@ class _Session:
                 estimate = self.estimated()
                 console.talk(self.plan(estimate, Format.table))
                 with (
-                    LocalProcesses(self.workers, setup) as engine,
-                    StudyProgress(console.talk_console(), estimate, self.workers) as progress,
+                    self.engine as engine,
+                    StudyProgress(console.talk_console(), estimate, engine.workers) as progress,
                 ):
                     results = run_study(self.spec, self.structures, estimate.networks, store, engine, progress)
         except KeyboardInterrupt:

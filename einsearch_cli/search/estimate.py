@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from einsearch_cli.data import AnyTask
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.search.budgets import first_runs
+from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
@@ -40,7 +40,7 @@ class RungEstimate:
     structures: int
     runs: int
     seconds: float
-    """Wall time of the rung on all workers, if no run fails; nan if no step could be timed."""
+    """Wall time of the rung on all workers of the engine, if no run fails; nan if no step could be timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class StudyEstimate:
     networks: EqualNetworks
     """Which candidates are one network, and so trained once."""
     start_up_s: float
-    """Until the workers are there: each loads torch, at most as many at once as there are cores."""
+    """Until the engine's workers are there."""
 
     @property
     def runs(self) -> int:
@@ -78,7 +78,7 @@ def _known(seconds: float) -> float | None:
     return None if math.isnan(seconds) else seconds
 
 
-def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask, workers: int) -> StudyEstimate:
+def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask, engine: Engine) -> StudyEstimate:
     """Prepare the data and time a few steps of as many runs as `PROBE_TIME_S` allows.
 
     Budgets have been checked before (`check_budgets`).
@@ -86,7 +86,7 @@ def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTa
     Raises:
         DataError: if the task's data cannot be read.
     """
-    start_up_s = _start_up_seconds(workers)
+    start_up_s = engine.start_up_s(_loading_seconds())
     task.prepare()
     budgets = rung_budgets(spec.budget_flops, spec.halving)
     networks = EqualNetworks.among(task, structures, spec.widths)
@@ -97,18 +97,17 @@ def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTa
         if spec.ablate_balance and rung + 1 == len(budgets):
             planned += min(count, sum(isinstance(structure, MixtureOfExperts) for structure in structures))
         mean_s = fmean(speed.seconds(budget) for speed in speeds) if speeds else math.nan
-        rungs.append(RungEstimate(rung, budget, count, planned, max(1.0, planned / workers) * mean_s))
+        rungs.append(RungEstimate(rung, budget, count, planned, max(1.0, planned / engine.workers) * mean_s))
     return StudyEstimate(tuple(rungs), networks, start_up_s)
 
 
-def _start_up_seconds(workers: int) -> float:
-    """A worker starts by loading what this process loads here, unless it has done so before."""
+def _loading_seconds() -> float:
+    """How long this process takes to load what a worker loads, unless it has done so before."""
     is_loaded = "einsearch_cli.training.proxy.run" in sys.modules
     started_s = time.perf_counter()
     import einsearch_cli.training.proxy.run  # noqa: F401
 
-    loading_s = LOADING_S if is_loaded else time.perf_counter() - started_s
-    return loading_s * max(1.0, workers / (os.cpu_count() or 1))
+    return LOADING_S if is_loaded else time.perf_counter() - started_s
 
 
 def _probe_some(runs: list[ProxyRun]) -> list[RunSpeed]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from einsearch_cli.data import AnyTask
-from einsearch_cli.search.engine import Engine
+from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import ablation_trials, places, promoted, rung_budgets, rung_trials
+from einsearch_cli.search.job import Job, TrialFinished, TrialProgress
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
-from einsearch_cli.search.worker import Finished, Job, Progress
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
@@ -32,7 +32,7 @@ class RungStarted:
     is_ablation: bool = False
 
 
-StudyEvent = RungStarted | Progress | Finished
+StudyEvent = RungStarted | TrialProgress | TrialFinished
 
 
 FORMAT = 2
@@ -114,8 +114,8 @@ def _run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[StudyEve
         taken = store.take()
         return None if taken is None else Job(*taken)
 
-    def record(event: Progress | Finished) -> None:
-        if isinstance(event, Finished):
+    def record(event: TrialProgress | TrialFinished) -> None:
+        if isinstance(event, TrialFinished):
             store.finish(event.number, event.result)
         on_event(event)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
+from einsearch_cli.errors import RuleError
 from einsearch_cli.structures.scalars import exact_whole
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -19,21 +20,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
-
-
-class RuleError(ValueError):
-    """Raised by validators: the rule that a value breaks, and what to do about it.
-
-    Args:
-        rule: what is wrong and what is needed.
-        remedy: a value to write instead; where a validator looks at several settings, what to do.
-        key: the setting that it is about, where a validator looks at several.
-    """
-
-    def __init__(self, rule: str, *, remedy: str, key: str | None = None) -> None:
-        super().__init__(rule)
-        self.remedy = remedy
-        self.key = key
 
 
 def folder_name(text: str, otherwise: str) -> str:

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from einsearch_cli import plugins
 from einsearch_cli.cli.main import main
-from einsearch_cli.data import base
-from einsearch_cli.training import optimizers
 
 
 @dataclass(frozen=True)
@@ -31,13 +28,3 @@ def einsearch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         return Outcome(int(code), captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture
-def registers() -> Iterator[None]:
-    """What plug-ins register in this process is forgotten after the test."""
-    yield
-    plugins._LOADED.clear()
-    for register in (base._REGISTER, optimizers._REGISTER):
-        for name in [name for name, entry in register.items() if entry.__module__.startswith("einsearch_plugin_")]:
-            del register[name]

@@ -10,8 +10,8 @@ from rich.console import Console
 from einsearch_cli.cli.progress import StudyProgress, TrainProgress
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.estimate import RungEstimate, StudyEstimate
+from einsearch_cli.search.job import TrialFinished, TrialProgress
 from einsearch_cli.search.study import RungStarted
-from einsearch_cli.search.worker import Finished, Progress
 from einsearch_cli.structures import RoutingStatistics, parse_layer
 from einsearch_cli.training.full import StepMetrics
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
@@ -31,9 +31,9 @@ def shown(is_terminal: bool) -> str:
     with StudyProgress(console, estimate, workers=2) as progress:
         progress(RungStarted(0, 1, 1e9, (TRIAL.structure,), 1, 0))
         progress._bars.refresh()
-        progress(Progress(0, TRIAL, 3, 7, 2.5, ROUTING))
+        progress(TrialProgress(0, TRIAL, 3, 7, 2.5, ROUTING))
         progress._bars.refresh()
-        progress(Finished(0, result))
+        progress(TrialFinished(0, result))
         progress(RungStarted(0, 1, 1e9, (TRIAL.structure,), 1, 0, is_ablation=True))
     return file.getvalue()
 

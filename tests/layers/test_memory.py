@@ -18,8 +18,9 @@ SETTINGS = {
     "retain_memory": "from einsearch_cli.layers.memory import retain_memory\nassert retain_memory()\n",
     "a worker": (
         "from multiprocessing import Pipe\n"
-        "from einsearch_cli.search.worker import WorkerSetup, work\n"
-        "near, far = Pipe()\nnear.send(None)\nwork(far, WorkerSetup('teacher', {}, {}))\n"
+        "from einsearch_cli.search.engines.local import _work\n"
+        "from einsearch_cli.search.job import TrialSetup\n"
+        "near, far = Pipe()\nnear.send(None)\n_work(far, TrialSetup('teacher'))\n"
     ),
 }
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from einsearch_cli.data import TeacherSettings, TeacherTask, register_task
-from einsearch_cli.search.engine import LocalProcesses
-from einsearch_cli.search.worker import Job, WorkerSetup
+from einsearch_cli.search.engines.local import LocalProcesses
+from einsearch_cli.search.job import Job, TrialSetup
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.training.proxy.trial import Trial
 
@@ -31,7 +31,7 @@ if __name__ in ("__main__", "__mp_main__"):  # in this program and its workers, 
 
 def main() -> None:
     trials = (Job(n, Trial(parse_structure("monarch"), 16, n, 0, 1e15)) for n in range(2))
-    with LocalProcesses(2, WorkerSetup("sleeping", {}, {})) as engine:
+    with LocalProcesses(TrialSetup("sleeping"), 2) as engine:
         engine.run(lambda: next(trials, None), lambda _: None)
 
 

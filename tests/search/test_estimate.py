@@ -12,11 +12,14 @@ import pytest
 from einsearch_cli.data import open_task
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.search import estimate
+from einsearch_cli.search.engines.local import LocalProcesses
 from einsearch_cli.search.estimate import StudyEstimate, estimate_study
+from einsearch_cli.search.job import TrialSetup
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.training import ProxyRun, RunCost, RunSpeed
 
 SETTINGS = {"teacher_width": 16, "pool_size": 2048, "validation_size": 256, "batch_size": 64}
+SETUP = TrialSetup("teacher", SETTINGS)
 SPEC = StudySpec.model_validate(
     {
         "structures": ["monarch", "kronecker", "btt:r=2"],
@@ -41,7 +44,7 @@ def known_speed(run: ProxyRun, steps: int = 5) -> RunSpeed:  # noqa: ARG001
 def estimated(monkeypatch: pytest.MonkeyPatch, workers: int) -> StudyEstimate:
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
     task = open_task("teacher", SETTINGS)
-    return estimate_study(SPEC, SPEC.candidates(), task, workers)
+    return estimate_study(SPEC, SPEC.candidates(), task, LocalProcesses(SETUP, workers))
 
 
 def run_s(budget_flops: float) -> float:
@@ -80,7 +83,7 @@ def test_probing_stops_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
         return known_speed(run)
 
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", noted)
-    estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), 1)
+    estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), LocalProcesses(SETUP, 1))
     assert len(probed) == 3
 
 
@@ -89,7 +92,7 @@ def test_a_study_without_a_finite_step_has_no_time(monkeypatch: pytest.MonkeyPat
         raise DivergedError(f"{run.structure} diverged", remedy="lower the rate")
 
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", diverging)
-    found = estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), 1)
+    found = estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), LocalProcesses(SETUP, 1))
     assert math.isnan(found.seconds)
     assert found.to_json()["seconds"] is None
 
@@ -99,5 +102,7 @@ def test_runs_without_balance_loss_are_counted_too(monkeypatch: pytest.MonkeyPat
     changes = {"structures": ["btt-moe:experts=4,top=2"], "widths": [16], "ablate_balance": True, "budget_flops": 1e9}
     spec = StudySpec.model_validate(SPEC.model_dump() | changes)
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
-    first, last = estimate_study(spec, spec.candidates(), open_task("teacher", SETTINGS), 1).rungs
+    first, last = estimate_study(
+        spec, spec.candidates(), open_task("teacher", SETTINGS), LocalProcesses(SETUP, 1)
+    ).rungs
     assert (first.runs, last.runs) == (2 * 3, 2 * 3 + 1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
+from einsearch_cli.search.job import Job, TrialFinished, TrialProgress, TrialSetup
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.search.study import RungStarted, StudyEvent, fingerprint, run_study
-from einsearch_cli.search.worker import Finished, Job, Progress
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 SPEC = StudySpec.model_validate(
@@ -24,19 +25,25 @@ SPEC = StudySpec.model_validate(
 BEST_WIDTH = {"btt-moe": 32, "low-rank-moe": 16}
 
 
-class Pretending:
+class Pretending(Engine):
     """Width decides the loss; the trials it was given are in `ran`."""
 
     def __init__(self) -> None:
+        super().__init__(TrialSetup("teacher"))
         self.ran: list[Trial] = []
 
-    def run(self, next_job: Callable[[], Job | None], on_event: Callable[[Progress | Finished], None]) -> None:
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def run(
+        self, next_job: Callable[[], Job | None], on_event: Callable[[TrialProgress | TrialFinished], None]
+    ) -> None:
         while (job := next_job()) is not None:
             trial = job.trial
             self.ran.append(trial)
             is_best = trial.width == BEST_WIDTH.get(getattr(trial.structure, "family", ""), 16)
             loss = 1.0 + (not is_best) + 0.1 * trial.seed
-            on_event(Finished(job.number, TrialResult(trial, "ok", loss, 1, 1e9, 1e9, 10, 0.1, ())))
+            on_event(TrialFinished(job.number, TrialResult(trial, "ok", loss, 1, 1e9, 1e9, 10, 0.1, ())))
 
 
 def study(folder: Path, spec: StudySpec) -> tuple[list[Trial], list[TrialResult], list[RungStarted]]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
-from einsearch_cli.errors import SpecError, near_name
-from einsearch_cli.settings import RuleError, Settings
+from einsearch_cli.register import Register
+from einsearch_cli.settings import Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,60 +60,10 @@ class OptimizerKind(ABC):
         return sum(value.numel() * self.state_bytes(options[name]) for name, value in model.named_parameters())
 
 
-_REGISTER: dict[str, OptimizerKind] = {}
+OPTIMIZERS: Final = Register[OptimizerKind]("optimizer", __name__, __path__, DEFAULT)
+register, find_optimizer, optimizer_names = OPTIMIZERS.add, OPTIMIZERS.find, OPTIMIZERS.names
 
-
-def register(kind: OptimizerKind) -> None:
-    """Make an optimizer known by its name.
-
-    Raises:
-        ValueError: another one has that name.
-    """
-    if kind.name in _REGISTER or (kind.name in _files() and type(kind).__module__ != f"{__name__}.{kind.name}"):
-        raise ValueError(f"two optimizers are named {kind.name!r}")
-    _REGISTER[kind.name] = kind
-
-
-def _files() -> frozenset[str]:
-    return frozenset(module.name for module in iter_modules(__path__))
-
-
-def optimizer_names() -> tuple[str, ...]:
-    """Names of all optimizers, sorted.
-
-    >>> "adamw" in optimizer_names()
-    True
-    """
-    return tuple(sorted(_files() | set(_REGISTER)))
-
-
-def check_name(name: str) -> str:
-    """The name of an optimizer, for a setting; RuleError if there is none of that name."""
-    if name not in optimizer_names():
-        near = near_name(name, optimizer_names()) or DEFAULT
-        raise RuleError(f"the optimizers are {', '.join(optimizer_names())}", remedy=near)
-    return name
-
-
-def find_optimizer(name: str) -> OptimizerKind:
-    """The optimizer of this name.
-
-    Raises:
-        SpecError: no such optimizer.
-
-    >>> find_optimizer("adamw").state_names
-    ('exp_avg', 'exp_avg_sq', 'step')
-    """
-    try:
-        check_name(name)
-    except RuleError as error:
-        raise SpecError(f"no optimizer is named {name[:60]!r}: {error}", remedy=f"use {error.remedy}") from None
-    if name not in _REGISTER:
-        import_module(f"{__name__}.{name}")
-    return _REGISTER[name]
-
-
-OptimizerName = Annotated[str, AfterValidator(check_name)]
+OptimizerName = Annotated[str, AfterValidator(OPTIMIZERS.check)]
 """The name of a registered optimizer."""
 
 

@@ -1,4 +1,4 @@
-"""Engines run trials. The contract, and the engine of local processes."""
+"""The engine of this machine: worker processes that take jobs from a pipe and send back what happens."""
 
 from __future__ import annotations
 
@@ -7,52 +7,47 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
-from types import FrameType, TracebackType
-from typing import Protocol, Self
+from types import FrameType
 
-from einsearch_cli.search.worker import Finished, Job, Progress, WorkerSetup, work
+from einsearch_cli.search.engines import Engine, register
+from einsearch_cli.search.job import Job, TrialFinished, TrialProgress, TrialSetup, run_trial
 from einsearch_cli.training.proxy.trial import failed_result
 
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-class Engine(Protocol):
-    """Runs jobs until none are left.
+@register
+class LocalProcesses(Engine):
+    """One process per worker on this machine, each with one thread.
 
-    Contract: every job that `next_job` gives ends in exactly one `Finished`
-    event, also if the process that ran it dies; a failure of one job leaves
-    the others alone. Events arrive in the caller's thread. An engine is a context
-    manager; leaving it stops running jobs without an event.
+    Workers start when there is work for them, stay for the next `run`, and end with the context.
     """
 
-    def run(self, next_job: Callable[[], Job | None], on_event: Callable[[Progress | Finished], None]) -> None:
-        """Run jobs; `next_job` returns None when there are no more."""
+    name = "local"
+    is_local = True
 
-
-class LocalProcesses:
-    """One process per worker on this machine, each with its own thread.
-
-    A context manager: workers start when there is work for them, stay for the
-    next `run`, and end with the context.
-    """
-
-    def __init__(self, workers: int, setup: WorkerSetup) -> None:
-        self._workers = workers
-        self._setup = setup
+    def __init__(self, setup: TrialSetup, workers: int | None = None) -> None:
+        super().__init__(setup, workers)
         self._team: list[_Worker] = []
 
-    def __enter__(self) -> Self:
-        return self
+    def default_workers(self) -> int:
+        """One for every core."""
+        return os.cpu_count() or 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def start_up_s(self, loading_s: float) -> float:
+        """Each worker loads torch, at most as many at once as there are cores."""
+        return loading_s * max(1.0, self.workers / (os.cpu_count() or 1))
+
+    def stop(self) -> None:
+        """Let idle workers go and kill the others."""
         while self._team:
             self._team.pop().stop()
 
-    def run(self, next_job: Callable[[], Job | None], on_event: Callable[[Progress | Finished], None]) -> None:
+    def run(
+        self, next_job: Callable[[], Job | None], on_event: Callable[[TrialProgress | TrialFinished], None]
+    ) -> None:
         """Run jobs until none are left."""
         while self._assign(next_job):
             busy = [worker for worker in self._team if worker.job is not None]
@@ -66,12 +61,12 @@ class LocalProcesses:
         """Give every idle worker a job, replacing dead ones; False when nothing runs any more."""
         self._team = [worker for worker in self._team if worker.job is not None or worker.process.is_alive()]
         idle = [worker for worker in self._team if worker.job is None]
-        while idle or len(self._team) < self._workers:
+        while idle or len(self._team) < self.workers:
             job = next_job()
             if job is None:
                 break
             if not idle:
-                idle.append(_Worker(self._setup))
+                idle.append(_Worker(self.setup))
                 self._team += idle
             idle.pop().start(job)
         return any(worker.job is not None for worker in self._team)
@@ -80,11 +75,11 @@ class LocalProcesses:
 class _Worker:
     """The parent's side of a worker process."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
+    def __init__(self, setup: TrialSetup) -> None:
         context = get_context("spawn")
         self.pipe: Connection
         self.pipe, far_end = context.Pipe()
-        self.process = context.Process(target=work, args=(far_end, setup), daemon=True)
+        self.process = context.Process(target=_work, args=(far_end, setup), daemon=True)
         self.job: Job | None = None
         with _environment(_WORKER_ENVIRONMENT), _without_interrupts():
             self.process.start()
@@ -95,12 +90,12 @@ class _Worker:
         with suppress(BrokenPipeError):
             self.pipe.send(job)
 
-    def events(self) -> Iterator[Progress | Finished]:
+    def events(self) -> Iterator[TrialProgress | TrialFinished]:
         """What the worker has sent; a failed result if it died with a job in hand."""
         try:
             while self.job is not None and self.pipe.poll():
                 event = self.pipe.recv()
-                if isinstance(event, Finished):
+                if isinstance(event, TrialFinished):
                     self.job = None
                 yield event
         except (EOFError, OSError):
@@ -110,7 +105,7 @@ class _Worker:
             reason = f"the worker process died with exit code {self.process.exitcode}"
             if self.process.exitcode == -9:
                 reason += " (killed; perhaps out of memory)"
-            yield Finished(job.number, failed_result(job.trial, "failed", reason, 0.0))
+            yield TrialFinished(job.number, failed_result(job.trial, "failed", reason, 0.0))
 
     def stop(self) -> None:
         if self.job is None:
@@ -120,6 +115,29 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.pipe.close()
+
+
+def _work(pipe: Connection, setup: TrialSetup) -> None:
+    """Train trials until the pipe closes; the main function of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    import torch
+
+    from einsearch_cli.layers.memory import retain_memory
+
+    retain_memory()
+    torch.set_num_threads(1)  # two processes of one thread train more per second than one of two
+    with suppress(EOFError, BrokenPipeError):
+        while (job := pipe.recv()) is not None:
+            pipe.send(TrialFinished(job.number, run_trial(job, setup, pipe.send)))
+
+
+def _die_with_parent() -> None:
+    """A parent that was killed cannot stop its workers; without it their results are lost anyway."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextmanager

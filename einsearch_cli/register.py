@@ -1,0 +1,78 @@
+"""Registers: open sets of named things, one file each, to which plug-ins add."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Generic, TypeVar
+
+from einsearch_cli.errors import RuleError, SpecError, near_name
+
+Entry = TypeVar("Entry")
+
+
+class Register(Generic[Entry]):
+    """Things of one kind by name: one for every file of a package, and those that plug-ins add.
+
+    A file is imported when its thing is first asked for, so that names are known without it. It adds the thing
+    under its own name.
+
+    Args:
+        noun: what one of them is, such as `optimizer`.
+        package: name of the package whose files they are.
+        path: folders of the package.
+        default: the name that is proposed where none is near.
+    """
+
+    def __init__(self, noun: str, package: str, path: Iterable[str], default: str) -> None:
+        self.entries: dict[str, Entry] = {}
+        """What has been added so far."""
+        self._noun = noun
+        self._package = package
+        self._path = list(path)
+        self._default = default
+
+    def add(self, entry: Entry) -> Entry:
+        """Make a thing known by its `name`; also a decorator of classes.
+
+        Raises:
+            ValueError: another one has that name.
+        """
+        name = str(getattr(entry, "name"))  # noqa: B009  # of a class or of an instance
+        if name in self.entries or (name in self._files() and entry.__module__ != f"{self._package}.{name}"):
+            raise ValueError(f"two {self._noun}s are named {name!r}")
+        self.entries[name] = entry
+        return entry
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self._files() | set(self.entries)))
+
+    def check(self, name: str) -> str:
+        """A name, for a setting that is one.
+
+        Raises:
+            RuleError: nothing bears it.
+        """
+        if name not in self.names():
+            near = near_name(name, self.names()) or self._default
+            raise RuleError(f"the {self._noun}s are {', '.join(self.names())}", remedy=near)
+        return name
+
+    def find(self, name: str) -> Entry:
+        """The thing of this name.
+
+        Raises:
+            SpecError: nothing bears it.
+        """
+        try:
+            self.check(name)
+        except RuleError as error:
+            raise SpecError(f"no {self._noun} is named {name[:60]!r}: {error}", remedy=f"use {error.remedy}") from None
+        if name not in self.entries:
+            import_module(f"{self._package}.{name}")
+        return self.entries[name]
+
+    def _files(self) -> set[str]:
+        return {module.name for module in iter_modules(self._path)}

@@ -1,0 +1,78 @@
+"""The register of engines, which run the trials of a study: every other file of this folder is one.
+
+Another package adds an engine by calling `register`; `einsearch rank --engine NAME` then takes it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, ClassVar, Final, Self
+
+from einsearch_cli.register import Register
+
+if TYPE_CHECKING:  # the names of engines are listed without pydantic
+    from einsearch_cli.search.job import Job, TrialFinished, TrialProgress, TrialSetup
+
+DEFAULT: Final = "local"
+
+
+class Engine(ABC):
+    """Runs jobs: on processes of this machine, on a cluster, on several devices, or several at once in one process.
+
+    Contract (tests/search/engine_contract.py):
+        - Every job that `next_job` gives ends in exactly one `TrialFinished`, in any order; before it there may be
+          any number of `TrialProgress`. `search.job.run_trial` trains a job anywhere and makes both.
+        - A job that fails, and one whose worker dies, ends with a failed result; other jobs go on.
+        - `next_job` and `on_event` are called in the thread that called `run`. What they raise, Ctrl-C included,
+          leaves `run`.
+        - Making an engine starts nothing. It is a context manager; leaving it ends whatever still runs, without
+          an event. `run` may be called several times before.
+
+    Args:
+        setup: what a worker needs besides its jobs. Setups, jobs and results can be pickled, and written as JSON.
+        workers: how many trials are to run at once; the engine decides if it is None.
+
+    Raises:
+        SpecError: more workers than the engine can have.
+    """
+
+    name: ClassVar[str]
+    is_local: ClassVar[bool] = False
+    """Whether workers are processes of this machine, whose cores and memory then limit their number."""
+
+    def __init__(self, setup: TrialSetup, workers: int | None = None) -> None:
+        self.setup = setup
+        self.workers = workers or self.default_workers()
+        """Trials that run at once."""
+
+    def default_workers(self) -> int:
+        """Number of workers if none is asked for."""
+        return 1
+
+    def start_up_s(self, loading_s: float) -> float:  # noqa: ARG002
+        """Seconds until all workers are there, if one process loads torch in `loading_s` seconds."""
+        return 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @abstractmethod
+    def run(
+        self, next_job: Callable[[], Job | None], on_event: Callable[[TrialProgress | TrialFinished], None]
+    ) -> None:
+        """Run jobs until none runs and `next_job` has none to give; it is asked whenever a worker is free."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End all workers and whatever they run."""
+
+
+ENGINES: Final = Register[type[Engine]]("engine", __name__, __path__, DEFAULT)
+register, find_engine, engine_names = ENGINES.add, ENGINES.find, ENGINES.names

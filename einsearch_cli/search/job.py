@@ -1,0 +1,123 @@
+"""A trial on its way to a worker: the job, what it needs, how it is trained, and what comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from einsearch_cli.errors import DivergedError, EinsearchError
+from einsearch_cli.plugins import load_plugins, loaded_plugins
+from einsearch_cli.structures import RoutingStatistics
+from einsearch_cli.training.proxy.trial import Status, Trial, TrialResult, failed_result
+
+if TYPE_CHECKING:
+    from einsearch_cli.training import StepDone
+
+PROGRESS_INTERVAL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSetup:
+    """What all trials of a study need, as plain values that can be written as JSON."""
+
+    task: str
+    """Name of the task."""
+    task_settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the task."""
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    """Fields of `OptimizerSettings`."""
+    plugins: tuple[str, ...] = field(default_factory=loaded_plugins)
+    """Where tasks and optimizers of the study may be registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A trial with the number under which its study keeps it."""
+
+    number: int
+    trial: Trial
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` reads it back to an equal job."""
+        return {"number": self.number, "trial": self.trial.to_json()}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Job:
+        return cls(document["number"], Trial.from_json(document["trial"]))
+
+
+@dataclass(frozen=True, slots=True)
+class TrialProgress:
+    """A sign of life from a running trial."""
+
+    number: int
+    trial: Trial
+    step: int
+    steps: int
+    loss: float
+    routing: tuple[RoutingStatistics, ...]
+    """What the routers did with the latest training batch, layer by layer; empty without experts."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFinished:
+    """The end of a trial."""
+
+    number: int
+    result: TrialResult
+
+
+def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], None]) -> TrialResult:
+    """Train one trial here, on the threads that torch is set to.
+
+    Whatever goes wrong with it becomes its result and leaves other trials alone; what `report` raises goes on.
+    """
+    from einsearch_cli.data import open_task
+    from einsearch_cli.training import OptimizerSettings, ProxyRun, train
+
+    trial = job.trial
+    started_s = time.perf_counter()
+    last_sent_s = 0.0
+    is_reporting = False
+
+    def on_step(done: StepDone) -> None:
+        nonlocal last_sent_s, is_reporting
+        if (now_s := time.perf_counter()) - last_sent_s >= PROGRESS_INTERVAL_S:
+            last_sent_s = now_s
+            progress = TrialProgress(job.number, trial, done.step, done.steps, done.loss, done.routing())
+            is_reporting = True
+            report(progress)
+            is_reporting = False
+
+    try:
+        load_plugins(setup.plugins)
+        run = ProxyRun(
+            task=open_task(setup.task, setup.task_settings),
+            structure=trial.structure,
+            width=trial.width,
+            budget_flops=trial.budget_flops,
+            seed=trial.seed,
+            optimizer=OptimizerSettings(**setup.optimizer | ({} if trial.balanced else {"auxiliary_weight": 0.0})),
+        )
+        outcome = train(run, on_step)
+    except Exception as error:
+        if is_reporting:
+            raise
+        status: Status = "diverged" if isinstance(error, DivergedError) else "failed"
+        text = str(error) if isinstance(error, EinsearchError) else f"{type(error).__name__}: {error}"
+        return failed_result(trial, status, text, time.perf_counter() - started_s)
+    return TrialResult(
+        trial=trial,
+        status="ok",
+        loss=outcome.loss,
+        params=outcome.params,
+        train_flops=outcome.train_flops,
+        total_flops=outcome.total_flops,
+        steps=outcome.steps,
+        elapsed_s=outcome.elapsed_s,
+        curve=outcome.curve,
+        executed_flops=outcome.executed_flops,
+        routing=outcome.routing,
+    )

@@ -1,0 +1,81 @@
+"""`rank --engine`: an engine of a plug-in, and what is said of names."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Einsearch = Callable[..., Any]
+
+STUDY = """\
+task_settings: {teacher_width: 16, pool_size: 512, validation_size: 64, batch_size: 32}
+structures: [monarch]
+widths: [16]
+seeds: 2
+budget_flops: 5e6
+halving: {rungs: 1}
+"""
+PLUGIN = """\
+from einsearch_cli.search.engines import register
+from tests.search.in_process import InProcess
+
+
+@register
+class Patient(InProcess):
+    name = "patient"
+
+    def start_up_s(self, loading_s):
+        return 6000.0
+"""
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "patient.py").write_text(PLUGIN)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return ["--plugin", tmp_path / "patient.py", "rank", tmp_path / "study.yaml", "--engine", "patient"]
+
+
+@pytest.mark.usefixtures("registers", "one_thread")
+def test_an_engine_of_a_plug_in_trains_a_study_and_says_how_long_it_takes(
+    einsearch: Einsearch, words: list[Any], tmp_path: Path
+) -> None:
+    planned = einsearch(*words, "--workers", "1000", "--dry-run", "--format", "json")
+    assert planned.code == 0, planned.err
+    plan = json.loads(planned.out)
+    assert plan["workers"] == 1000
+    assert plan["seconds"] == pytest.approx(6000, rel=0.01)
+    found = einsearch(*words, "--out", tmp_path / "theirs")
+    assert found.code == 0, found.err
+    assert "1 worker" in found.err
+    assert "the workers take 1 h 40 min to start" in " ".join(found.err.split())
+    local = einsearch(*words[:-2], "--out", tmp_path / "ours", "--workers", "1")
+    assert local.code == 0, local.err
+    losses = [
+        [run["loss"] for run in json.loads((tmp_path / name / "results.json").read_text())["results"]]
+        for name in ("theirs", "ours")
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.usefixtures("registers")
+def test_names_of_engines_are_known_to_help_completion_and_errors(
+    einsearch: Einsearch, words: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from einsearch_cli.cli import commands
+
+    monkeypatch.delitem(sys.modules, "einsearch_cli.cli.rank", raising=False)
+    assert "local, patient, or one that a plug-in registers" in " ".join(
+        einsearch(*words[:3], "--help").out.replace("│", "").split()
+    )
+    option = next(param for param in commands.load_command("rank").params if param.name == "engine")
+    assert [item.value for item in option.shell_complete(None, "lo")] == ["local"]
+    wrong = einsearch(*words[:-1], "patent")
+    assert wrong.code == 2
+    assert wrong.err == "error: no engine is named 'patent': the engines are local, patient\n  try: use patient\n"

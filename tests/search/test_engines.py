@@ -1,0 +1,51 @@
+"""Engines keep their contract: the one of this package, and one of a plug-in."""
+
+import json
+import pickle
+from dataclasses import asdict
+
+import pytest
+
+from einsearch_cli.errors import SpecError
+from einsearch_cli.search.engines import Engine, find_engine, register
+from einsearch_cli.search.engines.local import LocalProcesses
+from einsearch_cli.search.job import Job, TrialSetup
+from tests.search.engine_contract import SETUP, EngineContract, job
+from tests.search.in_process import InProcess
+
+
+class TestLocalProcesses(EngineContract):
+    kind = LocalProcesses
+
+
+class TestInProcess(EngineContract):
+    kind = InProcess
+
+
+def test_an_unknown_name_is_refused_with_all_names() -> None:
+    with pytest.raises(SpecError, match="no engine is named 'locla': the engines are local") as caught:
+        find_engine("locla")
+    assert caught.value.remedy == "use local"
+
+
+def test_a_name_is_given_once() -> None:
+    class Other(LocalProcesses):
+        pass
+
+    with pytest.raises(ValueError, match="two engines are named 'local'"):
+        register(Other)
+
+
+def test_setups_and_jobs_can_be_sent_anywhere() -> None:
+    for sent in (SETUP, job(3)):
+        assert pickle.loads(pickle.dumps(sent)) == sent  # noqa: S301
+    assert Job.from_json(json.loads(json.dumps(job(3).to_json()))) == job(3)
+    document = json.loads(json.dumps(asdict(SETUP)))
+    assert TrialSetup(**document | {"plugins": tuple(document["plugins"])}) == SETUP
+
+
+def test_local_workers_load_torch_at_most_one_per_core_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    engines: list[Engine] = [LocalProcesses(SETUP, workers) for workers in (1, 4, 6, None)]
+    assert [engine.workers for engine in engines] == [1, 4, 6, 4]
+    assert [engine.start_up_s(3.0) for engine in engines] == [3.0, 3.0, 4.5, 3.0]

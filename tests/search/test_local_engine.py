@@ -1,0 +1,120 @@
+"""Worker processes: how long they live, and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+from einsearch_cli.search.engines.local import LocalProcesses, _without_interrupts
+from einsearch_cli.search.job import TrialProgress, TrialSetup
+from tests.search.engine_contract import Event, finished, job
+
+SMALL = {"teacher_width": 16, "pool_size": 2048, "validation_size": 256, "batch_size": 64}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_workers_stay_and_a_killed_one_fails_its_trial_only() -> None:
+    def kill(event: Event) -> None:
+        if event.number == 1 and isinstance(event, TrialProgress):
+            for child in active_children():
+                os.kill(child.pid or 0, signal.SIGKILL)
+
+    workers = []
+    with LocalProcesses(TrialSetup("teacher", SMALL), 1) as engine:
+        for jobs in ([job(0)], [job(1, budget_flops=1e12), job(2)], [job(3)]):
+            found = finished(engine, jobs, kill)
+            workers += [child.pid for child in active_children()]
+            assert [result.status for result in found.values()] == (["failed", "ok"] if len(jobs) == 2 else ["ok"])
+            if 1 in found:
+                assert found[1].error == "the worker process died with exit code -9 (killed; perhaps out of memory)"
+    assert len(workers) == 3
+    assert workers[0] != workers[1] == workers[2]
+    assert not active_children()
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """Also those that have nothing to send and so never meet the broken pipe."""
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "tests.search.sleeping", str(tmp_path)], cwd=Path(__file__).parents[2]
+    )
+    workers: list[int] = []
+    try:
+        assert comes_true(lambda: len(list(tmp_path.iterdir())) == 2, within_s=120)
+        workers = [int(path.name) for path in tmp_path.iterdir()]
+        assert all(map(is_running, workers))
+        parent.kill()
+        parent.wait()
+        assert comes_true(lambda: not any(map(is_running, workers)), within_s=15)
+    finally:
+        parent.kill()
+        for pid in filter(is_running, workers):
+            os.kill(pid, signal.SIGKILL)
+
+
+def comes_true(condition: Callable[[], bool], within_s: float) -> bool:
+    """Wait for something, for so many seconds at most."""
+    started_s = time.perf_counter()
+    while not (met := condition()) and time.perf_counter() - started_s < within_s:
+        time.sleep(0.05)
+    return met
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie that its new parent has not yet collected."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+def test_an_interrupt_waits_until_a_worker_has_started() -> None:
+    """Other threads, such as torch's, take a signal that the main one holds back."""
+    end = threading.Event()
+    threading.Thread(target=end.wait, args=(60,), daemon=True).start()
+    after = []
+
+    def start() -> None:
+        with _without_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            after.append("the worker has started")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    end.set()
+    assert after == ["the worker has started"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+SIGNALS_OF_A_WORKER = """
+import signal
+from multiprocessing import get_context
+from einsearch_cli.search.engines.local import _without_interrupts
+
+def show():
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    worker = get_context("spawn").Process(target=show)
+    with _without_interrupts():
+        worker.start()
+    worker.join()
+"""
+
+
+def test_the_first_worker_of_a_process_holds_interrupts_back_too(tmp_path: Path) -> None:
+    """Starting the first one also starts a process that tracks resources, after which Ctrl-C is unblocked."""
+    (tmp_path / "first.py").write_text(SIGNALS_OF_A_WORKER)
+    found = subprocess.run([sys.executable, tmp_path / "first.py"], capture_output=True, text=True, check=True)
+    assert found.stdout == "True\n"
