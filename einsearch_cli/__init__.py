@@ -6,48 +6,25 @@ never train start without torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from einsearch_cli.lazy import lazy_names
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, StructuredMoE, merge, merged, swap_linear, unmerge
-    from einsearch_cli.structures import Structure, parse_structure
-    from einsearch_cli.taxonomy import classify
-    from einsearch_cli.training.groups import optimizer_groups
-
-_HOME = {
-    "AuxiliaryLoss": "layers",
-    "EinsumLinear": "layers",
-    "StructuredMoE": "layers",
-    "merge": "layers",
-    "merged": "layers",
-    "optimizer_groups": "training.groups",
-    "swap_linear": "layers",
-    "unmerge": "layers",
-    "Structure": "structures",
-    "parse_structure": "structures",
-    "classify": "taxonomy",
-}
-
-__all__ = [
-    "AuxiliaryLoss",
-    "EinsumLinear",
-    "Structure",
-    "StructuredMoE",
-    "__version__",
-    "classify",
-    "merge",
-    "merged",
-    "optimizer_groups",
-    "parse_structure",
-    "swap_linear",
-    "unmerge",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"einsearch_cli.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'einsearch_cli' has no attribute {name!r}")
+    from einsearch_cli.layers import (
+        AuxiliaryLoss as AuxiliaryLoss,
+        EinsumLinear as EinsumLinear,
+        StructuredMoE as StructuredMoE,
+        merge as merge,
+        merged as merged,
+        swap_linear as swap_linear,
+        unmerge as unmerge,
+    )
+    from einsearch_cli.structures import Structure as Structure, parse_structure as parse_structure
+    from einsearch_cli.taxonomy import classify as classify
+    from einsearch_cli.training.groups import optimizer_groups as optimizer_groups
+else:
+    __getattr__, __all__ = lazy_names(__name__, __file__)
+    __all__ += ["__version__"]

@@ -20,8 +20,7 @@ from einsearch_cli.search.spec import HalvingSpec, SpaceSpec, StudySpec
 from einsearch_cli.settings import Settings, in_document, read_settings
 from einsearch_cli.structures.safe_yaml import load_yaml
 from einsearch_cli.training import OptimizerSettings
-from einsearch_cli.training.full import TrainSpec
-from einsearch_cli.training.full import train_spec as train
+from einsearch_cli.training.full import TrainSpec, train_spec as train
 
 KINDS: list[type[Settings]] = [
     *(find_task(name).settings_type for name in task_names()),

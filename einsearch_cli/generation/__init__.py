@@ -5,29 +5,13 @@ from typing import TYPE_CHECKING
 from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from einsearch_cli.generation.codec import IdCodec, PromptCodec, TextCodec
-    from einsearch_cli.generation.decoding import Decoding, check_prompt
-    from einsearch_cli.generation.generating import Continuation, Generation, generate
-    from einsearch_cli.generation.sampling import Sampling
-else:
-    __getattr__ = lazy_names(
-        __name__,
-        {
-            "decoding": ("Decoding", "check_prompt"),
-            "generating": ("Continuation", "Generation", "generate"),
-            "sampling": ("Sampling",),
-            "codec": ("IdCodec", "TextCodec", "PromptCodec"),
-        },
+    from einsearch_cli.generation.codec import IdCodec as IdCodec, PromptCodec as PromptCodec, TextCodec as TextCodec
+    from einsearch_cli.generation.decoding import Decoding as Decoding, check_prompt as check_prompt
+    from einsearch_cli.generation.generating import (
+        Continuation as Continuation,
+        Generation as Generation,
+        generate as generate,
     )
-
-__all__ = [
-    "Continuation",
-    "Decoding",
-    "Generation",
-    "IdCodec",
-    "PromptCodec",
-    "Sampling",
-    "TextCodec",
-    "check_prompt",
-    "generate",
-]
+    from einsearch_cli.generation.sampling import Sampling as Sampling
+else:
+    __getattr__, __all__ = lazy_names(__name__, __file__)

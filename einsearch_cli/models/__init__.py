@@ -5,51 +5,26 @@ from typing import TYPE_CHECKING
 from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from einsearch_cli.models.base import LinearRule, ProxyModel, structured_linear
-    from einsearch_cli.models.counts import TRAINING_TO_FORWARD, FlopCount, NetworkCount, mlp_count
-    from einsearch_cli.models.mlp import MLP
+    from einsearch_cli.models.base import (
+        LinearRule as LinearRule,
+        ProxyModel as ProxyModel,
+        structured_linear as structured_linear,
+    )
+    from einsearch_cli.models.counts import (
+        TRAINING_TO_FORWARD as TRAINING_TO_FORWARD,
+        FlopCount as FlopCount,
+        NetworkCount as NetworkCount,
+        mlp_count as mlp_count,
+    )
+    from einsearch_cli.models.mlp import MLP as MLP
     from einsearch_cli.models.transformer import (
-        PRESETS,
-        KeyValueCache,
-        Transformer,
-        TransformerConfig,
-        config_from,
-        preset,
-        proxy_config,
+        PRESETS as PRESETS,
+        KeyValueCache as KeyValueCache,
+        Transformer as Transformer,
+        TransformerConfig as TransformerConfig,
+        config_from as config_from,
+        preset as preset,
+        proxy_config as proxy_config,
     )
 else:
-    __getattr__ = lazy_names(
-        __name__,
-        {
-            "base": ("LinearRule", "ProxyModel", "structured_linear"),
-            "counts": ("TRAINING_TO_FORWARD", "FlopCount", "NetworkCount", "mlp_count"),
-            "mlp": ("MLP",),
-            "transformer": (
-                "PRESETS",
-                "KeyValueCache",
-                "Transformer",
-                "TransformerConfig",
-                "config_from",
-                "preset",
-                "proxy_config",
-            ),
-        },
-    )
-
-__all__ = [
-    "MLP",
-    "PRESETS",
-    "TRAINING_TO_FORWARD",
-    "FlopCount",
-    "KeyValueCache",
-    "LinearRule",
-    "NetworkCount",
-    "ProxyModel",
-    "Transformer",
-    "TransformerConfig",
-    "config_from",
-    "mlp_count",
-    "preset",
-    "proxy_config",
-    "structured_linear",
-]
+    __getattr__, __all__ = lazy_names(__name__, __file__)

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from einsearch_cli.reports.document import results_document, write_results
-from einsearch_cli.reports.headline import headline
-from einsearch_cli.reports.page import Page, report_section, report_sections
-from einsearch_cli.reports.sections import render_report, write_report
-from einsearch_cli.reports.study_report import StudyReport
-from einsearch_cli.reports.tables import Table, ranking_table
-
-__all__ = [
-    "Page",
-    "StudyReport",
-    "Table",
-    "headline",
-    "ranking_table",
-    "render_report",
-    "report_section",
-    "report_sections",
-    "results_document",
-    "write_report",
-    "write_results",
-]
+from einsearch_cli.reports.document import results_document as results_document, write_results as write_results
+from einsearch_cli.reports.headline import headline as headline
+from einsearch_cli.reports.page import (
+    Page as Page,
+    report_section as report_section,
+    report_sections as report_sections,
+)
+from einsearch_cli.reports.sections import render_report as render_report, write_report as write_report
+from einsearch_cli.reports.study_report import StudyReport as StudyReport
+from einsearch_cli.reports.tables import Table as Table, ranking_table as ranking_table

@@ -5,24 +5,22 @@ Pure functions on numbers and trial results: no torch, no files, no printing.
 
 from __future__ import annotations
 
-from einsearch_cli.scaling.curves import Cell, Frontier, Level, frontier, levels_of
-from einsearch_cli.scaling.gain import ComputeGain, compute_gain, gain_between
-from einsearch_cli.scaling.intervals import CONFIDENCE, t_interval
-from einsearch_cli.scaling.ranking import Ranking, RankingEntry, Verdict, rank_candidates
-
-__all__ = [
-    "CONFIDENCE",
-    "Cell",
-    "ComputeGain",
-    "Frontier",
-    "Level",
-    "Ranking",
-    "RankingEntry",
-    "Verdict",
-    "compute_gain",
-    "frontier",
-    "gain_between",
-    "levels_of",
-    "rank_candidates",
-    "t_interval",
-]
+from einsearch_cli.scaling.curves import (
+    Cell as Cell,
+    Frontier as Frontier,
+    Level as Level,
+    frontier as frontier,
+    levels_of as levels_of,
+)
+from einsearch_cli.scaling.gain import (
+    ComputeGain as ComputeGain,
+    compute_gain as compute_gain,
+    gain_between as gain_between,
+)
+from einsearch_cli.scaling.intervals import CONFIDENCE as CONFIDENCE, t_interval as t_interval
+from einsearch_cli.scaling.ranking import (
+    Ranking as Ranking,
+    RankingEntry as RankingEntry,
+    Verdict as Verdict,
+    rank_candidates as rank_candidates,
+)

@@ -1,22 +1,19 @@
 """What users set in files and with options: strict types, and refusals in our own words."""
 
-from einsearch_cli.errors import RuleError
-from einsearch_cli.settings.differences import differences
-from einsearch_cli.settings.model import FolderName, PathSetting, Settings, Whole, folder_name
-from einsearch_cli.settings.reading import Given, Origin, SettingError, in_code, in_document, read_settings
-
-__all__ = [
-    "FolderName",
-    "Given",
-    "Origin",
-    "PathSetting",
-    "RuleError",
-    "SettingError",
-    "Settings",
-    "Whole",
-    "differences",
-    "folder_name",
-    "in_code",
-    "in_document",
-    "read_settings",
-]
+from einsearch_cli.errors import RuleError as RuleError
+from einsearch_cli.settings.differences import differences as differences
+from einsearch_cli.settings.model import (
+    FolderName as FolderName,
+    PathSetting as PathSetting,
+    Settings as Settings,
+    Whole as Whole,
+    folder_name as folder_name,
+)
+from einsearch_cli.settings.reading import (
+    Given as Given,
+    Origin as Origin,
+    SettingError as SettingError,
+    in_code as in_code,
+    in_document as in_document,
+    read_settings as read_settings,
+)

@@ -9,48 +9,17 @@ from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
     from einsearch_cli.training.proxy import (
-        MINIMUM_STEPS,
-        OptimizerSettings,
-        ProxyRun,
-        RunCost,
-        RunOutcome,
-        RunSpeed,
-        StepDone,
-        minimal_budget,
-        probe,
-        run_cost,
-        train,
+        MINIMUM_STEPS as MINIMUM_STEPS,
+        OptimizerSettings as OptimizerSettings,
+        ProxyRun as ProxyRun,
+        RunCost as RunCost,
+        RunOutcome as RunOutcome,
+        RunSpeed as RunSpeed,
+        StepDone as StepDone,
+        minimal_budget as minimal_budget,
+        probe as probe,
+        run_cost as run_cost,
+        train as train,
     )
 else:
-    __getattr__ = lazy_names(
-        __name__,
-        {
-            "proxy": (
-                "MINIMUM_STEPS",
-                "OptimizerSettings",
-                "ProxyRun",
-                "RunCost",
-                "RunOutcome",
-                "RunSpeed",
-                "StepDone",
-                "minimal_budget",
-                "run_cost",
-                "probe",
-                "train",
-            ),
-        },
-    )
-
-__all__ = [
-    "MINIMUM_STEPS",
-    "OptimizerSettings",
-    "ProxyRun",
-    "RunCost",
-    "RunOutcome",
-    "RunSpeed",
-    "StepDone",
-    "minimal_budget",
-    "probe",
-    "run_cost",
-    "train",
-]
+    __getattr__, __all__ = lazy_names(__name__, __file__)

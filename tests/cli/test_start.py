@@ -141,7 +141,7 @@ def _lazy_packages() -> list[Path]:
 
 @pytest.mark.parametrize("path", _lazy_packages(), ids=lambda path: str(path.parent.name))
 def test_lazy_packages_give_what_they_promise(path: Path) -> None:
-    """What type checkers see, what is loaded on first use, and `__all__` are the same names."""
+    """What type checkers see is what `__all__` names, and every name is there on first use."""
     name = ".".join(path.parent.relative_to(Path(einsearch_cli.__file__).parent.parent).parts)
     package = importlib.import_module(name)
     seen = {
@@ -150,7 +150,7 @@ def test_lazy_packages_give_what_they_promise(path: Path) -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{name}.")
         for alias in node.names
     }
-    assert seen == set(package.__all__)
+    assert seen - {"lazy_names"} == set(package.__all__) - {"__version__"}
     modules = {file.stem for file in path.parent.glob("*.py")} | {folder.name for folder in path.parent.glob("*/")}
     for exported in package.__all__:
         assert not isinstance(getattr(package, exported), type(sys))

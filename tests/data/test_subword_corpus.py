@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from einsearch_cli.data import AnyTask, TextSettings, TextTask, open_task
-from einsearch_cli.data import subword_corpus as module
+from einsearch_cli.data import AnyTask, TextSettings, TextTask, open_task, subword_corpus as module
 from einsearch_cli.data.subword_corpus import SubwordCorpus, read_subwords
 from einsearch_cli.data.tokens.subwords import HuggingFaceTokenizer
 from einsearch_cli.errors import DataError

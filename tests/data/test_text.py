@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from einsearch_cli.data import AnyTask, TextSettings, TextTask
-from einsearch_cli.data import corpus as corpus_module
+from einsearch_cli.data import AnyTask, TextSettings, TextTask, corpus as corpus_module
 from einsearch_cli.data.corpus import encode, most_frequent, read_corpus
 from einsearch_cli.errors import DataError
 from tests.data.contract import TaskContract, take

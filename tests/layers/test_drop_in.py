@@ -15,8 +15,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from einsearch_cli.errors import LayerError, SizeError, StructureError
-from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers import memory as memory_module
+from einsearch_cli.layers import EinsumLinear, memory as memory_module
 from einsearch_cli.layers.plans.planner import routes
 from einsearch_cli.structures import parse_structure
 

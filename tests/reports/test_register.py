@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from einsearch_cli.reports import Page, report_section, report_sections
-from einsearch_cli.reports import page as page_module
+from einsearch_cli.reports import Page, page as page_module, report_section, report_sections
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.page import fill, render_page
 from einsearch_cli.reports.speed_page import SpeedReport, render_speed

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sympy
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from einsearch_cli.sizing import modular
 from einsearch_cli.sizing.modular import PRIMES, product_mod, rank_mod

@@ -8,8 +8,7 @@ from itertools import islice, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from einsearch_cli.errors import SizeError
 from einsearch_cli.sizing.factorization import divisors, nearest_factorizations

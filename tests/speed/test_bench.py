@@ -9,8 +9,7 @@ import torch
 
 from einsearch_cli.errors import SizeError, SpecError
 from einsearch_cli.layers import EinsumLinear, Plan
-from einsearch_cli.speed import MARKET, WIDTHS, Bench, Case, Entrant, Mode, Spread, cases_of
-from einsearch_cli.speed import measuring as bench_module
+from einsearch_cli.speed import MARKET, WIDTHS, Bench, Case, Entrant, Mode, Spread, cases_of, measuring as bench_module
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import classify
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.speed import Bench, Entrant, Mode, cases_of
-from einsearch_cli.speed import measuring as bench_module
+from einsearch_cli.speed import Bench, Entrant, Mode, cases_of, measuring as bench_module
 from einsearch_cli.speed.peak import peak_bytes
 from einsearch_cli.structures import parse_structure
 

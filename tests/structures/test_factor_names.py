@@ -5,8 +5,7 @@ from fractions import Fraction
 from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.structures.extent import Extent

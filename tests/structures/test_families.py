@@ -6,8 +6,7 @@ from random import Random
 
 import pytest
 import sympy
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures import FAMILIES, Structure, family_of, family_text, parse_structure

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from einsearch_cli.errors import EinsearchError, SizeError, StructureError
 from einsearch_cli.sizing import SizedStructure

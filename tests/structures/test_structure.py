@@ -6,8 +6,7 @@ from itertools import permutations
 from string import ascii_letters
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures import Structure, notations, parse_structure, structure_of_terms

@@ -6,8 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import sympy
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import Structure, parse_structure

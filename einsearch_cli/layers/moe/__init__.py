@@ -1,8 +1,6 @@
 """Layers of experts: routing, sparse execution, and the loss that keeps the load balanced."""
 
-from einsearch_cli.layers.moe.auxiliary import AuxiliaryLoss
-from einsearch_cli.layers.moe.feed_forward import FeedForwardMoE
-from einsearch_cli.layers.moe.layer import StructuredMoE
-from einsearch_cli.structures import AUXILIARY_WEIGHT, RoutingStatistics
-
-__all__ = ["AUXILIARY_WEIGHT", "AuxiliaryLoss", "FeedForwardMoE", "RoutingStatistics", "StructuredMoE"]
+from einsearch_cli.layers.moe.auxiliary import AuxiliaryLoss as AuxiliaryLoss
+from einsearch_cli.layers.moe.feed_forward import FeedForwardMoE as FeedForwardMoE
+from einsearch_cli.layers.moe.layer import StructuredMoE as StructuredMoE
+from einsearch_cli.structures import AUXILIARY_WEIGHT as AUXILIARY_WEIGHT, RoutingStatistics as RoutingStatistics

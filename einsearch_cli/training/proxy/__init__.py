@@ -5,29 +5,22 @@ from typing import TYPE_CHECKING
 from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from einsearch_cli.training.proxy.cost import MINIMUM_STEPS, RunCost, minimal_budget, run_cost
-    from einsearch_cli.training.proxy.run import RunSpeed, StepDone, probe, train
-    from einsearch_cli.training.proxy.run_settings import OptimizerSettings, ProxyRun, RunOutcome
-else:
-    __getattr__ = lazy_names(
-        __name__,
-        {
-            "cost": ("MINIMUM_STEPS", "RunCost", "minimal_budget", "run_cost"),
-            "run": ("RunSpeed", "StepDone", "probe", "train"),
-            "run_settings": ("OptimizerSettings", "ProxyRun", "RunOutcome"),
-        },
+    from einsearch_cli.training.proxy.cost import (
+        MINIMUM_STEPS as MINIMUM_STEPS,
+        RunCost as RunCost,
+        minimal_budget as minimal_budget,
+        run_cost as run_cost,
     )
-
-__all__ = [
-    "MINIMUM_STEPS",
-    "OptimizerSettings",
-    "ProxyRun",
-    "RunCost",
-    "RunOutcome",
-    "RunSpeed",
-    "StepDone",
-    "minimal_budget",
-    "probe",
-    "run_cost",
-    "train",
-]
+    from einsearch_cli.training.proxy.run import (
+        RunSpeed as RunSpeed,
+        StepDone as StepDone,
+        probe as probe,
+        train as train,
+    )
+    from einsearch_cli.training.proxy.run_settings import (
+        OptimizerSettings as OptimizerSettings,
+        ProxyRun as ProxyRun,
+        RunOutcome as RunOutcome,
+    )
+else:
+    __getattr__, __all__ = lazy_names(__name__, __file__)

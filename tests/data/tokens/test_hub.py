@@ -12,8 +12,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from einsearch_cli.data.tokens import DatasetSettings, DataSettings, TokenData, open_tokens
-from einsearch_cli.data.tokens import opening as opening_module
+from einsearch_cli.data.tokens import DatasetSettings, DataSettings, TokenData, open_tokens, opening as opening_module
 from einsearch_cli.data.tokens.streaming import StreamSampler, TokenStream
 from einsearch_cli.errors import DataError
 

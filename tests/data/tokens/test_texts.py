@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from einsearch_cli.data.corpus import read_corpus
-from einsearch_cli.data.tokens import CharacterTokenizer, DataSettings, open_tokens
-from einsearch_cli.data.tokens import opening as opening_module
+from einsearch_cli.data.tokens import CharacterTokenizer, DataSettings, open_tokens, opening as opening_module
 from einsearch_cli.errors import DataError, OutputError
 
 VERSE = "the quick brown fox jumps over the lazy dog\n"

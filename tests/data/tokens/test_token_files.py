@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from einsearch_cli.data.tokens import BytesTokenizer, DataSettings, open_tokens
-from einsearch_cli.data.tokens import binary as binary_module
+from einsearch_cli.data.tokens import BytesTokenizer, DataSettings, binary as binary_module, open_tokens
 from einsearch_cli.data.tokens.binary import Scan, map_tokens, scan
 from einsearch_cli.errors import DataError
 
