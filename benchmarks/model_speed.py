@@ -25,7 +25,7 @@ from torch import Tensor
 
 from einsearch_cli.files import write_atomically
 from einsearch_cli.layers.memory import retain_memory
-from einsearch_cli.models import MLP, ProxyModel, Transformer, proxy_config
+from einsearch_cli.models import MLP, StructuredNetwork, Transformer, proxy_config
 from einsearch_cli.models.base import LinearRule, structured_linear
 from einsearch_cli.speed import Race
 from einsearch_cli.speed.machine import machine_facts
@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 VOCABULARY, CONTEXT = 96, 128
 
 
-def gpt(make_linear: LinearRule) -> tuple[ProxyModel, Step]:
+def gpt(make_linear: LinearRule) -> tuple[StructuredNetwork, Step]:
     """The network of the text task on random characters."""
     config = proxy_config(vocabulary=VOCABULARY, width=256, layers=2, context=CONTEXT, structure="dense")
     model = Transformer(config, make_linear)
@@ -48,18 +48,18 @@ def gpt(make_linear: LinearRule) -> tuple[ProxyModel, Step]:
     return model, training_step(model, lambda: gpt_loss(model, text_BT))
 
 
-def gpt_loss(model: ProxyModel, text_BT: Tensor) -> Tensor:
+def gpt_loss(model: StructuredNetwork, text_BT: Tensor) -> Tensor:
     return F.cross_entropy(model(text_BT[:, :-1]).flatten(0, 1), text_BT[:, 1:].flatten())
 
 
-def mlp(make_linear: LinearRule) -> tuple[ProxyModel, Step]:
+def mlp(make_linear: LinearRule) -> tuple[StructuredNetwork, Step]:
     """The network of the teacher task on random samples."""
     model = MLP(8, 1024, 1, depth=5, make_linear=make_linear, dense_input=True)
     x_BI, y_BO = torch.randn(512, 8), torch.randn(512, 1)
     return model, training_step(model, lambda: F.mse_loss(model(x_BI), y_BO))
 
 
-def training_step(model: ProxyModel, loss: Callable[[], Tensor]) -> Step:
+def training_step(model: StructuredNetwork, loss: Callable[[], Tensor]) -> Step:
     """One update as `einsearch_cli.training` makes it."""
     settings = OptimizerSettings()
     kind = find_optimizer(settings.name)

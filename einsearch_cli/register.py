@@ -69,7 +69,11 @@ class Register(Generic[Entry]):
         try:
             self.check(name)
         except RuleError as error:
-            raise SpecError(f"no {self._noun} is named {name[:60]!r}: {error}", remedy=f"use {error.remedy}") from None
+            is_near = near_name(name, self.names()) is not None
+            plugin = "" if is_near else ", or give the file that registers it: --plugin FILE.py"
+            raise SpecError(
+                f"no {self._noun} is named {name[:60]!r}: {error}", remedy=f"use {error.remedy}{plugin}"
+            ) from None
         if name not in self.entries:
             import_module(f"{self._package}.{name}")
         return self.entries[name]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from einsearch_cli import plugins
-from einsearch_cli.data import base
 from einsearch_cli.search.engines import ENGINES
+from einsearch_cli.tasks import TASKS
 from einsearch_cli.training.optimizers import OPTIMIZERS
 
 
@@ -32,6 +32,6 @@ def registers() -> Iterator[None]:
     """What plug-ins register in this process is forgotten after the test."""
     yield
     plugins._LOADED.clear()
-    for register in (base._REGISTER, ENGINES.entries, OPTIMIZERS.entries):
+    for register in (TASKS.entries, ENGINES.entries, OPTIMIZERS.entries):
         for name in [name for name, entry in register.items() if not entry.__module__.startswith("einsearch_cli.")]:
             del register[name]

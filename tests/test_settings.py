@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from einsearch_cli.data import task_names
-from einsearch_cli.data.base import find_task
 from einsearch_cli.data.tokens import DataSettings
 from einsearch_cli.data.tokens.binary import TokenMeta
 from einsearch_cli.data.tokens.settings import DatasetSettings
@@ -19,6 +17,7 @@ from einsearch_cli.models.transformer import TransformerConfig
 from einsearch_cli.search.spec import HalvingSpec, SpaceSpec, StudySpec
 from einsearch_cli.settings import Settings, in_document, read_settings
 from einsearch_cli.structures.safe_yaml import load_yaml
+from einsearch_cli.tasks import find_task, task_names
 from einsearch_cli.training import OptimizerSettings
 from einsearch_cli.training.full import TrainSpec, train_spec as train
 

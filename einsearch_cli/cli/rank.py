@@ -29,7 +29,6 @@ from einsearch_cli.errors import Exit, SpecError
 from einsearch_cli.search.engines import DEFAULT, engine_names, find_engine
 
 if TYPE_CHECKING:
-    from einsearch_cli.data import AnyTask
     from einsearch_cli.reports import StudyReport
     from einsearch_cli.search.engines import Engine
     from einsearch_cli.search.estimate import StudyEstimate
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from einsearch_cli.settings import Given
     from einsearch_cli.structures import LayerSpec
     from einsearch_cli.structures.safe_yaml import Location
+    from einsearch_cli.tasks import AnyTask
     from einsearch_cli.training.proxy.trial import TrialResult
 
 HELP = """Train candidates at equal training FLOPs and rank them against dense.
@@ -59,7 +59,7 @@ at any time and run the same command again: finished runs are kept.
 
 def rank_command(
     study: list[str] = typer.Argument(metavar="STUDY.yaml|SPACE...", help="A study, files, structures, or grid:Q."),
-    task: str | None = typer.Option(None, help="Proxy task: teacher or text."),
+    task: str | None = typer.Option(None, help="Proxy task; `einsearch tasks` lists them."),
     text: Path | None = typer.Option(
         None,
         parser=path_parser("--text"),
@@ -125,7 +125,7 @@ def _overrides(
     if widths is not None:
         given["widths"] = whole_list("--widths", widths, 1, 1_000_000, example="64,128,256")
     if text is not None:
-        given["task_settings"] = {"path": str(text)}
+        given["task_settings"] = {"data": {"text": str(text)}}
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -138,8 +138,7 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
     if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml")):
         spec = load_study_spec(Path(words[0]))
         merged = spec.model_dump() | overrides
-        same_task = overrides.get("task", spec.task) == spec.task
-        merged["task_settings"] = (spec.task_settings if same_task else {}) | overrides.get("task_settings", {})
+        merged["task_settings"] = _merged_settings(spec, overrides)
         return parse_study_spec(merged, _by_options), Path(words[0]).parent
     data: dict[str, Any] = {"structures": [], "files": [], **overrides}
     for word in words:
@@ -156,6 +155,17 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
             refuse_file_as_structure(word)
             data["structures"].append(word)
     return parse_study_spec(data, _by_options), Path()
+
+
+def _merged_settings(spec: StudySpec, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The task's settings with those of options; a text takes the place of any other source in `data`."""
+    same_task = overrides.get("task", spec.task) == spec.task
+    settings = spec.task_settings if same_task else {}
+    changes: dict[str, Any] = overrides.get("task_settings", {})
+    if changes and isinstance(data := settings.get("data"), dict):
+        kept = {key: value for key, value in data.items() if key not in ("tokens", "dataset", "token_type")}
+        changes = {"data": kept | changes["data"]}
+    return settings | changes
 
 
 _OPTIONS = {"budget_flops": "--budget", "widths": "--widths", "seeds": "--seeds", "task": "--task"}

@@ -16,7 +16,7 @@ HELP = """List the proxy tasks with their settings, for `task_settings` in a stu
 def tasks_command(
     output: Format = format_option(),
 ) -> None:
-    from einsearch_cli.data import find_task, task_names
+    from einsearch_cli.tasks import find_task, task_names
 
     rows = [
         {

@@ -39,7 +39,7 @@ def tokenize_command(
     ),
     out: Path = out_folder(default=..., help="Folder for the token files; made when missing."),
     tokenizer: str = typer.Option(
-        "bytes", help="bytes, characters, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE."
+        "bytes", help="bytes, characters, bpe:N, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE."
     ),
     held_out_fraction: float = real_option(
         "--held-out-fraction",

@@ -1,31 +1,6 @@
-"""The proxy tasks: what a run is trained on. One registration each; see `Task` for the contract."""
+"""The ground of everything that is trained: rows of tokens (`data.tokens`), batches, and what is kept on disk."""
 
-from einsearch_cli.data.base import (
-    AnyTask,
-    Batch,
-    Task,
-    TaskSettings,
-    default_cache_folder,
-    find_task,
-    open_task,
-    register_task,
-    task_names,
-)
-from einsearch_cli.data.teacher import TeacherSettings, TeacherTask
-from einsearch_cli.data.text import TextSettings, TextTask
+from einsearch_cli.data.batch import Batch
+from einsearch_cli.data.cache import default_cache_folder
 
-__all__ = [
-    "AnyTask",
-    "Batch",
-    "Task",
-    "TaskSettings",
-    "TeacherSettings",
-    "TeacherTask",
-    "TextSettings",
-    "TextTask",
-    "default_cache_folder",
-    "find_task",
-    "open_task",
-    "register_task",
-    "task_names",
-]
+__all__ = ["Batch", "default_cache_folder"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,11 @@ from einsearch_cli.files import open_atomically, write_error
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 _ELSEWHERE: Final = "make it writable, or set XDG_CACHE_HOME to a folder that is"
+
+
+def default_cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/einsearch`, or `~/.cache/einsearch`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "einsearch"
 
 
 def cached_arrays(folder: Path, kind: str, key: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:

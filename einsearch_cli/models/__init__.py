@@ -7,7 +7,7 @@ from einsearch_cli.lazy import lazy_names
 if TYPE_CHECKING:
     from einsearch_cli.models.base import (
         LinearRule as LinearRule,
-        ProxyModel as ProxyModel,
+        StructuredNetwork as StructuredNetwork,
         structured_linear as structured_linear,
     )
     from einsearch_cli.models.counts import (

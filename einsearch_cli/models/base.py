@@ -16,7 +16,7 @@ LinearRule = Callable[[int, int, bool], nn.Module]
 """Makes one linear layer from (in_features, out_features, bias)."""
 
 
-class ProxyModel(nn.Module, ABC):
+class StructuredNetwork(nn.Module, ABC):
     """A network small enough to compare structures with.
 
     Contract:

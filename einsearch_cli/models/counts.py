@@ -1,6 +1,6 @@
 """Parameters and FLOPs of networks by arithmetic on their sizes: nothing is built, and torch is not needed.
 
-The networks themselves count too, layer by layer (`ProxyModel.parameter_count`, `flops_per_token`); the tests hold
+The networks themselves count too, layer by layer (`StructuredNetwork.parameter_count`, `flops_per_token`); the tests hold
 both counts against each other.
 """
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from einsearch_cli.errors import SizeError
 from einsearch_cli.models.base import (
     LinearRule,
-    ProxyModel,
+    StructuredNetwork,
     dense_linear,
     input_gradient_flops,
     linear_flops,
@@ -20,7 +20,7 @@ from einsearch_cli.models.counts import FlopCount
 # Axes in this file: B batch, I input, W width, O output.
 
 
-class MLP(ProxyModel):
+class MLP(StructuredNetwork):
     """`depth` linear layers: input, `depth - 2` hidden ones, and the dense head; ReLU between them.
 
     Args:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from einsearch_cli.data import AnyTask
 from einsearch_cli.errors import SpecError
 from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import LayerSpec, short_name
+from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.proxy.cost import MINIMUM_STEPS, minimal_budget
 from einsearch_cli.training.proxy.run_settings import ProxyRun
 

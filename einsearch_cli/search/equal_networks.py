@@ -6,16 +6,16 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from einsearch_cli.data import AnyTask
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import LayerSpec
+from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 if TYPE_CHECKING:  # a study's folder is looked at before torch is loaded
     from torch import nn
 
-    from einsearch_cli.models import ProxyModel
+    from einsearch_cli.models import StructuredNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class EqualNetworks:
     def among(cls, task: AnyTask, structures: Iterable[LayerSpec], widths: Sequence[int]) -> EqualNetworks:
         """Look at the network of every structure at every width, without allocating it.
 
-        >>> from einsearch_cli.data import open_task
+        >>> from einsearch_cli.tasks import open_task
         >>> from einsearch_cli.structures import parse_structure
         >>> third, quarter = (parse_structure(f"XA^{e} XAB^{f} YB^{f} YAB^{e}") for e, f in (("1/3", "2/3"), ("1/4", "3/4")))
         >>> [width for width, _ in EqualNetworks.among(open_task("teacher"), (third, quarter), (64, 120)).groups()]
@@ -74,7 +74,7 @@ class EqualNetworks:
         ]
 
 
-def _network_key(model: ProxyModel) -> Hashable:
+def _network_key(model: StructuredNetwork) -> Hashable:
     """Equal for networks of one task and width that have the same layers under the same names."""
     return tuple((name, _layer_key(layer)) for name, layer in model.structured_layers().items())
 

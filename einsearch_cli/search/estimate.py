@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
-from einsearch_cli.data import AnyTask
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.search.budgets import first_runs
 from einsearch_cli.search.engines import Engine
@@ -20,6 +19,7 @@ from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.study import planned_counts
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
+from einsearch_cli.tasks import AnyTask
 
 if TYPE_CHECKING:  # how long loading torch takes is measured here
     from einsearch_cli.training import ProxyRun, RunSpeed

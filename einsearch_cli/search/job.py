@@ -74,7 +74,7 @@ def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], Non
 
     Whatever goes wrong with it becomes its result and leaves other trials alone; what `report` raises goes on.
     """
-    from einsearch_cli.data import open_task
+    from einsearch_cli.tasks import open_task
     from einsearch_cli.training import OptimizerSettings, ProxyRun, train
 
     trial = job.trial

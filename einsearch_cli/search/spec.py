@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from einsearch_cli.data import AnyTask, open_task
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.settings import (
     FolderName,
@@ -34,6 +33,7 @@ from einsearch_cli.structures import (
 )
 from einsearch_cli.structures.extent import exact_rational
 from einsearch_cli.structures.safe_yaml import Location, load_yaml_file
+from einsearch_cli.tasks import AnyTask, find_task, open_task
 from einsearch_cli.taxonomy import Bounds, Space, survivors
 from einsearch_cli.training import OptimizerSettings
 
@@ -119,7 +119,7 @@ class StudySpec(Settings):
     name: FolderName = "study"
     """Name of the study and of its folder under runs/."""
     task: str = "teacher"
-    """Proxy task: teacher or text."""
+    """Proxy task; `einsearch tasks` lists them."""
     task_settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of the task; see `einsearch tasks`."""
     structures: list[Any] = Field(default_factory=list, examples=[["monarch", "btt:r=2"]])
@@ -205,7 +205,8 @@ def load_study_spec(path: Path) -> StudySpec:
     named = {key: typed[key] for key in ("structures", "baselines") if isinstance(typed.get(key), list)}
     _check_entries(named, lambda key, number: document.where((*(prefix if key == "structures" else (key,)), number)))
     _check_task(spec, origin)
-    return spec.model_copy(update=named)
+    settings = find_task(spec.task).settings_type.rebased(spec.task_settings, path.parent)
+    return spec.model_copy(update={**named, "task_settings": settings})
 
 
 def parse_study_spec(data: Mapping[str, Any], origin: Origin = in_code) -> StudySpec:

@@ -123,6 +123,7 @@ class StudyStore:
         known = self._study.user_attrs.get(_FINGERPRINT)
         before = self._study.user_attrs.get(_SETTINGS)
         if known is not None and known != self._fingerprint:
+            self._refuse_former_task(before or {})
             changed = differences(before, self._settings) if before and self._settings else []
             listed = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise StudyError(
@@ -134,6 +135,17 @@ class StudyStore:
             self._study.set_user_attr(_FINGERPRINT, self._fingerprint)
         if before is None and self._settings:
             self._study.set_user_attr(_SETTINGS, self._settings)
+
+    def _refuse_former_task(self, before: Mapping[str, Any]) -> None:
+        """Studies of a task that has since changed are known by the number of its format, 1 where none was noted."""
+        task, ours = self._settings.get("task"), self._settings.get("task_format", 1)
+        theirs = before.get("task_format", 1)
+        if before.get("task") == task and theirs != ours:
+            raise StudyError(
+                f"{self.folder} holds a study of the {task} task in format {theirs}: this version of einsearch has format "
+                f"{ours}, whose losses cannot be compared with it",
+                remedy="give another --out to begin again; results.json and report.html of that study stay as they are",
+            )
 
     def _recover(self) -> None:
         """Read all results, and settle trials that a killed process left running.

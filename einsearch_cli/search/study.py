@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from einsearch_cli.data import AnyTask
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import ablation_trials, places, promoted, rung_budgets, rung_trials
@@ -16,6 +15,7 @@ from einsearch_cli.search.job import Job, TrialFinished, TrialProgress
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.structures import LayerSpec
+from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 
@@ -44,6 +44,7 @@ def readable(spec: StudySpec, task: AnyTask, structures: Sequence[LayerSpec]) ->
     return {
         **_deciding(spec, structures),
         "task_settings": task.settings.model_dump(mode="json"),
+        "task_format": task.format,
         "data": task.data_digest()[:12],
     }
 

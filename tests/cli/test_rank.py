@@ -210,7 +210,7 @@ def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
         (["monarch", "--widths", "64,x"], "--widths 64,x: x is not a whole number"),
         (["monarch", "--budget", "-1"], "--budget -1: a number above 0 is needed"),
         (["monarch", "--budget", "10"], "budget_flops = 10 leaves 3.33 training FLOPs"),
-        (["monarch", "--task", "teachr"], "no task 'teachr'"),
+        (["monarch", "--task", "teachr"], "no task is named 'teachr'"),
         (["monarch", "--text", "missing"], "missing"),
         (["grid:x"], "grid:x: a whole number from 1 to 24"),
         (["monrach"], "no structure or family is named 'monrach'"),

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
-from einsearch_cli.data import open_task
 from einsearch_cli.search.spec import load_study_spec
 from einsearch_cli.structures import MixtureOfExperts, parse_layer, structure_of_entry
+from einsearch_cli.tasks import open_task
 from einsearch_cli.training import OptimizerSettings, ProxyRun, RunOutcome, run_cost, train
 
 SPEC = Path(__file__).parents[2] / "specs" / "moe.yaml"
 BALANCE = SPEC.with_name("moe_balance.yaml")
-SMALL_TASK = {"block_size": 32, "batch_size": 16, "layers": 1, "validation_blocks": 32}
+SMALL_TASK = {"context": 32, "batch": 16, "layers": 1, "validation_blocks": 32}
 SUBWORDS = SMALL_TASK | {
-    "vocabulary": 512,
-    "path": str(Path(sysconfig.get_path("stdlib"), "asyncio")),  # half a megabyte: encoded in a second
+    # half a megabyte: encoded in a second
+    "data": {"tokenizer": "bpe:512", "text": str(Path(sysconfig.get_path("stdlib"), "asyncio"))},
 }
 """The data of the studies, but less text."""
 

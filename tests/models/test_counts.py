@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from einsearch_cli.data import open_task
 from einsearch_cli.models import Transformer, preset, structured_linear
 from einsearch_cli.models.transformer import meta_transformer
 from einsearch_cli.models.transformer.accounting import transformer_count
 from einsearch_cli.structures import parse_layer
+from einsearch_cli.tasks import open_task
 
 LAYERS = [
     "dense",
@@ -65,7 +65,7 @@ def test_the_teachers_student_with_padding_too(text: str) -> None:
 @pytest.mark.parametrize("text", LAYERS)
 def test_the_text_tasks_network(text: str, tmp_path) -> None:
     (tmp_path / "a.txt").write_text("to be or not to be " * 100)
-    task = open_task("text", {"path": str(tmp_path / "a.txt"), "block_size": 16})
+    task = open_task("text", {"data": {"text": str(tmp_path / "a.txt")}, "context": 16})
     layer = parse_layer(text)
     with torch.device("meta"):
         built = task.build_model(layer, 64)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from einsearch_cli.layers import EinsumLinear, StructuredMoE, learning_rate_multipliers
-from einsearch_cli.models import MLP, ProxyModel, Transformer, proxy_config, structured_linear
+from einsearch_cli.models import MLP, StructuredNetwork, Transformer, proxy_config, structured_linear
 from einsearch_cli.structures import parse_layer, parse_structure
 
 
@@ -32,7 +32,7 @@ def test_the_input_layer_has_a_fixed_fan_in() -> None:
 
 @pytest.mark.parametrize("text", ["monarch", "btt:r=2", "low-rank", "kronecker"])
 @pytest.mark.parametrize("build", [mlp, gpt])
-def test_a_factor_multiplies_the_dense_rule_with_its_own(build: type[ProxyModel], text: str) -> None:
+def test_a_factor_multiplies_the_dense_rule_with_its_own(build: type[StructuredNetwork], text: str) -> None:
     model = build(text, 256)
     multipliers = model.learning_rate_multipliers(base_width=64)
     assert multipliers.keys() == {name for name, _ in model.named_parameters()}

@@ -2,18 +2,21 @@
 
 import sys
 
-from einsearch_cli.data import TeacherSettings, TeacherTask, register_task
-from einsearch_cli.models import ProxyModel
+from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.structures import LayerSpec
+from einsearch_cli.tasks import register
+from einsearch_cli.tasks.teacher import TeacherTask
 
 
 class Fatal(TeacherTask):
     """The teacher task, but for one width."""
 
-    def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
+    name = "fatal"
+
+    def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
         if width == 24:
             sys.exit(3)
         return super().build_model(structure, width)
 
 
-register_task("fatal", TeacherSettings)(Fatal)
+register(Fatal)

@@ -10,15 +10,18 @@ import sys
 import time
 from pathlib import Path
 
-from einsearch_cli.data import TeacherSettings, TeacherTask, register_task
 from einsearch_cli.search.engines.local import LocalProcesses
 from einsearch_cli.search.job import Job, TrialSetup
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.tasks import register
+from einsearch_cli.tasks.teacher import TeacherTask
 from einsearch_cli.training.proxy.trial import Trial
 
 
 class Sleeping(TeacherTask):
     """Silent for an hour: no pipe that breaks ends a worker here."""
+
+    name = "sleeping"
 
     def prepare(self) -> None:
         (Path(sys.argv[1]) / str(os.getpid())).touch()
@@ -26,7 +29,7 @@ class Sleeping(TeacherTask):
 
 
 if __name__ in ("__main__", "__mp_main__"):  # in this program and its workers, not where tests are collected
-    register_task("sleeping", TeacherSettings)(Sleeping)
+    register(Sleeping)
 
 
 def main() -> None:

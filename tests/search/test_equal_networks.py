@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from einsearch_cli.data import open_task
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import parse_layer
+from einsearch_cli.tasks import open_task
 from einsearch_cli.training.proxy.trial import TrialResult
 from tests.search.test_study import study
 from tests.taxonomy.test_exponents import PUBLISHED

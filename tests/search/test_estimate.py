@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from einsearch_cli.data import open_task
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.search import estimate
 from einsearch_cli.search.engines.local import LocalProcesses
 from einsearch_cli.search.estimate import StudyEstimate, estimate_study
 from einsearch_cli.search.job import TrialSetup
 from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.tasks import open_task
 from einsearch_cli.training import ProxyRun, RunCost, RunSpeed
 
 SETTINGS = {"teacher_width": 16, "pool_size": 2048, "validation_size": 256, "batch_size": 64}

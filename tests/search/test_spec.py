@@ -62,7 +62,7 @@ def test_numbers_in_scientific_notation(tmp_path: Path) -> None:
         ("name: ../../etc\n", "name is '../../etc'"),
         ("structures:\n- monarch\n- XA^1/2 YA^1\n", "mine.yaml:3: the input exponents"),
         ("structures: [monarch]\nbaselines:\n- XA^1/2 YA^1\n", "mine.yaml:3: the input exponents"),
-        ("structures: [monarch]\ntask: teachr\n", "no task 'teachr'"),
+        ("structures: [monarch]\ntask: teachr\n", "no task is named 'teachr'"),
         ("structures: [monarch]\ntask_settings: {dpth: 3}\n", "mine.yaml:2: unknown key 'task_settings.dpth'"),
         ("optimizer: {learning_rate: 0}\n", "mine.yaml:1: optimizer.learning_rate is 0: a number above 0 is needed"),
         ("space: {grid: 2, experts: 8}\n", "experts and top are given both or neither"),

@@ -2,7 +2,7 @@
 
 from einsearch_cli.data.tokens.opening import TokenData, check_source, open_tokens, write_tokens
 from einsearch_cli.data.tokens.registry import open_tokenizer, tokenizer_from_json
-from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, held_out_batches
+from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, check_length, held_out_batches
 from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings
 from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer
 
@@ -15,6 +15,7 @@ __all__ = [
     "Sampler",
     "TokenData",
     "Tokenizer",
+    "check_length",
     "check_source",
     "held_out_batches",
     "open_tokenizer",

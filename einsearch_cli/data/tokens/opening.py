@@ -11,8 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from einsearch_cli.data.base import default_cache_folder
-from einsearch_cli.data.corpus import text_files
+from einsearch_cli.data.cache import default_cache_folder
 from einsearch_cli.data.tokens.binary import (
     DTYPES,
     HELD_OUT_FILE,
@@ -27,12 +26,13 @@ from einsearch_cli.data.tokens.binary import (
 )
 from einsearch_cli.data.tokens.encoding import Progress, smallest_type, write_token_folder
 from einsearch_cli.data.tokens.hub import dataset_source, describe
-from einsearch_cli.data.tokens.registry import open_tokenizer, tokenizer_from_json
+from einsearch_cli.data.tokens.registry import learned_tokenizer, open_tokenizer, tokenizer_from_json
 from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, TokenArray
 from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings, TokenType
-from einsearch_cli.data.tokens.sources import Source, key_of, text_source
+from einsearch_cli.data.tokens.sources import Source, key_of
 from einsearch_cli.data.tokens.streaming import StreamSampler, TokenStream, stream_identity
-from einsearch_cli.data.tokens.tokenizers import CharacterTokenizer, Tokenizer
+from einsearch_cli.data.tokens.texts import text_files, text_source
+from einsearch_cli.data.tokens.tokenizers import Tokenizer
 from einsearch_cli.errors import DataError, OutputError
 from einsearch_cli.files import write_error
 
@@ -108,7 +108,7 @@ def check_source(settings: DataSettings) -> None:
         _check_token_files(settings.tokens)
     elif settings.dataset is None:
         text_files(settings.text)
-    if settings.tokenizer not in (None, "characters"):
+    if settings.tokenizer is not None and learned_tokenizer(settings.tokenizer) is None:
         open_tokenizer(settings.tokenizer)
 
 
@@ -158,8 +158,10 @@ def _open_documents(settings: DataSettings, cache: Path, progress: Progress | No
     else:
         source = text_source(settings.text, settings.held_out_fraction, cache)
     name = settings.tokenizer or "bytes"
-    identity = name if name == "characters" else open_tokenizer(name).to_json()
-    key = key_of(source, identity, settings.held_out_fraction)
+    learned = learned_tokenizer(name)
+    key = key_of(
+        source, open_tokenizer(name).to_json() if learned is None else learned.identity, settings.held_out_fraction
+    )
     folder = cache / key[:32]
     if not _is_whole(folder, key):
         with _made(folder), FileLock(folder / "writing.lock"):
@@ -169,7 +171,8 @@ def _open_documents(settings: DataSettings, cache: Path, progress: Progress | No
 
 
 def _tokenizer_for(source: Source, name: str) -> Tokenizer:
-    return CharacterTokenizer.of(source.training_texts()) if name == "characters" else open_tokenizer(name)
+    learned = learned_tokenizer(name)
+    return open_tokenizer(name) if learned is None else learned.of(source.training_texts())
 
 
 def _open_stream(settings: DataSettings, dataset: DatasetSettings, cache: Path) -> TokenData:

@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from einsearch_cli.data.tokens.encoding import PIECE, pieces
 from einsearch_cli.data.tokens.subwords import HuggingFaceTokenizer, TiktokenTokenizer
 from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer
 from einsearch_cli.errors import DataError
 
 _KINDS: Final[Sequence[type[Tokenizer]]] = (BytesTokenizer, CharacterTokenizer, TiktokenTokenizer, HuggingFaceTokenizer)
 
+_MAX_SUBWORDS: Final = 1 << 16
+"""So that tokens fit two bytes."""
+
+
+@dataclass(frozen=True)
+class LearnedTokenizer:
+    """A tokenizer that is made from the training part of a text."""
+
+    identity: str
+    """What it depends on besides the text."""
+    of: Callable[[Iterable[str]], Tokenizer]
+
+
+def learned_tokenizer(name: str) -> LearnedTokenizer | None:
+    """The one that settings name, `characters` or `bpe:N`; None for a tokenizer that needs no text.
+
+    Raises:
+        DataError: no such number of subwords, or the package that finds them is missing.
+
+    >>> learned_tokenizer("characters").of(["abba"]).vocabulary
+    3
+    """
+    if name == "characters":
+        return LearnedTokenizer(name, CharacterTokenizer.of)
+    kind, _, number = name.partition(":")
+    if kind != "bpe":
+        return None
+    size = int(number) if number.isascii() and number.isdecimal() and len(number) < 9 else 0
+    if not 256 <= size <= _MAX_SUBWORDS:
+        raise DataError(
+            f"tokenizer {name[:40]!r}: bpe:N takes a number of subwords from 256 to {_MAX_SUBWORDS:,}",
+            remedy="tokenizer: bpe:1024",
+        )
+    version = HuggingFaceTokenizer.package_version()
+    return LearnedTokenizer(f"bpe:{size} of tokenizers {version}", partial(_byte_pairs, size=size))
+
+
+def _byte_pairs(texts: Iterable[str], size: int) -> Tokenizer:
+    return HuggingFaceTokenizer.train((piece for text in texts for piece in pieces(text, PIECE)), size)
+
 
 def open_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer by the name that settings give; not `characters`, which is made from texts.
+    """A tokenizer by the name that settings give; not one that is made from texts.
 
     Raises:
         DataError: no such tokenizer, or it cannot be had.
@@ -22,10 +65,10 @@ def open_tokenizer(name: str) -> Tokenizer:
     kind, _, argument = name.partition(":")
     if name == "bytes":
         return BytesTokenizer()
-    if name == "characters":
+    if learned_tokenizer(name) is not None:
         raise DataError(
-            "the characters that are tokens are those of the training text, and here it is not read",
-            remedy="give another tokenizer, or write token files with `einsearch tokenize --tokenizer characters`",
+            f"tokenizer {name} is made from the training text, and here it is not read",
+            remedy=f"give another tokenizer, or write token files with `einsearch tokenize --tokenizer {name}`",
         )
     if kind == "tiktoken" and argument:
         return TiktokenTokenizer.open(argument)
@@ -33,7 +76,7 @@ def open_tokenizer(name: str) -> Tokenizer:
         return HuggingFaceTokenizer.open(Path(argument))
     raise DataError(
         f"no tokenizer {name!r}",
-        remedy="use bytes, characters, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE",
+        remedy="use bytes, characters, bpe:N, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from einsearch_cli.data.base import Batch
+from einsearch_cli.data.batch import Batch
 from einsearch_cli.errors import DataError
 
 # Axes in this file: B rows of a batch, T position in a block.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -81,8 +82,9 @@ class DataSettings(Settings):
     """Hugging Face dataset (extra `datasets`)."""
 
     tokenizer: str | None = None
-    """`bytes` (the default for text), `characters`, `tiktoken:NAME`, `tiktoken:FILE.tiktoken` or `huggingface:FILE`
-    (a tokenizer.json). For token files: what the tokens stand for; needed only to generate text."""
+    """`bytes` (the default for text), `characters`, `bpe:N` (N subwords found in the text), `tiktoken:NAME`,
+    `tiktoken:FILE.tiktoken` or `huggingface:FILE` (a tokenizer.json).
+    For token files: what the tokens stand for; needed only to generate text."""
 
     vocabulary: Whole | None = Field(default=None, ge=2, le=MAX_VOCABULARY)
     """Number of distinct tokens of token files that have no meta.json, or a larger number than the tokenizer has."""
@@ -93,6 +95,27 @@ class DataSettings(Settings):
     held_out_fraction: float = Field(default=0.05, gt=0, le=0.5)
     """Part held out for validation: whole files of a folder, the end of a single file or of a token file without a
     val.bin, documents of a dataset without a `held_out_split`."""
+
+    @classmethod
+    def rebased(cls, values: object, folder: Path) -> object:
+        """Plain settings from a file, with relative paths read from its folder; what is not a path is left to be refused.
+
+        >>> DataSettings.rebased({"text": "books", "tokenizer": "huggingface:a.json"}, Path("mine"))
+        {'text': 'mine/books', 'tokenizer': 'huggingface:mine/a.json'}
+        """
+        if not isinstance(values, dict):
+            return values
+        found = dict(values)
+        for name in ("tokens", "text"):
+            if isinstance(found.get(name), str):
+                found[name] = str(folder / found[name])
+        kind, _, file = str(found.get("tokenizer")).partition(":")
+        if kind == "huggingface" or file.endswith(".tiktoken"):
+            found["tokenizer"] = f"{kind}:{folder / file}"
+        dataset = found.get("dataset")
+        if isinstance(dataset, dict) and isinstance(dataset.get("files"), list):
+            found["dataset"] = {**dataset, "files": [str(folder / str(name)) for name in dataset["files"]]}
+        return found
 
     @model_validator(mode="after")
     def _check(self) -> Self:

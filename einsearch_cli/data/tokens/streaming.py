@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from einsearch_cli.data.base import Batch
+from einsearch_cli.data.batch import Batch
 from einsearch_cli.data.tokens import hub
 from einsearch_cli.data.tokens.encoding import encode_document
 from einsearch_cli.data.tokens.sampling import TokenArray, cut_blocks, rows_of

@@ -9,8 +9,6 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 
-from einsearch_cli.data.corpus import code_points_of, most_frequent
-
 Tokens = npt.NDArray[Any]
 
 UNKNOWN: Final = "\N{REPLACEMENT CHARACTER}"
@@ -122,7 +120,7 @@ class CharacterTokenizer(Tokenizer):
         for text in texts:
             found = np.bincount(code_points_of(text))
             counts[: len(found)] += found
-        return cls(most_frequent(counts, MAX_CHARACTERS))
+        return cls(most_frequent(counts))
 
     @property
     def vocabulary(self) -> int:
@@ -146,3 +144,27 @@ class CharacterTokenizer(Tokenizer):
     def from_json(cls, values: Mapping[str, Any]) -> CharacterTokenizer:
         """From the characters in the order of their tokens."""
         return cls(str(values["characters"]))
+
+
+def code_points_of(text: str) -> npt.NDArray[np.uint32]:
+    """Number of every character.
+
+    >>> code_points_of("aé").tolist()
+    [97, 233]
+    """
+    return np.frombuffer(text.encode("utf-32-le", errors="replace"), dtype="<u4")  # a lone surrogate becomes "?"
+
+
+def most_frequent(counts: npt.NDArray[np.int64], limit: int = MAX_CHARACTERS) -> str:
+    """The at most `limit` characters that get a token, most frequent first; equally frequent ones by code point.
+
+    Args:
+        counts: how often each code point occurs.
+        limit: most characters.
+
+    >>> most_frequent(np.bincount(code_points_of("baac")))
+    'abc'
+    """
+    present = np.flatnonzero(counts)
+    ordered = present[np.lexsort((present, -counts[present]))]
+    return "".join(map(chr, ordered[:limit]))

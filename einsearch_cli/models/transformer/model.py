@@ -13,7 +13,7 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import FeedForwardMoE
 from einsearch_cli.models.base import (
     LinearRule,
-    ProxyModel,
+    StructuredNetwork,
     dense_linear,
     linear_flops,
     structured_linear,
@@ -29,7 +29,7 @@ from einsearch_cli.structures import MixtureOfExperts, parse_structure
 # Axes in this file: B batch, T position, W width, V vocabulary.
 
 
-class Transformer(ProxyModel):
+class Transformer(StructuredNetwork):
     """Token embedding, blocks of causal attention and feed-forward network, norm, dense head.
 
     Query, key, value and output are separate linear layers. Layers without a structure are

@@ -16,7 +16,7 @@ from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, fin
 from einsearch_cli.training.schedule import ScheduleShape
 
 if TYPE_CHECKING:  # which loads torch
-    from einsearch_cli.models import ProxyModel
+    from einsearch_cli.models import StructuredNetwork
     from einsearch_cli.training.groups import Options
 
 FREE_TO_CHANGE: Final = frozenset({"name", "data", "validation", "checkpoint", "metrics", "parallel"})
@@ -38,7 +38,7 @@ class OptimizerSpec(UpdateSettings):
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Decay of AdamW's running mean of squared gradients."""
 
-    def applied_to(self, model: ProxyModel) -> tuple[OptimizerKind, dict[str, Options]]:
+    def applied_to(self, model: StructuredNetwork) -> tuple[OptimizerKind, dict[str, Options]]:
         """The optimizer, and its options for every parameter of a model."""
         kind = find_optimizer(self.name)
         return kind, kind.options(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from einsearch_cli.data.tokens import DataSettings
 from einsearch_cli.errors import EinsearchError, SpecError, StructureError
 from einsearch_cli.settings import Given, SettingError, folder_name, in_code, read_settings
 from einsearch_cli.structures.safe_yaml import Location, YamlDocument, load_yaml_file
@@ -160,18 +161,5 @@ class _Places:
 
 
 def _rebased(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The keys with paths of data read from the folder of their file; what is no path is left to be refused."""
-    source = data.get("data")
-    if not isinstance(source, dict):
-        return data
-    found = dict(source)
-    for name in ("tokens", "text"):
-        if isinstance(found.get(name), str):
-            found[name] = str(folder / found[name])
-    kind, _, file = str(found.get("tokenizer")).partition(":")
-    if kind == "huggingface" or file.endswith(".tiktoken"):
-        found["tokenizer"] = f"{kind}:{folder / file}"
-    dataset = found.get("dataset")
-    if isinstance(dataset, dict) and isinstance(dataset.get("files"), list):
-        found["dataset"] = {**dataset, "files": [str(folder / str(name)) for name in dataset["files"]]}
-    return {**data, "data": found}
+    """The keys with paths of data read from the folder of their file."""
+    return {**data, "data": DataSettings.rebased(data["data"], folder)} if "data" in data else data

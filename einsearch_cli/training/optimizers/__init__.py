@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from einsearch_cli.models import ProxyModel
+    from einsearch_cli.models import StructuredNetwork
     from einsearch_cli.training.groups import Group, Options
 
 DEFAULT: Final = "adamw"
@@ -43,7 +43,7 @@ class OptimizerKind(ABC):
 
     @abstractmethod
     def options(
-        self, model: ProxyModel, *, base_width: int, learning_rate: float, weight_decay: float
+        self, model: StructuredNetwork, *, base_width: int, learning_rate: float, weight_decay: float
     ) -> dict[str, Options]:
         """The options of every parameter by name: the learning-rate rule."""
 

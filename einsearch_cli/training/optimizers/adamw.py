@@ -10,7 +10,7 @@ from einsearch_cli.training.optimizers import OptimizerKind, register
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from einsearch_cli.models import ProxyModel
+    from einsearch_cli.models import StructuredNetwork
     from einsearch_cli.training.groups import Group, Options
     from einsearch_cli.training.optimizers import UpdateSettings
 
@@ -23,9 +23,9 @@ class AdamW(OptimizerKind):
     least_state_bytes = 2 * 4
 
     def options(
-        self, model: ProxyModel, *, base_width: int, learning_rate: float, weight_decay: float
+        self, model: StructuredNetwork, *, base_width: int, learning_rate: float, weight_decay: float
     ) -> dict[str, Options]:
-        """As `ProxyModel.learning_rate_multipliers` says."""
+        """As `StructuredNetwork.learning_rate_multipliers` says."""
         from einsearch_cli.training.groups import parameter_options
 
         multipliers = model.learning_rate_multipliers(base_width)

@@ -18,7 +18,7 @@ from torch.optim.adamw import adamw
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.guided import SelfGuidedLinear
 from einsearch_cli.layers.moe.experts import Experts
-from einsearch_cli.models import ProxyModel
+from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.training.groups import Group, Options
 from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, find_optimizer, register
 
@@ -176,7 +176,7 @@ class MuonKind(OptimizerKind):
     least_state_bytes = 4
 
     def options(
-        self, model: ProxyModel, *, base_width: int, learning_rate: float, weight_decay: float
+        self, model: StructuredNetwork, *, base_width: int, learning_rate: float, weight_decay: float
     ) -> dict[str, Options]:
         """Matrices as above; everything else as with AdamW."""
         rest = find_optimizer("adamw").options(
@@ -203,7 +203,7 @@ class MuonKind(OptimizerKind):
         return 4 if "adjustment" in options else 8
 
 
-def _spectral_norms(model: ProxyModel) -> dict[str, float]:
+def _spectral_norms(model: StructuredNetwork) -> dict[str, float]:
     """sqrt(fan_out / fan_in) of every matrix that Muon moves, by parameter name, shared among factors."""
     found: dict[str, float] = {}
     for layer, module in model.named_modules():

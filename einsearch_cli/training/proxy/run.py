@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.data import Batch
 from einsearch_cli.layers import AuxiliaryLoss
-from einsearch_cli.models import ProxyModel
+from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.groups import grouped
 from einsearch_cli.training.optimizers import find_optimizer
@@ -128,7 +128,7 @@ class _Trainer:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
-            self.model: ProxyModel = run.task.build_model(run.structure, run.width)
+            self.model: StructuredNetwork = run.task.build_model(run.structure, run.width)
         self.cost = cost_of(run, self.model.count())
         kind = find_optimizer(settings.name)
         options = kind.options(

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from pydantic import Field
 
-from einsearch_cli.data import AnyTask
 from einsearch_cli.settings import Whole
 from einsearch_cli.structures import AUXILIARY_WEIGHT, LayerSpec, RoutingStatistics
+from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.optimizers import UpdateSettings
 
 

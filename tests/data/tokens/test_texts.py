@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from einsearch_cli.data.corpus import read_corpus
-from einsearch_cli.data.tokens import CharacterTokenizer, DataSettings, open_tokens, opening as opening_module
+from einsearch_cli.data.tokens import DataSettings, open_tokens, opening as opening_module
 from einsearch_cli.errors import DataError, OutputError
 
 VERSE = "the quick brown fox jumps over the lazy dog\n"
@@ -71,13 +70,15 @@ def test_whole_files_are_held_out_and_kept_apart(folder: Path, tmp_path: Path) -
         assert set(found) <= texts
 
 
-def test_proxy_and_training_hold_out_the_same_files(folder: Path, tmp_path: Path) -> None:
-    corpus = read_corpus(folder, 0.1)
-    data = open_tokens(DataSettings(text=folder, tokenizer="characters", held_out_fraction=0.1), tmp_path / "cache")
-    assert isinstance(data.tokenizer, CharacterTokenizer)
-    proxy = "".join(corpus.characters[token - 1] if token else "�" for token in corpus.training.tolist())
-    trained = data.tokenizer.decode(data.training.tolist())
-    assert proxy.replace("\n", "") == trained.replace("\n", "")
+def test_a_folder_of_two_keeps_one_for_training(tmp_path: Path) -> None:
+    path = tmp_path / "two"
+    (path / ".git").mkdir(parents=True)
+    (path / "a.txt").write_text("ab" * 5)
+    (path / "b.md").write_text("bc" * 5)
+    (path / "c.bin").write_bytes(b"\xff" * 10)
+    (path / ".git" / "d.txt").write_bytes(b"\xff" * 10)
+    data = open_tokens(DataSettings(text=path, held_out_fraction=0.5), tmp_path / "cache")
+    assert (len(data.training), len(data.held_out)) == (11, 11)
 
 
 def test_characters_come_from_the_training_part(tmp_path: Path) -> None:
@@ -223,9 +224,30 @@ def test_texts_with_nothing_in_them(tmp_path: Path) -> None:
 
 def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_bytes(b"abc\xff")
-    assert "bad.txt is not UTF-8: byte 0xff at offset 3" in refusal(DataSettings(text=tmp_path / "bad.txt"), tmp_path)
-    assert "does not exist" in refusal(DataSettings(text=tmp_path / "missing"), tmp_path)
+    (tmp_path / "good.txt").write_text(BOOK)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "bad.txt", tmp_path):
+        assert refusal(DataSettings(text=path), tmp_path) == (
+            f"text {tmp_path / 'bad.txt'} is not UTF-8: byte 0xff at offset 3 (invalid start byte)\n"
+            "try: convert it, e.g. iconv -f latin1 -t utf-8 bad.txt, or leave it out"
+        )
+    for path, message in (
+        (tmp_path / "missing", "does not exist"),
+        (tmp_path / "folder", "has no text files: none ends in .csv, .html, .json"),
+        (tmp_path / "pipe", "is neither a file nor a folder"),
+    ):
+        assert f"{path} {message}" in refusal(DataSettings(text=path), tmp_path)
     assert "no tokenizer 'morse'" in refusal(DataSettings(tokenizer="morse"), tmp_path)
+
+
+def test_a_file_that_cannot_be_read(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    expected = f"text {book} cannot be read: Permission denied\ntry: check its permissions"
+    assert refusal(DataSettings(text=book), tmp_path) == expected
 
 
 def test_a_cache_that_cannot_be_written(book: Path, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_another_tokenizer_than_meta_json_holds(folder: Path, tmp_path: Path) ->
 
 def test_characters_cannot_be_guessed(folder: Path, tmp_path: Path) -> None:
     message = refusal(DataSettings(tokens=folder, tokenizer="characters"), tmp_path)
-    assert message.startswith("the characters that are tokens are those of the training text")
+    assert message.startswith("tokenizer characters is made from the training text")
 
 
 @pytest.mark.parametrize(

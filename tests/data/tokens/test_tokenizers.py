@@ -150,7 +150,7 @@ def refusal(make: Callable[[], object]) -> str:
 @pytest.mark.parametrize("name", ["byte", "tiktoken", "tiktoken:", "huggingface", "bytes:x"])
 def test_unknown_names(name: str) -> None:
     assert refusal(lambda: open_tokenizer(name)) == (
-        f"no tokenizer {name!r}\ntry: use bytes, characters, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE"
+        f"no tokenizer {name!r}\ntry: use bytes, characters, bpe:N, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE"
     )
 
 

@@ -14,7 +14,7 @@ from einsearch_cli.training import OptimizerSettings, train
 from einsearch_cli.training.full import train_full
 from einsearch_cli.training.full.checkpoint import checkpoints_of
 from einsearch_cli.training.groups import Options, grouped, set_learning_rates
-from einsearch_cli.training.optimizers import OptimizerKind, find_optimizer, optimizer_names
+from einsearch_cli.training.optimizers import OPTIMIZERS, OptimizerKind, find_optimizer
 from tests.training.full.runs import CPU, Told, assert_same_run, final_tensors, run_tiny, tiny_data, tiny_spec
 from tests.training.proxy.tasks import run_of, small_teacher
 
@@ -47,7 +47,7 @@ class OptimizerContract:
 
     def test_it_is_found_by_its_name(self) -> None:
         assert find_optimizer(self.kind.name) is self.kind
-        assert self.kind.name in optimizer_names()
+        assert self.kind.name in OPTIMIZERS.names()
         assert OptimizerSettings(name=self.kind.name).name == self.kind.name
 
     @pytest.mark.parametrize("text", LAYERS)

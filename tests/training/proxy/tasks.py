@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from einsearch_cli.data import TeacherSettings, TeacherTask
 from einsearch_cli.structures import parse_layer
+from einsearch_cli.tasks.teacher import TeacherSettings, TeacherTask
 from einsearch_cli.training import OptimizerSettings, ProxyRun
 
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from einsearch_cli.data import Batch, TeacherTask, TextSettings, TextTask, open_task
+from einsearch_cli.data import Batch
 from einsearch_cli.errors import DivergedError, Exit, SpecError
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.models import ProxyModel
+from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.structures import LayerSpec, RoutingStatistics, parse_layer, parse_structure
+from einsearch_cli.tasks import open_task
+from einsearch_cli.tasks.teacher import TeacherTask
+from einsearch_cli.tasks.text import TextSettings, TextTask
 from einsearch_cli.training import ProxyRun, RunOutcome, RunSpeed, StepDone, minimal_budget, probe, run_cost, train
 from einsearch_cli.training.proxy import run as run_module
 from tests.training.proxy.tasks import run_of, small_teacher
@@ -36,7 +39,7 @@ def test_the_teacher_task_is_learned(tmp_path: Path) -> None:
 
 def test_the_text_task_is_learned() -> None:
     """The standard library: from log(128) = 4.85 nats to below 3.0 within 60 steps of 512 characters."""
-    task = TextTask(TextSettings(block_size=64, batch_size=8, layers=1, learning_rate=0.02, validation_blocks=16))
+    task = TextTask(TextSettings(context=64, batch=8, layers=1, learning_rate=0.02, validation_blocks=16))
     run = ProxyRun(task=task, structure=parse_structure("monarch"), width=64, budget_flops=0.0)
     per_step = 3 * 512 * plan_flops(task)
     outcome = train(ProxyRun(**(vars(run) | {"budget_flops": 60 * per_step})))
@@ -95,7 +98,7 @@ def test_executed_flops_of_the_factors_own_sequence_are_those_counted(tmp_path: 
 class Merging(TeacherTask):
     """The teacher task with layers that multiply their factors with each other in every step."""
 
-    def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
+    def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
         model = super().build_model(structure, width)
         for layer in model.modules():
             if isinstance(layer, EinsumLinear):
@@ -113,7 +116,7 @@ def test_executed_flops_are_those_of_the_route_that_was_taken(tmp_path: Path) ->
 
 
 def test_executed_flops_of_a_transformer_include_attention() -> None:
-    task = open_task("text", {"block_size": 32, "batch_size": 4, "layers": 1, "validation_blocks": 4})
+    task = open_task("text", {"context": 32, "batch": 4, "layers": 1, "validation_blocks": 4})
     outcome = train(ProxyRun(task=task, structure=parse_structure("dense"), width=32, budget_flops=2e8))
     assert outcome.executed_flops == outcome.total_flops
 
@@ -146,7 +149,7 @@ def test_progress_is_told_after_every_step(tmp_path: Path) -> None:
 
 def test_progress_knows_what_the_routers_did_with_the_batch_of_the_step() -> None:
     """Routers start at zero: all tokens of the first step go to the same two experts."""
-    task = open_task("text", {"block_size": 32, "batch_size": 4, "layers": 1, "validation_blocks": 4})
+    task = open_task("text", {"context": 32, "batch": 4, "layers": 1, "validation_blocks": 4})
     run = ProxyRun(task=task, structure=parse_layer("btt-moe:experts=4,top=2"), width=32, budget_flops=3e8)
     told: list[tuple[RoutingStatistics, ...]] = []
     outcome = train(run, lambda done: told.append(done.routing()))
@@ -198,7 +201,7 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_remedy(tmp_path: Path) ->
 
 def test_a_validation_loss_that_is_not_finite_is_found(tmp_path: Path) -> None:
     class BadHeldOut(TeacherTask):
-        def loss(self, model: ProxyModel, batch: Batch) -> torch.Tensor:
+        def loss(self, model: StructuredNetwork, batch: Batch) -> torch.Tensor:
             return super().loss(model, batch) * (1 if model.training else math.inf)
 
     task = BadHeldOut(small_teacher(tmp_path).settings, tmp_path)

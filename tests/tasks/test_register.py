@@ -1,18 +1,14 @@
+"""The register of tasks, and settings that are refused."""
+
 from pathlib import Path
 
 import pytest
 
-from einsearch_cli.data import (
-    TeacherTask,
-    TextTask,
-    default_cache_folder,
-    find_task,
-    open_task,
-    register_task,
-    task_names,
-)
-from einsearch_cli.data.teacher import TeacherSettings
+from einsearch_cli.data import default_cache_folder
 from einsearch_cli.errors import SpecError
+from einsearch_cli.tasks import find_task, open_task, register, task_names
+from einsearch_cli.tasks.teacher import TeacherTask
+from einsearch_cli.tasks.text import TextTask
 
 
 def test_names_lead_to_classes() -> None:
@@ -24,15 +20,22 @@ def test_names_lead_to_classes() -> None:
 def test_an_unknown_task_names_the_nearest() -> None:
     with pytest.raises(SpecError) as caught:
         find_task("teachr")
-    assert str(caught.value) == "no task 'teachr'\ntry: use 'teacher'"
+    assert str(caught.value) == "no task is named 'teachr': the tasks are teacher, text\ntry: use teacher"
     with pytest.raises(SpecError) as caught:
         find_task("pixels")
-    assert str(caught.value) == "no task 'pixels'\ntry: use one of: teacher, text"
+    assert str(caught.value) == (
+        "no task is named 'pixels': the tasks are teacher, text\n"
+        "try: use teacher, or give the file that registers it: --plugin FILE.py"
+    )
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="two tasks are named 'teacher': TeacherTask and TeacherTask"):
-        register_task("teacher", TeacherSettings)(TeacherTask)
+    class Other(TeacherTask):
+        pass
+
+    with pytest.raises(ValueError, match="two tasks are named 'teacher'"):
+        register(Other)
+    assert find_task("teacher") is TeacherTask
 
 
 def test_an_unknown_setting_names_the_nearest() -> None:
@@ -51,7 +54,11 @@ def test_an_unknown_setting_names_the_nearest() -> None:
         ("teacher", {"batch_size": 0}, "task 'teacher': batch_size is 0: a whole number from 1 to"),
         ("teacher", {"depth": "deep"}, "task 'teacher': depth is 'deep': a whole number"),
         ("teacher", {"learning_rate": float("nan")}, "task 'teacher': learning_rate is nan: a number"),
-        ("text", {"held_out_fraction": 0.9}, "task 'text': held_out_fraction is 0.9: a number above 0 and at most 0.5"),
+        (
+            "text",
+            {"data": {"held_out_fraction": 0.9}},
+            "task 'text': data.held_out_fraction is 0.9: a number above 0 and at most 0.5",
+        ),
     ],
 )
 def test_a_bad_value_is_named(task: str, settings: dict[str, object], message: str) -> None:

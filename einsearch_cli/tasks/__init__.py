@@ -1,18 +1,21 @@
-"""What a proxy task is, and the register of tasks."""
+"""The register of tasks: every other file of this folder is one, and its name is the task's.
+
+A plug-in adds a task by calling `register`; `einsearch rank --task NAME` then takes it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
-from einsearch_cli.errors import SpecError, near_name
+from einsearch_cli.data import Batch, default_cache_folder
 from einsearch_cli.models.counts import NetworkCount
+from einsearch_cli.register import Register
 from einsearch_cli.settings import Given, Settings, Whole, in_code, read_settings
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.structures.safe_yaml import Location
@@ -20,14 +23,9 @@ from einsearch_cli.structures.safe_yaml import Location
 if TYPE_CHECKING:  # tasks are listed, and their settings checked, without torch
     from torch import Tensor
 
-    from einsearch_cli.models import ProxyModel
+    from einsearch_cli.models import StructuredNetwork
 
-
-class Batch(NamedTuple):
-    """Inputs and what should come out; the first axis of both is the batch."""
-
-    inputs: Tensor
-    targets: Tensor
+DEFAULT: Final = "teacher"
 
 
 class TaskSettings(Settings):
@@ -39,6 +37,11 @@ class TaskSettings(Settings):
     learning_rate: float
     """Base learning rate of AdamW at `base_width`."""
 
+    @classmethod
+    def rebased(cls, values: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG003
+        """Plain settings from a study file, with relative paths read from the folder of that file."""
+        return dict(values)
+
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)
 
@@ -46,7 +49,7 @@ SettingsT = TypeVar("SettingsT", bound=TaskSettings)
 class Task(ABC, Generic[SettingsT]):
     """Data, network and loss of a proxy run.
 
-    Contract:
+    Contract (tests/tasks/contract.py):
         - Making a task only checks its settings; `prepare()` reads or computes the data and may be called
           often, from several processes at once. Every other method calls it when it has to.
         - `batches(seed)` never ends and gives the same batches for the same seed, settings and data.
@@ -59,6 +62,10 @@ class Task(ABC, Generic[SettingsT]):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[TaskSettings]]
+    format: ClassVar[int] = 1
+    """Rises when equal settings and files give other losses."""
+    told_by_digest: ClassVar[frozenset[str]] = frozenset()
+    """Settings that `data_digest` stands for, such as the path of a text."""
 
     def __init__(self, settings: SettingsT, cache_folder: Path | None = None) -> None:
         self.settings = settings
@@ -73,7 +80,7 @@ class Task(ABC, Generic[SettingsT]):
         """
 
     @abstractmethod
-    def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
+    def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
         """A fresh network whose linear layers carry `structure`, or experts of it; draws from torch's global generator.
 
         Raises:
@@ -99,7 +106,7 @@ class Task(ABC, Generic[SettingsT]):
         """Held-out batches, all of one size."""
 
     @abstractmethod
-    def loss(self, model: ProxyModel, batch: Batch) -> Tensor:
+    def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
         """Mean loss over the batch, a scalar with gradient."""
 
     @property
@@ -117,47 +124,17 @@ class Task(ABC, Generic[SettingsT]):
         return ""
 
     def fingerprint(self) -> str:
-        """SHA-256 over name, settings and data."""
-        identity = {"task": self.name, "settings": self.settings.model_dump(mode="json"), "data": self.data_digest()}
+        """SHA-256 over name, format, settings and data."""
+        settings = self.settings.model_dump(mode="json", exclude=set(self.told_by_digest))
+        identity: dict[str, Any] = {"task": self.name, "settings": settings, "data": self.data_digest()}
+        if self.format > 1:  # studies that were begun before there was a second format go on
+            identity["format"] = self.format
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 AnyTask = Task[Any]
-_REGISTER: dict[str, type[AnyTask]] = {}
-TaskClass = TypeVar("TaskClass", bound="type[AnyTask]")
-
-
-def register_task(name: str, settings_type: type[TaskSettings]) -> Callable[[TaskClass], TaskClass]:
-    """Class decorator: make a task known under `name`, with the settings it reads."""
-
-    def register(kind: TaskClass) -> TaskClass:
-        if name in _REGISTER:
-            raise ValueError(f"two tasks are named {name!r}: {_REGISTER[name].__name__} and {kind.__name__}")
-        kind.name = name
-        kind.settings_type = settings_type
-        _REGISTER[name] = kind
-        return kind
-
-    return register
-
-
-def task_names() -> tuple[str, ...]:
-    """Names of all registered tasks, sorted."""
-    return tuple(sorted(_REGISTER))
-
-
-def find_task(name: str) -> type[AnyTask]:
-    """The task class registered under `name`.
-
-    Raises:
-        SpecError: no such task; names the nearest.
-    """
-    if name in _REGISTER:
-        return _REGISTER[name]
-    near = near_name(name, task_names())
-    raise SpecError(
-        f"no task {name[:40]!r}", remedy=f"use {near!r}" if near else f"use one of: {', '.join(task_names())}"
-    )
+TASKS: Final = Register[type[AnyTask]]("task", __name__, __path__, DEFAULT)
+register, find_task, task_names = TASKS.add, TASKS.find, TASKS.names
 
 
 def open_task(name: str, settings: Mapping[str, object] | None = None, cache_folder: Path | None = None) -> AnyTask:
@@ -181,8 +158,3 @@ def open_task(name: str, settings: Mapping[str, object] | None = None, cache_fol
         return replace(in_code(location), place=f"task {name!r}: ")
 
     return kind(read_settings(kind.settings_type, settings or {}, origin), cache_folder)
-
-
-def default_cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/einsearch`, or `~/.cache/einsearch`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "einsearch"

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from einsearch_cli.data import AnyTask, Batch
+from einsearch_cli.data import Batch
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.tasks import AnyTask
 
 WIDTH = 32
 

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from einsearch_cli.data.base import Batch, Task, TaskSettings, register_task
+from einsearch_cli.data import Batch
 from einsearch_cli.data.cache import Arrays, cached_arrays
 from einsearch_cli.errors import SpecError
 from einsearch_cli.models.counts import NetworkCount, mlp_count
 from einsearch_cli.settings import Whole
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
+from einsearch_cli.tasks import Task, TaskSettings, register
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from einsearch_cli.models import ProxyModel
+    from einsearch_cli.models import StructuredNetwork
 
 # Axes in this file: B batch, I input.
 
@@ -68,7 +69,7 @@ class TeacherSettings(TaskSettings):
     """Base learning rate of AdamW at `base_width`."""
 
 
-@register_task("teacher", TeacherSettings)
+@register
 class TeacherTask(Task[TeacherSettings]):
     """Regression on the outputs of a fixed random network; loss is the mean squared error.
 
@@ -81,13 +82,15 @@ class TeacherTask(Task[TeacherSettings]):
     True
     """
 
+    name = "teacher"
+    settings_type = TeacherSettings
     _data: tuple[Batch, Batch] | None = None
 
     def prepare(self) -> None:
         """Label the pool and the held-out samples, or read them from the cache."""
         self._pool_and_held_out()
 
-    def build_model(self, structure: LayerSpec, width: int) -> ProxyModel:
+    def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
         """An MLP of the given width."""
         from einsearch_cli.models import MLP, structured_linear
 
@@ -134,7 +137,7 @@ class TeacherTask(Task[TeacherSettings]):
         """The held-out samples as one batch."""
         return (self._pool_and_held_out()[1],)
 
-    def loss(self, model: ProxyModel, batch: Batch) -> Tensor:
+    def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
         """Mean squared error."""
         import torch.nn.functional as F
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from einsearch_cli.data import AnyTask, TeacherSettings, TeacherTask, teacher
-from tests.data.contract import TaskContract, take
+from einsearch_cli.tasks import AnyTask, teacher
+from einsearch_cli.tasks.teacher import TeacherSettings, TeacherTask
+from tests.tasks.contract import TaskContract, take
 
 
 def small(folder: Path, **settings: object) -> TeacherTask:

@@ -1,0 +1,173 @@
+"""Prediction of the next token of text, which is read as a full training run reads it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import Field, model_validator
+
+from einsearch_cli.data import Batch
+from einsearch_cli.data.tokens import DataSettings, TokenData, check_length, held_out_batches, open_tokens
+from einsearch_cli.models.counts import NetworkCount
+from einsearch_cli.models.transformer.accounting import transformer_count
+from einsearch_cli.models.transformer.config import TransformerConfig
+from einsearch_cli.models.transformer.presets import proxy_config
+from einsearch_cli.settings import RuleError, Whole
+from einsearch_cli.structures import LayerSpec
+from einsearch_cli.tasks import Task, TaskSettings, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from einsearch_cli.models import StructuredNetwork
+
+# Axes in this file: B batch, T position, V vocabulary.
+
+_FORMER_KEYS: Final = {
+    "path": "data: {{text: {}}}",
+    "vocabulary": "data: {{tokenizer: bpe:{}}}",
+    "held_out_fraction": "data: {{held_out_fraction: {}}}",
+    "block_size": "context: {}",
+    "batch_size": "batch: {}",
+}
+"""Keys of earlier versions, and what says the same now."""
+
+
+class TextSettings(TaskSettings):
+    """Settings of the `text` task; those that a training file has too mean the same there."""
+
+    data: DataSettings = DataSettings()
+    """Text and tokenizer, as in a training file (docs/data.md); by default the bytes of the Python library's source."""
+
+    context: Whole = Field(default=128, ge=1, le=65_536)
+    """Tokens in a row: what the network sees at once."""
+
+    batch: Whole = Field(default=8, ge=1, le=65_536)
+    """Rows in a training step."""
+
+    validation_blocks: Whole = Field(default=128, ge=1, le=65_536)
+    """Held-out rows that the validation loss is averaged over, evenly spaced; fewer where the held-out part is short."""
+
+    layers: Whole = Field(default=2, ge=1, le=200)
+    """Transformer blocks of the network."""
+
+    base_width: Whole = Field(default=64, ge=1, le=1_000_000)
+    """Width at which the learning rate holds as it is; other widths scale it by muP."""
+
+    learning_rate: float = Field(default=1e-2, gt=0)
+    """Base learning rate of AdamW at `base_width`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_former_keys(cls, values: Any) -> Any:
+        for key in values if isinstance(values, Mapping) else ():
+            if key in _FORMER_KEYS:
+                now = _FORMER_KEYS[key].format(str(values[key])[:60])
+                raise RuleError(
+                    f"{key} is a key of an earlier version, in which texts were read otherwise than for training",
+                    remedy=now,
+                    key=key,
+                )
+        return values
+
+    @classmethod
+    def rebased(cls, values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """The settings with paths of data read from the folder of their file."""
+        return {**values, **({"data": DataSettings.rebased(values["data"], folder)} if "data" in values else {})}
+
+
+@register
+class TextTask(Task[TextSettings]):
+    """Language modelling with a small transformer; loss is the cross-entropy in nats per token.
+
+    Tokens, held-out part and rows are those of a full training run with the same data settings, so that losses of
+    one network agree. Losses of different tokenizers cannot be compared.
+
+    >>> TextTask(TextSettings()).tokens_per_batch
+    1024
+    """
+
+    name = "text"
+    settings_type = TextSettings
+    format = 2
+    told_by_digest = frozenset({"data"})
+    _data: TokenData | None = None
+
+    def prepare(self) -> None:
+        """Open the tokens; text is encoded once and kept in the cache folder.
+
+        Raises:
+            DataError: they cannot be read, a package is missing, or one of the two parts is shorter than a row and
+                one token.
+            OutputError: the cache folder cannot be written.
+        """
+        if self._data is None:
+            data = open_tokens(self.settings.data, self.cache_folder)
+            data.sampler(block=self.settings.context, batch=self.settings.batch, seed=0)  # refuses what is too short
+            check_length(len(data.held_out), self.settings.context, "held-out")
+            self._data = data
+
+    @property
+    def data(self) -> TokenData:
+        """The tokens, split."""
+        self.prepare()
+        assert self._data is not None
+        return self._data
+
+    def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
+        """A transformer of the given width; dense layers are a structure too, with gain and cap."""
+        from einsearch_cli.models import Transformer, structured_linear
+
+        return Transformer(self._config(structure, width), structured_linear(structure))
+
+    def count(self, structure: LayerSpec, width: int) -> NetworkCount:
+        """Parameters and FLOPs of the transformer that `build_model` makes, by arithmetic."""
+        return transformer_count(self._config(structure, width), dense_as_structure=True)
+
+    def _config(self, structure: LayerSpec, width: int) -> TransformerConfig:
+        return proxy_config(
+            vocabulary=self.data.vocabulary,
+            width=width,
+            layers=self.settings.layers,
+            context=self.settings.context,
+            structure=str(structure),
+        )
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The rows that a full training run with this seed sees."""
+        sampler = self.data.sampler(block=self.settings.context, batch=self.settings.batch, seed=seed)
+        return map(sampler.batch_at, itertools.count())
+
+    def validation(self) -> tuple[Batch, ...]:
+        """Held-out rows, evenly spaced; fewer than asked for when they are short, none overlapping."""
+        settings = self.settings
+        rows = held_out_batches(
+            self.data.held_out, block=settings.context, batch=settings.batch, blocks=settings.validation_blocks
+        )
+        return tuple(rows)
+
+    def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
+        """Cross-entropy, nats per token."""
+        import torch.nn.functional as F
+
+        logits_BTV = model(batch.inputs)
+        return F.cross_entropy(logits_BTV.flatten(0, 1), batch.targets.flatten())
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Tokens per training step."""
+        return self.settings.batch * self.settings.context
+
+    @property
+    def loss_unit(self) -> str:
+        """Nats per byte, character or token."""
+        data = self.settings.data
+        kind = data.tokenizer or ("bytes" if data.tokens is None else "tokens")
+        return f"nats per {kind.removesuffix('s') if kind in ('bytes', 'characters') else 'token'}"
+
+    def data_digest(self) -> str:
+        """SHA-256 of the tokens and of how many there may be."""
+        return f"{self.data.digest}-{self.data.vocabulary}"
