@@ -23,9 +23,8 @@ from einsearch_cli.files import write_atomically
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.speed import Race
 from einsearch_cli.speed.bare import Arenas, bare_products
-from einsearch_cli.speed.cases import Case, Mode
+from einsearch_cli.speed.cases import MARKET, Case, Mode
 from einsearch_cli.speed.machine import machine_facts
-from einsearch_cli.speed.market import MARKET
 from einsearch_cli.speed.results import Spread
 
 TOKENS = 16_384

@@ -28,8 +28,8 @@ from einsearch_cli.layers import EinsumLinear, merge
 from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.planner import Route, Use, best_route, routes
 from einsearch_cli.speed import Race
+from einsearch_cli.speed.cases import MARKET
 from einsearch_cli.speed.machine import machine_facts
-from einsearch_cli.speed.market import MARKET
 from einsearch_cli.structures import parse_structure
 
 CPU = torch.device("cpu")

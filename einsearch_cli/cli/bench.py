@@ -206,14 +206,11 @@ def _measure(bench: Bench) -> BenchResult:
 
 
 def _write(result: BenchResult, out: Sequence[Path], command: str) -> None:
-    from einsearch_cli.reports.speed_page import write_speed
+    from einsearch_cli.reports.speed_page import render_speed
 
     for path in out:
-        if path.suffix.lower() == ".json":
-            console.data(_document(result), path)
-        else:
-            write_speed(path, result, command)
-            console.talk(f"wrote {path}")
+        is_json = path.suffix.lower() == ".json"
+        console.data(_document(result) if is_json else render_speed(result, command), path)
 
 
 def _document(result: BenchResult) -> str:

@@ -48,7 +48,7 @@ def draw_command(
     named = one_structure(spec, sizes, allow_block_diagonal)
     item = classify(named.structure, *dimensions(named, d_in, d_out))
     if suffix == ".png" and out is not None:
-        from einsearch_cli.reports.raster import write_png
+        from einsearch_cli.reports.diagram import write_png
 
         write_png(out, diagram_svg(item))
         console.talk(f"wrote {out}")

@@ -176,12 +176,13 @@ class _Session:
 
     def _report(self, results: Sequence[RunResult]) -> None:
         from einsearch_cli.cli.output import table
+        from einsearch_cli.files import write_atomically
         from einsearch_cli.reports.training import result_rows, training_findings, write_training_results
-        from einsearch_cli.reports.training_page import write_training_page
+        from einsearch_cli.reports.training_page import render_training
 
         report = self._training_report(results)
         write_training_results(self.folder / "results.json", report)
-        write_training_page(self.folder / "report.html", report)
+        write_atomically(self.folder / "report.html", render_training(report) + "\n")
         console.data(table(result_rows(report)))
         console.talk("\n".join(["", *training_findings(report), ""]))
         console.talk(f"results: {self.folder / 'results.json'}\nreport:  {self.folder / 'report.html'}")

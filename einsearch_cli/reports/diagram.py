@@ -1,16 +1,22 @@
-"""The tensor network of a structure as hand-made SVG that stands alone."""
+"""The tensor network of a structure as hand-made SVG that stands alone, and as PNG."""
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
 import textwrap
 
+from einsearch_cli.errors import OutputError
+from einsearch_cli.files import open_atomically
 from einsearch_cli.reports.diagram_network import COLOURS, CUT_COLOUR, INK, PAPER, TensorNetwork
 from einsearch_cli.reports.diagram_text import legend
 from einsearch_cli.reports.markup import Html, element, joined
 from einsearch_cli.structures import family_text
 from einsearch_cli.taxonomy import Classification
 
+ZOOM = 2
+"""Pixels of a PNG for a unit of the drawing: sharp on screens of high density."""
 LEFT = 30.0
 MIN_WIDTH = 900.0
 LINE = 21.0
@@ -98,3 +104,21 @@ def _key(y: float, shared: bool) -> Html:
         x += 47 + 6.5 * len(name)
     dot = element("circle", cx=x + 6, cy=y - 4, r=5, fill=INK)
     return joined([*parts, dot, element("text", "one index in 3 or more tensors", x=x + 18, y=y, fill=SOFT)])
+
+
+def write_png(path: str | os.PathLike[str], svg: str) -> None:
+    """Draw an SVG document into a PNG file, through resvg, which needs no other library on the system.
+
+    Raises:
+        OutputError: if resvg is not installed, or the file cannot be written.
+    """
+    try:
+        resvg = importlib.import_module("resvg_py")
+    except ImportError as error:
+        raise OutputError(
+            f"cannot draw {os.fspath(path)!r}: PNG needs the package resvg-py, which is not installed",
+            remedy="pip install 'einsearch[png]', or write .svg",
+        ) from error
+    picture = bytes(resvg.svg_to_bytes(svg_string=svg, zoom=ZOOM))
+    with open_atomically(path) as file:
+        file.write(picture)

@@ -1,4 +1,4 @@
-"""The ranking table of the report."""
+"""The tables of the report that compare structures: the ranking, and each against every baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from einsearch_cli.reports.plot import Scale, data_of, mark
 from einsearch_cli.reports.study_report import StudyReport, relative_difference
 from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.reports.tables import gain_text
-from einsearch_cli.scaling import Level, RankingEntry
+from einsearch_cli.scaling import Level, Ranking, RankingEntry
+from einsearch_cli.structures import short_name
 from einsearch_cli.taxonomy import Taxonomy
 
 _HEADS = (
@@ -29,6 +30,7 @@ _HEADS = (
 )
 _NUMBERS = frozenset(_HEADS) - {"structure", "verdict", "better ◂ 0 ▸ worse"}
 
+_COMPARISON_HEADS = ("structure", "verdict", "compute gain", "loss against the baseline", "better ◂ 0 ▸ worse")
 _VERDICTS = {"not compared": "one seed", "failed": "no run finished"}
 
 FOREST_WIDTH, FOREST_HEIGHT = 132, 20
@@ -157,3 +159,28 @@ def _how_to_read(study: StudyReport) -> str:
             "An arrow marks a best width that is the widest (↑) or narrowest (↓) tried: a better one may lie beyond it."
         )
     return " ".join(sentences)
+
+
+def comparison_section(page: Page) -> Html | None:
+    """For every baseline one row of each other structure; None without baselines."""
+    comparisons = page.study.comparisons
+    if not comparisons:
+        return None
+    scale = forest_scale(entry for ranking in comparisons for entry in ranking.entries)
+    return table(
+        _COMPARISON_HEADS,
+        [row for ranking in comparisons for row in _comparison_rows(page, ranking, scale)],
+        numbers=("compute gain", "loss against the baseline"),
+        caption="As in the ranking, with another yardstick: loss at equal FLOPs, paired by seed, and the baseline's FLOPs "
+        "divided by the structure's for the same loss.",
+    )
+
+
+def _comparison_rows(page: Page, ranking: Ranking, scale: Scale) -> list[Row]:
+    rows = [Row(divider=f"Against {short_name(ranking.yardstick)}")]
+    for entry in ranking.entries:
+        if entry.structure != ranking.yardstick:
+            look = page.looks[entry.structure]
+            cells = [structure(entry.structure, look), *comparison_cells(entry, look, scale)]
+            rows.append(Row(cells=cells, look=look))
+    return rows

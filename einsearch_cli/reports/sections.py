@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from einsearch_cli.files import write_atomically
-from einsearch_cli.reports.comparison_section import comparison_section
 from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
@@ -16,7 +15,7 @@ from einsearch_cli.reports.headline import headline
 from einsearch_cli.reports.markup import Html, joined
 from einsearch_cli.reports.numbers import duration_text, flops_text
 from einsearch_cli.reports.page import Page, fill, render_page, report_section
-from einsearch_cli.reports.ranking_section import ranking_section
+from einsearch_cli.reports.ranking_section import comparison_section, ranking_section
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.reports.table import Cell, Row, structure, table
 from einsearch_cli.structures import LayerSpec

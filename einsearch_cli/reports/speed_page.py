@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.figure_speed import OVERHEAD, SPEEDUP, speed_figure
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import duration_text
@@ -90,12 +88,3 @@ def repeat_section(report: SpeedReport) -> Html:
 def render_speed(result: BenchResult, command: str) -> str:
     """The page of a run that measured something."""
     return render_page("bench", f"Speed of layers on {result.machine['device']}", SpeedReport(result, command))
-
-
-def write_speed(path: str | os.PathLike[str], result: BenchResult, command: str) -> None:
-    """Write the page whole or not at all.
-
-    Raises:
-        OutputError: the path cannot be written.
-    """
-    write_atomically(path, render_speed(result, command) + "\n")

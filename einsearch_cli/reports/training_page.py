@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.figure_training import FLOPS, STEPS, run_looks, training_figure
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.page import fill, render_page, report_section
@@ -57,12 +54,3 @@ def repeat_section(report: TrainingReport) -> Html:
 def render_training(report: TrainingReport) -> str:
     """The page of runs that have finished."""
     return render_page("train", report.title, report)
-
-
-def write_training_page(path: str | os.PathLike[str], report: TrainingReport) -> None:
-    """Write the page whole or not at all.
-
-    Raises:
-        OutputError: the path cannot be written.
-    """
-    write_atomically(path, render_training(report) + "\n")

@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from einsearch_cli.speed.calibration import calibrate as calibrate
     from einsearch_cli.speed.cases import (
         DECODE_TOKENS as DECODE_TOKENS,
+        MARKET as MARKET,
         WIDTHS as WIDTHS,
         Case as Case,
         Entrant as Entrant,
         Mode as Mode,
         cases_of as cases_of,
     )
-    from einsearch_cli.speed.market import MARKET as MARKET
     from einsearch_cli.speed.measuring import Bench as Bench, CaseEstimate as CaseEstimate
     from einsearch_cli.speed.race import Race as Race
     from einsearch_cli.speed.results import BenchResult as BenchResult, Measurement as Measurement, Spread as Spread

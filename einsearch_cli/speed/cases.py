@@ -17,6 +17,20 @@ if TYPE_CHECKING:  # what is asked for is checked before torch is loaded
 
 DECODE_TOKENS: Final = 64
 """A call of up to so many tokens counts as decoding."""
+MARKET: Final = (
+    "dense",
+    "low-rank",
+    "low-rank:r=d/4",
+    "kronecker",
+    "tt:r=4",
+    "monarch",
+    "btt:r=4",
+    "block-shuffle:blocks=4",
+    "block-dense:blocks=4,r=d/4",
+    "(0.5|0.25|0.25|0.25|0.5|0.25|0)",
+    "btt:n=3",
+)
+"""One of each family that people use, cheap and expensive ones, and two that no library has."""
 WIDTHS: Final = (256, 512, 1024, 2048, 4096)
 TRAINING_TO_FORWARD: Final = 3
 """A training step costs three forward passes: one forward, two in the backward."""

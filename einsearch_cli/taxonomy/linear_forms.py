@@ -18,7 +18,6 @@ from einsearch_cli.structures.index_classes import IndexClasses, Renaming
 from einsearch_cli.taxonomy.limits import common_unit
 
 Values = NDArray[Any]
-"""The set of factors that have met the activation, and the one that meets it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,7 @@ class LinearForms:
 
     @cached_property
     def steps(self) -> tuple[tuple[int, int], ...]:
+        """The set of factors that have met the activation, and the one that meets it now."""
         factors = range(self.classes.factors)
         return tuple((met, f) for met in range(2**self.classes.factors) for f in factors if not met >> f & 1)
 

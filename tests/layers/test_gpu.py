@@ -11,7 +11,7 @@ from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.contractions.kernels import by_torch, kernels_for, two_core_kernels
 from einsearch_cli.layers.plans.planner import routes
 from einsearch_cli.layers.plans.two_cores import two_cores
-from einsearch_cli.speed.market import MARKET
+from einsearch_cli.speed.cases import MARKET
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from einsearch_cli.errors import OutputError
-from einsearch_cli.reports import raster
+from einsearch_cli.reports import diagram
 from einsearch_cli.reports.diagram import diagram_svg
 from einsearch_cli.reports.diagram_layout import lay_out
 from einsearch_cli.reports.diagram_network import COLOURS, TensorNetwork
@@ -116,14 +116,14 @@ def test_extreme_dimensions_are_drawn(spec: str, d: int) -> None:
 
 def test_png(tmp_path) -> None:
     pytest.importorskip("resvg_py", reason="PNG is an extra")
-    raster.write_png(tmp_path / "x.png", diagram_svg(classify(parse_structure("monarch"))))
+    diagram.write_png(tmp_path / "x.png", diagram_svg(classify(parse_structure("monarch"))))
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
 def test_without_the_extra_png_names_what_to_install(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "resvg_py", None)
     with pytest.raises(OutputError, match=r"pip install 'einsearch\[png\]'"):
-        raster.write_png(tmp_path / "x.png", "<svg/>")
+        diagram.write_png(tmp_path / "x.png", "<svg/>")
     assert not list(tmp_path.iterdir())
 
 

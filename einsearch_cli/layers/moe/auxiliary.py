@@ -7,7 +7,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from threading import Lock
-from types import TracebackType
 from typing import Any, Final, Self
 
 import torch
@@ -113,9 +112,7 @@ class AuxiliaryLoss:
         listeners.set((*listeners.get(), self))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._is_listening = False
         listeners.set(tuple(listener for listener in listeners.get() if listener is not self))
 

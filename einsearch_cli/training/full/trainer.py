@@ -26,9 +26,8 @@ from einsearch_cli.training.full.stopping import StopRequest
 from einsearch_cli.training.full.trackers import TrackedRun, Tracker, open_trackers
 from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.full.world import World
-from einsearch_cli.training.schedule import lr_fraction
+from einsearch_cli.training.schedule import lr_fraction, validation_marks
 from einsearch_cli.training.update import Course
-from einsearch_cli.training.validation import validation_marks
 
 RANDOM_STATE: Final = "random:cpu"
 """Name of torch's random state among the optimizer's tensors."""

@@ -20,9 +20,8 @@ from einsearch_cli.training.groups import grouped
 from einsearch_cli.training.optimizers import find_optimizer
 from einsearch_cli.training.proxy.cost import RunCost, cost_of
 from einsearch_cli.training.proxy.run_settings import ProxyRun, RunOutcome
-from einsearch_cli.training.schedule import lr_fraction
+from einsearch_cli.training.schedule import lr_fraction, validation_marks
 from einsearch_cli.training.update import Course, Update
-from einsearch_cli.training.validation import validation_marks
 
 
 @dataclass(frozen=True, slots=True)
