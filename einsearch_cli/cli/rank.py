@@ -277,7 +277,7 @@ class _Session:
         write_results(self.folder / "results.json", study)
         write_report(self.folder / "report.html", study)
         console.data(_ranking_text(study, output))
-        console.talk(f"loss: {study.loss_name}, mean over seeds at the best width")
+        console.talk(f"loss: {study.loss_name}, at the best width")
         _explain_stopped(study)
         console.talk("\n".join(["", *headline(study), ""]))
         console.talk(f"results: {self.folder / 'results.json'}\nreport:  {self.folder / 'report.html'}")

@@ -22,8 +22,9 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     head not counted), `results` (one object per run), `ranking` (best first), `comparisons`
     (for every baseline the same as `ranking` with it as the yardstick, which `Ranking.from_json`
     reads) and `unbalanced` (like `results`: runs done once more without balance loss), besides
-    `title`, `loss_name`, `yardstick`, `confidence`, `run_time_s` (summed over runs) and
-    `environment`. Structures are written in the text notation, which `parse_layer` reads;
+    `title`, `loss_name`, `run_time_s` (summed over runs) and
+    `environment`, and the fields of `Ranking`. Structures
+    are written in the text notation, which `parse_layer` reads;
     ω, ψ and ν as exact fractions such as "1/2"; `rung` counts from 0. A run of which `trained_as` names another
     structure is a copy of that one's: both are the same network at this width.
     """
@@ -33,8 +34,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         "loss_name": study.loss_name,
         "budget_flops": study.budget_flops,
         "run_time_s": sum(result.elapsed_s for result in study.all_runs if result.trained_as is None),
-        "yardstick": str(study.ranking.yardstick),
-        "confidence": study.ranking.confidence,
+        **{key: value for key, value in study.ranking.to_json().items() if key != "entries"},
         "results": [_run(study, result) for result in study.results],
         "unbalanced": [_run(study, result) for result in study.unbalanced],
         "ranking": [entry.to_json() | _taxonomy(study, entry.structure) for entry in study.ranking.entries],

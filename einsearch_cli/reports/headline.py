@@ -44,7 +44,7 @@ def _against_yardstick(study: StudyReport, ranked: Sequence[RankingEntry]) -> st
     name, rival = short_name(dense.structure), others[0]
     share = relative_difference(rival)
     if share is None:
-        return f"It could not be compared with {name}: they share no seed at the same budget."
+        return f"It could not be compared with {name}: {rival.verdict_reason}."
     subject = "That is" if rival is ranked[0] else f"The best other structure, {short_name(rival.structure)}, ends"
     return f"{subject} {_distance(rival, share, name)}."
 
@@ -72,9 +72,9 @@ def _distance(entry: RankingEntry, share: tuple[float, float | None, float | Non
 def _certainty(entry: RankingEntry, share: tuple[float, float | None, float | None]) -> str:
     _, low, high = share
     if low is None or high is None:
-        return ", from a single seed in common and so without an interval"
-    interval = f" (95% interval {percent_text(low)} to {percent_text(high)}, paired by seed)"
-    return interval + (": not separated by these seeds" if entry.verdict == "not separated" else "")
+        return ", from single seeds and so without an interval"
+    interval = f" (95% interval {percent_text(low)} to {percent_text(high)})"
+    return interval + (f": cannot tell, as {entry.verdict_reason}" if entry.verdict == "cannot tell" else "")
 
 
 def _gain(entry: RankingEntry, name: str) -> str:
@@ -90,7 +90,7 @@ def _gain(entry: RankingEntry, name: str) -> str:
 
 
 def _tally(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
-    """How many of the structures that got the full budget are separated from the yardstick."""
+    """How many of the structures that got the full budget are told from the yardstick."""
     dense = study.yardstick
     if dense is None or dense.loss is None:
         return None
@@ -99,7 +99,7 @@ def _tally(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
         return None
     verdicts = [entry.verdict for entry in peers]
     better, worse = verdicts.count("better"), verdicts.count("worse")
-    groups = (("better", better), ("worse", worse), ("not separated from it", len(peers) - better - worse))
+    groups = (("better", better), ("worse", worse), ("not told from it", len(peers) - better - worse))
     counted = [(verdict, count, "all" if count == len(peers) else str(count)) for verdict, count in groups if count]
     said = [f"{shown} {'is' if count == 1 else 'are'} {verdict}" for verdict, count, shown in counted]
     name = short_name(dense.structure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import NOTHING, Html, element
@@ -20,7 +20,7 @@ from einsearch_cli.reports.plot import Scale, data_of, mark
 from einsearch_cli.reports.study_report import StudyReport, relative_difference
 from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.reports.tables import gain_text
-from einsearch_cli.scaling import Level, Ranking, RankingEntry
+from einsearch_cli.scaling import Ranking, RankingEntry
 from einsearch_cli.structures import short_name
 from einsearch_cli.taxonomy import Taxonomy
 
@@ -31,7 +31,7 @@ _HEADS = (
 _NUMBERS = frozenset(_HEADS) - {"structure", "verdict", "better ◂ 0 ▸ worse"}
 
 _COMPARISON_HEADS = ("structure", "verdict", "compute gain", "loss against the baseline", "better ◂ 0 ▸ worse")
-_VERDICTS = {"not compared": "one seed", "failed": "no run finished"}
+_VERDICTS = {"failed": "no run finished"}
 
 FOREST_WIDTH, FOREST_HEIGHT = 132, 20
 WIDEST = 0.6
@@ -48,7 +48,7 @@ def ranking_section(page: Page) -> Html:
         if position and look.entry.rung != rung:
             rows.append(Row(divider=_stopped(look.entry)))
         rung = look.entry.rung
-        rows.append(_row(look, study.classes[item], study.levels[item], scale))
+        rows.append(_row(look, study.classes[item], scale))
     return table(_HEADS, rows, _NUMBERS, caption=_how_to_read(study))
 
 
@@ -61,14 +61,14 @@ def _stopped(entry: RankingEntry) -> str:
     )
 
 
-def _row(look: Identity, known: Taxonomy, levels: Sequence[Level], scale: Scale) -> Row:
+def _row(look: Identity, known: Taxonomy, scale: Scale) -> Row:
     entry = look.entry
     cells = (
         number(look.number),
         structure(entry.structure, look),
         *comparison_cells(entry, look, scale),
-        number(loss_text(entry.loss), interval_text(entry.ci_low, entry.ci_high)),
-        _width(entry, levels),
+        number(loss_text(entry.loss), interval_text(entry.loss_low, entry.loss_high)),
+        _width(entry),
         *(number(str(value)) for value in (known.omega, known.psi, known.nu)),
     )
     return Row(cells=cells, look=look)
@@ -77,23 +77,19 @@ def _row(look: Identity, known: Taxonomy, levels: Sequence[Level], scale: Scale)
 def comparison_cells(entry: RankingEntry, look: Identity, scale: Scale) -> list[Cell]:
     """Verdict, compute gain, difference in loss, and the difference as a bar."""
     share = relative_difference(entry)
-    verdict = Cell(text=_VERDICTS.get(entry.verdict, entry.verdict), badge=entry.verdict.replace(" ", "-"))
+    tip = f"Cannot tell\n{entry.verdict_reason}" if entry.verdict_reason else ""
+    verdict = Cell(text=_VERDICTS.get(entry.verdict, entry.verdict), badge=entry.verdict.replace(" ", "-"), tip=tip)
     return [verdict, _gain(entry), number(*_difference(share)), Cell(drawing=_forest(share, look, scale))]
 
 
-def _width(entry: RankingEntry, levels: Sequence[Level]) -> Cell:
+def _width(entry: RankingEntry) -> Cell:
     """The best width, with an arrow where it is the widest or narrowest tried, so that a better one may lie beyond."""
     if entry.width is None:
         return number(MISSING)
-    return number(f"{_edge(levels)}{entry.width}", f"{count_text(entry.params)} params")
+    return number(f"{_EDGES[entry.width_edge]}{entry.width}", f"{count_text(entry.params)} params")
 
 
-def _edge(levels: Sequence[Level]) -> str:
-    widths = [cell.width for cell in levels[-1].cells]
-    best = levels[-1].best.width
-    if len(widths) == 1 or min(widths) < best < max(widths):
-        return ""
-    return "↑ " if best == max(widths) else "↓ "
+_EDGES = {"high": "↑ ", "low": "↓ ", None: ""}
 
 
 def _difference(share: tuple[float, float | None, float | None] | None) -> tuple[str, str]:
@@ -144,17 +140,16 @@ def _forest(share: tuple[float, float | None, float | None] | None, look: Identi
 
 def _how_to_read(study: StudyReport) -> str:
     sentences = [
-        f"Loss: {study.loss_name}, mean over seeds at the best width, with its 95% Student-t interval.",
-        "Difference: loss minus the yardstick's at the same FLOPs, paired by seed, as a share of the yardstick's loss;",
-        "a verdict is given only where its 95% interval leaves out zero.",
+        f"Loss: {study.loss_name} at the best width, the minimum of a parabola in log width, with its 95% interval.",
+        "Difference: loss against the yardstick's at the same FLOPs, as a share of the yardstick's loss, with an interval",
+        "that holds for all candidates together (Dunnett); a verdict is given only where it leaves out zero",
+        "and the best widths that it rests on were found.",
         "Compute gain: the yardstick's FLOPs divided by this structure's FLOPs for the same loss",
-        "(the lowest that both reach), with a paired bootstrap interval over seeds; above 1 is cheaper.",
+        "(the lowest that both reach), with its 95% interval; above 1 is cheaper.",
         "Where the two curves share no loss only the measured bound is shown (< or >), never an extrapolation.",
-        "The intervals cover seeds, not the choice of learning rate, task or set of widths.",
+        "The intervals cover seeds and the choice of width, not that of learning rate or task.",
     ]
-    if len(study.structures) > 2:
-        sentences.append("Of 20 structures that equal the yardstick, about one is called better or worse by chance.")
-    if any(levels and _edge(levels) for levels in study.levels.values()):
+    if any(entry.width_edge for entry in study.ranking.entries):
         sentences.append(
             "An arrow marks a best width that is the widest (↑) or narrowest (↓) tried: a better one may lie beyond it."
         )
@@ -171,7 +166,7 @@ def comparison_section(page: Page) -> Html | None:
         _COMPARISON_HEADS,
         [row for ranking in comparisons for row in _comparison_rows(page, ranking, scale)],
         numbers=("compute gain", "loss against the baseline"),
-        caption="As in the ranking, with another yardstick: loss at equal FLOPs, paired by seed, and the baseline's FLOPs "
+        caption="As in the ranking, with another yardstick: loss at equal FLOPs, and the baseline's FLOPs "
         "divided by the structure's for the same loss.",
     )
 

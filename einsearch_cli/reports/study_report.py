@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from einsearch_cli.scaling import Level, Ranking, RankingEntry, levels_of
+from einsearch_cli.scaling import Level, Ranking, RankingEntry, levels_of, observations_of
 from einsearch_cli.structures import LayerSpec, expert_of
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
 
@@ -56,10 +56,8 @@ class StudyReport:
     @cached_property
     def levels(self) -> dict[LayerSpec, tuple[Level, ...]]:
         """The levels of each structure, cheapest first; empty where no run finished."""
-        runs: dict[LayerSpec, list[TrialResult]] = {structure: [] for structure in self.structures}
-        for result in self.results:
-            runs[result.trial.structure].append(result)
-        return {structure: levels_of(mine, structure) for structure, mine in runs.items()}
+        found = levels_of(observations_of(self.results))
+        return {structure: found.get(structure, ()) for structure in self.structures}
 
     @cached_property
     def classes(self) -> dict[LayerSpec, Taxonomy]:
@@ -96,14 +94,7 @@ class StudyReport:
 
 
 def relative_difference(entry: RankingEntry) -> tuple[float, float | None, float | None] | None:
-    """Difference to the yardstick and its interval as shares of the yardstick's loss.
-
-    None when there is no difference or the yardstick's loss is not positive.
-    """
-    if entry.difference is None or entry.loss is None:
+    """Difference to the yardstick as a share of its loss, with the interval that holds for all candidates together."""
+    if entry.difference is None:
         return None
-    base = entry.loss - entry.difference
-    if base <= 0:
-        return None
-    low, high = entry.difference_low, entry.difference_high
-    return entry.difference / base, None if low is None else low / base, None if high is None else high / base
+    return entry.difference, entry.difference_low_adjusted, entry.difference_high_adjusted

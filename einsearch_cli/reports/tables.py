@@ -89,10 +89,10 @@ def _row(study: StudyReport, entry: RankingEntry) -> tuple[str, ...]:
 
 
 def _loss_with_interval(entry: RankingEntry) -> str:
-    """The mean and the half width of its Student-t interval, which lies evenly around it."""
-    if entry.loss is None or entry.ci_low is None or entry.ci_high is None:
+    """The loss and the half width of its Student-t interval."""
+    if entry.loss is None or entry.loss_low is None or entry.loss_high is None:
         return loss_text(entry.loss)
-    return f"{loss_text(entry.loss)} ± {(entry.ci_high - entry.ci_low) / 2:.2g}"
+    return f"{loss_text(entry.loss)} ± {(entry.loss_high - entry.loss_low) / 2:.2g}"
 
 
 def gain_text(entry: RankingEntry) -> str:

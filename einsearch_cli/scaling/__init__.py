@@ -1,26 +1,24 @@
-"""From losses to scaling: compute-optimal frontiers, compute gains, and the ranking.
+"""From losses to scaling: best widths, compute gains, verdicts, trends, and the ranking.
 
-Pure functions on numbers and trial results: no torch, no files, no printing.
+Pure functions on numbers: no torch, no files, no printing.
 """
 
 from __future__ import annotations
 
-from einsearch_cli.scaling.curves import (
+from einsearch_cli.scaling.comparisons import PRICES as PRICES, Price as Price, Verdict as Verdict, compare as compare
+from einsearch_cli.scaling.noise import CONFIDENCE as CONFIDENCE, t_interval as t_interval
+from einsearch_cli.scaling.observations import (
     Cell as Cell,
-    Frontier as Frontier,
     Level as Level,
-    frontier as frontier,
+    Observation as Observation,
     levels_of as levels_of,
 )
-from einsearch_cli.scaling.gain import (
-    ComputeGain as ComputeGain,
-    compute_gain as compute_gain,
-    gain_between as gain_between,
-)
-from einsearch_cli.scaling.intervals import CONFIDENCE as CONFIDENCE, t_interval as t_interval
+from einsearch_cli.scaling.parabola import Vertex as Vertex, vertex as vertex
 from einsearch_cli.scaling.ranking import (
     Ranking as Ranking,
     RankingEntry as RankingEntry,
-    Verdict as Verdict,
+    is_finished as is_finished,
+    observations_of as observations_of,
     rank_candidates as rank_candidates,
 )
+from einsearch_cli.scaling.trend import RungGain as RungGain, Trend as Trend

@@ -55,7 +55,7 @@ def test_a_study_from_start_to_report(einsearch, tmp_path: Path) -> None:
     assert all(0.9e8 < r["train_flops"] <= 1e8 for r in last_rung), "equal training FLOPs for all"
     assert {r["family"] for r in last_rung} > {"dense"}, "the yardstick is always trained to the end"
     assert len(document["ranking"]) == 4
-    assert all({"loss", "ci_low", "ci_high", "compute_gain", "rank"} <= set(entry) for entry in document["ranking"])
+    assert all({"loss", "loss_low", "loss_high", "compute_gain", "rank"} <= set(entry) for entry in document["ranking"])
     assert "<svg" in (out / "report.html").read_text()
     assert "monarch" in found.out
 

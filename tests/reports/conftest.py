@@ -22,7 +22,7 @@ def study() -> MakeStudy:
         *,
         rungs=2,
         seeds=3,
-        widths=(64, 128),
+        widths=(64, 128, 256),
         stopped=(),
         failed=(),
         error="loss became NaN",
@@ -54,6 +54,6 @@ def _run(trial: Trial, quality: float, error: str | None) -> TrialResult:
     budget = trial.budget_flops
     if error is not None:
         return TrialResult(trial, "diverged", None, 100, 0.0, 0.0, 3, 1.0, ((budget, math.nan),), error)
-    loss = quality * math.pow(budget / 1e10, -0.3) * (1 + 0.001 * trial.seed + 0.1 * (trial.width == 64))
+    loss = quality * math.pow(budget / 1e10, -0.3) * (1 + 0.001 * trial.seed + 0.1 * (trial.width != 128))
     curve = tuple((budget * k / 100, loss * (2 - k / 100)) for k in range(101))
     return TrialResult(trial, "ok", loss, trial.width**2, budget, 1.1 * budget, 500, 12.5, curve, None)

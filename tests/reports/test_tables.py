@@ -34,7 +34,7 @@ def test_every_cell_of_the_ranking(study) -> None:
         assert name == [short_name(entry.structure), str(entry.structure)]
         known = made.classes[entry.structure]
         assert (omega, psi, nu) == ([str(known.omega)], [str(known.psi)], [str(known.nu)])
-        assert loss == [loss_text(entry.loss), interval_text(entry.ci_low, entry.ci_high)]
+        assert loss == [loss_text(entry.loss), interval_text(entry.loss_low, entry.loss_high)]
         assert verdict == [entry.verdict]
         assert width[-1] == f"{count_text(entry.width**2)} params"
         assert width[0].removeprefix("↑ ").removeprefix("↓ ") == str(entry.width)
@@ -42,7 +42,7 @@ def test_every_cell_of_the_ranking(study) -> None:
             assert difference == ["–"]
             continue
         base = made.yardstick.loss
-        ends = (percent(entry.difference_low / base), percent(entry.difference_high / base))
+        ends = (percent(entry.difference_low_adjusted), percent(entry.difference_high_adjusted))
         assert difference == [percent(entry.loss / base - 1), f"[{ends[0]}, {ends[1]}]"]
         if entry.compute_gain is not None:
             assert gain[0] == factor_text(entry.compute_gain)
@@ -68,10 +68,10 @@ def test_tiles_say_what_was_run(study) -> None:
     tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
     assert tiles["Structures"] == "5"
     assert tiles["Training FLOPs per run"] == "1×10¹⁰ → 4×10¹⁰"
-    assert tiles["Widths"] == "64, 128"
+    assert tiles["Widths"] == "64, 128, 256"
     assert tiles["Seeds"] == "2"
-    assert tiles["Runs"] == "40 (8 failed)"
-    assert tiles["Time of all runs"] == f"{int(32 * 12.5 + 8 * 1.0) // 60} min {int(32 * 12.5 + 8 * 1.0) % 60} s"
+    assert tiles["Runs"] == "60 (12 failed)"
+    assert tiles["Time of all runs"] == f"{int(48 * 12.5 + 12 * 1.0) // 60} min {int(48 * 12.5 + 12 * 1.0) % 60} s"
 
 
 def test_what_a_point_says_on_hover_is_its_own(study) -> None:

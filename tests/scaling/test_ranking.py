@@ -10,7 +10,7 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.scaling import Ranking, rank_candidates
 from einsearch_cli.structures import parse_structure
 
-DENSE = parse_structure("dense")
+DENSE, MONARCH = parse_structure("dense"), parse_structure("monarch")
 
 
 def names(ranking):
@@ -49,73 +49,176 @@ def test_equal_losses_share_a_rank(run):
 def test_failed_dense_leaves_the_others_ranked(run):
     results = [run("dense", None, status="diverged")] + [run("monarch", 0.5, seed=s) for s in range(3)]
     monarch, dense = rank_candidates(results, DENSE).entries
-    assert (monarch.loss, monarch.verdict, monarch.compute_gain) == (0.5, "not compared", None)
-    assert "yardstick has no finished run" in (monarch.compute_gain_reason or "")
+    assert (monarch.loss, monarch.verdict, monarch.compute_gain) == (pytest.approx(0.5), "cannot tell", None)
+    assert monarch.verdict_reason == "the yardstick has no finished run at the same rung"
     assert dense.verdict == "failed"
 
 
 def test_dense_is_listed_even_without_any_run(run):
-    ranking = rank_candidates([run("monarch", 0.5)], DENSE)
-    assert names(ranking) == ["monarch", "dense"]
+    assert names(rank_candidates([run("monarch", 0.5)], DENSE)) == ["monarch", "dense"]
 
 
-@pytest.mark.parametrize("loss", [0.0, -2.0])
-def test_losses_without_a_logarithm_do_not_crash(run, loss):
+@pytest.mark.parametrize("loss", [0.0, -2.0, math.nan, math.inf])
+def test_losses_without_a_logarithm_count_as_failed(run, loss):
     results = [run("dense", 0.5, seed=s) for s in range(3)] + [run("monarch", loss, seed=s) for s in range(3)]
-    best = rank_candidates(results, DENSE).entries[0]
-    assert (best.loss, best.verdict, best.compute_gain) == (loss, "better", None)
-    assert "positive loss" in (best.compute_gain_reason or "")
+    entry = rank_candidates(results, DENSE).entry_of(MONARCH)
+    assert (entry.loss, entry.verdict, entry.runs_failed) == (None, "failed", 3)
 
 
-def test_verdict_needs_an_interval_that_leaves_out_zero(run):
+def test_verdict_needs_an_interval_that_leaves_out_zero(cells):
     def verdict(losses):
-        results = [run("dense", loss, seed=s) for s, loss in enumerate((0.50, 0.52, 0.54))]
-        results += [run("monarch", loss, seed=s) for s, loss in enumerate(losses)]
-        return rank_candidates(results, DENSE).entry_of(parse_structure("monarch"))
+        results = cells("dense", (0.50, 0.52, 0.54)) + cells("monarch", losses)
+        return rank_candidates(results, DENSE).entry_of(MONARCH)
 
     assert verdict((0.40, 0.42, 0.44)).verdict == "better"
     assert verdict((0.60, 0.62, 0.64)).verdict == "worse"
-    assert verdict((0.40, 0.60, 0.50)).verdict == "not separated"
-    assert verdict((0.40,)).verdict == "not compared"
-    assert verdict((0.40, 0.42, 0.44)).difference == pytest.approx(-0.10)
+    unsure = verdict((0.40, 0.60, 0.50))
+    assert (unsure.verdict, unsure.verdict_reason) == (
+        "cannot tell",
+        "the interval for all candidates together includes 0",
+    )
+    geometric = (0.40 * 0.42 * 0.44 / (0.50 * 0.52 * 0.54)) ** (1 / 3)
+    assert verdict((0.40, 0.42, 0.44)).difference == pytest.approx(geometric - 1)
 
 
-def test_difference_is_taken_at_the_rung_the_structure_reached(run):
-    results = [run("dense", loss, seed=s) for s, loss in enumerate((0.8, 0.8, 0.8))]
-    results += [run("dense", 0.2, rung=1, flops=1e10, seed=s) for s in range(3)]
-    results += [run("monarch", 0.7, seed=s) for s in range(3)]
-    entry = rank_candidates(results, DENSE).entry_of(parse_structure("monarch"))
-    assert entry is not None
-    assert entry.difference == pytest.approx(-0.1)
+def test_one_seed_gives_no_verdict(cells):
+    entry = rank_candidates(cells("dense", (0.5,)) + cells("monarch", (0.3,)), DENSE).entry_of(MONARCH)
+    assert (entry.verdict, entry.loss_low, entry.difference_low) == ("cannot tell", None, None)
+    assert entry.verdict_reason == "no width was trained from two seeds, so how much losses vary is not known"
+
+
+@pytest.mark.parametrize(
+    ("dense", "monarch", "verdict", "reason"),
+    [
+        ((1.1, 1.0, 1.1), (1.2, 1.1, 1.0), "better", None),  # its loss is at most what was measured
+        ((1.2, 1.1, 1.0), (1.1, 1.0, 1.1), "cannot tell", "of the yardstick: the best width, 144, is the widest"),
+    ],
+)
+def test_a_best_width_at_an_edge_bounds_the_loss_from_above_only(cells, dense, monarch, verdict, reason):
+    results = cells("dense", (0.50, 0.51, 0.52), factors=dense) + cells("monarch", (0.40, 0.41, 0.42), factors=monarch)
+    entry = rank_candidates(results, DENSE).entry_of(MONARCH)
+    assert entry.verdict == verdict
+    assert (entry.verdict_reason or "").startswith(reason or "")
+    assert (entry.width_edge == "high") == (verdict == "better")
+    turned = rank_candidates(results, MONARCH).entry_of(DENSE)  # the same pair from the other side
+    assert turned.verdict == ("worse" if verdict == "better" else "cannot tell")
+
+
+@pytest.mark.parametrize(
+    ("widths", "reason"),
+    [
+        ((64, 128), "2 widths: at least three show where the loss is lowest"),
+        ((32, 128, 512), "widths a factor 4 apart do not show how low the loss is between them"),
+    ],
+)
+def test_widths_that_cannot_carry_a_verdict_are_named(cells, widths, reason):
+    factors = (1.1, 1.0, 1.1)[: len(widths)]
+    results = cells("dense", (0.40, 0.41), widths=widths, factors=factors)
+    results += cells("monarch", (0.50, 0.51), widths=widths, factors=factors)
+    entry = rank_candidates(results, DENSE).entry_of(MONARCH)
+    assert (entry.verdict, entry.verdict_reason, entry.width_reason) == ("cannot tell", reason, reason)
+
+
+def test_difference_is_taken_at_the_rung_the_structure_reached(cells):
+    results = cells("dense", (0.8, 0.8, 0.8)) + cells("dense", (0.2, 0.2, 0.2), rung=1, flops=1e10)
+    results += cells("monarch", (0.70, 0.71, 0.69))
+    entry = rank_candidates(results, DENSE).entry_of(MONARCH)
+    assert entry.difference == pytest.approx(0.7 / 0.8 - 1, abs=1e-3)
     assert entry.verdict == "better"
 
 
-def test_a_structure_that_went_on_is_compared_where_it_ended(run):
-    results = [run("dense", 0.8, seed=s) for s in range(3)] + [run("monarch", 0.7, seed=s) for s in range(3)]
-    for text, loss in (("dense", 0.2), ("monarch", 0.3)):
-        results += [run(text, loss, rung=1, flops=1e10, seed=s) for s in range(3)]
-    entry = rank_candidates(results, DENSE).entry_of(parse_structure("monarch"))
-    assert entry is not None
-    assert entry.difference == pytest.approx(0.1)
+def test_a_structure_that_went_on_is_compared_where_it_ended(cells):
+    results = cells("dense", (0.8, 0.81)) + cells("monarch", (0.7, 0.71))
+    results += cells("dense", (0.2, 0.201), rung=1, flops=1e10) + cells("monarch", (0.3, 0.301), rung=1, flops=1e10)
+    entry = rank_candidates(results, DENSE).entry_of(MONARCH)
+    assert entry.difference == pytest.approx(0.5, abs=0.01)
     assert entry.verdict == "worse"
 
 
-def test_equal_structures_are_rarely_called_different(run):
-    source, wrong, repetitions = random.Random(2), 0, 400
-    for _ in range(repetitions):
-        results = [run(text, 0.5 + source.gauss(0, 0.02), seed=s) for text in ("dense", "monarch") for s in range(3)]
-        wrong += {entry.verdict for entry in rank_candidates(results, DENSE).entries} != {"yardstick", "not separated"}
-    assert 0.02 <= wrong / repetitions <= 0.09  # nominally 5%
+def test_pilot_runs_show_edges_and_nothing_else(cells, run):
+    results = cells("dense", (0.50, 0.51)) + cells("monarch", (0.40, 0.41), factors=(1.0, 1.05, 1.2))
+    assert rank_candidates(results, DENSE).entry_of(MONARCH).width_edge == "low"
+    more = [*results, run("monarch", 9.0, width=32, stage="pilot")]
+    entry = rank_candidates(more, DENSE).entry_of(MONARCH)
+    assert (entry.width_edge, entry.width_reason, entry.width) == (None, None, 64)
 
 
-def test_json_reads_back_to_an_equal_ranking(run):
-    results = [run("dense", 0.5 / (k + 1), rung=k, flops=10.0 ** (9 + k), seed=s) for k in range(2) for s in range(3)]
-    results += [run("block-shuffle:blocks=4", 0.3 + 0.01 * s, seed=s) for s in range(3)]
+def test_the_confirmation_alone_makes_the_gain_that_is_quoted(cells, run):
+    results = []
+    for rung in range(3):
+        for text, gain in (("dense", 1.0), ("monarch", 2.0)):
+            losses = [(gain * 4.0**rung) ** -0.25 * (1 + 0.001 * seed) for seed in range(3)]
+            results += cells(text, losses, rung=rung, flops=1e9 * 4.0**rung)
+    again = [
+        run(text, loss, rung=2, flops=16e9, width=96, seed=100 + seed, stage="confirmation")
+        for text, gain in (("dense", 1.0), ("monarch", 1.5))
+        for seed in range(4)
+        for loss in [(gain * 16.0) ** -0.25 * (1 + 0.001 * seed)]
+    ]
+    before = rank_candidates(results, DENSE).entry_of(MONARCH)
+    after = rank_candidates(results + again, DENSE).entry_of(MONARCH)
+    assert (before.compute_gain, before.confirmed_gain, before.quoted_gain[0]) == (
+        pytest.approx(2.0, rel=1e-3),
+        None,
+        before.compute_gain,
+    )
+    assert after.compute_gain == before.compute_gain
+    assert after.quoted_gain[0] == after.confirmed_gain == pytest.approx(1.5, rel=0.05)
+    assert (after.confirmed_seeds, after.confirmed_verdict) == (4, "better")
+
+
+def test_three_prices_and_a_reversal_between_them(cells):
+    results = []
+    for rung in range(3):
+        for text, gain in (("dense", 1.0), ("monarch", 2.0)):
+            losses = [(gain * 4.0**rung) ** -0.25 * (1 + 0.001 * seed) for seed in range(3)]
+            results += cells(text, losses, rung=rung, flops=1e9 * 4.0**rung)
+    step_s = {(s, width): 1e-3 * (4 if s == MONARCH else 1) for s in (DENSE, MONARCH) for width in (64, 96, 144)}
+    results = [replace_steps(result) for result in results]
+    entry = rank_candidates(results, DENSE, step_seconds=step_s).entry_of(MONARCH)
+    assert (entry.compute_gain, entry.total_gain) == (pytest.approx(2.0, rel=1e-3), pytest.approx(2.0, rel=1e-3))
+    assert entry.seconds_gain == pytest.approx(0.5, rel=1e-3)
+    assert entry.reversed_in == ("seconds",)
+    ranking = rank_candidates(results, DENSE, step_seconds=step_s)
+    assert names(ranking) == ["monarch", "dense"]
+    assert [entry.family for entry in ranking.ordered("seconds")] == ["dense", "monarch"]
+    assert rank_candidates(results, DENSE).entry_of(MONARCH).seconds_gain is None
+
+
+def replace_steps(result):
+    return type(result)(
+        **{name: getattr(result, name) for name in result.__slots__} | {"steps": int(result.train_flops / 1e6)}
+    )
+
+
+def test_what_more_seeds_may_settle_is_named(cells):
+    results = cells("dense", (0.50, 0.52, 0.54)) + cells("monarch", (0.40, 0.42, 0.44))
+    results += cells("kronecker", (0.51, 0.52, 0.54)) + cells("low-rank", (0.6, 0.62, 0.61), factors=(1.2, 1.1, 1.0))
+    ranking = rank_candidates(results, DENSE)
+    assert ranking.undecided() == (parse_structure("kronecker"),)
+    assert ranking.undecided(resolution=0.5) == ()
+
+
+def test_looks_make_bounds_wider(cells):
+    results = cells("dense", (0.50, 0.52, 0.54)) + cells("monarch", (0.45, 0.46, 0.47))
+    once, thrice = (rank_candidates(results, DENSE, looks=looks).entry_of(MONARCH) for looks in ((), (3, 6, 12)))
+    assert thrice.difference_high_adjusted > once.difference_high_adjusted
+    assert thrice.difference_high == once.difference_high
+    assert thrice.p_adjusted > once.p_adjusted
+
+
+def test_json_reads_back_to_an_equal_ranking(cells, run):
+    results = []
+    for rung in range(3):
+        losses, flops = (0.5 / (rung + 1), 0.51 / (rung + 1)), 10.0 ** (9 + rung)
+        results += cells("dense", losses, rung=rung, flops=flops)
+        results += cells("block-shuffle:blocks=4", [0.7 * loss for loss in losses], rung=rung, flops=flops)
     results += [run("(1/2|1/4|1/4|1/4|1/2|1/4|1/4)", None, status="failed"), run("monarch", math.nan)]
     ranking = rank_candidates(results, DENSE)
     text = json.dumps(ranking.to_json(), allow_nan=False)
     assert Ranking.from_json(json.loads(text)) == ranking
     assert json.loads(text)["entries"][0]["rank"] == 1
+    assert ranking.entries[0].trend is not None
 
 
 @pytest.mark.parametrize(
@@ -124,6 +227,10 @@ def test_json_reads_back_to_an_equal_ranking(run):
         ({"verdict": "great"}, "unknown verdict 'great'"),
         ({"loss": "0.5"}, "loss must be a number or null, found '0.5'"),
         ({"loss": True}, "loss must be a number"),
+        ({"family": 1}, "family must be text or null, found 1"),
+        ({"reversed_in": ["hours"]}, "reversed_in must list prices"),
+        ({"trend": 1}, "a trend of another shape"),
+        ({"trend": {"rungs": [{}]}}, "a trend of another shape"),
     ],
 )
 def test_damaged_json_is_refused_by_name(run, change, complaint):
@@ -133,7 +240,14 @@ def test_damaged_json_is_refused_by_name(run, change, complaint):
         Ranking.from_json(document)
 
 
-@pytest.mark.parametrize("document", [None, [], {}, {"entries": [{}]}, {"entries": [1], "yardstick": "XA YA"}])
+def test_rankings_of_earlier_versions_are_refused_by_name():
+    with pytest.raises(SpecError, match=r"a ranking of format 1: format 2 is read\ntry: make the ranking again"):
+        Ranking.from_json({"yardstick": "dense", "confidence": 0.95, "entries": []})
+
+
+@pytest.mark.parametrize(
+    "document", [None, [], {}, {"entries": [{}], "format": 2}, {"entries": [1], "yardstick": "XA YA", "format": 2}]
+)
 def test_json_of_another_shape_is_refused(document):
     with pytest.raises(SpecError):
         Ranking.from_json(document)

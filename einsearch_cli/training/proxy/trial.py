@@ -8,6 +8,8 @@ from typing import Any, Literal
 from einsearch_cli.structures import LayerSpec, RoutingStatistics, layer_of_json
 
 Status = Literal["ok", "diverged", "failed"]
+Stage = Literal["pilot", "main", "confirmation"]
+"""Why a run is made: to find the best widths, to measure there, or to measure the best structures once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,13 @@ class Trial:
     """FLOPs of forward and backward passes, embeddings and head left out."""
     balanced: bool = True
     """False for an ablation: experts without the loss that keeps their load balanced. It is never ranked."""
+    stage: Stage = "main"
 
     @property
     def key(self) -> str:
         """Equal for equal trials; the study runs each key once."""
-        return f"{self.rung}|{self.structure}|{self.width}|{self.seed}{'' if self.balanced else '|unbalanced'}"
+        marks = ("" if self.balanced else "|unbalanced") + ("" if self.stage == "main" else f"|{self.stage}")
+        return f"{self.rung}|{self.structure}|{self.width}|{self.seed}{marks}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back to an equal trial."""
@@ -38,6 +42,7 @@ class Trial:
             "rung": self.rung,
             "budget_flops": self.budget_flops,
             "balanced": self.balanced,
+            "stage": self.stage,
         }
 
     @classmethod

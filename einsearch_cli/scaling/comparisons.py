@@ -1,0 +1,300 @@
+"""Every structure of a study against the yardstick: from observations to verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from einsearch_cli.scaling.gains import log_gain
+from einsearch_cli.scaling.many import Dunnett, holm
+from einsearch_cli.scaling.noise import CONFIDENCE, Noise, Variance, noise_of, t_quantile
+from einsearch_cli.scaling.observations import Level, Observation, levels_of
+from einsearch_cli.scaling.surface import Surface, surface
+from einsearch_cli.scaling.trend import Trend, scaled, trend
+
+Verdict = Literal["yardstick", "better", "worse", "cannot tell", "failed"]
+Price = Literal["flops", "total", "seconds"]
+PRICES: tuple[Price, ...] = ("flops", "total", "seconds")
+"""What compute may be counted in: training FLOPs without embeddings and head, with them, and seconds on a machine."""
+
+ONE_SEED = "no width was trained from two seeds, so how much losses vary is not known"
+INCLUDES_ZERO = "the interval for all candidates together includes 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95% intervals; ends are None where they are not known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    """Interval for this structure alone."""
+    low_adjusted: float | None = None
+    high_adjusted: float | None = None
+    """Interval that holds for all candidates together (Dunnett)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """Yardstick's compute / structure's compute for the same loss, or what is known of it."""
+
+    estimate: Estimate | None = None
+    at_loss: float | None = None
+    at_least: float | None = None
+    """The gain is larger than this, as far as was measured."""
+    at_most: float | None = None
+    """The gain is smaller than this, as far as was measured."""
+    reason: str | None = None
+    """Why there is no estimate, or what it lacks."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One structure against the yardstick."""
+
+    structure: Hashable
+    surface: Surface | None = None
+    """None where no run finished."""
+    difference: Estimate | None = None
+    """Loss / yardstick's loss − 1 at the highest rung of the structure, each at its best width."""
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    """How often the most different of as many equal candidates would differ that much."""
+    verdict: Verdict = "failed"
+    reason: str | None = None
+    """Why the verdict is 'cannot tell'."""
+    gains: Mapping[Price, Gain] = field(default_factory=dict)
+    trend: Trend | None = None
+    confirmed: Confirmation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The comparison made once more from runs with new seeds, which had no part in choosing the structure."""
+
+    difference: Estimate
+    gain: Gain
+    seeds: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Study:
+    """All comparisons of a study, and the noise that they were judged by."""
+
+    comparisons: Mapping[Hashable, Comparison]
+    noise: Noise
+    levels: Mapping[Hashable, tuple[Level, ...]]
+
+
+def compare(observations: Iterable[Observation], yardstick: Hashable, looks: Sequence[float] = ()) -> Study:
+    """Compare every structure with the yardstick.
+
+    `looks` are the numbers of seeds a width at which the study stops to look whether it needs more: each look is one
+    more chance of a false verdict, so the bounds are Pocock's (1977).
+    """
+    runs = list(observations)
+    levels = levels_of(runs)
+    noise = noise_of(levels)
+    surfaces = {structure: surface(mine) for structure, mine in levels.items()}
+    reference = surfaces.get(yardstick)
+    found = _against(surfaces, reference, yardstick, noise, tuple(looks))
+    _name_trends(found)
+    if reference is not None:
+        renewed = _renewed(runs, surfaces)
+        confirmed = _against(
+            {s: renewed[s][0] for s in renewed}, renewed.get(yardstick, (None, 0))[0], yardstick, noise, ()
+        )
+        for structure, item in confirmed.items():
+            if item.difference is not None:
+                gain = item.gains["flops"]
+                again = Confirmation(item.difference, gain, renewed[structure][1], item.verdict)
+                found[structure] = replace(found[structure], confirmed=again)
+    return Study(found, noise, levels)
+
+
+def _against(
+    surfaces: Mapping[Hashable, Surface],
+    reference: Surface | None,
+    yardstick: Hashable,
+    noise: Noise,
+    looks: tuple[float, ...],
+) -> dict[Hashable, Comparison]:
+    differences = {
+        structure: found
+        for structure, own in surfaces.items()
+        if structure != yardstick and reference is not None and (found := _difference(own, reference)) is not None
+    }
+    variances = {
+        structure: noise.of_difference(structure, found.own, yardstick, found.other)
+        for structure, found in differences.items()
+    }
+    known = {structure: variance for structure, variance in variances.items() if variance is not None}
+    degrees = min((variance.degrees for variance in known.values()), default=1.0)
+    shares = tuple(differences[structure].share for structure in known)
+    family = Dunnett(shares, degrees, looks) if known else None
+    result = {}
+    for structure, own in surfaces.items():
+        if structure == yardstick:
+            ones = {price: Gain(Estimate(1.0, 1.0, 1.0, 1.0, 1.0)) for price in PRICES}
+            result[structure] = Comparison(structure, own, verdict="yardstick", gains=ones)
+        elif reference is None or structure not in differences:
+            why = "the yardstick has no finished run at the same rung"
+            result[structure] = Comparison(
+                structure, own, verdict="cannot tell", reason=why, gains=dict.fromkeys(PRICES, Gain(reason=why))
+            )
+        else:
+            item = _judged(structure, own, differences[structure], known.get(structure), family)
+            gains = {price: _gain(structure, own, reference, yardstick, price, noise, family) for price in PRICES}
+            shape = trend(own, reference, noise, structure, yardstick)
+            result[structure] = replace(item, gains=gains, trend=shape)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """Log loss minus the yardstick's at one rung, and what the errors of both add for a unit variance of one run."""
+
+    value: float
+    own: float
+    other: float
+    own_reason: str | None
+    other_reason: str | None
+
+    @property
+    def share(self) -> float:
+        return self.other / (self.own + self.other)
+
+
+def _difference(own: Surface, reference: Surface) -> _Difference | None:
+    i = len(own.minima) - 1
+    j = reference.at(own.minima[i].level.rung)
+    if j is None:
+        return None
+    mine, theirs = own.minima[i], reference.minima[j]
+    value = mine.log_loss - theirs.log_loss
+    units = float(own.covariance[i, i]), float(reference.covariance[j, j])
+    return _Difference(value, *units, mine.reason, theirs.reason)
+
+
+def _judged(
+    structure: Hashable,
+    own: Surface,
+    found: _Difference,
+    variance: Variance | None,
+    family: Dunnett | None,
+) -> Comparison:
+    if variance is None or family is None:
+        estimate = Estimate(math.expm1(found.value))
+        return Comparison(structure, own, estimate, verdict="cannot tell", reason=ONE_SEED)
+    from scipy.special import stdtr
+
+    error = math.sqrt(variance.value)
+    t = found.value / error if error > 0 else math.copysign(math.inf, found.value) if found.value else 0.0
+    plain, adjusted = t_quantile(variance.degrees) * error, family.critical * error
+    ends = [math.expm1(found.value + side) for side in (-plain, plain, -adjusted, adjusted)]
+    verdict: Verdict = "cannot tell"
+    reason: str | None = INCLUDES_ZERO
+    if abs(t) > family.critical:
+        # A best width at an edge bounds the loss from above only: that cannot make its structure worse than another.
+        reason = found.own_reason if found.value > 0 else found.other_reason
+        if reason is None:
+            verdict = "worse" if found.value > 0 else "better"
+        elif found.value < 0:
+            reason = f"of the yardstick: {reason}"
+    return Comparison(
+        structure,
+        own,
+        Estimate(math.expm1(found.value), *ends),
+        p_value=2 * float(stdtr(variance.degrees, -abs(t))),
+        p_adjusted=family.p_values([t])[0],
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _gain(
+    structure: Hashable,
+    own: Surface,
+    reference: Surface,
+    yardstick: Hashable,
+    price: Price,
+    noise: Noise,
+    family: Dunnett | None,
+) -> Gain:
+    position = PRICES.index(price)
+    found = log_gain(own, reference, position)
+    if found is None:
+        return _bound(own, reference, position)
+    units = found.unit_variances(own, reference)
+    variance = noise.of_difference(structure, units[0], yardstick, units[1])
+    notes = [minimum.reason for minimum in (own.minima[-1], reference.minima[-1]) if minimum.reason]
+    if len(own.minima) == 2 or len(reference.minima) == 2:
+        notes.append("two rungs: compute at equal loss is read off straight lines, which shrink gains to 1")
+    at_loss = math.exp(found.at_log_loss)
+    if variance is None or family is None:
+        return Gain(Estimate(math.exp(found.value)), at_loss, reason="; ".join([*notes, ONE_SEED]))
+    plain = t_quantile(variance.degrees) * math.sqrt(variance.value)
+    adjusted = family.critical * math.sqrt(variance.value)
+    ends = [scaled(found.value, side) for side in (-plain, plain, -adjusted, adjusted)]
+    return Gain(Estimate(math.exp(found.value), *ends), at_loss, reason="; ".join(notes) or None)
+
+
+def _bound(own: Surface, reference: Surface, price: int) -> Gain:
+    mine, theirs = own.log_prices(price), reference.log_prices(price)
+    if mine is None or theirs is None:
+        return Gain(reason="seconds per step were not measured")
+    if own.log_losses.max() < reference.log_losses.min():
+        why = "already better with its smallest budget than the yardstick with its largest"
+        return Gain(at_least=math.exp(theirs[-1] - mine[0]), reason=why)
+    if own.log_losses.min() > reference.log_losses.max():
+        why = "the yardstick is already better with its smallest budget"
+        return Gain(at_most=math.exp(theirs[0] - mine[-1]), reason=why)
+    if len(own.minima) == 1 or len(reference.minima) == 1:
+        return Gain(reason="one rung: a gain needs losses at two budgets")
+    return Gain(reason="the loss does not fall with compute")
+
+
+def _name_trends(found: dict[Hashable, Comparison]) -> None:
+    """Give each trend its word, by p values adjusted for the number of trends (Holm 1979)."""
+    trends = {s: item.trend for s, item in found.items() if item.trend is not None and item.trend.p_value is not None}
+    adjusted = holm([shape.p_value or 0.0 for shape in trends.values()])
+    for (structure, shape), p in zip(trends.items(), adjusted, strict=True):
+        if p < 1 - CONFIDENCE and shape.per_decade is not None:
+            named = replace(shape, word="rising" if shape.per_decade > 1 else "falling")
+            found[structure] = replace(found[structure], trend=named)
+
+
+def _renewed(runs: Sequence[Observation], surfaces: Mapping[Hashable, Surface]) -> dict[Hashable, tuple[Surface, int]]:
+    """The surfaces moved to the losses of the confirmation, and its seeds.
+
+    Only the shape of the loss over compute is left of the runs that the structure was chosen by. What the parabola in
+    log width adds at the widths of the confirmation is taken off.
+    """
+    again: dict[Hashable, list[Observation]] = defaultdict(list)
+    for run in runs:
+        if run.stage == "confirmation" and run.structure in surfaces:
+            again[run.structure].append(run)
+    found = {}
+    for structure, mine in again.items():
+        old = surfaces[structure]
+        rung = max(run.rung for run in mine)
+        mine = [run for run in mine if run.rung == rung]
+        i = old.at(rung)
+        if i is None:
+            continue
+        minimum, n = old.minima[i], len(old.minima)
+        curvature = 0.0 if minimum.reason is not None else max(old.curvature or 0.0, 0.0)
+        logs = [math.log(run.loss) - curvature * math.log(run.width / minimum.width) ** 2 for run in mine]
+        moved = math.fsum(logs) / len(logs) - minimum.log_loss
+        shape = np.eye(n)
+        shape[:, i] -= 1.0
+        covariance = shape @ old.covariance @ shape.T + 1 / len(logs)
+        minima = tuple(replace(one, log_loss=one.log_loss + moved) for one in old.minima)
+        found[structure] = Surface(minima, covariance, old.curvature), len({run.seed for run in mine})
+    return found

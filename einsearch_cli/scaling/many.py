@@ -1,0 +1,135 @@
+"""Comparing many candidates with one yardstick, several times: what keeps the chance of a false verdict at its level.
+
+A z or t value that one comparison exceeds in 5% of studies by chance is exceeded by one of 42 in almost every second
+study. Dunnett's test (1955) takes the candidates together, knowing that they share the yardstick's runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from einsearch_cli.scaling.noise import CONFIDENCE
+from einsearch_cli.scaling.surface import Floats
+
+_LARGE = 12.0
+"""|t| beyond which no p is told from 0."""
+
+
+@dataclass(frozen=True)
+class Dunnett:
+    """The largest |t| of several comparisons with one yardstick, when no candidate differs from it.
+
+    Candidate i has t_i = (√(1−λ_i²) Z_i + λ_i Z_0) / S with independent normal Z and S² a χ² over its degrees of
+    freedom, where λ_i² is the share of the variance of the difference that the yardstick brings. The distribution is
+    integrated over Z_0 and S (Dunnett 1955; Hochberg and Tamhane 1987, ch. 5, for unequal shares).
+    """
+
+    shares: tuple[float, ...]
+    """λ_i² of every candidate."""
+    degrees: float
+    """Degrees of freedom of the variance."""
+    looks: tuple[float, ...] = ()
+    """Seeds at which the study may stop to look, rising; none or one where it looks once."""
+
+    def p_values(self, t: Sequence[float]) -> list[float]:
+        """For each |t|, how often the largest of all would be that large by chance."""
+        grid, tails = self._tails
+        return [float(np.exp(np.interp(min(abs(value), _LARGE), grid, tails))) for value in t]
+
+    @cached_property
+    def critical(self) -> float:
+        """The |t| that the largest exceeds with probability 5% by chance, over all looks."""
+        grid, tails = self._tails
+        return float(np.interp(-math.log(1 - CONFIDENCE), -tails, grid))
+
+    @cached_property
+    def _tails(self) -> tuple[Floats, Floats]:
+        """log P(largest > t) on a grid of t."""
+        grid = np.concatenate([np.linspace(0, 1.6, 17)[:-1], np.linspace(1.6, 5, 35)[:-1], np.linspace(5, _LARGE, 15)])
+        tails = np.maximum(1 - _within(grid, np.array(sorted(self.shares)), self.degrees), 1e-15)
+        logs = np.log(np.minimum.accumulate(tails))
+        if len(self.looks) < 2:
+            return grid, logs
+        # At one look |t| has to be larger for the same chance over all looks: move every t of the grid there.
+        return np.array([repeated(value, self.looks) for value in grid]), logs
+
+
+def _within(t: Floats, shares: Floats, degrees: float) -> Floats:
+    """P(all |t_i| ≤ t) for every t, by Gauss quadrature over the yardstick's error and over the variance."""
+    from scipy.special import gammaincinv, ndtr
+
+    z, z_weight = np.polynomial.hermite_e.hermegauss(24)
+    u, u_weight = np.polynomial.legendre.leggauss(12)
+    s = np.sqrt(2 * gammaincinv(degrees / 2, (u + 1) / 2) / degrees)
+    own = np.sqrt(np.maximum(1 - shares, 1e-12))
+    distinct, counts = np.unique(np.round(np.sqrt(shares) / own, 2), return_counts=True)
+    total = np.zeros_like(t)
+    for node, weight in zip(s, u_weight / 2, strict=True):
+        product = np.ones((len(t), len(z)))
+        for ratio, count in zip(distinct, counts, strict=True):
+            reach = (t * node * math.sqrt(1 + ratio * ratio))[:, None]
+            product *= (ndtr(reach - ratio * z) - ndtr(-reach - ratio * z)) ** count
+        total += weight * (product @ (z_weight / math.sqrt(2 * math.pi)))
+    return total
+
+
+@lru_cache(maxsize=4096)
+def repeated(z: float, looks: tuple[float, ...]) -> float:
+    """The value that |Z| must exceed at some look as rarely as it exceeds `z` when there is one look.
+
+    Z at look k is the standardised mean of the first `looks[k]` seeds; the same bound holds at every look (Pocock
+    1977), and the chance of crossing it is integrated look by look (Armitage, McPherson and Rowe 1969).
+
+    >>> round(repeated(1.959964, (1, 2, 3)), 2)
+    2.29
+    """
+    from scipy.optimize import brentq
+    from scipy.special import ndtr
+
+    level = 2 * float(ndtr(-z))
+    if level < 1e-12 or z == 0:
+        return z
+    most = -_quantile(level / (2 * len(looks)))
+    return float(brentq(lambda bound: _crossing(bound, looks) - level, z, most + 1e-9, xtol=1e-4))
+
+
+def _quantile(p: float) -> float:
+    from scipy.special import ndtri
+
+    return float(ndtri(p))
+
+
+def _crossing(bound: float, looks: Sequence[float]) -> float:
+    """P(|Z| > bound at one of the looks)."""
+    from scipy.special import ndtr
+
+    x, weight = np.polynomial.legendre.leggauss(48)
+    grid, step = x * bound, weight * bound
+    density = np.exp(-grid * grid / 2) / math.sqrt(2 * math.pi)
+    crossed = 2 * float(ndtr(-bound))
+    for before, after in itertools.pairwise(looks):
+        keep, spread = math.sqrt(before / after), math.sqrt(1 - before / after)
+        out = ndtr((-bound - keep * grid) / spread) + ndtr((keep * grid - bound) / spread)
+        crossed += float((density * step) @ out)
+        kernel = np.exp(-(((grid[:, None] - keep * grid) / spread) ** 2) / 2) / (spread * math.sqrt(2 * math.pi))
+        density = kernel @ (density * step)
+    return crossed
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values adjusted by Holm's step-down method (1979): those below 5% hold together, whatever their dependence.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted, least = [0.0] * len(p), 0.0
+    for position, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        least = max(least, min(1.0, (len(p) - position) * p[i]))
+        adjusted[i] = least
+    return adjusted

@@ -1,0 +1,183 @@
+"""Loss over width at every rung: where its minimum lies, how low it is, and how well both are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from einsearch_cli.scaling.observations import Cell, Level
+from einsearch_cli.scaling.parabola import Edge
+
+LEAST_CURVATURE = 0.05
+"""Smallest curvature of log loss in log width that is believed; 0.22 to 0.32 were measured."""
+WIDEST_STEP = 2.1
+"""Neighbouring widths further apart than this factor cannot say how low the loss is between them."""
+
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The lowest log loss over widths at one rung."""
+
+    level: Level
+    log_loss: float
+    width: float
+    """The best width as a real number; that of the best cell where no parabola could be drawn."""
+    width_error: float | None
+    """Standard error of log width for a unit variance of one run; None where no parabola could be drawn."""
+    edge: Edge | None
+    """The best width is the lowest or highest of all that were tried, so a better one may lie beyond."""
+    reason: str | None
+    """Why the loss at the best width is not known, only an upper bound of it; None where it is known."""
+    log_prices: tuple[float, float, float | None]
+    """Logarithms of FLOPs, total FLOPs and seconds of a run at the best width."""
+
+    @property
+    def best(self) -> Cell:
+        return self.level.best
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The minima of one structure at all its rungs."""
+
+    minima: tuple[Minimum, ...]
+    """Cheapest rung first."""
+    covariance: Floats
+    """Of the log losses of the minima, for a unit variance of one run."""
+    curvature: float | None
+    """Of log loss in log width, one for all rungs; None where no rung has three widths."""
+
+    @property
+    def log_losses(self) -> Floats:
+        return np.array([minimum.log_loss for minimum in self.minima])
+
+    def log_prices(self, price: int) -> Floats | None:
+        """Logarithm of one price at every rung; None where it is not known at all of them."""
+        known = [minimum.log_prices[price] for minimum in self.minima]
+        return None if any(value is None for value in known) else np.array(known, dtype=np.float64)
+
+    def at(self, rung: int) -> int | None:
+        """The position of a rung among the minima."""
+        return next((i for i, minimum in enumerate(self.minima) if minimum.level.rung == rung), None)
+
+
+def surface(levels: Sequence[Level]) -> Surface:
+    """One parabola in log width per rung with one curvature for all, fitted to the mean log losses by least squares.
+
+    One curvature for all rungs costs no coverage in simulations, and makes the minimum known as well from three widths
+    as from many. The variance of a minimum is that of the fit at its place (the delta method: the derivative in the
+    place is 0 there). Rungs at which the best width is no optimum keep the loss of their best cell.
+    """
+    windows = [_window(level) for level in levels]
+    fitted = [i for i, window in enumerate(windows) if window.problem is None]
+    covariance = np.diag([1.0 / len(level.best.runs) for level in levels])
+    minima = [_measured(level, window) for level, window in zip(levels, windows, strict=True)]
+    if not fitted:
+        return Surface(tuple(minima), covariance, None)
+    n = len(fitted)
+    rows, values, weights = [], [], []
+    for r, i in enumerate(fitted):
+        window = windows[i]
+        for x, cell in zip(window.x, window.cells, strict=True):
+            row = [0.0] * (2 * n + 1)
+            row[r], row[n + r], row[-1] = 1.0, x, x * x
+            rows.append(row)
+            values.append(cell.log_mean)
+            weights.append(len(cell.runs))
+    design, weight = np.array(rows), np.array(weights, dtype=np.float64)
+    inverse = np.linalg.inv(design.T @ (design * weight[:, None]))
+    beta = inverse @ (design.T @ (weight * np.array(values)))
+    curvature = max(float(beta[-1]), LEAST_CURVATURE)
+    places = np.zeros((n, 2 * n + 1))
+    for r, i in enumerate(fitted):
+        window = windows[i]
+        x = min(max(-float(beta[n + r]) / (2 * curvature), window.x[0]), window.x[-1])
+        places[r, r], places[r, n + r], places[r, -1] = 1.0, x, x * x
+        slope = np.zeros(2 * n + 1)
+        slope[n + r], slope[-1] = 1.0, 2 * x
+        minima[i] = Minimum(
+            level=levels[i],
+            log_loss=float(places[r] @ beta),
+            width=math.exp(window.centre + x),
+            width_error=math.sqrt(slope @ inverse @ slope) / (2 * curvature),
+            edge=None,
+            reason=None,
+            log_prices=_prices(window.cells, window.centre + x),
+        )
+    covariance[np.ix_(fitted, fitted)] = places @ inverse @ places.T
+    return Surface(tuple(minima), covariance, float(beta[-1]))
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The three cells around the best one, by log width from `centre`."""
+
+    cells: tuple[Cell, ...]
+    centre: float
+    x: tuple[float, ...]
+    edge: Edge | None = None
+    problem: str | None = None
+
+
+def _window(level: Level) -> _Window:
+    cells, best = level.eligible, level.best
+    at = cells.index(best)
+    low, high = level.widths[0], level.widths[-1]
+    edge: Edge | None = None
+    problem = None
+    if len(level.widths) < 3:
+        problem = (
+            f"{len(level.widths)} width{'s' * (len(level.widths) > 1)}: at least three show where the loss is lowest"
+        )
+        edge = "high" if best.width == high else "low"
+    elif best.width in (low, high):
+        edge = "low" if best.width == low else "high"
+        problem = f"the best width, {best.width}, is the {_ENDS[edge]} that was tried"
+    elif len(cells) < 3:
+        problem = "fewer than three widths have all seeds"
+    if problem is not None:
+        return _Window((best,), math.log(best.width), (0.0,), edge, problem)
+    centre = min(max(at, 1), len(cells) - 2)
+    chosen = cells[centre - 1 : centre + 2]
+    logs = [math.log(cell.width) for cell in chosen]
+    gap = max(logs[1] - logs[0], logs[2] - logs[1])
+    if gap > math.log(WIDEST_STEP):
+        problem = f"widths a factor {math.exp(gap):.2g} apart do not show how low the loss is between them"
+    return _Window(chosen, logs[1], tuple(value - logs[1] for value in logs), None, problem)
+
+
+_ENDS = {"low": "narrowest", "high": "widest"}
+
+
+def _measured(level: Level, window: _Window) -> Minimum:
+    """The best cell as it was measured."""
+    best = level.best
+    return Minimum(
+        level=level,
+        log_loss=best.log_mean,
+        width=float(best.width),
+        width_error=None,
+        edge=window.edge,
+        reason=window.problem,
+        log_prices=_prices((best,), math.log(best.width)),
+    )
+
+
+def _prices(cells: Sequence[Cell], log_width: float) -> tuple[float, float, float | None]:
+    """Logarithms of the prices at a width between those of the cells, on straight lines in log width."""
+    x = [math.log(cell.width) for cell in cells]
+
+    def at(values: list[float]) -> float:
+        return float(np.interp(log_width, x, values))
+
+    seconds = [run.seconds for cell in cells for run in cell.runs[:1]]
+    return (
+        at([math.log(cell.compute) for cell in cells]),
+        at([math.log(sum(run.total for run in cell.runs) / len(cell.runs)) for cell in cells]),
+        at([math.log(value) for value in seconds if value]) if all(seconds) else None,
+    )

@@ -1,0 +1,108 @@
+"""How a gain changes with compute."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from einsearch_cli.scaling.gains import log_gain
+from einsearch_cli.scaling.noise import Noise, t_quantile
+from einsearch_cli.scaling.surface import Surface
+
+TrendWord = Literal["rising", "falling", "cannot tell"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RungGain:
+    """The compute gain read at one rung."""
+
+    rung: int
+    budget_flops: float
+    gain: float
+    low: float | None
+    high: float | None
+    """95% interval; None without two seeds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trend:
+    """How the compute gain over the yardstick changes with compute."""
+
+    rungs: tuple[RungGain, ...]
+    """The gain at every rung at which it can be read off, cheapest first."""
+    per_decade: float | None
+    """Factor by which the gain grows when compute is ten times as large; None with fewer than two rungs."""
+    low: float | None
+    high: float | None
+    """95% interval of `per_decade`; None without two seeds."""
+    p_value: float | None
+    """How often a gain that does not change with compute would show such a slope."""
+    word: TrendWord
+    """'rising' or 'falling' where the p value, adjusted for all candidates by Holm's method, is below 5%."""
+
+
+def trend(structure: Surface, yardstick: Surface, noise: Noise, name: object, yardstick_name: object) -> Trend:
+    """The gain at each rung, and its slope over log compute by generalised least squares (Aitken 1935).
+
+    Gains of neighbouring rungs are read off the same curves, so their errors hang together; the covariance of all is
+    carried from the fits to the slope. `word` is left at 'cannot tell': it depends on how many candidates there are.
+    """
+    shared = [m.level.rung for m in structure.minima if yardstick.at(m.level.rung) is not None]
+    read = [(rung, log_gain(structure, yardstick, rung=rung)) for rung in shared]
+    known = [(rung, gain) for rung, gain in read if gain is not None]
+    rungs = []
+    for rung, gain in known:
+        variance = noise.of_difference(name, *_swap(gain.unit_variances(structure, yardstick), yardstick_name))
+        half = math.nan if variance is None else t_quantile(variance.degrees) * math.sqrt(variance.value)
+        level = structure.minima[structure.at(rung) or 0].level
+        rungs.append(
+            RungGain(
+                rung=rung,
+                budget_flops=level.budget_flops,
+                gain=math.exp(gain.value),
+                low=scaled(gain.value, -half),
+                high=scaled(gain.value, half),
+            )
+        )
+    if len(known) < 2:
+        return Trend(rungs=tuple(rungs), per_decade=None, low=None, high=None, p_value=None, word="cannot tell")
+    values = np.array([gain.value for _, gain in known])
+    decades = np.array([math.log10(item.budget_flops) for item in rungs])
+    design = np.stack([np.ones_like(decades), decades - decades.mean()], axis=1)
+    jacobian = np.array([gain.gradient for _, gain in known])
+    n = len(structure.minima)
+    own = jacobian[:, :n] @ structure.covariance @ jacobian[:, :n].T
+    other = jacobian[:, n:] @ yardstick.covariance @ jacobian[:, n:].T
+    weight = np.linalg.pinv(own + other)
+    row = (np.linalg.pinv(design.T @ weight @ design) @ design.T @ weight)[1]
+    slope = float(row @ values)
+    variance = noise.of_difference(name, *_swap((float(row @ own @ row), float(row @ other @ row)), yardstick_name))
+    if variance is None or variance.value <= 0:
+        return Trend(
+            rungs=tuple(rungs), per_decade=math.exp(slope), low=None, high=None, p_value=None, word="cannot tell"
+        )
+    from scipy.special import stdtr
+
+    error = math.sqrt(variance.value)
+    half = t_quantile(variance.degrees) * error
+    return Trend(
+        rungs=tuple(rungs),
+        per_decade=math.exp(slope),
+        low=scaled(slope, -half),
+        high=scaled(slope, half),
+        p_value=2 * float(stdtr(variance.degrees, -abs(slope) / error)),
+        word="cannot tell",
+    )
+
+
+def _swap(units: tuple[float, float], yardstick_name: object) -> tuple[float, object, float]:
+    return units[0], yardstick_name, units[1]
+
+
+def scaled(log_value: float, shift: float) -> float | None:
+    """exp(`log_value` + `shift`), or None where that is not known or too large or too small to mean anything."""
+    moved = log_value + shift
+    return math.exp(moved) if abs(moved) < 300 else None
