@@ -12,6 +12,18 @@ from einsearch_cli.errors import RuleError, SpecError, near_name
 Entry = TypeVar("Entry")
 
 
+def add_once(nouns: str, known: dict[str, Entry], name: str, entry: Entry) -> Entry:
+    """Add a thing to those of one kind, such as 'families', by name.
+
+    Raises:
+        ValueError: another one has that name.
+    """
+    if name in known:
+        raise ValueError(f"two {nouns} are named {name!r}")
+    known[name] = entry
+    return entry
+
+
 class Register(Generic[Entry]):
     """Things of one kind by name: one for every file of a package, and those that plug-ins add.
 
@@ -40,10 +52,9 @@ class Register(Generic[Entry]):
             ValueError: another one has that name.
         """
         name = str(getattr(entry, "name"))  # noqa: B009  # of a class or of an instance
-        if name in self.entries or (name in self._files() and entry.__module__ != f"{self._package}.{name}"):
+        if name in self._files() and entry.__module__ != f"{self._package}.{name}":
             raise ValueError(f"two {self._noun}s are named {name!r}")
-        self.entries[name] = entry
-        return entry
+        return add_once(f"{self._noun}s", self.entries, name, entry)
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""

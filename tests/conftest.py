@@ -1,14 +1,17 @@
 """What holds for all tests."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from einsearch_cli import plugins
 from einsearch_cli.search.engines import ENGINES
+from einsearch_cli.structures import FAMILIES
 from einsearch_cli.tasks import TASKS
+from einsearch_cli.taxonomy.criteria import CRITERIA
 from einsearch_cli.training.optimizers import OPTIMIZERS
 
 
@@ -30,8 +33,16 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def registers() -> Iterator[None]:
     """What plug-ins register in this process is forgotten after the test."""
+    from einsearch_cli.reports.page import _SECTIONS
+
     yield
     plugins._LOADED.clear()
-    for register in (TASKS.entries, ENGINES.entries, OPTIMIZERS.entries):
-        for name in [name for name, entry in register.items() if not entry.__module__.startswith("einsearch_cli.")]:
-            del register[name]
+    owners: list[tuple[dict[str, Any], Callable[[Any], Any]]] = [
+        *((known, lambda entry: entry) for known in (TASKS.entries, ENGINES.entries, OPTIMIZERS.entries)),
+        (FAMILIES, lambda family: family.build),
+        (CRITERIA, lambda criterion: criterion.reason),
+        *((sections, lambda section: section[1]) for sections in _SECTIONS.values()),
+    ]
+    for known, owner in owners:
+        for name in [name for name, entry in known.items() if not owner(entry).__module__.startswith("einsearch_cli.")]:
+            del known[name]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
+from einsearch_cli.register import add_once
 from einsearch_cli.reports.looks import Identity, identities
 from einsearch_cli.reports.markup import Html, escaped
 from einsearch_cli.reports.study_report import StudyReport
@@ -47,7 +48,7 @@ def report_section(name: str, title: str, page: str = "rank") -> Callable[[Secti
     """
 
     def register(section: Section) -> Section:
-        _SECTIONS.setdefault(page, {})[name] = (title, section)
+        add_once("sections", _SECTIONS.setdefault(page, {}), name, (title, section))
         return section
 
     return register

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from einsearch_cli.register import add_once
 from einsearch_cli.taxonomy.exponents import Taxonomy
 
 
@@ -38,9 +39,12 @@ CRITERIA: dict[str, Criterion] = {}
 
 
 def register(criterion: Criterion) -> Criterion:
-    """Add a criterion; verdicts and the command line use all of them."""
-    CRITERIA[criterion.name] = criterion
-    return criterion
+    """Add a criterion; verdicts and the command line use all of them.
+
+    Raises:
+        ValueError: another one has that name.
+    """
+    return add_once("criteria", CRITERIA, criterion.name, criterion)
 
 
 def _rank(taxonomy: Taxonomy, bounds: Bounds) -> str | None:

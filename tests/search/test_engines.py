@@ -3,14 +3,15 @@
 import json
 import pickle
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.search.engines import Engine, find_engine, register
 from einsearch_cli.search.engines.local import LocalProcesses
-from einsearch_cli.search.job import Job, TrialSetup
-from tests.search.engine_contract import SETUP, EngineContract, job
+from einsearch_cli.search.job import Job, TrialProgress, TrialSetup, run_trial
+from tests.search.engine_contract import SETUP, SMALL, EngineContract, job
 from tests.search.in_process import InProcess
 
 
@@ -20,6 +21,16 @@ class TestLocalProcesses(EngineContract):
 
 class TestInProcess(EngineContract):
     kind = InProcess
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_that_diverges_after_its_first_step_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    reports: list[TrialProgress] = []
+    result = run_trial(job(0), TrialSetup("teacher", SMALL, {"learning_rate": 1e30}), reports.append)
+    assert (result.status, result.loss) == ("diverged", None)
+    assert "loss became" in str(result.error)
+    assert [(report.number, report.step) for report in reports] == [(0, 1)]
 
 
 def test_an_unknown_name_is_refused_with_all_names() -> None:

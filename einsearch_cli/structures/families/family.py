@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from einsearch_cli.errors import StructureError, near_name
+from einsearch_cli.register import add_once
 from einsearch_cli.structures.extent import Extent, parse_size
 from einsearch_cli.structures.feature_order import FeatureOrder
 from einsearch_cli.structures.normal_form import MAX_FACTORS
@@ -79,9 +80,12 @@ FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> Family:
-    """Add a family; the command line and the recognition find it by its name."""
-    FAMILIES[family.name] = family
-    return family
+    """Add a family; the command line and the recognition find it by its name.
+
+    Raises:
+        ValueError: another one has that name.
+    """
+    return add_once("families", FAMILIES, family.name, family)
 
 
 def find_family(name: str) -> Family:
