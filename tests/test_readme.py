@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("readme")
     (made / "specs").symlink_to(ROOT / "specs")
     (made / "my_corpus").mkdir()
-    for name in ("data/cache.py", "search/store.py", "structures/extent.py"):
+    for name in ("cache.py", "search/store.py", "structures/extent.py"):
         source = ROOT / "einsearch_cli" / name
         (made / "my_corpus" / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     return made

@@ -1,6 +1,3 @@
-"""The ground of everything that is trained: rows of tokens (`data.tokens`), batches, and what is kept on disk."""
+"""The ground of everything that is trained: rows of tokens (`data.tokens`) and batches."""
 
-from einsearch_cli.data.batch import Batch
-from einsearch_cli.data.cache import default_cache_folder
-
-__all__ = ["Batch", "default_cache_folder"]
+from einsearch_cli.data.batch import Batch as Batch

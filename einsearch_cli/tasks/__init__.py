@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
-from einsearch_cli.data import Batch, default_cache_folder
+from einsearch_cli.cache import default_cache_folder
+from einsearch_cli.data import Batch
 from einsearch_cli.models.counts import NetworkCount
 from einsearch_cli.register import Register
 from einsearch_cli.settings import Given, Settings, Whole, in_code, read_settings

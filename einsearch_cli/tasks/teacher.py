@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from einsearch_cli.cache import Arrays, cached_arrays
 from einsearch_cli.data import Batch
-from einsearch_cli.data.cache import Arrays, cached_arrays
 from einsearch_cli.errors import SpecError
 from einsearch_cli.models.counts import NetworkCount, mlp_count
 from einsearch_cli.settings import Whole

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from einsearch_cli.data import default_cache_folder
+from einsearch_cli.cache import default_cache_folder
 from einsearch_cli.errors import SpecError
 from einsearch_cli.tasks import find_task, open_task, register, task_names
 from einsearch_cli.tasks.teacher import TeacherTask

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import Field
 
-from einsearch_cli.data.tokens.memory import remembered
+from einsearch_cli.cache import cached_for_files
 from einsearch_cli.data.tokens.sampling import TokenArray
 from einsearch_cli.data.tokens.settings import MAX_VOCABULARY, TokenType
 from einsearch_cli.errors import DataError
@@ -122,7 +122,7 @@ def scan(path: Path, tokens: TokenArray, cache_folder: Path) -> Scan:
             smallest, largest = min(smallest, int(chunk.min())), max(largest, int(chunk.max()))
         return {"sha256": digest.hexdigest(), "smallest": smallest, "largest": largest}
 
-    found = remembered(cache_folder, f"scan1-{tokens.itemsize}", [path], compute)
+    found = cached_for_files(cache_folder, f"scan1-{tokens.itemsize}", [path], compute)
     return Scan(str(found["sha256"]), int(found["smallest"]), int(found["largest"]))
 
 

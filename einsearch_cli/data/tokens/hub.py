@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from einsearch_cli.data.tokens.memory import remembered
+from einsearch_cli.cache import cached_for_files
 from einsearch_cli.data.tokens.settings import DatasetSettings
 from einsearch_cli.data.tokens.sources import Document, Source
 from einsearch_cli.errors import DataError
@@ -44,7 +44,7 @@ def dataset_source(settings: DatasetSettings, held_out_fraction: float, cache: P
     details = [settings.column, settings.split, settings.held_out_split, *map(len, parts)]
     kind = f"dataset1-{hashlib.sha256(json.dumps(details).encode()).hexdigest()[:16]}"
     files = [Path(file["filename"]) for part in parts for file in part.cache_files]
-    known = remembered(cache, kind, files, survey) if files else survey()
+    known = cached_for_files(cache, kind, files, survey) if files else survey()
 
     def documents() -> Iterator[Document]:
         for number, text in enumerate(texts(training, settings)):

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
-from einsearch_cli.data.cache import default_cache_folder
+from einsearch_cli.cache import computed_once, default_cache_folder
 from einsearch_cli.data.tokens.binary import (
     DTYPES,
     HELD_OUT_FILE,
@@ -148,7 +146,8 @@ def write_tokens(
             f"{made.vocabulary:,} tokens do not fit {token_type}",
             remedy=f"give {smallest_type(made.vocabulary)}, or leave the type out",
         )
-    with _made(folder):
+    with _writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         return write_token_folder(folder, source, made, token_type=token_type, progress=progress)
 
 
@@ -163,10 +162,12 @@ def _open_documents(settings: DataSettings, cache: Path, progress: Progress | No
         source, open_tokenizer(name).to_json() if learned is None else learned.identity, settings.held_out_fraction
     )
     folder = cache / key[:32]
-    if not _is_whole(folder, key):
-        with _made(folder), FileLock(folder / "writing.lock"):
-            if not _is_whole(folder, key):  # another process may have finished it while this one waited
-                write_token_folder(folder, source, _tokenizer_for(source, name), key=key, progress=progress)
+
+    def write() -> object:
+        return write_token_folder(folder, source, _tokenizer_for(source, name), key=key, progress=progress)
+
+    with _writing_to(folder):
+        computed_once(folder / "writing.lock", lambda: _is_whole(folder, key) or None, write)
     return _open_parts(folder, settings, cache, f"{source.described} as {name}")
 
 
@@ -186,10 +187,9 @@ def _open_stream(settings: DataSettings, dataset: DatasetSettings, cache: Path) 
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder is there while the block writes to it."""
+def _writing_to(folder: Path) -> Iterator[None]:
+    """What the system refuses within the block is said of the folder."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise write_error(f"folder {folder}", error, otherwise=_ELSEWHERE) from error

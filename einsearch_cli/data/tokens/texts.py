@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from einsearch_cli.data.tokens.memory import remembered
+from einsearch_cli.cache import cached_for_files
 from einsearch_cli.data.tokens.sources import Document, Source
 from einsearch_cli.errors import DataError
 
@@ -32,7 +32,7 @@ def text_source(path: Path | None, held_out_fraction: float, cache: Path) -> Sou
         DataError: nothing there, not readable, not UTF-8 or empty.
     """
     files = text_files(path)
-    known = remembered(cache, "text1", files, lambda: _survey(files))
+    known = cached_for_files(cache, "text1", files, lambda: _survey(files))
     lengths = [int(length) for length in known["lengths"]]
     if not any(lengths):
         raise DataError(f"text {path} is empty: there is no text to train on", remedy="give a file or folder with text")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from einsearch_cli.cache import default_cache_folder
 from einsearch_cli.files import write_atomically
 from einsearch_cli.layers.plans.processor import multiplies_by_avx512, processor_name
 
@@ -161,7 +162,6 @@ def store_profile(profile: MachineProfile, threads: int, dtype: torch.dtype) -> 
 
 def profile_path(threads: int, dtype: torch.dtype) -> Path:
     """In the user's cache folder; the name holds processor, torch, threads and dtype: none is mistaken for another."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    facts = (processor_name(), str(os.cpu_count()), torch.__version__)
-    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-    return cache / "einsearch" / f"machine-{digest}-{threads}-{str(dtype).removeprefix('torch.')}.json"
+    machine = (processor_name(), str(os.cpu_count()), torch.__version__)
+    digest = hashlib.sha256("\n".join(machine).encode()).hexdigest()[:12]
+    return default_cache_folder() / f"machine-{digest}-{threads}-{str(dtype).removeprefix('torch.')}.json"

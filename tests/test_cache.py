@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from einsearch_cli.data.cache import Arrays, cached_arrays
+from einsearch_cli.cache import Arrays, cached_arrays
 from einsearch_cli.errors import OutputError
 
 
