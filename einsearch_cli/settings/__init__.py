@@ -2,13 +2,6 @@
 
 from einsearch_cli.errors import RuleError as RuleError
 from einsearch_cli.settings.differences import differences as differences
-from einsearch_cli.settings.model import (
-    FolderName as FolderName,
-    PathSetting as PathSetting,
-    Settings as Settings,
-    Whole as Whole,
-    folder_name as folder_name,
-)
 from einsearch_cli.settings.reading import (
     Given as Given,
     Origin as Origin,
@@ -16,4 +9,11 @@ from einsearch_cli.settings.reading import (
     in_code as in_code,
     in_document as in_document,
     read_settings as read_settings,
+)
+from einsearch_cli.settings.types import (
+    FolderName as FolderName,
+    PathSetting as PathSetting,
+    Settings as Settings,
+    Whole as Whole,
+    folder_name as folder_name,
 )

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from einsearch_cli.errors import RuleError, SpecError, near_name
-from einsearch_cli.settings.model import Settings
+from einsearch_cli.settings.types import Settings
 from einsearch_cli.settings.wording import example, models_in, needed, shown
 from einsearch_cli.structures.safe_yaml import Location, YamlDocument
 

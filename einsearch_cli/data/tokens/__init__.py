@@ -1,8 +1,8 @@
 """Long rows of tokens to train on: token files, texts, and datasets of the Hugging Face hub."""
 
+from einsearch_cli.data.tokens.block_sampler import BlockSampler, Sampler, check_length, held_out_batches
 from einsearch_cli.data.tokens.opening import TokenData, check_source, open_tokens, write_tokens
 from einsearch_cli.data.tokens.registry import open_tokenizer, tokenizer_from_json
-from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, check_length, held_out_batches
 from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings
 from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer
 

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from einsearch_cli.cache import cached_for_files
-from einsearch_cli.data.tokens.sampling import TokenArray
+from einsearch_cli.data.tokens.block_sampler import TokenArray
 from einsearch_cli.data.tokens.settings import MAX_VOCABULARY, TokenType
 from einsearch_cli.errors import DataError
 from einsearch_cli.settings import SettingError, Settings, Whole, read_settings

@@ -23,9 +23,6 @@ PIECE: Final = 1 << 16
 
 _LINE_START = re.compile(r"(?<=\S\n)(?=\w)")
 
-Progress = Callable[[float], None]
-"""Told the share of the text that is done, 0 to 1."""
-
 
 def write_token_folder(
     folder: Path,
@@ -34,7 +31,7 @@ def write_token_folder(
     *,
     token_type: TokenType | None = None,
     key: str | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> TokenMeta:
     """Encode documents into train.bin and val.bin; meta.json comes last, so with it the folder is complete.
 
@@ -98,7 +95,7 @@ def smallest_type(vocabulary: int) -> TokenType:
 
 def encode_document(text: str, tokenizer: Tokenizer, separate: bool) -> Iterator[Tokens]:
     """Tokens of a document, piece by piece, and of what ends it when something has to."""
-    for piece in pieces(text, PIECE):
+    for piece in split_for_tokenizer(text, PIECE):
         yield tokenizer.encode(piece)
     if not separate or not text:
         return
@@ -108,13 +105,13 @@ def encode_document(text: str, tokenizer: Tokenizer, separate: bool) -> Iterator
         yield tokenizer.encode("\n")
 
 
-def pieces(text: str, size: int) -> Iterator[str]:
+def split_for_tokenizer(text: str, size: int) -> Iterator[str]:
     """A text in parts of at least `size` characters, cut where a line begins with a letter or digit.
 
     The words that tiktoken's and GPT-2's patterns make end there in any case, so the tokens are those of the whole
     text; not so behind an empty line, as GPT-2 splits a run of white space before its last character.
 
-    >>> list(pieces("ab\\n cd\\nef\\n\\ngh\\nij", size=3))
+    >>> list(split_for_tokenizer("ab\\n cd\\nef\\n\\ngh\\nij", size=3))
     ['ab\\n cd\\n', 'ef\\n\\ngh\\n', 'ij']
     """
     start = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,10 @@ from einsearch_cli.data.tokens.binary import (
     refuse_beyond,
     scan,
 )
-from einsearch_cli.data.tokens.encoding import Progress, smallest_type, write_token_folder
+from einsearch_cli.data.tokens.block_sampler import BlockSampler, Sampler, TokenArray
+from einsearch_cli.data.tokens.encoding import smallest_type, write_token_folder
 from einsearch_cli.data.tokens.hub import dataset_source, describe
 from einsearch_cli.data.tokens.registry import learned_tokenizer, open_tokenizer, tokenizer_from_json
-from einsearch_cli.data.tokens.sampling import BlockSampler, Sampler, TokenArray
 from einsearch_cli.data.tokens.settings import DatasetSettings, DataSettings, TokenType
 from einsearch_cli.data.tokens.sources import Source, key_of
 from einsearch_cli.data.tokens.streaming import StreamSampler, TokenStream, stream_identity
@@ -72,7 +72,7 @@ class TokenData:
 
 
 def open_tokens(
-    settings: DataSettings, cache_folder: Path | None = None, progress: Progress | None = None
+    settings: DataSettings, cache_folder: Path | None = None, progress: Callable[[float], None] | None = None
 ) -> TokenData:
     """Tokens of a run; text is encoded once and kept in the cache folder.
 
@@ -117,7 +117,7 @@ def write_tokens(
     *,
     held_out_fraction: float,
     token_type: TokenType | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> TokenMeta:
     """Encode a text into a folder of token files, for `DataSettings.tokens`.
 
@@ -151,7 +151,7 @@ def write_tokens(
         return write_token_folder(folder, source, made, token_type=token_type, progress=progress)
 
 
-def _open_documents(settings: DataSettings, cache: Path, progress: Progress | None) -> TokenData:
+def _open_documents(settings: DataSettings, cache: Path, progress: Callable[[float], None] | None) -> TokenData:
     if settings.dataset is not None:
         source = dataset_source(settings.dataset, settings.held_out_fraction, cache)
     else:

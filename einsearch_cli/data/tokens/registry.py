@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from einsearch_cli.data.tokens.encoding import PIECE, pieces
+from einsearch_cli.data.tokens.encoding import PIECE, split_for_tokenizer
 from einsearch_cli.data.tokens.subwords import HuggingFaceTokenizer, TiktokenTokenizer
 from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer
 from einsearch_cli.errors import DataError
@@ -53,7 +53,7 @@ def learned_tokenizer(name: str) -> LearnedTokenizer | None:
 
 
 def _byte_pairs(texts: Iterable[str], size: int) -> Tokenizer:
-    return HuggingFaceTokenizer.train((piece for text in texts for piece in pieces(text, PIECE)), size)
+    return HuggingFaceTokenizer.train((piece for text in texts for piece in split_for_tokenizer(text, PIECE)), size)
 
 
 def open_tokenizer(name: str) -> Tokenizer:

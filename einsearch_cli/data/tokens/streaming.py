@@ -13,8 +13,8 @@ import numpy as np
 
 from einsearch_cli.data.batch import Batch
 from einsearch_cli.data.tokens import hub
+from einsearch_cli.data.tokens.block_sampler import TokenArray, cut_blocks, rows_of
 from einsearch_cli.data.tokens.encoding import encode_document
-from einsearch_cli.data.tokens.sampling import TokenArray, cut_blocks, rows_of
 from einsearch_cli.data.tokens.settings import DatasetSettings
 from einsearch_cli.data.tokens.tokenizers import Tokenizer
 from einsearch_cli.errors import DataError

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from einsearch_cli.data.tokens import BlockSampler, held_out_batches
-from einsearch_cli.data.tokens.sampling import ROUNDS, evenly_spaced, permute
+from einsearch_cli.data.tokens.block_sampler import ROUNDS, evenly_spaced, permute
 from einsearch_cli.errors import DataError
 
 KEYS = tuple(range(11, 11 + ROUNDS))
