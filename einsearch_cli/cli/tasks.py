@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
 from einsearch_cli.cli import console
 from einsearch_cli.cli.output import Format, format_option, render
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 HELP = """List the proxy tasks with their settings, for `task_settings` in a study.
 
@@ -19,13 +25,19 @@ def tasks_command(
     from einsearch_cli.tasks import find_task, task_names
 
     rows = [
-        {
-            "task": name,
-            "setting": field,
-            "default": str(info.default),
-            "meaning": " ".join((info.description or "").split()),
-        }
-        for name in task_names()
-        for field, info in find_task(name).settings_type.model_fields.items()
+        {"task": name, **row} for name in task_names() for row in _settings(find_task(name).settings_type.model_fields)
     ]
     console.data(render(rows, rows, output))
+
+
+def _settings(fields: Mapping[str, FieldInfo], outer: str = "") -> Iterator[dict[str, str]]:
+    """A row for each setting; those inside another one have its name and a dot in front of theirs."""
+    from einsearch_cli.settings.wording import models_in
+
+    for name, field in fields.items():
+        if models := models_in(field.annotation):
+            yield from _settings(models[0].model_fields, f"{outer}{name}.")
+        else:
+            default = "" if field.is_required() else str(field.default)
+            meaning = " ".join((field.description or "").split())
+            yield {"setting": f"{outer}{name}", "default": default, "meaning": meaning}

@@ -44,7 +44,7 @@ def readable(spec: StudySpec, task: AnyTask, structures: Sequence[LayerSpec]) ->
     return {
         **_deciding(spec, structures),
         "task_settings": task.settings.model_dump(mode="json"),
-        "task_format": task.format,
+        **({"task_format": task.format} if task.format > 1 else {}),
         "data": task.data_digest()[:12],
     }
 

@@ -278,3 +278,20 @@ def test_another_study_says_what_differs(tmp_path: Path) -> None:
         f'{tmp_path} holds another study: candidates has lost "b" and gained "c"; optimizer.beta1 was 0.9 and is 0.8; '
         "seeds was 3 and is 5"
     )
+
+
+def test_a_study_of_a_former_format_of_its_task_is_refused_by_name(tmp_path: Path) -> None:
+    """The number was not noted before there was a second one."""
+    before = {"task": "text", "task_settings": {"path": None, "block_size": 128}}
+    now = {"task": "text", "task_settings": {"context": 128}, "task_format": 2}
+    with StudyStore(tmp_path, "f", STRUCTURES, before):
+        pass
+    with pytest.raises(StudyError) as caught, StudyStore(tmp_path, "g", STRUCTURES, now):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path} holds a study of the text task in format 1: this version of einsearch has format 2, "
+        "whose losses cannot be compared with it\n"
+        "try: give another --out to begin again; results.json and report.html of that study stay as they are"
+    )
+    with pytest.raises(StudyError, match='holds another study: task was "text" and is "sine"'):
+        StudyStore(tmp_path, "g", STRUCTURES, {**before, "task": "sine"}).__enter__()

@@ -61,6 +61,12 @@ class TaskContract:
         assert model.head.weight.grad is not None
         assert model.head.weight.grad.abs().max() > 0
 
+    def test_the_count_is_that_of_the_network(self, tmp_path: Path) -> None:
+        task = self.make(tmp_path)
+        for text in ("dense", "monarch"):
+            structure = parse_structure(text)
+            assert task.count(structure, WIDTH) == task.build_model(structure, WIDTH).count()
+
     def test_fingerprint(self, tmp_path: Path) -> None:
         task = self.make(tmp_path)
         assert task.fingerprint() == self.make(tmp_path).fingerprint()

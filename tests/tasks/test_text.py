@@ -9,7 +9,6 @@ import torch
 from einsearch_cli.data.tokens import open_tokens
 from einsearch_cli.errors import DataError, SpecError
 from einsearch_cli.search.spec import load_study_spec
-from einsearch_cli.structures import parse_structure
 from einsearch_cli.tasks import AnyTask, open_task
 from einsearch_cli.tasks.text import TextSettings, TextTask
 from einsearch_cli.training.full import TrainSpec, train_full
@@ -175,8 +174,3 @@ def test_validation_rows_do_not_overlap(book: Path, tmp_path: Path) -> None:
     task = TextTask(settings, tmp_path)
     rows = sum(len(batch.inputs) for batch in task.validation())
     assert rows == (len(task.data.held_out) - 1) // 16
-
-
-def test_the_count_is_that_of_the_network(book: Path, tmp_path: Path) -> None:
-    task, layer = small(book, tmp_path, tokenizer="characters"), parse_structure("monarch")
-    assert task.count(layer, 32) == task.build_model(layer, 32).count()
