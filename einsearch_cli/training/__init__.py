@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING
 from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from einsearch_cli.training.proxy import (
+    from einsearch_cli.training.proxy.cost import (
         MINIMUM_STEPS as MINIMUM_STEPS,
-        OptimizerSettings as OptimizerSettings,
-        ProxyRun as ProxyRun,
         RunCost as RunCost,
-        RunOutcome as RunOutcome,
+        minimal_budget as minimal_budget,
+        run_cost as run_cost,
+    )
+    from einsearch_cli.training.proxy.run import (
         RunSpeed as RunSpeed,
         StepDone as StepDone,
-        minimal_budget as minimal_budget,
         probe as probe,
-        run_cost as run_cost,
         train as train,
+    )
+    from einsearch_cli.training.proxy.run_settings import (
+        OptimizerSettings as OptimizerSettings,
+        ProxyRun as ProxyRun,
+        RunOutcome as RunOutcome,
     )
 else:
     __getattr__, __all__ = lazy_names(__name__, __file__)

@@ -8,9 +8,9 @@ from torch.nn import functional
 
 from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group
-from einsearch_cli.layers.moe.layer import check_tokens, checked_mixture
+from einsearch_cli.layers.moe.layer import checked_mixture, routed
 from einsearch_cli.layers.moe.no_weight import NoWeight
-from einsearch_cli.layers.moe.routing import Router, Routing
+from einsearch_cli.layers.moe.routing import Router
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import MixtureOfExperts
 
@@ -75,7 +75,7 @@ class FeedForwardMoE(NoWeight):
         """(..., width) to (..., width); errors, and what tracers get, as of `StructuredMoE`."""
         if not is_plain(x):
             return self.plain_forward(x)
-        tokens, routing = self._routed(x)
+        tokens, routing = routed(x, self.up.in_features, self.router, self)
         groups = group(routing.experts_TK, self.mixture.experts)
         # The gates belong behind the nonlinear function, where they multiply the input of a linear map.
         ones_TK = torch.ones_like(routing.gates_TK, dtype=tokens.dtype)
@@ -92,17 +92,12 @@ class FeedForwardMoE(NoWeight):
         >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)
         True
         """
-        tokens, routing = self._routed(x)
+        tokens, routing = routed(x, self.up.in_features, self.router, self)
         gates_ET = routing.gates_of_all(self.mixture.experts).T
         rows = self.up.cut(self.up.plain_forward(self.up.padded(tokens).expand(self.mixture.experts, -1, -1)))
         hidden = functional.gelu(rows) * gates_ET[:, :, None].to(rows.dtype)
         y = self.down.cut(self.down.plain_forward(self.down.padded(hidden)).sum(dim=0))
         return y.reshape(x.shape)
-
-    def _routed(self, x: Tensor) -> tuple[Tensor, Routing]:
-        """Tokens (T, width) and their routing."""
-        check_tokens(x, self.up.in_features, self.router, self)
-        return x.reshape(-1, self.up.in_features), self.router(x)
 
     def extra_repr(self) -> str:
         return f"width={self.up.in_features}, hidden={self.up.out_features}, mixture={str(self.mixture)!r}"

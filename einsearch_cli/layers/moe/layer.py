@@ -109,7 +109,7 @@ class StructuredMoE(NoWeight):
         """
         if not is_plain(x):
             return self.plain_forward(x)
-        tokens, routing = self._routed(x)
+        tokens, routing = routed(x, self.in_features, self.router, self)
         groups = group(routing.experts_TK, self.mixture.experts)
         rows = dispatch(self.experts.padded(tokens), routing.gates_TK.to(tokens.dtype), groups)
         y = self._with_bias(combine(self.experts(rows, groups), groups))
@@ -125,7 +125,7 @@ class StructuredMoE(NoWeight):
         >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)
         True
         """
-        tokens, routing = self._routed(x)
+        tokens, routing = routed(x, self.in_features, self.router, self)
         gates_ET = routing.gates_of_all(self.mixture.experts).to(tokens.dtype).T
         y = self._with_bias(self.experts.plain_forward(gates_ET[:, :, None] * self.experts.padded(tokens)).sum(dim=0))
         return y.reshape(*x.shape[:-1], self.out_features)
@@ -136,11 +136,6 @@ class StructuredMoE(NoWeight):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"mixture={str(self.mixture)!r}, bias={self.bias is not None}"
         )
-
-    def _routed(self, x: Tensor) -> tuple[Tensor, Routing]:
-        """Tokens (T, in_features) and their routing."""
-        check_tokens(x, self.in_features, self.router, self)
-        return x.reshape(-1, self.in_features), self.router(x)
 
     def _with_bias(self, y: Tensor) -> Tensor:
         y = self.experts.cut(y)
@@ -167,10 +162,12 @@ def checked_mixture(
     return found
 
 
-def check_tokens(x: Tensor, in_features: int, router: Router, layer: nn.Module) -> None:
-    """
+def routed(x: Tensor, in_features: int, router: Router, layer: nn.Module) -> tuple[Tensor, Routing]:
+    """Tokens (T, in_features) of an input (..., in_features), and their routing.
+
     Raises:
-        LayerError: for an input (..., in_features) that a layer of experts cannot take.
+        LayerError: for an input that the layer of experts cannot take.
     """
     check_input(x, in_features, router.weight.dtype)
     check_parameters(x, layer)
+    return x.reshape(-1, in_features), router(x)
