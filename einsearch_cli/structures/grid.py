@@ -24,7 +24,7 @@ from einsearch_cli.structures.index_classes import IndexClasses, Renaming, renam
 from einsearch_cli.structures.normal_form import text_of_carriers
 from einsearch_cli.structures.structure import Structure
 
-Points = NDArray[np.int16]
+GridPoints = NDArray[np.int16]
 """One row per point: whole numbers of q-ths, columns in the order of the θ vector."""
 MAX_SIDES = 200_000
 """Input or output sides that are held in memory."""
@@ -79,12 +79,12 @@ class Grid:
         inputs, outputs = np.divmod(sides, len(self.outputs))
         return inputs, outputs, bonds
 
-    def points(self, numbers: Numbers) -> Points:
+    def points(self, numbers: Numbers) -> GridPoints:
         """The exponents of points, one row each."""
         inputs, outputs, bonds = self.parts(numbers)
         return np.concatenate([self.inputs[inputs], self.outputs[outputs], self.bond_values(bonds)], axis=1)
 
-    def bond_values(self, bonds: Numbers) -> Points:
+    def bond_values(self, bonds: Numbers) -> GridPoints:
         """The exponents of the bonds, one row each."""
         columns = [(bonds // weight % (self.grid + 1)).astype(np.int16) for weight in self.bond_weights]
         return np.stack(columns, axis=1) if columns else np.zeros((len(bonds), 0), dtype=np.int16)
@@ -127,7 +127,7 @@ class Grid:
             found[renaming] = np.concatenate(parts)
         return found
 
-    def output_number(self, rows: Points, total: int) -> Numbers:
+    def output_number(self, rows: GridPoints, total: int) -> Numbers:
         """The numbers of output sides whose exponents sum to `total`."""
         return composition_ranks(rows, total) + np.int64(self._starts[total])
 

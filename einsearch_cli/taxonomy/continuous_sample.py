@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from einsearch_cli.errors import StructureError
+from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.families import family_of
 from einsearch_cli.structures.index_classes import IndexClasses
@@ -31,8 +32,7 @@ MAX_DRAWS = 3_000_000
 """Points that are drawn before giving up."""
 _CHUNK = 20_000
 
-Rows = NDArray[np.int64]
-"""One point per row, whole numbers of 1/720,720, columns in the order of the θ vector."""
+# Points in this file: one per row, whole numbers of 1/720,720, columns in the order of the θ vector.
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def sample(space: SampleSpace, number: int, seed: int) -> list[Drawn]:
     return found
 
 
-def _draw(classes: IndexClasses, limits: Limits, random: np.random.Generator) -> Rows:
+def _draw(classes: IndexClasses, limits: Limits, random: np.random.Generator) -> Numbers:
     """Points that are uniform on the simplices; only exponents that are fixed keep their limits."""
     columns = len(classes.carriers)
     low = np.array(limits.lowest or (0,) * columns)
@@ -120,7 +120,9 @@ def _draw(classes: IndexClasses, limits: Limits, random: np.random.Generator) ->
     return points[fits]
 
 
-def _fill(points: Rows, free: Rows, side: Rows, totals: Rows, random: np.random.Generator) -> NDArray[np.bool_]:
+def _fill(
+    points: Numbers, free: Numbers, side: Numbers, totals: Numbers, random: np.random.Generator
+) -> NDArray[np.bool_]:
     """Share what the fixed exponents of a side leave of the totals among the free ones, uniformly; where it can be.
 
     Every free exponent gets something: faces of the simplex have no volume, so
@@ -137,7 +139,7 @@ def _fill(points: Rows, free: Rows, side: Rows, totals: Rows, random: np.random.
     return np.asarray((points[:, free] > 0).all(axis=1))
 
 
-def _kept(points: Rows, classes: IndexClasses, limits: Limits, space: SampleSpace, number: int) -> list[Drawn]:
+def _kept(points: Numbers, classes: IndexClasses, limits: Limits, space: SampleSpace, number: int) -> list[Drawn]:
     if limits.lowest is not None and limits.highest is not None:
         points = points[((points >= np.array(limits.lowest)) & (points <= np.array(limits.highest))).all(axis=1)]
     masks = tuple(mask for group in classes.groups for mask in group)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from einsearch_cli.structures.index_classes import IndexClasses, Renaming
 from einsearch_cli.taxonomy.limits import common_unit
 
-Values = NDArray[Any]
+FormValues = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +145,9 @@ class LinearForms:
             return self._between(carriers, inside, self._everything & ~inside)
         return bool(mask & inside) and (x or y or bool(mask & ~inside))
 
-    def cheapest(self, values_FP: Values, moves: tuple[Move, ...]) -> Values:
+    def cheapest(self, values_FP: FormValues, moves: tuple[Move, ...]) -> FormValues:
         """The largest step of the best way to contract everything."""
-        best: dict[int, Values] = {}
+        best: dict[int, FormValues] = {}
         for move in moves:
             cost = values_FP[move.row] - (self.tokens or 0) if move.merges else values_FP[move.row]
             for part in (move.left, move.right):
@@ -155,7 +155,7 @@ class LinearForms:
             best[move.whole] = np.minimum(best[move.whole], cost) if move.whole in best else cost
         return best[self._activation | self._everything]
 
-    def cost(self, values_FP: Values, renaming: Renaming) -> Values:
+    def cost(self, values_FP: FormValues, renaming: Renaming) -> FormValues:
         """The largest step of the order in which the factors get their names under a renaming."""
         met, found = 0, np.zeros(values_FP.shape[1], dtype=values_FP.dtype)
         for factor in sorted(range(self.classes.factors), key=lambda f: renaming[f]):
@@ -163,7 +163,7 @@ class LinearForms:
             met |= 1 << factor
         return found
 
-    def taxonomy(self, values_FP: Values, one: int) -> tuple[Values, Values, Values]:
+    def taxonomy(self, values_FP: FormValues, one: int) -> tuple[FormValues, FormValues, FormValues]:
         """ω, ψ and ν, where `one` stands for the exponent 1.
 
         >>> forms = LinearForms(IndexClasses(2))
@@ -183,8 +183,8 @@ def largest_value(classes: IndexClasses, one: int) -> int:
 
 
 def taxonomy_of_points(
-    points_PC: Values, classes: IndexClasses, one: int, tokens: Fraction | None = None
-) -> tuple[Values, Values, Values]:
+    points_PC: FormValues, classes: IndexClasses, one: int, tokens: Fraction | None = None
+) -> tuple[FormValues, FormValues, FormValues]:
     """ω, ψ and ν of every point in units of 1/`common_unit(one, tokens)`; exponents are in units of 1/one."""
     unit = common_unit(one, tokens)
     forms = LinearForms.of(classes, unit, tokens)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.index_classes import IndexClasses
-from einsearch_cli.taxonomy.linear_forms import Values
+from einsearch_cli.taxonomy.linear_forms import FormValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Partial:
     """Bit k: need k of `IndexClasses.needs` is met."""
     symmetric: NDArray[np.bool_]
     """Whether a renaming leaves both sides as they are."""
-    values_FP: Values
+    values_FP: FormValues
     share: float
     """Share of the whole search that is done when these are."""
 
@@ -73,7 +73,7 @@ class Block:
 
     bonds_K: Numbers
     needs_K: Numbers
-    values_FK: Values
+    values_FK: FormValues
 
 
 def joined(parts: list[Partial]) -> Partial:

@@ -25,7 +25,7 @@ from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.grid import Grid
 from einsearch_cli.taxonomy.canonical_names import CanonicalNames
 from einsearch_cli.taxonomy.limits import UNBOUNDED, Limits, common_unit
-from einsearch_cli.taxonomy.linear_forms import LinearForms, Values, largest_value
+from einsearch_cli.taxonomy.linear_forms import FormValues, LinearForms, largest_value
 from einsearch_cli.taxonomy.partial import Block, Partial, joined, needs_met
 from einsearch_cli.taxonomy.side_pairs import SidePairs
 
@@ -43,9 +43,9 @@ class StructureBatch:
     """Normal forms as points of the grid."""
     transposes: Numbers
     """Normal forms of the transposed matrices; empty unless asked for."""
-    omega: Values
-    psi: Values
-    nu: Values
+    omega: FormValues
+    psi: FormValues
+    nu: FormValues
     done: float
     """Share of the search that is done."""
 
@@ -99,7 +99,7 @@ class Search:
         largest = largest_value(grid.classes, self._unit)
         self._dtype = np.int8 if largest < 127 else np.int16 if largest < 32_000 else np.int32
         weights_FC = self._forms.matrix_FC.astype(np.int64) * (self._unit // grid.grid)
-        self._weights_FC: Values = weights_FC.astype(self._dtype)
+        self._weights_FC: FormValues = weights_FC.astype(self._dtype)
         self._pairs = SidePairs(grid, self._low, self._high, self._weights_FC)
         self._done = 0.0
 
@@ -209,7 +209,7 @@ class Search:
             partial = partial.only(self._may_share_little(partial.values_FP, slack))
         return partial
 
-    def _may_share_little(self, values_FP: Values, slack: _Slack) -> NDArray[np.bool_]:
+    def _may_share_little(self, values_FP: FormValues, slack: _Slack) -> NDArray[np.bool_]:
         """Whether there may be a way of such steps, and a factor of such a size, that they differ by ω at most."""
         possible = np.zeros(values_FP.shape[1], dtype=bool)
         ways = self._forms.ways

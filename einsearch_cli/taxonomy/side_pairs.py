@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.grid import Grid
 from einsearch_cli.structures.index_classes import IndexClasses, Renaming, renamed
-from einsearch_cli.taxonomy.linear_forms import Values
+from einsearch_cli.taxonomy.linear_forms import FormValues
 from einsearch_cli.taxonomy.partial import Partial, needs_met
 
 
@@ -23,7 +23,7 @@ class SidePairs:
     pairs equal; they are `group`. `weights_FC` says what an exponent adds to every linear form.
     """
 
-    def __init__(self, grid: Grid, low: NDArray[Any], high: NDArray[Any], weights_FC: Values) -> None:
+    def __init__(self, grid: Grid, low: NDArray[Any], high: NDArray[Any], weights_FC: FormValues) -> None:
         self.grid = grid
         self.group = renamings_within(grid.classes, low, high)
         self._low, self._high, self._weights_FC = low, high, weights_FC
@@ -84,7 +84,7 @@ class SidePairs:
         return outputs[smallest], symmetric[smallest]
 
     @cached_property
-    def _values(self) -> tuple[Values, Values]:
+    def _values(self) -> tuple[FormValues, FormValues]:
         """The part of every linear form that comes from each input and output side."""
         first = self.grid.inputs.shape[1]
         last = first + self.grid.outputs.shape[1]

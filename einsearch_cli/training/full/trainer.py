@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Final, Protocol
+from types import FrameType
+from typing import Final, Protocol, Self
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,7 +25,6 @@ from einsearch_cli.training.full.metrics import MetricsFile, StepMetrics
 from einsearch_cli.training.full.network import Network
 from einsearch_cli.training.full.phases import phases_of
 from einsearch_cli.training.full.result import RunResult, read_result, refuse_other_data
-from einsearch_cli.training.full.stopping import StopRequest
 from einsearch_cli.training.full.trackers import TrackedRun, Tracker, open_trackers
 from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.full.world import World
@@ -103,6 +105,29 @@ def _locked(run: Path) -> Iterator[None]:
         yield
 
 
+class _StopRequest:
+    """Ctrl-C and SIGTERM wait for the end of a step: the first sets `wanted`; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            signal.default_int_handler(number, frame)
+        self.wanted = True
+
+
 class _Run:
     """A run in progress."""
 
@@ -170,7 +195,7 @@ class _Run:
     def finish(self) -> RunResult:
         """All steps that are left."""
         loss = math.nan
-        with StopRequest() as stop:
+        with _StopRequest() as stop:
             while self.done < self.phases.steps:
                 loss, stopped = self._step(stop)
                 if stopped or self.done == self.phases.steps or self.done % self.spec.checkpoint.every == 0:
@@ -181,7 +206,7 @@ class _Run:
             loss = self._validate()
         return self._result(loss)
 
-    def _step(self, stop: StopRequest) -> tuple[float, bool]:
+    def _step(self, stop: _StopRequest) -> tuple[float, bool]:
         """One update; gives the held-out loss, if it was measured, and whether some process was asked to stop.
 
         One process alone notices at once; several agree in the exchange of losses.
