@@ -28,24 +28,26 @@ class EinsearchError(Exception):
     Args:
         problem: the offending value and the rule it breaks.
         remedy: what the user can do about it.
+        keys: the settings that it is about, the most likely cause first; so a reader of a file can say where they stand.
     """
 
     exit_code: ClassVar[Exit] = Exit.BAD_INPUT
 
-    def __init__(self, problem: str, *, remedy: str) -> None:
+    def __init__(self, problem: str, *, remedy: str, keys: tuple[str, ...] = ()) -> None:
         super().__init__(problem, remedy)
         self.problem = problem
         self.remedy = remedy
+        self.keys = keys
 
     def __str__(self) -> str:
         return f"{self.problem}\ntry: {self.remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.problem, self.remedy))
+        return (_rebuild, (type(self), self.problem, self.remedy, self.keys))
 
 
-def _rebuild(kind: type[EinsearchError], problem: str, remedy: str) -> EinsearchError:
-    return kind(problem, remedy=remedy)
+def _rebuild(kind: type[EinsearchError], problem: str, remedy: str, keys: tuple[str, ...] = ()) -> EinsearchError:
+    return kind(problem, remedy=remedy, keys=keys)
 
 
 def near_name(name: str, known: Iterable[str]) -> str | None:

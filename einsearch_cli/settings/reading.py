@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from einsearch_cli.errors import RuleError, SpecError, near_name
+from einsearch_cli.errors import EinsearchError, RuleError, SpecError, near_name
 from einsearch_cli.settings.types import Settings
 from einsearch_cli.settings.wording import example, models_in, needed, shown
 from einsearch_cli.structures.safe_yaml import Location, YamlDocument
@@ -27,6 +27,8 @@ class Given:
     """File and line, with a colon and a space at the end."""
     text: str | None = None
     """The value as it was typed, where that is known."""
+    is_change: bool = False
+    """Whether it was given last, as a change to what stands in a file."""
 
 
 Origin = Callable[[Location], Given]
@@ -101,6 +103,7 @@ def read_settings(kind: type[Model], values: Mapping[str, Any], origin: Origin =
 
     Raises:
         SettingError: naming the first value that breaks a rule, the rule, and what to write instead.
+        EinsearchError: of the kind that the settings raise where they do not fit each other.
 
     >>> from einsearch_cli.search.spec import HalvingSpec
     >>> read_settings(HalvingSpec, {"factor": 1e1}).factor
@@ -115,6 +118,28 @@ def read_settings(kind: type[Model], values: Mapping[str, Any], origin: Origin =
         return kind.model_validate(dict(values))
     except ValidationError as error:
         raise _first_fault(kind, error.errors(include_url=False)).error(origin) from None
+    except EinsearchError as error:
+        raise _placed(error, kind, values, origin) from None
+
+
+def _placed(error: EinsearchError, kind: type[BaseModel], values: Mapping[str, Any], origin: Origin) -> EinsearchError:
+    """An error of settings that do not fit each other, with the place of the one that was changed, or else its first."""
+    owner = _owner(kind, error.keys)
+    inner = values.get(owner[0]) if owner else values
+    given: list[Location] = [(*owner, key) for key in error.keys if isinstance(inner, Mapping) and key in inner] or [
+        owner
+    ]
+    places = [origin(location) for location in given]
+    place = next((one for one in places if one.is_change), places[0]).place
+    return type(error)(f"{place}{error.problem}", remedy=error.remedy, keys=error.keys)
+
+
+def _owner(kind: type[BaseModel], keys: Sequence[str]) -> tuple[str, ...]:
+    """Where the settings stand that have these keys: at the top, or under a key of their own."""
+    inside = ((name, model) for name, field in kind.model_fields.items() for model in models_in(field.annotation))
+    if set(keys) <= set(kind.model_fields):
+        return ()
+    return next(((name,) for name, model in inside if set(keys) <= set(model.model_fields)), ())
 
 
 def _first_fault(kind: type[BaseModel], errors: Sequence[Any]) -> Fault:

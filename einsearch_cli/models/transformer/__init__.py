@@ -19,7 +19,12 @@ from einsearch_cli.models.transformer.accounting import (
     model_costs as model_costs,
 )
 from einsearch_cli.models.transformer.config import TransformerConfig as TransformerConfig, config_from as config_from
-from einsearch_cli.models.transformer.presets import PRESETS as PRESETS, preset as preset, proxy_config as proxy_config
+from einsearch_cli.models.transformer.presets import (
+    PRESETS as PRESETS,
+    ModelSettings as ModelSettings,
+    preset as preset,
+    proxy_config as proxy_config,
+)
 from einsearch_cli.models.transformer.resources import (
     UTILISATION as UTILISATION,
     Estimate as Estimate,

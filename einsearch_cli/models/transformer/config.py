@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from einsearch_cli.errors import SizeError, SpecError
+from einsearch_cli.errors import SizeError, SpecError, StructureError
 from einsearch_cli.settings import Origin, Settings, Whole, in_code, read_settings
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, parse_layer
 from einsearch_cli.structures.scalars import exact_whole
@@ -108,6 +108,7 @@ class TransformerConfig(Settings):
             raise SizeError(
                 f"{heads} heads in a width of {width}: the heads have to divide the width",
                 remedy=f"give {_near_divisors(heads, width)} heads, or a head_size of your own",
+                keys=("heads", "width"),
             )
         filled.setdefault("kv_heads", heads)
         filled.setdefault("head_size", width // heads)
@@ -119,17 +120,21 @@ class TransformerConfig(Settings):
         for name in _SIZES:
             size = getattr(self, name)
             if size < 1:
-                raise SizeError(f"{name} {size}: every size has to be at least 1", remedy=f"give a positive {name}")
+                raise SizeError(
+                    f"{name} {size}: every size has to be at least 1", remedy=f"give a positive {name}", keys=(name,)
+                )
         self._check_limits()
         if self.heads % self.kv_heads:
             raise SizeError(
                 f"{self.kv_heads} kv_heads for {self.heads} heads: each has to serve equally many",
                 remedy=f"give {_near_divisors(self.kv_heads, self.heads)} kv_heads",
+                keys=("kv_heads", "heads"),
             )
         if self.head_size % 2:
             raise SizeError(
                 f"a head_size of {self.head_size}: rotary embeddings turn pairs of numbers, it has to be even",
                 remedy=f"use {self.head_size + 1}, or other heads",
+                keys=("head_size", "heads", "width"),
             )
         self._check_experts()
         return self
@@ -140,7 +145,10 @@ class TransformerConfig(Settings):
             largest = _LARGEST.get(name, _LARGEST_WIDTH)
             if size > largest:
                 shown = f"{size:,}" if size < 10**15 else "over 10^15"
-                raise SizeError(f"{name} {shown}: at most {largest:,} is possible", remedy=f"give a smaller {name}")
+                keys = tuple(name.split(" × "))
+                raise SizeError(
+                    f"{name} {shown}: at most {largest:,} is possible", remedy=f"give a smaller {name}", keys=keys
+                )
 
     def _check_experts(self) -> None:
         if not self.has_expert_networks:
@@ -149,18 +157,24 @@ class TransformerConfig(Settings):
             raise SpecError(
                 f"structure {self.structure} with structured: attn: its experts are feed-forward networks",
                 remedy="use structured: ffn, or experts that are single layers, such as btt-moe:experts=8,top=2",
+                keys=("structure", "structured"),
             )
         if self.activation != "gelu" or self.bias:
             raise SpecError(
                 f"structure {self.structure} with activation {self.activation} and bias {self.bias}: networks of "
                 "experts use GELU and have no bias",
                 remedy="use activation: gelu and bias: false, or experts that are single layers",
+                keys=("structure", "activation", "bias"),
             )
 
     @property
     def layer_spec(self) -> LayerSpec:
         """What structured layers carry."""
-        return parse_layer(self.structure)
+        try:
+            return parse_layer(self.structure)
+        except StructureError as error:
+            error.keys = ("structure",)
+            raise
 
     @property
     def has_expert_networks(self) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+from pydantic import Field, ModelWrapValidatorHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from einsearch_cli.errors import SizeError, SpecError, near_name
 from einsearch_cli.models.transformer.config import TransformerConfig, config_from
+from einsearch_cli.settings import Whole
 
 _PROXY_HEAD_SIZE: Final = 64
 """Numbers per attention head of the text task's network; a narrower network has one head as wide as itself."""
@@ -30,6 +34,16 @@ PRESETS: Final[dict[str, TransformerConfig]] = {
 with 4 key-value heads beside wide low-rank feed-forward networks. Sizes of Wei et al. 2024 (arXiv 2406.16450)."""
 
 
+def _preset_values(name: object) -> dict[str, Any]:
+    if name not in _PRESETS:
+        near = near_name(str(name), _PRESETS)
+        known = f"all are {', '.join(_PRESETS)}"
+        raise SpecError(
+            f"no preset {str(name)[:40]!r}", remedy=f"use {near!r}; {known}" if near else known, keys=("preset",)
+        )
+    return {**_COMMON, **_PRESETS[str(name)]}
+
+
 def preset(name: str, **changes: object) -> TransformerConfig:
     """The config of this name with some values changed; sizes that follow from others follow the changes.
 
@@ -45,11 +59,54 @@ def preset(name: str, **changes: object) -> TransformerConfig:
     einsearch_cli.errors.SpecError: no preset 'xs'
     try: use 's'; all are s, m, l, xl, wide-m, wide-l
     """
-    if name not in _PRESETS:
-        near = near_name(name, _PRESETS)
-        known = f"all are {', '.join(_PRESETS)}"
-        raise SpecError(f"no preset {name[:40]!r}", remedy=f"use {near!r}; {known}" if near else known)
-    return config_from({**_COMMON, **_PRESETS[name], **changes})
+    return config_from({**_preset_values(name), **changes})
+
+
+class ModelSettings(TransformerConfig):
+    """The network of a run: a preset with changes, or all sizes. Written as plain values, it is what was given.
+
+    >>> settings = ModelSettings.model_validate({"preset": "s", "width": 1536})
+    >>> settings.hidden, settings.config(vocabulary=256).vocabulary, settings.model_dump()
+    (6144, 256, {'width': 1536, 'preset': 's'})
+    """
+
+    preset: str | None = None
+    """Name of a preset whose sizes hold where nothing else is given."""
+
+    vocabulary: Whole = Field(default=1, examples=[32_000])
+    """Distinct tokens; those of the data unless given."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_preset(cls, values: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(values, Mapping):
+            return make(values)
+        given = {key: value for key, value in values.items() if value is not None}
+        sizes = {**_preset_values(given["preset"]), "vocabulary": 1} if "preset" in given else {}
+        made = make({**sizes, **given})
+        made.__pydantic_fields_set__.intersection_update(given)
+        return made
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key in self.model_fields_set}
+
+    def config(self, vocabulary: int) -> TransformerConfig:
+        """The network for data with this many distinct tokens.
+
+        Raises:
+            SpecError: a vocabulary was given that is smaller.
+        """
+        own = {name: getattr(self, name) for name in TransformerConfig.model_fields}
+        if "vocabulary" not in self.model_fields_set:
+            own["vocabulary"] = vocabulary
+        elif self.vocabulary < vocabulary:
+            raise SpecError(
+                f"model.vocabulary is {self.vocabulary:,}: the data have {vocabulary:,} distinct tokens",
+                remedy="leave model.vocabulary out, or give a larger one",
+                keys=("vocabulary",),
+            )
+        return config_from(own)
 
 
 def proxy_config(*, vocabulary: int, width: int, layers: int, context: int, structure: str) -> TransformerConfig:

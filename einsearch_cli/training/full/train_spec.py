@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from einsearch_cli.data.tokens import DataSettings
 from einsearch_cli.errors import SpecError
 from einsearch_cli.layers.initialisation_names import Initialisation
-from einsearch_cli.models.transformer import TransformerConfig, config_from, preset
+from einsearch_cli.models.transformer import ModelSettings, TransformerConfig
 from einsearch_cli.settings import FolderName, RuleError, Settings, Whole
 from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, find_optimizer
 from einsearch_cli.training.schedule import ScheduleShape
@@ -116,7 +116,7 @@ class TrainSpec(Settings):
 
     name: FolderName = "train"
     """Name of the run and of its folder under runs/."""
-    model: dict[str, Any] = Field(default_factory=lambda: {"preset": "s"})
+    model: ModelSettings = Field(default_factory=lambda: ModelSettings.model_validate({"preset": "s"}))
     """`preset` and changes to it, or all sizes; the vocabulary is that of the data unless given."""
     data: DataSettings = DataSettings()
     """Where the tokens come from; without it, the Python standard library's source."""
@@ -162,29 +162,27 @@ class TrainSpec(Settings):
                 f"a batch of {self.batch} rows does not divide into {self.accumulation} parts (accumulation)",
                 remedy=f"accumulation: {math.gcd(self.batch, self.accumulation)}",
             )
+        if self.base_steps > MAX_STEPS:
+            raise SpecError(
+                f"tokens: {self.tokens:.3g} in steps of {self.tokens_per_step:,} are {self.base_steps:.3g} steps, a run has "
+                f"at most {MAX_STEPS:,}",
+                remedy="give fewer tokens, or a larger batch",
+                keys=("tokens",),
+            )
         return self
 
     def config(self, vocabulary: int) -> TransformerConfig:
         """The network for data with so many distinct tokens.
 
         Raises:
-            SpecError: an unknown key or preset, or a vocabulary smaller than that of the data.
-            SizeError: sizes that do not fit each other.
+            SpecError: a vocabulary smaller than that of the data.
         """
-        given = {"vocabulary": vocabulary, **self.model}
-        name = given.pop("preset", None)
-        config = config_from(given) if name is None else preset(str(name), **given)
-        if config.vocabulary < vocabulary:
-            raise SpecError(
-                f"model.vocabulary is {config.vocabulary:,}: the data have {vocabulary:,} distinct tokens",
-                remedy="leave model.vocabulary out, or give a larger one",
-            )
-        return config
+        return self.model.config(vocabulary)
 
     @property
     def context(self) -> int:
         """Tokens in a row."""
-        return self.config(vocabulary=1).context
+        return self.model.context
 
     @property
     def tokens_per_step(self) -> int:
@@ -193,22 +191,8 @@ class TrainSpec(Settings):
 
     @property
     def base_steps(self) -> int:
-        """Steps before those that a FLOP-matched guide adds.
-
-        Raises:
-            SpecError: tokens that take too many.
-        """
-        if self.steps is not None:
-            return self.steps
-        assert self.tokens is not None
-        steps = -int(-self.tokens // self.tokens_per_step)
-        if steps > MAX_STEPS:
-            raise SpecError(
-                f"tokens: {self.tokens:.3g} in steps of {self.tokens_per_step:,} are {steps:.3g} steps, a run has at most "
-                f"{MAX_STEPS:,}",
-                remedy="give fewer tokens, or a larger batch",
-            )
-        return steps
+        """Steps before those that a FLOP-matched guide adds."""
+        return self.steps or -int(-(self.tokens or 0.0) // self.tokens_per_step)
 
     def same_run(self) -> dict[str, Any]:
         """Everything that decides what is trained, as plain values; two runs with equal ones have equal weights."""

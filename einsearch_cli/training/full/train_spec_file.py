@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from einsearch_cli.data.tokens import DataSettings
-from einsearch_cli.errors import EinsearchError, SpecError, StructureError
-from einsearch_cli.settings import Given, SettingError, folder_name, in_code, read_settings
+from einsearch_cli.errors import SpecError
+from einsearch_cli.settings import Given, folder_name, in_code, read_settings
 from einsearch_cli.structures.safe_yaml import Location, YamlDocument, load_yaml_file
 from einsearch_cli.training.full.train_spec import TrainSpec
 
@@ -48,13 +47,16 @@ def load_train_specs(
     texts = texts or {}
     runs = common.pop(RUNS, None)
     if RUNS not in document.data:
-        spec = _checked(_merged(_rebased(common, path.parent), wanted), _Places(document, wanted, texts))
+        spec = read_settings(
+            TrainSpec, _merged(_rebased(common, path.parent), wanted), _Places(document, wanted, texts)
+        )
         return spec.name, [spec]
     if "name" in wanted:
         raise SpecError(f"--set name: {path} has several runs, each with its own", remedy="leave it out")
     merged = [_merged(_rebased(_merged(common, run), path.parent), wanted) for run in _checked_runs(runs, document)]
-    specs = [_checked(data, _Places(document, wanted, texts, (RUNS, number))) for number, data in enumerate(merged)]
-    return _checked({**merged[0], "name": common["name"]}, _Places(document, wanted, texts)).name, specs
+    places = _Places(document, wanted, texts)
+    specs = [read_settings(TrainSpec, data, replace(places, run=(RUNS, n))) for n, data in enumerate(merged)]
+    return read_settings(TrainSpec, {**merged[0], "name": common["name"]}, places).name, specs
 
 
 def _checked_runs(runs: object, document: YamlDocument) -> list[dict[str, Any]]:
@@ -100,31 +102,6 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def _checked(data: dict[str, Any], places: _Places) -> TrainSpec:
-    """The run of these keys; what is wrong is named with the place where it is given."""
-    spec = read_settings(TrainSpec, data, places)
-    try:
-        spec.config(vocabulary=1)
-    except SettingError as error:
-        raise error.given_by(places, ("model",)) from None
-    except EinsearchError as error:
-        named = ["structure"] if isinstance(error, StructureError) else _keys_named(spec.model, error.problem)
-        keys: list[Location] = [("model", key) for key in named]
-        location = next(filter(places.is_changed, keys), keys[0] if keys else ("model",))
-        raise type(error)(f"{places(location).place}{error.problem}", remedy=error.remedy) from None
-    try:
-        _ = spec.base_steps
-    except SpecError as error:
-        raise SpecError(f"{places(('tokens',)).place}{error.problem}", remedy=error.remedy) from None
-    return spec
-
-
-def _keys_named(model: Mapping[str, Any], problem: str) -> list[str]:
-    """The keys that an error of a config speaks of, in the order in which they stand there."""
-    found = [(match.start(), key) for key in model if (match := re.search(rf"\b{re.escape(key)}\b", problem))]
-    return [key for _, key in sorted(found)]
-
-
 @dataclass(frozen=True)
 class _Places:
     """Where the keys of a run are given: with --set, in the run's own part of the file, or in the common one."""
@@ -138,9 +115,9 @@ class _Places:
     def __call__(self, location: Location) -> Given:
         """How a setting is named: by --set, or with file and line."""
         named = in_code(location)
-        if location and self.is_changed(location):
+        if location and self._is_changed(location):
             text = self.texts.get(named.name)
-            return Given(named.name, lambda value: f"--set {named.name}={value}", "--set: ", text)
+            return Given(named.name, lambda value: f"--set {named.name}={value}", "--set: ", text, is_change=True)
         inner = location
         while inner and (*self.run, *inner) not in self.document.lines:
             inner = inner[:-1]
@@ -148,7 +125,7 @@ class _Places:
         text = self.document.text((*self.run, *location)) or self.document.text(location)
         return replace(named, place=f"{self.document.where(place)}: ", text=text)
 
-    def is_changed(self, location: Location) -> bool:
+    def _is_changed(self, location: Location) -> bool:
         """Whether a setting, or a mapping around it, was given with --set."""
         found: Any = self.changes
         for part in location:

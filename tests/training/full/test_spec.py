@@ -44,7 +44,7 @@ def test_one_run_is_named_after_its_file(tmp_path: Path) -> None:
 def test_runs_change_the_common_keys(tmp_path: Path) -> None:
     name, (dense, half) = load_train_specs(written(tmp_path, COMMON + RUNS))
     assert (name, dense.name, half.name) == ("mine", "dense", "half")
-    assert half.model == {**dense.model, "structure": "low-rank:r=16"}
+    assert half.model.model_dump() == {**dense.model.model_dump(), "structure": "low-rank:r=16"}
     assert (half.optimizer.learning_rate, half.optimizer.weight_decay) == (0.01, 0.0)
     assert half.data == dense.data
 
@@ -53,7 +53,7 @@ def test_the_command_line_wins_over_runs_and_has_paths_of_its_own(tmp_path: Path
     changes = {"optimizer.weight_decay": 0.5, "model.width": 128, "data.text": "other.txt", "steps": 7}
     _, specs = load_train_specs(written(tmp_path, COMMON + RUNS), changes)
     for spec in specs:
-        assert (spec.optimizer.weight_decay, spec.model["width"], spec.steps) == (0.5, 128, 7)
+        assert (spec.optimizer.weight_decay, spec.model.width, spec.steps) == (0.5, 128, 7)
         assert spec.data.text == Path("other.txt")
 
 
