@@ -1,4 +1,4 @@
-"""What every proxy network has: analytic FLOPs and learning-rate multipliers by parameter name."""
+"""What every network that is trained has: analytic FLOPs and learning-rate multipliers by parameter name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LinearRule = Callable[[int, int, bool], nn.Module]
 
 
 class StructuredNetwork(nn.Module, ABC):
-    """A network small enough to compare structures with.
+    """A network whose linear layers may carry a structure: what tasks and full runs train.
 
     Contract:
         - `head` is the output layer: dense, zero at the start, never structured; None where the embedding serves.

@@ -14,6 +14,8 @@ from typing import Any
 import optuna
 import pytest
 
+from einsearch_cli.cli.rank import _overrides, _read_study
+
 STUDY = """
 task: teacher
 task_settings: {teacher_width: 16, pool_size: 4096, validation_size: 256, batch_size: 64}
@@ -226,3 +228,22 @@ def test_bad_studies_are_refused_before_anything_starts(einsearch, tmp_path: Pat
     assert "try: " in found.err
     assert "Traceback" not in found.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("{tokenizer: 'bpe:300', held_out_fraction: 0.2}", {"tokenizer": "bpe:300", "held_out_fraction": 0.2}),
+        ("{tokens: folder, token_type: uint8}", {}),
+        ("{dataset: {name: roneneldan/TinyStories}, tokenizer: characters}", {"tokenizer": "characters"}),
+    ],
+)
+def test_a_text_by_option_takes_the_place_of_the_source_and_keeps_the_tokenizer(
+    tmp_path: Path, data: str, expected: dict[str, object]
+) -> None:
+    path = write_study(tmp_path, f"task: text\ntask_settings: {{data: {data}, layers: 1}}\nstructures: [monarch]\n")
+    spec, _ = _read_study([str(path)], _overrides("text", Path("mine.txt"), None, None, None))
+    assert spec.task_settings == {"data": {**expected, "text": "mine.txt"}, "layers": 1}
+    other = write_study(tmp_path, "structures: [monarch]\n")
+    spec, _ = _read_study([str(other)], _overrides(None, Path("mine.txt"), None, None, None))
+    assert (spec.task, spec.task_settings) == ("text", {"data": {"text": "mine.txt"}})

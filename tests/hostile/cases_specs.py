@@ -41,6 +41,16 @@ STUDIES = (
     study(M + "task: 3", "task is 3: text is needed"),
     study(M + "task_settings: {depth: deep}", "s.yaml:2: task_settings.depth is 'deep'"),
     study(M + "task_settings: {dpth: 3}", "unknown key 'task_settings.dpth'"),
+    study(
+        M + "task: text\ntask_settings: {path: books}", "s.yaml:3: path is a key of an earlier", "data: {text: books}"
+    ),
+    study(M + "task: text\ntask_settings: {data: books}", "s.yaml:3: task_settings.data is 'books'", "{"),
+    study(M + "task: text\ntask_settings: {data: {text: 3}}", "task_settings.data.text is 3", "a path is needed"),
+    study(M + "task: text\ntask_settings: {data: {txt: a}}", "unknown key 'task_settings.data.txt'", "use text"),
+    study(M + "task: text\ntask_settings: {data: {tokenizer: 'bpe:12'}}", "from 256 to 65,536"),
+    study(M + "task: text\ntask_settings: {data: {tokenizer: morse}}", "no tokenizer 'morse'"),
+    study(M + "task: text\ntask_settings: {data: {text: a, tokens: b}}", "the tokens come from one place"),
+    study(M + "task: text\ntask_settings: {context: 0}", "task_settings.context is 0"),
     study(M + "name: ../../etc", "name is '../../etc': letters, digits"),
     study("structures: monarch", "structures is 'monarch': a list is needed", "structures: [monarch"),
     study("structures: [monrach]", "s.yaml:1", "'monrach'"),
