@@ -11,6 +11,8 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.factor_values import set_factors_
 from einsearch_cli.layers.initialisation_names import INITIALISATIONS, Initialisation
+from einsearch_cli.layers.moe.experts import Experts
+from einsearch_cli.layers.moe.layer import StructuredMoE
 from einsearch_cli.layers.projection.projecting import nearest_factors
 
 _CLOSED = 2
@@ -63,6 +65,33 @@ def initialise_(layer: EinsumLinear, rule: Initialisation, std: float | None = N
         )
     elif rule == "orthogonal":
         _orthogonal_blocks(layer)
+
+
+@torch.no_grad()
+def start_at_unit_rms_(network: nn.Module) -> None:
+    """Set the gains of freshly drawn layers so that each starts with the output size of a dense layer in its place.
+
+    Spectral muP draws a factor for its own fan-in and fan-out, so a bottleneck or a bond makes the output smaller:
+    inputs of rms 1 come out of a low-rank layer of rank r with sqrt(r / width). Norms and residual streams make up for
+    that; a network without them learns slower, and more so the wider it is. The rms of the output is the product of
+    sqrt(min(1, fan_out / fan_in)) over the factors, times 1 / sqrt(top) for the mean of `top` experts.
+
+    >>> layer = EinsumLinear(256, 256, "low-rank:r=16")
+    >>> start_at_unit_rms_(layer)
+    >>> layer.gain.item()
+    4.0
+    """
+    for module in network.modules():
+        if isinstance(module, StructuredMoE):
+            module.experts.gain.fill_(_shrinkage(module.experts) * math.sqrt(module.mixture.top))
+        elif isinstance(module, EinsumLinear):
+            module.gain.fill_(_shrinkage(module))
+
+
+def _shrinkage(layer: EinsumLinear | Experts) -> float:
+    """By how much the output of a dense layer is larger."""
+    factors = math.prod(max(1.0, role.fan_in / role.fan_out) for role in layer.plan.roles)
+    return math.sqrt(factors / max(1.0, layer.in_features / layer.out_features))
 
 
 def _nearest_to_dense(layer: EinsumLinear, std: float) -> None:

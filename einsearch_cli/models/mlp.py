@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from einsearch_cli.errors import SizeError
+from einsearch_cli.layers.initialisation import start_at_unit_rms_
 from einsearch_cli.models.base import (
     LinearRule,
     StructuredNetwork,
@@ -22,6 +23,8 @@ from einsearch_cli.models.counts import FlopCount
 
 class MLP(StructuredNetwork):
     """`depth` linear layers: input, `depth - 2` hidden ones, and the dense head; ReLU between them.
+
+    Without norms between the layers, each has to start with outputs of unit rms: `start_at_unit_rms_`.
 
     Args:
         input_size: numbers per sample.
@@ -68,6 +71,7 @@ class MLP(StructuredNetwork):
         make_first = dense_linear if dense_input else make_linear
         hidden = [make_linear(width, width, True) for _ in range(depth - 2)]
         self.layers = nn.ModuleList([make_first(input_size, width, True), *hidden])
+        start_at_unit_rms_(self.layers)
         self.head = zero_head(width, output_size, bias=True)
 
     def forward(self, x_BI: Tensor) -> Tensor:

@@ -75,3 +75,17 @@ def test_impossible_sizes() -> None:
         MLP(8, 16, 1, depth=1, make_linear=nn.Linear)
     with pytest.raises(SizeError, match=r"sizes 8 -> 0 -> 1"):
         MLP(8, 0, 1, depth=2, make_linear=nn.Linear)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["dense", "low-rank", "btt:r=d^1/4", "tt:r=4", "kronecker", "block-dense:r=4", "btt-moe:experts=8,top=4"],
+)
+def test_every_layer_starts_with_outputs_of_unit_rms(text: str) -> None:
+    """Without norms nothing makes up for a bottleneck or a bond: low-rank would start at a quarter, and fall with width."""
+    torch.manual_seed(0)
+    inputs, found = torch.randn(500, 256), []
+    for _ in range(12):
+        model = MLP(256, 256, 1, depth=3, make_linear=structured_linear(parse_layer(text)))
+        found.append([layer(inputs).detach().square().mean().item() for layer in model.layers])
+    assert torch.tensor(found).mean(0).sqrt().tolist() == pytest.approx([1.0, 1.0], rel=0.08)
