@@ -164,9 +164,9 @@ class TextTask(Task[TextSettings]):
     @property
     def loss_unit(self) -> str:
         """Nats per byte, character or token."""
-        data = self.settings.data
-        kind = data.tokenizer or ("bytes" if data.tokens is None else "tokens")
-        return f"nats per {kind.removesuffix('s') if kind in ('bytes', 'characters') else 'token'}"
+        tokenizer = self.data.tokenizer
+        names = {"bytes": "byte", "characters": "character"}
+        return f"nats per {'token' if tokenizer is None else names.get(tokenizer.kind, 'token')}"
 
     def data_digest(self) -> str:
         """SHA-256 of the tokens and of how many there may be."""
