@@ -12,7 +12,7 @@ import pytest
 from einsearch_cli.data.tokens import DataSettings
 from einsearch_cli.data.tokens.binary import TokenMeta
 from einsearch_cli.data.tokens.settings import DatasetSettings
-from einsearch_cli.errors import EinsearchError
+from einsearch_cli.errors import EinsearchError, SizeError
 from einsearch_cli.models.transformer import TransformerConfig
 from einsearch_cli.search.spec import HalvingSpec, SpaceSpec, StudySpec
 from einsearch_cli.settings import Settings, in_document, read_settings
@@ -132,6 +132,8 @@ def test_an_error_survives_a_pickle() -> None:
     with pytest.raises(EinsearchError) as caught:
         read_settings(StudySpec, {"seeds": 0})
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301
+    placed = pickle.loads(pickle.dumps(SizeError("3 heads", remedy="give 4", keys=("heads",))))  # noqa: S301
+    assert (placed.keys, placed.remedy) == (("heads",), "give 4")
 
 
 def test_paths_are_text() -> None:

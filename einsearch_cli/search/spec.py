@@ -10,12 +10,11 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from einsearch_cli.errors import EinsearchError, SpecError
+from einsearch_cli.errors import EinsearchError, SpecError, near_name
 from einsearch_cli.settings import (
     FolderName,
     Origin,
     RuleError,
-    SettingError,
     Settings,
     Whole,
     folder_name,
@@ -25,6 +24,7 @@ from einsearch_cli.settings import (
 )
 from einsearch_cli.settings.wording import yaml_text
 from einsearch_cli.structures import (
+    FAMILIES,
     LayerSpec,
     MixtureOfExperts,
     parse_structure,
@@ -32,6 +32,7 @@ from einsearch_cli.structures import (
     structure_of_entry,
 )
 from einsearch_cli.structures.extent import exact_rational
+from einsearch_cli.structures.families.recognition import GENERIC
 from einsearch_cli.structures.safe_yaml import Location, load_yaml_file
 from einsearch_cli.tasks import AnyTask, find_task, open_task
 from einsearch_cli.taxonomy import Bounds, Space, survivors
@@ -61,6 +62,13 @@ Bound = Annotated[str, BeforeValidator(_bound_text), AfterValidator(_check_bound
 """A bound on an exponent, taken exactly: 0.33 is 33/100."""
 
 
+def _check_family(name: str) -> str:
+    if name != GENERIC and name.lower() not in FAMILIES:
+        near = near_name(name.lower(), FAMILIES) or "btt"
+        raise RuleError(f"one of {', '.join(FAMILIES)}, {GENERIC} is needed", remedy=near)
+    return name.lower()
+
+
 class SpaceSpec(Settings):
     """A grid of structures, pruned."""
 
@@ -74,8 +82,8 @@ class SpaceSpec(Settings):
     """Largest parameter sharing ω."""
     max_nu: Bound = "1"
     """Largest compute exponent ν."""
-    family: str | None = None
-    """Only this family."""
+    family: Annotated[str, AfterValidator(_check_family)] | None = Field(default=None, examples=["monarch"])
+    """Only this family; generic for structures of none."""
     limit: Whole | None = Field(default=None, ge=1, le=1_000_000_000, examples=[20])
     """Take no more than this many, best ω, ψ, ν first."""
     experts: Whole | None = None
@@ -87,6 +95,12 @@ class SpaceSpec(Settings):
     def _check_experts(self) -> Self:
         if (self.experts is None) != (self.top is None):
             raise RuleError("experts and top are given both or neither", remedy="experts: 8, top: 2")
+        if self.experts is not None and self.top is not None:
+            try:
+                MixtureOfExperts(parse_structure(YARDSTICK), self.experts, self.top)
+            except EinsearchError as error:
+                error.keys = ("experts", "top")
+                raise
         return self
 
     def structures(self) -> list[LayerSpec]:
@@ -204,6 +218,12 @@ def load_study_spec(path: Path) -> StudySpec:
     typed = document.typed if isinstance(document.typed, dict) else {"structures": document.typed}
     named = {key: typed[key] for key in ("structures", "baselines") if isinstance(typed.get(key), list)}
     _check_entries(named, lambda key, number: document.where((*(prefix if key == "structures" else (key,)), number)))
+    for number, name in enumerate(spec.files):
+        if not (path.parent / name).is_file():
+            where = document.where(("files", number))
+            raise SpecError(
+                f"{where}: there is no file {path.parent / name}", remedy="give its path from the study's folder"
+            )
     _check_task(spec, origin)
     settings = find_task(spec.task).settings_type.rebased(spec.task_settings, path.parent)
     return spec.model_copy(update={**named, "task_settings": settings})
@@ -228,8 +248,7 @@ def _check_entries(named: Mapping[str, list[Any]], where: Callable[[str, int], s
 def _check_task(spec: StudySpec, origin: Origin) -> None:
     """Read the settings of the task once with their place in the file, for the message."""
     try:
-        spec.open_task()
-    except SettingError as error:
-        raise error.given_by(origin, ("task_settings",)) from None
-    except EinsearchError as error:
+        kind = find_task(spec.task)
+    except SpecError as error:
         raise SpecError(f"{origin(('task',)).place}{error.problem}", remedy=error.remedy) from error
+    read_settings(kind.settings_type, spec.task_settings, lambda location: origin(("task_settings", *location)))

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from einsearch_cli.data.tokens.encoding import PIECE, split_for_tokenizer
+from einsearch_cli.data.tokens.settings import check_tokenizer
 from einsearch_cli.data.tokens.subwords import HuggingFaceTokenizer, TiktokenTokenizer
 from einsearch_cli.data.tokens.tokenizers import BytesTokenizer, CharacterTokenizer, Tokenizer
 from einsearch_cli.errors import DataError
 
 _KINDS: Final[Sequence[type[Tokenizer]]] = (BytesTokenizer, CharacterTokenizer, TiktokenTokenizer, HuggingFaceTokenizer)
-
-_MAX_SUBWORDS: Final = 1 << 16
-"""So that tokens fit two bytes."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,8 @@ def learned_tokenizer(name: str) -> LearnedTokenizer | None:
     kind, _, number = name.partition(":")
     if kind != "bpe":
         return None
-    size = int(number) if number.isascii() and number.isdecimal() and len(number) < 9 else 0
-    if not 256 <= size <= _MAX_SUBWORDS:
-        raise DataError(
-            f"tokenizer {name[:40]!r}: bpe:N takes a number of subwords from 256 to {_MAX_SUBWORDS:,}",
-            remedy="tokenizer: bpe:1024",
-        )
+    check_tokenizer(name)
+    size = int(number)
     version = HuggingFaceTokenizer.package_version()
     return LearnedTokenizer(f"bpe:{size} of tokenizers {version}", partial(_byte_pairs, size=size))
 
@@ -62,6 +56,7 @@ def open_tokenizer(name: str) -> Tokenizer:
     Raises:
         DataError: no such tokenizer, or it cannot be had.
     """
+    check_tokenizer(name)
     kind, _, argument = name.partition(":")
     if name == "bytes":
         return BytesTokenizer()
@@ -70,14 +65,7 @@ def open_tokenizer(name: str) -> Tokenizer:
             f"tokenizer {name} is made from the training text, and here it is not read",
             remedy=f"give another tokenizer, or write token files with `einsearch tokenize --tokenizer {name}`",
         )
-    if kind == "tiktoken" and argument:
-        return TiktokenTokenizer.open(argument)
-    if kind == "huggingface" and argument:
-        return HuggingFaceTokenizer.open(Path(argument))
-    raise DataError(
-        f"no tokenizer {name!r}",
-        remedy="use bytes, characters, bpe:N, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE",
-    )
+    return TiktokenTokenizer.open(argument) if kind == "tiktoken" else HuggingFaceTokenizer.open(Path(argument))
 
 
 def tokenizer_from_json(values: Mapping[str, Any]) -> Tokenizer:

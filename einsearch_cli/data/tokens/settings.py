@@ -7,6 +7,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from einsearch_cli.errors import DataError
 from einsearch_cli.settings import PathSetting, RuleError, Settings, Whole
 
 TokenType = Literal["uint8", "uint16", "uint32"]
@@ -65,6 +66,32 @@ class DatasetSettings(Settings):
 LOCAL_READERS: Final = ("json", "parquet", "csv", "text")
 
 
+MAX_SUBWORDS: Final = 1 << 16
+"""So that tokens fit two bytes."""
+
+
+def check_tokenizer(name: str) -> None:
+    """Check the name of a tokenizer; whether what it needs is there is known when it is opened.
+
+    Raises:
+        DataError: no tokenizer is called so.
+    """
+    kind, _, argument = name.partition(":")
+    size = int(argument) if argument.isascii() and argument.isdecimal() and len(argument) < 9 else 0
+    if kind == "bpe" and not 256 <= size <= MAX_SUBWORDS:
+        raise DataError(
+            f"tokenizer {name[:40]!r}: bpe:N takes a number of subwords from 256 to {MAX_SUBWORDS:,}",
+            remedy="tokenizer: bpe:1024",
+            keys=("tokenizer",),
+        )
+    if name not in ("bytes", "characters") and not (kind in ("bpe", "tiktoken", "huggingface") and argument):
+        raise DataError(
+            f"no tokenizer {name[:60]!r}",
+            remedy="use bytes, characters, bpe:N, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE",
+            keys=("tokenizer",),
+        )
+
+
 class DataSettings(Settings):
     """Source of the tokens: one of `tokens`, `text` and `dataset`; without any, the Python standard library's source.
 
@@ -81,7 +108,7 @@ class DataSettings(Settings):
     dataset: DatasetSettings | None = None
     """Hugging Face dataset (extra `datasets`)."""
 
-    tokenizer: str | None = None
+    tokenizer: str | None = Field(default=None, examples=["characters"])
     """`bytes` (the default for text), `characters`, `bpe:N` (N subwords found in the text), `tiktoken:NAME`,
     `tiktoken:FILE.tiktoken` or `huggingface:FILE` (a tokenizer.json).
     For token files: what the tokens stand for; needed only to generate text."""
@@ -129,4 +156,6 @@ class DataSettings(Settings):
                 "token_type describes token files, and tokens is not given",
                 remedy="tokens: FOLDER, or leave token_type out",
             )
+        if self.tokenizer is not None:
+            check_tokenizer(self.tokenizer)
         return self

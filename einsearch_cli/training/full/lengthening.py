@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from einsearch_cli.errors import CheckpointError
-from einsearch_cli.settings import differences
+from einsearch_cli.settings import differences, read_settings
 from einsearch_cli.training.full.checkpoint import read_newest_spec
 from einsearch_cli.training.full.result import read_result, refuse_other_run
 from einsearch_cli.training.full.train_spec import TrainSpec
@@ -69,7 +69,7 @@ def _stored(before: Mapping[str, Any]) -> TrainSpec:
     guidance = before.get("guidance")
     if guidance is not None and guidance["flop_matched"]:
         before = {**before, "guidance": {key: value for key, value in guidance.items() if key != "ratio"}}
-    return TrainSpec.model_validate(dict(before))
+    return read_settings(TrainSpec, before)
 
 
 def _warmup(spec: TrainSpec) -> int:

@@ -238,7 +238,8 @@ def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / "pipe", "is neither a file nor a folder"),
     ):
         assert f"{path} {message}" in refusal(DataSettings(text=path), tmp_path)
-    assert "no tokenizer 'morse'" in refusal(DataSettings(tokenizer="morse"), tmp_path)
+    with pytest.raises(DataError, match="no tokenizer 'morse'"):
+        DataSettings(tokenizer="morse")
 
 
 def test_a_file_that_cannot_be_read(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

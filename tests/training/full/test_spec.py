@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from einsearch_cli.errors import EinsearchError, SizeError, SpecError
-from einsearch_cli.training.full import load_train_specs
+from einsearch_cli.models.transformer import preset
+from einsearch_cli.training.full import TrainSpec, load_train_specs
 
 COMMON = """\
 model: {width: 64, layers: 2, heads: 2, context: 32}
@@ -83,6 +84,10 @@ def test_tokens_in_place_of_steps(tmp_path: Path) -> None:
         ),
         (COMMON + RUNS.replace("low-rank:r=16", "low-rank:r"), "13: "),
         (COMMON + RUNS.replace("weight_decay", "decay"), "14: unknown key 'optimizer.decay'"),
+        (COMMON.replace("characters", "morse"), "4: no tokenizer 'morse'"),
+        (COMMON.replace("{width: 64, layers: 2,", "{preset: xs,"), "1: no preset 'xs'"),
+        (COMMON.replace("steps: 100", "tokens: 1e20"), "6: tokens: 1e+20 in steps of 128 are "),
+        (COMMON.replace("layers: 2", "layers: two"), "1: model.layers is 'two': a whole number is needed"),
         ("- a\n", " a training run is a mapping of keys"),
     ],
 )
@@ -99,6 +104,55 @@ def test_heads_that_do_not_divide_the_width(tmp_path: Path) -> None:
     with pytest.raises(SizeError) as caught:
         load_train_specs(path)
     assert caught.value.problem == f"{path}:1: 3 heads in a width of 64: the heads have to divide the width"
+
+
+LONG = """\
+steps: 9
+model:
+  preset: s
+  SETTING
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "changes", "place"),
+    [
+        ("width: 100", {}, "mine.yaml:4: 12 heads in a width of 100"),
+        ("heads: 5", {}, "mine.yaml:4: 5 heads in a width of 768"),
+        ("heads: 5", {"model.width": 64}, "--set: 5 heads in a width of 64"),
+        ("kv_heads: 5", {}, "mine.yaml:4: 5 kv_heads for 12 heads"),
+        ("width: 12", {}, "mine.yaml:4: a head_size of 1: rotary embeddings"),
+        ("layers: 0", {}, "mine.yaml:4: layers 0: every size has to be at least 1"),
+        ("head_size: 16777216", {}, "mine.yaml:4: heads × head_size 201,326,592: at most"),
+        ("structure: monrach", {}, "mine.yaml:4: no structure or family is named 'monrach'"),
+        (
+            "structure: ffn-moe:experts=4,top=2",
+            {},
+            "mine.yaml:4: structure ffn-moe:experts=4,top=2 with activation gelu",
+        ),
+        (
+            "structure: ffn-moe:experts=4,top=2",
+            {"model.bias": True},
+            "--set: structure ffn-moe:experts=4,top=2 with act",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_placed_by_the_key_that_is_given(
+    tmp_path: Path, setting: str, changes: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(EinsearchError) as caught:
+        load_train_specs(written(tmp_path, LONG.replace("SETTING", setting)), changes)
+    assert caught.value.problem.removeprefix(f"{tmp_path}/").startswith(place)
+    assert caught.value.keys
+
+
+def test_the_model_is_written_as_it_was_given_and_read_as_it_is() -> None:
+    given = {"preset": "s", "width": 1536.0, "hidden": None}
+    spec = TrainSpec.model_validate({"steps": 9, "model": given})
+    assert (spec.model.heads, spec.model.hidden, spec.context) == (12, 4 * 1536, 1024)
+    assert spec.same_run()["model"] == {"preset": "s", "width": 1536}
+    assert spec.config(vocabulary=7) == preset("s", width=1536, vocabulary=7)
+    assert TrainSpec(steps=3).same_run()["model"] == {"preset": "s"}
 
 
 @pytest.mark.parametrize("key", ["runs.dense.steps", "a..b", ""])
