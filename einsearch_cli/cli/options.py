@@ -234,7 +234,7 @@ class SetWords:
 
         name = ".".join(str(part) for part in location if isinstance(part, str))
         place = "--set: " if name in self.texts else ""
-        return Given(name, lambda value: f"--set {name}={value}", place, self.texts.get(name))
+        return Given(name, lambda value: f"--set {name}={value}", place, self.texts.get(name), is_change=bool(place))
 
 
 def as_words(value: str) -> str:

@@ -98,7 +98,6 @@ def params_command(
 ) -> None:
     from einsearch_cli.models.transformer import UTILISATION, accelerator, dense_twin, estimate, model_costs, preset
     from einsearch_cli.reports.transformer_costs import cost_records, cost_rows, estimate_lines
-    from einsearch_cli.settings import SettingError
 
     words = read_set_words(settings)
     estimated = {"--gpus": gpus, "--batch": batch, "--tokens": tokens, "--precision": precision}
@@ -107,10 +106,7 @@ def params_command(
     changes = dict(words.values)
     changes |= {"structure": structure} if structure is not None else {}
     changes |= {"structured": structured.value} if structured is not None else {}
-    try:
-        config = preset(preset_name, **changes)
-    except SettingError as error:
-        raise error.given_by(words.origin) from None
+    config = preset(preset_name, origin=words.origin, **changes)
     card = None if gpu is None else accelerator(gpu)
     costs = model_costs(config)
     found: Estimate | None = None

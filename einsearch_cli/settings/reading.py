@@ -56,13 +56,7 @@ def in_document(document: YamlDocument) -> Origin:
 
 
 class SettingError(SpecError):
-    """A setting that breaks a rule; knows which, so that a caller can say how it was given."""
-
-    fault: Fault | None = None
-
-    def given_by(self, origin: Origin, prefix: Location = ()) -> SettingError:
-        """The error with the names and places of `origin`, where the settings stand at `prefix`."""
-        return self if self.fault is None else self.fault.error(lambda location: origin((*prefix, *location)))
+    """A setting that breaks a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +87,7 @@ class Fault:
             remedy = given.write(self.remedy)
         elif self.rule is _UNKNOWN:
             problem = f"{self.rule} {given.name[:60]!r}"
-        error = SettingError(f"{given.place}{problem}", remedy=remedy)
-        error.fault = self
-        return error
+        return SettingError(f"{given.place}{problem}", remedy=remedy, keys=(in_code(self.location).name,))
 
 
 def read_settings(kind: type[Model], values: Mapping[str, Any], origin: Origin = in_code) -> Model:

@@ -53,7 +53,7 @@ def test_estimates_on_a_card(einsearch) -> None:
         (("s", "--gpu", "h1"), "no accelerator 'h1' in the table\n  try: use 'h100'"),
         (
             ("s", "--set", "heads=7"),
-            "7 heads in a width of 768: the heads have to divide the width\n  try: give 6 or 8",
+            "--set: 7 heads in a width of 768: the heads have to divide the width\n  try: give 6 or 8",
         ),
         (("s", "--set", "heads"), "--set 'heads': it needs a key and a value\n  try: --set width=512"),
         (("s", "--set", "depth=2"), "--set: unknown key 'depth'"),

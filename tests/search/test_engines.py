@@ -23,6 +23,11 @@ class TestInProcess(EngineContract):
     kind = InProcess
 
 
+def test_the_engine_of_the_docs_is_the_one_that_is_tested() -> None:
+    root = Path(__file__).parents[2]
+    assert (root / "tests/search/in_process.py").read_text() in (root / "docs/plugins.md").read_text()
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_that_diverges_after_its_first_step_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -9,7 +9,7 @@ from pydantic import Field, ModelWrapValidatorHandler, SerializerFunctionWrapHan
 
 from einsearch_cli.errors import SizeError, SpecError, near_name
 from einsearch_cli.models.transformer.config import TransformerConfig, config_from
-from einsearch_cli.settings import Whole
+from einsearch_cli.settings import Origin, Whole, in_code
 
 _PROXY_HEAD_SIZE: Final = 64
 """Numbers per attention head of the text task's network; a narrower network has one head as wide as itself."""
@@ -44,8 +44,13 @@ def _preset_values(name: object) -> dict[str, Any]:
     return {**_COMMON, **_PRESETS[str(name)]}
 
 
-def preset(name: str, **changes: object) -> TransformerConfig:
+def preset(name: str, *, origin: Origin = in_code, **changes: object) -> TransformerConfig:
     """The config of this name with some values changed; sizes that follow from others follow the changes.
+
+    Args:
+        name: a key of `PRESETS`.
+        origin: how the changes were given, for messages.
+        changes: settings of `TransformerConfig`.
 
     Raises:
         SpecError: no such preset or setting.
@@ -59,7 +64,7 @@ def preset(name: str, **changes: object) -> TransformerConfig:
     einsearch_cli.errors.SpecError: no preset 'xs'
     try: use 's'; all are s, m, l, xl, wide-m, wide-l
     """
-    return config_from({**_preset_values(name), **changes})
+    return config_from({**_preset_values(name), **changes}, origin)
 
 
 class ModelSettings(TransformerConfig):

@@ -119,6 +119,7 @@ model:
     [
         ("width: 100", {}, "mine.yaml:4: 12 heads in a width of 100"),
         ("heads: 5", {}, "mine.yaml:4: 5 heads in a width of 768"),
+        ("heads: 7\n  width: 100", {}, "mine.yaml:4: 7 heads in a width of 100"),
         ("heads: 5", {"model.width": 64}, "--set: 5 heads in a width of 64"),
         ("kv_heads: 5", {}, "mine.yaml:4: 5 kv_heads for 12 heads"),
         ("width: 12", {}, "mine.yaml:4: a head_size of 1: rotary embeddings"),
