@@ -20,13 +20,11 @@ from einsearch_cli.layers.contractions.merged_weights import merged_weights
 from einsearch_cli.layers.contractions.operators import contract_operator, register_plan
 from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
 from einsearch_cli.layers.contractions.scaled_last import scaled_last
-from einsearch_cli.layers.factors import draw_factors_, new_factors
-from einsearch_cli.layers.feature_orders import OrderedModule, sized_for
+from einsearch_cli.layers.feature_orders import FactoredModule
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters, check_width
-from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.plan import Plan
-from einsearch_cli.layers.plans.planner import Route, RouteTable, Use, dense_route, route_table, routes, stored_plan
+from einsearch_cli.layers.plans.planner import Route, RouteTable, Use, dense_route, route_table, routes
 from einsearch_cli.layers.tracing import calls_operators, is_plain, is_plain_type
 from einsearch_cli.structures import FeatureOrder, Structure, parse_structure
 
@@ -37,7 +35,7 @@ _linear, _addmm = functional.linear, torch.addmm
 _num_threads = torch.get_num_threads
 
 
-class EinsumLinear(OrderedModule):
+class EinsumLinear(FactoredModule):
     """y = W x + b, where W is the einsum of a structure's factors.
 
     Input (..., in_features), output (..., out_features), for any leading shape.
@@ -78,7 +76,6 @@ class EinsumLinear(OrderedModule):
     """
 
     bias: Tensor | None
-    gain: Tensor
 
     def __init__(
         self,
@@ -94,23 +91,15 @@ class EinsumLinear(OrderedModule):
         self._parameters, self._buffers = WithoutWeight(), BuffersWithoutWeight()
         dtype = dtype or torch.get_default_dtype()
         check_dtype(dtype)
-        self.in_features = in_features
-        self.out_features = out_features
-        self.structure = parse_structure(structure) if isinstance(structure, str) else structure
-        self.sized = sized_for(self.structure, in_features, out_features, order)
+        structure = parse_structure(structure) if isinstance(structure, str) else structure
+        self._hold(in_features, out_features, structure, order, device, dtype)
         self._describe()
-        check_allocation(self.sized, device, dtype)
-        self.plan = stored_plan(self.sized)
-        self.factors = new_factors(self.plan, device, dtype)
         self._is_padded = (self.plan.padded_in, self.plan.padded_out) != (in_features, out_features)
         self._operator_name = register_plan(self.sized, self.plan)
         self._order = tuple(step.factor for step in self.plan.steps)
-        self._stds = tuple(role.init_std for role in self.plan.roles)
         self._route: Route | None = None
         self._merging: Merging | None = None
         self._forget_calls()
-        # One axis, as sharding (`fully_shard`) takes no parameters without one.
-        self.gain = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
@@ -119,42 +108,10 @@ class EinsumLinear(OrderedModule):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the factors anew; gain one, bias zero.
-
-        A factor's standard deviation is sqrt(min(fan_in, fan_out) / fan_in²):
-        Qiu et al. 2024 (arXiv 2406.06248).
-        """
-        draw_factors_(self.factors, self.plan)
-        nn.init.ones_(self.gain)
+        """Draw the factors anew; gain one, bias zero."""
+        super().reset_parameters()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-    @torch.no_grad()
-    def zero_last_factor_(self) -> None:
-        """Make W zero by the factor that meets last, for the last layer of a residual block.
-
-        >>> layer = EinsumLinear(16, 16, "btt:r=2")
-        >>> layer.zero_last_factor_()
-        >>> layer.to_dense().abs().max().item()
-        0.0
-        """
-        nn.init.zeros_(self.factors[self.plan.steps[-1].factor])
-
-    def learning_rate_multipliers(self) -> dict[str, float]:
-        """Adam learning rates of the factors relative to the muP rate of a dense layer.
-
-        (in_features / fan_in) / number of factors, by parameter name; gain and
-        bias are not listed, as they train at the base rate itself, without
-        the dense layer's muP multiplier. Potapczynski et al. 2024
-        (arXiv 2410.02117).
-
-        >>> EinsumLinear(64, 64, "btt:r=2").learning_rate_multipliers()
-        {'factors.A': 4.0, 'factors.B': 2.0}
-        """
-        return {
-            f"factors.{role.factor}": self.in_features / role.fan_in / len(self.plan.roles)
-            for role in sorted(self.plan.roles, key=lambda role: role.factor)
-        }
 
     @property
     def route(self) -> str | None:
@@ -227,7 +184,7 @@ class EinsumLinear(OrderedModule):
         with without_autocast(self.gain.device.type):
             if route is None:  # blocks on a diagonal: one column after another
                 identity = torch.eye(self.in_features, device=self.gain.device, dtype=self.gain.dtype)
-                columns = contract(self.plan, self._padded(identity), self._scaled_factors())
+                columns = contract(self.plan, self.padded(identity), self._scaled_factors())
                 return columns[:, : self.out_features].T
             (weight,) = self._merged(route.plan, self._scaled_factors())
             return weight[0, : self.in_features, : self.out_features].T
@@ -314,7 +271,7 @@ class EinsumLinear(OrderedModule):
             kept = KeptWeights(self.sized, self._named_factors(), self.gain, self._stds, autocast, best)
             merging.weights = kept
         x, bias = cast(autocast, x, self._padded_bias(self.bias))
-        y = kept.multiply(self._padded(x.reshape(-1, self.in_features)), bias)
+        y = kept.multiply(self.padded(x.reshape(-1, self.in_features)), bias)
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
     def _new_merging(self) -> Merging | None:
@@ -333,7 +290,7 @@ class EinsumLinear(OrderedModule):
         plan = self.plan if route is None else route.plan
         if not is_own:
             factors = self._merged(plan, factors)
-        rows = self._padded(x.reshape(-1, self.in_features))
+        rows = self.padded(x.reshape(-1, self.in_features))
         rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *factors)
         if is_operator:
             check_parameters(x, self)  # the compiler does not look inside an operator
@@ -369,7 +326,7 @@ class EinsumLinear(OrderedModule):
         if not call.is_own:
             factors = [*factors[:-1], scaled_last(gain, factors, self._stds)]
             factors, gain = factors if call.route.is_own else self._merged(call.route.plan, factors), None
-        x, bias, *factors = cast(call.autocast, self._padded(x), self._padded_bias(bias), *factors)
+        x, bias, *factors = cast(call.autocast, self.padded(x), self._padded_bias(bias), *factors)
         if call.route.is_dense and not call.is_own:
             return self._cut(functional.linear(x, factors[0].squeeze(0).T, bias))
         return self._cut(call.apply(call.settings, unwrap_if_dead(x), gain, bias, *factors))
@@ -423,10 +380,6 @@ class EinsumLinear(OrderedModule):
         named = {step.factor: factor for step, factor in zip(self.plan.steps, scaled, strict=True)}
         return merged_weights(self.sized, self.plan, plan, named)
 
-    def _padded(self, x: Tensor) -> Tensor:
-        padding = self.plan.padded_in - self.in_features
-        return functional.pad(x, (0, padding)) if padding else x
-
     def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
         padding = self.plan.padded_out - self.out_features
         return functional.pad(bias, (0, padding)) if padding and bias is not None else bias
@@ -442,27 +395,14 @@ class EinsumLinear(OrderedModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are without what can be made again, and not merged."""
-        return {
-            **self.__dict__,
-            "_merging": None,
-            "_calls": [None, None],
-            "_route_tables": [None, None],
-            "plan": None,
-            "_route": self.route,
-        }
+        decided = {"_merging": None, "_calls": [None, None], "_route_tables": [None, None]}
+        return {**super().__getstate__(), **decided, "_route": self.route}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Layers that versions without orders have pickled stay in the fast order, in which they were written."""
-        route = state["_route"]
-        plan = stored_plan(state["sized"])
-        made = {
-            "plan": plan,
-            "_route": None,
-            "_merging": None,
-            "_operator_name": register_plan(state["sized"], plan),
-            "_parameters": WithoutWeight(state["_parameters"]),
-            "_buffers": BuffersWithoutWeight(state["_buffers"]),
-        }
-        super().__setstate__({**state, **made})  # type: ignore[no-untyped-call]
+        parameters, buffers = WithoutWeight(state["_parameters"]), BuffersWithoutWeight(state["_buffers"])
+        kept = {**state, "_route": None, "_merging": None, "_parameters": parameters, "_buffers": buffers}
+        super().__setstate__(kept)
+        self._operator_name = register_plan(self.sized, self.plan)
         self._describe()
-        self.route = route
+        self.route = state["_route"]

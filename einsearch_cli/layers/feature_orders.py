@@ -1,13 +1,16 @@
-"""The order in which a structured layer reads and writes features, as part of what it is."""
+"""Modules that are made of factors, and the order in which they read and write features, as part of what they are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from einsearch_cli.errors import EinsearchError, LayerError
+from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.sizing import SizedStructure
@@ -44,8 +47,8 @@ def sized_for(structure: Structure, d_in: int, d_out: int, order: FeatureOrder |
     return sized.ordered(FeatureOrder.of_text(order) if isinstance(order, str) else order)
 
 
-class OrderedModule(nn.Module):
-    """A module whose factors read and write features in an order, which its state records.
+class FactoredModule(nn.Module):
+    """A module made of a structure's factors, which read and write features in an order that its state records.
 
     The metadata of a torch state dict hold the order, and `load_state_dict` reads it there: a layer
     whose order is open takes it over, and one with another order refuses the state. A state of version 1
@@ -61,6 +64,83 @@ class OrderedModule(nn.Module):
     structure: Structure
     sized: SizedStructure
     plan: Plan
+    factors: nn.ParameterDict
+    gain: Tensor
+
+    def _hold(
+        self,
+        d_in: int,
+        d_out: int,
+        structure: Structure,
+        order: FeatureOrder | str | None,
+        device: torch.device | str | int | None,
+        dtype: torch.dtype,
+        experts: tuple[int, ...] = (),
+    ) -> None:
+        """Make factors (*experts, batch, fan_in, fan_out) without values yet, if the device has the memory."""
+        self.in_features, self.out_features, self.structure = d_in, d_out, structure
+        self.sized = sized_for(structure, d_in, d_out, order)
+        check_allocation(self.sized, device, dtype, *experts)
+        self.plan = stored_plan(self.sized)
+        shapes = {step.factor: step.weight_shape for step in self.plan.steps}
+        self.factors = nn.ParameterDict(
+            {name: torch.empty(*experts, *shapes[name], device=device, dtype=dtype) for name in sorted(shapes)}
+        )
+        self._stds = tuple(role.init_std for role in self.plan.roles)
+        # One axis, as sharding (`fully_shard`) takes no parameters without one.
+        self.gain = nn.Parameter(torch.empty(experts or 1, device=device, dtype=dtype))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the factors anew; gains one.
+
+        A factor's standard deviation is sqrt(min(fan_in, fan_out) / fan_in²):
+        Qiu et al. 2024 (arXiv 2406.06248).
+        """
+        for role in self.plan.roles:
+            nn.init.normal_(self.factors[role.factor], std=role.init_std)
+        nn.init.ones_(self.gain)
+
+    @torch.no_grad()
+    def zero_last_factor_(self) -> None:
+        """Make W zero by the factor that meets last, for the last layer of a residual block.
+
+        >>> from einsearch_cli import EinsumLinear
+        >>> layer = EinsumLinear(16, 16, "btt:r=2")
+        >>> layer.zero_last_factor_()
+        >>> layer.to_dense().abs().max().item()
+        0.0
+        """
+        nn.init.zeros_(self.factors[self.plan.steps[-1].factor])
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        """Adam learning rates of the factors relative to the muP rate of a dense layer.
+
+        (in_features / fan_in) / number of factors, by parameter name; gain and
+        bias are not listed, as they train at the base rate itself, without
+        the dense layer's muP multiplier. Potapczynski et al. 2024
+        (arXiv 2410.02117).
+
+        >>> from einsearch_cli import EinsumLinear
+        >>> EinsumLinear(64, 64, "btt:r=2").learning_rate_multipliers()
+        {'factors.A': 4.0, 'factors.B': 2.0}
+        """
+        return {
+            f"factors.{role.factor}": self.in_features / role.fan_in / len(self.plan.roles)
+            for role in sorted(self.plan.roles, key=lambda role: role.factor)
+        }
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Features padded with zeros to the product of the sizes of the input indices."""
+        padding = self.plan.padded_in - self.in_features
+        return functional.pad(x, (0, padding)) if padding else x
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are without the plan, which all layers of one structure share."""
+        return {**self.__dict__, "plan": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "plan": stored_plan(state["sized"])})  # type: ignore[no-untyped-call]
 
     @property
     def order(self) -> FeatureOrder:
@@ -141,7 +221,7 @@ def layer_orders(model: nn.Module) -> dict[str, str]:
     >>> layer_orders(nn.Sequential(EinsumLinear(16, 16, "low-rank:r=2"), nn.ReLU()))
     {'0': 'XA/YB/XA,AB/AB,YB'}
     """
-    return {name: str(module.order) for name, module in model.named_modules() if isinstance(module, OrderedModule)}
+    return {name: str(module.order) for name, module in model.named_modules() if isinstance(module, FactoredModule)}
 
 
 def set_layer_orders_(model: nn.Module, orders: Mapping[str, str]) -> None:
@@ -154,7 +234,7 @@ def set_layer_orders_(model: nn.Module, orders: Mapping[str, str]) -> None:
     modules = dict(model.named_modules())
     for name, text in orders.items():
         module = modules.get(name)
-        if not isinstance(module, OrderedModule):
+        if not isinstance(module, FactoredModule):
             raise LayerError(
                 f"order of features for {name!r}: the model has no structured layer of that name",
                 remedy="give the model that the orders were written with",
@@ -173,6 +253,6 @@ def set_recorded_orders_(model: nn.Module, orders: Mapping[str, str]) -> None:
         StructureError: if an order is not one of the layer's indices.
     """
     for module in model.modules():
-        if isinstance(module, OrderedModule) and not module.is_order_open:
+        if isinstance(module, FactoredModule) and not module.is_order_open:
             module.order = FAST
     set_layer_orders_(model, orders)

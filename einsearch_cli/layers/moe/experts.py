@@ -6,12 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast
-from einsearch_cli.layers.factors import draw_factors_, new_factors
-from einsearch_cli.layers.feature_orders import OrderedModule, sized_for
-from einsearch_cli.layers.memory import check_allocation
+from einsearch_cli.layers.feature_orders import FactoredModule
 from einsearch_cli.layers.moe.expert_scales import expert_scales, fast_expert_scales
 from einsearch_cli.layers.moe.grouped import (
     can_be_grouped,
@@ -21,12 +19,46 @@ from einsearch_cli.layers.moe.grouped import (
     contract_in_groups,
 )
 from einsearch_cli.layers.moe.grouping import Groups
-from einsearch_cli.layers.moe.no_weight import NoWeight
-from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.structures import FeatureOrder, Structure
 
+_WEIGHT = "weight"
 
-class Experts(NoWeight, OrderedModule):
+
+class NoWeight(nn.Module):
+    """A module without a weight, which raises an error where one is assigned or registered.
+
+    >>> from einsearch_cli.layers import StructuredMoE
+    >>> StructuredMoE(16, 16, "btt-moe:experts=2,top=1").weight = 0  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    einsearch_cli.errors.LayerError: 'weight' of StructuredMoE: a layer of experts has no weight, ...
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == _WEIGHT:
+            self._refuse(name)
+        super().__setattr__(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter; a `weight`, or what tools store in its place, is refused."""
+        if name.startswith(_WEIGHT):  # `weight_orig`, `weight_g`
+            self._refuse(name)
+        super().register_parameter(name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Register a buffer; a `weight`, or what tools store in its place, is refused."""
+        if name.startswith(_WEIGHT):
+            self._refuse(name)
+        super().register_buffer(name, tensor, persistent)
+
+    def _refuse(self, name: str) -> None:
+        raise LayerError(
+            f"{name!r} of {type(self).__name__}: a layer of experts has no weight, and no call would use this one",
+            remedy="change the factors of the experts: the parameters with `factors` in their names",
+        )
+
+
+class Experts(NoWeight, FactoredModule):
     """Many matrices of one structure; each row of the input meets that of its expert.
 
     Factors are stored as (experts, batch, fan_in, fan_out). The index of the expert is one
@@ -58,36 +90,9 @@ class Experts(NoWeight, OrderedModule):
         order: FeatureOrder | str | None = None,
     ) -> None:
         super().__init__()
-        dtype = dtype or torch.get_default_dtype()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.structure = structure
         self.experts = experts
-        self.sized = sized_for(structure, in_features, out_features, order)
-        check_allocation(self.sized, device, dtype, copies=experts)
-        self.plan = stored_plan(self.sized)
-        self.factors = new_factors(self.plan, device, dtype, copies=(experts,))
-        self._stds = tuple(role.init_std for role in self.plan.roles)
-        self.gain = nn.Parameter(torch.empty(experts, device=device, dtype=dtype))
+        self._hold(in_features, out_features, structure, order, device, dtype or torch.get_default_dtype(), (experts,))
         self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw the factors anew, each expert's like those of an `EinsumLinear`; gains one."""
-        draw_factors_(self.factors, self.plan)
-        nn.init.ones_(self.gain)
-
-    @torch.no_grad()
-    def zero_last_factor_(self) -> None:
-        """Make all matrices zero by the factors that meet last."""
-        nn.init.zeros_(self.factors[self.plan.steps[-1].factor])
-
-    def learning_rate_multipliers(self) -> dict[str, float]:
-        """Adam learning rates of the factors relative to the muP rate of a dense layer, by parameter name."""
-        return {
-            f"factors.{role.factor}": self.in_features / role.fan_in / len(self.plan.roles)
-            for role in sorted(self.plan.roles, key=lambda role: role.factor)
-        }
 
     def forward(self, rows: Tensor, groups: Groups) -> Tensor:
         """(rows, padded_in), sorted by expert, to (rows, padded_out)."""
@@ -112,21 +117,9 @@ class Experts(NoWeight, OrderedModule):
         rows_ERF, *factors = cast(autocast_dtype(rows_ERF), rows_ERF, *factors)
         return torch.stack(contract_experts(self.plan, rows_ERF.unbind(), range(self.experts), scales_E, factors))
 
-    def padded(self, x: Tensor) -> Tensor:
-        """Features padded with zeros to the product of the sizes of the input indices."""
-        padding = self.sized.padded_in - self.in_features
-        return functional.pad(x, (0, padding)) if padding else x
-
     def cut(self, y: Tensor) -> Tensor:
         """The features without the padding of the output."""
         return y[..., : self.out_features] if self.sized.padded_out > self.out_features else y
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are without the plan, which all layers of one structure share."""
-        return {**self.__dict__, "plan": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "plan": stored_plan(state["sized"])})  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         return (

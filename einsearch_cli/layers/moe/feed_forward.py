@@ -8,14 +8,12 @@ from torch.nn import functional
 
 from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group
-from einsearch_cli.layers.moe.layer import checked_mixture, routed
-from einsearch_cli.layers.moe.no_weight import NoWeight
-from einsearch_cli.layers.moe.routing import Router
+from einsearch_cli.layers.moe.layer import MixtureLayer
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import MixtureOfExperts
 
 
-class FeedForwardMoE(NoWeight):
+class FeedForwardMoE(MixtureLayer):
     """y = Σ g_e(x) · D_e GELU(U_e x) over the experts e that a router chooses for x.
 
     One router serves both matrices of an expert; there is no bias. Routing, gates
@@ -42,11 +40,9 @@ class FeedForwardMoE(NoWeight):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
         dtype = dtype or torch.get_default_dtype()
-        self.mixture = checked_mixture(mixture, dtype, feed_forward=True)
+        super().__init__(width, mixture, device, dtype, of_networks=True)
         structure, experts = self.mixture.structure, self.mixture.experts
-        self.router = Router(width, experts, self.mixture.top, device, dtype)
         self.up = Experts(width, hidden, structure, experts, device, dtype)
         self.down = Experts(hidden, width, structure, experts, device, dtype)
 
@@ -54,28 +50,12 @@ class FeedForwardMoE(NoWeight):
         """Make the output zero."""
         self.down.zero_last_factor_()
 
-    def learning_rate_multipliers(self) -> dict[str, float]:
-        """Adam learning rates of the matrices relative to the muP rate of a dense layer."""
-        parts = {"up": self.up, "down": self.down}
-        factors = {
-            f"{part}.{name}": value
-            for part, experts in parts.items()
-            for name, value in experts.learning_rate_multipliers().items()
-        }
-        return {**factors, "router.weight": 1.0}
-
-    @property
-    def flops_per_token(self) -> int:
-        """2 × multiply-adds of one forward pass per token: the router and `top` experts."""
-        of_expert = self.up.plan.flops_per_token + self.down.plan.flops_per_token
-        return self.router.flops_per_token + self.mixture.top * of_expert
-
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., width); errors, and what tracers get, as of `StructuredMoE`."""
         if not is_plain(x):
             return self.plain_forward(x)
-        tokens, routing = routed(x, self.up.in_features, self.router, self)
+        tokens, routing = self._routed(x)
         groups = group(routing.experts_TK, self.mixture.experts)
         # The gates belong behind the nonlinear function, where they multiply the input of a linear map.
         ones_TK = torch.ones_like(routing.gates_TK, dtype=tokens.dtype)
@@ -92,7 +72,7 @@ class FeedForwardMoE(NoWeight):
         >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)
         True
         """
-        tokens, routing = routed(x, self.up.in_features, self.router, self)
+        tokens, routing = self._routed(x)
         gates_ET = routing.gates_of_all(self.mixture.experts).T
         rows = self.up.cut(self.up.plain_forward(self.up.padded(tokens).expand(self.mixture.experts, -1, -1)))
         hidden = functional.gelu(rows) * gates_ET[:, :, None].to(rows.dtype)

@@ -1,4 +1,4 @@
-"""`StructuredMoE`: a linear layer made of experts, of which each token uses a few."""
+"""Layers of experts, of which each token uses a few; `StructuredMoE`, where an expert is one matrix."""
 
 from __future__ import annotations
 
@@ -7,15 +7,64 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters
-from einsearch_cli.layers.moe.experts import Experts
+from einsearch_cli.layers.moe.experts import Experts, NoWeight
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group
-from einsearch_cli.layers.moe.no_weight import NoWeight
 from einsearch_cli.layers.moe.routing import Router, Routing
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import FeatureOrder, MixtureOfExperts, parse_layer
 
 
-class StructuredMoE(NoWeight):
+class MixtureLayer(NoWeight):
+    """A router with the experts that it chooses among: what is the same whatever an expert is."""
+
+    def __init__(
+        self,
+        width: int,
+        mixture: MixtureOfExperts | str,
+        device: torch.device | str | int | None,
+        dtype: torch.dtype,
+        *,
+        of_networks: bool,
+    ) -> None:
+        super().__init__()
+        self.mixture = _checked_mixture(mixture, dtype, of_networks)
+        self.router = Router(width, self.mixture.experts, self.mixture.top, device, dtype)
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        """Adam learning rates of factors and router relative to the muP rate of a dense layer.
+
+        A factor has that of the same factor in an `EinsumLinear`, as fan-in is that of one
+        expert; the router is a dense matrix. Gains and bias are not listed, as they
+        train at the base rate itself. Potapczynski et al. 2024 (arXiv 2410.02117).
+
+        >>> StructuredMoE(64, 64, "btt-moe:r=2,experts=8,top=2").learning_rate_multipliers()
+        {'experts.factors.A': 4.0, 'experts.factors.B': 2.0, 'router.weight': 1.0}
+        """
+        factors = {
+            f"{part}.{name}": value
+            for part, experts in self._experts().items()
+            for name, value in experts.learning_rate_multipliers().items()
+        }
+        return {**factors, "router.weight": 1.0}
+
+    @property
+    def flops_per_token(self) -> int:
+        """2 × multiply-adds of one forward pass per token: the router and `top` experts, whatever their number."""
+        of_expert = sum(experts.plan.flops_per_token for experts in self._experts().values())
+        return self.router.flops_per_token + self.mixture.top * of_expert
+
+    def _experts(self) -> dict[str, Experts]:
+        return {name: child for name, child in self.named_children() if isinstance(child, Experts)}
+
+    def _routed(self, x: Tensor) -> tuple[Tensor, Routing]:
+        """Tokens (T, width) and their routing; raise LayerError for an input (..., width) that cannot be taken."""
+        width = self.router.weight.shape[1]
+        check_input(x, width, self.router.weight.dtype)
+        check_parameters(x, self)
+        return x.reshape(-1, width), self.router(x)
+
+
+class StructuredMoE(MixtureLayer):
     """y = Σ g_e(x) W_e x + b over the experts e that a router chooses for x.
 
     Every W_e is a matrix of the same structure; the gates g are the softmax over the `top`
@@ -62,40 +111,20 @@ class StructuredMoE(NoWeight):
         dtype: torch.dtype | None = None,
         order: FeatureOrder | str | None = None,
     ) -> None:
-        super().__init__()
         dtype = dtype or torch.get_default_dtype()
-        self.mixture = checked_mixture(mixture, dtype)
+        super().__init__(in_features, mixture, device, dtype, of_networks=False)
         self.in_features = in_features
         self.out_features = out_features
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        self.router = Router(in_features, self.mixture.experts, self.mixture.top, device, dtype)
         one, count = self.mixture.structure, self.mixture.experts
         self.experts = Experts(in_features, out_features, one, count, device, dtype, order)
 
     def zero_last_factor_(self) -> None:
         """Make every expert zero by the factor that meets last, for the last layer of a residual block."""
         self.experts.zero_last_factor_()
-
-    def learning_rate_multipliers(self) -> dict[str, float]:
-        """Adam learning rates of factors and router relative to the muP rate of a dense layer.
-
-        A factor has that of the same factor in an `EinsumLinear`, as fan-in is that of one
-        expert; the router is a dense matrix. Gains and bias are not listed, as they
-        train at the base rate itself. Potapczynski et al. 2024 (arXiv 2410.02117).
-
-        >>> StructuredMoE(64, 64, "btt-moe:r=2,experts=8,top=2").learning_rate_multipliers()
-        {'experts.factors.A': 4.0, 'experts.factors.B': 2.0, 'router.weight': 1.0}
-        """
-        factors = self.experts.learning_rate_multipliers()
-        return {**{f"experts.{name}": value for name, value in factors.items()}, "router.weight": 1.0}
-
-    @property
-    def flops_per_token(self) -> int:
-        """2 × multiply-adds of one forward pass per token: the router and `top` experts, whatever their number."""
-        return self.router.flops_per_token + self.mixture.top * self.experts.plan.flops_per_token
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +138,7 @@ class StructuredMoE(NoWeight):
         """
         if not is_plain(x):
             return self.plain_forward(x)
-        tokens, routing = routed(x, self.in_features, self.router, self)
+        tokens, routing = self._routed(x)
         groups = group(routing.experts_TK, self.mixture.experts)
         rows = dispatch(self.experts.padded(tokens), routing.gates_TK.to(tokens.dtype), groups)
         y = self._with_bias(combine(self.experts(rows, groups), groups))
@@ -125,7 +154,7 @@ class StructuredMoE(NoWeight):
         >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)
         True
         """
-        tokens, routing = routed(x, self.in_features, self.router, self)
+        tokens, routing = self._routed(x)
         gates_ET = routing.gates_of_all(self.mixture.experts).to(tokens.dtype).T
         y = self._with_bias(self.experts.plain_forward(gates_ET[:, :, None] * self.experts.padded(tokens)).sum(dim=0))
         return y.reshape(*x.shape[:-1], self.out_features)
@@ -142,9 +171,7 @@ class StructuredMoE(NoWeight):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
-def checked_mixture(
-    mixture: MixtureOfExperts | str, dtype: torch.dtype, feed_forward: bool = False
-) -> MixtureOfExperts:
+def _checked_mixture(mixture: MixtureOfExperts | str, dtype: torch.dtype, of_networks: bool) -> MixtureOfExperts:
     """The mixture that a text names, of single layers or of whole networks as asked."""
     check_dtype(dtype)
     found = parse_layer(mixture) if isinstance(mixture, str) else mixture
@@ -153,21 +180,10 @@ def checked_mixture(
             f"{found} has no experts: a StructuredMoE needs a mixture of experts",
             remedy="use EinsumLinear, or write for example btt-moe:experts=16,top=2",
         )
-    if found.feed_forward != feed_forward:
+    if found.feed_forward != of_networks:
         kinds = ("single matrices, as of StructuredMoE", "whole networks, as of FeedForwardMoE")
         raise LayerError(
-            f"{found} has experts that are {kinds[found.feed_forward]}: this layer's are {kinds[feed_forward]}",
-            remedy=f"write {'ffn' if feed_forward else 'dense'}-moe:experts={found.experts},top={found.top}",
+            f"{found} has experts that are {kinds[found.feed_forward]}: this layer's are {kinds[of_networks]}",
+            remedy=f"write {'ffn' if of_networks else 'dense'}-moe:experts={found.experts},top={found.top}",
         )
     return found
-
-
-def routed(x: Tensor, in_features: int, router: Router, layer: nn.Module) -> tuple[Tensor, Routing]:
-    """Tokens (T, in_features) of an input (..., in_features), and their routing.
-
-    Raises:
-        LayerError: for an input that the layer of experts cannot take.
-    """
-    check_input(x, in_features, router.weight.dtype)
-    check_parameters(x, layer)
-    return x.reshape(-1, in_features), router(x)
