@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -77,13 +77,7 @@ def _report(structure: LayerSpec, dense: Transformer, compressed: Transformer, d
         if (weight := layer._parameters["weight"]) is not None
     }
     kept = kept_weights(dense, taken, {layer: costs.flops_before for layer, costs in old.items()})
-    flops = sum(each.flops or 0 for each in kept)
-    costs = Costs(
-        sum(value.numel() for value in dense.parameters()),
-        sum(value.numel() for value in compressed.parameters()),
-        flops + sum(swap.costs.flops_before for swap in done),
-        flops + sum(swap.costs.flops_after for swap in done),
-    )
+    costs = Costs.of_model(_size(dense.parameters()), _size(compressed.parameters()), kept, done)
     return SwapReport(structure, True, done, {}, costs, kept)
 
 
@@ -160,7 +154,8 @@ def compress_file(source: Path, target: Path, structure: Structure, names: Names
         )
     taken = {f"{swap.name}.weight" for swap in swaps}
     kept = _kept({key: value for key, value in tensors.items() if key not in taken})
-    report = SwapReport(structure, True, tuple(swaps), skipped, _costs(tensors, new, swaps), kept)
+    costs = Costs.of_model(_size(tensors.values()), _size(new.values()), (), swaps)
+    report = SwapReport(structure, True, tuple(swaps), skipped, costs, kept)
     metadata = {**metadata, SWAPS_ENTRY: json.dumps(report.to_json())}
     place(target, lambda draft: save_file(new, draft, metadata))
     return report
@@ -190,13 +185,8 @@ def _kept(tensors: dict[str, Tensor]) -> tuple[Kept, ...]:
     return tuple(sorted(found, key=lambda kept: -kept.params))
 
 
-def _costs(before: dict[str, Tensor], after: dict[str, Tensor], swaps: list[Swap]) -> Costs:
-    return Costs(
-        sum(value.numel() for value in before.values()),
-        sum(value.numel() for value in after.values()),
-        sum(swap.costs.flops_before for swap in swaps),
-        sum(swap.costs.flops_after for swap in swaps),
-    )
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(value.numel() for value in tensors)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -148,9 +148,10 @@ def _sites_of(module: nn.Module, name: str, aliases: tuple[str, ...], holders: H
     """The linear layers that a module is or packs; none for any other module."""
     if isinstance(module, nn.MultiheadAttention):
         yield from _attention_sites(module, name, aliases, holders)
-    elif isinstance(module, EinsumLinear | StructuredMoE):
-        known = "already an EinsumLinear" if isinstance(module, EinsumLinear) else "already a StructuredMoE"
-        yield _site(module, name, aliases, module.in_features, module.out_features, known)
+    elif isinstance(module, EinsumLinear):
+        yield _site(module, name, aliases, module.in_features, module.out_features, "already an EinsumLinear")
+    elif isinstance(module, StructuredMoE):
+        yield _site(module, name, aliases, module.in_features, module.out_features, "already a StructuredMoE")
     elif isinstance(module, FeedForwardMoE):
         yield _site(module, name, aliases, module.up.in_features, module.up.in_features, "already a FeedForwardMoE")
     elif isinstance(module, nn.Linear):

@@ -121,10 +121,5 @@ def _model_costs(model: nn.Module, structure: LayerSpec, replaced: tuple[Swap, .
     params = sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p))
     own = [swap.costs for swap in replaced if swap.tied_to is None]
     gains = len(own) * (structure.experts if isinstance(structure, MixtureOfExperts) else 1)
-    flops = sum(each.flops or 0 for each in kept)
-    return Costs(
-        params,
-        params + gains + sum(costs.params_after - costs.params_before for costs in own),
-        flops + sum(swap.costs.flops_before for swap in replaced),
-        flops + sum(swap.costs.flops_after for swap in replaced),
-    )
+    after = params + gains + sum(costs.params_after - costs.params_before for costs in own)
+    return Costs.of_model(params, after, kept, replaced)

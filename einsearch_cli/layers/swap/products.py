@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.rnn import RNNCellBase
 
-from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.layers.learning_rates import STRUCTURED
 from einsearch_cli.layers.swap.fused_experts import expert_count, experts_per_token, is_router
 from einsearch_cli.layers.swap.kinds import conv1d_class, is_adapter, is_foreign_linear, width
 
-OURS: Final = (EinsumLinear, StructuredMoE, FeedForwardMoE)
 LOOKUP: Final = "a lookup, not a product"
 _GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -59,78 +58,16 @@ def product_of(place: Place) -> Product | None:
 
 def is_opaque(module: nn.Module) -> bool:
     """Whether a module's product is known as a whole, so that its insides are not looked into."""
-    return isinstance(module, OURS) or (not isinstance(module, nn.Linear) and is_foreign_linear(module))
+    return isinstance(module, STRUCTURED) or (not isinstance(module, nn.Linear) and is_foreign_linear(module))
 
 
 def _label(module: nn.Module) -> str:
     kind = type(module)
+    if kind is NonDynamicallyQuantizableLinear:  # the out_proj of an attention
+        return "nn.Linear"
     if kind.__module__.startswith("torch.nn.modules."):
         return f"nn.{kind.__name__}"
     return f"{kind.__module__}.{kind.__name__}" if kind.__module__.startswith("torch.ao.") else kind.__name__
-
-
-def _structured(place: Place) -> Product | None:
-    module = place.module
-    if not isinstance(module, OURS):
-        return None
-    return Product(_label(module), int(module.flops_per_token), "structured already", dense=False)
-
-
-def _linear(place: Place) -> Product | None:
-    module = place.module
-    if isinstance(module, nn.Linear):
-        return Product(_linear_label(place), 2 * module.in_features * module.out_features)
-    if conv1d_class(module) is not None:
-        return Product("Conv1D", 2 * int(module.nx) * int(module.nf))  # type: ignore[arg-type]
-    return None
-
-
-def _linear_label(place: Place) -> str:
-    # The out_proj of an attention is an nn.Linear by another name.
-    return "nn.Linear" if type(place.module).__name__ == "NonDynamicallyQuantizableLinear" else _label(place.module)
-
-
-def _attention(place: Place) -> Product | None:
-    module = place.module
-    if not isinstance(module, nn.MultiheadAttention):
-        return None
-    widths = module.embed_dim + module.kdim + module.vdim
-    return Product(_label(module), 2 * module.embed_dim * widths, "queries, keys and values")
-
-
-def _lookup(place: Place) -> Product | None:
-    if not isinstance(place.module, nn.Embedding | nn.EmbeddingBag):
-        return None
-    return Product(_label(place.module), 0, LOOKUP)
-
-
-def _elementwise(place: Place) -> Product | None:
-    module = place.module
-    if not place.tensors or not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | nn.PReLU | _NormBase):
-        return None
-    return Product(_label(module), 0, "elementwise, not a product")
-
-
-def _convolution(place: Place) -> Product | None:
-    module = place.module
-    if not isinstance(module, _ConvNd):
-        return None
-    size = "x".join(str(length) for length in module.kernel_size)
-    return Product(_label(module), None, f"kernel {size}; FLOPs depend on the size of the input")
-
-
-def _recurrent(place: Place) -> Product | None:
-    module = place.module
-    if isinstance(module, nn.RNNBase):
-        return Product(_label(module), _recurrent_flops(module), "recurrent")
-    if isinstance(module, RNNCellBase):
-        gates = next(gates for kind, gates in _GATES.items() if kind in _mro(module))
-        return Product(_label(module), 2 * gates * module.hidden_size * (module.input_size + module.hidden_size))
-    return None
-
-
-def _mro(module: nn.Module) -> str:
-    return " ".join(kind.__name__ for kind in type(module).__mro__)
 
 
 def _recurrent_flops(module: nn.RNNBase) -> int:
@@ -144,12 +81,46 @@ def _recurrent_flops(module: nn.RNNBase) -> int:
     return 2 * weights
 
 
-def _bilinear(place: Place) -> Product | None:
-    module = place.module
-    if not isinstance(module, nn.Bilinear):
-        return None
+def _cell_flops(module: RNNCellBase) -> int:
+    names = " ".join(kind.__name__ for kind in type(module).__mro__)
+    gates = next(gates for kind, gates in _GATES.items() if kind in names)
+    return 2 * gates * module.hidden_size * (module.input_size + module.hidden_size)
+
+
+def _bilinear_flops(module: nn.Bilinear) -> int:
     first, second = module.in1_features, module.in2_features
-    return Product(_label(module), 2 * module.out_features * (first * second + min(first, second)))
+    return 2 * module.out_features * (first * second + min(first, second))
+
+
+_BY_CLASS: Final[tuple[tuple[Any, Callable[[Any], int | None], str], ...]] = (
+    (STRUCTURED, lambda m: int(m.flops_per_token), "structured already"),
+    (nn.Linear, lambda m: 2 * m.in_features * m.out_features, ""),
+    (
+        nn.MultiheadAttention,
+        lambda m: 2 * m.embed_dim * (m.embed_dim + m.kdim + m.vdim),
+        "queries, keys and values",
+    ),
+    ((nn.Embedding, nn.EmbeddingBag), lambda _: 0, LOOKUP),
+    (_ConvNd, lambda _: None, "kernel {size}; FLOPs depend on the size of the input"),
+    (nn.RNNBase, _recurrent_flops, "recurrent"),
+    (RNNCellBase, _cell_flops, ""),
+    (nn.Bilinear, _bilinear_flops, ""),
+)
+"""Class of a module, its FLOPs, and a note on them."""
+
+
+def _of_known_class(place: Place) -> Product | None:
+    module = place.module
+    for kind, flops, note in _BY_CLASS:
+        if isinstance(module, kind):
+            size = "x".join(map(str, module.kernel_size)) if isinstance(module, _ConvNd) else ""
+            dense = not isinstance(module, STRUCTURED)
+            return Product(_label(module), flops(module), note.format(size=size), dense)
+    if conv1d_class(module) is not None:
+        return Product("Conv1D", 2 * int(module.nx) * int(module.nf))  # type: ignore[arg-type]
+    if place.tensors and isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | nn.PReLU | _NormBase):
+        return Product(_label(module), 0, "elementwise, not a product")
+    return None
 
 
 def _experts(place: Place) -> Product | None:
@@ -199,17 +170,4 @@ def _any_other(place: Place) -> Product | None:
     return None
 
 
-_RULES: Final[tuple[Callable[[Place], Product | None], ...]] = (
-    _structured,
-    _linear,
-    _attention,
-    _lookup,
-    _elementwise,
-    _convolution,
-    _recurrent,
-    _bilinear,
-    _experts,
-    _router,
-    _other_linear,
-    _any_other,
-)
+_RULES: Final = (_of_known_class, _experts, _router, _other_linear, _any_other)

@@ -12,8 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.layers.learning_rates import STRUCTURED
 
 _OF_EVERY_MODULE: Final = vars(nn.Module()).keys()
 _CONTAINERS: Final = (list, tuple, deque, set, frozenset)
@@ -43,7 +42,7 @@ def plain_references(model: nn.Module) -> Iterator[Reference]:
     registered = set(model.modules())
     seen: set[int] = set()
     for name, module in model.named_modules():
-        if not isinstance(module, EinsumLinear | StructuredMoE | FeedForwardMoE):
+        if not isinstance(module, STRUCTURED):
             yield from _behind(module, name, registered, seen)
 
 

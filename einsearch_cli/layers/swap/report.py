@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -26,6 +26,17 @@ class Costs:
     params_after: int
     flops_before: int
     flops_after: int
+
+    @classmethod
+    def of_model(cls, params_before: int, params_after: int, kept: Sequence[Kept], replaced: Sequence[Swap]) -> Costs:
+        """The costs of a whole model from its parameters, the weights that stay, and the layers that are replaced."""
+        flops = sum(each.flops or 0 for each in kept)
+        return cls(
+            params_before,
+            params_after,
+            flops + sum(swap.costs.flops_before for swap in replaced),
+            flops + sum(swap.costs.flops_after for swap in replaced),
+        )
 
     def __str__(self) -> str:
         params = f"{self.params_before:,} -> {self.params_after:,} parameters"
@@ -132,13 +143,8 @@ class SwapReport:
     def total(self) -> Costs:
         """The replaced layers together, biases and gains left out; tied factors count once, their FLOPs each time."""
         own = [swap.costs for swap in self.replaced if swap.tied_to is None]
-        all_ = [swap.costs for swap in self.replaced]
-        return Costs(
-            sum(costs.params_before for costs in own),
-            sum(costs.params_after for costs in own),
-            sum(costs.flops_before for costs in all_),
-            sum(costs.flops_after for costs in all_),
-        )
+        before, after = sum(costs.params_before for costs in own), sum(costs.params_after for costs in own)
+        return Costs.of_model(before, after, (), self.replaced)
 
     @property
     def covered_params(self) -> float:
