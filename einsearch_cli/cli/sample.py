@@ -13,7 +13,8 @@ from einsearch_cli.cli.options import MANY, MAX_SEED, whole_option
 from einsearch_cli.cli.output import Format
 
 if TYPE_CHECKING:
-    from einsearch_cli.taxonomy.continuous_sample import Drawn, SampleSpace
+    from einsearch_cli.taxonomy import Space
+    from einsearch_cli.taxonomy.continuous_sample import Drawn
 
 HELP = """Draw structures of N factors from the continuous space, uniform on the simplices of exponents.
 
@@ -48,19 +49,28 @@ def sample_command(
     out: Path | None = filters.OUT,
 ) -> None:
     from einsearch_cli.structures.index_classes import IndexClasses
-    from einsearch_cli.taxonomy import common_unit
-    from einsearch_cli.taxonomy.continuous_sample import UNIT, SampleSpace, sample
+    from einsearch_cli.taxonomy import Space, common_unit
+    from einsearch_cli.taxonomy.continuous_sample import UNIT, sample
 
     chosen = chosen_list_format(output, out)
     check_factors(factors)
     tau = token_exponent(trees)
     bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(UNIT, tau))
     ranges = ranges_of(fix, IndexClasses(factors, allow_block_diagonal), UNIT)
-    space = SampleSpace(factors, bounds, known_family(family), ranges, allow_block_diagonal, pareto, tau)
+    space = Space(
+        UNIT,
+        factors,
+        bounds,
+        known_family(family),
+        ranges,
+        block_diagonal=allow_block_diagonal,
+        pareto=pareto,
+        tokens=tau,
+    )
     written = write_list((_listed(drawn, space) for drawn in sample(space, number, seed)), chosen, out)
     console.talk(f"{written:,} structure{'s' * (written != 1)}")
 
 
-def _listed(drawn: Drawn, space: SampleSpace) -> Listed:
+def _listed(drawn: Drawn, space: Space) -> Listed:
     omega, psi, nu = (Fraction(n, space.unit) for n in drawn.place)
     return Listed(drawn.structure, str(drawn.structure), Place.of(omega, psi, nu, space.tokens))

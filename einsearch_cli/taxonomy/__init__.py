@@ -3,18 +3,19 @@
 from einsearch_cli.taxonomy.classification import Classification as Classification, classify as classify
 from einsearch_cli.taxonomy.costs import (
     ContractionOrder as ContractionOrder,
+    LayerCosts as LayerCosts,
     contraction_orders as contraction_orders,
     first_step_flops as first_step_flops,
     flops_formula as flops_formula,
     flops_per_token as flops_per_token,
     formula_texts as formula_texts,
+    layer_costs as layer_costs,
     meeting_order as meeting_order,
     params_formula as params_formula,
     rank_bound as rank_bound,
 )
 from einsearch_cli.taxonomy.criteria import CRITERIA as CRITERIA, Bounds as Bounds
 from einsearch_cli.taxonomy.exponents import Cut as Cut, Taxonomy as Taxonomy, taxonomy_of as taxonomy_of
-from einsearch_cli.taxonomy.layer_costs import LayerCosts as LayerCosts, layer_costs as layer_costs
 from einsearch_cli.taxonomy.limits import (
     EVERYTHING as EVERYTHING,
     ExponentRange as ExponentRange,

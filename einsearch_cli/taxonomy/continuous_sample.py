@@ -6,7 +6,7 @@ enough to be continuous, exact, and able to hold the fractions that people fix.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -20,11 +20,10 @@ from einsearch_cli.structures.families import family_of
 from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.structures.normal_form import text_of_carriers
 from einsearch_cli.structures.structure import Structure
-from einsearch_cli.taxonomy.criteria import Bounds
-from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, common_unit, grid_limits
+from einsearch_cli.taxonomy.limits import Limits
 from einsearch_cli.taxonomy.linear_forms import taxonomy_of_points
-from einsearch_cli.taxonomy.pareto import Triple, pareto_front
 from einsearch_cli.taxonomy.partial import needs_met
+from einsearch_cli.taxonomy.space import Space, Triple, pareto_front
 
 UNIT = 720_720
 MAX_UNIT = 2**48
@@ -36,27 +35,6 @@ _CHUNK = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class SampleSpace:
-    """What is drawn from, and what is kept of it."""
-
-    factors: int = 2
-    bounds: Bounds = field(default=EVERYTHING)
-    family: str | None = None
-    ranges: tuple[ExponentRange, ...] = ()
-    """Bounds on carrier sets, as the normal form names the factors; exact ones leave a face of the simplex."""
-    block_diagonal: bool = False
-    pareto: bool = False
-    """Whether to keep only those that none of the others drawn beats in ω, ψ and ν together."""
-    tokens: Fraction | None = None
-    """τ: ν and ω are those of the best contraction tree for calls of d^τ tokens; None: of the best order of factors."""
-
-    @property
-    def unit(self) -> int:
-        """ω, ψ and ν are whole numbers of 1/unit."""
-        return common_unit(UNIT, self.tokens)
-
-
-@dataclass(frozen=True, slots=True)
 class Drawn:
     """A structure with ω, ψ and ν in the unit of its space."""
 
@@ -64,9 +42,10 @@ class Drawn:
     place: Triple
 
 
-def sample(space: SampleSpace, number: int, seed: int) -> list[Drawn]:
+def sample(space: Space, number: int, seed: int) -> list[Drawn]:
     """Draw structures that need all their factors and are within the bounds.
 
+    The space is that of the finest grid, 1/`UNIT`; `pareto` keeps those that none of the others drawn beats.
     Input exponents are uniform on their simplex, output exponents on theirs and
     bonds on [0, 1]; exponents fixed to a number are taken out before. The same
     seed gives the same structures.
@@ -74,7 +53,7 @@ def sample(space: SampleSpace, number: int, seed: int) -> list[Drawn]:
     Raises:
         StructureError: if too few of the structures drawn are within the bounds, or τ has too many digits.
 
-    >>> [str(drawn.structure) for drawn in sample(SampleSpace(factors=1), 2, seed=0)]
+    >>> [str(drawn.structure) for drawn in sample(Space(UNIT, factors=1), 2, seed=0)]
     ['XA^1 YA^1', 'XA^1 YA^1']
     """
     if space.unit > MAX_UNIT:
@@ -85,8 +64,7 @@ def sample(space: SampleSpace, number: int, seed: int) -> list[Drawn]:
         )
     if space.bounds.max_omega <= 0 and space.factors > 1 and not space.ranges and space.tokens is None:
         raise _too_few(space, number, 0, 0)
-    classes = IndexClasses(space.factors, space.block_diagonal)
-    limits = grid_limits(classes, UNIT, space.bounds, space.ranges, space.tokens)
+    classes, limits = space.classes(space.factors), space.limits(space.factors)
     random = np.random.default_rng(seed)
     found: list[Drawn] = []
     drawn = 0
@@ -139,9 +117,8 @@ def _fill(
     return np.asarray((points[:, free] > 0).all(axis=1))
 
 
-def _kept(points: Numbers, classes: IndexClasses, limits: Limits, space: SampleSpace, number: int) -> list[Drawn]:
-    if limits.lowest is not None and limits.highest is not None:
-        points = points[((points >= np.array(limits.lowest)) & (points <= np.array(limits.highest))).all(axis=1)]
+def _kept(points: Numbers, classes: IndexClasses, limits: Limits, space: Space, number: int) -> list[Drawn]:
+    points = points[limits.hold(points)]
     masks = tuple(mask for group in classes.groups for mask in group)
     points = points[needs_met(classes, points, masks) == (1 << len(classes.needs)) - 1]
     omega, psi, nu = taxonomy_of_points(points, classes, UNIT, space.tokens)
@@ -173,7 +150,7 @@ def _is_named_so(structure: Structure, point: NDArray[Any], classes: IndexClasse
     return all(exponents.get(c, 0) == Fraction(n, UNIT) for c, n in zip(classes.carriers, point.tolist(), strict=True))
 
 
-def _too_few(space: SampleSpace, number: int, found: int, drawn: int) -> StructureError:
+def _too_few(space: Space, number: int, found: int, drawn: int) -> StructureError:
     if drawn:
         problem = f"{found} of {number} structures found in {drawn:,} draws"
     elif space.ranges:

@@ -1,21 +1,22 @@
 """Parameters and FLOPs at concrete sizes, and the orders of contraction they depend on.
 
-FLOPs are 2 × multiply-adds. A bias is not counted.
+FLOPs are 2 × multiply-adds. Bias and gains are not counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.structures.extent import ONE
+from einsearch_cli.structures.moe import LayerSpec, MixtureOfExperts, expert_of
 from einsearch_cli.structures.structure import Structure
-from einsearch_cli.taxonomy.exponents import Cut, cuts
+from einsearch_cli.taxonomy.exponents import Cut, best_order, cuts, in_step
 
 if TYPE_CHECKING:
     import sympy
@@ -93,18 +94,14 @@ def _cost(tree: Tree, sized: SizedStructure) -> ContractionOrder:
     """A step costs the product of all sizes present in its two operands."""
     per_token = per_call = 0
     tensors = {"x": "X"}
-    everything = {"X", *sized.factors}
     stack = [tree]
     while stack:
         node = stack.pop()
         if isinstance(node, str):
             continue
         stack += node
-        present = 1
         sides = [{tensors.get(leaf, leaf) for leaf in _leaves(part)} for part in node]
-        for carriers, size in sized.sizes:
-            if any(_carried(carriers, side, everything) for side in sides):
-                present *= size
+        present = math.prod(size for c, size in sized.sizes if any(is_carried(set(c), s) for s in sides))
         if "x" in _leaves(node):
             per_token += 2 * present
         else:
@@ -112,32 +109,20 @@ def _cost(tree: Tree, sized: SizedStructure) -> ContractionOrder:
     return ContractionOrder(_text(tree), per_token, per_call)
 
 
-def _carried(carriers: str, side: set[str], everything: set[str]) -> bool:
+def is_carried(carriers: Set[str], side: Set[str]) -> bool:
     """Whether the product of the tensors in `side` still has the index: someone outside needs it."""
-    held = set(carriers) & side
-    if len(side) == 1:
-        return bool(held)
-    return bool(held and (set(carriers) & (everything - side) or "Y" in carriers))
+    return not carriers.isdisjoint(side) and (len(side) == 1 or not carriers <= side)
 
 
 def meeting_order(sized: SizedStructure) -> tuple[str, ...]:
-    """The order in which the factors meet the activation with the fewest FLOPs at these sizes.
-
-    What a step costs depends on which factors were met before it, not on their
-    order, so the best way to each set of factors is found from smaller sets.
-    """
-    best: dict[frozenset[str], tuple[int, tuple[str, ...]]] = {frozenset(): (0, ())}
-    for count in range(1, len(sized.factors) + 1):
-        for chosen in map(frozenset, combinations(sized.factors, count)):
-            ways = ((best[chosen - {last}], last) for last in chosen)
-            best[chosen] = min((cost + _step(sized, chosen, last), (*order, last)) for (cost, order), last in ways)
-    return best[frozenset(sized.factors)][1]
+    """The order in which the factors meet the activation with the fewest FLOPs at these sizes."""
+    return best_order(sized.factors, 0, lambda macs, met, last: macs + _step(sized, met, last))[1]
 
 
 def _step(sized: SizedStructure, met: frozenset[str], last: str) -> int:
     """The product of all sizes present when the last of the factors met so far meets the activation."""
-    held, waiting = met | {"X"}, {"Y", last, *sized.factors} - (met - {last})
-    return math.prod(size for carriers, size in sized.sizes if held & set(carriers) and waiting & set(carriers))
+    sizes = dict(sized.sizes)
+    return math.prod(sizes[carriers] for carriers in in_step(sizes, met, last, sized.factors))
 
 
 def flops_per_token(sized: SizedStructure) -> int:
@@ -169,6 +154,40 @@ def rank_bound(sized: SizedStructure) -> tuple[int, Cut]:
 
     cut = min(cuts(sized.structure), key=product)
     return min(product(cut), sized.d_in, sized.d_out), cut
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCosts:
+    """Of one layer; bias and gains are left out."""
+
+    params: int
+    """All of them: every expert, and the router."""
+    active_params: int
+    """Those that a token meets: the router and the experts it is sent to."""
+    flops_per_token: int
+    """2 × multiply-adds of a forward pass: the router and the experts that a token is sent to."""
+
+
+def layer_costs(layer: LayerSpec, d_in: int, d_out: int) -> LayerCosts:
+    """Costs for a d_out × d_in matrix.
+
+    Raises:
+        SizeError: if the structure has no sizes for these dimensions.
+
+    >>> from einsearch_cli.structures import parse_layer
+    >>> layer_costs(parse_layer("btt-moe:experts=16,top=2"), 1024, 1024)
+    LayerCosts(params=1064960, active_params=147456, flops_per_token=294912)
+    """
+    sized = expert_of(layer).at(d_in, d_out)
+    flops = flops_per_token(sized)
+    if not isinstance(layer, MixtureOfExperts):
+        return LayerCosts(sized.params, sized.params, flops)
+    router = d_in * layer.experts
+    return LayerCosts(
+        params=router + layer.experts * sized.params,
+        active_params=router + layer.top * sized.params,
+        flops_per_token=2 * router + layer.top * flops,
+    )
 
 
 Terms = dict[Fraction, Fraction]
@@ -206,26 +225,21 @@ def formula_texts(structure: Structure) -> tuple[str, str]:
 
 
 def _params_terms(structure: Structure) -> Terms:
-    return _sum(structure, [{c for c, _ in structure.indices if factor in c} for factor in structure.factors])
+    return _sum(structure, [[c for c, _ in structure.indices if factor in c] for factor in structure.factors])
 
 
 def _flops_terms(structure: Structure) -> Terms:
-    order, steps = structure.factors, []
-    for position in range(len(order)):
-        met, waiting = {"X", *order[: position + 1]}, {"Y", *order[position:]}
-        steps.append({c for c, _ in structure.indices if set(c) & met and set(c) & waiting})
+    order, indices = structure.factors, dict(structure.indices)
+    steps = [in_step(indices, order[: place + 1], last, order) for place, last in enumerate(order)]
     return {exponent: 2 * coefficient for exponent, coefficient in _sum(structure, steps).items()}
 
 
-def _sum(structure: Structure, products: Iterable[set[str]]) -> Terms:
+def _sum(structure: Structure, products: Iterable[Iterable[str]]) -> Terms:
     """The sum of products of the extents of these carrier sets."""
     terms: Terms = {}
     for carriers in products:
-        extents = [extent for text, extent in structure.indices if text in carriers]
-        exponent = sum((extent.exponent for extent in extents), Fraction(0))
-        terms[exponent] = terms.get(exponent, Fraction(0)) + math.prod(
-            (extent.coefficient for extent in extents), start=Fraction(1)
-        )
+        product = math.prod(map(structure.extent, carriers), start=ONE)
+        terms[product.exponent] = terms.get(product.exponent, Fraction(0)) + product.coefficient
     return terms
 
 

@@ -6,6 +6,10 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.structures.extent import exact_rational, parse_rational
@@ -124,6 +128,13 @@ class Limits:
     """Largest exponent of every index class; None: 1."""
     reducible: bool = False
     """Whether points with a factor that another one can hold count as well."""
+
+    def hold(self, points: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether the exponents of points, one a row, are within their limits."""
+        within = np.ones(len(points), dtype=bool)
+        if self.lowest is not None and self.highest is not None:
+            within &= ((points >= np.array(self.lowest)) & (points <= np.array(self.highest))).all(axis=1)
+        return within
 
     @property
     def prunes(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.taxonomy.linear_forms import FormValues
+
+_COLUMNS = ("inputs", "outputs", "bonds", "needs", "symmetric", "values_FP")
+"""The arrays of `Partial`; the last axis of each counts the structures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +46,7 @@ class Partial:
         return self._pick(slice(start, stop), self.share * (stop - start) / len(self))
 
     def _pick(self, chosen: Any, share: float) -> Partial:
-        return Partial(
-            self.inputs[chosen],
-            self.outputs[chosen],
-            self.bonds[chosen],
-            self.needs[chosen],
-            self.symmetric[chosen],
-            self.values_FP[:, chosen],
-            share,
-        )
+        return replace(self, share=share, **{name: getattr(self, name)[..., chosen] for name in _COLUMNS})
 
     def times(self, block: Block) -> Partial:
         """Each of them with every combination of a block's bonds."""
@@ -80,15 +75,8 @@ def joined(parts: list[Partial]) -> Partial:
     """All of several arrays of partial structures."""
     if len(parts) == 1:
         return parts[0]
-    return Partial(
-        np.concatenate([part.inputs for part in parts]),
-        np.concatenate([part.outputs for part in parts]),
-        np.concatenate([part.bonds for part in parts]),
-        np.concatenate([part.needs for part in parts]),
-        np.concatenate([part.symmetric for part in parts]),
-        np.concatenate([part.values_FP for part in parts], axis=1),
-        sum(part.share for part in parts),
-    )
+    columns = {name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in _COLUMNS}
+    return replace(parts[0], share=sum(part.share for part in parts), **columns)
 
 
 def needs_met(classes: IndexClasses, rows: NDArray[Any], masks: tuple[int, ...]) -> Numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
@@ -21,7 +21,6 @@ from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.criteria import Bounds
 from einsearch_cli.taxonomy.limits import EVERYTHING, ExponentRange, Limits, common_unit, grid_limits
-from einsearch_cli.taxonomy.pareto import Triple, pareto_front
 from einsearch_cli.taxonomy.search import Search, StructureBatch
 from einsearch_cli.taxonomy.side_pairs import renamings_within
 
@@ -30,6 +29,9 @@ MAX_DISTINCT = 1_000_000_000
 MAX_PRUNED = 10**15
 """Structures of a space that a bound of ν ≤ 1 or less prunes; survivors are some 10^-6 of them."""
 _ROWS = 4096
+
+Triple = tuple[int, int, int]
+"""ω, ψ, ν in a common unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,19 @@ def _search_front(space: Space) -> Iterator[Found]:
         yield replace(found, batch=found.batch.only(np.isin(numbers, passing)), done=(1 + found.done) / 2)
 
 
+def pareto_front(triples: Iterable[Triple]) -> set[Triple]:
+    """The triples that no other one beats: no larger ω and ν, no smaller ψ, and one of them better.
+
+    >>> sorted(pareto_front({(0, 4, 4), (0, 4, 2), (0, 2, 2), (1, 4, 1), (2, 3, 1)}))
+    [(0, 4, 2), (1, 4, 1)]
+    """
+    kept: set[Triple] = set()
+    for omega, psi, nu in sorted(set(triples), key=lambda triple: (triple[0], -triple[1], triple[2])):
+        if not any(psi <= other_psi and nu >= other_nu for _, other_psi, other_nu in kept):
+            kept.add((omega, psi, nu))
+    return kept
+
+
 _BASE = 1 << 20
 """ω, ψ and ν in units lie between minus half of this and half of it."""
 
@@ -206,11 +221,8 @@ def _filtered(space: Space, grid: Grid, batch: StructureBatch) -> StructureBatch
 
 def _passes(space: Space, grid: Grid, numbers: Numbers) -> NDArray[np.bool_]:
     """Whether structures that are as good as ones found are within the ranges and of the family too."""
-    passed = np.ones(len(numbers), dtype=bool)
     limits = space.limits(grid.classes.factors)
-    if limits is not None and limits.lowest is not None and limits.highest is not None:
-        points = grid.points(numbers)
-        passed &= ((points >= np.array(limits.lowest)) & (points <= np.array(limits.highest))).all(axis=1)
+    passed = np.ones(len(numbers), dtype=bool) if limits is None else limits.hold(grid.points(numbers))
     if space.family is not None:
         passed &= _of_family(space, grid, numbers)
     return passed

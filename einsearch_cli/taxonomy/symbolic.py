@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, permutations
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 from einsearch_cli.errors import StructureError
@@ -18,7 +18,7 @@ from einsearch_cli.structures.families import family_of
 from einsearch_cli.structures.free_exponents import FreeStructure
 from einsearch_cli.structures.linear_expression import UNIT, ZERO, Linear
 from einsearch_cli.structures.polytope import Polytope
-from einsearch_cli.taxonomy.exponents import Cut
+from einsearch_cli.taxonomy.exponents import Cut, cuts, in_step
 from einsearch_cli.taxonomy.piecewise_linear import MaxMin, largest_of, smallest_of, without_dominated
 
 if TYPE_CHECKING:
@@ -65,32 +65,26 @@ class FreeTaxonomy:
         return without_dominated(list(found), self.free.domain)
 
     def _steps(self, order: Sequence[str]) -> list[Linear]:
-        return [self._sum(({"X", *order[: i + 1]}, {"Y", *order[i:]})) for i in range(len(order))]
+        return [self._sum(in_step(self._exponents, order[: i + 1], last, order)) for i, last in enumerate(order)]
 
-    def _sum(self, sides: tuple[set[str], set[str]]) -> Linear:
-        """The exponents of all indices with a tensor on both sides."""
-        total = ZERO
-        for carriers, exponent in self.free.indices:
-            if all(side & set(carriers) for side in sides):
-                total = total + exponent
-        return total
+    @cached_property
+    def _exponents(self) -> dict[str, Linear]:
+        return dict(self.free.indices)
+
+    def _sum(self, indices: Iterable[str]) -> Linear:
+        """The exponents of all these indices together."""
+        return sum((self._exponents[carriers] for carriers in indices), ZERO)
 
     @cached_property
     def factor_sizes(self) -> tuple[Linear, ...]:
-        everything = {"X", "Y", *self.free.factors}
-        return tuple(self._sum(({factor}, everything)) for factor in self.free.factors)
+        return tuple(self._sum(c for c in self._exponents if factor in c) for factor in self.free.factors)
 
     @cached_property
     def cuts(self) -> tuple[tuple[Cut, Linear], ...]:
         """Cuts that limit the rank somewhere in the range, each with its exponent."""
-        factors = self.free.factors
         found: dict[Linear, Cut] = {}
-        for size in range(len(factors) + 1):
-            for inside in combinations(factors, size):
-                left, right = {"X", *inside}, {"Y", *factors} - set(inside)
-                crossing = tuple(c for c, _ in self.free.indices if left & set(c) and right & set(c))
-                others = tuple(f for f in factors if f not in inside)
-                found.setdefault(self._sum((left, right)), Cut(("X", *inside), (*others, "Y"), crossing))
+        for cut in cuts(self.free):
+            found.setdefault(self._sum(cut.indices), cut)
         return tuple((found[e], e) for e in smallest_of([*found, UNIT], self.free.domain) if e in found)
 
     @cached_property

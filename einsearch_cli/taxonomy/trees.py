@@ -20,9 +20,9 @@ from fractions import Fraction
 from itertools import combinations
 
 from einsearch_cli.structures.structure import Structure
+from einsearch_cli.taxonomy.costs import is_carried
 from einsearch_cli.taxonomy.exponents import taxonomy_of
 
-ACTIVATION = "x"
 TensorSet = frozenset[str]
 
 
@@ -67,16 +67,16 @@ def tree_taxonomy(structure: Structure, token_exponent: Fraction) -> TreeTaxonom
     The best tree of a set of tensors is made of the best trees of two parts, so
     it is found from smaller sets. `LinearForms` does the same on arrays.
     """
-    names = (ACTIVATION, *structure.factors)
+    names = ("X", *structure.factors)
     exponents = list(structure.exponents.items())
     # A tensor on its own costs less than any step.
-    best = {frozenset({name}): _Way(-token_exponent - 1, 0, name) for name in names}
+    best = {frozenset({name}): _Way(-token_exponent - 1, 0, "x" if name == "X" else name) for name in names}
     for whole, splits in _products(names):
         candidates = []
         for left, right in splits:
-            present = _presence([c for c, _ in exponents], left, right, names)
-            step = sum((e for (_, e), held in zip(exponents, present, strict=True) if held), Fraction(0))
-            merges = ACTIVATION not in whole
+            present = (e for c, e in exponents if is_carried(c, left) or is_carried(c, right))
+            step = sum(present, Fraction(0))
+            merges = "X" not in whole
             step -= token_exponent if merges else 0
             a, b = best[left], best[right]
             text = "".join(way.text if len(way.text) == 1 else f"({way.text})" for way in (a, b))
@@ -95,17 +95,3 @@ def _products(names: Sequence[str]) -> Iterator[tuple[TensorSet, list[tuple[Tens
             lefts = (frozenset({chosen[0], *more}) for k in range(len(rest)) for more in combinations(rest, k))
             whole = frozenset(chosen)
             yield whole, [(left, whole - left) for left in lefts]
-
-
-def _presence(
-    carriers: Sequence[frozenset[str]], left: TensorSet, right: TensorSet, names: Sequence[str]
-) -> Iterator[bool]:
-    """Which indices a step has: those that one of its two operands still carries."""
-    everything = {_holder(name) for name in names} | {"Y"}
-    inside = [{_holder(name) for name in part} for part in (left, right)]
-    for index in carriers:
-        yield any(index & part and (len(part) == 1 or index & (everything - part)) for part in inside)
-
-
-def _holder(name: str) -> str:
-    return "X" if name == ACTIVATION else name

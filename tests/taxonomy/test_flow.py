@@ -15,10 +15,10 @@ from einsearch_cli.taxonomy.exponents import (
     cut_exponent,
     cut_with,
     cuts,
+    input_side,
     minimum_cut,
     smallest_largest_step,
 )
-from einsearch_cli.taxonomy.flow import input_side
 from tests.structures.all_orders import largest_step
 from tests.structures.strategies import extents
 
