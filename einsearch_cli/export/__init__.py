@@ -6,7 +6,6 @@ from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
     from einsearch_cli.export.compressing import (
-        SWAPS_ENTRY as SWAPS_ENTRY,
         Names as Names,
         compress_file as compress_file,
         compress_transformer as compress_transformer,

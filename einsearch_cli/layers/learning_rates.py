@@ -7,7 +7,8 @@ from collections.abc import Callable
 from torch import nn
 
 from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.layers.moe.feed_forward import FeedForwardMoE
+from einsearch_cli.layers.moe.layer import StructuredMoE
 
 STRUCTURED = (EinsumLinear, StructuredMoE, FeedForwardMoE)
 """Layers that know their FLOPs, their learning rates, and how to start at zero."""

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from einsearch_cli.models.counts import (
         TRAINING_TO_FORWARD as TRAINING_TO_FORWARD,
         FlopCount as FlopCount,
-        NetworkCount as NetworkCount,
-        mlp_count as mlp_count,
     )
     from einsearch_cli.models.mlp import MLP as MLP
     from einsearch_cli.models.transformer import (

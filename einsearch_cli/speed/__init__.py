@@ -7,7 +7,6 @@ from einsearch_cli.lazy import lazy_names
 if TYPE_CHECKING:
     from einsearch_cli.speed.calibration import calibrate as calibrate
     from einsearch_cli.speed.cases import (
-        DECODE_TOKENS as DECODE_TOKENS,
         MARKET as MARKET,
         WIDTHS as WIDTHS,
         Case as Case,

@@ -1,10 +1,8 @@
 """What a structure is: carrier sets with extents, notations, families, and the space of them."""
 
 from einsearch_cli.structures.carrier_notation import (
-    THETA_CARRIERS as THETA_CARRIERS,
     structure_of_terms as structure_of_terms,
     theta_of as theta_of,
-    theta_text as theta_text,
 )
 from einsearch_cli.structures.extent import Extent as Extent
 from einsearch_cli.structures.families import (
@@ -18,6 +16,7 @@ from einsearch_cli.structures.feature_order import FeatureOrder as FeatureOrder
 from einsearch_cli.structures.moe import (
     LayerSpec as LayerSpec,
     MixtureOfExperts as MixtureOfExperts,
+    NamedStructure as NamedStructure,
     expert_of as expert_of,
     layer_family as layer_family,
     layer_of_json as layer_of_json,
@@ -25,7 +24,6 @@ from einsearch_cli.structures.moe import (
     short_text as short_text,
 )
 from einsearch_cli.structures.notation import (
-    NamedStructure as NamedStructure,
     notations as notations,
     parse_layer as parse_layer,
     parse_structure as parse_structure,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from fractions import Fraction
 
 from einsearch_cli.errors import StructureError
-from einsearch_cli.structures.extent import Extent, parse_rational, parse_size
+from einsearch_cli.structures.extent import ONE, Extent, parse_rational, parse_size
 from einsearch_cli.structures.feature_order import FeatureOrder
-from einsearch_cli.structures.normal_form import carrier_classes, text_of_carriers
+from einsearch_cli.structures.normal_form import D, carrier_classes, text_of_carriers
 from einsearch_cli.structures.structure import Structure
 
 REST = "rest"
@@ -50,12 +51,8 @@ def parse_carriers(text: str, *, block_diagonal: bool = False) -> Structure:
                 f"{token[:40]!r} in {text[:80]!r} is not a term: terms are carriers^exponent or carriers=size",
                 remedy="write terms such as XA^1/2 or XAB=4",
             )
-        carriers = text_of_carriers(frozenset(match["carriers"])) if _is_set(match["carriers"]) else match["carriers"]
-        if carriers in terms:
-            raise StructureError(
-                f"{carriers} stands twice in {text[:80]!r}: a carrier set has one index",
-                remedy=f"merge the two, adding their exponents, into one {carriers}",
-            )
+        carriers = in_standard_order(match["carriers"])
+        refuse_second(carriers, terms, text)
         terms[carriers] = (match["extent"] or REST).removeprefix("^")
     return structure_of_terms(terms, block_diagonal=block_diagonal)
 
@@ -78,8 +75,18 @@ def refuse_foreign(term: str) -> None:
     )
 
 
-def _is_set(carriers: str) -> bool:
-    return len(set(carriers)) == len(carriers)
+def refuse_second(carriers: str, terms: Container[str], text: str) -> None:
+    """Raise StructureError for a carrier set that is among the terms read before."""
+    if carriers in terms:
+        raise StructureError(
+            f"{carriers} stands twice in {text[:80]!r}: a carrier set has one index",
+            remedy=f"merge the two, adding their exponents, into one {carriers}",
+        )
+
+
+def in_standard_order(letters: str) -> str:
+    """`XAB` for `BAX`; letters that are no set are left for `Structure.of` to refuse."""
+    return text_of_carriers(frozenset(letters)) if len(set(letters)) == len(letters) else letters
 
 
 def structure_of_terms(terms: Mapping[str, str], *, block_diagonal: bool = False) -> Structure:
@@ -131,10 +138,7 @@ def _check_shared(sharing: list[str], share: Extent, filled: Mapping[str, Extent
 
 
 def _share(tensor: str, extents: Mapping[str, Extent], count: int, whole: str) -> Extent:
-    rest = Extent.power(Fraction(1))
-    for carriers, extent in extents.items():
-        if tensor in carriers:
-            rest = rest / extent
+    rest = D / math.prod((extent for carriers, extent in extents.items() if tensor in carriers), start=ONE)
     share = rest.root(count)
     if share is None:
         raise StructureError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.carrier_notation import REST, share_rest
 from einsearch_cli.structures.extent import MAX_DIMENSION, ONE, Extent, parse_size
 from einsearch_cli.structures.feature_order import FeatureOrder
+from einsearch_cli.structures.moe import NamedStructure
 from einsearch_cli.structures.normal_form import FACTOR_LETTERS, text_of_carriers
 from einsearch_cli.structures.structure import Structure
 
@@ -20,16 +20,7 @@ _MAX_EXPONENT_DENOMINATOR = 4
 """32 at d = 1024 is read as d^1/2, but 4 as a fixed size and not as d^1/5."""
 
 
-@dataclass(frozen=True, slots=True)
-class EinsumSpec:
-    """What an equation says: the structure, and the dimensions if all sizes are numbers."""
-
-    structure: Structure
-    d_in: int | None
-    d_out: int | None
-
-
-def parse_einsum(text: str, sizes: Mapping[str, str] | None = None, *, block_diagonal: bool = False) -> EinsumSpec:
+def parse_einsum(text: str, sizes: Mapping[str, str] | None = None, *, block_diagonal: bool = False) -> NamedStructure:
     """Read `'bgn,gnr,gro->bo; g=4, n=256, r=128, o=1024'`; the sizes may also come apart.
 
     The first operand is the input, the last the output; letters that both
@@ -52,7 +43,7 @@ def parse_einsum(text: str, sizes: Mapping[str, str] | None = None, *, block_dia
     equation, _, size_text = text.partition(";")
     equation = re.sub(r"\s", "", equation)
     operands = _operands(equation)
-    given = {**_parse_sizes(size_text, text), **{k: v.strip() for k, v in (sizes or {}).items()}}
+    given = {**parse_size_list(size_text, text), **{k: v.strip() for k, v in (sizes or {}).items()}}
     carriers = _carriers_of_letters(*operands, set(given) if block_diagonal else set())
     _check_letters(carriers, given, equation)
     _check_batch(operands[0], operands[-1], carriers, equation)
@@ -74,7 +65,7 @@ def parse_einsum(text: str, sizes: Mapping[str, str] | None = None, *, block_dia
             remedy="merge the two letters, or give both a size",
         )
     shared = share_rest(extents, dict.fromkeys(bare), equation)
-    return EinsumSpec(Structure.of(shared, block_diagonal=block_diagonal, order=order), None, None)
+    return NamedStructure(Structure.of(shared, block_diagonal=block_diagonal, order=order))
 
 
 def einsum_text(structure: Structure, equation: str, letters: Mapping[str, str]) -> str:
@@ -86,12 +77,9 @@ def einsum_text(structure: Structure, equation: str, letters: Mapping[str, str])
     return f"{equation}; " + sizes.replace("=d,", f"={REST},")
 
 
-def parse_size_list(text: str) -> dict[str, str]:
-    """Read `g=4, n=256` (as in `--sizes`)."""
-    return _parse_sizes(text, text)
-
-
-def _parse_sizes(text: str, where: str) -> dict[str, str]:
+def parse_size_list(text: str, where: str | None = None) -> dict[str, str]:
+    """Read `g=4, n=256` (as in `--sizes`), which stands in `where` if that is given."""
+    where = where or text
     sizes: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         letter, equals, value = (p.strip() for p in part.partition("="))
@@ -192,7 +180,7 @@ def _from_whole_sizes(
     equation: str,
     block_diagonal: bool,
     order: FeatureOrder,
-) -> EinsumSpec:
+) -> NamedStructure:
     merged: dict[str, int] = {}
     for letter, size in sizes.items():
         if not 1 <= size <= MAX_DIMENSION:
@@ -210,7 +198,8 @@ def _from_whole_sizes(
     )
     for tensor, d in dims.items():
         extents |= _side_extents({c: size for c, size in merged.items() if tensor in c}, d, as_powers)
-    return EinsumSpec(Structure.of(extents, block_diagonal=block_diagonal, order=order), dims["X"], dims["Y"])
+    structure = Structure.of(extents, block_diagonal=block_diagonal, order=order)
+    return NamedStructure(structure, d_in=dims["X"], d_out=dims["Y"])
 
 
 def _side_extents(sizes: Mapping[str, int], d: int, as_powers: bool) -> dict[str, Extent]:

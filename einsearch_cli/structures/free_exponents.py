@@ -9,9 +9,9 @@ from fractions import Fraction
 from functools import cached_property
 
 from einsearch_cli.errors import StructureError
+from einsearch_cli.structures.carrier_notation import in_standard_order, refuse_second
 from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.linear_expression import UNIT, ZERO, Linear, parse_linear
-from einsearch_cli.structures.normal_form import text_of_carriers
 from einsearch_cli.structures.polytope import Polytope
 from einsearch_cli.structures.structure import Structure
 
@@ -91,11 +91,7 @@ def parse_free_structure(text: str, *, block_diagonal: bool = False) -> FreeStru
     given: dict[str, Linear | None] = {}
     for term in _terms(text):
         carriers, exponent = _read_term(term, text)
-        if carriers in given:
-            raise StructureError(
-                f"{carriers} stands twice in {text[:80]!r}: a carrier set has one index",
-                remedy=f"merge the two, adding their exponents, into one {carriers}",
-            )
+        refuse_second(carriers, given, text)
         given[carriers] = exponent
     filled = _with_rest(given, text)
     _check_sides(filled, text)
@@ -127,9 +123,7 @@ def _read_term(term: str, whole: str) -> tuple[str, Linear | None]:
             f"{term[:40]!r} in {whole[:80]!r} is not a term: with letters as exponents, terms are carriers^exponent",
             remedy="write terms such as XA^a or XAB^(1-a); a fixed size has exponent 0 and can be left out",
         )
-    letters = match["carriers"]
-    carriers = text_of_carriers(frozenset(letters)) if len(set(letters)) == len(letters) else letters
-    return carriers, parse_linear(match["exponent"]) if match["exponent"] else None
+    return in_standard_order(match["carriers"]), parse_linear(match["exponent"]) if match["exponent"] else None
 
 
 def _with_rest(given: Mapping[str, Linear | None], whole: str) -> dict[str, Linear]:
@@ -144,22 +138,15 @@ def _with_rest(given: Mapping[str, Linear | None], whole: str) -> dict[str, Line
             )
         if exponent is None:
             same = [e for c, e in given.items() if str(side) in c]
-            rest = UNIT - _total(e for e in same if e is not None)
+            rest = UNIT - sum((e for e in same if e is not None), ZERO)
             exponent = rest.times(Fraction(1, same.count(None)))
         filled[carriers] = exponent
     return filled
 
 
-def _total(exponents: Iterator[Linear]) -> Linear:
-    total = ZERO
-    for exponent in exponents:
-        total = total + exponent
-    return total
-
-
 def _check_sides(indices: Mapping[str, Linear], whole: str) -> None:
     for tensor, name in (("X", "input"), ("Y", "output")):
-        total = _total(e for c, e in indices.items() if tensor in c)
+        total = sum((e for c, e in indices.items() if tensor in c), ZERO)
         if total != UNIT:
             raise StructureError(
                 f"the {name} exponents of {whole[:80]!r} sum to {total}: they must sum to 1 whatever the letters are",

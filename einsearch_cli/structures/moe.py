@@ -93,6 +93,23 @@ LayerSpec = Structure | MixtureOfExperts
 """What the linear layers of a network carry."""
 
 
+@dataclass(frozen=True, slots=True)
+class NamedStructure:
+    """A structure as a user wrote it: perhaps with a name, with dimensions, and as the expert of a mixture."""
+
+    structure: Structure
+    name: str | None = None
+    d_in: int | None = None
+    d_out: int | None = None
+    mixture: MixtureOfExperts | None = None
+    """The layer of experts whose structure this is, if there is one."""
+
+    @property
+    def layer(self) -> LayerSpec:
+        """What a linear layer is to carry."""
+        return self.mixture or self.structure
+
+
 def expert_of(layer: LayerSpec) -> Structure:
     """The structure of every expert, or the layer's own."""
     return layer.structure if isinstance(layer, MixtureOfExperts) else layer

@@ -7,7 +7,7 @@ factor letters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import combinations
 
@@ -22,17 +22,13 @@ Carriers = frozenset[str]
 Extents = dict[Carriers, Extent]
 
 
-def carriers_of_text(text: str) -> Carriers:
-    return frozenset(text)
-
-
 def text_of_carriers(carriers: Carriers) -> str:
     """`XAB`: the input or output first, then the factors in order."""
     return "".join(sorted(carriers, key=lambda tensor: (tensor != "X", tensor != "Y", tensor)))
 
 
-def factors_of(extents: Mapping[Carriers, Extent]) -> list[str]:
-    return sorted({tensor for carriers in extents for tensor in carriers} - {"X", "Y"})
+def factors_of(indices: Iterable[Carriers]) -> list[str]:
+    return sorted({tensor for carriers in indices for tensor in carriers} - {"X", "Y"})
 
 
 def reduce(extents: Mapping[Carriers, Extent]) -> Extents:
@@ -61,7 +57,7 @@ def _within_dimension(extent: Extent) -> Extent:
 def _absorbable(extents: Extents) -> str | None:
     """A factor whose indices another one carries as well; bonds of one factor do not count."""
     live = [carriers for carriers in extents if len(carriers) > 1]
-    factors = sorted({t for carriers in extents for t in carriers} - {"X", "Y"})
+    factors = factors_of(extents)
     for factor in factors:
         own = [carriers for carriers in live if factor in carriers]
         if len(factors) > 1 and (not own or any(all(o in c for c in own) for o in factors if o != factor)):

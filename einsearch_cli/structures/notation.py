@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.carrier_notation import parse_carriers, parse_theta, theta_text
 from einsearch_cli.structures.einsum_notation import einsum_text, parse_einsum
 from einsearch_cli.structures.families import family_text, parse_family
-from einsearch_cli.structures.moe import LayerSpec, MixtureOfExperts, is_mixture, split_mixture
+from einsearch_cli.structures.moe import LayerSpec, MixtureOfExperts, NamedStructure, is_mixture, split_mixture
 from einsearch_cli.structures.structure import Structure
 
 _MAX_LENGTH = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class NamedStructure:
-    """A structure as a user wrote it: perhaps with a name, with dimensions, and as the expert of a mixture."""
-
-    structure: Structure
-    name: str | None = None
-    d_in: int | None = None
-    d_out: int | None = None
-    mixture: MixtureOfExperts | None = None
-    """The layer of experts whose structure this is, if there is one."""
-
-    @property
-    def layer(self) -> LayerSpec:
-        """What a linear layer is to carry."""
-        return self.mixture or self.structure
 
 
 def parse_structure(text: str, *, block_diagonal: bool = False) -> Structure:
@@ -87,8 +70,7 @@ def read_structure(text: str, sizes: dict[str, str] | None = None, *, block_diag
     if is_mixture(text):
         return _read_mixture(text, sizes, block_diagonal)
     if "->" in text:
-        spec = parse_einsum(text, sizes, block_diagonal=block_diagonal)
-        return NamedStructure(spec.structure, d_in=spec.d_in, d_out=spec.d_out)
+        return parse_einsum(text, sizes, block_diagonal=block_diagonal)
     if sizes:
         raise StructureError(
             f"sizes were given for {text[:80]!r}: only einsum equations take them", remedy="leave --sizes out"

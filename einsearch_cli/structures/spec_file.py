@@ -14,8 +14,8 @@ from typing import Any
 
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.structures.carrier_notation import REST, structure_of_terms
-from einsearch_cli.structures.moe import MixtureOfExperts
-from einsearch_cli.structures.notation import NamedStructure, read_structure
+from einsearch_cli.structures.moe import MixtureOfExperts, NamedStructure
+from einsearch_cli.structures.notation import read_structure
 from einsearch_cli.structures.safe_yaml import load_yaml, read_text
 from einsearch_cli.structures.scalars import core_scalar, whole_number
 
@@ -48,17 +48,8 @@ def read_structure_file(path: Path, *, block_diagonal: bool = False) -> list[Nam
     Raises:
         SpecError: naming file and line of the first entry that is no structure.
     """
-    text = read_text(path)
-    suffix = path.suffix.lower()
-    if suffix in {".yaml", ".yml"}:
-        return structures_of_yaml(text, str(path), block_diagonal=block_diagonal)
-    if suffix == ".json":
-        return _collect(_json_entries(text, str(path)), str(path), block_diagonal)
-    if suffix == ".jsonl":
-        return _collect(_json_lines(text, str(path)), str(path), block_diagonal)
-    if suffix == ".csv":
-        return _collect(_csv_entries(text, str(path)), str(path), block_diagonal)
-    return read_structure_lines(text, str(path), block_diagonal=block_diagonal)
+    read = _READERS.get(path.suffix.lower(), _line_entries)
+    return _collect(read(read_text(path), str(path)), str(path), block_diagonal)
 
 
 def refuse_other_file(word: str) -> None:
@@ -89,13 +80,18 @@ def _refuse_table(text: str, source: str) -> None:
 
 def read_structure_lines(text: str, source: str, *, block_diagonal: bool = False) -> list[NamedStructure]:
     """One structure a line, JSON objects among them; blank lines and lines that start with # are skipped."""
+    return _collect(_line_entries(text, source), source, block_diagonal)
+
+
+def _line_entries(text: str, source: str) -> Iterator[tuple[str, Any]]:
     _refuse_table(text, source)
-    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
-    entries = ((f"{source}:{n}", _loads(x, f"{source}:{n}") if x.startswith("{") else x) for n, x in lines)
-    return _collect(((where, x) for where, x in entries if x and not str(x).startswith("#")), source, block_diagonal)
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+        if line and not line.startswith("#"):
+            where = f"{source}:{number}"
+            yield where, _loads(line, where) if line.startswith("{") else line
 
 
-def structures_of_yaml(text: str, source: str, *, block_diagonal: bool = False) -> list[NamedStructure]:
+def _yaml_entries(text: str, source: str) -> Iterator[tuple[str, Any]]:
     """A list of structures, a mapping with the key `structures`, or one structure with the key `indices`."""
     document = load_yaml(text, source)
     entries = document.typed
@@ -109,8 +105,7 @@ def structures_of_yaml(text: str, source: str, *, block_diagonal: bool = False) 
         entries, prefix = entries["structures"], ("structures",)
     if not isinstance(entries, list):
         entries = [entries]
-    found = ((document.where((*prefix, i)), entry) for i, entry in enumerate(entries))
-    return _collect(found, source, block_diagonal)
+    yield from ((document.where((*prefix, i)), entry) for i, entry in enumerate(entries))
 
 
 def structure_of_entry(entry: Any, where: str, *, block_diagonal: bool = False) -> NamedStructure:
@@ -249,3 +244,12 @@ def _csv_entries(text: str, source: str) -> Iterator[tuple[str, Any]]:
         raise SpecError(f"{source} has no column 'structure': the first line must name it", remedy="add a header line")
     for row in rows:
         yield f"{source}:{rows.line_num}", row["structure"] or ""
+
+
+_READERS = {
+    ".yaml": _yaml_entries,
+    ".yml": _yaml_entries,
+    ".json": _json_entries,
+    ".jsonl": _json_lines,
+    ".csv": _csv_entries,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,7 +17,6 @@ from einsearch_cli.structures.normal_form import (
     MAX_FACTORS,
     Extents,
     carrier_classes,
-    carriers_of_text,
     factors_of,
     reduce,
     text_of_carriers,
@@ -95,7 +95,7 @@ class Structure:
 
     @property
     def extents(self) -> Extents:
-        return {carriers_of_text(carriers): extent for carriers, extent in self.indices}
+        return {frozenset(carriers): extent for carriers, extent in self.indices}
 
     def extent(self, carriers: str) -> Extent:
         """The extent of one carrier set, 1 if the structure has no such index."""
@@ -165,7 +165,7 @@ def _renamed_order(order: FeatureOrder | None, reduced: Extents, names: Mapping[
         return None
 
     def index_of(name: str) -> str | None:
-        carriers = carriers_of_text(name.rstrip("'")) & frozenset(names)
+        carriers = frozenset(name.rstrip("'")) & frozenset(names)
         return text_of_carriers(frozenset(names[tensor] for tensor in carriers)) if carriers in reduced else None
 
     found = order.joined(index_of)
@@ -198,7 +198,7 @@ def _checked(extents: Mapping[str, Extent], block_diagonal: bool) -> Extents:
 
 
 def _checked_carriers(text: str, whole: str, block_diagonal: bool) -> frozenset[str]:
-    carriers = carriers_of_text(text)
+    carriers = frozenset(text)
     unknown = sorted(carriers - set(FACTOR_LETTERS) - {"X", "Y"})
     if unknown or not text:
         raise StructureError(
@@ -246,10 +246,7 @@ def _check_factor_count(factors: list[str], whole: str) -> None:
 
 
 def _check_side(tensor: str, name: str, extents: Extents, whole: str) -> None:
-    total = ONE
-    for carriers, extent in extents.items():
-        if tensor in carriers:
-            total = total * extent
+    total = math.prod((extent for carriers, extent in extents.items() if tensor in carriers), start=ONE)
     if total.exponent != 1:
         raise StructureError(
             f"the {name} exponents of {whole!r} sum to {total.exponent}: they must sum to 1",

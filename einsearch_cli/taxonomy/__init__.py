@@ -2,8 +2,6 @@
 
 from einsearch_cli.taxonomy.classification import Classification as Classification, classify as classify
 from einsearch_cli.taxonomy.costs import (
-    ContractionOrder as ContractionOrder,
-    LayerCosts as LayerCosts,
     contraction_orders as contraction_orders,
     first_step_flops as first_step_flops,
     flops_formula as flops_formula,
@@ -14,7 +12,7 @@ from einsearch_cli.taxonomy.costs import (
     params_formula as params_formula,
     rank_bound as rank_bound,
 )
-from einsearch_cli.taxonomy.criteria import CRITERIA as CRITERIA, Bounds as Bounds
+from einsearch_cli.taxonomy.criteria import Bounds as Bounds
 from einsearch_cli.taxonomy.exponents import Cut as Cut, Taxonomy as Taxonomy, taxonomy_of as taxonomy_of
 from einsearch_cli.taxonomy.limits import (
     EVERYTHING as EVERYTHING,
@@ -32,4 +30,3 @@ from einsearch_cli.taxonomy.space import (
     search as search,
     survivors as survivors,
 )
-from einsearch_cli.taxonomy.trees import TreeTaxonomy as TreeTaxonomy, tree_taxonomy as tree_taxonomy

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from einsearch_cli.structures.einsum_notation import EinsumSpec, parse_einsum
+from einsearch_cli.structures import NamedStructure
+from einsearch_cli.structures.einsum_notation import parse_einsum
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def spec_of(sizes: dict[str, int]) -> EinsumSpec:
+def spec_of(sizes: dict[str, int]) -> NamedStructure:
     """The structure with exactly these sizes, read from an einsum equation."""
     letter = dict(zip(sizes, LETTERS, strict=False))
     factors = sorted(set("".join(sizes)) - {"X", "Y"})

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.guided.layer import GUIDE, SelfGuidedLinear
-from einsearch_cli.layers.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.layers.moe.feed_forward import FeedForwardMoE
+from einsearch_cli.layers.moe.layer import StructuredMoE
 
 
 class SelfGuide:

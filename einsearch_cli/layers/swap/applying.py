@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from einsearch_cli.errors import LayerError, SizeError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.memory import memory_bytes
-from einsearch_cli.layers.moe import StructuredMoE
-from einsearch_cli.layers.projection import project_
+from einsearch_cli.layers.moe.layer import StructuredMoE
+from einsearch_cli.layers.projection.projecting import project_
 from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
 from einsearch_cli.layers.swap.finding import Site, find_sites
 from einsearch_cli.layers.swap.planning import Filter, plan_swaps

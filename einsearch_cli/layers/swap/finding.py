@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.layers.moe.feed_forward import FeedForwardMoE
+from einsearch_cli.layers.moe.layer import StructuredMoE
 from einsearch_cli.layers.swap.attention import PARTS
 from einsearch_cli.layers.swap.kinds import conv1d_class, unknown_kind, width
 from einsearch_cli.layers.swap.references import Reference, plain_references

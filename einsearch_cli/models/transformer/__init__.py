@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.lazy import lazy_names
 from einsearch_cli.models.transformer.accelerators import (
-    ACCELERATORS as ACCELERATORS,
     Accelerator as Accelerator,
     accelerator as accelerator,
 )
 from einsearch_cli.models.transformer.accounting import (
     ModelCosts as ModelCosts,
     Part as Part,
-    PartCost as PartCost,
     dense_twin as dense_twin,
     model_costs as model_costs,
 )

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from einsearch_cli.errors import StructureError, near_name
 from einsearch_cli.register import add_once
-from einsearch_cli.structures.extent import Extent, parse_size
+from einsearch_cli.structures.extent import ONE, Extent, parse_size
 from einsearch_cli.structures.feature_order import FeatureOrder
 from einsearch_cli.structures.normal_form import MAX_FACTORS
 from einsearch_cli.structures.structure import Structure
@@ -44,11 +44,11 @@ class Family:
     parameters: Mapping[str, Extent | None]
     """Parameter → default; None if it must be given. A count `n` is a fixed size."""
     build: Callable[[Values], dict[str, Extent]]
-    guess: Callable[[Structure], dict[str, Extent]]
-    """The parameters a structure of this family must have been built with, whatever its factors are called."""
     formulas: Formulas
     source: str
-    factors: Callable[[int], int] = lambda _: 2
+    guess: Callable[[Structure], dict[str, Extent]] | None = None
+    """See `values_of`; None where the names `n`, `r` and `blocks` of the parameters tell."""
+    factors: Callable[[int], int] = lambda n: n
     """Number of factors at order n; a family without `n` is of order 2."""
     by_carriers: bool = False
     """Whether every structure with these carrier sets is a member, whatever the sizes of its indices."""
@@ -66,6 +66,19 @@ class Family:
         """The order n at which the family has this many factors, or None."""
         orders = range(1, factors + 1) if self.has_orders else (2,)
         return next((n for n in orders if self.factors(n) == factors), None)
+
+    def values_of(self, structure: Structure) -> dict[str, Extent]:
+        """The parameters a structure of this family must have been built with, whatever its factors are called."""
+        if self.guess is not None:
+            return self.guess(structure)
+        factors = len(structure.factors)
+        bonds = (extent for carriers, extent in structure.indices if not set(carriers) & {"X", "Y"})
+        known = {
+            ORDER: Extent.fixed(self.order(factors) or 1),
+            "r": next(bonds, ONE),
+            "blocks": structure.extent("XAB") if factors == 2 else HALF,
+        }
+        return {name: known[name] for name in self.parameters}
 
     def standard_order(self, indices: Iterable[str]) -> FeatureOrder:
         """The order of features for indices as `build` lists them: row-major, the first one slowest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from einsearch_cli.errors import StructureError
@@ -25,7 +26,7 @@ def family_text(structure: Structure) -> str | None:
     if structure.order is not None:
         return None
     for family in _candidates(_carriers(structure), tuple(FAMILIES)):
-        values = family.guess(structure)
+        values = family.values_of(structure)
         try:
             same = Structure.of(family.build(values)) == structure
         except StructureError:
@@ -72,7 +73,7 @@ def _standard_order(carriers: tuple[str, ...], names: tuple[str, ...]) -> Featur
         named = _naming(found, family)
         if named is not None:
             own = {frozenset(named[t] for t in c): text_of_carriers(c) for c in found}
-            listed = _indices(family, family.order(len(_letters(found))) or 2)
+            listed = _indices(family, len(named) - 2)
             return family.standard_order(own[c] for c in listed if c in own)
     inputs, outputs = (tuple(c for c in carriers if tensor in c) for tensor in "XY")
     return FeatureOrder(inputs, outputs)
@@ -86,7 +87,7 @@ def _carriers(structure: Structure) -> tuple[str, ...]:
 def _candidates(carriers: tuple[str, ...], names: tuple[str, ...]) -> tuple[Family, ...]:
     """Families with these carrier sets, where bonds may be missing, being of size 1."""
     found = frozenset(map(frozenset, carriers))
-    return tuple(FAMILIES[name] for name in names if _matches(found, FAMILIES[name]))
+    return tuple(FAMILIES[name] for name in names if _naming(found, FAMILIES[name]) is not None)
 
 
 @lru_cache(maxsize=50_000)
@@ -94,24 +95,16 @@ def _members(carriers: tuple[str, ...], names: tuple[str, ...]) -> tuple[Family,
     """Families that hold every structure with these carrier sets; they have a bond if it has one."""
     found = frozenset(map(frozenset, carriers))
     families = (f for f in _candidates(carriers, names) if f.by_carriers)
-    return tuple(
-        f for f in families if _has_bonds(_pattern(f, f.order(len(_letters(found))) or 2)) == _has_bonds(found)
-    )
-
-
-def _matches(found: _Pattern, family: Family) -> bool:
-    """Whether some naming of the factors turns `found` into the family's carrier sets."""
-    return _naming(found, family) is not None
+    return tuple(f for f in families if _has_bonds(_indices(f, len(factors_of(found)))) == _has_bonds(found))
 
 
 def _naming(found: _Pattern, family: Family) -> dict[str, str] | None:
     """The first naming of the factors that turns `found` into the family's carrier sets, or None."""
-    letters = _letters(found)
-    n = family.order(len(letters))
-    if n is None:
+    letters = factors_of(found)
+    if family.order(len(letters)) is None:
         return None
-    wanted = _pattern(family, n)
-    if _profile(_sides(found)) != _profile(_sides(wanted)):
+    wanted = frozenset(_indices(family, len(letters)))
+    if _profile(found) != _profile(wanted):
         return None
     return _named(found, wanted, {"X": "X", "Y": "Y"}, letters)
 
@@ -135,13 +128,9 @@ def _named(found: _Pattern, wanted: _Pattern, names: dict[str, str], unnamed: li
     return None
 
 
-def _pattern(family: Family, n: int) -> _Pattern:
-    """The carrier sets of a member with bonds."""
-    return frozenset(_indices(family, n))
-
-
-def _indices(family: Family, n: int) -> list[frozenset[str]]:
-    """The carrier sets of a member with bonds, as the family lists them."""
+def _indices(family: Family, factors: int) -> list[frozenset[str]]:
+    """The carrier sets of a member with so many factors and with bonds, as the family lists them."""
+    n = family.order(factors) or 2
     values = {key: _example(key, default, n) for key, default in family.parameters.items()}
     return [frozenset(c) for c, extent in family.build(values).items() if not extent.is_one]
 
@@ -152,18 +141,11 @@ def _example(parameter: str, default: Extent | None, n: int) -> Extent:
     return D if default is None or default.is_one else default
 
 
-def _sides(pattern: _Pattern) -> _Pattern:
-    return frozenset(carriers for carriers in pattern if carriers & {"X", "Y"})
-
-
-def _has_bonds(pattern: _Pattern) -> bool:
-    return pattern != _sides(pattern)
-
-
-def _letters(pattern: _Pattern) -> list[str]:
-    return factors_of(dict.fromkeys(pattern, D))
+def _has_bonds(pattern: Iterable[frozenset[str]]) -> bool:
+    return any(not carriers & {"X", "Y"} for carriers in pattern)
 
 
 def _profile(pattern: _Pattern) -> list[tuple[int, str]]:
-    """How many carriers the input indices, the output indices and the bonds have: equal if one renames to the other."""
-    return sorted((len(carriers), "".join(sorted(carriers & {"X", "Y"}))) for carriers in pattern)
+    """How many carriers the input and the output indices have: equal if one pattern renames to the other."""
+    sides = ((len(carriers), "".join(sorted(carriers & {"X", "Y"}))) for carriers in pattern)
+    return sorted(side for side in sides if side[1])

@@ -32,7 +32,6 @@ DENSE = Family(
     carriers="XA YA",
     parameters={},
     build=lambda _: {"XA": D, "YA": D},
-    guess=lambda _: {},
     formulas=Formulas("0", "1", "1"),
     source="one matrix",
     factors=lambda _: 1,
@@ -42,7 +41,6 @@ LOW_RANK = Family(
     carriers="XA AB=r YB",
     parameters={"r": HALF},
     build=_low_rank,
-    guess=lambda s: {"r": s.extent("AB")},
     formulas=Formulas("0", "ρ", "ρ"),
     source="Wei et al. 2024",
 )
@@ -51,7 +49,6 @@ BLOCK_SHUFFLE = Family(
     carriers="XA=d/blocks XAB=blocks YB=d/blocks YAB=blocks AB=d/blocks^2",
     parameters={"blocks": Extent.fixed(4)},
     build=_block_shuffle,
-    guess=lambda s: {"blocks": s.extent("XAB")},
     formulas=Formulas("0", "1", "1"),
     source="Wei et al. 2024",
     counts_back=True,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
         refuse_without_checkpoint as refuse_without_checkpoint,
     )
     from einsearch_cli.training.full.metrics import StepMetrics as StepMetrics, read_metrics as read_metrics
-    from einsearch_cli.training.full.phases import Phases as Phases, phases_of as phases_of
+    from einsearch_cli.training.full.phases import phases_of as phases_of
     from einsearch_cli.training.full.result import RunResult as RunResult, read_result as read_result
     from einsearch_cli.training.full.train_plan import (
         TrainPlan as TrainPlan,

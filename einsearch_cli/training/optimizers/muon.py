@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.guided import SelfGuidedLinear
+from einsearch_cli.layers.guided.layer import SelfGuidedLinear
 from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.training.groups import Group, Options

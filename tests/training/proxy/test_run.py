@@ -16,8 +16,17 @@ from einsearch_cli.structures import LayerSpec, RoutingStatistics, parse_layer, 
 from einsearch_cli.tasks import open_task
 from einsearch_cli.tasks.teacher import TeacherTask
 from einsearch_cli.tasks.text import TextSettings, TextTask
-from einsearch_cli.training import ProxyRun, RunOutcome, RunSpeed, StepDone, minimal_budget, probe, run_cost, train
-from einsearch_cli.training.proxy import run as run_module
+from einsearch_cli.training import (
+    ProxyRun,
+    RunOutcome,
+    RunSpeed,
+    StepDone,
+    minimal_budget,
+    probe,
+    run as run_module,
+    run_cost,
+    train,
+)
 from tests.training.proxy.tasks import run_of, small_teacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
