@@ -11,13 +11,17 @@ from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
 from einsearch_cli.reports.figure_taxonomy import constant_exponents, taxonomy_figure
+from einsearch_cli.reports.figure_trend import trend_figure
+from einsearch_cli.reports.figure_widths import TOKENS, WIDTH, widths_figure
 from einsearch_cli.reports.headline import headline
+from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html, joined
-from einsearch_cli.reports.numbers import duration_text, flops_text
+from einsearch_cli.reports.numbers import MISSING, duration_text, factor_text, flops_text, interval_text
 from einsearch_cli.reports.page import Page, fill, render_page, report_section
 from einsearch_cli.reports.ranking_section import comparison_section, ranking_section
 from einsearch_cli.reports.study_report import StudyReport
-from einsearch_cli.reports.table import Cell, Row, structure, table
+from einsearch_cli.reports.table import Cell, Row, number, structure, table
+from einsearch_cli.scaling import Trend
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
@@ -79,14 +83,58 @@ def scaling_section(page: Page) -> Html | None:
     )
     sentences = [
         reading,
-        "Vertical bars are 95% intervals over seeds, small faint marks the other widths, where they are within the figure.",
+        "Vertical bars are 95% intervals. A hollow mark stands at the best width tried, where the optimum was not found.",
         "The thick line is the yardstick, grey are structures further down the ranking.",
         "For details point at a mark, tap it, or use the arrow keys.",
     ]
     if several:
         sentences.append("Marks at one budget are moved sideways a little so that they do not hide each other.")
-        sentences.append("The compute gain in the table is read off the lower convex hull of these points.")
+        sentences.append("The compute gain in the table is read off parabolas through these points.")
     return fill("figure.html", drawing=drawing, caption=" ".join(sentences))
+
+
+@report_section("widths", "Loss against the size of the network")
+def widths_section(page: Page) -> Html | None:
+    """Isoflop curves: is the best width in the middle of what was tried, and where does it move to?"""
+    drawn = [widths_figure(page.study, page.looks, measure) for measure in (WIDTH, TOKENS)]
+    if drawn[0] is None:
+        return None
+    caption = (
+        "One panel for each budget: runs of one budget differ in width, so that narrow networks see more data. "
+        "Dots are means over seeds, faint marks single runs that looked for the best width, hollow marks the lowest "
+        "point of the fitted parabola. A structure whose lowest dot is the first or last of its line has no optimum here."
+    )
+    return joined(fill("figure.html", drawing=drawing, caption=caption) for drawing in drawn if drawing is not None)
+
+
+@report_section("trend", "How the gain changes with compute")
+def trend_section(page: Page) -> Html | None:
+    """The gain at every rung, and the slope in words."""
+    drawing = trend_figure(page.looks)
+    if drawing is None:
+        return None
+    heads = ("structure", "trend", "factor per decade", "p")
+    rows = [
+        Row(cells=_trend_cells(look, look.entry.trend), look=look)
+        for look in page.looks.values()
+        if look.entry.trend is not None and look.entry.trend.per_decade is not None
+    ]
+    caption = (
+        "The compute gain over the yardstick at the loss that both reach with each budget, with its 95% interval. "
+        "'Rising' and 'falling' are said where the slope differs from none at the 5% level, all candidates together "
+        "(Holm 1979)."
+    )
+    return joined([fill("figure.html", drawing=drawing, caption=caption), table(heads, rows, heads[2:])])
+
+
+def _trend_cells(look: Identity, found: Trend) -> list[Cell]:
+    interval = "" if found.low is None or found.high is None else interval_text(found.low, found.high)
+    return [
+        structure(look.entry.structure, look),
+        Cell(text=found.word),
+        number(factor_text(found.per_decade), interval),
+        number(MISSING if found.p_value is None else f"{found.p_value:.2g}"),
+    ]
 
 
 @report_section("taxonomy", "What ω, ψ and ν have to do with it")

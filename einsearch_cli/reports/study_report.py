@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from einsearch_cli.scaling import Level, Ranking, RankingEntry, levels_of, observations_of
+from einsearch_cli.scaling import Level, Observation, Ranking, RankingEntry, levels_of, observations_of
+from einsearch_cli.scaling.surface import Surface, surface
 from einsearch_cli.structures import LayerSpec, expert_of
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
 
@@ -56,8 +58,29 @@ class StudyReport:
     @cached_property
     def levels(self) -> dict[LayerSpec, tuple[Level, ...]]:
         """The levels of each structure, cheapest first; empty where no run finished."""
-        found = levels_of(observations_of(self.results))
+        found = levels_of(self.observations)
         return {structure: found.get(structure, ()) for structure in self.structures}
+
+    @cached_property
+    def observations(self) -> list[Observation]:
+        """Every finished run as plain numbers."""
+        return observations_of(self.results)
+
+    @cached_property
+    def surfaces(self) -> dict[LayerSpec, Surface]:
+        """Loss over width at every rung, as the ranking fitted it; for structures with a finished run."""
+        return {structure: surface(levels) for structure, levels in self.levels.items() if levels}
+
+    def loss_interval(self, structure: LayerSpec, position: int) -> tuple[float, float] | None:
+        """95% interval of the fitted loss at one of a structure's rungs; None without two seeds."""
+        entry, fitted = self.ranking.entry_of(structure), self.surfaces[structure]
+        if entry is None or entry.loss is None or entry.loss_high is None:
+            return None
+        # The noise of a run is the same at all rungs, so intervals differ by the variance of the fits alone.
+        variance = fitted.covariance.diagonal()
+        half = math.log(entry.loss_high / entry.loss) * math.sqrt(variance[position] / variance[-1])
+        loss = math.exp(fitted.minima[position].log_loss)
+        return loss * math.exp(-half), loss * math.exp(half)
 
     @cached_property
     def classes(self) -> dict[LayerSpec, Taxonomy]:

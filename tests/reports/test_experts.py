@@ -8,6 +8,7 @@ from typing import Any
 
 from einsearch_cli.reports import StudyReport, render_report
 from einsearch_cli.structures import RoutingStatistics, parse_structure
+from tests.reports.reading import figures
 
 
 def routing(*least: float) -> tuple[RoutingStatistics, ...]:
@@ -45,4 +46,4 @@ def test_the_ablation_stands_beside_the_run_it_repeats(study) -> None:
     page = render_report(with_experts(study(), (0.5, 1.0), (0.0, 0.25)))
     assert "then 1 of 2 layers have an expert below 0.25" in page
     assert re.search(r"Losses without it: monarch 9\.875 instead of 0\.\d+\.", page)
-    assert page.count('class="hollow"') == 2
+    assert len(figures(page)["expert-load"].panel.of("hollow")) == 2

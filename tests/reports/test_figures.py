@@ -9,12 +9,14 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from statistics import median
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from einsearch_cli.reports import StudyReport, render_report
 from einsearch_cli.reports.figure_speed import OVERHEAD, SPEEDUP, speed_figure
@@ -24,7 +26,7 @@ from einsearch_cli.reports.numbers import flops_text, loss_text
 from einsearch_cli.reports.plot import swatch
 from einsearch_cli.reports.study_report import relative_difference
 from einsearch_cli.reports.training import CurvePoint, FinishedRun, TrainingReport
-from einsearch_cli.scaling import rank_candidates, t_interval
+from einsearch_cli.scaling import Level, rank_candidates
 from einsearch_cli.speed import Case, Mode
 from einsearch_cli.structures import parse_structure
 from tests.reports.reading import Mark, figures, forests, said
@@ -49,16 +51,50 @@ def noisy(made: StudyReport, spread: float = 0.03, seed: int = 0) -> StudyReport
     return replace(made, results=results, ranking=rank_candidates(list(results), yardstick))
 
 
-def ends_of(losses: list[float]) -> list[float]:
-    found = t_interval(losses)
-    assert found is not None
-    return list(found)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_every_mark_of_every_page_lies_where_its_numbers_are(study, case: str) -> None:
     made = study(**CASES[case])
-    assert set(figures(render_report(made))) <= {"loss-compute", "taxonomy", "learning"}
+    assert set(figures(render_report(made))) <= {"loss-compute", "widths", "trend", "taxonomy", "learning"}
+
+
+def fitted(levels: Sequence[Level]) -> list[tuple[float, float, float]]:
+    """(FLOPs, loss, its variance for a unit variance of one run) at the best width of every rung, by least squares.
+
+    Three widths a rung: a parabola in log width for each, with one curvature for all.
+    """
+    rungs = len(levels)
+    rows, values = [], []
+    for number, level in enumerate(levels):
+        for cell in level.cells:
+            for _, loss in cell.losses:
+                x = math.log(cell.width / level.best.width)
+                row = np.zeros(2 * rungs + 1)
+                row[number], row[rungs + number], row[-1] = 1.0, x, x * x
+                rows.append(row)
+                values.append(math.log(loss))
+    design = np.array(rows)
+    beta, *_ = np.linalg.lstsq(design, np.array(values))
+    inverse, found = np.linalg.pinv(design.T @ design), []
+    for number, level in enumerate(levels):
+        x = -beta[rungs + number] / (2 * beta[-1])
+        row = np.zeros(2 * rungs + 1)
+        row[number], row[rungs + number], row[-1] = 1.0, x, x * x
+        found.append((level.best.compute, math.exp(row @ beta), float(row @ inverse @ row)))
+    return found
+
+
+def bar_of(made: StudyReport, loss: float, variance: float) -> list[float]:
+    """95% interval of a fitted loss, by the noise of the whole study."""
+    degrees = sum(len(cell.losses) - 1 for levels in made.levels.values() for level in levels for cell in level.cells)
+    squares = sum(
+        (math.log(loss) - np.mean([math.log(other) for _, other in cell.losses])) ** 2
+        for levels in made.levels.values()
+        for level in levels
+        for cell in level.cells
+        for _, loss in cell.losses
+    )
+    half = stats.t.ppf(0.975, degrees) * math.sqrt(variance * squares / degrees)
+    return [loss * math.exp(-half), loss * math.exp(half)]
 
 
 def test_loss_against_compute(study) -> None:
@@ -69,17 +105,72 @@ def test_loss_against_compute(study) -> None:
     assert len(panel.y.ticks) >= 4
     for item, levels in made.levels.items():
         mine = [mark for mark in panel.marks if mark.key == looks[item].key]
-        best = {(level.best.compute, level.best.mean) for level in levels}
-        others = {(c.compute, c.mean) for level in levels for c in level.cells if c is not level.best}
-        assert pairs(mine, "dot") == near(best)
-        assert pairs(mine, "faint") == near(others)
-        assert pairs(mine, "line") == near(best)
-        expected = [ends_of([loss for _, loss in level.best.losses]) for level in levels]
+        best = fitted(levels)
+        assert pairs(mine, "dot") == near({(compute, loss) for compute, loss, _ in best})
+        assert pairs(mine, "line") == near({(compute, loss) for compute, loss, _ in best})
         assert [list(mark.ends) for mark in mine if mark.kind == "bar"] == [
-            pytest.approx(e, rel=CLOSE) for e in expected
+            pytest.approx(bar_of(made, loss, variance), rel=CLOSE) for _, loss, variance in best
         ]
-        assert len({mark.dodge for mark in mine if mark.kind in ("dot", "line", "faint")}) == 1
+        assert len({mark.dodge for mark in mine if mark.kind in ("dot", "line")}) == 1
     assert len({mark.dodge for mark in panel.of("line")}) == len(made.structures), "intervals would hide each other"
+
+
+def test_a_best_width_that_was_not_found_has_a_hollow_mark(study) -> None:
+    made = study(widths=(128, 256))
+    panel = figures(render_report(made))["loss-compute"].panel
+    assert not panel.of("dot")
+    for item, levels in made.levels.items():
+        mine = [mark for mark in panel.of("hollow") if mark.key == identities(made)[item].key]
+        assert pairs(mine, "hollow") == near({(level.best.compute, level.best.mean) for level in levels})
+        assert all("2 widths: at least three show where the loss is lowest" in mark.tip for mark in mine)
+
+
+def test_loss_against_width(study) -> None:
+    made = noisy(study(rungs=3))
+    found = figures(render_report(made))["widths"]
+    looks = identities(made)
+    assert list(found.panels) == ["rung-1", "rung-2", "rung-3"]
+    for number, panel in enumerate(found.panels.values()):
+        assert [said(tick.label)[0] for tick in panel.x.ticks] == [tick.value for tick in panel.x.ticks]
+        for item, levels in made.levels.items():
+            mine = [mark for mark in panel.marks if mark.key == looks[item].key]
+            assert pairs(mine, "dot") == near({(cell.width, cell.mean) for cell in levels[number].cells})
+            [lowest] = [mark for mark in mine if mark.kind == "hollow"]
+            _, loss, _ = fitted(levels)[number]
+            assert lowest.y == pytest.approx((loss,), rel=CLOSE)
+            [line] = [mark for mark in mine if mark.kind == "line"]
+            assert (line.x[0], line.x[-1]) == pytest.approx((64, 256))
+            assert min(line.y) >= loss * (1 - 1e-4)
+            assert lowest.x[0] == pytest.approx(line.x[line.y.index(min(line.y))], rel=0.1)
+
+
+def test_widths_tried_by_one_run_are_faint(study) -> None:
+    made = study(texts=("dense", "monarch"), rungs=1)
+    more = tuple(
+        replace(run, trial=replace(run.trial, width=512, stage="pilot"), loss=1.7)
+        for run in made.results
+        if run.trial.width == 256 and run.trial.seed == 0
+    )
+    made = replace(made, results=(*made.results, *more))
+    panel = figures(render_report(made))["widths"].panel
+    assert {(mark.x, mark.y) for mark in panel.of("faint")} == {((512.0,), (1.7,))}
+
+
+def test_gain_against_compute(study) -> None:
+    made = noisy(study(rungs=3))
+    panel = figures(render_report(made))["trend"].panel
+    looks = identities(made)
+    assert [said(tick.label)[0] for tick in panel.x.ticks] == [1e10, 4e10, 1.6e11]
+    for entry in made.ranking.entries:
+        mine = [mark for mark in panel.marks if mark.key == looks[entry.structure].key]
+        gains = () if entry.trend is None else entry.trend.rungs
+        assert pairs(mine, "dot") == near({(item.budget_flops, item.gain) for item in gains})
+        assert [mark.ends for mark in mine if mark.kind == "bar"] == [
+            pytest.approx((item.low, item.high), rel=CLOSE) for item in gains
+        ]
+        assert all(f"trend: {entry.trend.word}" in mark.tip for mark in mine if mark.kind == "dot")
+    [rule] = panel.of("median")
+    assert rule.y == (1.0, 1.0)
 
 
 def pairs(marks: list[Mark], kind: str) -> list[object]:
@@ -99,11 +190,12 @@ def test_an_interval_stands_at_its_mark(study) -> None:
 
 
 def test_intervals_that_leave_the_figure_are_cut_at_its_edge(study) -> None:
-    """With a spread of 90% over three seeds the lower ends are negative: no logarithmic axis has them."""
-    panel = figures(render_report(noisy(study(rungs=2), 0.9)))["loss-compute"].panel
-    cut = [mark for mark in panel.of("bar") if mark.ends[0] <= 0]
-    assert cut
-    assert all(min(y for _, y in mark.places) <= panel.y.ticks[0].place for mark in cut)
+    panel = figures(render_report(noisy(study(rungs=2, seeds=2), 2.0)))["loss-compute"].panel
+    heights = [y for mark in panel.of("bar") for _, y in mark.places]
+    assert any(mark.ends[0] < panel.y.read(min(heights)) * 0.99 for mark in panel.of("bar"))
+    assert any(mark.ends[1] > panel.y.read(max(heights)) * 1.01 for mark in panel.of("bar"))
+    assert min(heights) >= 0
+    assert max(heights) <= 520 - 26  # of the drawing, without the room above
 
 
 def test_one_budget_has_a_column_per_structure(study) -> None:
@@ -116,9 +208,10 @@ def test_one_budget_has_a_column_per_structure(study) -> None:
     assert columns == sorted(set(columns)), "best on the left, none on top of another"
     for item, levels in made.levels.items():
         mine = [mark for mark in panel.marks if mark.key == looks[item].key]
-        assert pairs(mine, "dot") == near({(levels[0].best.compute, levels[0].best.mean)})
+        [(compute, loss, variance)] = fitted(levels)
+        assert pairs(mine, "dot") == near({(compute, loss)})
         [bar] = [mark for mark in mine if mark.kind == "bar"]
-        assert list(bar.ends) == pytest.approx(ends_of([loss for _, loss in levels[0].best.losses]), rel=CLOSE)
+        assert list(bar.ends) == pytest.approx(bar_of(made, loss, variance), rel=CLOSE)
 
 
 def test_learning_curves(study) -> None:
@@ -345,15 +438,6 @@ def test_an_exponent_that_all_share_has_no_panel(study) -> None:
     assert "All structures have ω = 0, which is not shown." in page
 
 
-def test_far_losses_of_other_widths_do_not_stretch_the_figure(study) -> None:
-    made = study(rungs=1)
-    far = [replace(run, loss=3 * run.loss) if run.trial.width == 64 else run for run in made.results]
-    ranking = rank_candidates(far, made.ranking.yardstick)
-    panel = figures(render_report(replace(made, results=tuple(far), ranking=ranking)))["loss-compute"].panel
-    assert panel.y.ticks[-1].value < 1.6
-    assert max((mark.y[0] for mark in panel.of("faint")), default=0.0) < 1.6
-
-
 def test_names_and_numbers_are_those_of_their_marks(study) -> None:
     made = noisy(study(rungs=2, stopped=("kronecker",)))
     page = render_report(made)
@@ -365,11 +449,12 @@ def test_names_and_numbers_are_those_of_their_marks(study) -> None:
     assert all(number == looks[key].number for key, number in badges)
     ends = re.findall(r'<g class="series \S+ end-label" data-s="(\w+)">.*?<text[^>]*>([^<]*)', page)
     entries = re.findall(r'<span class="entry" data-s="(\w+)">(<svg.*?</svg>)([^<]*)', page)
-    assert len(ends) == 2 * len(looks) - 1, "loss against compute, and learning curves of all but one"
-    assert len(entries) == 3 * len(looks) - 1
+    gains = sum(entry.trend is not None and len(entry.trend.rungs) > 1 for entry in made.ranking.entries)
+    assert len(ends) == 2 * len(looks) - 1 + gains, "loss against compute, gains, and learning curves of all but one"
+    assert len(entries) == 4 * len(looks) - 1 + gains
     for key, sign, _ in entries:
         assert sign == swatch(looks[key].marker, looks[key].tone)
     for key, words in [*ends, *((key, words) for key, _, words in entries)]:
         name, _, loss = words.partition("  ")
         assert name == looks[key].short_label
-        assert loss in ("", loss_text(made.levels[looks[key].entry.structure][-1].best.mean))
+        assert loss in ("", loss_text(looks[key].entry.loss))

@@ -84,7 +84,7 @@ def test_marks_tell_their_values_by_arrow_keys_and_on_a_tap_nearby(study, tmp_pa
       { pointerType: "touch", bubbles: true, clientX: box.left + 10, clientY: box.top - 7 }));
     seen.push(told(), document.querySelectorAll("tr.hot").length); return seen;"""
     right, end, closed, tapped, lit = result_in_browser(render_report(study(rungs=1)), tmp_path, code)
-    assert (right, end) == ("3 dense", "5 kronecker")
+    assert (right, end) == ("1 btt:r=2", "5 kronecker")
     assert closed is None
     assert tapped == "5 kronecker"
     assert lit == 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from einsearch_cli.reports import render_report
+from einsearch_cli.reports.looks import identities
 from einsearch_cli.reports.numbers import count_text, factor_text, interval_text, loss_text
 from einsearch_cli.reports.training import TrainingReport, plan_rows, result_rows
 from einsearch_cli.structures import parse_structure, short_name
@@ -76,15 +77,21 @@ def test_tiles_say_what_was_run(study) -> None:
 
 def test_what_a_point_says_on_hover_is_its_own(study) -> None:
     made = noisy(study(rungs=2))
-    panel = figures(render_report(made))["loss-compute"].panel
-    cells = {round(c.mean, 9): c for levels in made.levels.values() for level in levels for c in level.cells}
-    for mark in (*panel.of("dot"), *panel.of("faint")):
-        cell = next(cell for mean, cell in cells.items() if mean == pytest.approx(mark.y[0], rel=1e-5))
-        _, _, loss, interval, size, rung = mark.tip.split("\n")
-        assert loss.endswith(f"{loss_text(cell.mean)} (3 seeds)")
+    found = figures(render_report(made))
+    levels = {(look.label, level.rung): level for item, look in identities(made).items() for level in made.levels[item]}
+    for mark in found["loss-compute"].panel.of("dot"):
+        name, _, loss, interval, size, rung = mark.tip.split("\n")
+        level = levels[name, int(rung.removeprefix("rung ").partition(":")[0]) - 1]
+        assert loss.endswith(f"{loss_text(mark.y[0])} (3 seeds a width)")
         assert interval.startswith("95% interval: [")
-        assert size == f"width {cell.width}, {count_text(cell.width**2)} parameters"
-        assert rung.startswith(f"rung {cell.rung + 1}: ")
+        assert size.startswith("best width 1")
+        assert level.best.compute == pytest.approx(mark.x[0], rel=1e-5)
+    for number, panel in enumerate(found["widths"].panels.values()):
+        for mark in panel.of("dot"):
+            name, loss, size = mark.tip.split("\n")
+            cell = next(cell for cell in levels[name, number].cells if cell.width == mark.x[0])
+            assert loss.endswith(f"{loss_text(cell.mean)} (3 seeds)")
+            assert size == f"width {cell.width}, {count_text(cell.width**2)} parameters"
 
 
 def test_every_layer_of_experts_has_its_row(study) -> None:
