@@ -73,7 +73,7 @@ def train(run: ProxyRun, on_progress: Callable[[StepDone], None] | None = None) 
     """
     run.task.prepare()
     started_s = time.perf_counter()
-    trainer = _Trainer(run)
+    trainer = Trainer(run)
     cost = trainer.cost
     marks = validation_marks(cost.steps, run.optimizer.validations)
     curve: list[tuple[float, float]] = []
@@ -102,7 +102,7 @@ def probe(run: ProxyRun, steps: int = 5) -> RunSpeed:
     """Time a few steps of a run on this machine, after two to warm up, and everything else it has to do."""
     run.task.prepare()
     started_s = time.perf_counter()
-    trainer = _Trainer(run)
+    trainer = Trainer(run)
     setup_s = time.perf_counter() - started_s
     times_s: list[float] = []
     for _ in range(steps + 2):
@@ -115,7 +115,7 @@ def probe(run: ProxyRun, steps: int = 5) -> RunSpeed:
     return RunSpeed(trainer.cost, statistics.median(times_s[2:]), setup_s + validations_s)
 
 
-class _Trainer:
+class Trainer:
     """Network, optimizer and data of a run in progress."""
 
     def __init__(self, run: ProxyRun) -> None:
