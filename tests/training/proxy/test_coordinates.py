@@ -30,7 +30,9 @@ def test_the_start_is_what_the_untrained_network_gives(tmp_path: Path) -> None:
 
 def slopes(folder: Path) -> dict[str, float | None]:
     task = small_teacher(folder)
-    found = [item for width in (32, 64, 128) for item in coordinates(run_of(task, "dense", width=width, learning_rate=1e-3))]
+    found = [
+        item for width in (32, 64, 128) for item in coordinates(run_of(task, "dense", width=width, learning_rate=1e-3))
+    ]
     return {trend.layer: trend.change_slope for trend in width_trends(found)}
 
 
