@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from einsearch_cli.search.estimate import StudyEstimate
     from einsearch_cli.search.job import TrialFinished
-    from einsearch_cli.search.study import RungStarted, StudyEvent
+    from einsearch_cli.search.study import StageStarted, StudyEvent
     from einsearch_cli.speed import Case, CaseEstimate
     from einsearch_cli.structures import RoutingStatistics
     from einsearch_cli.training.full import StepMetrics
@@ -108,7 +108,7 @@ def _left_text(seconds: float) -> str:
 
 
 class StudyProgress(LiveBars):
-    """Shows candidates, rung, losses and the time left; give it every event of the study."""
+    """Shows candidates, stage, losses and the time left; give it every event of the study."""
 
     def __init__(self, console: Console, estimate: StudyEstimate, workers: int) -> None:
         super().__init__(console, transient=False)
@@ -119,10 +119,10 @@ class StudyProgress(LiveBars):
 
     def __call__(self, event: StudyEvent) -> None:
         from einsearch_cli.search.job import TrialFinished
-        from einsearch_cli.search.study import RungStarted
+        from einsearch_cli.search.study import StageStarted
 
-        if isinstance(event, RungStarted):
-            self._start_rung(event)
+        if isinstance(event, StageStarted):
+            self._start_stage(event)
             return
         if self._clock.begin() and self._rung is not None:
             self._bars.update(self._rung, note=self._clock.eta())
@@ -135,13 +135,16 @@ class StudyProgress(LiveBars):
             note = f"training loss {event.loss:.4g}{load_note(event.routing)}"
             self._bars.update(bar, completed=event.step, total=event.steps, note=note)
 
-    def _start_rung(self, event: RungStarted) -> None:
+    def _start_stage(self, event: StageStarted) -> None:
+        goes_on = self._clock.start_stage(event)
+        if goes_on and self._rung is not None:
+            self._bars.update(self._rung, total=event.trials)
+            return
         self._best = None
-        stage = "without balance loss" if event.is_ablation else f"rung {event.rung + 1}/{event.rungs}"
+        stage = f"rung {event.rung + 1}/{event.rungs}, {event.stage}"
         text = f"{stage}: {len(event.structures)} candidates, {event.budget_flops:.2g} FLOPs a run"
         if event.finished:
-            self.say(f"{stage}: {event.finished} of {event.trials} runs were finished before")
-        self._clock.start_rung(event)
+            self.say(f"{stage}: {event.finished} of {event.trials} runs are there already")
         if self._rung is not None:
             self._bars.remove_task(self._rung)
         self._rung = self._bars.add_task(text, total=event.trials, completed=event.finished, note=self._clock.eta())
@@ -154,7 +157,7 @@ class StudyProgress(LiveBars):
         result = event.result
         if (bar := self._running.pop(event.number, None)) is not None:
             self._bars.remove_task(bar)
-        self._clock.finish(result)
+        self._clock.finish()
         if result.loss is not None and (self._best is None or result.loss < (self._best.loss or 0.0)):
             self._best = result
         best = f"best {self._best.loss:.4g} {short_name(self._best.trial.structure)}   " if self._best else ""
@@ -175,8 +178,10 @@ class _Clock:
         self._started_s: float | None = None
         """When the first worker gave a sign of life."""
         self._done_s = 0.0
-        self._rung_left = 0
-        self._rung = 0
+        self._left = 0.0
+        """Runs of this stage that are still expected."""
+        self._stage = 0
+        self._shown: tuple[str, int] | None = None
 
     def begin(self) -> bool:
         """Workers are there; False if this was known before."""
@@ -185,20 +190,29 @@ class _Clock:
         self._started_s = time.perf_counter()
         return True
 
-    def start_rung(self, event: RungStarted) -> None:
-        self._rung, self._rung_left = event.rung, event.trials - event.finished
+    def start_stage(self, event: StageStarted) -> bool:
+        """Trials are about to run; whether they belong to the stage that was shown last."""
+        stages = self._estimate.stages
+        place = next(
+            (i for i, s in enumerate(stages) if (s.planned.stage, s.planned.rung) == (event.stage, event.rung)), 0
+        )
+        goes_on, self._stage = self._shown == (event.stage, event.rung), place
+        self._shown = (event.stage, event.rung)
+        expected = max(event.trials, stages[place].planned.runs if stages else 0)
+        self._left = expected - event.finished
+        return goes_on
 
-    def finish(self, result: TrialResult) -> None:
-        self._rung_left -= 1
-        self._done_s += self._per_run(result.trial.rung)
+    def finish(self) -> None:
+        self._left = max(0.0, self._left - 1)
+        self._done_s += self._per_run()
 
-    def _per_run(self, rung: int) -> float:
-        planned = self._estimate.rungs[rung]
-        return planned.seconds / max(1, planned.runs)
+    def _per_run(self) -> float:
+        stage = self._estimate.stages[self._stage]
+        return stage.seconds / max(1.0, stage.planned.runs)
 
     def eta(self) -> str:
-        later = sum(rung.seconds for rung in self._estimate.rungs[self._rung + 1 :])
-        left = self._rung_left * self._per_run(self._rung) + later
+        later = sum(stage.seconds for stage in self._estimate.stages[self._stage + 1 :])
+        left = self._left * self._per_run() + later
         if self._started_s is None:
             number = f"{self._workers} worker{'s' * (self._workers != 1)}"
             return f"starting {number}, {_left_text(left + self._estimate.start_up_s)}"
@@ -211,7 +225,8 @@ def describe(trial: Trial) -> str:
     """One trial in a line."""
     from einsearch_cli.structures import short_name
 
-    return f"{short_name(trial.structure)}, width {trial.width}, seed {trial.seed}"
+    rate = "" if trial.rate == 1 else f", rate x {trial.rate:g}"
+    return f"{short_name(trial.structure)}, width {trial.width}, seed {trial.seed}{rate}"
 
 
 def load_note(routing: Sequence[RoutingStatistics]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,26 +33,31 @@ if TYPE_CHECKING:
     from einsearch_cli.reports import StudyReport
     from einsearch_cli.search.engines import Engine
     from einsearch_cli.search.estimate import StudyEstimate
+    from einsearch_cli.search.outcome import StudyOutcome
     from einsearch_cli.search.spec import StudySpec
     from einsearch_cli.settings import Given
     from einsearch_cli.structures import LayerSpec
     from einsearch_cli.structures.safe_yaml import Location
     from einsearch_cli.tasks import AnyTask
-    from einsearch_cli.training.proxy.trial import TrialResult
 
 HELP = """Train candidates at equal training FLOPs and rank them against dense.
 
 STUDY is a study in YAML (see specs/), a file that `einsearch enumerate`
 wrote, structures, or grid:Q for the pruned two-factor space (ψ = 1, ω = 0).
-Dense is always trained too, as the yardstick. Every candidate is trained at
-all widths from all seeds; the better half goes on to the next rung. Stop it
-at any time and run the same command again: finished runs are kept.
+Dense is always trained too, as the yardstick, and so are controls: candidates
+without their experts or bonds. Every candidate gets a learning rate of its own
+and is trained from all seeds around its best width; the better half goes on to
+the next rung. At the end the best is confirmed with new seeds. Stop it at any
+time and run the same command again: finished runs are kept. More --seeds,
+candidates or rungs, asked for later in the same --out, train what is missing.
 
 [bold]Examples[/bold]
 
   einsearch rank specs/demo.yaml
 
-  einsearch rank monarch btt:r=2 low-rank --widths 64,128 --budget 1e10 --out runs/three
+  einsearch rank monarch btt:r=2 low-rank --budget 1e10 --out runs/three
+
+  einsearch rank monarch low-rank --widths 64,128 --rates fixed --confirm 0
 
   einsearch rank grid:2 --task text --text my_corpus/ --dry-run
 """
@@ -66,7 +72,9 @@ def rank_command(
         metavar="PATH",
         help="File or folder of text to train on; implies --task text.",
     ),
-    widths: str | None = typer.Option(None, help="Widths of the network, such as 64,128,256."),
+    widths: str | None = typer.Option(
+        None, help="Widths of the network, such as 64,128,256; each candidate's best ones if not given."
+    ),
     budget: float | None = real_option(
         "--budget",
         default=None,
@@ -77,6 +85,23 @@ def rank_command(
     ),
     seeds: int | None = whole_option(
         "--seeds", default=None, example=3, least=1, most=1000, help="Runs per candidate and width."
+    ),
+    rates: str | None = typer.Option(
+        None, metavar="tuned|fixed", help="Learning rates: tuned for every candidate (default), or one for all."
+    ),
+    controls: bool | None = typer.Option(
+        None,
+        "--controls/--no-controls",
+        help="Also train candidates without their experts and bonds (default).",
+        show_default=False,
+    ),
+    confirm: int | None = whole_option(
+        "--confirm",
+        default=None,
+        example=1,
+        least=0,
+        most=100,
+        help="How many of the best are confirmed with new seeds; 1 if not given.",
     ),
     out: Path | None = out_folder(help="Folder of the study; runs/NAME if not given."),
     workers: int | None = whole_option(
@@ -100,17 +125,18 @@ def rank_command(
     kind = find_engine(engine)
     if workers is not None and kind.is_local:
         refuse_too_many("--workers", workers, bytes_each=WORKER_BYTES)
-    overrides = _overrides(task, text, widths, budget, seeds)
+    given = {"budget_flops": budget, "seeds": seeds, "rates": rates, "controls": controls, "confirm": confirm}
+    overrides = _overrides(task, text, widths, given)
     spec, folder = _read_study(study, overrides)
 
     from einsearch_cli.search.budgets import check_budgets
     from einsearch_cli.search.job import TrialSetup
 
     team = kind(TrialSetup(spec.task, spec.task_settings, spec.optimizer.model_dump()), workers)
-    structures = spec.candidates(folder)
+    candidates = spec.candidates(folder)
     opened = spec.open_task()
-    check_budgets(spec, structures, opened)
-    session = _Session(spec, structures, opened, out or Path("runs") / spec.name, team)
+    check_budgets(spec, candidates, opened)
+    session = _Session(spec, candidates, opened, out or Path("runs") / spec.name, team)
     if dry_run:
         plan = session.plan(session.estimated(), output)
         console.data(console.wrapped(plan, console.width()) if output is Format.table else plan)
@@ -118,10 +144,8 @@ def rank_command(
     return session.run(output)
 
 
-def _overrides(
-    task: str | None, text: Path | None, widths: str | None, budget: float | None, seeds: int | None
-) -> dict[str, Any]:
-    given: dict[str, Any] = {"budget_flops": budget, "seeds": seeds, "task": "text" if text and not task else task}
+def _overrides(task: str | None, text: Path | None, widths: str | None, others: Mapping[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = {**others, "task": "text" if text and not task else task}
     if widths is not None:
         given["widths"] = whole_list("--widths", widths, 1, 1_000_000, example="64,128,256")
     if text is not None:
@@ -137,7 +161,7 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
 
     if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml")):
         spec = load_study_spec(Path(words[0]))
-        merged = spec.model_dump() | overrides
+        merged = spec.model_dump(exclude_unset=True) | overrides
         merged["task_settings"] = _merged_settings(spec, overrides)
         return parse_study_spec(merged, _by_options), Path(words[0]).parent
     data: dict[str, Any] = {"structures": [], "files": [], **overrides}
@@ -168,7 +192,9 @@ def _merged_settings(spec: StudySpec, overrides: dict[str, Any]) -> dict[str, An
     return settings | changes
 
 
-_OPTIONS = {"budget_flops": "--budget", "widths": "--widths", "seeds": "--seeds", "task": "--task"}
+_OPTIONS = {"budget_flops": "--budget"} | {
+    key: f"--{key}" for key in ("widths", "seeds", "task", "rates", "controls", "confirm")
+}
 
 
 def _by_options(location: Location) -> Given:
@@ -180,43 +206,51 @@ def _by_options(location: Location) -> Given:
     return in_code(location) if option is None else Given(option, lambda value: f"{option} {as_words(value)}")
 
 
-def _plan(spec: StudySpec, structures: list[LayerSpec], estimate: StudyEstimate, workers: int, output: Format) -> str:
+def _plan(spec: StudySpec, candidates: list[LayerSpec], estimate: StudyEstimate, workers: int, output: Format) -> str:
     from einsearch_cli.cli.output import render, table
     from einsearch_cli.reports.numbers import duration_text
     from einsearch_cli.structures import short_name
 
+    controls = spec.controls_of(candidates)
     if output in (Format.json, Format.jsonl):
         plan = {
             "task": spec.task,
-            "structures": [str(s) for s in structures],
+            "structures": [str(s) for s in candidates],
+            "controls": [str(s) for s in controls],
             "widths": spec.widths,
             "seeds": spec.seeds,
+            "rates": spec.rates,
         }
         return json.dumps({**plan, "workers": workers, **estimate.to_json()}, indent=2, ensure_ascii=False)
     rows = [
         {
-            "rung": rung.rung + 1,
-            "candidates": rung.structures,
-            "runs": rung.runs,
-            "FLOPs a run": f"{rung.budget_flops:.3g}",
-            "time": duration_text(rung.seconds),
+            "rung": stage.planned.rung + 1,
+            "stage": stage.planned.stage,
+            "candidates": stage.planned.structures,
+            "runs": round(stage.planned.runs),
+            "FLOPs a run": f"{stage.planned.budget_flops:.3g}",
+            "time": duration_text(stage.seconds),
         }
-        for rung in estimate.rungs
+        for stage in estimate.stages
     ]
     if output is not Format.table:
-        return render([{"structure": str(s)} for s in structures] if output is Format.yaml else rows, [], output)
-    names = ", ".join(short_name(structure) for structure in structures[:12])
-    more = f" and {len(structures) - 12} more" if len(structures) > 12 else ""
-    widths, start_up_s = ", ".join(map(str, spec.widths)), estimate.start_up_s
+        return render([{"structure": str(s)} for s in candidates] if output is Format.yaml else rows, [], output)
+    names = ", ".join(short_name(structure) for structure in candidates[:12])
+    more = f" and {len(candidates) - 12} more" if len(candidates) > 12 else ""
+    added = f"\ncontrols: {', '.join(map(short_name, controls))}" if controls else ""
+    widths = f"widths {', '.join(map(str, spec.widths))}" if spec.widths else "the best widths of every candidate"
     equal = "".join(
         f"\nat width {width} these are one network, trained once: {', '.join(map(short_name, group))}"
-        for width, group in estimate.networks.groups()
+        for width, group in estimate.equal
     )
+    others, start_up_s = estimate.runs - estimate.tuning_runs, estimate.start_up_s
+    share = f" ({estimate.tuning_runs / max(1, others):.0%} more than without)"
+    tuning = f"\n{estimate.tuning_runs} runs look for learning rates{share}" if estimate.tuning_runs else ""
     return (
-        f"task {spec.task}, {len(structures)} candidates ({names}{more})\n"
-        f"widths {widths}; {_counted(spec.seeds, 'seed')} each; {_counted(workers, 'worker')}{equal}\n{table(rows)}\n"
+        f"task {spec.task}, {len(candidates)} candidates ({names}{more}){added}\n"
+        f"{widths}; {_counted(spec.seeds, 'seed')} each; {_counted(workers, 'worker')}{equal}\n{table(rows)}\n"
         f"in all {estimate.runs} runs, {estimate.train_flops:.3g} training FLOPs, about {duration_text(estimate.seconds)}"
-        f"{f', of which the workers take {duration_text(start_up_s)} to start' if start_up_s >= 1 else ''}"
+        f"{f', of which the workers take {duration_text(start_up_s)} to start' if start_up_s >= 1 else ''}{tuning}"
     )
 
 
@@ -229,7 +263,7 @@ class _Session:
     """One call of `rank`: runs what is left of a study and reports."""
 
     spec: StudySpec
-    structures: list[LayerSpec]
+    candidates: list[LayerSpec]
     task: AnyTask
     folder: Path
     engine: Engine
@@ -242,11 +276,11 @@ class _Session:
 
         retain_memory()  # as in the workers, so that the estimate is theirs
         with waiting(f"preparing the {self.spec.task} task, and timing a few steps"):
-            return estimate_study(self.spec, self.structures, self.task, self.engine)
+            return estimate_study(self.spec, self.candidates, self.task, self.engine)
 
     def plan(self, estimate: StudyEstimate, output: Format) -> str:
         """The plan with its cost as text."""
-        return _plan(self.spec, self.structures, estimate, self.engine.workers, output)
+        return _plan(self.spec, self.candidates, estimate, self.engine.workers, output)
 
     def run(self, output: Format) -> int:
         """The study as a whole: its folder is looked at first, then the data are prepared."""
@@ -254,26 +288,28 @@ class _Session:
         from einsearch_cli.search.store import StudyStore
         from einsearch_cli.search.study import fingerprint, readable, run_study
 
-        identity = fingerprint(self.spec, self.structures, self.task)
+        identity = fingerprint(self.spec, self.task)
         try:
-            settings = readable(self.spec, self.task, self.structures)
-            with StudyStore(self.folder, identity, self.structures, settings) as store:
+            settings = readable(self.spec, self.task)
+            with StudyStore(self.folder, identity, settings) as store:
                 estimate = self.estimated()
                 console.talk(self.plan(estimate, Format.table))
                 with (
                     self.engine as engine,
                     StudyProgress(console.talk_console(), estimate, engine.workers) as progress,
                 ):
-                    results = run_study(self.spec, self.structures, estimate.networks, store, engine, progress)
+                    outcome = run_study(
+                        self.spec, self.candidates, self.task, estimate.networks, store, engine, progress
+                    )
         except KeyboardInterrupt:
             console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
             return Exit.INTERRUPTED
-        return self._report(results, output)
+        return self._report(outcome, output)
 
-    def _report(self, results: list[TrialResult], output: Format) -> int:
+    def _report(self, outcome: StudyOutcome, output: Format) -> int:
         from einsearch_cli.reports import headline, write_report, write_results
 
-        study = self._study_report(results)
+        study = self._study_report(outcome)
         write_results(self.folder / "results.json", study)
         write_report(self.folder / "report.html", study)
         console.data(_ranking_text(study, output))
@@ -281,6 +317,9 @@ class _Session:
         _explain_stopped(study)
         console.talk("\n".join(["", *headline(study), ""]))
         console.talk(f"results: {self.folder / 'results.json'}\nreport:  {self.folder / 'report.html'}")
+        for warning in outcome.warnings:
+            console.talk(f"warning: {warning}")
+        results = outcome.results
         failed = [result for result in results if result.status != "ok"]
         if not failed:
             return Exit.OK
@@ -293,20 +332,23 @@ class _Session:
         )
         return Exit.RUN_FAILED
 
-    def _study_report(self, results: list[TrialResult]) -> StudyReport:
+    def _study_report(self, outcome: StudyOutcome) -> StudyReport:
         from einsearch_cli.reports import StudyReport
         from einsearch_cli.scaling import rank_candidates
 
         yardstick, *baselines = self.spec.compared_with()
-        ranked = [result for result in results if result.trial.balanced]
         return StudyReport(
             title=self.spec.name,
             task=self.spec.task,
             budget_flops=self.spec.budget_flops,
-            results=tuple(ranked),
-            ranking=rank_candidates(ranked, yardstick),
-            comparisons=tuple(rank_candidates(ranked, baseline) for baseline in baselines),
-            unbalanced=tuple(result for result in results if not result.trial.balanced),
+            results=outcome.ranked,
+            ranking=rank_candidates(outcome.ranked, yardstick),
+            comparisons=tuple(rank_candidates(outcome.ranked, baseline) for baseline in baselines),
+            unbalanced=outcome.unbalanced,
+            confirmation=outcome.confirmation,
+            tuning=outcome.tuning,
+            rates=outcome.rates,
+            controls=outcome.controls,
             loss_name=f"validation loss ({self.task.loss_unit})",
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=environment(),

@@ -21,9 +21,10 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     Keys: `task`, `budget_flops` (training FLOPs per run at the last rung, embeddings and
     head not counted), `results` (one object per run), `ranking` (best first), `comparisons`
     (for every baseline the same as `ranking` with it as the yardstick, which `Ranking.from_json`
-    reads) and `unbalanced` (like `results`: runs done once more without balance loss), besides
-    `title`, `loss_name`, `run_time_s` (summed over runs) and
-    `environment`, and the fields of `Ranking`. Structures
+    reads), `confirmation`, `tuning` and `unbalanced` (like `results`: new seeds of the best, runs that only looked for
+    learning rates, runs without balance loss), `rates` (`TunedRate.to_json` of each structure), `controls` (structures that
+    were added, and the candidates of each), besides
+    `title`, `loss_name`, `run_time_s` (summed over runs) and `environment`, and the fields of `Ranking`. Structures
     are written in the text notation, which `parse_layer` reads;
     ω, ψ and ν as exact fractions such as "1/2"; `rung` counts from 0. A run of which `trained_as` names another
     structure is a copy of that one's: both are the same network at this width.
@@ -36,7 +37,11 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         "run_time_s": sum(result.elapsed_s for result in study.all_runs if result.trained_as is None),
         **{key: value for key, value in study.ranking.to_json().items() if key != "entries"},
         "results": [_run(study, result) for result in study.results],
+        "confirmation": [_run(study, result) for result in study.confirmation],
+        "tuning": [_run(study, result) for result in study.tuning],
         "unbalanced": [_run(study, result) for result in study.unbalanced],
+        "rates": [{"structure": str(s), **rate.to_json()} for s, rate in study.rates.items()],
+        "controls": [{"structure": str(s), "of": list(map(str, of))} for s, of in study.controls.items()],
         "ranking": [entry.to_json() | _taxonomy(study, entry.structure) for entry in study.ranking.entries],
         "comparisons": [ranking.to_json() for ranking in study.comparisons],
         "environment": dict(study.environment),
@@ -65,6 +70,7 @@ def _run(study: StudyReport, result: TrialResult) -> dict[str, Any]:
         "budget_flops": trial.budget_flops,
         "width": trial.width,
         "seed": trial.seed,
+        "learning_rate": result.learning_rate,
         "status": result.status,
         "loss": result.loss,
         "params": result.params,

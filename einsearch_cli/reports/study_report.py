@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from einsearch_cli.scaling import Level, Observation, Ranking, RankingEntry, levels_of, observations_of
 from einsearch_cli.scaling.surface import Surface, surface
+from einsearch_cli.search.outcome import TunedRate
 from einsearch_cli.structures import LayerSpec, expert_of
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
-
-if TYPE_CHECKING:  # the search package needs torch, a report does not
-    from einsearch_cli.training.proxy.trial import TrialResult
+from einsearch_cli.training.proxy.trial import TrialResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +30,14 @@ class StudyReport:
     """The same results ranked with other yardsticks, the baselines of the study."""
     unbalanced: tuple[TrialResult, ...] = ()
     """Runs with experts, each done once more without the loss that balances their load."""
+    confirmation: tuple[TrialResult, ...] = ()
+    """The best and the yardstick once more, from seeds that decided nothing before."""
+    tuning: tuple[TrialResult, ...] = ()
+    """Runs that only looked for learning rates."""
+    rates: Mapping[LayerSpec, TunedRate] = field(default_factory=dict)
+    """The learning rate of each structure, where they were tuned."""
+    controls: Mapping[LayerSpec, tuple[LayerSpec, ...]] = field(default_factory=dict)
+    """Structures that were added as controls, and the candidates that brought each."""
     loss_name: str = "validation loss"
     """What the loss is, with its unit, e.g. 'validation loss (nats per character)'."""
     commands: tuple[str, ...] = ()
@@ -47,8 +54,8 @@ class StudyReport:
 
     @property
     def all_runs(self) -> tuple[TrialResult, ...]:
-        """The ranked runs and those without balance loss."""
-        return (*self.results, *self.unbalanced)
+        """All runs, for whatever they were done."""
+        return (*self.results, *self.confirmation, *self.tuning, *self.unbalanced)
 
     @cached_property
     def structures(self) -> tuple[LayerSpec, ...]:

@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.search.halving import rung_budgets
 from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.search.widths import WidthGrid
 from einsearch_cli.structures import LayerSpec, short_name
 from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.proxy.cost import MINIMUM_STEPS, minimal_budget
 from einsearch_cli.training.proxy.run_settings import ProxyRun
 
 
-def check_budgets(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask) -> None:
+def width_grid(spec: StudySpec, task: AnyTask) -> WidthGrid:
+    """The widths of a study: those that were given, or the grid that is searched."""
+    return WidthGrid(task, spec.optimizer, None if spec.widths is None else tuple(spec.widths))
+
+
+def check_budgets(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> None:
     """Check that the cheapest rung pays for every run, and that memory is enough, by arithmetic.
 
     Raises:
         SpecError: if the budget of the first rung pays for too few steps of some run.
-        SizeError: if a structure does not fit a width, or a network cannot be allocated.
+        SizeError: if a structure does not fit a width, or any, or a network cannot be allocated.
     """
-    for run in first_runs(spec, structures, task):
-        _check_budget(run, spec)
+    grid, budget = width_grid(spec, task), rung_budgets(spec.budget_flops, spec.halving)[0]
+    for structure in (*candidates, *spec.controls_of(candidates)):
+        for width in _needed_widths(grid, structure, budget):
+            run = ProxyRun(task=task, structure=structure, width=width, budget_flops=budget, optimizer=spec.optimizer)
+            _check_budget(run, spec)
 
 
-def first_runs(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask) -> list[ProxyRun]:
-    """One run of the cheapest rung for every structure and width."""
-    budget = rung_budgets(spec.budget_flops, spec.halving)[0]
+def _needed_widths(grid: WidthGrid, structure: LayerSpec, budget_flops: float) -> tuple[int, ...]:
+    """The given widths; of the grid none where some width fits, else the one that comes nearest to fitting."""
+    if grid.fixed is not None:
+        return grid.fixed
+    number = grid.guess(structure, budget_flops)
+    if grid.around(structure, number, budget_flops):
+        return ()
+    near = [grid.width(other) for other in range(2, number + 1)]
+    cheapest = min(near, key=lambda width: grid.least_budget(structure, width))
+    return (cheapest if math.isfinite(grid.least_budget(structure, cheapest)) else grid.width(number),)
+
+
+def first_runs(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> list[ProxyRun]:
+    """One run of the cheapest rung for every structure and width, as far as these are known at the start."""
+    grid, budgets = width_grid(spec, task), rung_budgets(spec.budget_flops, spec.halving)
+
+    def expected(structure: LayerSpec) -> Sequence[int]:
+        if grid.fixed is not None:
+            return grid.fixed
+        around = (
+            grid.around(structure, grid.guess(structure, budget), budgets[0]) for budget in (budgets[0], budgets[-1])
+        )
+        return sorted({grid.width(numbers[len(numbers) // 2]) for numbers in around if numbers})
+
     return [
-        ProxyRun(task=task, structure=s, width=width, budget_flops=budget, optimizer=spec.optimizer)
-        for s in structures
-        for width in spec.widths
+        ProxyRun(task=task, structure=s, width=width, budget_flops=budgets[0], optimizer=spec.optimizer)
+        for s in (*candidates, *spec.controls_of(candidates))
+        for width in expected(s)
     ]
 
 

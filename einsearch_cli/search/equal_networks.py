@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
-from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 if TYPE_CHECKING:  # a study's folder is looked at before torch is loaded
     from torch import nn
@@ -18,60 +16,55 @@ if TYPE_CHECKING:  # a study's folder is looked at before torch is loaded
     from einsearch_cli.models import StructuredNetwork
 
 
-@dataclass(frozen=True, slots=True)
 class EqualNetworks:
-    """Which candidates are one network, width by width."""
+    """Which structures are one network at which width; networks are looked at when they are asked for.
 
-    keys: Mapping[tuple[LayerSpec, int], Hashable]
-    """Equal for (structure, width) whose networks are the same."""
+    Args:
+        key_of: equal for (structure, width) whose networks are the same.
+    """
+
+    def __init__(self, key_of: Callable[[LayerSpec, int], Hashable]) -> None:
+        self._key_of = key_of
+        self._keys: dict[tuple[LayerSpec, int], Hashable] = {}
 
     @classmethod
-    def among(cls, task: AnyTask, structures: Iterable[LayerSpec], widths: Sequence[int]) -> EqualNetworks:
-        """Look at the network of every structure at every width, without allocating it.
+    def of_task(cls, task: AnyTask) -> EqualNetworks:
+        """Look at the networks that a task builds, without allocating them.
 
         >>> from einsearch_cli.tasks import open_task
         >>> from einsearch_cli.structures import parse_structure
         >>> third, quarter = (parse_structure(f"XA^{e} XAB^{f} YB^{f} YAB^{e}") for e, f in (("1/3", "2/3"), ("1/4", "3/4")))
-        >>> [width for width, _ in EqualNetworks.among(open_task("teacher"), (third, quarter), (64, 120)).groups()]
+        >>> networks = EqualNetworks.of_task(open_task("teacher"))
+        >>> [width for width, _ in networks.groups((third, quarter), (64, 120))]
         [64]
         """
-        import torch
 
-        keys = {}
-        with torch.device("meta"):
-            for structure in structures:
-                for width in widths:
-                    keys[structure, width] = _network_key(task.build_model(structure, width))
-        return cls(keys)
+        def key_of(structure: LayerSpec, width: int) -> Hashable:
+            import torch
 
-    def groups(self) -> list[tuple[int, tuple[LayerSpec, ...]]]:
+            with torch.device("meta"):
+                return _network_key(task.build_model(structure, width))
+
+        return cls(key_of)
+
+    def key(self, structure: LayerSpec, width: int) -> Hashable:
+        """Equal where structures are the same network at this width."""
+        if (structure, width) not in self._keys:
+            self._keys[structure, width] = self._key_of(structure, width)
+        return self._keys[structure, width]
+
+    def groups(self, structures: Iterable[LayerSpec], widths: Sequence[int]) -> list[tuple[int, tuple[LayerSpec, ...]]]:
         """(width, structures that are one network there) wherever there are at least two, narrow widths first."""
         found: dict[tuple[int, Hashable], list[LayerSpec]] = {}
-        for (structure, width), key in self.keys.items():
-            found.setdefault((width, key), []).append(structure)
+        for structure in structures:
+            for width in widths:
+                found.setdefault((width, self.key(structure, width)), []).append(structure)
         several = [(width, tuple(members)) for (width, _), members in found.items() if len(members) > 1]
         return sorted(several, key=lambda group: group[0])
 
-    def distinct(self, width: int) -> int:
+    def distinct(self, structures: Iterable[LayerSpec], width: int) -> int:
         """Number of different networks at a width."""
-        return len({key for (_, at), key in self.keys.items() if at == width})
-
-    def trained_as(self, trial: Trial, structures: Sequence[LayerSpec]) -> Trial:
-        """The trial whose run stands for this one: that of the first of these structures with the same network."""
-        key = self.keys[trial.structure, trial.width]
-        return replace(trial, structure=next(s for s in structures if self.keys[s, trial.width] == key))
-
-    def copies(
-        self, results: Iterable[TrialResult], trials: Iterable[Trial], structures: Sequence[LayerSpec]
-    ) -> list[TrialResult]:
-        """Results of the trials that were not trained themselves."""
-        known = {result.trial: result for result in results}
-        pairs = ((trial, self.trained_as(trial, structures)) for trial in trials)
-        return [
-            replace(known[source], trial=trial, trained_as=source.structure)
-            for trial, source in pairs
-            if source != trial and source in known
-        ]
+        return len({self.key(structure, width) for structure in structures})
 
 
 def _network_key(model: StructuredNetwork) -> Hashable:

@@ -15,10 +15,9 @@ from einsearch_cli.errors import DivergedError
 from einsearch_cli.search.budgets import first_runs
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
-from einsearch_cli.search.halving import rung_budgets
+from einsearch_cli.search.plan import TUNING, PlannedStage, planned_stages, run_total
 from einsearch_cli.search.spec import StudySpec
-from einsearch_cli.search.study import planned_counts
-from einsearch_cli.structures import LayerSpec, MixtureOfExperts
+from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
 
 if TYPE_CHECKING:  # how long loading torch takes is measured here
@@ -32,53 +31,58 @@ PROBE_TIME_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class RungEstimate:
-    """One rung of the plan."""
+class StageEstimate:
+    """One stage of the plan."""
 
-    rung: int
-    budget_flops: float
-    structures: int
-    runs: int
+    planned: PlannedStage
     seconds: float
-    """Wall time of the rung on all workers of the engine, if no run fails; nan if no step could be timed."""
+    """Wall time on all workers of the engine, if no run fails; nan if no step could be timed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyEstimate:
     """The plan of a study with its cost."""
 
-    rungs: tuple[RungEstimate, ...]
+    stages: tuple[StageEstimate, ...]
     networks: EqualNetworks
     """Which candidates are one network, and so trained once."""
+    equal: tuple[tuple[int, tuple[LayerSpec, ...]], ...]
+    """(width, candidates that are one network there), as far as widths are known at the start."""
     start_up_s: float
     """Until the engine's workers are there."""
 
     @property
     def runs(self) -> int:
-        return sum(rung.runs for rung in self.rungs)
+        """Expected number of runs."""
+        return run_total([stage.planned for stage in self.stages])
 
     @property
     def train_flops(self) -> float:
-        return sum(rung.runs * rung.budget_flops for rung in self.rungs)
+        return sum(stage.planned.train_flops for stage in self.stages)
 
     @property
     def seconds(self) -> float:
         """Wall time, with the start of the workers."""
-        return self.start_up_s + sum(rung.seconds for rung in self.rungs)
+        return self.start_up_s + sum(stage.seconds for stage in self.stages)
+
+    @property
+    def tuning_runs(self) -> int:
+        """Runs that only look for learning rates."""
+        return run_total([stage.planned for stage in self.stages if stage.planned.stage in TUNING])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; an unknown time is null."""
-        rungs = [asdict(rung) | {"seconds": _known(rung.seconds)} for rung in self.rungs]
-        equal = [{"width": width, "structures": list(map(str, group))} for width, group in self.networks.groups()]
+        stages = [asdict(stage.planned) | {"seconds": _known(stage.seconds)} for stage in self.stages]
+        equal = [{"width": width, "structures": list(map(str, group))} for width, group in self.equal]
         totals = {"runs": self.runs, "train_flops": self.train_flops, "seconds": _known(self.seconds)}
-        return {**totals, "rungs": rungs, "equal_networks": equal}
+        return {**totals, "tuning_runs": self.tuning_runs, "stages": stages, "equal_networks": equal}
 
 
 def _known(seconds: float) -> float | None:
     return None if math.isnan(seconds) else seconds
 
 
-def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask, engine: Engine) -> StudyEstimate:
+def estimate_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, engine: Engine) -> StudyEstimate:
     """Prepare the data and time a few steps of as many runs as `PROBE_TIME_S` allows.
 
     Budgets have been checked before (`check_budgets`).
@@ -88,17 +92,21 @@ def estimate_study(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTa
     """
     start_up_s = engine.start_up_s(_loading_seconds())
     task.prepare()
-    budgets = rung_budgets(spec.budget_flops, spec.halving)
-    networks = EqualNetworks.among(task, structures, spec.widths)
-    speeds = _probe_some(first_runs(spec, structures, task))
-    rungs = []
-    for rung, (budget, count) in enumerate(zip(budgets, planned_counts(spec, structures), strict=True)):
-        planned = spec.seeds * sum(min(count, networks.distinct(width)) for width in spec.widths)
-        if spec.ablate_balance and rung + 1 == len(budgets):
-            planned += min(count, sum(isinstance(structure, MixtureOfExperts) for structure in structures))
-        mean_s = fmean(speed.seconds(budget) for speed in speeds) if speeds else math.nan
-        rungs.append(RungEstimate(rung, budget, count, planned, max(1.0, planned / engine.workers) * mean_s))
-    return StudyEstimate(tuple(rungs), networks, start_up_s)
+    networks = EqualNetworks.of_task(task)
+    structures, widths = [*candidates, *spec.controls_of(candidates)], spec.widths or ()
+    planned = planned_stages(spec, candidates, [networks.distinct(structures, width) for width in widths])
+    speeds = _probe_some(first_runs(spec, candidates, task))
+
+    def seconds(stage: PlannedStage) -> float:
+        mean_s = fmean(speed.seconds(stage.budget_flops) for speed in speeds) if speeds else math.nan
+        return max(1.0, stage.runs / engine.workers) * mean_s
+
+    return StudyEstimate(
+        tuple(StageEstimate(stage, seconds(stage)) for stage in planned),
+        networks,
+        tuple(networks.groups(structures, widths)),
+        start_up_s,
+    )
 
 
 def _loading_seconds() -> float:

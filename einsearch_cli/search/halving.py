@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 from einsearch_cli.search.spec import HalvingSpec
-from einsearch_cli.structures import LayerSpec, MixtureOfExperts
-from einsearch_cli.training.proxy.trial import Trial, TrialResult
+from einsearch_cli.structures import LayerSpec
+
+Controls = Mapping[LayerSpec, tuple[LayerSpec, ...]]
+"""Each control and the candidates that brought it."""
 
 
 def rung_budgets(budget_flops: float, halving: HalvingSpec) -> tuple[float, ...]:
@@ -21,66 +21,51 @@ def rung_budgets(budget_flops: float, halving: HalvingSpec) -> tuple[float, ...]
     return tuple(budget_flops / halving.factor**below for below in reversed(range(halving.rungs)))
 
 
-def rung_trials(
-    structures: Iterable[LayerSpec], widths: Sequence[int], seeds: int, rung: int, budget_flops: float
-) -> list[Trial]:
-    """All trials of a rung; seeds outermost, so that an interrupted rung has whole seeds."""
-    return [
-        Trial(structure, width, seed, rung, budget_flops)
-        for seed in range(seeds)
-        for structure in structures
-        for width in widths
-    ]
-
-
 def places(keep: float, others: int) -> int:
     """How many of the other structures go on."""
     return math.ceil(keep * others)
 
 
 def promoted(
-    results: Sequence[TrialResult], structures: Sequence[LayerSpec], keep: float, always: Sequence[LayerSpec]
+    scores: Mapping[LayerSpec, float],
+    structures: Sequence[LayerSpec],
+    keep: float,
+    always: Sequence[LayerSpec],
+    controls: Controls,
 ) -> list[LayerSpec]:
-    """The structures that go on: those that always do, and the best share of the others.
+    """The structures that go on: those that always do, the best share of the candidates, and controls.
 
-    A structure's score is the mean loss over seeds at its best width; a width that lost
-    a seed does not compete with widths that kept theirs. Ties keep the given order.
+    A control goes on with any of its candidates, and on its own account where it is as good as the last candidate
+    that does. Ties keep the given order; a structure without a loss never goes on.
+
+    Args:
+        scores: loss of each structure, infinite if it has none.
+        structures: those of this rung.
+        keep: share of the candidates that goes on.
+        always: the yardstick and the baselines.
+        controls: not counted in the share.
     """
-    others = [structure for structure in structures if structure not in always]
-    scores = {structure: rung_score(results, structure) for structure in others}
-    best = sorted(others, key=lambda s: scores[s])[: places(keep, len(others))]
-    return [s for s in structures if s in always or (s in best and math.isfinite(scores[s]))]
+    candidates = [s for s in structures if s not in always and s not in controls]
+    best = sorted(candidates, key=lambda s: scores[s])[: places(keep, len(candidates))]
+    best = [s for s in best if math.isfinite(scores[s])]
+    worst = max((scores[s] for s in best), default=-math.inf)
+
+    def goes_on(structure: LayerSpec) -> bool:
+        if structure in always or structure in best:
+            return True
+        kin = any(candidate in best or candidate in always for candidate in controls.get(structure, ()))
+        return structure in controls and math.isfinite(scores[structure]) and (kin or scores[structure] <= worst)
+
+    return [structure for structure in structures if goes_on(structure)]
 
 
-def rung_score(results: Sequence[TrialResult], structure: LayerSpec) -> float:
-    """Mean loss over seeds at the best of the widths with the most finished runs, infinite if there are none."""
-    return min(_scores(results, structure).values(), default=math.inf)
+def planned_counts(halving: HalvingSpec, structures: int, always: int, controls: int) -> list[int]:
+    """Number of structures on every rung if all runs finish and controls go on with their candidates.
 
-
-def ablation_trials(results: Sequence[TrialResult], structures: Iterable[LayerSpec]) -> list[Trial]:
-    """The run that stands for each structure with experts, to be done without the loss that balances them.
-
-    It is that of the first seed at the best width.
+    >>> planned_counts(HalvingSpec(rungs=3, keep=0.5), structures=6, always=1, controls=1)
+    [6, 4, 3]
     """
-    found = []
-    for structure in structures:
-        scores = _scores(results, structure)
-        if not isinstance(structure, MixtureOfExperts) or not scores:
-            continue
-        width = min(scores, key=lambda width: (scores[width], width))
-        finished = [result.trial for result in _finished(results, structure) if result.trial.width == width]
-        found.append(replace(min(finished, key=lambda trial: trial.seed), balanced=False))
-    return found
-
-
-def _scores(results: Sequence[TrialResult], structure: LayerSpec) -> dict[int, float]:
-    """Mean loss over seeds of the widths with the most finished runs."""
-    losses: dict[int, list[float]] = {}
-    for result in _finished(results, structure):
-        losses.setdefault(result.trial.width, []).append(result.loss or 0.0)
-    most = max(map(len, losses.values()), default=0)
-    return {width: statistics.fmean(values) for width, values in losses.items() if len(values) == most}
-
-
-def _finished(results: Sequence[TrialResult], structure: LayerSpec) -> list[TrialResult]:
-    return [result for result in results if result.trial.structure == structure and result.loss is not None]
+    others = [structures - always - controls]
+    for _ in range(halving.rungs - 1):
+        others.append(places(halving.keep, others[-1]))
+    return [always + count + math.ceil(controls * count / max(1, others[0])) for count in others]

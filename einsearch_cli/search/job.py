@@ -93,13 +93,19 @@ def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], Non
 
     try:
         load_plugins(setup.plugins)
+        task = open_task(setup.task, setup.task_settings)
+        given = OptimizerSettings(**setup.optimizer)
+        changes = {
+            "learning_rate": (given.learning_rate or task.settings.learning_rate) * trial.rate,
+            "auxiliary_weight": given.auxiliary_weight if trial.balanced else 0.0,
+        }
         run = ProxyRun(
-            task=open_task(setup.task, setup.task_settings),
+            task=task,
             structure=trial.structure,
             width=trial.width,
             budget_flops=trial.budget_flops,
             seed=trial.seed,
-            optimizer=OptimizerSettings(**setup.optimizer | ({} if trial.balanced else {"auxiliary_weight": 0.0})),
+            optimizer=given.model_copy(update=changes),
         )
         outcome = train(run, on_step)
     except Exception as error:
@@ -120,4 +126,5 @@ def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], Non
         curve=outcome.curve,
         executed_flops=outcome.executed_flops,
         routing=outcome.routing,
+        learning_rate=outcome.learning_rate,
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from einsearch_cli.errors import EinsearchError, SpecError, near_name
+from einsearch_cli.search.controls import with_controls
 from einsearch_cli.settings import (
     FolderName,
     Origin,
@@ -115,8 +116,8 @@ class SpaceSpec(Settings):
 class HalvingSpec(Settings):
     """Successive halving (Jamieson and Talwalkar 2016): train all on little, go on with the best."""
 
-    rungs: Whole = Field(default=2, ge=1, le=10)
-    """Compute levels; the last one is the full budget."""
+    rungs: Whole = Field(default=3, ge=1, le=10)
+    """Compute levels; the last one is the full budget. A trend needs three, a scaling law four."""
     factor: Whole = Field(default=3, ge=2, le=100)
     """Each rung has this many times the budget of the one before."""
     keep: float = Field(default=0.5, gt=0, le=1)
@@ -144,8 +145,15 @@ class StudySpec(Settings):
     """Files of candidates, relative to the study file."""
     space: SpaceSpec | None = None
     """A pruned grid of candidates."""
-    widths: list[Width] = Field(default=[64, 128, 256], min_length=1)
-    """Widths that every candidate is trained at."""
+    widths: list[Width] | None = Field(default=None, min_length=1, examples=[[64, 128, 256]])
+    """Widths that every candidate is trained at, from all seeds. Without them the best width of every candidate is
+    searched on every rung, with one run a width, and the seeds go to it and its two neighbours."""
+    rates: Literal["tuned", "fixed"] = "tuned"
+    """Learning rates: tuned on the cheapest rung for every candidate, or the optimizer's for all."""
+    controls: bool = True
+    """Also train what candidates are variants of: without experts, and without bonds."""
+    confirm: Whole = Field(default=1, ge=0, le=100)
+    """How many of the best are trained once more, with the yardstick, from seeds that decided nothing before."""
     seeds: Whole = Field(default=3, ge=1, le=1000)
     """Runs per candidate and width, from seeds 0, 1, …"""
     budget_flops: float = Field(default=1e11, gt=0, le=MAX_BUDGET_FLOPS)
@@ -157,9 +165,16 @@ class StudySpec(Settings):
     ablate_balance: bool = False
     """Train each candidate with experts once more, at its best width, without the loss that balances their load."""
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether every candidate gets a learning rate of its own."""
+        return self.rates == "tuned"
+
     @field_validator("widths")
     @classmethod
-    def _check_widths(cls, widths: list[int]) -> list[int]:
+    def _check_widths(cls, widths: list[int] | None) -> list[int] | None:
+        if widths is None:
+            return None
         twice = next((width for width in widths if widths.count(width) > 1), None)
         if twice is not None:
             raise RuleError(
@@ -195,6 +210,15 @@ class StudySpec(Settings):
                 else "set space.limit, or tighten the bounds",
             )
         return distinct
+
+    def controls_of(self, candidates: Sequence[LayerSpec]) -> dict[LayerSpec, tuple[LayerSpec, ...]]:
+        """Structures that are trained too, each with the candidates that brought it; none if `controls` is off.
+
+        >>> spec = StudySpec(structures=["btt:r=4"])
+        >>> [str(layer) for layer in spec.controls_of(spec.candidates())]
+        ['XA^1/2 XAB^1/2 YB^1/2 YAB^1/2']
+        """
+        return with_controls(candidates) if self.controls else {}
 
     def open_task(self) -> AnyTask:
         """The task with its settings checked."""

@@ -13,6 +13,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,19 +21,18 @@ import optuna
 import sqlalchemy
 import sqlalchemy.exc
 from filelock import FileLock, Timeout
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from einsearch_cli.errors import StudyError
 from einsearch_cli.files import write_error
 from einsearch_cli.settings import differences
-from einsearch_cli.structures import LayerSpec
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 DATABASE = "study.db"
 RESULTS = "results.json"
 """What a study leaves beside its database, made again from it by every call."""
-_RESULT, _FINGERPRINT, _SETTINGS = "result", "fingerprint", "settings"
+_RESULT, _FINGERPRINT, _SETTINGS, _STRUCTURE = "result", "fingerprint", "settings", "structure"
 _GOES_ON = "make room and run the same command again: finished runs are kept"
 _WRITABLE = "make it writable and run the same command again: finished runs are kept"
 _REFUSALS = {
@@ -48,6 +48,7 @@ _DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "width": IntDistribution(1, 2**30),
     "seed": IntDistribution(0, 2**30),
     "rung": IntDistribution(0, 2**30),
+    "rate": FloatDistribution(1e-12, 1e12, log=True),
 }
 
 
@@ -65,18 +66,17 @@ class StudyStore:
         self,
         folder: Path,
         fingerprint: str,
-        structures: Iterable[LayerSpec],
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self._fingerprint = fingerprint
         self._settings = dict(settings or {})
-        choices = CategoricalDistribution(tuple(str(structure) for structure in structures))
-        self._distributions: dict[str, BaseDistribution] = {**_DISTRIBUTIONS, "structure": choices}
         self._lock = FileLock(folder / ".lock")
         self._queue: deque[Trial] = deque()
         self._running: dict[int, optuna.Trial] = {}
         self._results: dict[str, TrialResult] = {}
+        self._given: set[str] = set()
+        """Keys of trials that this process has begun: one that crashes is done again by the next process."""
 
     def __enter__(self) -> Self:
         self._acquire()
@@ -124,8 +124,7 @@ class StudyStore:
             changed = differences(before, self._settings) if before and self._settings else []
             listed = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise StudyError(
-                f"{self.folder} holds another study: "
-                + (listed or "its candidates, task, widths, seeds, budget or optimizer differ"),
+                f"{self.folder} holds another study: " + (listed or "its task or optimizer differs"),
                 remedy=f"give another --out, or delete {self.folder} to start over",
             )
         if known is None:
@@ -163,11 +162,11 @@ class StudyStore:
     def add(self, trials: Iterable[Trial]) -> None:
         """Put trials in the queue, except those that are finished.
 
-        A trial that failed for a reason outside of it (a crash) is done again; one that diverged
+        A trial that failed for a reason outside of it (a crash) is done again by the next process; one that diverged
         would diverge again.
         """
         ended = {key for key, result in self._results.items() if result.status != "failed"}
-        known = ended | {trial.key for trial in self._queue}
+        known = ended | self._given | {trial.key for trial in self._queue}
         self._queue += [trial for trial in trials if trial.key not in known]
 
     def waiting(self) -> int:
@@ -179,15 +178,11 @@ class StudyStore:
         if not self._queue:
             return None
         trial = self._queue.popleft()
-        parameters = {
-            "structure": str(trial.structure),
-            "width": trial.width,
-            "seed": trial.seed,
-            "rung": trial.rung,
-        }
+        self._given.add(trial.key)
+        parameters = {"width": trial.width, "seed": trial.seed, "rung": trial.rung, "rate": trial.rate}
         with _database_errors(self.folder / DATABASE):
-            self._study.enqueue_trial(parameters)
-            asked = self._study.ask(fixed_distributions=self._distributions)
+            self._study.enqueue_trial(parameters, user_attrs={_STRUCTURE: str(trial.structure)})
+            asked = self._study.ask(fixed_distributions=_DISTRIBUTIONS)
         self._running[asked.number] = asked
         return asked.number, trial
 
@@ -204,9 +199,23 @@ class StudyStore:
         else:
             self._study.tell(number, state=TrialState.FAIL)
 
+    def result_of(self, trial: Trial) -> TrialResult | None:
+        """The latest result of a trial, if it has one; a study with other rungs may have trained it."""
+        found = self._results.get(trial.key)
+        return None if found is None else replace(found, trial=trial)
+
     def results(self) -> list[TrialResult]:
-        """The latest result of every trial that has one, by rung, then in the order they came in."""
-        return sorted(self._results.values(), key=lambda result: result.trial.rung)
+        """The latest result of every trial that has one, by budget, then in the order they came in."""
+        return sorted(self._results.values(), key=lambda result: result.trial.budget_flops)
+
+    def noted(self, name: str) -> Any:
+        """What was written down under this name, or None."""
+        return self._study.user_attrs.get(name)
+
+    def note(self, name: str, value: Any) -> None:
+        """Write down a value that JSON can hold: a decision that has to be the same when the study goes on."""
+        with _database_errors(self.folder / DATABASE):
+            self._study.set_user_attr(name, value)
 
 
 @contextmanager

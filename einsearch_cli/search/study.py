@@ -1,113 +1,426 @@
-"""A whole study: rung after rung of trials until the candidates are told apart."""
+"""A whole study: stages of trials, each decided from the finished results of those before.
+
+Every decision is a function of results, and every trial has a key under which its result is kept. So a study that is
+interrupted decides the same again, and one that is asked for more seeds, candidates or rungs trains only what is missing.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, Final
 
+from einsearch_cli.scaling import Vertex, is_finished, levels_of, observations_of, vertex
+from einsearch_cli.scaling.surface import Minimum, surface
+from einsearch_cli.search.bracket import best_point, next_points
+from einsearch_cli.search.budgets import width_grid
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
-from einsearch_cli.search.halving import ablation_trials, places, promoted, rung_budgets, rung_trials
+from einsearch_cli.search.halving import promoted, rung_budgets
 from einsearch_cli.search.job import Job, TrialFinished, TrialProgress
+from einsearch_cli.search.outcome import StudyOutcome, TunedRate
+from einsearch_cli.search.plan import StudyStage
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
-from einsearch_cli.structures import LayerSpec
+from einsearch_cli.search.widths import grid_number, log_slope
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 from einsearch_cli.tasks import AnyTask
-from einsearch_cli.training.proxy.trial import Trial, TrialResult
+from einsearch_cli.training.proxy.trial import Stage, Trial, TrialResult
+
+MOST_OCTAVES: Final = 4
+"""The search for a rate ends this many factors of 2 from the base rate."""
+CONFIRMING_SEED: Final = 1000
+"""The first seed of the confirmation; `seeds` of a study end below it."""
 
 
 @dataclass(frozen=True, slots=True)
-class RungStarted:
-    """A rung, or the ablation after the last one, begins: how many of its trials are already finished."""
+class StageStarted:
+    """Trials of a stage are about to run: how many it has so far, and how many of these are finished."""
 
+    stage: StudyStage
     rung: int
     rungs: int
     budget_flops: float
     structures: tuple[LayerSpec, ...]
     trials: int
     finished: int
-    is_ablation: bool = False
 
 
-StudyEvent = RungStarted | TrialProgress | TrialFinished
+StudyEvent = StageStarted | TrialProgress | TrialFinished
 
 
-FORMAT = 2
-"""Rises when the same settings give other results: 2 since the FLOPs of a step leave out the gradient of the samples."""
+FORMAT = 3
+"""Rises when the same trial gives another result or has another key: 3 since a key holds the budget and the rate."""
 
 
-def readable(spec: StudySpec, task: AnyTask, structures: Sequence[LayerSpec]) -> dict[str, Any]:
-    """What decides the results of a study, as plain values: for people who ask what differs between two."""
+def readable(spec: StudySpec, task: AnyTask) -> dict[str, Any]:
+    """What makes runs comparable, as plain values: for people who ask what differs between two studies."""
     return {
-        **_deciding(spec, structures),
+        **_deciding(spec),
+        "task_format": task.format,
         "task_settings": task.settings.model_dump(mode="json"),
-        **({"task_format": task.format} if task.format > 1 else {}),
         "data": task.data_digest()[:12],
     }
 
 
-def _deciding(spec: StudySpec, structures: Sequence[LayerSpec]) -> dict[str, Any]:
-    """The settings that decide the results, without those of the task."""
-    listed = {"name", "structures", "baselines", "files", "space", "task_settings", "ablate_balance"}
-    settings = spec.model_dump(mode="json", exclude=listed)
-    if spec.baselines:
-        settings["baselines"] = [str(structure) for structure in spec.compared_with()]
-    return settings | {"format": FORMAT, "candidates": [str(structure) for structure in structures]}
+def _deciding(spec: StudySpec) -> dict[str, Any]:
+    """The settings that decide what a trial gives, without those of the task."""
+    return spec.model_dump(mode="json", include={"task", "optimizer"}) | {"format": FORMAT}
 
 
-def fingerprint(spec: StudySpec, structures: Sequence[LayerSpec], task: AnyTask) -> str:
-    """SHA-256 of everything that decides the results of a study."""
-    settings = {**_deciding(spec, structures), "data": task.fingerprint()}
+def fingerprint(spec: StudySpec, task: AnyTask) -> str:
+    """SHA-256 of everything that decides what a trial gives; which trials there are may change."""
+    settings = {**_deciding(spec), "data": task.fingerprint()}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def planned_counts(spec: StudySpec, structures: Sequence[LayerSpec]) -> list[int]:
-    """Number of structures on every rung if all runs finish."""
-    always, counts = len(spec.compared_with()), [len(structures)]
-    for _ in range(spec.halving.rungs - 1):
-        counts.append(always + places(spec.halving.keep, counts[-1] - always))
-    return counts
 
 
 def run_study(
     spec: StudySpec,
-    structures: Sequence[LayerSpec],
+    candidates: Sequence[LayerSpec],
+    task: AnyTask,
     networks: EqualNetworks,
     store: StudyStore,
     engine: Engine,
     on_event: Callable[[StudyEvent], None],
-) -> list[TrialResult]:
-    """Run what is not finished yet and return the results of all trials, ablations included.
+) -> StudyOutcome:
+    """Run what is not finished yet and return what the study found.
 
+    Stages: rates on the cheapest rung; on every rung one run a width around the best one, then all seeds at the three
+    best; on the last rung the rates are checked before; then the confirmation, and runs without balance loss.
     Of candidates that are one network at a width only the first is trained there; the others get its result.
 
-    Rungs are synchronous: the next one is decided when all trials of the one
-    before have ended, so the outcome does not depend on timing, on the number
-    of workers, or on interruptions.
+    Stages are synchronous: one is decided when all trials of the one before have ended, so the outcome does not depend
+    on timing, on the number of workers, or on interruptions.
     """
-    survivors, copies = list(structures), list[TrialResult]()
-    budgets = rung_budgets(spec.budget_flops, spec.halving)
+    return _Course(spec, candidates, task, networks, store, engine, on_event).run()
 
-    def run_all(trials: list[Trial], ran: Sequence[LayerSpec], is_ablation: bool = False) -> None:
-        store.add(trials)
-        rung, budget, finished = trials[0].rung, trials[0].budget_flops, len(trials) - store.waiting()
-        on_event(RungStarted(rung, len(budgets), budget, tuple(ran), len(trials), finished, is_ablation))
-        _run_waiting(store, engine, on_event)
 
-    for rung, budget in enumerate(budgets):
-        trials = rung_trials(survivors, spec.widths, spec.seeds, rung, budget)
-        run_all([trial for trial in trials if networks.trained_as(trial, survivors) == trial], survivors)
-        own = [result for result in store.results() if result.trial.rung == rung and result.trial.balanced]
-        copied = networks.copies(own, trials, survivors)
-        copies, results = copies + copied, own + copied
-        if rung + 1 < len(budgets):
-            survivors = promoted(results, survivors, spec.halving.keep, spec.compared_with())
-    if spec.ablate_balance and (ablations := ablation_trials(results, survivors)):
-        run_all(ablations, [trial.structure for trial in ablations], is_ablation=True)
-    return sorted(store.results() + copies, key=lambda result: result.trial.rung)
+class _Course:
+    """One pass through the stages of a study."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        candidates: Sequence[LayerSpec],
+        task: AnyTask,
+        networks: EqualNetworks,
+        store: StudyStore,
+        engine: Engine,
+        on_event: Callable[[StudyEvent], None],
+    ) -> None:
+        self.spec = spec
+        self.controls = spec.controls_of(candidates)
+        self.structures = [*candidates, *self.controls]
+        self.networks = networks
+        self.store = store
+        self.engine = engine
+        self.on_event = on_event
+        self.grid = width_grid(spec, task)
+        self.always = spec.compared_with()
+        self.budgets = rung_budgets(spec.budget_flops, spec.halving)
+        self.rates: dict[LayerSpec, TunedRate] = {}
+        self.best_widths: dict[LayerSpec, dict[float, float]] = {structure: {} for structure in self.structures}
+        self.chosen: dict[tuple[LayerSpec, int], list[int]] = {}
+        """(structure, rung) -> numbers of the widths that all seeds were trained at."""
+        self.results: dict[Trial, TrialResult] = {}
+        self._sources: dict[Hashable, Trial] = {}
+        self._stage_trials = 0
+
+    def run(self) -> StudyOutcome:
+        last = len(self.budgets) - 1
+        if self.spec.is_tuned:
+            self._tune_rates()
+        survivors = self.structures
+        scores: dict[LayerSpec, float] = {}
+        for rung in range(last + 1):
+            scores = self._run_rung(rung, survivors)
+            if rung < last:
+                survivors = promoted(scores, survivors, self.spec.halving.keep, self.always, self.controls)
+        confirming = self._confirm(survivors, scores)
+        ablations = self._ablate(last, survivors) if self.spec.ablate_balance else []
+        main = self._distinct(trial for trial in self.results if trial.stage == "main" and trial.balanced)
+        pilots = self._distinct((t for t in self.results if t.stage == "pilot" and self._is_final(t)), main)
+        others = (trial for trial in self.results if trial.stage in ("rates", "pilot"))
+        return StudyOutcome(
+            ranked=self._sorted([*main.values(), *pilots.values()]),
+            confirmation=self._sorted(confirming),
+            tuning=self._sorted(self._distinct(others, {**main, **pilots}).values()),
+            unbalanced=self._sorted(ablations),
+            rates=self.rates,
+            controls=self.controls,
+        )
+
+    def _sorted(self, trials: Iterable[Trial]) -> tuple[TrialResult, ...]:
+        return tuple(sorted((self.results[trial] for trial in trials), key=lambda result: result.trial.rung))
+
+    @staticmethod
+    def _distinct(trials: Iterable[Trial], known: Mapping[str, Trial] | None = None) -> dict[str, Trial]:
+        """The first trial of every key, except known ones: one run may serve several stages."""
+        found: dict[str, Trial] = {}
+        for trial in trials:
+            if trial.key not in (known or {}):
+                found.setdefault(trial.key, trial)
+        return found
+
+    def _is_final(self, trial: Trial) -> bool:
+        return trial.rate == self._rate(trial.structure, trial.rung)
+
+    def _rate(self, structure: LayerSpec, rung: int) -> float:
+        tuned = self.rates.get(structure)
+        if tuned is None:
+            return 1.0
+        return tuned.last_rate if rung + 1 == len(self.budgets) else tuned.rate
+
+    def _trials(
+        self,
+        stage: Stage,
+        structure: LayerSpec,
+        rung: int,
+        number: int,
+        seeds: Iterable[int],
+        rate: float | None = None,
+    ) -> list[Trial]:
+        """Trials of one structure at one width, at its rate unless another is given."""
+        width, budget = self.grid.width(number), self.budgets[rung]
+        rate = self._rate(structure, rung) if rate is None else rate
+        return [Trial(structure, width, seed, rung, budget, stage=stage, rate=rate) for seed in seeds]
+
+    def _tune_rates(self) -> None:
+        """Base rate x {1/2, 1, 2} at the width expected to be best, then further on where the best is at an edge."""
+        budget = self.budgets[0]
+        places = {s: self._near(s, self.grid.guess(s, budget), budget) for s in self.structures}
+        values = self._search(
+            "rates",
+            0,
+            {structure: [-1, 0, 1] for structure, number in places.items() if number is not None},
+            lambda s, octave: self._trials("rates", s, 0, places[s] or 0, [0], 2.0**octave),
+            _next_octave,
+        )
+        for structure, losses in values.items():
+            found = _lowest({octave * math.log(2): loss for octave, loss in losses.items()})
+            rate = 1.0 if found is None else float(f"{math.exp(found.at):.3g}")
+            tried = tuple((2.0**octave, _finite(loss)) for octave, loss in sorted(losses.items()))
+            width = self.grid.width(places[structure] or 0)
+            self.rates[structure] = TunedRate.found(self.base_rate, rate, width, found, tried)
+
+    @property
+    def base_rate(self) -> float:
+        given = self.spec.optimizer.learning_rate
+        return float(self.grid.task.settings.learning_rate if given is None else given)
+
+    def _near(self, structure: LayerSpec, number: int, budget: float) -> int | None:
+        """The width that fits nearest to one of this number."""
+        fitting = self.grid.around(structure, number, budget)
+        return min(fitting, key=lambda other: (abs(other - number), other), default=None)
+
+    def _run_rung(self, rung: int, structures: Sequence[LayerSpec]) -> dict[LayerSpec, float]:
+        """Find the best width of every structure and spend the seeds there; the loss at its best width."""
+        is_last = rung + 1 == len(self.budgets)
+        starts = {s: self._expected_widths(s, rung) for s in structures}
+        checks = self.spec.is_tuned and is_last
+        if self.spec.widths is None or checks:
+            pilots = self._search_widths("widths", rung, starts, [0])
+            if checks:
+                self._check_rates(rung, pilots)
+            starts = {s: self._window(losses) for s, losses in pilots.items()}
+        losses = self._search_widths("seeds", rung, starts, range(self.spec.seeds))
+        scores = dict.fromkeys(structures, math.inf)
+        for structure, found in losses.items():
+            self.chosen[structure, rung] = sorted(found)
+            if (minimum := self._minimum(structure, rung)) is not None:
+                scores[structure] = minimum.log_loss
+                self.best_widths[structure][self.budgets[rung]] = minimum.width
+        return scores
+
+    def _minimum(self, structure: LayerSpec, rung: int) -> Minimum | None:
+        """The loss of a structure at its best width of a rung, as the ranking has it; None without a finished run."""
+        runs = [self.results[trial] for trial in self._distinct(self._measured(structure, rung)).values()]
+        levels = levels_of(observations_of(runs)).get(structure, ())
+        found = surface(levels) if levels else None
+        at = None if found is None else found.at(rung)
+        return None if found is None or at is None else found.minima[at]
+
+    def _measured(self, structure: LayerSpec, rung: int) -> Iterator[Trial]:
+        """Trials of the ranking, up to a rung."""
+        for trial in self.results:
+            if trial.structure == structure and trial.rung <= rung and trial.stage == "main" and trial.balanced:
+                yield trial
+
+    def _expected_widths(self, structure: LayerSpec, rung: int) -> list[int]:
+        budget, before = self.budgets[rung], self.best_widths[structure]
+        if self.spec.widths is not None or not before:
+            number = self.grid.guess(structure, budget)
+        else:
+            known, width = max(before.items())
+            number = grid_number(width * (budget / known) ** log_slope(before))
+        return self.grid.around(structure, number, budget)
+
+    def _window(self, losses: Mapping[int, float]) -> list[int]:
+        """The best width with its two neighbours; all widths where the user gave them."""
+        best = best_point(losses)
+        if self.spec.widths is not None or best is None:
+            return sorted(losses)
+        order = sorted(losses)
+        first = min(max(order.index(best) - 1, 0), max(len(order) - 3, 0))
+        return order[first : first + 3]
+
+    def _search_widths(
+        self, stage: StudyStage, rung: int, starts: Mapping[LayerSpec, list[int]], seeds: Sequence[int]
+    ) -> dict[LayerSpec, dict[int, float]]:
+        is_fixed, budget = self.spec.widths is not None, self.budgets[rung]
+        return self._search(
+            stage,
+            rung,
+            starts,
+            lambda s, number: self._trials("pilot" if stage == "widths" else "main", s, rung, number, seeds),
+            lambda s, number, step: None if is_fixed else self.grid.neighbour(s, number, step, budget),
+            leaps=stage == "widths",
+        )
+
+    def _check_rates(self, rung: int, pilots: Mapping[LayerSpec, Mapping[int, float]]) -> None:
+        """Try the neighbours of each rate once more at the best width of the last rung, and follow the better one."""
+        best = {s: number for s, losses in pilots.items() if (number := best_point(losses)) is not None}
+        values = self._search(
+            "rate check",
+            rung,
+            {s: [-1, 0, 1] for s in best if s in self.rates},
+            lambda s, octave: self._trials("rates", s, rung, best[s], [0], self.rates[s].rate * 2.0**octave),
+            _next_octave,
+        )
+        for structure, losses in values.items():
+            found = _lowest({octave * math.log(2): loss for octave, loss in losses.items()})
+            if found is not None:
+                tuned, width = self.rates[structure], self.grid.width(best[structure])
+                tried = tuple((tuned.rate * 2.0**octave, _finite(loss)) for octave, loss in sorted(losses.items()))
+                moves = best_point(losses) != 0
+                self.rates[structure] = tuned.checked_at(width, found, tried, moves)
+
+    def _confirm(self, survivors: Sequence[LayerSpec], scores: Mapping[LayerSpec, float]) -> list[Trial]:
+        """The best and the yardstick once more, on the last rung around their best widths, from seeds of their own."""
+        yardstick, *_ = self.always
+        rivals = [s for s in survivors if s != yardstick and math.isfinite(scores[s])]
+        best = sorted(rivals, key=lambda s: scores[s])[: self.spec.confirm]
+        if not best or not math.isfinite(scores.get(yardstick, math.inf)):
+            return []
+        seeds, rung = range(CONFIRMING_SEED, CONFIRMING_SEED + self.spec.seeds), len(self.budgets) - 1
+        trials = [
+            trial
+            for structure in (yardstick, *best)
+            for number in self._best_three(structure, rung)
+            for trial in self._trials("confirmation", structure, rung, number, seeds)
+        ]
+        self._run_all("confirmation", rung, sorted(trials, key=lambda trial: trial.seed))
+        return trials
+
+    def _nearest(self, structure: LayerSpec, rung: int) -> int:
+        """Place of the chosen width that is nearest to the best one."""
+        widths, best = self.chosen[structure, rung], self.best_widths[structure][self.budgets[rung]]
+        return min(range(len(widths)), key=lambda i: abs(math.log(self.grid.width(widths[i]) / best)))
+
+    def _best_three(self, structure: LayerSpec, rung: int) -> list[int]:
+        """The chosen width nearest to the best one, with its neighbours."""
+        numbers = self.chosen[structure, rung]
+        first = min(max(self._nearest(structure, rung) - 1, 0), max(len(numbers) - 3, 0))
+        return numbers[first : first + 3]
+
+    def _ablate(self, rung: int, survivors: Sequence[LayerSpec]) -> list[Trial]:
+        """The run that stands for each structure with experts: its first finished seed at the best width."""
+        found = []
+        for structure in survivors:
+            if isinstance(structure, MixtureOfExperts) and self.budgets[rung] in self.best_widths[structure]:
+                number = self.chosen[structure, rung][self._nearest(structure, rung)]
+                trials = self._trials("main", structure, rung, number, range(self.spec.seeds))
+                finished = next((trial for trial in trials if is_finished(self.results[trial])), None)
+                found += [] if finished is None else [replace(finished, balanced=False)]
+        self._run_all("without balance loss", rung, found)
+        return found
+
+    def _search(
+        self,
+        stage: StudyStage,
+        rung: int,
+        starts: Mapping[LayerSpec, list[int]],
+        trials_of: Callable[[LayerSpec, int], list[Trial]],
+        neighbour: Callable[[LayerSpec, int, int], int | None],
+        *,
+        leaps: bool = False,
+    ) -> dict[LayerSpec, dict[int, float]]:
+        """Measure points of every structure until its lowest has neighbours; mean log losses by point."""
+        values: dict[LayerSpec, dict[int, float]] = {structure: {} for structure, points in starts.items() if points}
+        wanted = {structure: points for structure, points in starts.items() if points}
+        for round_number in count():
+            trials = {(s, p): trials_of(s, p) for s, points in wanted.items() for p in points}
+            flat = [trial for group in trials.values() for trial in group]
+            self._run_all(stage, rung, sorted(flat, key=lambda trial: trial.seed), goes_on=round_number > 0)
+            for (structure, point), group in trials.items():
+                values[structure][point] = statistics.fmean(_log_loss(self.results[trial]) for trial in group)
+            wanted = {}
+            for structure, found in values.items():
+                points = next_points(found, lambda p, step, s=structure: neighbour(s, p, step), leaps=leaps)  # type: ignore[misc]
+                if points:
+                    wanted[structure] = points
+            if not wanted:
+                return values
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    def _run_all(self, stage: StudyStage, rung: int, trials: Sequence[Trial], *, goes_on: bool = False) -> None:
+        """Run the trials that have no result yet; equal networks once. `goes_on`: more trials of the stage before."""
+        if not trials:
+            return
+        pairs = [(trial, self._source(trial)) for trial in trials]
+        own = list(dict.fromkeys(source for _, source in pairs))
+        self.store.add(own)
+        before = self._stage_trials if goes_on else 0
+        self._stage_trials = before + len(own)
+        self.on_event(
+            StageStarted(
+                stage=stage,
+                rung=rung,
+                rungs=len(self.budgets),
+                budget_flops=self.budgets[rung],
+                structures=tuple(dict.fromkeys(trial.structure for trial in trials)),
+                trials=self._stage_trials,
+                finished=self._stage_trials - self.store.waiting(),
+            )
+        )
+        _run_waiting(self.store, self.engine, self.on_event)
+        for trial, source in pairs:
+            result = self.store.result_of(source)
+            assert result is not None
+            copied = None if source.structure == trial.structure else source.structure
+            self.results[trial] = replace(result, trial=trial, trained_as=copied)
+
+    def _source(self, trial: Trial) -> Trial:
+        """The trial whose run stands for this one: the first of the study that trains the same network."""
+        key = self.networks.key(trial.structure, trial.width)
+        same = replace(trial, structure=self.structures[0], stage="main")
+        return self._sources.setdefault((key, same), trial)
+
+
+def _next_octave(_: LayerSpec, octave: int, step: int) -> int | None:
+    """The rate so many factors of 2 further on; None beyond those that are tried."""
+    return octave + step if abs(octave + step) <= MOST_OCTAVES else None
+
+
+def _lowest(values: Mapping[float, float]) -> Vertex | None:
+    """Lowest point of the parabola through the best value; None where no value is finite."""
+    if not any(map(math.isfinite, values.values())):
+        return None
+    return vertex(list(values), list(values.values()))
+
+
+def _log_loss(result: TrialResult) -> float:
+    """Log of a run's loss, infinite where it has none."""
+    return math.log(result.loss) if is_finished(result) and result.loss is not None else math.inf
+
+
+def _finite(log_loss: float) -> float | None:
+    return math.exp(log_loss) if math.isfinite(log_loss) else None
 
 
 def _run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[StudyEvent], None]) -> None:

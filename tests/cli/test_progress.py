@@ -9,9 +9,10 @@ from rich.console import Console
 
 from einsearch_cli.cli.progress import StudyProgress, TrainProgress
 from einsearch_cli.search.equal_networks import EqualNetworks
-from einsearch_cli.search.estimate import RungEstimate, StudyEstimate
+from einsearch_cli.search.estimate import StageEstimate, StudyEstimate
 from einsearch_cli.search.job import TrialFinished, TrialProgress
-from einsearch_cli.search.study import RungStarted
+from einsearch_cli.search.plan import PlannedStage
+from einsearch_cli.search.study import StageStarted
 from einsearch_cli.structures import RoutingStatistics, parse_layer
 from einsearch_cli.training.full import StepMetrics
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
@@ -27,14 +28,17 @@ def shown(is_terminal: bool) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=is_terminal, width=200)
     result = TrialResult(TRIAL, "ok", 1.25, 10, 1e9, 1e9, 7, 2.0, (), routing=ROUTING)
-    estimate = StudyEstimate((RungEstimate(0, 1e9, 1, 1, 60.0),), EqualNetworks({}), start_up_s=15.0)
+    seeds = StageEstimate(PlannedStage("seeds", 0, 1e9, 1, 1.0), 60.0)
+    ablation = StageEstimate(PlannedStage("without balance loss", 0, 1e9, 1, 1.0), 0.0)
+    estimate = StudyEstimate((seeds, ablation), EqualNetworks(lambda *place: place), (), start_up_s=15.0)
     with StudyProgress(console, estimate, workers=2) as progress:
-        progress(RungStarted(0, 1, 1e9, (TRIAL.structure,), 1, 0))
+        progress(StageStarted("seeds", 0, 1, 1e9, (TRIAL.structure,), 1, 0))
         progress._bars.refresh()
         progress(TrialProgress(0, TRIAL, 3, 7, 2.5, ROUTING))
         progress._bars.refresh()
         progress(TrialFinished(0, result))
-        progress(RungStarted(0, 1, 1e9, (TRIAL.structure,), 1, 0, is_ablation=True))
+        progress(StageStarted("seeds", 0, 1, 1e9, (TRIAL.structure,), 2, 1))
+        progress(StageStarted("without balance loss", 0, 1, 1e9, (TRIAL.structure,), 1, 0))
     return file.getvalue()
 
 
@@ -51,11 +55,11 @@ def test_until_a_worker_trains_the_note_says_that_they_start_and_counts_it() -> 
     assert "about 1 min 0 s left" in notes
 
 
-def test_elsewhere_there_is_a_line_for_every_rung_and_run() -> None:
+def test_elsewhere_there_is_a_line_for_every_stage_and_run() -> None:
     first, second, third = shown(is_terminal=False).splitlines()
-    assert first == "rung 1/1: 1 candidates, 1e+09 FLOPs a run"
+    assert first == "rung 1/1, seeds: 1 candidates, 1e+09 FLOPs a run"
     assert second.startswith("  btt-moe:experts=2,top=1, width 32, seed 0  loss 1.25  least load 0.20 in blocks.0.key")
-    assert third == "without balance loss: 1 candidates, 1e+09 FLOPs a run"
+    assert third == "rung 1/1, without balance loss: 1 candidates, 1e+09 FLOPs a run"
 
 
 def test_a_validation_of_a_network_with_experts_shows_the_least_used_one() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -24,12 +25,25 @@ widths: [16, 32]
 seeds: 2
 budget_flops: 1e8
 halving: {rungs: 2, factor: 4}
+rates: fixed
+confirm: 0
 """
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+TUNED = """
+task: teacher
+task_settings: {teacher_width: 16, pool_size: 2048, validation_size: 128, batch_size: 256}
+optimizer: {validations: 1}
+structures: [btt:r=2]
+seeds: 2
+budget_flops: 2e7
+halving: {rungs: 2, factor: 4}
+"""
 
 
 def write_study(folder: Path, text: str = STUDY) -> Path:
@@ -62,6 +76,33 @@ def test_a_study_from_start_to_report(einsearch, tmp_path: Path) -> None:
     assert "monarch" in found.out
 
 
+def test_a_study_with_tuned_rates_searched_widths_controls_and_confirmation(einsearch, tmp_path: Path) -> None:
+    study, out = write_study(tmp_path, TUNED), tmp_path / "out"
+    found = einsearch("rank", study, "--out", out)
+    assert found.code == 0, found.err
+    said = " ".join(found.err.split())
+    assert "controls: monarch" in said
+    assert re.search(r"\d+ runs look for learning rates \(\d+% more than without\)", said)
+    for stage in ("rung 1/2, rates", "rung 1/2, widths", "rung 2/2, rate check", "rung 2/2, seeds", "confirmation"):
+        assert f"{stage}: " in said
+    document = json.loads((out / "results.json").read_text())
+    families = {"dense", "btt", "monarch"}
+    assert {run["family"] for run in document["results"]} == families
+    assert [control["of"] for control in document["controls"]] == [["XA^1/2 XAB^1/2 YB^1/2 YAB^1/2 AB=2"]]
+    assert len(document["rates"]) == 3
+    for tuned in document["rates"]:
+        mine = [run for run in document["results"] if run["structure"] == tuned["structure"] and run["rung"] == 0]
+        assert {run["learning_rate"] for run in mine} == {pytest.approx(tuned["base"] * tuned["rate"])}
+        assert len({run["width"] for run in mine}) >= 3
+        assert len(tuned["tried"]) >= 3
+    assert {run["seed"] for run in document["confirmation"]} == {1000, 1001}
+    assert len({run["structure"] for run in document["confirmation"]}) == 2
+    assert all(run["learning_rate"] for run in document["tuning"])
+    again = einsearch("rank", study, "--out", out)
+    assert json.loads((out / "results.json").read_text())["results"] == document["results"]
+    assert again.code == 0
+
+
 def test_the_same_command_again_repeats_nothing(einsearch, tmp_path: Path) -> None:
     study, out = write_study(tmp_path), tmp_path / "out"
     einsearch("rank", study, "--out", out)
@@ -69,9 +110,13 @@ def test_the_same_command_again_repeats_nothing(einsearch, tmp_path: Path) -> No
     again = einsearch("rank", study, "--out", out)
     assert again.code == 0
     assert finished_runs(out) == before
-    other = einsearch("rank", study, "--out", out, "--seeds", 3)
+    more = einsearch("rank", study, "--out", out, "--seeds", 3)
+    assert more.code == 0
+    assert before.items() < finished_runs(out).items()
+    assert {run["seed"] for run in json.loads((out / "results.json").read_text())["results"]} == {0, 1, 2}
+    other = einsearch("rank", write_study(tmp_path, STUDY + "optimizer: {warmup: 0.1}\n"), "--out", out)
     assert other.code == 2
-    assert "holds another study" in other.err
+    assert "holds another study: optimizer.warmup was 0.05 and is 0.1" in " ".join(other.err.split())
 
 
 def finished_runs(folder: Path) -> dict[str, int]:
@@ -80,7 +125,8 @@ def finished_runs(folder: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     for trial in study.trials:
         if trial.state == optuna.trial.TrialState.COMPLETE:
-            counts[str(trial.params)] = counts.get(str(trial.params), 0) + 1
+            name = f"{trial.user_attrs['structure']} {trial.params}"
+            counts[name] = counts.get(name, 0) + 1
     return counts
 
 
@@ -140,7 +186,7 @@ def test_being_stopped_ends_cleanly_and_says_how_to_go_on(tmp_path: Path, sign: 
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("rung 1/2"):
+            if line.startswith("rung 1/2, seeds"):
                 break
         time.sleep(1 if sign is signal.SIGINT else 3)  # while workers start, and while they train
         os.killpg(process.pid, sign) if sign is signal.SIGINT else process.send_signal(sign)
@@ -192,6 +238,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(einsearch, tmp_path: Path, mo
     plan = json.loads(einsearch("rank", write_study(tmp_path), "--dry-run", "--format", "json").out)
     assert (plan["runs"], len(plan["structures"])) == (28, 4)
     assert plan["train_flops"] == pytest.approx(16 * 2.5e7 + 12 * 1e8)
+    assert [(stage["stage"], stage["runs"]) for stage in plan["stages"]] == [("seeds", 16), ("seeds", 12)]
     assert plan["seconds"] > 0
     assert not (tmp_path / "runs").exists()
 
@@ -211,7 +258,7 @@ def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
     [
         (["monarch", "--widths", "64,x"], "--widths 64,x: x is not a whole number"),
         (["monarch", "--budget", "-1"], "--budget -1: a number above 0 is needed"),
-        (["monarch", "--budget", "10"], "budget_flops = 10 leaves 3.33 training FLOPs"),
+        (["monarch", "--budget", "10"], "budget_flops = 10 leaves 1.11 training FLOPs"),
         (["monarch", "--task", "teachr"], "no task is named 'teachr'"),
         (["monarch", "--text", "missing"], "missing"),
         (["grid:x"], "grid:x: a whole number from 1 to 24"),

@@ -33,7 +33,7 @@ def reduced(folder: Path) -> Path:
     study: dict[str, Any] = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
     study["structures"] += OTHERS
     study |= {"widths": [32], "seeds": 1, "budget_flops": "1e9", "task_settings": SUBWORDS}
-    study |= {"halving": {"rungs": 1}, "ablate_balance": True}
+    study |= {"halving": {"rungs": 1}, "ablate_balance": True, "rates": "fixed", "confirm": 0, "controls": False}
     path = folder / "moe.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
     return path

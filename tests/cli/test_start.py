@@ -12,7 +12,6 @@ import pytest
 import einsearch_cli
 from einsearch_cli.cli.commands import SUMMARIES
 from einsearch_cli.search.store import StudyStore
-from einsearch_cli.structures import parse_structure
 
 LIBRARIES = (
     "torch",
@@ -116,7 +115,7 @@ def test_a_folder_that_cannot_be_used_is_refused_before_data_are_prepared(tmp_pa
     if kind == "a file":
         out.write_text("")
     elif kind == "another study":
-        with StudyStore(out, "a fingerprint of other settings", [parse_structure("monarch")]):
+        with StudyStore(out, "a fingerprint of other settings"):
             pass
     else:
         out.mkdir()

@@ -11,55 +11,65 @@ from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import parse_layer
 from einsearch_cli.tasks import open_task
 from einsearch_cli.training.proxy.trial import TrialResult
-from tests.search.test_study import study
+from tests.search.synthetic import Course, Law, MemoryStore, run_synthetic
 from tests.taxonomy.test_exponents import PUBLISHED
 
 THIRD, QUARTER = "XA^1/3 XAB^2/3 YB^2/3 YAB^1/3", "XA^1/4 XAB^3/4 YB^3/4 YAB^1/4"
 
 
 def test_the_published_structures_are_different_networks_at_60_but_not_at_64() -> None:
-    networks = EqualNetworks.among(open_task("teacher"), map(parse_layer, PUBLISHED), (60, 64, 128))
-    assert [networks.distinct(width) for width in (60, 64, 128)] == [23, 20, 19]
-    assert all(width != 60 for width, _ in networks.groups())
+    networks, published = EqualNetworks.of_task(open_task("teacher")), [parse_layer(text) for text in PUBLISHED]
+    assert [networks.distinct(published, width) for width in (60, 64, 128)] == [23, 20, 19]
+    assert all(width != 60 for width, _ in networks.groups(published, (60, 64, 128)))
 
 
 def test_bonds_and_experts_make_other_networks() -> None:
     mixtures = ("btt-moe:experts=4,top=2", "btt-moe:experts=4,top=1", "btt-moe:experts=8,top=2")
     structures = [parse_layer(text) for text in ("monarch", "btt:r=2", *mixtures)]
-    networks = EqualNetworks.among(open_task("teacher"), structures, (64,))
-    assert networks.distinct(64) == len(structures)
-    assert networks.groups() == []
+    networks = EqualNetworks.of_task(open_task("teacher"))
+    assert networks.distinct(structures, 64) == len(structures)
+    assert networks.groups(structures, (64,)) == []
 
 
-def spec_of(**settings: object) -> StudySpec:
+def course_of(store: MemoryStore, **settings: object) -> Course:
     given = {"structures": [THIRD, QUARTER], "widths": [64, 120], "seeds": 2, "halving": {"rungs": 2, "keep": 1}}
-    return StudySpec.model_validate(given | settings)
+    spec = StudySpec.model_validate(given | {"confirm": 0} | settings)
+    networks = EqualNetworks.of_task(spec.open_task())
+    return run_synthetic(spec, lambda _: Law(noise=0.01), networks=networks, store=store)
 
 
-def test_an_equal_network_is_trained_once_and_its_result_stands_for_both(tmp_path: Path) -> None:
-    ran, results, stages = study(tmp_path, spec_of())
+def test_an_equal_network_is_trained_once_and_its_result_stands_for_both() -> None:
+    store = MemoryStore()
+    course = course_of(store, rates="fixed")
+    ran, results = course.ran, course.outcome.results
     third, quarter = parse_layer(THIRD), parse_layer(QUARTER)
     assert len(ran) == 2 * 2 * (2 + 3), "rungs x seeds x (two networks at width 64, three at 120), dense among them"
     assert {trial.width for trial in ran if trial.structure == quarter} == {120}
     assert len(results) == 2 * 2 * 2 * 3, "every candidate has a result at every width"
-    assert [stage.trials for stage in stages] == [10, 10]
+    assert [stage.trials for stage in course.stages] == [10, 10]
     copies = [result for result in results if result.trained_as is not None]
     assert {(copy.trial.structure, copy.trial.width, copy.trained_as) for copy in copies} == {(quarter, 64, third)}
     sources = {(r.trial.rung, r.trial.seed): r for r in results if r.trial.structure == third and r.trial.width == 64}
     assert all(copy.loss == sources[copy.trial.rung, copy.trial.seed].loss for copy in copies)
     assert len(copies) == 4
-    again, same, _ = study(tmp_path, spec_of())
-    assert again == []
-    assert same == results
+    again = course_of(store, rates="fixed")
+    assert again.ran == []
+    assert again.outcome == course.outcome
     assert TrialResult.from_json(copies[0].to_json()) == copies[0]
 
 
-def test_the_first_survivor_is_trained_where_the_first_candidate_was_dropped(tmp_path: Path) -> None:
-    networks = EqualNetworks.among(open_task("teacher"), map(parse_layer, (THIRD, QUARTER)), (64,))
-    _, results, _ = study(tmp_path, spec_of())
-    trial = next(result.trial for result in results if result.trained_as is not None)
-    assert networks.trained_as(trial, [parse_layer(THIRD), parse_layer(QUARTER)]).structure == parse_layer(THIRD)
-    assert networks.trained_as(trial, [parse_layer(QUARTER)]) == trial
+def test_networks_that_are_equal_where_rates_are_tuned_get_the_same_rate() -> None:
+    rates = course_of(MemoryStore(), widths=[60, 64, 120]).outcome.rates
+    assert rates[parse_layer(THIRD)].rate == rates[parse_layer(QUARTER)].rate
+    apart = course_of(MemoryStore(), widths=[64, 120]).outcome.rates
+    assert apart[parse_layer(THIRD)].rate != apart[parse_layer(QUARTER)].rate
+
+
+def test_equal_networks_at_other_rates_are_trained_each() -> None:
+    course = course_of(MemoryStore(), widths=[64, 120])
+    third, quarter = parse_layer(THIRD), parse_layer(QUARTER)
+    own = {trial.structure for trial in course.ran if trial.width == 64 and trial.rung == 0}
+    assert {third, quarter} <= own
 
 
 def test_the_plan_names_equal_networks_and_counts_their_runs_once(
@@ -70,7 +80,8 @@ def test_the_plan_names_equal_networks_and_counts_their_runs_once(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     study_file = tmp_path / "study.yaml"
     study_file.write_text(
-        f"structures: ['{THIRD}', '{QUARTER}']\nwidths: [64, 120]\nseeds: 1\nbudget_flops: 1e9\nhalving: {{rungs: 1}}\n"
+        f"structures: ['{THIRD}', '{QUARTER}']\nwidths: [64, 120]\nseeds: 1\nbudget_flops: 1e9\n"
+        "halving: {rungs: 1}\nrates: fixed\nconfirm: 0\n"
         "task_settings: {teacher_width: 16, pool_size: 1024, validation_size: 64, batch_size: 64}\n"
     )
     assert main(["rank", str(study_file), "--dry-run"]) == 0

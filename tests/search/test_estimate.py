@@ -14,6 +14,7 @@ from einsearch_cli.search import estimate
 from einsearch_cli.search.engines.local import LocalProcesses
 from einsearch_cli.search.estimate import StudyEstimate, estimate_study
 from einsearch_cli.search.job import TrialSetup
+from einsearch_cli.search.plan import PlannedStage
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.tasks import open_task
 from einsearch_cli.training import ProxyRun, RunCost, RunSpeed
@@ -28,6 +29,9 @@ SPEC = StudySpec.model_validate(
         "seeds": 3,
         "budget_flops": 1.6e8,
         "halving": {"rungs": 2, "keep": 0.5, "factor": 4},
+        "rates": "fixed",
+        "controls": False,
+        "confirm": 0,
     }
 )
 STEP_FLOPS = 1000
@@ -55,20 +59,20 @@ def run_s(budget_flops: float) -> float:
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_time_is_runs_times_seconds_over_workers(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     found = estimated(monkeypatch, workers)
-    first, last = found.rungs
-    assert (first.structures, first.runs, first.budget_flops) == (4, 24, 4e7)
-    assert (last.structures, last.runs, last.budget_flops) == (3, 18, 1.6e8)
+    first, last = found.stages
+    assert first.planned == PlannedStage("seeds", 0, 4e7, structures=4, runs=24)
+    assert last.planned == PlannedStage("seeds", 1, 1.6e8, structures=3, runs=18)
     assert first.seconds == pytest.approx(24 * run_s(4e7) / workers)
     assert last.seconds == pytest.approx(18 * run_s(1.6e8) / workers)
     assert found.start_up_s == estimate.LOADING_S * max(1.0, workers / (os.cpu_count() or 1))  # torch is loaded here
     assert found.seconds == pytest.approx(found.start_up_s + first.seconds + last.seconds)
     assert found.train_flops == 24 * 4e7 + 18 * 1.6e8
     assert found.to_json()["seconds"] == found.seconds
-    assert [rung["seconds"] for rung in found.to_json()["rungs"]] == [first.seconds, last.seconds]
+    assert [stage["seconds"] for stage in found.to_json()["stages"]] == [first.seconds, last.seconds]
 
 
 def test_more_workers_than_runs_help_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _ = estimated(monkeypatch, 1000).rungs
+    first, _ = estimated(monkeypatch, 1000).stages
     assert first.seconds == pytest.approx(run_s(4e7))
 
 
@@ -102,7 +106,15 @@ def test_runs_without_balance_loss_are_counted_too(monkeypatch: pytest.MonkeyPat
     changes = {"structures": ["btt-moe:experts=4,top=2"], "widths": [16], "ablate_balance": True, "budget_flops": 1e9}
     spec = StudySpec.model_validate(SPEC.model_dump() | changes)
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
-    first, last = estimate_study(
-        spec, spec.candidates(), open_task("teacher", SETTINGS), LocalProcesses(SETUP, 1)
-    ).rungs
-    assert (first.runs, last.runs) == (2 * 3, 2 * 3 + 1)
+    found = estimate_study(spec, spec.candidates(), open_task("teacher", SETTINGS), LocalProcesses(SETUP, 1))
+    assert [stage.planned.runs for stage in found.stages] == [2 * 3, 2 * 3, 1]
+
+
+def test_what_tuning_costs_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four candidates: four runs each for the rate, two and a half for its check with three left."""
+    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
+    spec = SPEC.model_copy(update={"rates": "tuned"})
+    found = estimate_study(spec, spec.candidates(), open_task("teacher", SETTINGS), LocalProcesses(SETUP, 1))
+    assert found.tuning_runs == found.to_json()["tuning_runs"] == round(4 * 4 + 3 * 2.5)
+    stages = [(stage.planned.stage, stage.planned.rung) for stage in found.stages]
+    assert stages == [("rates", 0), ("seeds", 0), ("widths", 1), ("rate check", 1), ("seeds", 1)]

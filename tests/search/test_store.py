@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -28,7 +29,7 @@ def finished(trial: Trial, loss: float) -> TrialResult:
 
 
 def open_store(folder: Path, fingerprint: str = "f") -> StudyStore:
-    return StudyStore(folder, fingerprint, STRUCTURES)
+    return StudyStore(folder, fingerprint)
 
 
 def test_every_trial_is_given_out_once_and_its_result_kept(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_a_kill_while_a_trial_is_taken_does_not_mix_up_the_next_ones(
             store.finish(number, finished(trial, 0.5))
         completed = [t for t in store._study.get_trials() if t.state == TrialState.COMPLETE]
     assert [(t.params["width"], t.params["seed"]) for t in completed] == [(t.width, t.seed) for t in TRIALS]
-    assert [t.params["structure"] for t in completed] == [str(t.structure) for t in TRIALS]
+    assert [t.user_attrs["structure"] for t in completed] == [str(t.structure) for t in TRIALS]
 
 
 def test_a_result_written_just_before_a_kill_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +114,35 @@ def test_a_retried_trial_has_one_result_the_latest(tmp_path: Path) -> None:
         store.add(TRIALS[:1])
         assert store.take() is None
         assert store.results() == [finished(TRIALS[0], 0.25)]
+
+
+def test_a_trial_on_another_rung_with_the_same_budget_is_the_same(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.add(TRIALS[:1])
+        number, trial = next(iter(store.take, None))
+        store.finish(number, finished(trial, 0.25))
+        again, faster = replace(trial, rung=2), replace(trial, rate=2.0)
+        store.add([again, faster, replace(trial, budget_flops=2e9)])
+        assert store.waiting() == 2
+        assert store.result_of(again) == finished(again, 0.25)
+        assert store.result_of(faster) is None
+
+
+def test_a_crashed_trial_is_not_done_again_by_the_same_process(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.add(TRIALS[:1])
+        number, trial = next(iter(store.take, None))
+        store.finish(number, failed_result(trial, "failed", "boom", 0.1))
+        store.add([trial])
+        assert store.waiting() == 0
+
+
+def test_decisions_are_kept(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        assert store.noted("plan") is None
+        store.note("plan", {"budget_flops": 1e9})
+    with open_store(tmp_path) as store:
+        assert store.noted("plan") == {"budget_flops": 1e9}
 
 
 def test_the_database_stays_in_its_folder_whatever_that_is_called(tmp_path: Path) -> None:
@@ -198,8 +228,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def _fill(store: StudyStore) -> None:
-    for _ in range(50):
-        store.add(TRIALS)
+    for seed in range(50):
+        store.add([replace(TRIALS[0], seed=100 + seed)])
         taken = store.take()
         assert taken is not None
         store.finish(taken[0], failed_result(taken[1], "failed", "x", 0.0))
@@ -270,9 +300,9 @@ def test_results_without_their_database_are_not_replaced(tmp_path: Path, damage:
 def test_another_study_says_what_differs(tmp_path: Path) -> None:
     before = {"seeds": 3, "widths": [64, 128], "optimizer": {"beta1": 0.9}, "candidates": ["a", "b"]}
     now = {**before, "seeds": 5, "optimizer": {"beta1": 0.8}, "candidates": ["a", "c"]}
-    with StudyStore(tmp_path, "f", STRUCTURES, before):
+    with StudyStore(tmp_path, "f", before):
         pass
-    with pytest.raises(StudyError) as caught, StudyStore(tmp_path, "g", STRUCTURES, now):
+    with pytest.raises(StudyError) as caught, StudyStore(tmp_path, "g", now):
         pass
     assert caught.value.problem == (
         f'{tmp_path} holds another study: candidates has lost "b" and gained "c"; optimizer.beta1 was 0.9 and is 0.8; '
@@ -284,9 +314,9 @@ def test_a_study_of_a_former_format_of_its_task_is_refused_by_name(tmp_path: Pat
     """The number was not noted before there was a second one."""
     before = {"task": "text", "task_settings": {"path": None, "block_size": 128}}
     now = {"task": "text", "task_settings": {"context": 128}, "task_format": 2}
-    with StudyStore(tmp_path, "f", STRUCTURES, before):
+    with StudyStore(tmp_path, "f", before):
         pass
-    with pytest.raises(StudyError) as caught, StudyStore(tmp_path, "g", STRUCTURES, now):
+    with pytest.raises(StudyError) as caught, StudyStore(tmp_path, "g", now):
         pass
     assert str(caught.value) == (
         f"{tmp_path} holds a study of the text task in format 1: this version of einsearch has format 2, "
@@ -294,4 +324,4 @@ def test_a_study_of_a_former_format_of_its_task_is_refused_by_name(tmp_path: Pat
         "try: give another --out to begin again; results.json and report.html of that study stay as they are"
     )
     with pytest.raises(StudyError, match='holds another study: task was "text" and is "sine"'):
-        StudyStore(tmp_path, "g", STRUCTURES, {**before, "task": "sine"}).__enter__()
+        StudyStore(tmp_path, "g", {**before, "task": "sine"}).__enter__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
@@ -12,7 +13,7 @@ from einsearch_cli.models.transformer.config import TransformerConfig, config_fr
 from einsearch_cli.settings import Origin, Whole, in_code
 
 _PROXY_HEAD_SIZE: Final = 64
-"""Numbers per attention head of the text task's network; a narrower network has one head as wide as itself."""
+"""Most numbers per attention head of the text task's network, which has as few heads as that allows."""
 
 _COMMON: Final[dict[str, Any]] = {"vocabulary": 32_000, "context": 1024, "tied": True, "bias": True}
 
@@ -115,31 +116,27 @@ class ModelSettings(TransformerConfig):
 
 
 def proxy_config(*, vocabulary: int, width: int, layers: int, context: int, structure: str) -> TransformerConfig:
-    """The small network of the text task: heads of 64, LayerNorm, GELU, no bias, every layer but the head structured.
+    """The small network of the text task: heads of at most 64, LayerNorm, GELU, no bias, all but the head structured.
 
     Raises:
-        SizeError: a width that does not divide into heads, or a size below 1.
+        SizeError: a width that does not divide into heads of even size, or a size below 1.
 
-    >>> proxy_config(vocabulary=11, width=128, layers=2, context=16, structure="dense").heads
-    2
+    >>> [proxy_config(vocabulary=11, width=w, layers=2, context=16, structure="dense").heads for w in (64, 96, 128)]
+    [1, 2, 2]
     """
-    head_size = min(_PROXY_HEAD_SIZE, width)
-    if width >= 1 and (width % head_size or head_size % 2):
+    heads = max(1, math.ceil(width / _PROXY_HEAD_SIZE))
+    if width >= 1 and width % (2 * heads):
         raise SizeError(
-            f"a proxy transformer of width {width}: the width has to be an even number up to {_PROXY_HEAD_SIZE} "
-            f"or a multiple of {_PROXY_HEAD_SIZE}",
-            remedy=f"use {_nearest_width(width)}",
+            f"a proxy transformer of width {width}: it has {heads} heads of at most {_PROXY_HEAD_SIZE}, "
+            f"so the width has to be a multiple of {2 * heads}",
+            remedy=f"use {math.ceil(width / (2 * heads)) * 2 * heads}",
         )
     return TransformerConfig(
         vocabulary=vocabulary,
         width=width,
         layers=layers,
-        heads=width // head_size if head_size > 0 else 1,
+        heads=heads,
         context=context,
         structure=structure,
         structured="all",
     )
-
-
-def _nearest_width(width: int) -> int:
-    return width + 1 if width <= _PROXY_HEAD_SIZE else round(width / _PROXY_HEAD_SIZE) * _PROXY_HEAD_SIZE

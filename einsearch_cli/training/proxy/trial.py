@@ -8,8 +8,8 @@ from typing import Any, Literal
 from einsearch_cli.structures import LayerSpec, RoutingStatistics, layer_of_json
 
 Status = Literal["ok", "diverged", "failed"]
-Stage = Literal["pilot", "main", "confirmation"]
-"""Why a run is made: to find the best widths, to measure there, or to measure the best structures once more."""
+Stage = Literal["rates", "pilot", "main", "confirmation"]
+"""Why a run is made: to find learning rates or best widths, to measure there, or to measure the best once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,18 @@ class Trial:
     balanced: bool = True
     """False for an ablation: experts without the loss that keeps their load balanced. It is never ranked."""
     stage: Stage = "main"
+    rate: float = 1.0
+    """Learning rate in multiples of the study's base rate."""
 
     @property
     def key(self) -> str:
-        """Equal for equal trials; the study runs each key once."""
-        marks = ("" if self.balanced else "|unbalanced") + ("" if self.stage == "main" else f"|{self.stage}")
-        return f"{self.rung}|{self.structure}|{self.width}|{self.seed}{marks}"
+        """Equal for trials that train the same; the study runs each key once.
+
+        Neither rung nor stage is in it: they say what a run is for, and another plan may use it otherwise.
+        """
+        rate = "" if self.rate == 1 else f"|rate={self.rate:.9g}"
+        balance = "" if self.balanced else "|unbalanced"
+        return f"{self.budget_flops:.9g}|{self.structure}|{self.width}|{self.seed}{rate}{balance}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back to an equal trial."""
@@ -43,6 +49,7 @@ class Trial:
             "budget_flops": self.budget_flops,
             "balanced": self.balanced,
             "stage": self.stage,
+            "rate": self.rate,
         }
 
     @classmethod
@@ -79,6 +86,8 @@ class TrialResult:
     """`total_flops` as the machine carried them out, which may be more; None where they were not counted."""
     routing: tuple[RoutingStatistics, ...] = ()
     """What the routers did with the held-out data at the end of the run; empty without experts."""
+    learning_rate: float | None = None
+    """Base learning rate of the run; None where it has no loss."""
     trained_as: LayerSpec | None = None
     """The structure whose run this is, where both are one network at this width; None for a run of its own."""
 

@@ -1,0 +1,123 @@
+"""What a study found: runs by what they are for, learning rates, controls, and the price of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+from einsearch_cli.scaling.parabola import Edge, Vertex
+from einsearch_cli.structures import LayerSpec, short_name
+from einsearch_cli.training.proxy.trial import TrialResult
+
+MOST_SHIFT = 2.0
+"""A best rate that moves by more than this factor between widths and budgets is warned of."""
+
+Tried = tuple[tuple[float, float | None], ...]
+"""(rate in multiples of the base rate, loss), None where the run had none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedRate:
+    """The learning rate of one structure, and how sure it is."""
+
+    base: float
+    """The study's base rate, which the others are multiples of."""
+    rate: float
+    """Best rate on the cheapest rung, used on all rungs but the last."""
+    width: int
+    """Where it was found."""
+    tried: Tried
+    curvature: float | None
+    """Of log loss over log rate: half of it is lost a factor of e beside the best, squared; None without a parabola."""
+    edge: Edge | None
+    """The end of the tried rates at which the best one lies; None where both sides are worse."""
+    reason: str | None
+    """Why `rate` is not known to be the best one; None where it is."""
+    last_rate: float
+    """The rate of the last rung."""
+    last_width: int | None = None
+    """Where it was checked; None before."""
+    last_tried: Tried = ()
+    shift: float | None = None
+    """Best rate of the last rung over best rate of the first: 1 where muP carries it over exactly."""
+
+    @classmethod
+    def found(cls, base: float, rate: float, width: int, at: Vertex | None, tried: Tried) -> Self:
+        """The rate that the cheapest rung gives; `at` is None where every run diverged."""
+        return cls(
+            base=base,
+            rate=rate,
+            width=width,
+            tried=tried,
+            curvature=None if at is None else at.curvature,
+            edge=None if at is None else at.edge,
+            reason="no run has a loss" if at is None else at.reason,
+            last_rate=rate,
+        )
+
+    def checked_at(self, width: int, at: Vertex, tried: Tried, moves: bool) -> Self:
+        """With the check on the last rung; its rate changes only if one of the neighbours was better."""
+        shift = math.exp(at.at)
+        rate = float(f"{self.rate * shift:.3g}") if moves else self.rate
+        return replace(self, last_rate=rate, last_width=width, last_tried=tried, shift=shift)
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the last rung at the task's base width."""
+        return self.base * self.last_rate
+
+    @property
+    def is_edge(self) -> bool:
+        """Whether a better rate may lie beyond those that were tried."""
+        return self.edge is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"learning_rate": self.learning_rate}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyOutcome:
+    """Everything that the stages of a study gave."""
+
+    ranked: tuple[TrialResult, ...]
+    """Runs of the ranking: every width that was tried at the structure's rate, seeds of the ranking."""
+    confirmation: tuple[TrialResult, ...] = ()
+    """The best and the yardstick once more, from seeds that decided nothing."""
+    tuning: tuple[TrialResult, ...] = ()
+    """Runs that only looked for a rate."""
+    unbalanced: tuple[TrialResult, ...] = ()
+    """Runs with experts, done once more without the loss that balances their load."""
+    rates: Mapping[LayerSpec, TunedRate]
+    controls: Mapping[LayerSpec, tuple[LayerSpec, ...]]
+    """Structures that the study added, and the candidates that brought each."""
+    step_s: Mapping[LayerSpec, float] | None = None
+    """Seconds of a training step at the best width of the last rung that a structure reached, timed in a race."""
+
+    @property
+    def results(self) -> tuple[TrialResult, ...]:
+        """All runs."""
+        return (*self.ranked, *self.confirmation, *self.tuning, *self.unbalanced)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader has to know of the learning rates, one sentence each."""
+        found = []
+        for structure, tuned in self.rates.items():
+            name = short_name(structure)
+            if tuned.is_edge:
+                found.append(
+                    f"{name}: the best learning rate, {tuned.base * tuned.rate:.3g}, is the {_END[tuned.edge or 'low']} "
+                    "that was tried; a better one may lie beyond it"
+                )
+            if tuned.shift is not None and not 1 / MOST_SHIFT <= tuned.shift <= MOST_SHIFT:
+                found.append(
+                    f"{name}: the best learning rate moved by a factor of {tuned.shift:.2g} between width {tuned.width} on "
+                    f"the first rung and width {tuned.last_width} on the last: muP does not carry it over here"
+                )
+        return tuple(found)
+
+
+_END: Mapping[Edge, str] = {"low": "lowest", "high": "highest"}

@@ -1,0 +1,97 @@
+"""What a study will run, stage by stage: exact where results decide nothing, else the number that is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from einsearch_cli.search.halving import planned_counts, rung_budgets
+from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts
+
+StudyStage = Literal["rates", "widths", "rate check", "seeds", "confirmation", "without balance loss"]
+"""In the order in which a rung has them."""
+TUNING: Final[tuple[StudyStage, ...]] = ("rates", "rate check")
+"""Stages whose runs only look for learning rates."""
+
+RATE_RUNS: Final = 4.0
+"""Runs to find a rate: three, and one more where the best is at an edge."""
+CHECK_RUNS: Final = 2.5
+"""Runs beside the one that is there: two, and one more where the best rate has moved."""
+PILOT_RUNS: Final = 4.0
+"""Runs to find the best width: three, and one more where the best is at an edge."""
+SEEDED_WIDTHS: Final = 3.3
+"""Widths that all seeds are spent on: three, and sometimes one more."""
+MOVES: Final = 0.25
+"""Share of structures whose rate changes on the last rung, so that the seeds there share no run with the pilots."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """One stage of a study."""
+
+    stage: StudyStage
+    rung: int
+    budget_flops: float
+    structures: int
+    runs: float
+    """Expected number; a whole number where no result can change it."""
+
+    @property
+    def train_flops(self) -> float:
+        return self.runs * self.budget_flops
+
+
+def planned_stages(
+    spec: StudySpec, candidates: Sequence[LayerSpec], networks_at: Sequence[int] | None = None
+) -> list[PlannedStage]:
+    """The stages of a study with their expected numbers of runs.
+
+    Args:
+        spec: the study.
+        candidates: without the controls, which are added here.
+        networks_at: for each width that the user gave, how many different networks the structures are there.
+    """
+    controls = spec.controls_of(candidates)
+    structures, always = [*candidates, *controls], len(spec.compared_with())
+    counts = planned_counts(spec.halving, len(structures), always, len(controls))
+    budgets = rung_budgets(spec.budget_flops, spec.halving)
+    stages: list[PlannedStage] = []
+
+    def add(stage: StudyStage, rung: int, count: int, runs: float) -> None:
+        if runs:
+            stages.append(PlannedStage(stage, rung, budgets[rung], count, runs))
+
+    if spec.is_tuned:
+        add("rates", 0, len(structures), RATE_RUNS * len(structures))
+    for rung, count in enumerate(counts):
+        checks = spec.is_tuned and rung + 1 == len(counts)
+        widths = _runs_a_seed(spec, count, networks_at)
+        if spec.widths is None:
+            add("widths", rung, count, PILOT_RUNS * count)
+        elif checks:
+            add("widths", rung, count, widths)
+        if checks:
+            add("rate check", rung, count, CHECK_RUNS * count)
+        has_pilots = spec.widths is None or checks
+        first_seed = (MOVES if checks else 0.0) if has_pilots else 1.0
+        add("seeds", rung, count, widths * (spec.seeds - 1 + first_seed))
+    confirmed = 1 + min(spec.confirm, counts[-1] - 1) if spec.confirm else 0
+    around = 3 if spec.widths is None else min(3, len(spec.widths))
+    add("confirmation", len(budgets) - 1, confirmed, confirmed * around * spec.seeds)
+    if spec.ablate_balance:
+        experts = min(counts[-1], sum(isinstance(structure, MixtureOfExperts) for structure in structures))
+        add("without balance loss", len(budgets) - 1, experts, experts)
+    return stages
+
+
+def _runs_a_seed(spec: StudySpec, count: int, networks_at: Sequence[int] | None) -> float:
+    if spec.widths is None:
+        return SEEDED_WIDTHS * count
+    return sum(min(count, distinct) for distinct in networks_at or [count] * len(spec.widths))
+
+
+def run_total(stages: Sequence[PlannedStage]) -> int:
+    """Expected number of runs."""
+    return round(sum(stage.runs for stage in stages))
