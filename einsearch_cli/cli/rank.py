@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from einsearch_cli.search.estimate import StudyEstimate
     from einsearch_cli.search.outcome import StudyOutcome
     from einsearch_cli.search.spec import StudySpec
+    from einsearch_cli.search.store import StudyStore
+    from einsearch_cli.search.timing import Place
     from einsearch_cli.settings import Given
     from einsearch_cli.structures import LayerSpec
     from einsearch_cli.structures.safe_yaml import Location
@@ -301,15 +303,28 @@ class _Session:
                     outcome = run_study(
                         self.spec, self.candidates, self.task, estimate.networks, store, engine, progress
                     )
+                step_seconds = self._step_seconds(outcome, store)
         except KeyboardInterrupt:
             console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
             return Exit.INTERRUPTED
-        return self._report(outcome, output)
+        return self._report(outcome, step_seconds, output)
 
-    def _report(self, outcome: StudyOutcome, output: Format) -> int:
+    def _step_seconds(self, outcome: StudyOutcome, store: StudyStore) -> dict[Place, float]:
+        """The price in seconds of what was ranked; the workers have ended, so that nothing disturbs the race."""
+        from einsearch_cli.cli.progress import waiting
+        from einsearch_cli.search.timing import known_seconds, race_steps, timed_places
+
+        places = timed_places(outcome.ranked)
+        known = known_seconds(store, places)
+        if known is not None:
+            return known
+        with waiting(f"timing a step of {_counted(len(places), 'network')} in turn"):
+            return race_steps(store, places, self.task, self.spec.optimizer)
+
+    def _report(self, outcome: StudyOutcome, step_seconds: dict[Place, float], output: Format) -> int:
         from einsearch_cli.reports import headline, write_report, write_results
 
-        study = self._study_report(outcome)
+        study = self._study_report(outcome, step_seconds)
         write_results(self.folder / "results.json", study)
         write_report(self.folder / "report.html", study)
         console.data(_ranking_text(study, output))
@@ -332,23 +347,25 @@ class _Session:
         )
         return Exit.RUN_FAILED
 
-    def _study_report(self, outcome: StudyOutcome) -> StudyReport:
+    def _study_report(self, outcome: StudyOutcome, step_seconds: dict[Place, float]) -> StudyReport:
         from einsearch_cli.reports import StudyReport
         from einsearch_cli.scaling import rank_candidates
 
         yardstick, *baselines = self.spec.compared_with()
+        runs = (*outcome.ranked, *outcome.confirmation)
         return StudyReport(
             title=self.spec.name,
             task=self.spec.task,
             budget_flops=self.spec.budget_flops,
             results=outcome.ranked,
-            ranking=rank_candidates(outcome.ranked, yardstick),
-            comparisons=tuple(rank_candidates(outcome.ranked, baseline) for baseline in baselines),
+            ranking=rank_candidates(runs, yardstick, step_seconds=step_seconds),
+            comparisons=tuple(rank_candidates(runs, baseline, step_seconds=step_seconds) for baseline in baselines),
             unbalanced=outcome.unbalanced,
             confirmation=outcome.confirmation,
             tuning=outcome.tuning,
             rates=outcome.rates,
             controls=outcome.controls,
+            step_seconds=step_seconds,
             loss_name=f"validation loss ({self.task.loss_unit})",
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=environment(),

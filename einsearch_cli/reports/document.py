@@ -23,7 +23,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     (for every baseline the same as `ranking` with it as the yardstick, which `Ranking.from_json`
     reads), `confirmation`, `tuning` and `unbalanced` (like `results`: new seeds of the best, runs that only looked for
     learning rates, runs without balance loss), `rates` (`TunedRate.to_json` of each structure), `controls` (structures that
-    were added, and the candidates of each), besides
+    were added, and the candidates of each), `step_seconds` (of a training step, timed in a race), besides
     `title`, `loss_name`, `run_time_s` (summed over runs) and `environment`, and the fields of `Ranking`. Structures
     are written in the text notation, which `parse_layer` reads;
     ω, ψ and ν as exact fractions such as "1/2"; `rung` counts from 0. A run of which `trained_as` names another
@@ -41,6 +41,10 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         "tuning": [_run(study, result) for result in study.tuning],
         "unbalanced": [_run(study, result) for result in study.unbalanced],
         "rates": [{"structure": str(s), **rate.to_json()} for s, rate in study.rates.items()],
+        "step_seconds": [
+            {"structure": str(s), "width": width, "seconds": seconds}
+            for (s, width), seconds in study.step_seconds.items()
+        ],
         "controls": [{"structure": str(s), "of": list(map(str, of))} for s, of in study.controls.items()],
         "ranking": [entry.to_json() | _taxonomy(study, entry.structure) for entry in study.ranking.entries],
         "comparisons": [ranking.to_json() for ranking in study.comparisons],

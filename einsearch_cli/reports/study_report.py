@@ -38,6 +38,8 @@ class StudyReport:
     """The learning rate of each structure, where they were tuned."""
     controls: Mapping[LayerSpec, tuple[LayerSpec, ...]] = field(default_factory=dict)
     """Structures that were added as controls, and the candidates that brought each."""
+    step_seconds: Mapping[tuple[LayerSpec, int], float] = field(default_factory=dict)
+    """Seconds of a training step by structure and width, from a race of all of them."""
     loss_name: str = "validation loss"
     """What the loss is, with its unit, e.g. 'validation loss (nats per character)'."""
     commands: tuple[str, ...] = ()

@@ -125,7 +125,7 @@ def _probe_some(runs: list[ProxyRun]) -> list[RunSpeed]:
     started_s = time.perf_counter()
     speeds: list[RunSpeed] = []
     stride = max(1, len(runs) // 7)
-    with _one_thread():
+    with one_thread():
         for run in (runs[i] for first in range(stride) for i in range(first, len(runs), stride)):
             with suppress(DivergedError):  # it will be reported when the run itself diverges
                 speeds.append(probe(run))
@@ -135,7 +135,7 @@ def _probe_some(runs: list[ProxyRun]) -> list[RunSpeed]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Workers have one thread each, so a probe must not use more."""
     import torch
 

@@ -93,8 +93,6 @@ class StudyOutcome:
     rates: Mapping[LayerSpec, TunedRate]
     controls: Mapping[LayerSpec, tuple[LayerSpec, ...]]
     """Structures that the study added, and the candidates that brought each."""
-    step_s: Mapping[LayerSpec, float] | None = None
-    """Seconds of a training step at the best width of the last rung that a structure reached, timed in a race."""
 
     @property
     def results(self) -> tuple[TrialResult, ...]:

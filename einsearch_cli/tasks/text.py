@@ -57,7 +57,7 @@ class TextSettings(TaskSettings):
     base_width: Whole = Field(default=64, ge=1, le=1_000_000)
     """Width at which the learning rate holds as it is; other widths scale it by muP."""
 
-    learning_rate: float = Field(default=1e-2, gt=0)
+    learning_rate: float = Field(default=3e-2, gt=0)
     """Base learning rate of AdamW at `base_width`."""
 
     @model_validator(mode="before")

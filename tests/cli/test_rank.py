@@ -53,8 +53,9 @@ def write_study(folder: Path, text: str = STUDY) -> Path:
 
 
 def ranking(folder: Path) -> list[dict[str, Any]]:
+    """Without what was timed."""
     found: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())["ranking"]
-    return found
+    return [{k: v for k, v in entry.items() if not k.startswith("seconds") and k != "reversed_in"} for entry in found]
 
 
 def test_a_study_from_start_to_report(einsearch, tmp_path: Path) -> None:
@@ -92,15 +93,21 @@ def test_a_study_with_tuned_rates_searched_widths_controls_and_confirmation(eins
     assert len(document["rates"]) == 3
     for tuned in document["rates"]:
         mine = [run for run in document["results"] if run["structure"] == tuned["structure"] and run["rung"] == 0]
-        assert {run["learning_rate"] for run in mine} == {pytest.approx(tuned["base"] * tuned["rate"])}
+        assert all(run["learning_rate"] == pytest.approx(tuned["base"] * tuned["rate"]) for run in mine)
         assert len({run["width"] for run in mine}) >= 3
         assert len(tuned["tried"]) >= 3
     assert {run["seed"] for run in document["confirmation"]} == {1000, 1001}
     assert len({run["structure"] for run in document["confirmation"]}) == 2
     assert all(run["learning_rate"] for run in document["tuning"])
+    assert sorted(entry["confirmed_seeds"] for entry in document["ranking"]) == [0, 0, 2]
+    timed = {(step["structure"], step["width"]) for step in document["step_seconds"]}
+    assert timed >= {(run["structure"], run["width"]) for run in document["confirmation"]}
+    assert all(0 < step["seconds"] < 1 for step in document["step_seconds"])
+    assert any(entry["seconds_gain"] for entry in document["ranking"])
     again = einsearch("rank", study, "--out", out)
-    assert json.loads((out / "results.json").read_text())["results"] == document["results"]
     assert again.code == 0
+    after = json.loads((out / "results.json").read_text())
+    assert (after["results"], after["ranking"]) == (document["results"], document["ranking"]), "timed once"
 
 
 def test_the_same_command_again_repeats_nothing(einsearch, tmp_path: Path) -> None:
