@@ -114,6 +114,10 @@ class CheckpointError(EinsearchError):
     """A checkpoint that is damaged, of a kind that is not read, or of another run."""
 
 
+class FitError(EinsearchError):
+    """Losses that no scaling law can be fitted to, or that one says nothing about."""
+
+
 class DeviceError(EinsearchError):
     """A device that this machine does not have."""
 

@@ -10,12 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from einsearch_cli.scaling.gains import log_gain
-from einsearch_cli.scaling.many import Dunnett, holm
+from einsearch_cli.scaling.gains import gain_tests, log_gain
+from einsearch_cli.scaling.many import holm, step_down
 from einsearch_cli.scaling.noise import CONFIDENCE, Noise, Variance, noise_of, t_quantile
 from einsearch_cli.scaling.observations import Level, Observation, levels_of
 from einsearch_cli.scaling.surface import Surface, surface
-from einsearch_cli.scaling.trend import Trend, scaled, trend
+from einsearch_cli.scaling.trend import Trend, trend
 
 Verdict = Literal["yardstick", "better", "worse", "cannot tell", "failed"]
 Price = Literal["flops", "total", "seconds"]
@@ -36,7 +36,7 @@ class Estimate:
     """Interval for this structure alone."""
     low_adjusted: float | None = None
     high_adjusted: float | None = None
-    """Interval that holds for all candidates together (Dunnett)."""
+    """Interval at the level at which the candidate was judged among all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +128,14 @@ def _against(
     differences = {
         structure: found
         for structure, own in surfaces.items()
-        if structure != yardstick and reference is not None and (found := _difference(own, reference)) is not None
+        if structure != yardstick
+        and reference is not None
+        and (found := _difference(structure, own, yardstick, reference, noise)) is not None
     }
-    variances = {
-        structure: noise.of_difference(structure, found.own, yardstick, found.other)
-        for structure, found in differences.items()
-    }
-    known = {structure: variance for structure, variance in variances.items() if variance is not None}
-    degrees = min((variance.degrees for variance in known.values()), default=1.0)
-    shares = tuple(differences[structure].share for structure in known)
-    family = Dunnett(shares, degrees, looks) if known else None
+    known = {structure: found for structure, found in differences.items() if found.error is not None}
+    degrees = min((found.degrees for found in known.values()), default=1.0)
+    steps = step_down([found.t for found in known.values()], [found.share for found in known.values()], degrees, looks)
+    judged = dict(zip(known, steps, strict=True))
     result = {}
     for structure, own in surfaces.items():
         if structure == yardstick:
@@ -149,8 +147,9 @@ def _against(
                 structure, own, verdict="cannot tell", reason=why, gains=dict.fromkeys(PRICES, Gain(reason=why))
             )
         else:
-            item = _judged(structure, own, differences[structure], known.get(structure), family)
-            gains = {price: _gain(structure, own, reference, yardstick, price, noise, family) for price in PRICES}
+            p_adjusted, critical = judged.get(structure, (None, None))
+            item = _judged(structure, own, differences[structure], p_adjusted, critical)
+            gains = {price: _gain(structure, own, yardstick, reference, price, noise, critical) for price in PRICES}
             shape = trend(own, reference, noise, structure, yardstick)
             result[structure] = replace(item, gains=gains, trend=shape)
     return result
@@ -158,49 +157,57 @@ def _against(
 
 @dataclass(frozen=True, slots=True)
 class _Difference:
-    """Log loss minus the yardstick's at one rung, and what the errors of both add for a unit variance of one run."""
+    """Log loss minus the yardstick's at one rung."""
 
     value: float
-    own: float
-    other: float
+    share: float
+    """Of its variance that the yardstick brings."""
     own_reason: str | None
     other_reason: str | None
+    error: float | None = None
+    """Standard error; None where the noise is not known."""
+    degrees: float = 1.0
 
     @property
-    def share(self) -> float:
-        return self.other / (self.own + self.other)
+    def t(self) -> float:
+        if self.error:
+            return self.value / self.error
+        return math.copysign(math.inf, self.value) if self.value else 0.0
 
 
-def _difference(own: Surface, reference: Surface) -> _Difference | None:
+def _difference(
+    structure: Hashable, own: Surface, yardstick: Hashable, reference: Surface, noise: Noise
+) -> _Difference | None:
     i = len(own.minima) - 1
     j = reference.at(own.minima[i].level.rung)
     if j is None:
         return None
     mine, theirs = own.minima[i], reference.minima[j]
-    value = mine.log_loss - theirs.log_loss
-    units = float(own.covariance[i, i]), float(reference.covariance[j, j])
-    return _Difference(value, *units, mine.reason, theirs.reason)
+    first, second = np.zeros((1, i + 1)), np.zeros((1, len(reference.minima)))
+    first[0, i], second[0, j] = 1.0, -1.0
+    one, other = own.part(structure, first), reference.part(yardstick, second)
+    a, b = ((noise.of(part.structure) or Variance(1.0, 1.0)).value * float(part.units[0]) for part in (one, other))
+    share = b / (a + b) if a + b > 0 else 0.5
+    found = _Difference(mine.log_loss - theirs.log_loss, share, mine.reason, theirs.reason)
+    variance = noise.of_contrasts(one, other)
+    if variance is None:
+        return found
+    return replace(found, error=math.sqrt(variance[0][0]), degrees=float(variance[1][0]))
 
 
 def _judged(
-    structure: Hashable,
-    own: Surface,
-    found: _Difference,
-    variance: Variance | None,
-    family: Dunnett | None,
+    structure: Hashable, own: Surface, found: _Difference, p_adjusted: float | None, critical: float | None
 ) -> Comparison:
-    if variance is None or family is None:
+    if found.error is None or critical is None:
         estimate = Estimate(math.expm1(found.value))
         return Comparison(structure, own, estimate, verdict="cannot tell", reason=ONE_SEED)
     from scipy.special import stdtr
 
-    error = math.sqrt(variance.value)
-    t = found.value / error if error > 0 else math.copysign(math.inf, found.value) if found.value else 0.0
-    plain, adjusted = t_quantile(variance.degrees) * error, family.critical * error
+    plain, adjusted = t_quantile(found.degrees) * found.error, critical * found.error
     ends = [math.expm1(found.value + side) for side in (-plain, plain, -adjusted, adjusted)]
     verdict: Verdict = "cannot tell"
     reason: str | None = INCLUDES_ZERO
-    if abs(t) > family.critical:
+    if abs(found.t) > critical:
         # A best width at an edge bounds the loss from above only: that cannot make its structure worse than another.
         reason = found.own_reason if found.value > 0 else found.other_reason
         if reason is None:
@@ -211,8 +218,8 @@ def _judged(
         structure,
         own,
         Estimate(math.expm1(found.value), *ends),
-        p_value=2 * float(stdtr(variance.degrees, -abs(t))),
-        p_adjusted=family.p_values([t])[0],
+        p_value=2 * float(stdtr(found.degrees, -abs(found.t))),
+        p_adjusted=p_adjusted,
         verdict=verdict,
         reason=reason,
     )
@@ -221,27 +228,33 @@ def _judged(
 def _gain(
     structure: Hashable,
     own: Surface,
-    reference: Surface,
     yardstick: Hashable,
+    reference: Surface,
     price: Price,
     noise: Noise,
-    family: Dunnett | None,
+    critical: float | None,
 ) -> Gain:
     position = PRICES.index(price)
     found = log_gain(own, reference, position)
-    if found is None:
+    tests = gain_tests(own, reference, position)
+    if found is None or tests is None:
         return _bound(own, reference, position)
-    units = found.unit_variances(own, reference)
-    variance = noise.of_difference(structure, units[0], yardstick, units[1])
     notes = [minimum.reason for minimum in (own.minima[-1], reference.minima[-1]) if minimum.reason]
     if len(own.minima) == 2 or len(reference.minima) == 2:
         notes.append("two rungs: compute at equal loss is read off straight lines, which shrink gains to 1")
-    at_loss = math.exp(found.at_log_loss)
-    if variance is None or family is None:
+    at_loss, n = math.exp(found.at_log_loss), len(own.minima)
+    variance = noise.of_contrasts(
+        own.part(structure, tests.weights[:, :n]), reference.part(yardstick, tests.weights[:, n:])
+    )
+    if variance is None or critical is None:
         return Gain(Estimate(math.exp(found.value)), at_loss, reason="; ".join([*notes, ONE_SEED]))
-    plain = t_quantile(variance.degrees) * math.sqrt(variance.value)
-    adjusted = family.critical * math.sqrt(variance.value)
-    ends = [scaled(found.value, side) for side in (-plain, plain, -adjusted, adjusted)]
+    losses, errors = np.concatenate([own.log_losses, reference.log_losses]), np.sqrt(variance[0])
+    near = variance[1][int(np.argmin(np.abs(tests.gains - found.value)))]
+    plain = tests.interval(losses, t_quantile(float(near)) * errors, found.value)
+    adjusted = tests.interval(losses, critical * errors, found.value)
+    if not all(map(math.isfinite, plain)):
+        notes.append("the interval leaves the losses that both reach")
+    ends = [math.exp(end) if math.isfinite(end) else None for end in (*plain, *adjusted)]
     return Gain(Estimate(math.exp(found.value), *ends), at_loss, reason="; ".join(notes) or None)
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from einsearch_cli.scaling.surface import Floats, Surface
+from einsearch_cli.scaling.noise import Floats
+from einsearch_cli.scaling.surface import Surface
 
 REACH = 0.5
-"""How far beyond the cheapest and the dearest run compute is read off, in log compute: a factor of 1.65."""
+"""How far below the cheapest run compute is read off, in log compute: a factor of 1.65."""
 _STEP = 1e-5
 """Of the central differences by which gains are differentiated in log losses."""
 
@@ -21,14 +22,10 @@ class LogGain:
 
     value: float
     at_log_loss: float
+    log_compute: float
+    """Of the structure at that loss."""
     gradient: Floats
     """Derivatives in the log losses of the structure's minima, then in those of the yardstick's."""
-
-    def unit_variances(self, structure: Surface, yardstick: Surface) -> tuple[float, float]:
-        """What the errors of the structure and of the yardstick add, for a unit variance of one run."""
-        n = len(structure.minima)
-        own, other = self.gradient[:n], self.gradient[n:]
-        return float(own @ structure.covariance @ own), float(other @ yardstick.covariance @ other)
 
 
 def log_compute_at(log_c: Floats, losses: Floats, target: Floats) -> Floats:
@@ -63,7 +60,6 @@ def log_gain(structure: Surface, yardstick: Surface, price: int = 0, rung: int |
     """The gain at the lowest loss that both reach, or at a rung; None where no compute can be read off.
 
     At a rung below the last it is read at the lower of the two losses there, so that both lie between measured rungs.
-    Compute is read off at most `REACH` beyond what was measured.
     """
     own_c, other_c = structure.log_prices(price), yardstick.log_prices(price)
     if own_c is None or other_c is None:
@@ -73,9 +69,8 @@ def log_gain(structure: Surface, yardstick: Surface, price: int = 0, rung: int |
     if i is None or j is None:
         return None
     n, m = len(own), len(other)
-    losses = np.concatenate([own, other]) + np.concatenate(
-        [np.zeros((1, n + m)), _STEP * np.eye(n + m), -_STEP * np.eye(n + m)]
-    )
+    steps = np.concatenate([np.zeros((1, n + m)), _STEP * np.eye(n + m), -_STEP * np.eye(n + m)])
+    losses = np.concatenate([own, other]) + steps
     lower = rung is not None and i + 1 < n and j + 1 < m
     target = (np.minimum if lower else np.maximum)(losses[:, i], losses[:, n + j])
     spent = log_compute_at(own_c, losses[:, :n], target)
@@ -84,8 +79,87 @@ def log_gain(structure: Surface, yardstick: Surface, price: int = 0, rung: int |
         return None
     gains = yardstick_spent - spent
     gradient = (gains[1 : n + m + 1] - gains[n + m + 1 :]) / (2 * _STEP)
-    return LogGain(float(gains[0]), float(target[0]), gradient) if np.all(np.isfinite(gradient)) else None
+    if not np.all(np.isfinite(gradient)):
+        return None
+    return LogGain(float(gains[0]), float(target[0]), float(spent[0]), gradient)
 
 
 def _is_within(log_c: Floats, at: float) -> bool:
     return math.isfinite(at) and log_c[0] - REACH <= at <= log_c[-1] + REACH
+
+
+@dataclass(frozen=True)
+class GainTests:
+    """The contrasts of log losses that are 0 if log gain has a given value, for a grid of values.
+
+    A gain is a difference of losses divided by a slope, and its errors are not symmetric where the slope is small. So
+    intervals are made the way of Fieller (1954): they hold the gains whose contrast does not differ from 0.
+    """
+
+    gains: Floats
+    """log gain, rising."""
+    weights: Floats
+    """(gains, minima): weights of the structure's log losses, then of the yardstick's."""
+
+    def interval(self, losses: Floats, halves: Floats, around: float) -> tuple[float, float]:
+        """The accepted gains around an estimate; infinite where all gains on that side are accepted.
+
+        `halves` holds how far each contrast may be from 0.
+        """
+        over = np.abs(self.weights @ losses) - halves
+        centre = int(np.clip(np.searchsorted(self.gains, around), 1, len(self.gains) - 1))
+        below = np.flatnonzero(over[:centre] > 0)
+        above = np.flatnonzero(over[centre:] > 0)
+        low = -math.inf if len(below) == 0 else self._crossing(over, int(below[-1]), min(int(below[-1]) + 1, centre))
+        first = centre + int(above[0]) if len(above) else -1
+        high = math.inf if first < 0 else self._crossing(over, max(first - 1, 0), first)
+        return min(low, around), max(high, around)
+
+    def _crossing(self, over: Floats, left: int, right: int) -> float:
+        a, b = over[left], over[right]
+        share = 0.5 if a == b else float(np.clip(a / (a - b), 0, 1))
+        return float(self.gains[left] + share * (self.gains[right] - self.gains[left]))
+
+
+def gain_tests(structure: Surface, yardstick: Surface, price: int = 0) -> GainTests | None:
+    """Contrasts for every gain that the runs can speak of.
+
+    A larger gain than that at which the two ends of the curves coincide is tested by the yardstick's last loss, which
+    the structure should have reached at compute / gain; a smaller one the other way round.
+    """
+    own_c, other_c = structure.log_prices(price), yardstick.log_prices(price)
+    if own_c is None or other_c is None:
+        return None
+    n, m = len(own_c), len(other_c)
+    grids = []
+    if n > 1:
+        x = np.linspace(own_c[-1], own_c[0] - REACH, 161)
+        rows = np.zeros((len(x), n + m))
+        rows[:, :n], rows[:, -1] = -_interpolation(own_c, x), 1.0
+        grids.append((other_c[-1] - x, rows))
+    if m > 1:
+        x = np.linspace(other_c[0] - REACH, other_c[-1], 161)
+        rows = np.zeros((len(x), n + m))
+        rows[:, n:], rows[:, n - 1] = _interpolation(other_c, x), -1.0
+        grids.insert(0, (x - own_c[-1], rows))
+    if not grids:
+        return None
+    gains = np.concatenate([gain for gain, _ in grids])
+    return GainTests(gains, np.concatenate([rows for _, rows in grids]))
+
+
+def _interpolation(log_c: Floats, x: Floats) -> Floats:
+    """Weights of the rungs by which a curve is read at `x`: Lagrange's on the three rungs around it, or on both."""
+    n = len(log_c)
+    weights = np.zeros((len(x), n))
+    if n == 2:
+        weights[:, 1] = (x - log_c[0]) / (log_c[1] - log_c[0])
+        weights[:, 0] = 1 - weights[:, 1]
+        return weights
+    last = np.clip(np.searchsorted(log_c, x), 2, n - 1)
+    rows = np.arange(len(x))
+    a, b, c = log_c[last - 2], log_c[last - 1], log_c[last]
+    weights[rows, last - 2] = (x - b) * (x - c) / ((a - b) * (a - c))
+    weights[rows, last - 1] = (x - a) * (x - c) / ((b - a) * (b - c))
+    weights[rows, last] = (x - a) * (x - b) / ((c - a) * (c - b))
+    return weights

@@ -14,8 +14,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from einsearch_cli.scaling.noise import CONFIDENCE
-from einsearch_cli.scaling.surface import Floats
+from einsearch_cli.scaling.noise import CONFIDENCE, Floats
 
 _LARGE = 12.0
 """|t| beyond which no p is told from 0."""
@@ -60,6 +59,30 @@ class Dunnett:
         return np.array([repeated(value, self.looks) for value in grid]), logs
 
 
+def step_down(
+    t: Sequence[float], shares: Sequence[float], degrees: float, looks: tuple[float, ...] = ()
+) -> list[tuple[float, float]]:
+    """Adjusted p value of each comparison, and the |t| that it had to exceed.
+
+    The most different candidate is judged among all, the next one among those that are left, and so on until one is not
+    told from the yardstick (Marcus, Peritz and Gabriel 1976; Dunnett and Tamhane 1991). So candidates that are clearly
+    worse do not make it harder to see that another one is better.
+    """
+    order = sorted(range(len(t)), key=lambda i: -abs(t[i]))
+    found = [(1.0, 0.0)] * len(t)
+    least = 0.0
+    for position, i in enumerate(order):
+        left = order[position:]
+        family = Dunnett(tuple(shares[j] for j in left), degrees, looks)
+        if abs(t[i]) <= family.critical:
+            for j, p in zip(left, family.p_values([t[j] for j in left]), strict=True):
+                found[j] = max(least, p), family.critical
+            break
+        least = max(least, family.p_values([t[i]])[0])
+        found[i] = least, family.critical
+    return found
+
+
 def _within(t: Floats, shares: Floats, degrees: float) -> Floats:
     """P(all |t_i| ≤ t) for every t, by Gauss quadrature over the yardstick's error and over the variance."""
     from scipy.special import gammaincinv, ndtr
@@ -68,7 +91,7 @@ def _within(t: Floats, shares: Floats, degrees: float) -> Floats:
     u, u_weight = np.polynomial.legendre.leggauss(12)
     s = np.sqrt(2 * gammaincinv(degrees / 2, (u + 1) / 2) / degrees)
     own = np.sqrt(np.maximum(1 - shares, 1e-12))
-    distinct, counts = np.unique(np.round(np.sqrt(shares) / own, 2), return_counts=True)
+    distinct, counts = np.unique(np.round(np.sqrt(shares) / own * 20) / 20, return_counts=True)
     total = np.zeros_like(t)
     for node, weight in zip(s, u_weight / 2, strict=True):
         product = np.ones((len(t), len(z)))

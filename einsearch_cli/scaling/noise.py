@@ -12,6 +12,8 @@ import numpy as np
 
 from einsearch_cli.scaling.observations import Cell, Level
 
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
 CONFIDENCE = 0.95
 """Level of every interval in this package."""
 
@@ -70,8 +72,8 @@ class Noise:
     """Over all cells of the study; None where no cell has two seeds."""
     own: Mapping[Hashable, Variance]
     """Of each structure, where their variances differ; empty where one holds for all."""
-    contrast: Variance | None
-    """Of what is left of `pooled` after the effect that a seed has on all runs of a rung, where that effect is real."""
+    seed: Variance | None
+    """Of the effect that a seed has on all runs of a rung, where a test finds one; `pooled` is then without it."""
     homogeneity_p: float | None
     """p of the Brown–Forsythe test that all structures have one variance; None where it cannot be made."""
     pairing_p: float | None
@@ -81,23 +83,52 @@ class Noise:
         """The variance of one run of a structure."""
         return self.own.get(structure, self.pooled)
 
-    def of_difference(
-        self, first: Hashable, first_unit: float, second: Hashable, second_unit: float
-    ) -> Variance | None:
-        """Variance of the difference of two estimates, each with variance `unit` × that of one run.
+    def of_contrasts(self, first: Part, second: Part | None = None) -> tuple[Floats, Floats] | None:
+        """Variances of linear combinations of log losses of one or two structures, and their degrees of freedom.
 
-        Unequal variances get Satterthwaite's (1946) degrees of freedom.
+        What a seed does to all runs of a rung cancels where the weights of the two add up to 0 there. Degrees of
+        freedom of a sum of variances are Satterthwaite's (1946). None where no cell has two seeds.
         """
-        if not self.own:
-            one = self.contrast or self.pooled
-            return None if one is None else Variance(one.value * (first_unit + second_unit), one.degrees)
-        a, b = self.of(first), self.of(second)
-        if a is None or b is None:
+        parts = [first] if second is None else [first, second]
+        found = [(self.of(part.structure), part.units) for part in parts]
+        terms: list[tuple[Floats, float]] = [
+            (variance.value * units, variance.degrees) for variance, units in found if variance is not None
+        ]
+        if len(terms) < len(parts):
             return None
-        parts = a.value * first_unit, b.value * second_unit
-        whole = sum(parts)
-        spread = parts[0] ** 2 / a.degrees + parts[1] ** 2 / b.degrees
-        return Variance(whole, whole**2 / spread if spread > 0 else a.degrees + b.degrees)
+        if not self.own:
+            terms = [(np.sum([value for value, _ in terms], axis=0), terms[0][1])]
+        if self.seed is not None:
+            shared: dict[int, Floats] = {}
+            for part in parts:
+                for rung, seeds, weights in zip(part.rungs, part.seeds, part.weights.T, strict=True):
+                    shared[rung] = shared.get(rung, np.zeros(1)) + weights / math.sqrt(seeds)
+            squares = np.sum([both * both for both in shared.values()], axis=0)
+            terms.append((self.seed.value * squares, self.seed.degrees))
+        whole: Floats = np.sum([value for value, _ in terms], axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            degrees = whole**2 / np.sum([value**2 / freedom for value, freedom in terms], axis=0)
+        return whole, np.where(np.isfinite(degrees), degrees, terms[0][1])
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one structure brings to contrasts of log losses."""
+
+    structure: Hashable
+    weights: Floats
+    """(contrasts, rungs)."""
+    covariance: Floats
+    """Of the log losses, for a unit variance of one run."""
+    rungs: tuple[int, ...]
+    seeds: tuple[int, ...]
+    """A width."""
+
+    @property
+    def units(self) -> Floats:
+        """Variance of each contrast for a unit variance of one run."""
+        units: Floats = np.einsum("ci,ij,cj->c", self.weights, self.covariance, self.weights)
+        return units
 
 
 def noise_of(levels: Mapping[Hashable, Sequence[Level]]) -> Noise:
@@ -129,8 +160,8 @@ def noise_of(levels: Mapping[Hashable, Sequence[Level]]) -> Noise:
             structure: Variance(squares[structure] / degrees[structure], degrees[structure]) for structure in degrees
         }
         return Noise(pooled, own, None, homogeneity_p, None)
-    contrast, pairing_p = _without_seed_effects(levels.values(), pooled)
-    return Noise(pooled, {}, contrast, homogeneity_p, pairing_p)
+    rest, effect, pairing_p = _seed_effects(levels.values(), pooled)
+    return Noise(rest, {}, effect, homogeneity_p, pairing_p)
 
 
 def _median(values: Sequence[float]) -> float:
@@ -154,30 +185,35 @@ def _brown_forsythe(groups: list[list[float]]) -> float | None:
     return float(fdtrc(k - 1, n - k, between / within)) if within > 0 else None
 
 
-def _without_seed_effects(
+def _seed_effects(
     structures: Iterable[Sequence[Level]], pooled: Variance
-) -> tuple[Variance | None, float | None]:
-    """The variance left when each seed may move all runs of a rung, and p of the F test that none does.
+) -> tuple[Variance, Variance | None, float | None]:
+    """The variance left when each seed may move all runs of a rung, that of this effect, and p of the F test for it.
 
-    Only rungs whose measured cells all have the same seeds can be paired.
+    Only rungs whose measured cells all have the same seeds can be paired. Without a clear effect nothing is taken out:
+    pairing would cost degrees of freedom and gain nothing.
     """
     rungs: dict[int, list[Cell]] = defaultdict(list)
     for mine in structures:
         for level in mine:
             rungs[level.rung] += level.cells
-    explained, used = 0.0, 0
+    explained, used, cells_each = 0.0, 0, list[int]()
     for cells in rungs.values():
         if len({cell.seeds for cell in cells}) != 1 or len(cells) < 2 or len(cells[0].seeds) < 2:
-            return None, None
+            return pooled, None, None
         logs = np.array([cell.logs for cell in cells])
         effects = (logs - logs.mean(axis=1, keepdims=True)).mean(axis=0)
         explained += len(cells) * float(effects @ effects)
         used += len(effects) - 1
+        cells_each.append(len(cells))
     left = pooled.degrees - used
     rest = pooled.value * pooled.degrees - explained
     if used == 0 or left < 1 or rest <= 0:
-        return None, None
+        return pooled, None, None
     from scipy.special import fdtrc
 
-    p = float(fdtrc(used, left, (explained / used) / (rest / left)))
-    return (Variance(rest / left, left) if p < PAIRED else None), p
+    between, within = explained / used, rest / left
+    p = float(fdtrc(used, left, between / within))
+    if p >= PAIRED:
+        return pooled, None, p
+    return Variance(within, left), Variance((between - within) * len(cells_each) / sum(cells_each), used), p

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, get_args
 
+import numpy as np
+
 from einsearch_cli.errors import SpecError
 from einsearch_cli.scaling.comparisons import (
     INCLUDES_ZERO,
@@ -81,7 +83,8 @@ class RankingEntry:
     """95% interval for `difference` of this structure alone."""
     difference_low_adjusted: float | None
     difference_high_adjusted: float | None
-    """95% interval for `difference` that holds for all candidates together (Dunnett 1955)."""
+    """95% interval for `difference` at the level at which the candidate was judged among all (step-down Dunnett): it
+    leaves out 0 exactly where the verdict holds for all candidates together."""
     p_value: float | None
     """How often a structure equal to the yardstick would differ that much."""
     p_adjusted: float | None
@@ -90,10 +93,10 @@ class RankingEntry:
     """Yardstick's training FLOPs / this structure's for the loss `compute_gain_loss`; embeddings and head left out."""
     compute_gain_low: float | None
     compute_gain_high: float | None
-    """95% interval for `compute_gain` of this structure alone."""
+    """95% interval for `compute_gain` of this structure alone; an end is None where the data do not bound it."""
     compute_gain_low_adjusted: float | None
     compute_gain_high_adjusted: float | None
-    """95% interval for `compute_gain` that holds for all candidates together."""
+    """The same for `compute_gain`."""
     compute_gain_loss: float | None
     """The loss at which compute is compared: the lowest that both reach."""
     compute_gain_at_least: float | None
@@ -288,12 +291,11 @@ def observations_of(
 
     `step_seconds` is the time of a training step by (structure, width), from a race of all of them on an idle machine.
     """
-    timed = step_seconds or {}
     found = []
     for result in results:
         trial = result.trial
         if is_finished(result) and result.loss is not None:
-            step_s = timed.get((trial.structure, trial.width))
+            step_s = step_seconds.get((trial.structure, trial.width)) if step_seconds else None
             found.append(
                 Observation(
                     structure=trial.structure,
@@ -330,12 +332,11 @@ def rank_candidates(
     >>> rank_candidates([], parse_layer("dense")).entries[0].verdict
     'failed'
     """
-    structures = dict.fromkeys([yardstick, *(result.trial.structure for result in results)])
-    study = compare(observations_of(results, step_seconds), yardstick, looks)
-    counts = {structure: [0, 0] for structure in structures}
+    runs: dict[LayerSpec, list[TrialResult]] = {yardstick: []}
     for result in results:
-        counts[result.trial.structure][is_finished(result)] += 1
-    drafts = [_entry(structure, study, *counts[structure]) for structure in structures]
+        runs.setdefault(result.trial.structure, []).append(result)
+    study = compare(observations_of(results, step_seconds), yardstick, looks)
+    drafts = [_entry(structure, study, mine) for structure, mine in runs.items()]
     drafts.sort(key=lambda entry: (*_merit(entry), str(entry.structure)))
     pooled = study.noise.pooled
     return Ranking(
@@ -344,7 +345,7 @@ def rank_candidates(
         noise=None if pooled is None else math.sqrt(pooled.value),
         noise_degrees=None if pooled is None else pooled.degrees,
         own_noise=bool(study.noise.own),
-        paired=study.noise.contrast is not None,
+        paired=study.noise.seed is not None,
     )
 
 
@@ -363,17 +364,18 @@ def _numbered(entries: Iterable[RankingEntry]) -> Iterable[RankingEntry]:
         yield previous
 
 
-def _entry(structure: LayerSpec, study: Study, failed: int, finished: int) -> RankingEntry:
+def _entry(structure: LayerSpec, study: Study, runs: Sequence[TrialResult]) -> RankingEntry:
     item = study.comparisons.get(structure, Comparison(structure))
     gains = {price: item.gains.get(price, Gain(reason="no finished run")) for price in get_args(Price)}
     gain, again = gains["flops"], item.confirmed
+    finished = sum(map(is_finished, runs))
     return RankingEntry(
         structure=structure,
         family=layer_family(structure),
         rank=0,
         **_place(item, study),
         runs_finished=finished,
-        runs_failed=failed,
+        runs_failed=len(runs) - finished,
         verdict=item.verdict,
         verdict_reason=item.reason,
         **_spread("difference", item.difference, adjusted=True),
@@ -404,12 +406,15 @@ def _place(item: Comparison, study: Study) -> dict[str, Any]:
     if item.surface is None:
         return dict.fromkeys(names.split()) | {"seeds": 0}
     minimum = item.surface.minima[-1]
-    best, variance = minimum.best, study.noise.of(item.structure)
+    best, noise = minimum.best, study.noise.of(item.structure)
+    last = np.zeros((1, len(item.surface.minima)))
+    last[0, -1] = 1.0
+    variance = study.noise.of_contrasts(item.surface.part(item.structure, last))
     half = width_half = None
-    if variance is not None:
-        reach = t_quantile(variance.degrees) * math.sqrt(variance.value)
-        half = reach * math.sqrt(item.surface.covariance[-1, -1])
-        width_half = None if minimum.width_error is None else reach * minimum.width_error
+    if noise is not None and variance is not None:
+        half = t_quantile(float(variance[1][0])) * math.sqrt(variance[0][0])
+        if minimum.width_error is not None:
+            width_half = t_quantile(noise.degrees) * math.sqrt(noise.value) * minimum.width_error
     return {
         **_around("loss", minimum.log_loss, half),
         "rung": minimum.level.rung,

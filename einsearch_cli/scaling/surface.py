@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from einsearch_cli.scaling.noise import Floats, Part
 from einsearch_cli.scaling.observations import Cell, Level
 from einsearch_cli.scaling.parabola import Edge
 
@@ -15,8 +16,6 @@ LEAST_CURVATURE = 0.05
 """Smallest curvature of log loss in log width that is believed; 0.22 to 0.32 were measured."""
 WIDEST_STEP = 2.1
 """Neighbouring widths further apart than this factor cannot say how low the loss is between them."""
-
-Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,12 @@ class Surface:
         """Logarithm of one price at every rung; None where it is not known at all of them."""
         known = [minimum.log_prices[price] for minimum in self.minima]
         return None if any(value is None for value in known) else np.array(known, dtype=np.float64)
+
+    def part(self, structure: Hashable, weights: Floats) -> Part:
+        """What this structure brings to contrasts, by its name and the weights of its minima in each."""
+        rungs = tuple(minimum.level.rung for minimum in self.minima)
+        seeds = tuple(len(minimum.best.runs) for minimum in self.minima)
+        return Part(structure, weights, self.covariance, rungs, seeds)
 
     def at(self, rung: int) -> int | None:
         """The position of a rung among the minima."""

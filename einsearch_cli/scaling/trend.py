@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from einsearch_cli.scaling.gains import log_gain
-from einsearch_cli.scaling.noise import Noise, t_quantile
+from einsearch_cli.scaling.noise import Floats, Noise, Part, t_quantile
 from einsearch_cli.scaling.surface import Surface
 
 TrendWord = Literal["rising", "falling", "cannot tell"]
@@ -44,19 +45,26 @@ class Trend:
     """'rising' or 'falling' where the p value, adjusted for all candidates by Holm's method, is below 5%."""
 
 
-def trend(structure: Surface, yardstick: Surface, noise: Noise, name: object, yardstick_name: object) -> Trend:
+def trend(structure: Surface, yardstick: Surface, noise: Noise, name: Hashable, yardstick_name: Hashable) -> Trend:
     """The gain at each rung, and its slope over log compute by generalised least squares (Aitken 1935).
 
     Gains of neighbouring rungs are read off the same curves, so their errors hang together; the covariance of all is
-    carried from the fits to the slope. `word` is left at 'cannot tell': it depends on how many candidates there are.
+    carried from the fits to the slope. Rungs at which a best width was not found are left out. `word` is left at
+    'cannot tell': it depends on how many candidates there are.
     """
-    shared = [m.level.rung for m in structure.minima if yardstick.at(m.level.rung) is not None]
+    bounded = {minimum.level.rung for side in (structure, yardstick) for minimum in side.minima if minimum.reason}
+    rungs_of_both = [m.level.rung for m in structure.minima if yardstick.at(m.level.rung) is not None]
+    shared = [rung for rung in rungs_of_both if rung not in bounded]
     read = [(rung, log_gain(structure, yardstick, rung=rung)) for rung in shared]
     known = [(rung, gain) for rung, gain in read if gain is not None]
+    n = len(structure.minima)
+
+    def parts(weights: Floats) -> tuple[Part, Part]:
+        return structure.part(name, weights[:, :n]), yardstick.part(yardstick_name, weights[:, n:])
+
     rungs = []
     for rung, gain in known:
-        variance = noise.of_difference(name, *_swap(gain.unit_variances(structure, yardstick), yardstick_name))
-        half = math.nan if variance is None else t_quantile(variance.degrees) * math.sqrt(variance.value)
+        half = _half(*parts(gain.gradient[None, :]), noise)
         level = structure.minima[structure.at(rung) or 0].level
         rungs.append(
             RungGain(
@@ -70,36 +78,36 @@ def trend(structure: Surface, yardstick: Surface, noise: Noise, name: object, ya
     if len(known) < 2:
         return Trend(rungs=tuple(rungs), per_decade=None, low=None, high=None, p_value=None, word="cannot tell")
     values = np.array([gain.value for _, gain in known])
-    decades = np.array([math.log10(item.budget_flops) for item in rungs])
+    decades = np.array([gain.log_compute for _, gain in known]) / math.log(10)
     design = np.stack([np.ones_like(decades), decades - decades.mean()], axis=1)
     jacobian = np.array([gain.gradient for _, gain in known])
-    n = len(structure.minima)
     own = jacobian[:, :n] @ structure.covariance @ jacobian[:, :n].T
     other = jacobian[:, n:] @ yardstick.covariance @ jacobian[:, n:].T
     weight = np.linalg.pinv(own + other)
     row = (np.linalg.pinv(design.T @ weight @ design) @ design.T @ weight)[1]
     slope = float(row @ values)
-    variance = noise.of_difference(name, *_swap((float(row @ own @ row), float(row @ other @ row)), yardstick_name))
-    if variance is None or variance.value <= 0:
+    variance = noise.of_contrasts(*parts((row @ jacobian)[None, :]))
+    if variance is None or variance[0][0] <= 0:
         return Trend(
             rungs=tuple(rungs), per_decade=math.exp(slope), low=None, high=None, p_value=None, word="cannot tell"
         )
     from scipy.special import stdtr
 
-    error = math.sqrt(variance.value)
-    half = t_quantile(variance.degrees) * error
+    error, degrees = math.sqrt(variance[0][0]), float(variance[1][0])
+    half = t_quantile(degrees) * error
     return Trend(
         rungs=tuple(rungs),
         per_decade=math.exp(slope),
         low=scaled(slope, -half),
         high=scaled(slope, half),
-        p_value=2 * float(stdtr(variance.degrees, -abs(slope) / error)),
+        p_value=2 * float(stdtr(degrees, -abs(slope) / error)),
         word="cannot tell",
     )
 
 
-def _swap(units: tuple[float, float], yardstick_name: object) -> tuple[float, object, float]:
-    return units[0], yardstick_name, units[1]
+def _half(first: Part, second: Part, noise: Noise) -> float:
+    variance = noise.of_contrasts(first, second)
+    return math.nan if variance is None else t_quantile(float(variance[1][0])) * math.sqrt(variance[0][0])
 
 
 def scaled(log_value: float, shift: float) -> float | None:

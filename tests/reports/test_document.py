@@ -82,7 +82,7 @@ def test_table_has_one_row_per_structure(study):
     assert [row[1] for row in table.rows] == ["btt:r=2", "monarch", "dense", "low-rank", "kronecker"]
     assert {len(row) for row in table.rows} == {len(table.headers)} == {len(table.align)}
     cell = dict(zip(table.headers, table.rows[0], strict=True))
-    assert (cell["loss ± 95%"], cell["vs yardstick"], cell["verdict"]) == ("0.5283 ± 0.00047", "−20.0%", "better")
+    assert (cell["loss ± 95%"], cell["vs yardstick"], cell["verdict"]) == ("0.5283 ± 0.00079", "−20.0%", "better")
     assert cell["compute gain"].startswith("2.10× [")
     assert dict(zip(table.headers, table.rows[2], strict=True))["compute gain"] == "1.00×"
 

@@ -121,7 +121,7 @@ def test_noise_is_pooled_unless_structures_differ() -> None:
     assert np.mean([noise.pooled.value for noise in found]) == pytest.approx(1e-4, rel=0.05)
     assert found[0].pooled.degrees == 48
     assert sum(bool(noise.own) for noise in found) <= 8
-    assert sum(noise.contrast is not None for noise in found) <= 8
+    assert sum(noise.seed is not None for noise in found) <= 8
     unequal = [noise_of(levels_of(seeds_of(equal | {"d": 0.06}, 0.0, source))) for _ in range(20)]
     assert all(noise.own for noise in unequal)
     assert np.mean([noise.of("d").value for noise in unequal]) == pytest.approx(0.06**2, rel=0.3)
@@ -130,10 +130,10 @@ def test_noise_is_pooled_unless_structures_differ() -> None:
 def test_seeds_that_move_all_losses_are_taken_out() -> None:
     source = np.random.default_rng(4)
     found = [noise_of(levels_of(seeds_of(dict.fromkeys("abcd", 0.01), 0.05, source))) for _ in range(40)]
-    assert sum(noise.contrast is not None for noise in found) >= 38
-    paired = [noise.contrast.value for noise in found if noise.contrast]
-    assert np.mean(paired) == pytest.approx(1e-4, rel=0.15)
-    assert np.mean([noise.pooled.value for noise in found]) > 1e-3
+    paired = [noise for noise in found if noise.seed]
+    assert len(paired) >= 38
+    assert np.mean([noise.pooled.value for noise in paired]) == pytest.approx(1e-4, rel=0.15)
+    assert np.mean([noise.seed.value for noise in paired]) == pytest.approx(0.05**2, rel=0.25)
 
 
 def test_an_observation_needs_a_positive_loss() -> None:
