@@ -4,7 +4,8 @@
     python benchmarks/intervals.py --read benchmarks/results/intervals.json --format markdown
 
 Truth: the loss of a structure with gain g is L0 + (1 − L0) (g C)^−¼ · exp(k ln²(w / w_opt)), where w_opt grows as √C. Widths
-are at a ratio of √2 with a random phase; one pilot run a width finds the best three, which get the seeds.
+are at a ratio of √2 with a random phase; one run a width finds the best three, which get the other seeds. As in a study,
+the runs that found them are the first seed of the three; the confirmation is at three widths, too.
 """
 
 from __future__ import annotations
@@ -81,9 +82,11 @@ class Simulation:
         self.structures: tuple[LayerSpec, ...] = (DENSE, *OTHERS[: len(truths) - 1])
         self.results: list[TrialResult] = []
         self.effects: dict[tuple[int, int], float] = {}
+        self.pilots: dict[tuple[int, int, int], float] = {}
+        """Losses of the first seed, by structure, rung and width."""
         self.phase = float(source.uniform())
         self.widths = [[self._widths(i, rung) for rung in range(design.rungs)] for i in range(len(truths))]
-        self.add(range(len(truths)), range(1, 1 + design.seeds))
+        self.add(range(len(truths)), range(design.seeds))
 
     def loss(self, i: int, rung: int, width: float) -> float:
         """The true loss."""
@@ -101,9 +104,8 @@ class Simulation:
             return [round(start * design.ratio**k) for k in range(design.fixed)]
         phase = self.source.uniform()
         grid = [round(truth.best * 2**rung * design.ratio ** (k + phase)) for k in range(-4, 5)]
-        for width in grid:
-            self._run(i, rung, width, 0, "pilot")
-        pilots = [run.loss or 0.0 for run in self.results[-len(grid) :]]
+        pilots = [self._run(i, rung, width, 0, "pilot") for width in grid]
+        self.pilots |= {(i, rung, width): loss for width, loss in zip(grid, pilots, strict=True)}
         centre = min(max(pilots.index(min(pilots)), 1), len(grid) - 2)
         return grid[centre - 1 : centre + 2]
 
@@ -116,22 +118,26 @@ class Simulation:
                         self._run(i, rung, width, seed, stage)
 
     def confirm(self, ranking: Ranking, count: int, seeds: int) -> None:
-        """The best structures and the yardstick once more, from new seeds, at the last rung and the best width."""
+        """The best structures and the yardstick once more, from new seeds, at the three best widths of the last rung."""
         chosen = [entry for entry in ranking.entries if entry.structure != DENSE][:count]
         for entry in [*chosen, ranking.entry_of(DENSE)]:
             if entry is not None and entry.width is not None:
                 i = self.structures.index(entry.structure)
-                for seed in range(1000, 1000 + seeds):
-                    self._run(i, self.design.rungs - 1, entry.width, seed, "confirmation")
+                for width in self.widths[i][-1]:
+                    for seed in range(1000, 1000 + seeds):
+                        self._run(i, self.design.rungs - 1, width, seed, "confirmation")
 
-    def _run(self, i: int, rung: int, width: int, seed: int, stage: Stage) -> None:
+    def _run(self, i: int, rung: int, width: int, seed: int, stage: Stage) -> float:
         truth, design = self.truths[i], self.design
         effect = self.effects.setdefault((rung, seed), design.shared * float(self.source.standard_normal()))
         noise = effect + design.noise * truth.noise * float(self.source.standard_normal())
         compute = CHEAPEST * 4.0**rung
         trial = Trial(self.structures[i], width, seed, rung, compute, stage=stage)
         loss = self.loss(i, rung, width) * math.exp(noise)
+        if stage == "main" and seed == 0:
+            loss = self.pilots.get((i, rung, width), loss)
         self.results.append(TrialResult(trial, "ok", loss, width * width, compute, 1.1 * compute, 100, 1.0, ()))
+        return loss
 
     def ranking(self, looks: Sequence[float] = ()) -> Ranking:
         """The real ranking of the runs so far."""
@@ -221,7 +227,7 @@ def spending(
         undecided = [study.structures.index(structure) for structure in ranking.undecided()]
         if not undecided:
             break
-        study.add([0, *undecided], range(1 + before, 1 + after))
+        study.add([0, *undecided], range(before, after))
         ranking = study.ranking(bounds)
     verdicts = [study.entry(ranking, i + 1).verdict for i in range(len(gains))]
     true = ["better" if gain > 1 else "worse" if gain < 1 else "cannot tell" for gain in gains]

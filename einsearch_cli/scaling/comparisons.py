@@ -13,7 +13,7 @@ import numpy as np
 from einsearch_cli.scaling.gains import gain_tests, log_gain
 from einsearch_cli.scaling.many import holm, step_down
 from einsearch_cli.scaling.noise import CONFIDENCE, Noise, Variance, noise_of, t_quantile
-from einsearch_cli.scaling.observations import Level, Observation, levels_of
+from einsearch_cli.scaling.observations import Level, Observation, cell_of, levels_of
 from einsearch_cli.scaling.surface import Surface, surface
 from einsearch_cli.scaling.trend import Trend, trend
 
@@ -286,8 +286,8 @@ def _name_trends(found: dict[Hashable, Comparison]) -> None:
 def _renewed(runs: Sequence[Observation], surfaces: Mapping[Hashable, Surface]) -> dict[Hashable, tuple[Surface, int]]:
     """The surfaces moved to the losses of the confirmation, and its seeds.
 
-    Only the shape of the loss over compute is left of the runs that the structure was chosen by. What the parabola in
-    log width adds at the widths of the confirmation is taken off.
+    The loss at the best width is fitted to the new runs alone: the curvature and the best width of the runs that a
+    structure was chosen by are part of its luck. Only the shape of the loss over compute is left of these.
     """
     again: dict[Hashable, list[Observation]] = defaultdict(list)
     for run in runs:
@@ -296,18 +296,18 @@ def _renewed(runs: Sequence[Observation], surfaces: Mapping[Hashable, Surface]) 
     found = {}
     for structure, mine in again.items():
         old = surfaces[structure]
-        rung = max(run.rung for run in mine)
-        mine = [run for run in mine if run.rung == rung]
-        i = old.at(rung)
+        i = old.at(max(run.rung for run in mine))
         if i is None:
             continue
-        minimum, n = old.minima[i], len(old.minima)
-        curvature = 0.0 if minimum.reason is not None else max(old.curvature or 0.0, 0.0)
-        logs = [math.log(run.loss) - curvature * math.log(run.width / minimum.width) ** 2 for run in mine]
-        moved = math.fsum(logs) / len(logs) - minimum.log_loss
+        known = old.minima[i].level
+        widths = sorted({run.width for run in mine})
+        cells = tuple(cell_of(run for run in mine if run.width == width) for width in widths)
+        fresh = surface([replace(known, cells=cells)])
+        n = len(old.minima)
         shape = np.eye(n)
         shape[:, i] -= 1.0
-        covariance = shape @ old.covariance @ shape.T + 1 / len(logs)
+        covariance = shape @ old.covariance @ shape.T + fresh.covariance[0, 0]
+        moved = fresh.minima[0].log_loss - old.minima[i].log_loss
         minima = tuple(replace(one, log_loss=one.log_loss + moved) for one in old.minima)
         found[structure] = Surface(minima, covariance, old.curvature), len({run.seed for run in mine})
     return found

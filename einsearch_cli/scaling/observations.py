@@ -122,13 +122,13 @@ class Level:
 
 
 def levels_of(observations: Iterable[Observation]) -> dict[Hashable, tuple[Level, ...]]:
-    """The levels of every structure, cheapest first; runs of the confirmation are left out.
+    """The levels of every structure, cheapest first, from runs of the stages 'pilot' and 'main'.
 
     When the same run is listed twice, the later one counts.
     """
     found: dict[tuple[Hashable, int, float], dict[tuple[Stage, int], dict[int, Observation]]] = {}
     for run in observations:
-        if run.stage != "confirmation":
+        if run.stage in ("pilot", "main"):
             widths = found.setdefault((run.structure, run.rung, run.budget), defaultdict(dict))
             widths[run.stage, run.width][run.seed] = run
     levels: dict[Hashable, list[Level]] = defaultdict(list)

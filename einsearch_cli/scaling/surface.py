@@ -39,6 +39,11 @@ class Minimum:
     def best(self) -> Cell:
         return self.level.best
 
+    @property
+    def loss(self) -> float:
+        """The lowest loss over widths."""
+        return math.exp(self.log_loss)
+
 
 @dataclass(frozen=True)
 class Surface:
