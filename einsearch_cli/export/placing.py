@@ -42,11 +42,7 @@ def place(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def refuse_existing(folder: Path) -> None:
-    """Say that a run cannot be written there before much is computed for it.
-
-    Raises:
-        OutputError: if something is there already, or a folder cannot be made there.
-    """
+    """Raise OutputError if a run cannot be written there, before much is computed for it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
             f"cannot write {str(folder)!r}: it exists already", remedy="give a new folder, or remove this one first"

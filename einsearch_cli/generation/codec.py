@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from einsearch_cli.data.tokens import Tokenizer
 from einsearch_cli.errors import PromptError
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
-
-
-class PromptCodec(Protocol):
-    """Reads a prompt, and writes tokens as they come."""
-
-    def read(self, text: str) -> list[int]:
-        """Tokens of a text."""
-        ...
-
-    def write(self, tokens: Sequence[int], is_last: bool) -> str:
-        """What is certain of the text of these tokens, however they go on; all of it if they do not."""
-        ...
 
 
 class TextCodec:
@@ -54,7 +41,10 @@ class TextCodec:
         return [int(token) for token in self._tokenizer.encode(text)]
 
     def write(self, tokens: Sequence[int], is_last: bool) -> str:
-        """All tokens are decoded anew each time: tokenizers treat the first of a text in its own way."""
+        """What is certain of the text of these tokens, however they go on; all of it if `is_last`.
+
+        All are decoded anew each time: tokenizers treat the first of a text in its own way.
+        """
         text = self._tokenizer.decode(tokens)
         return text if is_last else text.rstrip(_BROKEN)
 
@@ -83,3 +73,7 @@ class IdCodec:
     def write(self, tokens: Sequence[int], is_last: bool) -> str:  # noqa: ARG002
         """Numbers are certain at once."""
         return " ".join(map(str, tokens))
+
+
+PromptCodec = TextCodec | IdCodec
+"""Reads a prompt, and writes tokens as they come."""

@@ -28,10 +28,8 @@ class Sampling:
 
     temperature: float = 1.0
     """Logits are divided by it; 0 always takes the likeliest token."""
-
     top_k: int | None = None
     """Only so many of the likeliest tokens can be drawn."""
-
     top_p: float | None = None
     """Only the fewest likeliest tokens with this probability together can be drawn
     (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751)."""
@@ -50,11 +48,7 @@ class Sampling:
             )
 
     def choose(self, logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
-        """One token per row, (B,), from numbers drawn evenly from [0, 1).
-
-        Raises:
-            RunFailedError: a logit is infinite or not a number.
-        """
+        """One token per row, (B,), from numbers in [0, 1); RunFailedError for a logit that is not finite."""
         import torch
 
         if not torch.isfinite(logits_BV).all():

@@ -20,11 +20,7 @@ _WEIGHT = "weight"
 
 
 def refuse_write() -> NoReturn:
-    """Raise the error for a write to the weight of a structured layer.
-
-    Raises:
-        LayerError: always.
-    """
+    """Raise LayerError: the weight of a structured layer cannot be written."""
     raise LayerError(
         "a write to the weight of a structured layer: it is computed from layer.factors and layer.gain, and what is "
         "written to it would be lost",
@@ -83,11 +79,7 @@ class ComputedWeight(Tensor):
         super().__setattr__(name, value)
 
     def __dlpack__(self, **_: Any) -> NoReturn:
-        """Refuse to share memory through DLPack, as a write on the other side cannot be seen.
-
-        Raises:
-            LayerError: always.
-        """
+        """Raise LayerError, as a write on the other side of DLPack cannot be seen."""
         raise LayerError(
             "the weight of a structured layer through DLPack: it is computed, and a write to the shared memory "
             "would be lost",

@@ -12,10 +12,7 @@ from einsearch_cli.layers.autocast import autocast_dtype, cast_dtype
 
 
 def check_dtype(dtype: torch.dtype) -> None:
-    """
-    Raises:
-        LayerError: if parameters of this dtype cannot be trained.
-    """
+    """Raise LayerError if parameters of this dtype cannot be trained."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise LayerError(
             f"dtype {dtype}: parameters are trained by gradients and must be of a floating dtype with products of its own",
@@ -24,10 +21,7 @@ def check_dtype(dtype: torch.dtype) -> None:
 
 
 def check_width(x: Tensor, in_features: int) -> None:
-    """
-    Raises:
-        LayerError: if the last dimension is another one.
-    """
+    """Raise LayerError if the last dimension is another one."""
     if x.ndim == 0 or x.shape[-1] != in_features:
         raise LayerError(
             f"input of shape {tuple(x.shape)}: the last dimension must be in_features = {in_features}",
@@ -36,10 +30,7 @@ def check_width(x: Tensor, in_features: int) -> None:
 
 
 def check_input(x: Tensor, in_features: int, dtype: torch.dtype) -> None:
-    """
-    Raises:
-        LayerError: if the last dimension is another one, or the input is not floating.
-    """
+    """Raise LayerError if the last dimension is another one, or the input is not floating."""
     check_width(x, in_features)
     if not x.is_floating_point():
         raise LayerError(
@@ -49,10 +40,7 @@ def check_input(x: Tensor, in_features: int, dtype: torch.dtype) -> None:
 
 
 def check_parameters(x: Tensor, layer: nn.Module) -> None:
-    """
-    Raises:
-        LayerError: if input and parameters are on several devices, or are multiplied in several dtypes.
-    """
+    """Raise LayerError if input and parameters are on several devices, or are multiplied in several dtypes."""
     autocast = autocast_dtype(x)
     for name, parameter in _named_parameters(layer):
         if parameter.device != x.device:

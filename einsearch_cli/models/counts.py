@@ -30,10 +30,8 @@ class FlopCount:
 
     linears: int
     """Every linear layer except the head; of layers of experts, the router and the experts that a token uses."""
-
     attention: int
     """Query-key scores and the weighted sum of values, over the full window (the causal half is not saved)."""
-
     head: int
     """The output layer."""
 

@@ -114,22 +114,14 @@ def cases_of(modes: Sequence[Mode], widths: Sequence[int], tokens: Sequence[int]
 
 
 def check_sizes(entrants: Sequence[Entrant], cases: Sequence[Case]) -> None:
-    """Refuse structures that do not fit.
-
-    Raises:
-        SizeError: if a structure has no sizes for a width.
-    """
+    """Raise SizeError if a structure has no sizes for a width."""
     for entrant in entrants:
         for width in {case.width for case in cases}:
             entrant.at(width)
 
 
 def check_memory(cases: Sequence[Case], device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse what cannot be held.
-
-    Raises:
-        SizeError: if a case needs more memory than the device has.
-    """
+    """Raise SizeError if a case needs more memory than the device has."""
     available = memory_bytes(device)
     for case in cases:
         needed = _LIVE_COPIES * dtype.itemsize * case.width * (case.tokens + case.width)

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import EinsumLinear, merge
-from einsearch_cli.speed.bare import Arenas, bare_products
+from einsearch_cli.speed.bare import Arenas, bare_products, einsum_route
 from einsearch_cli.speed.cases import Case, Entrant, Mode, check_memory, check_sizes
-from einsearch_cli.speed.einsums import einsum_route
 from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.speed.peak import peak_bytes
 from einsearch_cli.speed.race import Race, clock_name, expected_rounds, least_seconds
@@ -161,7 +159,7 @@ class _CaseRun:
             candidates[f"layer {number}"] = self.runners[number + 1].call
             candidates[f"bare {number}"] = bare_products(plan, case, arenas)
             if case.mode is Mode.decode:
-                candidates[f"einsum {number}"] = _einsum_call(layer, x)
+                candidates[f"einsum {number}"] = _inference(einsum_route(layer), layer.padded(x))
         self.race = Race(candidates, device)
         self.race.run(self.bench.rounds, lambda: on_round(case, self.race.rounds))
 
@@ -201,7 +199,7 @@ def _runner(layer: nn.Module, x: Tensor, y_grad: Tensor | None) -> _Runner:
     return _Runner(call, held + peak_bytes(call, x.device))
 
 
-def _inference(layer: nn.Module, x: Tensor) -> Callable[[], object]:
+def _inference(layer: Callable[[Tensor], object], x: Tensor) -> Callable[[], object]:
     def run() -> object:
         with torch.inference_mode():
             return layer(x)
@@ -216,16 +214,6 @@ def _training_step(layer: nn.Module, x: Tensor, y_grad: Tensor) -> Callable[[], 
         layer(x).backward(y_grad)
         x.grad = None
         layer.zero_grad(set_to_none=True)
-
-    return run
-
-
-def _einsum_call(layer: EinsumLinear, x: Tensor) -> Callable[[], object]:
-    route, padded = einsum_route(layer), functional.pad(x, (0, layer.plan.padded_in - layer.in_features))
-
-    def run() -> object:
-        with torch.inference_mode():
-            return route(padded)
 
     return run
 

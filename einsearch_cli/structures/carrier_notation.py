@@ -58,11 +58,7 @@ def parse_carriers(text: str, *, block_diagonal: bool = False) -> Structure:
 
 
 def refuse_foreign(term: str) -> None:
-    """Refuse a term with a letter that only looks like a tensor's name, such as a Cyrillic А.
-
-    Raises:
-        StructureError: naming the letter, with the Latin one that it looks like.
-    """
+    """Raise StructureError for a letter that only looks like a tensor's name, such as a Cyrillic А."""
     foreign = re.search(r"[^\x00-\x7f]", term)
     if foreign is None:
         return

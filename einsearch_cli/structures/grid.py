@@ -171,11 +171,7 @@ def _sources(columns: tuple[tuple[int, ...], ...], renaming: Renaming) -> list[i
 
 
 def refuse_too_many_sides(classes: IndexClasses, grid: int) -> None:
-    """Complain about a grid that cannot be held in memory, before anything is allocated.
-
-    Raises:
-        StructureError: with the number of its sides.
-    """
+    """Raise StructureError for a grid that cannot be held in memory, before anything is allocated."""
     factors = classes.factors
     if factors < 1 or grid < 1:
         raise StructureError(

@@ -64,11 +64,7 @@ _Composer.add_implicit_resolver(_PLAIN_TAG, re.compile(""), None)
 
 
 def load_yaml_file(path: Path) -> YamlDocument:
-    """Read one YAML file.
-
-    Raises:
-        SpecError: if it cannot be read, is too large or deep, or is not plain YAML.
-    """
+    """Read one YAML file; SpecError if it cannot be read, is too large or deep, or is not plain YAML."""
     return load_yaml(read_text(path), str(path))
 
 

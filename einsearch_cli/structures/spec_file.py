@@ -53,11 +53,7 @@ def read_structure_file(path: Path, *, block_diagonal: bool = False) -> list[Nam
 
 
 def refuse_other_file(word: str) -> None:
-    """Say what is wrong with a word that names a file, is no structure, and has none of the suffixes.
-
-    Raises:
-        SpecError: for a table, or a name that does not say what the file holds.
-    """
+    """Raise SpecError for a word that names a file, is no structure, and has none of the suffixes."""
     path = Path(word)
     if not path.is_file():
         return

@@ -320,11 +320,7 @@ def refuse_too_large(space: Space) -> None:
 
 
 def _refuse_fine_unit(space: Space) -> None:
-    """Complain about a token exponent whose denominator makes the numbers too large.
-
-    Raises:
-        StructureError: with the number of parts that 1 would have to be cut into.
-    """
+    """Raise StructureError for a token exponent whose denominator makes the numbers too large."""
     most = _BASE // (4 * (2 + len(space.classes(space.factors).bonds)))
     if space.tokens is not None and space.unit > most:
         raise StructureError(

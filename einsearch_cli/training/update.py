@@ -100,11 +100,7 @@ class Course:
     warmup_name: str = "the warm-up"
 
     def finite(self, loss: float, kind: str, step: int) -> float:
-        """The loss of a step (1-based).
-
-        Raises:
-            DivergedError: it is NaN or infinite.
-        """
+        """The loss of a step (1-based); DivergedError if it is NaN or infinite."""
         if math.isfinite(loss):
             return loss
         raise DivergedError(

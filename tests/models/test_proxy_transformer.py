@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import LayerError, SizeError
 from einsearch_cli.models import LinearRule, Transformer, proxy_config, structured_linear
-from einsearch_cli.models.transformer.rotary import rotation
+from einsearch_cli.models.transformer.blocks import rotation
 from einsearch_cli.structures import parse_structure
 from tests.models.routes import keep_factors_apart
 

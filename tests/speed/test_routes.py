@@ -9,7 +9,7 @@ from einsearch_cli.layers.contractions.contraction import contract
 from einsearch_cli.layers.contractions.passes import Passes
 from einsearch_cli.layers.contractions.rms_scale import rms_scale
 from einsearch_cli.speed import MARKET, Race
-from einsearch_cli.speed.einsums import einsum_route
+from einsearch_cli.speed.bare import einsum_route
 
 
 @pytest.mark.parametrize("width", [60, 61, 64])

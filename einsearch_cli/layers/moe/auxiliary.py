@@ -16,8 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.contractions.passes import may_keep
-from einsearch_cli.layers.moe.routing import Router, listeners
-from einsearch_cli.layers.moe.routing_sums import Decisions, RoutingSums, sums_over
+from einsearch_cli.layers.moe.routing import Decisions, Router, RoutingSums, listeners, sums_over
 from einsearch_cli.layers.tracing import is_transformed
 from einsearch_cli.structures import AUXILIARY_WEIGHT, RoutingStatistics
 

@@ -1,4 +1,4 @@
-"""The router: which experts a token goes through, with which gates, and who hears of it."""
+"""The router: which experts a token goes through, with which gates, who hears of it, and the sums that remain."""
 
 # Axes in this file: T tokens, I input features, E experts, K experts of a token.
 
@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from einsearch_cli.layers.autocast import without_autocast
-from einsearch_cli.layers.moe.routing_sums import Decisions
 from einsearch_cli.layers.tracing import is_traced
 
 
@@ -28,6 +27,30 @@ class Routing:
         """The gates of all experts, (T, E): zero for those that a token does not use."""
         gates_TE = self.gates_TK.new_zeros(self.gates_TK.shape[0], experts)
         return gates_TE.scatter(1, self.experts_TK, self.gates_TK)
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """One call of a router, token by token."""
+
+    shape: torch.Size
+    """Shape of the tokens as the layer got them; T is their number."""
+    experts_TK: Tensor
+    logits_TE: Tensor
+    logsumexp_T: Tensor
+    squared_logsumexp_T: Tensor
+    probabilities_TE: Tensor
+    """Softmax over all logits."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the call ran."""
+        return self.logits_TE.device
+
+    @torch.no_grad()
+    def entropy_T(self) -> Tensor:
+        """Entropy of the softmax, in nats, without gradient."""
+        return self.logsumexp_T - (self.probabilities_TE * self.logits_TE).sum(dim=1)
 
 
 class Listener(Protocol):
@@ -118,3 +141,33 @@ def _decisions(shape: torch.Size, logits_TE: Tensor, experts_TK: Tensor) -> Deci
     logsumexp_T = logits_TE.logsumexp(dim=1)
     probabilities_TE = (logits_TE - logsumexp_T[:, None]).exp()
     return Decisions(shape, experts_TK, logits_TE, logsumexp_T, logsumexp_T.square(), probabilities_TE)
+
+
+class RoutingSums(NamedTuple):
+    """What calls of a router add to the statistics of its layer."""
+
+    tokens: Tensor
+    slots_E: Tensor
+    """Tokens sent to each expert."""
+    probabilities_E: Tensor
+    """With gradient, as the next one."""
+    squared_logsumexp: Tensor
+    token_entropy: Tensor
+
+    def plus(self, other: RoutingSums) -> RoutingSums:
+        """Both together, on the device of the first."""
+        return RoutingSums(*(mine + others.to(mine.device) for mine, others in zip(self, other, strict=True)))
+
+
+def sums_over(decisions: Decisions, counts_T: Tensor | None) -> RoutingSums:
+    """The sums over all tokens, or over those that count; a device need not be waited for."""
+    probabilities_TE, squares_T = decisions.probabilities_TE, decisions.squared_logsumexp_T
+    entropy_T = decisions.entropy_T()
+    experts = torch.arange(probabilities_TE.shape[1], device=decisions.device)
+    chosen_TE = (decisions.experts_TK[:, :, None] == experts).sum(dim=1)
+    tokens = chosen_TE.new_full((), len(chosen_TE))
+    if counts_T is not None:
+        tokens = counts_T.sum()
+        chosen_TE, probabilities_TE = (torch.where(counts_T[:, None], t, 0) for t in (chosen_TE, probabilities_TE))
+        squares_T, entropy_T = (torch.where(counts_T, t, 0) for t in (squares_T, entropy_T))
+    return RoutingSums(tokens, chosen_TE.sum(dim=0), probabilities_TE.sum(dim=0), squares_T.sum(), entropy_T.sum())

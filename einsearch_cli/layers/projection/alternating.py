@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.projection.contracting import Axes, Factors, contracted, product_of
-from einsearch_cli.layers.projection.target import Target
+from einsearch_cli.layers.projection.contracting import Axes, Factors, Target, contracted, product_of
 from einsearch_cli.sizing import SizedStructure
 
 # Axes in this file: B batch of blocks, P rows and Q columns of a block, R and R' bond.

@@ -15,9 +15,8 @@ from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.factor_values import evenly_scaled, set_factors_
 from einsearch_cli.layers.plans.plan import factor_roles
 from einsearch_cli.layers.projection.alternating import fit
-from einsearch_cli.layers.projection.contracting import Factors, product_of
+from einsearch_cli.layers.projection.contracting import Factors, Target, product_of
 from einsearch_cli.layers.projection.splitting import orders, split
-from einsearch_cli.layers.projection.target import Target
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import FeatureOrder, standard_order
 from einsearch_cli.taxonomy import meeting_order

@@ -14,7 +14,7 @@ from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.moe.feed_forward import FeedForwardMoE
 from einsearch_cli.layers.moe.layer import StructuredMoE
 from einsearch_cli.layers.swap.attention import PARTS
-from einsearch_cli.layers.swap.kinds import conv1d_class, unknown_kind, width
+from einsearch_cli.layers.swap.products import conv1d_class, unknown_kind, width
 from einsearch_cli.layers.swap.references import Reference, plain_references
 
 
@@ -72,9 +72,7 @@ Holders = dict[nn.Parameter, list[tuple[nn.Module, str, str]]]
 def find_sites(model: nn.Module) -> list[Site]:
     """The linear layers of a model in its order; what belongs to an adapter is not looked into.
 
-    Raises:
-        LayerError: if the model is itself a linear layer, or is wrapped or
-            compiled so that new parameters would go unnoticed.
+    A model that is itself a linear layer, wrapped or compiled raises LayerError: new parameters would go unnoticed.
     """
     names: dict[nn.Module, list[str]] = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):

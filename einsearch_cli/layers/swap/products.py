@@ -1,26 +1,68 @@
-"""What the modules of a model multiply by their own weights: the kind of product, and its FLOPs."""
+"""What the modules of a model multiply by their own weights: kinds of modules, their products and FLOPs."""
 
 # A FLOP count is 2 per multiply-add with a weight, for one token, and a module counts once. None is "not known":
 # the count then depends on the input, or on code that this package does not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.rnn import RNNCellBase
 
 from einsearch_cli.layers.learning_rates import STRUCTURED
-from einsearch_cli.layers.swap.fused_experts import expert_count, experts_per_token, is_router
-from einsearch_cli.layers.swap.kinds import conv1d_class, is_adapter, is_foreign_linear, width
 
 LOOKUP: Final = "a lookup, not a product"
 _GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+_COUNTS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "n_experts", "groups")
+_TOP: Final = (
+    "num_experts_per_tok", "num_experts_per_token", "_experts_per_token", "num_selected_experts", "moe_top_k",
+    "moe_topk", "moe_k", "top_k_experts", "router_top_k",
+)  # fmt: skip
+# Configs of transformers have had a top_k that is of sampling.
+_TOP_OF_MODULES: Final = (*_TOP, "top_k", "topk")
+
+
+def conv1d_class(module: nn.Module) -> type[nn.Module] | None:
+    """The Conv1D of transformers that this is an instance of, found by name so that transformers stays optional."""
+    for kind in type(module).__mro__:
+        if kind.__name__ == "Conv1D" and kind.__module__.split(".")[0] == "transformers":
+            return kind
+    return None
+
+
+def width(module: nn.Module, side: str) -> int:
+    """in_features or out_features of a module that may have none, which then counts as 0."""
+    found = getattr(module, side, 0)
+    return found if isinstance(found, int) else 0
+
+
+def is_adapter(module: nn.Module) -> bool:
+    """Whether a module adds something to a linear layer, as LoRA does."""
+    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    return "base_layer" in module._modules or ("lora" in kind.lower() and "weight" in module._parameters)
+
+
+def is_foreign_linear(module: nn.Module) -> bool:
+    """Whether a module looks like the linear layer of another library: it has both widths, and no nn.Linear inside."""
+    has_widths = width(module, "in_features") > 0 and width(module, "out_features") > 0
+    return has_widths and not any(isinstance(inner, nn.Linear) for inner in module.modules())
+
+
+def unknown_kind(module: nn.Module) -> str | None:
+    """The reason to leave an adapter or a linear layer of another library; None for others."""
+    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    if is_adapter(module):
+        return f"{kind} is an adapter around a linear layer"
+    if is_foreign_linear(module):
+        return f"{kind} is a linear layer of a kind that swap_linear does not know"
+    return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,13 +168,60 @@ def _of_known_class(place: Place) -> Product | None:
 def _experts(place: Place) -> Product | None:
     """Tensors of three dimensions are matrices of experts; of those of two, biases only add."""
     tensors = place.tensors
-    count = expert_count(place.module, tensors)
+    count = _expert_count(place.module, tensors)
     if count is None:
         return None
     multiplied = sum(value.numel() for name, value in tensors.items() if not _is_bias(name, value.ndim, value, count))
-    top = experts_per_token(place.module, place.above, count)
+    top = _experts_per_token(place.module, place.above, count)
     said = f"FLOPs of {top} of {count} experts" if top else f"FLOPs of all {count} experts, an upper bound"
     return Product(_label(place.module), 2 * multiplied * (top or count) // count, f"fused experts; {said}")
+
+
+def _expert_count(module: nn.Module, weights: Mapping[str, Tensor]) -> int | None:
+    """How many experts a module's tensors hold; None if it holds no fused experts.
+
+    Every tensor of three dimensions has one entry per expert in its first; tensors of two dimensions
+    may have the rows of all experts one below the other.
+    """
+    noted = next(_integers((module,), _COUNTS), None)
+    leading = {value.shape[0] for value in weights.values() if value.ndim == 3}
+    if leading:
+        count = min(leading)
+        is_named = any(word in type(module).__name__.lower() for word in ("expert", "moe"))
+        return count if len(leading) == 1 and count > 1 and (count == noted or is_named) else None
+    stacked = [value.shape[0] for value in weights.values() if value.ndim == 2]
+    if noted is None or len(stacked) < 2 or "expert" not in type(module).__name__.lower():
+        return None
+    return noted if all(rows % noted == 0 and rows > noted for rows in stacked) else None
+
+
+def _experts_per_token(module: nn.Module, above: Iterable[nn.Module], count: int) -> int | None:
+    """How many experts a router gives a token: noted by the module, those around it, or a config; else None.
+
+    Args:
+        module: the one that holds the experts.
+        above: the modules that hold it, the nearest first.
+        count: experts that there are.
+    """
+    around = list(above)
+    near = [module, *(each for parent in around[:2] for each in (parent, *parent.children()))]
+    configs = [config for each in (module, *around) if (config := getattr(each, "config", None)) is not None]
+    inner = [text for config in configs if (text := getattr(config, "text_config", None)) is not None]
+    found = (*_integers(near, _TOP_OF_MODULES), *_integers((*inner, *configs), _TOP))
+    return next((top for top in found if top <= count), None)
+
+
+def _is_router(module: nn.Module, weight: Tensor) -> bool:
+    """Whether a matrix scores experts: it has a row for each of those that the module notes."""
+    return weight.ndim == 2 and weight.shape[0] in set(_integers((module,), _COUNTS))
+
+
+def _integers(holders: Iterable[Any], names: Iterable[str]) -> Iterator[int]:
+    for holder in holders:
+        for name in names:
+            value = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                yield value
 
 
 def _is_bias(name: str, ndim: int, value: nn.Parameter, count: int) -> bool:
@@ -141,7 +230,7 @@ def _is_bias(name: str, ndim: int, value: nn.Parameter, count: int) -> bool:
 
 def _router(place: Place) -> Product | None:
     own = list(place.tensors.values())
-    if len(own) != 1 or not is_router(place.module, own[0]):
+    if len(own) != 1 or not _is_router(place.module, own[0]):
         return None
     return Product(_label(place.module), 2 * own[0].numel(), "scores experts")
 

@@ -6,10 +6,6 @@ The network and its cache load torch, on first use; everything else is arithmeti
 from typing import TYPE_CHECKING
 
 from einsearch_cli.lazy import lazy_names
-from einsearch_cli.models.transformer.accelerators import (
-    Accelerator as Accelerator,
-    accelerator as accelerator,
-)
 from einsearch_cli.models.transformer.accounting import (
     ModelCosts as ModelCosts,
     Part as Part,
@@ -25,7 +21,9 @@ from einsearch_cli.models.transformer.presets import (
 )
 from einsearch_cli.models.transformer.resources import (
     UTILISATION as UTILISATION,
+    Accelerator as Accelerator,
     Estimate as Estimate,
+    accelerator as accelerator,
     estimate as estimate,
 )
 

@@ -19,7 +19,6 @@ _FARTHEST: Final = 10_000
 """Divisors are proposed that differ by up to this number."""
 
 _SIZES: Final = ("vocabulary", "width", "layers", "heads", "kv_heads", "head_size", "hidden", "context")
-
 _LARGEST: Final = {"vocabulary": 1 << 32, "layers": 10_000}
 """Beyond these, as beyond `_LARGEST_WIDTH`, even a network without memory takes minutes, or its sizes overflow."""
 
@@ -46,52 +45,36 @@ class TransformerConfig(Settings):
 
     vocabulary: Whole = Field(examples=[32_000])
     """Distinct tokens."""
-
     width: Whole = Field(examples=[768])
     """Size of the residual stream."""
-
     layers: Whole = Field(examples=[12])
     """Blocks of attention and feed-forward network."""
-
     heads: Whole = Field(examples=[12])
     """Attention heads of the queries."""
-
     kv_heads: Whole = Field(default=0, examples=[4])
     """Heads of keys and values, each shared by heads / kv_heads query heads; as many as `heads` if not given."""
-
     head_size: Whole = Field(default=0, examples=[64])
     """Numbers per head; width / heads if not given. heads × head_size may be narrower than the width."""
-
     hidden: Whole = Field(default=0, examples=[3072])
     """Width inside the feed-forward network; 4 × width with GELU, 8/3 × width with SwiGLU if not given."""
-
     activation: Literal["gelu", "swiglu"] = "gelu"
     """down(gelu(up(x))), or down(silu(gate(x)) · up(x))."""
-
     norm: Literal["layer", "rms"] = "layer"
     """LayerNorm or RMSNorm, before attention, before the feed-forward network and before the head."""
-
     tied: bool = False
     """The head is the embedding matrix, and logits are divided by the root of the width."""
-
     bias: bool = False
     """Whether linear layers have a bias; the head never has."""
-
     qk_norm: bool = False
     """RMSNorm of every query and key head before the rotation."""
-
     context: Whole = 1024
     """Tokens that attention looks at."""
-
     rotary_base: float = Field(default=10_000.0, gt=1)
     """Longest wavelength of the rotary embedding, in positions per radian."""
-
     structure: str = "dense"
     """What structured layers carry: any text that `parse_layer` reads."""
-
     structured: Literal["ffn", "attn", "all"] = "ffn"
     """Layers that carry it: feed-forward networks, attention projections, or both; the head never does."""
-
     first_ffn_dense: bool = False
     """Keep the feed-forward network of the first block dense."""
 

@@ -20,10 +20,9 @@ from einsearch_cli.models.base import (
     zero_head,
 )
 from einsearch_cli.models.counts import FlopCount
-from einsearch_cli.models.transformer.blocks import Attention, Block, FeedForward, make_norm
+from einsearch_cli.models.transformer.blocks import Attention, Block, FeedForward, make_norm, rotation
 from einsearch_cli.models.transformer.config import TransformerConfig
 from einsearch_cli.models.transformer.key_value_cache import KeyValueCache
-from einsearch_cli.models.transformer.rotary import rotation
 from einsearch_cli.structures import MixtureOfExperts, parse_structure
 
 # Axes in this file: B batch, T position, W width, V vocabulary.

@@ -16,9 +16,7 @@ _PROXY_HEAD_SIZE: Final = 64
 """Most numbers per attention head of the text task's network, which has as few heads as that allows."""
 
 _COMMON: Final[dict[str, Any]] = {"vocabulary": 32_000, "context": 1024, "tied": True, "bias": True}
-
 _WIDE: Final[dict[str, Any]] = {"layers": 24, "kv_heads": 4, "head_size": 64, "first_ffn_dense": True}
-
 _PRESETS: Final[dict[str, dict[str, Any]]] = {
     "s": {"width": 768, "layers": 12, "heads": 12},
     "m": {"width": 1024, "layers": 24, "heads": 16},
@@ -78,7 +76,6 @@ class ModelSettings(TransformerConfig):
 
     preset: str | None = None
     """Name of a preset whose sizes hold where nothing else is given."""
-
     vocabulary: Whole = Field(default=1, examples=[32_000])
     """Distinct tokens; those of the data unless given."""
 
@@ -98,11 +95,7 @@ class ModelSettings(TransformerConfig):
         return {key: value for key, value in dump(self).items() if key in self.model_fields_set}
 
     def config(self, vocabulary: int) -> TransformerConfig:
-        """The network for data with this many distinct tokens.
-
-        Raises:
-            SpecError: a vocabulary was given that is smaller.
-        """
+        """The network for data with this many distinct tokens; SpecError for a vocabulary that is smaller."""
         own = {name: getattr(self, name) for name in TransformerConfig.model_fields}
         if "vocabulary" not in self.model_fields_set:
             own["vocabulary"] = vocabulary

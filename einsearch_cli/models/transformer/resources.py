@@ -1,20 +1,77 @@
-"""Memory and time of a training run on an accelerator, before it starts."""
+"""Accelerators by their makers' data sheets, and memory and time of a training run on one, before it starts."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from einsearch_cli.errors import SpecError
+from einsearch_cli.errors import SpecError, near_name
 from einsearch_cli.layers.plans.plan import factor_roles
 from einsearch_cli.models.counts import TRAINING_TO_FORWARD
-from einsearch_cli.models.transformer.accelerators import Accelerator, Precision
 from einsearch_cli.models.transformer.accounting import matrices, transformer_count
 from einsearch_cli.models.transformer.config import TransformerConfig
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import MixtureOfExperts
 from einsearch_cli.taxonomy import meeting_order
+
+Precision = Literal["float32", "bfloat16"]
+"""float32 throughout, or matrix products in bfloat16 (autocast) with float32 weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """One device."""
+
+    name: str
+    bfloat16_flops: float
+    """Peak FLOP/s of dense matrix products in bfloat16, summed in float32, without structured sparsity."""
+    float32_flops: float
+    """Peak FLOP/s in full float32, as torch computes by default (not TensorFloat-32)."""
+    memory_bytes: float
+
+    def peak_flops(self, precision: Precision) -> float:
+        """Peak FLOP/s in this precision."""
+        return self.bfloat16_flops if precision == "bfloat16" else self.float32_flops
+
+
+_TERA, _GB = 1e12, 1e9
+
+ACCELERATORS: Final = {
+    key: Accelerator(name, bfloat16 * _TERA, float32 * _TERA, memory * _GB)
+    for key, name, bfloat16, float32, memory in (
+        ("a100", "NVIDIA A100 SXM 80 GB", 312, 19.5, 80),
+        ("a100-40gb", "NVIDIA A100 SXM 40 GB", 312, 19.5, 40),
+        ("h100", "NVIDIA H100 SXM", 989, 67, 80),
+        ("h200", "NVIDIA H200 SXM", 989, 67, 141),
+        ("l4", "NVIDIA L4", 121, 30.3, 24),
+        ("l40s", "NVIDIA L40S", 362, 91.6, 48),
+        ("rtx4090", "NVIDIA GeForce RTX 4090", 165, 82.6, 24),
+        ("mi300x", "AMD Instinct MI300X", 1307, 163, 192),
+    )
+}
+
+
+def accelerator(name: str) -> Accelerator:
+    """The accelerator of this name.
+
+    Raises:
+        SpecError: not in the table.
+
+    >>> accelerator("h100").peak_flops("bfloat16")
+    989000000000000.0
+    >>> accelerator("h1000")
+    Traceback (most recent call last):
+    ...
+    einsearch_cli.errors.SpecError: no accelerator 'h1000' in the table
+    try: use 'h100'; all are a100, a100-40gb, h100, h200, l4, l40s, rtx4090, mi300x
+    """
+    if name in ACCELERATORS:
+        return ACCELERATORS[name]
+    near = near_name(name, ACCELERATORS)
+    known = f"all are {', '.join(ACCELERATORS)}"
+    raise SpecError(f"no accelerator {name[:40]!r} in the table", remedy=f"use {near!r}; {known}" if near else known)
+
 
 UTILISATION: Final = 0.4
 """Assumed share of the peak FLOP/s that training reaches; published runs of dense models reached 0.21 to 0.46
@@ -92,7 +149,7 @@ def estimate(
     Raises:
         SpecError: a utilisation outside (0, 1], or a number below 1.
 
-    >>> from einsearch_cli.models.transformer.accelerators import accelerator
+    >>> from einsearch_cli.models.transformer.resources import accelerator
     >>> from einsearch_cli.models.transformer.presets import preset
     >>> found = estimate(preset("xl"), accelerator("h100"), tokens=26e9, batch=4)
     >>> round(found.seconds / 3600), found.fits

@@ -30,11 +30,7 @@ def is_longer(before: Mapping[str, Any], now: TrainSpec) -> bool:
 
 
 def refuse_other(run: Path, before: Mapping[str, Any], now: TrainSpec) -> None:
-    """Pass only if a folder's run is the one that is wanted, or can be made longer to be that one.
-
-    Raises:
-        CheckpointError: with the settings that differ, or why the run cannot be made longer.
-    """
+    """Raise CheckpointError unless a folder's run is the one that is wanted, or can be made longer to be that one."""
     differing = _differing(before, now)
     if not differing or is_longer(before, now):
         return

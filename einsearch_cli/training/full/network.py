@@ -166,11 +166,7 @@ class Network:
 
     @torch.no_grad()
     def load(self, model: Tensors, optimizer: Tensors) -> None:
-        """Take over what `model_tensors` and `optimizer_tensors` gave, in any number of processes.
-
-        Raises:
-            CheckpointError: other names or shapes than this network's.
-        """
+        """Take over what `model_tensors` and `optimizer_tensors` gave, in any number of processes."""
         load_parameters(self.parameters, model)
         for name, value in self.parameters.items():
             keys = {kind: f"{kind}:{name}" for kind in self.kind.state_names}
@@ -205,11 +201,7 @@ def _start_anew(model: Transformer, rule: Initialisation) -> None:
 
 @torch.no_grad()
 def load_parameters(parameters: Mapping[str, Tensor], tensors: Tensors) -> None:
-    """Give every parameter the value under its name, sharded as the parameter is.
-
-    Raises:
-        CheckpointError: other names or shapes than the parameters'.
-    """
+    """Give every parameter the value under its name, sharded as it is; CheckpointError for other names or shapes."""
     if odd := sorted(set(parameters) ^ set(tensors)):
         raise CheckpointError(
             f"the checkpoint and the network differ in {len(odd)} parameters, the first is {odd[0]!r}",

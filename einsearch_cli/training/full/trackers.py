@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.files import write_atomically
@@ -16,14 +16,14 @@ IDENTITIES: Final = "trackers.json"
 """Keeps the number that a service gave the run, so that a resumed run goes on under it."""
 
 
-class Tracker(Protocol):
+@dataclass(frozen=True)
+class Tracker:
     """Gets the numbers of logged steps."""
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers by name."""
-
-    def close(self) -> None:
-        """The run is over, or stops."""
+    log: Callable[[int, dict[str, float]], object]
+    """Told a step, and its numbers by name."""
+    close: Callable[[], object]
+    """Called when the run is over, or stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,70 +39,50 @@ class TrackedRun:
 
 
 def open_trackers(names: Sequence[str], run: TrackedRun) -> list[Tracker]:
-    """The trackers of these names (tensorboard, wandb, mlflow) for a run.
-
-    Raises:
-        SpecError: the package of one is not installed.
-    """
+    """The trackers of these names (tensorboard, wandb, mlflow); SpecError if the package of one is not installed."""
     return [_OPENERS[name](run) for name in names]
 
 
-class _TensorBoard:
-    def __init__(self, run: TrackedRun) -> None:
-        _required("tensorboard", "tensorboard")
-        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-        self._writer = writer(str(run.folder / "tensorboard"), purge_step=run.step + 1)
-        self._writer.add_text("spec", f"{run.title}: {json.dumps(run.settings)}")
+def _tensorboard(run: TrackedRun) -> Tracker:
+    _required("tensorboard", "tensorboard")
+    make = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+    writer = make(str(run.folder / "tensorboard"), purge_step=run.step + 1)
+    writer.add_text("spec", f"{run.title}: {json.dumps(run.settings)}")
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _WeightsAndBiases:
-    def __init__(self, run: TrackedRun) -> None:
-        wandb = _required("wandb", "wandb")
-        known = _identity(run.folder, "wandb")
-        self._run = wandb.init(
-            project="einsearch",
-            name=run.title,
-            dir=str(run.folder),
-            config=dict(run.settings),
-            id=known,
-            resume="allow",
-        )
-        _keep_identity(run.folder, "wandb", str(self._run.id))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
+    return Tracker(log, writer.close)
 
 
-class _MLflow:
-    def __init__(self, run: TrackedRun) -> None:
-        self._mlflow = _required("mlflow", "mlflow")
-        known = _identity(run.folder, "mlflow")
-        started = self._mlflow.start_run(run_id=known, run_name=run.title)
-        if known is None:
-            self._mlflow.log_dict(dict(run.settings), "spec.json")
-        _keep_identity(run.folder, "mlflow", str(started.info.run_id))
+def _wandb(run: TrackedRun) -> Tracker:
+    started = _required("wandb", "wandb").init(
+        project="einsearch",
+        name=run.title,
+        dir=str(run.folder),
+        config=dict(run.settings),
+        id=_identities(run.folder).get("wandb"),
+        resume="allow",
+    )
+    _keep_identity(run.folder, "wandb", str(started.id))
+    return Tracker(lambda step, values: started.log(values, step=step), started.finish)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics(dict(values), step=step)
 
-    def close(self) -> None:
-        self._mlflow.end_run()
+def _mlflow(run: TrackedRun) -> Tracker:
+    mlflow = _required("mlflow", "mlflow")
+    known = _identities(run.folder).get("mlflow")
+    started = mlflow.start_run(run_id=known, run_name=run.title)
+    if known is None:
+        mlflow.log_dict(dict(run.settings), "spec.json")
+    _keep_identity(run.folder, "mlflow", str(started.info.run_id))
+    return Tracker(lambda step, values: mlflow.log_metrics(values, step=step), mlflow.end_run)
 
 
 _OPENERS: Final[dict[str, Callable[[TrackedRun], Tracker]]] = {
-    "tensorboard": _TensorBoard,
-    "wandb": _WeightsAndBiases,
-    "mlflow": _MLflow,
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
 }
 
 
@@ -114,10 +94,6 @@ def _required(module: str, extra: str) -> Any:
             f"metrics.trackers has {extra}: the package {error.name or module} is not installed",
             remedy=f"pip install 'einsearch[{extra}]'",
         ) from error
-
-
-def _identity(folder: Path, name: str) -> str | None:
-    return _identities(folder).get(name)
 
 
 def _keep_identity(folder: Path, name: str, identity: str) -> None:

@@ -172,11 +172,7 @@ class TrainSpec(Settings):
         return self
 
     def config(self, vocabulary: int) -> TransformerConfig:
-        """The network for data with so many distinct tokens.
-
-        Raises:
-            SpecError: a vocabulary smaller than that of the data.
-        """
+        """The network for data with so many distinct tokens; SpecError for a vocabulary that is smaller."""
         return self.model.config(vocabulary)
 
     @property

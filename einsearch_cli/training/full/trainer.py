@@ -45,14 +45,8 @@ class Listener(Protocol):
         """Warnings and news in words."""
 
 
-class Silent:
+class Silent(Listener):
     """A listener that keeps it to itself."""
-
-    def on_step(self, metrics: StepMetrics, steps: int) -> None:
-        """Nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
 
 
 def train_full(

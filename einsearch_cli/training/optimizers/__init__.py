@@ -72,19 +72,14 @@ class UpdateSettings(Settings):
 
     name: OptimizerName = DEFAULT
     """Optimizer: adamw, or muon, which orthogonalises the updates of matrices and leaves the rest to AdamW."""
-
     learning_rate: float | None = Field(default=None, gt=0, examples=[0.01])
     """Base learning rate, at the base width."""
-
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay of matrices, per step times the learning rate; gains, biases and norms have none."""
-
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of AdamW's running mean of gradients."""
-
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """Decay of AdamW's running mean of squared gradients."""
-
     clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
     """Gradients are scaled down to this norm when theirs is larger."""
 
