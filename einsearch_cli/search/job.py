@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from einsearch_cli.errors import DivergedError, EinsearchError
 from einsearch_cli.plugins import load_plugins, loaded_plugins
 from einsearch_cli.structures import RoutingStatistics
+from einsearch_cli.structures.record import Record
 from einsearch_cli.training.proxy.trial import Status, Trial, TrialResult, failed_result
 
 if TYPE_CHECKING:
@@ -33,19 +34,11 @@ class TrialSetup:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(Record):
     """A trial with the number under which its study keeps it."""
 
     number: int
     trial: Trial
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` reads it back to an equal job."""
-        return {"number": self.number, "trial": self.trial.to_json()}
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Job:
-        return cls(document["number"], Trial.from_json(document["trial"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+from einsearch_cli.structures.record import Record
 
 AUXILIARY_WEIGHT: Final = 0.01
 """Of the auxiliary loss beside the model's own: Potapczynski et al. 2024 (arXiv 2410.02117)."""
 
 
 @dataclass(frozen=True, slots=True)
-class RoutingStatistics:
+class RoutingStatistics(Record):
     """What the router of one layer did with some tokens."""
 
     layer: str
@@ -27,17 +29,3 @@ class RoutingStatistics:
     def smallest_load(self) -> float:
         """The least used expert's share, times the number of experts: 1 is balanced, 0 is an expert without tokens."""
         return min(self.load) * len(self.load)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` reads back."""
-        return {
-            "layer": self.layer,
-            "load": list(self.load),
-            "token_entropy": self.token_entropy,
-            "aggregate_entropy": self.aggregate_entropy,
-            "dropped": self.dropped,
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> RoutingStatistics:
-        return cls(**{**data, "load": tuple(data["load"])})

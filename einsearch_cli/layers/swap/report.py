@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from einsearch_cli.structures import FeatureOrder, LayerSpec, layer_of_json
+from einsearch_cli.structures import FeatureOrder, LayerSpec
+from einsearch_cli.structures.record import Record
 
 _WIDTH: Final = 80
 """Columns of a report as text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class Costs(Record):
     """Parameters, and forward FLOPs per token of products with weights, before and after.
 
     2 FLOPs per multiply-add. Every layer counts once, however often the model calls it. Attention
@@ -44,7 +45,7 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
-class Swap:
+class Swap(Record):
     """One linear layer that becomes an `EinsumLinear` or a `StructuredMoE`."""
 
     name: str
@@ -96,7 +97,7 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Record):
     """Weights of two or more dimensions that stay as they are, of one kind of module."""
 
     kind: str
@@ -114,7 +115,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class SwapReport:
+class SwapReport(Record):
     """What a swap does to a model, what it leaves, and why.
 
     >>> from torch import nn
@@ -168,33 +169,7 @@ class SwapReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back to an equal report, which `apply_swaps` takes."""
-        return {
-            "structure": self.structure.to_json(),
-            "applied": self.applied,
-            "total": asdict(self.total),
-            "model": asdict(self.model),
-            "replaced": [{**asdict(swap), "aliases": list(swap.aliases)} for swap in self.replaced],
-            "skipped": dict(self.skipped),
-            "kept": None if self.kept is None else [{**asdict(each), "names": list(each.names)} for each in self.kept],
-            "unreachable": dict(self.unreachable),
-        }
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> SwapReport:
-        """Read what `to_json` wrote, in this version or an earlier one."""
-        kept = document.get("kept")
-        return cls(
-            layer_of_json(document["structure"]),
-            document["applied"],
-            tuple(
-                Swap(**{**swap, "aliases": tuple(swap["aliases"]), "costs": Costs(**swap["costs"])})
-                for swap in document["replaced"]
-            ),
-            dict(document["skipped"]),
-            Costs(**document["model"]),
-            None if kept is None else tuple(Kept(**{**each, "names": tuple(each["names"])}) for each in kept),
-            dict(document.get("unreachable", {})),
-        )
+        return {**Record.to_json(self), "total": self.total.to_json()}
 
     @property
     def summary(self) -> str:

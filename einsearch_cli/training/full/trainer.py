@@ -45,8 +45,14 @@ class Listener(Protocol):
         """Warnings and news in words."""
 
 
-class Silent(Listener):
+class Silent:
     """A listener that keeps it to itself."""
+
+    def on_step(self, metrics: StepMetrics, steps: int) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
 
 
 def train_full(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from einsearch_cli.structures import LayerSpec, RoutingStatistics, layer_of_json
+from einsearch_cli.structures import LayerSpec, RoutingStatistics
+from einsearch_cli.structures.record import Record
 
 Status = Literal["ok", "diverged", "failed"]
 Stage = Literal["rates", "pilot", "main", "confirmation"]
@@ -13,7 +14,7 @@ Stage = Literal["rates", "pilot", "main", "confirmation"]
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(Record):
     """Train one structure at one width from one seed on a FLOP budget."""
 
     structure: LayerSpec
@@ -39,26 +40,9 @@ class Trial:
         balance = "" if self.balanced else "|unbalanced"
         return f"{self.budget_flops:.9g}|{self.structure}|{self.width}|{self.seed}{rate}{balance}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` reads it back to an equal trial."""
-        return {
-            "structure": self.structure.to_json(),
-            "width": self.width,
-            "seed": self.seed,
-            "rung": self.rung,
-            "budget_flops": self.budget_flops,
-            "balanced": self.balanced,
-            "stage": self.stage,
-            "rate": self.rate,
-        }
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Trial:
-        return cls(**{**document, "structure": layer_of_json(document["structure"])})
-
 
 @dataclass(frozen=True, slots=True)
-class TrialResult:
+class TrialResult(Record):
     """What a trial ended with.
 
     >>> from einsearch_cli.structures import parse_structure
@@ -90,29 +74,6 @@ class TrialResult:
     """Base learning rate of the run; None where it has no loss."""
     trained_as: LayerSpec | None = None
     """The structure whose run this is, where both are one network at this width; None for a run of its own."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` reads it back to an equal result."""
-        return {
-            **asdict(self),
-            "trial": self.trial.to_json(),
-            "curve": [list(point) for point in self.curve],
-            "routing": [layer.to_json() for layer in self.routing],
-            "trained_as": None if self.trained_as is None else self.trained_as.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> TrialResult:
-        curve = tuple((float(flops), float(loss)) for flops, loss in document["curve"])
-        routing = tuple(RoutingStatistics.from_json(layer) for layer in document.get("routing", ()))
-        source = document.get("trained_as")
-        read = {
-            "trial": Trial.from_json(document["trial"]),
-            "curve": curve,
-            "routing": routing,
-            "trained_as": None if source is None else layer_of_json(source),
-        }
-        return cls(**{**document, **read})
 
 
 def failed_result(trial: Trial, status: Status, error: str, elapsed_s: float) -> TrialResult:
