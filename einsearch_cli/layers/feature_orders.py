@@ -186,13 +186,11 @@ class FactoredModule(nn.Module):
         error_msgs: list[str] = others[-1]
         if any(key.startswith(prefix) for key in state_dict):
             if _KEY not in local_metadata and local_metadata.get("version", _VERSION) < _VERSION:
-                self._take_over(self._fast_order(), prefix[:-1], error_msgs, is_old=True)
+                fast = _whole_order(stored_plan(self.sized.ordered(None)), self.sized.factors)
+                self._take_over(str(fast), prefix[:-1], error_msgs, is_old=True)
             else:
                 self._take_over(local_metadata.get(_KEY, str(self.order)), prefix[:-1], error_msgs)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
-
-    def _fast_order(self) -> str:
-        return str(_whole_order(stored_plan(self.sized.ordered(None)), self.sized.factors))
 
     def _take_over(self, text: str, name: str, error_msgs: list[str], is_old: bool = False) -> None:
         if text == str(self.order):

@@ -107,9 +107,10 @@ def guide_layers(model: nn.Module, names: Iterable[str] | None = None) -> SelfGu
             guides[layer.gain] = guided[layer]._parameters[GUIDE]  # type: ignore[assignment]
         elif names is not None:
             found = "no module" if layer is None else f"{type(layer).__name__}"
+            known = [name for name, layer in layers.items() if isinstance(layer, EinsumLinear)]
             raise LayerError(
                 f"layer {name!r} to be guided: {found} has that name, an EinsumLinear is needed",
-                remedy=f"one of {', '.join(_structured_names(layers)) or 'none: swap_linear(model, structure) first'}",
+                remedy=f"one of {', '.join(known) or 'none: swap_linear(model, structure) first'}",
             )
     if not guided:
         raise LayerError(
@@ -118,10 +119,6 @@ def guide_layers(model: nn.Module, names: Iterable[str] | None = None) -> SelfGu
         )
     _replace(model, guided)
     return SelfGuide(model)
-
-
-def _structured_names(layers: dict[str, nn.Module]) -> list[str]:
-    return [name for name, layer in layers.items() if isinstance(layer, EinsumLinear)]
 
 
 def _refuse_experts(name: str, layer: nn.Module | None) -> None:

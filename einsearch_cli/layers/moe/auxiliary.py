@@ -191,7 +191,7 @@ class AuxiliaryLoss:
         for router, name in self._names.items():
             if router in self._sums:
                 # In the order of devices, as that of threads would change the last bit from step to step.
-                by_device = sorted(self._sums[router].items(), key=_device_name)
+                by_device = sorted(self._sums[router].items(), key=lambda item: str(item[0]))
                 totals[router] = reduce(RoutingSums.plus, (_live(sums, name) for _, sums in by_device))
         return totals
 
@@ -248,7 +248,7 @@ class AuxiliaryLoss:
 
 def _past_saving_hooks() -> AbstractContextManager[Any]:
     """What is saved inside stays as it is, also under hooks such as those of checkpointing."""
-    return nullcontext() if may_keep() else saved_tensors_hooks(_unchanged, _unchanged)
+    return nullcontext() if may_keep() else saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _live(sums: RoutingSums, name: str) -> RoutingSums:
@@ -259,14 +259,6 @@ def _live(sums: RoutingSums, name: str) -> RoutingSums:
             remedy="call loss() inside the function that is transformed, or the model outside of vmap",
         )
     return sums
-
-
-def _unchanged(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _device_name(item: tuple[torch.device, RoutingSums]) -> str:
-    return str(item[0])
 
 
 def _load(sums: RoutingSums) -> Tensor:

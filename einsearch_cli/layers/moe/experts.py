@@ -63,20 +63,8 @@ class Experts(NoWeight, FactoredModule):
 
     Factors are stored as (experts, batch, fan_in, fan_out). The index of the expert is one
     more batch index: fan-in, fan-out, initial deviation, cap and learning rate are those of
-    a single `EinsumLinear`, whose plan every expert follows.
-
-    Args:
-        in_features: width of a row.
-        out_features: width of the result.
-        structure: of every expert.
-        experts: how many there are.
-        device: where the parameters live.
-        dtype: a floating dtype, torch's default one if None.
-        order: of the features, as of `EinsumLinear`.
-
-    Raises:
-        SizeError: if the structure does not fit the widths, or the parameters of all
-            experts do not fit the memory of the device.
+    a single `EinsumLinear`, whose plan every expert follows. Arguments and errors are those of `EinsumLinear`, with
+    the number of experts.
     """
 
     def __init__(

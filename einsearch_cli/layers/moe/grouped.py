@@ -30,14 +30,8 @@ def contract_each(
 ) -> Tensor:
     """The rows (R, padded_in), `sizes` of them for each expert, to (R, padded_out).
 
-    In operations that torch differentiates by itself, as often as asked.
-
-    Args:
-        plan: of one expert.
-        rows: sorted by expert.
-        sizes: rows of every expert.
-        scales_E: multiplies each expert's matrix.
-        weights: factors (E, B, K, N) in the order of `plan.steps`.
+    In operations that torch differentiates by itself, as often as asked. Rows are sorted by expert, the plan is that
+    of one expert, and weights are factors (E, B, K, N) in the order of its steps.
     """
     parts = rows.split(list(sizes))
     # Without any rows the first expert's product of nothing keeps the graph together.
@@ -139,15 +133,8 @@ def contract_in_groups(
 ) -> Tensor:
     """The same with one `grouped_mm` for every step; nothing is read back from the device.
 
-    A step whose factor has batch indices is a product of B·E groups.
-
-    Args:
-        plan: of one expert.
-        sized: of one expert, for the sizes of the indices.
-        rows: sorted by expert, in a dtype that `can_be_grouped` allows.
-        ends_E: one past the last row of every expert.
-        scales_E: multiplies each expert's matrix.
-        weights: factors (E, B, K, N) in the order of `plan.steps`.
+    A step whose factor has batch indices is a product of B·E groups. Arguments are those of `contract_each`, with the
+    sizes of one expert's indices, and one past the last row of every expert (`ends_E`) in place of numbers of rows.
     """
     count = rows.shape[0]
     sizes = {**dict(sized.sizes), TOKENS: count}

@@ -72,7 +72,8 @@ class Swap(Record):
         if error and (order := self.sides):
             error += f", order {order}"
         widths = f"{self.in_features} -> {self.out_features}"
-        return f"{self.name}{also}  {widths}: {self.costs}{error}{tied}{self._warning()}"
+        more = f" (more {' and '.join(self.grows)} than dense)" if self.grows else ""
+        return f"{self.name}{also}  {widths}: {self.costs}{error}{tied}{more}"
 
     @property
     def sides(self) -> str:
@@ -91,9 +92,6 @@ class Swap(Record):
             )
             if after > before
         )
-
-    def _warning(self) -> str:
-        return f" (more {' and '.join(self.grows)} than dense)" if self.grows else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +218,8 @@ def _kept_table(report: SwapReport) -> Iterator[str]:
     """A table of the weights that stay, by kind, with their shares of the model's parameters."""
     if not report.kept:
         return
-    rows = [_row(report, each.params, _flops(each), _said(each)) for each in report.kept]
-    rows.append(_row(report, report.vector_params, "", "biases and other vectors"))
+    rows = [_row(report, each) for each in report.kept]
+    rows.append((*_row(report, Kept("", (), report.vector_params, 0))[:2], "", "biases and other vectors"))
     head = ("parameters", "share", "FLOPs/token", "kind of weights")
     widths = [max(len(row[place]) for row in (head, *rows)) for place in range(3)]
     staying = report.model.params_before - report.total.params_before
@@ -233,16 +231,10 @@ def _kept_table(report: SwapReport) -> Iterator[str]:
         )
 
 
-def _row(report: SwapReport, params: int, flops: str, said: str) -> tuple[str, str, str, str]:
-    return f"{params:,}", f"{params / (report.model.params_before or 1):.1%}", flops, said
-
-
-def _flops(kept: Kept) -> str:
-    return "not known" if kept.flops is None else f"{kept.flops:,}"
-
-
-def _said(kept: Kept) -> str:
-    return f"{kept.kind}: {kept.note}" if kept.note else kept.kind
+def _row(report: SwapReport, kept: Kept) -> tuple[str, str, str, str]:
+    share = f"{kept.params / (report.model.params_before or 1):.1%}"
+    flops = "not known" if kept.flops is None else f"{kept.flops:,}"
+    return f"{kept.params:,}", share, flops, f"{kept.kind}: {kept.note}" if kept.note else kept.kind
 
 
 def _layer_lines(report: SwapReport) -> Iterator[str]:

@@ -35,15 +35,6 @@ def _kronecker(values: Values) -> dict[str, Extent]:
     return {side + factor: _axis(n) for side in "XY" for factor in _factors(n)}
 
 
-def _tensor_train(values: Values) -> dict[str, Extent]:
-    return _kronecker(values) | _chain(_factors(order_of(values)), values["r"])
-
-
-def _khatri_rao(values: Values) -> dict[str, Extent]:
-    """A sum of r Kronecker products: one bond in all factors."""
-    return _kronecker(values) | {_factors(order_of(values)): values["r"]}
-
-
 def _btt(values: Values) -> dict[str, Extent]:
     """Factor t maps input axis t to output axis t; the other axes ride along.
 
@@ -92,7 +83,7 @@ TT = Family(
     name="tt",
     carriers="XA^1/2 XB^1/2 YA^1/2 YB^1/2 AB=r",
     parameters={"n": TWO, "r": None},
-    build=_tensor_train,
+    build=lambda v: _kronecker(v) | _chain(_factors(order_of(v)), v["r"]),
     formulas=Formulas("1 - 1/n", "1", "1/n + min(2, n - 1)*ρ"),
     source="tensor-train: Potapczynski et al. 2024",
     by_carriers=True,
@@ -120,7 +111,7 @@ KHATRI_RAO = Family(
     name="khatri-rao",
     carriers="XA^1/3 XB^1/3 XC^1/3 YA^1/3 YB^1/3 YC^1/3 ABC=r",
     parameters={"n": Extent.fixed(3), "r": Extent.fixed(4)},
-    build=_khatri_rao,
+    build=lambda v: _kronecker(v) | {_factors(order_of(v)): v["r"]},
     formulas=Formulas("1 - 1/n", "1", "1/n + ρ"),
     source="sum of r Kronecker products: the columns of a Khatri-Rao product added up",
     by_carriers=True,

@@ -8,10 +8,6 @@ from einsearch_cli.structures.families.family import HALF, Family, Formulas, Val
 from einsearch_cli.structures.normal_form import D
 
 
-def _low_rank(values: Values) -> dict[str, Extent]:
-    return {"XA": D, "AB": values["r"], "YB": D}
-
-
 def _block_shuffle(values: Values) -> dict[str, Extent]:
     blocks = values["blocks"]
     if not blocks.is_fixed:
@@ -40,7 +36,7 @@ LOW_RANK = Family(
     name="low-rank",
     carriers="XA AB=r YB",
     parameters={"r": HALF},
-    build=_low_rank,
+    build=lambda v: {"XA": D, "AB": v["r"], "YB": D},
     formulas=Formulas("0", "ρ", "ρ"),
     source="Wei et al. 2024",
 )

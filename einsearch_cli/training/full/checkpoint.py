@@ -216,10 +216,7 @@ def read_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
     try:
         return Checkpoint(path, RunState(**fields), *(load_file(path / name) for name in names))
     except (TypeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} is not of this version: {str(error)[:100]}",
-            remedy="use the version of einsearch that wrote it",
-        ) from error
+        raise of_other_version(f"checkpoint {path} is not of this version: {str(error)[:100]}") from error
 
 
 def refuse_pickle(path: Path) -> None:
@@ -260,11 +257,13 @@ def _read_state(path: Path) -> dict[str, Any]:
             f"checkpoint {path} is damaged: {STATE} is not what was written", remedy="use the checkpoint before it"
         )
     if content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path} has format {content.get('format')}: this version reads {FORMAT}",
-            remedy="use the version of einsearch that wrote it",
-        )
+        raise of_other_version(f"checkpoint {path} has format {content.get('format')}: this version reads {FORMAT}")
     return dict(content)
+
+
+def of_other_version(problem: str) -> CheckpointError:
+    """The error for what is whole, and of another version."""
+    return CheckpointError(problem, remedy="use the version of einsearch that wrote it")
 
 
 def _check_file(path: Path, digest: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from einsearch_cli.errors import DataError, OutputError
+from einsearch_cli.errors import DataError
 from einsearch_cli.files import write_atomically, write_error
 from einsearch_cli.training.full.checkpoint import GOES_ON, WRITABLE
 
@@ -51,37 +52,27 @@ class StepMetrics:
 class MetricsFile:
     """Appends to the metrics of a run.
 
-    Args:
-        run: folder of the run.
-        step: lines after this one are dropped: they were written after the checkpoint that the run goes on from.
-
-    Raises:
-        OutputError: the file cannot be written.
+    Lines after `step` are dropped: they were written after the checkpoint that the run goes on from. OutputError where
+    the file cannot be written.
     """
 
     def __init__(self, run: Path, step: int) -> None:
         self.path = run / METRICS
-        try:
+        with _refusing(self.path):
             kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
             write_atomically(self.path, "".join(kept))
             self._file = self.path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise _refused(self.path, error) from error
 
     def write(self, metrics: StepMetrics) -> None:
         """One line."""
-        try:
+        with _refusing(self.path):
             self._file.write(json.dumps(metrics.to_json()) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise _refused(self.path, error) from error
 
     def sync(self) -> None:
         """Force all lines to disk: before a checkpoint, so that none up to it can be missing."""
-        try:
+        with _refusing(self.path):
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise _refused(self.path, error) from error
 
     def close(self) -> None:
         """No lines after this."""
@@ -113,5 +104,9 @@ def _whole_lines(path: Path) -> Iterator[str]:
             yield line
 
 
-def _refused(path: Path, error: OSError) -> OutputError:
-    return write_error(str(path), error, full=GOES_ON, otherwise=WRITABLE)
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(str(path), error, full=GOES_ON, otherwise=WRITABLE) from error

@@ -16,11 +16,11 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from einsearch_cli.data import Batch
-from einsearch_cli.errors import CheckpointError, SpecError
+from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, Initialisation, SelfGuide, guide_layers, initialise_
 from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
-from einsearch_cli.training.full.checkpoint import Tensors
+from einsearch_cli.training.full.checkpoint import Tensors, of_other_version
 from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.full.world import World
 from einsearch_cli.training.groups import grouped
@@ -32,14 +32,7 @@ from einsearch_cli.training.update import GuideStep, Update
 class Network:
     """Transformer and optimizer of one process; every parameter is referred to by its name in the plain model.
 
-    Args:
-        spec: of the run.
-        config: of the transformer.
-        world: the processes that share the work.
-        guided: whether structured layers have guides.
-
-    Raises:
-        SpecError: rows that do not divide into equal parts for all processes.
+    Structured layers have guides if `guided`. Rows that do not divide into equal parts for all processes raise SpecError.
     """
 
     def __init__(self, spec: TrainSpec, config: TransformerConfig, world: World, *, guided: bool) -> None:
@@ -203,16 +196,14 @@ def _start_anew(model: Transformer, rule: Initialisation) -> None:
 def load_parameters(parameters: Mapping[str, Tensor], tensors: Tensors) -> None:
     """Give every parameter the value under its name, sharded as it is; CheckpointError for other names or shapes."""
     if odd := sorted(set(parameters) ^ set(tensors)):
-        raise CheckpointError(
-            f"the checkpoint and the network differ in {len(odd)} parameters, the first is {odd[0]!r}",
-            remedy="use the version of einsearch that wrote it",
+        raise of_other_version(
+            f"the checkpoint and the network differ in {len(odd)} parameters, the first is {odd[0]!r}"
         )
     for name, value in parameters.items():
         if tensors[name].shape != value.shape:
-            raise CheckpointError(
-                f"parameter {name!r} is {tuple(tensors[name].shape)} in the checkpoint and {tuple(value.shape)} in "
-                "the network",
-                remedy="use the version of einsearch that wrote it",
+            shapes = tuple(tensors[name].shape), tuple(value.shape)
+            raise of_other_version(
+                f"parameter {name!r} is {shapes[0]} in the checkpoint and {shapes[1]} in the network"
             )
         value.copy_(_like(value, tensors[name]))
 

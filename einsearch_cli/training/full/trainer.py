@@ -19,7 +19,7 @@ from einsearch_cli.data.tokens import TokenData, held_out_batches
 from einsearch_cli.errors import OutputError
 from einsearch_cli.files import write_error
 from einsearch_cli.layers.feature_orders import layer_orders, set_recorded_orders_
-from einsearch_cli.training.full.checkpoint import Checkpoint, RunState, Tensors, read_newest, save_checkpoint
+from einsearch_cli.training.full.checkpoint import Checkpoint, RunState, read_newest, save_checkpoint
 from einsearch_cli.training.full.lengthening import is_longer, refuse_other
 from einsearch_cli.training.full.metrics import MetricsFile, StepMetrics
 from einsearch_cli.training.full.network import Network
@@ -287,7 +287,7 @@ class _Run:
         if self.metrics is None:
             return
         self.metrics.sync()
-        save_checkpoint(self.folder, self._state(), model, {**optimizer, **_random_state()})
+        save_checkpoint(self.folder, self._state(), model, {**optimizer, RANDOM_STATE: torch.get_rng_state()})
 
     def _state(self) -> RunState:
         guide = self.phases.guide(self.done)
@@ -327,7 +327,3 @@ class _Run:
         if self.world.is_first:
             result.save(self.folder)
         return result
-
-
-def _random_state() -> Tensors:
-    return {RANDOM_STATE: torch.get_rng_state()}
