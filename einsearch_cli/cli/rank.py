@@ -26,6 +26,7 @@ from einsearch_cli.cli.options import (
     whole_parser,
 )
 from einsearch_cli.cli.output import Format, environment, format_option
+from einsearch_cli.cli.report import BY, By, ranking_text, tell
 from einsearch_cli.errors import Exit, SpecError
 from einsearch_cli.search.engines import DEFAULT, engine_names, find_engine
 
@@ -122,6 +123,7 @@ def rank_command(
         help=f"What trains the runs: {', '.join(engine_names())}, or one that a plug-in registers.",
     ),
     dry_run: bool = typer.Option(False, "--dry-run", metavar="", help="Show the plan with its cost, and stop."),
+    by: By = BY,
     output: Format = format_option(help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
 ) -> int:
     kind = find_engine(engine)
@@ -143,7 +145,7 @@ def rank_command(
         plan = session.plan(session.estimated(), output)
         console.data(console.wrapped(plan, console.width()) if output is Format.table else plan)
         return Exit.OK
-    return session.run(output)
+    return session.run(output, by)
 
 
 def _overrides(task: str | None, text: Path | None, widths: str | None, others: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,7 +286,7 @@ class _Session:
         """The plan with its cost as text."""
         return _plan(self.spec, self.candidates, estimate, self.engine.workers, output)
 
-    def run(self, output: Format) -> int:
+    def run(self, output: Format, by: By) -> int:
         """The study as a whole: its folder is looked at first, then the data are prepared."""
         from einsearch_cli.cli.progress import StudyProgress
         from einsearch_cli.search.store import StudyStore
@@ -307,7 +309,7 @@ class _Session:
         except KeyboardInterrupt:
             console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
             return Exit.INTERRUPTED
-        return self._report(outcome, step_seconds, output)
+        return self._report(outcome, step_seconds, output, by)
 
     def _step_seconds(self, outcome: StudyOutcome, store: StudyStore) -> dict[Place, float]:
         """The price in seconds of what was ranked; the workers have ended, so that nothing disturbs the race."""
@@ -321,19 +323,15 @@ class _Session:
         with waiting(f"timing a step of {_counted(len(places), 'network')} in turn"):
             return race_steps(store, places, self.task, self.spec.optimizer)
 
-    def _report(self, outcome: StudyOutcome, step_seconds: dict[Place, float], output: Format) -> int:
-        from einsearch_cli.reports import headline, write_report, write_results
+    def _report(self, outcome: StudyOutcome, step_seconds: dict[Place, float], output: Format, by: By) -> int:
+        from einsearch_cli.reports import write_report, write_results
 
         study = self._study_report(outcome, step_seconds)
         write_results(self.folder / "results.json", study)
         write_report(self.folder / "report.html", study)
-        console.data(_ranking_text(study, output))
-        console.talk(f"loss: {study.loss_name}, at the best width")
-        _explain_stopped(study)
-        console.talk("\n".join(["", *headline(study), ""]))
+        console.data(ranking_text(study, output, by))
+        tell(study)
         console.talk(f"results: {self.folder / 'results.json'}\nreport:  {self.folder / 'report.html'}")
-        for warning in outcome.warnings:
-            console.talk(f"warning: {warning}")
         results = outcome.results
         failed = [result for result in results if result.status != "ok"]
         if not failed:
@@ -370,30 +368,3 @@ class _Session:
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=environment(),
         )
-
-
-def _explain_stopped(study: StudyReport) -> None:
-    """Losses of different budgets stand in one table: say which must not be compared."""
-    budgets = sorted({entry.budget_flops for entry in study.ranking.entries if entry.budget_flops is not None})
-    if len(budgets) > 1:
-        console.talk(
-            "rows with fewer FLOPs per run were stopped earlier: compare their losses with dense's at the same FLOPs "
-            "('vs yardstick'), not with the rows above"
-        )
-
-
-def _ranking_text(study: StudyReport, output: Format) -> str:
-    from einsearch_cli.cli.output import render, table
-    from einsearch_cli.reports import ranking_table, results_document
-
-    document: dict[str, Any] = results_document(study)
-    if output is Format.json:
-        return json.dumps(document, indent=2, ensure_ascii=False)
-    if output is Format.jsonl:
-        return render([], document["ranking"], output)
-    if output in (Format.csv, Format.yaml):
-        return render(document["ranking"], document["ranking"], output)
-    shown = ranking_table(study)
-    if output is Format.markdown:
-        return shown.to_markdown()
-    return table([dict(zip(shown.headers, row, strict=True)) for row in shown.rows])

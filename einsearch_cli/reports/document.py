@@ -74,6 +74,9 @@ def _run(study: StudyReport, result: TrialResult) -> dict[str, Any]:
         "budget_flops": trial.budget_flops,
         "width": trial.width,
         "seed": trial.seed,
+        "stage": trial.stage,
+        "balanced": trial.balanced,
+        "rate": trial.rate,
         "learning_rate": result.learning_rate,
         "status": result.status,
         "loss": result.loss,
@@ -86,6 +89,7 @@ def _run(study: StudyReport, result: TrialResult) -> dict[str, Any]:
         "error": result.error,
         "trained_as": None if result.trained_as is None else str(result.trained_as),
         "routing": [layer.to_json() for layer in result.routing],
+        "curve": [list(point) for point in result.curve],
     }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from typing import Final
 
 from einsearch_cli.reports.numbers import factor_text, flops_text, loss_text, percent_text
 from einsearch_cli.reports.study_report import StudyReport, relative_difference
-from einsearch_cli.scaling import RankingEntry
+from einsearch_cli.scaling import Price, RankingEntry
 from einsearch_cli.structures import LayerSpec, short_name
 
 
@@ -19,8 +20,11 @@ def headline(study: StudyReport) -> tuple[str, ...]:
     sentences = (
         _winner(ranked[0]),
         _against_yardstick(study, ranked),
+        _confirmed(study, ranked),
+        *_reversals(study, ranked),
         *_against_baselines(study),
         _tally(study, ranked),
+        _trends(study, ranked),
         _full_rank_group(study),
     )
     return tuple(sentence for sentence in sentences if sentence)
@@ -47,6 +51,59 @@ def _against_yardstick(study: StudyReport, ranked: Sequence[RankingEntry]) -> st
         return f"It could not be compared with {name}: {rival.verdict_reason}."
     subject = "That is" if rival is ranked[0] else f"The best other structure, {short_name(rival.structure)}, ends"
     return f"{subject} {_distance(rival, share, name)}."
+
+
+def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
+    """The gain to quote: that of runs which decided nothing."""
+    entry = next((entry for entry in ranked if entry.confirmed_gain is not None), None)
+    if entry is None or entry.confirmed_gain is None:
+        return None
+    low, high = entry.confirmed_gain_low, entry.confirmed_gain_high
+    interval = "" if low is None or high is None else f", 95% interval {low:.2f} to {high:.2f}"
+    return (
+        f"Trained once more with {entry.confirmed_seeds} new seeds, {short_name(entry.structure)} has a gain of "
+        f"{factor_text(entry.confirmed_gain)} over {short_name(study.ranking.yardstick)}{interval}: quote this figure."
+    )
+
+
+_PRICES: Final[dict[Price, str]] = {
+    "flops": "in counted FLOPs",
+    "total": "in total FLOPs, with embeddings and head",
+    "seconds": "in seconds on this machine",
+}
+
+
+def _reversals(study: StudyReport, ranked: Sequence[RankingEntry]) -> list[str]:
+    """A sentence for every structure that is cheaper in one price and dearer in another."""
+    found = []
+    for entry in ranked:
+        gains = [(price, entry.gain_in(price)) for price in ("flops", *entry.reversed_in)]
+        known = [f"{factor_text(gain)} {_PRICES[price]}" for price, gain in gains if gain is not None]
+        if len(known) > 1:
+            name = short_name(study.ranking.yardstick)
+            found.append(
+                f"The price turns the order: {short_name(entry.structure)}'s gain over {name} is {', '.join(known)}."
+            )
+    return found
+
+
+def _trends(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
+    """Which gains rise or fall with compute."""
+    words = [(entry, entry.trend.word) for entry in ranked if entry.trend is not None and entry.trend.per_decade]
+    if not words or not study.budgets:
+        return None
+    said = [
+        f"{', '.join(short_name(entry.structure) for entry, found in words if found == word)} {word}"
+        for word in ("rising", "falling")
+        if any(found == word for _, found in words)
+    ]
+    unknown = sum(word == "cannot tell" for _, word in words)
+    said += (
+        [f"no trend can be told for {'any structure' if unknown == len(words) else 'the others'}"] if unknown else []
+    )
+    first, last = study.budgets[0][1], study.budgets[-1][1]
+    name = short_name(study.ranking.yardstick)
+    return f"From {flops_text(first)} to {flops_text(last)} FLOPs, the gain over {name}: {'; '.join(said)}."
 
 
 def _against_baselines(study: StudyReport) -> list[str]:

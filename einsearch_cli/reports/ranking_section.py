@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import NOTHING, Html, element
@@ -19,15 +20,17 @@ from einsearch_cli.reports.page import Page
 from einsearch_cli.reports.plot import Scale, data_of, mark
 from einsearch_cli.reports.study_report import StudyReport, relative_difference
 from einsearch_cli.reports.table import Cell, Row, number, structure, table
-from einsearch_cli.reports.tables import gain_text
+from einsearch_cli.reports.tables import gain_text, rate_text, width_text, with_interval
 from einsearch_cli.scaling import Ranking, RankingEntry
 from einsearch_cli.structures import short_name
-from einsearch_cli.taxonomy import Taxonomy
 
+_GAINS = ("compute gain", "confirmed gain", "gain in total FLOPs", "gain in seconds")
 _HEADS = (
-    *("#", "structure", "verdict", "compute gain", "loss against yardstick", "better ◂ 0 ▸ worse"),
-    *("loss", "best width", "ω", "ψ", "ν"),
+    *("#", "structure", "verdict", *_GAINS, "loss against yardstick", "better ◂ 0 ▸ worse"),
+    *("loss", "best width", "learning rate", "ω", "ψ", "ν"),
 )
+_OPTIONAL = frozenset({*_GAINS[1:], "learning rate"})
+"""Columns that are left out where no structure has a value."""
 _NUMBERS = frozenset(_HEADS) - {"structure", "verdict", "better ◂ 0 ▸ worse"}
 
 _COMPARISON_HEADS = ("structure", "verdict", "compute gain", "loss against the baseline", "better ◂ 0 ▸ worse")
@@ -44,12 +47,18 @@ def ranking_section(page: Page) -> Html:
     scale = forest_scale(study.ranking.entries)
     rows: list[Row] = []
     rung: int | None = None
-    for position, (item, look) in enumerate(page.looks.items()):
+    for position, look in enumerate(page.looks.values()):
         if position and look.entry.rung != rung:
             rows.append(Row(divider=_stopped(look.entry)))
         rung = look.entry.rung
-        rows.append(_row(look, study.classes[item], scale))
-    return table(_HEADS, rows, _NUMBERS, caption=_how_to_read(study))
+        rows.append(_row(study, look, scale))
+    kept = [
+        position
+        for position, head in enumerate(_HEADS)
+        if head not in _OPTIONAL or any(row.cells[position].text != MISSING for row in rows if row.cells)
+    ]
+    shown = [replace(row, cells=[row.cells[position] for position in kept]) if row.cells else row for row in rows]
+    return table([_HEADS[position] for position in kept], shown, _NUMBERS, caption=_how_to_read(study))
 
 
 def _stopped(entry: RankingEntry) -> str:
@@ -61,17 +70,37 @@ def _stopped(entry: RankingEntry) -> str:
     )
 
 
-def _row(look: Identity, known: Taxonomy, scale: Scale) -> Row:
-    entry = look.entry
+def _row(study: StudyReport, look: Identity, scale: Scale) -> Row:
+    entry, known = look.entry, study.classes[look.entry.structure]
+    verdict, gain, *difference = comparison_cells(entry, look, scale)
+    others = [
+        (entry.confirmed_gain, entry.confirmed_gain_low, entry.confirmed_gain_high),
+        (entry.total_gain, entry.total_gain_low, entry.total_gain_high),
+        (entry.seconds_gain, entry.seconds_gain_low, entry.seconds_gain_high),
+    ]
+    is_yardstick = entry.verdict == "yardstick"
     cells = (
         number(look.number),
-        structure(entry.structure, look),
-        *comparison_cells(entry, look, scale),
+        structure(entry.structure, look, below=_control(study, entry)),
+        *(verdict, gain, *(number(MISSING) if is_yardstick else _factor(*other) for other in others), *difference),
         number(loss_text(entry.loss), interval_text(entry.loss_low, entry.loss_high)),
         _width(entry),
+        number(rate_text(study, entry)),
         *(number(str(value)) for value in (known.omega, known.psi, known.nu)),
     )
     return Row(cells=cells, look=look)
+
+
+def _control(study: StudyReport, entry: RankingEntry) -> str:
+    """Why a structure is there that nobody asked for."""
+    sources = study.controls.get(entry.structure, ())
+    return f"control of {', '.join(map(short_name, sources))}" if sources else ""
+
+
+def _factor(value: float | None, low: float | None, high: float | None) -> Cell:
+    whole = with_interval(value, low, high)
+    shown, _, interval = whole.partition(" ")
+    return number(shown, interval or MISSING)
 
 
 def comparison_cells(entry: RankingEntry, look: Identity, scale: Scale) -> list[Cell]:
@@ -86,10 +115,7 @@ def _width(entry: RankingEntry) -> Cell:
     """The best width, with an arrow where it is the widest or narrowest tried, so that a better one may lie beyond."""
     if entry.width is None:
         return number(MISSING)
-    return number(f"{_EDGES[entry.width_edge]}{entry.width}", f"{count_text(entry.params)} params")
-
-
-_EDGES = {"high": "↑ ", "low": "↓ ", None: ""}
+    return number(width_text(entry), f"{count_text(entry.params)} params")
 
 
 def _difference(share: tuple[float, float | None, float | None] | None) -> tuple[str, str]:
@@ -149,9 +175,17 @@ def _how_to_read(study: StudyReport) -> str:
         "Where the two curves share no loss only the measured bound is shown (< or >), never an extrapolation.",
         "The intervals cover seeds and the choice of width, not that of learning rate or task.",
     ]
+    if any(entry.confirmed_gain is not None for entry in study.ranking.entries):
+        sentences.append(
+            "Confirmed gain: the same from runs with new seeds, which had no part in choosing the structure: the one to quote."
+        )
+    if study.step_seconds:
+        sentences.append("Gain in seconds: steps of all networks timed in turn on this machine; another one differs.")
+    if study.rates:
+        sentences.append("Learning rate: of the last rung at the task's base width; muP scales it to others.")
     if any(entry.width_edge for entry in study.ranking.entries):
         sentences.append(
-            "An arrow marks a best width that is the widest (↑) or narrowest (↓) tried: a better one may lie beyond it."
+            "An arrow marks a best width or rate that is the highest (↑) or lowest (↓) tried: a better one may lie beyond it."
         )
     return " ".join(sentences)
 

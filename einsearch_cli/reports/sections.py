@@ -10,6 +10,7 @@ from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
+from einsearch_cli.reports.figure_rates import rates_figure
 from einsearch_cli.reports.figure_taxonomy import constant_exponents, taxonomy_figure
 from einsearch_cli.reports.figure_trend import trend_figure
 from einsearch_cli.reports.figure_widths import TOKENS, WIDTH, widths_figure
@@ -22,6 +23,7 @@ from einsearch_cli.reports.ranking_section import comparison_section, ranking_se
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.scaling import Trend
+from einsearch_cli.search.outcome import TunedRate
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def facts_section(page: Page) -> Html:
         "Every run of a budget is given the same training FLOPs (embeddings and head not counted), whatever its "
         "structure and width: a cheaper layer takes more steps or a wider network, a costlier one fewer."
     )
-    return fill("facts.html", facts=facts, notes=(said, *study.notes))
+    return fill("facts.html", facts=facts, notes=(said, *study.notes, *study.warnings))
 
 
 report_section("ranking", "Ranking")(ranking_section)
@@ -105,6 +107,36 @@ def widths_section(page: Page) -> Html | None:
         "point of the fitted parabola. A structure whose lowest dot is the first or last of its line has no optimum here."
     )
     return joined(fill("figure.html", drawing=drawing, caption=caption) for drawing in drawn if drawing is not None)
+
+
+@report_section("rates", "Learning rates")
+def rates_section(page: Page) -> Html | None:
+    """How each rate was found, and whether it carried over to the last rung."""
+    drawing = rates_figure(page.study, page.looks)
+    if drawing is None:
+        return None
+    heads = ("structure", "first rung", "curvature", "last rung", "moved by", "note")
+    rows = [
+        Row(cells=_rate_cells(page.looks[item], rate), look=page.looks[item]) for item, rate in page.study.rates.items()
+    ]
+    caption = (
+        "Every structure has a rate of its own: one run for each rate on the cheapest rung, a parabola in log rate through "
+        "the best three; muP carries it to other widths. The last rung checks its neighbours at the best width. "
+        "Curvature: of log loss over log rate; a flat optimum forgives a wrong rate."
+    )
+    return joined([fill("figure.html", drawing=drawing, caption=caption), table(heads, rows, heads[1:5])])
+
+
+def _rate_cells(look: Identity, rate: TunedRate) -> list[Cell]:
+    moved = MISSING if rate.shift is None else factor_text(rate.shift)
+    return [
+        structure(look.entry.structure, look),
+        number(f"{rate.base * rate.rate:.3g}", f"width {rate.width}"),
+        number(MISSING if rate.curvature is None else f"{rate.curvature:.2g}"),
+        number(f"{rate.learning_rate:.3g}", MISSING if rate.last_width is None else f"width {rate.last_width}"),
+        number(moved),
+        Cell(text=rate.reason or ""),
+    ]
 
 
 @report_section("trend", "How the gain changes with compute")

@@ -9,8 +9,8 @@ from functools import cached_property
 
 from einsearch_cli.scaling import Level, Observation, Ranking, RankingEntry, levels_of, observations_of
 from einsearch_cli.scaling.surface import Surface, surface
-from einsearch_cli.search.outcome import TunedRate
-from einsearch_cli.structures import LayerSpec, expert_of
+from einsearch_cli.search.outcome import TunedRate, rate_warnings
+from einsearch_cli.structures import LayerSpec, expert_of, short_name
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
 from einsearch_cli.training.proxy.trial import TrialResult
 
@@ -79,6 +79,16 @@ class StudyReport:
     def surfaces(self) -> dict[LayerSpec, Surface]:
         """Loss over width at every rung, as the ranking fitted it; for structures with a finished run."""
         return {structure: surface(levels) for structure, levels in self.levels.items() if levels}
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What weakens the answer, one sentence each: learning rates and widths whose optimum was not found."""
+        widths = [
+            f"{short_name(entry.structure)}: no optimum over widths on the last rung: {entry.width_reason}"
+            for entry in self.ranking.entries
+            if entry.width_reason is not None
+        ]
+        return (*rate_warnings(self.rates), *widths)
 
     def loss_interval(self, structure: LayerSpec, position: int) -> tuple[float, float] | None:
         """95% interval of the fitted loss at one of a structure's rungs; None without two seeds."""

@@ -58,8 +58,9 @@ def number(text: str, below: str = MISSING) -> Cell:
     return Cell(text=text, below="" if below == MISSING else below, kind="number")
 
 
-def structure(spec: LayerSpec, look: Look | None = None) -> Cell:
-    """The name of a structure over its notation, if that is not the name already."""
+def structure(spec: LayerSpec, look: Look | None = None, below: str = "") -> Cell:
+    """The name of a structure over its notation, if that is not the name already, and over what else is said of it."""
     name, notation = short_name(spec), str(spec)
     sign = NOTHING if look is None else swatch(look.marker, look.tone)
-    return Cell(text=name, below=notation if notation != name else "", kind="name", drawing=sign)
+    said = [text for text in (notation if notation != name else "", below) if text]
+    return Cell(text=name, below="; ".join(said), kind="name", drawing=sign)

@@ -13,7 +13,7 @@ from einsearch_cli.reports.numbers import (
     percent_text,
 )
 from einsearch_cli.reports.study_report import StudyReport, relative_difference
-from einsearch_cli.scaling import RankingEntry
+from einsearch_cli.scaling import Price, RankingEntry
 from einsearch_cli.structures import short_name
 
 Align = Literal["left", "right"]
@@ -54,25 +54,41 @@ _COLUMNS: tuple[tuple[str, Align], ...] = (
     ("vs yardstick", "right"),
     ("verdict", "left"),
     ("compute gain", "right"),
+    ("confirmed gain", "right"),
+    ("in total FLOPs", "right"),
+    ("in seconds", "right"),
+    ("trend", "left"),
     ("width", "right"),
+    ("learning rate", "right"),
     ("FLOPs per run", "right"),
 )
+_OPTIONAL = frozenset({"confirmed gain", "in total FLOPs", "in seconds", "trend", "learning rate"})
+"""Columns that are left out where no structure has a value."""
+EDGES = {"high": "↑ ", "low": "↓ ", None: ""}
+"""In front of a number that is the highest or lowest tried: a better one may lie beyond."""
 
 
-def ranking_table(study: StudyReport) -> Table:
-    """One row per structure, best first.
+def ranking_table(study: StudyReport, by: Price = "flops") -> Table:
+    """Rank, ω ψ ν, loss, difference, verdict, gains, trend, best width and rate of every structure.
 
-    'vs yardstick' is the loss difference at equal training FLOPs as a share of the
-    yardstick's loss. Losses may be compared between rows with the same FLOPs per run.
+    Args:
+        study: what was found.
+        by: the price whose gain orders the rows; the ranks stay those of the loss at equal FLOPs.
     """
-    names = tuple(name for name, _ in _COLUMNS)
-    rows = tuple(_row(study, entry) for entry in study.ranking.entries)
-    return Table(names, tuple(side for _, side in _COLUMNS), rows)
+    rows = [_row(study, entry) for entry in study.ranking.ordered(by)]
+    kept = [
+        position
+        for position, (name, _) in enumerate(_COLUMNS)
+        if name not in _OPTIONAL or any(row[position] not in (MISSING, "") for row in rows)
+    ]
+    names, align = zip(*(_COLUMNS[position] for position in kept), strict=True)
+    return Table(names, align, tuple(tuple(row[position] for position in kept) for row in rows))
 
 
 def _row(study: StudyReport, entry: RankingEntry) -> tuple[str, ...]:
     known = study.classes[entry.structure]
     difference = relative_difference(entry)
+    is_yardstick = entry.verdict == "yardstick"
     return (
         str(entry.rank),
         short_name(entry.structure),
@@ -83,9 +99,36 @@ def _row(study: StudyReport, entry: RankingEntry) -> tuple[str, ...]:
         percent_text(difference[0]) if difference else MISSING,
         entry.verdict,
         gain_text(entry),
-        MISSING if entry.width is None else str(entry.width),
+        with_interval(entry.confirmed_gain, entry.confirmed_gain_low, entry.confirmed_gain_high),
+        MISSING if is_yardstick else with_interval(entry.total_gain, entry.total_gain_low, entry.total_gain_high),
+        MISSING if is_yardstick else with_interval(entry.seconds_gain, entry.seconds_gain_low, entry.seconds_gain_high),
+        MISSING if entry.trend is None else entry.trend.word,
+        width_text(entry),
+        rate_text(study, entry),
         flops_text(entry.budget_flops),
     )
+
+
+def width_text(entry: RankingEntry) -> str:
+    """The best width, with an arrow where it is the widest or narrowest that was tried."""
+    return MISSING if entry.width is None else f"{EDGES[entry.width_edge]}{entry.width}"
+
+
+def rate_text(study: StudyReport, entry: RankingEntry) -> str:
+    """The tuned learning rate, with an arrow where it is the highest or lowest that was tried."""
+    rate = study.rates.get(entry.structure)
+    return MISSING if rate is None else f"{EDGES[rate.edge]}{rate.learning_rate:.2g}"
+
+
+def with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A factor with its interval, as far as both are known."""
+    if value is None:
+        return MISSING
+    if low is None and high is None:
+        return factor_text(value)
+    left = f"[{low:.2f}" if low is not None else f"({MISSING}"
+    right = f"{high:.2f}]" if high is not None else f"{MISSING})"
+    return f"{factor_text(value)} {left}, {right}"
 
 
 def _loss_with_interval(entry: RankingEntry) -> str:
@@ -100,12 +143,7 @@ def gain_text(entry: RankingEntry) -> str:
     if entry.verdict == "yardstick":
         return factor_text(1.0)
     if entry.compute_gain is not None:
-        low, high = entry.compute_gain_low, entry.compute_gain_high
-        if low is None and high is None:
-            return factor_text(entry.compute_gain)
-        left = f"[{low:.2f}" if low is not None else f"({MISSING}"
-        right = f"{high:.2f}]" if high is not None else f"{MISSING})"
-        return f"{factor_text(entry.compute_gain)} {left}, {right}"
+        return with_interval(entry.compute_gain, entry.compute_gain_low, entry.compute_gain_high)
     if entry.compute_gain_at_least is not None:
         return f"> {factor_text(entry.compute_gain_at_least)}"
     if entry.compute_gain_at_most is not None:

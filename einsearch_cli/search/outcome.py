@@ -99,23 +99,23 @@ class StudyOutcome:
         """All runs."""
         return (*self.ranked, *self.confirmation, *self.tuning, *self.unbalanced)
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a reader has to know of the learning rates, one sentence each."""
-        found = []
-        for structure, tuned in self.rates.items():
-            name = short_name(structure)
-            if tuned.is_edge:
-                found.append(
-                    f"{name}: the best learning rate, {tuned.base * tuned.rate:.3g}, is the {_END[tuned.edge or 'low']} "
-                    "that was tried; a better one may lie beyond it"
-                )
-            if tuned.shift is not None and not 1 / MOST_SHIFT <= tuned.shift <= MOST_SHIFT:
-                found.append(
-                    f"{name}: the best learning rate moved by a factor of {tuned.shift:.2g} between width {tuned.width} on "
-                    f"the first rung and width {tuned.last_width} on the last: muP does not carry it over here"
-                )
-        return tuple(found)
+
+def rate_warnings(rates: Mapping[LayerSpec, TunedRate]) -> tuple[str, ...]:
+    """What a reader has to know of the learning rates, one sentence each."""
+    found = []
+    for structure, tuned in rates.items():
+        name = short_name(structure)
+        if tuned.is_edge:
+            found.append(
+                f"{name}: the best learning rate, {tuned.base * tuned.rate:.3g}, is the {_END[tuned.edge or 'low']} "
+                "that was tried; a better one may lie beyond it"
+            )
+        if tuned.shift is not None and not 1 / MOST_SHIFT <= tuned.shift <= MOST_SHIFT:
+            found.append(
+                f"{name}: the best learning rate moved by a factor of {tuned.shift:.2g} between width {tuned.width} on "
+                f"the first rung and width {tuned.last_width} on the last: muP does not carry it over here"
+            )
+    return tuple(found)
 
 
 _END: Mapping[Edge, str] = {"low": "lowest", "high": "highest"}

@@ -30,7 +30,7 @@ def test_every_cell_of_the_ranking(study) -> None:
     rows = table_rows(render_report(made), "best width")
     assert len(rows) == len(made.ranking.entries) == 5
     for cells, entry in zip(rows, made.ranking.entries, strict=True):
-        number, name, verdict, gain, difference, _, loss, width, omega, psi, nu = cells
+        number, name, verdict, gain, total, difference, _, loss, width, omega, psi, nu = cells
         assert number == [str(entry.rank)]
         assert name == [short_name(entry.structure), str(entry.structure)]
         known = made.classes[entry.structure]
@@ -40,8 +40,9 @@ def test_every_cell_of_the_ranking(study) -> None:
         assert width[-1] == f"{count_text(entry.width**2)} params"
         assert width[0].removeprefix("↑ ").removeprefix("↓ ") == str(entry.width)
         if entry.verdict == "yardstick":
-            assert difference == ["–"]
+            assert (difference, total) == (["–"], ["–"])
             continue
+        assert total[0] == factor_text(entry.total_gain)
         base = made.yardstick.loss
         ends = (percent(entry.difference_low_adjusted), percent(entry.difference_high_adjusted))
         assert difference == [percent(entry.loss / base - 1), f"[{ends[0]}, {ends[1]}]"]

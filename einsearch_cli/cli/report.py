@@ -1,0 +1,134 @@
+"""`einsearch report`: rankings, tables and pages from stored runs."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.options import out_file, path_parser
+from einsearch_cli.cli.output import Format, format_option, render, table
+from einsearch_cli.errors import Exit, SpecError
+
+if TYPE_CHECKING:
+    from einsearch_cli.reports import StudyReport
+
+HELP = """Make the ranking, its tables and its page again from stored runs, or compare two studies.
+
+RUN is a folder that `einsearch rank` wrote, or its results.json. Nothing is
+trained: the ranking is computed anew from the runs alone. With two RUNs the
+verdicts of both stand side by side.
+
+[bold]Examples[/bold]
+
+  einsearch report runs/demo
+
+  einsearch report runs/demo --by seconds
+
+  einsearch report runs/demo --csv runs.csv --out page.html
+
+  einsearch report runs/seeds-0 runs/seeds-1
+"""
+
+
+class By(StrEnum):
+    """What orders the table: the ranking itself, or the gain in another price."""
+
+    flops = "flops"
+    total = "total"
+    seconds = "seconds"
+
+
+BY = typer.Option(
+    By.flops,
+    help="Order of the table: loss at equal FLOPs, or the gain in total FLOPs or in seconds, which are always shown.",
+)
+
+
+def report_command(
+    runs: list[Path] = typer.Argument(
+        metavar="RUN...", parser=path_parser("RUN"), help="One study, or two to compare: folders or results.json."
+    ),
+    by: By = BY,
+    csv: Path | None = typer.Option(
+        None, parser=path_parser("--csv"), metavar="PATH", help="Write every run of the study to this CSV file."
+    ),
+    out: Path | None = out_file(help="Write the page to this file; report.html beside the results if not given."),
+    output: Format = format_option(help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
+) -> int:
+    from einsearch_cli.reports import write_report
+    from einsearch_cli.reports.stored import read_study
+
+    if len(runs) > 2:
+        raise SpecError(f"{len(runs)} studies: one is reported, or two are compared", remedy="einsearch report RUN RUN")
+    if len(runs) == 2 and (csv or out):
+        raise SpecError("--csv and --out are for one study", remedy="give one RUN")
+    studies = [read_study(path) for path in runs]
+    if len(studies) == 2:
+        _compare(studies[0], studies[1], output)
+        return Exit.OK
+    (study,), (path,) = studies, runs
+    console.data(ranking_text(study, output, by))
+    tell(study)
+    page = out or (path if path.is_dir() else path.parent) / "report.html"
+    write_report(page, study)
+    console.talk(f"report:  {page}")
+    if csv is not None:
+        _write_runs(csv, study)
+    return Exit.OK
+
+
+def ranking_text(study: StudyReport, output: Format, by: By = By.flops) -> str:
+    """The ranking in one of the formats."""
+    from einsearch_cli.reports import ranking_table, results_document
+
+    document: dict[str, Any] = results_document(study)
+    if output is Format.json:
+        return json.dumps(document, indent=2, ensure_ascii=False)
+    if output is not Format.table and output is not Format.markdown:
+        place = {str(entry.structure): number for number, entry in enumerate(study.ranking.ordered(by.value))}
+        rows = sorted(document["ranking"], key=lambda row: place[row["structure"]])
+        return render(rows, rows, output)
+    shown = ranking_table(study, by.value)
+    if output is Format.markdown:
+        return shown.to_markdown()
+    return table([dict(zip(shown.headers, row, strict=True)) for row in shown.rows])
+
+
+def tell(study: StudyReport) -> None:
+    """What the ranking says, in sentences."""
+    from einsearch_cli.reports import headline
+
+    console.talk(f"loss: {study.loss_name}, at the best width")
+    budgets = {entry.budget_flops for entry in study.ranking.entries if entry.budget_flops is not None}
+    if len(budgets) > 1:
+        console.talk(
+            "rows with fewer FLOPs per run were stopped earlier: compare their losses with dense's at the same FLOPs "
+            "('vs yardstick'), not with the rows above"
+        )
+    console.talk("\n".join(["", *headline(study), ""]))
+    for warning in study.warnings:
+        console.talk(f"warning: {warning}")
+
+
+def _write_runs(path: Path, study: StudyReport) -> None:
+    from einsearch_cli.files import write_atomically
+    from einsearch_cli.reports import results_document
+
+    document = results_document(study)
+    rows = [row for name in ("results", "confirmation", "tuning", "unbalanced") for row in document[name]]
+    plain = [{key: value for key, value in row.items() if key not in ("curve", "routing")} for row in rows]
+    write_atomically(path, render(plain, plain, Format.csv).rstrip("\n") + "\n")
+    console.talk(f"wrote {path}, {len(plain):,} runs")
+
+
+def _compare(first: StudyReport, second: StudyReport, output: Format) -> None:
+    from einsearch_cli.reports.repeated import agreement
+
+    found = agreement(first, second)
+    console.data(render(found.rows, found.rows, output))
+    console.talk(found.sentence)

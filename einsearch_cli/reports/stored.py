@@ -1,0 +1,98 @@
+"""A study as `results.json` holds it: read back, and ranked anew from the runs alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from einsearch_cli.errors import SpecError
+from einsearch_cli.reports.study_report import StudyReport
+from einsearch_cli.scaling import rank_candidates
+from einsearch_cli.scaling.ranking import FORMAT
+from einsearch_cli.search.outcome import TunedRate
+from einsearch_cli.structures import LayerSpec, RoutingStatistics, parse_layer
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
+
+_AGAIN: Final = "run the study again with `einsearch rank`"
+_LISTS: Final = ("results", "confirmation", "tuning", "unbalanced")
+
+
+def read_study(path: Path) -> StudyReport:
+    """The study of a results.json, or of the folder that `einsearch rank` wrote; its ranking is computed anew.
+
+    Raises:
+        SpecError: no such file, not the results of a study, or of another format.
+    """
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        document = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise SpecError(
+            f"{file}: no such file", remedy="give a folder that `einsearch rank` wrote, or its results.json"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{file} cannot be read as JSON: {error}", remedy=_AGAIN) from error
+    if not isinstance(document, dict) or "ranking" not in document or "results" not in document:
+        raise SpecError(
+            f"{file} does not hold the results of a study", remedy="give the results.json of `einsearch rank`"
+        )
+    if document.get("format") != FORMAT:
+        raise SpecError(
+            f"{file} holds results of format {document.get('format', 1)}: format {FORMAT} is read", remedy=_AGAIN
+        )
+    try:
+        return _study(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"{file} is damaged: {type(error).__name__}: {error}", remedy=_AGAIN) from error
+
+
+def _study(document: Mapping[str, Any]) -> StudyReport:
+    runs = {name: tuple(_result(row) for row in document[name]) for name in _LISTS}
+    seconds = {(parse_layer(row["structure"]), row["width"]): row["seconds"] for row in document["step_seconds"]}
+    ranked = (*runs["results"], *runs["confirmation"])
+    yardstick, *baselines = [document["yardstick"], *(item["yardstick"] for item in document["comparisons"])]
+    return StudyReport(
+        title=document["title"],
+        task=document["task"],
+        budget_flops=document["budget_flops"],
+        ranking=rank_candidates(ranked, parse_layer(yardstick), step_seconds=seconds),
+        comparisons=tuple(rank_candidates(ranked, parse_layer(text), step_seconds=seconds) for text in baselines),
+        rates={parse_layer(row["structure"]): _rate(row) for row in document["rates"]},
+        controls={parse_layer(row["structure"]): tuple(map(parse_layer, row["of"])) for row in document["controls"]},
+        step_seconds=seconds,
+        loss_name=document["loss_name"],
+        commands=tuple(document["commands"]),
+        environment=tuple(document["environment"].items()),
+        results=runs["results"],
+        confirmation=runs["confirmation"],
+        tuning=runs["tuning"],
+        unbalanced=runs["unbalanced"],
+    )
+
+
+def _result(row: Mapping[str, Any]) -> TrialResult:
+    trial = {name: row[name] for name in _names(Trial) - {"structure"}}
+    plain = {name: row[name] for name in _names(TrialResult) - {"trial", "curve", "routing", "trained_as"}}
+    return TrialResult(
+        trial=Trial(structure=parse_layer(row["structure"]), **trial),
+        curve=tuple((flops, loss) for flops, loss in row["curve"]),
+        routing=tuple(RoutingStatistics.from_json(layer) for layer in row["routing"]),
+        trained_as=_layer(row["trained_as"]),
+        **plain,
+    )
+
+
+def _rate(row: Mapping[str, Any]) -> TunedRate:
+    values = {name: row[name] for name in _names(TunedRate)}
+    return TunedRate(**values | {name: tuple(map(tuple, values[name])) for name in ("tried", "last_tried")})
+
+
+def _layer(text: str | None) -> LayerSpec | None:
+    return None if text is None else parse_layer(text)
+
+
+def _names(kind: type) -> set[str]:
+    return {field.name for field in fields(kind)}

@@ -1,0 +1,65 @@
+"""`einsearch report`: from stored runs to tables and pages, without training."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from einsearch_cli.reports import write_results
+from tests.reports.conftest import study as study
+from tests.reports.test_stored import whole
+
+
+@pytest.fixture
+def stored(study, tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_results(folder / "results.json", whole(study))
+    return folder
+
+
+def test_the_table_the_sentences_and_the_page(einsearch, stored: Path) -> None:
+    found = einsearch("report", stored)
+    assert found.code == 0
+    assert found.out.splitlines()[0].split()[:2] == ["#", "structure"]
+    assert "quote this figure" in found.err
+    assert "warning: monarch: the best learning rate, 0.04, is the highest that was tried" in found.err
+    assert "<!DOCTYPE html>" in (stored / "report.html").read_text()
+
+
+def test_the_order_follows_the_price(einsearch, stored: Path) -> None:
+    by_flops = json.loads(einsearch("report", stored, "--format", "json").out)["ranking"]
+    first = [
+        line.split(",")[0]
+        for line in einsearch("report", stored, "--by", "seconds", "--format", "csv").out.splitlines()
+    ]
+    assert first[1:] != [row["structure"] for row in by_flops]
+    assert sorted(first[1:]) == sorted(row["structure"] for row in by_flops)
+
+
+def test_all_runs_as_csv(einsearch, stored: Path, tmp_path: Path) -> None:
+    found = einsearch("report", stored, "--csv", tmp_path / "runs.csv", "--out", tmp_path / "page.html")
+    assert f"wrote {tmp_path / 'runs.csv'}, " in found.err
+    rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
+    document = json.loads((stored / "results.json").read_text())
+    runs = [*document["results"], *document["confirmation"], *document["tuning"]]
+    assert [(row["structure"], float(row["loss"]), row["stage"]) for row in rows] == [
+        (run["structure"], run["loss"], run["stage"]) for run in runs
+    ]
+    assert (tmp_path / "page.html").exists()
+    assert not (stored / "report.html").exists()
+
+
+def test_two_studies_side_by_side(einsearch, stored: Path) -> None:
+    found = einsearch("report", stored, stored / "results.json")
+    assert found.code == 0
+    assert "4 have the same verdict in both (100%)" in found.err
+
+
+def test_what_cannot_be_reported(einsearch, stored: Path, tmp_path: Path) -> None:
+    assert einsearch("report", tmp_path / "nothing").err.startswith(f"error: {tmp_path / 'nothing'}: no such file")
+    assert "3 studies: one is reported, or two are compared" in einsearch("report", stored, stored, stored).err
+    assert "--csv and --out are for one study" in einsearch("report", stored, stored, "--csv", tmp_path / "x.csv").err
