@@ -86,6 +86,14 @@ def rank_command(
         example="1e11",
         help="Training FLOPs of every run of the last rung, such as 1e11.",
     ),
+    total: float | None = real_option(
+        "--total-flops",
+        default=None,
+        rule="above 0",
+        fits=lambda number: number > 0,
+        example="1e13",
+        help="Training FLOPs of all runs together, in place of --budget.",
+    ),
     seeds: int | None = whole_option(
         "--seeds", default=None, example=3, least=1, most=1000, help="Runs per candidate and width."
     ),
@@ -129,16 +137,27 @@ def rank_command(
     kind = find_engine(engine)
     if workers is not None and kind.is_local:
         refuse_too_many("--workers", workers, bytes_each=WORKER_BYTES)
-    given = {"budget_flops": budget, "seeds": seeds, "rates": rates, "controls": controls, "confirm": confirm}
+    if budget is not None and total is not None:
+        raise SpecError("--budget and --total-flops say the same in two ways", remedy="give one of them")
+    given = {
+        "budget_flops": budget,
+        "total_flops": total,
+        "seeds": seeds,
+        "rates": rates,
+        "controls": controls,
+        "confirm": confirm,
+    }
     overrides = _overrides(task, text, widths, given)
     spec, folder = _read_study(study, overrides)
 
     from einsearch_cli.search.budgets import check_budgets
     from einsearch_cli.search.job import TrialSetup
+    from einsearch_cli.search.spending import with_run_budget
 
     team = kind(TrialSetup(spec.task, spec.task_settings, spec.optimizer.model_dump()), workers)
     candidates = spec.candidates(folder)
     opened = spec.open_task()
+    spec = with_run_budget(spec, candidates, opened)
     check_budgets(spec, candidates, opened)
     session = _Session(spec, candidates, opened, out or Path("runs") / spec.name, team)
     if dry_run:
@@ -165,7 +184,11 @@ def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec,
 
     if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml")):
         spec = load_study_spec(Path(words[0]))
-        merged = spec.model_dump(exclude_unset=True) | overrides
+        merged = spec.model_dump(exclude_unset=True)
+        for kept, dropped in (("total_flops", "budget_flops"), ("budget_flops", "total_flops")):
+            if kept in overrides:
+                merged.pop(dropped, None)
+        merged |= overrides
         merged["task_settings"] = _merged_settings(spec, overrides)
         return parse_study_spec(merged, _by_options), Path(words[0]).parent
     data: dict[str, Any] = {"structures": [], "files": [], **overrides}
@@ -196,7 +219,7 @@ def _merged_settings(spec: StudySpec, overrides: dict[str, Any]) -> dict[str, An
     return settings | changes
 
 
-_OPTIONS = {"budget_flops": "--budget"} | {
+_OPTIONS = {"budget_flops": "--budget", "total_flops": "--total-flops"} | {
     key: f"--{key}" for key in ("widths", "seeds", "task", "rates", "controls", "confirm")
 }
 

@@ -158,12 +158,20 @@ class StudySpec(Settings):
     """Runs per candidate and width, from seeds 0, 1, …"""
     budget_flops: float = Field(default=1e11, gt=0, le=MAX_BUDGET_FLOPS)
     """Training FLOPs of every run of the last rung (forward and backward pass, embeddings and head left out)."""
+    total_flops: float | None = Field(default=None, gt=0, le=MAX_BUDGET_FLOPS)
+    """Training FLOPs of all runs together, in place of `budget_flops`: the budget of a run is planned from them."""
     halving: HalvingSpec = HalvingSpec()
     """Successive halving."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimizer, the same for every candidate."""
     ablate_balance: bool = False
     """Train each candidate with experts once more, at its best width, without the loss that balances their load."""
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        if self.total_flops is not None and "budget_flops" in self.model_fields_set:
+            raise RuleError("budget_flops and total_flops say the same in two ways", remedy="keep one of them")
+        return self
 
     @property
     def is_tuned(self) -> bool:

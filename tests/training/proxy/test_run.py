@@ -23,10 +23,10 @@ from einsearch_cli.training import (
     StepDone,
     minimal_budget,
     probe,
-    run as run_module,
     run_cost,
     train,
 )
+from einsearch_cli.training.proxy import run as run_module
 from tests.training.proxy.tasks import run_of, small_teacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
