@@ -6,6 +6,15 @@ Pure functions on numbers: no torch, no files, no printing.
 from __future__ import annotations
 
 from einsearch_cli.scaling.comparisons import PRICES as PRICES, Price as Price, Verdict as Verdict, compare as compare
+from einsearch_cli.scaling.law import (
+    Crossover as Crossover,
+    Law as Law,
+    Laws as Laws,
+    LossCurve as LossCurve,
+    Outlook as Outlook,
+    Prediction as Prediction,
+    fit_laws as fit_laws,
+)
 from einsearch_cli.scaling.noise import CONFIDENCE as CONFIDENCE, t_interval as t_interval
 from einsearch_cli.scaling.observations import (
     Cell as Cell,
@@ -20,5 +29,11 @@ from einsearch_cli.scaling.ranking import (
     is_finished as is_finished,
     observations_of as observations_of,
     rank_candidates as rank_candidates,
+)
+from einsearch_cli.scaling.series import (
+    Isoflop as Isoflop,
+    Overtraining as Overtraining,
+    isoflops as isoflops,
+    overtraining as overtraining,
 )
 from einsearch_cli.scaling.trend import RungGain as RungGain, Trend as Trend

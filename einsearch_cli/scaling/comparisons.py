@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from einsearch_cli.scaling.gains import gain_tests, log_gain
+from einsearch_cli.scaling.law import Outlook, outlooks
 from einsearch_cli.scaling.many import holm, step_down
 from einsearch_cli.scaling.noise import CONFIDENCE, Noise, Variance, noise_of, t_quantile
 from einsearch_cli.scaling.observations import Level, Observation, cell_of, levels_of
@@ -90,13 +91,17 @@ class Study:
     comparisons: Mapping[Hashable, Comparison]
     noise: Noise
     levels: Mapping[Hashable, tuple[Level, ...]]
+    outlooks: Mapping[Hashable, Outlook]
+    """The scaling law of every structure."""
 
 
-def compare(observations: Iterable[Observation], yardstick: Hashable, looks: Sequence[float] = ()) -> Study:
+def compare(
+    observations: Iterable[Observation], yardstick: Hashable, looks: Sequence[float] = (), at: float | None = None
+) -> Study:
     """Compare every structure with the yardstick.
 
     `looks` are the numbers of seeds a width at which the study stops to look whether it needs more: each look is one
-    more chance of a false verdict, so the bounds are Pocock's (1977).
+    more chance of a false verdict, so the bounds are Pocock's (1977). `at` is a compute at which losses are predicted.
     """
     runs = list(observations)
     levels = levels_of(runs)
@@ -115,7 +120,7 @@ def compare(observations: Iterable[Observation], yardstick: Hashable, looks: Seq
                 gain = item.gains["flops"]
                 again = Confirmation(item.difference, gain, renewed[structure][1], item.verdict)
                 found[structure] = replace(found[structure], confirmed=again)
-    return Study(found, noise, levels)
+    return Study(found, noise, levels, outlooks(surfaces, noise, yardstick, at))
 
 
 def _against(

@@ -49,7 +49,10 @@ class LossCurve:
             raise FitError("losses of one seed each: how much they vary is not known", remedy="train from two seeds")
         spread = variance.value * t_quantile(variance.degrees) ** 2 / t_quantile(1e9) ** 2
         log_compute = np.array([minimum.log_prices[0] for minimum in found.minima])
-        return cls(log_compute, found.log_losses, spread * found.covariance)
+        covariance = spread * found.covariance
+        if noise.seed is not None:
+            covariance = covariance + np.diag([noise.seed.value / len(minimum.best.runs) for minimum in found.minima])
+        return cls(log_compute, found.log_losses, covariance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +249,7 @@ def _check(name: Hashable, curve: LossCurve) -> None:
     if len(y) < FEWEST:
         raise FitError(
             f"{name}: {len(y)} rung{'s' * (len(y) != 1)}, and a scaling law needs {FEWEST}",
-            remedy=f"train at {FEWEST - len(y)} more budgets",
+            remedy=f"train at {FEWEST - len(y)} more budget{'s' * (FEWEST - len(y) > 1)}",
         )
     errors = np.sqrt(np.diag(curve.covariance))
     steps, step_errors = np.diff(y), np.hypot(errors[1:], errors[:-1])
@@ -371,3 +374,55 @@ class _Problem:
             if done[rows].all():
                 break
         return parameters, cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What a structure's scaling law says, or why there is none."""
+
+    law: Law | None = None
+    crossover: Crossover | None = None
+    """With the yardstick; None where the laws do not meet within three decades of the runs."""
+    prediction: Prediction | None = None
+    """At the compute that was asked for."""
+    reason: str | None = None
+    """Why there is no law, and what would settle it."""
+
+
+def outlooks(
+    surfaces: Mapping[Hashable, Surface], noise: Noise, yardstick: Hashable, at: float | None = None
+) -> dict[Hashable, Outlook]:
+    """The laws of all structures with one L0; where that fits badly, each with an L0 of its own."""
+    curves: dict[Hashable, LossCurve] = {}
+    found: dict[Hashable, Outlook] = {}
+    for name, one in surfaces.items():
+        try:
+            curves[name] = LossCurve.of_surface(name, one, noise)
+            _check(name, curves[name])
+        except FitError as error:
+            curves.pop(name, None)
+            found[name] = Outlook(reason=str(error))
+    try:
+        whole = fit_laws(curves) if curves else None
+    except FitError:
+        whole = None
+    for name, curve in curves.items():
+        try:
+            laws = whole or fit_laws({name: curve, yardstick: curves.get(yardstick, curve)}, shared_floor=False)
+            found[name] = Outlook(
+                law=laws.law(name),
+                crossover=_crossover(laws, name, yardstick),
+                prediction=None if at is None else laws.predict(name, at),
+            )
+        except FitError as error:
+            found[name] = Outlook(reason=str(error))
+    return found
+
+
+def _crossover(laws: Laws, name: Hashable, yardstick: Hashable) -> Crossover | None:
+    if name == yardstick or yardstick not in laws.curves:
+        return None
+    try:
+        return laws.crossover(name, yardstick)
+    except FitError:
+        return None

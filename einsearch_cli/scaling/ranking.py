@@ -21,6 +21,7 @@ from einsearch_cli.scaling.comparisons import (
     Verdict,
     compare,
 )
+from einsearch_cli.scaling.law import Crossover, Law, Outlook, Prediction
 from einsearch_cli.scaling.noise import CONFIDENCE, t_quantile
 from einsearch_cli.scaling.observations import Observation
 from einsearch_cli.scaling.parabola import Edge
@@ -117,6 +118,14 @@ class RankingEntry:
     """Prices in which the gain lies on the other side of 1 than in FLOPs, both intervals leaving out 1."""
     trend: Trend | None
     """The gain at every rung and how it changes with compute; None for the yardstick and without finished runs."""
+    law: Law | None
+    """L = floor + (C / scale)^(−exponent), from four rungs on."""
+    law_reason: str | None
+    """Why there is no law, and what would settle it."""
+    crossover: Crossover | None
+    """The compute at which its law meets the yardstick's; None where they do not meet within three decades of the runs."""
+    prediction: Prediction | None
+    """Its loss at the compute that was asked for; None where none was."""
     confirmed_gain: float | None
     confirmed_gain_low: float | None
     confirmed_gain_high: float | None
@@ -147,10 +156,12 @@ class RankingEntry:
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; the structure is written in its text notation."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        nested = (
-            None if self.trend is None else asdict(self.trend) | {"rungs": [asdict(one) for one in self.trend.rungs]}
-        )
-        return values | {"structure": str(self.structure), "trend": nested, "reversed_in": list(self.reversed_in)}
+        trend = None
+        if self.trend is not None:
+            trend = asdict(self.trend) | {"rungs": [asdict(one) for one in self.trend.rungs]}
+        laws = {name: None if values[name] is None else asdict(values[name]) for name in _LAWS}
+        texts = {"structure": str(self.structure), "reversed_in": list(self.reversed_in)}
+        return values | laws | texts | {"trend": trend}
 
     @classmethod
     def from_json(cls, data: object) -> RankingEntry:
@@ -180,20 +191,29 @@ class RankingEntry:
             "structure": parse_layer(str(data["structure"])),
             "trend": None if trend is None else _trend_of_json(trend),
             "reversed_in": tuple(turned),
+            **{name: _law_of_json(name, kind, values[name]) for name, kind in _LAWS.items()},
         }
         return cls(**values | read)
 
 
 _REWRITE = "make the ranking again from the stored runs, with `einsearch rank`"
 _TEXT = frozenset(
-    {"structure", "family", "verdict", "verdict_reason", "compute_gain_reason"}
+    {"structure", "family", "verdict", "verdict_reason", "compute_gain_reason", "law_reason"}
     | {"width_edge", "width_reason", "confirmed_verdict"}
 )
-_NESTED = frozenset({"trend", "reversed_in"})
+_LAWS: Final = {"law": Law, "crossover": Crossover, "prediction": Prediction}
+_NESTED = frozenset({"trend", "reversed_in", *_LAWS})
 
 
 def _is_number_or_none(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _law_of_json(name: str, kind: type, data: object) -> object:
+    try:
+        return None if data is None else kind(**data) if isinstance(data, dict) else kind(data)
+    except TypeError as error:
+        raise SpecError(f"{name} of another shape: {error}", remedy=_REWRITE) from error
 
 
 def _trend_of_json(data: object) -> Trend:
@@ -320,6 +340,7 @@ def rank_candidates(
     *,
     step_seconds: Mapping[tuple[LayerSpec, int], float] | None = None,
     looks: Sequence[float] = (),
+    at: float | None = None,
 ) -> Ranking:
     """Rank every structure of `results` by loss at equal training compute.
 
@@ -327,7 +348,7 @@ def rank_candidates(
     lower loss first; structures without a finished run come last, with loss None. The
     yardstick takes part like any other and is listed even when it has no run at all.
     Verdicts hold for all candidates together: in 95% of studies of structures equal to the
-    yardstick none is called better or worse. `looks`: see `compare`.
+    yardstick none is called better or worse. `looks` and `at`: see `compare`.
 
     >>> rank_candidates([], parse_layer("dense")).entries[0].verdict
     'failed'
@@ -335,7 +356,7 @@ def rank_candidates(
     runs: dict[LayerSpec, list[TrialResult]] = {yardstick: []}
     for result in results:
         runs.setdefault(result.trial.structure, []).append(result)
-    study = compare(observations_of(results, step_seconds), yardstick, looks)
+    study = compare(observations_of(results, step_seconds), yardstick, looks, at)
     drafts = [_entry(structure, study, mine) for structure, mine in runs.items()]
     drafts.sort(key=lambda entry: (*_merit(entry), str(entry.structure)))
     pooled = study.noise.pooled
@@ -368,6 +389,7 @@ def _entry(structure: LayerSpec, study: Study, runs: Sequence[TrialResult]) -> R
     item = study.comparisons.get(structure, Comparison(structure))
     gains = {price: item.gains.get(price, Gain(reason="no finished run")) for price in get_args(Price)}
     gain, again = gains["flops"], item.confirmed
+    outlook = study.outlooks.get(structure, Outlook(reason="no finished run"))
     finished = sum(map(is_finished, runs))
     return RankingEntry(
         structure=structure,
@@ -390,6 +412,10 @@ def _entry(structure: LayerSpec, study: Study, runs: Sequence[TrialResult]) -> R
         **_spread("seconds_gain", gains["seconds"].estimate),
         reversed_in=tuple(price for price, other in gains.items() if _is_reversed(gain.estimate, other.estimate)),
         trend=item.trend,
+        law=outlook.law,
+        law_reason=outlook.reason,
+        crossover=outlook.crossover,
+        prediction=outlook.prediction,
         **_spread("confirmed_gain", again.gain.estimate if again else None),
         confirmed_difference=again.difference.value if again else None,
         confirmed_difference_low=again.difference.low_adjusted if again else None,

@@ -221,6 +221,27 @@ def test_json_reads_back_to_an_equal_ranking(cells, run):
     assert ranking.entries[0].trend is not None
 
 
+def test_four_rungs_carry_a_scaling_law(cells):
+    source, results = random.Random(0), []
+    for rung in range(5):
+        for text, gain, exponent in (("dense", 1.0, 0.2), ("monarch", 0.5, 0.3)):
+            losses = [(gain * 4.0**rung) ** -exponent * source.lognormvariate(0, 0.001) for _ in range(3)]
+            results += cells(text, losses, rung=rung, flops=1e9 * 4.0**rung)
+    ranking = rank_candidates(results, DENSE, at=1e13)
+    entry = ranking.entry_of(MONARCH)
+    assert entry.law is not None, entry.law_reason
+    assert entry.law.exponent == pytest.approx(0.3, rel=0.02)
+    assert entry.crossover.compute == pytest.approx(1e9 * 0.5**-3, rel=0.1)  # (g C)^-0.3 = C^-0.2
+    assert entry.prediction.loss == pytest.approx((0.5 * 1e4) ** -0.3, rel=0.03)
+    assert entry.prediction.decades_beyond == pytest.approx(4 - 4 * math.log10(4))
+    assert entry.trend.word == "rising"
+    assert ranking.entry_of(DENSE).crossover is None
+    assert Ranking.from_json(json.loads(json.dumps(ranking.to_json()))) == ranking
+    few = rank_candidates([result for result in results if result.trial.rung < 3], DENSE).entry_of(MONARCH)
+    assert few.law is None
+    assert "3 rungs, and a scaling law needs 4\ntry: train at 1 more budget" in few.law_reason
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -230,6 +251,8 @@ def test_json_reads_back_to_an_equal_ranking(cells, run):
         ({"family": 1}, "family must be text or null, found 1"),
         ({"reversed_in": ["hours"]}, "reversed_in must list prices"),
         ({"trend": 1}, "a trend of another shape"),
+        ({"law": {"exponent": 1}}, "law of another shape"),
+        ({"prediction": 3}, "prediction of another shape"),
         ({"trend": {"rungs": [{}]}}, "a trend of another shape"),
     ],
 )
