@@ -10,10 +10,7 @@ if TYPE_CHECKING:
         StructuredNetwork as StructuredNetwork,
         structured_linear as structured_linear,
     )
-    from einsearch_cli.models.counts import (
-        TRAINING_TO_FORWARD as TRAINING_TO_FORWARD,
-        FlopCount as FlopCount,
-    )
+    from einsearch_cli.models.counts import TRAINING_TO_FORWARD as TRAINING_TO_FORWARD, FlopCount as FlopCount
     from einsearch_cli.models.mlp import MLP as MLP
     from einsearch_cli.models.transformer import (
         PRESETS as PRESETS,

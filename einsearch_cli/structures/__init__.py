@@ -1,9 +1,6 @@
 """What a structure is: carrier sets with extents, notations, families, and the space of them."""
 
-from einsearch_cli.structures.carrier_notation import (
-    structure_of_terms as structure_of_terms,
-    theta_of as theta_of,
-)
+from einsearch_cli.structures.carrier_notation import structure_of_terms as structure_of_terms, theta_of as theta_of
 from einsearch_cli.structures.extent import Extent as Extent
 from einsearch_cli.structures.families import (
     FAMILIES as FAMILIES,
