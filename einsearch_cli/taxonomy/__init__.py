@@ -4,12 +4,10 @@ from einsearch_cli.taxonomy.classification import Classification as Classificati
 from einsearch_cli.taxonomy.costs import (
     contraction_orders as contraction_orders,
     first_step_flops as first_step_flops,
-    flops_formula as flops_formula,
     flops_per_token as flops_per_token,
     formula_texts as formula_texts,
     layer_costs as layer_costs,
     meeting_order as meeting_order,
-    params_formula as params_formula,
     rank_bound as rank_bound,
 )
 from einsearch_cli.taxonomy.criteria import Bounds as Bounds

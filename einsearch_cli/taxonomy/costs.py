@@ -10,16 +10,12 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import TYPE_CHECKING
 
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures.extent import ONE
 from einsearch_cli.structures.moe import LayerSpec, MixtureOfExperts, expert_of
 from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.exponents import Cut, best_order, cuts, in_step
-
-if TYPE_CHECKING:
-    import sympy
 
 MAX_TREE_FACTORS = 4
 """Trees over more factors are not listed: 5 factors have 945 of them."""
@@ -194,28 +190,10 @@ Terms = dict[Fraction, Fraction]
 """A sum of powers of d: the coefficient of each exponent."""
 
 
-def params_formula(structure: Structure) -> sympy.Expr:
-    """Parameters of a d × d layer as a sympy expression in d.
-
-    >>> from einsearch_cli.structures import parse_structure
-    >>> params_formula(parse_structure("low-rank:r=64"))
-    128*d
-    """
-    return _expression(_params_terms(structure))
-
-
-def flops_formula(structure: Structure) -> sympy.Expr:
-    """FLOPs per token of a d × d layer as a sympy expression in d, in the order of the factors' names.
-
-    >>> from einsearch_cli.structures import parse_structure
-    >>> flops_formula(parse_structure("monarch"))
-    4*d**(3/2)
-    """
-    return _expression(_flops_terms(structure))
-
-
 def formula_texts(structure: Structure) -> tuple[str, str]:
-    """Both formulas as sympy writes them, without loading it, which takes 0.5 s.
+    """Parameters, and FLOPs per token in the order of the factors' names, of a d × d layer, as sympy writes formulas in d.
+
+    sympy itself is not loaded, which takes 0.5 s.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> formula_texts(parse_structure("monarch"))
@@ -241,19 +219,6 @@ def _sum(structure: Structure, products: Iterable[Iterable[str]]) -> Terms:
         product = math.prod(map(structure.extent, carriers), start=ONE)
         terms[product.exponent] = terms.get(product.exponent, Fraction(0)) + product.coefficient
     return terms
-
-
-def _expression(terms: Terms) -> sympy.Expr:
-    import sympy
-
-    d = sympy.Symbol("d", positive=True)
-    return sympy.Add(*(_rational(coefficient) * d ** _rational(exponent) for exponent, coefficient in terms.items()))
-
-
-def _rational(number: Fraction) -> sympy.Rational:
-    import sympy
-
-    return sympy.Rational(number.numerator, number.denominator)
 
 
 def _text_of(terms: Terms) -> str:

@@ -14,10 +14,9 @@ from einsearch_cli.structures.extent import Extent
 from einsearch_cli.taxonomy import (
     classify,
     contraction_orders,
-    flops_formula,
     flops_per_token,
+    formula_texts,
     meeting_order,
-    params_formula,
     rank_bound,
 )
 from tests.structures.strategies import extents
@@ -79,8 +78,8 @@ def test_formulas_give_the_numbers(text: str, d: int) -> None:
     structure = parse_structure(text)
     found = classify(structure, d, d)
     symbol = sympy.Symbol("d", positive=True)
-    assert params_formula(structure).subs(symbol, d) == found.params
-    assert flops_formula(structure).subs(symbol, d) == found.flops_per_token
+    params, flops = (sympy.sympify(text, locals={"d": symbol}) for text in formula_texts(structure))
+    assert (params.subs(symbol, d), flops.subs(symbol, d)) == (found.params, found.flops_per_token)
 
 
 @pytest.mark.parametrize(

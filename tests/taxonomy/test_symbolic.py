@@ -13,14 +13,13 @@ from einsearch_cli.structures.free_exponents import FreeStructure, parse_free_st
 from einsearch_cli.taxonomy import (
     EVERYTHING,
     Space,
-    flops_formula,
     formula_texts,
-    params_formula,
     survivors,
     taxonomy_of,
 )
 from einsearch_cli.taxonomy.symbolic import FreeTaxonomy
 from tests.structures.all_orders import step_exponents
+from tests.taxonomy.sympy_formulas import flops_formula, params_formula
 
 MARKET = [
     "XA^1 AB^r YB^1",
