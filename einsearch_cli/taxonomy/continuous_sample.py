@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from einsearch_cli.errors import StructureError
-from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.families import family_of
+from einsearch_cli.structures.grid import Numbers
 from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.structures.normal_form import text_of_carriers
 from einsearch_cli.structures.structure import Structure

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from einsearch_cli.structures.compositions import Numbers
+from einsearch_cli.structures.grid import Numbers
 from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.taxonomy.linear_forms import FormValues
 

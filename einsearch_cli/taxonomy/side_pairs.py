@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from einsearch_cli.structures.compositions import Numbers
-from einsearch_cli.structures.grid import Grid
+from einsearch_cli.structures.grid import Grid, Numbers
 from einsearch_cli.structures.index_classes import IndexClasses, Renaming, renamed
 from einsearch_cli.taxonomy.linear_forms import FormValues
 from einsearch_cli.taxonomy.partial import Partial, needs_met

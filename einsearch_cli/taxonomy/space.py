@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from einsearch_cli.errors import StructureError
-from einsearch_cli.structures.compositions import Numbers
 from einsearch_cli.structures.families import family_of
-from einsearch_cli.structures.grid import Grid, refuse_too_many_sides
+from einsearch_cli.structures.grid import Grid, Numbers, refuse_too_many_sides
 from einsearch_cli.structures.grid_counts import distinct_count, irreducible_count, points_within, raw_count
 from einsearch_cli.structures.index_classes import IndexClasses
 from einsearch_cli.structures.structure import Structure
