@@ -85,6 +85,7 @@ def _run(study: StudyReport, result: TrialResult) -> dict[str, Any]:
         "total_flops": result.total_flops,
         "executed_flops": result.executed_flops,
         "steps": result.steps,
+        "tokens": result.tokens,
         "elapsed_s": result.elapsed_s,
         "error": result.error,
         "trained_as": None if result.trained_as is None else str(result.trained_as),

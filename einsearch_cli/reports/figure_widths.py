@@ -1,10 +1,9 @@
-"""The loss over the size of the network, one panel for each budget: is the best size in the middle of what was tried?"""
+"""The loss over the width of the network, one panel for each budget: is the best width in the middle of what was tried?"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from einsearch_cli.reports.chart import Axis, Chart, Line, Point, Series, figure, log_axis
 from einsearch_cli.reports.looks import Identity
@@ -21,36 +20,21 @@ _STEPS = 12
 """Pieces of a drawn parabola."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """What the size of a network is measured in."""
-
-    name: str
-    title: str
-    value: Callable[[Observation], float]
-
-
-WIDTH = Measure("widths", "width", lambda run: float(run.width))
-TOKENS = Measure("tokens", "tokens per parameter", lambda run: (run.tokens or 0.0) / max(run.params, 1))
-"""20 is compute-optimal for large dense transformers (Hoffmann et al. 2022)."""
-
-
-def widths_figure(study: StudyReport, looks: dict[LayerSpec, Identity], measure: Measure) -> Html | None:
-    """Every width of the structures that stand out, with the fitted parabolas; None where there is no such number."""
+def widths_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
+    """Every width of the structures that stand out, with the fitted parabolas; None where no run finished."""
     named = {item for item, look in looks.items() if look.stands_out}
     runs = [run for run in study.observations if run.structure in named and run.stage != "confirmation"]
-    if not runs or min(map(measure.value, runs)) <= 0:
+    if not runs:
         return None
     budgets = [budget for budget in study.budgets if any(run.rung == budget[0] for run in runs)][-MOST_PANELS:]
     y = log_axis(f"{study.loss_name} (log scale)", [run.loss for run in runs if run.rung >= budgets[0][0]])
-    charts = [_chart(study, looks, measure, y, rung, budget, runs) for rung, budget in budgets]
-    return figure(measure.name, f"{study.loss_name} against {measure.title}, one panel for each budget", charts)
+    charts = [_chart(study, looks, y, rung, budget, runs) for rung, budget in budgets]
+    return figure("widths", f"{study.loss_name} against the width of the network, one panel for each budget", charts)
 
 
 def _chart(
     study: StudyReport,
     looks: dict[LayerSpec, Identity],
-    measure: Measure,
     y: Axis,
     rung: int,
     budget: float,
@@ -58,33 +42,30 @@ def _chart(
 ) -> Chart:
     here = [run for run in runs if run.rung == rung]
     shown = [item for item in study.structures if any(run.structure == item for run in here)]
-    series = [
-        _series(study, looks[item], measure, rung, [run for run in here if run.structure == item]) for item in shown
-    ]
+    series = [_series(study, looks[item], rung, [run for run in here if run.structure == item]) for item in shown]
     series.sort(key=lambda item: item.look.tone != "ink")
-    x = log_axis(f"{measure.title} (log scale)", list(map(measure.value, here)), most=5)
+    x = log_axis("width (log scale)", [float(run.width) for run in here], most=5)
     return Chart(x=x, y=y, series=series, panel=f"rung-{rung + 1}", title=f"{flops_text(budget)} FLOPs", width=420)
 
 
-def _series(study: StudyReport, look: Identity, measure: Measure, rung: int, runs: Sequence[Observation]) -> Series:
+def _series(study: StudyReport, look: Identity, rung: int, runs: Sequence[Observation]) -> Series:
     """Widths as dots, those tried by one run only faint, the fitted minimum hollow."""
     fitted = study.surfaces[look.entry.structure]
     position = fitted.at(rung)
     minimum = None if position is None else fitted.minima[position]
     cells = () if minimum is None else minimum.level.cells
-    points = [Point(x=measure.value(cell.runs[0]), y=cell.mean, tip=_tip(look, study, cell.runs)) for cell in cells]
+    points = [Point(x=float(cell.width), y=cell.mean, tip=_tip(look, study, cell.runs)) for cell in cells]
     measured = {cell.width for cell in cells}
     pilots = {run.width: run for run in runs if run.width not in measured}
     points += [
-        Point(x=measure.value(run), y=run.loss, kind="faint", tip=_tip(look, study, [run])) for run in pilots.values()
+        Point(x=float(run.width), y=run.loss, kind="faint", tip=_tip(look, study, [run])) for run in pilots.values()
     ]
     lines = []
     if minimum is not None and minimum.reason is None:
-        widths = _between(measure, minimum)
-        lines = [Line(points=[(widths(width), loss) for width, loss in _parabola(fitted, minimum)])]
+        lines = [Line(points=list(_parabola(fitted, minimum)))]
         points.append(
             Point(
-                x=widths(minimum.width),
+                x=minimum.width,
                 y=math.exp(minimum.log_loss),
                 kind="hollow",
                 tip=f"{look.label}\nlowest loss by the fit: {loss_text(math.exp(minimum.log_loss))}\n"
@@ -104,15 +85,6 @@ def _parabola(fitted: Surface, minimum: Minimum) -> Iterable[tuple[float, float]
         log_width = low + (high - low) * step / _STEPS
         away = log_width - math.log(minimum.width)
         yield math.exp(log_width), math.exp(minimum.log_loss + curvature * away * away)
-
-
-def _between(measure: Measure, minimum: Minimum) -> Callable[[float], float]:
-    """The measure at a width between those that were trained, on straight lines in both logarithms."""
-    import numpy as np
-
-    widths = [math.log(cell.width) for cell in minimum.level.cells]
-    values = [math.log(measure.value(cell.runs[0])) for cell in minimum.level.cells]
-    return lambda width: math.exp(float(np.interp(math.log(width), widths, values)))
 
 
 def _tip(look: Identity, study: StudyReport, runs: Sequence[Observation]) -> str:

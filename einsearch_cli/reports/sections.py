@@ -10,10 +10,11 @@ from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
+from einsearch_cli.reports.figure_overtraining import overtraining_figure
 from einsearch_cli.reports.figure_rates import rates_figure
 from einsearch_cli.reports.figure_taxonomy import constant_exponents, taxonomy_figure
 from einsearch_cli.reports.figure_trend import trend_figure
-from einsearch_cli.reports.figure_widths import TOKENS, WIDTH, widths_figure
+from einsearch_cli.reports.figure_widths import widths_figure
 from einsearch_cli.reports.headline import headline
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html, joined
@@ -95,18 +96,30 @@ def scaling_section(page: Page) -> Html | None:
     return fill("figure.html", drawing=drawing, caption=" ".join(sentences))
 
 
-@report_section("widths", "Loss against the size of the network")
+@report_section("widths", "Loss against the width of the network")
 def widths_section(page: Page) -> Html | None:
     """Isoflop curves: is the best width in the middle of what was tried, and where does it move to?"""
-    drawn = [widths_figure(page.study, page.looks, measure) for measure in (WIDTH, TOKENS)]
-    if drawn[0] is None:
+    drawing = widths_figure(page.study, page.looks)
+    if drawing is None:
         return None
     caption = (
         "One panel for each budget: runs of one budget differ in width, so that narrow networks see more data. "
         "Dots are means over seeds, faint marks single runs that looked for the best width, hollow marks the lowest "
         "point of the fitted parabola. A structure whose lowest dot is the first or last of its line has no optimum here."
     )
-    return joined(fill("figure.html", drawing=drawing, caption=caption) for drawing in drawn if drawing is not None)
+    return fill("figure.html", drawing=drawing, caption=caption)
+
+
+@report_section("overtraining", "Training one network for longer")
+def overtraining_section(page: Page) -> Html | None:
+    """Overtraining: loss against tokens per parameter at constant width."""
+    drawing = overtraining_figure(page.study, page.looks)
+    caption = (
+        "Each line is one width, trained with several budgets. Networks that are used a lot are trained past the width "
+        "that is best for their training FLOPs: about 20 tokens per parameter for large dense transformers (Hoffmann et al. "
+        "2022). A line that flattens early gains little from more tokens."
+    )
+    return None if drawing is None else fill("figure.html", drawing=drawing, caption=caption)
 
 
 @report_section("rates", "Learning rates")

@@ -327,6 +327,7 @@ def observations_of(
                     compute=result.train_flops,
                     total=result.total_flops,
                     seconds=None if step_s is None else step_s * result.steps,
+                    tokens=result.tokens,
                     params=result.params,
                     stage=trial.stage,
                 )

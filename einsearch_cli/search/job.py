@@ -115,6 +115,7 @@ def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], Non
         train_flops=outcome.train_flops,
         total_flops=outcome.total_flops,
         steps=outcome.steps,
+        tokens=float(outcome.steps * run.task.tokens_per_batch),
         elapsed_s=outcome.elapsed_s,
         curve=outcome.curve,
         executed_flops=outcome.executed_flops,

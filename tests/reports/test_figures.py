@@ -54,7 +54,14 @@ def noisy(made: StudyReport, spread: float = 0.03, seed: int = 0) -> StudyReport
 @pytest.mark.parametrize("case", CASES)
 def test_every_mark_of_every_page_lies_where_its_numbers_are(study, case: str) -> None:
     made = study(**CASES[case])
-    assert set(figures(render_report(made))) <= {"loss-compute", "widths", "trend", "taxonomy", "learning"}
+    assert set(figures(render_report(made))) <= {
+        "loss-compute",
+        "widths",
+        "overtraining",
+        "trend",
+        "taxonomy",
+        "learning",
+    }
 
 
 def fitted(levels: Sequence[Level]) -> list[tuple[float, float, float]]:
@@ -154,6 +161,20 @@ def test_widths_tried_by_one_run_are_faint(study) -> None:
     made = replace(made, results=(*made.results, *more))
     panel = figures(render_report(made))["widths"].panel
     assert {(mark.x, mark.y) for mark in panel.of("faint")} == {((512.0,), (1.7,))}
+
+
+def test_loss_against_tokens_per_parameter(study) -> None:
+    made = noisy(study(rungs=3))
+    made = replace(made, results=tuple(replace(run, tokens=1e6 * 4.0**run.trial.rung) for run in made.results))
+    panel = figures(render_report(made))["overtraining"].panel
+    looks = identities(made)
+    for item, levels in made.levels.items():
+        lines = [mark for mark in panel.of("line") if mark.key == looks[item].key]
+        assert len(lines) == 3
+        for line, width in zip(lines, (64, 128, 256), strict=True):
+            cells = [cell for level in levels for cell in level.cells if cell.width == width]
+            assert line.x == pytest.approx([1e6 * 4.0**rung / width**2 for rung in range(3)], rel=CLOSE)
+            assert line.y == pytest.approx([cell.mean for cell in cells], rel=CLOSE)
 
 
 def test_gain_against_compute(study) -> None:

@@ -70,6 +70,8 @@ class TrialResult(Record):
     """`total_flops` as the machine carried them out, which may be more; None where they were not counted."""
     routing: tuple[RoutingStatistics, ...] = ()
     """What the routers did with the held-out data at the end of the run; empty without experts."""
+    tokens: float | None = None
+    """Tokens, or samples, trained on; None where the run has no loss."""
     learning_rate: float | None = None
     """Base learning rate of the run; None where it has no loss."""
     trained_as: LayerSpec | None = None

@@ -1,4 +1,4 @@
-"""Isoflop and overtraining curves as data."""
+"""Overtraining curves as data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 
 from einsearch_cli.scaling.observations import Observation
-from einsearch_cli.scaling.series import isoflops, overtraining
+from einsearch_cli.scaling.overtraining import overtraining
 
 
 def observed(width: int, seed: int, rung: int, stage: str = "main", tokens: float | None = None) -> Observation:
@@ -17,22 +17,6 @@ def observed(width: int, seed: int, rung: int, stage: str = "main", tokens: floa
         structure="a", rung=rung, width=width, seed=seed, loss=loss, budget=compute, compute=compute, total=compute,
         params=width * width, stage=stage, tokens=tokens,
     )  # fmt: skip
-
-
-def test_an_isoflop_curve_holds_every_width_and_the_fitted_minimum() -> None:
-    runs = [observed(width, seed, rung) for rung in range(2) for width in (80, 110, 150) for seed in range(2)]
-    runs += [observed(40, 0, 0, "pilot"), observed(60, 7, 0, "confirmation")]
-    first, second = isoflops(runs)
-    assert [(width, params) for width, params, _ in first.points] == [
-        (40, 1600),
-        (80, 6400),
-        (110, 12100),
-        (150, 22500),
-    ]
-    assert [width for width, _, _ in second.points] == [80, 110, 150]
-    assert first.points[2][2] == pytest.approx(math.exp(0.3 * math.log(1.1) ** 2))
-    assert (first.best_width, first.best_loss, first.reason) == (pytest.approx(100), pytest.approx(1.0), None)
-    assert second.best_loss == pytest.approx(4**-0.25)
 
 
 def test_an_overtraining_curve_is_one_width_at_several_budgets() -> None:
