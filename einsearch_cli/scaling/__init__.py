@@ -30,10 +30,4 @@ from einsearch_cli.scaling.ranking import (
     observations_of as observations_of,
     rank_candidates as rank_candidates,
 )
-from einsearch_cli.scaling.series import (
-    Isoflop as Isoflop,
-    Overtraining as Overtraining,
-    isoflops as isoflops,
-    overtraining as overtraining,
-)
 from einsearch_cli.scaling.trend import RungGain as RungGain, Trend as Trend
