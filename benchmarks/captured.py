@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from einsearch_cli.files import write_atomically
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.speed import Race
-from einsearch_cli.speed.bare import Arenas, bare_products
+from einsearch_cli.speed.bare import arenas_for, bare_products
 from einsearch_cli.speed.cases import MARKET, Case, Mode
 from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.speed.results import Spread
@@ -65,7 +65,7 @@ def measure(width: int, rounds: int) -> list[dict[str, Any]]:
         step = training_step(layer, list(layer.parameters()), x, grad)
         torch.compiler.reset()
         compiled = training_step(torch.compile(layer, fullgraph=True), list(layer.parameters()), x, grad)
-        bare = bare_products(layer.plan, case, Arenas.for_plans([layer.plan], TOKENS, device, dtype))
+        bare = bare_products(layer.plan, case, arenas_for([layer.plan], TOKENS, device, dtype))
         race = Race(
             {
                 "eager": step,

@@ -268,7 +268,7 @@ class EinsumLinear(FactoredModule):
         autocast, kept = autocast_dtype(x), merging.weights
         if kept is None or kept.autocast is not autocast:
             best = self._route_table(x.device.type, cast_dtype(self.gain, autocast), Use.merged)
-            kept = KeptWeights(self.sized, self._named_factors(), self.gain, self._stds, autocast, best)
+            kept = KeptWeights(self.sized, self._named(self._factors()), self.gain, self._stds, autocast, best)
             merging.weights = kept
         x, bias = cast(autocast, x, self._padded_bias(self.bias))
         y = kept.multiply(self.padded(x.reshape(-1, self.in_features)), bias)
@@ -367,9 +367,6 @@ class EinsumLinear(FactoredModule):
         except KeyError:
             return [self.factors[name] for name in self._order]
 
-    def _named_factors(self) -> dict[str, Tensor]:
-        return {step.factor: factor for step, factor in zip(self.plan.steps, self._factors(), strict=True)}
-
     def _scaled_factors(self) -> list[Tensor]:
         """The factors in the order in which they meet, the last one times the scale."""
         factors = self._factors()
@@ -377,8 +374,10 @@ class EinsumLinear(FactoredModule):
 
     def _merged(self, plan: Plan, scaled: Sequence[Tensor]) -> list[Tensor]:
         """The weights of another plan from scaled factors; differentiable."""
-        named = {step.factor: factor for step, factor in zip(self.plan.steps, scaled, strict=True)}
-        return merged_weights(self.sized, self.plan, plan, named)
+        return merged_weights(self.sized, self.plan, plan, self._named(scaled))
+
+    def _named(self, factors: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self._order, factors, strict=True))
 
     def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
         padding = self.plan.padded_out - self.out_features

@@ -108,9 +108,7 @@ def dense_linear(in_features: int, out_features: int, bias: bool) -> nn.Linear:
 def zero_head(in_features: int, out_features: int, *, bias: bool) -> nn.Linear:
     """The dense output layer, zero at the start."""
     head = nn.Linear(in_features, out_features, bias=bias)
-    nn.init.zeros_(head.weight)
-    if head.bias is not None:
-        nn.init.zeros_(head.bias)
+    zero_output_(head)
     return head
 
 

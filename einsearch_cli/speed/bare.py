@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -63,37 +61,24 @@ def product_sizes(step: Step, tokens: int) -> tuple[int, int, int, int]:
     return batch, rows, contracted, new
 
 
-@dataclass(frozen=True, slots=True)
-class Arenas:
-    """Where the bare products of every layer of a case find their operands and leave their results."""
-
-    operands: Arena
-    results: Arena
-
-    @classmethod
-    def for_plans(cls, plans: Sequence[Plan], tokens: int, device: torch.device, dtype: torch.dtype) -> Self:
-        """Large enough for the largest of these layers."""
-        elements = _elements(plans, tokens)
-        return cls(
-            Arena(torch.randn(elements, device=device, dtype=dtype)),
-            Arena(torch.zeros(elements, device=device, dtype=dtype)),
-        )
+Arenas = tuple[Arena, Arena]
+"""Where the bare products of every layer of a case find their operands, and where they leave their results."""
 
 
-def _elements(plans: Sequence[Plan], tokens: int) -> int:
-    return max(
-        sum(
-            part + -part % _ALIGNMENT
-            for b, r, k, n in (product_sizes(step, tokens) for step in plan.steps)
-            for part in (b * r * k, b * k * n, b * r * n)
-        )
-        for plan in plans
-    )
+def arenas_for(plans: Sequence[Plan], tokens: int, device: torch.device, dtype: torch.dtype) -> Arenas:
+    """Arenas that are large enough for the largest of these layers."""
+    elements = 0
+    for plan in plans:
+        sizes = (product_sizes(step, tokens) for step in plan.steps)
+        parts = (part for b, r, k, n in sizes for part in (b * r * k, b * k * n, b * r * n))
+        elements = max(elements, sum(part + -part % _ALIGNMENT for part in parts))
+    operands, results = (make(elements, device=device, dtype=dtype) for make in (torch.randn, torch.zeros))
+    return Arena(operands), Arena(results)
 
 
 def bare_products(plan: Plan, case: Case, arenas: Arenas) -> Callable[[], None]:
     """All products of one call; two more for each in training, for the gradients of rows and factor."""
-    operands, results = arenas.operands, arenas.results
+    operands, results = arenas
     operands.start_again()
     results.start_again()
     products: list[tuple[Tensor, Tensor, Tensor]] = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import EinsumLinear, merge
-from einsearch_cli.speed.bare import Arenas, bare_products, einsum_route
+from einsearch_cli.speed.bare import arenas_for, bare_products, einsum_route
 from einsearch_cli.speed.cases import Case, Entrant, Mode, check_memory, check_sizes
 from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.speed.peak import peak_bytes
@@ -153,7 +153,7 @@ class _CaseRun:
                 merge(layer)
         self.runners = [_runner(layer, x, y_grad) for layer in (dense, *layers)]
         plans = [layer.plan.at(case.tokens, device.type == "cpu", dtype.itemsize) for layer in layers]
-        arenas = Arenas.for_plans(plans, case.tokens, device, dtype)
+        arenas = arenas_for(plans, case.tokens, device, dtype)
         candidates: dict[str, Callable[[], object]] = {"dense": self.runners[0].call}
         for number, (layer, plan) in enumerate(zip(layers, plans, strict=True)):
             candidates[f"layer {number}"] = self.runners[number + 1].call

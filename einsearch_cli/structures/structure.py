@@ -72,10 +72,16 @@ class Structure:
         """
         checked = _checked(extents, block_diagonal)
         if order is not None:
-            _check_order(order, checked, _whole(extents))
+            sides = {tensor: [text_of_carriers(c) for c in checked if tensor in c] for tensor in "XY"}
+            check_sides(order, sides, repr(_whole(extents)))
         reduced = reduce(checked)
-        _check_factors_left(factors_of(reduced), extents)
-        names = new_names(reduced, _first_met(factors_of(reduced), order))
+        factors = factors_of(reduced)
+        if not factors:
+            raise StructureError(
+                f"{_whole(extents)!r} has no factor that an input or output index reaches: it is a multiple of the identity",
+                remedy="name a factor, such as XA YA",
+            )
+        names = new_names(reduced, _first_met(factors, order))
         return cls.in_normal_form(renamed(reduced, names), _renamed_order(order, reduced, names))
 
     @classmethod
@@ -149,10 +155,6 @@ class Structure:
             object.__setattr__(self, name, value)
 
 
-def _check_order(order: FeatureOrder, extents: Extents, whole: str) -> None:
-    check_sides(order, {t: [text_of_carriers(c) for c in extents if t in c] for t in "XY"}, repr(whole))
-
-
 def _first_met(factors: list[str], order: FeatureOrder | None) -> list[str]:
     """The factors as an order meets them, so that equal factors are named alike however they were called."""
     text = "" if order is None else "".join((*order.inputs, *order.outputs))
@@ -172,14 +174,6 @@ def _renamed_order(order: FeatureOrder | None, reduced: Extents, names: Mapping[
     return None if found.is_only_one else found
 
 
-def _check_factors_left(factors: list[str], extents: Mapping[str, Extent]) -> None:
-    if not factors:
-        raise StructureError(
-            f"{_whole(extents)!r} has no factor that an input or output index reaches: it is a multiple of the identity",
-            remedy="name a factor, such as XA YA",
-        )
-
-
 def _whole(extents: Mapping[str, Extent]) -> str:
     return " ".join(f"{carriers}{extent.text}" for carriers, extent in extents.items())[:200]
 
@@ -191,7 +185,11 @@ def _checked(extents: Mapping[str, Extent], block_diagonal: bool) -> Extents:
         carriers = _checked_carriers(text, whole, block_diagonal)
         _check_extent(text, extent, whole)
         checked[carriers] = checked.get(carriers, ONE) * extent
-    _check_factor_count(factors_of(checked), whole)
+    if len(factors := factors_of(checked)) > MAX_FACTORS:
+        raise StructureError(
+            f"{whole!r} has {len(factors)} factors: at most {MAX_FACTORS} can be brought to normal form",
+            remedy="merge factors into one",
+        )
     _check_side("X", "input", checked, whole)
     _check_side("Y", "output", checked, whole)
     return checked
@@ -234,14 +232,6 @@ def _check_extent(text: str, extent: Extent, whole: str) -> None:
         raise StructureError(
             f"{text} has the fixed size {extent.coefficient} in {whole!r}: sizes must be whole numbers",
             remedy=f"write a whole number, such as {text}={max(1, round(extent.coefficient))}",
-        )
-
-
-def _check_factor_count(factors: list[str], whole: str) -> None:
-    if len(factors) > MAX_FACTORS:
-        raise StructureError(
-            f"{whole!r} has {len(factors)} factors: at most {MAX_FACTORS} can be brought to normal form",
-            remedy="merge factors into one",
         )
 
 

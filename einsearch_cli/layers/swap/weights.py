@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -46,14 +47,8 @@ def kept_weights(
 
 def _together(group: list[Kept]) -> Kept:
     known = [kept.flops for kept in group if kept.flops is not None]
-    return Kept(
-        group[0].kind,
-        tuple(name for kept in group for name in kept.names),
-        sum(kept.params for kept in group),
-        sum(known) if known else None,
-        group[0].note,
-        group[0].dense,
-    )
+    names, params = tuple(name for kept in group for name in kept.names), sum(kept.params for kept in group)
+    return replace(group[0], names=names, params=params, flops=sum(known) if known else None)
 
 
 def _owners(places: list[tuple[Place, Product]]) -> dict[nn.Parameter, Place]:

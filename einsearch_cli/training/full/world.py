@@ -34,11 +34,6 @@ class World:
         dist.all_reduce(flat)
         return tuple(flat.tolist())
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
-
 
 def choose_device(name: str) -> torch.device:
     """The device of a name; `auto` is CUDA where there is one.
