@@ -106,8 +106,8 @@ def _cost(tree: Tree, sized: SizedStructure) -> ContractionOrder:
 
 
 def is_carried(carriers: Set[str], side: Set[str]) -> bool:
-    """Whether the product of the tensors in `side` still has the index: someone outside needs it."""
-    return not carriers.isdisjoint(side) and (len(side) == 1 or not carriers <= side)
+    """Whether the product of the tensors in `side` has the index: one of them carries it, and someone outside does."""
+    return not carriers.isdisjoint(side) and not carriers <= side
 
 
 def meeting_order(sized: SizedStructure) -> tuple[str, ...]:

@@ -106,3 +106,8 @@ def test_no_matrix_has_a_rank_above_the_bound(given_extents: dict[str, Extent], 
     bound, cut = rank_bound(sized)
     assert np.linalg.matrix_rank(columns.reshape(16, 16)) <= bound
     assert bound == min(16, math.prod(sized.size(c) for c in cut.indices))
+
+
+def test_a_narrow_output_is_the_cut_next_to_it() -> None:
+    bound, cut = rank_bound(parse_structure("dense").at(64, 16))
+    assert (bound, str(cut)) == (16, "X A | Y through YA")
