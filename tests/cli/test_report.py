@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -32,10 +33,8 @@ def test_the_table_the_sentences_and_the_page(einsearch, stored: Path) -> None:
 
 def test_the_order_follows_the_price(einsearch, stored: Path) -> None:
     by_flops = json.loads(einsearch("report", stored, "--format", "json").out)["ranking"]
-    first = [
-        line.split(",")[0]
-        for line in einsearch("report", stored, "--by", "seconds", "--format", "csv").out.splitlines()
-    ]
+    found = einsearch("report", stored, "--by", "seconds", "--format", "csv").out
+    first = [row["structure"] for row in csv.DictReader(io.StringIO(found))]
     assert first != [row["structure"] for row in by_flops]
     assert sorted(first) == sorted(row["structure"] for row in by_flops)
 
