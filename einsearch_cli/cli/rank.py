@@ -97,6 +97,14 @@ def rank_command(
     seeds: int | None = whole_option(
         "--seeds", default=None, example=3, least=1, most=1000, help="Runs per candidate and width."
     ),
+    first_seed: int | None = whole_option(
+        "--first-seed",
+        default=None,
+        example=3,
+        least=0,
+        most=999,
+        help="The first of these seeds, 0 if not given; the same study from other seeds repeats it.",
+    ),
     rates: str | None = typer.Option(
         None, metavar="tuned|fixed", help="Learning rates: tuned for every candidate (default), or one for all."
     ),
@@ -143,6 +151,7 @@ def rank_command(
         "budget_flops": budget,
         "total_flops": total,
         "seeds": seeds,
+        "first_seed": first_seed,
         "rates": rates,
         "controls": controls,
         "confirm": confirm,
@@ -219,7 +228,7 @@ def _merged_settings(spec: StudySpec, overrides: dict[str, Any]) -> dict[str, An
     return settings | changes
 
 
-_OPTIONS = {"budget_flops": "--budget", "total_flops": "--total-flops"} | {
+_OPTIONS = {"budget_flops": "--budget", "total_flops": "--total-flops", "first_seed": "--first-seed"} | {
     key: f"--{key}" for key in ("widths", "seeds", "task", "rates", "controls", "confirm")
 }
 
@@ -246,6 +255,7 @@ def _plan(spec: StudySpec, candidates: list[LayerSpec], estimate: StudyEstimate,
             "controls": [str(s) for s in controls],
             "widths": spec.widths,
             "seeds": spec.seeds,
+            "first_seed": spec.first_seed,
             "rates": spec.rates,
         }
         return json.dumps({**plan, "workers": workers, **estimate.to_json()}, indent=2, ensure_ascii=False)

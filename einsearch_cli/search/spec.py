@@ -43,6 +43,8 @@ YARDSTICK = "dense"
 MAX_CANDIDATES = 500
 MAX_BUDGET_FLOPS: Final = 1e24
 """Most FLOPs of one run; the largest published training runs took about 5e25, on tens of thousands of accelerators."""
+CONFIRMING_SEED: Final = 1000
+"""Seeds of the ranking end below it; those of the confirmation are as much higher."""
 
 Width = Annotated[Whole, Field(ge=1, le=1_000_000)]
 """Width of a network."""
@@ -155,7 +157,9 @@ class StudySpec(Settings):
     confirm: Whole = Field(default=1, ge=0, le=100)
     """How many of the best are trained once more, with the yardstick, from seeds that decided nothing before."""
     seeds: Whole = Field(default=3, ge=1, le=1000)
-    """Runs per candidate and width, from seeds 0, 1, …"""
+    """Runs per candidate and width."""
+    first_seed: Whole = Field(default=0, ge=0, le=CONFIRMING_SEED - 1)
+    """The first of these seeds. The same study from other seeds is an independent repetition."""
     budget_flops: float = Field(default=1e11, gt=0, le=MAX_BUDGET_FLOPS)
     """Training FLOPs of every run of the last rung (forward and backward pass, embeddings and head left out)."""
     total_flops: float | None = Field(default=None, gt=0, le=MAX_BUDGET_FLOPS)
@@ -172,6 +176,21 @@ class StudySpec(Settings):
         if self.total_flops is not None and "budget_flops" in self.model_fields_set:
             raise RuleError("budget_flops and total_flops say the same in two ways", remedy="keep one of them")
         return self
+
+    @model_validator(mode="after")
+    def _check_seeds(self) -> Self:
+        if self.first_seed + self.seeds > CONFIRMING_SEED:
+            last = self.first_seed + self.seeds - 1
+            raise RuleError(
+                f"the last seed is {last}: seeds from {CONFIRMING_SEED} on are kept for the confirmation",
+                remedy=f"first_seed: {CONFIRMING_SEED - self.seeds}",
+            )
+        return self
+
+    @property
+    def ranking_seeds(self) -> range:
+        """The seeds that the ranking is made from."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def is_tuned(self) -> bool:

@@ -25,7 +25,7 @@ from einsearch_cli.search.halving import promoted, rung_budgets
 from einsearch_cli.search.job import Job, TrialFinished, TrialProgress
 from einsearch_cli.search.outcome import StudyOutcome, TunedRate
 from einsearch_cli.search.plan import StudyStage
-from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.search.spec import CONFIRMING_SEED, StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.search.widths import grid_number, log_slope
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
@@ -34,8 +34,6 @@ from einsearch_cli.training.proxy.trial import Stage, Trial, TrialResult
 
 MOST_OCTAVES: Final = 4
 """The search for a rate ends this many factors of 2 from the base rate."""
-CONFIRMING_SEED: Final = 1000
-"""The first seed of the confirmation; `seeds` of a study end below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +119,8 @@ class _Course:
         self.engine = engine
         self.on_event = on_event
         self.grid = width_grid(spec, task)
+        self.first = spec.ranking_seeds[:1]
+        """The seed that looks for rates and widths."""
         self.always = spec.compared_with()
         self.budgets = rung_budgets(spec.budget_flops, spec.halving)
         self.rates: dict[LayerSpec, TunedRate] = {}
@@ -198,7 +198,7 @@ class _Course:
             "rates",
             0,
             {structure: [-1, 0, 1] for structure, number in places.items() if number is not None},
-            lambda s, octave: self._trials("rates", s, 0, places[s] or 0, [0], 2.0**octave),
+            lambda s, octave: self._trials("rates", s, 0, places[s] or 0, self.first, 2.0**octave),
             _next_octave,
         )
         for structure, losses in values.items():
@@ -224,11 +224,11 @@ class _Course:
         starts = {s: self._expected_widths(s, rung) for s in structures}
         checks = self.spec.is_tuned and is_last
         if self.spec.widths is None or checks:
-            pilots = self._search_widths("widths", rung, starts, [0])
+            pilots = self._search_widths("widths", rung, starts, self.first)
             if checks:
                 self._check_rates(rung, pilots)
             starts = {s: self._window(losses) for s, losses in pilots.items()}
-        losses = self._search_widths("seeds", rung, starts, range(self.spec.seeds))
+        losses = self._search_widths("seeds", rung, starts, self.spec.ranking_seeds)
         scores = dict.fromkeys(structures, math.inf)
         for structure, found in losses.items():
             self.chosen[structure, rung] = sorted(found)
@@ -289,7 +289,7 @@ class _Course:
             "rate check",
             rung,
             {s: [-1, 0, 1] for s in best if s in self.rates},
-            lambda s, octave: self._trials("rates", s, rung, best[s], [0], self.rates[s].rate * 2.0**octave),
+            lambda s, octave: self._trials("rates", s, rung, best[s], self.first, self.rates[s].rate * 2.0**octave),
             _next_octave,
         )
         for structure, losses in values.items():
@@ -307,7 +307,7 @@ class _Course:
         best = sorted(rivals, key=lambda s: scores[s])[: self.spec.confirm]
         if not best or not math.isfinite(scores.get(yardstick, math.inf)):
             return []
-        seeds, rung = range(CONFIRMING_SEED, CONFIRMING_SEED + self.spec.seeds), len(self.budgets) - 1
+        seeds, rung = [CONFIRMING_SEED + seed for seed in self.spec.ranking_seeds], len(self.budgets) - 1
         trials = [
             trial
             for structure in (yardstick, *best)
@@ -334,7 +334,7 @@ class _Course:
         for structure in survivors:
             if isinstance(structure, MixtureOfExperts) and self.budgets[rung] in self.best_widths[structure]:
                 number = self.chosen[structure, rung][self._nearest(structure, rung)]
-                trials = self._trials("main", structure, rung, number, range(self.spec.seeds))
+                trials = self._trials("main", structure, rung, number, self.spec.ranking_seeds)
                 finished = next((trial for trial in trials if is_finished(self.results[trial])), None)
                 found += [] if finished is None else [replace(finished, balanced=False)]
         self._run_all("without balance loss", rung, found)

@@ -247,6 +247,8 @@ def test_dry_run_shows_the_plan_and_writes_nothing(einsearch, tmp_path: Path, mo
     assert plan["train_flops"] == pytest.approx(16 * 2.5e7 + 12 * 1e8)
     assert [(stage["stage"], stage["runs"]) for stage in plan["stages"]] == [("seeds", 16), ("seeds", 12)]
     assert plan["seconds"] > 0
+    other = einsearch("rank", write_study(tmp_path), "--dry-run", "--format", "json", "--first-seed", 3).out
+    assert (plan["first_seed"], json.loads(other)["first_seed"]) == (0, 3)
     assert not (tmp_path / "runs").exists()
 
 
@@ -264,6 +266,8 @@ def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["monarch", "--widths", "64,x"], "--widths 64,x: x is not a whole number"),
+        (["monarch", "--first-seed", "1000"], "--first-seed 1000: a whole number from 0 to 999 is needed"),
+        (["monarch", "--first-seed", "998"], "the last seed is 1000: seeds from 1000 on are kept"),
         (["monarch", "--budget", "-1"], "--budget -1: a number above 0 is needed"),
         (["monarch", "--budget", "10"], "budget_flops = 10 leaves 1.11 training FLOPs"),
         (["monarch", "--task", "teachr"], "no task is named 'teachr'"),
@@ -296,8 +300,8 @@ def test_a_text_by_option_takes_the_place_of_the_source_and_keeps_the_tokenizer(
     tmp_path: Path, data: str, expected: dict[str, object]
 ) -> None:
     path = write_study(tmp_path, f"task: text\ntask_settings: {{data: {data}, layers: 1}}\nstructures: [monarch]\n")
-    spec, _ = _read_study([str(path)], _overrides("text", Path("mine.txt"), None, None, None))
+    spec, _ = _read_study([str(path)], _overrides("text", Path("mine.txt"), None, {}))
     assert spec.task_settings == {"data": {**expected, "text": "mine.txt"}, "layers": 1}
     other = write_study(tmp_path, "structures: [monarch]\n")
-    spec, _ = _read_study([str(other)], _overrides(None, Path("mine.txt"), None, None, None))
+    spec, _ = _read_study([str(other)], _overrides(None, Path("mine.txt"), None, {}))
     assert (spec.task, spec.task_settings) == ("text", {"data": {"text": "mine.txt"}})

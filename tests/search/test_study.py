@@ -9,8 +9,7 @@ import pytest
 
 from einsearch_cli.search.outcome import StudyOutcome, rate_warnings
 from einsearch_cli.search.plan import planned_stages
-from einsearch_cli.search.spec import StudySpec
-from einsearch_cli.search.study import CONFIRMING_SEED
+from einsearch_cli.search.spec import CONFIRMING_SEED, StudySpec
 from einsearch_cli.search.widths import WidthGrid, grid_number, grid_width
 from einsearch_cli.structures import LayerSpec, parse_structure
 from tests.search.synthetic import Course, Interrupted, Law, MemoryStore, run_synthetic
@@ -250,6 +249,18 @@ def test_a_finished_study_takes_more_seeds_candidates_and_rungs() -> None:
     further = run_synthetic(rung, lambda _: Law(), store=store)
     assert {trial.budget_flops for trial in further.ran} == {7.5e10}
     assert {result.trial.rung for result in further.outcome.ranked} == {0, 1, 2, 3}
+
+
+def test_other_seeds_repeat_the_study_independently_beside_the_first() -> None:
+    store = MemoryStore()
+    first, second = (
+        run_synthetic(spec_of(confirm=1, first_seed=seed), lambda _: Law(noise=0.01), store=store) for seed in (0, 3)
+    )
+    assert {trial.seed for trial in first.ran} == {0, 1, 2, 1000, 1001, 1002}
+    assert {trial.seed for trial in second.ran} == {3, 4, 5, 1003, 1004, 1005}
+    assert {result.trial.seed for result in second.outcome.tuning} == {3}
+    assert {result.trial.seed for result in second.outcome.ranked} == {3, 4, 5}
+    assert run_synthetic(spec_of(confirm=1), lambda _: Law(noise=0.01), store=store).ran == []
 
 
 def test_the_ablation_repeats_the_run_that_stands_for_each_mixture_once() -> None:
