@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import out_file, path_parser
+from einsearch_cli.cli.options import out_file, path_parser, real_option
 from einsearch_cli.cli.output import Format, format_option, render, table
 from einsearch_cli.errors import Exit, SpecError
 
@@ -28,6 +28,8 @@ verdicts of both stand side by side.
   einsearch report runs/demo
 
   einsearch report runs/demo --by seconds
+
+  einsearch report runs/demo --at 1e13
 
   einsearch report runs/demo --csv runs.csv --out page.html
 
@@ -49,11 +51,22 @@ BY = typer.Option(
 )
 
 
+AT = real_option(
+    "--at",
+    default=None,
+    rule="above 0",
+    fits=lambda number: number > 0,
+    example="1e13",
+    help="Predict the loss of every structure at these training FLOPs by its scaling law; needs four rungs or more.",
+)
+
+
 def report_command(
     runs: list[Path] = typer.Argument(
         metavar="RUN...", parser=path_parser("RUN"), help="One study, or two to compare: folders or results.json."
     ),
     by: By = BY,
+    at: float | None = AT,
     csv: Path | None = typer.Option(
         None, parser=path_parser("--csv"), metavar="PATH", help="Write every run of the study to this CSV file."
     ),
@@ -67,13 +80,13 @@ def report_command(
         raise SpecError(f"{len(runs)} studies: one is reported, or two are compared", remedy="einsearch report RUN RUN")
     if len(runs) == 2 and (csv or out):
         raise SpecError("--csv and --out are for one study", remedy="give one RUN")
-    studies = [read_study(path) for path in runs]
+    studies = [read_study(path, at) for path in runs]
     if len(studies) == 2:
         _compare(studies[0], studies[1], output)
         return Exit.OK
     (study,), (path,) = studies, runs
     console.data(ranking_text(study, output, by))
-    tell(study)
+    tell(study, at)
     page = out or (path if path.is_dir() else path.parent) / "report.html"
     write_report(page, study)
     console.talk(f"report:  {page}")
@@ -99,9 +112,11 @@ def ranking_text(study: StudyReport, output: Format, by: By = By.flops) -> str:
     return table([dict(zip(shown.headers, row, strict=True)) for row in shown.rows])
 
 
-def tell(study: StudyReport) -> None:
+def tell(study: StudyReport, at: float | None = None) -> None:
     """What the ranking says, in sentences."""
     from einsearch_cli.reports import headline
+    from einsearch_cli.reports.law_section import prediction_text
+    from einsearch_cli.structures import short_name
 
     console.talk(f"loss: {study.loss_name}, at the best width")
     budgets = {entry.budget_flops for entry in study.ranking.entries if entry.budget_flops is not None}
@@ -111,6 +126,11 @@ def tell(study: StudyReport) -> None:
             "('vs yardstick'), not with the rows above"
         )
     console.talk("\n".join(["", *headline(study), ""]))
+    for entry in study.ranking.entries:
+        if entry.prediction is not None:
+            console.talk(prediction_text(entry, entry.prediction))
+        elif at is not None:
+            console.talk(f"{short_name(entry.structure)}: no prediction: {entry.law_reason}")
     for warning in study.warnings:
         console.talk(f"warning: {warning}")
 

@@ -16,6 +16,7 @@ from einsearch_cli.reports.figure_taxonomy import constant_exponents, taxonomy_f
 from einsearch_cli.reports.figure_trend import trend_figure
 from einsearch_cli.reports.figure_widths import widths_figure
 from einsearch_cli.reports.headline import headline
+from einsearch_cli.reports.law_section import law_section
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html, joined
 from einsearch_cli.reports.numbers import MISSING, duration_text, factor_text, flops_text, interval_text
@@ -180,6 +181,9 @@ def _trend_cells(look: Identity, found: Trend) -> list[Cell]:
         number(factor_text(found.per_decade), interval),
         number(MISSING if found.p_value is None else f"{found.p_value:.2g}"),
     ]
+
+
+report_section("law", "Scaling laws")(law_section)
 
 
 @report_section("taxonomy", "What ω, ψ and ν have to do with it")

@@ -20,8 +20,12 @@ _AGAIN: Final = "run the study again with `einsearch rank`"
 _LISTS: Final = ("results", "confirmation", "tuning", "unbalanced")
 
 
-def read_study(path: Path) -> StudyReport:
+def read_study(path: Path, at: float | None = None) -> StudyReport:
     """The study of a results.json, or of the folder that `einsearch rank` wrote; its ranking is computed anew.
+
+    Args:
+        path: of the file or the folder.
+        at: training FLOPs at which losses are to be predicted by scaling laws.
 
     Raises:
         SpecError: no such file, not the results of a study, or of another format.
@@ -44,12 +48,12 @@ def read_study(path: Path) -> StudyReport:
             f"{file} holds results of format {document.get('format', 1)}: format {FORMAT} is read", remedy=_AGAIN
         )
     try:
-        return _study(document)
+        return _study(document, at)
     except (KeyError, TypeError, ValueError) as error:
         raise SpecError(f"{file} is damaged: {type(error).__name__}: {error}", remedy=_AGAIN) from error
 
 
-def _study(document: Mapping[str, Any]) -> StudyReport:
+def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
     runs = {name: tuple(_result(row) for row in document[name]) for name in _LISTS}
     seconds = {(parse_layer(row["structure"]), row["width"]): row["seconds"] for row in document["step_seconds"]}
     ranked = (*runs["results"], *runs["confirmation"])
@@ -58,7 +62,7 @@ def _study(document: Mapping[str, Any]) -> StudyReport:
         title=document["title"],
         task=document["task"],
         budget_flops=document["budget_flops"],
-        ranking=rank_candidates(ranked, parse_layer(yardstick), step_seconds=seconds),
+        ranking=rank_candidates(ranked, parse_layer(yardstick), step_seconds=seconds, at=at),
         comparisons=tuple(rank_candidates(ranked, parse_layer(text), step_seconds=seconds) for text in baselines),
         rates={parse_layer(row["structure"]): _rate(row) for row in document["rates"]},
         controls={parse_layer(row["structure"]): tuple(map(parse_layer, row["of"])) for row in document["controls"]},

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from einsearch_cli.reports import write_results
+from einsearch_cli.reports import StudyReport, write_results
 from tests.reports.conftest import study as study
+from tests.reports.test_law import lawful as lawful
 from tests.reports.test_stored import whole
 
 
@@ -62,3 +63,19 @@ def test_what_cannot_be_reported(einsearch, stored: Path, tmp_path: Path) -> Non
     assert einsearch("report", tmp_path / "nothing").err.startswith(f"error: {tmp_path / 'nothing'}: no such file")
     assert "3 studies: one is reported, or two are compared" in einsearch("report", stored, stored, stored).err
     assert "--csv and --out are for one study" in einsearch("report", stored, stored, "--csv", tmp_path / "x.csv").err
+
+
+def test_losses_are_predicted_where_they_are_asked_for(einsearch, lawful: StudyReport, tmp_path: Path) -> None:
+    write_results(tmp_path / "results.json", lawful)
+    found = einsearch("report", tmp_path, "--at", "2.56e13", "--format", "json")
+    dense = next(row for row in json.loads(found.out)["ranking"] if row["structure"] == "XA^1 YA^1")["prediction"]
+    truth = 0.3 + (2.56e13 / 2e8) ** -0.25
+    assert dense["low"] < truth < dense["high"]
+    assert dense["decades_beyond"] == pytest.approx(1.0, abs=0.01)
+    assert "dense: loss 0.3" in found.err
+    assert "1.0 decades beyond the runs" in found.err
+
+
+def test_what_cannot_be_predicted_says_why(einsearch, study, tmp_path: Path) -> None:
+    write_results(tmp_path / "results.json", study(rungs=2))
+    assert "dense: no prediction: " in einsearch("report", tmp_path, "--at", "1e13").err
