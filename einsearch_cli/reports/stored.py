@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -82,7 +83,7 @@ def _result(row: Mapping[str, Any]) -> TrialResult:
     plain = {name: row[name] for name in _names(TrialResult) - {"trial", "curve", "routing", "trained_as"}}
     return TrialResult(
         trial=Trial(structure=parse_layer(row["structure"]), **trial),
-        curve=tuple((flops, loss) for flops, loss in row["curve"]),
+        curve=tuple((flops, math.nan if loss is None else loss) for flops, loss in row["curve"]),
         routing=tuple(RoutingStatistics.from_json(layer) for layer in row["routing"]),
         trained_as=_layer(row["trained_as"]),
         **plain,

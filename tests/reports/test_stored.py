@@ -64,6 +64,12 @@ def test_a_study_that_was_read_back_says_the_same(study, tmp_path: Path) -> None
     assert read_study(tmp_path / "results.json").results == made.results
 
 
+def test_failed_runs_are_read_back_too(study, tmp_path: Path) -> None:
+    made = study(failed=("monarch",))
+    write_results(tmp_path / "results.json", made)
+    assert results_document(read_study(tmp_path)) == results_document(made)
+
+
 def test_the_ranking_comes_from_the_runs_and_not_from_the_stored_one(study, tmp_path: Path) -> None:
     made = whole(study)
     document = results_document(made)
