@@ -25,8 +25,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from einsearch_cli.errors import FitError
 from einsearch_cli.reports.tables import Table
-from einsearch_cli.scaling import Ranking, RankingEntry, rank_candidates
+from einsearch_cli.scaling import LossCurve, Ranking, RankingEntry, fit_laws, rank_candidates
 from einsearch_cli.scaling.many import holm
 from einsearch_cli.structures import LayerSpec, parse_layer
 from einsearch_cli.training.proxy.trial import Stage, Trial, TrialResult
@@ -242,6 +243,26 @@ def spending(
     }
 
 
+def law(floor: float, exponent: float, error: float, rungs: int, source: np.random.Generator) -> Outcome:
+    """Whether the intervals of a scaling law cover its L0, exponent and C0, and a run at 16 times the compute."""
+    compute = CHEAPEST * 4.0 ** np.arange(rungs + 2)
+    noise = error * source.standard_normal(rungs + 2)
+    losses = np.log(floor + (compute / CHEAPEST) ** -exponent) + noise
+    curve = LossCurve(np.log(compute[:rungs]), losses[:rungs], error**2 * np.eye(rungs))
+    try:
+        laws = fit_laws({"structure": curve})
+        found, further = laws.law("structure"), laws.predict("structure", float(compute[-1]))
+    except FitError:
+        return {"refused": 1.0}
+    return {
+        "exponent": float(found.exponent_low <= exponent <= found.exponent_high),
+        "L0": float(found.floor_low <= floor <= found.floor_high),
+        "C0": float(found.scale_low <= CHEAPEST <= found.scale_high),
+        "prediction": float(further.low <= math.exp(losses[-1]) <= further.high),
+        "refused": 0.0,
+    }
+
+
 Study = Callable[[np.random.Generator], Outcome]
 
 
@@ -278,6 +299,12 @@ def cases() -> Iterator[tuple[str, str, Study]]:
         ("12 from 0.8 to 1.35, bounds for three looks", unequal, True),
     ):
         yield "spending", name, _with(spending, gains, (3, 6, 12), is_known, Design())
+    for floor, exponent, error, rungs in (
+        *((0.0, 0.25, 0.005, 4), (0.0, 0.25, 0.005, 6), (0.5, 0.25, 0.003, 5)),
+        *((0.5, 0.25, 0.003, 6), (0.5, 0.25, 0.01, 6), (1.7, 0.3, 0.002, 6)),
+    ):
+        name = f"L0 {floor}, a {exponent}, errors {error:.1%}, {rungs} rungs"
+        yield "scaling laws", name, _with(law, floor, exponent, error, rungs)
 
 
 def _with(simulate: Callable[..., Outcome], *given: Any) -> Study:
@@ -299,16 +326,20 @@ def measure(study: Study, studies: int, seed: int = 0) -> dict[str, float]:
 def table(document: dict[str, Any], group: str) -> Table:
     """The figures of one group of cases."""
     rows = [case for case in document["cases"] if case["group"] == group]
-    names = [name for name in rows[0] if name not in ("group", "case")]
-    shares = {"gain", "half", "quoted", "chosen_by"}
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("group", "case")))
+    numbers = {"gain", "half", "quoted", "chosen_by"}
+
+    def cell(row: dict[str, Any], name: str) -> str:
+        value = row.get(name)
+        if value is None or math.isnan(value):
+            return "–"
+        return f"{value:.3f}" if name in numbers else f"{value:.1%}"
+
     right: list[Literal["right"]] = ["right"] * len(names)
     return Table(
         ("case", *(name.replace("_", " ") for name in names)),
         ("left", *right),
-        tuple(
-            (row["case"], *(f"{row[name]:.3f}" if name in shares else f"{row[name]:.1%}" for name in names))
-            for row in rows
-        ),
+        tuple((row["case"], *(cell(row, name) for name in names)) for row in rows),
     )
 
 

@@ -102,8 +102,17 @@ class Level:
     budget_flops: float
     cells: tuple[Cell, ...]
     """Every width that was measured, narrow to wide; those of pilot runs only where a level has nothing else."""
-    widths: tuple[int, ...]
-    """Every width with a finished run, pilot runs included, narrow to wide."""
+    pilots: tuple[Cell, ...] = ()
+    """Widths that only pilot runs tried, where `cells` are others."""
+
+    @cached_property
+    def all_cells(self) -> tuple[Cell, ...]:
+        """Every width with a finished run, those of pilots included, narrow to wide."""
+        return tuple(sorted((*self.cells, *self.pilots), key=lambda cell: cell.width))
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(cell.width for cell in self.all_cells)
 
     @cached_property
     def eligible(self) -> tuple[Cell, ...]:
@@ -134,10 +143,15 @@ def levels_of(observations: Iterable[Observation]) -> dict[Hashable, tuple[Level
     levels: dict[Hashable, list[Level]] = defaultdict(list)
     for (structure, rung, budget), widths in found.items():
         stage: Stage = "main" if any(kind == "main" for kind, _ in widths) else "pilot"
-        cells = [cell_of(runs.values()) for (kind, _), runs in widths.items() if kind == stage]
-        cells.sort(key=lambda cell: cell.width)
-        levels[structure].append(Level(rung, budget, tuple(cells), tuple(sorted({width for _, width in widths}))))
+        cells = _cells(runs for (kind, _), runs in widths.items() if kind == stage)
+        known = {cell.width for cell in cells}
+        pilots = _cells(runs for (_, width), runs in widths.items() if width not in known)
+        levels[structure].append(Level(rung, budget, cells, pilots))
     return {structure: tuple(sorted(mine, key=lambda level: level.rung)) for structure, mine in levels.items()}
+
+
+def _cells(groups: Iterable[dict[int, Observation]]) -> tuple[Cell, ...]:
+    return tuple(sorted((cell_of(runs.values()) for runs in groups), key=lambda cell: cell.width))
 
 
 def cell_of(runs: Iterable[Observation]) -> Cell:

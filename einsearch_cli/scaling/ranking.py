@@ -63,7 +63,7 @@ class RankingEntry:
     width_reason: str | None
     """Why `loss` is only an upper bound of the loss at the best width; None where the minimum was found."""
     curvature: float | None
-    """Second-order coefficient of log loss in log width, one for all rungs."""
+    """Second-order coefficient of log loss in log width, the mean over rungs."""
     params: int | None
     """Parameters of the network at `width`."""
     seeds: int

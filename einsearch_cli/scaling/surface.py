@@ -17,6 +17,13 @@ LEAST_CURVATURE = 0.05
 WIDEST_STEP = 2.1
 """Neighbouring widths further apart than this factor cannot say how low the loss is between them."""
 
+LEAST_DROP = 0.1
+"""Fall of log loss from the first to the last rung from which slopes over compute are believed."""
+CHOSEN = 1.1
+"""Factor on variances where pilot runs chose the widths: the chosen ones among them are the first seed, and what luck adds
+in choosing is in no residual. Without it intervals cover 93% instead of 95% in simulated studies; to fit the other pilot
+runs too makes that 90%."""
+
 
 @dataclass(frozen=True)
 class Minimum:
@@ -54,7 +61,7 @@ class Surface:
     covariance: Floats
     """Of the log losses of the minima, for a unit variance of one run."""
     curvature: float | None
-    """Of log loss in log width, one for all rungs; None where no rung has three widths."""
+    """Of log loss in log width, the mean over rungs; None where no rung has three widths."""
 
     @property
     def log_losses(self) -> Floats:
@@ -77,9 +84,9 @@ class Surface:
 
 
 def surface(levels: Sequence[Level]) -> Surface:
-    """One parabola in log width per rung with one curvature for all, fitted to the mean log losses by least squares.
+    """One parabola in log width per rung, with curvatures that have one unknown, fitted to the mean log losses.
 
-    One curvature for all rungs costs no coverage in simulations, and makes the minimum known as well from three widths
+    One unknown for all rungs costs no coverage in simulations, and makes the minimum known as well from three widths
     as from many. The variance of a minimum is that of the fit at its place (the delta method: the derivative in the
     place is 0 there). Rungs at which the best width is no optimum keep the loss of their best cell.
     """
@@ -89,38 +96,79 @@ def surface(levels: Sequence[Level]) -> Surface:
     minima = [_measured(level, window) for level, window in zip(levels, windows, strict=True)]
     if not fitted:
         return Surface(tuple(minima), covariance, None)
-    n = len(fitted)
-    rows, values, weights = [], [], []
-    for r, i in enumerate(fitted):
-        window = windows[i]
-        for x, cell in zip(window.x, window.cells, strict=True):
-            row = [0.0] * (2 * n + 1)
-            row[r], row[n + r], row[-1] = 1.0, x, x * x
-            rows.append(row)
-            values.append(cell.log_mean)
-            weights.append(len(cell.runs))
-    design, weight = np.array(rows), np.array(weights, dtype=np.float64)
-    inverse = np.linalg.inv(design.T @ (design * weight[:, None]))
-    beta = inverse @ (design.T @ (weight * np.array(values)))
-    curvature = max(float(beta[-1]), LEAST_CURVATURE)
-    places = np.zeros((n, 2 * n + 1))
-    for r, i in enumerate(fitted):
-        window = windows[i]
-        x = min(max(-float(beta[n + r]) / (2 * curvature), window.x[0]), window.x[-1])
-        places[r, r], places[r, n + r], places[r, -1] = 1.0, x, x * x
-        slope = np.zeros(2 * n + 1)
-        slope[n + r], slope[-1] = 1.0, 2 * x
+    chosen = [windows[i] for i in fitted]
+    bends = _bends(chosen, _fit(chosen, np.ones(len(chosen))))
+    fit = _fit(chosen, bends)
+    for i, window, x, row, bend in zip(fitted, chosen, fit.x, fit.places, bends, strict=True):
         minima[i] = Minimum(
             level=levels[i],
-            log_loss=float(places[r] @ beta),
+            log_loss=float(row @ fit.beta),
             width=math.exp(window.centre + x),
-            width_error=math.sqrt(slope @ inverse @ slope) / (2 * curvature),
+            width_error=fit.place_error(x, row, bend),
             edge=None,
             reason=None,
             log_prices=_prices(window.cells, window.centre + x),
         )
-    covariance[np.ix_(fitted, fitted)] = places @ inverse @ places.T
-    return Surface(tuple(minima), covariance, float(beta[-1]))
+    covariance[np.ix_(fitted, fitted)] = fit.places @ fit.inverse @ fit.places.T
+    if any(level.pilots for level in levels):
+        covariance *= CHOSEN
+    return Surface(tuple(minima), covariance, float(fit.beta[-1]))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Parabolas of n rungs: log loss = level + tilt x + curvature · bend x²; parameters (n levels, n tilts, curvature)."""
+
+    beta: Floats
+    inverse: Floats
+    """Covariance of `beta` for a unit variance of one run."""
+    x: tuple[float, ...]
+    """Place of each minimum, by log width from the centre of its window."""
+    places: Floats
+    """(n, parameters): what the log loss of each minimum is made of."""
+
+    def place_error(self, x: float, row: Floats, bend: float) -> float:
+        """Standard error of the place of a minimum, for a unit variance of one run."""
+        n = len(self.x)
+        slope = np.zeros(2 * n + 1)
+        slope[n : 2 * n], slope[-1] = row[:n], 2 * bend * x
+        return math.sqrt(slope @ self.inverse @ slope) / (2 * bend * max(float(self.beta[-1]), LEAST_CURVATURE))
+
+
+def _fit(windows: Sequence[_Window], bends: Floats) -> _Fit:
+    """Weighted least squares, each cell with its number of seeds."""
+    n = len(windows)
+    cells = [(r, x, cell) for r, window in enumerate(windows) for x, cell in zip(window.x, window.cells, strict=True)]
+    design = np.zeros((len(cells), 2 * n + 1))
+    for k, (r, x, _) in enumerate(cells):
+        design[k, r], design[k, n + r], design[k, -1] = 1.0, x, bends[r] * x * x
+    weight = np.array([float(len(cell.runs)) for _, _, cell in cells])
+    inverse = np.linalg.inv(design.T @ (design * weight[:, None]))
+    beta = inverse @ (design.T @ (weight * np.array([cell.log_mean for _, _, cell in cells])))
+    curvature = max(float(beta[-1]), LEAST_CURVATURE)
+    places = np.zeros((n, 2 * n + 1))
+    found = []
+    for r, window in enumerate(windows):
+        x = min(max(-float(beta[n + r]) / (2 * curvature * bends[r]), window.x[0]), window.x[-1])
+        places[r, r], places[r, n + r], places[r, -1] = 1.0, x, bends[r] * x * x
+        found.append(x)
+    return _Fit(beta, inverse, tuple(found), places)
+
+
+def _bends(windows: Sequence[_Window], fit: _Fit) -> Floats:
+    """Curvature of each rung as a multiple of their mean.
+
+    A wrong width raises the reducible part of the loss by a factor, and compute lowers the same part, so where the loss
+    nears a floor the curvature in log width shrinks as the slope in log compute does. One constant curvature would
+    bias gains by 1% where half of the loss is irreducible.
+    """
+    y = fit.places @ fit.beta
+    if len(windows) < 3 or y[0] - y[-1] < LEAST_DROP:
+        return np.ones(len(windows))
+    x = np.array([math.log(window.cells[0].compute) for window in windows])
+    slopes = np.polyval(np.polyder(np.polyfit(x - x.mean(), y, 2)), x - x.mean())
+    bends: Floats = np.clip(slopes / slopes.mean(), 0.4, 2.5)
+    return bends
 
 
 @dataclass(frozen=True)

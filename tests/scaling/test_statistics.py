@@ -12,7 +12,7 @@ from einsearch_cli.scaling.gains import log_compute_at
 from einsearch_cli.scaling.many import Dunnett, holm, repeated
 from einsearch_cli.scaling.noise import noise_of
 from einsearch_cli.scaling.observations import Observation, levels_of
-from einsearch_cli.scaling.surface import surface
+from einsearch_cli.scaling.surface import CHOSEN, surface
 
 
 def observed(structure, width, seed, log_loss, *, rung=0, stage="main"):
@@ -88,7 +88,7 @@ def test_the_variance_of_a_minimum_is_what_repetitions_show() -> None:
         one = surface(levels_of(runs)["a"])
         found.append((*one.log_losses, *(math.log(minimum.width) for minimum in one.minima)))
     seen = np.std(found, axis=0)
-    assert seen[:3] == pytest.approx(0.01 * np.sqrt(np.diag(one.covariance)), rel=0.12)
+    assert seen[:3] == pytest.approx(0.01 * np.sqrt(np.diag(one.covariance) / CHOSEN), rel=0.12)
     assert seen[3:] == pytest.approx([0.01 * minimum.width_error for minimum in one.minima], rel=0.12)
 
 
