@@ -73,6 +73,14 @@ def test_intervals_cover_the_law_that_the_losses_come_from() -> None:
     assert 0.90 <= np.mean(found) <= 0.99
 
 
+def test_residuals_that_are_too_large_widen_the_intervals() -> None:
+    off = np.array([1, -1, 1, -1, 1, -1, 1, -1])
+    fine, rough = (
+        fit_laws({"a": curve(law_losses(0.5, 0.25, 8) * (1 + size * off))}).law("a") for size in (1e-6, 4e-3)
+    )
+    assert rough.exponent_high - rough.exponent_low > 1.2 * (fine.exponent_high - fine.exponent_low)
+
+
 def test_a_crossover_is_found_with_its_interval() -> None:
     laws = fit_laws({"flat": curve(0.9 * law_losses(0.0, 0.2, 5)), "steep": curve(law_losses(0.0, 0.25, 5))})
     found = laws.crossover("flat", "steep")

@@ -75,6 +75,22 @@ def test_a_surface_gives_back_its_own_minima() -> None:
     assert all(minimum.reason is None for minimum in found.minima)
 
 
+def test_near_a_floor_the_curvature_falls_with_the_slope() -> None:
+    """A wrong width raises the reducible part of the loss only: one constant curvature would be off by up to 0.2% here."""
+    widths = [(80.0 * 2**rung, [round(80 * 2 ** (rung + 0.5 * k + shift)) for k in (-1, 0, 1)]) for rung, shift in
+              ((0, 0.24), (1, -0.24), (2, 0.24))]  # fmt: skip
+    runs = [
+        observed("a", width, seed, math.log(0.5 + 0.5 * 4.0 ** (-rung / 4) * width_loss), rung=rung)
+        for rung, (best, grid) in enumerate(widths)
+        for width in grid
+        for width_loss in [math.exp(0.32 * math.log(width / best) ** 2)]
+        for seed in range(2)
+    ]
+    found = surface(levels_of(runs)["a"])
+    truth = [math.log(0.5 + 0.5 * 4.0 ** (-rung / 4)) for rung in range(3)]
+    assert found.log_losses == pytest.approx(truth, abs=5e-4)
+
+
 def test_the_variance_of_a_minimum_is_what_repetitions_show() -> None:
     source, found = np.random.default_rng(2), []
     for _ in range(400):
