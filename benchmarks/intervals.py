@@ -11,7 +11,6 @@ the runs that found them are the first seed of the three; the confirmation is at
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import platform
@@ -82,6 +81,8 @@ class Simulation:
         self.truths, self.design, self.source = truths, design, source
         self.structures: tuple[LayerSpec, ...] = (DENSE, *OTHERS[: len(truths) - 1])
         self.results: list[TrialResult] = []
+        self.given: set[tuple[int, int, int, int]] = set()
+        """Measured by structure, rung, width and seed."""
         self.effects: dict[tuple[int, int], float] = {}
         self.pilots: dict[tuple[int, int, int], float] = {}
         """Losses of the first seed, by structure, rung and width."""
@@ -110,13 +111,15 @@ class Simulation:
         centre = min(max(pilots.index(min(pilots)), 1), len(grid) - 2)
         return grid[centre - 1 : centre + 2]
 
-    def add(self, which: Sequence[int], seeds: Sequence[int], stage: Stage = "main") -> None:
+    def add(self, which: Sequence[int], seeds: Sequence[int], first_rung: int = 0) -> None:
         """Runs from more seeds for some of the structures."""
         for i in which:
-            for rung, widths in enumerate(self.widths[i]):
+            for rung, widths in enumerate(self.widths[i][first_rung:], first_rung):
                 for width in widths:
                     for seed in seeds:
-                        self._run(i, rung, width, seed, stage)
+                        if (i, rung, width, seed) not in self.given:
+                            self.given.add((i, rung, width, seed))
+                            self._run(i, rung, width, seed, "main")
 
     def confirm(self, ranking: Ranking, count: int, seeds: int) -> None:
         """The best structures and the yardstick once more, from new seeds, at the three best widths of the last rung."""
@@ -220,21 +223,21 @@ def winner(gains: Sequence[float], design: Design, source: np.random.Generator) 
 def spending(
     gains: Sequence[float], looks: Sequence[int], is_known: bool, design: Design, source: np.random.Generator
 ) -> Outcome:
-    """Whether any verdict is false where seeds go to undecided comparisons only, and what that takes."""
+    """Whether any verdict is false where the last rung has more seeds for undecided comparisons only, and what that takes."""
     study = Simulation((YARDSTICK, *[Truth(gain=gain) for gain in gains]), replace(design, seeds=looks[0]), source)
     bounds = looks if is_known else ()
     ranking = study.ranking(bounds)
-    for before, after in itertools.pairwise(looks):
+    for after in looks[1:]:
         undecided = [study.structures.index(structure) for structure in ranking.undecided()]
         if not undecided:
             break
-        study.add([0, *undecided], range(before, after))
+        study.add([0, *undecided], range(after), design.rungs - 1)
         ranking = study.ranking(bounds)
     verdicts = [study.entry(ranking, i + 1).verdict for i in range(len(gains))]
     true = ["better" if gain > 1 else "worse" if gain < 1 else "cannot tell" for gain in gains]
     false = [mine for mine, yours in zip(verdicts, true, strict=True) if mine not in ("cannot tell", yours)]
     runs = sum(result.trial.stage == "main" for result in study.results)
-    everything = len(study.structures) * 3 * design.rungs * looks[-1]
+    everything = len(study.structures) * 3 * ((design.rungs - 1) * looks[0] + looks[-1])
     different = sum(gain != 1 for gain in gains)
     return {
         "false": float(bool(false)),

@@ -32,6 +32,7 @@ from einsearch_cli.search.engines import DEFAULT, engine_names, find_engine
 
 if TYPE_CHECKING:
     from einsearch_cli.reports import StudyReport
+    from einsearch_cli.scaling import Ranking
     from einsearch_cli.search.engines import Engine
     from einsearch_cli.search.estimate import StudyEstimate
     from einsearch_cli.search.outcome import StudyOutcome
@@ -50,7 +51,8 @@ wrote, structures, or grid:Q for the pruned two-factor space (ψ = 1, ω = 0).
 Dense is always trained too, as the yardstick, and so are controls: candidates
 without their experts or bonds. Every candidate gets a learning rate of its own
 and is trained from all seeds around its best width; the better half goes on to
-the next rung. At the end the best is confirmed with new seeds. Stop it at any
+the next rung. With --most-seeds, candidates that are not told from dense get more
+seeds there. At the end the best is confirmed with new seeds. Stop it at any
 time and run the same command again: finished runs are kept. More --seeds,
 candidates or rungs, asked for later in the same --out, train what is missing.
 
@@ -105,6 +107,14 @@ def rank_command(
         most=999,
         help="The first of these seeds, 0 if not given; the same study from other seeds repeats it.",
     ),
+    most_seeds: int | None = whole_option(
+        "--most-seeds",
+        default=None,
+        example=12,
+        least=1,
+        most=1000,
+        help="Candidates not told from dense get more seeds, up to so many; --seeds if not given.",
+    ),
     rates: str | None = typer.Option(
         None, metavar="tuned|fixed", help="Learning rates: tuned for every candidate (default), or one for all."
     ),
@@ -152,6 +162,7 @@ def rank_command(
         "total_flops": total,
         "seeds": seeds,
         "first_seed": first_seed,
+        "most_seeds": most_seeds,
         "rates": rates,
         "controls": controls,
         "confirm": confirm,
@@ -228,8 +239,9 @@ def _merged_settings(spec: StudySpec, overrides: dict[str, Any]) -> dict[str, An
     return settings | changes
 
 
-_OPTIONS = {"budget_flops": "--budget", "total_flops": "--total-flops", "first_seed": "--first-seed"} | {
-    key: f"--{key}" for key in ("widths", "seeds", "task", "rates", "controls", "confirm")
+_OPTIONS = {"budget_flops": "--budget"} | {
+    key: f"--{key.replace('_', '-')}"
+    for key in ("total_flops", "widths", "seeds", "first_seed", "most_seeds", "task", "rates", "controls", "confirm")
 }
 
 
@@ -256,6 +268,7 @@ def _plan(spec: StudySpec, candidates: list[LayerSpec], estimate: StudyEstimate,
             "widths": spec.widths,
             "seeds": spec.seeds,
             "first_seed": spec.first_seed,
+            "looks": list(spec.looks),
             "rates": spec.rates,
         }
         return json.dumps({**plan, "workers": workers, **estimate.to_json()}, indent=2, ensure_ascii=False)
@@ -383,19 +396,24 @@ class _Session:
         from einsearch_cli.scaling import rank_candidates
 
         yardstick, *baselines = self.spec.compared_with()
-        runs = (*outcome.ranked, *outcome.confirmation)
+        runs, looks = (*outcome.ranked, *outcome.confirmation), outcome.spending.looks
+
+        def ranked(yardstick: LayerSpec) -> Ranking:
+            return rank_candidates(runs, yardstick, step_seconds=step_seconds, looks=looks)
+
         return StudyReport(
             title=self.spec.name,
             task=self.spec.task,
             budget_flops=self.spec.budget_flops,
             results=outcome.ranked,
-            ranking=rank_candidates(runs, yardstick, step_seconds=step_seconds),
-            comparisons=tuple(rank_candidates(runs, baseline, step_seconds=step_seconds) for baseline in baselines),
+            ranking=ranked(yardstick),
+            comparisons=tuple(map(ranked, baselines)),
             unbalanced=outcome.unbalanced,
             confirmation=outcome.confirmation,
             tuning=outcome.tuning,
             rates=outcome.rates,
             controls=outcome.controls,
+            spending=outcome.spending,
             step_seconds=step_seconds,
             loss_name=f"validation loss ({self.task.loss_unit})",
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),

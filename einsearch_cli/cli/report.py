@@ -116,6 +116,7 @@ def tell(study: StudyReport, at: float | None = None) -> None:
     """What the ranking says, in sentences."""
     from einsearch_cli.reports import headline
     from einsearch_cli.reports.law_section import prediction_text
+    from einsearch_cli.reports.spending_facts import spending_sentences
     from einsearch_cli.structures import short_name
 
     console.talk(f"loss: {study.loss_name}, at the best width")
@@ -125,7 +126,7 @@ def tell(study: StudyReport, at: float | None = None) -> None:
             "rows with fewer FLOPs per run were stopped earlier: compare their losses with dense's at the same FLOPs "
             "('vs yardstick'), not with the rows above"
         )
-    console.talk("\n".join(["", *headline(study), ""]))
+    console.talk("\n".join(["", *headline(study), *spending_sentences(study), ""]))
     for entry in study.ranking.entries:
         if entry.prediction is not None:
             console.talk(prediction_text(entry, entry.prediction))

@@ -22,6 +22,7 @@ from einsearch_cli.reports.markup import Html, joined
 from einsearch_cli.reports.numbers import MISSING, duration_text, factor_text, flops_text, interval_text
 from einsearch_cli.reports.page import Page, fill, render_page, report_section
 from einsearch_cli.reports.ranking_section import comparison_section, ranking_section
+from einsearch_cli.reports.spending_facts import seeds_text, spending_facts, spending_sentences
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.scaling import Trend
@@ -58,15 +59,16 @@ def facts_section(page: Page) -> Html:
         ("Structures", str(len(study.structures))),
         ("Training FLOPs per run", " → ".join(flops_text(budget) for _, budget in study.budgets) or "–"),
         ("Widths", _listed(trial.width for trial in trials) or "–"),
-        ("Seeds", str(len({trial.seed for trial in trials}))),
+        ("Seeds", seeds_text(study)),
         ("Runs", runs),
+        *spending_facts(study),
         ("Time of all runs", duration_text(ran_s)),
     )
     said = (
         "Every run of a budget is given the same training FLOPs (embeddings and head not counted), whatever its "
         "structure and width: a cheaper layer takes more steps or a wider network, a costlier one fewer."
     )
-    return fill("facts.html", facts=facts, notes=(said, *study.notes, *study.warnings))
+    return fill("facts.html", facts=facts, notes=(said, *spending_sentences(study), *study.notes, *study.warnings))
 
 
 report_section("ranking", "Ranking")(ranking_section)

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.reports.study_report import StudyReport
-from einsearch_cli.scaling import rank_candidates
+from einsearch_cli.scaling import Ranking, rank_candidates
 from einsearch_cli.scaling.ranking import FORMAT
-from einsearch_cli.search.outcome import TunedRate
+from einsearch_cli.search.outcome import Spending, TunedRate
 from einsearch_cli.structures import LayerSpec, RoutingStatistics, parse_layer
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
@@ -58,15 +58,22 @@ def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
     runs = {name: tuple(_result(row) for row in document[name]) for name in _LISTS}
     seconds = {(parse_layer(row["structure"]), row["width"]): row["seconds"] for row in document["step_seconds"]}
     ranked = (*runs["results"], *runs["confirmation"])
+    spending = None if document["spending"] is None else _spending(document["spending"])
+    looks = () if spending is None else spending.looks
+
+    def ranking(yardstick: str, at: float | None = None) -> Ranking:
+        return rank_candidates(ranked, parse_layer(yardstick), step_seconds=seconds, looks=looks, at=at)
+
     yardstick, *baselines = [document["yardstick"], *(item["yardstick"] for item in document["comparisons"])]
     return StudyReport(
         title=document["title"],
         task=document["task"],
         budget_flops=document["budget_flops"],
-        ranking=rank_candidates(ranked, parse_layer(yardstick), step_seconds=seconds, at=at),
-        comparisons=tuple(rank_candidates(ranked, parse_layer(text), step_seconds=seconds) for text in baselines),
+        ranking=ranking(yardstick, at),
+        comparisons=tuple(map(ranking, baselines)),
         rates={parse_layer(row["structure"]): _rate(row) for row in document["rates"]},
         controls={parse_layer(row["structure"]): tuple(map(parse_layer, row["of"])) for row in document["controls"]},
+        spending=spending,
         step_seconds=seconds,
         loss_name=document["loss_name"],
         commands=tuple(document["commands"]),
@@ -93,6 +100,11 @@ def _result(row: Mapping[str, Any]) -> TrialResult:
 def _rate(row: Mapping[str, Any]) -> TunedRate:
     values = {name: row[name] for name in _names(TunedRate)}
     return TunedRate(**values | {name: tuple(map(tuple, values[name])) for name in ("tried", "last_tried")})
+
+
+def _spending(row: Mapping[str, Any]) -> Spending:
+    values = {name: row[name] for name in _names(Spending)}
+    return Spending(**values | {name: tuple(values[name]) for name in ("looks", "extended")})
 
 
 def _layer(text: str | None) -> LayerSpec | None:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from einsearch_cli.scaling import Level, Observation, Ranking, RankingEntry, levels_of, observations_of
 from einsearch_cli.scaling.surface import Surface, surface
-from einsearch_cli.search.outcome import TunedRate, rate_warnings
+from einsearch_cli.search.outcome import Spending, TunedRate, rate_warnings
 from einsearch_cli.structures import LayerSpec, expert_of, short_name
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
 from einsearch_cli.training.proxy.trial import TrialResult
@@ -38,6 +38,8 @@ class StudyReport:
     """The learning rate of each structure, where they were tuned."""
     controls: Mapping[LayerSpec, tuple[LayerSpec, ...]] = field(default_factory=dict)
     """Structures that were added as controls, and the candidates that brought each."""
+    spending: Spending | None = None
+    """What was planned, and how seeds were added; None where a study was made without a plan."""
     step_seconds: Mapping[tuple[LayerSpec, int], float] = field(default_factory=dict)
     """Seconds of a training step by structure and width, from a race of all of them."""
     loss_name: str = "validation loss"

@@ -94,7 +94,7 @@ def estimate_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTa
     task.prepare()
     networks = EqualNetworks.of_task(task)
     structures, widths = [*candidates, *spec.controls_of(candidates)], spec.widths or ()
-    planned = planned_stages(spec, candidates, [networks.distinct(structures, width) for width in widths])
+    planned = planned_stages(spec, candidates, networks)
     speeds = _probe_some(first_runs(spec, candidates, task))
 
     def seconds(stage: PlannedStage) -> float:

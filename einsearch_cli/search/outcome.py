@@ -79,6 +79,24 @@ class TunedRate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """What was planned, and how seeds were added where they decide."""
+
+    planned_runs: int
+    """Runs that were expected before the study."""
+    planned_flops: float
+    """Their training FLOPs."""
+    looks: tuple[int, ...]
+    """Seeds a width at which verdicts may be looked at; one where no seeds are added."""
+    extended: tuple[int, ...] = ()
+    """How many candidates got the seeds of the second look, of the third, and so on."""
+    saved_runs: int = 0
+    """Runs that were not made as they could decide nothing."""
+    saved_flops: float = 0.0
+    """Their training FLOPs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOutcome:
     """Everything that the stages of a study gave."""
 
@@ -93,6 +111,7 @@ class StudyOutcome:
     rates: Mapping[LayerSpec, TunedRate]
     controls: Mapping[LayerSpec, tuple[LayerSpec, ...]]
     """Structures that the study added, and the candidates that brought each."""
+    spending: Spending
 
     @property
     def results(self) -> tuple[TrialResult, ...]:

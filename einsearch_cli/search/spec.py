@@ -158,6 +158,8 @@ class StudySpec(Settings):
     """How many of the best are trained once more, with the yardstick, from seeds that decided nothing before."""
     seeds: Whole = Field(default=3, ge=1, le=1000)
     """Runs per candidate and width."""
+    most_seeds: Whole | None = Field(default=None, ge=1, le=CONFIRMING_SEED, examples=[12])
+    """Candidates that are not told from dense after the last rung get more seeds there, up to so many."""
     first_seed: Whole = Field(default=0, ge=0, le=CONFIRMING_SEED - 1)
     """The first of these seeds. The same study from other seeds is an independent repetition."""
     budget_flops: float = Field(default=1e11, gt=0, le=MAX_BUDGET_FLOPS)
@@ -179,18 +181,34 @@ class StudySpec(Settings):
 
     @model_validator(mode="after")
     def _check_seeds(self) -> Self:
-        if self.first_seed + self.seeds > CONFIRMING_SEED:
-            last = self.first_seed + self.seeds - 1
+        if self.most_seeds is not None and self.most_seeds < self.seeds:
+            raise RuleError(
+                f"most_seeds is {self.most_seeds}, but every candidate has {self.seeds} seeds",
+                remedy=f"most_seeds: {4 * self.seeds}",
+            )
+        if (last := self.first_seed + self.looks[-1] - 1) >= CONFIRMING_SEED:
             raise RuleError(
                 f"the last seed is {last}: seeds from {CONFIRMING_SEED} on are kept for the confirmation",
-                remedy=f"first_seed: {CONFIRMING_SEED - self.seeds}",
+                remedy=f"first_seed: {CONFIRMING_SEED - self.looks[-1]}",
             )
         return self
 
     @property
     def ranking_seeds(self) -> range:
-        """The seeds that the ranking is made from."""
+        """The seeds that every candidate gets."""
         return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds a width at which verdicts are looked at: doubled up to `most_seeds`.
+
+        >>> StudySpec(seeds=3, most_seeds=10).looks, StudySpec(seeds=3).looks
+        ((3, 6, 10), (3,))
+        """
+        found = [self.seeds]
+        while found[-1] < (self.most_seeds or 0):
+            found.append(min(2 * found[-1], self.most_seeds or 0))
+        return tuple(found)
 
     @property
     def is_tuned(self) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Final
 
-from einsearch_cli.scaling import Vertex, is_finished, levels_of, observations_of, vertex
+from einsearch_cli.scaling import Vertex, is_finished, levels_of, observations_of, rank_candidates, vertex
 from einsearch_cli.scaling.surface import Minimum, surface
 from einsearch_cli.search.bracket import best_point, next_points
 from einsearch_cli.search.budgets import width_grid
@@ -23,8 +23,8 @@ from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import promoted, rung_budgets
 from einsearch_cli.search.job import Job, TrialFinished, TrialProgress
-from einsearch_cli.search.outcome import StudyOutcome, TunedRate
-from einsearch_cli.search.plan import StudyStage
+from einsearch_cli.search.outcome import Spending, StudyOutcome, TunedRate
+from einsearch_cli.search.plan import StudyStage, planned_stages, run_total
 from einsearch_cli.search.spec import CONFIRMING_SEED, StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.search.widths import grid_number, log_slope
@@ -89,7 +89,8 @@ def run_study(
     """Run what is not finished yet and return what the study found.
 
     Stages: rates on the cheapest rung; on every rung one run a width around the best one, then all seeds at the three
-    best; on the last rung the rates are checked before; then the confirmation, and runs without balance loss.
+    best; on the last rung the rates are checked before, and undecided candidates get more seeds; then the confirmation, and
+    runs without balance loss.
     Of candidates that are one network at a width only the first is trained there; the others get its result.
 
     Stages are synchronous: one is decided when all trials of the one before have ended, so the outcome does not depend
@@ -112,6 +113,7 @@ class _Course:
         on_event: Callable[[StudyEvent], None],
     ) -> None:
         self.spec = spec
+        self.planned = planned_stages(spec, candidates, networks)
         self.controls = spec.controls_of(candidates)
         self.structures = [*candidates, *self.controls]
         self.networks = networks
@@ -141,19 +143,25 @@ class _Course:
             scores = self._run_rung(rung, survivors)
             if rung < last:
                 survivors = promoted(scores, survivors, self.spec.halving.keep, self.always, self.controls)
+        spending = self._add_seeds(last, survivors, scores)
         confirming = self._confirm(survivors, scores)
         ablations = self._ablate(last, survivors) if self.spec.ablate_balance else []
-        main = self._distinct(trial for trial in self.results if trial.stage == "main" and trial.balanced)
-        pilots = self._distinct((t for t in self.results if t.stage == "pilot" and self._is_final(t)), main)
+        ranked = self._ranked()
         others = (trial for trial in self.results if trial.stage in ("rates", "pilot"))
         return StudyOutcome(
-            ranked=self._sorted([*main.values(), *pilots.values()]),
+            ranked=self._sorted(ranked.values()),
             confirmation=self._sorted(confirming),
-            tuning=self._sorted(self._distinct(others, {**main, **pilots}).values()),
+            tuning=self._sorted(self._distinct(others, ranked).values()),
             unbalanced=self._sorted(ablations),
             rates=self.rates,
             controls=self.controls,
+            spending=spending,
         )
+
+    def _ranked(self) -> dict[str, Trial]:
+        """The trials so far that the ranking is made from, by key."""
+        main = self._distinct(trial for trial in self.results if trial.stage == "main" and trial.balanced)
+        return main | self._distinct((t for t in self.results if t.stage == "pilot" and self._is_final(t)), main)
 
     def _sorted(self, trials: Iterable[Trial]) -> tuple[TrialResult, ...]:
         return tuple(sorted((self.results[trial] for trial in trials), key=lambda result: result.trial.rung))
@@ -232,10 +240,14 @@ class _Course:
         scores = dict.fromkeys(structures, math.inf)
         for structure, found in losses.items():
             self.chosen[structure, rung] = sorted(found)
-            if (minimum := self._minimum(structure, rung)) is not None:
-                scores[structure] = minimum.log_loss
-                self.best_widths[structure][self.budgets[rung]] = minimum.width
+            self._score(structure, rung, scores)
         return scores
+
+    def _score(self, structure: LayerSpec, rung: int, scores: dict[LayerSpec, float]) -> None:
+        """Note the best width of a structure at a rung, and its loss there."""
+        if (minimum := self._minimum(structure, rung)) is not None:
+            scores[structure] = minimum.log_loss
+            self.best_widths[structure][self.budgets[rung]] = minimum.width
 
     def _minimum(self, structure: LayerSpec, rung: int) -> Minimum | None:
         """The loss of a structure at its best width of a rung, as the ranking has it; None without a finished run."""
@@ -299,6 +311,45 @@ class _Course:
                 tried = tuple((tuned.rate * 2.0**octave, _finite(loss)) for octave, loss in sorted(losses.items()))
                 moves = best_point(losses) != 0
                 self.rates[structure] = tuned.checked_at(width, found, tried, moves)
+
+    def _add_seeds(self, rung: int, survivors: Sequence[LayerSpec], scores: dict[LayerSpec, float]) -> Spending:
+        """More seeds at the best widths of candidates whose verdict they may settle, and of the yardstick.
+
+        At every look the ranking is made as it will be at the end, with bounds for all looks, so the level of its
+        verdicts holds. A candidate that comes to be undecided again gets the seeds that it lacks.
+        """
+        yardstick, looks, extended = self.always[0], self.spec.looks, list[int]()
+        finished = [s for s in survivors if self.budgets[rung] in self.best_widths[s]]
+        seeds = dict.fromkeys(finished, looks[0])
+        for look in looks[1:]:
+            ranking = rank_candidates(self._sorted(self._ranked().values()), yardstick, looks=looks)
+            undecided = [s for s in ranking.undecided() if s in finished]
+            if not undecided:
+                break
+            extended.append(len(undecided))
+            numbers = range(self.spec.first_seed, self.spec.first_seed + look)
+            trials = [
+                trial
+                for structure in (yardstick, *undecided)
+                for number in self._best_three(structure, rung)
+                for trial in self._trials("main", structure, rung, number, numbers)
+                if trial not in self.results
+            ]
+            self._run_all("more seeds", rung, sorted(trials, key=lambda trial: trial.seed), goes_on=len(extended) > 1)
+            for structure in (yardstick, *undecided):
+                seeds[structure] = look
+                self._score(structure, rung, scores)
+        places = [(s, self.grid.width(number)) for s in seeds for number in self._best_three(s, rung)]
+        lacking = {(width, self.networks.key(s, width)): looks[-1] - seeds[s] for s, width in places}
+        saved = sum(lacking.values())
+        return Spending(
+            planned_runs=run_total(self.planned),
+            planned_flops=sum(stage.train_flops for stage in self.planned),
+            looks=looks,
+            extended=tuple(extended),
+            saved_runs=saved,
+            saved_flops=saved * self.budgets[rung],
+        )
 
     def _confirm(self, survivors: Sequence[LayerSpec], scores: Mapping[LayerSpec, float]) -> list[Trial]:
         """The best and the yardstick once more, on the last rung around their best widths, from seeds of their own."""

@@ -41,6 +41,7 @@ task_settings: {teacher_width: 16, pool_size: 2048, validation_size: 128, batch_
 optimizer: {validations: 1}
 structures: [btt:r=2]
 seeds: 2
+most_seeds: 3
 budget_flops: 2e7
 halving: {rungs: 2, factor: 4}
 """
@@ -98,6 +99,11 @@ def test_a_study_with_tuned_rates_searched_widths_controls_and_confirmation(eins
         assert len(tuned["tried"]) >= 3
     assert {run["seed"] for run in document["confirmation"]} == {1000, 1001}
     assert len({run["structure"] for run in document["confirmation"]}) == 2
+    spending = document["spending"]
+    assert spending["looks"] == [2, 3]
+    at_the_end = {run["structure"] for run in document["results"] if run["seed"] == 2}
+    assert len(at_the_end) == (1 + spending["extended"][0] if spending["extended"] else 0)
+    assert f"{spending['saved_runs']} runs" in said
     assert all(run["learning_rate"] for run in document["tuning"])
     assert sorted(entry["confirmed_seeds"] for entry in document["ranking"]) == [0, 0, 2]
     timed = {(step["structure"], step["width"]) for step in document["step_seconds"]}

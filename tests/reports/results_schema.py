@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from einsearch_cli.scaling import Ranking, RankingEntry
 from einsearch_cli.scaling.ranking import FORMAT
-from einsearch_cli.search.outcome import TunedRate
+from einsearch_cli.search.outcome import Spending, TunedRate
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
@@ -107,6 +107,8 @@ def results_schema() -> Schema:
         "tuning": _list("#/$defs/run", "Runs that only looked for learning rates."),
         "unbalanced": _list("#/$defs/run", "Runs with experts, once more without the loss that balances their load."),
         "rates": _list("#/$defs/rate", "The learning rate of each structure; empty where rates are fixed."),
+        "spending": _type(Spending | None, definitions)
+        | {"description": "What was planned, and how seeds were added; null where there was no plan."},
         "step_seconds": {
             "type": "array",
             "description": "Seconds of a training step, timed in a race of all networks on one machine.",

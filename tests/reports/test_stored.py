@@ -12,9 +12,10 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.reports import StudyReport, ranking_table, render_report, results_document, write_results
 from einsearch_cli.reports.headline import headline
 from einsearch_cli.reports.repeated import agreement
+from einsearch_cli.reports.spending_facts import spending_facts, spending_sentences
 from einsearch_cli.reports.stored import read_study
 from einsearch_cli.scaling import rank_candidates
-from einsearch_cli.search.outcome import TunedRate
+from einsearch_cli.search.outcome import Spending, TunedRate
 from einsearch_cli.structures import parse_structure
 from tests.reports.reading import figures, table_rows
 from tests.reports.test_figures import noisy
@@ -47,8 +48,11 @@ def whole(study) -> StudyReport:
         rates=rates,
         controls={named["monarch"]: (parse_structure("btt:r=2"),)},
         step_seconds=seconds,
-        ranking=rank_candidates(runs, named["dense"], step_seconds=seconds),
-        comparisons=(rank_candidates(runs, named["monarch"], step_seconds=seconds),),
+        spending=Spending(
+            planned_runs=90, planned_flops=2e12, looks=(3, 6, 12), extended=(2, 1), saved_runs=36, saved_flops=5.76e12
+        ),
+        ranking=rank_candidates(runs, named["dense"], step_seconds=seconds, looks=(3, 6, 12)),
+        comparisons=(rank_candidates(runs, named["monarch"], step_seconds=seconds, looks=(3, 6, 12)),),
         commands=("einsearch rank x",),
         environment=(("torch", "2"),),
     )
@@ -135,6 +139,24 @@ def test_learning_rates_are_drawn_and_warned_of(study) -> None:
     assert {(mark.x[0], mark.y[0]) for mark in found.panels["last"].of("dot")} == {(0.02, 0.5)}
     assert "monarch: the best learning rate, 0.04, is the highest that was tried" in page
     assert "muP does not carry it over here" in page
+
+
+def test_what_was_planned_spent_and_saved_is_said(study) -> None:
+    made = whole(study)
+    facts = dict(spending_facts(made))
+    assert facts["Planned"] == "about 90 runs, 2×10¹² FLOPs"
+    assert facts["Spent"].startswith(f"{len(made.all_runs)} runs, ")
+    said = " ".join(spending_sentences(made))
+    assert "Every candidate had 3 seeds a width. Candidates that were not told from the yardstick got more" in said
+    assert "more: 2 got 6 seeds, 1 got 12 seeds. " in said
+    assert "Up to 12 seeds were allowed: 36 runs (5.8×10¹² FLOPs) were saved" in said
+    page = render_report(made)
+    assert all(text in page for text in (facts["Planned"], facts["Spent"], ">3 to 12<", said))
+    spending = made.spending
+    assert spending is not None
+    decided = replace(made, spending=replace(spending, extended=()))
+    assert "All were decided, so none got more" in spending_sentences(decided)[0]
+    assert spending_sentences(replace(made, spending=replace(spending, looks=(3,)))) == []
 
 
 def test_two_studies_are_compared(study) -> None:

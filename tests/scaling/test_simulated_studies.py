@@ -37,7 +37,7 @@ def test_the_quoted_gain_of_the_winner_is_not_what_it_was_chosen_by() -> None:
 def test_seeds_go_to_undecided_comparisons() -> None:
     found = measure(lambda source: spending((0.7, 1.0, 1.4), (3, 6), True, Design(), source), 25)
     assert found["false"] <= 0.12
-    assert found["runs"] < 0.85
+    assert found["runs"] < 0.9, "two of four get the seeds of the second look"
     assert found["found"] > 0.9
 
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from einsearch_cli.scaling import rank_candidates
 from einsearch_cli.search.outcome import StudyOutcome, rate_warnings
 from einsearch_cli.search.plan import planned_stages
 from einsearch_cli.search.spec import CONFIRMING_SEED, StudySpec
@@ -212,7 +213,9 @@ def undisturbed() -> Course:
 
 
 def interrupted_spec() -> StudySpec:
-    return spec_of(structures=["btt:r=4", "low-rank"], seeds=2, halving={"rungs": 2, "keep": 0.5}, confirm=1)
+    return spec_of(
+        structures=["btt:r=4", "low-rank"], seeds=2, most_seeds=5, halving={"rungs": 2, "keep": 0.5}, confirm=1
+    )
 
 
 def noisy(structure: LayerSpec) -> Law:
@@ -261,6 +264,35 @@ def test_other_seeds_repeat_the_study_independently_beside_the_first() -> None:
     assert {result.trial.seed for result in second.outcome.tuning} == {3}
     assert {result.trial.seed for result in second.outcome.ranked} == {3, 4, 5}
     assert run_synthetic(spec_of(confirm=1), lambda _: Law(noise=0.01), store=store).ran == []
+
+
+def test_only_candidates_that_are_not_told_from_dense_get_more_seeds() -> None:
+    laws = {DENSE: Law(noise=0.02), MONARCH: Law(gain=3.0, noise=0.02), LOW_RANK: Law(gain=1.02, noise=0.02)}
+    course = run_synthetic(spec_of(most_seeds=10, confirm=1), laws.__getitem__)
+    seeds: dict[tuple[LayerSpec, int], set[int]] = {}
+    for trial in (result.trial for result in course.outcome.ranked):
+        seeds.setdefault((trial.structure, trial.rung), set()).add(trial.seed)
+    assert seeds[MONARCH, 2] == {0, 1, 2}
+    assert seeds[LOW_RANK, 2] == seeds[DENSE, 2] == set(range(10))
+    assert all(seeds[structure, rung] == {0, 1, 2} for structure in laws for rung in (0, 1))
+    spending = course.outcome.spending
+    assert (spending.looks, spending.extended) == ((3, 6, 10), (1, 1))
+    assert spending.saved_runs == 3 * 7
+    assert spending.saved_flops == 21 * 2.5e10
+    assert spending.planned_runs == pytest.approx(len(course.ran), rel=0.2)
+    assert course.count("more seeds", 2) == 2 * 3 * 7
+    assert {r.trial.seed for r in course.outcome.confirmation} == {1000, 1001, 1002}
+    assert {t.seed for t in run_synthetic(spec_of(confirm=1), laws.__getitem__).ran} == {0, 1, 2, 1000, 1001, 1002}
+
+
+def test_a_verdict_has_to_hold_over_all_looks() -> None:
+    """An advantage that one look would call, but that the bounds for three looks do not: it gets more seeds."""
+    laws = {DENSE: Law(noise=0.03), MONARCH: Law(gain=1.1, noise=0.03)}
+    once = run_synthetic(spec_of(structures=["monarch"]), laws.__getitem__).outcome
+    called = {looks: rank_candidates(once.ranked, DENSE, looks=looks).entry_of(MONARCH) for looks in ((3,), (3, 6, 12))}
+    assert [entry.verdict for entry in called.values() if entry is not None] == ["better", "cannot tell"]
+    more = run_synthetic(spec_of(structures=["monarch"], most_seeds=12), laws.__getitem__).outcome
+    assert more.spending.extended[0] == 1
 
 
 def test_the_ablation_repeats_the_run_that_stands_for_each_mixture_once() -> None:
