@@ -45,16 +45,16 @@ def test_the_plan_has_flops_and_time(einsearch, tmp_path: Path) -> None:
     entries = [*spec["baselines"], *spec["structures"], *OTHERS]
     wanted = [structure_of_entry(entry, "spec").layer for entry in entries]
     assert [parse_layer(text) for text in plan["structures"]] == [parse_layer("dense"), *wanted]
-    assert plan["train_flops"] == (7 + 6) * 1e9, "dense and six candidates, and these once more without balance loss"
+    assert plan["train_flops"] == (5 + 4) * 1e9, "dense and four candidates, and these once more without balance loss"
     assert plan["seconds"] > 0
     shown = einsearch("rank", reduced(tmp_path), "--dry-run").out
-    assert "btt-moe:experts=16,top=2" in shown
+    assert "btt-moe:experts=8,top=2" in shown
     assert "1e+09" in shown
 
 
 def test_the_ablation_is_of_the_same_candidates() -> None:
     study, ablation = (load_study_spec(path) for path in (SPEC, BALANCE))
-    assert ablation.candidates() == study.candidates()
+    assert set(ablation.candidates()) >= set(study.candidates())
     assert ablation.optimizer == study.optimizer
     assert ablation.open_task().fingerprint() == study.open_task().fingerprint()
     assert ablation.ablate_balance
@@ -67,7 +67,7 @@ def test_a_study_of_experts_from_start_to_report(einsearch, tmp_path: Path) -> N
     document = json.loads((out / "results.json").read_text())
     runs = {run["structure"]: run for run in document["results"]}
     layers = {text: parse_layer(text) for text in runs}
-    assert len(runs) == 7
+    assert len(runs) == 5
     for text, layer in layers.items():
         run = runs[text]
         assert 0.9 * 1e9 < run["train_flops"] <= 1e9, text
@@ -80,7 +80,7 @@ def test_a_study_of_experts_from_start_to_report(einsearch, tmp_path: Path) -> N
         else:
             assert run["routing"] == []
     baselines = [parse_layer(found["yardstick"]) for found in document["comparisons"]]
-    assert baselines == [parse_layer(f"ffn-moe:experts={experts},top=2") for experts in (8, 16)]
+    assert baselines == [parse_layer("ffn-moe:experts=8,top=2")]
     unbalanced = {run["structure"]: run for run in document["unbalanced"]}
     assert set(unbalanced) == {text for text, layer in layers.items() if isinstance(layer, MixtureOfExperts)}
     for text, run in unbalanced.items():
