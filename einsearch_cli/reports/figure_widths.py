@@ -11,7 +11,7 @@ from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import count_text, flops_text, loss_text
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.scaling import Observation
-from einsearch_cli.scaling.surface import LEAST_CURVATURE, Minimum, Surface
+from einsearch_cli.scaling.surface import LEAST_CURVATURE, Minimum
 from einsearch_cli.structures import LayerSpec
 
 MOST_PANELS = 4
@@ -62,7 +62,7 @@ def _series(study: StudyReport, look: Identity, rung: int, runs: Sequence[Observ
     ]
     lines = []
     if minimum is not None and minimum.reason is None:
-        lines = [Line(points=list(_parabola(fitted, minimum)))]
+        lines = [Line(points=list(_parabola(minimum)))]
         points.append(
             Point(
                 x=minimum.width,
@@ -75,9 +75,9 @@ def _series(study: StudyReport, look: Identity, rung: int, runs: Sequence[Observ
     return Series(look=look, points=points, lines=lines, name=look.short_label)
 
 
-def _parabola(fitted: Surface, minimum: Minimum) -> Iterable[tuple[float, float]]:
+def _parabola(minimum: Minimum) -> Iterable[tuple[float, float]]:
     """(width, loss) along the fit, over the three widths around the best one."""
-    curvature = max(fitted.curvature or 0.0, LEAST_CURVATURE)
+    curvature = max(minimum.curvature or 0.0, LEAST_CURVATURE)
     at = minimum.level.cells.index(minimum.best)
     near = minimum.level.cells[max(at - 1, 0) : at + 2]
     low, high = math.log(near[0].width), math.log(near[-1].width)

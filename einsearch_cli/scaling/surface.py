@@ -35,6 +35,8 @@ class Minimum:
     """The best width as a real number; that of the best cell where no parabola could be drawn."""
     width_error: float | None
     """Standard error of log width for a unit variance of one run; None where no parabola could be drawn."""
+    curvature: float | None
+    """Of log loss in log width at this rung; None where no parabola could be drawn."""
     edge: Edge | None
     """The best width is the lowest or highest of all that were tried, so a better one may lie beyond."""
     reason: str | None
@@ -105,6 +107,7 @@ def surface(levels: Sequence[Level]) -> Surface:
             log_loss=float(row @ fit.beta),
             width=math.exp(window.centre + x),
             width_error=fit.place_error(x, row, bend),
+            curvature=bend * float(fit.beta[-1]),
             edge=None,
             reason=None,
             log_prices=_prices(window.cells, window.centre + x),
@@ -220,6 +223,7 @@ def _measured(level: Level, window: _Window) -> Minimum:
         log_loss=best.log_mean,
         width=float(best.width),
         width_error=None,
+        curvature=None,
         edge=window.edge,
         reason=window.problem,
         log_prices=_prices((best,), math.log(best.width)),

@@ -67,8 +67,19 @@ def test_every_mark_of_every_page_lies_where_its_numbers_are(study, case: str) -
 def fitted(levels: Sequence[Level]) -> list[tuple[float, float, float]]:
     """(FLOPs, loss, its variance for a unit variance of one run) at the best width of every rung, by least squares.
 
-    Three widths a rung: a parabola in log width for each, with one curvature for all.
+    Three widths a rung: a parabola in log width for each, with one curvature for all at first, then with curvatures
+    in the ratio of the slopes that the minima have in log compute.
     """
+    found = _fitted(levels, [1.0] * len(levels))
+    x, y = ([math.log(item[k]) for item in found] for k in (0, 1))
+    if len(levels) < 3 or y[0] - y[-1] < 0.1:
+        return found
+    bent, tilted, _ = np.polyfit(x, y, 2)
+    slopes = np.array([tilted + 2 * bent * at for at in x])
+    return _fitted(levels, list(np.clip(slopes / slopes.mean(), 0.4, 2.5)))
+
+
+def _fitted(levels: Sequence[Level], bends: list[float]) -> list[tuple[float, float, float]]:
     rungs = len(levels)
     rows, values = [], []
     for number, level in enumerate(levels):
@@ -76,16 +87,16 @@ def fitted(levels: Sequence[Level]) -> list[tuple[float, float, float]]:
             for _, loss in cell.losses:
                 x = math.log(cell.width / level.best.width)
                 row = np.zeros(2 * rungs + 1)
-                row[number], row[rungs + number], row[-1] = 1.0, x, x * x
+                row[number], row[rungs + number], row[-1] = 1.0, x, bends[number] * x * x
                 rows.append(row)
                 values.append(math.log(loss))
     design = np.array(rows)
     beta, *_ = np.linalg.lstsq(design, np.array(values))
     inverse, found = np.linalg.pinv(design.T @ design), []
     for number, level in enumerate(levels):
-        x = -beta[rungs + number] / (2 * beta[-1])
+        x = -beta[rungs + number] / (2 * beta[-1] * bends[number])
         row = np.zeros(2 * rungs + 1)
-        row[number], row[rungs + number], row[-1] = 1.0, x, x * x
+        row[number], row[rungs + number], row[-1] = 1.0, x, bends[number] * x * x
         found.append((level.best.compute, math.exp(row @ beta), float(row @ inverse @ row)))
     return found
 
