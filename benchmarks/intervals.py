@@ -1,8 +1,9 @@
 """Whether the statistics of the ranking keep what they promise: simulated studies with known truth, ranked by the real code.
 
-    python benchmarks/intervals.py --studies 500 --out benchmarks/results/intervals.json
-    python benchmarks/intervals.py --read benchmarks/results/intervals.json --format markdown
+    python -m benchmarks.intervals --studies 500 --out benchmarks/results/intervals.json
+    python -m benchmarks.intervals --read benchmarks/results/intervals.json --format markdown
 
+The group "whole studies" runs the study itself on an engine that trains nothing; the others make their runs here.
 Truth: the loss of a structure with gain g is L0 + (1 − L0) (g C)^−¼ · exp(k ln²(w / w_opt)), where w_opt grows as √C. Widths
 are at a ratio of √2 with a random phase; one run a width finds the best three, which get the other seeds. As in a study,
 the runs that found them are the first seed of the three; the confirmation is at three widths, too.
@@ -14,6 +15,7 @@ import argparse
 import json
 import math
 import platform
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +30,10 @@ from einsearch_cli.errors import FitError
 from einsearch_cli.reports.tables import Table
 from einsearch_cli.scaling import LossCurve, Ranking, RankingEntry, fit_laws, rank_candidates
 from einsearch_cli.scaling.many import holm
+from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import LayerSpec, parse_layer
 from einsearch_cli.training.proxy.trial import Stage, Trial, TrialResult
+from tests.search.synthetic import Law, run_synthetic
 
 EXPONENT = 0.25
 CHEAPEST = 1e9
@@ -246,6 +250,47 @@ def spending(
     }
 
 
+@dataclass(frozen=True)
+class Salted(Law):
+    """A law whose noise differs from study to study."""
+
+    salt: int = 0
+
+    def log_loss(self, trial: Trial) -> float:
+        noise = random.Random(f"{self.salt}|{trial.key}").gauss(0, self.noise)
+        return Law.log_loss(replace(self, noise=0.0), trial) + noise
+
+
+def driven(gains: Sequence[float], noise: float, source: np.random.Generator) -> Outcome:
+    """The real study, on an engine that trains nothing: it tunes rates, finds widths, halves and confirms."""
+    structures = (DENSE, *OTHERS[: len(gains)])
+    salt = int(source.integers(2**31))
+    laws = {
+        structure: Salted(
+            gain=gain,
+            rate=2.0 ** source.uniform(-1, 1),
+            width=source.uniform(50, 100),
+            curvature=0.32 if structure == DENSE else 0.22,
+            noise=noise,
+            salt=salt,
+        )
+        for structure, gain in zip(structures, (1.0, *gains), strict=True)
+    }
+    spec = StudySpec(structures=[str(structure) for structure in structures[1:]], controls=False, budget_flops=1.6e10)
+    outcome = run_synthetic(spec, laws.__getitem__).outcome
+    ranking = rank_candidates([*outcome.ranked, *outcome.confirmation], DENSE)
+    best = next(entry for entry in ranking.entries if entry.structure != DENSE)
+    truth = laws[best.structure].gain
+    low, high = best.compute_gain_low or 0.0, best.compute_gain_high or math.inf
+    false = [e for e in ranking.entries if e.verdict in ("better", "worse") and laws[e.structure].gain == 1.0]
+    return {
+        "covers": float(low <= truth <= high),
+        "chosen_by": math.log((best.compute_gain or math.nan) / truth),
+        "quoted": math.log((best.confirmed_gain or math.nan) / truth),
+        "false": float(bool(false)),
+    }
+
+
 def law(floor: float, exponent: float, error: float, rungs: int, source: np.random.Generator) -> Outcome:
     """Whether the intervals of a scaling law cover its L0, exponent and C0, and a run at 16 times the compute."""
     compute = CHEAPEST * 4.0 ** np.arange(rungs + 2)
@@ -302,6 +347,12 @@ def cases() -> Iterator[tuple[str, str, Study]]:
         ("12 from 0.8 to 1.35, bounds for three looks", unequal, True),
     ):
         yield "spending", name, _with(spending, gains, (3, 6, 12), is_known, Design())
+    for name, gains in (
+        ("one candidate of gain 1.5", (1.5,)),
+        ("one equal candidate", (1.0,)),
+        ("12 equal candidates", (1.0,) * 12),
+    ):
+        yield "whole studies", name, _with(driven, gains, 0.018)
     for floor, exponent, error, rungs in (
         *((0.0, 0.25, 0.005, 4), (0.0, 0.25, 0.005, 6), (0.5, 0.25, 0.003, 5)),
         *((0.5, 0.25, 0.003, 6), (0.5, 0.25, 0.01, 6), (1.7, 0.3, 0.002, 6)),
