@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,9 @@ def rank_command(
         example="1e13",
         help="Training FLOPs of all runs together, in place of --budget.",
     ),
+    time: str | None = typer.Option(
+        None, metavar="2h|90m|3600s", help="How long the study may take here, in place of --budget."
+    ),
     seeds: int | None = whole_option(
         "--seeds", default=None, example=3, least=1, most=1000, help="Runs per candidate and width."
     ),
@@ -155,11 +158,13 @@ def rank_command(
     kind = find_engine(engine)
     if workers is not None and kind.is_local:
         refuse_too_many("--workers", workers, bytes_each=WORKER_BYTES)
-    if budget is not None and total is not None:
-        raise SpecError("--budget and --total-flops say the same in two ways", remedy="give one of them")
+    budgets = [name for name, value in (("--budget", budget), ("--total-flops", total), ("--time", time)) if value]
+    if len(budgets) > 1:
+        raise SpecError(f"{budgets[0]} and {budgets[1]} say the same in two ways", remedy="give one of them")
     given = {
         "budget_flops": budget,
         "total_flops": total,
+        "time": time,
         "seeds": seeds,
         "first_seed": first_seed,
         "most_seeds": most_seeds,
@@ -181,7 +186,7 @@ def rank_command(
     check_budgets(spec, candidates, opened)
     session = _Session(spec, candidates, opened, out or Path("runs") / spec.name, team)
     if dry_run:
-        plan = session.plan(session.estimated(), output)
+        plan = session.plan(*session.estimated(), output)
         console.data(console.wrapped(plan, console.width()) if output is Format.table else plan)
         return Exit.OK
     return session.run(output, by)
@@ -199,15 +204,14 @@ def _overrides(task: str | None, text: Path | None, widths: str | None, others: 
 def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec, Path]:
     """The study and the folder that its files are relative to."""
     from einsearch_cli.cli.structure_input import read_structures, refuse_file_as_structure
-    from einsearch_cli.search.spec import load_study_spec, parse_study_spec
+    from einsearch_cli.search.spec import BUDGETS, load_study_spec, parse_study_spec
     from einsearch_cli.structures import is_structure_file
 
     if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml")):
         spec = load_study_spec(Path(words[0]))
         merged = spec.model_dump(exclude_unset=True)
-        for kept, dropped in (("total_flops", "budget_flops"), ("budget_flops", "total_flops")):
-            if kept in overrides:
-                merged.pop(dropped, None)
+        if any(name in overrides for name in BUDGETS):
+            merged = {key: value for key, value in merged.items() if key not in BUDGETS}
         merged |= overrides
         merged["task_settings"] = _merged_settings(spec, overrides)
         return parse_study_spec(merged, _by_options), Path(words[0]).parent
@@ -241,7 +245,18 @@ def _merged_settings(spec: StudySpec, overrides: dict[str, Any]) -> dict[str, An
 
 _OPTIONS = {"budget_flops": "--budget"} | {
     key: f"--{key.replace('_', '-')}"
-    for key in ("total_flops", "widths", "seeds", "first_seed", "most_seeds", "task", "rates", "controls", "confirm")
+    for key in (
+        "total_flops",
+        "time",
+        "widths",
+        "seeds",
+        "first_seed",
+        "most_seeds",
+        "task",
+        "rates",
+        "controls",
+        "confirm",
+    )
 }
 
 
@@ -269,6 +284,7 @@ def _plan(spec: StudySpec, candidates: list[LayerSpec], estimate: StudyEstimate,
             "seeds": spec.seeds,
             "first_seed": spec.first_seed,
             "looks": list(spec.looks),
+            "budget_flops": spec.budget_flops,
             "rates": spec.rates,
         }
         return json.dumps({**plan, "workers": workers, **estimate.to_json()}, indent=2, ensure_ascii=False)
@@ -293,6 +309,8 @@ def _plan(spec: StudySpec, candidates: list[LayerSpec], estimate: StudyEstimate,
         f"\nat width {width} these are one network, trained once: {', '.join(map(short_name, group))}"
         for width, group in estimate.equal
     )
+    pays = f"\n{spec.time} pays for {spec.budget_flops:.3g} FLOPs a run of the last rung, {_counted(spec.halving.rungs, 'rung')}"
+    timed = pays if spec.time else ""
     others, start_up_s = estimate.runs - estimate.tuning_runs, estimate.start_up_s
     share = f" ({estimate.tuning_runs / max(1, others):.0%} more than without)"
     tuning = f"\n{estimate.tuning_runs} runs look for learning rates{share}" if estimate.tuning_runs else ""
@@ -300,7 +318,7 @@ def _plan(spec: StudySpec, candidates: list[LayerSpec], estimate: StudyEstimate,
         f"task {spec.task}, {len(candidates)} candidates ({names}{more}){added}\n"
         f"{widths}; {_counted(spec.seeds, 'seed')} each; {_counted(workers, 'worker')}{equal}\n{table(rows)}\n"
         f"in all {estimate.runs} runs, {estimate.train_flops:.3g} training FLOPs, about {duration_text(estimate.seconds)}"
-        f"{f', of which the workers take {duration_text(start_up_s)} to start' if start_up_s >= 1 else ''}{tuning}"
+        f"{f', of which the workers take {duration_text(start_up_s)} to start' if start_up_s >= 1 else ''}{tuning}{timed}"
     )
 
 
@@ -318,19 +336,19 @@ class _Session:
     folder: Path
     engine: Engine
 
-    def estimated(self) -> StudyEstimate:
-        """What the study will take; torch is loaded and the data are prepared only now."""
+    def estimated(self, store: StudyStore | None = None) -> tuple[StudySpec, StudyEstimate]:
+        """The study with its budget, and what the study will take; torch is loaded and the data are prepared only now."""
         from einsearch_cli.cli.progress import waiting
         from einsearch_cli.layers.memory import retain_memory
-        from einsearch_cli.search.estimate import estimate_study
+        from einsearch_cli.search.spending import estimate_budgeted
 
         retain_memory()  # as in the workers, so that the estimate is theirs
         with waiting(f"preparing the {self.spec.task} task, and timing a few steps"):
-            return estimate_study(self.spec, self.candidates, self.task, self.engine)
+            return estimate_budgeted(self.spec, self.candidates, self.task, self.engine, store)
 
-    def plan(self, estimate: StudyEstimate, output: Format) -> str:
+    def plan(self, spec: StudySpec, estimate: StudyEstimate, output: Format) -> str:
         """The plan with its cost as text."""
-        return _plan(self.spec, self.candidates, estimate, self.engine.workers, output)
+        return _plan(spec, self.candidates, estimate, self.engine.workers, output)
 
     def run(self, output: Format, by: By) -> int:
         """The study as a whole: its folder is looked at first, then the data are prepared."""
@@ -342,20 +360,18 @@ class _Session:
         try:
             settings = readable(self.spec, self.task)
             with StudyStore(self.folder, identity, settings) as store:
-                estimate = self.estimated()
-                console.talk(self.plan(estimate, Format.table))
+                spec, estimate = self.estimated(store)
+                console.talk(self.plan(spec, estimate, Format.table))
                 with (
                     self.engine as engine,
                     StudyProgress(console.talk_console(), estimate, engine.workers) as progress,
                 ):
-                    outcome = run_study(
-                        self.spec, self.candidates, self.task, estimate.networks, store, engine, progress
-                    )
+                    outcome = run_study(spec, self.candidates, self.task, estimate.networks, store, engine, progress)
                 step_seconds = self._step_seconds(outcome, store)
         except KeyboardInterrupt:
             console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
             return Exit.INTERRUPTED
-        return self._report(outcome, step_seconds, output, by)
+        return replace(self, spec=spec)._report(outcome, step_seconds, output, by)
 
     def _step_seconds(self, outcome: StudyOutcome, store: StudyStore) -> dict[Place, float]:
         """The price in seconds of what was ranked; the workers have ended, so that nothing disturbs the race."""

@@ -82,7 +82,31 @@ def _known(seconds: float) -> float | None:
     return None if math.isnan(seconds) else seconds
 
 
-def estimate_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, engine: Engine) -> StudyEstimate:
+@dataclass(frozen=True, slots=True)
+class StudyTiming:
+    """What was timed for a study: its plan is priced by it at any budget."""
+
+    networks: EqualNetworks
+    speeds: tuple[RunSpeed, ...]
+    """Of some of its first runs."""
+    start_up_s: float
+    workers: int
+
+    def estimate(self, spec: StudySpec, candidates: Sequence[LayerSpec]) -> StudyEstimate:
+        """The plan with its cost; every run of a budget takes the mean time of those that were timed."""
+
+        def seconds(stage: PlannedStage) -> float:
+            mean_s = fmean(speed.seconds(stage.budget_flops) for speed in self.speeds) if self.speeds else math.nan
+            return max(1.0, stage.runs / self.workers) * mean_s
+
+        planned = planned_stages(spec, candidates, self.networks)
+        structures = [*candidates, *spec.controls_of(candidates)]
+        equal = tuple(self.networks.groups(structures, spec.widths or ()))
+        stages = tuple(StageEstimate(stage, seconds(stage)) for stage in planned)
+        return StudyEstimate(stages, self.networks, equal, self.start_up_s)
+
+
+def time_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, engine: Engine) -> StudyTiming:
     """Prepare the data and time a few steps of as many runs as `PROBE_TIME_S` allows.
 
     Budgets have been checked before (`check_budgets`).
@@ -93,20 +117,8 @@ def estimate_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTa
     start_up_s = engine.start_up_s(_loading_seconds())
     task.prepare()
     networks = EqualNetworks.of_task(task)
-    structures, widths = [*candidates, *spec.controls_of(candidates)], spec.widths or ()
-    planned = planned_stages(spec, candidates, networks)
     speeds = _probe_some(first_runs(spec, candidates, task))
-
-    def seconds(stage: PlannedStage) -> float:
-        mean_s = fmean(speed.seconds(stage.budget_flops) for speed in speeds) if speeds else math.nan
-        return max(1.0, stage.runs / engine.workers) * mean_s
-
-    return StudyEstimate(
-        tuple(StageEstimate(stage, seconds(stage)) for stage in planned),
-        networks,
-        tuple(networks.groups(structures, widths)),
-        start_up_s,
-    )
+    return StudyTiming(networks, tuple(speeds), start_up_s, engine.workers)
 
 
 def _loading_seconds() -> float:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from einsearch_cli.errors import EinsearchError, SpecError, near_name
 from einsearch_cli.search.controls import with_controls
 from einsearch_cli.settings import (
+    Duration,
     FolderName,
     Origin,
     RuleError,
@@ -43,6 +44,8 @@ YARDSTICK = "dense"
 MAX_CANDIDATES = 500
 MAX_BUDGET_FLOPS: Final = 1e24
 """Most FLOPs of one run; the largest published training runs took about 5e25, on tens of thousands of accelerators."""
+BUDGETS: Final = ("budget_flops", "total_flops", "time")
+"""Settings of which a study has one."""
 CONFIRMING_SEED: Final = 1000
 """Seeds of the ranking end below it; those of the confirmation are as much higher."""
 
@@ -166,6 +169,8 @@ class StudySpec(Settings):
     """Training FLOPs of every run of the last rung (forward and backward pass, embeddings and head left out)."""
     total_flops: float | None = Field(default=None, gt=0, le=MAX_BUDGET_FLOPS)
     """Training FLOPs of all runs together, in place of `budget_flops`: the budget of a run is planned from them."""
+    time: Duration | None = Field(default=None, examples=["2h"])
+    """How long the study may take on this machine, such as 2h, 90m or 3600s: also in place of `budget_flops`."""
     halving: HalvingSpec = HalvingSpec()
     """Successive halving."""
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -175,8 +180,8 @@ class StudySpec(Settings):
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
-        if self.total_flops is not None and "budget_flops" in self.model_fields_set:
-            raise RuleError("budget_flops and total_flops say the same in two ways", remedy="keep one of them")
+        if len(given := [name for name in BUDGETS if name in self.model_fields_set and getattr(self, name)]) > 1:
+            raise RuleError(f"{given[0]} and {given[1]} say the same in two ways", remedy="keep one of them")
         return self
 
     @model_validator(mode="after")

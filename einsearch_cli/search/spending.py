@@ -1,34 +1,122 @@
-"""A budget for a whole study, from which that of its runs follows."""
+"""A budget for a whole study, in FLOPs or in time, from which that of its runs follows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.search.budgets import check_budgets
+from einsearch_cli.search.engines import Engine
+from einsearch_cli.search.estimate import StudyEstimate, time_study
 from einsearch_cli.search.plan import planned_stages
-from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.search.spec import MAX_BUDGET_FLOPS, HalvingSpec, StudySpec
+from einsearch_cli.settings import duration_s
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
+
+if TYPE_CHECKING:  # it loads a database
+    from einsearch_cli.search.store import StudyStore
+
+_NOTE = "time_budget"
+_ROUNDS = 3
+"""Steps are timed again at the widths of the budget that was found, at most so often."""
+_CLOSE = 1.2
+"""A budget within this factor of the one before is not timed again."""
 
 
 def with_run_budget(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> StudySpec:
     """The study with the budget of a run that its `total_flops` pay for, and fewer rungs where the cheapest would be too short.
 
+    A study with a `time` gets a budget to begin with: what its time pays for is known when steps were timed.
+
     Raises:
         SpecError: not even one rung has steps enough.
     """
-    if spec.total_flops is None:
+    if spec.time is not None:
+        return _payable(spec, candidates, task)
+    total = spec.total_flops
+    if total is None:
         return spec
+
+    def budget(unit: StudySpec) -> float:
+        return total / sum(stage.train_flops for stage in planned_stages(unit, candidates))
+
+    return _with_most_rungs(spec, candidates, task, budget, f"total_flops = {total:.3g}")
+
+
+def estimate_budgeted(
+    spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, engine: Engine, store: StudyStore | None = None
+) -> tuple[StudySpec, StudyEstimate]:
+    """The study with its estimate; where it has a `time`, with the budget of a run for which the estimate is that time.
+
+    The store remembers this budget: a study that goes on must not have another because a step took longer today.
+
+    Raises:
+        DataError: if the task's data cannot be read.
+        SpecError: the time is too short, or no step could be timed.
+    """
+    time = spec.time
+    if time is None:
+        return spec, time_study(spec, candidates, task, engine).estimate(spec, candidates)
+    known = None if store is None else store.noted(_NOTE)
+    if known is not None and known["time"] == time:
+        halving = HalvingSpec(**known["halving"])
+        spec = spec.model_copy(update={"budget_flops": known["budget_flops"], "halving": halving})
+        return spec, time_study(spec, candidates, task, engine).estimate(spec, candidates)
+    whole_s, named = duration_s(time) or 0.0, f"time = {time}"
+    planned = spec
+    for _ in range(_ROUNDS):
+        timing, before = time_study(planned, candidates, task, engine), planned.budget_flops
+
+        def budget(unit: StudySpec) -> float:
+            fixed_s = timing.estimate(unit.model_copy(update={"budget_flops": 0.0}), candidates).seconds  # noqa: B023
+            flop_s = timing.estimate(unit.model_copy(update={"budget_flops": 1e12}), candidates).seconds - fixed_s  # noqa: B023
+            if not fixed_s < whole_s:
+                raise SpecError(
+                    f"{named}: the workers, networks and validations alone take about {fixed_s:.0f} s",
+                    remedy="give more",
+                )
+            return float(f"{min((whole_s - fixed_s) / flop_s * 1e12, MAX_BUDGET_FLOPS):.3g}")
+
+        planned = _with_most_rungs(spec, candidates, task, budget, named)
+        if 1 / _CLOSE < planned.budget_flops / before < _CLOSE:
+            break
+    if store is not None:
+        halving_of = planned.halving.model_dump()
+        store.note(_NOTE, {"time": time, "budget_flops": planned.budget_flops, "halving": halving_of})
+    return planned, timing.estimate(planned, candidates)
+
+
+def _with_most_rungs(
+    spec: StudySpec,
+    candidates: Sequence[LayerSpec],
+    task: AnyTask,
+    budget_of: Callable[[StudySpec], float],
+    named: str,
+) -> StudySpec:
+    """The study with as many of its rungs as its budget pays for; `budget_of` is given it with a budget of 1."""
     for rungs in range(spec.halving.rungs, 0, -1):
         halving = spec.halving.model_copy(update={"rungs": rungs})
         unit = spec.model_copy(update={"budget_flops": 1.0, "halving": halving})
-        cost = sum(stage.train_flops for stage in planned_stages(unit, candidates))
-        planned = unit.model_copy(update={"budget_flops": spec.total_flops / cost})
+        planned = unit.model_copy(update={"budget_flops": budget_of(unit)})
         try:
             check_budgets(planned, candidates, task)
         except SpecError as error:
             refusal = error
         else:
             return planned
-    raise SpecError(f"total_flops = {spec.total_flops:.3g}: {refusal.problem}", remedy="give more, or fewer candidates")
+    raise SpecError(f"{named}: {refusal.problem}", remedy="give more, or fewer candidates")
+
+
+def _payable(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> StudySpec:
+    """The study with a budget that pays for all its runs: the default, or ten times as much until it does."""
+    while True:
+        try:
+            check_budgets(spec, candidates, task)
+        except SpecError:
+            if spec.budget_flops >= MAX_BUDGET_FLOPS:
+                raise
+            spec = spec.model_copy(update={"budget_flops": 10 * spec.budget_flops})
+        else:
+            return spec

@@ -11,9 +11,11 @@ from einsearch_cli.settings.reading import (
     read_settings as read_settings,
 )
 from einsearch_cli.settings.types import (
+    Duration as Duration,
     FolderName as FolderName,
     PathSetting as PathSetting,
     Settings as Settings,
     Whole as Whole,
+    duration_s as duration_s,
     folder_name as folder_name,
 )

@@ -104,7 +104,7 @@ def read_settings(kind: type[Model], values: Mapping[str, Any], origin: Origin =
     Traceback (most recent call last):
     ...
     einsearch_cli.settings.reading.SettingError: rungs is 'two': a whole number from 1 to 10 is needed
-    try: rungs: 2
+    try: rungs: 3
     """
     try:
         return kind.model_validate(dict(values))

@@ -11,6 +11,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from einsearch_cli.errors import RuleError
 from einsearch_cli.structures.scalars import exact_whole
 
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_S = 1000 * 86_400
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -44,6 +47,22 @@ def _path(value: object) -> object:
     return Path(value) if isinstance(value, str) and value and "\0" not in value else value
 
 
+def duration_s(text: str) -> float | None:
+    """Seconds of a duration, or None for other text.
+
+    >>> duration_s("2h"), duration_s("90m"), duration_s("3600s"), duration_s("1.5d"), duration_s("2 hours")
+    (7200.0, 5400.0, 3600.0, 129600.0, None)
+    """
+    found = _DURATION.fullmatch(text)
+    return None if found is None else float(found[1]) * _SECONDS[found[2]]
+
+
+def _check_duration(value: object) -> object:
+    if not isinstance(value, str) or not 0 < (duration_s(value) or 0.0) <= _LONGEST_S:
+        raise RuleError("a number with s, m, h or d is needed, up to 1000d", remedy="2h")
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(exact_whole)]
 """A whole number, which may be written as 1e3."""
 
@@ -52,3 +71,6 @@ PathSetting = Annotated[Path, BeforeValidator(_path)]
 
 FolderName = Annotated[str, AfterValidator(_check_name)]
 """Text that can be the name of a folder."""
+
+Duration = Annotated[str, BeforeValidator(_check_duration)]
+"""A duration as text, such as 2h, 90m or 3600s; `duration_s` reads it."""

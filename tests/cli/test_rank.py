@@ -256,6 +256,9 @@ def test_dry_run_shows_the_plan_and_writes_nothing(einsearch, tmp_path: Path, mo
     other = einsearch("rank", write_study(tmp_path), "--dry-run", "--format", "json", "--first-seed", 3).out
     assert (plan["first_seed"], json.loads(other)["first_seed"]) == (0, 3)
     assert not (tmp_path / "runs").exists()
+    timed = einsearch("rank", write_study(tmp_path), "--dry-run", "--time", "1m", "--workers", 2)
+    assert re.search(r"about (59 s|1 min 0 s)", timed.out)
+    assert re.search(r"1m pays for \S+ FLOPs a run of the last rung, 2 rungs", timed.out)
 
 
 def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
@@ -272,6 +275,8 @@ def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["monarch", "--widths", "64,x"], "--widths 64,x: x is not a whole number"),
+        (["monarch", "--time", "2"], "--time is '2': a number with s, m, h or d is needed"),
+        (["monarch", "--time", "2h", "--budget", "1e9"], "--budget and --time say the same in two ways"),
         (["monarch", "--first-seed", "1000"], "--first-seed 1000: a whole number from 0 to 999 is needed"),
         (["monarch", "--first-seed", "998"], "the last seed is 1000: seeds from 1000 on are kept"),
         (["monarch", "--budget", "-1"], "--budget -1: a number above 0 is needed"),

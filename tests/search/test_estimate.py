@@ -12,11 +12,11 @@ import pytest
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.search import estimate
 from einsearch_cli.search.engines.local import LocalProcesses
-from einsearch_cli.search.estimate import StudyEstimate, estimate_study
+from einsearch_cli.search.estimate import StudyEstimate, time_study
 from einsearch_cli.search.job import TrialSetup
 from einsearch_cli.search.plan import PlannedStage
 from einsearch_cli.search.spec import StudySpec
-from einsearch_cli.tasks import open_task
+from einsearch_cli.tasks import AnyTask, open_task
 from einsearch_cli.training import ProxyRun, RunCost, RunSpeed
 
 SETTINGS = {"teacher_width": 16, "pool_size": 2048, "validation_size": 256, "batch_size": 64}
@@ -48,7 +48,11 @@ def known_speed(run: ProxyRun, steps: int = 5) -> RunSpeed:  # noqa: ARG001
 def estimated(monkeypatch: pytest.MonkeyPatch, workers: int) -> StudyEstimate:
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
     task = open_task("teacher", SETTINGS)
-    return estimate_study(SPEC, SPEC.candidates(), task, LocalProcesses(SETUP, workers))
+    return study_estimate(SPEC, task, workers)
+
+
+def study_estimate(spec: StudySpec, task: AnyTask, workers: int = 1) -> StudyEstimate:
+    return time_study(spec, spec.candidates(), task, LocalProcesses(SETUP, workers)).estimate(spec, spec.candidates())
 
 
 def run_s(budget_flops: float) -> float:
@@ -87,7 +91,7 @@ def test_probing_stops_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
         return known_speed(run)
 
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", noted)
-    estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), LocalProcesses(SETUP, 1))
+    study_estimate(SPEC, open_task("teacher", SETTINGS))
     assert len(probed) == 3
 
 
@@ -96,7 +100,7 @@ def test_a_study_without_a_finite_step_has_no_time(monkeypatch: pytest.MonkeyPat
         raise DivergedError(f"{run.structure} diverged", remedy="lower the rate")
 
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", diverging)
-    found = estimate_study(SPEC, SPEC.candidates(), open_task("teacher", SETTINGS), LocalProcesses(SETUP, 1))
+    found = study_estimate(SPEC, open_task("teacher", SETTINGS))
     assert math.isnan(found.seconds)
     assert found.to_json()["seconds"] is None
 
@@ -106,7 +110,7 @@ def test_runs_without_balance_loss_are_counted_too(monkeypatch: pytest.MonkeyPat
     changes = {"structures": ["btt-moe:experts=4,top=2"], "widths": [16], "ablate_balance": True, "budget_flops": 1e9}
     spec = StudySpec.model_validate(SPEC.model_dump() | changes)
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
-    found = estimate_study(spec, spec.candidates(), open_task("teacher", SETTINGS), LocalProcesses(SETUP, 1))
+    found = study_estimate(spec, open_task("teacher", SETTINGS))
     assert [stage.planned.runs for stage in found.stages] == [2 * 3, 2 * 3, 1]
 
 
@@ -114,7 +118,7 @@ def test_what_tuning_costs_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) 
     """Four candidates: four runs each for the rate, two and a half for its check with three left."""
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
     spec = SPEC.model_copy(update={"rates": "tuned"})
-    found = estimate_study(spec, spec.candidates(), open_task("teacher", SETTINGS), LocalProcesses(SETUP, 1))
+    found = study_estimate(spec, open_task("teacher", SETTINGS))
     assert found.tuning_runs == found.to_json()["tuning_runs"] == round(4 * 4 + 3 * 2.5)
     stages = [(stage.planned.stage, stage.planned.rung) for stage in found.stages]
     assert stages == [("rates", 0), ("seeds", 0), ("widths", 1), ("rate check", 1), ("seeds", 1)]
