@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from einsearch_cli.structures import LayerSpec
     from einsearch_cli.structures.safe_yaml import Location
     from einsearch_cli.tasks import AnyTask
+    from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 
 HELP = """Train candidates at equal training FLOPs and rank them against dense.
 
@@ -127,6 +128,13 @@ def rank_command(
         help="Also train candidates without their experts and bonds (default).",
         show_default=False,
     ),
+    coordinates: bool | None = typer.Option(
+        None,
+        "--coordinates",
+        metavar="",
+        help="Also check how the outputs of layers change with the width.",
+        show_default=False,
+    ),
     confirm: int | None = whole_option(
         "--confirm",
         default=None,
@@ -170,6 +178,7 @@ def rank_command(
         "most_seeds": most_seeds,
         "rates": rates,
         "controls": controls,
+        "coordinates": coordinates,
         "confirm": confirm,
     }
     overrides = _overrides(task, text, widths, given)
@@ -255,6 +264,7 @@ _OPTIONS = {"budget_flops": "--budget"} | {
         "task",
         "rates",
         "controls",
+        "coordinates",
         "confirm",
     )
 }
@@ -368,10 +378,11 @@ class _Session:
                 ):
                     outcome = run_study(spec, self.candidates, self.task, estimate.networks, store, engine, progress)
                 step_seconds = self._step_seconds(outcome, store)
+                coordinates = self._coordinates(outcome, store)
         except KeyboardInterrupt:
             console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
             return Exit.INTERRUPTED
-        return replace(self, spec=spec)._report(outcome, step_seconds, output, by)
+        return replace(self, spec=spec)._report(outcome, step_seconds, coordinates, output, by)
 
     def _step_seconds(self, outcome: StudyOutcome, store: StudyStore) -> dict[Place, float]:
         """The price in seconds of what was ranked; the workers have ended, so that nothing disturbs the race."""
@@ -385,10 +396,27 @@ class _Session:
         with waiting(f"timing a step of {_counted(len(places), 'network')} in turn"):
             return race_steps(store, places, self.task, self.spec.optimizer)
 
-    def _report(self, outcome: StudyOutcome, step_seconds: dict[Place, float], output: Format, by: By) -> int:
+    def _coordinates(self, outcome: StudyOutcome, store: StudyStore) -> tuple[LayerCoordinates, ...]:
+        """The coordinate check, where it was asked for."""
+        from einsearch_cli.cli.progress import waiting
+        from einsearch_cli.search.coordinate_check import check_coordinates
+
+        if not self.spec.coordinates:
+            return ()
+        with waiting("checking how outputs change with the width"):
+            return check_coordinates(store, outcome.ranked, self.task, self.spec.optimizer)
+
+    def _report(
+        self,
+        outcome: StudyOutcome,
+        step_seconds: dict[Place, float],
+        coordinates: tuple[LayerCoordinates, ...],
+        output: Format,
+        by: By,
+    ) -> int:
         from einsearch_cli.reports import write_report, write_results
 
-        study = self._study_report(outcome, step_seconds)
+        study = replace(self._study_report(outcome, step_seconds), coordinates=coordinates)
         write_results(self.folder / "results.json", study)
         write_report(self.folder / "report.html", study)
         console.data(ranking_text(study, output, by))

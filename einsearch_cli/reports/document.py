@@ -24,7 +24,8 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     (for every baseline the same as `ranking` with it as the yardstick, which `Ranking.from_json`
     reads), `confirmation`, `tuning` and `unbalanced` (like `results`: new seeds of the best, runs that only looked for
     learning rates, runs without balance loss), `rates` (`TunedRate.to_json` of each structure), `controls` (structures that
-    were added, and the candidates of each), `spending` (fields of `Spending`: plan, looks, what was saved), `step_seconds`
+    were added, and the candidates of each), `spending` (fields of `Spending`: plan, looks, what was saved), `coordinates`
+    (`LayerCoordinates.to_json` of every layer that was checked), `step_seconds`
     (of a training step, timed in a race), besides `title`, `loss_name`, `run_time_s` (summed over runs) and `environment`,
     and the fields of `Ranking`. Structures are written in the text notation, which `parse_layer` reads;
     ω, ψ and ν as exact fractions such as "1/2"; `rung` counts from 0. A run of which `trained_as` names another
@@ -47,6 +48,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
             for (s, width), seconds in study.step_seconds.items()
         ],
         "spending": None if study.spending is None else asdict(study.spending),
+        "coordinates": [item.to_json() for item in study.coordinates],
         "controls": [{"structure": str(s), "of": list(map(str, of))} for s, of in study.controls.items()],
         "ranking": [entry.to_json() | _taxonomy(study, entry.structure) for entry in study.ranking.entries],
         "comparisons": [ranking.to_json() for ranking in study.comparisons],

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from einsearch_cli.files import write_atomically
+from einsearch_cli.reports.coordinates_section import coordinates_section
 from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
@@ -153,6 +154,9 @@ def _rate_cells(look: Identity, rate: TunedRate) -> list[Cell]:
         number(moved),
         Cell(text=rate.reason or ""),
     ]
+
+
+report_section("coordinates", "Outputs of layers over width")(coordinates_section)
 
 
 @report_section("trend", "How the gain changes with compute")

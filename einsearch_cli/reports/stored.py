@@ -16,6 +16,7 @@ from einsearch_cli.scaling.ranking import FORMAT
 from einsearch_cli.search.outcome import Spending, TunedRate
 from einsearch_cli.structures import LayerSpec, RoutingStatistics, parse_layer
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
+from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 
 _AGAIN: Final = "run the study again with `einsearch rank`"
 _LISTS: Final = ("results", "confirmation", "tuning", "unbalanced")
@@ -75,6 +76,7 @@ def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
         controls={parse_layer(row["structure"]): tuple(map(parse_layer, row["of"])) for row in document["controls"]},
         spending=spending,
         step_seconds=seconds,
+        coordinates=tuple(LayerCoordinates.from_json(row) for row in document["coordinates"]),
         loss_name=document["loss_name"],
         commands=tuple(document["commands"]),
         environment=tuple(document["environment"].items()),

@@ -13,6 +13,7 @@ from einsearch_cli.search.outcome import Spending, TunedRate, rate_warnings
 from einsearch_cli.structures import LayerSpec, expert_of, short_name
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
 from einsearch_cli.training.proxy.trial import TrialResult
+from einsearch_cli.training.proxy.width_trends import LayerCoordinates, trend_warnings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ class StudyReport:
     """What was planned, and how seeds were added; None where a study was made without a plan."""
     step_seconds: Mapping[tuple[LayerSpec, int], float] = field(default_factory=dict)
     """Seconds of a training step by structure and width, from a race of all of them."""
+    coordinates: tuple[LayerCoordinates, ...] = ()
+    """The coordinate check of the ranked networks, where one was made."""
     loss_name: str = "validation loss"
     """What the loss is, with its unit, e.g. 'validation loss (nats per character)'."""
     commands: tuple[str, ...] = ()
@@ -90,7 +93,7 @@ class StudyReport:
             for entry in self.ranking.entries
             if entry.width_reason is not None
         ]
-        return (*rate_warnings(self.rates), *widths)
+        return (*rate_warnings(self.rates), *trend_warnings(self.coordinates), *widths)
 
     def loss_interval(self, structure: LayerSpec, position: int) -> tuple[float, float] | None:
         """95% interval of the fitted loss at one of a structure's rungs; None without two seeds."""

@@ -175,6 +175,8 @@ class StudySpec(Settings):
     """Successive halving."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimizer, the same for every candidate."""
+    coordinates: bool = False
+    """Check after the study how outputs of all layers change with the width (coordinate check), at the tuned rates."""
     ablate_balance: bool = False
     """Train each candidate with experts once more, at its best width, without the loss that balances their load."""
 

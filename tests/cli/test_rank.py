@@ -42,6 +42,7 @@ optimizer: {validations: 1}
 structures: [btt:r=2]
 seeds: 2
 most_seeds: 3
+coordinates: true
 budget_flops: 2e7
 halving: {rungs: 2, factor: 4}
 """
@@ -99,6 +100,10 @@ def test_a_study_with_tuned_rates_searched_widths_controls_and_confirmation(eins
         assert len(tuned["tried"]) >= 3
     assert {run["seed"] for run in document["confirmation"]} == {1000, 1001}
     assert len({run["structure"] for run in document["confirmation"]}) == 2
+    checked = {(row["structure"], row["width"]) for row in document["coordinates"]}
+    assert len(checked) == 3 * len({run["structure"] for run in document["results"]})
+    assert checked <= {(run["structure"], run["width"]) for run in document["results"]}
+    assert any(row["changes"][1] > 0 for row in document["coordinates"] if row["layer"] == "layers.0")
     spending = document["spending"]
     assert spending["looks"] == [2, 3]
     at_the_end = {run["structure"] for run in document["results"] if run["seed"] == 2}
@@ -113,7 +118,8 @@ def test_a_study_with_tuned_rates_searched_widths_controls_and_confirmation(eins
     again = einsearch("rank", study, "--out", out)
     assert again.code == 0
     after = json.loads((out / "results.json").read_text())
-    assert (after["results"], after["ranking"]) == (document["results"], document["ranking"]), "timed once"
+    for part in ("results", "ranking", "coordinates"):
+        assert after[part] == document[part], "timed and checked once"
 
 
 def test_the_same_command_again_repeats_nothing(einsearch, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from einsearch_cli.scaling.ranking import FORMAT
 from einsearch_cli.search.outcome import Spending, TunedRate
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
+from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 
 PATH = Path(__file__).parents[2] / "docs" / "results.schema.json"
 Schema = dict[str, Any]
@@ -88,7 +89,15 @@ def results_schema() -> Schema:
         "properties": whole["properties"] | {"entries": _list("#/$defs/entry", _NAMED["entries"]), **_format()},
     }
     comparison["required"] = sorted(comparison["properties"])
-    definitions |= {"run": run, "entry": entry, "ranked": ranked, "rate": rate, "comparison": comparison}
+    coordinates = _object(LayerCoordinates, definitions)
+    definitions |= {
+        "run": run,
+        "coordinates": coordinates,
+        "entry": entry,
+        "ranked": ranked,
+        "rate": rate,
+        "comparison": comparison,
+    }
     properties = {
         "title": {"type": "string", "description": "Name of the study."},
         "task": {"type": "string", "description": "Proxy task."},
@@ -109,6 +118,7 @@ def results_schema() -> Schema:
         "rates": _list("#/$defs/rate", "The learning rate of each structure; empty where rates are fixed."),
         "spending": _type(Spending | None, definitions)
         | {"description": "What was planned, and how seeds were added; null where there was no plan."},
+        "coordinates": _list("#/$defs/coordinates", "Every layer of the coordinate check; empty where none was made."),
         "step_seconds": {
             "type": "array",
             "description": "Seconds of a training step, timed in a race of all networks on one machine.",

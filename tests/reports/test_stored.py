@@ -17,6 +17,7 @@ from einsearch_cli.reports.stored import read_study
 from einsearch_cli.scaling import rank_candidates
 from einsearch_cli.search.outcome import Spending, TunedRate
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 from tests.reports.reading import figures, table_rows
 from tests.reports.test_figures import noisy
 
@@ -48,6 +49,12 @@ def whole(study) -> StudyReport:
         rates=rates,
         controls={named["monarch"]: (parse_structure("btt:r=2"),)},
         step_seconds=seconds,
+        coordinates=tuple(
+            LayerCoordinates(named[text], width, layer, 1.0, (0.1, 0.2 * (width / 64) ** slope))
+            for text, slope in (("dense", 0.1), ("monarch", 0.75))
+            for layer, slope in (("up", slope), ("down", 0.0))
+            for width in (64, 128, 256)
+        ),
         spending=Spending(
             planned_runs=90, planned_flops=2e12, looks=(3, 6, 12), extended=(2, 1), saved_runs=36, saved_flops=5.76e12
         ),
@@ -157,6 +164,22 @@ def test_what_was_planned_spent_and_saved_is_said(study) -> None:
     decided = replace(made, spending=replace(spending, extended=()))
     assert "All were decided, so none got more" in spending_sentences(decided)[0]
     assert spending_sentences(replace(made, spending=replace(spending, looks=(3,)))) == []
+
+
+def test_the_coordinate_check_shows_the_worst_layer_and_warns(study) -> None:
+    made = whole(study)
+    page = render_report(made)
+    rows = {cells[0][0]: [cell[0] for cell in cells[1:]] for cells in table_rows(page, "slope of the change")}
+    assert rows == {
+        "dense": ["up", "1", "+0.00", "0.23", "+0.10"],
+        "monarch": ["up", "1", "+0.00", "0.566", "+0.75"],
+    }
+    assert "if slopes are within ±0.25" in page
+    warned = [warning for warning in made.warnings if "coordinate check" in warning]
+    assert warned == [
+        "monarch: outputs of up go as width^+0.75 in the coordinate check: its learning rate may not carry over to other widths"
+    ]
+    assert "Outputs of layers over width" not in render_report(replace(made, coordinates=()))
 
 
 def test_two_studies_are_compared(study) -> None:

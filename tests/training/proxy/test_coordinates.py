@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from einsearch_cli.models import StructuredNetwork
-from einsearch_cli.training.proxy.coordinates import STEPS, coordinates, width_trends
+from einsearch_cli.training.proxy.coordinates import STEPS, coordinates
+from einsearch_cli.training.proxy.width_trends import width_trends
 from tests.training.proxy.tasks import run_of, small_teacher
 
 
