@@ -162,7 +162,7 @@ def test_what_was_planned_spent_and_saved_is_said(study) -> None:
     spending = made.spending
     assert spending is not None
     decided = replace(made, spending=replace(spending, extended=()))
-    assert "All were decided, so none got more" in spending_sentences(decided)[0]
+    assert "On the last rung all were decided, so none got more" in spending_sentences(decided)[0]
     assert spending_sentences(replace(made, spending=replace(spending, looks=(3,)))) == []
 
 
