@@ -34,9 +34,10 @@ def spending_sentences(study: StudyReport) -> list[str]:
         return []
     first, *others = plan.looks
     given = [f"{count} got {look} seeds" for count, look in zip(plan.extended, others, strict=False)]
-    added = f"Candidates that were not told from the yardstick got more: {', '.join(given)}"
+    more = f"Candidates that were not told from the yardstick got more: {', '.join(given)}"
+    added = more if given else "On the last rung all were decided, so none got more"
     return [
-        f"Every candidate had {first} seeds a width. {added if given else 'On the last rung all were decided, so none got more'}. "
+        f"Every candidate had {first} seeds a width. {added}. "
         f"Up to {plan.looks[-1]} seeds were allowed: {plan.saved_runs:,} runs ({flops_text(plan.saved_flops)} FLOPs) were "
         "saved. Verdicts keep their level over all looks (bounds of Pocock 1977)."
     ]
