@@ -112,7 +112,7 @@ def test_true_is_not_one_and_text_is_not_a_number() -> None:
         ("widths: [yes]", "an entry of widths is 'yes'"),
         ("structures: monarch", "structures is 'monarch': a list is needed\ntry: structures: [monarch, btt:r=2]"),
         ("structures: {a: 1}", "structures is a mapping: a list is needed"),
-        ("halving: 3", "halving is 3: a mapping of keys to values is needed\ntry: halving: {rungs: 2, factor: 3"),
+        ("halving: 3", "halving is 3: a mapping of keys to values is needed\ntry: halving: {rungs: 3, factor: 3"),
         ("name: ../../etc", "name is '../../etc': letters, digits and . _ - are allowed, at most 64"),
         ("optimizer:\n  beta1: 1.0", "x.yaml:2: optimizer.beta1 is 1.0: a number from 0 and below 1 is needed"),
         ("optimizer: {bta1: 1}", "unknown key 'optimizer.bta1'\ntry: use beta1; all are name, learning_rate"),

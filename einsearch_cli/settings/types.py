@@ -58,7 +58,7 @@ def duration_s(text: str) -> float | None:
 
 
 def _check_duration(value: object) -> object:
-    if not isinstance(value, str) or not 0 < (duration_s(value) or 0.0) <= _LONGEST_S:
+    if isinstance(value, int | float | str) and not 0 < (duration_s(str(value)) or 0.0) <= _LONGEST_S:
         raise RuleError("a number with s, m, h or d is needed, up to 1000d", remedy="2h")
     return value
 

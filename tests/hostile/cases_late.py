@@ -7,10 +7,10 @@ from tests.hostile.case import Case, accepted, refused
 LATE = ("preparing",)
 
 CASES: tuple[Case, ...] = (
-    refused("rank monarch --widths 64 --budget 1e3", "leaves 333 training FLOPs", "for 10 steps", never=LATE),
-    refused("rank monarch --widths 64 --budget 1e3 --dry-run", "leaves 333 training FLOPs", never=LATE),
+    refused("rank monarch --widths 64 --budget 1e3", "leaves 111 training FLOPs", "for 10 steps", never=LATE),
+    refused("rank monarch --widths 64 --budget 1e3 --dry-run", "leaves 111 training FLOPs", never=LATE),
     refused("rank monarch --widths 1000000", "bytes for parameters", "this machine has", never=LATE),
-    refused("rank monarch --task text --widths 65", "a proxy transformer of width 65", "use 64", never=LATE),
+    refused("rank monarch --task text --widths 65", "a proxy transformer of width 65", "use 68", never=LATE),
     refused("rank monarch --text nothing.txt", "text nothing.txt does not exist", never=LATE),
     refused("rank ffn-moe:experts=4,top=2 --widths 64", "is no transformer", never=LATE),
     refused("rank monarch --widths 64 --out here", "here", files={"here": "a file"}, never=LATE),

@@ -29,7 +29,7 @@ CASES: tuple[Case, ...] = (
     refused("classify -", "stdin is a table for people", stdin=TABLE),
     refused("rank mine", "mine is a file", "files of structures end in .yaml", files={"mine": "monarch\n"}),
     accepted("classify monarch --format csv", "1024", files={"monarch": "a file of that name"}),
-    refused("rank - --widths 64 --budget 1e3", "leaves 333 training FLOPs", stdin="monarch\nbtt:r=2\n"),
+    refused("rank - --widths 64 --budget 1e3", "leaves 111 training FLOPs", stdin="monarch\nbtt:r=2\n"),
     refused("rank -", "stdin holds no structure"),
     refused("rank -", "stdin:2: no structure or family is named 'nothing'", stdin="monarch\nnothing\n"),
     accepted("classify - --format csv", "monarch", stdin=MARK + b"monarch\n"),

@@ -16,13 +16,13 @@ from tests.reports.reading import table_rows
 @pytest.fixture
 def lawful(study) -> StudyReport:
     """Losses 0.3 + (C / C0)^-0.25, monarch with half of dense's C0, at five budgets."""
-    made, source = study(texts=("dense", "monarch"), rungs=5), random.Random(1)
+    made, source = study(texts=("dense", "monarch"), rungs=5, widths=(90, 128, 180)), random.Random(1)
     runs = []
     for run in made.results:
         scale = {"XA^1 YA^1": 2e8}.get(str(run.trial.structure), 1e8)
-        loss = 0.3 + (run.trial.budget_flops / scale) ** -0.25
-        shape = math.exp(0.25 * math.log(run.trial.width / 128) ** 2 + source.gauss(0, 0.003))
-        runs.append(replace(run, loss=loss * shape))
+        shape = math.exp(0.25 * math.log(run.trial.width / 128) ** 2)
+        loss = 0.3 + (run.trial.budget_flops / scale) ** -0.25 * shape
+        runs.append(replace(run, loss=loss * math.exp(source.gauss(0, 0.003))))
     return replace(made, results=tuple(runs), ranking=rank_candidates(runs, made.ranking.yardstick))
 
 
