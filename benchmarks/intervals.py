@@ -296,7 +296,7 @@ def law(floor: float, exponent: float, error: float, rungs: int, source: np.rand
     compute = CHEAPEST * 4.0 ** np.arange(rungs + 2)
     noise = error * source.standard_normal(rungs + 2)
     losses = np.log(floor + (compute / CHEAPEST) ** -exponent) + noise
-    curve = LossCurve(np.log(compute[:rungs]), losses[:rungs], error**2 * np.eye(rungs))
+    curve = LossCurve(np.log(compute[:rungs]), losses[:rungs], error**2 * np.eye(rungs), error**2)
     try:
         laws = fit_laws({"structure": curve})
         found, further = laws.law("structure"), laws.predict("structure", float(compute[-1]))

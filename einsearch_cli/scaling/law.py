@@ -36,6 +36,8 @@ class LossCurve:
     log_compute: Floats
     log_losses: Floats
     covariance: Floats
+    run_variance: float
+    """Of the log loss of one run."""
 
     @classmethod
     def of_surface(cls, structure: Hashable, found: Surface, noise: Noise) -> LossCurve:
@@ -52,7 +54,8 @@ class LossCurve:
         covariance = spread * found.covariance
         if noise.seed is not None:
             covariance = covariance + np.diag([noise.seed.value / len(minimum.best.runs) for minimum in found.minima])
-        return cls(log_compute, found.log_losses, covariance)
+        one_run = spread + (0.0 if noise.seed is None else noise.seed.value)
+        return cls(log_compute, found.log_losses, covariance, one_run)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +148,8 @@ class Laws:
         """The loss at a compute, with an interval for one run (its width is the best one)."""
         x, curve = math.log(compute), self.curves[name]
         found = _log_loss(self._of(name), x - self.centre)
-        one_run = math.sqrt(float(np.min(np.diag(curve.covariance))))
-        noise = one_run * np.random.default_rng(_SEED).standard_normal(len(found))
+        noise = math.sqrt(curve.run_variance) * np.random.default_rng(_SEED).standard_normal(len(found))
+        noise[0] = 0.0  # the estimate
         low, high = _percentiles(found + noise)
         beyond = max(x - curve.log_compute[-1], curve.log_compute[0] - x, 0.0) / math.log(10)
         return Prediction(
