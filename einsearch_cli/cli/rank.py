@@ -55,7 +55,7 @@ and is trained from all seeds around its best width; the better half goes on to
 the next rung. With --most-seeds, candidates that are not told from dense get more
 seeds there. At the end the best is confirmed with new seeds. Stop it at any
 time and run the same command again: finished runs are kept. More --seeds,
-candidates or rungs, asked for later in the same --out, train what is missing.
+candidates or rungs above, asked for later in the same --out, train what is missing.
 
 [bold]Examples[/bold]
 
@@ -442,8 +442,9 @@ class _Session:
         yardstick, *baselines = self.spec.compared_with()
         runs, looks = (*outcome.ranked, *outcome.confirmation), outcome.spending.looks
 
-        def ranked(yardstick: LayerSpec) -> Ranking:
-            return rank_candidates(runs, yardstick, step_seconds=step_seconds, looks=looks)
+        def ranked(against: LayerSpec) -> Ranking:
+            is_yardstick = against == yardstick  # laws take the longest, and are those of the yardstick's ranking
+            return rank_candidates(runs, against, step_seconds=step_seconds, looks=looks, laws=is_yardstick)
 
         return StudyReport(
             title=self.spec.name,

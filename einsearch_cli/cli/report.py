@@ -61,6 +61,10 @@ AT = real_option(
 )
 
 
+_KEPT = ("study.db", "results.json")
+"""Files of a study that hold its runs."""
+
+
 def report_command(
     runs: list[Path] = typer.Argument(
         metavar="RUN...", parser=path_parser("RUN"), help="One study, or two to compare: folders or results.json."
@@ -80,6 +84,11 @@ def report_command(
         raise SpecError(f"{len(runs)} studies: one is reported, or two are compared", remedy="einsearch report RUN RUN")
     if len(runs) == 2 and (csv or out):
         raise SpecError("--csv and --out are for one study", remedy="give one RUN")
+    for option, target in (("--csv", csv), ("--out", out)):
+        if target is not None and (target.name in _KEPT or target.resolve() in {path.resolve() for path in runs}):
+            raise SpecError(f"{option} {target} holds the runs of a study", remedy=f"{option} another name")
+    if csv is not None and out is not None and csv.resolve() == out.resolve():
+        raise SpecError(f"--csv and --out are both {csv}", remedy="give two names")
     studies = [read_study(path, at) for path in runs]
     if len(studies) == 2:
         _compare(studies[0], studies[1], output)

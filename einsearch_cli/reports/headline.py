@@ -60,9 +60,16 @@ def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None
         return None
     low, high = entry.confirmed_gain_low, entry.confirmed_gain_high
     interval = "" if low is None or high is None else f", 95% interval {low:.2f} to {high:.2f}"
+    name = short_name(study.ranking.yardstick)
+    said = {
+        "better": "quote this figure",
+        "worse": f"it is worse than {name}",
+        "cannot tell": "these runs alone do not tell it from 1",
+    }
+    verdict = said.get(entry.confirmed_verdict or "", "quote this figure")
     return (
         f"Trained once more with {entry.confirmed_seeds} new seeds, {short_name(entry.structure)} has a gain of "
-        f"{factor_text(entry.confirmed_gain)} over {short_name(study.ranking.yardstick)}{interval}: quote this figure."
+        f"{factor_text(entry.confirmed_gain)} over {name}{interval}: {verdict}."
     )
 
 

@@ -172,7 +172,8 @@ def _how_to_read(study: StudyReport) -> str:
         "and the best widths that it rests on were found.",
         "Compute gain: the yardstick's FLOPs divided by this structure's FLOPs for the same loss",
         "(the lowest that both reach), with its 95% interval; above 1 is cheaper.",
-        "Where the two curves share no loss only the measured bound is shown (< or >), never an extrapolation.",
+        "Where the two curves share no loss only the measured bound is shown (< or >); compute is read off at most a factor",
+        "of 1.65 below the cheapest run. Gains have plain intervals, verdicts rest on those for all candidates together.",
         "The intervals cover seeds and the choice of width, not that of learning rate or task.",
     ]
     if any(entry.confirmed_gain is not None for entry in study.ranking.entries):
@@ -180,7 +181,9 @@ def _how_to_read(study: StudyReport) -> str:
             "Confirmed gain: the same from runs with new seeds, which had no part in choosing the structure: the one to quote."
         )
     if study.step_seconds:
-        sentences.append("Gain in seconds: steps of all networks timed in turn on this machine; another one differs.")
+        sentences.append(
+            "Gain in seconds: steps of all networks timed in turn on this machine, without an interval; another machine differs."
+        )
     if study.rates:
         sentences.append("Learning rate: of the last rung at the task's base width; muP scales it to others.")
     if any(entry.width_edge for entry in study.ranking.entries):

@@ -7,15 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from einsearch_cli.errors import SpecError
+from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.scaling import Ranking, rank_candidates
 from einsearch_cli.scaling.ranking import FORMAT
 from einsearch_cli.search.outcome import Spending, TunedRate
 from einsearch_cli.structures import LayerSpec, RoutingStatistics, parse_layer
-from einsearch_cli.training.proxy.trial import Trial, TrialResult
+from einsearch_cli.training.proxy.trial import Stage, Status, Trial, TrialResult
 from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 
 _AGAIN: Final = "run the study again with `einsearch rank`"
@@ -39,7 +39,7 @@ def read_study(path: Path, at: float | None = None) -> StudyReport:
         raise SpecError(
             f"{file}: no such file", remedy="give a folder that `einsearch rank` wrote, or its results.json"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{file} cannot be read as JSON: {error}", remedy=_AGAIN) from error
     if not isinstance(document, dict) or "ranking" not in document or "results" not in document:
         raise SpecError(
@@ -47,11 +47,11 @@ def read_study(path: Path, at: float | None = None) -> StudyReport:
         )
     if document.get("format") != FORMAT:
         raise SpecError(
-            f"{file} holds results of format {document.get('format', 1)}: format {FORMAT} is read", remedy=_AGAIN
+            f"{file} holds results of format {document.get('format', 1)!r}: format {FORMAT} is read", remedy=_AGAIN
         )
     try:
         return _study(document, at)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, EinsearchError) as error:
         raise SpecError(f"{file} is damaged: {type(error).__name__}: {error}", remedy=_AGAIN) from error
 
 
@@ -62,15 +62,16 @@ def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
     spending = None if document["spending"] is None else _spending(document["spending"])
     looks = () if spending is None else spending.looks
 
-    def ranking(yardstick: str, at: float | None = None) -> Ranking:
-        return rank_candidates(ranked, parse_layer(yardstick), step_seconds=seconds, looks=looks, at=at)
+    def ranking(against: str) -> Ranking:
+        laws = against == yardstick
+        return rank_candidates(ranked, parse_layer(against), step_seconds=seconds, looks=looks, at=at, laws=laws)
 
     yardstick, *baselines = [document["yardstick"], *(item["yardstick"] for item in document["comparisons"])]
     return StudyReport(
         title=document["title"],
         task=document["task"],
         budget_flops=document["budget_flops"],
-        ranking=ranking(yardstick, at),
+        ranking=ranking(yardstick),
         comparisons=tuple(map(ranking, baselines)),
         rates={parse_layer(row["structure"]): _rate(row) for row in document["rates"]},
         controls={parse_layer(row["structure"]): tuple(map(parse_layer, row["of"])) for row in document["controls"]},
@@ -88,6 +89,7 @@ def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
 
 
 def _result(row: Mapping[str, Any]) -> TrialResult:
+    _check(row)
     trial = {name: row[name] for name in _names(Trial) - {"structure"}}
     plain = {name: row[name] for name in _names(TrialResult) - {"trial", "curve", "routing", "trained_as"}}
     return TrialResult(
@@ -97,6 +99,27 @@ def _result(row: Mapping[str, Any]) -> TrialResult:
         trained_as=_layer(row["trained_as"]),
         **plain,
     )
+
+
+_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("rung", "width", "seed", "params", "steps"), (int,)),
+    **dict.fromkeys(("budget_flops", "rate", "train_flops", "total_flops", "elapsed_s"), (int, float)),
+    **dict.fromkeys(("loss", "learning_rate", "tokens", "executed_flops"), (int, float, type(None))),
+    "error": (str, type(None)),
+    "balanced": (bool,),
+}
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    """Refuse values of which no run can have come."""
+    for name, kinds in _KINDS.items():
+        if not isinstance(row[name], kinds) or (isinstance(row[name], bool) and bool not in kinds):
+            raise ValueError(f"{name} is {row[name]!r}")
+    for name, known in (("stage", get_args(Stage)), ("status", get_args(Status))):
+        if row[name] not in known:
+            raise ValueError(f"{name} is {row[name]!r}")
+    if row["width"] < 1 or row["rung"] < 0 or row["budget_flops"] <= 0 or row["steps"] < 0:
+        raise ValueError("a width, rung, budget or number of steps that no run has")
 
 
 def _rate(row: Mapping[str, Any]) -> TunedRate:

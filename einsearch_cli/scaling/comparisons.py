@@ -24,6 +24,9 @@ PRICES: tuple[Price, ...] = ("flops", "total", "seconds")
 """What compute may be counted in: training FLOPs without embeddings and head, with them, and seconds on a machine."""
 
 ONE_SEED = "no width was trained from two seeds, so how much losses vary is not known"
+NO_INTERVAL_IN_SECONDS = (
+    "no interval in seconds: the error of the best width, on which steps hang, is not carried into them"
+)
 INCLUDES_ZERO = "the interval for all candidates together includes 0"
 
 
@@ -96,12 +99,17 @@ class Study:
 
 
 def compare(
-    observations: Iterable[Observation], yardstick: Hashable, looks: Sequence[float] = (), at: float | None = None
+    observations: Iterable[Observation],
+    yardstick: Hashable,
+    looks: Sequence[float] = (),
+    at: float | None = None,
+    laws: bool = True,
 ) -> Study:
     """Compare every structure with the yardstick.
 
     `looks` are the numbers of seeds a width at which the study stops to look whether it needs more: each look is one
-    more chance of a false verdict, so the bounds are Pocock's (1977). `at` is a compute at which losses are predicted.
+    more chance of a false verdict, so the bounds are Pocock's (1977). `at` is a compute at which losses are predicted;
+    `laws` whether scaling laws are fitted at all, which takes seconds with dozens of candidates.
     """
     runs = list(observations)
     levels = levels_of(runs)
@@ -120,7 +128,7 @@ def compare(
                 gain = item.gains["flops"]
                 again = Confirmation(item.difference, gain, renewed[structure][1], item.verdict)
                 found[structure] = replace(found[structure], confirmed=again)
-    return Study(found, noise, levels, outlooks(surfaces, noise, yardstick, at))
+    return Study(found, noise, levels, outlooks(surfaces, noise, yardstick, at) if laws else {})
 
 
 def _against(
@@ -251,6 +259,8 @@ def _gain(
     variance = noise.of_contrasts(
         own.part(structure, tests.weights[:, :n]), reference.part(yardstick, tests.weights[:, n:])
     )
+    if price == "seconds":
+        return Gain(Estimate(math.exp(found.value)), at_loss, reason="; ".join([*notes, NO_INTERVAL_IN_SECONDS]))
     if variance is None or critical is None:
         return Gain(Estimate(math.exp(found.value)), at_loss, reason="; ".join([*notes, ONE_SEED]))
     losses, errors = np.concatenate([own.log_losses, reference.log_losses]), np.sqrt(variance[0])
@@ -266,7 +276,7 @@ def _gain(
 def _bound(own: Surface, reference: Surface, price: int) -> Gain:
     mine, theirs = own.log_prices(price), reference.log_prices(price)
     if mine is None or theirs is None:
-        return Gain(reason="seconds per step were not measured")
+        return Gain(reason="seconds per step were not measured, or do not grow with compute")
     if own.log_losses.max() < reference.log_losses.min():
         why = "already better with its smallest budget than the yardstick with its largest"
         return Gain(at_least=math.exp(theirs[-1] - mine[0]), reason=why)

@@ -360,7 +360,7 @@ class _Problem:
             held = ((parameters <= least) & (gradient > 0)) | ((parameters >= most) & (gradient < 0))
             jacobian = np.where(held[:, None, :], 0.0, jacobian)
             gradient = np.where(held, 0.0, gradient)
-            hessian = np.einsum("rnp,rn,rnq->rpq", jacobian, weight, jacobian)
+            hessian = (jacobian * weight[..., None]).swapaxes(1, 2) @ jacobian
             size = hessian[:, range(p), range(p)]
             hessian[:, range(p), range(p)] = size * (1 + damping[:, None]) + np.where(size > 0, 1e-12, 1.0)
             step = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
@@ -404,7 +404,7 @@ def outlooks(
             _check(name, curves[name])
         except FitError as error:
             curves.pop(name, None)
-            found[name] = Outlook(reason=str(error))
+            found[name] = Outlook(reason=_said(error))
     try:
         whole = fit_laws(curves) if curves else None
     except FitError:
@@ -418,8 +418,13 @@ def outlooks(
                 prediction=None if at is None else laws.predict(name, at),
             )
         except FitError as error:
-            found[name] = Outlook(reason=str(error))
+            found[name] = Outlook(reason=_said(error))
     return found
+
+
+def _said(error: FitError) -> str:
+    """One sentence: what is wrong, and what would settle it."""
+    return error.problem if error.remedy is None else f"{error.problem}: {error.remedy}"
 
 
 def _crossover(laws: Laws, name: Hashable, yardstick: Hashable) -> Crossover | None:

@@ -29,8 +29,10 @@ from einsearch_cli.scaling.trend import RungGain, Trend, scaled
 from einsearch_cli.structures import LayerSpec, layer_family, parse_layer
 from einsearch_cli.training.proxy.trial import TrialResult
 
-FORMAT: Final = 2
-"""Of a stored ranking: 2 since losses are compared at fitted best widths, with one variance for the study."""
+_CLEAR: Final = 1.1
+"""A gain in seconds beyond 1 by this factor is told from 1."""
+FORMAT: Final = 3
+"""Of a stored ranking: 3 since a study has stages; 2 since losses are compared at fitted best widths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +115,11 @@ class RankingEntry:
     seconds_gain: float | None
     seconds_gain_low: float | None
     seconds_gain_high: float | None
-    """The compute gain in seconds, with its plain 95% interval; None where steps were not timed in a race."""
+    """The compute gain in seconds; None where steps were not timed in a race. It has no interval: the error of the best
+    width, on which the number of steps hangs, is not carried into it."""
     reversed_in: tuple[Price, ...]
-    """Prices in which the gain lies on the other side of 1 than in FLOPs, both intervals leaving out 1."""
+    """Prices in which the gain lies on the other side of 1 than in FLOPs: both intervals leave out 1, or, in seconds, the
+    gain itself lies beyond it by a tenth."""
     trend: Trend | None
     """The gain at every rung and how it changes with compute; None for the yardstick and without finished runs."""
     law: Law | None
@@ -145,7 +149,7 @@ class RankingEntry:
         """The gain that may be quoted, with its interval: that of the confirmation where there was one."""
         if self.confirmed_gain is not None:
             return self.confirmed_gain, self.confirmed_gain_low, self.confirmed_gain_high
-        if self.compute_gain is None:
+        if self.compute_gain is None or self.confirmed_seeds:
             return None
         return self.compute_gain, self.compute_gain_low, self.compute_gain_high
 
@@ -249,11 +253,18 @@ class Ranking:
     def ordered(self, by: Price) -> tuple[RankingEntry, ...]:
         """The entries by their gain in one price, the highest first; by FLOPs that is the ranking itself.
 
-        Structures whose gain is not known in that price come last.
+        Where a gain is not known in that price, a structure that is better than the yardstick comes first, one that is
+        worse last.
         """
         if by == "flops":
             return self.entries
-        return tuple(sorted(self.entries, key=lambda entry: -(entry.gain_in(by) or 0.0)))
+        unknown = {"better": math.inf, "worse": 0.0, "failed": -1.0}
+
+        def merit(entry: RankingEntry) -> float:
+            gain = entry.gain_in(by)
+            return unknown.get(entry.verdict, 0.5) if gain is None else gain
+
+        return tuple(sorted(self.entries, key=merit, reverse=True))
 
     def undecided(self, resolution: float = 0.01) -> tuple[LayerSpec, ...]:
         """The structures whose verdict more seeds may settle, best first.
@@ -342,6 +353,7 @@ def rank_candidates(
     step_seconds: Mapping[tuple[LayerSpec, int], float] | None = None,
     looks: Sequence[float] = (),
     at: float | None = None,
+    laws: bool = True,
 ) -> Ranking:
     """Rank every structure of `results` by loss at equal training compute.
 
@@ -349,7 +361,7 @@ def rank_candidates(
     lower loss first; structures without a finished run come last, with loss None. The
     yardstick takes part like any other and is listed even when it has no run at all.
     Verdicts hold for all candidates together: in 95% of studies of structures equal to the
-    yardstick none is called better or worse. `looks` and `at`: see `compare`.
+    yardstick none is called better or worse. `looks`, `at` and `laws`: see `compare`.
 
     >>> rank_candidates([], parse_layer("dense")).entries[0].verdict
     'failed'
@@ -357,7 +369,7 @@ def rank_candidates(
     runs: dict[LayerSpec, list[TrialResult]] = {yardstick: []}
     for result in results:
         runs.setdefault(result.trial.structure, []).append(result)
-    study = compare(observations_of(results, step_seconds), yardstick, looks, at)
+    study = compare(observations_of(results, step_seconds), yardstick, looks, at, laws)
     drafts = [_entry(structure, study, mine) for structure, mine in runs.items()]
     drafts.sort(key=lambda entry: (*_merit(entry), str(entry.structure)))
     pooled = study.noise.pooled
@@ -390,7 +402,7 @@ def _entry(structure: LayerSpec, study: Study, runs: Sequence[TrialResult]) -> R
     item = study.comparisons.get(structure, Comparison(structure))
     gains = {price: item.gains.get(price, Gain(reason="no finished run")) for price in get_args(Price)}
     gain, again = gains["flops"], item.confirmed
-    outlook = study.outlooks.get(structure, Outlook(reason="no finished run"))
+    outlook = study.outlooks.get(structure, Outlook(reason="no law was fitted"))
     finished = sum(map(is_finished, runs))
     return RankingEntry(
         structure=structure,
@@ -411,7 +423,9 @@ def _entry(structure: LayerSpec, study: Study, runs: Sequence[TrialResult]) -> R
         compute_gain_reason=gain.reason,
         **_spread("total_gain", gains["total"].estimate),
         **_spread("seconds_gain", gains["seconds"].estimate),
-        reversed_in=tuple(price for price, other in gains.items() if _is_reversed(gain.estimate, other.estimate)),
+        reversed_in=tuple(
+            price for price, other in gains.items() if _is_reversed(price, gain.estimate, other.estimate)
+        ),
         trend=item.trend,
         law=outlook.law,
         law_reason=outlook.reason,
@@ -470,7 +484,9 @@ def _spread(name: str, estimate: Estimate | None, adjusted: bool = False) -> dic
     return plain | {f"{name}_{end}_adjusted": values.get(f"{end}_adjusted") for end in ("low", "high")}
 
 
-def _is_reversed(flops: Estimate | None, other: Estimate | None) -> bool:
+def _is_reversed(price: Price, flops: Estimate | None, other: Estimate | None) -> bool:
+    if price == "seconds" and other is not None:
+        other = Estimate(other.value, other.value / _CLEAR, other.value * _CLEAR)
     ends = [end for item in (flops, other) if item is not None for end in (item.low, item.high)]
     if len(ends) < 4 or any(end is None for end in ends):
         return False

@@ -14,6 +14,8 @@ from einsearch_cli.scaling.parabola import Edge
 
 LEAST_CURVATURE = 0.05
 """Smallest curvature of log loss in log width that is believed; 0.22 to 0.32 were measured."""
+SECONDS = 2
+"""Position of the price in seconds among the prices."""
 WIDEST_STEP = 2.1
 """Neighbouring widths further apart than this factor cannot say how low the loss is between them."""
 
@@ -70,9 +72,20 @@ class Surface:
         return np.array([minimum.log_loss for minimum in self.minima])
 
     def log_prices(self, price: int) -> Floats | None:
-        """Logarithm of one price at every rung; None where it is not known at all of them."""
+        """Logarithm of one price at every rung; None where it is not known at all of them, or does not rise.
+
+        Seconds hang on the best width, which scatters: at equal FLOPs, steps go as 1 / width². So they are read off a line
+        in log compute through all rungs.
+        """
         known = [minimum.log_prices[price] for minimum in self.minima]
-        return None if any(value is None for value in known) else np.array(known, dtype=np.float64)
+        if any(value is None for value in known):
+            return None
+        values = np.array(known, dtype=np.float64)
+        if price == SECONDS and len(values) > 1:
+            log_compute = np.array([minimum.log_prices[0] for minimum in self.minima])
+            slope, start = np.polyfit(log_compute, values, 1)
+            values = start + slope * log_compute
+        return values if np.all(np.diff(values) > 0) else None
 
     def part(self, structure: Hashable, weights: Floats) -> Part:
         """What this structure brings to contrasts, by its name and the weights of its minima in each."""

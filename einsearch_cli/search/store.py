@@ -121,6 +121,7 @@ class StudyStore:
         before = self._study.user_attrs.get(_SETTINGS)
         if known is not None and known != self._fingerprint:
             self._refuse_former_task(before or {})
+            self._refuse_former_format(before or {})
             changed = differences(before, self._settings) if before and self._settings else []
             listed = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise StudyError(
@@ -131,6 +132,16 @@ class StudyStore:
             self._study.set_user_attr(_FINGERPRINT, self._fingerprint)
         if before is None and self._settings:
             self._study.set_user_attr(_SETTINGS, self._settings)
+
+    def _refuse_former_format(self, before: Mapping[str, Any]) -> None:
+        """Studies of earlier versions are known by their number alone: whatever else differs says nothing more."""
+        theirs, ours = before.get("format", 1), self._settings.get("format", 1)
+        if before and theirs != ours:
+            raise StudyError(
+                f"{self.folder} holds a study of format {theirs}: this version of einsearch has format {ours}, whose runs have "
+                "other keys",
+                remedy="give another --out to begin again; results.json and report.html of that study stay as they are",
+            )
 
     def _refuse_former_task(self, before: Mapping[str, Any]) -> None:
         """Studies of a task that has since changed are known by the number of its format, 1 where none was noted."""

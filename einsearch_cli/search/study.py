@@ -322,7 +322,7 @@ class _Course:
         finished = [s for s in survivors if self.budgets[rung] in self.best_widths[s]]
         seeds = dict.fromkeys(finished, looks[0])
         for look in looks[1:]:
-            ranking = rank_candidates(self._sorted(self._ranked().values()), yardstick, looks=looks)
+            ranking = rank_candidates(self._sorted(self._ranked().values()), yardstick, looks=looks, laws=False)
             undecided = [s for s in ranking.undecided() if s in finished]
             if not undecided:
                 break

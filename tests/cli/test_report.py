@@ -62,6 +62,13 @@ def test_two_studies_side_by_side(einsearch, stored: Path) -> None:
 def test_what_cannot_be_reported(einsearch, stored: Path, tmp_path: Path) -> None:
     assert einsearch("report", tmp_path / "nothing").err.startswith(f"error: {tmp_path / 'nothing'}: no such file")
     assert "3 studies: one is reported, or two are compared" in einsearch("report", stored, stored, stored).err
+    for words in (
+        ("--csv", stored / "study.db"),
+        ("--csv", stored / "results.json"),
+        ("--out", stored / "results.json"),
+    ):
+        found = einsearch("report", stored, *words)
+        assert (found.code, f"{words[1]} holds the runs of a study" in found.err) == (2, True)
     assert "--csv and --out are for one study" in einsearch("report", stored, stored, "--csv", tmp_path / "x.csv").err
 
 

@@ -59,7 +59,7 @@ def whole(study) -> StudyReport:
             planned_runs=90, planned_flops=2e12, looks=(3, 6, 12), extended=(2, 1), saved_runs=36, saved_flops=5.76e12
         ),
         ranking=rank_candidates(runs, named["dense"], step_seconds=seconds, looks=(3, 6, 12)),
-        comparisons=(rank_candidates(runs, named["monarch"], step_seconds=seconds, looks=(3, 6, 12)),),
+        comparisons=(rank_candidates(runs, named["monarch"], step_seconds=seconds, looks=(3, 6, 12), laws=False),),
         commands=("einsearch rank x",),
         environment=(("torch", "2"),),
     )
@@ -95,8 +95,8 @@ def test_the_ranking_comes_from_the_runs_and_not_from_the_stored_one(study, tmp_
         (None, "results.json: no such file"),
         ("{", "results.json cannot be read as JSON"),
         ("[1]", "results.json does not hold the results of a study"),
-        ('{"ranking": [], "results": []}', "results.json holds results of format 1: format 2 is read"),
-        ('{"ranking": [], "results": [], "format": 2}', "results.json is damaged: KeyError: 'confirmation'"),
+        ('{"ranking": [], "results": []}', "results.json holds results of format 1: format 3 is read"),
+        ('{"ranking": [], "results": [], "format": 3}', "results.json is damaged: KeyError: 'confirmation'"),
     ],
 )
 def test_what_is_no_study_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
@@ -106,13 +106,36 @@ def test_what_is_no_study_is_refused(tmp_path: Path, text: str | None, message: 
         read_study(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("width", 0), ("width", "64"), ("rung", -1), ("stage", "zzz"), ("status", "zzz"), ("loss", True), ("structure", 3),
+     ("budget_flops", 0), ("params", "x"), ("curve", 3), ("routing", [1]), ("trained_as", "nothing"), ("seed", 10**400)],
+)  # fmt: skip
+def test_damaged_runs_are_refused(study, tmp_path: Path, name: str, value: object) -> None:
+    document = results_document(study(rungs=1))
+    document["results"][0][name] = value
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    if name == "seed":
+        assert read_study(tmp_path).results[0].trial.seed == value, "any whole number is a seed"
+        return
+    with pytest.raises(SpecError, match="is damaged"):
+        read_study(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"ranking": [], "results": [], "format": "3"}'])
+def test_nested_and_wrong_documents_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(SpecError):
+        read_study(tmp_path)
+
+
 def test_all_prices_and_the_confirmation_have_columns(study) -> None:
     made = whole(study)
     shown = ranking_table(made)
     row = dict(zip(shown.headers, next(row for row in shown.rows if row[1] == "monarch"), strict=True))
     entry = made.ranking.entry_of(parse_structure("monarch"))
     assert row["confirmed gain"].startswith(f"{entry.confirmed_gain:.2f}× [")
-    assert row["in seconds"].startswith(f"{entry.seconds_gain:.2f}× [")
+    assert row["in seconds"] == f"{entry.seconds_gain:.2f}×", "without an interval"
     assert entry.seconds_gain < 0.3 < 1.5 < entry.compute_gain
     assert row["learning rate"] == "↑ 0.04"
     assert row["trend"] == entry.trend.word

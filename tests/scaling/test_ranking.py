@@ -239,7 +239,7 @@ def test_four_rungs_carry_a_scaling_law(cells):
     assert Ranking.from_json(json.loads(json.dumps(ranking.to_json()))) == ranking
     few = rank_candidates([result for result in results if result.trial.rung < 3], DENSE).entry_of(MONARCH)
     assert few.law is None
-    assert "3 rungs, and a scaling law needs 4\ntry: train at 1 more budget" in few.law_reason
+    assert "3 rungs, and a scaling law needs 4: train at 1 more budget" in few.law_reason
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_damaged_json_is_refused_by_name(run, change, complaint):
 
 
 def test_rankings_of_earlier_versions_are_refused_by_name():
-    with pytest.raises(SpecError, match=r"a ranking of format 1: format 2 is read\ntry: make the ranking again"):
+    with pytest.raises(SpecError, match=r"a ranking of format 1: format 3 is read\ntry: make the ranking again"):
         Ranking.from_json({"yardstick": "dense", "confidence": 0.95, "entries": []})
 
 
