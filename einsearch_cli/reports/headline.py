@@ -22,6 +22,7 @@ def headline(study: StudyReport) -> tuple[str, ...]:
         _against_yardstick(study, ranked),
         _confirmed(study, ranked),
         *_reversals(study, ranked),
+        *_controls(study),
         *_against_baselines(study),
         _tally(study, ranked),
         _trends(study, ranked),
@@ -90,6 +91,26 @@ def _reversals(study: StudyReport, ranked: Sequence[RankingEntry]) -> list[str]:
             name = short_name(study.ranking.yardstick)
             found.append(
                 f"The price turns the order: {short_name(entry.structure)}'s gain over {name} is {', '.join(known)}."
+            )
+    return found
+
+
+def _controls(study: StudyReport) -> list[str]:
+    """A sentence for every control that ranks above what it is a control of: what was added does not show in the loss."""
+    found = []
+    for control, sources in study.controls.items():
+        plain = study.ranking.entry_of(control)
+        beaten = [
+            short_name(source)
+            for source in sources
+            if plain is not None
+            and (entry := study.ranking.entry_of(source)) is not None
+            and entry.rung == plain.rung
+            and entry.rank > plain.rank
+        ]
+        if beaten:
+            found.append(
+                f"{short_name(control)}, a control, ranks above {', '.join(beaten)}: what they add does not show in the loss."
             )
     return found
 

@@ -147,6 +147,9 @@ def test_all_prices_and_the_confirmation_have_columns(study) -> None:
     said = " ".join(headline(made))
     assert f"The price turns the order: monarch's gain over dense is {entry.compute_gain:.2f}× in counted FLOPs" in said
     assert f"{entry.seconds_gain:.2f}× in seconds on this machine" in said
+    turned = replace(made, controls={parse_structure("btt:r=2"): (parse_structure("monarch"),)})
+    assert "btt:r=2, a control, ranks above monarch: what they add does not show in the loss." in headline(turned)
+    assert not any(", a control," in line for line in headline(made)), "btt:r=2 ranks above its control"
     assert f"monarch has a gain of {entry.confirmed_gain:.2f}× over dense" in said
 
 
