@@ -25,6 +25,7 @@ benchmark: .venv/installed
 	$(BIN)/python benchmarks/moe_speed.py --quick
 	$(BIN)/python benchmarks/routes.py --out benchmarks/results/routes.json
 	$(BIN)/python benchmarks/space_search.py --quick
+	$(BIN)/python -m benchmarks.intervals --studies 100
 	$(BIN)/python benchmarks/rank.py
 
 .venv/installed: pyproject.toml constraints.txt

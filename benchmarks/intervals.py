@@ -380,7 +380,7 @@ def measure(study: Study, studies: int, seed: int = 0) -> dict[str, float]:
 def table(document: dict[str, Any], group: str) -> Table:
     """The figures of one group of cases."""
     rows = [case for case in document["cases"] if case["group"] == group]
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("group", "case")))
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("group", "case", "studies")))
     numbers = {"gain", "half", "quoted", "chosen_by"}
 
     def cell(row: dict[str, Any], name: str) -> str:
@@ -407,15 +407,17 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.read is not None:
         parts = [json.loads(path.read_text(encoding="utf-8")) for path in chosen.read]
-        document = {**parts[0], "cases": [case for part in parts for case in part["cases"]]}
+        document = {"python": parts[0]["python"], "cases": [case for part in parts for case in part["cases"]]}
     else:
         started_s = time.perf_counter()
         found = []
         for group, name, study in cases():
             if any(word in f"{group}: {name}" for word in chosen.only):
-                found.append({"group": group, "case": name, **measure(study, chosen.studies)})
+                found.append(
+                    {"group": group, "case": name, "studies": chosen.studies, **measure(study, chosen.studies)}
+                )
                 print(f"{time.perf_counter() - started_s:5.0f} s  {found[-1]}", file=sys.stderr)
-        document = {"studies": chosen.studies, "python": platform.python_version(), "cases": found}
+        document = {"python": platform.python_version(), "cases": found}
     text = json.dumps(document, indent=1)
     if chosen.out is not None:
         chosen.out.write_text(text + "\n", encoding="utf-8")
