@@ -22,6 +22,10 @@ def pytest_sessionstart() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+collect_ignore = ["cli/plugin_of_all.py", "search/fatal.py"]
+"""Plug-ins: looking for doctests in them would register what they hold in the process of all tests."""
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
