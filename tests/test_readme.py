@@ -14,11 +14,9 @@ import pytest
 
 from einsearch_cli.cli.main import main
 from einsearch_cli.cli.output import table
-from einsearch_cli.reports import StudyReport, headline, ranking_table
-from einsearch_cli.scaling import rank_candidates
-from einsearch_cli.structures import parse_structure
+from einsearch_cli.reports import headline, ranking_table
+from einsearch_cli.reports.stored import read_study
 from einsearch_cli.structures.spec_file import read_structure_file
-from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -144,33 +142,14 @@ def test_the_layer_of_the_readme_is_a_drop_in_and_its_swap_spares_the_decoder(
     assert "replaced" in capsys.readouterr().out
 
 
-@pytest.mark.xfail(strict=True, reason="the README shows the ranking of the demo before losses were fitted over width")
 def test_the_ranking_shown_is_that_of_the_stored_study() -> None:
-    """Table and sentences, from the losses in examples/demo/results.json."""
-    document = json.loads((ROOT / "examples" / "demo" / "results.json").read_text(encoding="utf-8"))
-    results = tuple(map(result_of, document["results"]))
-    study = StudyReport(
-        title=document["title"],
-        task=document["task"],
-        budget_flops=document["budget_flops"],
-        results=results,
-        ranking=rank_candidates(list(results), parse_structure(document["yardstick"])),
-        loss_name=document["loss_name"],
-    )
+    """Table and sentences, from the runs in examples/demo/results.json."""
+    study = read_study(ROOT / "examples" / "demo")
     shown = ranking_table(study)
     rows = table([dict(zip(shown.headers, row, strict=True)) for row in shown.rows])
     said = f"loss: {study.loss_name}, at the best width"
     (block,) = re.findall(r"^```text\n(#    structure.*?)^```", README, re.M | re.S)
     assert "\n".join([*(line.rstrip() for line in rows.splitlines()), said, "", *headline(study), ""]) == block
-
-
-def result_of(run: dict[str, object]) -> TrialResult:
-    """A run of results.json; the file keeps no learning curve."""
-    trial = Trial(
-        parse_structure(str(run["structure"])), *(run[name] for name in ("width", "seed", "rung", "budget_flops"))
-    )  # type: ignore[arg-type]
-    values = (run[name] for name in ("status", "loss", "params", "train_flops", "total_flops", "steps", "elapsed_s"))
-    return TrialResult(trial, *values, ())  # type: ignore[arg-type]
 
 
 def test_files_in_specs_are_valid() -> None:

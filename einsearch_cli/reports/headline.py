@@ -188,7 +188,8 @@ def _tally(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
     counted = [(verdict, count, "all" if count == len(peers) else str(count)) for verdict, count in groups if count]
     said = [f"{shown} {'is' if count == 1 else 'are'} {verdict}" for verdict, count, shown in counted]
     name = short_name(dense.structure)
-    return f"Of the {len(peers)} structures trained with that budget besides {name}, {' and '.join(said)}."
+    listed = f"{', '.join(said[:-1])} and {said[-1]}" if said[1:] else said[0]
+    return f"Of the {len(peers)} structures trained with that budget besides {name}, {listed}."
 
 
 def _full_rank_group(study: StudyReport) -> str | None:
