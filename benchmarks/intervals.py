@@ -73,9 +73,9 @@ class Design:
     shared: float = 0.0
     """Standard deviation of what a seed does to all runs of a rung."""
     ratio: float = math.sqrt(2)
-    """Of neighbouring widths."""
+    """Ratio of neighbouring widths."""
     fixed: int = 0
-    """A fixed grid of so many widths for all structures and rungs, as a user may give it; 0 for one that follows the best."""
+    """Number of widths of a grid that is the same for all structures and rungs; 0 for a grid around each best width."""
 
 
 class Simulation:

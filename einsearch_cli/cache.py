@@ -58,7 +58,7 @@ def computed_once(lock: Path, read: Callable[[], Found | None], compute: Callabl
 def cached_arrays(folder: Path, kind: str, key: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:
     """What `compute` gives, from the cache file of this `kind` and `key` when it is there and intact.
 
-    A damaged file (the archive has checksums) or one of another key is computed anew.
+    A file that is damaged (the archive has checksums), or that belongs to another key, is computed again.
 
     Args:
         folder: cache folder, made when missing.

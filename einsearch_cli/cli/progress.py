@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 _TRUST_S: Final = 10.0
-"""The estimate of a benchmark counts as much as the speed of its first so many seconds."""
+"""Seconds of a benchmark after which its measured speed counts as much as the estimate."""
 
 
 @contextmanager

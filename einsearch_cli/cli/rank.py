@@ -117,7 +117,7 @@ def rank_command(
         example=12,
         least=1,
         most=1000,
-        help="Candidates not told from dense get more seeds, up to so many; --seeds if not given.",
+        help="Most seeds for a candidate that cannot be told from dense; the number of --seeds if not given.",
     ),
     rates: str | None = typer.Option(
         None, metavar="tuned|fixed", help="Learning rates: tuned for every candidate (default), or one for all."

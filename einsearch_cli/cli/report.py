@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 HELP = """Make the ranking, its tables and its page again from stored runs, or compare two studies.
 
 RUN is a folder that `einsearch rank` wrote, or its results.json. Nothing is
-trained: the ranking is computed anew from the runs alone. With two RUNs the
-verdicts of both stand side by side.
+trained: the ranking is computed again from the stored runs. Two RUNs are
+compared verdict by verdict.
 
 [bold]Examples[/bold]
 

@@ -43,7 +43,7 @@ class TextCodec:
     def write(self, tokens: Sequence[int], is_last: bool) -> str:
         """What is certain of the text of these tokens, however they go on; all of it if `is_last`.
 
-        All are decoded anew each time: tokenizers treat the first of a text in its own way.
+        Each call decodes all tokens, because tokenizers treat the first token of a text differently.
         """
         text = self._tokenizer.decode(tokens)
         return text if is_last else text.rstrip(_BROKEN)

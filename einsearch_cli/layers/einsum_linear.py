@@ -108,7 +108,7 @@ class EinsumLinear(FactoredModule):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the factors anew; gain one, bias zero."""
+        """Draw new factors; the gain becomes one and the bias zero."""
         super().reset_parameters()
         if self.bias is not None:
             nn.init.zeros_(self.bias)

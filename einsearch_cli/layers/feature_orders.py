@@ -92,7 +92,7 @@ class FactoredModule(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the factors anew; gains one.
+        """Draw new factors; every gain becomes one.
 
         A factor's standard deviation is sqrt(min(fan_in, fan_out) / fan_in²):
         Qiu et al. 2024 (arXiv 2406.06248).

@@ -157,7 +157,8 @@ class Chart:
     def label_room(self) -> float:
         """Pixels on the right for the longest name at the end of a line."""
         longest = max((len(item.label) for item in self.series), default=0)
-        return _COLUMN + 14 + _CHARACTER * longest if longest else 14.0
+        aside = max((item.dodge for item in self.series if item.label), default=0.0)
+        return _COLUMN + 14 + max(aside, 0.0) + _CHARACTER * longest if longest else 14.0
 
     @property
     def right(self) -> float:
@@ -359,19 +360,28 @@ def _moved_apart(chart: Chart) -> dict[int, float]:
 
 def _end_labels(chart: Chart) -> Html:
     """Names at the ends of lines, moved apart where they would touch."""
-    ends: dict[float, list[tuple[Series, tuple[float, float]]]] = {}
+    ends: list[tuple[float, Series, tuple[float, float]]] = []
     for item in chart.series:
         last = [line.points[-1] for line in item.lines] or [(point.x, point.y) for point in item.points[-1:]]
         if item.label and last:
             heights = [chart.at(x, y)[1] for x, y in last]
             x = chart.at(*last[0])[0]
-            ends.setdefault(round(x, 1), []).append((item, (x + item.dodge, sum(heights) / len(heights))))
+            ends.append((x, item, (x + item.dodge, sum(heights) / len(heights))))
+    ends.sort(key=lambda entry: entry[0])
+    groups: list[list[tuple[float, Series, tuple[float, float]]]] = []
+    for entry in ends:  # runs of one budget spend nearly the same FLOPs: their names share a column
+        if groups and entry[0] - groups[-1][-1][0] < _COLUMN:
+            groups[-1].append(entry)
+        else:
+            groups.append([entry])
     parts = []
-    for x, items in ends.items():
+    for group in groups:
+        items = [(item, place) for _, item, place in group]
         column = max(place for _, (place, _) in items) + _COLUMN
         lowest = chart.bottom - 4.0
-        if x < max(ends):  # lines go on from here, downwards: the names stay above them
-            lowest = min((y for item in chart.series for y in _heights_at(chart, item, x)), default=chart.bottom) - 4
+        if group is not groups[-1]:  # lines go on from here, downwards: the names stay above them
+            near = [y for x, _, _ in group for other in chart.series for y in _heights_at(chart, other, x)]
+            lowest = min(near, default=chart.bottom) - 4
         placed = spread_apart([y for _, (_, y) in items], LABEL_GAP, TOP + 8.0, max(lowest, TOP + 8.0))
         for (item, (end, y)), height in zip(items, placed, strict=True):
             leader = polyline([(end + 7, y), (column - 4, height)], class_="leader")

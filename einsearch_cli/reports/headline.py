@@ -82,7 +82,7 @@ _PRICES: Final[dict[Price, str]] = {
 
 
 def _reversals(study: StudyReport, ranked: Sequence[RankingEntry]) -> list[str]:
-    """A sentence for every structure that is cheaper in one price and dearer in another."""
+    """A sentence for every structure that saves compute in one price and costs more in another."""
     found = []
     for entry in ranked:
         gains = [(price, entry.gain_in(price)) for price in ("flops", *entry.reversed_in)]

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from statistics import median
 
 import numpy as np
@@ -141,6 +141,20 @@ def test_a_best_width_that_was_not_found_has_a_hollow_mark(study) -> None:
         mine = [mark for mark in panel.of("hollow") if mark.key == identities(made)[item].key]
         assert pairs(mine, "hollow") == near({(level.best.compute, level.best.mean) for level in levels})
         assert all("2 widths: at least three show where the loss is lowest" in mark.tip for mark in mine)
+
+
+def test_names_at_the_ends_of_lines_lie_apart(study) -> None:
+    """Runs of one budget spend nearly the same FLOPs, so that lines end at nearly the same place."""
+    made = study(rungs=3)
+    spent = {item: 0.95 + 0.01 * number for number, item in enumerate(made.structures)}
+    runs = [replace(run, train_flops=spent[run.trial.structure] * run.train_flops) for run in made.results]
+    page = render_report(replace(made, results=tuple(runs), ranking=rank_candidates(runs, made.ranking.yardstick)))
+    drawing = page[page.index('id="loss-compute"') :].partition("</svg>")[0]
+    labels = re.findall(r'end-label" data-s="\w+">.*?<text x="([\d.]+)" y="([\d.]+)"', drawing)
+    assert len(labels) == len(made.structures)
+    assert len({x for x, _ in labels}) == 1
+    heights = sorted(float(y) for _, y in labels)
+    assert min(b - a for a, b in pairwise(heights)) >= 17
 
 
 def test_loss_against_width(study) -> None:

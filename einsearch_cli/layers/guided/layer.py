@@ -78,7 +78,7 @@ class SelfGuidedLinear(EinsumLinear):
         self.guide.copy_(super().to_dense())
 
     def reset_parameters(self) -> None:
-        """Draw the factors anew; the guide becomes their product."""
+        """Draw new factors; the guide becomes their product."""
         super().reset_parameters()
         self.start_guide_()
 

@@ -34,7 +34,7 @@ class Rotation(NamedTuple):
 def rotation(start: int, length: int, head_size: int, base: float, like: Tensor) -> Rotation:
     """The rotation of positions start … start + length - 1, in dtype and on the device of `like`.
 
-    Computed anew in every pass, which costs less than 1% of it, so that a model has no
+    Every pass computes it again, which takes less than 1% of the pass. So a model has no
     state that could be lost when it is moved, sharded or loaded.
 
     >>> turned = rotation(0, 3, 4, 10_000.0, torch.empty(0)).turn(torch.ones(1, 1, 3, 4))

@@ -41,7 +41,7 @@ def add_bias_(y: Tensor, bias: Tensor) -> None:
 
 
 def two_core_kernels(cores: TwoCores, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> ModuleType | None:
-    """Those of `tensor_train` for these tensors, of half precision; None where they cannot take them."""
+    """The kernels of `tensor_train`, which take half precision; None if they cannot take these tensors."""
     tensors = (x, *factors) if bias is None else (x, *factors, bias)
     outputs = x.shape[0] * cores.sizes[2] * cores.sizes[3]
     if x.dtype.itemsize != 2 or outputs >= _COUNTABLE or kernels_for(x, tensors) is by_torch:
