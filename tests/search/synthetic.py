@@ -40,10 +40,10 @@ class Law:
     noise: float = 0.0
 
     def best_width(self, budget: float) -> float:
-        return self.width * (budget / 1e9) ** self.growth
+        return float(self.width * (budget / 1e9) ** self.growth)
 
     def best_rate(self, budget: float) -> float:
-        return self.rate * (budget / 1e9) ** self.rate_drift
+        return float(self.rate * (budget / 1e9) ** self.rate_drift)
 
     def log_loss(self, trial: Trial) -> float:
         wide = math.log(trial.width / self.best_width(trial.budget_flops))
