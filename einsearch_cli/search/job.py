@@ -1,9 +1,9 @@
-"""A trial on its way to a worker: the job, what it needs, how it is trained, and what comes back."""
+"""Trials on their way to a worker: jobs and packs, what they need, how they are trained, and what comes back."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ class TrialSetup:
     """Settings of the task."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """Fields of `OptimizerSettings`."""
+    pack: int = 1
+    """Runs that a worker trains at once, at most; they differ in seed and learning rate alone."""
     plugins: tuple[str, ...] = field(default_factory=loaded_plugins)
     """Where tasks and optimizers of the study may be registered."""
 
@@ -60,6 +62,21 @@ class TrialFinished:
 
     number: int
     result: TrialResult
+
+
+Pack = Sequence[Job]
+"""Jobs of one structure, width and budget, which one worker trains at once; each ends by itself."""
+
+Report = Callable[[TrialProgress | TrialFinished], None]
+
+
+def run_pack(jobs: Pack, setup: TrialSetup, report: Report) -> None:
+    """Train the jobs of a pack here, on the threads that torch is set to.
+
+    Every job ends in one `TrialFinished`, whatever goes wrong with it or with the others; what `report` raises goes on.
+    """
+    for job in jobs:
+        report(TrialFinished(job.number, run_trial(job, setup, report)))
 
 
 def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], None]) -> TrialResult:

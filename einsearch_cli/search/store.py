@@ -197,6 +197,13 @@ class StudyStore:
         self._running[asked.number] = asked
         return asked.number, trial
 
+    def take_pack(self, most: int) -> list[tuple[int, Trial]]:
+        """The next trial of the queue, with others that can train in one pack with it; empty if the queue is."""
+        packed = [trial for trial in self._queue if trial.pack_key == self._queue[0].pack_key][:most]
+        rest = [trial for trial in self._queue if trial not in packed]
+        self._queue = deque(packed + rest)
+        return [taken for _ in packed if (taken := self.take()) is not None]
+
     def finish(self, number: int, result: TrialResult) -> None:
         """Record the result of a running trial: first what came out, then that it is over."""
         with _database_errors(self.folder / DATABASE):

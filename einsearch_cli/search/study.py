@@ -22,7 +22,7 @@ from einsearch_cli.search.budgets import width_grid
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import promoted, rung_budgets
-from einsearch_cli.search.job import Job, TrialFinished, TrialProgress
+from einsearch_cli.search.job import Job, Pack, TrialFinished, TrialProgress
 from einsearch_cli.search.outcome import Spending, StudyOutcome, TunedRate
 from einsearch_cli.search.plan import StudyStage, planned_stages, run_total
 from einsearch_cli.search.spec import CONFIRMING_SEED, StudySpec
@@ -475,13 +475,14 @@ def _finite(log_loss: float) -> float | None:
 
 
 def _run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[StudyEvent], None]) -> None:
-    def next_job() -> Job | None:
-        taken = store.take()
-        return None if taken is None else Job(*taken)
+    def next_pack() -> Pack:
+        """All workers get a share of what waits."""
+        share = math.ceil(store.waiting() / engine.workers)
+        return [Job(*taken) for taken in store.take_pack(min(share, engine.setup.pack))]
 
     def record(event: TrialProgress | TrialFinished) -> None:
         if isinstance(event, TrialFinished):
             store.finish(event.number, event.result)
         on_event(event)
 
-    engine.run(next_job, record)
+    engine.run(next_pack, record)

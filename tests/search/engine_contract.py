@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -34,8 +35,10 @@ def job(number: int, budget_flops: float = 2e7, width: int = 16) -> Job:
     return Job(number, Trial(parse_structure("monarch"), width, number, 0, budget_flops))
 
 
-def finished(engine: Engine, jobs: Iterable[Job], on_event: Callable[[Event], None] = lambda _: None) -> dict[int, Any]:
-    """The result of every job, by number."""
+def finished(
+    engine: Engine, jobs: Iterable[Job], on_event: Callable[[Event], None] = lambda _: None, pack: int = 1
+) -> dict[int, Any]:
+    """The result of every job, by number; so many are given at once."""
     found: dict[int, Any] = {}
     waiting = iter(jobs)
 
@@ -46,7 +49,7 @@ def finished(engine: Engine, jobs: Iterable[Job], on_event: Callable[[Event], No
             found[event.number] = event.result
         on_event(event)
 
-    engine.run(lambda: next(waiting, None), note)
+    engine.run(lambda: tuple(itertools.islice(waiting, pack)), note)
     return found
 
 
@@ -92,6 +95,17 @@ class EngineContract:
             alone = run_trial(job(number), SETUP, lambda _: None)
             assert replace(result, elapsed_s=alone.elapsed_s) == alone
         assert sorted(found) == [0, 1, 2]
+
+    def test_jobs_of_one_pack_end_each_by_itself(self, engine: Engine) -> None:
+        jobs = [job(0), job(1, budget_flops=1.0), job(2)]
+        found = finished(engine, jobs, pack=3)
+        assert [found[n].status for n in range(3)] == ["ok", "failed", "ok"]
+        assert {number: result.trial for number, result in found.items()} == {job.number: job.trial for job in jobs}
+
+    def test_all_jobs_that_a_dead_worker_had_in_hand_fail(self, engine: Engine) -> None:
+        found = finished(engine, [job(0, width=FATAL_WIDTH), job(1, width=FATAL_WIDTH), job(2)], pack=2)
+        assert [found[n].status for n in range(3)] == ["failed", "failed", "ok"]
+        assert "exit code 3" in found[1].error
 
     @pytest.mark.parametrize("cause", [KeyboardInterrupt, StudyError])
     def test_leaving_ends_what_runs(self, engine: Engine, cause: type[BaseException]) -> None:  # noqa: ARG002

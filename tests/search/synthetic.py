@@ -10,7 +10,7 @@ from typing import Any
 
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
-from einsearch_cli.search.job import Job, TrialFinished, TrialProgress, TrialSetup
+from einsearch_cli.search.job import Pack, Report, TrialFinished, TrialSetup
 from einsearch_cli.search.outcome import StudyOutcome
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
@@ -78,14 +78,13 @@ class Synthetic(Engine):
     def stop(self) -> None:
         """Nothing runs."""
 
-    def run(
-        self, next_job: Callable[[], Job | None], on_event: Callable[[TrialProgress | TrialFinished], None]
-    ) -> None:
-        while (job := next_job()) is not None:
-            if len(self.ran) >= self.stop_after:
-                raise Interrupted  # with a job in hand
-            self.ran.append(job.trial)
-            on_event(TrialFinished(job.number, self.laws(job.trial.structure).result(job.trial)))
+    def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
+        while pack := next_pack():
+            for job in pack:
+                if len(self.ran) >= self.stop_after:
+                    raise Interrupted  # with jobs in hand
+                self.ran.append(job.trial)
+                on_event(TrialFinished(job.number, self.laws(job.trial.structure).result(job.trial)))
 
 
 @dataclass
@@ -124,6 +123,10 @@ class MemoryStore:
         if not self._queue:
             return None
         return len(self._results), self._queue.pop(0)
+
+    def take_pack(self, most: int) -> list[tuple[int, Trial]]:
+        taken = self.take() if most else None
+        return [] if taken is None else [taken]
 
     def finish(self, number: int, result: TrialResult) -> None:
         assert number == len(self._results)

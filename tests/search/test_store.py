@@ -325,3 +325,18 @@ def test_a_study_of_a_former_format_of_its_task_is_refused_by_name(tmp_path: Pat
     )
     with pytest.raises(StudyError, match='holds another study: task was "text" and is "sine"'):
         StudyStore(tmp_path, "g", {**before, "task": "sine"}).__enter__()
+
+
+def test_a_pack_holds_trials_that_differ_in_seed_and_rate_alone(tmp_path: Path) -> None:
+    first = TRIALS[0]
+    other = replace(first, width=32)
+    alike = [replace(first, seed=1), replace(first, seed=2, rate=0.5), replace(first, seed=3)]
+    with open_store(tmp_path) as store:
+        store.add([first, other, alike[0], replace(first, balanced=False), *alike[1:]])
+        assert [taken for _, taken in store.take_pack(3)] == [first, *alike[:2]]
+        assert [[taken for _, taken in store.take_pack(8)] for _ in range(4)] == [
+            [alike[2]],
+            [other],
+            [replace(first, balanced=False)],
+            [],
+        ]

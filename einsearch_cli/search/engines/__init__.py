@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 from einsearch_cli.register import Register
 
 if TYPE_CHECKING:  # the names of engines are listed without pydantic
-    from einsearch_cli.search.job import Job, TrialFinished, TrialProgress, TrialSetup
+    from einsearch_cli.search.job import Pack, Report, TrialSetup
 
 DEFAULT: Final = "local"
 
@@ -21,17 +21,17 @@ class Engine(ABC):
     """Runs jobs: on processes of this machine, on a cluster, on several devices, or several at once in one process.
 
     Contract (tests/search/engine_contract.py):
-        - Every job that `next_job` gives ends in exactly one `TrialFinished`, in any order; before it there may be
-          any number of `TrialProgress`. `search.job.run_trial` trains a job anywhere and makes both.
-        - A job that fails, and one whose worker dies, ends with a failed result; other jobs go on.
-        - `next_job` and `on_event` are called in the thread that called `run`. What they raise, Ctrl-C included,
+        - Every job of every pack that `next_pack` gives ends in exactly one `TrialFinished`, in any order; before it
+          there may be any number of `TrialProgress`. `search.job.run_pack` trains a pack anywhere and reports both.
+        - A job that fails, and all that a worker has in hand when it dies, end with failed results; other jobs go on.
+        - `next_pack` and `on_event` are called in the thread that called `run`. What they raise, Ctrl-C included,
           leaves `run`.
         - Making an engine starts nothing. It is a context manager; leaving it ends whatever still runs, without
           an event. `run` may be called several times before.
 
     Args:
         setup: what a worker needs besides its jobs. Setups, jobs and results can be pickled, and written as JSON.
-        workers: how many trials are to run at once; the engine decides if it is None.
+        workers: how many packs are to run at once; the engine decides if it is None.
 
     Raises:
         SpecError: more workers than the engine can have.
@@ -44,7 +44,7 @@ class Engine(ABC):
     def __init__(self, setup: TrialSetup, workers: int | None = None) -> None:
         self.setup = setup
         self.workers = workers or self.default_workers()
-        """Trials that run at once."""
+        """Packs that run at once."""
 
     def default_workers(self) -> int:
         """Number of workers if none is asked for."""
@@ -61,10 +61,8 @@ class Engine(ABC):
         self.stop()
 
     @abstractmethod
-    def run(
-        self, next_job: Callable[[], Job | None], on_event: Callable[[TrialProgress | TrialFinished], None]
-    ) -> None:
-        """Run jobs until none runs and `next_job` has none to give; it is asked whenever a worker is free."""
+    def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
+        """Run packs until none runs and `next_pack` gives an empty one; it is asked whenever a worker is free."""
 
     @abstractmethod
     def stop(self) -> None:

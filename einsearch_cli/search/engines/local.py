@@ -1,4 +1,4 @@
-"""The engine of this machine: worker processes that take jobs from a pipe and send back what happens."""
+"""The engine of this machine: worker processes that take packs of jobs from a pipe and send back what happens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 
 from einsearch_cli.search.engines import Engine, register
-from einsearch_cli.search.job import Job, TrialFinished, TrialProgress, TrialSetup, run_trial
+from einsearch_cli.search.job import Job, Pack, Report, TrialFinished, TrialProgress, TrialSetup, run_pack
 from einsearch_cli.training.proxy.trial import failed_result
 
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -45,31 +45,29 @@ class LocalProcesses(Engine):
         while self._team:
             self._team.pop().stop()
 
-    def run(
-        self, next_job: Callable[[], Job | None], on_event: Callable[[TrialProgress | TrialFinished], None]
-    ) -> None:
-        """Run jobs until none are left."""
-        while self._assign(next_job):
-            busy = [worker for worker in self._team if worker.job is not None]
+    def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
+        """Run packs until none are left."""
+        while self._assign(next_pack):
+            busy = [worker for worker in self._team if worker.jobs]
             ready = connection.wait([handle for w in busy for handle in (w.pipe, w.process.sentinel)])
             for worker in busy:
                 if worker.pipe in ready or worker.process.sentinel in ready:
                     for event in worker.events():
                         on_event(event)
 
-    def _assign(self, next_job: Callable[[], Job | None]) -> bool:
-        """Give every idle worker a job, replacing dead ones; False when nothing runs any more."""
-        self._team = [worker for worker in self._team if worker.job is not None or worker.process.is_alive()]
-        idle = [worker for worker in self._team if worker.job is None]
+    def _assign(self, next_pack: Callable[[], Pack]) -> bool:
+        """Give every idle worker a pack, replacing dead ones; False when nothing runs any more."""
+        self._team = [worker for worker in self._team if worker.jobs or worker.process.is_alive()]
+        idle = [worker for worker in self._team if not worker.jobs]
         while idle or len(self._team) < self.workers:
-            job = next_job()
-            if job is None:
+            pack = next_pack()
+            if not pack:
                 break
             if not idle:
                 idle.append(_Worker(self.setup))
                 self._team += idle
-            idle.pop().start(job)
-        return any(worker.job is not None for worker in self._team)
+            idle.pop().start(pack)
+        return any(worker.jobs for worker in self._team)
 
 
 class _Worker:
@@ -80,35 +78,37 @@ class _Worker:
         self.pipe: Connection
         self.pipe, far_end = context.Pipe()
         self.process = context.Process(target=_work, args=(far_end, setup), daemon=True)
-        self.job: Job | None = None
+        self.jobs: dict[int, Job] = {}
+        """Those of its pack that have not ended, by number."""
         with _environment(_WORKER_ENVIRONMENT), _without_interrupts():
             self.process.start()
         far_end.close()
 
-    def start(self, job: Job) -> None:
-        self.job = job
+    def start(self, pack: Pack) -> None:
+        self.jobs = {job.number: job for job in pack}
         with suppress(BrokenPipeError):
-            self.pipe.send(job)
+            self.pipe.send(tuple(pack))
 
     def events(self) -> Iterator[TrialProgress | TrialFinished]:
-        """What the worker has sent; a failed result if it died with a job in hand."""
+        """What the worker has sent; failed results if it died with jobs in hand."""
         try:
-            while self.job is not None and self.pipe.poll():
+            while self.jobs and self.pipe.poll():
                 event = self.pipe.recv()
                 if isinstance(event, TrialFinished):
-                    self.job = None
+                    del self.jobs[event.number]
                 yield event
         except (EOFError, OSError):
             self.process.join()
-        if self.job is not None and not self.process.is_alive():
-            job, self.job = self.job, None
+        if self.jobs and not self.process.is_alive():
+            jobs, self.jobs = self.jobs, {}
             reason = f"the worker process died with exit code {self.process.exitcode}"
             if self.process.exitcode == -9:
                 reason += " (killed; perhaps out of memory)"
-            yield TrialFinished(job.number, failed_result(job.trial, "failed", reason, 0.0))
+            for job in jobs.values():
+                yield TrialFinished(job.number, failed_result(job.trial, "failed", reason, 0.0))
 
     def stop(self) -> None:
-        if self.job is None:
+        if not self.jobs:
             with suppress(BrokenPipeError, OSError):
                 self.pipe.send(None)
             self.process.join(timeout=2)
@@ -118,7 +118,7 @@ class _Worker:
 
 
 def _work(pipe: Connection, setup: TrialSetup) -> None:
-    """Train trials until the pipe closes; the main function of a worker process."""
+    """Train packs until the pipe closes; the main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
@@ -128,8 +128,8 @@ def _work(pipe: Connection, setup: TrialSetup) -> None:
     retain_memory()
     torch.set_num_threads(1)  # two processes of one thread train more per second than one of two
     with suppress(EOFError, BrokenPipeError):
-        while (job := pipe.recv()) is not None:
-            pipe.send(TrialFinished(job.number, run_trial(job, setup, pipe.send)))
+        while (pack := pipe.recv()) is not None:
+            run_pack(pack, setup, pipe.send)
 
 
 def _die_with_parent() -> None:

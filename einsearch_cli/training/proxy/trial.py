@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +40,11 @@ class Trial(Record):
         rate = "" if self.rate == 1 else f"|rate={self.rate:.9g}"
         balance = "" if self.balanced else "|unbalanced"
         return f"{self.budget_flops:.9g}|{self.structure}|{self.width}|{self.seed}{rate}{balance}"
+
+    @property
+    def pack_key(self) -> Hashable:
+        """Equal for trials that can train at once, as they differ in seed and learning rate alone."""
+        return self.structure, self.width, self.budget_flops, self.balanced
 
 
 @dataclass(frozen=True, slots=True)
