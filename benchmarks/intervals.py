@@ -55,6 +55,8 @@ class Truth:
     """Its seed noise as a multiple of the study's."""
     drift: float = 0.0
     """How much log gain grows per unit of log compute."""
+    step_slope: float = 1.0
+    """Seconds of a step go as width to this power; FLOPs go as its square."""
 
 
 YARDSTICK = Truth(curvature=0.32, best=700.0)
@@ -144,12 +146,16 @@ class Simulation:
         loss = self.loss(i, rung, width) * math.exp(noise)
         if stage == "main" and seed == 0:
             loss = self.pilots.get((i, rung, width), loss)
-        self.results.append(TrialResult(trial, "ok", loss, width * width, compute, 1.1 * compute, 100, 1.0, ()))
+        steps = round(compute / width**2)
+        self.results.append(TrialResult(trial, "ok", loss, width * width, compute, 1.1 * compute, steps, 1.0, ()))
         return loss
 
     def ranking(self, looks: Sequence[float] = ()) -> Ranking:
         """The real ranking of the runs so far."""
-        return rank_candidates(self.results, DENSE, looks=looks)
+        truths = dict(zip(self.structures, self.truths, strict=True))
+        places = {(result.trial.structure, result.trial.width) for result in self.results}
+        step_s = {(structure, width): width ** truths[structure].step_slope for structure, width in places}
+        return rank_candidates(self.results, DENSE, looks=looks, step_seconds=step_s)
 
     def entry(self, ranking: Ranking, i: int = 1) -> RankingEntry:
         """What the ranking says of a structure."""
@@ -177,6 +183,10 @@ def coverage(truth: Truth, design: Design, source: np.random.Generator) -> Outco
         "better": float(entry.verdict == "better"),
         "worse": float(entry.verdict == "worse"),
     }
+    if entry.seconds_gain_low is not None and entry.seconds_gain_high is not None:
+        seconds = _seconds_at_the_end(truth, design)
+        outcome["covers_seconds"] = float(entry.seconds_gain_low <= seconds <= entry.seconds_gain_high)
+        outcome["half_seconds"] = math.sqrt(entry.seconds_gain_high / entry.seconds_gain_low)
     if trend is not None and trend.low is not None and trend.high is not None:
         per_decade = 10.0**truth.drift
         outcome |= {"trend": float(trend.low <= per_decade <= trend.high), "called": float(trend.word != "cannot tell")}
@@ -190,6 +200,17 @@ def _gain_at_the_end(truth: Truth, design: Design) -> float:
     if log_gain + truth.drift * last > 0:  # the structure needs less than the yardstick's whole budget
         return math.exp(last - (last - log_gain) / (1 + truth.drift))
     return math.exp(log_gain + truth.drift * last)
+
+
+def _seconds_at_the_end(truth: Truth, design: Design) -> float:
+    """The true gain in seconds where it is read, each structure at its best width for the compute that it spends."""
+    last, gain = (design.rungs - 1) * math.log(4.0), _gain_at_the_end(truth, design)
+    spent = [last - max(math.log(gain), 0.0), last + min(math.log(gain), 0.0)]
+    paces = [
+        (one.step_slope - 2) * (math.log(one.best) + log_compute / 2)
+        for one, log_compute in zip((truth, YARDSTICK), spent, strict=True)
+    ]
+    return gain * math.exp(paces[1] - paces[0])
 
 
 def equal(count: int, design: Design, source: np.random.Generator) -> Outcome:
@@ -332,6 +353,11 @@ def cases() -> Iterator[tuple[str, str, Study]]:
         ("fixed grid of ratio 2, optimum at an edge", Truth(gain=1.0, best=4000.0), Design(ratio=2.0, fixed=3)),
     ):
         yield "other designs", name, _with(coverage, truth, design)
+    for slope in (0.0, 1.0, 1.7):
+        for noise in (0.018, 0.005):
+            for gain in (0.6, 1.5):
+                name = f"steps as width^{slope:g}, noise {noise:.1%}, gain {gain}"
+                yield "seconds", name, _with(coverage, Truth(gain=gain, step_slope=slope), Design(noise=noise))
     for count in (6, 42, 100):
         yield "equal candidates", f"{count} candidates", _with(equal, count, Design())
     for count, worse in ((6, 0), (6, 5), (42, 0), (42, 36)):
@@ -373,7 +399,7 @@ def measure(study: Study, studies: int, seed: int = 0) -> dict[str, float]:
     found = {}
     for name in names:
         values = [outcome[name] for outcome in outcomes if name in outcome and not math.isnan(outcome[name])]
-        found[name] = (median if name in ("gain", "half") else fmean)(values) if values else math.nan
+        found[name] = (median if name in ("gain", "half", "half_seconds") else fmean)(values) if values else math.nan
     return found
 
 
@@ -381,7 +407,7 @@ def table(document: dict[str, Any], group: str) -> Table:
     """The figures of one group of cases."""
     rows = [case for case in document["cases"] if case["group"] == group]
     names = list(dict.fromkeys(name for row in rows for name in row if name not in ("group", "case", "studies")))
-    numbers = {"gain", "half", "quoted", "chosen_by"}
+    numbers = {"gain", "half", "half_seconds", "quoted", "chosen_by"}
 
     def cell(row: dict[str, Any], name: str) -> str:
         value = row.get(name)

@@ -182,7 +182,7 @@ def _how_to_read(study: StudyReport) -> str:
         )
     if study.step_seconds:
         sentences.append(
-            "Gain in seconds: steps of all networks timed in turn on this machine, without an interval; another machine differs."
+            "Gain in seconds: steps of all networks timed in turn on this machine; another machine differs."
         )
     if study.rates:
         sentences.append("Learning rate: of the last rung at the task's base width; muP scales it to others.")

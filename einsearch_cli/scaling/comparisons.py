@@ -24,9 +24,6 @@ PRICES: tuple[Price, ...] = ("flops", "total", "seconds")
 """What compute may be counted in: training FLOPs without embeddings and head, with them, and seconds on a machine."""
 
 ONE_SEED = "no width was trained from two seeds, so how much losses vary is not known"
-NO_INTERVAL_IN_SECONDS = (
-    "no interval in seconds: the error of the best width, on which steps hang, is not carried into them"
-)
 INCLUDES_ZERO = "the interval for all candidates together includes 0"
 
 
@@ -162,7 +159,9 @@ def _against(
         else:
             p_adjusted, critical = judged.get(structure, (None, None))
             item = _judged(structure, own, differences[structure], p_adjusted, critical)
-            gains = {price: _gain(structure, own, yardstick, reference, price, noise, critical) for price in PRICES}
+            flops, total = (_gain(structure, own, yardstick, reference, price, noise, critical) for price in (0, 1))
+            seconds = _in_seconds(structure, own, yardstick, reference, flops, noise)
+            gains: dict[Price, Gain] = {"flops": flops, "total": total, "seconds": seconds}
             shape = trend(own, reference, noise, structure, yardstick)
             result[structure] = replace(item, gains=gains, trend=shape)
     return result
@@ -243,15 +242,15 @@ def _gain(
     own: Surface,
     yardstick: Hashable,
     reference: Surface,
-    price: Price,
+    price: int,
     noise: Noise,
     critical: float | None,
 ) -> Gain:
-    position = PRICES.index(price)
-    found = log_gain(own, reference, position)
-    tests = gain_tests(own, reference, position)
+    """The gain in FLOPs (price 0) or total FLOPs (1)."""
+    found = log_gain(own, reference, price)
+    tests = gain_tests(own, reference, price)
     if found is None or tests is None:
-        return _bound(own, reference, position)
+        return _bound(own, reference, price)
     notes = [minimum.reason for minimum in (own.minima[-1], reference.minima[-1]) if minimum.reason]
     if len(own.minima) == 2 or len(reference.minima) == 2:
         notes.append("two rungs: compute at equal loss is read off straight lines, which shrink gains to 1")
@@ -259,8 +258,6 @@ def _gain(
     variance = noise.of_contrasts(
         own.part(structure, tests.weights[:, :n]), reference.part(yardstick, tests.weights[:, n:])
     )
-    if price == "seconds":
-        return Gain(Estimate(math.exp(found.value)), at_loss, reason="; ".join([*notes, NO_INTERVAL_IN_SECONDS]))
     if variance is None or critical is None:
         return Gain(Estimate(math.exp(found.value)), at_loss, reason="; ".join([*notes, ONE_SEED]))
     losses, errors = np.concatenate([own.log_losses, reference.log_losses]), np.sqrt(variance[0])
@@ -273,10 +270,36 @@ def _gain(
     return Gain(Estimate(math.exp(found.value), *ends), at_loss, reason="; ".join(notes) or None)
 
 
+def _in_seconds(
+    structure: Hashable, own: Surface, yardstick: Hashable, reference: Surface, flops: Gain, noise: Noise
+) -> Gain:
+    """The gain in FLOPs times the ratio of paces, each at its structure's best width for the compute that it spends.
+
+    Where a width is not known well, neither is its pace: log gain = log gain in FLOPs + log ratio of paces, and the
+    interval of the sum is made from those of its terms (MOVER, Zou and Donner 2008), as that of the first is not symmetric.
+    """
+    found = log_gain(own, reference)
+    if found is None or flops.estimate is None:
+        return flops
+    mine, theirs = own.pace_at(found.log_compute), reference.pace_at(found.log_compute + found.value)
+    if mine is None or theirs is None:
+        return Gain(reason="seconds per step were not measured")
+    flops_gain, low, high = flops.estimate.value, flops.estimate.low, flops.estimate.high
+    value = flops_gain * math.exp(theirs.log_seconds - mine.log_seconds)
+    one, other = noise.of(structure), noise.of(yardstick)
+    if low is None or high is None or mine.error is None or theirs.error is None or one is None or other is None:
+        why = "no interval in seconds without one in FLOPs and for both best widths"
+        return Gain(Estimate(value), flops.at_loss, reason="; ".join(filter(None, [flops.reason, why])))
+    error = math.sqrt(one.value * mine.error**2 + other.value * theirs.error**2)
+    half = t_quantile(min(one.degrees, other.degrees)) * error
+    down, up = math.hypot(math.log(flops_gain / low), half), math.hypot(math.log(high / flops_gain), half)
+    return Gain(Estimate(value, value * math.exp(-down), value * math.exp(up)), flops.at_loss, reason=flops.reason)
+
+
 def _bound(own: Surface, reference: Surface, price: int) -> Gain:
     mine, theirs = own.log_prices(price), reference.log_prices(price)
     if mine is None or theirs is None:
-        return Gain(reason="seconds per step were not measured, or do not grow with compute")
+        return Gain(reason="the compute of the rungs does not grow")
     if own.log_losses.max() < reference.log_losses.min():
         why = "already better with its smallest budget than the yardstick with its largest"
         return Gain(at_least=math.exp(theirs[-1] - mine[0]), reason=why)

@@ -29,8 +29,6 @@ from einsearch_cli.scaling.trend import RungGain, Trend, scaled
 from einsearch_cli.structures import LayerSpec, layer_family, parse_layer
 from einsearch_cli.training.proxy.trial import TrialResult
 
-_CLEAR: Final = 1.1
-"""A gain in seconds beyond 1 by this factor is told from 1."""
 FORMAT: Final = 3
 """Of a stored ranking: 3 since a study has stages; 2 since losses are compared at fitted best widths."""
 
@@ -115,11 +113,10 @@ class RankingEntry:
     seconds_gain: float | None
     seconds_gain_low: float | None
     seconds_gain_high: float | None
-    """The compute gain in seconds; None where steps were not timed in a race. It has no interval: the error of the best
-    width, on which the number of steps hangs, is not carried into it."""
+    """The compute gain in seconds, with its plain 95% interval: None where steps were not timed in a race. The interval
+    carries the errors of losses and of best widths, on which the seconds a FLOP hang, and no error of the times."""
     reversed_in: tuple[Price, ...]
-    """Prices in which the gain lies on the other side of 1 than in FLOPs: both intervals leave out 1, or, in seconds, the
-    gain itself lies beyond it by a tenth."""
+    """Prices in which the gain lies on the other side of 1 than in FLOPs, and both intervals leave out 1."""
     trend: Trend | None
     """The gain at every rung and how it changes with compute; None for the yardstick and without finished runs."""
     law: Law | None
@@ -423,9 +420,7 @@ def _entry(structure: LayerSpec, study: Study, runs: Sequence[TrialResult]) -> R
         compute_gain_reason=gain.reason,
         **_spread("total_gain", gains["total"].estimate),
         **_spread("seconds_gain", gains["seconds"].estimate),
-        reversed_in=tuple(
-            price for price, other in gains.items() if _is_reversed(price, gain.estimate, other.estimate)
-        ),
+        reversed_in=tuple(price for price, other in gains.items() if _is_reversed(gain.estimate, other.estimate)),
         trend=item.trend,
         law=outlook.law,
         law_reason=outlook.reason,
@@ -484,9 +479,7 @@ def _spread(name: str, estimate: Estimate | None, adjusted: bool = False) -> dic
     return plain | {f"{name}_{end}_adjusted": values.get(f"{end}_adjusted") for end in ("low", "high")}
 
 
-def _is_reversed(price: Price, flops: Estimate | None, other: Estimate | None) -> bool:
-    if price == "seconds" and other is not None:
-        other = Estimate(other.value, other.value / _CLEAR, other.value * _CLEAR)
+def _is_reversed(flops: Estimate | None, other: Estimate | None) -> bool:
     ends = [end for item in (flops, other) if item is not None for end in (item.low, item.high)]
     if len(ends) < 4 or any(end is None for end in ends):
         return False

@@ -14,8 +14,6 @@ from einsearch_cli.scaling.parabola import Edge
 
 LEAST_CURVATURE = 0.05
 """Smallest curvature of log loss in log width that is believed; 0.22 to 0.32 were measured."""
-SECONDS = 2
-"""Position of the price in seconds among the prices."""
 WIDEST_STEP = 2.1
 """Neighbouring widths further apart than this factor cannot say how low the loss is between them."""
 
@@ -25,6 +23,15 @@ CHOSEN = 1.1
 """Factor on variances where pilot runs chose the widths: the chosen ones among them are the first seed, and what luck adds
 in choosing is in no residual. Without it intervals cover 93% instead of 95% in simulated studies; to fit the other pilot
 runs too makes that 90%."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Logarithm of the seconds that a training FLOP takes."""
+
+    log_seconds: float
+    error: float | None
+    """Standard error for a unit variance of one run, from that of the best width; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,10 @@ class Minimum:
     """The best width is the lowest or highest of all that were tried, so a better one may lie beyond."""
     reason: str | None
     """Why the loss at the best width is not known, only an upper bound of it; None where it is known."""
-    log_prices: tuple[float, float, float | None]
-    """Logarithms of FLOPs, total FLOPs and seconds of a run at the best width."""
+    log_prices: tuple[float, float]
+    """Logarithms of FLOPs and total FLOPs of a run at the best width."""
+    pace: Pace | None = None
+    """Seconds a FLOP at the best width; None where steps were not timed at all widths around it."""
 
     @property
     def best(self) -> Cell:
@@ -72,20 +81,22 @@ class Surface:
         return np.array([minimum.log_loss for minimum in self.minima])
 
     def log_prices(self, price: int) -> Floats | None:
-        """Logarithm of one price at every rung; None where it is not known at all of them, or does not rise.
-
-        Seconds hang on the best width, which scatters: at equal FLOPs, steps go as 1 / width². So they are read off a line
-        in log compute through all rungs.
-        """
-        known = [minimum.log_prices[price] for minimum in self.minima]
-        if any(value is None for value in known):
-            return None
-        values = np.array(known, dtype=np.float64)
-        if price == SECONDS and len(values) > 1:
-            log_compute = np.array([minimum.log_prices[0] for minimum in self.minima])
-            slope, start = np.polyfit(log_compute, values, 1)
-            values = start + slope * log_compute
+        """Logarithm of one price at every rung; None where it does not rise."""
+        values = np.array([minimum.log_prices[price] for minimum in self.minima])
         return values if np.all(np.diff(values) > 0) else None
+
+    def pace_at(self, log_compute: float) -> Pace | None:
+        """The pace at the best width for a compute, on a straight line in log compute through all rungs."""
+        paces = [minimum.pace for minimum in self.minima]
+        known = [pace for pace in paces if pace is not None]
+        if len(known) < len(paces):
+            return None
+        x = np.array([minimum.log_prices[0] for minimum in self.minima])
+        line = np.linalg.pinv(np.stack([np.ones_like(x), x - x.mean()][: len(x)], axis=1))
+        row = np.array([1.0, log_compute - x.mean()][: len(x)]) @ line
+        errors = [pace.error for pace in known if pace.error is not None]
+        error = float(np.linalg.norm(row * np.array(errors))) if len(errors) == len(known) else None
+        return Pace(float(row @ np.array([pace.log_seconds for pace in known])), error)
 
     def part(self, structure: Hashable, weights: Floats) -> Part:
         """What this structure brings to contrasts, by its name and the weights of its minima in each."""
@@ -115,15 +126,17 @@ def surface(levels: Sequence[Level]) -> Surface:
     bends = _bends(chosen, _fit(chosen, np.ones(len(chosen))))
     fit = _fit(chosen, bends)
     for i, window, x, row, bend in zip(fitted, chosen, fit.x, fit.places, bends, strict=True):
+        error = fit.place_error(x, row, bend)
         minima[i] = Minimum(
             level=levels[i],
             log_loss=float(row @ fit.beta),
             width=math.exp(window.centre + x),
-            width_error=fit.place_error(x, row, bend),
+            width_error=error,
             curvature=bend * float(fit.beta[-1]),
             edge=None,
             reason=None,
             log_prices=_prices(window.cells, window.centre + x),
+            pace=_pace(window.cells, window.centre + x, error),
         )
     covariance[np.ix_(fitted, fitted)] = fit.places @ fit.inverse @ fit.places.T
     if any(level.pilots for level in levels):
@@ -240,19 +253,27 @@ def _measured(level: Level, window: _Window) -> Minimum:
         edge=window.edge,
         reason=window.problem,
         log_prices=_prices((best,), math.log(best.width)),
+        pace=_pace((best,), math.log(best.width), None),
     )
 
 
-def _prices(cells: Sequence[Cell], log_width: float) -> tuple[float, float, float | None]:
+def _prices(cells: Sequence[Cell], log_width: float) -> tuple[float, float]:
     """Logarithms of the prices at a width between those of the cells, on straight lines in log width."""
-    x = [math.log(cell.width) for cell in cells]
+    totals = [math.fsum(run.total for run in cell.runs) / len(cell.runs) for cell in cells]
+    return _between(cells, log_width, [cell.compute for cell in cells]), _between(cells, log_width, totals)
 
-    def at(values: list[float]) -> float:
-        return float(np.interp(log_width, x, values))
 
-    seconds = [run.seconds for cell in cells for run in cell.runs[:1]]
-    return (
-        at([math.log(cell.compute) for cell in cells]),
-        at([math.log(sum(run.total for run in cell.runs) / len(cell.runs)) for cell in cells]),
-        at([math.log(value) for value in seconds if value]) if all(seconds) else None,
-    )
+def _pace(cells: Sequence[Cell], log_width: float, width_error: float | None) -> Pace | None:
+    """Seconds a FLOP there, with the error that the width brings: the slope of the pace over log width times its own."""
+    paces = [cell.runs[0].seconds / cell.runs[0].compute for cell in cells if cell.runs[0].seconds]
+    if len(paces) < len(cells):
+        return None
+    error = None
+    if width_error is not None:
+        error = abs(math.log(paces[-1] / paces[0]) / math.log(cells[-1].width / cells[0].width)) * width_error
+    return Pace(_between(cells, log_width, paces), error)
+
+
+def _between(cells: Sequence[Cell], log_width: float, values: Sequence[float]) -> float:
+    """Logarithm of a value at a width, from its values at the cells."""
+    return float(np.interp(log_width, [math.log(cell.width) for cell in cells], np.log(values)))
