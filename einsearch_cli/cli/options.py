@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -33,6 +34,10 @@ CORE_LIMIT: Final = f"{PER_CORE * (os.cpu_count() or 1)}, {PER_CORE} for each co
 """The rule in words, after `a whole number from 1 to`."""
 WORKER_BYTES: Final = 400 << 20
 """What a worker process takes before it trains anything: torch and its own Python."""
+LEAST_WORKER_BYTES: Final = 500_000_000
+"""Least limit on the memory of a worker: with torch alone it has allocated 265 MB."""
+_MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?) ?([MG]B)", re.IGNORECASE)
+_UNITS: Final = {"MB": 10**6, "GB": 10**9}
 
 
 class Dtype(StrEnum):
@@ -157,6 +162,38 @@ def real_option(
         return number
 
     return typer.Option(default, name, parser=read, metavar="NUMBER", help=help)
+
+
+def duration_option(name: str, *, default: str | None = None, example: str, help: str) -> Any:
+    """An option that takes a duration, such as 90s, 5m or 2h, and gives seconds."""
+
+    def read(text: Any) -> float:
+        from einsearch_cli.settings import duration_s
+
+        seconds = duration_s(str(text))
+        if not seconds:
+            raise SpecError(
+                f"{name} {_shown(text)}: a number above 0 with s, m, h or d is needed", remedy=f"{name} {example}"
+            )
+        return seconds
+
+    return typer.Option(default, name, parser=read, metavar="90s|5m|2h", help=help)
+
+
+def memory_option(name: str, *, least: int, help: str) -> Any:
+    """An option that takes an amount of memory of at least `least` bytes, such as 500MB or 4GB, and gives bytes."""
+
+    def read(text: Any) -> int:
+        found = _MEMORY.fullmatch(str(text).strip())
+        size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+        if size < least:
+            raise SpecError(
+                f"{name} {_shown(text)}: a number with MB or GB is needed, from {least / 1e6:g}MB on",
+                remedy=f"{name} 4GB",
+            )
+        return size
+
+    return typer.Option(None, name, parser=read, metavar="4GB", help=help)
 
 
 def _limit_text(limit: int) -> str:

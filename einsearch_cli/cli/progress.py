@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from einsearch_cli.search.estimate import StudyEstimate
-    from einsearch_cli.search.job import TrialFinished
+    from einsearch_cli.search.job import TrialFinished, TrialTriedAgain
     from einsearch_cli.search.study import StageStarted, StudyEvent
     from einsearch_cli.speed import Case, CaseEstimate
     from einsearch_cli.structures import RoutingStatistics
@@ -118,9 +118,11 @@ class StudyProgress(LiveBars):
         self._best: TrialResult | None = None
 
     def __call__(self, event: StudyEvent) -> None:
-        from einsearch_cli.search.job import TrialFinished
+        from einsearch_cli.search.job import TrialFinished, TrialStarted, TrialTriedAgain
         from einsearch_cli.search.study import StageStarted
 
+        if isinstance(event, TrialStarted):  # workers may still load torch
+            return
         if isinstance(event, StageStarted):
             self._start_stage(event)
             return
@@ -128,6 +130,8 @@ class StudyProgress(LiveBars):
             self._bars.update(self._rung, note=self._clock.eta())
         if isinstance(event, TrialFinished):
             self._finish(event)
+        elif isinstance(event, TrialTriedAgain):
+            self._try_again(event)
         else:
             bar = self._running.get(event.number)
             if bar is None:
@@ -151,12 +155,21 @@ class StudyProgress(LiveBars):
         if not self._console.is_terminal:
             self.say(text)
 
+    def _try_again(self, event: TrialTriedAgain) -> None:
+        from einsearch_cli.search.running import MOST_DEATHS
+
+        self._remove_bar(event.number)
+        self.say(f"  {describe(event.trial)}  {event.reason}; tried again ({event.deaths} of {MOST_DEATHS - 1})")
+
+    def _remove_bar(self, number: int) -> None:
+        if (bar := self._running.pop(number, None)) is not None:
+            self._bars.remove_task(bar)
+
     def _finish(self, event: TrialFinished) -> None:
         from einsearch_cli.structures import short_name
 
         result = event.result
-        if (bar := self._running.pop(event.number, None)) is not None:
-            self._bars.remove_task(bar)
+        self._remove_bar(event.number)
         self._clock.finish()
         if result.loss is not None and (self._best is None or result.loss < (self._best.loss or 0.0)):
             self._best = result
@@ -167,6 +180,10 @@ class StudyProgress(LiveBars):
         if result.loss is None or not self._console.is_terminal:
             outcome += load_note(result.routing)
             self.say(f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._clock.eta()}")
+        if event.log is not None:
+            for line in last_lines(event.output):
+                self.say(f"    | {line}")
+            self.say(f"    all that was printed: {event.log}")
 
 
 class _Clock:
@@ -227,6 +244,16 @@ def describe(trial: Trial) -> str:
 
     rate = "" if trial.rate == 1 else f", rate x {trial.rate:g}"
     return f"{short_name(trial.structure)}, width {trial.width}, seed {trial.seed}{rate}"
+
+
+def last_lines(text: str, most: int = 5, length: int = 200) -> list[str]:
+    """The last lines of what was printed, each cut to this length.
+
+    >>> last_lines("one\\ntwo\\n\\nthree\\n", most=2)
+    ['two', 'three']
+    """
+    lines = [line.rstrip() for line in text[-most * 10_000 :].splitlines() if line.strip()]
+    return [line[:length] for line in lines[-most:]]
 
 
 def load_note(routing: Sequence[RoutingStatistics]) -> str:

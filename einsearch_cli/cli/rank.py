@@ -15,8 +15,11 @@ import typer
 from einsearch_cli.cli import console
 from einsearch_cli.cli.options import (
     CORE_LIMIT,
+    LEAST_WORKER_BYTES,
     MANY,
     WORKER_BYTES,
+    duration_option,
+    memory_option,
     out_folder,
     path_parser,
     real_option,
@@ -159,6 +162,14 @@ def rank_command(
         autocompletion=engine_names,
         help=f"What trains the runs: {', '.join(engine_names())}, or one that a plug-in registers.",
     ),
+    run_timeout: float | None = duration_option(
+        "--run-timeout", example="30m", help="A run that takes longer is killed and has failed; no limit if not given."
+    ),
+    worker_memory: int | None = memory_option(
+        "--worker-memory",
+        least=LEAST_WORKER_BYTES,
+        help="A run whose worker needs more has failed; no limit if not given.",
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", metavar="", help="Show the plan with its cost, and stop."),
     by: By = BY,
     output: Format = format_option(help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
@@ -188,7 +199,14 @@ def rank_command(
     from einsearch_cli.search.job import TrialSetup
     from einsearch_cli.search.spending import with_run_budget
 
-    team = kind(TrialSetup(spec.task, spec.task_settings, spec.optimizer.model_dump()), workers)
+    setup = TrialSetup(
+        spec.task,
+        spec.task_settings,
+        spec.optimizer.model_dump(),
+        run_timeout_s=run_timeout,
+        worker_memory=worker_memory,
+    )
+    team = kind(setup, workers)
     candidates = spec.candidates(folder)
     opened = spec.open_task()
     spec = with_run_budget(spec, candidates, opened)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.errors import DivergedError, EinsearchError
@@ -31,6 +32,10 @@ class TrialSetup:
     """Fields of `OptimizerSettings`."""
     pack: int = 1
     """Runs that a worker trains at once, at most; they differ in seed and learning rate alone."""
+    run_timeout_s: float | None = None
+    """Seconds that a run may take; a pack may take as long as its runs one after another. None sets no limit."""
+    worker_memory: int | None = None
+    """Bytes of memory that a worker may allocate; None sets no limit."""
     plugins: tuple[str, ...] = field(default_factory=loaded_plugins)
     """Where tasks and optimizers of the study may be registered."""
 
@@ -62,6 +67,33 @@ class TrialFinished:
 
     number: int
     result: TrialResult
+    worker_died: bool = False
+    """Whether it has failed only because its worker ended: the study then tries it again."""
+    output: str = ""
+    """What its worker printed meanwhile, shortened; of failed trials only."""
+    log: Path | None = None
+    """Where the study has written the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """A trial was given to the engine."""
+
+    number: int
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class TrialTriedAgain:
+    """A trial whose worker died waits in the queue again, under a number to come."""
+
+    number: int
+    trial: Trial
+    reason: str
+    deaths: int
+    """Workers that have died with this trial in hand."""
+    log: Path | None = None
+    """Where the study has written what the worker printed."""
 
 
 Pack = Sequence[Job]

@@ -10,10 +10,11 @@ import errno
 import json
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,6 +78,8 @@ class StudyStore:
         self._results: dict[str, TrialResult] = {}
         self._given: set[str] = set()
         """Keys of trials that this process has begun: one that crashes is done again by the next process."""
+        self._deaths: Counter[str] = Counter()
+        """How many workers have died with a trial in hand, by its key."""
 
     def __enter__(self) -> Self:
         self._acquire()
@@ -198,8 +201,18 @@ class StudyStore:
         return asked.number, trial
 
     def take_pack(self, most: int) -> list[tuple[int, Trial]]:
-        """The next trial of the queue, with others that can train in one pack with it; empty if the queue is."""
-        packed = [trial for trial in self._queue if trial.pack_key == self._queue[0].pack_key][:most]
+        """The next trial of the queue, with others that can train in one pack with it; empty if the queue is.
+
+        A trial whose worker died is given alone, so that it cannot take others with it once more.
+        """
+        if not self._queue:
+            return []
+        first, *others = self._queue
+        if not self._deaths[first.key]:
+            alike = (t for t in others if t.pack_key == first.pack_key and not self._deaths[t.key])
+            packed = [first, *islice(alike, most - 1)]
+        else:
+            packed = [first]
         rest = [trial for trial in self._queue if trial not in packed]
         self._queue = deque(packed + rest)
         return [taken for _ in packed if (taken := self.take()) is not None]
@@ -210,6 +223,18 @@ class StudyStore:
             self._running.pop(number).set_user_attr(_RESULT, json.dumps(result.to_json()))
             self._tell(number, result)
         self._results[result.trial.key] = result
+
+    def count_death(self, trial: Trial) -> int:
+        """Note that a worker died with a trial in hand; how many have, while this process had the study."""
+        self._deaths[trial.key] += 1
+        return self._deaths[trial.key]
+
+    def put_back(self, number: int, trial: Trial) -> None:
+        """Put a running trial in front of the queue again, without a result."""
+        with _database_errors(self.folder / DATABASE):
+            del self._running[number]
+            self._tell(number, None)
+        self._queue.appendleft(trial)
 
     def _tell(self, number: int, result: TrialResult | None) -> None:
         if result is not None and result.status == "ok":

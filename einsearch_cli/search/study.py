@@ -22,9 +22,9 @@ from einsearch_cli.search.budgets import width_grid
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import promoted, rung_budgets
-from einsearch_cli.search.job import Job, Pack, TrialFinished, TrialProgress
 from einsearch_cli.search.outcome import Spending, StudyOutcome, TunedRate
 from einsearch_cli.search.plan import StudyStage, planned_stages, run_total
+from einsearch_cli.search.running import RunEvent, run_waiting
 from einsearch_cli.search.spec import CONFIRMING_SEED, StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.search.widths import grid_number, log_slope
@@ -49,7 +49,7 @@ class StageStarted:
     finished: int
 
 
-StudyEvent = StageStarted | TrialProgress | TrialFinished
+StudyEvent = StageStarted | RunEvent
 
 
 FORMAT = 3
@@ -439,7 +439,7 @@ class _Course:
                 finished=self._stage_trials - self.store.waiting(),
             )
         )
-        _run_waiting(self.store, self.engine, self.on_event)
+        run_waiting(self.store, self.engine, self.on_event)
         for trial, source in pairs:
             result = self.store.result_of(source)
             assert result is not None
@@ -472,17 +472,3 @@ def _log_loss(result: TrialResult) -> float:
 
 def _finite(log_loss: float) -> float | None:
     return math.exp(log_loss) if math.isfinite(log_loss) else None
-
-
-def _run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[StudyEvent], None]) -> None:
-    def next_pack() -> Pack:
-        """All workers get a share of what waits."""
-        share = math.ceil(store.waiting() / engine.workers)
-        return [Job(*taken) for taken in store.take_pack(min(share, engine.setup.pack))]
-
-    def record(event: TrialProgress | TrialFinished) -> None:
-        if isinstance(event, TrialFinished):
-            store.finish(event.number, event.result)
-        on_event(event)
-
-    engine.run(next_pack, record)

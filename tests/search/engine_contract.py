@@ -39,14 +39,21 @@ def finished(
     engine: Engine, jobs: Iterable[Job], on_event: Callable[[Event], None] = lambda _: None, pack: int = 1
 ) -> dict[int, Any]:
     """The result of every job, by number; so many are given at once."""
-    found: dict[int, Any] = {}
+    return {number: event.result for number, event in endings(engine, jobs, on_event, pack).items()}
+
+
+def endings(
+    engine: Engine, jobs: Iterable[Job], on_event: Callable[[Event], None] = lambda _: None, pack: int = 1
+) -> dict[int, TrialFinished]:
+    """The last event of every job, by number."""
+    found: dict[int, TrialFinished] = {}
     waiting = iter(jobs)
 
     def note(event: Event) -> None:
         assert threading.current_thread() is threading.main_thread()
         assert event.number not in found
         if isinstance(event, TrialFinished):
-            found[event.number] = event.result
+            found[event.number] = event
         on_event(event)
 
     engine.run(lambda: tuple(itertools.islice(waiting, pack)), note)
@@ -103,9 +110,13 @@ class EngineContract:
         assert {number: result.trial for number, result in found.items()} == {job.number: job.trial for job in jobs}
 
     def test_all_jobs_that_a_dead_worker_had_in_hand_fail(self, engine: Engine) -> None:
-        found = finished(engine, [job(0, width=FATAL_WIDTH), job(1, width=FATAL_WIDTH), job(2)], pack=2)
-        assert [found[n].status for n in range(3)] == ["failed", "failed", "ok"]
-        assert "exit code 3" in found[1].error
+        found = endings(engine, [job(0, width=FATAL_WIDTH), job(1, width=FATAL_WIDTH), job(2)], pack=2)
+        assert [found[n].result.status for n in range(3)] == ["failed", "failed", "ok"]
+        assert [found[n].worker_died for n in range(3)] == [True, True, False]
+        assert "exit code 3" in str(found[1].result.error)
+
+    def test_a_job_that_fails_by_itself_is_not_tried_again(self, engine: Engine) -> None:
+        assert [end.worker_died for end in endings(engine, [job(0, budget_flops=1.0)]).values()] == [False]
 
     @pytest.mark.parametrize("cause", [KeyboardInterrupt, StudyError])
     def test_leaving_ends_what_runs(self, engine: Engine, cause: type[BaseException]) -> None:  # noqa: ARG002

@@ -29,7 +29,8 @@ class InProcess(Engine):
             except SystemExit as error:
                 reason = f"its process would have ended with exit code {error}"
                 for job in waiting.values():
-                    on_event(TrialFinished(job.number, failed_result(job.trial, "failed", reason, 0.0)))
+                    failed = failed_result(job.trial, "failed", reason, 0.0)
+                    on_event(TrialFinished(job.number, failed, worker_died=True))
 
     def stop(self) -> None:
         """Nothing runs outside `run`."""

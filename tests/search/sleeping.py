@@ -8,6 +8,7 @@ Every worker leaves a file in FOLDER whose name is its process id.
 import os
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 from einsearch_cli.search.engines.local import LocalProcesses
@@ -35,7 +36,7 @@ if __name__ in ("__main__", "__mp_main__"):  # in this program and its workers, 
 def main() -> None:
     trials = (Job(n, Trial(parse_structure("monarch"), 16, n, 0, 1e15)) for n in range(2))
     with LocalProcesses(TrialSetup("sleeping"), 2) as engine:
-        engine.run(lambda: next(trials, None), lambda _: None)
+        engine.run(lambda: tuple(islice(trials, 1)), lambda _: None)
 
 
 if __name__ == "__main__":

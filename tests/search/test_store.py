@@ -335,8 +335,8 @@ def test_a_pack_holds_trials_that_differ_in_seed_and_rate_alone(tmp_path: Path) 
         store.add([first, other, alike[0], replace(first, balanced=False), *alike[1:]])
         assert [taken for _, taken in store.take_pack(3)] == [first, *alike[:2]]
         assert [[taken for _, taken in store.take_pack(8)] for _ in range(4)] == [
-            [alike[2]],
             [other],
             [replace(first, balanced=False)],
+            [alike[2]],
             [],
         ]

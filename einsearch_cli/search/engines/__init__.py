@@ -23,7 +23,8 @@ class Engine(ABC):
     Contract (tests/search/engine_contract.py):
         - Every job of every pack that `next_pack` gives ends in exactly one `TrialFinished`, in any order; before it
           there may be any number of `TrialProgress`. `search.job.run_pack` trains a pack anywhere and reports both.
-        - A job that fails, and all that a worker has in hand when it dies, end with failed results; other jobs go on.
+        - A job that fails ends with a failed result; other jobs go on. So does all that a worker has in hand when it
+          dies, with `worker_died`: the study then tries these jobs again, each alone.
         - `next_pack` and `on_event` are called in the thread that called `run`. What they raise, Ctrl-C included,
           leaves `run`.
         - Making an engine starts nothing. It is a context manager; leaving it ends whatever still runs, without

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
+from typing import Final
 
 from einsearch_cli.search.engines import Engine, register
 from einsearch_cli.search.job import Job, Pack, Report, TrialFinished, TrialProgress, TrialSetup, run_pack
+from einsearch_cli.search.worker_output import WorkerOutput
 from einsearch_cli.training.proxy.trial import failed_result
 
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_BEGUN: Final = "begun"
+"""What a worker sends when it takes a pack, from when on its time counts."""
+_NO_MEMORY: Final = ("MemoryError", "allocate memory", "not enough memory", "bad_alloc")
 
 
 @register
 class LocalProcesses(Engine):
     """One process per worker on this machine, each with one thread.
 
-    Workers start when there is work for them, stay for the next `run`, and end with the context.
+    Workers start when there is work for them, stay for the next `run`, and end with the context. Each leads a process
+    group, so that what it has started ends with it.
     """
 
     name = "local"
@@ -49,9 +58,9 @@ class LocalProcesses(Engine):
         """Run packs until none are left."""
         while self._assign(next_pack):
             busy = [worker for worker in self._team if worker.jobs]
-            ready = connection.wait([handle for w in busy for handle in (w.pipe, w.process.sentinel)])
+            ready = set(connection.wait([handle for w in busy for handle in w.handles()], _patience_s(busy)))
             for worker in busy:
-                if worker.pipe in ready or worker.process.sentinel in ready:
+                if worker.is_overdue() or not ready.isdisjoint(worker.handles()):
                     for event in worker.events():
                         on_event(event)
 
@@ -70,65 +79,131 @@ class LocalProcesses(Engine):
         return any(worker.jobs for worker in self._team)
 
 
+def _patience_s(busy: list[_Worker]) -> float | None:
+    """Seconds until the first of these workers has taken too long; None if there is no limit."""
+    deadlines_s = [worker.deadline_s for worker in busy if worker.deadline_s is not None]
+    return max(0.0, min(deadlines_s) - time.monotonic()) if deadlines_s else None
+
+
 class _Worker:
     """The parent's side of a worker process."""
 
     def __init__(self, setup: TrialSetup) -> None:
         context = get_context("spawn")
+        self.setup = setup
         self.pipe: Connection
         self.pipe, far_end = context.Pipe()
-        self.process = context.Process(target=_work, args=(far_end, setup), daemon=True)
+        self._printed, printing = context.Pipe(duplex=False)
+        self.output = WorkerOutput(self._printed.fileno())
+        self.process = context.Process(target=_work, args=(far_end, printing, setup), daemon=True)
         self.jobs: dict[int, Job] = {}
         """Those of its pack that have not ended, by number."""
+        self.deadline_s: float | None = None
+        """When its pack has taken too long, on the monotonic clock; None without a limit, or before it has begun."""
         with _environment(_WORKER_ENVIRONMENT), _without_interrupts():
             self.process.start()
         far_end.close()
+        printing.close()
 
     def start(self, pack: Pack) -> None:
         self.jobs = {job.number: job for job in pack}
+        self.deadline_s = None
+        self.output.clear()
         with suppress(BrokenPipeError):
             self.pipe.send(tuple(pack))
 
+    def handles(self) -> list[Connection | int]:
+        """What becomes ready when there is something to do: messages, output, or the end of the process."""
+        printed = [self._printed] if self.output.is_open else []
+        return [self.pipe, self.process.sentinel, *printed]
+
+    def is_overdue(self) -> bool:
+        """Whether its pack has taken too long."""
+        return self.deadline_s is not None and time.monotonic() >= self.deadline_s
+
     def events(self) -> Iterator[TrialProgress | TrialFinished]:
-        """What the worker has sent; failed results if it died with jobs in hand."""
+        """What the worker has sent; failed results if it died, or had to be killed, with jobs in hand."""
+        self.output.read()
         try:
             while self.jobs and self.pipe.poll():
                 event = self.pipe.recv()
+                if event == _BEGUN:
+                    limit_s = self.setup.run_timeout_s
+                    self.deadline_s = None if limit_s is None else time.monotonic() + limit_s * len(self.jobs)
+                    continue
                 if isinstance(event, TrialFinished):
                     del self.jobs[event.number]
+                    event = self._explained(event)
                 yield event
         except (EOFError, OSError):
             self.process.join()
-        if self.jobs and not self.process.is_alive():
-            jobs, self.jobs = self.jobs, {}
+        if self.jobs and self.is_overdue():
+            limit = f"the run took longer than the {self.setup.run_timeout_s:g} s of --run-timeout"
+            # A pack hangs as a whole; which of its runs is to blame shows when each is tried alone.
+            yield from self._all_failed(limit, worker_died=len(self.jobs) > 1)
+        elif self.jobs and not self.process.is_alive():
             reason = f"the worker process died with exit code {self.process.exitcode}"
-            if self.process.exitcode == -9:
+            if self.process.exitcode == -signal.SIGKILL:
                 reason += " (killed; perhaps out of memory)"
-            for job in jobs.values():
-                yield TrialFinished(job.number, failed_result(job.trial, "failed", reason, 0.0))
+            yield from self._all_failed(reason, worker_died=True)
+
+    def _all_failed(self, reason: str, *, worker_died: bool) -> Iterator[TrialFinished]:
+        """Failed results for all jobs in hand; what is left of the worker is killed."""
+        self._kill()
+        self.output.read()
+        jobs, self.jobs = self.jobs, {}
+        for job in jobs.values():
+            failed = failed_result(job.trial, "failed", reason, 0.0)
+            yield TrialFinished(job.number, failed, worker_died, self.output.text())
+
+    def _explained(self, event: TrialFinished) -> TrialFinished:
+        """A failed result with what the worker has printed, and with the limit that it has met."""
+        result, memory = event.result, self.setup.worker_memory
+        if result.status != "failed":
+            return event
+        self.output.read()
+        if memory is not None and any(words in (result.error or "") for words in _NO_MEMORY):
+            rule = f"the run needs more than the {memory / 1e9:.3g} GB of --worker-memory"
+            result = replace(result, error=f"{rule}: {result.error}")
+        return replace(event, result=result, output=self.output.text())
 
     def stop(self) -> None:
         if not self.jobs:
             with suppress(BrokenPipeError, OSError):
                 self.pipe.send(None)
             self.process.join(timeout=2)
+        self._kill()
+        self.pipe.close()
+        self._printed.close()
+
+    def _kill(self) -> None:
+        """End the process and whatever it has started."""
+        with suppress(ProcessLookupError):  # it has not come so far as to lead a group, or nothing is left of it
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
         self.process.kill()
         self.process.join()
-        self.pipe.close()
 
 
-def _work(pipe: Connection, setup: TrialSetup) -> None:
+def _work(pipe: Connection, printing: Connection, setup: TrialSetup) -> None:
     """Train packs until the pipe closes; the main function of a worker process."""
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(printing.fileno(), stream)
+    printing.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if setup.worker_memory is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (setup.worker_memory, resource.RLIM_INFINITY))
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
+    import einsearch_cli.training.proxy.run  # noqa: F401  # loading it is not part of the first run
     from einsearch_cli.layers.memory import retain_memory
 
     retain_memory()
     torch.set_num_threads(1)  # two processes of one thread train more per second than one of two
     with suppress(EOFError, BrokenPipeError):
         while (pack := pipe.recv()) is not None:
+            pipe.send(_BEGUN)
             run_pack(pack, setup, pipe.send)
 
 
@@ -137,7 +212,7 @@ def _die_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)
 
 
 @contextmanager

@@ -1,0 +1,67 @@
+"""Trials that wait are given to an engine; those whose worker dies are tried again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from einsearch_cli.files import make_folder, write_atomically
+from einsearch_cli.search.engines import Engine
+from einsearch_cli.search.job import Job, Pack, TrialFinished, TrialProgress, TrialStarted, TrialTriedAgain
+from einsearch_cli.search.store import StudyStore
+
+MOST_DEATHS: Final = 3
+"""Workers that may die with one trial in hand: it is tried again twice, and has failed with the third."""
+LOGS: Final = "logs"
+"""Folder in that of a study, for what workers printed before their runs failed."""
+
+RunEvent = TrialStarted | TrialProgress | TrialTriedAgain | TrialFinished
+
+
+def run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[RunEvent], None]) -> None:
+    """Run all trials of the queue.
+
+    Deaths of workers, which may come from outside (a killed process, too little memory), are no results: such
+    a trial is tried again, alone, and has failed when `MOST_DEATHS` workers have died with it.
+    """
+
+    def next_pack() -> Pack:
+        """All workers get a share of what waits."""
+        share = math.ceil(store.waiting() / engine.workers)
+        pack = [Job(*taken) for taken in store.take_pack(min(share, engine.setup.pack))]
+        for job in pack:
+            on_event(TrialStarted(job.number, job.trial))
+        return pack
+
+    def record(event: TrialProgress | TrialFinished) -> None:
+        if isinstance(event, TrialFinished):
+            event = _logged(event, store)
+            trial = event.result.trial
+            if event.worker_died and (died := store.count_death(trial)) < MOST_DEATHS:
+                store.put_back(event.number, trial)
+                on_event(TrialTriedAgain(event.number, trial, event.result.error or "", died, event.log))
+                return
+            if event.worker_died:
+                event = _with_error(event, f"; {MOST_DEATHS} workers died with this run in hand")
+            store.finish(event.number, event.result)
+        on_event(event)
+
+    engine.run(next_pack, record)
+
+
+def _logged(event: TrialFinished, store: StudyStore) -> TrialFinished:
+    """The event with the place of its output, which is written there; unchanged where there is none."""
+    if event.result.status != "failed" or not event.output:
+        return event
+    path = Path(LOGS) / f"run-{event.number}.log"
+    make_folder(store.folder / LOGS)
+    write_atomically(store.folder / path, event.output)
+    return replace(_with_error(event, f"; see {path}"), log=store.folder / path)
+
+
+def _with_error(event: TrialFinished, more: str) -> TrialFinished:
+    """The event with more words on what went wrong."""
+    return replace(event, result=replace(event.result, error=f"{event.result.error}{more}"))

@@ -1,0 +1,86 @@
+"""A plug-in: the teacher task, whose runs of one width misbehave while their network is built."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from einsearch_cli.models import StructuredNetwork
+from einsearch_cli.structures import LayerSpec
+from einsearch_cli.tasks import register
+from einsearch_cli.tasks.teacher import TeacherSettings, TeacherTask
+
+
+class UnrulySettings(TeacherSettings):
+    """Settings of the `unruly` task."""
+
+    act: str = ""
+    """What goes wrong."""
+    unruly_width: int = 24
+    """Where it does."""
+    folder: str = ""
+    """For files that say what has happened."""
+
+
+def hang(_: Path) -> None:
+    """Do nothing for an hour."""
+    time.sleep(3600)
+
+
+def allocate(_: Path) -> None:
+    """Ask for 4 GB."""
+    torch.zeros(1 << 30)
+
+
+def print_much(_: Path) -> None:
+    """Print 1 GB, then fail."""
+    sys.stdout.write("the first words\n")
+    line = "x" * 1023 + "\n"
+    for _ in range(1 << 20):
+        sys.stdout.write(line)
+    sys.stdout.write("the last words\n")
+    sys.stdout.flush()
+    raise ValueError("no more to say")
+
+
+def start_another(folder: Path) -> None:
+    """Start a program that outlives its parent, then hang."""
+    child = subprocess.Popen(["sleep", "3600"])
+    (folder / "child").write_text(str(child.pid))
+    hang(folder)
+
+
+def die(_: Path) -> None:
+    """Be killed, as by the system when memory runs out."""
+    print("dying", flush=True)  # noqa: T201
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(folder: Path) -> None:
+    """Be killed the first time only."""
+    if not (folder / "died").exists():
+        (folder / "died").touch()
+        die(folder)
+
+
+ACTS = {act.__name__: act for act in (hang, allocate, print_much, start_another, die, die_once)}
+
+
+class Unruly(TeacherTask):
+    """The teacher task, but for one width."""
+
+    name = "unruly"
+    settings_type = UnrulySettings
+    settings: UnrulySettings
+
+    def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
+        if width == self.settings.unruly_width:
+            ACTS[self.settings.act](Path(self.settings.folder))
+        return super().build_model(structure, width)
+
+
+register(Unruly)
