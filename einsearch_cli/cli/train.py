@@ -66,7 +66,7 @@ def train_command(
         raise OutputError(f"the folder {folder} holds a study of einsearch rank", remedy="give another --out")
     if not dry_run:
         for spec in specs:
-            refuse_folder_of_other(_folder_of(spec, folder, specs), spec)
+            refuse_folder_of_other(_folder_of(spec, folder, _are_several(specs)), spec)
     for data in dict.fromkeys(spec.data for spec in specs):
         check_source(data)
     if gpu is not None:
@@ -77,6 +77,7 @@ def train_command(
 
     with open_world(device) as world:
         session = _Session(name, specs, folder, world)
+        session.add_controls(refuse_others=not dry_run)
         plan = "\n".join(session.plan_lines(gpu, gpus, probe=dry_run))  # all processes take part in probing
         if world.is_first:
             if dry_run:
@@ -86,9 +87,14 @@ def train_command(
         return Exit.OK if dry_run else session.run()
 
 
-def _folder_of(spec: TrainSpec, folder: Path, specs: Sequence[TrainSpec]) -> Path:
+def _are_several(specs: Sequence[TrainSpec]) -> bool:
+    """Whether there are several runs, controls included."""
+    return len(specs) > 1 or any(spec.controls and spec.guidance is not None for spec in specs)
+
+
+def _folder_of(spec: TrainSpec, folder: Path, are_several: bool) -> Path:
     """A run of several has a folder of its own inside."""
-    return folder if len(specs) == 1 else folder / spec.name
+    return folder / spec.name if are_several else folder
 
 
 @dataclass
@@ -103,7 +109,7 @@ class _Session:
 
     def folder_of(self, spec: TrainSpec) -> Path:
         """The folder of one of the runs."""
-        return _folder_of(spec, self.folder, self.specs)
+        return _folder_of(spec, self.folder, _are_several(self.specs))
 
     def data_of(self, spec: TrainSpec) -> TokenData:
         """Opened once for all runs on it."""
@@ -114,6 +120,16 @@ class _Session:
             with share_progress("encoding", self.world.is_first) as on_progress:
                 self._data[spec.data] = open_tokens(spec.data, progress=on_progress)
         return self._data[spec.data]
+
+    def add_controls(self, *, refuse_others: bool) -> None:
+        """Add the runs that `controls: true` asks for; their lengths need the vocabulary."""
+        from einsearch_cli.training.full import refuse_folder_of_other, with_controls
+
+        given = self.specs
+        self.specs = with_controls(given, lambda spec: self.data_of(spec).vocabulary)
+        for spec in self.specs if refuse_others else ():
+            if spec not in given:
+                refuse_folder_of_other(self.folder_of(spec), spec)
 
     def plan_lines(self, gpu: str | None, gpus: int, *, probe: bool) -> list[str]:
         """The plan of all runs as text."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.numbers import MISSING, duration_text, flops_text, loss_text, percent_text, share_text
 
 if TYPE_CHECKING:  # the training package needs torch, a report does not
     from einsearch_cli.training.full import RunResult, TrainPlan
+
+
+_EQUAL_FLOPS: Final = 0.005
+"""Difference of log FLOPs up to which runs have equal ones: their steps are whole."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +126,34 @@ def training_findings(report: TrainingReport) -> list[str]:
     if len(report.runs) == 1:
         return [f"{best.result.name} ends at a held-out loss of {loss}"]
     found = [f"{best.result.name} has the lowest held-out loss, {loss}"]
-    dense = report.dense
-    if dense is None:
-        return found
     for guided in report.runs:
-        plain = next((run for run in report.runs if _is_unguided_twin(run, guided)), None)
-        if plain is not None:
-            found.append(_gap_closed(guided, plain, dense))
+        twins = [run for run in report.runs if _is_unguided_twin(run, guided)]
+        if len(twins) > 1 or report.dense is None:
+            found += _against_controls(guided, twins)
+        if twins and report.dense is not None:
+            found.append(_gap_closed(guided, min(twins, key=lambda run: _flops_apart(run, guided)), report.dense))
     return found
+
+
+def _flops_apart(run: FinishedRun, guided: FinishedRun) -> float:
+    return abs(math.log(run.result.total_flops / guided.result.total_flops))
+
+
+def _against_controls(guided: FinishedRun, twins: Sequence[FinishedRun]) -> list[str]:
+    """What guides add on equal tokens and on equal FLOPs, for each that was trained."""
+    kinds = {
+        "as many tokens": [run for run in twins if run.result.steps == guided.result.steps],
+        "as many FLOPs": [run for run in twins if _flops_apart(run, guided) < _EQUAL_FLOPS],
+    }
+    losses = {kind: runs[0].result.loss for kind, runs in kinds.items() if runs}
+    if not losses:
+        return []
+    parts = [
+        f"{loss_text(loss)} on {kind} ({percent_text(guided.result.loss / loss - 1)})" for kind, loss in losses.items()
+    ]
+    return [
+        f"{guided.result.name} ends at {loss_text(guided.result.loss)}; without guides, one run each: {', '.join(parts)}."
+    ]
 
 
 def _is_unguided_twin(run: FinishedRun, guided: FinishedRun) -> bool:

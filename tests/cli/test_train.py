@@ -83,6 +83,23 @@ def test_all_runs_and_their_comparison(einsearch: Einsearch, spec: Path) -> None
     assert "optimizer.weight_decay was 0.1 and is 0.2" in changed.err
 
 
+def test_controls_are_planned_trained_and_named_in_the_summary(einsearch: Einsearch, spec: Path) -> None:
+    """One guided run then has a folder of its own beside those of its controls."""
+    spec.write_text(SPEC.split("runs:")[0] + "guidance: {ratio: 0.5}\ncontrols: true\nname: led\n")
+    out, change = spec.parent / "runs", ("--set", "model.structure=low-rank:r=4")
+    names = ["led", "led-equal-tokens", "led-equal-flops"]
+    planned = einsearch("train", spec, "--out", out, *change, "--dry-run")
+    assert [
+        line.split()[0] for line in planned.out.splitlines() if line.startswith("led") and "low-rank" in line
+    ] == names
+    outcome = einsearch("train", spec, "--out", out, *change)
+    assert outcome.code == 0
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == sorted(names)
+    assert "without guides, one run each: " in outcome.err
+    other = einsearch("train", spec, "--out", out, *change, "--set", "batch=8")
+    assert (other.code, "batch was 4 and is 8" in other.err) == (2, True)
+
+
 def check_page(page: str) -> None:
     """Whole HTML that loads nothing, with both figures."""
     parser = HTMLParser()

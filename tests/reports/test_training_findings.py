@@ -1,5 +1,7 @@
 """What a comparison of full runs says in sentences."""
 
+from dataclasses import replace
+
 import pytest
 
 from einsearch_cli.reports.training import FinishedRun, TrainingReport, training_findings
@@ -67,3 +69,17 @@ def test_a_guide_is_compared_with_its_own_structure_only() -> None:
 
 def test_one_run_is_compared_with_none() -> None:
     assert training_findings(report(PLAIN)) == ["plain ends at a held-out loss of 2.400 nats per token."]
+
+
+def test_controls_say_what_guides_add_on_equal_tokens_and_on_equal_flops() -> None:
+    led = finished("led", "low-rank:r=4", 2.1, 1000, 3)
+    tokens = finished("led-equal-tokens", "low-rank:r=4", 2.2, 700)
+    longer = finished("led-equal-flops", "low-rank:r=4", 2.0, 1003)
+    longer = replace(longer, result=replace(longer.result, steps=14))
+    assert training_findings(report(led, tokens, longer))[1:] == [
+        "led ends at 2.100; without guides, one run each: 2.200 on as many tokens (−4.5%), 2.000 on as many FLOPs (+5.0%)."
+    ]
+    with_dense = training_findings(
+        report(replace(DENSE, result=replace(DENSE.result, total_flops=1500)), led, tokens, longer)
+    )
+    assert "without guides led-equal-flops ends at 2.000" in with_dense[2], "of the two controls the one on equal FLOPs"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from einsearch_cli.training.full.controls import with_controls as with_controls
     from einsearch_cli.training.full.lengthening import refuse_folder_of_other as refuse_folder_of_other
     from einsearch_cli.training.full.loading import (
         load_model as load_model,

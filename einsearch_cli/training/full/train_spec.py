@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # which loads torch
     from einsearch_cli.models import StructuredNetwork
     from einsearch_cli.training.groups import Options
 
-FREE_TO_CHANGE: Final = frozenset({"name", "data", "validation", "checkpoint", "metrics", "parallel"})
+FREE_TO_CHANGE: Final = frozenset({"name", "data", "validation", "checkpoint", "metrics", "parallel", "controls"})
 """Keys that a run may go on with other values of: they do not decide the weights, or (`data`) a digest tells."""
 
 MAX_STEPS: Final = 10_000_000
@@ -138,6 +138,8 @@ class TrainSpec(Settings):
     """Learning rate over the steps."""
     guidance: GuidanceSpec | None = None
     """Self-guided training; none unless given."""
+    controls: bool = False
+    """Train a guided network without guides too, once on as many tokens and once on as many training FLOPs."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is autocast: products in bfloat16, weights and optimizer in float32."""
     recompute: bool = False
