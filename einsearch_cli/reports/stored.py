@@ -73,7 +73,7 @@ def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
         budget_flops=document["budget_flops"],
         ranking=ranking(yardstick),
         comparisons=tuple(map(ranking, baselines)),
-        rates={parse_layer(row["structure"]): _rate(row) for row in document["rates"]},
+        rates={parse_layer(row["structure"]): TunedRate.from_json(row) for row in document["rates"]},
         controls={parse_layer(row["structure"]): tuple(map(parse_layer, row["of"])) for row in document["controls"]},
         spending=spending,
         step_seconds=seconds,
@@ -120,11 +120,6 @@ def _check(row: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {row[name]!r}")
     if row["width"] < 1 or row["rung"] < 0 or row["budget_flops"] <= 0 or row["steps"] < 0:
         raise ValueError("a width, rung, budget or number of steps that no run has")
-
-
-def _rate(row: Mapping[str, Any]) -> TunedRate:
-    values = {name: row[name] for name in _names(TunedRate)}
-    return TunedRate(**values | {name: tuple(map(tuple, values[name])) for name in ("tried", "last_tried")})
 
 
 def _spending(row: Mapping[str, Any]) -> Spending:

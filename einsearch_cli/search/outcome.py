@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from einsearch_cli.scaling.parabola import Edge, Vertex
 from einsearch_cli.structures import LayerSpec, short_name
+from einsearch_cli.structures.record import Record
 from einsearch_cli.training.proxy.trial import TrialResult
 
 MOST_SHIFT = 2.0
@@ -19,7 +20,7 @@ Tried = tuple[tuple[float, float | None], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TunedRate:
+class TunedRate(Record):
     """The learning rate of one structure, and how sure it is."""
 
     base: float
@@ -75,7 +76,7 @@ class TunedRate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"learning_rate": self.learning_rate}
+        return Record.to_json(self) | {"learning_rate": self.learning_rate}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

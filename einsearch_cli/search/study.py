@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from einsearch_cli.scaling import Vertex, is_finished, levels_of, observations_of, rank_candidates, vertex
 from einsearch_cli.scaling.surface import Minimum, surface
@@ -34,6 +34,10 @@ from einsearch_cli.training.proxy.trial import Stage, Trial, TrialResult
 
 MOST_OCTAVES: Final = 4
 """The search for a rate ends this many factors of 2 from the base rate."""
+
+
+_RATES: Final = "tuned_rates"
+"""Name of the note in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ class _Course:
         self.always = spec.compared_with()
         self.budgets = rung_budgets(spec.budget_flops, spec.halving)
         self.rates: dict[LayerSpec, TunedRate] = {}
+        self._noted: dict[str, dict[str, Any]] = dict(store.noted(_RATES) or {})
+        """Rates that the study has found, by `_note_key`: with other rungs it keeps what it trained at them."""
         self.best_widths: dict[LayerSpec, dict[float, float]] = {structure: {} for structure in self.structures}
         self.chosen: dict[tuple[LayerSpec, int], list[int]] = {}
         """(structure, rung) -> numbers of the widths that all seeds were trained at."""
@@ -179,10 +185,17 @@ class _Course:
         return trial.rate == self._rate(trial.structure, trial.rung)
 
     def _rate(self, structure: LayerSpec, rung: int) -> float:
-        tuned = self.rates.get(structure)
-        if tuned is None:
+        """The rate of the seeds: that of a check if the rung is the last, or was when it was trained."""
+        if structure not in self.rates:
             return 1.0
-        return tuned.last_rate if rung + 1 == len(self.budgets) else tuned.rate
+        if rung + 1 == len(self.budgets):
+            return self.rates[structure].last_rate
+        checked = self._noted.get(self._note_key("last", structure, self.budgets[rung]))
+        return self.rates[structure].rate if checked is None else TunedRate.from_json(checked).last_rate
+
+    def _note_key(self, kind: Literal["first", "last"], structure: LayerSpec, budget: float = 0.0) -> str:
+        """Of the rate from the cheapest rung, or of that which was checked on the last, of this budget."""
+        return f"{self.first[0]}|{kind}|{structure}|{budget:.9g}"
 
     def _trials(
         self,
@@ -193,15 +206,21 @@ class _Course:
         seeds: Iterable[int],
         rate: float | None = None,
     ) -> list[Trial]:
-        """Trials of one structure at one width, at its rate unless another is given."""
+        """Trials of one structure at one width, at its rate unless another is given; pilots come before any check of it."""
         width, budget = self.grid.width(number), self.budgets[rung]
-        rate = self._rate(structure, rung) if rate is None else rate
+        if rate is None:
+            is_early = stage == "pilot" and structure in self.rates
+            rate = self.rates[structure].rate if is_early else self._rate(structure, rung)
         return [Trial(structure, width, seed, rung, budget, stage=stage, rate=rate) for seed in seeds]
 
     def _tune_rates(self) -> None:
         """Base rate x {1/2, 1, 2} at the width expected to be best, then further on where the best is at an edge."""
         budget = self.budgets[0]
-        places = {s: self._near(s, self.grid.guess(s, budget), budget) for s in self.structures}
+        noted = {s: self._noted.get(self._note_key("first", s)) for s in self.structures}
+        elsewhere = {s: note["tuned"] for s, note in noted.items() if note is not None and note["budget"] != budget}
+        self.rates = {structure: TunedRate.from_json(tuned) for structure, tuned in elsewhere.items()}
+        unknown = [structure for structure in self.structures if structure not in elsewhere]
+        places = {s: self._near(s, self.grid.guess(s, budget), budget) for s in unknown}
         values = self._search(
             "rates",
             0,
@@ -215,6 +234,11 @@ class _Course:
             tried = tuple((2.0**octave, _finite(loss)) for octave, loss in sorted(losses.items()))
             width = self.grid.width(places[structure] or 0)
             self.rates[structure] = TunedRate.found(self.base_rate, rate, width, found, tried)
+            self._noted[self._note_key("first", structure)] = {
+                "budget": budget,
+                "tuned": self.rates[structure].to_json(),
+            }
+        self.store.note(_RATES, self._noted)
 
     @property
     def base_rate(self) -> float:
@@ -311,6 +335,9 @@ class _Course:
                 tried = tuple((tuned.rate * 2.0**octave, _finite(loss)) for octave, loss in sorted(losses.items()))
                 moves = best_point(losses) != 0
                 self.rates[structure] = tuned.checked_at(width, found, tried, moves)
+                key = self._note_key("last", structure, self.budgets[rung])
+                self._noted[key] = self.rates[structure].to_json()
+        self.store.note(_RATES, self._noted)
 
     def _add_seeds(self, rung: int, survivors: Sequence[LayerSpec], scores: dict[LayerSpec, float]) -> Spending:
         """More seeds at the best widths of candidates whose verdict they may settle, and of the yardstick.

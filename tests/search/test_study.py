@@ -254,6 +254,21 @@ def test_a_finished_study_takes_more_seeds_candidates_and_rungs() -> None:
     assert {result.trial.rung for result in further.outcome.ranked} == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize(
+    ("rungs", "budget_flops", "fresh"),
+    [(4, 2.5e10, {2.5e10 / 27}), (4, 7.5e10, {7.5e10}), (5, 7.5e10, {2.5e10 / 27, 7.5e10})],
+)
+def test_rungs_below_and_above_leave_all_runs_of_the_others(rungs: int, budget_flops: float, fresh: set[float]) -> None:
+    """Also where the best rate moves with compute: a rung keeps the rates that it was trained with."""
+    store, law = MemoryStore(), Law(rate=1.5, rate_drift=0.3)
+    first = run_synthetic(spec_of(), lambda _: law, store=store)
+    assert any(tuned.last_rate != tuned.rate for tuned in first.outcome.rates.values())
+    spec = spec_of(budget_flops=budget_flops, halving={"rungs": rungs, "keep": 1})
+    more = run_synthetic(spec, lambda _: law, store=store)
+    assert {round(trial.budget_flops) for trial in more.ran} == {round(budget) for budget in fresh}
+    assert run_synthetic(spec, lambda _: law, store=store).ran == []
+
+
 def test_other_seeds_repeat_the_study_independently_beside_the_first() -> None:
     store = MemoryStore()
     first, second = (
