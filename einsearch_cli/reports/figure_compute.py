@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 from statistics import median
 
-from einsearch_cli.reports.chart import Axis, Chart, Line, Point, Series, figure, log_axis
+from einsearch_cli.reports.chart import Axis, Chart, Line, Point, Series, log_axis
+from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import flops_text, interval_text, loss_text

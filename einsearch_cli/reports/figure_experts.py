@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from einsearch_cli.reports.chart import Chart, Point, Rule, Series, category_axis, figure, linear_axis
+from einsearch_cli.reports.chart import Chart, Point, Rule, Series, category_axis, linear_axis
+from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.structures import LayerSpec

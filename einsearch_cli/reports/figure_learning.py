@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from einsearch_cli.reports.chart import Chart, Line, Series, figure, linear_axis, log_axis
+from einsearch_cli.reports.chart import Chart, Line, Series, linear_axis, log_axis
+from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import flops_text, loss_text

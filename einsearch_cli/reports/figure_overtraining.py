@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from einsearch_cli.reports.chart import Chart, Line, Point, Series, figure, log_axis
+from einsearch_cli.reports.chart import Chart, Line, Point, Series, log_axis
+from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import loss_text

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from einsearch_cli.reports.chart import Axis, Chart, Point, Rule, Series, figure, log_axis
+from einsearch_cli.reports.chart import Axis, Chart, Point, Rule, Series, log_axis
+from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Look, looks_of
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import bytes_text, factor_text, flops_text, share_text, time_text

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from statistics import median
 
-from einsearch_cli.reports.chart import Axis, Chart, Point, Rule, Series, category_axis, figure, log_axis
+from einsearch_cli.reports.chart import Axis, Chart, Point, Rule, Series, category_axis, log_axis
+from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import count_text, flops_text, loss_text

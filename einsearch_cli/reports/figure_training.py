@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from einsearch_cli.reports.chart import Chart, Line, Point, Series, figure, linear_axis, log_axis
+from einsearch_cli.reports.chart import Chart, Line, Point, Series, linear_axis, log_axis
+from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Look, looks_of, shortened
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import duration_text, flops_text, loss_text

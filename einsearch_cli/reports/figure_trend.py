@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from einsearch_cli.reports.chart import Chart, Line, Point, Rule, Series, figure, log_axis
+from einsearch_cli.reports.chart import Chart, Line, Point, Rule, Series, log_axis
+from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import factor_text, flops_text, interval_text

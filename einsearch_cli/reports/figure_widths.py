@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from einsearch_cli.reports.chart import Axis, Chart, Line, Point, Series, figure, log_axis
+from einsearch_cli.reports.chart import Axis, Chart, Line, Point, Series, log_axis
+from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import count_text, flops_text, loss_text

@@ -10,7 +10,7 @@ from einsearch_cli.scaling import RankingEntry
 from einsearch_cli.scaling.law import Prediction
 from einsearch_cli.structures import short_name
 
-_HEADS = ("structure", "exponent a", "irreducible loss L₀", "C₀", "meets the yardstick at", "predicted loss")
+_HEADS = ("structure", "exponent a", "irreducible loss L₀", "C₀", "meets the yardstick at")
 
 
 def law_section(page: Page) -> Html | None:
@@ -20,20 +20,23 @@ def law_section(page: Page) -> Html | None:
         return None
     fitted = [entry for entry in entries if entry.law is not None]
     if not fitted:
-        reason = next((entry.law_reason for entry in entries if entry.law_reason), "no law was fitted")
-        return element("p", f"No scaling law: {' '.join(reason.split())}.", class_="caption")
-    rows = [Row(cells=_cells(page, entry), look=page.looks[entry.structure]) for entry in fitted]
-    left = [
-        f"{short_name(entry.structure)}: {' '.join(str(entry.law_reason).split())}"
-        for entry in entries
-        if not entry.law
-    ]
+        reason = next((_reason(entry) for entry in entries if entry.law_reason), "no law was fitted")
+        return element("p", f"No scaling law: {reason}.", class_="caption")
+    predicted = next((entry.prediction for entry in fitted if entry.prediction is not None), None)
+    heads = _HEADS if predicted is None else (*_HEADS, f"predicted loss at {flops_text(predicted.compute)} FLOPs")
+    rows = [Row(cells=_cells(page, entry)[: len(heads)], look=page.looks[entry.structure]) for entry in fitted]
+    left = [f"{short_name(entry.structure)}: {_reason(entry)}" for entry in entries if not entry.law]
     caption = (
         "L = L₀ + (C / C₀)^(−a) through the losses at the best widths, by robust least squares with bootstrap intervals. "
         "Beyond the runs it is an extrapolation that nothing here can check. "
         + " ".join(f"No law for {said}." for said in left)
     )
-    return table(_HEADS, rows, _HEADS[1:], caption=caption)
+    return table(heads, rows, heads[1:], caption=caption)
+
+
+def _reason(entry: RankingEntry) -> str:
+    """Why there is no law, without the structure's notation in front."""
+    return " ".join(str(entry.law_reason).removeprefix(f"{entry.structure}: ").split())
 
 
 def _cells(page: Page, entry: RankingEntry) -> list[Cell]:
@@ -52,14 +55,19 @@ def _cells(page: Page, entry: RankingEntry) -> list[Cell]:
         meets,
         number(MISSING)
         if prediction is None
-        else number(loss_text(prediction.loss), f"[{loss_text(prediction.low)}, {loss_text(prediction.high)}]"),
+        else number(
+            loss_text(prediction.loss), f"[{loss_text(prediction.low)}, {loss_text(prediction.high)}]{_far(prediction)}"
+        ),
     ]
 
 
 def prediction_text(entry: RankingEntry, prediction: Prediction) -> str:
     """A predicted loss with its interval, and how far it lies from what was measured."""
-    far = f", {prediction.decades_beyond:.1f} decades beyond the runs" if prediction.decades_beyond else ""
     return (
         f"{short_name(entry.structure)}: loss {loss_text(prediction.loss)} at {flops_text(prediction.compute)} FLOPs, "
-        f"95% interval {loss_text(prediction.low)} to {loss_text(prediction.high)}{far}"
+        f"95% interval {loss_text(prediction.low)} to {loss_text(prediction.high)}{_far(prediction)}"
     )
+
+
+def _far(prediction: Prediction) -> str:
+    return f", {prediction.decades_beyond:.1f} decades beyond the runs" if prediction.decades_beyond else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 MISSING = "–"
 _YEAR_S = 365.25 * 86_400
@@ -144,3 +145,15 @@ def share_text(value: float) -> str:
     ('44%', '102%', '1.2%')
     """
     return f"{100 * value:.0f}%" if value >= 0.1 else f"{100 * value:.1f}%"
+
+
+def widths_text(widths: Iterable[int]) -> str:
+    """Different widths: all of up to three, else their number and range.
+
+    >>> widths_text([64, 32, 64]), widths_text([12, 16, 24, 32]), widths_text([])
+    ('32, 64', '4, from 12 to 32', '–')
+    """
+    found = sorted(set(widths))
+    if len(found) > 3:
+        return f"{len(found)}, from {found[0]} to {found[-1]}"
+    return ", ".join(map(str, found)) or MISSING

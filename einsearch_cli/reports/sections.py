@@ -20,7 +20,14 @@ from einsearch_cli.reports.headline import headline
 from einsearch_cli.reports.law_section import law_section
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html, joined
-from einsearch_cli.reports.numbers import MISSING, duration_text, factor_text, flops_text, interval_text
+from einsearch_cli.reports.numbers import (
+    MISSING,
+    duration_text,
+    factor_text,
+    flops_text,
+    interval_text,
+    widths_text,
+)
 from einsearch_cli.reports.page import Page, fill, render_page, report_section
 from einsearch_cli.reports.ranking_section import comparison_section, ranking_section
 from einsearch_cli.reports.spending_facts import seeds_text, spending_facts, spending_sentences
@@ -59,7 +66,7 @@ def facts_section(page: Page) -> Html:
         ("Task", study.task),
         ("Structures", str(len(study.structures))),
         ("Training FLOPs per run", " → ".join(flops_text(budget) for _, budget in study.budgets) or "–"),
-        ("Widths", _listed(trial.width for trial in trials) or "–"),
+        ("Widths", widths_text(trial.width for trial in trials)),
         ("Seeds", seeds_text(study)),
         ("Runs", runs),
         *spending_facts(study),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.reports.figure_speed import OVERHEAD, SPEEDUP, speed_figure
 from einsearch_cli.reports.markup import Html
-from einsearch_cli.reports.numbers import duration_text
+from einsearch_cli.reports.numbers import duration_text, widths_text
 from einsearch_cli.reports.page import fill, render_page, report_section
 from einsearch_cli.reports.speed_table import by_case, speed_headline, speed_rows
 from einsearch_cli.reports.table import Cell, Row, number, table
@@ -39,7 +39,7 @@ def facts_section(report: SpeedReport) -> Html:
     facts = (
         ("Layers", str(len({item.name for item in result.measurements}))),
         ("Cases", str(len(cases))),
-        ("Widths", ", ".join(str(width) for width in sorted({case.width for case in cases}))),
+        ("Widths", widths_text(case.width for case in cases)),
         ("Type", str(result.settings["dtype"])),
         ("Threads", str(result.settings["threads"])),
         ("Clock", str(result.settings["clock"])),

@@ -12,7 +12,8 @@ from einsearch_cli import tasks
 from einsearch_cli.data import Batch
 from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.reports import Page, report_section
-from einsearch_cli.reports.chart import Chart, Point, Series, figure, linear_axis, log_axis
+from einsearch_cli.reports.chart import Chart, Point, Series, linear_axis, log_axis
+from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.search import engines
 from einsearch_cli.structures import families

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from einsearch_cli.reports import StudyReport, render_report
+from einsearch_cli.reports.numbers import loss_text
 from einsearch_cli.scaling import rank_candidates
 from tests.reports.reading import table_rows
 
@@ -36,4 +37,16 @@ def test_the_law_stands_in_the_report(lawful: StudyReport) -> None:
 
 
 def test_without_four_rungs_the_reason_is_said(study) -> None:
-    assert "No scaling law: " in render_report(study(rungs=2))
+    assert "No scaling law: 2 rungs, and a scaling law needs 4" in render_report(study(rungs=2))
+
+
+def test_a_prediction_says_at_which_compute_and_how_far_beyond_the_runs(lawful: StudyReport) -> None:
+    at = 1e14
+    predicted = replace(lawful, ranking=rank_candidates(list(lawful.results), lawful.ranking.yardstick, at=at))
+    heading = "predicted loss at 1×10¹⁴ FLOPs"
+    assert "predicted loss" not in render_report(lawful)
+    rows = table_rows(render_report(predicted), heading)
+    far = math.log10(at / lawful.budget_flops)
+    for row, entry in zip(rows, predicted.ranking.entries, strict=True):
+        assert row[-1][0] == loss_text(entry.prediction.loss)
+        assert row[-1][1].endswith(f"], {far:.1f} decades beyond the runs")

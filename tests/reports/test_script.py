@@ -34,14 +34,15 @@ function told() { var tip = document.getElementById("tip"); return tip.hidden ? 
 """
 
 
-def result_in_browser(page: str, folder: Path, code: str) -> Any:
-    """What a function with this body returns when the page has been read."""
+def result_in_browser(page: str, folder: Path, code: str, width: int = 1280) -> Any:
+    """What a function with this body returns when the page has been read in a window of this width."""
     # The policy of a page lets only its own script run.
     free = re.sub(r"<meta http-equiv[^>]*>", "", page)
     probe = f"<script>{HELPERS}document.title = JSON.stringify((function () {{ {code} }}()));</script></body>"
     path = folder / "page.html"
     path.write_text(free.replace("</body>", probe))
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", path.as_uri()]
+    size = f"--window-size={width},900"
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", size, "--dump-dom", path.as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = re.search("<title>(.*?)</title>", shown, re.S)
     assert found is not None

@@ -1,0 +1,93 @@
+"""What a page looks like in a browser: names that can be read, and tables that fit; without Chromium it is not tested."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from einsearch_cli.reports import render_report
+from einsearch_cli.reports.speed_page import render_speed
+from einsearch_cli.speed import Case, Mode
+from tests.reports.test_experts import with_experts
+from tests.reports.test_figures import TEXTS, noisy
+from tests.reports.test_script import pytestmark as pytestmark, result_in_browser
+from tests.reports.test_speed import measured, result_of
+from tests.reports.test_stored import whole
+
+LEAST_CONTRAST = 4.5
+"""WCAG 2.2, success criterion 1.4.3."""
+
+SPEED = result_of(
+    *(
+        measured(name, Case(mode, width, 256), time * width * 1e-6)
+        for (name, time), mode, width in product(
+            [("monarch", 2), ("btt:r=4", 8), ("low-rank", 4)], [Mode.training, Mode.decode], [256, 1024]
+        )
+    )
+)
+
+
+@pytest.fixture(params=["ranking", "experts", "speed"])
+def page(request: pytest.FixtureRequest, study) -> str:
+    if request.param == "speed":
+        return render_speed(SPEED, "einsearch bench")
+    return render_report(
+        noisy(study(texts=TEXTS, rungs=3))
+        if request.param == "ranking"
+        else with_experts(study(), (0.2, 0.9), (0.0, 0.3))
+    )
+
+
+def test_texts_of_drawings_lie_apart_and_within(page: str, tmp_path) -> None:
+    code = """var wrong = [];
+    document.querySelectorAll("svg.plot").forEach(function (plot) {
+      var frame = plot.getBoundingClientRect(), boxes = [];
+      plot.querySelectorAll("text:not(.badge-text)").forEach(function (text) {
+        var box = text.getBoundingClientRect();
+        var leaves = box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1;
+        if (leaves) wrong.push(text.textContent);
+        boxes.forEach(function (other) {
+          if (Math.min(box.right, other[0].right) - Math.max(box.left, other[0].left) > 1 &&
+              Math.min(box.bottom, other[0].bottom) - Math.max(box.top, other[0].top) > 4)
+            wrong.push(text.textContent + " on " + other[1]);
+        });
+        boxes.push([box, text.textContent]);
+      });
+    });
+    return wrong;"""
+    assert result_in_browser(page, tmp_path, code) == []
+
+
+@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
+def test_words_of_drawings_stand_out_from_what_is_behind_them(page: str, tmp_path, is_dark: bool) -> None:
+    code = """function parts(text) {
+      return text.match(/[\\d.]+/g).slice(0, 3).map(function (part) { return part * (/^color/.test(text) ? 1 : 1 / 255); });
+    }
+    function light(text) {
+      var linear = parts(text).map(function (v) { return v <= 0.04045 ? v / 12.92 : Math.pow((v + 0.055) / 1.055, 2.4); });
+      return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05;
+    }
+    var card = getComputedStyle(document.querySelector(".figure")).backgroundColor, least = 99, count = 0;
+    document.querySelectorAll("svg.plot text").forEach(function (text) {
+      var behind = text.classList.contains("badge-text") ? getComputedStyle(text.previousElementSibling).fill : card;
+      var one = light(getComputedStyle(text).fill), other = light(behind);
+      least = Math.min(least, Math.max(one / other, other / one));
+      count += 1;
+    });
+    return [least, count, light(card)];"""
+    if is_dark:
+        page = page.replace("(prefers-color-scheme: dark)", "(min-width: 1px)")
+    least, count, card = result_in_browser(page, tmp_path, code)
+    assert (card < 0.2) is is_dark
+    assert count > 10
+    assert least >= LEAST_CONTRAST
+
+
+def test_the_widest_ranking_fits_a_laptop(study, tmp_path) -> None:
+    page = render_report(whole(study))
+    code = """var box = document.querySelector("#section-ranking .scroll");
+    return [box.scrollWidth - box.clientWidth, box.querySelectorAll("th").length];"""
+    beyond, columns = result_in_browser(page, tmp_path, code, width=1265)
+    assert columns == 15
+    assert beyond == 0
