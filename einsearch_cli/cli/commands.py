@@ -15,6 +15,8 @@ SUMMARIES: Final = {
     "classify": "Classify structures: family, ω ψ ν, the cut that limits the rank, parameters, FLOPs, verdict.",
     "draw": "Draw a structure as a tensor network, with the cut that limits its rank.",
     "rank": "Train candidates at equal training FLOPs and rank them against dense.",
+    "status": "Say how far a study is: runs, stage, rate, time left, cost.",
+    "watch": "Follow a study that runs elsewhere until it ends.",
     "report": "Make the ranking, its tables and its page again from stored runs, or compare two studies.",
     "train": "Train a transformer, or several one after another, as a YAML file says.",
     "bench": "Compare the speed of layers with nn.Linear and with their own bare matrix products.",

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Final, Self
 
 from einsearch_cli.cli.console import printable, talk, talk_console
+from einsearch_cli.search.study_clock import StudyClock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,7 +113,8 @@ class StudyProgress(LiveBars):
 
     def __init__(self, console: Console, estimate: StudyEstimate, workers: int) -> None:
         super().__init__(console, transient=False)
-        self._clock = _Clock(estimate, workers)
+        self._clock = StudyClock(estimate)
+        self._workers = workers
         self._rung: TaskID | None = None
         self._running: dict[int, TaskID] = {}
         self._best: TrialResult | None = None
@@ -127,7 +129,7 @@ class StudyProgress(LiveBars):
             self._start_stage(event)
             return
         if self._clock.begin() and self._rung is not None:
-            self._bars.update(self._rung, note=self._clock.eta())
+            self._bars.update(self._rung, note=self._eta())
         if isinstance(event, TrialFinished):
             self._finish(event)
         elif isinstance(event, TrialTriedAgain):
@@ -151,9 +153,15 @@ class StudyProgress(LiveBars):
             self.say(f"{stage}: {event.finished} of {event.trials} runs are there already")
         if self._rung is not None:
             self._bars.remove_task(self._rung)
-        self._rung = self._bars.add_task(text, total=event.trials, completed=event.finished, note=self._clock.eta())
+        self._rung = self._bars.add_task(text, total=event.trials, completed=event.finished, note=self._eta())
         if not self._console.is_terminal:
             self.say(text)
+
+    def _eta(self) -> str:
+        left = _left_text(self._clock.left_s())
+        if self._clock.has_begun:
+            return left
+        return f"starting {self._workers} worker{'s' * (self._workers != 1)}, {left}"
 
     def _try_again(self, event: TrialTriedAgain) -> None:
         from einsearch_cli.search.running import MOST_DEATHS
@@ -175,67 +183,15 @@ class StudyProgress(LiveBars):
             self._best = result
         best = f"best {self._best.loss:.4g} {short_name(self._best.trial.structure)}   " if self._best else ""
         if self._rung is not None:
-            self._bars.update(self._rung, advance=1, note=best + self._clock.eta())
+            self._bars.update(self._rung, advance=1, note=best + self._eta())
         outcome = f"loss {result.loss:.5g}" if result.loss is not None else f"{result.status}: {result.error}"
         if result.loss is None or not self._console.is_terminal:
             outcome += load_note(result.routing)
-            self.say(f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._clock.eta()}")
+            self.say(f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._eta()}")
         if event.log is not None:
             for line in last_lines(event.output):
                 self.say(f"    | {line}")
             self.say(f"    all that was printed: {event.log}")
-
-
-class _Clock:
-    """Time left: the estimate for what is still to do, scaled by how fast it has gone so far."""
-
-    def __init__(self, estimate: StudyEstimate, workers: int) -> None:
-        self._estimate = estimate
-        self._workers = workers
-        self._started_s: float | None = None
-        """When the first worker gave a sign of life."""
-        self._done_s = 0.0
-        self._left = 0.0
-        """Runs of this stage that are still expected."""
-        self._stage = 0
-        self._shown: tuple[str, int] | None = None
-
-    def begin(self) -> bool:
-        """Workers are there; False if this was known before."""
-        if self._started_s is not None:
-            return False
-        self._started_s = time.perf_counter()
-        return True
-
-    def start_stage(self, event: StageStarted) -> bool:
-        """Trials are about to run; whether they belong to the stage that was shown last."""
-        stages = self._estimate.stages
-        place = next(
-            (i for i, s in enumerate(stages) if (s.planned.stage, s.planned.rung) == (event.stage, event.rung)), 0
-        )
-        goes_on, self._stage = self._shown == (event.stage, event.rung), place
-        self._shown = (event.stage, event.rung)
-        expected = max(event.trials, stages[place].planned.runs if stages else 0)
-        self._left = expected - event.finished
-        return goes_on
-
-    def finish(self) -> None:
-        self._left = max(0.0, self._left - 1)
-        self._done_s += self._per_run()
-
-    def _per_run(self) -> float:
-        stage = self._estimate.stages[self._stage]
-        return stage.seconds / max(1.0, stage.planned.runs)
-
-    def eta(self) -> str:
-        later = sum(stage.seconds for stage in self._estimate.stages[self._stage + 1 :])
-        left = self._left * self._per_run() + later
-        if self._started_s is None:
-            number = f"{self._workers} worker{'s' * (self._workers != 1)}"
-            return f"starting {number}, {_left_text(left + self._estimate.start_up_s)}"
-        if self._done_s > 0:
-            left *= (time.perf_counter() - self._started_s) / self._done_s
-        return _left_text(left)
 
 
 def describe(trial: Trial) -> str:

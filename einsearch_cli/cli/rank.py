@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from einsearch_cli.search.outcome import StudyOutcome
     from einsearch_cli.search.spec import StudySpec
     from einsearch_cli.search.store import StudyStore
+    from einsearch_cli.search.study import StudyEvent
     from einsearch_cli.search.timing import Place
+    from einsearch_cli.search.watching import StudyWatch
     from einsearch_cli.settings import Given
     from einsearch_cli.structures import LayerSpec
     from einsearch_cli.structures.safe_yaml import Location
@@ -387,20 +389,35 @@ class _Session:
         identity = fingerprint(self.spec, self.task)
         try:
             settings = readable(self.spec, self.task)
-            with StudyStore(self.folder, identity, settings) as store:
+            with StudyStore(self.folder, identity, settings) as store, self._watched(store) as watch:
                 spec, estimate = self.estimated(store)
                 console.talk(self.plan(spec, estimate, Format.table))
+                watch.plan(estimate)
                 with (
                     self.engine as engine,
                     StudyProgress(console.talk_console(), estimate, engine.workers) as progress,
                 ):
-                    outcome = run_study(spec, self.candidates, self.task, estimate.networks, store, engine, progress)
+
+                    def on_event(event: StudyEvent) -> None:
+                        progress(event)
+                        watch(event)
+
+                    outcome = run_study(spec, self.candidates, self.task, estimate.networks, store, engine, on_event)
+                watch.timing()
                 step_seconds = self._step_seconds(outcome, store)
                 coordinates = self._coordinates(outcome, store)
+                return replace(self, spec=spec)._report(outcome, step_seconds, coordinates, output, by)
         except KeyboardInterrupt:
             console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
             return Exit.INTERRUPTED
-        return replace(self, spec=spec)._report(outcome, step_seconds, coordinates, output, by)
+
+    def _watched(self, store: StudyStore) -> StudyWatch:
+        """What writes how far the study is."""
+        from einsearch_cli.search.watching import StudyWatch
+
+        return StudyWatch(
+            self.folder, self.spec.name, self.spec.task, self.engine.name, self.engine.workers, store.results()
+        )
 
     def _step_seconds(self, outcome: StudyOutcome, store: StudyStore) -> dict[Place, float]:
         """The price in seconds of what was ranked; the workers have ended, so that nothing disturbs the race."""

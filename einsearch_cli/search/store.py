@@ -27,6 +27,7 @@ from optuna.trial import TrialState
 
 from einsearch_cli.errors import StudyError
 from einsearch_cli.files import write_error
+from einsearch_cli.search.owner import read_owner, remove_owner, write_owner
 from einsearch_cli.settings import differences
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
@@ -84,17 +85,22 @@ class StudyStore:
     def __enter__(self) -> Self:
         self._acquire()
         try:
+            write_owner(self.folder)
             with _database_errors(self.folder / DATABASE):
                 self._refuse_lost_database()
                 self._study = _open_study(self.folder / DATABASE)
                 self._recover()
                 self._check_fingerprint()
         except BaseException:
-            self._lock.release()
+            self._leave()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        remove_owner(self.folder)
         self._lock.release()
 
     def _acquire(self) -> None:
@@ -102,9 +108,11 @@ class StudyStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout as error:
+            owner = read_owner(self.folder)
             raise StudyError(
-                f"the study folder {self.folder} is in use: one process works on a study at a time",
-                remedy="wait for it, or give another --out",
+                f"the study folder {self.folder} is in use{f' by {owner}' if owner else ''}: "
+                "one process works on a study at a time",
+                remedy=f"wait for it (`einsearch status {self.folder}` says how far it is), or give another --out",
             ) from error
         except OSError as error:
             raise write_error(f"to the study folder {self.folder}", error, full=_GOES_ON) from error

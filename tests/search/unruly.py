@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
@@ -78,7 +79,7 @@ class Unruly(TeacherTask):
     settings: UnrulySettings
 
     def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
-        if width == self.settings.unruly_width:
+        if width == self.settings.unruly_width and parent_process() is not None:  # not where a study is planned
             ACTS[self.settings.act](Path(self.settings.folder))
         return super().build_model(structure, width)
 

@@ -1,0 +1,126 @@
+"""`einsearch status`: how far a study is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.options import path_parser
+from einsearch_cli.cli.output import Format, format_option
+
+if TYPE_CHECKING:
+    from einsearch_cli.search.status import RunStatus, StudyStatus
+
+HELP = """Say how far a study is: runs, stage, rate, time left, cost.
+
+RUN is the folder of a study, the --out of `einsearch rank`. It is read only, whether the study runs or not.
+
+[bold]Examples[/bold]
+
+  einsearch status runs/demo
+
+  einsearch status runs/demo --format json
+"""
+
+_SILENT_S = 60
+"""Seconds of silence of a process on another machine that are worth a word."""
+STUDY_FOLDER = typer.Argument(parser=path_parser("RUN"), metavar="RUN", help="Folder of a study.")
+
+
+def status_command(
+    run: Path = STUDY_FOLDER,
+    output: Format = format_option((Format.table, Format.json)),
+) -> None:
+    from einsearch_cli.search.status import read_status
+
+    status = read_status(run)
+    if output is Format.json:
+        console.data(json.dumps(status.to_json(), indent=2, ensure_ascii=False))
+    else:
+        console.data(console.wrapped("\n".join(status_lines(status)), console.width()))
+
+
+def status_lines(status: StudyStatus) -> list[str]:
+    """The status in lines for people, the most important first."""
+    return [*_headline(status), *_stage(status), *_pace(status), *_cost(status), *_running(status)]
+
+
+def _headline(status: StudyStatus) -> list[str]:
+    runs = status.runs
+    expected = f" of about {runs.expected:,}" if runs.expected is not None and not status.has_ended else ""
+    line = f"{status.study}: {_STATES[status.state]}; {runs.ended:,}{expected} runs have ended"
+    others = [(runs.diverged, "diverged"), (runs.failed, "failed"), (runs.tried_again, "tried again")]
+    more = ", ".join(f"{number:,} {what}" for number, what in others if number)
+    lines = [line + (f" ({more})" if more else "")]
+    if status.state == "failed":
+        lines.append(f"error: {status.error}")
+    if status.state == "killed":
+        lines.append(f"{status.process} is gone without a word")
+    if status.state in ("stopped", "failed", "killed"):
+        lines.append("run the same command again to go on: finished runs are kept")
+    if status.alive is None and not status.has_ended and status.silent_s > _SILENT_S:
+        lines.append(f"{status.process} gave its last sign of life {_time(status.silent_s)} ago")
+    return lines
+
+
+def _stage(status: StudyStatus) -> list[str]:
+    stage = status.stage
+    if stage is None or status.has_ended:
+        return []
+    return [
+        f"rung {stage.rung + 1}/{stage.rungs}, {stage.name}: {stage.finished:,} of {stage.runs:,} runs, "
+        f"{stage.budget_flops:.2g} FLOPs each"
+    ]
+
+
+def _pace(status: StudyStatus) -> list[str]:
+    if status.has_ended:
+        return []
+    rate = [] if status.runs_per_hour is None else [f"{status.runs_per_hour:,.3g} runs an hour"]
+    left = [] if status.eta_s is None else [f"about {_time(status.eta_s)} left"]
+    return [", ".join([*rate, *left])] if rate or left else []
+
+
+def _cost(status: StudyStatus) -> list[str]:
+    cost = status.cost
+    return [f"so far {cost.train_flops:.3g} training FLOPs, {cost.core_hours:.3g} core-hours"]
+
+
+def _running(status: StudyStatus) -> list[str]:
+    if status.has_ended:
+        return []
+    workers = f"{status.workers} worker{'s' * (status.workers != 1)}, engine {status.engine}"
+    line = f"{workers}: {status.runs.running:,} running, {status.runs.queued:,} queued"
+    return [line, *(f"  {_run(run)}" for run in status.running)]
+
+
+def _run(run: RunStatus) -> str:
+    from einsearch_cli.structures import parse_layer, short_name
+
+    rate = "" if run.rate == 1 else f", rate x {run.rate:g}"
+    name = f"{short_name(parse_layer(run.structure))}, width {run.width}, seed {run.seed}{rate}"
+    if run.steps is None:
+        return f"{name}: starting"
+    loss = "" if run.loss is None else f", loss {run.loss:.4g}"
+    return f"{name}: step {run.step:,} of {run.steps:,}{loss}"
+
+
+_STATES = {
+    "preparing": "preparing its data and its plan",
+    "running": "running",
+    "timing": "timing steps",
+    "finished": "finished",
+    "stopped": "stopped",
+    "failed": "failed",
+    "killed": "killed",
+}
+
+
+def _time(seconds: float) -> str:
+    from einsearch_cli.reports.numbers import duration_text
+
+    return duration_text(seconds)

@@ -1,0 +1,90 @@
+"""Which process works on a study, and whether it still lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Self
+
+from einsearch_cli.files import write_atomically
+from einsearch_cli.structures.record import Record
+
+OWNER: Final = ".owner"
+"""File in a study's folder that says who holds its lock; left behind by a process that was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner(Record):
+    """A process, on whichever machine."""
+
+    pid: int
+    host: str
+    since: str
+    """When it took the study: UTC, ISO 8601."""
+    ticks: int | None = None
+    """When it started, in clock ticks since its machine did, which no change of the clock changes; None if unknown."""
+
+    @classmethod
+    def here(cls) -> Self:
+        """This process."""
+        return cls(os.getpid(), socket.gethostname(), utc_now(), _start_ticks(os.getpid()))
+
+    @property
+    def is_alive(self) -> bool | None:
+        """Whether it still runs; None where another machine would have to be asked."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # of another user
+        ticks = _start_ticks(self.pid)
+        return ticks is None or self.ticks is None or ticks == self.ticks
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+def utc_now() -> str:
+    """The time of the clock, to the second.
+
+    >>> len(utc_now())
+    20
+    """
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def write_owner(folder: Path) -> None:
+    """Say in the folder of a study that this process has it."""
+    write_atomically(folder / OWNER, json.dumps(Owner.here().to_json()))
+
+
+def remove_owner(folder: Path) -> None:
+    """This process has no study there any more."""
+    with suppress(OSError):
+        (folder / OWNER).unlink(missing_ok=True)
+
+
+def read_owner(folder: Path) -> Owner | None:
+    """The living process that has the study, as far as the folder says; None if it says nothing or names a dead one."""
+    try:
+        found = Owner.from_json(json.loads((folder / OWNER).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return None if found.is_alive is False else found
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Field 22 of /proc/PID/stat; None where there is none. The name of the program, field 2, may hold anything."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
