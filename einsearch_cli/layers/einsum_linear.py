@@ -14,6 +14,7 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast, cast_dtype, without_autocast
 from einsearch_cli.layers.computed_weight import BuffersWithoutWeight, WithoutWeight, computed_weight, refuse_write
 from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.contractions.first_order import is_first_order, scaled_last_once
 from einsearch_cli.layers.contractions.inference import KeptWeights, Merging
 from einsearch_cli.layers.contractions.layer_call import LayerCall, layer_call
 from einsearch_cli.layers.contractions.merged_weights import merged_weights
@@ -306,8 +307,7 @@ class EinsumLinear(FactoredModule):
         if call is None or not call.serves(x, autocast):
             check_width(x, self.in_features)
             route = self._unmerged_route_table(x.device.type, autocast, has_grad).at(x.numel() // self.in_features)
-            dtype = cast_dtype(self.gain, autocast)
-            call = layer_call(self.sized, self.plan, x, route, autocast, dtype, has_grad)
+            call = layer_call(x, route, self._stds, autocast, cast_dtype(self.gain, autocast), has_grad)
             self._calls[has_grad] = call
         parameters = self._parameters
         gain: Any
@@ -371,7 +371,8 @@ class EinsumLinear(FactoredModule):
     def _scaled_factors(self) -> list[Tensor]:
         """The factors in the order in which they meet, the last one times the scale."""
         factors = self._factors()
-        return [*factors[:-1], obviously_scaled_last(self.gain, factors, self._stds)]
+        scaled = scaled_last_once if is_first_order() else obviously_scaled_last
+        return [*factors[:-1], scaled(self.gain, factors, self._stds)]
 
     def _merged(self, plan: Plan, scaled: Sequence[Tensor]) -> list[Tensor]:
         """The weights of another plan from scaled factors; differentiable."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from einsearch_cli.cache import default_cache_folder
 from einsearch_cli.errors import DivergedError, EinsearchError
 from einsearch_cli.plugins import load_plugins, loaded_plugins
 from einsearch_cli.structures import RoutingStatistics
@@ -15,7 +18,8 @@ from einsearch_cli.structures.record import Record
 from einsearch_cli.training.proxy.trial import Status, Trial, TrialResult, failed_result
 
 if TYPE_CHECKING:
-    from einsearch_cli.training import StepDone
+    from einsearch_cli.tasks import AnyTask
+    from einsearch_cli.training import ProxyRun, RunOutcome, StepDone
 
 PROGRESS_INTERVAL_S = 0.25
 
@@ -103,45 +107,57 @@ Report = Callable[[TrialProgress | TrialFinished], None]
 
 
 def run_pack(jobs: Pack, setup: TrialSetup, report: Report) -> None:
-    """Train the jobs of a pack here, on the threads that torch is set to.
+    """Train the jobs of a pack here, on the threads that torch is set to; at once where they are alike enough.
 
     Every job ends in one `TrialFinished`, whatever goes wrong with it or with the others; what `report` raises goes on.
+    A job's result does not depend on the others, except for the time it took (see `train_pack`).
     """
+    alike: dict[Hashable, list[Job]] = {}
     for job in jobs:
-        report(TrialFinished(job.number, run_trial(job, setup, report)))
+        alike.setdefault(job.trial.pack_key, []).append(job)
+    for group in alike.values():
+        try:
+            runs = _runs(group, setup)
+            from einsearch_cli.training.proxy.packing import packs_of
+
+            packs = packs_of(runs)
+        except Exception as error:
+            for job in group:
+                report(TrialFinished(job.number, _failed(job.trial, error, 0.0)))
+            continue
+        for numbers in packs:
+            _PackReport([group[number] for number in numbers], report).train([runs[number] for number in numbers])
 
 
 def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], None]) -> TrialResult:
-    """Train one trial here, on the threads that torch is set to.
+    """Train one trial here, as a pack of its own."""
+    ends: list[TrialResult] = []
 
-    Whatever goes wrong with it becomes its result and leaves other trials alone; what `report` raises goes on.
-    """
-    from einsearch_cli.tasks import open_task
-    from einsearch_cli.training import OptimizerSettings, ProxyRun, train
+    def tell(event: TrialProgress | TrialFinished) -> None:
+        if isinstance(event, TrialFinished):
+            ends.append(event.result)
+        else:
+            report(event)
 
-    trial = job.trial
-    started_s = time.perf_counter()
-    last_sent_s = 0.0
-    is_reporting = False
+    run_pack([job], setup, tell)
+    return ends[0]
 
-    def on_step(done: StepDone) -> None:
-        nonlocal last_sent_s, is_reporting
-        if (now_s := time.perf_counter()) - last_sent_s >= PROGRESS_INTERVAL_S:
-            last_sent_s = now_s
-            progress = TrialProgress(job.number, trial, done.step, done.steps, done.loss, done.routing())
-            is_reporting = True
-            report(progress)
-            is_reporting = False
 
-    try:
-        load_plugins(setup.plugins)
-        task = open_task(setup.task, setup.task_settings)
-        given = OptimizerSettings(**setup.optimizer)
+def _runs(jobs: Pack, setup: TrialSetup) -> list[ProxyRun]:
+    """What the trials of jobs ask for."""
+    from einsearch_cli.training import OptimizerSettings, ProxyRun
+
+    load_plugins(setup.plugins)
+    task = _task(setup.task, json.dumps(setup.task_settings, sort_keys=True), default_cache_folder())
+    given = OptimizerSettings(**setup.optimizer)
+    base_rate = given.learning_rate or task.settings.learning_rate
+
+    def run(trial: Trial) -> ProxyRun:
         changes = {
-            "learning_rate": (given.learning_rate or task.settings.learning_rate) * trial.rate,
+            "learning_rate": base_rate * trial.rate,
             "auxiliary_weight": given.auxiliary_weight if trial.balanced else 0.0,
         }
-        run = ProxyRun(
+        return ProxyRun(
             task=task,
             structure=trial.structure,
             width=trial.width,
@@ -149,13 +165,73 @@ def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], Non
             seed=trial.seed,
             optimizer=given.model_copy(update=changes),
         )
-        outcome = train(run, on_step)
-    except Exception as error:
-        if is_reporting:
-            raise
-        status: Status = "diverged" if isinstance(error, DivergedError) else "failed"
-        text = str(error) if isinstance(error, EinsearchError) else f"{type(error).__name__}: {error}"
-        return failed_result(trial, status, text, time.perf_counter() - started_s)
+
+    return [run(job.trial) for job in jobs]
+
+
+@lru_cache(maxsize=1)
+def _task(name: str, settings: str, cache_folder: Path) -> AnyTask:
+    """The task of a study is opened once in a process: reading the teacher's data takes 10 ms."""
+    from einsearch_cli.tasks import open_task
+
+    return open_task(name, json.loads(settings), cache_folder)
+
+
+class _PackReport:
+    """Turns what happens to the runs of a pack into events of its jobs."""
+
+    def __init__(self, jobs: Pack, report: Report) -> None:
+        self.jobs, self.report = jobs, report
+        self.started_s = time.perf_counter()
+        self.last_sent_s = [0.0] * len(jobs)
+        self.ended: set[int] = set()
+        self.is_reporting = False
+
+    def train(self, runs: Sequence[ProxyRun]) -> None:
+        from einsearch_cli.training.proxy.run import train_pack
+
+        def on_end(number: int, end: RunOutcome | DivergedError) -> None:
+            trial = self.jobs[number].trial
+            if isinstance(end, DivergedError):
+                self._end(number, self._failed(trial, end))
+            else:
+                self._end(number, _finished(trial, end, runs[number]))
+
+        try:
+            train_pack(runs, self._on_step, on_end)
+        except Exception as error:
+            if self.is_reporting:
+                raise
+            for number, job in enumerate(self.jobs):
+                if number not in self.ended:
+                    self._end(number, self._failed(job.trial, error))
+
+    def _failed(self, trial: Trial, error: Exception) -> TrialResult:
+        return _failed(trial, error, (time.perf_counter() - self.started_s) / len(self.jobs))
+
+    def _on_step(self, number: int, done: StepDone) -> None:
+        if (now_s := time.perf_counter()) - self.last_sent_s[number] >= PROGRESS_INTERVAL_S:
+            self.last_sent_s[number] = now_s
+            job = self.jobs[number]
+            self._send(TrialProgress(job.number, job.trial, done.step, done.steps, done.loss, done.routing()))
+
+    def _end(self, number: int, result: TrialResult) -> None:
+        self.ended.add(number)
+        self._send(TrialFinished(self.jobs[number].number, result))
+
+    def _send(self, event: TrialProgress | TrialFinished) -> None:
+        self.is_reporting = True
+        self.report(event)
+        self.is_reporting = False
+
+
+def _failed(trial: Trial, error: Exception, elapsed_s: float) -> TrialResult:
+    status: Status = "diverged" if isinstance(error, DivergedError) else "failed"
+    text = str(error) if isinstance(error, EinsearchError) else f"{type(error).__name__}: {error}"
+    return failed_result(trial, status, text, elapsed_s)
+
+
+def _finished(trial: Trial, outcome: RunOutcome, run: ProxyRun) -> TrialResult:
     return TrialResult(
         trial=trial,
         status="ok",

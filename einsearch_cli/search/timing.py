@@ -41,12 +41,12 @@ def race_steps(
     import torch
 
     from einsearch_cli.speed.race import Race
-    from einsearch_cli.training.proxy.run import Trainer
+    from einsearch_cli.training.proxy.trainer import SingleTrainer
 
     by_name: Mapping[str, Place] = {f"{structure}|{width}": (structure, width) for structure, width in places}
     with one_thread():
         steps = {
-            name: Trainer(
+            name: SingleTrainer(
                 ProxyRun(task=task, structure=structure, width=width, budget_flops=_ENDLESS_FLOPS, optimizer=optimizer)
             ).step
             for name, (structure, width) in by_name.items()

@@ -16,10 +16,11 @@ from einsearch_cli.register import Register
 from einsearch_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from einsearch_cli.models import StructuredNetwork
+    from einsearch_cli.training.flat_update import FlatAdamW, FlatLayout
     from einsearch_cli.training.groups import Group, Options
 
 DEFAULT: Final = "adamw"
@@ -32,6 +33,7 @@ class OptimizerKind(ABC):
         - `options` names every parameter of a model.
         - `make` gives one `torch.optim.Optimizer`, which keeps for a parameter only tensors named in
           `state_names`, and whose steps are a function of gradients, parameters, state and groups.
+        - `flat_steps` makes the same steps as `make`.
         - `state_bytes` is what these tensors take for each number of a parameter, of the parameter's shape.
     """
 
@@ -40,6 +42,8 @@ class OptimizerKind(ABC):
     """What a checkpoint holds for a parameter, if it is there."""
     least_state_bytes: ClassVar[int]
     """Bytes kept for each number of a matrix, in float32."""
+    has_flat_steps: ClassVar[bool] = False
+    """Whether there are `flat_steps`."""
 
     @abstractmethod
     def options(
@@ -50,6 +54,19 @@ class OptimizerKind(ABC):
     @abstractmethod
     def make(self, groups: Sequence[Group], settings: UpdateSettings) -> Optimizer:
         """The optimizer of these groups, on any device."""
+
+    def flat_steps(
+        self,
+        layout: FlatLayout,  # noqa: ARG002
+        values_RP: Tensor,  # noqa: ARG002
+        options: Sequence[Mapping[str, Options]],  # noqa: ARG002
+        settings: UpdateSettings,  # noqa: ARG002
+    ) -> FlatAdamW | None:
+        """The steps of several runs whose parameters lie in one tensor, each with its own options; None where there are none.
+
+        With them the runs of a study can train at once (`training.proxy.packing`).
+        """
+        return None
 
     def state_bytes(self, options: Options) -> int:  # noqa: ARG002
         """Bytes kept for each number of a parameter with these options, in float32."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from einsearch_cli.training.optimizers import OptimizerKind, register
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.optim import Optimizer
 
     from einsearch_cli.models import StructuredNetwork
+    from einsearch_cli.training.flat_update import FlatAdamW, FlatLayout
     from einsearch_cli.training.groups import Group, Options
     from einsearch_cli.training.optimizers import UpdateSettings
 
@@ -21,6 +23,7 @@ class AdamW(OptimizerKind):
     name = "adamw"
     state_names = ("exp_avg", "exp_avg_sq", "step")
     least_state_bytes = 2 * 4
+    has_flat_steps = True
 
     def options(
         self, model: StructuredNetwork, *, base_width: int, learning_rate: float, weight_decay: float
@@ -36,6 +39,15 @@ class AdamW(OptimizerKind):
         import torch
 
         return torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), fused=True)
+
+    def flat_steps(
+        self, layout: FlatLayout, values_RP: Tensor, options: Sequence[Mapping[str, Options]], settings: UpdateSettings
+    ) -> FlatAdamW:
+        """With the same kernel, called for every run and group."""
+        from einsearch_cli.training.flat_update import FlatAdamW
+
+        betas = settings.beta1, settings.beta2
+        return FlatAdamW(layout, values_RP, options, betas=betas, clip_norm=settings.clip_norm)
 
 
 register(AdamW())

@@ -12,8 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from einsearch_cli.training.proxy.run import Trainer
 from einsearch_cli.training.proxy.run_settings import ProxyRun
+from einsearch_cli.training.proxy.trainer import SingleTrainer
 from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 
 STEPS: Final = (1, 10)
@@ -27,10 +27,11 @@ def coordinates(run: ProxyRun) -> tuple[LayerCoordinates, ...]:
         DivergedError: a loss became NaN or infinite within these steps.
     """
     steady = run.optimizer.model_copy(update={"warmup": 0.0, "final": 1.0})
-    trainer = Trainer(replace(run, optimizer=steady))
+    trainer = SingleTrainer(replace(run, optimizer=steady))
     start, changes = _outputs(trainer), []
     for step in range(1, STEPS[-1] + 1):
-        trainer.step()
+        (loss,) = trainer.step()
+        trainer.courses[0].finite(loss, "training", step)
         if step in STEPS:
             now = _outputs(trainer)
             changes.append({name: _rms(now[name] - start[name]) for name in start})
@@ -41,7 +42,7 @@ def coordinates(run: ProxyRun) -> tuple[LayerCoordinates, ...]:
 
 
 @torch.no_grad()
-def _outputs(trainer: Trainer) -> dict[str, Tensor]:
+def _outputs(trainer: SingleTrainer) -> dict[str, Tensor]:
     """What every linear layer and embedding gives for the first held-out batch, by name."""
     model, found = trainer.model, {}
 
@@ -57,7 +58,7 @@ def _outputs(trainer: Trainer) -> dict[str, Tensor]:
     }
     hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]  # type: ignore[arg-type]
     try:
-        trainer.run.task.loss(model, trainer.held_out[0])
+        trainer.task.loss(model, trainer.held_out[0])
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,27 +1,20 @@
-"""One proxy run, from a structure to a loss."""
+"""Proxy runs, from structures to losses: one alone, or several at once."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from einsearch_cli.data import Batch
-from einsearch_cli.layers import AuxiliaryLoss
-from einsearch_cli.models import StructuredNetwork
+from einsearch_cli.errors import DivergedError
 from einsearch_cli.structures import RoutingStatistics
-from einsearch_cli.training.groups import grouped
-from einsearch_cli.training.optimizers import find_optimizer
-from einsearch_cli.training.proxy.cost import RunCost, cost_of
+from einsearch_cli.training.proxy.cost import RunCost
+from einsearch_cli.training.proxy.packing import trains_as_program
+from einsearch_cli.training.proxy.program import NotAProgramError
 from einsearch_cli.training.proxy.run_settings import ProxyRun, RunOutcome
-from einsearch_cli.training.schedule import lr_fraction, validation_marks
-from einsearch_cli.training.update import Course, Update
+from einsearch_cli.training.proxy.trainer import PackTrainer, SingleTrainer, Trainer
+from einsearch_cli.training.schedule import validation_marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +29,6 @@ class StepDone:
     """Training loss before the step."""
     routing: Callable[[], tuple[RoutingStatistics, ...]]
     """What the routers did with the batch of the step; computed when called, before the next step only."""
-
-
-_UNWATCHED: Final = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -59,8 +49,8 @@ class RunSpeed:
 def train(run: ProxyRun, on_progress: Callable[[StepDone], None] | None = None) -> RunOutcome:
     """Train one network from scratch until the budget is spent.
 
-    On one thread the result is the same to the last bit for the same run; torch's global random state is
-    left as it was. Runs on the CPU with the threads that torch is set to.
+    On one thread the result is the same to the last bit for the same run, also among others in `train_pack`; torch's global
+    random state is left as it was. Runs on the CPU with the threads that torch is set to.
 
     Args:
         run: what to train.
@@ -71,107 +61,136 @@ def train(run: ProxyRun, on_progress: Callable[[StepDone], None] | None = None) 
         SpecError: the budget is too small.
         DataError: the task's data cannot be read.
     """
-    run.task.prepare()
-    started_s = time.perf_counter()
-    trainer = Trainer(run)
-    cost = trainer.cost
-    marks = validation_marks(cost.steps, run.optimizer.validations)
-    curve: list[tuple[float, float]] = []
-    counter = FlopCounterMode(display=False)
-    for step in range(1, cost.steps + 1):
-        loss = trainer.step(counter if step == 1 else _UNWATCHED)
-        if on_progress is not None:
-            on_progress(StepDone(step, cost.steps, loss, trainer.auxiliary.statistics))
-        if step in marks:
-            curve.append((float(step * cost.train_flops_per_step), trainer.validate()))
-    return RunOutcome(
-        loss=curve[-1][1],
-        curve=tuple(curve),
-        params=cost.params,
-        train_flops=float(cost.steps * cost.train_flops_per_step),
-        total_flops=float(cost.steps * cost.total_flops_per_step),
-        executed_flops=float(cost.steps * trainer.executed_flops(counter)),
-        steps=cost.steps,
-        learning_rate=trainer.learning_rate,
-        elapsed_s=time.perf_counter() - started_s,
-        routing=trainer.auxiliary.statistics(),
-    )
+    ends: list[RunOutcome | DivergedError] = []
+    told = None if on_progress is None else (lambda _, done: on_progress(done))
+    train_pack([run], told, lambda _, end: ends.append(end))
+    if isinstance(ends[0], DivergedError):
+        raise ends[0]
+    return ends[0]
 
 
-def probe(run: ProxyRun, steps: int = 5) -> RunSpeed:
-    """Time a few steps of a run on this machine, after two to warm up, and everything else it has to do."""
-    run.task.prepare()
+def train_pack(
+    runs: Sequence[ProxyRun],
+    on_progress: Callable[[int, StepDone], None] | None,
+    on_end: Callable[[int, RunOutcome | DivergedError], None],
+) -> None:
+    """Train runs of one task, structure, width and budget at once; they differ in seed and learning rate.
+
+    Each has its own data, clipping and learning rate, and diverges alone. Results are those of each run alone, except
+    for `elapsed_s`: the time of the pack until the run ended, divided by the number of runs.
+
+    Args:
+        runs: what to train; several only where `packing.packs_of` puts them together.
+        on_progress: called after every step of every run, with the place of the run.
+        on_end: called once for every run with what came out of it.
+
+    Raises:
+        SpecError: the budget is too small.
+        DataError: the task's data cannot be read.
+    """
+    runs[0].task.prepare()
     started_s = time.perf_counter()
-    trainer = Trainer(run)
-    setup_s = time.perf_counter() - started_s
+    try:
+        trainer = trainer_for(runs)
+    except NotAProgramError:
+        for number, run in enumerate(runs):
+            started_s = time.perf_counter()
+            _Progress(SingleTrainer(run), started_s, [number], on_progress, on_end).go()
+        return
+    _Progress(trainer, started_s, list(range(len(runs))), on_progress, on_end).go()
+
+
+def trainer_for(runs: Sequence[ProxyRun]) -> Trainer:
+    """A program for runs that have one, else a trainer of the only run."""
+    return PackTrainer(runs) if trains_as_program(runs[0]) else SingleTrainer(*runs)
+
+
+class _Progress:
+    """The course of a trainer's runs from the first step to their ends."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        started_s: float,
+        names: Sequence[int],
+        on_progress: Callable[[int, StepDone], None] | None,
+        on_end: Callable[[int, RunOutcome | DivergedError], None],
+    ) -> None:
+        self.trainer, self.started_s, self.names = trainer, started_s, names
+        self.on_progress, self.on_end = on_progress, on_end
+        self.marks = validation_marks(trainer.cost.steps, trainer.settings.validations)
+        self.curves: list[list[tuple[float, float]]] = [[] for _ in trainer.runs]
+        self.going = list(range(len(trainer.runs)))
+
+    def go(self) -> None:
+        steps = self.trainer.cost.steps
+        while self.going and self.trainer.done < steps:
+            losses, step = self.trainer.step(), self.trainer.done
+            for number in tuple(self.going):
+                if self._is_finite(number, losses[number], "training") and self.on_progress is not None:
+                    self.on_progress(self.names[number], StepDone(step, steps, losses[number], self.trainer.routing))
+            if step in self.marks:
+                for number in tuple(self.going):
+                    self._validate(number)
+
+    def _validate(self, number: int) -> None:
+        """Add a point to the curve of a run; the last one is its end."""
+        cost, step, loss = self.trainer.cost, self.trainer.done, self.trainer.validate(number)
+        if not self._is_finite(number, loss, "validation"):
+            return
+        self.curves[number].append((float(step * cost.train_flops_per_step), loss))
+        if step == cost.steps:
+            self.on_end(self.names[number], self._outcome(number))
+
+    def _is_finite(self, number: int, loss: float, kind: str) -> bool:
+        """Whether the run goes on; one that has diverged ends."""
+        try:
+            self.trainer.courses[number].finite(loss, kind, self.trainer.done)
+        except DivergedError as error:
+            self.going.remove(number)
+            self.trainer.stop(number)
+            self.on_end(self.names[number], error)
+            return False
+        return True
+
+    def _outcome(self, number: int) -> RunOutcome:
+        trainer, cost = self.trainer, self.trainer.cost
+        return RunOutcome(
+            loss=self.curves[number][-1][1],
+            curve=tuple(self.curves[number]),
+            params=cost.params,
+            train_flops=float(cost.steps * cost.train_flops_per_step),
+            total_flops=float(cost.steps * cost.total_flops_per_step),
+            executed_flops=float(cost.steps * trainer.executed_flops),
+            steps=cost.steps,
+            learning_rate=trainer.learning_rates[number],
+            elapsed_s=(time.perf_counter() - self.started_s) / len(trainer.runs),
+            routing=trainer.routing(),
+        )
+
+
+def probe(run: ProxyRun, steps: int = 5, pack: int = 1) -> RunSpeed:
+    """Time a few steps of a run on this machine, after two to warm up, and everything else it has to do.
+
+    Args:
+        run: what to time.
+        steps: that are timed.
+        pack: runs that train at once where this one may; the times are those of one of them.
+    """
+    run.task.prepare()
+    runs = [replace(run, seed=run.seed + number) for number in range(pack)] if trains_as_program(run) else [run]
+    started_s = time.perf_counter()
+    try:
+        trainer = trainer_for(runs)
+    except NotAProgramError:
+        runs, trainer = [run], SingleTrainer(run)
+    setup_s = (time.perf_counter() - started_s) / len(runs)
     times_s: list[float] = []
     for _ in range(steps + 2):
         started_s = time.perf_counter()
         trainer.step()
-        times_s.append(time.perf_counter() - started_s)
+        times_s.append((time.perf_counter() - started_s) / len(runs))
     started_s = time.perf_counter()
-    trainer.validate()
+    trainer.validate(0)
     validations_s = run.optimizer.validations * (time.perf_counter() - started_s)
     return RunSpeed(trainer.cost, statistics.median(times_s[2:]), setup_s + validations_s)
-
-
-class Trainer:
-    """Network, optimizer and data of a run in progress."""
-
-    def __init__(self, run: ProxyRun) -> None:
-        self.run = run
-        settings = run.optimizer
-        task_settings = run.task.settings
-        self.learning_rate: float = (
-            task_settings.learning_rate if settings.learning_rate is None else settings.learning_rate
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            self.model: StructuredNetwork = run.task.build_model(run.structure, run.width)
-        self.cost = cost_of(run, self.model.count())
-        kind = find_optimizer(settings.name)
-        options = kind.options(
-            self.model,
-            base_width=task_settings.base_width,
-            learning_rate=self.learning_rate,
-            weight_decay=settings.weight_decay,
-        )
-        self.auxiliary = AuxiliaryLoss(self.model, settings.auxiliary_weight)
-        self.update = Update(
-            optimizer=kind.make(grouped(self.model, options), settings),
-            parameters=tuple(self.model.parameters()),
-            clip_norm=settings.clip_norm,
-            auxiliary=self.auxiliary,
-        )
-        self.course = Course(
-            steps=self.cost.steps,
-            run=f"(structure {run.structure}, width {run.width}, seed {run.seed}, "
-            f"base learning rate {self.learning_rate:g})",
-            learning_rate=self.learning_rate,
-        )
-        self.batches = run.task.batches(run.seed)
-        self.held_out: tuple[Batch, ...] = run.task.validation()
-        self.done = 0
-
-    def step(self, watch: AbstractContextManager[object] = _UNWATCHED) -> float:
-        """One optimizer update; gives the training loss before it. `watch` sees the forward and the backward pass."""
-        settings, batch = self.run.optimizer, next(self.batches)
-        fraction = lr_fraction(self.done, self.cost.steps, warmup=settings.warmup, final=settings.final)
-        loss, _ = self.update.step([lambda: self.run.task.loss(self.model, batch)], fraction, watch=watch)
-        self.done += 1
-        return self.course.finite(loss.item(), "training", self.done)
-
-    def executed_flops(self, counter: FlopCounterMode) -> int:
-        """FLOPs of the step that a counter has watched; attention, which it misses on a CPU, as the network counts it."""
-        counted = counter.get_flop_counts()["Global"]
-        products = sum(flops for operation, flops in counted.items() if "attention" not in str(operation))
-        return products + self.model.training_flops_per_token().attention * self.run.task.tokens_per_batch
-
-    @torch.no_grad()
-    def validate(self) -> float:
-        """Mean loss over the held-out batches; `auxiliary` then knows what the routers did with them."""
-        self.model.eval()
-        with self.auxiliary:
-            losses = [self.run.task.loss(self.model, batch).item() for batch in self.held_out]
-        self.model.train()
-        return self.course.finite(statistics.fmean(losses), "validation", self.done)

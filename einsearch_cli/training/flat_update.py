@@ -1,0 +1,159 @@
+"""The parameters of one or several runs in one tensor, and the update that clips and steps them there.
+
+Clipping and AdamW over a list of parameters took 0.45 of the 1.8 ms of a step at width 48. Here clipping is four operations
+for all runs together, and AdamW one call for every run and learning rate, 2.5 µs each.
+"""
+
+# Axes in this file: R runs, P parameters of a run (all numbers of its network, and padding).
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from einsearch_cli.training.groups import Options
+
+ALIGNMENT: Final = 16
+"""Numbers of a cache line: a run's numbers start at one, so that sums do not depend on its place among the runs."""
+
+
+@dataclass(frozen=True)
+class FlatLayout:
+    """Where the parameters of a network lie in a row of numbers: those with equal options side by side."""
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    groups: tuple[tuple[int, int], ...]
+    """First number and the one after the last, of each group of equal options."""
+    padding: int
+
+    @property
+    def first_of_groups(self) -> tuple[int, ...]:
+        """Number of the first parameter of each group."""
+        starts = [0, *accumulate(shape.numel() for shape in self.shapes)]
+        return tuple(starts.index(start) for start, _ in self.groups)
+
+    @staticmethod
+    def of(model: nn.Module, options: Mapping[str, Options]) -> FlatLayout:
+        """The layout of a model whose parameters have these options, by name."""
+        members: dict[tuple[tuple[str, float], ...], list[tuple[str, nn.Parameter]]] = {}
+        for name, value in model.named_parameters():
+            members.setdefault(tuple(sorted(options[name].items())), []).append((name, value))
+        ends = [0, *accumulate(sum(value.numel() for _, value in group) for group in members.values())]
+        ordered = [member for group in members.values() for member in group]
+        return FlatLayout(
+            names=tuple(name for name, _ in ordered),
+            shapes=tuple(value.shape for _, value in ordered),
+            groups=tuple(pairwise(ends)),
+            padding=-ends[-1] % ALIGNMENT,
+        )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of each parameter, and of the padding."""
+        return (*(shape.numel() for shape in self.shapes), self.padding)
+
+    def split(self, row_P: Tensor) -> dict[str, Tensor]:
+        """The parameters by name, as views of a row."""
+        parts = row_P.split(self.sizes)
+        return {name: part.view(shape) for name, part, shape in zip(self.names, parts[:-1], self.shapes, strict=True)}
+
+    @torch.no_grad()
+    def show_(self, row_P: Tensor, model: nn.Module) -> None:
+        """Make the parameters of a model views of a row."""
+        for name, value in self.split(row_P).items():
+            model.get_parameter(name).data = value
+
+    def rows(self, models: Iterable[nn.Module]) -> Tensor:
+        """The parameters of several models, a row each."""
+        rows = []
+        for model in models:
+            values = dict(model.named_parameters())
+            flat = torch.cat([values[name].detach().flatten() for name in self.names])
+            rows.append(nn.functional.pad(flat, (0, self.padding)))
+        return torch.stack(rows)
+
+
+class FlatAdamW:
+    """Clipping and AdamW of several runs, each with its own norm and learning rates."""
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        values_RP: Tensor,
+        options: Sequence[Mapping[str, Options]],
+        *,
+        betas: tuple[float, float],
+        clip_norm: float,
+    ) -> None:
+        """`options` are those of every run, by name; the layout's groups have equal options within a run."""
+        self.layout, self.clip_norm = layout, clip_norm
+        self.beta1, self.beta2 = betas
+        self.values_RP = values_RP
+        self.gradients_RP = torch.zeros_like(values_RP)
+        self.mean_RP = torch.zeros_like(values_RP)
+        self.square_RP = torch.zeros_like(values_RP)
+        self.steps = torch.zeros(())
+        self.stopped: set[int] = set()
+        """Runs that take no more steps."""
+        firsts = [layout.names[number] for number in layout.first_of_groups]
+        everything = (self.values_RP, self.gradients_RP, self.mean_RP, self.square_RP)
+        self._parts = [
+            (run, [[tensor[run, start:end]] for tensor in everything], dict(options[run][name]))
+            for run in range(len(values_RP))
+            for name, (start, end) in zip(firsts, layout.groups, strict=True)
+        ]
+
+    def step(self, fraction: float) -> Tensor:
+        """Clip the gradients in `gradients_RP` and take a step; gives the norm of every run before.
+
+        Args:
+            fraction: of the peak learning rates.
+        """
+        norm_R1 = torch.linalg.vector_norm(self.gradients_RP, dim=1, keepdim=True)
+        # As torch.nn.utils.clip_grad_norm_ does it.
+        self.gradients_RP.mul_((self.clip_norm / (norm_R1 + 1e-6)).clamp_(max=1.0))
+        self.steps += 1
+        for run, (values, gradients, means, squares), options in self._parts:
+            if run not in self.stopped:
+                torch._fused_adamw_(
+                    values,
+                    gradients,
+                    means,
+                    squares,
+                    [],
+                    [self.steps],
+                    lr=options["lr"] * fraction,
+                    beta1=self.beta1,
+                    beta2=self.beta2,
+                    weight_decay=options["weight_decay"],
+                    eps=1e-8,
+                    amsgrad=False,
+                    maximize=False,
+                )
+        norm_R: Tensor = norm_R1[:, 0]
+        return norm_R
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, besides gradients."""
+        return {
+            "values": self.values_RP,
+            "mean": self.mean_RP,
+            "square": self.square_RP,
+            "steps": self.steps,
+            "stopped": sorted(self.stopped),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; views of the values see it."""
+        self.values_RP.copy_(state["values"])
+        self.mean_RP.copy_(state["mean"])
+        self.square_RP.copy_(state["square"])
+        self.steps.copy_(state["steps"])
+        self.stopped = set(state["stopped"])

@@ -1,0 +1,51 @@
+"""Attention of several runs as that of one larger batch, where torch's transform would take one run after another."""
+
+# Axes in this file: R runs, B batch, H heads, T positions, D head size.
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class FoldedAttention(TorchFunctionMode):
+    """While active, `vmap` puts its axis into the batch of `scaled_dot_product_attention`.
+
+    On a CPU torch has no rule for this, warns, and calls attention once for every run; in the backward pass each of
+    these calls fills and adds tensors of all runs.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is not F.scaled_dot_product_attention or len(args) != 3 or options.get("attn_mask") is not None:
+            return func(*args, **options)
+        return _Folded.apply(*args, options)  # type: ignore[no-untyped-call]
+
+
+class _Folded(torch.autograd.Function):
+    """Never runs by itself: outside of `vmap` there is nothing to fold."""
+
+    @staticmethod
+    def forward(query_BHTD: Tensor, key_BHTD: Tensor, value_BHTD: Tensor, options: dict[str, Any]) -> Tensor:
+        return F.scaled_dot_product_attention(query_BHTD, key_BHTD, value_BHTD, **options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError("attention is folded under one vmap alone")
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        *tensors, options = arguments
+        folded = [
+            (tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)).flatten(0, 1)
+            for tensor, dim in zip(tensors, in_dims[:3], strict=True)
+        ]
+        mixed = F.scaled_dot_product_attention(*folded, **options)
+        return mixed.unflatten(0, (info.batch_size, -1)), 0

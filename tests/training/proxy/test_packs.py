@@ -1,0 +1,222 @@
+"""Runs that train at once: each as it would alone, to the last bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from einsearch_cli.data import Batch
+from einsearch_cli.errors import DivergedError
+from einsearch_cli.models import StructuredNetwork
+from einsearch_cli.structures import parse_layer
+from einsearch_cli.tasks import AnyTask, open_task
+from einsearch_cli.tasks.teacher import TeacherTask
+from einsearch_cli.training import OptimizerSettings, ProxyRun, RunOutcome, StepDone, train
+from einsearch_cli.training.proxy import run as run_module
+from einsearch_cli.training.proxy.packing import packs_of, trains_as_program
+from einsearch_cli.training.proxy.program import NotAProgramError
+from einsearch_cli.training.proxy.run import train_pack
+from einsearch_cli.training.proxy.trainer import PackTrainer, SingleTrainer, Trainer
+from tests.training.proxy.tasks import run_of, small_teacher
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+STRUCTURES = ("dense", "monarch", "btt:r=2", "low-rank", "kronecker", "tt:r=d^1/4")
+SMALL_TEXT = {"context": 32, "batch": 4, "layers": 1, "validation_blocks": 4}
+PLACES = ((0, 0.02), (1, 0.04), (0, 0.01))
+"""Seeds and learning rates of a pack."""
+
+
+def several(task: AnyTask, structure: str, steps: int = 25, width: int = 32, **optimizer: object) -> list[ProxyRun]:
+    layer = parse_layer(structure)
+    budget = steps * task.count(layer, width).training.body * task.tokens_per_batch
+    return [
+        ProxyRun(
+            task=task,
+            structure=layer,
+            width=width,
+            budget_flops=float(budget),
+            seed=seed,
+            optimizer=OptimizerSettings(learning_rate=rate, validations=3, **optimizer),  # type: ignore[arg-type]
+        )
+        for seed, rate in PLACES
+    ]
+
+
+def trained(runs: Sequence[ProxyRun]) -> list[RunOutcome | DivergedError]:
+    ends: dict[int, RunOutcome | DivergedError] = {}
+
+    def note(number: int, end: RunOutcome | DivergedError) -> None:
+        assert number not in ends
+        ends[number] = end
+
+    train_pack(runs, None, note)
+    return [ends[number] for number in range(len(runs))]
+
+
+def same(one: RunOutcome | DivergedError, other: RunOutcome | DivergedError) -> bool:
+    """Equal but for the time."""
+    if isinstance(one, DivergedError) or isinstance(other, DivergedError):
+        return str(one) == str(other)
+    return replace(one, elapsed_s=0.0) == replace(other, elapsed_s=0.0)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_run_does_not_depend_on_its_pack(tmp_path: Path, structure: str) -> None:
+    runs = several(small_teacher(tmp_path), structure, weight_decay=0.1)
+    together = trained(runs)
+    assert all(same(end, train(run)) for end, run in zip(together, runs, strict=True))
+    assert len({end.loss for end in together if isinstance(end, RunOutcome)}) == 3
+
+
+@pytest.mark.parametrize("structure", ["dense", "btt:r=2"])
+def test_a_run_on_text_does_not_depend_on_its_pack(structure: str) -> None:
+    runs = several(open_task("text", SMALL_TEXT), structure)
+    together = trained(runs)
+    assert same(together[1], train(runs[1]))
+    assert same(together[2], train(runs[2]))
+
+
+@pytest.mark.parametrize("task", ["teacher", "text"])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_program_steps_as_the_layers_themselves(tmp_path: Path, task: str, structure: str) -> None:
+    """Against autograd through the network's own passes, one run after another."""
+    runs = several(small_teacher(tmp_path) if task == "teacher" else open_task("text", SMALL_TEXT), structure)
+    together, alone = PackTrainer(runs), [SingleTrainer(run) for run in runs]
+    for _ in range(4):
+        losses = [trainer.step()[0] for trainer in alone]
+        assert together.step() == pytest.approx(losses, rel=2e-5)
+    for number, trainer in enumerate(alone):
+        assert together.validate(number) == pytest.approx(trainer.validate(0), rel=2e-5)
+
+
+def test_a_program_is_written_down_again_for_another_order_of_the_parameters(tmp_path: Path) -> None:
+    """Weight decay makes more groups of parameters, which lie elsewhere."""
+    for decay in (0.0, 0.1):
+        runs = several(small_teacher(tmp_path), "low-rank", weight_decay=decay)
+        together, alone = PackTrainer(runs), SingleTrainer(runs[0])
+        for _ in range(3):
+            assert together.step()[0] == pytest.approx(alone.step()[0], rel=2e-5)
+
+
+class Spoiled(TeacherTask):
+    """The teacher task with one NaN, in the data of seed 1."""
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        for step, batch in enumerate(super().batches(seed), start=1):
+            yield Batch(batch.inputs, batch.targets * (math.nan if (seed, step) == (1, 7) else 1))
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
+    sound = small_teacher(tmp_path)
+    runs = several(Spoiled(sound.settings, tmp_path), "monarch")
+    together = trained(runs)
+    assert isinstance(together[1], DivergedError)
+    assert "training loss became nan at step 7 of 25" in str(together[1])
+    assert "seed 1, base learning rate 0.04" in str(together[1])
+    with pytest.raises(DivergedError) as alone:
+        train(runs[1])
+    assert same(together[1], alone.value)
+    expected = several(sound, "monarch")
+    assert [same(together[n], train(expected[n])) for n in (0, 2)] == [True, True]
+
+
+def test_a_validation_loss_that_is_not_finite_ends_its_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = PackTrainer.validate
+    monkeypatch.setattr(
+        PackTrainer, "validate", lambda trainer, number: math.inf if number == 2 else validate(trainer, number)
+    )
+    ends = trained(several(small_teacher(tmp_path), "low-rank"))
+    assert "validation loss became inf at step 8 of 25" in str(ends[2])
+    assert isinstance(ends[0], RunOutcome)
+    assert isinstance(ends[1], RunOutcome)
+
+
+def test_progress_is_of_each_run(tmp_path: Path) -> None:
+    runs = several(small_teacher(tmp_path), "dense", steps=12)
+    told: list[tuple[int, StepDone]] = []
+    train_pack(runs, lambda number, done: told.append((number, done)), lambda *_: None)
+    for number, run in enumerate(runs):
+        alone: list[StepDone] = []
+        train(run, alone.append)
+        mine = [(done.step, done.steps, done.loss) for place, done in told if place == number]
+        assert mine == [(done.step, done.steps, done.loss) for done in alone]
+        assert len(mine) == 12
+
+
+def test_the_time_of_a_run_is_its_share_of_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that says 10 at the start and 40 at the end."""
+    clock = iter([10.0, *[40.0] * 10])
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    ends = trained(several(small_teacher(tmp_path), "dense", steps=10))
+    assert [end.elapsed_s for end in ends if isinstance(end, RunOutcome)] == [10.0, 10.0, 10.0]
+
+
+@pytest.mark.parametrize("structure", ["btt:r=2", "btt-moe:experts=4,top=2"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_trainer_goes_on_from_a_state(tmp_path: Path, structure: str, optimizer: str) -> None:
+    run = run_of(small_teacher(tmp_path), structure, width=32, budget_flops=3e8, name=optimizer)
+    is_program = trains_as_program(run)
+    assert is_program == ((structure, optimizer) == ("btt:r=2", "adamw"))
+
+    def trainer() -> Trainer:
+        return PackTrainer([run, replace(run, seed=1)]) if is_program else SingleTrainer(run)
+
+    whole, first, second = trainer(), trainer(), trainer()
+    losses = [whole.step() for _ in range(8)]
+    assert [first.step() for _ in range(5)] == losses[:5]
+    first.stop(0)
+    saved = tmp_path / "state.pt"
+    torch.save(first.state_dict(), saved)
+    second.load_state_dict(torch.load(saved))
+    assert second.done == 5
+    assert second.executed_flops == first.executed_flops > 0
+    assert second.validate(0) == first.validate(0)
+    if not is_program:
+        assert [second.step() for _ in range(3)] == losses[5:]
+    else:
+        assert [second.step()[1] for _ in range(3)] == [losses[n][1] for n in range(5, 8)]
+        assert second.step()[0] != whole.step()[0], "the stopped run has taken no more steps"
+
+
+def test_which_runs_train_as_a_program(tmp_path: Path) -> None:
+    """With 128 samples a step, up to width 512; neither experts nor another optimizer."""
+    task = small_teacher(tmp_path)
+    assert trains_as_program(run_of(task, "monarch", width=512))
+    assert not trains_as_program(run_of(task, "monarch", width=513))
+    assert not trains_as_program(run_of(task, "dense-moe:experts=4,top=2", width=32))
+    assert not trains_as_program(run_of(task, "monarch", width=32, name="muon"))
+    narrow, wide = ([run_of(task, width=width, seed=seed) for seed in range(3)] for width in (32, 1024))
+    assert packs_of(narrow) == [[0, 1, 2]]
+    assert packs_of(wide) == [[0], [1], [2]]
+
+
+class Looking(TeacherTask):
+    """The loss decides by a value, which no fixed program can."""
+
+    def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
+        found = super().loss(model, batch)
+        return found * 1 if found > 0 else found
+
+
+def test_a_loss_that_looks_at_values_trains_one_by_one(tmp_path: Path) -> None:
+    plain = small_teacher(tmp_path)
+    runs = several(Looking(plain.settings, tmp_path), "monarch", steps=10)
+    with pytest.raises(NotAProgramError, match="data-dependent control flow"):
+        PackTrainer(runs)
+    ends = trained(runs)
+    for end, run in zip(ends, runs, strict=True):
+        expected = SingleTrainer(replace(run, task=plain))
+        for _ in range(10):
+            expected.step()
+        assert isinstance(end, RunOutcome)
+        assert end.loss == expected.validate(0)
