@@ -307,7 +307,8 @@ class EinsumLinear(FactoredModule):
         if call is None or not call.serves(x, autocast):
             check_width(x, self.in_features)
             route = self._unmerged_route_table(x.device.type, autocast, has_grad).at(x.numel() // self.in_features)
-            call = layer_call(x, route, self._stds, autocast, cast_dtype(self.gain, autocast), has_grad)
+            dtype = cast_dtype(self.gain, autocast)
+            call = layer_call(self.sized, self.plan, x, route, autocast, dtype, has_grad)
             self._calls[has_grad] = call
         parameters = self._parameters
         gain: Any

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.contractions.rms_scale import caps
+from einsearch_cli.layers.contractions.rms_scale import caps, norms_at_cap
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 
 
@@ -45,7 +45,8 @@ def set_factors_(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> None:
         permuted = values.permute([live.index(carriers) for carriers in stored])
         layer.factors[step.factor].copy_(permuted.reshape(step.weight_shape))
     stds = [role.init_std for role in layer.plan.roles]
-    product_of_caps, _ = caps([layer.factors[role.factor] for role in layer.plan.roles], stds)
+    factors = [layer.factors[role.factor] for role in layer.plan.roles]
+    product_of_caps, _ = caps(factors, norms_at_cap(factors, stds))
     layer.gain.fill_(1 / product_of_caps)
 
 

@@ -57,5 +57,5 @@ def test_one_matrix_is_left_to_the_product_of_linear_layers() -> None:
     for text, is_own in (("dense", False), ("monarch", True)):
         layer = EinsumLinear(16, 16, text, device="meta")
         x, route = torch.empty(3, 16, device="meta"), routes(layer.sized)[0]
-        call = layer_call(x, route, layer._stds, None, torch.float32, has_grad=True)
+        call = layer_call(layer.sized, layer.plan, x, route, None, torch.float32, has_grad=True)
         assert call.is_own is is_own

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional
 from einsearch_cli import layers
 from einsearch_cli.export.copies import ServingLinear
 from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE, merge, merged, unmerge
+from einsearch_cli.layers.contractions.forming import Forming, forming
 from einsearch_cli.layers.contractions.merged_weights import merged_weights
 
 SEEDS = range(20)
@@ -126,16 +128,21 @@ def _same_call(module: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def test_only_a_merged_layer_keeps_products(layer: EinsumLinear, monkeypatch: pytest.MonkeyPatch) -> None:
     layer.route = "x(AB)"
-    x, products = torch.randn(3, 16), []
-    for place in ("einsum_linear", "contractions.inference"):
-        module = f"einsearch_cli.layers.{place}.merged_weights"
-        monkeypatch.setattr(module, lambda *words: products.append(1) or merged_weights(*words))
+    x, products, kept = torch.randn(3, 16), [], []
+
+    def counted(*words: Any) -> Forming:
+        found = forming(*words)
+        return found._replace(forward=lambda factors: products.append(1) or found.forward(factors))
+
+    monkeypatch.setattr("einsearch_cli.layers.contractions.layer_call.forming", counted)
+    module = "einsearch_cli.layers.contractions.inference.merged_weights"
+    monkeypatch.setattr(module, lambda *words: kept.append(1) or merged_weights(*words))
     first = [layer(x) for _ in range(3)]
-    assert len(products) == 3
+    assert (len(products), len(kept)) == (3, 0)
     merge(layer)
     with torch.inference_mode():
         later = [layer(x) for _ in range(3)]
-    assert len(products) == 4
+    assert (len(products), len(kept)) == (3, 1)
     for y in (*first, *later):
         torch.testing.assert_close(y.clone(), dense(layer, x))
 

@@ -25,7 +25,7 @@ from einsearch_cli.layers.contractions.double_backward import (
     obvious_layer,
 )
 from einsearch_cli.layers.contractions.passes import Passes, kept_buffers, may_keep, memory_for_x_grad
-from einsearch_cli.layers.contractions.rms_scale import caps, scale_value
+from einsearch_cli.layers.contractions.rms_scale import caps, norms_at_cap, scale_value
 
 
 class ChunkedSettings(NamedTuple):
@@ -51,7 +51,7 @@ class _Contraction(torch.autograd.Function):
         if gain is None:
             ctx.caps, ctx.norms, ctx.scale = 1.0, (), 1.0
         else:
-            ctx.caps, ctx.norms = caps(weights, stds)
+            ctx.caps, ctx.norms = caps(weights, norms_at_cap(weights, stds))
             ctx.scale = gain.item() * ctx.caps
         rows, kept = as_rows(x), passes.unkept
         keeps = True in ctx.needs_input_grad and may_keep()
@@ -120,7 +120,7 @@ def as_rows(tensor: Tensor) -> Tensor:
 
 
 def add_cap_gradients(
-    grads: list[Tensor | None], weights: Sequence[Tensor], norms: Sequence[float], per_square: float
+    grads: Sequence[Tensor | None], weights: Sequence[Tensor], norms: Sequence[float], per_square: float
 ) -> None:
     """Through the norms of the factors above their cap."""
     for grad, weight, norm in zip(grads, weights, norms, strict=True):

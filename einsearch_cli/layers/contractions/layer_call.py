@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.contractions.chunked import ChunkedSettings, apply_chunked, multiply_chunked
+from einsearch_cli.layers.contractions.formed_matrix import FormedSettings, apply_formed_matrix, multiply_formed_matrix
+from einsearch_cli.layers.contractions.forming import forming
 from einsearch_cli.layers.contractions.on_device import apply_on_device
 from einsearch_cli.layers.contractions.passes import passes_for
-from einsearch_cli.layers.contractions.scaled_matrix import (
-    ScaledMatrixSettings,
-    apply_scaled_matrix,
-    multiply_scaled_matrix,
-)
+from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import Route
+from einsearch_cli.sizing import SizedStructure
 
 _num_threads = torch.get_num_threads
 
@@ -48,13 +47,24 @@ class LayerCall(NamedTuple):
 
 
 def layer_call(
-    x: Tensor, route: Route, stds: tuple[float, ...], autocast: torch.dtype | None, dtype: torch.dtype, has_grad: bool
+    sized: SizedStructure,
+    own: Plan,
+    x: Tensor,
+    route: Route,
+    autocast: torch.dtype | None,
+    dtype: torch.dtype,
+    has_grad: bool,
 ) -> LayerCall:
-    """For inputs like `x` (..., in_features); `dtype` is that of the products; `has_grad` makes it differentiable."""
-    machine = x.is_cpu, _num_threads(), autocast
-    if route.is_own and route.is_dense and x.is_cpu:
-        multiply = apply_scaled_matrix if has_grad else multiply_scaled_matrix
-        return LayerCall(x.shape, *machine, route, True, multiply, ScaledMatrixSettings(route.plan, stds))
+    """For inputs like `x` (..., in_features); `own` is the layer's plan, `dtype` that of the products.
+
+    `has_grad` makes the call differentiable.
+    """
+    machine, stds = (x.is_cpu, _num_threads(), autocast), tuple(role.init_std for role in own.roles)
+    if route.is_dense and x.is_cpu and (route.is_own or autocast is None):
+        at_cap = tuple(std * math.sqrt(math.prod(step.weight_shape)) for std, step in zip(stds, own.steps, strict=True))
+        apply = apply_formed_matrix if has_grad else multiply_formed_matrix
+        settings = FormedSettings(own, stds, at_cap, forming(sized, own, route.plan))
+        return LayerCall(x.shape, *machine, route, True, apply, settings)
     # The one matrix of a GPU is scaled before: `nn.Linear`'s own product adds the bias on the way.
     is_own = route.is_own and (x.is_cpu or not route.is_dense)
     on_cpu = apply_chunked if has_grad else multiply_chunked

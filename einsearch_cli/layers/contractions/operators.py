@@ -81,7 +81,7 @@ def _gradients_on_cpu(
 ) -> list[Tensor | None]:
     """Of gain, bias and factors."""
     wants_gain, *others = wanted
-    product_of_caps, norms = caps(factors, [role.init_std for role in plan.roles])
+    product_of_caps, norms = caps(factors, norms_at_cap(factors, [role.init_std for role in plan.roles]))
     scale = gain.item() * product_of_caps
     wants_scale = wants_gain or any(norms)  # caps pass the scale's gradient on to factors
     scale_grad, bias_grad, grads = passes_for(plan, x.shape[0], True, factors[0].itemsize).backward(

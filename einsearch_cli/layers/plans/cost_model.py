@@ -17,10 +17,12 @@ from einsearch_cli.layers.plans.plan import Plan, Reading, Step
 from einsearch_cli.layers.plans.two_cores import is_fused
 from einsearch_cli.sizing import SizedStructure
 
-_TRAINED_MERGE_STEPS = 60
-"""A product of two factors and its backward pass, by torch's autograd, take as many calls as so many steps."""
-_MERGE_STEPS = 25
-"""Steps that a product of two factors is worth in a call without gradients."""
+_MERGE_STEPS, _TRAINED_MERGE_STEPS = 25, 60
+"""Steps that a product of two factors is worth in a call, without gradients and with torch's autograd for them."""
+_FORM_STEPS, _TRAINED_FORM_STEPS = 3, 8
+"""The same where a CPU forms one matrix (`contractions.forming`)."""
+_MERGE_PASSES, _FORM_PASSES = 4, 6
+"""Passes over a product in a training step."""
 _ONE_ROW = 0.4
 """A matrix times one vector reads its weights without packing them."""
 
@@ -56,14 +58,17 @@ def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
 
 def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_training: bool) -> float:
     """Multiplying the factors of every group within a call; training needs two gradients of every product too."""
+    is_formed = plan.is_dense and profile.is_cpu
+    calls, passes = (_FORM_STEPS if is_formed else _MERGE_STEPS), 1
+    if is_training:
+        calls, passes = (_TRAINED_FORM_STEPS, _FORM_PASSES) if is_formed else (_TRAINED_MERGE_STEPS, _MERGE_PASSES)
     total = 0.0
     for step in plan.steps:
         if len(step.factor) == 1:
             continue
         elements, products = math.prod(step.weight_shape), len(step.factor) - 1
         pass_ns = merging_macs(sized, step) * profile.mac_ns_at(16) + 2 * elements * _memory_ns(elements, profile)
-        calls = products * (_TRAINED_MERGE_STEPS if is_training else _MERGE_STEPS) * profile.step_ns
-        total += (4 if is_training else 1) * pass_ns + calls
+        total += passes * pass_ns + calls * products * profile.step_ns
     return total
 
 
