@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test clusters lint benchmark clean
 
 demo: .venv/installed
 	$(BIN)/einsearch rank specs/demo.yaml --out runs/demo
@@ -11,6 +11,10 @@ demo: .venv/installed
 # One process a core, each on one thread: on two cores this takes half the time of one process on two threads.
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# Ray and Slurm's launcher, with two nodes on loopback.
+clusters: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/clusters
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -69,8 +69,7 @@ def cached_arrays(folder: Path, kind: str, key: Mapping[str, object], compute: C
     Raises:
         OutputError: the folder cannot be written.
     """
-    text = json.dumps(dict(key), sort_keys=True)
-    path = folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+    text, path = _text_of(key), array_file(folder, kind, key)
 
     def compute_and_keep() -> Arrays:
         import numpy as np
@@ -84,6 +83,15 @@ def cached_arrays(folder: Path, kind: str, key: Mapping[str, object], compute: C
         return computed_once(path.with_suffix(".lock"), lambda: _read_arrays(path, text), compute_and_keep)
     except OSError as error:
         raise write_error(f"cache folder {folder}", error, otherwise=_ELSEWHERE) from error
+
+
+def array_file(folder: Path, kind: str, key: Mapping[str, object]) -> Path:
+    """The file in which `cached_arrays` keeps the arrays of a key."""
+    return folder / f"{kind}-{hashlib.sha256(_text_of(key).encode()).hexdigest()[:16]}.npz"
+
+
+def _text_of(key: Mapping[str, object]) -> str:
+    return json.dumps(dict(key), sort_keys=True)
 
 
 def _read_arrays(path: Path, key: str) -> Arrays | None:

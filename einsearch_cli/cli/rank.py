@@ -71,6 +71,8 @@ candidates or rungs above, asked for later in the same --out, train what is miss
   einsearch rank monarch low-rank --widths 64,128 --rates fixed --confirm 0
 
   einsearch rank grid:2 --task text --text my_corpus/ --dry-run
+
+  einsearch rank specs/demo.yaml --engine ray --engine-option address=auto
 """
 
 
@@ -164,6 +166,12 @@ def rank_command(
         autocompletion=engine_names,
         help=f"What trains the runs: {', '.join(engine_names())}, or one that a plug-in registers.",
     ),
+    engine_options: list[str] = typer.Option(
+        [],
+        "--engine-option",
+        metavar="KEY=VALUE",
+        help="Setting of the engine, such as address=auto; repeatable (docs/scale-out.md).",
+    ),
     run_timeout: float | None = duration_option(
         "--run-timeout", example="30m", help="A run that takes longer is killed and has failed; no limit if not given."
     ),
@@ -198,9 +206,11 @@ def rank_command(
     spec, folder = _read_study(study, overrides)
 
     from einsearch_cli.search.budgets import check_budgets
+    from einsearch_cli.search.engine_options import split_words
     from einsearch_cli.search.job import TrialSetup
     from einsearch_cli.search.spending import with_run_budget
 
+    words, place = split_words(engine_options), out or Path("runs") / spec.name
     setup = TrialSetup(
         spec.task,
         spec.task_settings,
@@ -208,12 +218,12 @@ def rank_command(
         run_timeout_s=run_timeout,
         worker_memory=worker_memory,
     )
-    team = kind(setup, workers)
+    team = kind(setup, workers, words, place)
     candidates = spec.candidates(folder)
     opened = spec.open_task()
     spec = with_run_budget(spec, candidates, opened)
     check_budgets(spec, candidates, opened)
-    session = _Session(spec, candidates, opened, out or Path("runs") / spec.name, team)
+    session = _Session(spec, candidates, opened, place, team)
     if dry_run:
         plan = session.plan(*session.estimated(), output)
         console.data(console.wrapped(plan, console.width()) if output is Format.table else plan)

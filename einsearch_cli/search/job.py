@@ -42,6 +42,8 @@ class TrialSetup:
     """Bytes of memory that a worker may allocate; None sets no limit."""
     plugins: tuple[str, ...] = field(default_factory=loaded_plugins)
     """Where tasks and optimizers of the study may be registered."""
+    data_folder: str | None = None
+    """Where copies of the task's data files lie, on a machine that does not have them in their own place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,8 @@ def _runs(jobs: Pack, setup: TrialSetup) -> list[ProxyRun]:
     from einsearch_cli.training import OptimizerSettings, ProxyRun
 
     load_plugins(setup.plugins)
-    task = _task(setup.task, json.dumps(setup.task_settings, sort_keys=True), default_cache_folder())
+    settings = json.dumps(setup.task_settings, sort_keys=True)
+    task = _task(setup.task, settings, default_cache_folder(), setup.data_folder)
     given = OptimizerSettings(**setup.optimizer)
     base_rate = given.learning_rate or task.settings.learning_rate
 
@@ -170,11 +173,12 @@ def _runs(jobs: Pack, setup: TrialSetup) -> list[ProxyRun]:
 
 
 @lru_cache(maxsize=1)
-def _task(name: str, settings: str, cache_folder: Path) -> AnyTask:
+def _task(name: str, settings: str, cache_folder: Path, data_folder: str | None) -> AnyTask:
     """The task of a study is opened once in a process: reading the teacher's data takes 10 ms."""
     from einsearch_cli.tasks import open_task
 
-    return open_task(name, json.loads(settings), cache_folder)
+    task = open_task(name, json.loads(settings), cache_folder)
+    return task if data_folder is None else task.reading_from(Path(data_folder))
 
 
 class _PackReport:

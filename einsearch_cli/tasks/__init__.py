@@ -124,6 +124,17 @@ class Task(ABC, Generic[SettingsT]):
         """SHA-256 of data that settings alone do not determine; empty when they do."""
         return ""
 
+    def data_files(self) -> Mapping[str, Path]:
+        """The files that runs read, by their names in the folder of a copy; none where settings give the same data anywhere.
+
+        Runs on other machines get copies of them (`reading_from`), so that all train on the same bits.
+        """
+        return {}
+
+    def reading_from(self, folder: Path) -> Task[SettingsT]:  # noqa: ARG002
+        """This task as it reads copies of its `data_files` from a folder, on a machine that has nothing else of them."""
+        return self
+
     def fingerprint(self) -> str:
         """SHA-256 over name, format, settings and data."""
         settings = self.settings.model_dump(mode="json", exclude=set(self.told_by_digest))

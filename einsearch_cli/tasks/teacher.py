@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from einsearch_cli.cache import Arrays, cached_arrays
+from einsearch_cli.cache import Arrays, array_file, cached_arrays
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import SpecError
 from einsearch_cli.models.counts import NetworkCount, mlp_count
@@ -153,13 +154,25 @@ class TeacherTask(Task[TeacherSettings]):
         """Mean squared error, in units of the target's variance."""
         return "mean squared error / target variance"
 
+    def data_files(self) -> Mapping[str, Path]:
+        """The labels; another processor may compute others in the last digits."""
+        self.prepare()
+        path = array_file(self.cache_folder, "teacher", self._key())
+        return {path.name: path}
+
+    def reading_from(self, folder: Path) -> TeacherTask:
+        """The labels are looked for there."""
+        return type(self)(self.settings, folder)
+
+    def _key(self) -> dict[str, Any]:
+        return self.settings.model_dump(mode="json", include=_LABEL_FIELDS) | {"format": 1}
+
     def _pool_and_held_out(self) -> tuple[Batch, Batch]:
         import torch
 
         if self._data is None:
             settings = self.settings
-            key = settings.model_dump(mode="json", include=_LABEL_FIELDS) | {"format": 1}
-            arrays = cached_arrays(self.cache_folder, "teacher", key, lambda: _label(settings))
+            arrays = cached_arrays(self.cache_folder, "teacher", self._key(), lambda: _label(settings))
             inputs, targets = torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"])
             cut = settings.pool_size
             self._data = Batch(inputs[:cut], targets[:cut]), Batch(inputs[cut:], targets[cut:])

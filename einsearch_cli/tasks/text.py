@@ -168,6 +168,34 @@ class TextTask(Task[TextSettings]):
         names = {"bytes": "byte", "characters": "character"}
         return f"nats per {'token' if tokenizer is None else names.get(tokenizer.kind, 'token')}"
 
+    def data_files(self) -> Mapping[str, Path]:
+        """The token files; a text needs no second encoding elsewhere. A stream is read anywhere as it is here."""
+        tokenizer = _file_of(self.settings.data.tokenizer)
+        named = self.settings.data.tokens is not None and tokenizer is not None
+        return {path.name: path for path in (*self.data.files, *([tokenizer] if named and tokenizer else []))}
+
+    def reading_from(self, folder: Path) -> TextTask:
+        """The same tokens, whatever they were made of."""
+        data = self.settings.data
+        if data.tokens is None:  # text and datasets were encoded into files that say all of themselves
+            return TextTask(self.settings.model_copy(update={"data": DataSettings(tokens=folder)}), self.cache_folder)
+        file, tokenizer = folder / data.tokens.name, _file_of(data.tokenizer)
+        changes: dict[str, Any] = {"tokens": file if file.is_file() else folder}
+        if tokenizer is not None:
+            changes["tokenizer"] = f"{str(data.tokenizer).partition(':')[0]}:{folder / tokenizer.name}"
+        moved = self.settings.model_copy(update={"data": data.model_copy(update=changes)})
+        return TextTask(moved, self.cache_folder)
+
     def data_digest(self) -> str:
         """SHA-256 of the tokens and of how many there may be."""
         return f"{self.data.digest}-{self.data.vocabulary}"
+
+
+def _file_of(tokenizer: str | None) -> Path | None:
+    """The file that a tokenizer is read from; None where it is known by name.
+
+    >>> _file_of("huggingface:mine/tokenizer.json"), _file_of("bpe:512")
+    (PosixPath('mine/tokenizer.json'), None)
+    """
+    kind, _, file = str(tokenizer).partition(":")
+    return Path(file) if kind == "huggingface" or file.endswith(".tiktoken") else None

@@ -71,11 +71,51 @@ def test_names_of_engines_are_known_to_help_completion_and_errors(
     from einsearch_cli.cli import commands
 
     monkeypatch.delitem(sys.modules, "einsearch_cli.cli.rank", raising=False)
-    assert "local, patient, or one that a plug-in registers" in " ".join(
+    assert "local, patient, ray, or one that a plug-in registers" in " ".join(
         einsearch(*words[:3], "--help").out.replace("│", "").split()
     )
     option = next(param for param in commands.load_command("rank").params if param.name == "engine")
     assert [item.value for item in option.shell_complete(None, "lo")] == ["local"]
     wrong = einsearch(*words[:-1], "patent")
     assert wrong.code == 2
-    assert wrong.err == "error: no engine is named 'patent': the engines are local, patient\n  try: use patient\n"
+    assert wrong.err == "error: no engine is named 'patent': the engines are local, patient, ray\n  try: use patient\n"
+
+
+@pytest.mark.parametrize(
+    ("engine", "option", "problem", "remedy"),
+    [
+        ("local", "cores=2", "--engine-option cores: the engine local has no options", "leave it out"),
+        ("ray", "adress=auto", "engine ray: unknown key 'adress'", "use address; all are address"),
+        (
+            "ray",
+            "address=10.0.0.1",
+            "engine ray: address is '10.0.0.1': auto or HOST:PORT is needed",
+            "--engine-option address=auto",
+        ),
+        ("ray", "address", "--engine-option 'address': it needs a key and a value", "--engine-option KEY=VALUE"),
+        (
+            "ray",
+            "address=127.0.0.1:1",
+            "the Ray cluster cannot be reached: nothing answers at 127.0.0.1:1 ([Errno 111] Connection refused)",
+            "check `ray status` on this machine, --engine-option address=HOST:PORT, and that RAY_AUTH_TOKEN or",
+        ),
+    ],
+)
+def test_options_of_engines_are_checked_before_anything_is_prepared(
+    einsearch: Einsearch, words: list[Any], engine: str, option: str, problem: str, remedy: str
+) -> None:
+    found = einsearch(*words[2:-1], engine, "--engine-option", option)
+    assert found.code == 2
+    assert found.out == ""
+    assert found.err.startswith(f"error: {problem}\n  try: {remedy}")
+
+
+def test_an_engine_whose_package_is_missing_says_how_to_install_it(
+    einsearch: Einsearch, words: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("einsearch_cli.search.engines.ray.find_spec", lambda _: None)
+    found = einsearch(*words[2:-1], "ray")
+    assert found.code == 2
+    assert found.err == (
+        "error: the engine ray needs the package ray: it is not installed\n  try: pip install 'einsearch[ray]'\n"
+    )

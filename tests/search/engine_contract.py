@@ -7,11 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -65,12 +65,14 @@ class EngineContract:
     """Tests of one engine with real training."""
 
     kind: type[Engine]
+    options: ClassVar[Mapping[str, str]] = {}
+    """What `--engine-option` would say."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         """One with two workers for all tests that need not stop it."""
-        with pytest.MonkeyPatch.context() as patch, cls.kind(SETUP, 2) as engine:
+        with pytest.MonkeyPatch.context() as patch, cls.kind(SETUP, 2, cls.options) as engine:
             patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
             yield engine
 
@@ -82,7 +84,7 @@ class EngineContract:
 
     def test_making_one_starts_nothing(self) -> None:
         before = active_children()
-        engine = self.kind(SETUP)
+        engine = self.kind(SETUP, None, self.options)
         assert engine.workers >= 1
         assert engine.start_up_s(1.0) >= 0
         assert active_children() == before
@@ -130,7 +132,7 @@ class EngineContract:
                 raise StudyError("no room is left", remedy="make some")
             os.kill(os.getpid(), signal.SIGINT)
 
-        with pytest.raises(cause), self.kind(SETUP, 1) as other:
+        with pytest.raises(cause), self.kind(SETUP, 1, self.options) as other:
             finished(other, [job(n, budget_flops=1e15) for n in range(2)], stop)
         seen = len(events)
         time.sleep(0.5)

@@ -60,6 +60,9 @@ class TokenData:
     described: str
     """Where the tokens come from, in words."""
 
+    files: tuple[Path, ...] = ()
+    """The token files, and the meta.json beside them; none of a stream."""
+
     def sampler(self, *, block: int, batch: int, seed: int, rank: int = 0, world_size: int = 1) -> Sampler:
         """Batches of the training part by the number of the step; arguments as in `BlockSampler`.
 
@@ -271,7 +274,8 @@ def _open_parts(path: Path, settings: DataSettings, cache: Path, described: str)
         cut = len(training) - round(settings.held_out_fraction * len(training))
         training, held_out = training[:cut], training[cut:]
     digest = hashlib.sha256(json.dumps([len(training), len(held_out), *(found.sha256 for found in scans)]).encode())
-    return TokenData(training, held_out, vocabulary, tokenizer, digest.hexdigest(), described)
+    present = [file for file in (*files, folder / META_FILE) if file.exists()]
+    return TokenData(training, held_out, vocabulary, tokenizer, digest.hexdigest(), described, tuple(present))
 
 
 def _token_type(folder: Path, settings: DataSettings, meta: TokenMeta | None) -> TokenType:

@@ -6,12 +6,15 @@ Another package adds an engine by calling `register`; `einsearch rank --engine N
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from einsearch_cli.register import Register
 
 if TYPE_CHECKING:  # the names of engines are listed without pydantic
+    from pathlib import Path
+
+    from einsearch_cli.search.engine_options import EngineOptions
     from einsearch_cli.search.job import Pack, Report, TrialSetup
 
 DEFAULT: Final = "local"
@@ -33,17 +36,34 @@ class Engine(ABC):
     Args:
         setup: what a worker needs besides its jobs. Setups, jobs and results can be pickled, and written as JSON.
         workers: how many packs are to run at once; the engine decides if it is None.
+        options: text by key, as `--engine-option KEY=VALUE` gives it; `options_type` says what there is.
+        folder: of the study, where an engine may keep files in a folder of its own name; none if it is None.
 
     Raises:
-        SpecError: more workers than the engine can have.
+        SpecError: more workers than the engine can have, an option that it does not take, or a package that is not
+            installed.
+        StudyError: a cluster that cannot be reached.
     """
 
     name: ClassVar[str]
     is_local: ClassVar[bool] = False
     """Whether workers are processes of this machine, whose cores and memory then limit their number."""
+    options_type: ClassVar[type[EngineOptions] | None] = None
+    """What `--engine-option` may set; None for an engine without options."""
 
-    def __init__(self, setup: TrialSetup, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        setup: TrialSetup,
+        workers: int | None = None,
+        options: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        from einsearch_cli.search.engine_options import read_options
+
         self.setup = setup
+        self.options = read_options(self.name, self.options_type, options or {})
+        """Of the engine's `options_type`."""
+        self.folder = folder
         self.workers = workers or self.default_workers()
         """Packs that run at once."""
 

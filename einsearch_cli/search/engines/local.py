@@ -7,11 +7,12 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -37,8 +38,14 @@ class LocalProcesses(Engine):
     name = "local"
     is_local = True
 
-    def __init__(self, setup: TrialSetup, workers: int | None = None) -> None:
-        super().__init__(setup, workers)
+    def __init__(
+        self,
+        setup: TrialSetup,
+        workers: int | None = None,
+        options: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__(setup, workers, options, folder)
         self._team: list[_Worker] = []
 
     def default_workers(self) -> int:

@@ -1,0 +1,132 @@
+"""The process that talks to Ray: python -m einsearch_cli.search.engines.ray.bridge HANDLE
+
+HANDLE is the file descriptor of a pipe to the engine. This process ends when the pipe does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from einsearch_cli.errors import EinsearchError, StudyError
+from einsearch_cli.search.engines.ray.messages import Answer, Connect, Connected, Ended, Happened, Refused, Train
+from einsearch_cli.search.engines.ray.node import FilesMissing, train_pack
+from einsearch_cli.search.shipping import ShippedFile
+
+
+def main() -> None:
+    bridge = Bridge(Connection(int(sys.argv[1])))
+    with suppress(EOFError, OSError):
+        bridge.serve()
+    with suppress(Exception):
+        ray.shutdown()  # ends all tasks, and Ray itself if it was started here
+    os._exit(0)  # without waiting for the threads that follow tasks
+
+
+class Bridge:
+    """Starts a task for each pack and passes on what happens in it, by one thread a task; nothing is polled."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._sending, self._putting = threading.Lock(), threading.Lock()
+        self._contents: dict[str, list[Any]] = {}
+        """References to the pieces of every file, by path, once a node lacks them."""
+
+    def serve(self) -> None:
+        """Answer the engine until it closes the pipe."""
+        connect: Connect = self._pipe.recv()
+        try:
+            _connect(connect)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            self._send(Refused(_unreachable(connect, error)))
+            return
+        self._shipment = connect.shipment
+        self._task = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(train_pack)
+        self._send(Connected(max(1, int(ray.cluster_resources().get("CPU", 1)))))
+        while True:
+            train: Train = self._pipe.recv()
+            threading.Thread(target=self._follow, args=(train,), daemon=True).start()
+
+    def _follow(self, train: Train) -> None:
+        death = None
+        try:
+            for event in self._events(train):
+                self._send(Happened(train.number, event))
+        except ray.exceptions.RayTaskError as error:
+            self._send(Refused(_refusal(error)))
+            return
+        except ray.exceptions.RayError as error:
+            death = _reason(error)
+        self._send(Ended(train.number, death))
+
+    def _events(self, train: Train) -> Iterator[Any]:
+        try:
+            for reference in self._task.remote(train.pack, self._shipment, self._contents):
+                yield ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, FilesMissing):
+                raise
+            self._put(error.cause.files)
+            for reference in self._task.remote(train.pack, self._shipment, self._contents):
+                yield ray.get(reference)
+
+    def _put(self, files: tuple[ShippedFile, ...]) -> None:
+        with self._putting:
+            for file in files:
+                if file.path not in self._contents:
+                    self._contents = {**self._contents, file.path: [ray.put(piece) for piece in file.pieces()]}
+
+    def _send(self, answer: Answer) -> None:
+        with self._sending, suppress(BrokenPipeError):
+            self._pipe.send(answer)
+
+
+def _connect(connect: Connect) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if connect.address is not None:
+        ray.init(address=connect.address, **quiet)
+    else:
+        # "local", as a cluster that has crashed leaves its address behind, which would be taken
+        ray.init("local", num_cpus=connect.workers, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+
+
+def _unreachable(connect: Connect, error: BaseException) -> StudyError:
+    from einsearch_cli.search.engines.ray import REACHING
+
+    where = "of this machine" if connect.address is None else f"at {connect.address}"
+    return StudyError(f"the Ray cluster {where} cannot be reached: {_first_line(error)}", remedy=REACHING)
+
+
+def _refusal(error: ray.exceptions.RayTaskError) -> EinsearchError:
+    """Why no node can run the study: what the task raised before it began to train."""
+    if isinstance(error.cause, EinsearchError):
+        return error.cause
+    return StudyError(
+        f"a node of the Ray cluster cannot run einsearch: {_first_line(error.cause)}",
+        remedy="install the same einsearch, with its extra ray, in the Python of every node, and start Ray from there",
+    )
+
+
+def _reason(error: ray.exceptions.RayError) -> str:
+    if isinstance(error, ray.exceptions.NodeDiedError):
+        return "the node died that it ran on"
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "the worker process was killed, as its node had no memory left"
+    return f"the worker process died: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
+
+
+if __name__ == "__main__":
+    main()

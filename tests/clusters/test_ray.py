@@ -1,0 +1,116 @@
+"""The engine of a Ray cluster: two nodes on loopback, of which one is lost, and the loss of the head."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from einsearch_cli.errors import StudyError
+from einsearch_cli.search.engines.ray import RayTasks
+from tests.clusters.conftest import RayCluster, ray_cluster
+from tests.clusters.studies import finished, finished_keys, results, start
+from tests.search.engine_contract import SETUP, EngineContract, Event, finished as ended, job
+from tests.search.test_local_engine import comes_true
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """Its nodes and all tests have one cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        with ray_cluster(patch) as found:
+            yield found
+
+
+class TestRayTasks(EngineContract):
+    kind = RayTasks
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _on_two_nodes(cls, cluster: RayCluster) -> None:
+        cls.options = {"address": cluster.address}
+
+    def test_it_has_as_many_workers_as_the_cluster_has_cores(self) -> None:
+        assert RayTasks(SETUP, None, self.options).workers == 2
+
+
+def children_named(word: str) -> list[str]:
+    """Processes of this machine with a word in their title."""
+    listed = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if word in line and " Z" not in line]
+
+
+def kill_trees(roots: list[int]) -> list[int]:
+    """Kill these processes and all that descend from them, as when a machine is switched off."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.splitlines())}
+    doomed = list(roots)
+    for process in doomed:  # it grows meanwhile
+        doomed += [child for child, parent in parents.items() if parent == process]
+    for process in doomed:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    return doomed
+
+
+def test_leaving_ends_tasks_on_all_nodes(cluster: RayCluster) -> None:
+    def stop(_: Event) -> None:
+        assert len(children_named("ray::train_pack")) == 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), RayTasks(SETUP, 1, {"address": cluster.address}) as engine:
+        ended(engine, [job(0, budget_flops=1e15)], stop)
+    assert comes_true(lambda: not children_named("ray::train_pack"), within_s=10)
+
+
+def test_a_wrong_token_is_refused(cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with pytest.raises(StudyError, match="cannot be reached") as caught:
+        RayTasks(SETUP, None, {"address": cluster.address})
+    assert "RAY_AUTH_TOKEN" in caught.value.remedy
+
+
+def test_a_lost_node_fails_what_it_had_in_hand_and_the_others_go_on(cluster: RayCluster) -> None:
+    alive: set[int] = set()
+
+    def kill(event: Event) -> None:
+        alive.add(event.number)
+        if {0, 1} <= alive and not killed:
+            killed.extend(kill_trees(cluster.other))
+
+    killed: list[int] = []
+    with RayTasks(SETUP, 2, {"address": cluster.address}) as engine:
+        found = ended(engine, [job(n, budget_flops=3e8) for n in range(4)], kill)
+    lost = [number for number, result in found.items() if result.status != "ok"]
+    assert len(lost) == 1
+    assert found[lost[0]].error == "the node died that it ran on"
+    assert sorted(found) == [0, 1, 2, 3]
+
+
+def test_a_study_whose_head_is_lost_says_so_and_goes_on_from_what_it_has(
+    cluster: RayCluster, tmp_path: Path, here: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path / "ray"
+    study = start(folder, "--engine", "ray", "--engine-option", f"address={cluster.address}")
+    try:
+        assert comes_true(lambda: finished(folder) >= 1, within_s=90)
+        kill_trees(cluster.head)
+        _, errors = study.communicate(timeout=60)
+    finally:
+        study.kill()
+    assert study.returncode == 2, errors
+    assert f"the Ray cluster at {cluster.address} is lost" in errors
+    assert "start it again and run the same command: finished runs are kept" in " ".join(errors.split())
+    assert 1 <= finished(folder) < len(here)
+    assert results(folder, "--engine", "ray", "--workers", "2") == here
+    keys = finished_keys(folder)
+    assert len(keys) == len(set(keys)) == len(here)
