@@ -11,9 +11,9 @@ from typing import Any, NoReturn, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from einsearch_cli.errors import LayerError
+from einsearch_cli.layers.torch_private import is_wrapped, unwrapped, without_torch_function
 from einsearch_cli.layers.tracing import is_traced
 
 _WEIGHT = "weight"
@@ -48,7 +48,7 @@ class ComputedWeight(Tensor):
     ) -> Any:
         """Run a torch function, raise if it wrote, and mark results that share memory as `ComputedWeight`."""
         kwargs = kwargs or {}
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_torch_function():
             if is_traced():
                 return func(*args, **kwargs)
             mine = [tensor for tensor in _flat([args, kwargs]) if isinstance(tensor, cls)]
@@ -182,8 +182,8 @@ def _storage(tensor: Tensor) -> int:
 
 def _innermost(tensor: Tensor) -> Tensor:
     """The tensor that the transforms of `torch.func` have wrapped; the tensor itself outside of them."""
-    while is_functorch_wrapped_tensor(tensor):
-        tensor = get_unwrapped(tensor)
+    while is_wrapped(tensor):
+        tensor = unwrapped(tensor)
     return tensor
 
 

@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import unwrap_if_dead
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
@@ -26,12 +25,12 @@ from einsearch_cli.layers.input_checks import check_dtype, check_input, check_pa
 from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import Route, RouteTable, Use, dense_route, route_table, routes
+from einsearch_cli.layers.torch_private import is_any_autocast, unwrap_if_dead
 from einsearch_cli.layers.tracing import calls_operators, is_plain, is_plain_type
 from einsearch_cli.structures import FeatureOrder, Structure, parse_structure
 
 # Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
 _is_grad_enabled = torch.is_grad_enabled
-_is_any_autocast = torch._C._is_any_autocast_enabled
 _linear, _addmm = functional.linear, torch.addmm
 _num_threads = torch.get_num_threads
 
@@ -220,7 +219,7 @@ class EinsumLinear(FactoredModule):
             # Not self.factors and self.gain: nn.Module finds these only after a search of up to 1 µs each.
             parameters = self._parameters
             factors = self._modules["factors"]._parameters  # type: ignore[union-attr]
-            if kept is None or _is_any_autocast() or not merging.is_current(factors, parameters.get("gain")):
+            if kept is None or is_any_autocast() or not merging.is_current(factors, parameters.get("gain")):
                 return self._infer_merged(x, merging)
             if "bias" in parameters:
                 bias = parameters["bias"]
@@ -303,7 +302,7 @@ class EinsumLinear(FactoredModule):
 
     def _contract(self, x: Tensor, has_grad: bool) -> Tensor:
         """From the factors as they are now."""
-        call, autocast = self._calls[has_grad], autocast_dtype(x) if _is_any_autocast() else None
+        call, autocast = self._calls[has_grad], autocast_dtype(x) if is_any_autocast() else None
         if call is None or not call.serves(x, autocast):
             check_width(x, self.in_features)
             route = self._unmerged_route_table(x.device.type, autocast, has_grad).at(x.numel() // self.in_features)

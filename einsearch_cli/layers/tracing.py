@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+
+from einsearch_cli.layers.torch_private import are_transforms_active, is_exporting, is_forward_mode, tracing_state
 
 # Looked up once, as every attribute of a module costs 0.05 µs of the 8 of a small layer.
 _is_compiling = torch.compiler.is_compiling
-_are_transforms_active = torch._C._are_functorch_transforms_active
-_tracing_state = torch._C._get_tracing_state
 _PLAIN = (Tensor, nn.Parameter)
 
 
@@ -17,21 +16,21 @@ def is_plain(x: Tensor) -> bool:
     """Whether operations run at once on plain tensors, rather than being compiled, traced or transformed."""
     return not (
         type(x) not in _PLAIN
-        or _are_transforms_active()
-        or forward_ad._current_level >= 0
+        or are_transforms_active()
+        or is_forward_mode()
         or _is_compiling()
-        or _tracing_state() is not None
+        or tracing_state() is not None
     )
 
 
 def is_transformed() -> bool:
     """Whether a transform of torch.func is active, or derivatives run forwards."""
-    return _are_transforms_active() or forward_ad._current_level >= 0
+    return are_transforms_active() or is_forward_mode()
 
 
 def is_traced() -> bool:
     """Whether operations are written down for a program rather than run."""
-    return _is_compiling() or _tracing_state() is not None
+    return _is_compiling() or tracing_state() is not None
 
 
 def is_plain_type(tensor: Tensor) -> bool:
@@ -40,8 +39,5 @@ def is_plain_type(tensor: Tensor) -> bool:
 
 
 def calls_operators() -> bool:
-    """Whether compiled code may call operators: an exported program is to consist of torch's own.
-
-    Asked by the flag, as up to torch 2.11 the compiler takes `is_exporting()` for true.
-    """
-    return _is_compiling() and not getattr(torch.compiler, "_is_exporting_flag", True) and not _are_transforms_active()
+    """Whether compiled code may call operators: an exported program is to consist of torch's own."""
+    return _is_compiling() and not is_exporting() and not are_transforms_active()

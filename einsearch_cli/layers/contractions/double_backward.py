@@ -10,9 +10,9 @@ from torch import Tensor
 from einsearch_cli.layers.contractions.contraction import contract
 from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
 from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.torch_private import is_batch_of_gradients
 
 _is_grad_enabled = torch.is_grad_enabled
-_is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def needs_obvious_gradients(grad: Tensor) -> bool:
@@ -20,7 +20,7 @@ def needs_obvious_gradients(grad: Tensor) -> bool:
 
     The first is `create_graph=True`, the second `is_grads_batched=True`.
     """
-    return _is_grad_enabled() or _is_batched(grad)
+    return _is_grad_enabled() or is_batch_of_gradients(grad)
 
 
 def differentiable_gradients(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from einsearch_cli.layers.plans.merge_steps import Axes, joint_axes, merging_pairs, without
 from einsearch_cli.layers.plans.plan import Plan, Step
+from einsearch_cli.layers.torch_private import constant_when_compiled
 from einsearch_cli.sizing import SizedStructure
 
 Labelled = tuple[Axes, Tensor]
@@ -38,7 +39,7 @@ def _merged_step(sized: SizedStructure, step: Step, tensors: list[Labelled]) -> 
     return _aligned(sized, tensors[0], target).reshape(step.weight_shape)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_compiled
 def _pairs(sized: SizedStructure, tensors: tuple[Axes, ...], target: Axes) -> tuple[tuple[int, int, Axes], ...]:
     """For compilers, which cannot follow the search."""
     return tuple(merging_pairs(sized, tensors, target))

@@ -18,8 +18,8 @@ from einsearch_cli.layers.contractions.rms_scale import scale_product
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.two_cores import TwoCores, is_fused, two_cores
+from einsearch_cli.layers.torch_private import saving_hooks
 
-_saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 Kept = Sequence[Tensor | None]
 """Results of all steps but the last, for all tokens; None for those to be computed anew."""
 
@@ -161,7 +161,7 @@ def passes_for(plan: Plan, tokens: int, is_cpu: bool, itemsize: int) -> Passes:
 
 def may_keep() -> bool:
     """Not under hooks, such as those of activation checkpointing: there what is saved is not to stay in memory."""
-    return _saving_hooks(True) is None
+    return saving_hooks(True) is None
 
 
 def kept_buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:

@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.contractions.passes import may_keep
 from einsearch_cli.layers.moe.routing import Decisions, Router, RoutingSums, listeners, sums_over
+from einsearch_cli.layers.torch_private import is_batched
 from einsearch_cli.layers.tracing import is_transformed
 from einsearch_cli.structures import AUXILIARY_WEIGHT, RoutingStatistics
 
@@ -253,7 +254,7 @@ def _past_saving_hooks() -> AbstractContextManager[Any]:
 
 def _live(sums: RoutingSums, name: str) -> RoutingSums:
     """These sums, unless they are those of a vmap that is over."""
-    if torch._C._functorch.is_batchedtensor(sums.probabilities_E) and not is_transformed():
+    if is_batched(sums.probabilities_E) and not is_transformed():
         raise LayerError(
             f"the forward pass of {name or 'the model'} ran inside vmap, whose tensors end with it",
             remedy="call loss() inside the function that is transformed, or the model outside of vmap",

@@ -9,6 +9,7 @@ from torch.nn import functional
 from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group
 from einsearch_cli.layers.moe.layer import MixtureLayer
+from einsearch_cli.layers.torch_private import never_compiled
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import MixtureOfExperts
 
@@ -50,7 +51,7 @@ class FeedForwardMoE(MixtureLayer):
         """Make the output zero."""
         self.down.zero_last_factor_()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @never_compiled
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., width); errors, and what tracers get, as of `StructuredMoE`."""
         if not is_plain(x):

@@ -10,6 +10,7 @@ from einsearch_cli.layers.input_checks import check_dtype, check_input, check_pa
 from einsearch_cli.layers.moe.experts import Experts, NoWeight
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group
 from einsearch_cli.layers.moe.routing import Router, Routing
+from einsearch_cli.layers.torch_private import never_compiled
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import FeatureOrder, MixtureOfExperts, parse_layer
 
@@ -126,7 +127,7 @@ class StructuredMoE(MixtureLayer):
         """Make every expert zero by the factor that meets last, for the last layer of a residual block."""
         self.experts.zero_last_factor_()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @never_compiled
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features).
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from einsearch_cli.layers.autocast import without_autocast
+from einsearch_cli.layers.torch_private import graph_task
 from einsearch_cli.layers.tracing import is_traced
 
 
@@ -114,7 +115,7 @@ class Router(nn.Module):
                 decisions = _decisions(x.shape[:-1], logits_TE, experts_TK)
                 # A checkpointed layer is computed again in the backward pass. Nothing is recorded then, but it has to
                 # save just the same tensors: hence the decisions are formed without listeners too.
-                if torch._C._current_graph_task_id() == -1:
+                if graph_task() == -1:
                     for listener in heard_by:
                         listener.record(router, decisions, is_replica=router is not self)
             return Routing(experts_TK, kept_TK.softmax(dim=1))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.contractions.rms_scale import norm_dtype
+from einsearch_cli.layers.torch_private import norms as norms_of
 
 
 def add_bias_(y: Tensor, bias: Tensor) -> None:
@@ -18,7 +19,7 @@ def add_bias_(y: Tensor, bias: Tensor) -> None:
 def scaled_last(gain: Tensor, factors: tuple[Tensor, ...], norms_at_cap: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """The last factor times gain / Π max(1, norm / norm at cap), and what `add_scale_` needs of it."""
     dtype = norm_dtype(gain.dtype)
-    norms = torch.stack(torch._foreach_norm(factors, dtype=dtype))
+    norms = norms_of(factors, dtype)
     at_cap = _kept_tensor(norms_at_cap, dtype, norms.device)
     caps = (at_cap / torch.maximum(norms, at_cap)).prod()
     scale_and_norms = torch.cat((norms, caps.view(1), gain.to(dtype) * caps))
