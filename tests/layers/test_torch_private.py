@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-import einsearch_cli
 from einsearch_cli.layers import EinsumLinear, StructuredMoE, torch_private
 from einsearch_cli.layers.tracing import is_plain
 
@@ -128,7 +127,7 @@ def test_without_the_level_of_forward_mode_and_the_flag_of_exports(monkeypatch: 
 
 
 def test_no_other_file_uses_private_names() -> None:
-    package, private = Path(einsearch_cli.__file__).parent, re.compile(r"torch(\.\w+)*\._(?!_version)|forward_ad\._")
+    package, private = Path(torch_private.__file__).parent, re.compile(r"torch(\.\w+)*\._(?!_version)|forward_ad\._")
     users = [path.name for path in package.rglob("*.py") if private.search(path.read_text())]
     assert users == ["torch_private.py"]
 
