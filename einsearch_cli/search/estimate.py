@@ -15,7 +15,7 @@ from einsearch_cli.errors import DivergedError
 from einsearch_cli.search.budgets import first_runs
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
-from einsearch_cli.search.plan import TUNING, PlannedStage, planned_stages, run_total
+from einsearch_cli.search.plan import TUNING, PlannedStage, alike, planned_stages, run_total
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # how long loading torch takes is measured here
 
 LOADING_S: Final = 3.0
 """Seconds in which a worker loads torch, where this process cannot tell, as it has loaded it before."""
+
+_PROBED_PACK: Final = 3
+"""Runs of the pack that is timed, at most; larger ones follow from it and from a run alone."""
 
 PROBE_TIME_S = 10.0
 """Probing stops after this long; the rest is taken to run at the mean speed of what was probed."""
@@ -91,12 +94,17 @@ class StudyTiming:
     """Of some of its first runs."""
     start_up_s: float
     workers: int
+    pack: int = 1
+    """Runs that a worker trains at once, at most."""
 
     def estimate(self, spec: StudySpec, candidates: Sequence[LayerSpec]) -> StudyEstimate:
         """The plan with its cost; every run of a budget takes the mean time of those that were timed."""
 
         def seconds(stage: PlannedStage) -> float:
-            mean_s = fmean(speed.seconds(stage.budget_flops) for speed in self.speeds) if self.speeds else math.nan
+            if not self.speeds:
+                return math.nan
+            together = min(self.pack, alike(stage.stage, spec))
+            mean_s = fmean(speed.seconds(stage.budget_flops, together) for speed in self.speeds)
             return max(1.0, stage.runs / self.workers) * mean_s
 
         planned = planned_stages(spec, candidates, self.networks)
@@ -117,8 +125,8 @@ def time_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, 
     start_up_s = engine.start_up_s(_loading_seconds())
     task.prepare()
     networks = EqualNetworks.of_task(task)
-    speeds = _probe_some(first_runs(spec, candidates, task))
-    return StudyTiming(networks, tuple(speeds), start_up_s, engine.workers)
+    speeds = _probe_some(first_runs(spec, candidates, task), engine.setup.pack)
+    return StudyTiming(networks, tuple(speeds), start_up_s, engine.workers, engine.setup.pack)
 
 
 def _loading_seconds() -> float:
@@ -130,7 +138,7 @@ def _loading_seconds() -> float:
     return LOADING_S if is_loaded else time.perf_counter() - started_s
 
 
-def _probe_some(runs: list[ProxyRun]) -> list[RunSpeed]:
+def _probe_some(runs: list[ProxyRun], pack: int) -> list[RunSpeed]:
     """Speeds of as many runs as the time allows, narrow and wide ones alternating."""
     from einsearch_cli.training.proxy.run import probe
 
@@ -140,7 +148,7 @@ def _probe_some(runs: list[ProxyRun]) -> list[RunSpeed]:
     with one_thread():
         for run in (runs[i] for first in range(stride) for i in range(first, len(runs), stride)):
             with suppress(DivergedError):  # it will be reported when the run itself diverges
-                speeds.append(probe(run))
+                speeds.append(probe(run, pack=min(pack, _PROBED_PACK)))
             if time.perf_counter() - started_s > PROBE_TIME_S:
                 break
     return speeds

@@ -46,6 +46,15 @@ class PlannedStage:
         return self.runs * self.budget_flops
 
 
+def alike(stage: StudyStage, spec: StudySpec) -> int:
+    """Runs of one structure and width that wait at once in a stage, and so may train in one pack.
+
+    Rates are tried in threes, or two beside one that is known; seeds come together, widths one by one.
+    """
+    together = {"rates": 3, "rate check": 2, "seeds": spec.seeds, "more seeds": spec.seeds, "confirmation": spec.seeds}
+    return together.get(stage, 1)
+
+
 def planned_stages(
     spec: StudySpec, candidates: Sequence[LayerSpec], networks: EqualNetworks | None = None
 ) -> list[PlannedStage]:

@@ -452,7 +452,7 @@ class _Course:
             return
         pairs = [(trial, self._source(trial)) for trial in trials]
         own = list(dict.fromkeys(source for _, source in pairs))
-        self.store.add(own)
+        self.store.add(sorted(own, key=lambda trial: (trial.seed, trial.width)))  # narrow ones take longest
         before = self._stage_trials if goes_on else 0
         self._stage_trials = before + len(own)
         self.on_event(

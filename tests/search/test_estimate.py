@@ -39,7 +39,7 @@ STEP_S = {16: 1e-4, 32: 3e-4}
 FIXED_S = 2.0
 
 
-def known_speed(run: ProxyRun, steps: int = 5) -> RunSpeed:  # noqa: ARG001
+def known_speed(run: ProxyRun, steps: int = 5, pack: int = 1) -> RunSpeed:  # noqa: ARG001
     """Two seconds and a time for every thousand FLOPs that depends on the width."""
     cost = RunCost(steps=10, train_flops_per_step=STEP_FLOPS, total_flops_per_step=STEP_FLOPS, params=1)
     return RunSpeed(cost, step_s=STEP_S[run.width], fixed_s=FIXED_S)
@@ -86,9 +86,9 @@ def test_probing_stops_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     probed: list[ProxyRun] = []
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
 
-    def noted(run: ProxyRun) -> RunSpeed:
+    def noted(run: ProxyRun, pack: int) -> RunSpeed:
         probed.append(run)
-        return known_speed(run)
+        return known_speed(run, pack=pack)
 
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", noted)
     study_estimate(SPEC, open_task("teacher", SETTINGS))
@@ -96,7 +96,7 @@ def test_probing_stops_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_study_without_a_finite_step_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def diverging(run: ProxyRun) -> RunSpeed:
+    def diverging(run: ProxyRun, pack: int) -> RunSpeed:  # noqa: ARG001
         raise DivergedError(f"{run.structure} diverged", remedy="lower the rate")
 
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", diverging)
@@ -122,3 +122,23 @@ def test_what_tuning_costs_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) 
     assert found.tuning_runs == found.to_json()["tuning_runs"] == round(4 * 4 + 3 * 2.5)
     stages = [(stage.planned.stage, stage.planned.rung) for stage in found.stages]
     assert stages == [("rates", 0), ("seeds", 0), ("widths", 1), ("rate check", 1), ("seeds", 1)]
+
+
+def test_runs_that_train_at_once_share_a_part_of_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a step is shared: by three rates or seeds, two rates beside a known one, and no widths."""
+
+    def sharing(run: ProxyRun, pack: int) -> RunSpeed:
+        assert pack == 3, "larger packs follow from it"
+        return RunSpeed(known_speed(run).cost, step_s=2e-4, fixed_s=FIXED_S, shared_s=1e-4)
+
+    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", sharing)
+    spec = SPEC.model_copy(update={"rates": "tuned", "seeds": 5})
+    task, candidates = open_task("teacher", SETTINGS), spec.candidates()
+    for pack, seeds in ((8, 5), (4, 4)):
+        engine = LocalProcesses(TrialSetup("teacher", SETTINGS, pack=pack), 1)
+        found = time_study(spec, candidates, task, engine).estimate(spec, candidates)
+        for stage in found.stages:
+            together = {"rates": 3, "rate check": 2, "widths": 1, "seeds": seeds}[stage.planned.stage]
+            steps = stage.planned.budget_flops / STEP_FLOPS
+            step_s = 1e-4 + 1e-4 / together
+            assert stage.seconds == pytest.approx(stage.planned.runs * (FIXED_S + steps * step_s)), stage.planned.stage

@@ -36,7 +36,7 @@ def test_rungs_that_would_be_too_short_are_left_out() -> None:
         planned(1e6)
 
 
-def known_speed(run: ProxyRun, steps: int = 5) -> RunSpeed:  # noqa: ARG001
+def known_speed(run: ProxyRun, pack: int = 1) -> RunSpeed:  # noqa: ARG001
     """A step takes longer in a wider network; its network and validations half a second."""
     cost = RunCost(steps=10, train_flops_per_step=1000 * run.width, total_flops_per_step=1000, params=1)
     return RunSpeed(cost, step_s=1e-6 * run.width**0.5, fixed_s=0.5)
@@ -73,7 +73,9 @@ def test_a_study_that_goes_on_keeps_the_budget_that_its_time_gave(monkeypatch: p
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
     store = Notes()
     first, _ = timed("2h", 1, store)
-    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", lambda run: replace(known_speed(run), fixed_s=1.0))
+    monkeypatch.setattr(
+        "einsearch_cli.training.proxy.run.probe", lambda run, pack: replace(known_speed(run, pack), fixed_s=1.0)
+    )
     again, _ = timed("2h", 1, store)
     assert (again.budget_flops, again.halving) == (first.budget_flops, first.halving)
     assert timed("3h", 1, store)[0].budget_flops != first.budget_flops
@@ -84,7 +86,7 @@ def test_a_time_that_is_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SpecError, match=r"time = 20s: the workers, networks and validations alone take about \d+ s"):
         timed("20s", 1)
     slow = RunSpeed(RunCost(steps=10, train_flops_per_step=1000, total_flops_per_step=1000, params=1), 3.0, 0.0)
-    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", lambda _: slow)
+    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", lambda _, pack: slow)  # noqa: ARG005
     with pytest.raises(SpecError, match=r"time = 60s: budget_flops = .* leaves"):
         timed("60s", 1, widths=[64])
 

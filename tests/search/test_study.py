@@ -316,7 +316,7 @@ def test_the_ablation_repeats_the_run_that_stands_for_each_mixture_once() -> Non
     best = {"btt-moe": 32.0, "low-rank-moe": 16.0}
     course = run_synthetic(spec, lambda s: Law(width=best.get(getattr(s, "family", ""), 16.0), growth=0.0))
     ablations = [result.trial for result in course.outcome.unbalanced]
-    assert course.ran[-2:] == ablations
+    assert set(course.ran[-2:]) == set(ablations)
     assert {(trial.structure.family, trial.width, trial.seed, trial.rung) for trial in ablations} == {
         ("btt-moe", 32, 0, 2),
         ("low-rank-moe", 16, 0, 2),

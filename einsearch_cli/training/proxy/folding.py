@@ -21,7 +21,8 @@ class FoldedAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
-        if func is not F.scaled_dot_product_attention or len(args) != 3 or options.get("attn_mask") is not None:
+        is_plain = len(args) == 3 and options.get("attn_mask") is None and not options.get("dropout_p")
+        if func is not F.scaled_dot_product_attention or not is_plain:
             return func(*args, **options)
         return _Folded.apply(*args, options)  # type: ignore[no-untyped-call]
 

@@ -1,6 +1,6 @@
 """One training step of several runs as a program: losses and gradients, written down once, run in every step.
 
-`torch.func` makes the network and the task's loss a function of one row of parameters, batched over runs; torch's tracer
+`torch.func` makes the network and the task's loss a function of one row of parameters, batched over runs; a recorder
 writes down the operations of its forward and backward pass. What runs then is straight-line code without autograd, modules
 or transforms, and there is no second network to maintain.
 """
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.data import Batch
@@ -28,14 +27,11 @@ from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.flat_update import FlatLayout
 from einsearch_cli.training.proxy.folding import FoldedAttention
+from einsearch_cli.training.proxy.recording import recorded
 from einsearch_cli.training.proxy.rewrites import rewritten
 
 _KEPT: Final = 64
 """Programs that a process keeps: a study returns to the same networks stage after stage."""
-
-
-class NotAProgramError(Exception):
-    """The step of a task cannot be written down: its runs train one by one."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +102,8 @@ def _written_down(
             (gradients_RP,) = torch.autograd.grad(losses_R.sum(), values_RP)
         return losses_R.detach(), gradients_RP
 
-    try:
-        with first_order_gradients(), FoldedAttention():
-            program = rewritten(make_fx(step)(values_RP, *batch))
-    except RuntimeError as error:  # torch's own, from a loss that looks at values or draws random numbers
-        raise NotAProgramError(str(error)) from error
+    with first_order_gradients(), FoldedAttention():
+        program = rewritten(recorded(step, values_RP, *batch))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         program(values_RP, *batch)
     has_attention = any("attention" in str(node.target) for node in program.graph.nodes)

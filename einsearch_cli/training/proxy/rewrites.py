@@ -1,4 +1,4 @@
-"""Rewrites of a traced program: the same numbers by fewer operations.
+"""Rewrites of a recorded program: the same numbers by fewer operations.
 
 What a function transform writes down is full of views that change nothing, of constants that are computed in every step and
 of products in a bad order of operands: 484 operations for a step of a narrow MLP, of which 200 are left.
@@ -22,7 +22,10 @@ _MAYBE_SAME = {*_RESHAPES, aten.expand.default, aten.permute.default, aten.trans
 
 
 def rewritten(program: GraphModule) -> GraphModule:
-    """The program with all rewrites; one that writes into its own tensors stays as it is, except for what nobody reads."""
+    """The program with all rewrites, without the values of its nodes.
+
+    One that writes into its own tensors stays as it is, except for what nobody reads.
+    """
     graph = program.graph
     if not any(_writes(node) for node in graph.nodes):
         _fold_constants(program)
@@ -36,6 +39,8 @@ def rewritten(program: GraphModule) -> GraphModule:
         ):
             rewrite(graph)
     graph.eliminate_dead_code()
+    for node in graph.nodes:
+        node.meta.clear()  # values of the step that was recorded
     program.recompile()
     return program
 

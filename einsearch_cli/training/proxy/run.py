@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.proxy.cost import RunCost
 from einsearch_cli.training.proxy.packing import trains_as_program
-from einsearch_cli.training.proxy.program import NotAProgramError
+from einsearch_cli.training.proxy.recording import NotAProgramError
 from einsearch_cli.training.proxy.run_settings import ProxyRun, RunOutcome
 from einsearch_cli.training.proxy.trainer import PackTrainer, SingleTrainer, Trainer
 from einsearch_cli.training.schedule import validation_marks
@@ -40,10 +41,13 @@ class RunSpeed:
     """Seconds of one step: the median of a few."""
     fixed_s: float
     """Seconds for building the network and for all validations, however many steps there are."""
+    shared_s: float = 0.0
+    """The part of a step that a pack of runs spends once for all of them."""
 
-    def seconds(self, budget_flops: float) -> float:
-        """Wall time of the run on another budget."""
-        return self.fixed_s + budget_flops / self.cost.train_flops_per_step * self.step_s
+    def seconds(self, budget_flops: float, together: int = 1) -> float:
+        """Wall time of the run on another budget; its share, if several train at once."""
+        step_s = self.step_s - self.shared_s * (1 - 1 / together)
+        return self.fixed_s + budget_flops / self.cost.train_flops_per_step * step_s
 
 
 def train(run: ProxyRun, on_progress: Callable[[StepDone], None] | None = None) -> RunOutcome:
@@ -90,19 +94,25 @@ def train_pack(
     """
     runs[0].task.prepare()
     started_s = time.perf_counter()
+    if len(runs) == 1:
+        _Progress(_trainer_of(runs[0]), started_s, [0], on_progress, on_end).go()
+        return
     try:
-        trainer = trainer_for(runs)
+        trainer = PackTrainer(runs)
     except NotAProgramError:
         for number, run in enumerate(runs):
             started_s = time.perf_counter()
             _Progress(SingleTrainer(run), started_s, [number], on_progress, on_end).go()
-        return
-    _Progress(trainer, started_s, list(range(len(runs))), on_progress, on_end).go()
+    else:
+        _Progress(trainer, started_s, list(range(len(runs))), on_progress, on_end).go()
 
 
-def trainer_for(runs: Sequence[ProxyRun]) -> Trainer:
-    """A program for runs that have one, else a trainer of the only run."""
-    return PackTrainer(runs) if trains_as_program(runs[0]) else SingleTrainer(*runs)
+def _trainer_of(run: ProxyRun) -> Trainer:
+    """A program for one run that has one, else its network's own passes."""
+    if trains_as_program(run):
+        with suppress(NotAProgramError):
+            return PackTrainer([run])
+    return SingleTrainer(run)
 
 
 class _Progress:
@@ -175,22 +185,29 @@ def probe(run: ProxyRun, steps: int = 5, pack: int = 1) -> RunSpeed:
     Args:
         run: what to time.
         steps: that are timed.
-        pack: runs that train at once where this one may; the times are those of one of them.
+        pack: runs that may train at once; with more than one, such a pack is timed too.
     """
     run.task.prepare()
-    runs = [replace(run, seed=run.seed + number) for number in range(pack)] if trains_as_program(run) else [run]
+    _trainer_of(run)  # writes the program down, which later runs of the same network spare
     started_s = time.perf_counter()
-    try:
-        trainer = trainer_for(runs)
-    except NotAProgramError:
-        runs, trainer = [run], SingleTrainer(run)
-    setup_s = (time.perf_counter() - started_s) / len(runs)
+    trainer = _trainer_of(run)
+    setup_s = time.perf_counter() - started_s
+    step_s = _step_seconds(trainer, steps)
+    started_s = time.perf_counter()
+    trainer.validate(0)
+    validations_s = run.optimizer.validations * (time.perf_counter() - started_s)
+    shared_s = 0.0
+    if pack > 1 and isinstance(trainer, PackTrainer):
+        together_s = _step_seconds(PackTrainer([replace(run, seed=run.seed + number) for number in range(pack)]), steps)
+        shared_s = min(step_s, max(0.0, (step_s - together_s / pack) / (1 - 1 / pack)))
+    return RunSpeed(trainer.cost, step_s, setup_s + validations_s, shared_s)
+
+
+def _step_seconds(trainer: Trainer, steps: int) -> float:
+    """The median of a few steps, after two."""
     times_s: list[float] = []
     for _ in range(steps + 2):
         started_s = time.perf_counter()
         trainer.step()
-        times_s.append((time.perf_counter() - started_s) / len(runs))
-    started_s = time.perf_counter()
-    trainer.validate(0)
-    validations_s = run.optimizer.validations * (time.perf_counter() - started_s)
-    return RunSpeed(trainer.cost, statistics.median(times_s[2:]), setup_s + validations_s)
+        times_s.append(time.perf_counter() - started_s)
+    return statistics.median(times_s[2:])

@@ -21,7 +21,7 @@ from einsearch_cli.tasks.teacher import TeacherTask
 from einsearch_cli.training import OptimizerSettings, ProxyRun, RunOutcome, StepDone, train
 from einsearch_cli.training.proxy import run as run_module
 from einsearch_cli.training.proxy.packing import packs_of, trains_as_program
-from einsearch_cli.training.proxy.program import NotAProgramError
+from einsearch_cli.training.proxy.recording import NotAProgramError
 from einsearch_cli.training.proxy.run import train_pack
 from einsearch_cli.training.proxy.trainer import PackTrainer, SingleTrainer, Trainer
 from tests.training.proxy.tasks import run_of, small_teacher

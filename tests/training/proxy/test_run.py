@@ -107,6 +107,8 @@ def test_executed_flops_of_the_factors_own_sequence_are_those_counted(tmp_path: 
 
 def test_executed_flops_of_a_single_trainer_are_those_of_its_first_step(tmp_path: Path) -> None:
     trainer = SingleTrainer(run_of(small_teacher(tmp_path), "monarch", budget_flops=1e8))
+    for layer in trainer.model.structured_layers().values():
+        layer.route = "(xA)B"
     for _ in range(2):
         trainer.step()
         assert trainer.executed_flops == trainer.cost.total_flops_per_step
