@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test clusters lint benchmark clean
+.PHONY: demo test kernels clusters lint benchmark clean
 
 demo: .venv/installed
 	$(BIN)/einsearch rank specs/demo.yaml --out runs/demo
@@ -11,6 +11,12 @@ demo: .venv/installed
 # One process a core, each on one thread: on two cores this takes half the time of one process on two threads.
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# Triton's kernels by its interpreter, without a GPU. Triton stands beside the environment, which compiles as before;
+# where there is none for this system, the tests say so and are skipped.
+kernels: .venv/installed-dev
+	-$(INSTALL) --no-deps --target .venv/triton 'triton>=3.9'
+	TRITON_INTERPRET=1 PYTHONPATH=.venv/triton $(BIN)/python -m pytest -rs tests/layers/test_kernels_interpreted.py
 
 # Ray and Slurm's launcher, with two nodes on loopback.
 clusters: .venv/installed-dev
@@ -27,6 +33,7 @@ benchmark: .venv/installed
 	$(BIN)/python benchmarks/model_speed.py --out benchmarks/results/models.json
 	$(BIN)/python benchmarks/decoding.py --out benchmarks/results/decoding.json
 	$(BIN)/python benchmarks/moe_speed.py --quick
+	$(BIN)/python benchmarks/narrow.py --out benchmarks/results/narrow.json
 	$(BIN)/python benchmarks/routes.py --out benchmarks/results/routes.json
 	$(BIN)/python benchmarks/space_search.py --quick
 	$(BIN)/python -m benchmarks.intervals --studies 100
