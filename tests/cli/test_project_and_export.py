@@ -268,7 +268,7 @@ def test_a_run_is_written_whole_or_not_at_all(einsearch, run, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("einsearch_cli.training.full.checkpoint.write_atomically", full)
+        patched.setattr("einsearch_cli.training.sealed.write_atomically", full)
         outcome = einsearch(*arguments)
     assert outcome.code == 2
     assert f"cannot write '{tmp_path / 'a' / 'out'}': No space left on device" in outcome.err

@@ -11,7 +11,6 @@ from einsearch_cli.errors import CheckpointError
 from einsearch_cli.models.transformer.config import config_from
 from einsearch_cli.training.full.checkpoint import (
     FOLDER,
-    STATE,
     Checkpoint,
     Warn,
     checkpoints_of,
@@ -19,6 +18,7 @@ from einsearch_cli.training.full.checkpoint import (
     read_newest,
     refuse_pickle,
 )
+from einsearch_cli.training.sealed import STATE
 
 if TYPE_CHECKING:  # a folder without checkpoints is refused before torch is loaded
     import torch

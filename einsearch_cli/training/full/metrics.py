@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from einsearch_cli.errors import DataError
 from einsearch_cli.files import write_atomically, write_error
-from einsearch_cli.training.full.checkpoint import GOES_ON, WRITABLE
+from einsearch_cli.training.sealed import GOES_ON, WRITABLE
 
 METRICS: Final = "metrics.jsonl"
 

@@ -20,10 +20,10 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, Initialisation, SelfGuide, guide_layers, initialise_
 from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
-from einsearch_cli.training.full.checkpoint import Tensors, of_other_version
 from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.full.world import World
 from einsearch_cli.training.groups import grouped
+from einsearch_cli.training.sealed import Tensors, of_other_version
 from einsearch_cli.training.update import GuideStep, Update
 
 # Axes in this file: B rows, T position, V vocabulary.
