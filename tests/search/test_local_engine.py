@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from einsearch_cli.search.engines.local import LocalProcesses, _without_interrupts
-from einsearch_cli.search.job import TrialProgress, TrialSetup
+from einsearch_cli.errors import StudyError
+from einsearch_cli.search.engines.local import LocalProcesses, _without_interrupts, _Worker
+from einsearch_cli.search.job import Pack, TrialProgress, TrialSetup
 from tests.search.engine_contract import Event, endings, finished, job
 
 SMALL = {"teacher_width": 16, "pool_size": 2048, "validation_size": 256, "batch_size": 64}
@@ -121,6 +122,33 @@ def test_the_last_words_of_a_killed_worker_are_kept(tmp_path: Path) -> None:
     with LocalProcesses(unruly("die", tmp_path), 1) as engine:
         end = endings(engine, [job(0, width=UNRULY_WIDTH)])[0]
     assert (end.worker_died, end.output) == (True, "dying\n")
+
+
+def test_a_worker_that_dies_before_it_takes_its_pack_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jobs are not to blame, so no try of them is used up; a third such worker in a row ends them."""
+    usual_start = _Worker.start
+    for deaths, status in ((2, "ok"), (3, "failed")):
+        killed: list[int] = []
+
+        def start(worker: _Worker, pack: Pack, killed: list[int] = killed, deaths: int = deaths) -> None:
+            usual_start(worker, pack)
+            if len(killed) < deaths:
+                os.kill(worker.process.pid or 0, signal.SIGKILL)
+                killed.append(worker.process.pid or 0)
+
+        with monkeypatch.context() as patch, LocalProcesses(TrialSetup("teacher", SMALL), 1) as engine:
+            patch.setattr(_Worker, "start", start)
+            end = endings(engine, [job(0)])[0]
+        assert (end.result.status, end.worker_died) == (status, status == "failed")
+        assert len(set(killed)) == deaths
+
+
+def test_a_worker_of_another_version_ends_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("einsearch_cli.search.engines.local.__version__", "0.0.0")
+    with LocalProcesses(TrialSetup("teacher", SMALL), 1) as engine, pytest.raises(StudyError) as caught:
+        endings(engine, [job(0)])
+    assert "this process has einsearch 0.0.0, and a worker that it started has 0.1.0" in caught.value.problem
+    assert not active_children()
 
 
 def comes_true(condition: Callable[[], bool], within_s: float) -> bool:

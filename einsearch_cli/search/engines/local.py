@@ -9,22 +9,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from einsearch_cli import __version__
+from einsearch_cli.errors import StudyError
 from einsearch_cli.search.engines import Engine, register
 from einsearch_cli.search.job import Job, Pack, Report, TrialFinished, TrialProgress, TrialSetup, run_pack
 from einsearch_cli.search.worker_output import WorkerOutput
 from einsearch_cli.training.proxy.trial import failed_result
 
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_BEGUN: Final = "begun"
-"""What a worker sends when it takes a pack, from when on its time counts."""
+_FALSE_STARTS: Final = 3
+"""Workers in a row that may die before they take their pack; then its jobs have failed."""
 _NO_MEMORY: Final = ("MemoryError", "allocate memory", "not enough memory", "bad_alloc")
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What a worker sends when it takes a pack, from when on its time counts."""
+
+    version: str
+    """Of the package that the worker has loaded."""
 
 
 @register
@@ -47,6 +57,10 @@ class LocalProcesses(Engine):
     ) -> None:
         super().__init__(setup, workers, options, folder)
         self._team: list[_Worker] = []
+        self._returned: list[Pack] = []
+        """Packs of workers that died while they loaded torch: no job is to blame."""
+        self._false_starts = 0
+        """Such workers in a row."""
 
     def default_workers(self) -> int:
         """One for every core."""
@@ -58,6 +72,7 @@ class LocalProcesses(Engine):
 
     def stop(self) -> None:
         """Let idle workers go and kill the others."""
+        self._returned.clear()
         while self._team:
             self._team.pop().stop()
 
@@ -70,20 +85,33 @@ class LocalProcesses(Engine):
                 if worker.is_overdue() or not ready.isdisjoint(worker.handles()):
                     for event in worker.events():
                         on_event(event)
+                    self._look_at_start(worker, on_event)
+
+    def _look_at_start(self, worker: _Worker, on_event: Report) -> None:
+        """Take the pack of a worker back that died before it took it, unless that has happened too often."""
+        if worker.has_begun:
+            self._false_starts = 0
+        elif worker.jobs and not worker.process.is_alive():
+            self._false_starts += 1
+            if self._false_starts < _FALSE_STARTS:
+                self._returned.append(worker.take_back())
+            else:
+                for event in worker.dead():
+                    on_event(event)
 
     def _assign(self, next_pack: Callable[[], Pack]) -> bool:
         """Give every idle worker a pack, replacing dead ones; False when nothing runs any more."""
         self._team = [worker for worker in self._team if worker.jobs or worker.process.is_alive()]
         idle = [worker for worker in self._team if not worker.jobs]
         while idle or len(self._team) < self.workers:
-            pack = next_pack()
+            pack = self._returned.pop() if self._returned else next_pack()
             if not pack:
                 break
             if not idle:
                 idle.append(_Worker(self.setup))
                 self._team += idle
             idle.pop().start(pack)
-        return any(worker.jobs for worker in self._team)
+        return bool(self._returned) or any(worker.jobs for worker in self._team)
 
 
 def _patience_s(busy: list[_Worker]) -> float | None:
@@ -105,6 +133,8 @@ class _Worker:
         self.process = context.Process(target=_work, args=(far_end, printing, setup), daemon=True)
         self.jobs: dict[int, Job] = {}
         """Those of its pack that have not ended, by number."""
+        self.has_begun = False
+        """Whether it has taken its pack."""
         self.deadline_s: float | None = None
         """When its pack has taken too long, on the monotonic clock; None without a limit, or before it has begun."""
         with _environment(_WORKER_ENVIRONMENT), _without_interrupts():
@@ -114,7 +144,7 @@ class _Worker:
 
     def start(self, pack: Pack) -> None:
         self.jobs = {job.number: job for job in pack}
-        self.deadline_s = None
+        self.has_begun, self.deadline_s = False, None
         self.output.clear()
         with suppress(BrokenPipeError):
             self.pipe.send(tuple(pack))
@@ -134,9 +164,8 @@ class _Worker:
         try:
             while self.jobs and self.pipe.poll():
                 event = self.pipe.recv()
-                if event == _BEGUN:
-                    limit_s = self.setup.run_timeout_s
-                    self.deadline_s = None if limit_s is None else time.monotonic() + limit_s * len(self.jobs)
+                if isinstance(event, _Begun):
+                    self._begin(event)
                     continue
                 if isinstance(event, TrialFinished):
                     del self.jobs[event.number]
@@ -148,11 +177,31 @@ class _Worker:
             limit = f"the run took longer than the {self.setup.run_timeout_s:g} s of --run-timeout"
             # A pack hangs as a whole; which of its runs is to blame shows when each is tried alone.
             yield from self._all_failed(limit, worker_died=len(self.jobs) > 1)
-        elif self.jobs and not self.process.is_alive():
-            reason = f"the worker process died with exit code {self.process.exitcode}"
-            if self.process.exitcode == -signal.SIGKILL:
-                reason += " (killed; perhaps out of memory)"
-            yield from self._all_failed(reason, worker_died=True)
+        elif self.jobs and self.has_begun and not self.process.is_alive():
+            yield from self.dead()
+
+    def _begin(self, message: _Begun) -> None:
+        if message.version != __version__:
+            raise StudyError(
+                f"this process has einsearch {__version__}, and a worker that it started has {message.version}: "
+                "the package was changed while the study ran",
+                remedy="run the same command again: finished runs are kept",
+            )
+        self.has_begun = True
+        limit_s = self.setup.run_timeout_s
+        self.deadline_s = None if limit_s is None else time.monotonic() + limit_s * len(self.jobs)
+
+    def dead(self) -> Iterator[TrialFinished]:
+        """Failed results for what a dead worker had in hand."""
+        reason = f"the worker process died with exit code {self.process.exitcode}"
+        if self.process.exitcode == -signal.SIGKILL:
+            reason += " (killed; perhaps out of memory)"
+        yield from self._all_failed(reason, worker_died=True)
+
+    def take_back(self) -> Pack:
+        """The jobs that it had in hand."""
+        jobs, self.jobs = tuple(self.jobs.values()), {}
+        return jobs
 
     def _all_failed(self, reason: str, *, worker_died: bool) -> Iterator[TrialFinished]:
         """Failed results for all jobs in hand; what is left of the worker is killed."""
@@ -210,7 +259,7 @@ def _work(pipe: Connection, printing: Connection, setup: TrialSetup) -> None:
     torch.set_num_threads(1)  # two processes of one thread train more per second than one of two
     with suppress(EOFError, BrokenPipeError):
         while (pack := pipe.recv()) is not None:
-            pipe.send(_BEGUN)
+            pipe.send(_Begun(__version__))
             run_pack(pack, setup, pipe.send)
 
 
