@@ -120,13 +120,16 @@ class StudyProgress(LiveBars):
         self._best: TrialResult | None = None
 
     def __call__(self, event: StudyEvent) -> None:
-        from einsearch_cli.search.job import TrialFinished, TrialStarted, TrialTriedAgain
+        from einsearch_cli.search.job import TrialFinished, TrialNote, TrialStarted, TrialTriedAgain
         from einsearch_cli.search.study import StageStarted
 
         if isinstance(event, TrialStarted):  # workers may still load torch
             return
         if isinstance(event, StageStarted):
             self._start_stage(event)
+            return
+        if isinstance(event, TrialNote):
+            self.say(f"  {describe(event.trial)}  {event.text}")
             return
         if self._clock.begin() and self._rung is not None:
             self._bars.update(self._rung, note=self._eta())

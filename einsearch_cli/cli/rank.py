@@ -191,6 +191,9 @@ def rank_command(
         least=LEAST_WORKER_BYTES,
         help="A run whose worker needs more has failed; no limit if not given.",
     ),
+    checkpoint_every: float = duration_option(
+        "--checkpoint-every", default="5m", example="5m", help="Time between two saves of a run in progress."
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", metavar="", help="Show the plan with its cost, and stop."),
     by: By = BY,
     output: Format = format_option(help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
@@ -229,6 +232,8 @@ def rank_command(
         pack,
         run_timeout_s=run_timeout,
         worker_memory=worker_memory,
+        folder=str(place.resolve()) if kind.sees_folder else None,
+        checkpoint_s=checkpoint_every,
     )
     team = kind(setup, workers, words, place)
     candidates = spec.candidates(folder)

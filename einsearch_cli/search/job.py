@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from einsearch_cli.cache import default_cache_folder
 from einsearch_cli.errors import DivergedError, EinsearchError
 from einsearch_cli.plugins import load_plugins, loaded_plugins
+from einsearch_cli.search.run_folders import run_folder
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.structures.record import Record
 from einsearch_cli.training.proxy.trial import Status, Trial, TrialResult, failed_result
@@ -20,6 +22,7 @@ from einsearch_cli.training.proxy.trial import Status, Trial, TrialResult, faile
 if TYPE_CHECKING:
     from einsearch_cli.tasks import AnyTask
     from einsearch_cli.training import ProxyRun, RunOutcome, StepDone
+    from einsearch_cli.training.proxy.keeping import StateKeeper
 
 PROGRESS_INTERVAL_S = 0.25
 
@@ -40,6 +43,10 @@ class TrialSetup:
     """Seconds that a run may take; a pack may take as long as its runs one after another. None sets no limit."""
     worker_memory: int | None = None
     """Bytes of memory that a worker may allocate; None sets no limit."""
+    folder: str | None = None
+    """Folder of the study, where runs in progress are saved; None where workers do not see it, and save nothing."""
+    checkpoint_s: float = 300.0
+    """Seconds between two saves of a run."""
     plugins: tuple[str, ...] = field(default_factory=loaded_plugins)
     """Where tasks and optimizers of the study may be registered."""
     data_folder: str | None = None
@@ -82,6 +89,15 @@ class TrialFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialNote:
+    """Something that the user should know of a running trial, in a line."""
+
+    number: int
+    trial: Trial
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrialStarted:
     """A trial was given to the engine."""
 
@@ -105,7 +121,8 @@ class TrialTriedAgain:
 Pack = Sequence[Job]
 """Jobs of one structure, width and budget, which one worker trains at once; each ends by itself."""
 
-Report = Callable[[TrialProgress | TrialFinished], None]
+JobEvent = TrialProgress | TrialNote | TrialFinished
+Report = Callable[[JobEvent], None]
 
 
 def run_pack(jobs: Pack, setup: TrialSetup, report: Report) -> None:
@@ -125,20 +142,22 @@ def run_pack(jobs: Pack, setup: TrialSetup, report: Report) -> None:
             packs = packs_of(runs)
         except Exception as error:
             for job in group:
-                report(TrialFinished(job.number, _failed(job.trial, error, 0.0)))
+                report(TrialFinished(job.number, _failed(job.trial, error, 0.0), output=_traceback(error)))
             continue
         for numbers in packs:
-            _PackReport([group[number] for number in numbers], report).train([runs[number] for number in numbers])
+            _PackReport([group[number] for number in numbers], setup, report).train(
+                [runs[number] for number in numbers]
+            )
 
 
 def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], None]) -> TrialResult:
     """Train one trial here, as a pack of its own."""
     ends: list[TrialResult] = []
 
-    def tell(event: TrialProgress | TrialFinished) -> None:
+    def tell(event: JobEvent) -> None:
         if isinstance(event, TrialFinished):
             ends.append(event.result)
-        else:
+        elif isinstance(event, TrialProgress):
             report(event)
 
     run_pack([job], setup, tell)
@@ -184,14 +203,15 @@ def _task(name: str, settings: str, cache_folder: Path, data_folder: str | None)
 class _PackReport:
     """Turns what happens to the runs of a pack into events of its jobs."""
 
-    def __init__(self, jobs: Pack, report: Report) -> None:
-        self.jobs, self.report = jobs, report
+    def __init__(self, jobs: Pack, setup: TrialSetup, report: Report) -> None:
+        self.jobs, self.setup, self.report = jobs, setup, report
         self.started_s = time.perf_counter()
         self.last_sent_s = [0.0] * len(jobs)
         self.ended: set[int] = set()
         self.is_reporting = False
 
     def train(self, runs: Sequence[ProxyRun]) -> None:
+        from einsearch_cli.training.proxy.keeping import end_when_saved
         from einsearch_cli.training.proxy.run import train_pack
 
         def on_end(number: int, end: RunOutcome | DivergedError) -> None:
@@ -202,7 +222,11 @@ class _PackReport:
                 self._end(number, _finished(trial, end, runs[number]))
 
         try:
-            train_pack(runs, self._on_step, on_end)
+            if (keeper := self._keeper()) is None:
+                train_pack(runs, self._on_step, on_end)
+            else:
+                with end_when_saved():
+                    train_pack(runs, self._on_step, on_end, keeper)
         except Exception as error:
             if self.is_reporting:
                 raise
@@ -223,10 +247,29 @@ class _PackReport:
         self.ended.add(number)
         self._send(TrialFinished(self.jobs[number].number, result))
 
-    def _send(self, event: TrialProgress | TrialFinished) -> None:
+    def _keeper(self) -> StateKeeper | None:
+        """What saves the runs in the study's folder, if workers see it."""
+        from einsearch_cli.training.proxy.keeping import StateKeeper
+
+        setup, trials = self.setup, [job.trial for job in self.jobs]
+        if setup.folder is None:
+            return None
+
+        def warn(number: int, text: str) -> None:
+            self._send(TrialNote(self.jobs[number].number, trials[number], text))
+
+        folders = [run_folder(Path(setup.folder), trial) for trial in trials]
+        return StateKeeper(folders, [trial.key for trial in trials], setup.checkpoint_s, warn)
+
+    def _send(self, event: JobEvent) -> None:
         self.is_reporting = True
         self.report(event)
         self.is_reporting = False
+
+
+def _traceback(error: Exception) -> str:
+    """Where in the code an unexpected error was raised; nothing for what has a message of its own."""
+    return "" if isinstance(error, EinsearchError) else "".join(traceback.format_exception(error))
 
 
 def _failed(trial: Trial, error: Exception, elapsed_s: float) -> TrialResult:

@@ -10,7 +10,8 @@ from typing import Final
 
 from einsearch_cli.files import make_folder, write_atomically
 from einsearch_cli.search.engines import Engine
-from einsearch_cli.search.job import Job, Pack, TrialFinished, TrialProgress, TrialStarted, TrialTriedAgain
+from einsearch_cli.search.job import Job, JobEvent, Pack, TrialFinished, TrialStarted, TrialTriedAgain
+from einsearch_cli.search.run_folders import remove_run_folder
 from einsearch_cli.search.store import StudyStore
 
 MOST_DEATHS: Final = 3
@@ -18,7 +19,7 @@ MOST_DEATHS: Final = 3
 LOGS: Final = "logs"
 """Folder in that of a study, for what workers printed before their runs failed."""
 
-RunEvent = TrialStarted | TrialProgress | TrialTriedAgain | TrialFinished
+RunEvent = TrialStarted | TrialTriedAgain | JobEvent
 
 
 def run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[RunEvent], None]) -> None:
@@ -36,7 +37,7 @@ def run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[RunEvent]
             on_event(TrialStarted(job.number, job.trial))
         return pack
 
-    def record(event: TrialProgress | TrialFinished) -> None:
+    def record(event: JobEvent) -> None:
         if isinstance(event, TrialFinished):
             event = _logged(event, store)
             trial = event.result.trial
@@ -47,6 +48,8 @@ def run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[RunEvent]
             if event.worker_died:
                 event = _with_error(event, f"; {MOST_DEATHS} workers died with this run in hand")
             store.finish(event.number, event.result)
+            if event.result.status != "failed":  # the next process tries that again, from its last state
+                remove_run_folder(store.folder, trial)
         on_event(event)
 
     engine.run(next_pack, record)

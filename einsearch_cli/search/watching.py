@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from einsearch_cli.errors import EinsearchError, OutputError
 from einsearch_cli.files import write_atomically, write_error
-from einsearch_cli.search.job import TrialFinished, TrialProgress, TrialStarted, TrialTriedAgain
+from einsearch_cli.search.job import TrialFinished, TrialNote, TrialProgress, TrialStarted, TrialTriedAgain
 from einsearch_cli.search.owner import Owner, utc_now
 from einsearch_cli.search.status import STATUS, Cost, RunStatus, StageStatus, State, StudyStatus
 from einsearch_cli.search.study_clock import StudyClock
@@ -121,6 +121,8 @@ class StudyWatch:
             self._run(_of_trial(event.number, event.trial))
             self._count(queued=-1)
             self._tell("run_started", number=event.number, **_named(event.trial))
+        elif isinstance(event, TrialNote):
+            self._tell("run_note", number=event.number, text=event.text)
         elif isinstance(event, TrialTriedAgain):
             self._begin()
             self._end(event.number)

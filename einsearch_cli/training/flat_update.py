@@ -140,20 +140,18 @@ class FlatAdamW:
         norm_R: Tensor = norm_R1[:, 0]
         return norm_R
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, besides gradients."""
+    def run_state(self, run: int) -> dict[str, Any]:
+        """All that the next step of a run depends on, besides gradients; tensors are not copied."""
         return {
-            "values": self.values_RP,
-            "mean": self.mean_RP,
-            "square": self.square_RP,
+            "values": self.values_RP[run],
+            "mean": self.mean_RP[run],
+            "square": self.square_RP[run],
             "steps": self.steps,
-            "stopped": sorted(self.stopped),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; views of the values see it."""
-        self.values_RP.copy_(state["values"])
-        self.mean_RP.copy_(state["mean"])
-        self.square_RP.copy_(state["square"])
+    def load_run_state(self, run: int, state: Mapping[str, Any]) -> None:
+        """Go on from a state; views of the values see it. All runs must have taken as many steps."""
+        self.values_RP[run].copy_(state["values"])
+        self.mean_RP[run].copy_(state["mean"])
+        self.square_RP[run].copy_(state["square"])
         self.steps.copy_(state["steps"])
-        self.stopped = set(state["stopped"])

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from einsearch_cli.search.engines import Engine
@@ -105,6 +106,8 @@ class Course:
 
 class MemoryStore:
     """What a study asks of its store, without a disk; outlives several runs as a folder does."""
+
+    folder = Path("no folder")
 
     def __init__(self) -> None:
         self._results: dict[str, TrialResult] = {}

@@ -25,7 +25,8 @@ class Engine(ABC):
 
     Contract (tests/search/engine_contract.py):
         - Every job of every pack that `next_pack` gives ends in exactly one `TrialFinished`, in any order; before it
-          there may be any number of `TrialProgress`. `search.job.run_pack` trains a pack anywhere and reports both.
+          there may be any number of `TrialProgress` and `TrialNote`. `search.job.run_pack` trains a pack anywhere and
+          reports all of them.
         - A job that fails ends with a failed result; other jobs go on. So does all that a worker has in hand when it
           dies, with `worker_died`: the study then tries these jobs again, each alone.
         - `next_pack` and `on_event` are called in the thread that called `run`. What they raise, Ctrl-C included,
@@ -50,6 +51,8 @@ class Engine(ABC):
     """Whether workers are processes of this machine, whose cores and memory then limit their number."""
     options_type: ClassVar[type[EngineOptions] | None] = None
     """What `--engine-option` may set; None for an engine without options."""
+    sees_folder: ClassVar[bool] = False
+    """Whether workers can write to the folder of the study, so that runs in progress are saved there."""
 
     def __init__(
         self,

@@ -19,14 +19,18 @@ from typing import Final
 from einsearch_cli import __version__
 from einsearch_cli.errors import StudyError
 from einsearch_cli.search.engines import Engine, register
-from einsearch_cli.search.job import Job, Pack, Report, TrialFinished, TrialProgress, TrialSetup, run_pack
+from einsearch_cli.search.job import Job, JobEvent, Pack, Report, TrialFinished, TrialSetup, run_pack
 from einsearch_cli.search.worker_output import WorkerOutput
 from einsearch_cli.training.proxy.trial import failed_result
 
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+PREEMPTED: Final = 128 + signal.SIGTERM
+"""Exit code of a worker that was asked to end, and has saved its runs before."""
 _FALSE_STARTS: Final = 3
 """Workers in a row that may die before they take their pack; then its jobs have failed."""
 _NO_MEMORY: Final = ("MemoryError", "allocate memory", "not enough memory", "bad_alloc")
+_SAVING_S: Final = 5.0
+"""Seconds in which all workers may save their runs when a study is left."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class LocalProcesses(Engine):
 
     name = "local"
     is_local = True
+    sees_folder = True
 
     def __init__(
         self,
@@ -71,10 +76,17 @@ class LocalProcesses(Engine):
         return loading_s * max(1.0, self.workers / (os.cpu_count() or 1))
 
     def stop(self) -> None:
-        """Let idle workers go and kill the others."""
+        """Let idle workers go, give the others time to save their runs, and kill them."""
         self._returned.clear()
+        deadline_s = time.monotonic() + _SAVING_S
+        if self.setup.folder is not None:
+            for worker in self._team:
+                worker.ask_to_end()
         while self._team:
-            self._team.pop().stop()
+            worker = self._team.pop()
+            if worker.jobs and self.setup.folder is not None:
+                worker.process.join(timeout=max(0.0, deadline_s - time.monotonic()))
+            worker.stop()
 
     def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
         """Run packs until none are left."""
@@ -85,13 +97,15 @@ class LocalProcesses(Engine):
                 if worker.is_overdue() or not ready.isdisjoint(worker.handles()):
                     for event in worker.events():
                         on_event(event)
-                    self._look_at_start(worker, on_event)
+                    self._look_after(worker, on_event)
 
-    def _look_at_start(self, worker: _Worker, on_event: Report) -> None:
-        """Take the pack of a worker back that died before it took it, unless that has happened too often."""
-        if worker.has_begun:
-            self._false_starts = 0
-        elif worker.jobs and not worker.process.is_alive():
+    def _look_after(self, worker: _Worker, on_event: Report) -> None:
+        """Take the jobs of a dead worker back where they are not to blame: before it took them, or if it was asked to end."""
+        if not worker.jobs or worker.process.is_alive():
+            self._false_starts = 0 if worker.has_begun else self._false_starts
+        elif worker.has_begun:  # asked to end by SIGTERM: it has saved what it had
+            self._returned.append(worker.take_back())
+        else:
             self._false_starts += 1
             if self._false_starts < _FALSE_STARTS:
                 self._returned.append(worker.take_back())
@@ -158,7 +172,7 @@ class _Worker:
         """Whether its pack has taken too long."""
         return self.deadline_s is not None and time.monotonic() >= self.deadline_s
 
-    def events(self) -> Iterator[TrialProgress | TrialFinished]:
+    def events(self) -> Iterator[JobEvent]:
         """What the worker has sent; failed results if it died, or had to be killed, with jobs in hand."""
         self.output.read()
         try:
@@ -177,7 +191,7 @@ class _Worker:
             limit = f"the run took longer than the {self.setup.run_timeout_s:g} s of --run-timeout"
             # A pack hangs as a whole; which of its runs is to blame shows when each is tried alone.
             yield from self._all_failed(limit, worker_died=len(self.jobs) > 1)
-        elif self.jobs and self.has_begun and not self.process.is_alive():
+        elif self.jobs and self.has_begun and not self.process.is_alive() and self.process.exitcode != PREEMPTED:
             yield from self.dead()
 
     def _begin(self, message: _Begun) -> None:
@@ -221,7 +235,12 @@ class _Worker:
         if memory is not None and any(words in (result.error or "") for words in _NO_MEMORY):
             rule = f"the run needs more than the {memory / 1e9:.3g} GB of --worker-memory"
             result = replace(result, error=f"{rule}: {result.error}")
-        return replace(event, result=result, output=self.output.text())
+        return replace(event, result=result, output=self.output.text() + event.output)
+
+    def ask_to_end(self) -> None:
+        """Let it save what it has in hand and go."""
+        if self.jobs:
+            self.process.terminate()
 
     def stop(self) -> None:
         if not self.jobs:
@@ -254,7 +273,9 @@ def _work(pipe: Connection, printing: Connection, setup: TrialSetup) -> None:
 
     import einsearch_cli.training.proxy.run  # noqa: F401  # loading it is not part of the first run
     from einsearch_cli.layers.memory import retain_memory
+    from einsearch_cli.training.proxy.keeping import save_on_sigterm
 
+    save_on_sigterm()
     retain_memory()
     torch.set_num_threads(1)  # two processes of one thread train more per second than one of two
     with suppress(EOFError, BrokenPipeError):

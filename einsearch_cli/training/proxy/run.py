@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.proxy.cost import RunCost
+from einsearch_cli.training.proxy.keeping import RunProgress, StateKeeper
 from einsearch_cli.training.proxy.packing import trains_as_program
 from einsearch_cli.training.proxy.recording import NotAProgramError
 from einsearch_cli.training.proxy.run_settings import ProxyRun, RunOutcome
@@ -77,6 +78,7 @@ def train_pack(
     runs: Sequence[ProxyRun],
     on_progress: Callable[[int, StepDone], None] | None,
     on_end: Callable[[int, RunOutcome | DivergedError], None],
+    keeper: StateKeeper | None = None,
 ) -> None:
     """Train runs of one task, structure, width and budget at once; they differ in seed and learning rate.
 
@@ -87,24 +89,46 @@ def train_pack(
         runs: what to train; several only where `packing.packs_of` puts them together.
         on_progress: called after every step of every run, with the place of the run.
         on_end: called once for every run with what came out of it.
+        keeper: gives the states from which the runs go on, and is given theirs now and then.
 
     Raises:
         SpecError: the budget is too small.
         DataError: the task's data cannot be read.
     """
     runs[0].task.prepare()
+    states = [None if keeper is None else keeper.read(number) for number in range(len(runs))]
+    for numbers in _equally_far(states):
+        _train_at_once(runs, numbers, on_progress, on_end, states, keeper)
+
+
+def _equally_far(states: Sequence[RunProgress | None]) -> list[list[int]]:
+    """The numbers of runs that have done the same number of steps."""
+    groups: dict[int, list[int]] = {}
+    for number, state in enumerate(states):
+        groups.setdefault(0 if state is None else state["trainer"]["done"], []).append(number)
+    return list(groups.values())
+
+
+def _train_at_once(
+    runs: Sequence[ProxyRun],
+    numbers: Sequence[int],
+    on_progress: Callable[[int, StepDone], None] | None,
+    on_end: Callable[[int, RunOutcome | DivergedError], None],
+    states: Sequence[RunProgress | None],
+    keeper: StateKeeper | None,
+) -> None:
+    """Train the runs of these numbers, which have done the same number of steps."""
     started_s = time.perf_counter()
-    if len(runs) == 1:
-        _Progress(_trainer_of(runs[0]), started_s, [0], on_progress, on_end).go()
-        return
+    first, *others = numbers
+    trainer: Trainer
     try:
-        trainer = PackTrainer(runs)
+        trainer = PackTrainer([runs[number] for number in numbers]) if others else _trainer_of(runs[first])
     except NotAProgramError:
-        for number, run in enumerate(runs):
-            started_s = time.perf_counter()
-            _Progress(SingleTrainer(run), started_s, [number], on_progress, on_end).go()
+        for number in numbers:
+            single = SingleTrainer(runs[number])
+            _Progress(single, time.perf_counter(), [number], on_progress, on_end, keeper).go(states)
     else:
-        _Progress(trainer, started_s, list(range(len(runs))), on_progress, on_end).go()
+        _Progress(trainer, started_s, numbers, on_progress, on_end, keeper).go(states)
 
 
 def _trainer_of(run: ProxyRun) -> Trainer:
@@ -125,14 +149,18 @@ class _Progress:
         names: Sequence[int],
         on_progress: Callable[[int, StepDone], None] | None,
         on_end: Callable[[int, RunOutcome | DivergedError], None],
+        keeper: StateKeeper | None,
     ) -> None:
         self.trainer, self.started_s, self.names = trainer, started_s, names
         self.on_progress, self.on_end = on_progress, on_end
+        self.keeper = keeper
         self.marks = validation_marks(trainer.cost.steps, trainer.settings.validations)
         self.curves: list[list[tuple[float, float]]] = [[] for _ in trainer.runs]
         self.going = list(range(len(trainer.runs)))
 
-    def go(self) -> None:
+    def go(self, states: Sequence[RunProgress | None]) -> None:
+        """Train to the end, from these states of all runs of the pack, by name."""
+        self._go_on_from([state for name in self.names if (state := states[name]) is not None])
         steps = self.trainer.cost.steps
         while self.going and self.trainer.done < steps:
             losses, step = self.trainer.step(), self.trainer.done
@@ -142,6 +170,30 @@ class _Progress:
             if step in self.marks:
                 for number in tuple(self.going):
                     self._validate(number)
+            if self.keeper is not None and self.keeper.is_due and step < steps:
+                self._save(self.keeper)
+
+    def _go_on_from(self, states: Sequence[RunProgress]) -> None:
+        if not states:
+            return
+        self.trainer.load_run_states([state["trainer"] for state in states])
+        self.curves = [[(flops, loss) for flops, loss in state["curve"]] for state in states]
+        self.started_s -= sum(state["elapsed_s"] for state in states)
+
+    def _save(self, keeper: StateKeeper) -> None:
+        with keeper.saving():
+            for number in self.going:
+                keeper.save(
+                    self.names[number],
+                    {
+                        "trainer": self.trainer.run_state(number),
+                        "curve": self.curves[number],
+                        "elapsed_s": self._elapsed_s(),
+                    },
+                )
+
+    def _elapsed_s(self) -> float:
+        return (time.perf_counter() - self.started_s) / len(self.trainer.runs)
 
     def _validate(self, number: int) -> None:
         """Add a point to the curve of a run; the last one is its end."""
@@ -174,7 +226,7 @@ class _Progress:
             executed_flops=float(cost.steps * trainer.executed_flops),
             steps=cost.steps,
             learning_rate=trainer.learning_rates[number],
-            elapsed_s=(time.perf_counter() - self.started_s) / len(trainer.runs),
+            elapsed_s=self._elapsed_s(),
             routing=trainer.routing(),
         )
 

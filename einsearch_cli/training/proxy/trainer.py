@@ -34,7 +34,8 @@ _UNWATCHED: Final = nullcontext()
 class Trainer(ABC):
     """Runs of one task, structure, width and budget in progress; they differ in seed and learning rate.
 
-    All that a step depends on is in `state_dict`: a trainer of the same runs goes on from it as this one would.
+    All that a step of a run depends on is in `run_state`: a trainer goes on from it as this one would, whatever runs
+    train beside it.
     """
 
     def __init__(self, runs: Sequence[ProxyRun]) -> None:
@@ -75,26 +76,27 @@ class Trainer(ABC):
         """FLOPs of a step of one run as this machine carries them out."""
 
     @abstractmethod
-    def _update_state(self) -> dict[str, Any]: ...
+    def _update_state(self, number: int) -> dict[str, Any]: ...
 
     @abstractmethod
-    def _load_update_state(self, state: Mapping[str, Any]) -> None: ...
+    def _load_update_state(self, number: int, state: Mapping[str, Any]) -> None: ...
 
     def routing(self) -> tuple[RoutingStatistics, ...]:
         """What the routers did with the latest batch; empty without experts."""
         return ()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Parameters, moments and the number of steps; tensors are not copied."""
-        return {"done": self.done, **self._update_state()}
+    def run_state(self, number: int) -> dict[str, Any]:
+        """Parameters, moments and the number of steps of a run; tensors are not copied."""
+        return {"done": self.done, **self._update_state(number)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the state of a trainer of the same runs; a trainer that has taken no step yet is needed."""
-        self._load_update_state(state)
-        for batches in self.batches:
-            for _ in range(state["done"]):
-                next(batches)
-        self.done = state["done"]
+    def load_run_states(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from states of all runs after equally many steps; a trainer that has taken no step yet is needed."""
+        [done] = {state["done"] for state in states}
+        for number, state in enumerate(states):
+            self._load_update_state(number, state)
+            for _ in range(done):
+                next(self.batches[number])
+        self.done = done
 
     def _fraction(self) -> float:
         return lr_fraction(self.done, self.cost.steps, warmup=self.settings.warmup, final=self.settings.final)
@@ -181,18 +183,17 @@ class SingleTrainer(Trainer):
         """As counted in the first step."""
         return self._executed_flops
 
-    def _update_state(self) -> dict[str, Any]:
-        update = self._flat if self._flat is not None else self._update.optimizer
-        return {
-            "executed_flops": self._executed_flops,
-            "update": update.state_dict(),
-            "model": self.model.state_dict(),
-        }
+    def _update_state(self, number: int) -> dict[str, Any]:
+        update = self._update.optimizer.state_dict() if self._flat is None else self._flat.run_state(number)
+        return {"executed_flops": self._executed_flops, "update": update, "model": self.model.state_dict()}
 
-    def _load_update_state(self, state: Mapping[str, Any]) -> None:
+    def _load_update_state(self, number: int, state: Mapping[str, Any]) -> None:
         self._executed_flops = state["executed_flops"]
         self.model.load_state_dict(state["model"])
-        (self._flat if self._flat is not None else self._update.optimizer).load_state_dict(state["update"])
+        if self._flat is None:
+            self._update.optimizer.load_state_dict(state["update"])
+        else:
+            self._flat.load_run_state(number, state["update"])
 
 
 class PackTrainer(Trainer):
@@ -250,11 +251,11 @@ class PackTrainer(Trainer):
         products = self._program.product_flops
         return self._with_attention(products) if self._program.has_attention else products
 
-    def _update_state(self) -> dict[str, Any]:
-        return {"update": self._update.state_dict()}
+    def _update_state(self, number: int) -> dict[str, Any]:
+        return {"update": self._update.run_state(number)}
 
-    def _load_update_state(self, state: Mapping[str, Any]) -> None:
-        self._update.load_state_dict(state["update"])
+    def _load_update_state(self, number: int, state: Mapping[str, Any]) -> None:
+        self._update.load_run_state(number, state["update"])
 
 
 def stacked(batches: Sequence[Batch]) -> Batch:

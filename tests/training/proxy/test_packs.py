@@ -23,6 +23,7 @@ from einsearch_cli.training.proxy import run as run_module
 from einsearch_cli.training.proxy.packing import packs_of, trains_as_program
 from einsearch_cli.training.proxy.recording import NotAProgramError
 from einsearch_cli.training.proxy.run import train_pack
+from einsearch_cli.training.proxy.run_state import read_run_state, save_run_state
 from einsearch_cli.training.proxy.trainer import PackTrainer, SingleTrainer, Trainer
 from tests.training.proxy.tasks import run_of, small_teacher
 
@@ -174,18 +175,24 @@ def test_a_trainer_goes_on_from_a_state(tmp_path: Path, structure: str, optimize
     whole, first, second = trainer(), trainer(), trainer()
     losses = [whole.step() for _ in range(8)]
     assert [first.step() for _ in range(5)] == losses[:5]
-    first.stop(0)
-    saved = tmp_path / "state.pt"
-    torch.save(first.state_dict(), saved)
-    second.load_state_dict(torch.load(saved))
+    save_run_state(tmp_path / "run", "me", 5, first.run_state(len(first.runs) - 1))
+    state = read_run_state(tmp_path / "run", "me", pytest.fail)
+    assert state is not None
+    if is_program:  # beside another run, or alone: states are those of runs, not of packs
+        alone = PackTrainer([replace(run, seed=1)])
+        alone.load_run_states([state])
+        assert [alone.step()[0] for _ in range(3)] == [losses[n][1] for n in range(5, 8)]
+    second.load_run_states([first.run_state(0), state] if is_program else [state])
     assert second.done == 5
     assert second.executed_flops == first.executed_flops > 0
     assert second.validate(0) == first.validate(0)
-    if not is_program:
-        assert [second.step() for _ in range(3)] == losses[5:]
-    else:
-        assert [second.step()[1] for _ in range(3)] == [losses[n][1] for n in range(5, 8)]
-        assert second.step()[0] != whole.step()[0], "the stopped run has taken no more steps"
+    assert [second.step() for _ in range(3)] == losses[5:]
+    if is_program:
+        second.stop(0)
+        last, other = (second.run_state(number)["update"]["values"].clone() for number in range(2))
+        second.step()
+        assert torch.equal(second.run_state(0)["update"]["values"], last), "the stopped run takes no more steps"
+        assert not torch.equal(second.run_state(1)["update"]["values"], other)
 
 
 def test_which_runs_train_as_a_program(tmp_path: Path) -> None:

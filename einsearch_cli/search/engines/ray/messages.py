@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from einsearch_cli.errors import EinsearchError
-from einsearch_cli.search.job import Pack, TrialFinished, TrialProgress
+from einsearch_cli.search.job import JobEvent, Pack
 from einsearch_cli.search.shipping import Shipment
 
 
@@ -41,7 +41,7 @@ class Happened:
     """A node tells of a pack."""
 
     number: int
-    event: TrialProgress | TrialFinished
+    event: JobEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from einsearch_cli.search.engines.local import LocalProcesses
-from einsearch_cli.search.job import Pack, TrialFinished, TrialProgress, TrialSetup
+from einsearch_cli.search.job import JobEvent, Pack, TrialProgress, TrialSetup
 from einsearch_cli.search.shipping import Shipment, ShippedFile, unpack
 
 PROGRESS_S: Final = 1.0
@@ -27,9 +27,7 @@ class FilesMissing(Exception):
         self.files = files
 
 
-def train_pack(
-    pack: Pack, shipment: Shipment, contents: Mapping[str, list[Any]]
-) -> Iterator[TrialProgress | TrialFinished]:
+def train_pack(pack: Pack, shipment: Shipment, contents: Mapping[str, list[Any]]) -> Iterator[JobEvent]:
     """Train a pack here; what happens, as it happens.
 
     The worker process is that of the local engine, with its limits and its reports of deaths. The engine has a thread
@@ -39,7 +37,7 @@ def train_pack(
         FilesMissing: files are needed of which `contents` has no references.
         StudyError: other versions here than where the study is.
     """
-    events: SimpleQueue[TrialProgress | TrialFinished | BaseException | None] = SimpleQueue()
+    events: SimpleQueue[JobEvent | BaseException | None] = SimpleQueue()
     setup = _unpacked(shipment, contents)
     threading.Thread(target=_train, args=(pack, setup, events), daemon=True).start()
     last_s: dict[int, float] = {}
@@ -53,9 +51,7 @@ def train_pack(
         yield event
 
 
-def _train(
-    pack: Pack, setup: TrialSetup, events: SimpleQueue[TrialProgress | TrialFinished | BaseException | None]
-) -> None:
+def _train(pack: Pack, setup: TrialSetup, events: SimpleQueue[JobEvent | BaseException | None]) -> None:
     waiting = [pack]
     try:
         engine = _teams.setdefault(repr(setup), LocalProcesses(setup, 1))

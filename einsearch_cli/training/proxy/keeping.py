@@ -1,0 +1,108 @@
+"""Runs in progress on disk: when their states are saved, and what happens when a process is asked to end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypedDict
+
+from einsearch_cli.errors import OutputError
+from einsearch_cli.training.proxy.run_state import read_run_state, save_run_state
+
+PREEMPTED: Final = 128 + signal.SIGTERM
+"""Exit code of a process that was asked to end."""
+
+
+class RunProgress(TypedDict):
+    """All of a run in progress."""
+
+    trainer: dict[str, Any]
+    """`Trainer.run_state`."""
+    curve: list[tuple[float, float]]
+    elapsed_s: float
+    """Of the run so far, over all processes."""
+
+
+class StateKeeper:
+    """Saves the states of the runs of a pack now and then, and gives back what earlier processes have saved.
+
+    Within `end_when_saved`, a process that is asked to end by SIGTERM saves once more first. A state that cannot be
+    written ends nothing: the run goes on without it.
+
+    Args:
+        folders: one of its own for every run.
+        whose: for every run, text that is equal for runs that train the same.
+        interval_s: seconds between two saves.
+        warn: told in a line, with the number of the run, of every state that cannot be used or written.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], whose: Sequence[str], interval_s: float, warn: Callable[[int, str], None]
+    ) -> None:
+        self._folders, self._whose = folders, whose
+        self._interval_s, self._warn = interval_s, warn
+        self._due_s = time.monotonic() + interval_s
+
+    @property
+    def is_due(self) -> bool:
+        """Whether states are to be saved now; the clock of the machine may be set to any time meanwhile."""
+        return _asked.to_end or time.monotonic() >= self._due_s
+
+    def read(self, number: int) -> RunProgress | None:
+        """The state from which a run goes on; None if it begins at its first step."""
+        found = read_run_state(self._folders[number], self._whose[number], lambda text: self._warn(number, text))
+        return None if found is None else RunProgress(**found)  # type: ignore[typeddict-item]
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Save all runs within it; a process that was asked to end does so after it."""
+        yield
+        self._due_s = time.monotonic() + self._interval_s
+        if _asked.to_end:
+            sys.exit(PREEMPTED)
+
+    def save(self, number: int, progress: RunProgress) -> None:
+        """Write the state of a run."""
+        try:
+            save_run_state(self._folders[number], self._whose[number], progress["trainer"]["done"], progress)
+        except (OutputError, TypeError) as error:
+            problem = error.problem if isinstance(error, OutputError) else f"the state cannot be saved: {error}"
+            self._warn(number, f"{problem}; the run goes on without it")
+
+
+class _Asked:
+    """Whether this process was asked to end, and whether it waits for a save to do so."""
+
+    def __init__(self) -> None:
+        self.to_end = False
+        self.waits = False
+
+    def end(self, *_: object) -> None:
+        """What SIGTERM does."""
+        self.to_end = True
+        if not self.waits:
+            sys.exit(PREEMPTED)
+
+
+_asked: Final = _Asked()
+
+
+def save_on_sigterm() -> None:
+    """From now on SIGTERM ends this process when the runs in progress are saved, or at once where none is."""
+    signal.signal(signal.SIGTERM, _asked.end)
+
+
+@contextmanager
+def end_when_saved() -> Iterator[None]:
+    """Within it, a `StateKeeper` sees to the end of a process that is asked to."""
+    _asked.waits = True
+    try:
+        yield
+    finally:
+        _asked.waits = False
+    if _asked.to_end:  # all runs have ended by themselves
+        sys.exit(PREEMPTED)
