@@ -71,14 +71,17 @@ def test_names_of_engines_are_known_to_help_completion_and_errors(
     from einsearch_cli.cli import commands
 
     monkeypatch.delitem(sys.modules, "einsearch_cli.cli.rank", raising=False)
-    assert "local, patient, ray, or one that a plug-in registers" in " ".join(
+    assert "local, patient, ray, slurm, or one that a plug-in registers" in " ".join(
         einsearch(*words[:3], "--help").out.replace("│", "").split()
     )
     option = next(param for param in commands.load_command("rank").params if param.name == "engine")
     assert [item.value for item in option.shell_complete(None, "lo")] == ["local"]
     wrong = einsearch(*words[:-1], "patent")
     assert wrong.code == 2
-    assert wrong.err == "error: no engine is named 'patent': the engines are local, patient, ray\n  try: use patient\n"
+    assert (
+        wrong.err
+        == "error: no engine is named 'patent': the engines are local, patient, ray, slurm\n  try: use patient\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,24 @@ def test_names_of_engines_are_known_to_help_completion_and_errors(
             "address=10.0.0.1",
             "engine ray: address is '10.0.0.1': auto or HOST:PORT is needed",
             "--engine-option address=auto",
+        ),
+        (
+            "slurm",
+            "memory=lots",
+            "engine slurm: memory is 'lots': a whole number with MB, GB or TB is needed",
+            "--engine-option memory=4GB",
+        ),
+        (
+            "slurm",
+            "cores=0",
+            "engine slurm: cores is 0: a whole number from 1 to 1,024 is needed",
+            "--engine-option cores=1",
+        ),
+        (
+            "slurm",
+            "time=soon",
+            "engine slurm: time is 'soon': a number with s, m, h or d is needed, up to 1000d",
+            "--engine-option time=2h",
         ),
         ("ray", "address", "--engine-option 'address': it needs a key and a value", "--engine-option KEY=VALUE"),
         (
@@ -110,12 +131,34 @@ def test_options_of_engines_are_checked_before_anything_is_prepared(
     assert found.err.startswith(f"error: {problem}\n  try: {remedy}")
 
 
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
 def test_an_engine_whose_package_is_missing_says_how_to_install_it(
-    einsearch: Einsearch, words: list[Any], monkeypatch: pytest.MonkeyPatch
+    einsearch: Einsearch, words: list[Any], monkeypatch: pytest.MonkeyPatch, engine: str, package: str
 ) -> None:
-    monkeypatch.setattr("einsearch_cli.search.engines.ray.find_spec", lambda _: None)
-    found = einsearch(*words[2:-1], "ray")
+    monkeypatch.setattr(f"einsearch_cli.search.engines.{engine}.find_spec", lambda _: None)
+    found = einsearch(*words[2:-1], engine)
     assert found.code == 2
     assert found.err == (
-        "error: the engine ray needs the package ray: it is not installed\n  try: pip install 'einsearch[ray]'\n"
+        f"error: the engine {engine} needs the package {package}: it is not installed\n"
+        f"  try: pip install 'einsearch[{engine}]'\n"
     )
+
+
+def test_slurm_is_asked_for_its_cores_and_missed_where_it_is_not(
+    einsearch: Einsearch, words: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    command = (*words[2:-1], "slurm", "--engine-option", "partition=gpu", "--dry-run", "--format", "json")
+    found = einsearch(*command)
+    assert found.code == 2
+    assert found.err == (
+        "error: the engine slurm needs Slurm: sbatch is not found on this machine\n"
+        "  try: run it on a login node of the cluster, or try it here: --engine-option executor=local\n"
+    )
+    (tmp_path / "bin").mkdir()
+    for name, text in (("sbatch", ""), ("sinfo", '[ "$3" = --partition=gpu ] && echo 3/4/1/8 && echo 2/0/0/2')):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    found = einsearch(*command)
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["workers"] == 9

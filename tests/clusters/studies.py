@@ -50,11 +50,6 @@ def stored(folder: Path) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda run: json.dumps(run, sort_keys=True))
 
 
-def ranking(folder: Path) -> Any:
-    """The ranking of a folder, less what was timed."""
-    return json.loads((folder / "results.json").read_text())["ranking"]
-
-
 def finished(folder: Path) -> int:
     """How many trials the database holds as finished, while another process writes it."""
     database = folder / "study.db"

@@ -39,7 +39,7 @@ def test_a_run_that_diverges_after_its_first_step_says_so(tmp_path: Path, monkey
 
 
 def test_an_unknown_name_is_refused_with_all_names() -> None:
-    with pytest.raises(SpecError, match="no engine is named 'locla': the engines are local, ray") as caught:
+    with pytest.raises(SpecError, match="no engine is named 'locla': the engines are local, ray, slurm") as caught:
         find_engine("locla")
     assert caught.value.remedy == "use local"
 

@@ -1,0 +1,221 @@
+"""The engine of a Slurm cluster: a job array of workers that take packs from a shared folder."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field, field_validator
+
+from einsearch_cli.cache import default_cache_folder
+from einsearch_cli.errors import OutputError, RuleError, SpecError, StudyError
+from einsearch_cli.files import write_error
+from einsearch_cli.search.engine_options import EngineOptions
+from einsearch_cli.search.engines import Engine, register
+from einsearch_cli.search.engines.slurm.shared_folder import StudySide
+from einsearch_cli.search.engines.slurm.team import Team
+from einsearch_cli.search.job import Job, Pack, Report, TrialFinished, TrialSetup
+from einsearch_cli.search.shipping import pack_up
+from einsearch_cli.settings import Duration, PathSetting, Whole, duration_s
+from einsearch_cli.training.proxy.trial import failed_result
+
+_MOST_WORKERS: Final = 64
+"""Without --workers no more runs are trained at once, however large the partition is."""
+_BEATS_PER_LEASE: Final = 10
+_SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.05, 1.0
+
+
+class SlurmOptions(EngineOptions):
+    """Options of the `slurm` engine."""
+
+    executor: Literal["slurm", "local"] = "slurm"
+    """`local` runs the tasks as processes of this machine, to try a study without a cluster."""
+
+    partition: str | None = None
+    """Partition of the tasks; the cluster's default if not given."""
+
+    account: str | None = None
+    """Account that pays for them."""
+
+    qos: str | None = None
+    """Quality of service."""
+
+    time: Duration = "1h"
+    """Time limit of a task. A study may take longer: tasks that end are replaced, and their runs begin again."""
+
+    cores: Whole = Field(default=1, ge=1, le=1024)
+    """Runs that a task trains at once, on a core each."""
+
+    memory: str | None = None
+    """Memory of a task, such as 4GB."""
+
+    gpus: Whole = Field(default=0, ge=0, le=64)
+    """GPUs of a task."""
+
+    folder: PathSetting | None = None
+    """Folder on a disk that all nodes share; the folder of the study if not given."""
+
+    lease: Duration = "60s"
+    """A worker that shows no sign of life for this long is dead, and its runs are tried again."""
+
+    @field_validator("memory")
+    @classmethod
+    def _check_memory(cls, memory: str | None) -> str | None:
+        if memory is not None and not (memory[:-2].isdecimal() and memory[-2:] in ("MB", "GB", "TB")):
+            raise RuleError("a whole number with MB, GB or TB is needed", remedy="4GB")
+        return memory
+
+
+@register
+class SlurmWorkers(Engine):
+    """A job array whose tasks stay for the whole study, so that a run does not wait in Slurm's queue."""
+
+    name = "slurm"
+    options_type = SlurmOptions
+
+    def __init__(
+        self,
+        setup: TrialSetup,
+        workers: int | None = None,
+        options: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        if find_spec("submitit") is None:
+            raise SpecError(
+                "the engine slurm needs the package submitit: it is not installed",
+                remedy="pip install 'einsearch[slurm]'",
+            )
+        self._side: StudySide | None = None
+        self._packs = 0
+        super().__init__(setup, workers, options, folder)
+        if self.chosen.executor == "slurm" and shutil.which("sbatch") is None:
+            raise _no_slurm()
+
+    @property
+    def chosen(self) -> SlurmOptions:
+        """The options."""
+        assert isinstance(self.options, SlurmOptions)
+        return self.options
+
+    def default_workers(self) -> int:
+        """All cores of the partition that can be used, at most 64; for the local executor those of this machine."""
+        if self.chosen.executor == "local":
+            return os.cpu_count() or 1
+        partition = [f"--partition={self.chosen.partition}"] if self.chosen.partition else []
+        try:
+            command = ["sinfo", "--noheader", "--format=%C", *partition]
+            found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        except FileNotFoundError:
+            raise _no_slurm() from None
+        except subprocess.SubprocessError as error:
+            raise StudyError(f"Slurm does not answer: {error}", remedy="try `sinfo`, or give --workers") from error
+        cores = sum(int(part) for line in found.stdout.split() for part in line.split("/")[:2])  # allocated, idle
+        return min(max(cores, 1), _MOST_WORKERS)
+
+    def start_up_s(self, loading_s: float) -> float:
+        """Each worker loads torch; nobody knows how long tasks wait in the queue."""
+        crowd = self.workers / (os.cpu_count() or 1) if self.chosen.executor == "local" else 1.0
+        return loading_s * (1 + max(1.0, crowd))
+
+    def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
+        """Run packs until none are left."""
+        side = self._started()
+        running: dict[int, dict[int, Job]] = {}
+        lease_s, pause_s = _seconds(self.chosen.lease), _SHORTEST_LOOK_S
+        while True:
+            while len(running) < self.workers and (pack := next_pack()):
+                self._packs += 1
+                running[self._packs] = {job.number: job for job in pack}
+                side.put(self._packs, pack)
+            if not running:
+                return
+            self._team.keep(math.ceil(min(len(running), self.workers) / self.chosen.cores))
+            side.refuse()
+            pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
+            for number, event in side.events():
+                if event.number not in running.get(number, {}):
+                    continue  # from a worker that was taken for dead
+                pause_s = _SHORTEST_LOOK_S
+                if isinstance(event, TrialFinished):
+                    del running[number][event.number]
+                    if not running[number]:
+                        del running[number]
+                on_event(event)
+            for number in side.lost(lease_s):
+                reason = f"its worker on the cluster showed no sign of life for {lease_s:g} s"
+                for job in running.pop(number, {}).values():
+                    failed = failed_result(job.trial, "failed", reason, 0.0)
+                    on_event(TrialFinished(job.number, failed, worker_died=True))
+            time.sleep(pause_s)
+
+    def _started(self) -> StudySide:
+        """The shared folder, with tasks to come."""
+        if self._side is not None:
+            return self._side
+        above = self.chosen.folder or (default_cache_folder() if self.folder is None else self.folder)
+        shipment = pack_up(self.setup)
+        root = above.resolve() / "slurm" / secrets.token_hex(4)
+        try:
+            if self.folder is not None and self.chosen.folder is None:  # one process works on a study at a time
+                shutil.rmtree(root.parent, ignore_errors=True)
+            side = StudySide(root, shipment)
+        except (OSError, OutputError) as error:
+            raise write_error(f"shared folder {root}", error) from error
+        lease_s = _seconds(self.chosen.lease)
+        arguments = (str(root), self.chosen.cores, lease_s / _BEATS_PER_LEASE, 2 * lease_s)
+        self._team = Team(_executor(self.chosen, root), arguments, side.has_come)
+        self._over = threading.Event()
+        self._beating = threading.Thread(target=_beat, args=(side, lease_s / _BEATS_PER_LEASE, self._over), daemon=True)
+        self._beating.start()
+        self._side = side
+        return side
+
+    def stop(self) -> None:
+        """End all tasks and remove the shared folder."""
+        if self._side is not None:
+            self._side.stop()
+            self._team.stop()
+            self._over.set()
+            self._beating.join()
+            shutil.rmtree(self._side.root, ignore_errors=True)
+            self._side = None
+
+
+def _executor(chosen: SlurmOptions, root: Path) -> Any:
+    import submitit
+
+    executor = submitit.AutoExecutor(root / "tasks", cluster=chosen.executor)
+    executor.update_parameters(
+        name="einsearch",
+        timeout_min=max(1, math.ceil(_seconds(chosen.time) / 60)),
+        cpus_per_task=chosen.cores,
+        gpus_per_node=chosen.gpus,
+    )
+    given = {"partition": chosen.partition, "account": chosen.account, "qos": chosen.qos, "mem": chosen.memory}
+    executor.update_parameters(**{f"slurm_{key}": value for key, value in given.items() if value is not None})
+    return executor
+
+
+def _beat(side: StudySide, beat_s: float, over: threading.Event) -> None:
+    while not over.wait(beat_s):
+        side.beat()
+
+
+def _seconds(duration: str) -> float:
+    return duration_s(duration) or 0.0
+
+
+def _no_slurm() -> SpecError:
+    return SpecError(
+        "the engine slurm needs Slurm: sbatch is not found on this machine",
+        remedy="run it on a login node of the cluster, or try it here: --engine-option executor=local",
+    )

@@ -1,0 +1,234 @@
+"""The folder through which a study and its workers on other machines speak; every file in it appears by one rename.
+
+    shipment.json          what workers need besides packs
+    study.beat             a number that rises while the study runs
+    stop                   the study is over
+    refused.json           why a worker cannot work
+    waiting/PACK.json      jobs that no worker has
+    taken/PACK@WORKER.json the same file, renamed by the worker that has it
+    ended/….json           an ended job; the study removes it
+    beats/WORKER.json      a number that rises while the worker lives, and how far its runs are
+
+Clocks of other machines are never compared: who does not change a file for a while, by the clock of the one who looks, is
+dead. Two workers may train one pack, if the first was taken for dead: the study counts the first end of each job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from einsearch_cli.errors import EinsearchError, StudyError
+from einsearch_cli.files import write_atomically
+from einsearch_cli.search.job import Job, Pack, TrialFinished, TrialProgress, TrialSetup
+from einsearch_cli.search.shipping import Shipment, ShippedFile
+from einsearch_cli.structures import RoutingStatistics
+from einsearch_cli.training.proxy.trial import TrialResult
+
+_FOLDERS: Final = ("waiting", "taken", "ended", "beats")
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _replace(path: Path, document: Any) -> None:
+    """Write what may be lost with the machine: without waiting for the disk."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(document), encoding="utf-8")
+    draft.replace(path)
+
+
+def _names(folder: Path) -> list[str]:
+    """Files that are whole."""
+    return sorted(name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith("."))
+
+
+class _Watched:
+    """When a file was last seen to change, by the clock of this process."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, float]] = {}
+
+    def silent_s(self, path: Path) -> float:
+        """Seconds since it has changed; a file that is not there counts from when it was first missed."""
+        text = ""
+        with suppress(OSError):
+            text = path.read_text(encoding="utf-8")
+        before, since_s = self._seen.get(path.name, (None, 0.0))
+        if before != text:
+            self._seen[path.name] = (text, time.monotonic())
+            return 0.0
+        return time.monotonic() - since_s
+
+
+class StudySide:
+    """What the study does with the folder."""
+
+    def __init__(self, root: Path, shipment: Shipment) -> None:
+        self.root = root
+        self._watched = _Watched()
+        self._told: dict[str, Any] = {}
+        self._beats = 0
+        for name in _FOLDERS:
+            (root / name).mkdir(parents=True)
+        write_atomically(root / "shipment.json", json.dumps(asdict(shipment)))
+        self.beat()
+
+    def beat(self) -> None:
+        """Show that the study lives."""
+        self._beats += 1
+        _replace(self.root / "study.beat", self._beats)
+
+    def put(self, number: int, pack: Pack) -> None:
+        """Offer a pack to workers."""
+        document = json.dumps([job.to_json() for job in pack])
+        write_atomically(self.root / "waiting" / f"{number}.json", document)
+
+    def events(self) -> Iterator[tuple[int, TrialProgress | TrialFinished]]:
+        """What has happened since, with the numbers of the packs; some may come twice."""
+        for name in _names(self.root / "ended"):
+            path = self.root / "ended" / name
+            document = _read(path)
+            path.unlink()
+            result = TrialResult.from_json(document["result"])
+            yield (
+                document["pack"],
+                TrialFinished(document["number"], result, document["worker_died"], document["output"]),
+            )
+        for name in _names(self.root / "beats"):
+            yield from self._progress(name)
+
+    def _progress(self, name: str) -> Iterator[tuple[int, TrialProgress]]:
+        runs = _read(self.root / "beats" / name)["runs"]
+        for number, run in runs.items():
+            if self._told.get(number) != run:
+                self._told[number] = run
+                job = Job.from_json(run["job"])
+                routing = tuple(map(RoutingStatistics.from_json, run["routing"]))
+                yield run["pack"], TrialProgress(job.number, job.trial, run["step"], run["steps"], run["loss"], routing)
+
+    def lost(self, lease_s: float) -> list[int]:
+        """Packs whose worker has been silent for so long; they are taken away from it."""
+        found = []
+        for name in _names(self.root / "taken"):
+            number, _, worker = name.removesuffix(".json").partition("@")
+            if self._watched.silent_s(self.root / "beats" / f"{worker}.json") > lease_s:
+                (self.root / "taken" / name).unlink(missing_ok=True)
+                found.append(int(number))
+        return found
+
+    def has_come(self, task: str) -> bool:
+        """Whether a worker has begun in a task of the cluster."""
+        return any(name.startswith(f"{task}-") for name in _names(self.root / "beats"))
+
+    def refuse(self) -> None:
+        """Pass on why a worker cannot work.
+
+        Raises:
+            StudyError: it has said so.
+        """
+        path = self.root / "refused.json"
+        if path.exists():
+            document = _read(path)
+            raise StudyError(document["problem"], remedy=document["remedy"])
+
+    def stop(self) -> None:
+        """Let workers go."""
+        with suppress(OSError):
+            (self.root / "stop").touch()
+
+
+class WorkerSide:
+    """What one worker does with the folder.
+
+    Args:
+        root: the folder.
+        name: of the worker, as no other has it.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+        self._watched = _Watched()
+        self._packs: dict[int, dict[int, Job]] = {}
+        self._runs: dict[int, dict[str, Any]] = {}
+        self._beats = 0
+
+    def shipment(self) -> Shipment:
+        """What workers need besides packs."""
+        document = _read(self.root / "shipment.json")
+        setup = document["setup"]
+        plugins, data = (tuple(ShippedFile(**file) for file in document[name]) for name in ("plugins", "data"))
+        return Shipment(TrialSetup(**setup | {"plugins": tuple(setup["plugins"])}), plugins, data, document["versions"])
+
+    def take(self) -> Pack:
+        """A pack that waits; an empty one if none does."""
+        for name in sorted(_names(self.root / "waiting"), key=lambda name: int(name.removesuffix(".json"))):
+            number = name.removesuffix(".json")
+            taken = self.root / "taken" / f"{number}@{self.name}.json"
+            with suppress(FileNotFoundError):  # another worker was faster
+                (self.root / "waiting" / name).rename(taken)
+                jobs = tuple(map(Job.from_json, _read(taken)))
+                self._packs[int(number)] = {job.number: job for job in jobs}
+                return jobs
+        return ()
+
+    def tell(self, event: TrialProgress | TrialFinished) -> None:
+        """Note how far a run is, or hand in the end of a job."""
+        pack = next(pack for pack, jobs in self._packs.items() if event.number in jobs)
+        if isinstance(event, TrialProgress):
+            self._runs[event.number] = {
+                "pack": pack,
+                "job": self._packs[pack][event.number].to_json(),
+                "step": event.step,
+                "steps": event.steps,
+                "loss": event.loss,
+                "routing": [statistics.to_json() for statistics in event.routing],
+            }
+            return
+        document = {
+            "pack": pack,
+            "number": event.number,
+            "result": event.result.to_json(),
+            "worker_died": event.worker_died,
+            "output": event.output,
+        }
+        write_atomically(self.root / "ended" / f"{pack}-{event.number}-{self.name}.json", json.dumps(document))
+        self._runs.pop(event.number, None)
+        del self._packs[pack][event.number]
+        if not self._packs[pack]:
+            del self._packs[pack]
+            (self.root / "taken" / f"{pack}@{self.name}.json").unlink(missing_ok=True)
+
+    def give_back(self) -> None:
+        """Let other workers have what this one has not ended, unless the study has taken it away."""
+        for number, jobs in self._packs.items():
+            taken = self.root / "taken" / f"{number}@{self.name}.json"
+            if taken.exists():
+                document = json.dumps([job.to_json() for job in jobs.values()])
+                write_atomically(self.root / "waiting" / f"{number}.json", document)
+                taken.unlink(missing_ok=True)
+        self._packs, self._runs = {}, {}
+
+    def beat(self) -> None:
+        """Show that this worker lives, and how far its runs are."""
+        self._beats += 1
+        runs: Mapping[int, Any] = dict(self._runs)
+        _replace(self.root / "beats" / f"{self.name}.json", {"beats": self._beats, "runs": runs})
+
+    def is_over(self, patience_s: float) -> bool:
+        """Whether the study has ended, or has been silent for so long."""
+        if (self.root / "stop").exists() or not self.root.exists():
+            return True
+        return self._watched.silent_s(self.root / "study.beat") > patience_s
+
+    def refuse(self, error: EinsearchError) -> None:
+        """Say why no worker can work."""
+        document = {"problem": error.problem, "remedy": error.remedy}
+        write_atomically(self.root / "refused.json", json.dumps(document))

@@ -1,0 +1,143 @@
+"""The folder between a study and its workers: every pack has one owner, and nothing is lost with a worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from einsearch_cli.errors import StudyError
+from einsearch_cli.search.engines.slurm.shared_folder import StudySide, WorkerSide
+from einsearch_cli.search.job import TrialFinished, TrialProgress
+from einsearch_cli.search.shipping import Shipment
+from einsearch_cli.structures import RoutingStatistics
+from einsearch_cli.training.proxy.trial import TrialResult, failed_result
+from tests.search.engine_contract import SETUP, job
+
+SHIPMENT = Shipment(SETUP, (), (), {"torch": "1"})
+Einsearch = Callable[..., Any]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudySide:
+    return StudySide(tmp_path / "shared", SHIPMENT)
+
+
+def worker(study: StudySide, name: str) -> WorkerSide:
+    found = WorkerSide(study.root, name)
+    found.beat()
+    return found
+
+
+def result(number: int) -> TrialResult:
+    return TrialResult(job(number).trial, "ok", 0.5, 1, 2.0, 3.0, 4, 5.0, ((1.0, 0.75),))
+
+
+def test_what_workers_need_and_all_events_arrive_as_they_were_sent(study: StudySide) -> None:
+    first = worker(study, "first")
+    assert first.shipment() == SHIPMENT
+    study.put(1, [job(0), job(1)])
+    assert first.take() == (job(0), job(1))
+    routing = (RoutingStatistics("blocks.0", (0.25, 0.75), 0.5, 0.6, 0),)
+    first.tell(TrialProgress(0, job(0).trial, 3, 9, 0.25, routing))
+    first.beat()
+    assert list(study.events()) == [(1, TrialProgress(0, job(0).trial, 3, 9, 0.25, routing))]
+    assert list(study.events()) == [], "what has not changed is not told again"
+    ends = [
+        TrialFinished(0, result(0)),
+        TrialFinished(1, failed_result(job(1).trial, "failed", "died", 1.0), True, "last words"),
+    ]
+    for end in ends:
+        first.tell(end)
+    first.beat()
+    assert list(study.events()) == [(1, end) for end in ends]
+    assert os.listdir(study.root / "taken") == []
+
+
+def test_a_pack_is_taken_once_and_the_first_one_first(study: StudySide) -> None:
+    for number in (9, 10, 11):
+        study.put(number, [job(number)])
+    sides = [worker(study, "first"), worker(study, "second")]
+    assert [side.take()[0].number for side in (*sides, sides[0])] == [9, 10, 11]
+    assert sides[1].take() == ()
+
+
+def test_a_pack_whose_file_another_worker_has_just_renamed_is_passed_by(
+    study: StudySide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        study.put(number, [job(number)])
+    slow, fast = worker(study, "slow"), worker(study, "fast")
+    listed = os.listdir
+
+    def after_another(folder: Path) -> list[str]:
+        names = listed(folder)
+        monkeypatch.setattr("os.listdir", listed)
+        assert fast.take() == (job(1),)
+        return names
+
+    monkeypatch.setattr("os.listdir", after_another)
+    assert slow.take() == (job(2),)
+
+
+def test_what_a_preempted_worker_has_not_ended_goes_to_another(study: StudySide) -> None:
+    first, second = worker(study, "first"), worker(study, "second")
+    study.put(1, [job(0), job(1)])
+    first.take()
+    first.tell(TrialFinished(0, result(0)))
+    first.give_back()
+    assert second.take() == (job(1),)
+    second.tell(TrialFinished(1, result(1)))
+    assert [(pack, event.number) for pack, event in study.events()] == [(1, 0), (1, 1)]
+
+
+def test_a_silent_worker_loses_its_packs_and_cannot_give_them_back(
+    study: StudySide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    alive, silent = worker(study, "alive"), worker(study, "silent")
+    for number, side in ((1, alive), (2, silent)):
+        study.put(number, [job(number)])
+        side.take()
+    assert study.lost(5.0) == []
+    now_s = 104.0
+    alive.beat()
+    assert study.lost(5.0) == []
+    now_s = 106.0
+    assert study.lost(5.0) == [2]
+    assert study.lost(5.0) == [], "it is lost once"
+    silent.give_back()
+    assert alive.take() == (), "the study gives it to others itself"
+
+
+def test_workers_leave_when_the_study_has_ended_is_silent_or_is_gone(
+    study: StudySide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    side = worker(study, "first")
+    assert not side.is_over(5.0)
+    now_s = 104.0
+    study.beat()
+    assert not side.is_over(5.0)
+    now_s = 108.0
+    assert not side.is_over(5.0)
+    now_s = 110.0
+    assert side.is_over(5.0)
+    study.beat()
+    assert not side.is_over(5.0)
+    study.stop()
+    assert side.is_over(5.0)
+    assert WorkerSide(study.root / "gone", "first").is_over(5.0)
+
+
+def test_a_worker_that_cannot_work_ends_the_study(study: StudySide) -> None:
+    study.refuse()
+    worker(study, "first").refuse(StudyError("another torch", remedy="install this one"))
+    with pytest.raises(StudyError, match="another torch") as caught:
+        study.refuse()
+    assert caught.value.remedy == "install this one"
