@@ -46,9 +46,6 @@ def write_atomically(path: str | os.PathLike[str], text: str | bytes) -> None:
 
     Lone surrogates, which Python makes of command-line bytes that are not UTF-8, are written as escapes.
 
-    Raises:
-        OutputError: as `open_atomically`.
-
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_atomically(Path(folder) / "a.json", "{}")
@@ -96,9 +93,6 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 @contextmanager
 def draft_folder(target: Path) -> Iterator[Path]:
     """An empty folder beside `target` to prepare it in, gone after the block unless it was renamed to something else.
-
-    Raises:
-        OSError: it cannot be made.
     """
     with _locked_draft(target, is_folder=True) as (draft, _):
         yield draft
@@ -158,11 +152,7 @@ def is_stream(path: Path) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it where they are missing.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
+    """Make a folder and those above it where they are missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -61,22 +61,14 @@ class Register(Generic[Entry]):
         return tuple(sorted(self._files() | set(self.entries)))
 
     def check(self, name: str) -> str:
-        """A name, for a setting that is one.
-
-        Raises:
-            RuleError: nothing bears it.
-        """
+        """A name, for a setting that is one."""
         if name not in self.names():
             near = near_name(name, self.names()) or self._default
             raise RuleError(f"the {self._noun}s are {', '.join(self.names())}", remedy=near)
         return name
 
     def find(self, name: str) -> Entry:
-        """The thing of this name.
-
-        Raises:
-            SpecError: nothing bears it.
-        """
+        """The thing of this name."""
         try:
             self.check(name)
         except RuleError as error:

@@ -10,11 +10,7 @@ from einsearch_cli.cli.output import Format, render
 
 
 def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
-    """Measure, store, and show what was found beside the defaults.
-
-    Raises:
-        OutputError: if the cache folder cannot be written.
-    """
+    """Measure, store, and show what was found beside the defaults."""
     from dataclasses import asdict
 
     import torch

@@ -109,14 +109,7 @@ def stdout_is_file() -> bool:
 
 
 def read_stdin(most_bytes: int) -> str:
-    """All of stdin, as UTF-8 whatever the terminal's encoding, as files are read.
-
-    Args:
-        most_bytes: longer input is refused.
-
-    Raises:
-        SpecError: it is closed, too long, or not UTF-8.
-    """
+    """All of stdin, as UTF-8 whatever the terminal's encoding, as files are read."""
     if sys.stdin is None or sys.stdin.closed:
         raise SpecError("stdin is closed: there is nothing to read", remedy="einsearch ... - < FILE")
     raw = _bytes_of(sys.stdin, most_bytes + 1)

@@ -21,11 +21,7 @@ class PlanSetting(NamedTuple):
 
 
 def plan_setting(explain_plan: bool, device: Device | None, dtype: Dtype | None) -> PlanSetting | None:
-    """What the options say, None without `--explain-plan`.
-
-    Raises:
-        SpecError: if a device or a dtype is given without it.
-    """
+    """What the options say, None without `--explain-plan`."""
     if explain_plan:
         return PlanSetting(device or Device.cpu, dtype or Dtype.float32)
     for option, value in (("--device", device), ("--dtype", dtype)):

@@ -40,9 +40,6 @@ PARETO = typer.Option(False, "--pareto", metavar="", help="Only those that none 
 def token_exponent(text: str | None) -> Fraction | None:
     """τ of the option, None without it.
 
-    Raises:
-        SpecError: if it is not a number.
-
     >>> print(token_exponent("0.33"))
     1/3
     """
@@ -104,11 +101,7 @@ def _number(number: str, text: str, option: str, strict: str) -> Fraction:
 
 
 def check_factors(factors: int) -> None:
-    """Complain about more factors than even the coarsest grid can be searched with.
-
-    Raises:
-        SpecError: with what takes more factors.
-    """
+    """Complain about more factors than even the coarsest grid can be searched with."""
     if factors > MAX_SPACE_FACTORS:
         raise SpecError(
             f"--factors {factors}: whole spaces have 1 to {MAX_SPACE_FACTORS} factors",
@@ -118,11 +111,7 @@ def check_factors(factors: int) -> None:
 
 
 def ranges_of(fixed: list[str] | None, classes: IndexClasses, unit: int) -> tuple[ExponentRange, ...]:
-    """The bounds on carrier sets.
-
-    Raises:
-        SpecError: for text that is no bound, a carrier set outside the space, or a number off the grid.
-    """
+    """The bounds on carrier sets."""
     from einsearch_cli.taxonomy import parse_range
 
     found = tuple(parse_range(text) for text in fixed or ())

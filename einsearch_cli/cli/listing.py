@@ -100,11 +100,7 @@ class Listed:
 
 
 def write_list(items: Iterable[Listed], output: Format, out: Path | None) -> int:
-    """Write structures as they come, to stdout or a file, and say how many there were.
-
-    Raises:
-        OutputError: if the file cannot be written, or Parquet is asked for without a file or pyarrow.
-    """
+    """Write structures as they come, to stdout or a file, and say how many there were."""
     counted = _Counted(items)
     if output is Format.parquet:
         _write_parquet(counted, out)
@@ -218,11 +214,7 @@ _LINES: dict[Format, Callable[[Iterator[Listed]], Iterator[str]]] = {
 
 
 def chosen_list_format(given: Format | None, out: Path | None) -> Format:
-    """The format of a list; complains before any work is done.
-
-    Raises:
-        OutputError: as `chosen_format`, or if Parquet is asked for and cannot be written.
-    """
+    """The format of a list; complains before any work is done."""
     chosen = chosen_format(given, out, Format.table)
     _refuse_parquet_without_file(chosen, out)
     return chosen

@@ -63,9 +63,6 @@ def refuse_too_many(option: str, number: int, *, bytes_each: int = 0) -> None:
         option: as it was given.
         number: its value.
         bytes_each: memory that each takes.
-
-    Raises:
-        SpecError: with the largest number that is taken.
     """
     cores = os.cpu_count() or 1
     if number > (most := PER_CORE * cores):
@@ -99,9 +96,6 @@ def whole_option(
 def whole_parser(name: str, least: int, most: int, *, example: int, limit: str | None = None) -> Callable[[Any], int]:
     """Reads the text of one whole number.
 
-    Raises:
-        SpecError: text that is not a whole number in the range.
-
     >>> whole_parser("--d-in", 1, 2**48, example=1024)("1e3")
     1000
     """
@@ -125,9 +119,6 @@ def whole_parser(name: str, least: int, most: int, *, example: int, limit: str |
 
 def whole_list(name: str, text: str, least: int, most: int, *, example: str) -> list[int]:
     """The whole numbers of a text with commas between them.
-
-    Raises:
-        SpecError: naming the first part that is not one in the range.
 
     >>> whole_list("--widths", "64, 1e3", 1, 1000000, example="64,128")
     [64, 1000]
@@ -285,9 +276,6 @@ def as_words(value: str) -> str:
 
 def read_set_words(words: Sequence[str]) -> SetWords:
     """Values are read as YAML reads them: `width=512`, `tied=false`, `norm=rms`.
-
-    Raises:
-        SpecError: a word without `=`, or a value that is not plain YAML.
 
     >>> read_set_words(["width=512", "tied=false", "rotary_base=5e5", "structure=btt:r=2"]).values
     {'width': 512, 'tied': False, 'rotary_base': 500000.0, 'structure': 'btt:r=2'}

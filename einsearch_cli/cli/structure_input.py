@@ -65,11 +65,7 @@ def refuse_file_as_structure(word: str) -> None:
 
 
 def one_structure(spec: str, sizes: str | None, block_diagonal: bool = False) -> NamedStructure:
-    """The structure that a word names, which may be a file or stdin with one structure.
-
-    Raises:
-        SpecError: if the file has several.
-    """
+    """The structure that a word names, which may be a file or stdin with one structure."""
     found = read_structures([spec], sizes, block_diagonal)
     if len(found) != 1:
         raise SpecError(

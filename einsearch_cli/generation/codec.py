@@ -26,11 +26,7 @@ class TextCodec:
         self._tokenizer = tokenizer
 
     def read(self, text: str) -> list[int]:
-        """Tokens of a text.
-
-        Raises:
-            PromptError: characters that the tokenizer does not know, which the model could not tell apart.
-        """
+        """Tokens of a text."""
         if unknown := self._tokenizer.unknown(text):
             named = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:5])
             raise PromptError(
@@ -57,11 +53,7 @@ class IdCodec:
     """
 
     def read(self, text: str) -> list[int]:
-        """Tokens from numbers.
-
-        Raises:
-            PromptError: what is no whole number.
-        """
+        """Tokens from numbers."""
         for word in text.split():
             if not (word.isascii() and word.isdecimal()):
                 raise PromptError(

@@ -94,9 +94,6 @@ def dense_count(d_in: int, d_out: int, *, bias: bool) -> LinearCount:
 def structured_count(layer: LayerSpec, d_in: int, d_out: int, *, bias: bool) -> LinearCount:
     """Parameters and FLOPs of an `EinsumLinear`, or of a `StructuredMoE` for experts; gains are counted.
 
-    Raises:
-        SizeError: the structure has no sizes for these widths.
-
     >>> from einsearch_cli.structures import parse_layer
     >>> structured_count(parse_layer("monarch"), 64, 64, bias=True)  # 2 × 8³ factors, a gain, 64 biases
     LinearCount(params=1089, flops=2048, input_gradient=1024)

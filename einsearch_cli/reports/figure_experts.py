@@ -22,12 +22,7 @@ ROW = 58
 
 
 def load_figure(runs: Sequence[tuple[TrialResult, TrialResult | None]], looks: dict[LayerSpec, Identity]) -> Html:
-    """One mark per layer: the share of its least used expert times the number of experts.
-
-    Args:
-        runs: of every structure the run, and the same without balance loss if there is one.
-        looks: of every structure.
-    """
+    """One mark per layer of a run, and of the same run without balance loss: the share of its least used expert × experts."""
     rows = [(run, is_ablation) for pair in runs for run, is_ablation in zip(pair, (False, True), strict=True) if run]
     names = [looks[run.trial.structure].short_label + ", no balance loss" * is_ablation for run, is_ablation in rows]
     heights = {float(number): 1.0 for number in reversed(range(len(rows)))}  # the first row is at the top

@@ -194,9 +194,5 @@ def training_document(report: TrainingReport) -> dict[str, Any]:
 
 
 def write_training_results(path: str | os.PathLike[str], report: TrainingReport) -> None:
-    """Write results.json whole or not at all.
-
-    Raises:
-        OutputError: the path cannot be written.
-    """
+    """Write results.json whole or not at all."""
     write_atomically(path, json.dumps(training_document(report), indent=1, allow_nan=False) + "\n")

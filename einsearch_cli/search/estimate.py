@@ -118,9 +118,6 @@ def time_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, 
     """Prepare the data and time a few steps of as many runs as `PROBE_TIME_S` allows.
 
     Budgets have been checked before (`check_budgets`).
-
-    Raises:
-        DataError: if the task's data cannot be read.
     """
     start_up_s = engine.start_up_s(_loading_seconds())
     task.prepare()

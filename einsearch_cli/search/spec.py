@@ -244,11 +244,7 @@ class StudySpec(Settings):
         return list(dict.fromkeys([parse_structure(YARDSTICK), *named]))
 
     def candidates(self, folder: Path = Path()) -> list[LayerSpec]:
-        """The yardstick first, then the baselines, then the other candidates in order, each once.
-
-        Raises:
-            EinsearchError: for an entry or file that holds no structure.
-        """
+        """The yardstick first, then the baselines, then the other candidates in order, each once."""
         found = self.compared_with()
         found += [structure_of_entry(e, f"structures[{i}]").layer for i, e in enumerate(self.structures)]
         found += [named.layer for file in self.files for named in read_structure_file(folder / file)]
@@ -278,11 +274,7 @@ class StudySpec(Settings):
 
 
 def load_study_spec(path: Path) -> StudySpec:
-    """Read a study from YAML.
-
-    Raises:
-        SpecError: with file and line of the first key or value that is wrong.
-    """
+    """Read a study from YAML."""
     document = load_yaml_file(path)
     origin, data = in_document(document), document.data
     prefix: Location = ("structures",)
@@ -306,11 +298,7 @@ def load_study_spec(path: Path) -> StudySpec:
 
 
 def parse_study_spec(data: Mapping[str, Any], origin: Origin = in_code) -> StudySpec:
-    """Check the keys and values of a study; `origin` says how they were given.
-
-    Raises:
-        SettingError: naming the first key or value that is wrong.
-    """
+    """Check the keys and values of a study; `origin` says how they were given."""
     return read_settings(StudySpec, data, origin)
 
 

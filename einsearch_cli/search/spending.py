@@ -29,9 +29,6 @@ def with_run_budget(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyT
     """The study with the budget of a run that its `total_flops` pay for, and fewer rungs where the cheapest would be too short.
 
     A study with a `time` gets a budget to begin with: what its time pays for is known when steps were timed.
-
-    Raises:
-        SpecError: not even one rung has steps enough.
     """
     if spec.time is not None:
         return _payable(spec, candidates, task)

@@ -42,11 +42,7 @@ class SizedStructure:
             object.__setattr__(self, name, value)
 
     def ordered(self, order: FeatureOrder | None) -> SizedStructure:
-        """A copy with features in this order.
-
-        Raises:
-            StructureError: if the order is one of other indices.
-        """
+        """A copy with features in this order."""
         if order is None:
             return self if self.order is None else replace(self, order=None)
         size_of = dict(self.sizes)

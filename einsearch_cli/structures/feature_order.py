@@ -37,11 +37,7 @@ class FeatureOrder:
 
     @classmethod
     def of_text(cls, text: str) -> FeatureOrder:
-        """Read `XAB,XA/YB,YAB`, with the axes of all factors behind it or not.
-
-        Raises:
-            StructureError: if it is not of that form.
-        """
+        """Read `XAB,XA/YB,YAB`, with the axes of all factors behind it or not."""
         groups = [tuple(filter(None, group.split(","))) for group in text.split("/")]
         names = [name for group in groups for name in group]
         if len(text) > _MAX_LENGTH or len(groups) < 2 or not all(_NAME.fullmatch(name) for name in names):

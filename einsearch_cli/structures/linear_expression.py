@@ -75,9 +75,6 @@ def parse_linear(text: str) -> Linear:
     """Read a linear expression: numbers, lower-case letters, + - * / and brackets; `2a` is 2·a.
 
     This is a parser of its own; nothing of the text is evaluated by anything else.
-
-    Raises:
-        StructureError: naming what cannot be read, or a product of two letters.
     """
     return _Parser(text).whole()
 

@@ -97,13 +97,7 @@ class TextTask(Task[TextSettings]):
     _data: TokenData | None = None
 
     def prepare(self) -> None:
-        """Open the tokens; text is encoded once and kept in the cache folder.
-
-        Raises:
-            DataError: they cannot be read, a package is missing, or one of the two parts is shorter than a row and
-                one token.
-            OutputError: the cache folder cannot be written.
-        """
+        """Open the tokens; text is encoded once and kept in the cache folder."""
         if self._data is None:
             data = open_tokens(self.settings.data, self.cache_folder)
             data.sampler(block=self.settings.context, batch=self.settings.batch, seed=0)  # refuses what is too short

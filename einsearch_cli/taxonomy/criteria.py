@@ -39,11 +39,7 @@ CRITERIA: dict[str, Criterion] = {}
 
 
 def register(criterion: Criterion) -> Criterion:
-    """Add a criterion; verdicts and the command line use all of them.
-
-    Raises:
-        ValueError: another one has that name.
-    """
+    """Add a criterion; verdicts and the command line use all of them."""
     return add_once("criteria", CRITERIA, criterion.name, criterion)
 
 

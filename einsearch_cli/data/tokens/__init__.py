@@ -1,4 +1,7 @@
-"""Long rows of tokens to train on: token files, texts, and datasets of the Hugging Face hub."""
+"""Long rows of tokens to train on: token files, texts, and datasets of the Hugging Face hub.
+
+Files, packages and names that cannot be used are refused with a `DataError`.
+"""
 
 from einsearch_cli.data.tokens.block_sampler import (
     BlockSampler as BlockSampler,

@@ -53,11 +53,7 @@ class TokenMeta(Settings):
 
 
 def read_meta(folder: Path) -> TokenMeta | None:
-    """The folder's meta.json; None when there is none.
-
-    Raises:
-        DataError: it is damaged.
-    """
+    """The folder's meta.json; None when there is none."""
     path = folder / META_FILE
     try:
         raw = path.read_bytes()
@@ -141,11 +137,7 @@ def first_at_least(tokens: TokenArray, limit: int) -> int:
 
 
 def refuse_beyond(path: Path, tokens: TokenArray, found: Scan, vocabulary: int) -> None:
-    """Refuse tokens that the vocabulary does not have.
-
-    Raises:
-        DataError: names the first such token and its place.
-    """
+    """Refuse tokens that the vocabulary does not have."""
     if found.largest < vocabulary:
         return
     place = first_at_least(tokens, vocabulary)

@@ -83,9 +83,6 @@ class BlockSampler:
 def rows_of(batch: int, rank: int, world_size: int) -> range:
     """The rows of a batch that a process takes.
 
-    Raises:
-        DataError: they do not divide evenly.
-
     >>> rows_of(8, rank=1, world_size=2)
     range(4, 8)
     """
@@ -99,11 +96,7 @@ def rows_of(batch: int, rank: int, world_size: int) -> range:
 
 
 def check_length(length: int, block: int, part: str) -> None:
-    """Refuse a corpus that has not one whole block.
-
-    Raises:
-        DataError: fewer than `block` + 1 tokens.
-    """
+    """Refuse a corpus that has not one whole block."""
     if length < block + 1:
         raise DataError(
             f"the {part} part of the corpus has {length:,} tokens: a block of {block:,} needs {block + 1:,}",

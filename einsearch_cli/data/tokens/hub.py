@@ -29,9 +29,6 @@ def dataset_source(settings: DatasetSettings, held_out_fraction: float, cache: P
     """The documents of a dataset, fetched whole.
 
     Without a `held_out_split`, documents are held out at even distances.
-
-    Raises:
-        DataError: the package is missing, the dataset cannot be loaded, or the column is missing or no text.
     """
     training = load(settings, settings.split, cache)
     held_out = None if settings.held_out_split is None else load(settings, settings.held_out_split, cache)
@@ -58,11 +55,7 @@ def dataset_source(settings: DatasetSettings, held_out_fraction: float, cache: P
 
 
 def load(settings: DatasetSettings, split: str, cache: Path) -> Any:
-    """A split of a dataset, as the package gives it.
-
-    Raises:
-        DataError: the package is missing, or the dataset cannot be loaded.
-    """
+    """A split of a dataset, as the package gives it."""
     try:
         import datasets
     except ImportError as error:
@@ -85,11 +78,7 @@ def load(settings: DatasetSettings, split: str, cache: Path) -> Any:
 
 
 def texts(rows: Any, settings: DatasetSettings) -> Iterator[str]:
-    """The texts of a split, or of a stream of one.
-
-    Raises:
-        DataError: rows cannot be read, or their column is missing or no text.
-    """
+    """The texts of a split, or of a stream of one."""
     column = settings.column
     try:
         if column in (rows.column_names or ()):

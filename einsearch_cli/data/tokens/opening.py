@@ -64,11 +64,7 @@ class TokenData:
     """The token files, and the meta.json beside them; none of a stream."""
 
     def sampler(self, *, block: int, batch: int, seed: int, rank: int = 0, world_size: int = 1) -> Sampler:
-        """Batches of the training part by the number of the step; arguments as in `BlockSampler`.
-
-        Raises:
-            DataError: a block and the token after it are longer than the corpus, or the rows do not divide.
-        """
+        """Batches of the training part by the number of the step; arguments as in `BlockSampler`."""
         if isinstance(self.training, TokenStream):
             return StreamSampler(self.training, block=block, batch=batch, seed=seed, rank=rank, world_size=world_size)
         return BlockSampler(self.training, block=block, batch=batch, seed=seed, rank=rank, world_size=world_size)

@@ -29,9 +29,6 @@ class LearnedTokenizer:
 def learned_tokenizer(name: str) -> LearnedTokenizer | None:
     """The one that settings name, `characters` or `bpe:N`; None for a tokenizer that needs no text.
 
-    Raises:
-        DataError: no such number of subwords, or the package that finds them is missing.
-
     >>> learned_tokenizer("characters").of(["abba"]).vocabulary
     3
     """

@@ -71,11 +71,7 @@ MAX_SUBWORDS: Final = 1 << 16
 
 
 def check_tokenizer(name: str) -> None:
-    """Check the name of a tokenizer; whether what it needs is there is known when it is opened.
-
-    Raises:
-        DataError: no tokenizer is called so.
-    """
+    """Check the name of a tokenizer; whether what it needs is there is known when it is opened."""
     kind, _, argument = name.partition(":")
     size = int(argument) if argument.isascii() and argument.isdecimal() and len(argument) < 9 else 0
     if kind == "bpe" and not 256 <= size <= MAX_SUBWORDS:

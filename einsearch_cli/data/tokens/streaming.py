@@ -83,11 +83,7 @@ class StreamSampler:
         self._restart()
 
     def batch_at(self, step: int) -> Batch:
-        """This process's rows of the batch of a step, int64, (rows, block) each.
-
-        Raises:
-            DataError: the stream cannot be read, or an epoch of it is shorter than a batch.
-        """
+        """This process's rows of the batch of a step, int64, (rows, block) each."""
         if step < self._step:
             self._restart()
         while self._step < step:

@@ -82,9 +82,6 @@ class TiktokenTokenizer(Tokenizer):
         """An encoding by its name (gpt2, cl100k_base, …), or a merge table by its path, which ends in .tiktoken.
 
         A merge table is cut into words as GPT-2 does, and `<|endoftext|>` gets the token after the last.
-
-        Raises:
-            DataError: the package is missing, no such name, the table cannot be fetched, or the file is damaged.
         """
         tiktoken = _tiktoken()
         known = tiktoken.list_encoding_names()
@@ -157,11 +154,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @staticmethod
     def package_version() -> str:
-        """Version of the package `tokenizers`, on which the result of `train` may depend.
-
-        Raises:
-            DataError: the package is missing.
-        """
+        """Version of the package `tokenizers`, on which the result of `train` may depend."""
         return str(_tokenizers().__version__)
 
     @classmethod
@@ -173,9 +166,6 @@ class HuggingFaceTokenizer(Tokenizer):
         Args:
             texts: parts of a text, cut at ends of words.
             vocabulary: number of tokens, 256 or more; there are fewer when a text has no more to merge.
-
-        Raises:
-            DataError: the package is missing.
         """
         package = _tokenizers()
         words = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -189,11 +179,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def open(cls, path: Path) -> HuggingFaceTokenizer:
-        """A tokenizer.json, or a folder that has one.
-
-        Raises:
-            DataError: the package is missing, or the file is missing or damaged.
-        """
+        """A tokenizer.json, or a folder that has one."""
         package = _tokenizers()
         file = path / "tokenizer.json" if path.is_dir() else path
         try:

@@ -27,9 +27,6 @@ def text_source(path: Path | None, held_out_fraction: float, cache: Path) -> Sou
     """A text file, a folder of them, or (None) the Python standard library's source.
 
     Only one file at a time is in memory.
-
-    Raises:
-        DataError: nothing there, not readable, not UTF-8 or empty.
     """
     files = text_files(path)
     known = cached_for_files(cache, "text1", files, lambda: _survey(files))
@@ -62,20 +59,12 @@ def _survey(files: list[Path]) -> dict[str, Any]:
 
 
 def text_files(path: Path | None) -> list[Path]:
-    """The files of a text: itself, those of a folder by suffix, or (None) the Python standard library's, by path.
-
-    Raises:
-        DataError: nothing there, or no text files.
-    """
+    """The files of a text: itself, those of a folder by suffix, or (None) the Python standard library's, by path."""
     return _standard_library() if path is None else _files(path)
 
 
 def read_text(file: Path) -> str:
-    """What a file contains.
-
-    Raises:
-        DataError: not readable, or not UTF-8.
-    """
+    """What a file contains."""
     try:
         raw = file.read_bytes()
     except OSError as error:

@@ -111,11 +111,7 @@ class SelfGuidedLinear(EinsumLinear):
         return torch.lerp(product, self.guide, self.mix) if self.is_evaluated else product
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features).
-
-        Raises:
-            LayerError: as `EinsumLinear`.
-        """
+        """(..., in_features) to (..., out_features)."""
         structured = super().forward(x)
         if not self.is_evaluated:
             return structured

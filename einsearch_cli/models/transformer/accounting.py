@@ -124,10 +124,6 @@ def _feed_forward(config: TransformerConfig, layer: LayerSpec | None) -> list[Ma
 def model_costs(config: TransformerConfig, *, dense_as_structure: bool = False) -> ModelCosts:
     """What each part costs; the parts sum to `parameter_count()` and to `flops_per_token().total` of the network.
 
-    Args:
-        config: of the transformer.
-        dense_as_structure: as of `matrices`.
-
     Raises:
         SizeError: a structure that does not fit the widths.
 
