@@ -92,8 +92,7 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextmanager
 def draft_folder(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target` to prepare it in, gone after the block unless it was renamed to something else.
-    """
+    """An empty folder beside `target` to prepare it in, gone after the block unless it was renamed to something else."""
     with _locked_draft(target, is_folder=True) as (draft, _):
         yield draft
 

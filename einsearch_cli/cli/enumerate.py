@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console, filters
-from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of, token_exponent
 from einsearch_cli.cli.listing import Listed, Place, chosen_list_format, write_list
 from einsearch_cli.cli.options import MANY, whole_option
 from einsearch_cli.cli.output import Format, render, table
@@ -105,25 +104,11 @@ def enumerate_command(
     output: Format | None = filters.LIST_FORMAT,
     out: Path | None = filters.OUT,
 ) -> None:
-    from einsearch_cli.structures.index_classes import IndexClasses
-    from einsearch_cli.taxonomy import Space, common_unit
-
     chosen = chosen_list_format(output, out)
-    check_factors(factors)
-    tau = token_exponent(trees)
-    bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(grid, tau))
-    space = Space(
-        grid,
-        factors,
-        bounds,
-        known_family(family),
-        ranges_of(fix, IndexClasses(factors, allow_block_diagonal), grid),
-        exactly=exactly,
-        up_to_transpose=up_to_transpose,
-        block_diagonal=allow_block_diagonal,
-        pareto=pareto,
-        tokens=tau,
-    )
+    space = filters.space_of(
+        grid, factors, min_psi, max_omega, max_nu, family, fix, trees,
+        exactly=exactly, up_to_transpose=up_to_transpose, block_diagonal=allow_block_diagonal, pareto=pareto,
+    )  # fmt: skip
     gating = _gating(experts, top)
     if count:
         _count(space, chosen, out)

@@ -14,7 +14,7 @@ from einsearch_cli.errors import SpecError, StructureError, near_name
 
 if TYPE_CHECKING:
     from einsearch_cli.structures.index_classes import IndexClasses
-    from einsearch_cli.taxonomy import Bounds, ExponentRange
+    from einsearch_cli.taxonomy import Bounds, ExponentRange, Space
 
 MAX_SPACE_FACTORS = 5
 MIN_PSI = typer.Option("0", help="Smallest rank exponent ψ, such as 1, 1/2 or '>1/2'.")
@@ -35,6 +35,33 @@ FORMAT = format_option(default=None, help=_FORMAT_HELP)
 LIST_FORMAT = format_option(tuple(Format), default=None, help=_FORMAT_HELP)
 OUT = out_file(help="Write to this file; einsearch rank reads .yaml, .json, .jsonl and .csv.")
 PARETO = typer.Option(False, "--pareto", metavar="", help="Only those that none beats in ω, ψ and ν together.")
+
+
+def space_of(
+    unit: int,
+    factors: int,
+    min_psi: str,
+    max_omega: str,
+    max_nu: str,
+    family: str | None,
+    fix: list[str] | None,
+    trees: str | None,
+    **more: bool,
+) -> Space:
+    """The space that the filters leave, of exponents that are multiples of 1/unit; complains before any work is done."""
+    from einsearch_cli.structures.index_classes import IndexClasses
+    from einsearch_cli.taxonomy import Space, common_unit
+
+    if factors > MAX_SPACE_FACTORS:
+        raise SpecError(
+            f"--factors {factors}: whole spaces have 1 to {MAX_SPACE_FACTORS} factors",
+            remedy=f"choose --factors {MAX_SPACE_FACTORS} or fewer; single structures of up to 8 factors are taken "
+            "by einsearch classify, draw and rank",
+        )
+    tau = token_exponent(trees)
+    bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(unit, tau))
+    ranges = _ranges(fix, IndexClasses(factors, more["block_diagonal"]), unit)
+    return Space(unit, factors, bounds, _known_family(family), ranges, tokens=tau, **more)
 
 
 def token_exponent(text: str | None) -> Fraction | None:
@@ -100,17 +127,7 @@ def _number(number: str, text: str, option: str, strict: str) -> Fraction:
     return -found if negative else found
 
 
-def check_factors(factors: int) -> None:
-    """Complain about more factors than even the coarsest grid can be searched with."""
-    if factors > MAX_SPACE_FACTORS:
-        raise SpecError(
-            f"--factors {factors}: whole spaces have 1 to {MAX_SPACE_FACTORS} factors",
-            remedy=f"choose --factors {MAX_SPACE_FACTORS} or fewer; single structures of up to 8 factors are taken "
-            "by einsearch classify, draw and rank",
-        )
-
-
-def ranges_of(fixed: list[str] | None, classes: IndexClasses, unit: int) -> tuple[ExponentRange, ...]:
+def _ranges(fixed: list[str] | None, classes: IndexClasses, unit: int) -> tuple[ExponentRange, ...]:
     """The bounds on carrier sets."""
     from einsearch_cli.taxonomy import parse_range
 
@@ -132,7 +149,7 @@ def ranges_of(fixed: list[str] | None, classes: IndexClasses, unit: int) -> tupl
     return found
 
 
-def known_family(name: str | None) -> str | None:
+def _known_family(name: str | None) -> str | None:
     """The family's name, checked."""
     from einsearch_cli.structures.families import FAMILIES, find_family
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.columns import folded_lines
+from einsearch_cli.cli.columns import GAP, folded_lines
 from einsearch_cli.cli.output import Format, chosen_format
 from einsearch_cli.errors import OutputError
 
@@ -101,33 +101,25 @@ class Listed:
 
 def write_list(items: Iterable[Listed], output: Format, out: Path | None) -> int:
     """Write structures as they come, to stdout or a file, and say how many there were."""
-    counted = _Counted(items)
-    if output is Format.parquet:
-        _write_parquet(counted, out)
-    elif out is not None:
-        from einsearch_cli.files import open_atomically
+    from einsearch_cli.files import open_atomically
 
-        with open_atomically(out) as file:
-            for line in _LINES[output](iter(counted)):
-                file.write(line.encode() + b"\n")
-    else:
-        rows = iter(counted)
-        is_table = output is Format.table
-        _print_lines(_table(rows, console.width()) if is_table else _LINES[output](rows))
-    if out is not None:
-        console.talk(f"wrote {out}")
-    return counted.count
+    count = 0
 
-
-class _Counted:
-    def __init__(self, items: Iterable[Listed]) -> None:
-        self.items = items
-        self.count = 0
-
-    def __iter__(self) -> Iterator[Listed]:
-        for item in self.items:
-            self.count += 1
+    def counted() -> Iterator[Listed]:
+        nonlocal count
+        for count, item in enumerate(items, start=1):  # noqa: B007
             yield item
+
+    if out is None:
+        _print_lines(_lines(counted(), output, console.width()))
+        return count
+    with open_atomically(out) as file:
+        if output is Format.parquet:
+            _write_parquet(counted(), file)
+        else:
+            file.writelines(line.encode() + b"\n" for line in _lines(counted(), output))
+    console.talk(f"wrote {out}")
+    return count
 
 
 def _print_lines(lines: Iterator[str]) -> None:
@@ -139,23 +131,32 @@ def _print_lines(lines: Iterator[str]) -> None:
             flushed_s = time.perf_counter()
 
 
+def _lines(items: Iterator[Listed], output: Format, room: int | None = None) -> Iterator[str]:
+    """The lines of a list; a table is folded to `room` characters if given."""
+    if output is Format.json:
+        return _json(items)
+    if output is Format.jsonl:
+        return (json.dumps(item.to_json(), ensure_ascii=False) for item in items)
+    if output is Format.csv:
+        return _csv(item.row() for item in items)
+    if output is Format.yaml:
+        return _yaml(items)
+    is_markdown = output is Format.markdown
+    return _aligned((item.row() for item in items), is_markdown, None if is_markdown else room)
+
+
 def _json(items: Iterator[Listed]) -> Iterator[str]:
     last = None
     for item in items:
         yield "[" if last is None else last + ","
-        last = json.dumps(item.to_json(), ensure_ascii=False, indent=2).replace("\n", "\n  ")
-        last = "  " + last
+        last = "  " + json.dumps(item.to_json(), ensure_ascii=False, indent=2).replace("\n", "\n  ")
     yield from ("[]",) if last is None else (last, "]")
 
 
-def _jsonl(items: Iterator[Listed]) -> Iterator[str]:
-    return (json.dumps(item.to_json(), ensure_ascii=False) for item in items)
-
-
-def _csv(items: Iterator[Listed]) -> Iterator[str]:
+def _csv(rows: Iterator[dict[str, str]]) -> Iterator[str]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="")
-    for number, row in enumerate(item.row() for item in items):
+    for number, row in enumerate(rows):
         for cells in (row.keys(), row.values()) if number == 0 else (row.values(),):
             writer.writerow(cells)
             yield text.getvalue()
@@ -165,64 +166,36 @@ def _csv(items: Iterator[Listed]) -> Iterator[str]:
 
 def _yaml(items: Iterator[Listed]) -> Iterator[str]:
     first = next(items, None)
-    if first is None:
-        yield "structures: []"
-        return
-    yield "structures:"
-    yield from (f"- {item.text}" for item in chain((first,), items))
+    yield "structures:" if first is not None else "structures: []"
+    yield from (f"- {item.text}" for item in chain((first,), items) if item is not None)
 
 
-def _table(items: Iterator[Listed], room: int | None = None) -> Iterator[str]:
-    return _aligned(items, "", "  ", "", "-", "  ", room)
-
-
-def _markdown(items: Iterator[Listed]) -> Iterator[str]:
-    return _aligned(items, "| ", " | ", " |", "-", "-|-")
-
-
-def _aligned(
-    items: Iterator[Listed], left: str, between: str, right: str, rule: str, cross: str, room: int | None = None
-) -> Iterator[str]:
-    rows = (item.row() for item in items)
+def _aligned(rows: Iterator[dict[str, str]], is_markdown: bool, room: int | None) -> Iterator[str]:
+    """A table whose first rows settle the widths of all."""
     sample = list(islice(rows, _SAMPLE))
     if not sample:
         return
-    widths = [max(len(name) + 2, *(len(row[name]) for row in sample)) for name in sample[0]]
+    names = [*sample[0]]
+    widths = [max(len(name) + 2, *(len(row[name]) for row in sample)) for name in names]
+    cells = ([*row.values()] for row in chain(sample, rows))
+    if room is not None and sum(widths) + len(GAP) * (len(widths) - 1) > room:
+        yield from folded_lines(names, cells, [[*row.values()] for row in sample], room)
+        return
 
     def line(cells: Iterable[str]) -> str:
-        padded = between.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        return (left + padded + right).rstrip()
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        return f"| {' | '.join(padded)} |" if is_markdown else GAP.join(padded).rstrip()
 
-    if room is not None and sum(widths) + len(between) * (len(widths) - 1) > room:
-        cells = ([*row.values()] for row in chain(sample, rows))
-        yield from folded_lines([*sample[0]], cells, [[*row.values()] for row in sample], room)
-        return
-    yield line(sample[0])
-    yield left.replace(" ", rule) + cross.join(rule * width for width in widths) + right.replace(" ", rule)
-    for row in chain(sample, rows):
-        yield line(row.values())
-
-
-_LINES: dict[Format, Callable[[Iterator[Listed]], Iterator[str]]] = {
-    Format.table: _table,
-    Format.json: _json,
-    Format.jsonl: _jsonl,
-    Format.csv: _csv,
-    Format.yaml: _yaml,
-    Format.markdown: _markdown,
-}
+    rule = line("-" * width for width in widths)
+    yield from (line(names), rule.replace(" ", "-") if is_markdown else rule)
+    yield from map(line, cells)
 
 
 def chosen_list_format(given: Format | None, out: Path | None) -> Format:
     """The format of a list; complains before any work is done."""
     chosen = chosen_format(given, out, Format.table)
-    _refuse_parquet_without_file(chosen, out)
-    return chosen
-
-
-def _refuse_parquet_without_file(output: Format, out: Path | None) -> None:
-    if output is not Format.parquet:
-        return
+    if chosen is not Format.parquet:
+        return chosen
     if out is None:
         raise OutputError("--format parquet is binary: it needs a file", remedy="add --out structures.parquet")
     try:
@@ -232,31 +205,24 @@ def _refuse_parquet_without_file(output: Format, out: Path | None) -> None:
             "--format parquet needs the package pyarrow, which is not installed",
             remedy="pip install 'einsearch[parquet]', or --format csv",
         ) from error
+    return chosen
 
 
-def _write_parquet(items: Iterable[Listed], out: Path | None) -> None:
-    from einsearch_cli.files import open_atomically
-
-    if out is not None:
-        with open_atomically(out) as file:
-            _parquet_rows(iter(items), file)
-
-
-def _parquet_rows(items: Iterator[Listed], file: BinaryIO) -> None:
+def _write_parquet(items: Iterator[Listed], file: BinaryIO) -> None:
     """Columns of text (ω, ψ and ν exact), the number of factors and the verdict."""
     pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    fields = {"structure": pyarrow.string(), "family": pyarrow.string(), "factors": pyarrow.int8()}
-    fields |= {"omega": pyarrow.string(), "psi": pyarrow.string(), "nu": pyarrow.string(), "kept": pyarrow.bool_()}
-    schema = pyarrow.schema(fields)
+    text, whole, flag = pyarrow.string(), pyarrow.int8(), pyarrow.bool_()
+    columns: dict[str, tuple[Any, Callable[[Listed], Any]]] = {
+        "structure": (text, lambda item: item.text),
+        "family": (text, lambda item: item.family),
+        "factors": (whole, lambda item: len(item.structure.factors)),
+        "omega": (text, lambda item: item.place.omega),
+        "psi": (text, lambda item: item.place.psi),
+        "nu": (text, lambda item: item.place.nu),
+        "kept": (flag, lambda item: item.place.kept),
+    }
+    schema = pyarrow.schema({name: kind for name, (kind, _) in columns.items()})
     with parquet.ParquetWriter(file, schema) as writer:
         while rows := list(islice(items, _BATCH)):
-            columns = {
-                "structure": [item.text for item in rows],
-                "family": [item.family for item in rows],
-                "factors": [len(item.structure.factors) for item in rows],
-                "omega": [item.place.omega for item in rows],
-                "psi": [item.place.psi for item in rows],
-                "nu": [item.place.nu for item in rows],
-                "kept": [item.place.kept for item in rows],
-            }
-            writer.write_table(pyarrow.table(columns, schema=schema))
+            cells = {name: [read(item) for item in rows] for name, (_, read) in columns.items()}
+            writer.write_table(pyarrow.table(cells, schema=schema))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from einsearch_cli.cli import console, filters
-from einsearch_cli.cli.filters import bounds_of, check_factors, known_family, ranges_of, token_exponent
 from einsearch_cli.cli.listing import Listed, Place, chosen_list_format, write_list
 from einsearch_cli.cli.options import MANY, MAX_SEED, whole_option
 from einsearch_cli.cli.output import Format
@@ -48,25 +47,13 @@ def sample_command(
     output: Format | None = filters.LIST_FORMAT,
     out: Path | None = filters.OUT,
 ) -> None:
-    from einsearch_cli.structures.index_classes import IndexClasses
-    from einsearch_cli.taxonomy import Space, common_unit
     from einsearch_cli.taxonomy.continuous_sample import UNIT, sample
 
     chosen = chosen_list_format(output, out)
-    check_factors(factors)
-    tau = token_exponent(trees)
-    bounds = bounds_of(min_psi, max_omega, max_nu, common_unit(UNIT, tau))
-    ranges = ranges_of(fix, IndexClasses(factors, allow_block_diagonal), UNIT)
-    space = Space(
-        UNIT,
-        factors,
-        bounds,
-        known_family(family),
-        ranges,
-        block_diagonal=allow_block_diagonal,
-        pareto=pareto,
-        tokens=tau,
-    )
+    space = filters.space_of(
+        UNIT, factors, min_psi, max_omega, max_nu, family, fix, trees,
+        block_diagonal=allow_block_diagonal, pareto=pareto,
+    )  # fmt: skip
     written = write_list((_listed(drawn, space) for drawn in sample(space, number, seed)), chosen, out)
     console.talk(f"{written:,} structure{'s' * (written != 1)}")
 
