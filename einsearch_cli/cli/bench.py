@@ -20,6 +20,7 @@ from einsearch_cli.cli.options import (
     MAX_TOKENS,
     Device,
     Dtype,
+    flag,
     out_file,
     refuse_too_many,
     whole_list,
@@ -66,21 +67,17 @@ def bench_command(
     ),
     modes: str = typer.Option("decode,forward,training", help="What is measured."),
     threads: int = whole_option(
-        "--threads", default=1, least=1, most=MANY, limit=CORE_LIMIT, help="CPU threads; ratios are steadiest with one."
+        "--threads", default=1, within=(1, MANY), limit=CORE_LIMIT, help="CPU threads; ratios are steadiest with one."
     ),
     rounds: int | None = whole_option(
         "--rounds",
-        default=None,
         example=5,
-        least=1,
-        most=1_000_000,
+        within=(1, 1_000_000),
         help="Rounds of every case; 5 to 31 if not given, fewer where a round takes long.",
     ),
-    calibrate: bool = typer.Option(
-        False,
+    calibrate: bool = flag(
         "--calibrate",
-        metavar="",
-        help="Measure this CPU for the layers' planner, with --threads and --dtype, and keep the result; takes seconds.",
+        "Measure this CPU for the layers' planner, with --threads and --dtype, and keep the result; takes seconds.",
     ),
     device: Device = typer.Option(Device.cpu, help="Where the layers run."),
     dtype: Dtype = typer.Option(Dtype.float32, help="Type of the tensors."),

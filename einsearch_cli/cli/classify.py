@@ -14,7 +14,7 @@ from einsearch_cli.cli.columns import card
 from einsearch_cli.cli.explain_plan import PlanSetting, plan_lines, plan_object, plan_setting
 from einsearch_cli.cli.filters import BLOCK_DIAGONAL, FORMAT, token_exponent
 from einsearch_cli.cli.formulas import is_symbolic, symbolic_text
-from einsearch_cli.cli.options import D_IN, D_OUT, MAX_SEED, MAX_TOKENS, Device, Dtype, out_file, whole_option
+from einsearch_cli.cli.options import D_IN, D_OUT, MAX_SEED, MAX_TOKENS, Device, Dtype, flag, out_file, whole_option
 from einsearch_cli.cli.output import RESULTS, Format, chosen_format, ratio, render
 from einsearch_cli.cli.structure_input import dimensions, read_structures
 
@@ -60,8 +60,7 @@ def classify_command(
     tokens: int = whole_option(
         "--tokens",
         default=1024,
-        least=1,
-        most=MAX_TOKENS,
+        within=(1, MAX_TOKENS),
         help="Tokens per call, for the cost of the contraction orders.",
     ),
     trees: str | None = typer.Option(
@@ -69,21 +68,16 @@ def classify_command(
         metavar="TAU",
         help="ν and ω also over trees that multiply factors first, for calls of d^TAU tokens, such as 1 or 1/2.",
     ),
-    explain_plan: bool = typer.Option(
-        False,
+    explain_plan: bool = flag(
         "--explain-plan",
-        metavar="",
-        help="The routes that a layer can take with --tokens tokens, with FLOPs, bytes and predicted time; starts torch.",
+        "The routes that a layer can take with --tokens tokens, with FLOPs, bytes and predicted time; starts torch.",
     ),
     device: Device | None = typer.Option(None, help="Where the layer of --explain-plan runs; cpu if not given."),
     dtype: Dtype | None = typer.Option(None, help="Type of its tensors; float32 if not given."),
-    rank: bool = typer.Option(
-        False,
-        "--rank",
-        metavar="",
-        help="Compute the generic rank with random factors: exactly mod a prime, numerically beyond 8192 × 8192.",
+    rank: bool = flag(
+        "--rank", "Compute the generic rank with random factors: exactly mod a prime, numerically beyond 8192 × 8192."
     ),
-    seed: int = whole_option("--seed", default=0, least=0, most=MAX_SEED, help="Seed of the random factors of --rank."),
+    seed: int = whole_option("--seed", default=0, within=(0, MAX_SEED), help="Seed of the random factors of --rank."),
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
     given: Format | None = FORMAT,
     out: Path | None = out_file(help="Write to this file."),

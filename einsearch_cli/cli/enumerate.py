@@ -15,7 +15,7 @@ import typer
 
 from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.listing import Listed, Place, chosen_list_format, write_list
-from einsearch_cli.cli.options import MANY, whole_option
+from einsearch_cli.cli.options import MANY, flag, whole_option
 from einsearch_cli.cli.output import Format, render, table
 from einsearch_cli.cli.progress import share_progress
 from einsearch_cli.errors import OutputError, StructureError
@@ -71,12 +71,10 @@ class Order(StrEnum):
 
 
 def enumerate_command(
-    grid: int = whole_option("--grid", "-q", default=4, least=1, most=1000, help="Exponents are multiples of 1/GRID."),
-    factors: int = whole_option("--factors", "-N", default=2, least=1, most=MANY, help="Largest number of factors."),
-    exactly: bool = typer.Option(False, "--exactly", metavar="", help="Only structures that need all these factors."),
-    up_to_transpose: bool = typer.Option(
-        False, "--up-to-transpose", metavar="", help="Only one of two structures that are each other's transpose."
-    ),
+    grid: int = whole_option("--grid", "-q", default=4, within=(1, 1000), help="Exponents are multiples of 1/GRID."),
+    factors: int = whole_option("--factors", "-N", default=2, within=(1, MANY), help="Largest number of factors."),
+    exactly: bool = flag("--exactly", "Only structures that need all these factors."),
+    up_to_transpose: bool = flag("--up-to-transpose", "Only one of two structures that are each other's transpose."),
     allow_block_diagonal: bool = filters.BLOCK_DIAGONAL,
     fix: list[str] = filters.FIX,
     min_psi: str = filters.MIN_PSI,
@@ -87,20 +85,16 @@ def enumerate_command(
     trees: str | None = filters.TREES,
     experts: int | None = whole_option(
         "--experts",
-        default=None,
         example=16,
-        least=1,
-        most=4096,
+        within=(1, 4096),
         help="List layers of this many experts of every structure; needs --top.",
     ),
     top: int | None = whole_option(
-        "--top", default=None, example=2, least=1, most=4096, help="Experts that a token goes through; needs --experts."
+        "--top", example=2, within=(1, 4096), help="Experts that a token goes through; needs --experts."
     ),
-    limit: int | None = whole_option(
-        "--limit", default=None, example=100, least=1, most=MANY, help="Stop after this many."
-    ),
+    limit: int | None = whole_option("--limit", example=100, within=(1, MANY), help="Stop after this many."),
     order: Order = typer.Option(Order.auto, help="best: sorted; found: while the search runs."),
-    count: bool = typer.Option(False, "--count", metavar="", help="Only say how many there are."),
+    count: bool = flag("--count", "Only say how many there are."),
     output: Format | None = filters.LIST_FORMAT,
     out: Path | None = filters.OUT,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from einsearch_cli.cli.options import out_file
+from einsearch_cli.cli.options import flag, out_file
 from einsearch_cli.cli.output import Format, format_option
 from einsearch_cli.errors import SpecError, StructureError, near_name
 
@@ -23,7 +23,7 @@ MAX_NU = typer.Option("inf", help="Largest compute exponent ν (dense: 1), such 
 FIX = typer.Option(
     None, "--fix", help="Bound on the exponent of a carrier set, as printed: AB=0, 'XAB<=1/4', XA=1/4..1/2. Repeatable."
 )
-BLOCK_DIAGONAL = typer.Option(False, "--allow-block-diagonal", metavar="", help="Also indices that both X and Y carry.")
+BLOCK_DIAGONAL = flag("--allow-block-diagonal", "Also indices that both X and Y carry.")
 FAMILY = typer.Option(None, help="Only this family; see `einsearch families`.")
 TREES = typer.Option(
     None, "--trees", metavar="TAU", help="ν and ω over trees that multiply factors first, for calls of d^TAU tokens."
@@ -34,7 +34,7 @@ _FORMAT_HELP = (
 FORMAT = format_option(default=None, help=_FORMAT_HELP)
 LIST_FORMAT = format_option(tuple(Format), default=None, help=_FORMAT_HELP)
 OUT = out_file(help="Write to this file; einsearch rank reads .yaml, .json, .jsonl and .csv.")
-PARETO = typer.Option(False, "--pareto", metavar="", help="Only those that none beats in ω, ψ and ν together.")
+PARETO = flag("--pareto", "Only those that none beats in ω, ψ and ν together.")
 
 
 def space_of(

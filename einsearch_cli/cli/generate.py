@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import MANY, path_parser, real_option, whole_option
+from einsearch_cli.cli.options import MANY, SHARE, flag, path_parser, real_option, whole_option
 from einsearch_cli.errors import PromptError
 
 if TYPE_CHECKING:
@@ -52,37 +52,28 @@ def generate_command(
     ),
     prompt: str = typer.Option(..., help="Text to continue; - reads it from stdin."),
     max_tokens: int = whole_option(
-        "--max-tokens",
-        default=256,
-        least=1,
-        most=MANY,
-        help="Most new tokens per sample; fewer where the context ends.",
+        "--max-tokens", default=256, within=(1, MANY), help="Most new tokens per sample; fewer where the context ends."
     ),
     temperature: float = real_option(
         "--temperature",
         default=1.0,
-        rule="from 0 on",
-        fits=lambda number: number >= 0,
+        rule=("from 0 on", lambda number: number >= 0),
         example="0.8",
         help="0 always takes the likeliest token.",
     ),
     top_k: int | None = whole_option(
-        "--top-k", default=None, example=50, least=1, most=MANY, help="Draw from this many of the likeliest tokens."
+        "--top-k", example=50, within=(1, MANY), help="Draw from this many of the likeliest tokens."
     ),
     top_p: float | None = real_option(
         "--top-p",
-        default=None,
-        rule="above 0 and at most 1",
-        fits=lambda number: 0 < number <= 1,
+        rule=SHARE,
         example="0.95",
         help="Draw from the likeliest tokens that have this probability together.",
     ),
-    samples: int = whole_option(
-        "--samples", default=1, least=1, most=1024, help="Continuations, decoded side by side."
-    ),
-    seed: int = whole_option("--seed", default=0, least=0, most=2**63 - 1025, help="Of the first sample."),
+    samples: int = whole_option("--samples", default=1, within=(1, 1024), help="Continuations, decoded side by side."),
+    seed: int = whole_option("--seed", default=0, within=(0, 2**63 - 1025), help="Of the first sample."),
     stop: str | None = typer.Option(None, help="End at this token; the tokenizer's end of text if not given."),
-    ids: bool = typer.Option(False, "--ids", metavar="", help="Prompt, stop token and output are token ids."),
+    ids: bool = flag("--ids", "Prompt, stop token and output are token ids."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     output: TextFormat = typer.Option(TextFormat.text, "--format", help="Text as it is written, or JSON at the end."),
 ) -> None:

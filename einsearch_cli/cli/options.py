@@ -81,14 +81,14 @@ def refuse_too_many(option: str, number: int, *, bytes_each: int = 0) -> None:
 def whole_option(
     name: str,
     *flags: str,
-    default: int | None,
-    least: int,
-    most: int,
+    within: tuple[int, int],
     help: str,
+    default: int | None = None,
     example: int | None = None,
     limit: str | None = None,
 ) -> Any:
-    """An option that takes a whole number from `least` to `most`; `name` is `--name`, `limit` the rule for `most`."""
+    """An option that takes a whole number within limits; `name` is `--name`, `limit` the rule for the upper one."""
+    least, most = within
     parser = whole_parser(name, least, most, example=(default or least) if example is None else example, limit=limit)
     return typer.Option(default, name, *flags, parser=parser, metavar="N", help=help)
 
@@ -138,10 +138,15 @@ def whole_list(name: str, text: str, least: int, most: int, *, example: str) -> 
     return numbers
 
 
-def real_option(
-    name: str, *, default: float | None, rule: str, fits: Callable[[float], bool], example: str, help: str
-) -> Any:
-    """An option that takes a finite number that `fits`; `rule` says which, such as `above 0`."""
+Rule = tuple[str, Callable[[float], bool]]
+"""What a number has to be, in words and as a test."""
+POSITIVE: Final[Rule] = ("above 0", lambda number: number > 0)
+SHARE: Final[Rule] = ("above 0 and at most 1", lambda number: 0 < number <= 1)
+
+
+def real_option(name: str, *, rule: Rule, example: str, help: str, default: float | None = None) -> Any:
+    """An option that takes a finite number."""
+    text_of_rule, fits = rule
 
     def read(text: Any) -> float:
         try:
@@ -149,7 +154,7 @@ def real_option(
         except ValueError:
             number = math.nan
         if not (math.isfinite(number) and fits(number)):
-            raise SpecError(f"{name} {_shown(text)}: a number {rule} is needed", remedy=f"{name} {example}")
+            raise SpecError(f"{name} {_shown(text)}: a number {text_of_rule} is needed", remedy=f"{name} {example}")
         return number
 
     return typer.Option(default, name, parser=read, metavar="NUMBER", help=help)
@@ -292,14 +297,12 @@ def read_set_words(words: Sequence[str]) -> SetWords:
     return found
 
 
+def flag(name: str, help: str, default: bool | None = False) -> Any:
+    """An option without a value; None, where it is not given, is not shown as a default."""
+    return typer.Option(default, name, metavar="", help=help, show_default=default is not None)
+
+
 D_IN = whole_option(
-    "--d-in",
-    default=None,
-    example=1024,
-    least=1,
-    most=MAX_DIMENSION,
-    help="Input dimension; 1024, or what the sizes fix.",
+    "--d-in", example=1024, within=(1, MAX_DIMENSION), help="Input dimension; 1024, or what the sizes fix."
 )
-D_OUT = whole_option(
-    "--d-out", default=None, example=1024, least=1, most=MAX_DIMENSION, help="Output dimension; d_in if not given."
-)
+D_OUT = whole_option("--d-out", example=1024, within=(1, MAX_DIMENSION), help="Output dimension; d_in if not given.")

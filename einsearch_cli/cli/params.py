@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import MAX_TOKENS, read_set_words, real_option, whole_option
+from einsearch_cli.cli.options import MAX_TOKENS, SHARE, flag, read_set_words, real_option, whole_option
 from einsearch_cli.cli.output import NUMBERS, Format, format_option, render, table
 from einsearch_cli.errors import SpecError
 
@@ -64,35 +64,24 @@ def params_command(
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
     gpu: str | None = typer.Option(None, help="Estimate a training run on this card: a100, h100, h200, l40s, …"),
     gpus: int | None = whole_option(
-        "--gpus", default=None, least=1, most=1_000_000, help="Cards that share the tokens; 1 if not given."
+        "--gpus", within=(1, 1_000_000), help="Cards that share the tokens; 1 if not given."
     ),
     batch: int | None = whole_option(
         "--batch",
-        default=None,
         example=8,
-        least=1,
-        most=1_000_000_000,
+        within=(1, 1_000_000_000),
         help="Rows of the full context that a card holds at once; 8 if not given.",
     ),
     tokens: float | None = real_option(
         "--tokens",
-        default=None,
-        rule=f"from 1 to {MAX_TOKENS:.0e}",
-        fits=lambda number: 1 <= number <= MAX_TOKENS,
+        rule=(f"from 1 to {MAX_TOKENS:.0e}", lambda number: 1 <= number <= MAX_TOKENS),
         example="26e9",
         help="Training tokens; 20 per parameter if not given.",
     ),
     precision: PrecisionName | None = typer.Option(None, help="Of the matrix products; bfloat16 if not given."),
-    recompute: bool = typer.Option(
-        False, "--recompute", metavar="", help="Compute activations again in the backward pass."
-    ),
+    recompute: bool = flag("--recompute", "Compute activations again in the backward pass."),
     utilisation: float | None = real_option(
-        "--utilisation",
-        default=None,
-        rule="above 0 and at most 1",
-        fits=lambda number: 0 < number <= 1,
-        example="0.4",
-        help="Share of the peak FLOP/s that is assumed; 0.4 if not given.",
+        "--utilisation", rule=SHARE, example="0.4", help="Share of the peak FLOP/s that is assumed; 0.4 if not given."
     ),
     output: Format = format_option(NUMBERS),
 ) -> None:

@@ -17,8 +17,10 @@ from einsearch_cli.cli.options import (
     CORE_LIMIT,
     LEAST_WORKER_BYTES,
     MANY,
+    POSITIVE,
     WORKER_BYTES,
     duration_option,
+    flag,
     memory_option,
     out_folder,
     path_parser,
@@ -92,41 +94,28 @@ def rank_command(
         None, help="Widths of the network, such as 64,128,256; each candidate's best ones if not given."
     ),
     budget: float | None = real_option(
-        "--budget",
-        default=None,
-        rule="above 0",
-        fits=lambda number: number > 0,
-        example="1e11",
-        help="Training FLOPs of every run of the last rung, such as 1e11.",
+        "--budget", rule=POSITIVE, example="1e11", help="Training FLOPs of every run of the last rung, such as 1e11."
     ),
     total: float | None = real_option(
         "--total-flops",
-        default=None,
-        rule="above 0",
-        fits=lambda number: number > 0,
+        rule=POSITIVE,
         example="1e13",
         help="Training FLOPs of all runs together, in place of --budget.",
     ),
     time: str | None = typer.Option(
         None, metavar="2h|90m|3600s", help="How long the study may take here, in place of --budget."
     ),
-    seeds: int | None = whole_option(
-        "--seeds", default=None, example=3, least=1, most=1000, help="Runs per candidate and width."
-    ),
+    seeds: int | None = whole_option("--seeds", example=3, within=(1, 1000), help="Runs per candidate and width."),
     first_seed: int | None = whole_option(
         "--first-seed",
-        default=None,
         example=3,
-        least=0,
-        most=999,
+        within=(0, 999),
         help="The first of these seeds, 0 if not given; the same study from other seeds repeats it.",
     ),
     most_seeds: int | None = whole_option(
         "--most-seeds",
-        default=None,
         example=12,
-        least=1,
-        most=1000,
+        within=(1, 1000),
         help="Most seeds for a candidate that cannot be told from dense; the number of --seeds if not given.",
     ),
     rates: str | None = typer.Option(
@@ -138,28 +127,20 @@ def rank_command(
         help="Also train candidates without their experts and bonds (default).",
         show_default=False,
     ),
-    coordinates: bool | None = typer.Option(
-        None,
-        "--coordinates",
-        metavar="",
-        help="Also check how the outputs of layers change with the width.",
-        show_default=False,
+    coordinates: bool | None = flag(
+        "--coordinates", "Also check how the outputs of layers change with the width.", default=None
     ),
     confirm: int | None = whole_option(
         "--confirm",
-        default=None,
         example=1,
-        least=0,
-        most=100,
+        within=(0, 100),
         help="How many of the best are confirmed with new seeds; 1 if not given.",
     ),
     out: Path | None = out_folder(help="Folder of the study; runs/NAME if not given."),
     workers: int | None = whole_option(
         "--workers",
-        default=None,
         example=2,
-        least=1,
-        most=MANY,
+        within=(1, MANY),
         limit=f"{CORE_LIMIT} with --engine local,",
         help="Runs at once; with --engine local, processes, one per core if not given.",
     ),
@@ -194,7 +175,7 @@ def rank_command(
     checkpoint_every: float = duration_option(
         "--checkpoint-every", default="5m", example="5m", help="Time between two saves of a run in progress."
     ),
-    dry_run: bool = typer.Option(False, "--dry-run", metavar="", help="Show the plan with its cost, and stop."),
+    dry_run: bool = flag("--dry-run", "Show the plan with its cost, and stop."),
     by: By = BY,
     output: Format = format_option(help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
 ) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import out_file, path_parser, real_option
+from einsearch_cli.cli.options import POSITIVE, out_file, path_parser, real_option
 from einsearch_cli.cli.output import Format, format_option, render, table
 from einsearch_cli.errors import Exit, SpecError
 
@@ -53,9 +53,7 @@ BY = typer.Option(
 
 AT = real_option(
     "--at",
-    default=None,
-    rule="above 0",
-    fits=lambda number: number > 0,
+    rule=POSITIVE,
     example="1e13",
     help="Predict the loss of every structure at these training FLOPs by its scaling law; needs four rungs or more.",
 )

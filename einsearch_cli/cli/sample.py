@@ -31,10 +31,10 @@ index classes that have to be empty.
 
 
 def sample_command(
-    factors: int = whole_option("--factors", "-N", default=2, least=1, most=MANY, help="Number of factors."),
-    number: int = whole_option("--number", "-n", default=10, least=1, most=1_000_000, help="How many structures."),
+    factors: int = whole_option("--factors", "-N", default=2, within=(1, MANY), help="Number of factors."),
+    number: int = whole_option("--number", "-n", default=10, within=(1, 1_000_000), help="How many structures."),
     seed: int = whole_option(
-        "--seed", default=0, least=0, most=MAX_SEED, help="The same seed draws the same structures."
+        "--seed", default=0, within=(0, MAX_SEED), help="The same seed draws the same structures."
     ),
     allow_block_diagonal: bool = filters.BLOCK_DIAGONAL,
     fix: list[str] = filters.FIX,

@@ -44,8 +44,7 @@ def tokenize_command(
     held_out_fraction: float = real_option(
         "--held-out-fraction",
         default=0.05,
-        rule="from 1e-6 to 0.5",
-        fits=lambda number: 1e-6 <= number <= 0.5,
+        rule=("from 1e-6 to 0.5", lambda number: 1e-6 <= number <= 0.5),
         example="0.05",
         help="Part of the characters held out.",
     ),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import out_folder, read_set_words, whole_option
+from einsearch_cli.cli.options import flag, out_folder, read_set_words, whole_option
 from einsearch_cli.cli.output import environment
 from einsearch_cli.errors import Exit, OutputError, RunFailedError
 
@@ -49,10 +49,8 @@ def train_command(
     out: Path | None = out_folder(help="Folder of the runs; runs/NAME if not given."),
     device: str = typer.Option("auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one."),
     gpu: str | None = typer.Option(None, help="Estimate memory and time on this card too: a100, h100, h200, l40s, …"),
-    gpus: int = whole_option("--gpus", default=1, least=1, most=1_000_000, help="Cards that the estimate is for."),
-    dry_run: bool = typer.Option(
-        False, "--dry-run", metavar="", help="Show the plan, with the speed measured here, and stop."
-    ),
+    gpus: int = whole_option("--gpus", default=1, within=(1, 1_000_000), help="Cards that the estimate is for."),
+    dry_run: bool = flag("--dry-run", "Show the plan, with the speed measured here, and stop."),
 ) -> int:
     from einsearch_cli.data.tokens import check_source
     from einsearch_cli.layers.memory import retain_memory
