@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -26,12 +24,12 @@ from einsearch_cli.cli.options import (
     path_parser,
     real_option,
     refuse_too_many,
-    whole_list,
     whole_option,
-    whole_parser,
 )
 from einsearch_cli.cli.output import Format, environment, format_option
+from einsearch_cli.cli.rank_plan import counted, plan_text
 from einsearch_cli.cli.report import BY, By, ranking_text, tell
+from einsearch_cli.cli.study_input import overrides_of, read_study
 from einsearch_cli.errors import Exit, SpecError
 from einsearch_cli.search.engines import DEFAULT, engine_names, find_engine
 
@@ -46,9 +44,7 @@ if TYPE_CHECKING:
     from einsearch_cli.search.study import StudyEvent
     from einsearch_cli.search.timing import Place
     from einsearch_cli.search.watching import StudyWatch
-    from einsearch_cli.settings import Given
     from einsearch_cli.structures import LayerSpec
-    from einsearch_cli.structures.safe_yaml import Location
     from einsearch_cli.tasks import AnyTask
     from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 
@@ -159,9 +155,7 @@ def rank_command(
     pack: int = whole_option(
         "--pack",
         default=DEFAULT_PACK,
-        example=DEFAULT_PACK,
-        least=1,
-        most=256,
+        within=(1, 256),
         help="Runs of one structure and width that a worker trains at once, where that is faster; 1 trains each alone.",
     ),
     run_timeout: float | None = duration_option(
@@ -197,8 +191,7 @@ def rank_command(
         "coordinates": coordinates,
         "confirm": confirm,
     }
-    overrides = _overrides(task, text, widths, given)
-    spec, folder = _read_study(study, overrides)
+    spec, folder = read_study(study, overrides_of(task, text, widths, given))
 
     from einsearch_cli.search.budgets import check_budgets
     from einsearch_cli.search.engine_options import split_words
@@ -229,141 +222,6 @@ def rank_command(
     return session.run(output, by)
 
 
-def _overrides(task: str | None, text: Path | None, widths: str | None, others: Mapping[str, Any]) -> dict[str, Any]:
-    given: dict[str, Any] = {**others, "task": "text" if text and not task else task}
-    if widths is not None:
-        given["widths"] = whole_list("--widths", widths, 1, 1_000_000, example="64,128,256")
-    if text is not None:
-        given["task_settings"] = {"data": {"text": str(text)}}
-    return {key: value for key, value in given.items() if value is not None}
-
-
-def _read_study(words: list[str], overrides: dict[str, Any]) -> tuple[StudySpec, Path]:
-    """The study and the folder that its files are relative to."""
-    from einsearch_cli.cli.structure_input import read_structures, refuse_file_as_structure
-    from einsearch_cli.search.spec import BUDGETS, load_study_spec, parse_study_spec
-    from einsearch_cli.structures import is_structure_file
-
-    if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml")):
-        spec = load_study_spec(Path(words[0]))
-        merged = spec.model_dump(exclude_unset=True)
-        if any(name in overrides for name in BUDGETS):
-            merged = {key: value for key, value in merged.items() if key not in BUDGETS}
-        merged |= overrides
-        merged["task_settings"] = _merged_settings(spec, overrides)
-        return parse_study_spec(merged, _by_options), Path(words[0]).parent
-    data: dict[str, Any] = {"structures": [], "files": [], **overrides}
-    for word in words:
-        kind, _, rest = word.partition(":")
-        if kind == "grid" and "space" in data:
-            raise SpecError(f"{word[:40]} stands beside another grid: a study has one", remedy=f"keep one, {word[:40]}")
-        if kind == "grid":
-            data["space"] = {"grid": whole_parser("grid:", 1, 24, example=2)(rest)}
-        elif word == "-":
-            data["structures"] += [str(named.layer) for named in read_structures([word], None)]
-        elif is_structure_file(word):
-            data["files"].append(word)
-        else:
-            refuse_file_as_structure(word)
-            data["structures"].append(word)
-    return parse_study_spec(data, _by_options), Path()
-
-
-def _merged_settings(spec: StudySpec, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The task's settings with those of options; a text takes the place of any other source in `data`."""
-    same_task = overrides.get("task", spec.task) == spec.task
-    settings = spec.task_settings if same_task else {}
-    changes: dict[str, Any] = overrides.get("task_settings", {})
-    if changes and isinstance(data := settings.get("data"), dict):
-        kept = {key: value for key, value in data.items() if key not in ("tokens", "dataset", "token_type")}
-        changes = {"data": kept | changes["data"]}
-    return settings | changes
-
-
-_OPTIONS = {"budget_flops": "--budget"} | {
-    key: f"--{key.replace('_', '-')}"
-    for key in (
-        "total_flops",
-        "time",
-        "widths",
-        "seeds",
-        "first_seed",
-        "most_seeds",
-        "task",
-        "rates",
-        "controls",
-        "coordinates",
-        "confirm",
-    )
-}
-
-
-def _by_options(location: Location) -> Given:
-    """How settings are named that options gave; what a file gave was checked before."""
-    from einsearch_cli.cli.options import as_words
-    from einsearch_cli.settings import Given, in_code
-
-    option = _OPTIONS.get(str(location[0])) if location else None
-    return in_code(location) if option is None else Given(option, lambda value: f"{option} {as_words(value)}")
-
-
-def _plan(spec: StudySpec, candidates: list[LayerSpec], estimate: StudyEstimate, workers: int, output: Format) -> str:
-    from einsearch_cli.cli.output import render, table
-    from einsearch_cli.reports.numbers import duration_text
-    from einsearch_cli.structures import short_name
-
-    controls = spec.controls_of(candidates)
-    if output in (Format.json, Format.jsonl):
-        plan = {
-            "task": spec.task,
-            "structures": [str(s) for s in candidates],
-            "controls": [str(s) for s in controls],
-            "widths": spec.widths,
-            "seeds": spec.seeds,
-            "first_seed": spec.first_seed,
-            "looks": list(spec.looks),
-            "budget_flops": spec.budget_flops,
-            "rates": spec.rates,
-        }
-        return json.dumps({**plan, "workers": workers, **estimate.to_json()}, indent=2, ensure_ascii=False)
-    rows = [
-        {
-            "rung": stage.planned.rung + 1,
-            "stage": stage.planned.stage,
-            "candidates": stage.planned.structures,
-            "runs": round(stage.planned.runs),
-            "FLOPs a run": f"{stage.planned.budget_flops:.3g}",
-            "time": duration_text(stage.seconds),
-        }
-        for stage in estimate.stages
-    ]
-    if output is not Format.table:
-        return render([{"structure": str(s)} for s in candidates] if output is Format.yaml else rows, [], output)
-    names = ", ".join(short_name(structure) for structure in candidates[:12])
-    more = f" and {len(candidates) - 12} more" if len(candidates) > 12 else ""
-    added = f"\ncontrols: {', '.join(map(short_name, controls))}" if controls else ""
-    widths = f"widths {', '.join(map(str, spec.widths))}" if spec.widths else "the best widths of every candidate"
-    equal = "".join(
-        f"\nat width {width} these are one network, trained once: {', '.join(map(short_name, group))}"
-        for width, group in estimate.equal
-    )
-    pays = f"\n{spec.time} pays for {spec.budget_flops:.3g} FLOPs a run of the last rung, {_counted(spec.halving.rungs, 'rung')}"
-    timed = pays if spec.time else ""
-    others, start_up_s = estimate.runs - estimate.tuning_runs, estimate.start_up_s
-    share = f" ({estimate.tuning_runs / max(1, others):.0%} more than without)"
-    tuning = f"\n{estimate.tuning_runs} runs look for learning rates{share}" if estimate.tuning_runs else ""
-    return (
-        f"task {spec.task}, {len(candidates)} candidates ({names}{more}){added}\n"
-        f"{widths}; {_counted(spec.seeds, 'seed')} each; {_counted(workers, 'worker')}{equal}\n{table(rows)}\n"
-        f"in all {estimate.runs} runs, {estimate.train_flops:.3g} training FLOPs, about {duration_text(estimate.seconds)}"
-        f"{f', of which the workers take {duration_text(start_up_s)} to start' if start_up_s >= 1 else ''}{tuning}{timed}"
-    )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 @dataclass(frozen=True)
 class _Session:
     """One call of `rank`: runs what is left of a study and reports."""
@@ -386,7 +244,7 @@ class _Session:
 
     def plan(self, spec: StudySpec, estimate: StudyEstimate, output: Format) -> str:
         """The plan with its cost as text."""
-        return _plan(spec, self.candidates, estimate, self.engine.workers, output)
+        return plan_text(spec, self.candidates, estimate, self.engine.workers, output)
 
     def run(self, output: Format, by: By) -> int:
         """The study as a whole: its folder is looked at first, then the data are prepared."""
@@ -436,7 +294,7 @@ class _Session:
         known = known_seconds(store, places)
         if known is not None:
             return known
-        with waiting(f"timing a step of {_counted(len(places), 'network')} in turn"):
+        with waiting(f"timing a step of {counted(len(places), 'network')} in turn"):
             return race_steps(store, places, self.task, self.spec.optimizer)
 
     def _coordinates(self, outcome: StudyOutcome, store: StudyStore) -> tuple[LayerCoordinates, ...]:

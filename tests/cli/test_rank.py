@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 
-from einsearch_cli.cli.rank import _overrides, _read_study
+from einsearch_cli.cli.study_input import overrides_of, read_study
 
 STUDY = """
 task: teacher
@@ -321,8 +321,8 @@ def test_a_text_by_option_takes_the_place_of_the_source_and_keeps_the_tokenizer(
     tmp_path: Path, data: str, expected: dict[str, object]
 ) -> None:
     path = write_study(tmp_path, f"task: text\ntask_settings: {{data: {data}, layers: 1}}\nstructures: [monarch]\n")
-    spec, _ = _read_study([str(path)], _overrides("text", Path("mine.txt"), None, {}))
+    spec, _ = read_study([str(path)], overrides_of("text", Path("mine.txt"), None, {}))
     assert spec.task_settings == {"data": {**expected, "text": "mine.txt"}, "layers": 1}
     other = write_study(tmp_path, "structures: [monarch]\n")
-    spec, _ = _read_study([str(other)], _overrides(None, Path("mine.txt"), None, {}))
+    spec, _ = read_study([str(other)], overrides_of(None, Path("mine.txt"), None, {}))
     assert (spec.task, spec.task_settings) == ("text", {"data": {"text": "mine.txt"}})
