@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from einsearch_cli.search.estimate import StudyEstimate
     from einsearch_cli.search.job import TrialFinished, TrialTriedAgain
-    from einsearch_cli.search.study import StageStarted, StudyEvent
+    from einsearch_cli.search.stages import StageStarted, StudyEvent
     from einsearch_cli.speed import Case, CaseEstimate
     from einsearch_cli.structures import RoutingStatistics
     from einsearch_cli.training.full import StepMetrics
@@ -121,7 +121,7 @@ class StudyProgress(LiveBars):
 
     def __call__(self, event: StudyEvent) -> None:
         from einsearch_cli.search.job import TrialFinished, TrialNote, TrialStarted, TrialTriedAgain
-        from einsearch_cli.search.study import StageStarted
+        from einsearch_cli.search.stages import StageStarted
 
         if isinstance(event, TrialStarted):  # workers may still load torch
             return

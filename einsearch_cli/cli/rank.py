@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from einsearch_cli.search.estimate import StudyEstimate
     from einsearch_cli.search.outcome import StudyOutcome
     from einsearch_cli.search.spec import StudySpec
+    from einsearch_cli.search.stages import StudyEvent
     from einsearch_cli.search.store import StudyStore
-    from einsearch_cli.search.study import StudyEvent
     from einsearch_cli.search.timing import Place
     from einsearch_cli.search.watching import StudyWatch
     from einsearch_cli.structures import LayerSpec
@@ -249,8 +249,9 @@ class _Session:
     def run(self, output: Format, by: By) -> int:
         """The study as a whole: its folder is looked at first, then the data are prepared."""
         from einsearch_cli.cli.progress import StudyProgress
+        from einsearch_cli.search.identity import fingerprint, readable
         from einsearch_cli.search.store import StudyStore
-        from einsearch_cli.search.study import fingerprint, readable, run_study
+        from einsearch_cli.search.study import run_study
 
         identity = fingerprint(self.spec, self.task)
         try:

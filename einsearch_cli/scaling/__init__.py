@@ -11,7 +11,6 @@ from einsearch_cli.scaling.law import (
     Law as Law,
     Laws as Laws,
     LossCurve as LossCurve,
-    Outlook as Outlook,
     Prediction as Prediction,
     fit_laws as fit_laws,
 )
@@ -22,6 +21,7 @@ from einsearch_cli.scaling.observations import (
     Observation as Observation,
     levels_of as levels_of,
 )
+from einsearch_cli.scaling.outlook import Outlook as Outlook
 from einsearch_cli.scaling.parabola import Vertex as Vertex, vertex as vertex
 from einsearch_cli.scaling.ranking import (
     Ranking as Ranking,

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 
 from einsearch_cli.scaling.gains import gain_tests, log_gain
-from einsearch_cli.scaling.law import Outlook, outlooks
 from einsearch_cli.scaling.many import holm, step_down
 from einsearch_cli.scaling.noise import CONFIDENCE, Noise, Variance, noise_of, t_quantile
 from einsearch_cli.scaling.observations import Level, Observation, cell_of, levels_of
+from einsearch_cli.scaling.outlook import Outlook, outlooks
 from einsearch_cli.scaling.surface import Surface, surface
 from einsearch_cli.scaling.trend import Trend, trend
 

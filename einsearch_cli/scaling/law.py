@@ -220,7 +220,7 @@ def fit_laws(curves: Mapping[Hashable, LossCurve], *, shared_floor: bool = True)
         FitError: losses that no law can be fitted to, by name, with what would settle it.
     """
     for name, curve in curves.items():
-        _check(name, curve)
+        check_curve(name, curve)
     centre = float(np.mean(np.concatenate([curve.log_compute for curve in curves.values()])))
     members = np.concatenate([np.full(len(curve.log_compute), i) for i, curve in enumerate(curves.values())])
     x = np.concatenate([curve.log_compute for curve in curves.values()]) - centre
@@ -243,7 +243,7 @@ def fit_laws(curves: Mapping[Hashable, LossCurve], *, shared_floor: bool = True)
     return Laws(curves, centre, problem.by_structure(np.concatenate([best, resampled])), shared_floor)
 
 
-def _check(name: Hashable, curve: LossCurve) -> None:
+def check_curve(name: Hashable, curve: LossCurve) -> None:
     """Refuse what no law can be fitted to."""
     x, y = curve.log_compute, curve.log_losses
     bad = [i for i in range(len(y)) if not (math.isfinite(y[i]) and math.isfinite(x[i]))]
@@ -377,60 +377,3 @@ class _Problem:
             if done[rows].all():
                 break
         return parameters, cost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
-    """What a structure's scaling law says, or why there is none."""
-
-    law: Law | None = None
-    crossover: Crossover | None = None
-    """With the yardstick; None where the laws do not meet within three decades of the runs."""
-    prediction: Prediction | None = None
-    """At the compute that was asked for."""
-    reason: str | None = None
-    """Why there is no law, and what would settle it."""
-
-
-def outlooks(
-    surfaces: Mapping[Hashable, Surface], noise: Noise, yardstick: Hashable, at: float | None = None
-) -> dict[Hashable, Outlook]:
-    """The laws of all structures with one L0; where that fits badly, each with an L0 of its own."""
-    curves: dict[Hashable, LossCurve] = {}
-    found: dict[Hashable, Outlook] = {}
-    for name, one in surfaces.items():
-        try:
-            curves[name] = LossCurve.of_surface(name, one, noise)
-            _check(name, curves[name])
-        except FitError as error:
-            curves.pop(name, None)
-            found[name] = Outlook(reason=_said(error))
-    try:
-        whole = fit_laws(curves) if curves else None
-    except FitError:
-        whole = None
-    for name, curve in curves.items():
-        try:
-            laws = whole or fit_laws({name: curve, yardstick: curves.get(yardstick, curve)}, shared_floor=False)
-            found[name] = Outlook(
-                law=laws.law(name),
-                crossover=_crossover(laws, name, yardstick),
-                prediction=None if at is None else laws.predict(name, at),
-            )
-        except FitError as error:
-            found[name] = Outlook(reason=_said(error))
-    return found
-
-
-def _said(error: FitError) -> str:
-    """One sentence: what is wrong, and what would settle it."""
-    return error.problem if error.remedy is None else f"{error.problem}: {error.remedy}"
-
-
-def _crossover(laws: Laws, name: Hashable, yardstick: Hashable) -> Crossover | None:
-    if name == yardstick or yardstick not in laws.curves:
-        return None
-    try:
-        return laws.crossover(name, yardstick)
-    except FitError:
-        return None

@@ -21,9 +21,10 @@ from einsearch_cli.scaling.comparisons import (
     Verdict,
     compare,
 )
-from einsearch_cli.scaling.law import Crossover, Law, Outlook, Prediction
+from einsearch_cli.scaling.law import Crossover, Law, Prediction
 from einsearch_cli.scaling.noise import CONFIDENCE, t_quantile
 from einsearch_cli.scaling.observations import Observation
+from einsearch_cli.scaling.outlook import Outlook
 from einsearch_cli.scaling.parabola import Edge
 from einsearch_cli.scaling.trend import RungGain, Trend, scaled
 from einsearch_cli.structures import LayerSpec, layer_family, parse_layer

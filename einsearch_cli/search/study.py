@@ -6,26 +6,22 @@ interrupted decides the same again, and one that is asked for more seeds, candid
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import statistics
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from einsearch_cli.scaling import Vertex, is_finished, levels_of, observations_of, rank_candidates, vertex
 from einsearch_cli.scaling.surface import Minimum, surface
-from einsearch_cli.search.bracket import best_point, next_points
+from einsearch_cli.search.bracket import best_point
 from einsearch_cli.search.budgets import width_grid
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.halving import promoted, rung_budgets
 from einsearch_cli.search.outcome import Spending, StudyOutcome, TunedRate
 from einsearch_cli.search.plan import StudyStage, planned_stages, run_total
-from einsearch_cli.search.running import RunEvent, run_waiting
 from einsearch_cli.search.spec import CONFIRMING_SEED, StudySpec
+from einsearch_cli.search.stages import Stages, StudyEvent
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.search.widths import grid_number, log_slope
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
@@ -34,51 +30,8 @@ from einsearch_cli.training.proxy.trial import Stage, Trial, TrialResult
 
 MOST_OCTAVES: Final = 4
 """The search for a rate ends this many factors of 2 from the base rate."""
-
-
 _RATES: Final = "tuned_rates"
 """Name of the note in the store."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageStarted:
-    """Trials of a stage are about to run: how many it has so far, and how many of these are finished."""
-
-    stage: StudyStage
-    rung: int
-    rungs: int
-    budget_flops: float
-    structures: tuple[LayerSpec, ...]
-    trials: int
-    finished: int
-
-
-StudyEvent = StageStarted | RunEvent
-
-
-FORMAT = 3
-"""Rises when the same trial gives another result or has another key: 3 since a key holds the budget and the rate."""
-
-
-def readable(spec: StudySpec, task: AnyTask) -> dict[str, Any]:
-    """What makes runs comparable, as plain values: for people who ask what differs between two studies."""
-    return {
-        **_deciding(spec),
-        "task_format": task.format,
-        "task_settings": task.settings.model_dump(mode="json"),
-        "data": task.data_digest()[:12],
-    }
-
-
-def _deciding(spec: StudySpec) -> dict[str, Any]:
-    """The settings that decide what a trial gives, without those of the task."""
-    return spec.model_dump(mode="json", include={"task", "optimizer"}) | {"format": FORMAT}
-
-
-def fingerprint(spec: StudySpec, task: AnyTask) -> str:
-    """SHA-256 of everything that decides what a trial gives; which trials there are may change."""
-    settings = {**_deciding(spec), "data": task.fingerprint()}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def run_study(
@@ -100,44 +53,30 @@ def run_study(
     Stages are synchronous: one is decided when all trials of the one before have ended, so the outcome does not depend
     on timing, on the number of workers, or on interruptions.
     """
-    return _Course(spec, candidates, task, networks, store, engine, on_event).run()
+    stages = Stages(networks, store, engine, on_event, rung_budgets(spec.budget_flops, spec.halving))
+    return _Course(spec, candidates, task, stages).run()
 
 
 class _Course:
     """One pass through the stages of a study."""
 
-    def __init__(
-        self,
-        spec: StudySpec,
-        candidates: Sequence[LayerSpec],
-        task: AnyTask,
-        networks: EqualNetworks,
-        store: StudyStore,
-        engine: Engine,
-        on_event: Callable[[StudyEvent], None],
-    ) -> None:
+    def __init__(self, spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, stages: Stages) -> None:
         self.spec = spec
-        self.planned = planned_stages(spec, candidates, networks)
+        self.stages = stages
+        self.budgets, self.results = stages.budgets, stages.results
+        self.planned = planned_stages(spec, candidates, stages.networks)
         self.controls = spec.controls_of(candidates)
         self.structures = [*candidates, *self.controls]
-        self.networks = networks
-        self.store = store
-        self.engine = engine
-        self.on_event = on_event
         self.grid = width_grid(spec, task)
         self.first = spec.ranking_seeds[:1]
         """The seed that looks for rates and widths."""
         self.always = spec.compared_with()
-        self.budgets = rung_budgets(spec.budget_flops, spec.halving)
         self.rates: dict[LayerSpec, TunedRate] = {}
-        self._noted: dict[str, dict[str, Any]] = dict(store.noted(_RATES) or {})
+        self._noted: dict[str, dict[str, Any]] = dict(stages.store.noted(_RATES) or {})
         """Rates that the study has found, by `_note_key`: with other rungs it keeps what it trained at them."""
         self.best_widths: dict[LayerSpec, dict[float, float]] = {structure: {} for structure in self.structures}
         self.chosen: dict[tuple[LayerSpec, int], list[int]] = {}
         """(structure, rung) -> numbers of the widths that all seeds were trained at."""
-        self.results: dict[Trial, TrialResult] = {}
-        self._sources: dict[Hashable, Trial] = {}
-        self._stage_trials = 0
 
     def run(self) -> StudyOutcome:
         last = len(self.budgets) - 1
@@ -167,7 +106,8 @@ class _Course:
     def _ranked(self) -> dict[str, Trial]:
         """The trials so far that the ranking is made from, by key."""
         main = self._distinct(trial for trial in self.results if trial.stage == "main" and trial.balanced)
-        return main | self._distinct((t for t in self.results if t.stage == "pilot" and self._is_final(t)), main)
+        pilots = (t for t in self.results if t.stage == "pilot" and t.rate == self._rate(t.structure, t.rung))
+        return main | self._distinct(pilots, main)
 
     def _sorted(self, trials: Iterable[Trial]) -> tuple[TrialResult, ...]:
         return tuple(sorted((self.results[trial] for trial in trials), key=lambda result: result.trial.rung))
@@ -180,9 +120,6 @@ class _Course:
             if trial.key not in (known or {}):
                 found.setdefault(trial.key, trial)
         return found
-
-    def _is_final(self, trial: Trial) -> bool:
-        return trial.rate == self._rate(trial.structure, trial.rung)
 
     def _rate(self, structure: LayerSpec, rung: int) -> float:
         """The rate of the seeds: that of a check if the rung is the last, or was when it was trained."""
@@ -221,7 +158,7 @@ class _Course:
         self.rates = {structure: TunedRate.from_json(tuned) for structure, tuned in elsewhere.items()}
         unknown = [structure for structure in self.structures if structure not in elsewhere]
         places = {s: self._near(s, self.grid.guess(s, budget), budget) for s in unknown}
-        values = self._search(
+        values = self.stages.search(
             "rates",
             0,
             {structure: [-1, 0, 1] for structure, number in places.items() if number is not None},
@@ -238,7 +175,7 @@ class _Course:
                 "budget": budget,
                 "tuned": self.rates[structure].to_json(),
             }
-        self.store.note(_RATES, self._noted)
+        self.stages.store.note(_RATES, self._noted)
 
     @property
     def base_rate(self) -> float:
@@ -301,15 +238,13 @@ class _Course:
         best = best_point(losses)
         if self.spec.widths is not None or best is None:
             return sorted(losses)
-        order = sorted(losses)
-        first = min(max(order.index(best) - 1, 0), max(len(order) - 3, 0))
-        return order[first : first + 3]
+        return _three_around(sorted(losses), best)
 
     def _search_widths(
         self, stage: StudyStage, rung: int, starts: Mapping[LayerSpec, list[int]], seeds: Sequence[int]
     ) -> dict[LayerSpec, dict[int, float]]:
         is_fixed, budget = self.spec.widths is not None, self.budgets[rung]
-        return self._search(
+        return self.stages.search(
             stage,
             rung,
             starts,
@@ -321,7 +256,7 @@ class _Course:
     def _check_rates(self, rung: int, pilots: Mapping[LayerSpec, Mapping[int, float]]) -> None:
         """Try the neighbours of each rate once more at the best width of the last rung, and follow the better one."""
         best = {s: number for s, losses in pilots.items() if (number := best_point(losses)) is not None}
-        values = self._search(
+        values = self.stages.search(
             "rate check",
             rung,
             {s: [-1, 0, 1] for s in best if s in self.rates},
@@ -337,7 +272,7 @@ class _Course:
                 self.rates[structure] = tuned.checked_at(width, found, tried, moves)
                 key = self._note_key("last", structure, self.budgets[rung])
                 self._noted[key] = self.rates[structure].to_json()
-        self.store.note(_RATES, self._noted)
+        self.stages.store.note(_RATES, self._noted)
 
     def _add_seeds(self, rung: int, survivors: Sequence[LayerSpec], scores: dict[LayerSpec, float]) -> Spending:
         """More seeds at the best widths of candidates whose verdict they may settle, and of the yardstick.
@@ -362,12 +297,12 @@ class _Course:
                 for trial in self._trials("main", structure, rung, number, numbers)
                 if trial not in self.results
             ]
-            self._run_all("more seeds", rung, sorted(trials, key=lambda trial: trial.seed), goes_on=len(extended) > 1)
+            self.stages.run("more seeds", rung, trials, goes_on=len(extended) > 1)
             for structure in (yardstick, *undecided):
                 seeds[structure] = look
                 self._score(structure, rung, scores)
         places = [(s, self.grid.width(number)) for s in seeds for number in self._best_three(s, rung)]
-        lacking = {(width, self.networks.key(s, width)): looks[-1] - seeds[s] for s, width in places}
+        lacking = {(width, self.stages.networks.key(s, width)): looks[-1] - seeds[s] for s, width in places}
         saved = sum(lacking.values())
         return Spending(
             planned_runs=run_total(self.planned),
@@ -392,92 +327,35 @@ class _Course:
             for number in self._best_three(structure, rung)
             for trial in self._trials("confirmation", structure, rung, number, seeds)
         ]
-        self._run_all("confirmation", rung, sorted(trials, key=lambda trial: trial.seed))
+        self.stages.run("confirmation", rung, trials)
         return trials
 
     def _nearest(self, structure: LayerSpec, rung: int) -> int:
-        """Place of the chosen width that is nearest to the best one."""
-        widths, best = self.chosen[structure, rung], self.best_widths[structure][self.budgets[rung]]
-        return min(range(len(widths)), key=lambda i: abs(math.log(self.grid.width(widths[i]) / best)))
+        """The chosen width that is nearest to the best one."""
+        best = self.best_widths[structure][self.budgets[rung]]
+        return min(self.chosen[structure, rung], key=lambda number: abs(math.log(self.grid.width(number) / best)))
 
     def _best_three(self, structure: LayerSpec, rung: int) -> list[int]:
         """The chosen width nearest to the best one, with its neighbours."""
-        numbers = self.chosen[structure, rung]
-        first = min(max(self._nearest(structure, rung) - 1, 0), max(len(numbers) - 3, 0))
-        return numbers[first : first + 3]
+        return _three_around(self.chosen[structure, rung], self._nearest(structure, rung))
 
     def _ablate(self, rung: int, survivors: Sequence[LayerSpec]) -> list[Trial]:
         """The run that stands for each structure with experts: its first finished seed at the best width."""
         found = []
         for structure in survivors:
             if isinstance(structure, MixtureOfExperts) and self.budgets[rung] in self.best_widths[structure]:
-                number = self.chosen[structure, rung][self._nearest(structure, rung)]
+                number = self._nearest(structure, rung)
                 trials = self._trials("main", structure, rung, number, self.spec.ranking_seeds)
                 finished = next((trial for trial in trials if is_finished(self.results[trial])), None)
                 found += [] if finished is None else [replace(finished, balanced=False)]
-        self._run_all("without balance loss", rung, found)
+        self.stages.run("without balance loss", rung, found)
         return found
 
-    def _search(
-        self,
-        stage: StudyStage,
-        rung: int,
-        starts: Mapping[LayerSpec, list[int]],
-        trials_of: Callable[[LayerSpec, int], list[Trial]],
-        neighbour: Callable[[LayerSpec, int, int], int | None],
-        *,
-        leaps: bool = False,
-    ) -> dict[LayerSpec, dict[int, float]]:
-        """Measure points of every structure until its lowest has neighbours; mean log losses by point."""
-        values: dict[LayerSpec, dict[int, float]] = {structure: {} for structure, points in starts.items() if points}
-        wanted = {structure: points for structure, points in starts.items() if points}
-        for round_number in count():
-            trials = {(s, p): trials_of(s, p) for s, points in wanted.items() for p in points}
-            flat = [trial for group in trials.values() for trial in group]
-            self._run_all(stage, rung, sorted(flat, key=lambda trial: trial.seed), goes_on=round_number > 0)
-            for (structure, point), group in trials.items():
-                values[structure][point] = statistics.fmean(_log_loss(self.results[trial]) for trial in group)
-            wanted = {}
-            for structure, found in values.items():
-                points = next_points(found, lambda p, step, s=structure: neighbour(s, p, step), leaps=leaps)  # type: ignore[misc]
-                if points:
-                    wanted[structure] = points
-            if not wanted:
-                return values
-        raise AssertionError("unreachable")  # pragma: no cover
 
-    def _run_all(self, stage: StudyStage, rung: int, trials: Sequence[Trial], *, goes_on: bool = False) -> None:
-        """Run the trials that have no result yet; equal networks once. `goes_on`: more trials of the stage before."""
-        if not trials:
-            return
-        pairs = [(trial, self._source(trial)) for trial in trials]
-        own = list(dict.fromkeys(source for _, source in pairs))
-        self.store.add(sorted(own, key=lambda trial: (trial.seed, trial.width)))  # narrow ones take longest
-        before = self._stage_trials if goes_on else 0
-        self._stage_trials = before + len(own)
-        self.on_event(
-            StageStarted(
-                stage=stage,
-                rung=rung,
-                rungs=len(self.budgets),
-                budget_flops=self.budgets[rung],
-                structures=tuple(dict.fromkeys(trial.structure for trial in trials)),
-                trials=self._stage_trials,
-                finished=self._stage_trials - self.store.waiting(),
-            )
-        )
-        run_waiting(self.store, self.engine, self.on_event)
-        for trial, source in pairs:
-            result = self.store.result_of(source)
-            assert result is not None
-            copied = None if source.structure == trial.structure else source.structure
-            self.results[trial] = replace(result, trial=trial, trained_as=copied)
-
-    def _source(self, trial: Trial) -> Trial:
-        """The trial whose run stands for this one: the first of the study that trains the same network."""
-        key = self.networks.key(trial.structure, trial.width)
-        same = replace(trial, structure=self.structures[0], stage="main")
-        return self._sources.setdefault((key, same), trial)
+def _three_around(numbers: list[int], middle: int) -> list[int]:
+    """A number with its two neighbours; the three at the end where it is one."""
+    first = min(max(numbers.index(middle) - 1, 0), max(len(numbers) - 3, 0))
+    return numbers[first : first + 3]
 
 
 def _next_octave(_: LayerSpec, octave: int, step: int) -> int | None:
@@ -490,11 +368,6 @@ def _lowest(values: Mapping[float, float]) -> Vertex | None:
     if not any(map(math.isfinite, values.values())):
         return None
     return vertex(list(values), list(values.values()))
-
-
-def _log_loss(result: TrialResult) -> float:
-    """Log of a run's loss, infinite where it has none."""
-    return math.log(result.loss) if is_finished(result) and result.loss is not None else math.inf
 
 
 def _finite(log_loss: float) -> float | None:

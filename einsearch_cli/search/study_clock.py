@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from einsearch_cli.search.estimate import StudyEstimate
-    from einsearch_cli.search.study import StageStarted
+    from einsearch_cli.search.stages import StageStarted
 
 
 class StudyClock:

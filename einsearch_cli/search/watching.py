@@ -22,7 +22,7 @@ from einsearch_cli.training.proxy.trial import Status, Trial, TrialResult
 
 if TYPE_CHECKING:
     from einsearch_cli.search.estimate import StudyEstimate
-    from einsearch_cli.search.study import StageStarted, StudyEvent
+    from einsearch_cli.search.stages import StageStarted, StudyEvent
 
 EVENTS: Final = "events.jsonl"
 LEAST_INTERVAL_S: Final = 1.0

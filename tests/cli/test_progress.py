@@ -12,7 +12,7 @@ from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.estimate import StageEstimate, StudyEstimate
 from einsearch_cli.search.job import TrialFinished, TrialProgress
 from einsearch_cli.search.plan import PlannedStage
-from einsearch_cli.search.study import StageStarted
+from einsearch_cli.search.stages import StageStarted
 from einsearch_cli.structures import RoutingStatistics, parse_layer
 from einsearch_cli.training.full import StepMetrics
 from einsearch_cli.training.proxy.trial import Trial, TrialResult

@@ -14,8 +14,9 @@ from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.job import Pack, Report, TrialFinished, TrialSetup
 from einsearch_cli.search.outcome import StudyOutcome
 from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.search.stages import StageStarted, StudyEvent
 from einsearch_cli.search.store import StudyStore
-from einsearch_cli.search.study import StageStarted, StudyEvent, run_study
+from einsearch_cli.search.study import run_study
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.training.proxy.trial import Trial, TrialResult, failed_result
 

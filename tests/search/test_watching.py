@@ -22,8 +22,8 @@ from einsearch_cli.search.estimate import StageEstimate, StudyEstimate
 from einsearch_cli.search.job import TrialFinished, TrialProgress, TrialStarted, TrialTriedAgain
 from einsearch_cli.search.owner import Owner, read_owner, write_owner
 from einsearch_cli.search.plan import PlannedStage
+from einsearch_cli.search.stages import StageStarted
 from einsearch_cli.search.status import STATUS, Cost, RunCounts, read_status
-from einsearch_cli.search.study import StageStarted
 from einsearch_cli.search.watching import EVENTS, StudyWatch
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.training.proxy.trial import Trial, TrialResult, failed_result
