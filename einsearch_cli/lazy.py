@@ -1,4 +1,4 @@
-"""Packages whose names import their modules on first use, so that a command starts with what it needs."""
+"""Modules that are imported on first use, so that a command starts with what it needs, and optional packages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from einsearch_cli.errors import EinsearchError
 
 
 def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
@@ -44,3 +46,19 @@ def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], list[str]
         return value
 
     return load, sorted(home)
+
+
+def optional_package(module: str, needs: str, remedy: str, kind: type[EinsearchError]) -> Any:
+    """A package that einsearch does without unless it is asked for; `needs` is the first part of the message.
+
+    >>> from einsearch_cli.errors import OutputError
+    >>> optional_package("resvg_pie", "PNG needs the package resvg-pie", "pip install 'einsearch[png]'", OutputError)
+    Traceback (most recent call last):
+    ...
+    einsearch_cli.errors.OutputError: PNG needs the package resvg-pie, which is not installed
+    try: pip install 'einsearch[png]'
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise kind(f"{needs}, which is not installed", remedy=remedy) from error

@@ -19,6 +19,7 @@ from einsearch_cli.cli import console
 from einsearch_cli.cli.columns import GAP, folded_lines
 from einsearch_cli.cli.output import Format, chosen_format
 from einsearch_cli.errors import OutputError
+from einsearch_cli.lazy import optional_package
 
 if TYPE_CHECKING:
     from einsearch_cli.structures import MixtureOfExperts, Structure
@@ -198,13 +199,8 @@ def chosen_list_format(given: Format | None, out: Path | None) -> Format:
         return chosen
     if out is None:
         raise OutputError("--format parquet is binary: it needs a file", remedy="add --out structures.parquet")
-    try:
-        import_module("pyarrow")
-    except ImportError as error:
-        raise OutputError(
-            "--format parquet needs the package pyarrow, which is not installed",
-            remedy="pip install 'einsearch[parquet]', or --format csv",
-        ) from error
+    remedy = "pip install 'einsearch[parquet]', or --format csv"
+    optional_package("pyarrow", "--format parquet needs the package pyarrow", remedy, OutputError)
     return chosen
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import textwrap
 
 from einsearch_cli.errors import OutputError
 from einsearch_cli.files import open_atomically
+from einsearch_cli.lazy import optional_package
 from einsearch_cli.reports.diagram_network import COLOURS, CUT_COLOUR, INK, PAPER, TensorNetwork
 from einsearch_cli.reports.diagram_text import legend
 from einsearch_cli.reports.markup import Html, element, joined
@@ -112,13 +112,8 @@ def write_png(path: str | os.PathLike[str], svg: str) -> None:
     Raises:
         OutputError: if resvg is not installed, or the file cannot be written.
     """
-    try:
-        resvg = importlib.import_module("resvg_py")
-    except ImportError as error:
-        raise OutputError(
-            f"cannot draw {os.fspath(path)!r}: PNG needs the package resvg-py, which is not installed",
-            remedy="pip install 'einsearch[png]', or write .svg",
-        ) from error
+    needs = f"cannot draw {os.fspath(path)!r}: PNG needs the package resvg-py"
+    resvg = optional_package("resvg_py", needs, "pip install 'einsearch[png]', or write .svg", OutputError)
     picture = bytes(resvg.svg_to_bytes(svg_string=svg, zoom=ZOOM))
     with open_atomically(path) as file:
         file.write(picture)

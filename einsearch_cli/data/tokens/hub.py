@@ -13,6 +13,7 @@ from einsearch_cli.cache import cached_for_files
 from einsearch_cli.data.tokens.settings import DatasetSettings
 from einsearch_cli.data.tokens.sources import Document, Source
 from einsearch_cli.errors import DataError
+from einsearch_cli.lazy import optional_package
 
 
 def describe(settings: DatasetSettings) -> str:
@@ -56,13 +57,8 @@ def dataset_source(settings: DatasetSettings, held_out_fraction: float, cache: P
 
 def load(settings: DatasetSettings, split: str, cache: Path) -> Any:
     """A split of a dataset, as the package gives it."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(
-            "Hugging Face datasets need the package datasets, which is not installed",
-            remedy="pip install 'einsearch[datasets]'",
-        ) from error
+    needs, remedy = "Hugging Face datasets need the package datasets", "pip install 'einsearch[datasets]'"
+    datasets = optional_package("datasets", needs, remedy, DataError)
     local = {"data_files": [str(file) for file in settings.files], "cache_dir": str(cache / "datasets")}
     try:
         return datasets.load_dataset(

@@ -89,7 +89,10 @@ def open_tokens(
     """
     cache = (default_cache_folder() if cache_folder is None else cache_folder) / "tokens"
     if settings.tokens is not None:
-        return _open_token_files(settings.tokens, settings, cache)
+        path = settings.tokens
+        _check_token_files(path)
+        _refuse_other_tokenizer(path if path.is_dir() else path.parent, settings)
+        return _open_parts(path, settings, cache, f"tokens {path}")
     if settings.dataset is not None and settings.dataset.streaming:
         return _open_stream(settings, settings.dataset, cache)
     return _open_documents(settings, cache, progress)
@@ -220,12 +223,6 @@ def _check_token_files(path: Path) -> None:
         )
 
 
-def _open_token_files(path: Path, settings: DataSettings, cache: Path) -> TokenData:
-    _check_token_files(path)
-    _refuse_other_tokenizer(path if path.is_dir() else path.parent, settings)
-    return _open_parts(path, settings, cache, f"tokens {path}")
-
-
 def _refuse_other_tokenizer(folder: Path, settings: DataSettings) -> None:
     meta = read_meta(folder)
     name = settings.tokenizer
@@ -251,7 +248,11 @@ def _open_parts(path: Path, settings: DataSettings, cache: Path, described: str)
     if path.is_dir() and meta is not None:
         _refuse_other_lengths(parts, meta)
     scans = [scan(file, tokens, cache) for file, tokens in parts]
-    tokenizer = _tokenizer_of(settings, meta)
+    tokenizer = None
+    if meta is not None and meta.tokenizer is not None:
+        tokenizer = tokenizer_from_json(meta.tokenizer)
+    elif settings.tokenizer is not None:
+        tokenizer = open_tokenizer(settings.tokenizer)
     known = meta.vocabulary if meta is not None else None if tokenizer is None else tokenizer.vocabulary
     vocabulary = _vocabulary_of(settings, known, tokenizer)
     if vocabulary is None:
@@ -282,14 +283,6 @@ def _token_type(folder: Path, settings: DataSettings, meta: TokenMeta | None) ->
             remedy="leave token_type out, or correct the file",
         )
     return settings.token_type or noted or "uint16"
-
-
-def _tokenizer_of(settings: DataSettings, meta: TokenMeta | None) -> Tokenizer | None:
-    if meta is not None and meta.tokenizer is not None:
-        return tokenizer_from_json(meta.tokenizer)
-    if settings.tokenizer is None:
-        return None
-    return open_tokenizer(settings.tokenizer)
 
 
 def _vocabulary_of(settings: DataSettings, known: int | None, tokenizer: Tokenizer | None) -> int | None:

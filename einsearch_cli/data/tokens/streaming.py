@@ -58,18 +58,8 @@ class StreamSampler:
 
     Asking for the next step reads on. A later step is reached by reading and encoding what lies between, an earlier
     one by starting over: a resumed run spends that time once, and then goes on with the same batches. Every process
-    reads the whole stream and takes its rows.
-
-    Args:
-        stream: the training part.
-        block: tokens that a row's network sees at once.
-        batch: rows of the whole batch, of all processes together.
-        seed: of the order of the documents.
-        rank: number of this process.
-        world_size: number of processes.
-
-    Raises:
-        DataError: the rows do not divide.
+    reads the whole stream and takes its rows. Arguments are those of `BlockSampler`; the seed is that of the order of
+    documents.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ import numpy as np
 
 from einsearch_cli.data.tokens.tokenizers import Tokenizer, Tokens
 from einsearch_cli.errors import DataError
+from einsearch_cli.lazy import optional_package
 
 if TYPE_CHECKING:
     import tiktoken
@@ -83,7 +84,7 @@ class TiktokenTokenizer(Tokenizer):
 
         A merge table is cut into words as GPT-2 does, and `<|endoftext|>` gets the token after the last.
         """
-        tiktoken = _tiktoken()
+        tiktoken = _package("tiktoken")
         known = tiktoken.list_encoding_names()
         if name.endswith(".tiktoken"):
             _refuse_other_pattern(Path(name), known)
@@ -150,12 +151,12 @@ class HuggingFaceTokenizer(Tokenizer):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> HuggingFaceTokenizer:
         """From what a tokenizer.json holds."""
-        return cls(_parse(_tokenizers(), str(values["tokenizer_json"])))
+        return cls(_parse(_package("tokenizers"), str(values["tokenizer_json"])))
 
     @staticmethod
     def package_version() -> str:
         """Version of the package `tokenizers`, on which the result of `train` may depend."""
-        return str(_tokenizers().__version__)
+        return str(_package("tokenizers").__version__)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int) -> HuggingFaceTokenizer:
@@ -167,7 +168,7 @@ class HuggingFaceTokenizer(Tokenizer):
             texts: parts of a text, cut at ends of words.
             vocabulary: number of tokens, 256 or more; there are fewer when a text has no more to merge.
         """
-        package = _tokenizers()
+        package = _package("tokenizers")
         words = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer = package.Tokenizer(package.models.BPE())
         tokenizer.pre_tokenizer = words
@@ -180,7 +181,7 @@ class HuggingFaceTokenizer(Tokenizer):
     @classmethod
     def open(cls, path: Path) -> HuggingFaceTokenizer:
         """A tokenizer.json, or a folder that has one."""
-        package = _tokenizers()
+        package = _package("tokenizers")
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
             return cls(_parse(package, file.read_text(encoding="utf-8")))
@@ -201,7 +202,9 @@ def _parse(package: Any, text: str) -> tokenizers.Tokenizer:
 
 
 def _encoding(name: str, pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
-    made: tiktoken.Encoding = _tiktoken().Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+    made: tiktoken.Encoding = _package("tiktoken").Encoding(
+        name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
+    )
     return made
 
 
@@ -241,24 +244,6 @@ def _read_merges(path: Path) -> dict[bytes, int]:
     return ranks
 
 
-def _tiktoken() -> Any:
-    try:
-        import tiktoken
-    except ImportError as error:
-        raise _not_installed("tiktoken") from error
-    return tiktoken
-
-
-def _tokenizers() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise _not_installed("tokenizers") from error
-    return tokenizers
-
-
-def _not_installed(package: str) -> DataError:
-    return DataError(
-        f"this tokenizer needs the package {package}, which is not installed",
-        remedy=f"pip install 'einsearch[{package}]'",
-    )
+def _package(name: str) -> Any:
+    needs = f"this tokenizer needs the package {name}"
+    return optional_package(name, needs, f"pip install 'einsearch[{name}]'", DataError)

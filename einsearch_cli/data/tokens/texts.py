@@ -69,7 +69,13 @@ def read_text(file: Path) -> str:
         raw = file.read_bytes()
     except OSError as error:
         raise DataError(f"text {file} cannot be read: {error.strerror}", remedy="check its permissions") from error
-    return _decode(file, raw)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"text {file} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start} ({error.reason})",
+            remedy=f"convert it, e.g. iconv -f latin1 -t utf-8 {file.name}, or leave it out",
+        ) from None
 
 
 def split_files(lengths: list[int], fraction: float) -> tuple[list[int], list[int]]:
@@ -130,13 +136,3 @@ def _walk(root: Path, suffixes: frozenset[str], skip: Callable[[str], bool]) -> 
         inner[:] = [name for name in inner if not skip(name)]
         found += [Path(folder, name) for name in names if Path(name).suffix.lower() in suffixes]
     return sorted(path for path in found if path.is_file())
-
-
-def _decode(file: Path, raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"text {file} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start} ({error.reason})",
-            remedy=f"convert it, e.g. iconv -f latin1 -t utf-8 {file.name}, or leave it out",
-        ) from None
