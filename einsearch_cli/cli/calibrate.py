@@ -19,7 +19,7 @@ def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
     from einsearch_cli.speed import calibrate
 
     of_torch: torch.dtype = getattr(torch, dtype.value)
-    profile = calibrate(of_torch, _talk)
+    profile = calibrate(of_torch, lambda name, step, steps: console.talk(f"measuring {name} ({step + 1} of {steps})"))
     path = store_profile(profile, threads, of_torch)
     console.talk(
         f"kept in {path}; layers use it from now on with {threads} thread(s) for {dtype.value}, delete it to go back"
@@ -39,7 +39,3 @@ def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
 
 def _row(name: str, measured: float, default: float) -> dict[str, str]:
     return {"constant": name, "measured": f"{measured:,.3g}", "default": f"{default:,.3g}"}
-
-
-def _talk(name: str, step: int, steps: int) -> None:
-    console.talk(f"measuring {name} ({step + 1} of {steps})")

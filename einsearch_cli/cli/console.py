@@ -8,7 +8,7 @@ import shutil
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final
 
 from einsearch_cli.errors import SpecError
 
@@ -112,7 +112,8 @@ def read_stdin(most_bytes: int) -> str:
     """All of stdin, as UTF-8 whatever the terminal's encoding, as files are read."""
     if sys.stdin is None or sys.stdin.closed:
         raise SpecError("stdin is closed: there is nothing to read", remedy="einsearch ... - < FILE")
-    raw = _bytes_of(sys.stdin, most_bytes + 1)
+    buffer, most = getattr(sys.stdin, "buffer", None), most_bytes + 1
+    raw = sys.stdin.read(most).encode() if buffer is None else bytes(buffer.read(most))
     if len(raw) > most_bytes:
         raise SpecError(f"stdin has more than {most_bytes:,} bytes", remedy="split the input")
     try:
@@ -122,11 +123,6 @@ def read_stdin(most_bytes: int) -> str:
             f"stdin is not UTF-8 (byte {error.start}): text must be UTF-8",
             remedy="iconv -t UTF-8 < FILE | einsearch ... -",
         ) from error
-
-
-def _bytes_of(file: TextIO, most: int) -> bytes:
-    buffer = getattr(file, "buffer", None)
-    return file.read(most).encode() if buffer is None else bytes(buffer.read(most))
 
 
 def talk_console(*, quiet: bool = False) -> Console:

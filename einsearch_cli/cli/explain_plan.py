@@ -57,7 +57,9 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     from einsearch_cli.layers.plans.planner import DENSE_MARGIN
 
     found = item["plan"]
-    lines = [("", ""), (f"plan, {item['tokens']} tokens", _predicted(found))]
+    place = "the CPU" if found["device"] == "cpu" else "a GPU"
+    predicted = f"predicted for {found['dtype']} on {place} by {found['cost_model']}"
+    lines = [("", ""), (f"plan, {item['tokens']} tokens", predicted)]
     for mode in ("inference", "merged", "training"):
         rows = [
             [
@@ -79,8 +81,3 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     )
     lines.append(("", f"it is left only for routes predicted to take less than {DENSE_MARGIN:.0%} of its time"))
     return lines
-
-
-def _predicted(plan: Mapping[str, Any]) -> str:
-    place = "the CPU" if plan["device"] == "cpu" else "a GPU"
-    return f"predicted for {plan['dtype']} on {place} by {plan['cost_model']}"

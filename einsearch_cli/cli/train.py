@@ -148,7 +148,7 @@ class _Session:
             seconds = [probe_seconds(plan, self.data_of(plan.spec), self.world) for plan in plans]
         lines = [f"data: {text}" for text in dict.fromkeys(map(self._described, self.specs))]
         lines += [f"device: {self.world.device}" + (f" × {self.world.size}" if self.world.size > 1 else "")]
-        lines += [table(plan_rows(plans, seconds)), *map(_guide_line, filter(_is_guided, plans))]
+        lines += [table(plan_rows(plans, seconds)), *(_guide_line(plan) for plan in plans if plan.phases.guided_steps)]
         if card is not None:
             for plan in plans:
                 lines += [f"{plan.spec.name}:", *estimate_lines(plan.estimate_on(card, gpus), card, gpus)]
@@ -214,10 +214,6 @@ class _Session:
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=environment(),
         )
-
-
-def _is_guided(plan: TrainPlan) -> bool:
-    return plan.phases.guided_steps > 0
 
 
 def _guide_line(plan: TrainPlan) -> str:

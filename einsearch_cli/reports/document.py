@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.files import write_atomically
@@ -47,7 +46,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
             {"structure": str(s), "width": width, "seconds": seconds}
             for (s, width), seconds in study.step_seconds.items()
         ],
-        "spending": None if study.spending is None else asdict(study.spending),
+        "spending": study.spending and study.spending.to_json(),
         "coordinates": [item.to_json() for item in study.coordinates],
         "controls": [{"structure": str(s), "of": list(map(str, of))} for s, of in study.controls.items()],
         "ranking": [entry.to_json() | _taxonomy(study, entry.structure) for entry in study.ranking.entries],

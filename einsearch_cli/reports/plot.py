@@ -55,17 +55,13 @@ def log_ticks(low: float, high: float, most: int = 8) -> tuple[float, ...]:
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), (1.0, 3.0), (1.0,)):
-        ticks = tuple(t for t in (_rounded(s, d) for d in decades for s in steps) if low <= t <= high)
+        ticks = tuple(t for t in (float(f"{s:g}e{d}") for d in decades for s in steps) if low <= t <= high)
         if 4 <= len(ticks) <= most:
             return ticks
     if len(ticks) < 4:
         return _even_ticks(low, high)
     stride = -(-len(ticks) // most)
     return ticks[::stride]
-
-
-def _rounded(step: float, decade: int) -> float:
-    return float(f"{step:g}e{decade}")
 
 
 def _even_ticks(low: float, high: float) -> tuple[float, ...]:

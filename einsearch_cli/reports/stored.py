@@ -14,7 +14,7 @@ from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.scaling import Ranking, rank_candidates
 from einsearch_cli.scaling.ranking import FORMAT
 from einsearch_cli.search.outcome import Spending, TunedRate
-from einsearch_cli.structures import LayerSpec, RoutingStatistics, parse_layer
+from einsearch_cli.structures import RoutingStatistics, parse_layer
 from einsearch_cli.training.proxy.trial import Stage, Status, Trial, TrialResult
 from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 
@@ -59,7 +59,7 @@ def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
     runs = {name: tuple(_result(row) for row in document[name]) for name in _LISTS}
     seconds = {(parse_layer(row["structure"]), row["width"]): row["seconds"] for row in document["step_seconds"]}
     ranked = (*runs["results"], *runs["confirmation"])
-    spending = None if document["spending"] is None else _spending(document["spending"])
+    spending = None if document["spending"] is None else Spending.from_json(document["spending"])
     looks = () if spending is None else spending.looks
 
     def ranking(against: str) -> Ranking:
@@ -96,7 +96,7 @@ def _result(row: Mapping[str, Any]) -> TrialResult:
         trial=Trial(structure=parse_layer(row["structure"]), **trial),
         curve=tuple((flops, math.nan if loss is None else loss) for flops, loss in row["curve"]),
         routing=tuple(RoutingStatistics.from_json(layer) for layer in row["routing"]),
-        trained_as=_layer(row["trained_as"]),
+        trained_as=None if row["trained_as"] is None else parse_layer(row["trained_as"]),
         **plain,
     )
 
@@ -120,15 +120,6 @@ def _check(row: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {row[name]!r}")
     if row["width"] < 1 or row["rung"] < 0 or row["budget_flops"] <= 0 or row["steps"] < 0:
         raise ValueError("a width, rung, budget or number of steps that no run has")
-
-
-def _spending(row: Mapping[str, Any]) -> Spending:
-    values = {name: row[name] for name in _names(Spending)}
-    return Spending(**values | {name: tuple(values[name]) for name in ("looks", "extended")})
-
-
-def _layer(text: str | None) -> LayerSpec | None:
-    return None if text is None else parse_layer(text)
 
 
 def _names(kind: type) -> set[str]:

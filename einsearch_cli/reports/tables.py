@@ -36,12 +36,12 @@ class Table:
         | x\\|y | 1 |
         """
         rules = tuple(":--" if side == "left" else "--:" for side in self.align)
-        lines = (self.headers, rules, *(tuple(map(_cell, row)) for row in self.rows))
+        lines = (
+            self.headers,
+            rules,
+            *([" ".join(text.replace("|", "\\|").split()) for text in row] for row in self.rows),
+        )
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
 
 
 _COLUMNS: tuple[tuple[str, Align], ...] = (

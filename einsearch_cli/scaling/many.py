@@ -118,14 +118,10 @@ def repeated(z: float, looks: tuple[float, ...]) -> float:
     level = 2 * float(ndtr(-z))
     if level < 1e-12 or z == 0:
         return z
-    most = -_quantile(level / (2 * len(looks)))
-    return float(brentq(lambda bound: _crossing(bound, looks) - level, z, most + 1e-9, xtol=1e-4))
-
-
-def _quantile(p: float) -> float:
     from scipy.special import ndtri
 
-    return float(ndtri(p))
+    most = -float(ndtri(level / (2 * len(looks))))
+    return float(brentq(lambda bound: _crossing(bound, looks) - level, z, most + 1e-9, xtol=1e-4))
 
 
 def _crossing(bound: float, looks: Sequence[float]) -> float:

@@ -80,7 +80,7 @@ class TunedRate(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spending:
+class Spending(Record):
     """What was planned, and how seeds were added where they decide."""
 
     planned_runs: int

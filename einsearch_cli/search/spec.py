@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -285,7 +285,9 @@ def load_study_spec(path: Path) -> StudySpec:
     spec = parse_study_spec({"name": folder_name(path.stem, "study"), **data}, origin)
     typed = document.typed if isinstance(document.typed, dict) else {"structures": document.typed}
     named = {key: typed[key] for key in ("structures", "baselines") if isinstance(typed.get(key), list)}
-    _check_entries(named, lambda key, number: document.where((*(prefix if key == "structures" else (key,)), number)))
+    for key, entries in named.items():  # read once with their places in the file, for messages
+        for number, entry in enumerate(entries):
+            structure_of_entry(entry, document.where((*(prefix if key == "structures" else (key,)), number)))
     for number, name in enumerate(spec.files):
         if not (path.parent / name).is_file():
             where = document.where(("files", number))
@@ -300,13 +302,6 @@ def load_study_spec(path: Path) -> StudySpec:
 def parse_study_spec(data: Mapping[str, Any], origin: Origin = in_code) -> StudySpec:
     """Check the keys and values of a study; `origin` says how they were given."""
     return read_settings(StudySpec, data, origin)
-
-
-def _check_entries(named: Mapping[str, list[Any]], where: Callable[[str, int], str]) -> None:
-    """Read structures once with their place in the file, for the message."""
-    for key, entries in named.items():
-        for number, entry in enumerate(entries):
-            structure_of_entry(entry, where(key, number))
 
 
 def _check_task(spec: StudySpec, origin: Origin) -> None:

@@ -138,14 +138,11 @@ def generic_rank_if_cheap(sized: SizedStructure) -> int | None:
 
 def _attempts(sized: SizedStructure) -> tuple[int, list[dict[str, int]]]:
     """The bound, and the sizes to try in turn: with the smallest bonds that leave the bound as it is, then all."""
-    sizes = clipped(dict(sized.sizes), keep=_padded(sized))
+    padded = "X" * (sized.padded_in != sized.d_in) + "Y" * (sized.padded_out != sized.d_out)
+    sizes = clipped(dict(sized.sizes), keep=padded)
     bound = min(cut_bound(sizes), sized.d_in, sized.d_out)
     slim = with_smallest_bonds(sizes, bound)
     return bound, [slim] * (slim != sizes) + [sizes] * _TRIALS
-
-
-def _padded(sized: SizedStructure) -> str:
-    return "X" * (sized.padded_in != sized.d_in) + "Y" * (sized.padded_out != sized.d_out)
 
 
 def _rows(sized: SizedStructure, sizes: Sizes) -> int:

@@ -199,17 +199,10 @@ def formula_texts(structure: Structure) -> tuple[str, str]:
     >>> formula_texts(parse_structure("monarch"))
     ('2*d**(3/2)', '4*d**(3/2)')
     """
-    return _text_of(_params_terms(structure)), _text_of(_flops_terms(structure))
-
-
-def _params_terms(structure: Structure) -> Terms:
-    return _sum(structure, [[c for c, _ in structure.indices if factor in c] for factor in structure.factors])
-
-
-def _flops_terms(structure: Structure) -> Terms:
     order, indices = structure.factors, dict(structure.indices)
-    steps = [in_step(indices, order[: place + 1], last, order) for place, last in enumerate(order)]
-    return {exponent: 2 * coefficient for exponent, coefficient in _sum(structure, steps).items()}
+    params = _sum(structure, [[c for c in indices if factor in c] for factor in order])
+    macs = _sum(structure, [in_step(indices, order[: place + 1], last, order) for place, last in enumerate(order)])
+    return _text_of(params), _text_of({exponent: 2 * coefficient for exponent, coefficient in macs.items()})
 
 
 def _sum(structure: Structure, products: Iterable[Iterable[str]]) -> Terms:

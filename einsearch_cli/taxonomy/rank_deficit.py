@@ -33,7 +33,8 @@ def _dependent_slices(sized: SizedStructure, found: GenericRank) -> str | None:
     for carriers, size in sized.sizes:
         side = carriers[0]
         if size > 1 and side in _SPACES and len(carriers) > 2:
-            rank = _rank_of_slice(sized, carriers)
+            sizes = clipped({c: size for c, size in sized.sizes if c != carriers})
+            rank = rank_mod(random_matrix(sizes, PRIMES[0], seed=0), PRIMES[0])
             if size * rank >= found.bound:
                 candidates.append((size * rank, size, carriers, rank, _SPACES[side]))
     if not candidates:
@@ -43,8 +44,3 @@ def _dependent_slices(sized: SizedStructure, found: GenericRank) -> str | None:
         f"its {size} slices along {carriers} have rank {rank:,} each and {space} spaces that are never independent: "
         f"together they span {found.rank:,} dimensions"
     )
-
-
-def _rank_of_slice(sized: SizedStructure, carriers: str) -> int:
-    sizes = clipped({c: size for c, size in sized.sizes if c != carriers})
-    return rank_mod(random_matrix(sizes, PRIMES[0], seed=0), PRIMES[0])

@@ -82,7 +82,8 @@ def _behind(origin: nn.Module, name: str, registered: set[nn.Module], seen: set[
             yield Reference(path, held, origin)
             if held not in registered:
                 queue.extend(_attributes(held, path))
-                queue.extend(_registers(held, path))
+                registers = (*held._modules.items(), *held._parameters.items())
+            queue.extend((f"{path}.{name}", value) for name, value in registers)
         else:
             queue.extend(_parts(held, path))
 
@@ -98,11 +99,6 @@ def _attributes(module: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, (*_CONTAINERS, dict, nn.Module))
     }
     yield from ((f"{path}.{name}".lstrip("."), value) for name, value in {**of_class, **own}.items())
-
-
-def _registers(module: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
-    for name, value in (*module._modules.items(), *module._parameters.items()):
-        yield f"{path}.{name}", value
 
 
 def _parts(held: Any, path: str) -> Iterator[tuple[str, Any]]:
