@@ -15,6 +15,7 @@ import numpy as np
 from einsearch_cli.errors import FitError
 from einsearch_cli.scaling.noise import CONFIDENCE, Floats, Noise, t_quantile
 from einsearch_cli.scaling.surface import Surface
+from einsearch_cli.structures.record import Record
 
 FEWEST = 4
 """Rungs: a law has three unknowns, and one more rung shows whether it holds."""
@@ -59,7 +60,7 @@ class LossCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Law:
+class Law(Record):
     """L = floor + (C / scale)^(−exponent), with 95% bootstrap intervals."""
 
     floor: float
@@ -79,7 +80,7 @@ class Law:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
+class Prediction(Record):
     """A loss that was not measured."""
 
     compute: float
@@ -92,7 +93,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crossover:
+class Crossover(Record):
     """The compute at which two structures reach the same loss."""
 
     compute: float

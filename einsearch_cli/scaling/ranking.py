@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Final, get_args
+from typing import Any, Final, Self, get_args
 
 import numpy as np
 
@@ -26,8 +26,9 @@ from einsearch_cli.scaling.noise import CONFIDENCE, t_quantile
 from einsearch_cli.scaling.observations import Observation
 from einsearch_cli.scaling.outlook import Outlook
 from einsearch_cli.scaling.parabola import Edge
-from einsearch_cli.scaling.trend import RungGain, Trend, scaled
+from einsearch_cli.scaling.trend import Trend, scaled
 from einsearch_cli.structures import LayerSpec, layer_family, parse_layer
+from einsearch_cli.structures.record import Record
 from einsearch_cli.training.proxy.trial import TrialResult
 
 FORMAT: Final = 3
@@ -35,7 +36,7 @@ FORMAT: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RankingEntry:
+class RankingEntry(Record):
     """One structure in the ranking; plain values only, None where something is not known."""
 
     structure: LayerSpec
@@ -157,16 +158,10 @@ class RankingEntry:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; the structure is written in its text notation."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        trend = None
-        if self.trend is not None:
-            trend = asdict(self.trend) | {"rungs": [asdict(one) for one in self.trend.rungs]}
-        laws = {name: None if values[name] is None else asdict(values[name]) for name in _LAWS}
-        texts = {"structure": str(self.structure), "reversed_in": list(self.reversed_in)}
-        return values | laws | texts | {"trend": trend}
+        return Record.to_json(self) | {"structure": str(self.structure)}
 
     @classmethod
-    def from_json(cls, data: object) -> RankingEntry:
+    def from_json(cls, data: object) -> Self:
         """Read back what `to_json` wrote; other keys are ignored.
 
         Raises:
@@ -186,14 +181,13 @@ class RankingEntry:
                     raise SpecError(f"{name} must be text or null, found {value!r}", remedy=_REWRITE)
             elif name not in _NESTED and not _is_number_or_none(value):
                 raise SpecError(f"{name} must be a number or null, found {value!r}", remedy=_REWRITE)
-        trend, turned = values["trend"], values["reversed_in"]
+        turned = values["reversed_in"]
         if not isinstance(turned, list) or not set(turned) <= set(get_args(Price)):
             raise SpecError(f"reversed_in must list prices, found {turned!r}", remedy=_REWRITE)
         read = {
             "structure": parse_layer(str(data["structure"])),
-            "trend": None if trend is None else _trend_of_json(trend),
             "reversed_in": tuple(turned),
-            **{name: _law_of_json(name, kind, values[name]) for name, kind in _LAWS.items()},
+            **{name: _nested(name, kind, values[name]) for name, kind in _RECORDS.items()},
         }
         return cls(**values | read)
 
@@ -203,28 +197,24 @@ _TEXT = frozenset(
     {"structure", "family", "verdict", "verdict_reason", "compute_gain_reason", "law_reason"}
     | {"width_edge", "width_reason", "confirmed_verdict"}
 )
-_LAWS: Final = {"law": Law, "crossover": Crossover, "prediction": Prediction}
-_NESTED = frozenset({"trend", "reversed_in", *_LAWS})
+_RECORDS: Final[dict[str, type[Record]]] = {
+    "trend": Trend,
+    "law": Law,
+    "crossover": Crossover,
+    "prediction": Prediction,
+}
+_NESTED = frozenset({"reversed_in", *_RECORDS})
 
 
 def _is_number_or_none(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _law_of_json(name: str, kind: type, data: object) -> object:
+def _nested(name: str, kind: type[Record], data: Any) -> Record | None:
     try:
-        return None if data is None else kind(**data) if isinstance(data, dict) else kind(data)
-    except TypeError as error:
-        raise SpecError(f"{name} of another shape: {error}", remedy=_REWRITE) from error
-
-
-def _trend_of_json(data: object) -> Trend:
-    try:
-        if not isinstance(data, dict):
-            raise TypeError(f"an object is needed, found {data!r}")
-        return Trend(**data | {"rungs": tuple(RungGain(**item) for item in data["rungs"])})
-    except (TypeError, KeyError) as error:
-        raise SpecError(f"a trend of another shape: {error}", remedy=_REWRITE) from error
+        return None if data is None else kind.from_json(data)
+    except (TypeError, AttributeError) as error:
+        raise SpecError(f"a {name} of another shape: {error}", remedy=_REWRITE) from error
 
 
 @dataclass(frozen=True, slots=True)

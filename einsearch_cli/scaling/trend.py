@@ -12,12 +12,13 @@ import numpy as np
 from einsearch_cli.scaling.gains import log_gain
 from einsearch_cli.scaling.noise import Floats, Noise, Part, t_quantile
 from einsearch_cli.scaling.surface import Surface
+from einsearch_cli.structures.record import Record
 
 TrendWord = Literal["rising", "falling", "cannot tell"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RungGain:
+class RungGain(Record):
     """The compute gain read at one rung."""
 
     rung: int
@@ -29,7 +30,7 @@ class RungGain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trend:
+class Trend(Record):
     """How the compute gain over the yardstick changes with compute."""
 
     rungs: tuple[RungGain, ...]
