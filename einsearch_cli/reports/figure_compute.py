@@ -11,6 +11,7 @@ from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import flops_text, interval_text, loss_text
+from einsearch_cli.reports.page import Page
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.structures import LayerSpec
 
@@ -22,8 +23,9 @@ COLUMNS = 740.0
 """Pixels over which all marks are spread where there is one budget, and a column for every structure."""
 
 
-def compute_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
+def compute_figure(page: Page) -> Html | None:
     """The loss at the best width against compute; None when no run finished."""
+    study, looks = page.study, page.looks
     points = {item: _points(study, looks[item]) for item in study.surfaces}
     if not points:
         return None
@@ -33,7 +35,7 @@ def compute_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html
     x = replace(x, ticks=[(budget, flops_text(budget)) for _, budget in study.budgets])
     if len(study.budgets) == 1:
         x = replace(x, name="training FLOPs per run", low=max(computes), high=max(computes), has_grid=False)
-    shifts = _shifts(study, looks)
+    shifts = _shifts(page)
     order = sorted(points, key=lambda item: (looks[item].tone != "ink", not looks[item].stands_out))  # the first on top
     series = [_series(study, looks[item], points[item], y, shifts.get(item, 0.0)) for item in order]
     said = f"{study.loss_name} against training FLOPs for {len(series)} structures, both axes logarithmic"
@@ -74,10 +76,10 @@ def _heights(points: list[Point]) -> list[float]:
     return [min(max(end, floor), highest) for end in ends]
 
 
-def _shifts(study: StudyReport, looks: dict[LayerSpec, Identity]) -> dict[LayerSpec, float]:
+def _shifts(page: Page) -> dict[LayerSpec, float]:
     """Pixels by which structures are moved sideways; with several budgets what is grey may overlap."""
-    one_budget = len(study.budgets) == 1
-    present = [item for item in study.surfaces if one_budget or looks[item].stands_out]
+    one_budget = len(page.study.budgets) == 1
+    present = [item for item in page.study.surfaces if one_budget or page.looks[item].stands_out]
     step = (COLUMNS if one_budget else SPREAD) / max(1, len(present) - 1)
     return {item: (position - (len(present) - 1) / 2) * step for position, item in enumerate(present)}
 

@@ -11,6 +11,7 @@ from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import flops_text, loss_text
+from einsearch_cli.reports.page import Page
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.structures import LayerSpec
 
@@ -25,8 +26,9 @@ SKIPPED_SHARE = 0.02
 _Curve = tuple[tuple[float, float], ...]
 
 
-def learning_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
+def learning_figure(page: Page) -> Html | None:
     """Every seed of the structures that stand out, at their best width; None without curves."""
+    study, looks = page.study, page.looks
     if not study.budgets:
         return None
     rung = study.budgets[-1][0]

@@ -7,13 +7,14 @@ from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import loss_text
-from einsearch_cli.reports.study_report import StudyReport
+from einsearch_cli.reports.page import Page
 from einsearch_cli.scaling.overtraining import Overtraining, overtraining
 from einsearch_cli.structures import LayerSpec
 
 
-def overtraining_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
+def overtraining_figure(page: Page) -> Html | None:
     """A line for every width that was trained at two budgets or more; None without any."""
+    study, looks = page.study, page.looks
     named = {item for item, look in looks.items() if look.stands_out}
     curves: dict[LayerSpec, list[Overtraining]] = {item: [] for item in study.structures}
     for curve in overtraining(run for run in study.observations if run.structure in named):

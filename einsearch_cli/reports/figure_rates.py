@@ -7,15 +7,15 @@ from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import flops_text, loss_text
-from einsearch_cli.reports.study_report import StudyReport
+from einsearch_cli.reports.page import Page
 from einsearch_cli.search.outcome import TunedRate
-from einsearch_cli.structures import LayerSpec
 
 Measured = list[tuple[float, float]]
 
 
-def rates_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
+def rates_figure(page: Page) -> Html | None:
     """A panel for each rung at which rates were compared; None where rates were not tuned."""
+    study, looks = page.study, page.looks
     tuned = {item: rate for item, rate in study.rates.items() if looks[item].stands_out}
     first = {item: _measured(rate, rate.tried) for item, rate in tuned.items()}
     last = {item: _measured(rate, rate.last_tried) for item, rate in tuned.items()}

@@ -10,6 +10,7 @@ from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import count_text, flops_text, loss_text
+from einsearch_cli.reports.page import Page
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.structures import LayerSpec
 
@@ -23,11 +24,12 @@ PANELS = (
 )
 
 
-def taxonomy_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
+def taxonomy_figure(page: Page) -> Html | None:
     """Loss at the largest budget common to all structures, against each exponent that takes several values.
 
     None without losses.
     """
+    study = page.study
     losses = {item: loss for item, loss in study.common_losses.items() if loss > 0}
     if not losses or study.common_rung is None:
         return None
@@ -35,7 +37,7 @@ def taxonomy_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Htm
     losses = {item: loss for item, loss in losses.items() if loss <= ceiling}
     y = log_axis(study.loss_name, list(losses.values()), 0.08)
     varied = [panel for panel in PANELS if panel[0] not in constant_exponents(study)] or PANELS[:1]
-    charts = [_chart(study, looks, losses, y, *panel) for panel in varied]
+    charts = [_chart(page, losses, y, *panel) for panel in varied]
     budget = flops_text(study.common_rung[1])
     said = f"{study.loss_name} at {budget} training FLOPs against omega, psi and nu for {len(losses)} structures"
     return figure("taxonomy", said, charts)
@@ -48,15 +50,8 @@ def constant_exponents(study: StudyReport) -> dict[str, str]:
     return {name: f"{symbols[name]} = {next(iter(some))}" for name, some in found.items() if len(some) == 1}
 
 
-def _chart(
-    study: StudyReport,
-    looks: dict[LayerSpec, Identity],
-    losses: dict[LayerSpec, float],
-    y: Axis,
-    field: str,
-    title: str,
-    hint: str,
-) -> Chart:
+def _chart(page: Page, losses: dict[LayerSpec, float], y: Axis, field: str, title: str, hint: str) -> Chart:
+    study, looks = page.study, page.looks
     values = {item: float(getattr(study.classes[item], field)) for item in losses}
     counts = Counter(values.values())
     # A crowded column gets more room than one with a single structure.

@@ -9,18 +9,18 @@ from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import factor_text, flops_text, interval_text
+from einsearch_cli.reports.page import Page
 from einsearch_cli.scaling import RungGain
-from einsearch_cli.structures import LayerSpec
 
 SPREAD = 26.0
 """Pixels over which the marks at one budget are spread sideways."""
 
 
-def trend_figure(looks: dict[LayerSpec, Identity]) -> Html | None:
+def trend_figure(page: Page) -> Html | None:
     """The gain at every rung of the structures that stand out; None with fewer than two rungs."""
     shown = [
         look
-        for look in looks.values()
+        for look in page.looks.values()
         if look.stands_out and look.entry.trend is not None and len(look.entry.trend.rungs) > 1
     ]
     if not shown:

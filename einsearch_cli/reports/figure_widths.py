@@ -10,10 +10,10 @@ from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import count_text, flops_text, loss_text
+from einsearch_cli.reports.page import Page
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.scaling import Observation
 from einsearch_cli.scaling.surface import LEAST_CURVATURE, Minimum
-from einsearch_cli.structures import LayerSpec
 
 MOST_PANELS = 4
 """Budgets shown, the largest ones."""
@@ -21,26 +21,21 @@ _STEPS = 12
 """Pieces of a drawn parabola."""
 
 
-def widths_figure(study: StudyReport, looks: dict[LayerSpec, Identity]) -> Html | None:
+def widths_figure(page: Page) -> Html | None:
     """Every width of the structures that stand out, with the fitted parabolas; None where no run finished."""
+    study, looks = page.study, page.looks
     named = {item for item, look in looks.items() if look.stands_out}
     runs = [run for run in study.observations if run.structure in named and run.stage != "confirmation"]
     if not runs:
         return None
     budgets = [budget for budget in study.budgets if any(run.rung == budget[0] for run in runs)][-MOST_PANELS:]
     y = log_axis(f"{study.loss_name} (log scale)", [run.loss for run in runs if run.rung >= budgets[0][0]])
-    charts = [_chart(study, looks, y, rung, budget, runs) for rung, budget in budgets]
+    charts = [_chart(page, y, rung, budget, runs) for rung, budget in budgets]
     return figure("widths", f"{study.loss_name} against the width of the network, one panel for each budget", charts)
 
 
-def _chart(
-    study: StudyReport,
-    looks: dict[LayerSpec, Identity],
-    y: Axis,
-    rung: int,
-    budget: float,
-    runs: Sequence[Observation],
-) -> Chart:
+def _chart(page: Page, y: Axis, rung: int, budget: float, runs: Sequence[Observation]) -> Chart:
+    study, looks = page.study, page.looks
     here = [run for run in runs if run.rung == rung]
     shown = [item for item in study.structures if any(run.structure == item for run in here)]
     series = [_series(study, looks[item], rung, [run for run in here if run.structure == item]) for item in shown]

@@ -86,7 +86,7 @@ report_section("baselines", "Against the other baselines")(comparison_section)
 @report_section("scaling", "Loss against training compute")
 def scaling_section(page: Page) -> Html | None:
     """The loss–compute plot."""
-    drawing = compute_figure(page.study, page.looks)
+    drawing = compute_figure(page)
     if drawing is None:
         return None
     several = len(page.study.budgets) > 1
@@ -110,7 +110,7 @@ def scaling_section(page: Page) -> Html | None:
 @report_section("widths", "Loss against the width of the network")
 def widths_section(page: Page) -> Html | None:
     """Isoflop curves: is the best width in the middle of what was tried, and where does it move to?"""
-    drawing = widths_figure(page.study, page.looks)
+    drawing = widths_figure(page)
     if drawing is None:
         return None
     caption = (
@@ -124,7 +124,7 @@ def widths_section(page: Page) -> Html | None:
 @report_section("overtraining", "Training one network for longer")
 def overtraining_section(page: Page) -> Html | None:
     """Overtraining: loss against tokens per parameter at constant width."""
-    drawing = overtraining_figure(page.study, page.looks)
+    drawing = overtraining_figure(page)
     caption = (
         "Each line is one width, trained with several budgets. Networks that are used a lot are trained past the width "
         "that is best for their training FLOPs: about 20 tokens per parameter for large dense transformers (Hoffmann et al. "
@@ -136,7 +136,7 @@ def overtraining_section(page: Page) -> Html | None:
 @report_section("rates", "Learning rates")
 def rates_section(page: Page) -> Html | None:
     """How each rate was found, and whether it carried over to the last rung."""
-    drawing = rates_figure(page.study, page.looks)
+    drawing = rates_figure(page)
     if drawing is None:
         return None
     heads = ("structure", "first rung", "curvature", "last rung", "moved by", "note")
@@ -169,7 +169,7 @@ report_section("coordinates", "Outputs of layers over width")(coordinates_sectio
 @report_section("trend", "How the gain changes with compute")
 def trend_section(page: Page) -> Html | None:
     """The gain at every rung, and the slope in words."""
-    drawing = trend_figure(page.looks)
+    drawing = trend_figure(page)
     if drawing is None:
         return None
     heads = ("structure", "trend", "factor per decade", "p")
@@ -202,7 +202,7 @@ report_section("law", "Scaling laws")(law_section)
 @report_section("taxonomy", "What ω, ψ and ν have to do with it")
 def taxonomy_section(page: Page) -> Html | None:
     """The three panels and how to read the exponents."""
-    drawing = taxonomy_figure(page.study, page.looks)
+    drawing = taxonomy_figure(page)
     if drawing is None or page.study.common_rung is None:
         return fill("exponents.html")
     budget = flops_text(page.study.common_rung[1])
@@ -221,7 +221,7 @@ report_section("experts", "Load of the experts")(experts_section)
 @report_section("learning", "Learning curves")
 def learning_section(page: Page) -> Html | None:
     """Loss during training in the last rung."""
-    drawing = learning_figure(page.study, page.looks)
+    drawing = learning_figure(page)
     if drawing is None:
         return None
     caption = (
