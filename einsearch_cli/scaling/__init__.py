@@ -5,6 +5,11 @@ Pure functions on numbers: no torch, no files, no printing.
 
 from __future__ import annotations
 
+from einsearch_cli.scaling.candidates import (
+    is_finished as is_finished,
+    observations_of as observations_of,
+    rank_candidates as rank_candidates,
+)
 from einsearch_cli.scaling.comparisons import PRICES as PRICES, Price as Price, Verdict as Verdict, compare as compare
 from einsearch_cli.scaling.law import (
     Crossover as Crossover,
@@ -23,11 +28,5 @@ from einsearch_cli.scaling.observations import (
 )
 from einsearch_cli.scaling.outlook import Outlook as Outlook
 from einsearch_cli.scaling.parabola import Vertex as Vertex, vertex as vertex
-from einsearch_cli.scaling.ranking import (
-    Ranking as Ranking,
-    RankingEntry as RankingEntry,
-    is_finished as is_finished,
-    observations_of as observations_of,
-    rank_candidates as rank_candidates,
-)
+from einsearch_cli.scaling.ranking import Ranking as Ranking, RankingEntry as RankingEntry
 from einsearch_cli.scaling.trend import RungGain as RungGain, Trend as Trend
