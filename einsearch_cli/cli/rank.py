@@ -35,7 +35,6 @@ from einsearch_cli.search.engines import DEFAULT, engine_names, find_engine
 
 if TYPE_CHECKING:
     from einsearch_cli.reports import StudyReport
-    from einsearch_cli.scaling import Ranking
     from einsearch_cli.search.engines import Engine
     from einsearch_cli.search.estimate import StudyEstimate
     from einsearch_cli.search.outcome import StudyOutcome
@@ -273,7 +272,8 @@ class _Session:
                 watch.timing()
                 step_seconds = self._step_seconds(outcome, store)
                 coordinates = self._coordinates(outcome, store)
-                return replace(self, spec=spec)._report(outcome, step_seconds, coordinates, output, by)
+                session = replace(self, spec=spec)
+                return session._report(session._study_report(outcome, step_seconds, coordinates), output, by)
         except KeyboardInterrupt:
             console.talk(f"stopped; finished runs are kept in {self.folder}: run the same command again to go on")
             return Exit.INTERRUPTED
@@ -308,53 +308,37 @@ class _Session:
         with waiting("checking how outputs change with the width"):
             return check_coordinates(store, outcome.ranked, self.task, self.spec.optimizer)
 
-    def _report(
-        self,
-        outcome: StudyOutcome,
-        step_seconds: dict[Place, float],
-        coordinates: tuple[LayerCoordinates, ...],
-        output: Format,
-        by: By,
-    ) -> int:
+    def _report(self, study: StudyReport, output: Format, by: By) -> int:
         from einsearch_cli.reports import write_report, write_results
 
-        study = replace(self._study_report(outcome, step_seconds), coordinates=coordinates)
         write_results(self.folder / "results.json", study)
         write_report(self.folder / "report.html", study)
         console.data(ranking_text(study, output, by))
         tell(study)
         console.talk(f"results: {self.folder / 'results.json'}\nreport:  {self.folder / 'report.html'}")
-        results = outcome.results
-        failed = [result for result in results if result.status != "ok"]
+        failed = [result for result in study.all_runs if result.status != "ok"]
         if not failed:
             return Exit.OK
         from einsearch_cli.cli.progress import describe
 
         first = failed[0]
         console.error(
-            f"{len(failed)} of {len(results)} runs have no loss; the first, "
+            f"{len(failed)} of {len(study.all_runs)} runs have no loss; the first, "
             f"{describe(first.trial)}, {first.status}: {first.error}"
         )
         return Exit.RUN_FAILED
 
-    def _study_report(self, outcome: StudyOutcome, step_seconds: dict[Place, float]) -> StudyReport:
+    def _study_report(
+        self, outcome: StudyOutcome, step_seconds: dict[Place, float], coordinates: tuple[LayerCoordinates, ...]
+    ) -> StudyReport:
         from einsearch_cli.reports import StudyReport
-        from einsearch_cli.scaling import rank_candidates
 
-        yardstick, *baselines = self.spec.compared_with()
-        runs, looks = (*outcome.ranked, *outcome.confirmation), outcome.spending.looks
-
-        def ranked(against: LayerSpec) -> Ranking:
-            is_yardstick = against == yardstick  # laws take the longest, and are those of the yardstick's ranking
-            return rank_candidates(runs, against, step_seconds=step_seconds, looks=looks, laws=is_yardstick)
-
-        return StudyReport(
+        return StudyReport.of_runs(
+            self.spec.compared_with(),
             title=self.spec.name,
             task=self.spec.task,
             budget_flops=self.spec.budget_flops,
             results=outcome.ranked,
-            ranking=ranked(yardstick),
-            comparisons=tuple(map(ranked, baselines)),
             unbalanced=outcome.unbalanced,
             confirmation=outcome.confirmation,
             tuning=outcome.tuning,
@@ -362,6 +346,7 @@ class _Session:
             controls=outcome.controls,
             spending=outcome.spending,
             step_seconds=step_seconds,
+            coordinates=coordinates,
             loss_name=f"validation loss ({self.task.loss_unit})",
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=environment(),

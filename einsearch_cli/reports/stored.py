@@ -11,7 +11,6 @@ from typing import Any, Final, get_args
 
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.reports.study_report import StudyReport
-from einsearch_cli.scaling import Ranking, rank_candidates
 from einsearch_cli.scaling.ranking import FORMAT
 from einsearch_cli.search.outcome import Spending, TunedRate
 from einsearch_cli.structures import RoutingStatistics, parse_layer
@@ -58,33 +57,22 @@ def read_study(path: Path, at: float | None = None) -> StudyReport:
 def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
     runs = {name: tuple(_result(row) for row in document[name]) for name in _LISTS}
     seconds = {(parse_layer(row["structure"]), row["width"]): row["seconds"] for row in document["step_seconds"]}
-    ranked = (*runs["results"], *runs["confirmation"])
-    spending = None if document["spending"] is None else Spending.from_json(document["spending"])
-    looks = () if spending is None else spending.looks
-
-    def ranking(against: str) -> Ranking:
-        laws = against == yardstick
-        return rank_candidates(ranked, parse_layer(against), step_seconds=seconds, looks=looks, at=at, laws=laws)
-
-    yardstick, *baselines = [document["yardstick"], *(item["yardstick"] for item in document["comparisons"])]
-    return StudyReport(
+    yardsticks = [document["yardstick"], *(item["yardstick"] for item in document["comparisons"])]
+    return StudyReport.of_runs(
+        list(map(parse_layer, yardsticks)),
+        at=at,
         title=document["title"],
         task=document["task"],
         budget_flops=document["budget_flops"],
-        ranking=ranking(yardstick),
-        comparisons=tuple(map(ranking, baselines)),
         rates={parse_layer(row["structure"]): TunedRate.from_json(row) for row in document["rates"]},
         controls={parse_layer(row["structure"]): tuple(map(parse_layer, row["of"])) for row in document["controls"]},
-        spending=spending,
+        spending=None if document["spending"] is None else Spending.from_json(document["spending"]),
         step_seconds=seconds,
         coordinates=tuple(LayerCoordinates.from_json(row) for row in document["coordinates"]),
         loss_name=document["loss_name"],
         commands=tuple(document["commands"]),
         environment=tuple(document["environment"].items()),
-        results=runs["results"],
-        confirmation=runs["confirmation"],
-        tuning=runs["tuning"],
-        unbalanced=runs["unbalanced"],
+        **runs,
     )
 
 

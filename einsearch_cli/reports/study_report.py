@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Self
 
-from einsearch_cli.scaling import Level, Observation, Ranking, RankingEntry, levels_of, observations_of
+from einsearch_cli.scaling import Level, Observation, Ranking, RankingEntry, levels_of, observations_of, rank_candidates
 from einsearch_cli.scaling.surface import Surface, surface
 from einsearch_cli.search.outcome import Spending, TunedRate, rate_warnings
 from einsearch_cli.structures import LayerSpec, expert_of, short_name
@@ -53,6 +54,20 @@ class StudyReport:
     """(name, value): Python, torch, platform, einsearch version, ..."""
     notes: tuple[str, ...] = ()
     """Remarks for the reader, one sentence each, e.g. on how the data was made."""
+
+    @classmethod
+    def of_runs(cls, yardsticks: Sequence[LayerSpec], *, at: float | None = None, **parts: Any) -> Self:
+        """A report whose runs are ranked against each yardstick; `at` are FLOPs at which losses are to be predicted.
+
+        Laws take the longest, and are those of the first yardstick's ranking. `parts` are all other fields.
+        """
+        runs, seconds = (*parts["results"], *parts["confirmation"]), parts["step_seconds"]
+        looks = () if parts["spending"] is None else parts["spending"].looks
+        ranking, *comparisons = (
+            rank_candidates(runs, against, step_seconds=seconds, looks=looks, at=at, laws=number == 0)
+            for number, against in enumerate(yardsticks)
+        )
+        return cls(ranking=ranking, comparisons=tuple(comparisons), **parts)
 
     def __post_init__(self) -> None:
         unranked = {result.trial.structure for result in self.results} - set(self.structures)
