@@ -83,12 +83,14 @@ report_section("ranking", "Ranking")(ranking_section)
 report_section("baselines", "Against the other baselines")(comparison_section)
 
 
+def _captioned(drawing: Html | None, caption: str, *below: Html) -> Html | None:
+    """A figure over its caption and what belongs to it; None where there is nothing to draw."""
+    return None if drawing is None else joined([fill("figure.html", drawing=drawing, caption=caption), *below])
+
+
 @report_section("scaling", "Loss against training compute")
 def scaling_section(page: Page) -> Html | None:
     """The loss–compute plot."""
-    drawing = compute_figure(page)
-    if drawing is None:
-        return None
     several = len(page.study.budgets) > 1
     reading = (
         "Lower is better. Each line joins the best width of a structure at each budget; the numbers are ranks."
@@ -104,41 +106,34 @@ def scaling_section(page: Page) -> Html | None:
     if several:
         sentences.append("Marks at one budget are moved sideways a little so that they do not hide each other.")
         sentences.append("The compute gain in the table is read off parabolas through these points.")
-    return fill("figure.html", drawing=drawing, caption=" ".join(sentences))
+    return _captioned(compute_figure(page), " ".join(sentences))
 
 
 @report_section("widths", "Loss against the width of the network")
 def widths_section(page: Page) -> Html | None:
     """Isoflop curves: is the best width in the middle of what was tried, and where does it move to?"""
-    drawing = widths_figure(page)
-    if drawing is None:
-        return None
     caption = (
         "One panel for each budget: runs of one budget differ in width, so that narrow networks see more data. "
         "Dots are means over seeds, faint marks single runs that looked for the best width, hollow marks the lowest "
         "point of the fitted parabola. A structure whose lowest dot is the first or last of its line has no optimum here."
     )
-    return fill("figure.html", drawing=drawing, caption=caption)
+    return _captioned(widths_figure(page), caption)
 
 
 @report_section("overtraining", "Training one network for longer")
 def overtraining_section(page: Page) -> Html | None:
     """Overtraining: loss against tokens per parameter at constant width."""
-    drawing = overtraining_figure(page)
     caption = (
         "Each line is one width, trained with several budgets. Networks that are used a lot are trained past the width "
         "that is best for their training FLOPs: about 20 tokens per parameter for large dense transformers (Hoffmann et al. "
         "2022). A line that flattens early gains little from more tokens."
     )
-    return None if drawing is None else fill("figure.html", drawing=drawing, caption=caption)
+    return _captioned(overtraining_figure(page), caption)
 
 
 @report_section("rates", "Learning rates")
 def rates_section(page: Page) -> Html | None:
     """How each rate was found, and whether it carried over to the last rung."""
-    drawing = rates_figure(page)
-    if drawing is None:
-        return None
     heads = ("structure", "first rung", "curvature", "last rung", "moved by", "note")
     rows = [
         Row(cells=_rate_cells(page.looks[item], rate), look=page.looks[item]) for item, rate in page.study.rates.items()
@@ -148,7 +143,7 @@ def rates_section(page: Page) -> Html | None:
         "the best three; muP carries it to other widths. The last rung checks its neighbours at the best width. "
         "Curvature: of log loss over log rate; a flat optimum forgives a wrong rate."
     )
-    return joined([fill("figure.html", drawing=drawing, caption=caption), table(heads, rows, heads[1:5])])
+    return _captioned(rates_figure(page), caption, table(heads, rows, heads[1:5]))
 
 
 def _rate_cells(look: Identity, rate: TunedRate) -> list[Cell]:
@@ -169,9 +164,6 @@ report_section("coordinates", "Outputs of layers over width")(coordinates_sectio
 @report_section("trend", "How the gain changes with compute")
 def trend_section(page: Page) -> Html | None:
     """The gain at every rung, and the slope in words."""
-    drawing = trend_figure(page)
-    if drawing is None:
-        return None
     heads = ("structure", "trend", "factor per decade", "p")
     rows = [
         Row(cells=_trend_cells(look, look.entry.trend), look=look)
@@ -183,7 +175,7 @@ def trend_section(page: Page) -> Html | None:
         "'Rising' and 'falling' are said where the slope differs from none at the 5% level, all candidates together "
         "(Holm 1979)."
     )
-    return joined([fill("figure.html", drawing=drawing, caption=caption), table(heads, rows, heads[2:])])
+    return _captioned(trend_figure(page), caption, table(heads, rows, heads[2:]))
 
 
 def _trend_cells(look: Identity, found: Trend) -> list[Cell]:
@@ -221,14 +213,11 @@ report_section("experts", "Load of the experts")(experts_section)
 @report_section("learning", "Learning curves")
 def learning_section(page: Page) -> Html | None:
     """Loss during training in the last rung."""
-    drawing = learning_figure(page)
-    if drawing is None:
-        return None
     caption = (
         "One line per seed, at the best width, with the largest budget. "
         "The loss is on a log scale; the first 2% of training are not drawn."
     )
-    return fill("figure.html", drawing=drawing, caption=caption)
+    return _captioned(learning_figure(page), caption)
 
 
 @report_section("failures", "Runs that failed")
