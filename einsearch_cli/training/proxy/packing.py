@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from torch import nn
+
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.plans.planner import dense_route
-from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.structures import MixtureOfExperts
 from einsearch_cli.training.optimizers import find_optimizer
 from einsearch_cli.training.proxy.run_settings import ProxyRun
@@ -47,7 +48,7 @@ def packs_of(runs: Sequence[ProxyRun]) -> list[list[int]]:
     return [numbers] if trains_as_program(runs[0]) else [[number] for number in numbers]
 
 
-def fix_routes(model: StructuredNetwork) -> None:
+def fix_routes(model: nn.Module) -> None:
     """Let every structured layer multiply as is fastest in a program: by its formed matrix, or factor by factor."""
     for layer in model.modules():
         if isinstance(layer, EinsumLinear):
