@@ -55,6 +55,7 @@ class Task(ABC, Generic[SettingsT]):
           often, from several processes at once. Every other method calls it when it has to.
         - `batches(seed)` never ends and gives the same batches for the same seed, settings and data.
         - `validation()` is the same for every run and shares no sample with `batches`.
+        - `loss` is a function of model and batch alone: narrow runs record its operations in their first step.
         - `loss` is a mean over the tokens of the batch (for regression: samples), and 0 is perfect.
         - `count` gives exactly what the network of `build_model` counts of itself.
         - `fingerprint()` is equal for two tasks exactly when their losses can be compared.

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import torch
+
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.proxy.cost import RunCost
@@ -86,7 +88,8 @@ def train_pack(
     for `elapsed_s`: the time of the pack until the run ended, divided by the number of runs.
 
     Args:
-        runs: what to train; several only where `packing.packs_of` puts them together.
+        runs: what to train; several only where `packing.packs_of` puts them together. A pack that memory does not
+            suffice for is halved, and its runs begin again.
         on_progress: called after every step of every run, with the place of the run.
         on_end: called once for every run with what came out of it.
         keeper: gives the states from which the runs go on, and is given theirs now and then.
@@ -117,18 +120,40 @@ def _train_at_once(
     states: Sequence[RunProgress | None],
     keeper: StateKeeper | None,
 ) -> None:
-    """Train the runs of these numbers, which have done the same number of steps."""
-    started_s = time.perf_counter()
+    """Train the runs of these numbers, which have done the same number of steps, in parts where it must be."""
+    for part in _left_in_parts(runs, numbers, on_progress, on_end, states, keeper):
+        _train_at_once(runs, part, on_progress, on_end, states, keeper)
+
+
+def _left_in_parts(
+    runs: Sequence[ProxyRun],
+    numbers: Sequence[int],
+    on_progress: Callable[[int, StepDone], None] | None,
+    on_end: Callable[[int, RunOutcome | DivergedError], None],
+    states: Sequence[RunProgress | None],
+    keeper: StateKeeper | None,
+) -> list[list[int]]:
+    """Train the runs of these numbers at once; gives those that have to begin again: each alone, or in two halves."""
+    started_s, going = time.perf_counter(), list(numbers)
     first, *others = numbers
-    trainer: Trainer
     try:
         trainer = PackTrainer([runs[number] for number in numbers]) if others else _trainer_of(runs[first])
+        progress = _Progress(trainer, started_s, numbers, on_progress, on_end, keeper)
+        going = progress.going
+        progress.go(states)
     except NotAProgramError:
-        for number in numbers:
-            single = SingleTrainer(runs[number])
-            _Progress(single, time.perf_counter(), [number], on_progress, on_end, keeper).go(states)
-    else:
-        _Progress(trainer, started_s, numbers, on_progress, on_end, keeper).go(states)
+        return [[number] for number in numbers]
+    except (RuntimeError, MemoryError) as error:
+        if not others or not _is_out_of_memory(error):
+            raise
+        half = len(going) // 2
+        return [part for part in (going[:half], going[half:]) if part]
+    return []
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory did not suffice; for the CPU torch says so in words alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _trainer_of(run: ProxyRun) -> Trainer:
@@ -156,7 +181,8 @@ class _Progress:
         self.keeper = keeper
         self.marks = validation_marks(trainer.cost.steps, trainer.settings.validations)
         self.curves: list[list[tuple[float, float]]] = [[] for _ in trainer.runs]
-        self.going = list(range(len(trainer.runs)))
+        self.going = list(names)
+        """Numbers of the runs that have not ended."""
 
     def go(self, states: Sequence[RunProgress | None]) -> None:
         """Train to the end, from these states of all runs of the pack, by name."""
@@ -164,14 +190,18 @@ class _Progress:
         steps = self.trainer.cost.steps
         while self.going and self.trainer.done < steps:
             losses, step = self.trainer.step(), self.trainer.done
-            for number in tuple(self.going):
-                if self._is_finite(number, losses[number], "training") and self.on_progress is not None:
-                    self.on_progress(self.names[number], StepDone(step, steps, losses[number], self.trainer.routing))
+            for place, loss in self._still_going(losses):
+                if self._is_finite(place, loss, "training") and self.on_progress is not None:
+                    self.on_progress(self.names[place], StepDone(step, steps, loss, self.trainer.routing))
             if step in self.marks:
-                for number in tuple(self.going):
-                    self._validate(number)
+                for place, _ in self._still_going(losses):
+                    self._validate(place)
             if self.keeper is not None and self.keeper.is_due and step < steps:
                 self._save(self.keeper)
+
+    def _still_going(self, losses: Sequence[float]) -> list[tuple[int, float]]:
+        """Places in the trainer, and losses there, of runs that have not ended."""
+        return [(place, loss) for place, loss in enumerate(losses) if self.names[place] in self.going]
 
     def _go_on_from(self, states: Sequence[RunProgress]) -> None:
         if not states:
@@ -182,50 +212,48 @@ class _Progress:
 
     def _save(self, keeper: StateKeeper) -> None:
         with keeper.saving():
-            for number in self.going:
-                keeper.save(
-                    self.names[number],
-                    {
-                        "trainer": self.trainer.run_state(number),
-                        "curve": self.curves[number],
-                        "elapsed_s": self._elapsed_s(),
-                    },
-                )
+            for place, name in enumerate(self.names):
+                if name in self.going:
+                    state, curve = self.trainer.run_state(place), self.curves[place]
+                    keeper.save(name, {"trainer": state, "curve": curve, "elapsed_s": self._elapsed_s()})
 
     def _elapsed_s(self) -> float:
         return (time.perf_counter() - self.started_s) / len(self.trainer.runs)
 
-    def _validate(self, number: int) -> None:
+    def _validate(self, place: int) -> None:
         """Add a point to the curve of a run; the last one is its end."""
-        cost, step, loss = self.trainer.cost, self.trainer.done, self.trainer.validate(number)
-        if not self._is_finite(number, loss, "validation"):
+        cost, step, loss = self.trainer.cost, self.trainer.done, self.trainer.validate(place)
+        if not self._is_finite(place, loss, "validation"):
             return
-        self.curves[number].append((float(step * cost.train_flops_per_step), loss))
+        self.curves[place].append((float(step * cost.train_flops_per_step), loss))
         if step == cost.steps:
-            self.on_end(self.names[number], self._outcome(number))
+            self._end(place, self._outcome(place))
 
-    def _is_finite(self, number: int, loss: float, kind: str) -> bool:
+    def _is_finite(self, place: int, loss: float, kind: str) -> bool:
         """Whether the run goes on; one that has diverged ends."""
         try:
-            self.trainer.courses[number].finite(loss, kind, self.trainer.done)
+            self.trainer.courses[place].finite(loss, kind, self.trainer.done)
         except DivergedError as error:
-            self.going.remove(number)
-            self.trainer.stop(number)
-            self.on_end(self.names[number], error)
+            self.trainer.stop(place)
+            self._end(place, error)
             return False
         return True
 
-    def _outcome(self, number: int) -> RunOutcome:
+    def _end(self, place: int, end: RunOutcome | DivergedError) -> None:
+        self.going.remove(self.names[place])
+        self.on_end(self.names[place], end)
+
+    def _outcome(self, place: int) -> RunOutcome:
         trainer, cost = self.trainer, self.trainer.cost
         return RunOutcome(
-            loss=self.curves[number][-1][1],
-            curve=tuple(self.curves[number]),
+            loss=self.curves[place][-1][1],
+            curve=tuple(self.curves[place]),
             params=cost.params,
             train_flops=float(cost.steps * cost.train_flops_per_step),
             total_flops=float(cost.steps * cost.total_flops_per_step),
             executed_flops=float(cost.steps * trainer.executed_flops),
             steps=cost.steps,
-            learning_rate=trainer.learning_rates[number],
+            learning_rate=trainer.learning_rates[place],
             elapsed_s=self._elapsed_s(),
             routing=trainer.routing(),
         )

@@ -84,7 +84,7 @@ class RunOutcome:
     """Base learning rate that was used."""
 
     elapsed_s: float
-    """Wall time, validation included, reading or labelling the data not."""
+    """Wall time, validation included, reading or labelling the data not; of a pack, its time over the number of its runs."""
 
     routing: tuple[RoutingStatistics, ...] = ()
     """What the routers did with the held-out data at the end; empty without experts."""

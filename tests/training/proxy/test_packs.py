@@ -227,3 +227,57 @@ def test_a_loss_that_looks_at_values_trains_one_by_one(tmp_path: Path) -> None:
             expected.step()
         assert isinstance(end, RunOutcome)
         assert end.loss == expected.validate(0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"),
+    ],
+    ids=["device", "python", "allocator"],
+)
+def test_a_pack_that_memory_does_not_suffice_for_is_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Memory for two runs: of three, one and two begin again; a run that has diverged before does not."""
+    step, sizes = PackTrainer.step, list[int]()
+
+    def scarce(trainer: PackTrainer) -> list[float]:
+        if trainer.done == 8:
+            sizes.append(len(trainer.runs))
+            if len(trainer.runs) > 2:
+                raise error
+        return step(trainer)
+
+    monkeypatch.setattr(PackTrainer, "step", scarce)
+    sound = small_teacher(tmp_path)
+    for task, expected in ((sound, [3, 1, 2]), (Spoiled(sound.settings, tmp_path), [3, 1, 1])):
+        sizes.clear()
+        ends = trained(several(task, "monarch", steps=12))
+        assert sizes == expected
+        alone = [trained([run])[0] for run in several(task, "monarch", steps=12)]
+        assert [same(*pair) for pair in zip(ends, alone, strict=True)] == [True] * 3
+
+
+def test_a_single_run_that_memory_does_not_suffice_for_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(_: PackTrainer) -> list[float]:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(PackTrainer, "step", scarce)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(several(small_teacher(tmp_path), "dense")[:1])
+
+
+def test_an_error_that_is_not_of_memory_halves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def broken(trainer: PackTrainer) -> list[float]:
+        tried.append(len(trainer.runs))
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(PackTrainer, "step", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        trained(several(small_teacher(tmp_path), "dense"))
+    assert tried == [3]
