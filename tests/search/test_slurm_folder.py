@@ -11,7 +11,7 @@ import pytest
 
 from einsearch_cli.errors import StudyError
 from einsearch_cli.search.engines.slurm.shared_folder import StudySide, WorkerSide
-from einsearch_cli.search.job import TrialFinished, TrialProgress
+from einsearch_cli.search.job import TrialFinished, TrialNote, TrialProgress
 from einsearch_cli.search.shipping import Shipment
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.proxy.trial import TrialResult, failed_result
@@ -46,6 +46,9 @@ def test_what_workers_need_and_all_events_arrive_as_they_were_sent(study: StudyS
     first.beat()
     assert list(study.events()) == [(1, TrialProgress(0, job(0).trial, 3, 9, 0.25, routing))]
     assert list(study.events()) == [], "what has not changed is not told again"
+    note = TrialNote(1, job(1).trial, "a checkpoint is damaged")
+    first.tell(note)
+    assert list(study.events()) == [(1, note)]
     ends = [
         TrialFinished(0, result(0)),
         TrialFinished(1, failed_result(job(1).trial, "failed", "died", 1.0), True, "last words"),

@@ -50,7 +50,7 @@ class SlurmOptions(EngineOptions):
     """Quality of service."""
 
     time: Duration = "1h"
-    """Time limit of a task. A study may take longer: tasks that end are replaced, and their runs begin again."""
+    """Time limit of a task. A study may take longer: tasks that end are replaced, and their runs go on."""
 
     cores: Whole = Field(default=1, ge=1, le=1024)
     """Runs that a task trains at once, on a core each."""
@@ -80,6 +80,7 @@ class SlurmWorkers(Engine):
     """A job array whose tasks stay for the whole study, so that a run does not wait in Slurm's queue."""
 
     name = "slurm"
+    sees_folder = True
     options_type = SlurmOptions
 
     def __init__(

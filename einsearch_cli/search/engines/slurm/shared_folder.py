@@ -6,7 +6,7 @@
     refused.json           why a worker cannot work
     waiting/PACK.json      jobs that no worker has
     taken/PACK@WORKER.json the same file, renamed by the worker that has it
-    ended/….json           an ended job; the study removes it
+    said/….json            an ended job, or a note on a running one; the study removes it
     beats/WORKER.json      a number that rises while the worker lives, and how far its runs are
 
 Clocks of other machines are never compared: who does not change a file for a while, by the clock of the one who looks, is
@@ -26,12 +26,12 @@ from typing import Any, Final
 
 from einsearch_cli.errors import EinsearchError, StudyError
 from einsearch_cli.files import write_atomically
-from einsearch_cli.search.job import Job, Pack, TrialFinished, TrialProgress, TrialSetup
+from einsearch_cli.search.job import Job, JobEvent, Pack, TrialFinished, TrialNote, TrialProgress, TrialSetup
 from einsearch_cli.search.shipping import Shipment, ShippedFile
 from einsearch_cli.structures import RoutingStatistics
-from einsearch_cli.training.proxy.trial import TrialResult
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
-_FOLDERS: Final = ("waiting", "taken", "ended", "beats")
+_FOLDERS: Final = ("waiting", "taken", "said", "beats")
 
 
 def _read(path: Path) -> Any:
@@ -91,17 +91,13 @@ class StudySide:
         document = json.dumps([job.to_json() for job in pack])
         write_atomically(self.root / "waiting" / f"{number}.json", document)
 
-    def events(self) -> Iterator[tuple[int, TrialProgress | TrialFinished]]:
+    def events(self) -> Iterator[tuple[int, JobEvent]]:
         """What has happened since, with the numbers of the packs; some may come twice."""
-        for name in _names(self.root / "ended"):
-            path = self.root / "ended" / name
+        for name in _names(self.root / "said"):
+            path = self.root / "said" / name
             document = _read(path)
             path.unlink()
-            result = TrialResult.from_json(document["result"])
-            yield (
-                document["pack"],
-                TrialFinished(document["number"], result, document["worker_died"], document["output"]),
-            )
+            yield document["pack"], _event(document)
         for name in _names(self.root / "beats"):
             yield from self._progress(name)
 
@@ -158,7 +154,7 @@ class WorkerSide:
         self._watched = _Watched()
         self._packs: dict[int, dict[int, Job]] = {}
         self._runs: dict[int, dict[str, Any]] = {}
-        self._beats = 0
+        self._beats = self._said = 0
 
     def shipment(self) -> Shipment:
         """What workers need besides packs."""
@@ -179,8 +175,8 @@ class WorkerSide:
                 return jobs
         return ()
 
-    def tell(self, event: TrialProgress | TrialFinished) -> None:
-        """Note how far a run is, or hand in the end of a job."""
+    def tell(self, event: JobEvent) -> None:
+        """Note how far a run is, or hand in a note or the end of a job."""
         pack = next(pack for pack, jobs in self._packs.items() if event.number in jobs)
         if isinstance(event, TrialProgress):
             self._runs[event.number] = {
@@ -192,14 +188,11 @@ class WorkerSide:
                 "routing": [statistics.to_json() for statistics in event.routing],
             }
             return
-        document = {
-            "pack": pack,
-            "number": event.number,
-            "result": event.result.to_json(),
-            "worker_died": event.worker_died,
-            "output": event.output,
-        }
-        write_atomically(self.root / "ended" / f"{pack}-{event.number}-{self.name}.json", json.dumps(document))
+        self._said += 1
+        document = json.dumps({"pack": pack, "number": event.number, **_document(event)})
+        write_atomically(self.root / "said" / f"{self.name}-{self._said:09}.json", document)
+        if isinstance(event, TrialNote):
+            return
         self._runs.pop(event.number, None)
         del self._packs[pack][event.number]
         if not self._packs[pack]:
@@ -232,3 +225,17 @@ class WorkerSide:
         """Say why no worker can work."""
         document = {"problem": error.problem, "remedy": error.remedy}
         write_atomically(self.root / "refused.json", json.dumps(document))
+
+
+def _document(event: TrialNote | TrialFinished) -> dict[str, Any]:
+    if isinstance(event, TrialNote):
+        return {"trial": event.trial.to_json(), "text": event.text}
+    return {"result": event.result.to_json(), "worker_died": event.worker_died, "output": event.output}
+
+
+def _event(document: Mapping[str, Any]) -> TrialNote | TrialFinished:
+    number = document["number"]
+    if "text" in document:
+        return TrialNote(number, Trial.from_json(document["trial"]), document["text"])
+    result = TrialResult.from_json(document["result"])
+    return TrialFinished(number, result, document["worker_died"], document["output"])

@@ -16,7 +16,7 @@ from typing import Final
 from einsearch_cli.errors import EinsearchError, StudyError
 from einsearch_cli.search.engines.local import LocalProcesses
 from einsearch_cli.search.engines.slurm.shared_folder import WorkerSide
-from einsearch_cli.search.job import Pack, TrialFinished, TrialProgress
+from einsearch_cli.search.job import JobEvent, Pack, TrialFinished
 from einsearch_cli.search.shipping import ShippedFile, unpack
 
 LOOK_S: Final = 0.2
@@ -99,7 +99,7 @@ def _train(side: WorkerSide, cores: int) -> None:
         looked_s = now_s
         return side.take()
 
-    def tell(event: TrialProgress | TrialFinished) -> None:
+    def tell(event: JobEvent) -> None:
         if isinstance(event, TrialFinished) and event.worker_died:
             time.sleep(_SIGNAL_LAG_S)
         side.tell(event)
