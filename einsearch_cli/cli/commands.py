@@ -17,6 +17,7 @@ SUMMARIES: Final = {
     "rank": "Train candidates at equal training FLOPs and rank them against dense.",
     "status": "Say how far a study is: runs, stage, rate, time left, cost.",
     "watch": "Follow a study that runs elsewhere until it ends.",
+    "clean": "Remove checkpoints of finished runs from the folder of a study.",
     "report": "Make the ranking, its tables and its page again from stored runs, or compare two studies.",
     "train": "Train a transformer, or several one after another, as a YAML file says.",
     "bench": "Compare the speed of layers with nn.Linear and with their own bare matrix products.",

@@ -59,7 +59,7 @@ class StudyStore:
 
     Use as a context manager. Raises `StudyError` if another process has the
     folder, if the database is damaged, or if it belongs to another study.
-    `settings` says in words what another study differs in.
+    `settings` says in words what another study differs in; a `fingerprint` of None takes whatever study is there.
     The queue is in memory, as a study can compute it again; the database holds
     every trial that was started, and reading it costs the same for every trial.
     """
@@ -67,7 +67,7 @@ class StudyStore:
     def __init__(
         self,
         folder: Path,
-        fingerprint: str,
+        fingerprint: str | None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
@@ -128,6 +128,8 @@ class StudyStore:
             )
 
     def _check_fingerprint(self) -> None:
+        if self._fingerprint is None:
+            return
         known = self._study.user_attrs.get(_FINGERPRINT)
         before = self._study.user_attrs.get(_SETTINGS)
         if known is not None and known != self._fingerprint:
