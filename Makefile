@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test kernels clusters lint benchmark clean
+.PHONY: demo test kernels clusters faults lint benchmark clean
 
 demo: .venv/installed
 	$(BIN)/einsearch rank specs/demo.yaml --out runs/demo
@@ -21,6 +21,10 @@ kernels: .venv/installed-dev
 # Ray and Slurm's launcher, with two nodes on loopback.
 clusters: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/clusters
+
+# Processes killed, disks filled, clocks set: no run may be lost or done twice.
+faults: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -rs tests/faults
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

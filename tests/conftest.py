@@ -22,7 +22,13 @@ def pytest_sessionstart() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-collect_ignore = ["cli/plugin_of_all.py", "search/fatal.py", "search/unruly.py"]
+collect_ignore = [
+    "cli/plugin_of_all.py",
+    "search/fatal.py",
+    "search/unruly.py",
+    "faults/jumping_clock.py",
+    "faults/dying_saves.py",
+]
 """Plug-ins: looking for doctests in them would register what they hold in the process of all tests."""
 
 

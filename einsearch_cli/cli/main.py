@@ -119,9 +119,11 @@ def _show(wanted: bool) -> None:
 
 
 def run() -> None:
-    """The console script; being asked to terminate ends a study as cleanly as Ctrl-C does."""
+    """The console script; being asked to terminate, or losing its terminal, ends a study as cleanly as Ctrl-C does."""
     prepare_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it goes on
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))
 
 

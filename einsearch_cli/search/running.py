@@ -39,14 +39,15 @@ def run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[RunEvent]
 
     def record(event: JobEvent) -> None:
         if isinstance(event, TrialFinished):
-            event = _logged(event, store)
             trial = event.result.trial
-            if event.worker_died and (died := store.count_death(trial)) < MOST_DEATHS:
+            died = store.count_death(trial) if event.worker_died else 0
+            if died >= MOST_DEATHS:
+                event = _with_error(event, f"; {died} workers died with this run in hand")
+            event = _logged(event, store)
+            if 0 < died < MOST_DEATHS:
                 store.put_back(event.number, trial)
                 on_event(TrialTriedAgain(event.number, trial, event.result.error or "", died, event.log))
                 return
-            if event.worker_died:
-                event = _with_error(event, f"; {MOST_DEATHS} workers died with this run in hand")
             store.finish(event.number, event.result)
             if event.result.status != "failed":  # the next process tries that again, from its last state
                 remove_run_folder(store.folder, trial)

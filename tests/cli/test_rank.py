@@ -4,18 +4,16 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
 
 from einsearch_cli.cli.study_input import overrides_of, read_study
+from tests.faults.driving import finished_runs
 
 STUDY = """
 task: teacher
@@ -52,12 +50,6 @@ def write_study(folder: Path, text: str = STUDY) -> Path:
     path = folder / "study.yaml"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def ranking(folder: Path) -> list[dict[str, Any]]:
-    """Without what was timed."""
-    found: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())["ranking"]
-    return [{k: v for k, v in entry.items() if not k.startswith("seconds") and k != "reversed_in"} for entry in found]
 
 
 def test_a_study_from_start_to_report(einsearch, tmp_path: Path) -> None:
@@ -138,56 +130,6 @@ def test_the_same_command_again_repeats_nothing(einsearch, tmp_path: Path) -> No
     assert "holds another study: optimizer.warmup was 0.05 and is 0.1" in " ".join(other.err.split())
 
 
-def finished_runs(folder: Path) -> dict[str, int]:
-    """How often each trial was finished, read from the database by Optuna itself."""
-    study = optuna.load_study(study_name="einsearch", storage=f"sqlite:///{folder / 'study.db'}")
-    counts: dict[str, int] = {}
-    for trial in study.trials:
-        if trial.state == optuna.trial.TrialState.COMPLETE:
-            name = f"{trial.user_attrs['structure']} {trial.params}"
-            counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
-def test_kill_9_and_the_same_command_give_the_undisturbed_ranking(einsearch, tmp_path: Path) -> None:
-    study = write_study(tmp_path)
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    assert einsearch("rank", study, "--out", undisturbed).code == 0
-    command = [sys.executable, "-m", "einsearch_cli.cli.main", "rank", str(study), "--out", str(killed)]
-    for finished_before_kill in (3, 9):
-        kill_when_finished(command, killed, finished_before_kill)
-    done_before = finished_runs(killed)
-    assert 9 <= len(done_before) < 28
-    assert not (killed / "results.json").exists()
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
-    assert ranking(killed) == ranking(undisturbed)
-    assert set(finished_runs(killed).values()) == {1}, "no finished trial is run twice"
-    assert done_before.items() <= finished_runs(killed).items()
-
-
-def kill_when_finished(command: list[str], folder: Path, count: int) -> None:
-    """Start the command in its own session and kill -9 the parent once `count` trials are finished."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline_s = time.monotonic() + 200
-    while completed(folder) < count:
-        assert process.poll() is None, f"the command ended with {process.returncode} before it could be killed"
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    wait_until_gone(process.pid)
-
-
-def completed(folder: Path) -> int:
-    """Number of finished trials, read without ever holding a lock that the command could wait for."""
-    try:
-        with closing(sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True)) as connection:
-            [(count,)] = connection.execute("SELECT count(*) FROM trials WHERE state = 'COMPLETE'")
-            return int(count)
-    except sqlite3.OperationalError:
-        return 0  # the file or its tables are still being made
-
-
 def wait_until_gone(session: int) -> None:
     """No process of the session may outlive its first one by more than moments."""
     deadline_s = time.monotonic() + 30
@@ -198,7 +140,7 @@ def wait_until_gone(session: int) -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_being_stopped_ends_cleanly_and_says_how_to_go_on(tmp_path: Path, sign: signal.Signals) -> None:
     study = write_study(tmp_path, STUDY.replace("1e8", "1e12"))
     command = [sys.executable, "-m", "einsearch_cli.cli.main", "rank", str(study), "--out", str(tmp_path / "out")]

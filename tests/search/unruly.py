@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
 
+from einsearch_cli.data import Batch
 from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import register
@@ -19,7 +21,7 @@ from einsearch_cli.tasks.teacher import TeacherSettings, TeacherTask
 class UnrulySettings(TeacherSettings):
     """Settings of the `unruly` task."""
 
-    act: str = ""
+    act: str = "behave"
     """What goes wrong."""
     unruly_width: int = 24
     """Where it does."""
@@ -68,11 +70,19 @@ def die_once(folder: Path) -> None:
         die(folder)
 
 
-ACTS = {act.__name__: act for act in (hang, allocate, print_much, start_another, die, die_once)}
+def behave(_: Path) -> None:
+    """Do nothing of the kind."""
+
+
+def poison(_: Path) -> None:
+    """Nothing while the network is built."""
+
+
+ACTS = {act.__name__: act for act in (behave, hang, allocate, print_much, start_another, die, die_once, poison)}
 
 
 class Unruly(TeacherTask):
-    """The teacher task, but for one width."""
+    """The teacher task, but for one width; with `poison` for the data of two seeds."""
 
     name = "unruly"
     settings_type = UnrulySettings
@@ -82,6 +92,14 @@ class Unruly(TeacherTask):
         if width == self.settings.unruly_width and parent_process() is not None:  # not where a study is planned
             ACTS[self.settings.act](Path(self.settings.folder))
         return super().build_model(structure, width)
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Seed 1 meets a NaN in its fifth batch, seed 2 an infinity in its first."""
+        for number, batch in enumerate(super().batches(seed)):
+            if self.settings.act == "poison" and (seed, number) in ((1, 4), (2, 0)):
+                yield Batch(batch.inputs, torch.full_like(batch.targets, float("nan" if seed == 1 else "inf")))
+            else:
+                yield batch
 
 
 register(Unruly)
