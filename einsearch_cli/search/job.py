@@ -232,7 +232,7 @@ class _PackReport:
                 raise
             for number, job in enumerate(self.jobs):
                 if number not in self.ended:
-                    self._end(number, self._failed(job.trial, error))
+                    self._end(number, self._failed(job.trial, error), _traceback(error))
 
     def _failed(self, trial: Trial, error: Exception) -> TrialResult:
         return _failed(trial, error, (time.perf_counter() - self.started_s) / len(self.jobs))
@@ -243,9 +243,9 @@ class _PackReport:
             job = self.jobs[number]
             self._send(TrialProgress(job.number, job.trial, done.step, done.steps, done.loss, done.routing()))
 
-    def _end(self, number: int, result: TrialResult) -> None:
+    def _end(self, number: int, result: TrialResult, output: str = "") -> None:
         self.ended.add(number)
-        self._send(TrialFinished(self.jobs[number].number, result))
+        self._send(TrialFinished(self.jobs[number].number, result, output=output))
 
     def _keeper(self) -> StateKeeper | None:
         """What saves the runs in the study's folder, if workers see it."""

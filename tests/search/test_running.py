@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from einsearch_cli.search.engines import Engine
-from einsearch_cli.search.job import Job, Pack, Report, TrialFinished, TrialSetup, TrialStarted, TrialTriedAgain
+from einsearch_cli.search.job import (
+    Job,
+    JobEvent,
+    Pack,
+    Report,
+    TrialFinished,
+    TrialSetup,
+    TrialStarted,
+    TrialTriedAgain,
+    run_pack,
+)
 from einsearch_cli.search.running import RunEvent, run_waiting
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.structures import parse_structure
@@ -103,3 +114,18 @@ def test_every_try_has_a_log(tmp_path: Path) -> None:
         tmp_path / "logs" / f"run-{n}.log" for n in range(2)
     ]
     assert (tmp_path / "logs" / "run-2.log").read_text() == "try 2"
+
+
+@pytest.mark.usefixtures("registers")
+def test_an_unexpected_error_has_its_traceback_and_a_known_one_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    setup = TrialSetup("teacher", {"teacher_width": 16, "pool_size": 256, "validation_size": 64, "batch_size": 64})
+    ends: list[JobEvent] = []
+    run_pack([Job(0, replace(TRIALS[0], budget_flops=1.0))], setup, ends.append)
+    run_pack([Job(1, TRIALS[0])], replace(setup, optimizer={"no_such_field": 1}), ends.append)
+    known, unexpected = (end for end in ends if isinstance(end, TrialFinished))
+    assert (known.output, "a budget of 1 training FLOPs" in str(known.result.error)) == ("", True)
+    assert unexpected.output.startswith("Traceback (most recent call last):")
+    assert str(unexpected.result.error).partition(":")[0] in unexpected.output
