@@ -81,7 +81,7 @@ def test_ctrl_c_saves_what_runs(tmp_path: Path, undisturbed: Driven) -> None:
 
 def test_a_disk_that_fills_loses_nothing(disk: Path, undisturbed: Driven) -> None:
     study = Driven(disk / "study")
-    process = study.start("--checkpoint-every", "0.2s")
+    process = study.start()
     study.wait_for(process, lambda status: status.runs.ended >= 2)
     with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
         while True:
@@ -89,6 +89,7 @@ def test_a_disk_that_fills_loses_nothing(disk: Path, undisturbed: Driven) -> Non
     code = process.wait(timeout=200)
     (disk / "filler").unlink()
     assert code == 2, study.said
+    assert "make room and run the same command again" in study.said
     study.run("--checkpoint-every", "0.2s")
     study.assert_every_run_once()
     assert study.losses() == undisturbed.losses()
