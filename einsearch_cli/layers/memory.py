@@ -33,6 +33,15 @@ def retain_memory() -> bool:
     return bool(done)
 
 
+def return_memory() -> bool:
+    """Give memory that is free now back to the system, `retain_memory` or not; False where the C library is not glibc."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):
+        return False
+    return bool(trim(0))
+
+
 def check_allocation(
     sized: SizedStructure, device: torch.device | str | int | None, dtype: torch.dtype, copies: int = 1
 ) -> None:

@@ -54,3 +54,19 @@ def test_elsewhere_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     assert retain_memory() is False
+
+
+@pytest.mark.skipif(not is_glibc(), reason="another C library")
+def test_free_memory_goes_back_when_it_is_returned() -> None:
+    """64 MiB that a small tensor behind them keeps from the end of the heap."""
+    code = (
+        "import torch\n"
+        "from einsearch_cli.layers.memory import retain_memory, return_memory\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "retain_memory()\nlarge = torch.ones(64 * 2**20, dtype=torch.uint8)\nsmall = [bytes(100_000) for _ in range(20)]\n"
+        "before = resident()\ndel large\nkept = resident()\nreturn_memory()\nprint(before - kept, kept - resident())\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    at_once, returned = map(int, said.split())
+    assert at_once < 8 * 2**20
+    assert returned > 48 * 2**20
