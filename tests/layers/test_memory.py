@@ -17,10 +17,11 @@ SETTINGS = {
     "nothing": "",
     "retain_memory": "from einsearch_cli.layers.memory import retain_memory\nassert retain_memory()\n",
     "a worker": (
-        "from multiprocessing import Pipe\n"
+        "import os\nfrom multiprocessing import Pipe\n"
         "from einsearch_cli.search.engines.local import _work\n"
         "from einsearch_cli.search.job import TrialSetup\n"
-        "near, far = Pipe()\nnear.send(None)\n_work(far, TrialSetup('teacher'))\n"
+        "saved = os.dup(1)\nnear, far = Pipe()\n_, printing = Pipe()\nnear.send(None)\n"
+        "_work(far, printing, TrialSetup('teacher'))\nos.dup2(saved, 1)\n"
     ),
 }
 
