@@ -20,7 +20,7 @@ kernels: .venv/installed-dev
 
 # Ray and Slurm's launcher, with two nodes on loopback.
 clusters: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/clusters
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/clusters --numprocesses 2 --dist loadfile
 
 # Processes killed, disks filled, clocks set: no run may be lost or done twice.
 faults: .venv/installed-dev

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from einsearch_cli.errors import StudyError
 from einsearch_cli.search.engines.ray import RayTasks
+from einsearch_cli.search.job import TrialSetup, run_trial
+from einsearch_cli.search.shipping import Shipment, pack_up
 from tests.clusters.conftest import RayCluster, ray_cluster
 from tests.clusters.studies import finished, finished_keys, results, start
 from tests.search.engine_contract import SETUP, EngineContract, Event, finished as ended, job
@@ -77,6 +80,33 @@ def test_a_wrong_token_is_refused(cluster: RayCluster, monkeypatch: pytest.Monke
     with pytest.raises(StudyError, match="cannot be reached") as caught:
         RayTasks(SETUP, None, {"address": cluster.address})
     assert "RAY_AUTH_TOKEN" in caught.value.remedy
+
+
+def test_a_node_without_the_files_of_the_study_fetches_them(
+    cluster: RayCluster, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Files that seem to have changed are not those of the study, so its plug-in and its labels are fetched."""
+
+    def pack_up_elsewhere(setup: TrialSetup) -> Shipment:
+        found = pack_up(setup)
+        files = {name: tuple(replace(f, changed_ns=1) for f in getattr(found, name)) for name in ("plugins", "data")}
+        return replace(found, **files)
+
+    monkeypatch.setattr("einsearch_cli.search.engines.ray.pack_up", pack_up_elsewhere)
+    with RayTasks(SETUP, 2, {"address": cluster.address}) as engine:
+        found = ended(engine, [job(0), job(1)])
+    here = run_trial(job(0), SETUP, lambda _: None)
+    assert [result.status for result in found.values()] == ["ok", "ok"]
+    assert found[0].loss == here.loss
+    shipped = tmp_path_factory.getbasetemp() / "cache" / "einsearch" / "shipped"
+    assert sorted(path.suffix for path in shipped.rglob("*.*") if path.is_file()) == [".lock", ".npz", ".py"]
+
+
+def test_a_study_ends_with_the_results_of_the_local_engine(
+    cluster: RayCluster, tmp_path: Path, here: list[dict[str, Any]]
+) -> None:
+    words = ("--engine", "ray", "--engine-option", f"address={cluster.address}")
+    assert results(tmp_path / "ray", *words) == here
 
 
 def test_a_lost_node_fails_what_it_had_in_hand_and_the_others_go_on(cluster: RayCluster) -> None:

@@ -101,3 +101,15 @@ def test_a_study_ends_with_the_results_of_the_local_engine(tmp_path: Path, here:
         results(tmp_path / "slurm", "--engine", "slurm", "--workers", "2", *options, "--engine-option", "cores=2")
         == here
     )
+
+
+def test_runs_trained_one_by_one_rank_alike(tmp_path: Path, here: list[dict[str, Any]]) -> None:
+    """The other studies are packed; a run alone may differ from them in the last digits."""
+    alone = results(tmp_path / "alone", "--workers", "2", "--pack", "1")
+    places = [[(run["structure"], run["width"], run["seed"]) for run in by_loss(runs)] for runs in (alone, here)]
+    assert places[0] == places[1]
+    assert [run["loss"] for run in by_loss(alone)] == pytest.approx([run["loss"] for run in by_loss(here)], rel=1e-4)
+
+
+def by_loss(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(runs, key=lambda run: run["loss"])

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from einsearch_cli.errors import StudyError
+from einsearch_cli.search.engines.slurm import SlurmWorkers
 from einsearch_cli.search.engines.slurm.shared_folder import StudySide, WorkerSide
-from einsearch_cli.search.job import TrialFinished, TrialNote, TrialProgress
+from einsearch_cli.search.job import JobEvent, Pack, TrialFinished, TrialNote, TrialProgress
 from einsearch_cli.search.shipping import Shipment
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.proxy.trial import TrialResult, failed_result
 from tests.search.engine_contract import SETUP, job
 
 SHIPMENT = Shipment(SETUP, (), (), {"torch": "1"})
-Einsearch = Callable[..., Any]
 
 
 @pytest.fixture
@@ -144,3 +142,31 @@ def test_a_worker_that_cannot_work_ends_the_study(study: StudySide) -> None:
     with pytest.raises(StudyError, match="another torch") as caught:
         study.refuse()
     assert caught.value.remedy == "install this one"
+
+
+def test_the_first_end_of_a_job_counts_and_what_no_pack_has_is_passed_by() -> None:
+    """Two workers may have trained a pack, if one of them was taken for dead."""
+
+    class Side:
+        def put(self, number: int, pack: Pack) -> None:
+            assert (number, pack) == (1, (job(0), job(1)))
+
+        def refuse(self) -> None: ...
+
+        def events(self) -> list[tuple[int, JobEvent]]:
+            first, other = TrialFinished(0, result(0)), TrialFinished(1, result(1))
+            late = TrialProgress(0, job(0).trial, 1, 2, 0.5, ())
+            return [(1, first), (1, first), (1, late), (7, other), (1, other), (1, other)]
+
+        def lost(self, lease_s: float) -> list[int]:  # noqa: ARG002
+            return [1, 7]
+
+    class Team:
+        def keep(self, wanted: int) -> None:
+            assert wanted == 1
+
+    engine = SlurmWorkers(SETUP, 3, {"executor": "local"})
+    engine._side, engine._team = Side(), Team()  # type: ignore[assignment]
+    packs, found = [(job(0), job(1))], list[JobEvent]()
+    engine.run(lambda: packs.pop() if packs else (), found.append)
+    assert found == [TrialFinished(0, result(0)), TrialFinished(1, result(1))]
