@@ -57,7 +57,8 @@ def test_a_run_that_prints_without_end_fills_no_memory(tmp_path: Path) -> None:
     with LocalProcesses(unruly("print_much", tmp_path), 1) as engine:
         end = endings(engine, [job(0, width=UNRULY_WIDTH)])[0]
     assert end.output.startswith("the first words\n")
-    assert end.output.rstrip().endswith("the last words")
+    assert "the last words\nTraceback (most recent call last):" in end.output
+    assert end.output.endswith("ValueError: no more to say\n")
     assert "bytes left out" in end.output
     assert len(end.output) < 100_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 50_000
