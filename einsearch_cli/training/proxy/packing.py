@@ -31,6 +31,10 @@ step for Monarch at width 64, 2.4 and 2.6 at 128, 7.8 and 4.3 at 256."""
 _FORMED_PLAIN: Final = 48 * 48
 """The same for factors that are plain matrices: 0.4 and 0.7 ms for low-rank at width 48, 0.8 and 0.7 at 64."""
 
+_WIDTHS: Final = 4
+"""Widths of runs that are packed are multiples of this: the square matrix of each run then begins at a cache line of 16 numbers.
+Elsewhere MKL rounds products of the second run otherwise than those of the first, as `program` says."""
+
 
 def trains_as_program(run: ProxyRun) -> bool:
     """Whether a run trains as a program, alone or with others; equal for runs that differ in seed and learning rate.
@@ -45,7 +49,8 @@ def trains_as_program(run: ProxyRun) -> bool:
 def packs_of(runs: Sequence[ProxyRun]) -> list[list[int]]:
     """The numbers of runs that train at once: all of them, or each alone."""
     numbers = list(range(len(runs)))
-    return [numbers] if trains_as_program(runs[0]) else [[number] for number in numbers]
+    is_packed = trains_as_program(runs[0]) and runs[0].width % _WIDTHS == 0
+    return [numbers] if is_packed else [[number] for number in numbers]
 
 
 def fix_routes(model: nn.Module) -> None:

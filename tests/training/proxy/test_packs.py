@@ -69,9 +69,11 @@ def same(one: RunOutcome | DivergedError, other: RunOutcome | DivergedError) -> 
     return replace(one, elapsed_s=0.0) == replace(other, elapsed_s=0.0)
 
 
+@pytest.mark.parametrize("width", [32, 46, 81, 90])
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_a_run_does_not_depend_on_its_pack(tmp_path: Path, structure: str) -> None:
-    runs = several(small_teacher(tmp_path), structure, weight_decay=0.1)
+def test_a_run_does_not_depend_on_its_pack(tmp_path: Path, structure: str, width: int) -> None:
+    """Also where the matrix of one run ends within a cache line, so that those of the next would begin there."""
+    runs = several(small_teacher(tmp_path), structure, width=width, weight_decay=0.1)
     together = trained(runs)
     assert all(same(end, train(run)) for end, run in zip(together, runs, strict=True))
     assert len({end.loss for end in together if isinstance(end, RunOutcome)}) == 3
