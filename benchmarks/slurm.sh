@@ -115,7 +115,7 @@ echo "after $((SECONDS - started_s)) s the study has ended:"
 grep -E '^( +(dense|monarch|low-rank),|in all)' "$root/slurm.out" | short
 wait_for 30 "an empty queue" sh -c '[ -z "$(squeue --noheader)" ]'
 echo "runs that were tried again: $(grep -c 'tried again' "$root/slurm.out" || true)"
-echo "tasks in the queue: $(squeue --noheader | wc -l); files left in the shared folder: $(find "$root/slurm/slurm" -type f 2>/dev/null | wc -l)"
+echo "tasks in the queue: $(squeue --noheader | wc -l); files left in the shared folder: $(find "$root/slurm/.einsearch-slurm" -type f 2>/dev/null | wc -l)"
 echo
 "$python" - "$root" <<'COMPARE'
 import json, sys

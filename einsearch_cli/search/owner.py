@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
 
+import pydantic
+
 from einsearch_cli.files import write_atomically
 from einsearch_cli.structures.record import Record
 
@@ -41,7 +43,7 @@ class Owner(Record):
             return None
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):  # the latter of a number that no process has
             return False
         except PermissionError:
             pass  # of another user
@@ -75,8 +77,8 @@ def remove_owner(folder: Path) -> None:
 def read_owner(folder: Path) -> Owner | None:
     """The living process that has the study, as far as the folder says; None if it says nothing or names a dead one."""
     try:
-        found = Owner.from_json(json.loads((folder / OWNER).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = pydantic.TypeAdapter(Owner).validate_json((folder / OWNER).read_text(encoding="utf-8"), strict=True)
+    except (OSError, ValueError):
         return None
     return None if found.is_alive is False else found
 

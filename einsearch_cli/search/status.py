@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
+import pydantic
+
 from einsearch_cli.errors import StudyError
 from einsearch_cli.search.owner import Owner
 from einsearch_cli.structures.record import Record
@@ -132,13 +134,15 @@ def read_status(folder: Path) -> StudyStatus:
     """
     path = folder / STATUS
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text)
         if document["format"] != FORMAT:
             raise StudyError(
                 f"{path} has format {document['format']}: this version of einsearch reads {FORMAT}",
                 remedy="use the version of einsearch that runs the study",
             )
-        found = StudyStatus.from_json(document)
+        found = pydantic.TypeAdapter(StudyStatus).validate_json(text, strict=True)
+        datetime.now(UTC) - datetime.fromisoformat(found.updated)  # a time, with its zone
     except OSError as error:
         raise _no_status(folder, path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

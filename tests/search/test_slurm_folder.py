@@ -170,3 +170,30 @@ def test_the_first_end_of_a_job_counts_and_what_no_pack_has_is_passed_by() -> No
     packs, found = [(job(0), job(1))], list[JobEvent]()
     engine.run(lambda: packs.pop() if packs else (), found.append)
     assert found == [TrialFinished(0, result(0)), TrialFinished(1, result(1))]
+
+
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    """Tasks execute what they find there."""
+    from einsearch_cli.search.engines.slurm import _refuse_folder_of_others
+
+    tmp_path.chmod(0o700)
+    _refuse_folder_of_others(tmp_path)
+    for mode in (0o770, 0o702):
+        tmp_path.chmod(mode)
+        with pytest.raises(StudyError, match="others can write to it") as caught:
+            _refuse_folder_of_others(tmp_path)
+        assert f"chmod 700 {tmp_path}" in str(caught.value.remedy)
+
+
+def test_progress_is_that_of_the_worker_that_has_the_pack(study: StudySide) -> None:
+    """A task that was replaced leaves its last sign of life behind."""
+    study.put(1, [job(0)])
+    for name, step in (("old", 500), ("new", 3)):
+        side = worker(study, name)
+        assert side.take() == (job(0),)
+        side.tell(TrialProgress(0, job(0).trial, step, 900, 0.25, ()))
+        side.beat()
+        assert [event.step for _, event in study.events() if isinstance(event, TrialProgress)] == [step]
+        if name == "old":
+            side.give_back()
+    assert list(study.events()) == []

@@ -202,8 +202,10 @@ def test_the_owner_of_a_folder(tmp_path: Path) -> None:
     assert read_owner(tmp_path) == replace(Owner.here(), since=read_owner(tmp_path).since)  # type: ignore[union-attr]
     (tmp_path / ".owner").write_text(json.dumps(replace(Owner.here(), ticks=1).to_json()))
     assert read_owner(tmp_path) is None
-    (tmp_path / ".owner").write_text("{")
-    assert read_owner(tmp_path) is None
+    for damaged in ("{", '{"pid": "x", "host": "h", "since": "s"}'):
+        (tmp_path / ".owner").write_text(damaged)
+        assert read_owner(tmp_path) is None
+    assert not replace(Owner.here(), pid=2**70).is_alive, "a number that no process can have"
 
 
 @pytest.mark.parametrize(
@@ -212,11 +214,21 @@ def test_the_owner_of_a_folder(tmp_path: Path) -> None:
         (None, "has no status.json: its study was run by an earlier version of einsearch"),
         ("", "is damaged"),
         ("[1]", "is damaged"),
+        ({"process": {"pid": "x", "host": "h", "since": "s"}}, "is damaged"),
+        ({"updated": "yesterday"}, "is damaged"),
+        ({"updated": "2026-11-30T10:00:00"}, "is damaged"),
+        ({"runs": {"ok": "many"}}, "is damaged"),
+        ({"state": "weird"}, "is damaged"),
         ('{"format": 99}', "has format 99: this version of einsearch reads 1"),
     ],
 )
-def test_what_is_no_status_is_named(tmp_path: Path, content: str | None, says: str) -> None:
+def test_what_is_no_status_is_named(tmp_path: Path, content: str | dict[str, object] | None, says: str) -> None:
+    """Also one of which a single value is wrong."""
     (tmp_path / "study.db").touch()
+    if isinstance(content, dict):
+        with watch(tmp_path):
+            pass
+        content = json.dumps(json.loads((tmp_path / STATUS).read_text()) | content)
     if content is not None:
         (tmp_path / STATUS).write_text(content)
     with pytest.raises(StudyError, match=says):

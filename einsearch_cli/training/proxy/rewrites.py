@@ -128,7 +128,7 @@ def _add_biases(graph: Graph) -> None:
     """A bias is added by the product itself."""
     for node in _calls(graph, aten.add.Tensor):
         for bias, product in (node.args[:2], node.args[1::-1]):
-            if not (isinstance(bias, Node) and isinstance(product, Node) and len(node.args) == 2):
+            if not (isinstance(bias, Node) and isinstance(product, Node) and len(node.args) == 2 and not node.kwargs):
                 continue
             is_row = _value(bias).ndim == 3 and _value(bias).shape[1] == 1
             if product.target is aten.bmm.default and len(product.users) == 1 and is_row and bias is not product:

@@ -30,6 +30,8 @@ from einsearch_cli.training.proxy.trial import failed_result
 
 _MOST_WORKERS: Final = 64
 """Without --workers no more runs are trained at once, however large the partition is."""
+SHARED: Final = ".einsearch-slurm"
+"""Folder of this engine's folders; what is left in it by a process that was killed is removed."""
 _BEATS_PER_LEASE: Final = 10
 _SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.05, 1.0
 
@@ -118,7 +120,8 @@ class SlurmWorkers(Engine):
         except FileNotFoundError:
             raise _no_slurm() from None
         except subprocess.SubprocessError as error:
-            raise StudyError(f"Slurm does not answer: {error}", remedy="try `sinfo`, or give --workers") from error
+            said = str(getattr(error, "stderr", None) or error).strip()
+            raise StudyError(f"Slurm does not answer: {said}", remedy="try `sinfo`, or give --workers") from error
         cores = sum(int(part) for line in found.stdout.split() for part in line.split("/")[:2])  # allocated, idle
         return min(max(cores, 1), _MOST_WORKERS)
 
@@ -164,10 +167,12 @@ class SlurmWorkers(Engine):
             return self._side
         above = self.chosen.folder or (default_cache_folder() if self.folder is None else self.folder)
         shipment = pack_up(self.setup)
-        root = above.resolve() / "slurm" / secrets.token_hex(4)
+        root = above.resolve() / SHARED / secrets.token_hex(4)
         try:
             if self.folder is not None and self.chosen.folder is None:  # one process works on a study at a time
                 shutil.rmtree(root.parent, ignore_errors=True)
+            root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _refuse_folder_of_others(root.parent)
             side = StudySide(root, shipment)
         except (OSError, OutputError) as error:
             raise write_error(f"shared folder {root}", error) from error
@@ -189,6 +194,16 @@ class SlurmWorkers(Engine):
             self._beating.join()
             shutil.rmtree(self._side.root, ignore_errors=True)
             self._side = None
+
+
+def _refuse_folder_of_others(folder: Path) -> None:
+    """Tasks execute what lies there: submitit hands them their function as a pickle."""
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise StudyError(
+            f"the shared folder {folder} belongs to another user, or others can write to it: the cluster executes its files",
+            remedy=f"give another folder, or make it yours alone: chmod 700 {folder}",
+        )
 
 
 def _executor(chosen: SlurmOptions, root: Path) -> Any:

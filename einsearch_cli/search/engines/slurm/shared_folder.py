@@ -96,13 +96,16 @@ class StudySide:
         for name in _names(self.root / "said"):
             path = self.root / "said" / name
             document = _read(path)
-            path.unlink()
             yield document["pack"], _event(document)
-        for name in _names(self.root / "beats"):
-            yield from self._progress(name)
+            path.unlink()  # after the study has it
+        for name in _names(self.root / "taken"):  # of the worker that has the pack now
+            yield from self._progress(name.partition("@")[2])
 
     def _progress(self, name: str) -> Iterator[tuple[int, TrialProgress]]:
-        runs = _read(self.root / "beats" / name)["runs"]
+        try:
+            runs = _read(self.root / "beats" / name)["runs"]
+        except FileNotFoundError:  # it has taken a pack, and not shown itself yet
+            return
         for number, run in runs.items():
             if self._told.get(number) != run:
                 self._told[number] = run
