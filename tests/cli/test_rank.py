@@ -144,7 +144,10 @@ def wait_until_gone(session: int) -> None:
 def test_being_stopped_ends_cleanly_and_says_how_to_go_on(tmp_path: Path, sign: signal.Signals) -> None:
     study = write_study(tmp_path, STUDY.replace("1e8", "1e12"))
     command = [sys.executable, "-m", "einsearch_cli.cli.main", "rank", str(study), "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    heard = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731  # under nohup it would be ignored, rightly
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("rung 1/2, seeds"):
