@@ -79,6 +79,7 @@ def rank_candidates(
     Verdicts hold for all candidates together: in 95% of studies of structures equal to the
     yardstick none is called better or worse. `looks`, `at` and `laws`: see `compare`.
 
+    >>> from einsearch_cli.structures import parse_layer
     >>> rank_candidates([], parse_layer("dense")).entries[0].verdict
     'failed'
     """

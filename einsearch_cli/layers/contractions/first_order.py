@@ -32,8 +32,8 @@ def first_order_gradients() -> Iterator[None]:
 
 
 def is_first_order() -> bool:
-    """Whether gradients of first order are enough."""
-    return _is_first_order.get()
+    """Whether gradients of first order are enough; never in compiled code, which cannot ask."""
+    return not torch.compiler.is_compiling() and _is_first_order.get()
 
 
 def scaled_last_once(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:

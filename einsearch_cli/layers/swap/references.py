@@ -83,7 +83,7 @@ def _behind(origin: nn.Module, name: str, registered: set[nn.Module], seen: set[
             if held not in registered:
                 queue.extend(_attributes(held, path))
                 registers = (*held._modules.items(), *held._parameters.items())
-            queue.extend((f"{path}.{name}", value) for name, value in registers)
+                queue.extend((f"{path}.{name}", value) for name, value in registers)
         else:
             queue.extend(_parts(held, path))
 

@@ -14,7 +14,7 @@ from einsearch_cli.errors import DivergedError
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.proxy.cost import RunCost
 from einsearch_cli.training.proxy.keeping import RunProgress, StateKeeper
-from einsearch_cli.training.proxy.packing import trains_as_program
+from einsearch_cli.training.proxy.packing import packs_of, trains_as_program
 from einsearch_cli.training.proxy.recording import NotAProgramError
 from einsearch_cli.training.proxy.run_settings import ProxyRun, RunOutcome
 from einsearch_cli.training.proxy.trainer import PackTrainer, SingleTrainer, Trainer
@@ -277,9 +277,11 @@ def probe(run: ProxyRun, steps: int = 5, pack: int = 1) -> RunSpeed:
     trainer.validate(0)
     validations_s = run.optimizer.validations * (time.perf_counter() - started_s)
     shared_s = 0.0
-    if pack > 1 and isinstance(trainer, PackTrainer):
-        together_s = _step_seconds(PackTrainer([replace(run, seed=run.seed + number) for number in range(pack)]), steps)
-        shared_s = min(step_s, max(0.0, (step_s - together_s / pack) / (1 - 1 / pack)))
+    together = [replace(run, seed=run.seed + number) for number in range(pack)]
+    if pack > 1 and len(packs_of(together)) == 1:
+        with suppress(NotAProgramError):
+            together_s = _step_seconds(PackTrainer(together), steps)
+            shared_s = min(step_s, max(0.0, (step_s - together_s / pack) / (1 - 1 / pack)))
     return RunSpeed(trainer.cost, step_s, setup_s + validations_s, shared_s)
 
 
