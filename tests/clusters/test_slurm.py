@@ -38,7 +38,7 @@ class TestSlurmWorkers(EngineContract):
 
 def workers_of(folder: Path) -> list[int]:
     """Process ids of the workers that have shown themselves."""
-    return [int(beat.stem.rpartition("-")[2]) for beat in folder.glob("slurm/*/beats/[!.]*.json")]
+    return [int(beat.stem.rpartition("-")[2]) for beat in folder.glob(".einsearch-slurm/*/beats/[!.]*.json")]
 
 
 @pytest.mark.parametrize(("sign", "died"), [(signal.SIGTERM, False), (signal.SIGKILL, True)])
@@ -52,14 +52,14 @@ def test_a_task_that_is_ended_is_replaced(sign: signal.Signals, died: bool, tmp_
             os.kill(ended[0], sign)
 
     with SlurmWorkers(SETUP, 1, LOCAL, tmp_path) as engine:
-        found = endings(engine, [job(0, budget_flops=3e8), job(1)], end)
+        found = endings(engine, [job(0, budget_flops=6e9), job(1)], end)
         assert not is_running(ended[0])
         assert len(workers_of(tmp_path)) == 2
     assert {number: event.worker_died for number, event in found.items()} == {0: died, 1: False}
     assert [found[n].result.status for n in range(2)] == ["failed" if died else "ok", "ok"]
     if died:
         assert found[0].result.error == "its worker on the cluster showed no sign of life for 4 s"
-    assert list(tmp_path.glob("slurm/*")) == []
+    assert list(tmp_path.glob(".einsearch-slurm/*")) == []
 
 
 STUDY = """
