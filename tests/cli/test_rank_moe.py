@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -114,13 +115,14 @@ def test_flops_grow_with_the_experts_of_a_token_not_with_all() -> None:
     assert dense_step["ffn-moe:experts=8,top=2"] == 4 * square + 2 * 2 * wide + 2 * 8 * width
 
 
-def trained(text: str, weight: float, budget: float, settings: dict[str, Any]) -> RunOutcome:
+def trained(text: str, weight: float, budget: float, settings: dict[str, Any], seed: int = 0) -> RunOutcome:
     return train(
         ProxyRun(
             task=open_task("text", settings),
             structure=parse_layer(text),
             width=32,
             budget_flops=budget,
+            seed=seed,
             optimizer=OptimizerSettings(auxiliary_weight=weight, validations=1),
         )
     )
@@ -136,12 +138,15 @@ def trained(text: str, weight: float, budget: float, settings: dict[str, Any]) -
 def test_the_balance_loss_keeps_every_expert_in_use(
     text: str, weight: float, budget: float, settings: dict[str, Any]
 ) -> None:
-    balanced, free = (trained(text, w, budget, settings) for w in (weight, 0.0))
-    smallest = [min(layer.smallest_load for layer in outcome.routing) for outcome in (balanced, free)]
-    assert smallest[0] >= 1 / 8, "the least used expert of any layer has at least 1 / (8 · experts) of the load"
-    assert smallest[1] < 1 / 8, "and it is the loss that keeps it so"
+    """Which expert a token meets is a matter of the last bit, so the load of one run is luck: the median of five is judged."""
+    balanced = [trained(text, weight, budget, settings, seed) for seed in range(5)]
+    free = trained(text, 0.0, budget, settings)
+    smallest = [min(layer.smallest_load for layer in outcome.routing) for outcome in (*balanced, free)]
+    typical = statistics.median(smallest[:5])
+    assert typical >= 1 / 4, "the least used expert of any layer has at least 1 / (4 · experts) of the load"
+    assert smallest[-1] < 1 / 4, "and it is the loss that keeps it so"
     uniform = math.log(settings.get("vocabulary", 128))
-    assert balanced.loss < 0.75 * uniform, "and it learns: below a uniform guess"
+    assert max(outcome.loss for outcome in balanced) < 0.75 * uniform, "and it learns: below a uniform guess"
 
 
 def test_the_teacher_task_has_no_networks_to_replace(einsearch, tmp_path: Path) -> None:
