@@ -83,7 +83,7 @@ def single(width: int, rounds: int) -> dict[str, float]:
 
 
 def packed(width: int, rounds: int) -> dict[str, float]:
-    """The same of layers that step together, each of them."""
+    """Ratios for one of several layers that take their steps as one batch."""
     found = raced({text: packed_step(text, width) for text in STRUCTURES}, width, rounds)
     return {name: value if name == LINEAR else value / RUNS for name, value in found.items()}
 

@@ -38,7 +38,7 @@ _LONG_RUN_STEPS = 20_000
 
 
 def budget_of(steps: int) -> float:
-    """Training FLOPs of so many steps."""
+    """Training FLOPs that pay for a number of steps."""
     run = ProxyRun(task=open_task("teacher"), structure=STRUCTURE, width=WIDTH, budget_flops=_ENDLESS_FLOPS)
     return float(steps * run_cost(run).train_flops_per_step)
 

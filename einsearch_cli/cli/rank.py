@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 
 DEFAULT_PACK: Final = 8
-"""Of this many narrow runs each takes half the time that it takes alone, and more of them gain little."""
+"""Runs of a pack, at most: in a pack of eight a narrow run takes half the time that it takes alone, and more gain little."""
 
 HELP = """Train candidates at equal training FLOPs and rank them against dense.
 

@@ -66,7 +66,7 @@ def is_exporting() -> bool:
 
 
 def norms(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
-    """Of all tensors, without waiting for any."""
+    """The norms of all tensors; a GPU is not waited for."""
     together = _found("_foreach_norm", None)
     if together is None:
         return torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors])

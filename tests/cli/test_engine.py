@@ -135,7 +135,7 @@ def test_options_of_engines_are_checked_before_anything_is_prepared(
 def test_an_engine_whose_package_is_missing_says_how_to_install_it(
     einsearch: Einsearch, words: list[Any], monkeypatch: pytest.MonkeyPatch, engine: str, package: str
 ) -> None:
-    monkeypatch.setattr(f"einsearch_cli.search.engines.{engine}.find_spec", lambda _: None)
+    monkeypatch.setattr("einsearch_cli.search.engines.find_spec", lambda _: None)
     found = einsearch(*words[2:-1], engine)
     assert found.code == 2
     assert found.err == (

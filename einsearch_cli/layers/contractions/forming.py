@@ -131,7 +131,7 @@ class _Writer:
 
     @property
     def names(self) -> list[str]:
-        """Of all views."""
+        """The names of all views."""
         return list(self._views.values())
 
     def take(self) -> list[str]:

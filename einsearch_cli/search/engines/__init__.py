@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
+from einsearch_cli.errors import SpecError
 from einsearch_cli.register import Register
 
 if TYPE_CHECKING:  # the names of engines are listed without pydantic
@@ -47,6 +49,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    package: ClassVar[str | None] = None
+    """What has to be installed for it; the extra of einsearch that brings it has the engine's name."""
     is_local: ClassVar[bool] = False
     """Whether workers are processes of this machine, whose cores and memory then limit their number."""
     options_type: ClassVar[type[EngineOptions] | None] = None
@@ -63,9 +67,14 @@ class Engine(ABC):
     ) -> None:
         from einsearch_cli.search.engine_options import read_options
 
+        if self.package is not None and find_spec(self.package) is None:
+            raise SpecError(
+                f"the engine {self.name} needs the package {self.package}: it is not installed",
+                remedy=f"pip install 'einsearch[{self.name}]'",
+            )
         self.setup = setup
         self.options = read_options(self.name, self.options_type, options or {})
-        """Of the engine's `options_type`."""
+        """Its options, an `options_type`; None for an engine without."""
         self.folder = folder
         self.workers = workers or self.default_workers()
         """Packs that run at once."""

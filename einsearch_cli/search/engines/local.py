@@ -38,7 +38,7 @@ class _Begun:
     """What a worker sends when it takes a pack, from when on its time counts."""
 
     version: str
-    """Of the package that the worker has loaded."""
+    """Version of einsearch that the worker has loaded."""
 
 
 @register
@@ -146,7 +146,7 @@ class _Worker:
         self.output = WorkerOutput(self._printed.fileno())
         self.process = context.Process(target=_work, args=(far_end, printing, setup), daemon=True)
         self.jobs: dict[int, Job] = {}
-        """Those of its pack that have not ended, by number."""
+        """Jobs of its pack that have not ended, by number."""
         self.has_begun = False
         """Whether it has taken its pack."""
         self.deadline_s: float | None = None

@@ -6,17 +6,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
 from pydantic import field_validator
 
-from einsearch_cli.errors import RuleError, SpecError, StudyError
+from einsearch_cli.errors import RuleError, StudyError
 from einsearch_cli.search.engine_options import OPTION, EngineOptions
 from einsearch_cli.search.engines import Engine, register
 from einsearch_cli.search.engines.ray.messages import (
@@ -28,7 +26,7 @@ from einsearch_cli.search.engines.ray.messages import (
     Refused,
     Train,
 )
-from einsearch_cli.search.job import Job, Pack, Report, TrialFinished, TrialSetup
+from einsearch_cli.search.job import Job, Pack, Report, TrialFinished
 from einsearch_cli.search.shipping import pack_up
 from einsearch_cli.training.proxy.trial import failed_result
 
@@ -62,25 +60,14 @@ class RayTasks(Engine):
     """
 
     name = "ray"
+    package = "ray"
     options_type = RayOptions
 
-    def __init__(
-        self,
-        setup: TrialSetup,
-        workers: int | None = None,
-        options: Mapping[str, str] | None = None,
-        folder: Path | None = None,
-    ) -> None:
-        if find_spec("ray") is None:
-            raise SpecError(
-                "the engine ray needs the package ray: it is not installed", remedy="pip install 'einsearch[ray]'"
-            )
-        self._bridge: _Bridge | None = None
-        super().__init__(setup, workers, options, folder)
+    _bridge: _Bridge | None = None
 
     @property
     def address(self) -> str | None:
-        """Of the cluster; None for one that is started here."""
+        """Where the cluster is; None for one that is started here."""
         assert isinstance(self.options, RayOptions)
         return self.options.address
 

@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -82,6 +81,7 @@ class SlurmWorkers(Engine):
     """A job array whose tasks stay for the whole study, so that a run does not wait in Slurm's queue."""
 
     name = "slurm"
+    package = "submitit"
     sees_folder = True
     options_type = SlurmOptions
 
@@ -92,11 +92,6 @@ class SlurmWorkers(Engine):
         options: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
-        if find_spec("submitit") is None:
-            raise SpecError(
-                "the engine slurm needs the package submitit: it is not installed",
-                remedy="pip install 'einsearch[slurm]'",
-            )
         self._side: StudySide | None = None
         self._packs = 0
         super().__init__(setup, workers, options, folder)

@@ -39,7 +39,7 @@ class Team:
         self.is_local = executor.cluster == "local"
 
     def keep(self, wanted: int) -> None:
-        """Have so many tasks queued or running.
+        """Keep this number of tasks queued or running.
 
         Raises:
             StudyError: the cluster refuses them, or they end before they begin.
