@@ -14,6 +14,7 @@ from einsearch_cli.search.engines.slurm.worker import work
 
 _LOOK_S: Final = 10.0
 """Slurm's queue is asked no more often."""
+_ANSWER_S: Final = 30.0
 _MOST_DUDS: Final = 3
 """Tasks that end before they begin to work, with none that works: a fourth would too."""
 _LEAVING_S: Final = 5.0
@@ -86,7 +87,10 @@ class Team:
             return set()
         numbers = ",".join(sorted({name.partition("_")[0] for name in names}))
         command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={numbers}"]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_ANSWER_S)
+        except subprocess.TimeoutExpired:
+            return set(names)
         if found.returncode and "Invalid job id" not in found.stderr:
             return set(names)
         return set(found.stdout.split())
