@@ -22,6 +22,7 @@ from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
 from einsearch_cli.layers.contractions.scaled_last import scaled_last
 from einsearch_cli.layers.feature_orders import FactoredModule
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters, check_width
+from einsearch_cli.layers.other_inputs import output_for
 from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import Route, RouteTable, Use, dense_route, route_table, routes
@@ -96,7 +97,6 @@ class EinsumLinear(FactoredModule):
         self._describe()
         self._is_padded = (self.plan.padded_in, self.plan.padded_out) != (in_features, out_features)
         self._operator_name = register_plan(self.sized, self.plan)
-        self._order = tuple(step.factor for step in self.plan.steps)
         self._route: Route | None = None
         self._merging: Merging | None = None
         self._forget_calls()
@@ -104,6 +104,7 @@ class EinsumLinear(FactoredModule):
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
+        self.factors = self.factors  # behind the bias, as optimizers count the parameters of old checkpoints
         self.reset_parameters()
 
     @torch.no_grad()
@@ -146,7 +147,7 @@ class EinsumLinear(FactoredModule):
     def is_merged(self) -> bool:
         """Whether calls without gradients may use what was kept from calls before; see `merge`."""
         merging = self._merging
-        return merging is not None and merging.is_current(dict(self.factors.items()), self.gain)
+        return merging is not None and merging.is_current(self._by_parameter(), self.gain)
 
     @property
     def flops_per_token(self) -> int:
@@ -209,6 +210,9 @@ class EinsumLinear(FactoredModule):
             LayerError: for another input width, dtype or device, or an input that is not floating.
         """
         if not is_plain(x):
+            other = output_for(self, x, self.in_features)
+            if other is not None:
+                return other
             check_input(x, self.in_features, self.gain.dtype)
             return self._record(x)
         try:
@@ -218,8 +222,7 @@ class EinsumLinear(FactoredModule):
             kept = merging.weights
             # Not self.factors and self.gain: nn.Module finds these only after a search of up to 1 µs each.
             parameters = self._parameters
-            factors = self._modules["factors"]._parameters  # type: ignore[union-attr]
-            if kept is None or is_any_autocast() or not merging.is_current(factors, parameters.get("gain")):
+            if kept is None or is_any_autocast() or not merging.is_current(parameters, parameters.get("gain")):
                 return self._infer_merged(x, merging)
             if "bias" in parameters:
                 bias = parameters["bias"]
@@ -231,6 +234,9 @@ class EinsumLinear(FactoredModule):
                     return kept.multiply(x, bias)
             return self._infer_merged(x, merging)
         except RuntimeError:
+            nested = output_for(self, x, self.in_features)
+            if nested is not None:
+                return nested
             check_input(x, self.in_features, self.gain.dtype)
             check_parameters(x, self)
             raise
@@ -249,7 +255,7 @@ class EinsumLinear(FactoredModule):
         >>> EinsumLinear(64, 64, "dense", order="standard")
         EinsumLinear(in_features=64, out_features=64, structure='XA^1 YA^1', bias=True, order='XA/YA')
         """
-        return f"{type(self).__name__}({self.extra_repr()})" if len(self._modules) == 1 else super().__repr__()
+        return f"{type(self).__name__}({self.extra_repr()})" if not self._modules else super().__repr__()
 
     def extra_repr(self) -> str:
         """The arguments that made the layer, as `nn.Linear` shows them."""
@@ -276,10 +282,10 @@ class EinsumLinear(FactoredModule):
 
     def _new_merging(self) -> Merging | None:
         """None where torch cannot say whether parameters change, or they have no values."""
-        parameters = [self.gain, *self.factors.values()]
+        parameters = [self.gain, *self._factors()]
         if not all(is_plain_type(p) and not p.is_inference() and not p.is_meta for p in parameters):
             return None
-        return Merging(dict(self.factors.items()), self.gain)
+        return Merging(self._by_parameter(), self.gain)
 
     def _record(self, x: Tensor) -> Tensor:
         """For compilers, tracers and function transforms: the factors' own sequence unless another route is fixed."""
@@ -360,14 +366,6 @@ class EinsumLinear(FactoredModule):
         self._calls: list[LayerCall | None] = [None, None]
         self._route_tables: list[tuple[tuple[str, int, torch.dtype], RouteTable] | None] = [None, None]
 
-    def _factors(self) -> list[Tensor]:
-        """In the order in which they meet."""
-        factors: Any = self._modules["factors"]._parameters  # type: ignore[union-attr]
-        try:
-            return [factors[name] for name in self._order]
-        except KeyError:
-            return [self.factors[name] for name in self._order]
-
     def _scaled_factors(self) -> list[Tensor]:
         """The factors in the order in which they meet, the last one times the scale."""
         factors = self._factors()
@@ -380,6 +378,10 @@ class EinsumLinear(FactoredModule):
 
     def _named(self, factors: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self._order, factors, strict=True))
+
+    def _by_parameter(self) -> dict[str, Tensor]:
+        """The factors by the names of their parameters."""
+        return dict(zip(self._names, self._factors(), strict=True))
 
     def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
         padding = self.plan.padded_out - self.out_features

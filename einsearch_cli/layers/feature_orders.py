@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from einsearch_cli.errors import EinsearchError, LayerError
+from einsearch_cli.layers.factors import FACTORS, FactorMatrix, Factors, matrices_of, parameter_name
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import stored_plan
@@ -50,6 +51,10 @@ def sized_for(structure: Structure, d_in: int, d_out: int, order: FeatureOrder |
 class FactoredModule(nn.Module):
     """A module made of a structure's factors, which read and write features in an order that its state records.
 
+    Factors are parameters of the module itself, named `factors.A`, `factors.B`, …, so that whatever moves a module's
+    own parameters before a call also moves them. Names with a dot are the ones of all earlier versions, in which
+    the factors had a module of their own; `factors` answers wherever torch looks for that module.
+
     The metadata of a torch state dict hold the order, and `load_state_dict` reads it there: a layer
     whose order is open takes it over, and one with another order refuses the state. A state of version 1
     records no order and is in the fast one: a layer that has its order from an equation takes the fast one then,
@@ -64,7 +69,6 @@ class FactoredModule(nn.Module):
     structure: Structure
     sized: SizedStructure
     plan: Plan
-    factors: nn.ParameterDict
     gain: Tensor
 
     def _hold(
@@ -83,12 +87,68 @@ class FactoredModule(nn.Module):
         check_allocation(self.sized, device, dtype, *experts)
         self.plan = stored_plan(self.sized)
         shapes = {step.factor: step.weight_shape for step in self.plan.steps}
-        self.factors = nn.ParameterDict(
-            {name: torch.empty(*experts, *shapes[name], device=device, dtype=dtype) for name in sorted(shapes)}
-        )
-        self._stds = tuple(role.init_std for role in self.plan.roles)
         # One axis, as sharding (`fully_shard`) takes no parameters without one.
         self.gain = nn.Parameter(torch.empty(experts or 1, device=device, dtype=dtype))
+        self.factors = {
+            name: torch.empty(*experts, *shapes[name], device=device, dtype=dtype) for name in sorted(shapes)
+        }
+        self._note_factors()
+
+    @property
+    def factors(self) -> nn.ParameterDict:
+        """The factors by name, each (batch, fan_in, fan_out): the parameters themselves.
+
+        Assigning those of another layer, or a dictionary, makes them the layer's own.
+        """
+        apart = self._modules.get(FACTORS)
+        return apart if isinstance(apart, nn.ParameterDict) else Factors(self)
+
+    @factors.setter
+    def factors(self, values: Mapping[str, Tensor] | nn.ParameterDict) -> None:
+        if isinstance(values, nn.Module) and (values._buffers or values._modules or hasattr(values, "_is_replica")):
+            self._modules[FACTORS] = values
+            return
+        found = dict(values.items())
+        self._modules.pop(FACTORS, None)
+        for name, value in found.items():
+            self._parameters.pop(parameter_name(name), None)  # to be the last ones, as they have always been
+            parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+            self.register_parameter(parameter_name(name), parameter)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == FACTORS:  # nn.Module would take it for a module, without asking the property
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter, factors by way of another name: torch refuses the dot in theirs."""
+        allowed = name.replace(".", "_") if name.startswith(parameter_name("")) else name
+        # Not past torch's method, which tools watch or replace, for example to build models on the meta device.
+        super().register_parameter(allowed, param)
+        if allowed != name:
+            self._parameters[name] = self._parameters.pop(allowed)
+
+    def factor_matrices(self) -> dict[str, tuple[FactorMatrix, ...]]:
+        """The matrices of every factor, by parameter name, as parameters of two axes (fan_out, fan_in).
+
+        For optimizers that take nothing but matrices, such as `torch.optim.Muon`. They are views of the factors, and
+        their gradients of the factors' gradients. Make them where you make the optimizer: after moves to a device or
+        dtype.
+
+        Raises:
+            LayerError: for a factor that is sharded or parametrized.
+
+        >>> from einsearch_cli import EinsumLinear
+        >>> layer = EinsumLinear(64, 64, "btt:r=2")
+        >>> matrices = layer.factor_matrices()
+        >>> {name: (len(found), *found[0].shape) for name, found in matrices.items()}
+        {'factors.A': (8, 16, 8), 'factors.B': (8, 8, 16)}
+        >>> optimizer = torch.optim.SGD([matrix for found in matrices.values() for matrix in found], lr=0.1)
+        """
+        return {
+            parameter_name(name): matrices_of(parameter_name(name), factor) for name, factor in self.factors.items()
+        }
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -126,9 +186,24 @@ class FactoredModule(nn.Module):
         {'factors.A': 4.0, 'factors.B': 2.0}
         """
         return {
-            f"factors.{role.factor}": self.in_features / role.fan_in / len(self.plan.roles)
+            parameter_name(role.factor): self.in_features / role.fan_in / len(self.plan.roles)
             for role in sorted(self.plan.roles, key=lambda role: role.factor)
         }
+
+    def _note_factors(self) -> None:
+        """Names and deviations of the factors in the order in which they meet."""
+        self._order = tuple(step.factor for step in self.plan.steps)
+        self._names = tuple(map(parameter_name, self._order))
+        self._stds = tuple(role.init_std for role in self.plan.roles)
+
+    def _factors(self) -> list[Tensor]:
+        """In the order in which they meet."""
+        parameters: Any = self._parameters
+        try:
+            return [parameters[name] for name in self._names]
+        except KeyError:  # parametrized or pruned, or the tensors of a replica of `nn.DataParallel`
+            factors = self.factors
+            return [factors[name] for name in self._order]
 
     def padded(self, x: Tensor) -> Tensor:
         """Features padded with zeros to the product of the sizes of the input indices."""
@@ -141,6 +216,9 @@ class FactoredModule(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "plan": stored_plan(state["sized"])})  # type: ignore[no-untyped-call]
+        self._note_factors()
+        if FACTORS in self._modules:  # of a version that had a module for them
+            self.factors = self.factors
 
     @property
     def order(self) -> FeatureOrder:
@@ -155,6 +233,7 @@ class FactoredModule(nn.Module):
         sized = sized_for(self.structure, self.in_features, self.out_features, order)
         self.plan = stored_plan(sized)
         self.sized = sized
+        self._note_factors()
         self._order_changed()
 
     @property
@@ -191,6 +270,8 @@ class FactoredModule(nn.Module):
             else:
                 self._take_over(local_metadata.get(_KEY, str(self.order)), prefix[:-1], error_msgs)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+        unexpected: list[str] = others[-2]  # torch looks for a module where a name has a dot
+        unexpected[:] = [key for key in unexpected if key.removeprefix(prefix) not in self._parameters]
 
     def _take_over(self, text: str, name: str, error_msgs: list[str], is_old: bool = False) -> None:
         if text == str(self.order):

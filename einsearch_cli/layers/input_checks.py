@@ -57,8 +57,13 @@ def check_parameters(x: Tensor, layer: nn.Module) -> None:
 
 
 def _named_parameters(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Also of a replica by `nn.DataParallel`, which has no parameters but plain tensors in their places."""
+    """Also of a replica by `nn.DataParallel`, which has no parameters but plain tensors in their places.
+
+    Parts with hooks of their own are left out: those may bring the parameters along, when the part is called.
+    """
     for prefix, module in layer.named_modules():
+        if module is not layer and (module._forward_pre_hooks or "forward" in vars(module)):
+            continue
         tensors = vars(module).get("_former_parameters") or module._parameters
         for name, tensor in tensors.items():
             if tensor is not None:

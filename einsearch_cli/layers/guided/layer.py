@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.other_inputs import output_for
 
 GUIDE = "guide"
 """Name of the dense matrix among the parameters of a guided layer."""
@@ -51,6 +52,7 @@ class SelfGuidedLinear(EinsumLinear):
                 torch.empty(self.out_features, self.in_features, device=self.gain.device, dtype=self.gain.dtype)
             )
         self.register_parameter(GUIDE, guide)
+        self.factors = self.factors  # behind the guide, as optimizers count the parameters of old checkpoints
         self.register_buffer("mix", torch.ones((), device=guide.device, dtype=guide.dtype), persistent=False)
         self.is_evaluated = True
         if own:
@@ -112,6 +114,9 @@ class SelfGuidedLinear(EinsumLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
+        other = output_for(self, x, self.in_features)
+        if other is not None:
+            return other
         structured = super().forward(x)
         if not self.is_evaluated:
             return structured

@@ -84,7 +84,7 @@ class Experts(NoWeight, FactoredModule):
 
     def forward(self, rows: Tensor, groups: Groups) -> Tensor:
         """(rows, padded_in), sorted by expert, to (rows, padded_out)."""
-        factors = [self.factors[step.factor] for step in self.plan.steps]
+        factors = self._factors()
         on_cpu = rows.device.type == "cpu"
         scales_E = (fast_expert_scales if on_cpu else expert_scales)(self.gain, factors, self._stds)
         rows, *factors = cast(autocast_dtype(rows), rows, *factors)
@@ -100,7 +100,7 @@ class Experts(NoWeight, FactoredModule):
 
         In operations that torch differentiates, traces and transforms by itself, on any device.
         """
-        factors = [self.factors[step.factor] for step in self.plan.steps]
+        factors = self._factors()
         scales_E = expert_scales(self.gain, factors, self._stds)
         rows_ERF, *factors = cast(autocast_dtype(rows_ERF), rows_ERF, *factors)
         return torch.stack(contract_experts(self.plan, rows_ERF.unbind(), range(self.experts), scales_E, factors))

@@ -9,6 +9,7 @@ from torch.nn import functional
 from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group
 from einsearch_cli.layers.moe.layer import MixtureLayer
+from einsearch_cli.layers.other_inputs import output_for
 from einsearch_cli.layers.torch_private import never_compiled
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import MixtureOfExperts
@@ -54,6 +55,9 @@ class FeedForwardMoE(MixtureLayer):
     @never_compiled
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., width); errors, and what tracers get, as of `StructuredMoE`."""
+        other = output_for(self, x, self.up.in_features)
+        if other is not None:
+            return other
         if not is_plain(x):
             return self.plain_forward(x)
         tokens, routing = self._routed(x)

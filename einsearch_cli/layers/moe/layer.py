@@ -10,6 +10,7 @@ from einsearch_cli.layers.input_checks import check_dtype, check_input, check_pa
 from einsearch_cli.layers.moe.experts import Experts, NoWeight
 from einsearch_cli.layers.moe.grouping import combine, dispatch, group
 from einsearch_cli.layers.moe.routing import Router, Routing
+from einsearch_cli.layers.other_inputs import output_for
 from einsearch_cli.layers.torch_private import never_compiled
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import FeatureOrder, MixtureOfExperts, parse_layer
@@ -137,6 +138,9 @@ class StructuredMoE(MixtureLayer):
         Raises:
             LayerError: for another input width, dtype or device, or an input that is not floating.
         """
+        other = output_for(self, x, self.in_features)
+        if other is not None:
+            return other
         if not is_plain(x):
             return self.plain_forward(x)
         tokens, routing = self._routed(x)

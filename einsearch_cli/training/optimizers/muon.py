@@ -15,9 +15,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.feature_orders import FactoredModule
 from einsearch_cli.layers.guided.layer import SelfGuidedLinear
-from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.training.groups import Group, Options
 from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, find_optimizer, register
@@ -48,6 +47,7 @@ class Muon(Optimizer):
         betas: decays of AdamW's two running means.
         eps: added to AdamW's denominator.
 
+    >>> from einsearch_cli import EinsumLinear
     >>> layer = EinsumLinear(64, 64, "btt:r=2")
     >>> factors = {"params": layer.factors.parameters(), "adjustment": 0.2 * 8**0.5}
     >>> optimizer = Muon([factors, {"params": [layer.gain, layer.bias], "weight_decay": 0.0}], lr=1e-3)
@@ -207,10 +207,11 @@ def _spectral_norms(model: StructuredNetwork) -> dict[str, float]:
     """sqrt(fan_out / fan_in) of every matrix that Muon moves, by parameter name, shared among factors."""
     found: dict[str, float] = {}
     for layer, module in model.named_modules():
-        if isinstance(module, EinsumLinear | Experts):
-            for name, factor in module.factors.items():
-                fan_in, fan_out = factor.shape[-2:]
-                found[f"{layer}.factors.{name}"] = math.sqrt(fan_out / fan_in) / len(module.factors)
+        if isinstance(module, FactoredModule):
+            matrices = module.factor_matrices()
+            for name, (first, *_) in matrices.items():
+                fan_out, fan_in = first.shape
+                found[f"{layer}.{name}"] = math.sqrt(fan_out / fan_in) / len(matrices)
         if isinstance(module, SelfGuidedLinear):
             found[f"{layer}.guide"] = math.sqrt(module.out_features / module.in_features)
         if isinstance(module, nn.Linear) and module is not model.head and model.fan_in_scales(layer):
