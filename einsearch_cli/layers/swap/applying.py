@@ -209,7 +209,7 @@ def _share_matrix(first: EinsumLinear | StructuredMoE, second: EinsumLinear | St
     for name, child in first.named_children():
         setattr(second, name, child)
     if isinstance(first, EinsumLinear) and isinstance(second, EinsumLinear):
-        second.gain = first.gain
+        second.factors, second.gain = first.factors, first.gain
         second.order = first.order
 
 
