@@ -6,6 +6,7 @@ from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
     from einsearch_cli.layers.einsum_linear import EinsumLinear as EinsumLinear
+    from einsearch_cli.layers.explanation import LayerExplanation as LayerExplanation
     from einsearch_cli.layers.feature_orders import layer_orders as layer_orders, set_layer_orders_ as set_layer_orders_
     from einsearch_cli.layers.guided.guide import SelfGuide as SelfGuide, guide_layers as guide_layers
     from einsearch_cli.layers.guided.layer import SelfGuidedLinear as SelfGuidedLinear

@@ -20,6 +20,7 @@ from einsearch_cli.layers.contractions.merged_weights import merged_weights
 from einsearch_cli.layers.contractions.operators import contract_operator, register_plan
 from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
 from einsearch_cli.layers.contractions.scaled_last import scaled_last
+from einsearch_cli.layers.explanation import LayerExplanation, explanation
 from einsearch_cli.layers.feature_orders import FactoredModule
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters, check_width
 from einsearch_cli.layers.other_inputs import output_for
@@ -189,6 +190,47 @@ class EinsumLinear(FactoredModule):
                 return columns[:, : self.out_features].T
             (weight,) = self._merged(route.plan, self._scaled_factors())
             return weight[0, : self.in_features, : self.out_features].T
+
+    def explain(
+        self,
+        tokens: int,
+        use: Use | str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> LayerExplanation:
+        """How a call of this many tokens is computed: its route, products, chunks and executor.
+
+        Compiled, traced and transformed calls multiply by the factors' own sequence, or by the route that is set.
+
+        Args:
+            tokens: rows of the input, all leading axes together.
+            use: `training`, `inference` or `merged`; if None, what a call would be now.
+            device: kind of device; that of the parameters if None.
+            dtype: in which products are computed; that of the parameters, or of autocast, if None.
+
+        Raises:
+            LayerError: for another use.
+
+        >>> print(EinsumLinear(64, 64, "monarch").explain(1000, "training", device="cuda", dtype=torch.bfloat16))
+        ... # doctest: +ELLIPSIS
+        XA^1/2 XAB^1/2 YB^1/2 YAB^1/2, 64 → 64: training, 1,000 tokens, bfloat16 on cuda
+        route     (xA)B: 2,048 FLOPs per token, dense 8,192
+        executor  gpu, in one piece
+        step 1    A: 8 × (1,000 × 8) · (8 × 8)
+        step 2    B: 8 × (1,000 × 8) · (8 × 8)
+        predicted (xA)B ... µs, x(AB) ... µs
+        """
+        place = torch.device(self.gain.device if device is None else device).type
+        if dtype is None:
+            dtype = cast_dtype(self.gain, autocast_dtype(self.gain))
+        if use is None:
+            unmerged = Use.training if torch.is_grad_enabled() else Use.inference
+            use = Use.merged if unmerged is Use.inference and self.is_merged else unmerged
+        if use not in set(Use):
+            raise LayerError(f"use {use!r}: layers have a route for each use", remedy=f"one of {', '.join(Use)}")
+        use, profile = Use(use), profile_for(place, torch.get_num_threads(), dtype)
+        route = self._route_table(place, dtype, use).at(tokens)
+        return explanation(self.sized, route, tokens, use, place, dtype, profile)
 
     def factor_tensor(self, factor: str) -> Tensor:
         """One factor, unscaled, with an axis for every index in the order of `sized.carriers_of(factor)`.

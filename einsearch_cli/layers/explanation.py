@@ -1,0 +1,89 @@
+"""How a layer computes a call of some size: which route, in which products and chunks, and by which executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from einsearch_cli.layers.plans.chunking import chunks, kept_steps
+from einsearch_cli.layers.plans.machine_profile import MachineProfile
+from einsearch_cli.layers.plans.plan import Plan, Step
+from einsearch_cli.layers.plans.planner import Route, Use, predicted_ns, routes
+from einsearch_cli.sizing import SizedStructure
+
+
+@dataclass(frozen=True, slots=True)
+class LayerExplanation:
+    """What `EinsumLinear.explain` finds; `str()` of it is for people."""
+
+    sized: SizedStructure
+    tokens: int
+    use: Use
+    device: str
+    """Kind of device, such as `cpu`."""
+    dtype: torch.dtype
+    """Of the products."""
+    route: str
+    """Such as `(xA)B`, or `x(AB)` where factors are multiplied first."""
+    plan: Plan
+    """The products, for this many tokens."""
+    executor: str
+    """`cpu` runs the steps of the plan in chunks of tokens, `gpu` at once; `dense` forms one matrix."""
+    chunks: tuple[int, ...]
+    """Tokens of every chunk."""
+    kept: tuple[bool, ...]
+    """Whether the result of each step but the last is kept for the backward pass; empty without one."""
+    predicted_us: dict[str, float]
+    """Microseconds of every route that the planner compares, by its cost model."""
+
+    def __str__(self) -> str:
+        sized, dtype = self.sized, str(self.dtype).removeprefix("torch.")
+        tokens = "1 token" if self.tokens == 1 else f"{self.tokens:,} tokens"
+        lines = [
+            f"{sized.structure}, {sized.d_in:,} → {sized.d_out:,}: {self.use.value}, {tokens}, {dtype} on {self.device}",
+            f"route     {self.route}: {self.plan.flops_per_token:,} FLOPs per token, dense "
+            f"{2 * sized.d_in * sized.d_out:,}",
+            f"executor  {self.executor}, {_parts(self.chunks)}",
+        ]
+        for number, step in enumerate(self.plan.steps):
+            is_again = number < len(self.kept) and not self.kept[number]
+            lines.append(f"step {number + 1}    {_product(step, self.tokens)}{', computed again backward' * is_again}")
+        predicted = sorted(self.predicted_us.items(), key=lambda item: item[1])
+        lines.append("predicted " + ", ".join(f"{route} {us:,.3g} µs" for route, us in predicted))
+        return "\n".join(lines)
+
+
+def explanation(
+    sized: SizedStructure, route: Route, tokens: int, use: Use, device: str, dtype: torch.dtype, profile: MachineProfile
+) -> LayerExplanation:
+    """How `route` is taken for this many tokens."""
+    is_cpu = device == "cpu"
+    plan = route.plan.at(tokens, is_cpu, dtype.itemsize)
+    return LayerExplanation(
+        sized=sized,
+        tokens=tokens,
+        use=use,
+        device=device,
+        dtype=dtype,
+        route=route.text,
+        plan=plan,
+        executor="gpu" if not is_cpu else "dense" if route.is_dense else "cpu",
+        chunks=chunks(plan, tokens, is_cpu),
+        kept=kept_steps(plan, tokens, is_cpu) if use is Use.training else (),
+        predicted_us={each.text: predicted_ns(sized, each, tokens, profile, use) / 1e3 for each in routes(sized)},
+    )
+
+
+def _parts(chunks: tuple[int, ...]) -> str:
+    if len(chunks) == 1:
+        return "in one piece"
+    first, last = chunks[0], chunks[-1]
+    return f"in {len(chunks)} chunks of {first:,} tokens" + (f", the last of {last:,}" if last != first else "")
+
+
+def _product(step: Step, tokens: int) -> str:
+    batch, rows = step.result.at(tokens)[:2] if step.is_batched else (1, step.result.at(tokens)[0])
+    _, k, n = step.weight_shape
+    name = step.factor if len(step.factor) == 1 else f"({step.factor})"
+    return f"{name}: {f'{batch:,} × ' if batch > 1 else ''}({rows:,} × {k:,}) · ({k:,} × {n:,})"

@@ -1,0 +1,62 @@
+"""`EinsumLinear.explain` says what a call does: compared with what calls are seen to do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from einsearch_cli.errors import LayerError
+from einsearch_cli.layers import EinsumLinear, merge
+from einsearch_cli.layers.plans.planner import routes
+
+
+def test_the_text() -> None:
+    layer = EinsumLinear(1024, 1024, "btt:r=4")
+    layer.route = "(xA)B"
+    first, *lines, predicted = str(layer.explain(4096, "training")).splitlines()
+    assert first == "XA^1/2 XAB^1/2 YB^1/2 YAB^1/2 AB=4, 1,024 → 1,024: training, 4,096 tokens, float32 on cpu"
+    found = layer.explain(4096, "training")
+    assert lines == [
+        "route     (xA)B: 524,288 FLOPs per token, dense 2,097,152",
+        f"executor  cpu, in {len(found.chunks)} chunks of {found.chunks[0]} tokens, the last of {found.chunks[-1]}",
+        f"step 1    A: 32 × (4,096 × 32) · (32 × 128){', computed again backward' * (not found.kept[0])}",
+        "step 2    B: 32 × (4,096 × 128) · (128 × 32)",
+    ]
+    assert predicted.startswith("predicted (xA)B ")
+    assert len(found.chunks) > 1
+    assert sum(found.chunks) == 4096
+    assert "1 token, bfloat16 on meta\n" in str(layer.explain(1, device="meta", dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("text", ["btt:r=2", "tt:n=3,r=2", "low-rank:r=4", "dense"])
+@pytest.mark.parametrize("tokens", [1, 300])
+def test_calls_have_the_flops_of_the_route(text: str, tokens: int) -> None:
+    layer, x = EinsumLinear(64, 64, text, bias=False), torch.randn(tokens, 64)
+    merges = {route.text: route.flops_per_merge for route in routes(layer.sized)}
+    for route in (None, *merges):
+        layer.route = route
+        for has_grad in (True, False):
+            with torch.set_grad_enabled(has_grad), FlopCounterMode(display=False) as counter:
+                layer(x)
+                found = layer.explain(tokens)
+            assert found.use.value == ("training" if has_grad else "inference")
+            assert route in (None, found.route)
+            assert set(found.predicted_us) == set(merges)
+            assert counter.get_total_flops() == tokens * found.plan.flops_per_token + merges[found.route]
+
+
+@torch.no_grad()
+def test_what_a_call_would_be_now() -> None:
+    layer = EinsumLinear(256, 256, "monarch").eval()
+    assert layer.explain(1).use.value == "inference"
+    merge(layer)
+    found = layer.explain(1)
+    assert (found.use.value, found.route, found.executor, found.kept) == ("merged", "x(AB)", "dense", ())
+    with torch.enable_grad():
+        assert layer.explain(1).use.value == "training"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.explain(1).dtype is torch.bfloat16
+    assert layer.explain(1, device="cuda").executor == "gpu"
+    with pytest.raises(LayerError, match=r"use 'decoding': .*\ntry: one of inference, merged, training"):
+        layer.explain(1, "decoding")
