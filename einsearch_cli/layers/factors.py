@@ -36,21 +36,22 @@ class Factors(nn.ParameterDict):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (isinstance(value, nn.Parameter) and name in self._keys):
-            self._become_module()
+            self.become_module()
         super().__setattr__(name, value)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Register a parameter; one that is not a factor makes this a module of the layer."""
         if name not in self._keys:
-            self._become_module()
+            self.become_module()
         super().register_parameter(name, param)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Register a buffer, which makes this a module of the layer."""
-        self._become_module()
+        self.become_module()
         super().register_buffer(name, tensor, persistent)
 
-    def _become_module(self) -> None:
+    def become_module(self) -> None:
+        """Make this a module of the layer, which holds the factors from now on."""
         modules = vars(self).pop("_modules_of_layer", None)
         if modules is not None:
             own = dict(self._parameters)
@@ -93,12 +94,12 @@ class FactorMatrix(nn.Parameter):
 
     def __new__(cls, factor: nn.Parameter, index: int) -> FactorMatrix:
         """The matrix of this index, counted through all leading axes of the factor."""
-        matrix: FactorMatrix = torch.Tensor._make_subclass(cls, _matrices(factor.detach())[index], factor.requires_grad)
+        matrix: FactorMatrix = super().__new__(cls, _matrices(factor.detach())[index], factor.requires_grad)
         matrix._factor, matrix._index = factor, index
         return matrix
 
     @property
-    def grad(self) -> Tensor | None:  # type: ignore[override]
+    def grad(self) -> Tensor | None:
         """The part of the factor's gradient; None where the factor has none. Setting None takes the whole one away."""
         whole = self._factor.grad
         return None if whole is None else _matrices(whole)[self._index]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -14,6 +14,7 @@ from einsearch_cli.layers.factors import FACTORS, FactorMatrix, Factors, matrice
 from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import stored_plan
+from einsearch_cli.layers.torch_private import is_traced_by_module
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import FeatureOrder, Structure, standard_order
 
@@ -128,6 +129,15 @@ class FactoredModule(nn.Module):
         super().register_parameter(allowed, param)
         if allowed != name:
             self._parameters[name] = self._parameters.pop(allowed)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules inside: none, but for factors that a tool keeps in one.
+
+        `torch.jit.trace` finds parameters by the parts of their names, and asks here before it looks at them.
+        """
+        if is_traced_by_module() and FACTORS not in self._modules:
+            Factors(self).become_module()
+        return super().named_children()
 
     def factor_matrices(self) -> dict[str, tuple[FactorMatrix, ...]]:
         """The matrices of every factor, by parameter name, as parameters of two axes (fan_out, fan_in).

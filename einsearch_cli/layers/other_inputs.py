@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -27,7 +29,7 @@ def output_for(layer: nn.Module, x: Tensor | fx.Proxy, in_features: int) -> Tens
 
 def _as_leaf(layer: nn.Module, x: fx.Proxy) -> Tensor:
     """One call of the layer, in which the tracer does not look."""
-    name = x.tracer.path_of_module(layer)
+    name = x.tracer.path_of_module(layer)  # type: ignore[attr-defined]
     if not name:
         raise LayerError(
             f"symbolic_trace of a single {type(layer).__name__}: it is one call in the trace of a model",
@@ -36,7 +38,7 @@ def _as_leaf(layer: nn.Module, x: fx.Proxy) -> Tensor:
     return x.tracer.create_proxy("call_module", name, (x,), {})  # type: ignore[return-value]
 
 
-def _nested(layer: nn.Module, x: Tensor, in_features: int) -> Tensor:
+def _nested(layer: nn.Module, x: Any, in_features: int) -> Tensor:
     """The layer's output for every part of a nested tensor, in its layout."""
     # Not `layer(…)`, which would call its hooks once more.
     forward = type(layer).forward

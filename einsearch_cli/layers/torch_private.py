@@ -65,6 +65,11 @@ def is_exporting() -> bool:
     return bool(getattr(torch.compiler, "_is_exporting_flag", True))
 
 
+def is_traced_by_module() -> bool:
+    """Whether `torch.jit.trace` has begun to record a module. Without its map: never, and it refuses names with dots."""
+    return getattr(getattr(torch.jit, "_trace", None), "_trace_module_map", None) is not None
+
+
 def norms(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
     """The norms of all tensors; a GPU is not waited for."""
     together = _found("_foreach_norm", None)

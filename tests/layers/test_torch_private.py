@@ -126,6 +126,15 @@ def test_without_the_level_of_forward_mode_and_the_flag_of_exports(monkeypatch: 
     assert torch_private.is_exporting()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_traces_of_modules_are_recognised_by_their_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = EinsumLinear(16, 16, "btt:r=2"), torch.randn(3, 16)
+    torch.testing.assert_close(torch.jit.trace(layer, x)(x), layer(x))
+    assert not torch_private.is_traced_by_module()
+    monkeypatch.delattr(torch.jit._trace, "_trace_module_map")
+    assert not torch_private.is_traced_by_module()
+
+
 def test_no_other_file_uses_private_names() -> None:
     package, private = Path(torch_private.__file__).parent, re.compile(r"torch(\.\w+)*\._(?!_version)|forward_ad\._")
     users = [path.name for path in package.rglob("*.py") if private.search(path.read_text())]
