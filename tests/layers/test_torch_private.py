@@ -127,6 +127,7 @@ def test_without_the_level_of_forward_mode_and_the_flag_of_exports(monkeypatch: 
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of widths, which are to be constants
 def test_traces_of_modules_are_recognised_by_their_map(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = EinsumLinear(16, 16, "btt:r=2"), torch.randn(3, 16)
     torch.testing.assert_close(torch.jit.trace(layer, x)(x), layer(x))
