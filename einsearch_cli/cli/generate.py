@@ -84,7 +84,8 @@ def generate_command(
     refuse_without_checkpoint(checkpoint)
 
     from einsearch_cli.generation import Decoding, generate
-    from einsearch_cli.training.full import choose_device, load_model
+    from einsearch_cli.training.devices import choose_device
+    from einsearch_cli.training.full import load_model
 
     place = choose_device(device)
     text = console.read_stdin(_MOST_PROMPT_BYTES) if prompt == "-" else prompt

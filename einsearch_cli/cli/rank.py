@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PACK: Final = 8
 """Runs of a pack, at most: in a pack of eight a narrow run takes half the time that it takes alone, and more gain little."""
+MOST_PACKED: Final = 256
+"""The most that may be asked for, and what is tried on a GPU."""
 
 HELP = """Train candidates at equal training FLOPs and rank them against dense.
 
@@ -137,7 +139,7 @@ def rank_command(
         example=2,
         within=(1, MANY),
         limit=f"{CORE_LIMIT} with --engine local,",
-        help="Runs at once; with --engine local, processes, one per core if not given.",
+        help="Runs at once; with --engine local, processes, one per core or CUDA device if not given.",
     ),
     engine: str = typer.Option(
         DEFAULT,
@@ -151,11 +153,20 @@ def rank_command(
         metavar="KEY=VALUE",
         help="Setting of the engine, such as address=auto; repeatable (docs/scale-out.md).",
     ),
-    pack: int = whole_option(
+    device: str = typer.Option(
+        "auto",
+        metavar="cpu|cuda|cuda:0,cuda:1|auto",
+        help="What runs train on: every CUDA device here where there is one (auto), or the CPU.",
+    ),
+    precision: str | None = typer.Option(
+        None, metavar="float32|bfloat16", help="Numbers of matrix products; float32 if not given."
+    ),
+    pack: int | None = whole_option(
         "--pack",
-        default=DEFAULT_PACK,
-        within=(1, 256),
-        help="Runs of one structure and width that a worker trains at once, where that is faster; 1 trains each alone.",
+        example=DEFAULT_PACK,
+        within=(1, MOST_PACKED),
+        help=f"Runs of one structure and width that a worker trains at once, where that is faster; {DEFAULT_PACK} on a "
+        "CPU if not given, on a GPU as its memory allows; 1 trains each alone.",
     ),
     run_timeout: float | None = duration_option(
         "--run-timeout", example="30m", help="A run that takes longer is killed and has failed; no limit if not given."
@@ -186,6 +197,7 @@ def rank_command(
         "first_seed": first_seed,
         "most_seeds": most_seeds,
         "rates": rates,
+        "precision": precision,
         "controls": controls,
         "coordinates": coordinates,
         "confirm": confirm,
@@ -197,12 +209,15 @@ def rank_command(
     from einsearch_cli.search.job import TrialSetup
     from einsearch_cli.search.spending import with_run_budget
 
+    devices = _devices(device, kind)
     words, place = split_words(engine_options), out or Path("runs") / spec.name
     setup = TrialSetup(
         spec.task,
         spec.task_settings,
         spec.optimizer.model_dump(),
-        pack,
+        precision=spec.precision,
+        devices=devices,
+        pack=pack or (DEFAULT_PACK if devices == ("cpu",) else MOST_PACKED),
         run_timeout_s=run_timeout,
         worker_memory=worker_memory,
         folder=str(place.resolve()) if kind.sees_folder else None,
@@ -219,6 +234,20 @@ def rank_command(
         console.data(console.wrapped(plan, console.width()) if output is Format.table else plan)
         return Exit.OK
     return session.run(output, by)
+
+
+def _devices(words: str, kind: type[Engine]) -> tuple[str, ...]:
+    """Where workers train; elsewhere than on this machine each finds out for itself."""
+    if kind.is_local:
+        from einsearch_cli.training.devices import choose_devices
+
+        return choose_devices(words)
+    if words not in (everywhere := ("auto", "cpu", "cuda")):
+        raise SpecError(
+            f"--device {words} with --engine {kind.name}: one of {', '.join(everywhere)} is needed",
+            remedy="--device cuda: every worker takes the GPUs that it is given",
+        )
+    return (words,)
 
 
 @dataclass(frozen=True)
@@ -292,11 +321,12 @@ class _Session:
         from einsearch_cli.search.timing import known_seconds, race_steps, timed_places
 
         places = timed_places(outcome.ranked)
-        known = known_seconds(store, places)
+        device = self.engine.device_here()
+        known = known_seconds(store, places, device)
         if known is not None:
             return known
         with waiting(f"timing a step of {counted(len(places), 'network')} in turn"):
-            return race_steps(store, places, self.task, self.spec.optimizer)
+            return race_steps(store, places, self.task, self.spec, device)
 
     def _coordinates(self, outcome: StudyOutcome, store: StudyStore) -> tuple[LayerCoordinates, ...]:
         """The coordinate check, where it was asked for."""
@@ -306,7 +336,7 @@ class _Session:
         if not self.spec.coordinates:
             return ()
         with waiting("checking how outputs change with the width"):
-            return check_coordinates(store, outcome.ranked, self.task, self.spec.optimizer)
+            return check_coordinates(store, outcome.ranked, self.task, self.spec, self.engine.device_here())
 
     def _report(self, study: StudyReport, output: Format, by: By) -> int:
         from einsearch_cli.reports import write_report, write_results

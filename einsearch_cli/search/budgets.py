@@ -46,7 +46,7 @@ def _needed_widths(grid: WidthGrid, structure: LayerSpec, budget_flops: float) -
     return (cheapest if math.isfinite(grid.least_budget(structure, cheapest)) else grid.width(number),)
 
 
-def first_runs(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> list[ProxyRun]:
+def first_runs(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, device: str = "cpu") -> list[ProxyRun]:
     """One run of the cheapest rung for every structure and width, as far as these are known at the start."""
     grid, budgets = width_grid(spec, task), rung_budgets(spec.budget_flops, spec.halving)
 
@@ -59,7 +59,15 @@ def first_runs(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) 
         return sorted({grid.width(numbers[len(numbers) // 2]) for numbers in around if numbers})
 
     return [
-        ProxyRun(task=task, structure=s, width=width, budget_flops=budgets[0], optimizer=spec.optimizer)
+        ProxyRun(
+            task=task,
+            structure=s,
+            width=width,
+            budget_flops=budgets[0],
+            optimizer=spec.optimizer,
+            precision=spec.precision,
+            device=device,
+        )
         for s in (*candidates, *spec.controls_of(candidates))
         for width in expected(s)
     ]

@@ -7,10 +7,11 @@ from typing import Any
 
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.search.estimate import one_thread
+from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
-from einsearch_cli.training.proxy.run_settings import OptimizerSettings, ProxyRun
+from einsearch_cli.training.proxy.run_settings import ProxyRun
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 
@@ -33,7 +34,7 @@ def checked_trials(results: Iterable[TrialResult]) -> list[Trial]:
 
 
 def check_coordinates(
-    store: StudyStore, results: Iterable[TrialResult], task: AnyTask, optimizer: OptimizerSettings
+    store: StudyStore, results: Iterable[TrialResult], task: AnyTask, spec: StudySpec, device: str = "cpu"
 ) -> tuple[LayerCoordinates, ...]:
     """Root mean squares of all layers of the networks that were ranked, each at its learning rate; known ones are kept.
 
@@ -43,7 +44,7 @@ def check_coordinates(
 
     noted: dict[str, list[dict[str, Any]]] = dict(store.noted(_NOTE) or {})
     found: list[LayerCoordinates] = []
-    base = optimizer.learning_rate or task.settings.learning_rate
+    base = spec.optimizer.learning_rate or task.settings.learning_rate
     for trial in checked_trials(results):
         key = f"{trial.structure}|{trial.width}|{trial.rate:.9g}"
         if key not in noted:
@@ -53,7 +54,9 @@ def check_coordinates(
                 width=trial.width,
                 budget_flops=trial.budget_flops,
                 seed=trial.seed,
-                optimizer=optimizer.model_copy(update={"learning_rate": base * trial.rate}),
+                optimizer=spec.optimizer.model_copy(update={"learning_rate": base * trial.rate}),
+                precision=spec.precision,
+                device=device,
             )
             try:
                 with one_thread():

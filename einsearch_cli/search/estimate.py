@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,8 +29,11 @@ LOADING_S: Final = 3.0
 _PROBED_PACK: Final = 3
 """Runs of the pack that is timed, at most; larger ones follow from it and from a run alone."""
 
-PROBE_TIME_S = 10.0
+MOST_PROBING_S: Final = 10.0
 """Probing stops after this long; the rest is taken to run at the mean speed of what was probed."""
+_LEAST_PROBING_S: Final = 2.0
+_PROBING_SHARE: Final = 0.02
+"""Of the expected time of the study: a short one does not wait long for its estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +118,22 @@ class StudyTiming:
 
 
 def time_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, engine: Engine) -> StudyTiming:
-    """Prepare the data and time a few steps of as many runs as `PROBE_TIME_S` allows.
+    """Prepare the data and time a few steps of some runs: for 2% of the study's time, at least 2 and at most 10 seconds.
 
     Budgets have been checked before (`check_budgets`).
     """
     start_up_s = engine.start_up_s(_loading_seconds())
     task.prepare()
     networks = EqualNetworks.of_task(task)
-    speeds = _probe_some(first_runs(spec, candidates, task), engine.setup.pack)
-    return StudyTiming(networks, tuple(speeds), start_up_s, engine.workers, engine.setup.pack)
+    runs = first_runs(spec, candidates, task, engine.device_here())
+    timing = StudyTiming(networks, (), start_up_s, engine.workers, engine.setup.pack)
+    started_s = time.perf_counter()
+    for speed in _probed(runs, engine.setup.pack):
+        timing = replace(timing, speeds=(*timing.speeds, speed))
+        share_s = _PROBING_SHARE * timing.estimate(spec, candidates).seconds
+        if time.perf_counter() - started_s > min(max(share_s, _LEAST_PROBING_S), MOST_PROBING_S):
+            break
+    return timing
 
 
 def _loading_seconds() -> float:
@@ -135,20 +145,14 @@ def _loading_seconds() -> float:
     return LOADING_S if is_loaded else time.perf_counter() - started_s
 
 
-def _probe_some(runs: list[ProxyRun], pack: int) -> list[RunSpeed]:
-    """Speeds of as many runs as the time allows, narrow and wide ones alternating."""
+def _probed(runs: Sequence[ProxyRun], pack: int) -> Iterator[RunSpeed]:
+    """Speeds of the runs, in an order in which any first few of them are spread over structures and widths."""
     from einsearch_cli.training.proxy.run import probe
 
-    started_s = time.perf_counter()
-    speeds: list[RunSpeed] = []
-    stride = max(1, len(runs) // 7)
-    with one_thread():
-        for run in (runs[i] for first in range(stride) for i in range(first, len(runs), stride)):
-            with suppress(DivergedError):  # it will be reported when the run itself diverges
-                speeds.append(probe(run, pack=min(pack, _PROBED_PACK)))
-            if time.perf_counter() - started_s > PROBE_TIME_S:
-                break
-    return speeds
+    stride = next(number for number in range(round(0.618 * len(runs)), 0, -1) if math.gcd(number, len(runs)) == 1)
+    for place in range(len(runs)):
+        with suppress(DivergedError), one_thread():  # it will be reported when the run itself diverges
+            yield probe(runs[place * stride % len(runs)], pack=min(pack, _PROBED_PACK))
 
 
 @contextmanager

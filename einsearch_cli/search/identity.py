@@ -25,7 +25,9 @@ def readable(spec: StudySpec, task: AnyTask) -> dict[str, Any]:
 
 def _deciding(spec: StudySpec) -> dict[str, Any]:
     """The settings that decide what a trial gives, without those of the task."""
-    return spec.model_dump(mode="json", include={"task", "optimizer"}) | {"format": FORMAT}
+    settings = spec.model_dump(mode="json", include={"task", "optimizer"}) | {"format": FORMAT}
+    # Studies that were begun before there was a choice go on.
+    return settings if spec.precision == "float32" else settings | {"precision": spec.precision}
 
 
 def fingerprint(spec: StudySpec, task: AnyTask) -> str:

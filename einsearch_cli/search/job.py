@@ -37,6 +37,10 @@ class TrialSetup:
     """Settings of the task."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """Fields of `OptimizerSettings`."""
+    precision: str = "float32"
+    """In which numbers products are taken."""
+    devices: tuple[str, ...] = ("cpu",)
+    """Where workers train, in turn; `auto` is CUDA where a worker has it."""
     pack: int = 1
     """Runs that a worker trains at once, at most; they differ in seed and learning rate alone."""
     run_timeout_s: float | None = None
@@ -167,12 +171,14 @@ def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], Non
 def _runs(jobs: Pack, setup: TrialSetup) -> list[ProxyRun]:
     """What the trials of jobs ask for."""
     from einsearch_cli.training import OptimizerSettings, ProxyRun
+    from einsearch_cli.training.devices import choose_device
 
     load_plugins(setup.plugins)
     settings = json.dumps(setup.task_settings, sort_keys=True)
     task = _task(setup.task, settings, default_cache_folder(), setup.data_folder)
     given = OptimizerSettings(**setup.optimizer)
     base_rate = given.learning_rate or task.settings.learning_rate
+    device = str(choose_device(setup.devices[0]))
 
     def run(trial: Trial) -> ProxyRun:
         changes = {
@@ -186,6 +192,8 @@ def _runs(jobs: Pack, setup: TrialSetup) -> list[ProxyRun]:
             budget_flops=trial.budget_flops,
             seed=trial.seed,
             optimizer=given.model_copy(update=changes),
+            precision=setup.precision,
+            device=device,
         )
 
     return [run(job.trial) for job in jobs]

@@ -39,6 +39,7 @@ from einsearch_cli.structures.safe_yaml import Location, load_yaml_file
 from einsearch_cli.tasks import AnyTask, find_task, open_task
 from einsearch_cli.taxonomy import Bounds, Space, survivors
 from einsearch_cli.training import OptimizerSettings
+from einsearch_cli.training.precision import Precision
 
 YARDSTICK = "dense"
 MAX_CANDIDATES = 500
@@ -175,6 +176,8 @@ class StudySpec(Settings):
     """Successive halving."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """Optimizer, the same for every candidate."""
+    precision: Precision = "float32"
+    """bfloat16 is autocast: products in bfloat16, weights and optimizer in float32."""
     coordinates: bool = False
     """Check after the study how outputs of all layers change with the width (coordinate check), at the tuned rates."""
     ablate_balance: bool = False

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Iterable, Mapping
 
 from einsearch_cli.search.estimate import one_thread
+from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
-from einsearch_cli.training.proxy.run_settings import OptimizerSettings, ProxyRun
+from einsearch_cli.training.proxy.run_settings import ProxyRun
 from einsearch_cli.training.proxy.trial import TrialResult
 
 Place = tuple[LayerSpec, int]
@@ -26,33 +27,51 @@ def timed_places(results: Iterable[TrialResult]) -> list[Place]:
     return list(dict.fromkeys((result.trial.structure, result.trial.width) for result in main))
 
 
-def known_seconds(store: StudyStore, places: Iterable[Place]) -> dict[Place, float] | None:
+def known_seconds(store: StudyStore, places: Iterable[Place], device: str) -> dict[Place, float] | None:
     """What an earlier race found, or None where it lacks one of these: times of two races are not compared."""
-    noted = {(text, width): seconds for text, width, seconds in store.noted(_NOTE) or ()}
+    noted = {(text, width): seconds for text, width, seconds in store.noted(_note(device)) or ()}
     found = {place: noted.get((str(place[0]), place[1])) for place in places}
     known = {place: seconds for place, seconds in found.items() if seconds is not None}
     return known if len(known) == len(found) else None
 
 
+def _note(device: str) -> str:
+    """Under which the seconds of a kind of device are kept."""
+    return _NOTE if device == "cpu" else f"{_NOTE} on {device.partition(':')[0]}"
+
+
 def race_steps(
-    store: StudyStore, places: Iterable[Place], task: AnyTask, optimizer: OptimizerSettings
+    store: StudyStore, places: Iterable[Place], task: AnyTask, spec: StudySpec, device: str
 ) -> dict[Place, float]:
-    """Seconds of a training step of each network: the median of rounds in which each takes its turn, on one thread."""
+    """Seconds of a training step of each network: the median of rounds in which each takes its turn, on one thread.
+
+    On a CPU by the layers' own passes. On a GPU as runs train there: as a CUDA graph, unless there are experts.
+    """
     import torch
 
     from einsearch_cli.speed.race import Race
+    from einsearch_cli.training.proxy.run import trainer_of
     from einsearch_cli.training.proxy.trainer import SingleTrainer
 
+    make = SingleTrainer if device == "cpu" else trainer_of
     by_name: Mapping[str, Place] = {f"{structure}|{width}": (structure, width) for structure, width in places}
     with one_thread():
         steps = {
-            name: SingleTrainer(
-                ProxyRun(task=task, structure=structure, width=width, budget_flops=_ENDLESS_FLOPS, optimizer=optimizer)
-            ).step
+            name: make(
+                ProxyRun(
+                    task=task,
+                    structure=structure,
+                    width=width,
+                    budget_flops=_ENDLESS_FLOPS,
+                    optimizer=spec.optimizer,
+                    precision=spec.precision,
+                    device=device,
+                )
+            ).advance
             for name, (structure, width) in by_name.items()
         }
-        race = Race(steps, torch.device("cpu"))
+        race = Race(steps, torch.device(device))
         race.run()
     found = {by_name[name]: statistics.median(durations_s) for name, durations_s in race.durations_s.items()}
-    store.note(_NOTE, [[str(structure), width, seconds] for (structure, width), seconds in found.items()])
+    store.note(_note(device), [[str(structure), width, seconds] for (structure, width), seconds in found.items()])
     return found

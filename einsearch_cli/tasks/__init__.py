@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
@@ -22,6 +22,7 @@ from einsearch_cli.structures import LayerSpec
 from einsearch_cli.structures.safe_yaml import Location
 
 if TYPE_CHECKING:  # tasks are listed, and their settings checked, without torch
+    import torch
     from torch import Tensor
 
     from einsearch_cli.models import StructuredNetwork
@@ -54,6 +55,7 @@ class Task(ABC, Generic[SettingsT]):
         - Making a task only checks its settings; `prepare()` reads or computes the data and may be called
           often, from several processes at once. Every other method calls it when it has to.
         - `batches(seed)` never ends and gives the same batches for the same seed, settings and data.
+        - `joint_batches` gives those of `batches`, on any device.
         - `validation()` is the same for every run and shares no sample with `batches`.
         - `loss` is a function of model and batch alone: narrow runs record its operations in their first step.
         - `loss` is a mean over the tokens of the batch (for regression: samples), and 0 is perfect.
@@ -103,6 +105,16 @@ class Task(ABC, Generic[SettingsT]):
     def batches(self, seed: int) -> Iterator[Batch]:
         """Endless training batches."""
 
+    def joint_batches(self, seeds: Sequence[int], device: torch.device) -> Iterator[Batch]:
+        """The batches of several seeds at once, on a device; the first axis of both tensors is the seed.
+
+        A task whose data fit on the device keeps them there, so that a step only sends what was drawn.
+        """
+        import torch
+
+        for several in zip(*map(self.batches, seeds), strict=True):
+            yield Batch(*(sent(torch.stack(parts), device) for parts in zip(*several, strict=True)))
+
     @abstractmethod
     def validation(self) -> tuple[Batch, ...]:
         """Held-out batches, all of one size."""
@@ -143,6 +155,11 @@ class Task(ABC, Generic[SettingsT]):
         if self.format > 1:  # studies that were begun before there was a second format go on
             identity["format"] = self.format
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. It goes to a GPU on its own, while this process does something else."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 AnyTask = Task[Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.models.counts import NetworkCount, mlp_count
 from einsearch_cli.settings import Whole
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
-from einsearch_cli.tasks import Task, TaskSettings, register
+from einsearch_cli.tasks import Task, TaskSettings, register, sent
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from einsearch_cli.models import StructuredNetwork
@@ -123,16 +124,29 @@ class TeacherTask(Task[TeacherSettings]):
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Passes over the pool, each in a fresh order; an incomplete last batch is dropped."""
+        pool, _ = self._pool_and_held_out()
+        for chosen in self._draws(seed):
+            yield Batch(pool.inputs[chosen], pool.targets[chosen])
+
+    def joint_batches(self, seeds: Sequence[int], device: torch.device) -> Iterator[Batch]:
+        """With the pool on the device, unless a subclass has batches of its own."""
         import torch
 
-        pool, _ = self._pool_and_held_out()
-        generator = torch.Generator().manual_seed(seed)
-        size = min(self.settings.batch_size, len(pool.targets))
+        if type(self).batches is not TeacherTask.batches:
+            yield from super().joint_batches(seeds, device)
+        pool = Batch(*(tensor.to(device) for tensor in self._pool_and_held_out()[0]))
+        for several in zip(*map(self._draws, seeds), strict=True):
+            chosen = sent(torch.stack(several), device)
+            yield Batch(pool.inputs[chosen], pool.targets[chosen])
+
+    def _draws(self, seed: int) -> Iterator[Tensor]:
+        """Numbers of the samples of each batch."""
+        import torch
+
+        generator, size = torch.Generator().manual_seed(seed), self.tokens_per_batch
         while True:
-            order = torch.randperm(len(pool.targets), generator=generator)
-            for chosen in order.split(size):
-                if len(chosen) == size:
-                    yield Batch(pool.inputs[chosen], pool.targets[chosen])
+            order = torch.randperm(self.settings.pool_size, generator=generator)
+            yield from (chosen for chosen in order.split(size) if len(chosen) == size)
 
     def validation(self) -> tuple[Batch, ...]:
         """The held-out samples as one batch."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ALIGNMENT: Final = 16
 """Numbers of a cache line: a run's numbers start at one, so that sums do not depend on its place among the runs."""
+EPSILON: Final = 1e-8
+"""What AdamW adds to the root of the mean square."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class FlatAdamW:
         self.gradients_RP = torch.zeros_like(values_RP)
         self.mean_RP = torch.zeros_like(values_RP)
         self.square_RP = torch.zeros_like(values_RP)
-        self.steps = torch.zeros(())
+        self.steps = torch.zeros((), device=values_RP.device)
         self.stopped: set[int] = set()
         """Runs that take no more steps."""
         firsts = [layout.names[number] for number in layout.first_of_groups]
@@ -110,7 +112,7 @@ class FlatAdamW:
             for name, (start, end) in zip(firsts, layout.groups, strict=True)
         ]
 
-    def step(self, fraction: float) -> Tensor:
+    def step(self, fraction: float | Tensor) -> Tensor:
         """Clip the gradients in `gradients_RP` and take a step; gives the norm of every run before.
 
         Args:
@@ -120,6 +122,12 @@ class FlatAdamW:
         # As torch.nn.utils.clip_grad_norm_ does it.
         self.gradients_RP.mul_((self.clip_norm / (norm_R1 + 1e-6)).clamp_(max=1.0))
         self.steps += 1
+        self._move(fraction)
+        norm_R: Tensor = norm_R1[:, 0]
+        return norm_R
+
+    def _move(self, fraction: float | Tensor) -> None:
+        """Change the values by the clipped gradients, run by run and group by group."""
         for run, (values, gradients, means, squares), options in self._parts:
             if run not in self.stopped:
                 torch._fused_adamw_(
@@ -133,12 +141,14 @@ class FlatAdamW:
                     beta1=self.beta1,
                     beta2=self.beta2,
                     weight_decay=options["weight_decay"],
-                    eps=1e-8,
+                    eps=EPSILON,
                     amsgrad=False,
                     maximize=False,
                 )
-        norm_R: Tensor = norm_R1[:, 0]
-        return norm_R
+
+    def state(self) -> tuple[Tensor, ...]:
+        """All tensors that a step changes, besides gradients."""
+        return self.values_RP, self.mean_RP, self.square_RP, self.steps
 
     def run_state(self, run: int) -> dict[str, Any]:
         """All that the next step of a run depends on, besides gradients; tensors are not copied."""
@@ -155,3 +165,41 @@ class FlatAdamW:
         self.mean_RP[run].copy_(state["mean"])
         self.square_RP[run].copy_(state["square"])
         self.steps.copy_(state["steps"])
+
+
+class JointAdamW(FlatAdamW):
+    """The same steps for all runs and groups at once, by a dozen operations over whole tensors, as a GPU wants them.
+
+    Nothing in it waits for the device or depends on the step but the tensors of `state` and the fraction, so that a
+    CUDA graph can hold a step. A run that has stopped moves on; its losses mean nothing.
+    """
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        values_RP: Tensor,
+        options: Sequence[Mapping[str, Options]],
+        *,
+        betas: tuple[float, float],
+        clip_norm: float,
+    ) -> None:
+        super().__init__(layout, values_RP, options, betas=betas, clip_norm=clip_norm)
+        firsts = [layout.names[number] for number in layout.first_of_groups]
+        sizes = [end - start for start, end in layout.groups]
+
+        def spread(option: str) -> Tensor:
+            """The option of every number of every run; 0 for the padding."""
+            values_RG = torch.tensor([[run[name][option] for name in firsts] + [0.0] for run in options])
+            counts_G = torch.tensor([*sizes, layout.padding])
+            return values_RG.to(values_RP).repeat_interleave(counts_G.to(values_RP.device), dim=1)
+
+        self.rates_RP = spread("lr")
+        self.decays_RP = self.rates_RP * spread("weight_decay")
+
+    def _move(self, fraction: float | Tensor) -> None:
+        self.mean_RP.lerp_(self.gradients_RP, 1 - self.beta1)
+        self.square_RP.mul_(self.beta2).addcmul_(self.gradients_RP, self.gradients_RP, value=1 - self.beta2)
+        root_RP = (self.square_RP / (1 - self.beta2**self.steps)).sqrt_().add_(EPSILON)
+        change_RP = (self.mean_RP / root_RP).mul_(self.rates_RP).div_(1 - self.beta1**self.steps)
+        change_RP.addcmul_(self.values_RP, self.decays_RP).mul_(fraction)
+        self.values_RP.sub_(change_RP)

@@ -271,3 +271,41 @@ def test_a_text_by_option_takes_the_place_of_the_source_and_keeps_the_tokenizer(
     other = write_study(tmp_path, "structures: [monarch]\n")
     spec, _ = read_study([str(other)], overrides_of(None, Path("mine.txt"), None, {}))
     assert (spec.task, spec.task_settings) == ("text", {"data": {"text": "mine.txt"}})
+
+
+def test_products_in_bfloat16_make_another_study(einsearch, tmp_path: Path) -> None:
+    study, out = write_study(tmp_path, STUDY), tmp_path / "out"
+    half = ("rank", study, "--out", out, "--device", "cpu", "--precision", "bfloat16")
+    assert einsearch(*half).code == 0
+    refused = einsearch("rank", study, "--out", out, "--device", "cpu")
+    assert refused.code == 2
+    assert "precision" in refused.err, "the difference is said"
+    again = einsearch(*half)
+    assert again.code == 0
+    rest = einsearch("rank", study, "--out", tmp_path / "full", "--device", "cpu")
+    losses = [
+        json.loads((folder / "results.json").read_text())["ranking"][0]["loss"] for folder in (out, tmp_path / "full")
+    ]
+    assert rest.code == 0
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--device", "abacus"), "device 'abacus' is not a device"),
+        (("--device", "cpu,cuda:0"), "device 'cuda:0': "),
+        (
+            ("--device", "cuda:0", "--engine", "slurm"),
+            "--device cuda:0 with --engine slurm: one of auto, cpu, cuda is needed",
+        ),
+        (("--precision", "half"), "precision is 'half': "),
+    ],
+)
+@pytest.mark.skipif("torch" in sys.modules and sys.modules["torch"].cuda.is_available(), reason="there is CUDA here")
+def test_devices_and_precisions_that_cannot_be(einsearch, tmp_path: Path, words, message: str) -> None:
+    found = einsearch("rank", "monarch", "--out", tmp_path / "out", *words)
+    assert found.code == 2
+    assert message in " ".join(found.err.split())
+    assert not (tmp_path / "out").exists()

@@ -30,7 +30,7 @@ def test_three_widths_of_the_last_rung_are_checked_once_at_the_tuned_rate(monkey
     widest = max(trial.width for trial in trials)
     monkeypatch.setattr("einsearch_cli.training.proxy.coordinates.coordinates", checked)
     store, task = MemoryStore(), SPEC.open_task()
-    first, again = (check_coordinates(store, outcome.ranked, task, SPEC.optimizer) for _ in range(2))  # type: ignore[arg-type]
+    first, again = (check_coordinates(store, outcome.ranked, task, SPEC) for _ in range(2))  # type: ignore[arg-type]
     for structure in SPEC.candidates():
         tried = {r.trial.width for r in outcome.ranked if (r.trial.structure, r.trial.rung) == (structure, 1)}
         mine = [trial.width for trial in trials if trial.structure == structure]

@@ -141,3 +141,28 @@ def test_the_first_worker_of_a_process_holds_interrupts_back_too(tmp_path: Path)
     (tmp_path / "first.py").write_text(SIGNALS_OF_A_WORKER)
     found = subprocess.run([sys.executable, tmp_path / "first.py"], capture_output=True, text=True, check=True)
     assert found.stdout == "True\n"
+
+
+def test_workers_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By workers that only note where they were to train."""
+    devices: list[str] = []
+
+    class Noted(RuntimeError): ...
+
+    class Noting:
+        def __init__(self, setup: TrialSetup) -> None:
+            self.setup, self.jobs = setup, {0: job(0)}
+            devices.extend(setup.devices)
+            if len(devices) == 5:
+                raise Noted
+
+        def start(self, pack: Pack) -> None: ...
+
+        def stop(self) -> None: ...
+
+    monkeypatch.setattr("einsearch_cli.search.engines.local._Worker", Noting)
+    setup = TrialSetup("teacher", SMALL, devices=("cuda:0", "cuda:1", "cuda:2"))
+    assert LocalProcesses(setup).workers == 3, "one for each"
+    with pytest.raises(Noted), LocalProcesses(setup, 5) as engine:
+        engine.run(lambda: (job(0),), lambda _: None)
+    assert devices == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]

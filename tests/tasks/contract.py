@@ -37,6 +37,13 @@ class TaskContract:
         mixed = [next(stream) for _ in range(4) for stream in (first, second)]
         assert equal(mixed[::2], take(task, 1, 4))
 
+    def test_joint_batches_are_those_of_every_seed(self, tmp_path: Path) -> None:
+        task, seeds = self.make(tmp_path), (3, 0, 3)
+        joint = task.joint_batches(seeds, torch.device("cpu"))
+        found = [next(joint) for _ in range(12)]
+        for number, seed in enumerate(seeds):
+            assert equal([Batch(*(tensor[number] for tensor in batch)) for batch in found], take(task, seed, 12))
+
     def test_validation_is_fixed_and_even(self, tmp_path: Path) -> None:
         task = self.make(tmp_path)
         first = task.validation()

@@ -6,7 +6,7 @@ import torch
 from einsearch_cli.models import MLP, structured_linear
 from einsearch_cli.structures import parse_layer
 from einsearch_cli.training import OptimizerSettings
-from einsearch_cli.training.flat_update import ALIGNMENT, FlatLayout
+from einsearch_cli.training.flat_update import ALIGNMENT, FlatAdamW, FlatLayout, JointAdamW
 from einsearch_cli.training.groups import grouped, set_learning_rates
 from einsearch_cli.training.optimizers import find_optimizer
 
@@ -19,8 +19,9 @@ def mlp(seed: int, text: str) -> MLP:
     return MLP(16, 48, 1, depth=3, make_linear=structured_linear(parse_layer(text)), dense_input=True)
 
 
+@pytest.mark.parametrize("kind", [FlatAdamW, JointAdamW])
 @pytest.mark.parametrize("text", ["btt:r=2", "tt:r=2", "btt-moe:experts=4,top=2"])
-def test_steps_are_those_of_torch(text: str) -> None:
+def test_steps_are_those_of_torch(text: str, kind: type[FlatAdamW]) -> None:
     """Norms on both sides of the clip; every run has its own rate, decay differs between parameters."""
     settings = OptimizerSettings(clip_norm=1.0)
     models = [mlp(seed, text) for seed in range(2)]
@@ -29,8 +30,8 @@ def test_steps_are_those_of_torch(text: str) -> None:
         for model, rate in zip(models, RATES, strict=True)
     ]
     layout = FlatLayout.of(models[0], options[0])
-    flat = ADAMW.flat_steps(layout, layout.rows(models), options, settings)
-    assert flat is not None
+    betas = settings.beta1, settings.beta2
+    flat = kind(layout, layout.rows(models), options, betas=betas, clip_norm=settings.clip_norm)
     optimizers = [ADAMW.make(grouped(m, option), settings) for m, option in zip(models, options, strict=True)]
     draws = torch.Generator().manual_seed(0)
     for fraction, size in ((0.25, 0.001), (1.0, 3.0), (0.5, 0.01)):
@@ -42,10 +43,31 @@ def test_steps_are_those_of_torch(text: str) -> None:
             norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
             set_learning_rates(optimizer, fraction)
             optimizer.step()
-        assert flat.step(fraction).tolist() == pytest.approx(norms, rel=1e-6)
+        given, near = (fraction, 1e-6) if kind is FlatAdamW else (torch.tensor(fraction), 1e-5)
+        assert flat.step(given).tolist() == pytest.approx(norms, rel=1e-6)
         for run, model in enumerate(models):
             for name, value in layout.split(flat.values_RP[run]).items():
-                torch.testing.assert_close(value, model.get_parameter(name).detach(), rtol=1e-6, atol=1e-8)
+                torch.testing.assert_close(value, model.get_parameter(name).detach(), rtol=near, atol=near / 100)
+
+
+def test_a_step_everywhere_depends_on_its_tensors_alone() -> None:
+    """What a CUDA graph repeats must not depend on numbers of Python: two steps from one state are one step."""
+    models = [mlp(0, "monarch")]
+    options = [ADAMW.options(models[0], base_width=64, learning_rate=0.01, weight_decay=0.1)]
+    layout = FlatLayout.of(models[0], options[0])
+    flat = JointAdamW(layout, layout.rows(models), options, betas=(0.9, 0.95), clip_norm=1.0)
+    gradients = torch.randn_like(flat.values_RP)
+    start = [tensor.clone() for tensor in flat.state()]
+    found = []
+    for _ in range(2):
+        for tensor, values in zip(flat.state(), start, strict=True):
+            tensor.copy_(values)
+        for _ in range(3):
+            flat.gradients_RP.copy_(gradients)
+            flat.step(torch.tensor(0.5))
+        found.append([tensor.clone() for tensor in flat.state()])
+    assert all(map(torch.equal, *found))
+    assert found[0][-1].item() == 3
 
 
 def test_a_layout_holds_every_number_once_and_starts_rows_at_cache_lines() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
-from einsearch_cli.errors import SpecError
+from einsearch_cli.errors import DeviceError, SpecError
 from einsearch_cli.register import Register
 
 if TYPE_CHECKING:  # the names of engines are listed without pydantic
@@ -86,6 +86,17 @@ class Engine(ABC):
     def start_up_s(self, loading_s: float) -> float:  # noqa: ARG002
         """Seconds until all workers are there, if one process loads torch in `loading_s` seconds."""
         return 0.0
+
+    def device_here(self) -> str:
+        """What this process times steps on: the first device of the workers, or the CPU where only workers have it."""
+        from einsearch_cli.training.devices import choose_device
+
+        try:
+            return str(choose_device(self.setup.devices[0]))
+        except DeviceError:
+            if self.is_local:
+                raise
+            return "cpu"
 
     def __enter__(self) -> Self:
         return self

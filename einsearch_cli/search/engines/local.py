@@ -68,8 +68,9 @@ class LocalProcesses(Engine):
         """Such workers in a row."""
 
     def default_workers(self) -> int:
-        """One for every core."""
-        return os.cpu_count() or 1
+        """One for every core, or CUDA device."""
+        devices = self.setup.devices
+        return len(devices) if devices != ("cpu",) else os.cpu_count() or 1
 
     def start_up_s(self, loading_s: float) -> float:
         """Each worker loads torch, at most as many at once as there are cores."""
@@ -122,10 +123,15 @@ class LocalProcesses(Engine):
             if not pack:
                 break
             if not idle:
-                idle.append(_Worker(self.setup))
+                idle.append(_Worker(self._setup_of_next()))
                 self._team += idle
             idle.pop().start(pack)
         return bool(self._returned) or any(worker.jobs for worker in self._team)
+
+    def _setup_of_next(self) -> TrialSetup:
+        """With the device that the fewest workers have."""
+        taken = [device for worker in self._team for device in worker.setup.devices]
+        return replace(self.setup, devices=(min(self.setup.devices, key=taken.count),))
 
 
 def _patience_s(busy: list[_Worker]) -> float | None:

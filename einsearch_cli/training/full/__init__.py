@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from einsearch_cli.training.full.trainer import Listener as Listener, Silent as Silent, train_full as train_full
     from einsearch_cli.training.full.world import (
         World as World,
-        choose_device as choose_device,
         open_world as open_world,
     )
 else:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,7 @@ from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.full.world import World
 from einsearch_cli.training.groups import grouped
+from einsearch_cli.training.precision import autocast
 from einsearch_cli.training.sealed import Tensors, of_other_version
 from einsearch_cli.training.update import GuideStep, Update
 
@@ -104,15 +104,10 @@ class Network:
 
     def _loss(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         device = self.world.device
-        with self._autocast():
+        with autocast(self.spec.precision, device):
             logits_BTV = self._wrapped(inputs_BT.to(device, non_blocking=True))
         targets = targets_BT.to(device, non_blocking=True).flatten()
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.spec.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
 
     @contextmanager
     def _exchange(self, last: bool) -> Iterator[None]:

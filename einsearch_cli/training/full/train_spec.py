@@ -13,6 +13,7 @@ from einsearch_cli.layers.initialisation_names import Initialisation
 from einsearch_cli.models.transformer import ModelSettings, TransformerConfig
 from einsearch_cli.settings import FolderName, RuleError, Settings, Whole
 from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, find_optimizer
+from einsearch_cli.training.precision import Precision
 from einsearch_cli.training.schedule import ScheduleShape
 
 if TYPE_CHECKING:  # which loads torch
@@ -140,7 +141,7 @@ class TrainSpec(Settings):
     """Self-guided training; none unless given."""
     controls: bool = False
     """Train a guided network without guides too, once on as many tokens and once on as many training FLOPs."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """bfloat16 is autocast: products in bfloat16, weights and optimizer in float32."""
     recompute: bool = False
     """Compute activations inside blocks again in the backward pass rather than keep them (activation checkpointing)."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from einsearch_cli.errors import DeviceError
+from einsearch_cli.training.devices import choose_device
 
 
 @dataclass(frozen=True)
@@ -33,33 +33,6 @@ class World:
         flat = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(flat)
         return tuple(flat.tolist())
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` is CUDA where there is one.
-
-    Raises:
-        DeviceError: no such device here.
-
-    >>> choose_device("cpu")
-    device(type='cpu')
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"device {name!r} is no device: {str(error)[:100]}", remedy="use auto, cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {name!r}: training runs on cpu or cuda", remedy="use auto, cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
-        raise DeviceError(f"device {name!r}: {why}", remedy="use --device cpu, or install torch for CUDA")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices", remedy="use a lower number"
-        )
-    return device
 
 
 @contextmanager

@@ -43,11 +43,11 @@ class AdamW(OptimizerKind):
     def flat_steps(
         self, layout: FlatLayout, values_RP: Tensor, options: Sequence[Mapping[str, Options]], settings: UpdateSettings
     ) -> FlatAdamW:
-        """With the same kernel, called for every run and group."""
-        from einsearch_cli.training.flat_update import FlatAdamW
+        """On a CPU with the same kernel, called for every run and group; elsewhere for all of them at once."""
+        from einsearch_cli.training.flat_update import FlatAdamW, JointAdamW
 
-        betas = settings.beta1, settings.beta2
-        return FlatAdamW(layout, values_RP, options, betas=betas, clip_norm=settings.clip_norm)
+        betas, kind = (settings.beta1, settings.beta2), FlatAdamW if values_RP.is_cpu else JointAdamW
+        return kind(layout, values_RP, options, betas=betas, clip_norm=settings.clip_norm)
 
 
 register(AdamW())

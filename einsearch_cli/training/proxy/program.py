@@ -18,19 +18,20 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.fx import GraphModule
-from torch.utils.flop_counter import FlopCounterMode
+from torch.fx import Interpreter
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from einsearch_cli.data import Batch
 from einsearch_cli.layers.contractions.first_order import first_order_gradients
 from einsearch_cli.layers.memory import return_memory
 from einsearch_cli.models import StructuredNetwork
-from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.flat_update import FlatLayout
 from einsearch_cli.training.proxy.folding import FoldedAttention
-from einsearch_cli.training.proxy.recording import NotAProgramError, recorded
+from einsearch_cli.training.proxy.recording import NotAProgramError, Program, recorded
 from einsearch_cli.training.proxy.rewrites import rewritten
 
+RunLoss = Callable[[StructuredNetwork, Batch], Tensor]
+"""The loss of a network on a batch."""
 _KEPT: Final = 64
 """Programs that a process keeps: a study returns to the same networks stage after stage."""
 
@@ -49,20 +50,21 @@ class StepProgram:
 
 _programs: OrderedDict[Hashable, StepProgram] = OrderedDict()
 _rounds_alike: dict[Hashable, bool] = {}
-"""Whether runs of a pack are what they are alone, by task and network; the same for packs of any size."""
+"""Whether runs of a pack are what they are alone, by task and network; the same for packs of any size. On a GPU they are so up
+to rounding only: its products of several matrices are other kernels."""
 _TRIED: Final = 3
 """Random values at which that is tried: of 30 networks that round otherwise one value shows 26, three show 29."""
 _ROUNDS_OTHERWISE: Final = "products of several runs at once round otherwise than those of one"
 
 
 def step_program(
-    key: Hashable, task: AnyTask, model: StructuredNetwork, layout: FlatLayout, values_RP: Tensor, batch: Batch
+    key: Hashable, loss: RunLoss, model: StructuredNetwork, layout: FlatLayout, values_RP: Tensor, batch: Batch
 ) -> StepProgram:
     """The program for this key, written down if it is new; `batch` has the runs as first axis.
 
     Args:
-        key: equal for equal tasks and networks.
-        task: whose loss it is.
+        key: equal for equal losses and networks.
+        loss: of a network and a batch, a scalar.
         model: the network; its own parameters take no part.
         layout: of a row of the values.
         values_RP: the parameters of every run.
@@ -74,12 +76,12 @@ def step_program(
     """
     runs, name = len(values_RP), key
     key = (key, layout, *(tensor.shape[1:] for tensor in batch), values_RP.device, torch.get_num_threads())
-    if not _rounds_alike.get(key, True):
+    if runs > 1 and not _rounds_alike.get(key, True):
         raise NotAProgramError(_ROUNDS_OTHERWISE)
     if (key, runs) not in _programs:
-        program = _step_program(task, model, layout, values_RP, batch)
-        if runs > 1 and key not in _rounds_alike:
-            alone = step_program(name, task, model, layout, values_RP[1:2], _only(batch, 1))
+        program = _step_program(loss, model, layout, values_RP, batch)
+        if runs > 1 and key not in _rounds_alike and values_RP.is_cpu:
+            alone = step_program(name, loss, model, layout, values_RP[1:2], _only(batch, 1))
             _rounds_alike[key] = _is_alike(program, alone, values_RP, batch)
             if not _rounds_alike[key]:
                 raise NotAProgramError(_ROUNDS_OTHERWISE)
@@ -111,7 +113,7 @@ def _only(batch: Batch, run: int) -> Batch:
     return Batch(*(tensor[run : run + 1].clone() for tensor in batch))
 
 
-def written_down(function: Callable[..., Any], *inputs: Tensor) -> GraphModule:
+def written_down(function: Callable[..., Any], *inputs: Tensor) -> Program:
     """The program of a function of batched runs that takes gradients of first order.
 
     Raises:
@@ -121,25 +123,25 @@ def written_down(function: Callable[..., Any], *inputs: Tensor) -> GraphModule:
         return rewritten(recorded(function, *inputs))
 
 
-class _Loss(nn.Module):
-    """The loss of a task as a module, so that `functional_call` reaches the network inside."""
+class _LossModule(nn.Module):
+    """The loss as a module, so that `functional_call` reaches the network inside."""
 
-    def __init__(self, task: AnyTask, model: StructuredNetwork) -> None:
+    def __init__(self, loss: RunLoss, model: StructuredNetwork) -> None:
         super().__init__()
-        self.task, self.model = task, model
+        self.loss, self.model = loss, model
 
     def forward(self, *batch: Tensor) -> Tensor:
-        return self.task.loss(self.model, Batch(*batch))
+        return self.loss(self.model, Batch(*batch))
 
 
 def _step_program(
-    task: AnyTask, model: StructuredNetwork, layout: FlatLayout, values_RP: Tensor, batch: Batch
+    loss: RunLoss, model: StructuredNetwork, layout: FlatLayout, values_RP: Tensor, batch: Batch
 ) -> StepProgram:
-    loss = _Loss(task, model)
+    module = _LossModule(loss, model)
 
     def loss_of_run(row_P: Tensor, *batch: Tensor) -> Tensor:
         parameters = {f"model.{name}": value for name, value in layout.split(row_P).items()}
-        found: Tensor = functional_call(loss, parameters, batch)
+        found: Tensor = functional_call(module, parameters, batch)
         return found
 
     def step(values_RP: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,11 +152,31 @@ def _step_program(
         return losses_R.detach(), gradients_RP
 
     program = written_down(step, values_RP, *batch)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        program(values_RP, *batch)
+    counter = _ProductCounter(program)
+    with torch.no_grad():
+        counter.run(values_RP, *batch)
     has_attention = any("attention" in str(node.target) for node in program.graph.nodes)
-    flops = product_flops(counter) // len(values_RP)
-    return StepProgram(without_python(program, values_RP, *batch), flops, has_attention)
+    flops = counter.flops // len(values_RP)
+    compute = without_python(program, values_RP, *batch) if values_RP.is_cpu else program.compiled()
+    return StepProgram(compute, flops, has_attention)
+
+
+class _ProductCounter(Interpreter):
+    """Counts the FLOPs of matrix products, without attention, as `product_flops` of torch's counter does.
+
+    Torch's own imports the compiler, which takes a second.
+    """
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program, graph=program.graph)
+        self.flops = 0
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        result = super().call_function(target, args, kwargs)
+        formula = flop_registry.get(getattr(target, "overloadpacket", None))
+        if formula is not None and "attention" not in str(target):
+            self.flops += formula(*args, **kwargs, out_val=result)
+        return result
 
 
 def product_flops(counter: FlopCounterMode) -> int:
@@ -163,7 +185,7 @@ def product_flops(counter: FlopCounterMode) -> int:
     return sum(flops for operation, flops in counts.items() if "attention" not in str(operation))
 
 
-def without_python(program: GraphModule, *inputs: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+def without_python(program: Program, *inputs: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
     """The program run by torch's own interpreter: 0.7 ms of 2.3 less for 250 operations, and the same to the last bit.
 
     It takes no list of booleans, as the gradient of LayerNorm has; then, and where torch no longer has that interpreter,
@@ -174,4 +196,4 @@ def without_python(program: GraphModule, *inputs: Tensor) -> Callable[..., tuple
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.trace(program, inputs, check_trace=False)  # type: ignore[no-any-return]
     except (RuntimeError, AttributeError):
-        return program.forward
+        return program.compiled()

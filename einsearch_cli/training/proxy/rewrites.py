@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
+
+from einsearch_cli.training.proxy.recording import Program
 
 aten = torch.ops.aten
 
@@ -21,7 +23,7 @@ _RESHAPES = {aten.view.default, aten._unsafe_view.default}
 _MAYBE_SAME = {*_RESHAPES, aten.expand.default, aten.permute.default, aten.transpose.int}
 
 
-def rewritten(program: GraphModule) -> GraphModule:
+def rewritten(program: Program) -> Program:
     """The program with all rewrites, without the values of its nodes.
 
     One that writes into its own tensors stays as it is, except for what nobody reads.
@@ -41,7 +43,6 @@ def rewritten(program: GraphModule) -> GraphModule:
     graph.eliminate_dead_code()
     for node in graph.nodes:
         node.meta.clear()  # values of the step that was recorded
-    program.recompile()
     return program
 
 
@@ -65,7 +66,7 @@ def _replace(node: Node, other: Node) -> None:
     node.graph.erase_node(node)
 
 
-def _fold_constants(program: GraphModule) -> None:
+def _fold_constants(program: Program) -> None:
     """Compute once what no input takes part in."""
     known: dict[Node, Any] = {}
     for node in list(program.graph.nodes):
@@ -131,6 +132,7 @@ def _add_biases(graph: Graph) -> None:
             if not (isinstance(bias, Node) and isinstance(product, Node) and len(node.args) == 2 and not node.kwargs):
                 continue
             is_row = _value(bias).ndim == 3 and _value(bias).shape[1] == 1
+            is_row = is_row and _value(bias).dtype == _value(product).dtype
             if product.target is aten.bmm.default and len(product.users) == 1 and is_row and bias is not product:
                 node.target, node.args = aten.baddbmm.default, (bias, *product.args)
                 break

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.structures import RoutingStatistics
-from einsearch_cli.training.proxy.cost import RunCost
+from einsearch_cli.training.proxy.cost import RunCost, run_cost
 from einsearch_cli.training.proxy.keeping import RunProgress, StateKeeper
 from einsearch_cli.training.proxy.packing import packs_of, trains_as_program
 from einsearch_cli.training.proxy.recording import NotAProgramError
 from einsearch_cli.training.proxy.run_settings import ProxyRun, RunOutcome
 from einsearch_cli.training.proxy.trainer import PackTrainer, SingleTrainer, Trainer
 from einsearch_cli.training.schedule import validation_marks
+
+_FILLED: Final = 0.8
+"""Share of a GPU's free memory that a pack may take by its estimate."""
+_ROUGH_BYTES: Final = 80
+"""For each parameter and each result of a product: twenty numbers, gradients, moments and copies among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class StepDone:
     loss: float
     """Training loss before the step."""
     routing: Callable[[], tuple[RoutingStatistics, ...]]
-    """What the routers did with the batch of the step; computed when called, before the next step only."""
+    """What the routers did with the latest batch; computed when called, before the next step only."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,8 @@ def train_pack(
     runs[0].task.prepare()
     states = [None if keeper is None else keeper.read(number) for number in range(len(runs))]
     for numbers in _equally_far(states):
-        _train_at_once(runs, numbers, on_progress, on_end, states, keeper)
+        for part in _parts_that_fit(runs, numbers):
+            _train_at_once(runs, part, on_progress, on_end, states, keeper)
 
 
 def _equally_far(states: Sequence[RunProgress | None]) -> list[list[int]]:
@@ -110,6 +119,30 @@ def _equally_far(states: Sequence[RunProgress | None]) -> list[list[int]]:
     for number, state in enumerate(states):
         groups.setdefault(0 if state is None else state["trainer"]["done"], []).append(number)
     return list(groups.values())
+
+
+def _parts_that_fit(runs: Sequence[ProxyRun], numbers: list[int]) -> list[list[int]]:
+    """Parts of equal size that the memory of a GPU suffices for; on a CPU all at once.
+
+    A step of one run is tried where a rough estimate does not rule out that memory is short: trying takes a second.
+    """
+    run = runs[numbers[0]]
+    device = torch.device(run.device)
+    if device.type == "cpu" or len(numbers) == 1:
+        return [numbers]
+    cost = run_cost(run)
+    free, _ = torch.cuda.mem_get_info(device)
+    activations = cost.total_flops_per_step / (6 * run.width)  # results of all products, as each took their width
+    if len(numbers) * _ROUGH_BYTES * (cost.params + activations) < _FILLED * free:
+        return [numbers]
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    with suppress(NotAProgramError):
+        PackTrainer([run]).step()
+    needed = max(1, torch.cuda.max_memory_allocated(device) - before)
+    torch.cuda.empty_cache()
+    parts = math.ceil(len(numbers) / max(1, int(_FILLED * free / needed)))
+    return [numbers[start::parts] for start in range(parts)]
 
 
 def _train_at_once(
@@ -137,7 +170,7 @@ def _left_in_parts(
     started_s, going = time.perf_counter(), list(numbers)
     first, *others = numbers
     try:
-        trainer = PackTrainer([runs[number] for number in numbers]) if others else _trainer_of(runs[first])
+        trainer = PackTrainer([runs[number] for number in numbers]) if others else trainer_of(runs[first])
         progress = _Progress(trainer, started_s, numbers, on_progress, on_end, keeper)
         going = progress.going
         progress.go(states)
@@ -156,7 +189,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _trainer_of(run: ProxyRun) -> Trainer:
+def trainer_of(run: ProxyRun) -> Trainer:
     """A program for one run that has one, else its network's own passes."""
     if trains_as_program(run):
         with suppress(NotAProgramError):
@@ -183,25 +216,41 @@ class _Progress:
         self.curves: list[list[tuple[float, float]]] = [[] for _ in trainer.runs]
         self.going = list(names)
         """Numbers of the runs that have not ended."""
+        self.unread: list[Tensor] = []
+        """Losses of the latest steps that nobody has looked at."""
 
     def go(self, states: Sequence[RunProgress | None]) -> None:
         """Train to the end, from these states of all runs of the pack, by name."""
         self._go_on_from([state for name in self.names if (state := states[name]) is not None])
         steps = self.trainer.cost.steps
         while self.going and self.trainer.done < steps:
-            losses, step = self.trainer.step(), self.trainer.done
-            for place, loss in self._still_going(losses):
-                if self._is_finite(place, loss, "training") and self.on_progress is not None:
-                    self.on_progress(self.names[place], StepDone(step, steps, loss, self.trainer.routing))
+            self.unread.append(self.trainer.advance())
+            step = self.trainer.done
+            if step in self.marks or len(self.unread) == self.trainer.most_unread:
+                self._read()
             if step in self.marks:
-                for place, _ in self._still_going(losses):
+                for place in self._places():
                     self._validate(place)
             if self.keeper is not None and self.keeper.is_due and step < steps:
+                self._read()
                 self._save(self.keeper)
 
-    def _still_going(self, losses: Sequence[float]) -> list[tuple[int, float]]:
-        """Places in the trainer, and losses there, of runs that have not ended."""
-        return [(place, loss) for place, loss in enumerate(losses) if self.names[place] in self.going]
+    def _read(self) -> None:
+        """Look at the losses of the latest steps, if any are unread; the device is waited for."""
+        if not self.unread:
+            return
+        losses_SR: list[list[float]] = torch.stack(self.unread).tolist()
+        first, steps = self.trainer.done - len(self.unread) + 1, self.trainer.cost.steps
+        self.unread.clear()
+        for step, losses_R in enumerate(losses_SR, first):
+            for place in self._places():
+                is_finite = self._is_finite(place, losses_R[place], "training", step)
+                if is_finite and self.on_progress is not None:
+                    self.on_progress(self.names[place], StepDone(step, steps, losses_R[place], self.trainer.routing))
+
+    def _places(self) -> list[int]:
+        """Places in the trainer of runs that have not ended."""
+        return [place for place, name in enumerate(self.names) if name in self.going]
 
     def _go_on_from(self, states: Sequence[RunProgress]) -> None:
         if not states:
@@ -223,16 +272,16 @@ class _Progress:
     def _validate(self, place: int) -> None:
         """Add a point to the curve of a run; the last one is its end."""
         cost, step, loss = self.trainer.cost, self.trainer.done, self.trainer.validate(place)
-        if not self._is_finite(place, loss, "validation"):
+        if not self._is_finite(place, loss, "validation", step):
             return
         self.curves[place].append((float(step * cost.train_flops_per_step), loss))
         if step == cost.steps:
             self._end(place, self._outcome(place))
 
-    def _is_finite(self, place: int, loss: float, kind: str) -> bool:
+    def _is_finite(self, place: int, loss: float, kind: str, step: int) -> bool:
         """Whether the run goes on; one that has diverged ends."""
         try:
-            self.trainer.courses[place].finite(loss, kind, self.trainer.done)
+            self.trainer.courses[place].finite(loss, kind, step)
         except DivergedError as error:
             self.trainer.stop(place)
             self._end(place, error)
@@ -268,9 +317,9 @@ def probe(run: ProxyRun, steps: int = 5, pack: int = 1) -> RunSpeed:
         pack: runs that may train at once; with more than one, such a pack is timed too.
     """
     run.task.prepare()
-    _trainer_of(run)  # writes the program down, which later runs of the same network spare
+    trainer_of(run)  # writes the program down, which later runs of the same network spare
     started_s = time.perf_counter()
-    trainer = _trainer_of(run)
+    trainer = trainer_of(run)
     setup_s = time.perf_counter() - started_s
     step_s = _step_seconds(trainer, steps)
     started_s = time.perf_counter()
@@ -290,6 +339,6 @@ def _step_seconds(trainer: Trainer, steps: int) -> float:
     times_s: list[float] = []
     for _ in range(steps + 2):
         started_s = time.perf_counter()
-        trainer.step()
+        trainer.step()  # a GPU is waited for
         times_s.append(time.perf_counter() - started_s)
     return statistics.median(times_s[2:])

@@ -10,6 +10,7 @@ from einsearch_cli.settings import Whole
 from einsearch_cli.structures import AUXILIARY_WEIGHT, LayerSpec, RoutingStatistics
 from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.optimizers import UpdateSettings
+from einsearch_cli.training.precision import Precision
 
 
 class OptimizerSettings(UpdateSettings):
@@ -52,6 +53,12 @@ class ProxyRun:
 
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """Learning rate, schedule and clipping."""
+
+    precision: Precision = "float32"
+    """bfloat16 is autocast: products in bfloat16, weights and optimizer in float32."""
+
+    device: str = "cpu"
+    """Where it is trained, in torch's words. Starts and data are equal everywhere, losses up to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,9 @@ from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.flat_update import FlatLayout
 from einsearch_cli.training.groups import Options, grouped
 from einsearch_cli.training.optimizers import find_optimizer
+from einsearch_cli.training.precision import autocast
 from einsearch_cli.training.proxy.cost import cost_of
+from einsearch_cli.training.proxy.graphs import StepGraph
 from einsearch_cli.training.proxy.packing import fix_routes
 from einsearch_cli.training.proxy.program import product_flops, step_program
 from einsearch_cli.training.proxy.run_settings import ProxyRun
@@ -42,6 +44,7 @@ class Trainer(ABC):
         self.runs = tuple(runs)
         first = runs[0]
         self.task, self.settings = first.task, first.optimizer
+        self.device, self.precision = torch.device(first.device), first.precision
         self.learning_rates = tuple(_learning_rate(run) for run in runs)
         self.models = [_start(run) for run in runs]
         self.cost = cost_of(first, self.models[0].count())
@@ -53,14 +56,20 @@ class Trainer(ABC):
             )
             for run, rate in zip(runs, self.learning_rates, strict=True)
         )
-        self.batches: list[Iterator[Batch]] = [run.task.batches(run.seed) for run in runs]
-        self.held_out: tuple[Batch, ...] = self.task.validation()
+        self.batches: Iterator[Batch] = self.task.joint_batches([run.seed for run in runs], self.device)
+        """Batches with the runs as first axis."""
+        self.held_out = tuple(Batch(*(tensor.to(self.device) for tensor in batch)) for batch in self.task.validation())
         self.done = 0
         """Steps taken."""
 
     @abstractmethod
+    def advance(self) -> Tensor:
+        """One optimizer update of every run; gives the training losses before it, for which nothing has waited yet."""
+
     def step(self) -> list[float]:
         """One optimizer update of every run; gives the training losses before it."""
+        losses: list[float] = self.advance().tolist()
+        return losses
 
     @abstractmethod
     def validate(self, number: int) -> float:
@@ -94,9 +103,14 @@ class Trainer(ABC):
         [done] = {state["done"] for state in states}
         for number, state in enumerate(states):
             self._load_update_state(number, state)
-            for _ in range(done):
-                next(self.batches[number])
+        for _ in range(done):
+            next(self.batches)
         self.done = done
+
+    @property
+    def most_unread(self) -> int:
+        """Steps whose losses may be looked at together: a GPU runs ahead of this process, which waits for it now and then."""
+        return 1 if self.device.type == "cpu" else 50
 
     def _fraction(self) -> float:
         return lr_fraction(self.done, self.cost.steps, warmup=self.settings.warmup, final=self.settings.final)
@@ -113,10 +127,14 @@ class Trainer(ABC):
         """Torch's counter misses attention on a CPU; the network's own formula has it."""
         return products + self.models[0].training_flops_per_token().attention * self.task.tokens_per_batch
 
+    def _loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
+        with autocast(self.precision, self.device):
+            return self.task.loss(model, batch)
+
     @torch.no_grad()
     def _held_out_loss(self, model: StructuredNetwork) -> float:
         model.eval()
-        losses = [self.task.loss(model, batch).item() for batch in self.held_out]
+        losses = [self._loss(model, batch).item() for batch in self.held_out]
         model.train()
         return statistics.fmean(losses)
 
@@ -144,23 +162,24 @@ class SingleTrainer(Trainer):
             self._gradients_P = self._flat.gradients_RP[0, : sum(layout.sizes[:-1])]
         self._executed_flops = 0
 
-    def step(self) -> list[float]:
+    def advance(self) -> Tensor:
         """One optimizer update; torch's counter of FLOPs watches the first one."""
         counter = None if self.done else FlopCounterMode(display=False)
         advance = self._usual_step if self._flat is None else self._flat_step
-        loss = advance(next(self.batches[0]), self._fraction(), _UNWATCHED if counter is None else counter)
+        batch = Batch(*(tensor[0] for tensor in next(self.batches)))
+        loss = advance(batch, self._fraction(), _UNWATCHED if counter is None else counter)
         if counter is not None:
             self._executed_flops = self._with_attention(product_flops(counter))
         self.done += 1
-        return [loss.item()]
+        return loss[None]
 
     def _usual_step(self, batch: Batch, fraction: float, watch: AbstractContextManager[object]) -> Tensor:
-        return self._update.step([lambda: self.task.loss(self.model, batch)], fraction, watch=watch)[0]
+        return self._update.step([lambda: self._loss(self.model, batch)], fraction, watch=watch)[0]
 
     def _flat_step(self, batch: Batch, fraction: float, watch: AbstractContextManager[object]) -> Tensor:
         assert self._flat is not None
         with watch, self.auxiliary:
-            loss = self.task.loss(self.model, batch)
+            loss = self._loss(self.model, batch)
             gradients = torch.autograd.grad(loss + self.auxiliary.loss(), self._parameters)
         torch.cat([gradient.flatten() for gradient in gradients], out=self._gradients_P)
         self._flat.step(fraction)
@@ -216,25 +235,35 @@ class PackTrainer(Trainer):
         assert update is not None  # `trains_as_program`
         self._update = update
         first = runs[0]
+        example = next(self.task.joint_batches([run.seed for run in runs], self.device))
         self._program = step_program(
-            (type(self.task), self.task.settings.model_dump_json(), str(first.structure), first.width),
-            self.task,
+            (type(self.task), self.task.settings.model_dump_json(), str(first.structure), first.width, self.precision),
+            self._loss,
             self.models[0],
             self._layout,
             values_RP,
-            stacked([next(run.task.batches(run.seed)) for run in runs]),
+            example,
         )
+        self._graph: StepGraph | None = None
 
     @torch.no_grad()
-    def step(self) -> list[float]:
-        """One optimizer update of every run."""
-        batch = stacked([next(batches) for batches in self.batches])
+    def advance(self) -> Tensor:
+        """One optimizer update of every run; on a GPU as a CUDA graph."""
+        batch = next(self.batches)
+        if self.device.type == "cpu":
+            losses_R = self._step(self._fraction(), *batch)
+        else:
+            if self._graph is None:
+                self._graph = StepGraph(self._step, self._update.state(), batch)
+            losses_R = self._graph.run(self._fraction(), batch)
+        self.done += 1
+        return losses_R
+
+    def _step(self, fraction: float | Tensor, *batch: Tensor) -> Tensor:
         losses_R, gradients_RP = self._program.compute(self._update.values_RP, *batch)
         self._update.gradients_RP.copy_(gradients_RP)
-        self._update.step(self._fraction())
-        self.done += 1
-        losses: list[float] = losses_R.tolist()
-        return losses
+        self._update.step(fraction)
+        return losses_R
 
     def validate(self, number: int) -> float:
         """Mean loss of a run over the held-out batches, by the network's own passes."""
@@ -258,11 +287,6 @@ class PackTrainer(Trainer):
         self._update.load_run_state(number, state["update"])
 
 
-def stacked(batches: Sequence[Batch]) -> Batch:
-    """Batches of several runs as one, with the runs as first axis."""
-    return Batch(*(torch.stack(tensors) for tensors in zip(*batches, strict=True)))
-
-
 def _learning_rate(run: ProxyRun) -> float:
     given = run.optimizer.learning_rate
     return float(run.task.settings.learning_rate if given is None else given)
@@ -272,4 +296,4 @@ def _start(run: ProxyRun) -> StructuredNetwork:
     """The network of a run before its first step."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        return run.task.build_model(run.structure, run.width)
+        return run.task.build_model(run.structure, run.width).to(run.device)

@@ -131,6 +131,55 @@ def test_a_run_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     assert [same(together[n], train(expected[n])) for n in (0, 2)] == [True, True]
 
 
+def test_losses_that_are_read_late_are_those_of_their_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, which is some steps ahead of the process that looks at its losses."""
+
+    def ends_and_steps() -> tuple[list[RunOutcome | DivergedError], list[tuple[int, int, float]]]:
+        steps: list[tuple[int, int, float]] = []
+        runs = several(Spoiled(small_teacher(tmp_path).settings, tmp_path), "monarch")
+        ends: dict[int, RunOutcome | DivergedError] = {}
+        train_pack(runs, lambda number, done: steps.append((number, done.step, done.loss)), ends.__setitem__)
+        return [ends[number] for number in range(3)], steps
+
+    ends, steps = ends_and_steps()
+    calls: list[int] = []
+    read = run_module._Progress._read
+    monkeypatch.setattr(
+        run_module._Progress, "_read", lambda progress: (calls.append(progress.trainer.done), read(progress))
+    )
+    monkeypatch.setattr(Trainer, "most_unread", 6)
+    late_ends, late_steps = ends_and_steps()
+    assert calls == [6, 8, 14, 17, 23, 25], "after six steps, and before every validation"
+    assert all(map(same, ends, late_ends))
+    assert late_steps == steps
+    assert "at step 7 of 25" in str(late_ends[1])
+
+
+def test_packs_are_as_large_as_the_memory_of_a_gpu_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run needs 3 GB, and 80% of 10 GB may be taken: 5 runs train in three parts."""
+
+    class OneStep:
+        def __init__(self, runs: Sequence[ProxyRun]) -> None:
+            assert len(runs) == 1
+
+        def step(self) -> None: ...
+
+    monkeypatch.setattr(run_module, "PackTrainer", OneStep)
+    for name, value in (
+        ("memory_allocated", 1 << 30),
+        ("max_memory_allocated", 4 << 30),
+        ("mem_get_info", (10 << 30, 0)),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    run = run_of(open_task("teacher"), width=32)
+    runs = [replace(run, seed=seed, device="cuda") for seed in range(5)]
+    assert run_module._parts_that_fit(runs, [0, 1, 2, 3, 4]) == [[0, 1, 2, 3, 4]], "so small that nothing is tried"
+    monkeypatch.setattr(run_module, "_ROUGH_BYTES", 1e9)
+    assert run_module._parts_that_fit(runs, [0, 1, 2, 3, 4]) == [[0, 3], [1, 4], [2]]
+    assert run_module._parts_that_fit([run] * 5, [0, 1, 2, 3, 4]) == [[0, 1, 2, 3, 4]], "a CPU takes all"
+
+
 def test_a_validation_loss_that_is_not_finite_ends_its_run_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,13 +247,15 @@ def test_a_trainer_goes_on_from_a_state(tmp_path: Path, structure: str, optimize
 
 
 def test_which_runs_train_as_a_program(tmp_path: Path) -> None:
-    """With 128 samples a step, up to width 512; neither experts nor another optimizer."""
+    """With 128 samples a step, up to width 1024; neither experts nor another optimizer."""
     task = small_teacher(tmp_path)
-    assert trains_as_program(run_of(task, "monarch", width=512))
-    assert not trains_as_program(run_of(task, "monarch", width=513))
+    assert trains_as_program(run_of(task, "monarch", width=1024))
+    assert not trains_as_program(run_of(task, "monarch", width=1025))
     assert not trains_as_program(run_of(task, "dense-moe:experts=4,top=2", width=32))
     assert not trains_as_program(run_of(task, "monarch", width=32, name="muon"))
-    narrow, wide = ([run_of(task, width=width, seed=seed) for seed in range(3)] for width in (32, 1024))
+    assert trains_as_program(replace(run_of(task, "monarch", width=1025), device="cuda"))
+    assert packs_of([replace(run_of(task, width=1026, seed=seed), device="cuda") for seed in range(3)]) == [[0, 1, 2]]
+    narrow, wide = ([run_of(task, width=width, seed=seed) for seed in range(3)] for width in (32, 1028))
     assert packs_of(narrow) == [[0, 1, 2]]
     assert packs_of(wide) == [[0], [1], [2]]
 
@@ -244,16 +295,16 @@ def test_a_pack_that_memory_does_not_suffice_for_is_halved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Memory for two runs: of three, one and two begin again; a run that has diverged before does not."""
-    step, sizes = PackTrainer.step, list[int]()
+    advance, sizes = PackTrainer.advance, list[int]()
 
-    def scarce(trainer: PackTrainer) -> list[float]:
+    def scarce(trainer: PackTrainer) -> Tensor:
         if trainer.done == 8:
             sizes.append(len(trainer.runs))
             if len(trainer.runs) > 2:
                 raise error
-        return step(trainer)
+        return advance(trainer)
 
-    monkeypatch.setattr(PackTrainer, "step", scarce)
+    monkeypatch.setattr(PackTrainer, "advance", scarce)
     sound = small_teacher(tmp_path)
     for task, expected in ((sound, [3, 1, 2]), (Spoiled(sound.settings, tmp_path), [3, 1, 1])):
         sizes.clear()
@@ -264,10 +315,10 @@ def test_a_pack_that_memory_does_not_suffice_for_is_halved(
 
 
 def test_a_single_run_that_memory_does_not_suffice_for_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def scarce(_: PackTrainer) -> list[float]:
+    def scarce(_: PackTrainer) -> Tensor:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(PackTrainer, "step", scarce)
+    monkeypatch.setattr(PackTrainer, "advance", scarce)
     with pytest.raises(torch.OutOfMemoryError):
         trained(several(small_teacher(tmp_path), "dense")[:1])
 
@@ -275,11 +326,11 @@ def test_a_single_run_that_memory_does_not_suffice_for_fails(tmp_path: Path, mon
 def test_an_error_that_is_not_of_memory_halves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
 
-    def broken(trainer: PackTrainer) -> list[float]:
+    def broken(trainer: PackTrainer) -> Tensor:
         tried.append(len(trainer.runs))
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(PackTrainer, "step", broken)
+    monkeypatch.setattr(PackTrainer, "advance", broken)
     with pytest.raises(RuntimeError, match="broken"):
         trained(several(small_teacher(tmp_path), "dense"))
     assert tried == [3]

@@ -54,7 +54,7 @@ class RayOptions(EngineOptions):
 
 @register
 class RayTasks(Engine):
-    """A Ray task for every pack, with one core each.
+    """A Ray task for every pack, with one core each, and a GPU with `--device cuda`.
 
     A process of its own talks to Ray, which ends the process that it is used in when the cluster is lost, and prints there.
     """
@@ -72,14 +72,19 @@ class RayTasks(Engine):
         return self.options.address
 
     def default_workers(self) -> int:
-        """All cores of the cluster, which is asked; or of this machine."""
-        if self.address is None:
+        """All cores, or GPUs, of the cluster, which is asked; or the cores of this machine."""
+        if self.address is None and not self._gpus:
             return os.cpu_count() or 1
-        bridge = _Bridge(Connect(self.address, None, None))
+        bridge = _Bridge(Connect(self.address, None, None, self._gpus))
         try:
-            return bridge.cores
+            return bridge.tasks
         finally:
             bridge.stop()
+
+    @property
+    def _gpus(self) -> int:
+        """That a task needs."""
+        return int(self.setup.devices[0].startswith("cuda"))
 
     def start_up_s(self, loading_s: float) -> float:
         """Ray starts or is connected to, then each worker loads torch."""
@@ -90,7 +95,7 @@ class RayTasks(Engine):
     def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
         """Run packs until none are left."""
         if self._bridge is None:
-            self._bridge = _Bridge(Connect(self.address, self.workers, pack_up(self.setup)))
+            self._bridge = _Bridge(Connect(self.address, self.workers, pack_up(self.setup), self._gpus))
         running: dict[int, dict[int, Job]] = {}
         while True:
             while len(running) < self.workers and (pack := next_pack()):
@@ -147,7 +152,7 @@ class _Bridge:
                 raise self._unreachable("no answer")
             answer = self.answer()
             assert isinstance(answer, Connected)
-            self.cores = answer.cores
+            self.tasks = answer.tasks
         except BaseException:
             self.stop()
             raise

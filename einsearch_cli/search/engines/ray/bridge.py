@@ -49,8 +49,13 @@ class Bridge:
             self._send(Refused(_unreachable(connect, error)))
             return
         self._shipment = connect.shipment
-        self._task = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(train_pack)
-        self._send(Connected(max(1, int(ray.cluster_resources().get("CPU", 1)))))
+        needs = {"num_cpus": 1, "num_gpus": connect.gpus, "max_retries": 0, "num_returns": "streaming"}
+        self._task = ray.remote(**needs)(train_pack)
+        tasks = int(ray.cluster_resources().get("GPU" if connect.gpus else "CPU", 0))
+        if connect.gpus and not tasks:
+            self._send(Refused(StudyError("no node of the Ray cluster has a GPU", remedy="--device cpu")))
+            return
+        self._send(Connected(max(1, tasks)))
         while True:
             train: Train = self._pipe.recv()
             threading.Thread(target=self._follow, args=(train,), daemon=True).start()

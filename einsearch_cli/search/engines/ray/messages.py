@@ -19,13 +19,16 @@ class Connect:
     """Cores of one that is started."""
     shipment: Shipment | None
     """What runs need; None where only the cores are counted."""
+    gpus: int = 0
+    """That a task needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
     """The cluster is there."""
 
-    cores: int
+    tasks: int
+    """That it has room for at once."""
 
 
 @dataclass(frozen=True, slots=True)

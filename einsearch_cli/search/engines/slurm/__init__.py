@@ -173,7 +173,8 @@ class SlurmWorkers(Engine):
             raise write_error(f"shared folder {root}", error) from error
         lease_s = _seconds(self.chosen.lease)
         arguments = (str(root), self.chosen.cores, lease_s / _BEATS_PER_LEASE, 2 * lease_s)
-        self._team = Team(_executor(self.chosen, root), arguments, side.has_come)
+        gpus = max(self.chosen.gpus, int(self.setup.devices[0].startswith("cuda")))
+        self._team = Team(_executor(self.chosen, root, gpus), arguments, side.has_come)
         self._over = threading.Event()
         self._beating = threading.Thread(target=_beat, args=(side, lease_s / _BEATS_PER_LEASE, self._over), daemon=True)
         self._beating.start()
@@ -201,7 +202,7 @@ def _refuse_folder_of_others(folder: Path) -> None:
         )
 
 
-def _executor(chosen: SlurmOptions, root: Path) -> Any:
+def _executor(chosen: SlurmOptions, root: Path, gpus: int) -> Any:
     import submitit
 
     executor = submitit.AutoExecutor(root / "tasks", cluster=chosen.executor)
@@ -209,7 +210,7 @@ def _executor(chosen: SlurmOptions, root: Path) -> Any:
         name="einsearch",
         timeout_min=max(1, math.ceil(_seconds(chosen.time) / 60)),
         cpus_per_task=chosen.cores,
-        gpus_per_node=chosen.gpus,
+        gpus_per_node=gpus,
     )
     given = {"partition": chosen.partition, "account": chosen.account, "qos": chosen.qos, "mem": chosen.memory}
     executor.update_parameters(**{f"slurm_{key}": value for key, value in given.items() if value is not None})

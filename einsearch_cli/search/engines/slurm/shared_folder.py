@@ -164,7 +164,12 @@ class WorkerSide:
         document = _read(self.root / "shipment.json")
         setup = document["setup"]
         plugins, data = (tuple(ShippedFile(**file) for file in document[name]) for name in ("plugins", "data"))
-        return Shipment(TrialSetup(**setup | {"plugins": tuple(setup["plugins"])}), plugins, data, document["versions"])
+        return Shipment(
+            TrialSetup(**setup | {name: tuple(setup[name]) for name in ("plugins", "devices")}),
+            plugins,
+            data,
+            document["versions"],
+        )
 
     def take(self) -> Pack:
         """A pack that waits; an empty one if none does."""

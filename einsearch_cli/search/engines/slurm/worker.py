@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -105,7 +106,12 @@ def _train(side: WorkerSide, cores: int) -> None:
         side.tell(event)
 
     pause_s = LOOK_S
-    with LocalProcesses(unpack(side.shipment(), _fetch), cores) as engine:
+    setup = unpack(side.shipment(), _fetch)
+    if setup.devices != ("cpu",):
+        from einsearch_cli.training.devices import choose_devices
+
+        setup = replace(setup, devices=choose_devices(setup.devices[0]))
+    with LocalProcesses(setup, cores) as engine:
         while True:
             before_s = time.monotonic()
             engine.run(next_pack, tell)
