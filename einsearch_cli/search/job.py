@@ -17,6 +17,7 @@ from einsearch_cli.plugins import load_plugins, loaded_plugins
 from einsearch_cli.search.run_folders import run_folder
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.structures.record import Record
+from einsearch_cli.training.precision import Precision
 from einsearch_cli.training.proxy.trial import Status, Trial, TrialResult, failed_result
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class TrialSetup:
     """Settings of the task."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """Fields of `OptimizerSettings`."""
-    precision: str = "float32"
+    precision: Precision = "float32"
     """In which numbers products are taken."""
     devices: tuple[str, ...] = ("cpu",)
     """Where workers train, in turn; `auto` is CUDA where a worker has it."""
