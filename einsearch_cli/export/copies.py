@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE
-from einsearch_cli.layers.contractions.contraction import contract
-from einsearch_cli.layers.contractions.rms_scale import scale_value
+from einsearch_cli.layers.execution.reference import contract
+from einsearch_cli.layers.execution.scaling import reference_scaled_last
 from einsearch_cli.models.transformer import Transformer
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -41,7 +41,7 @@ class ServingLinear(nn.Module):
         super().__init__()
         self.plan, self.in_features, self.out_features = layer.plan, layer.in_features, layer.out_features
         factors = [layer.factors[step.factor].detach().clone() for step in layer.plan.steps]
-        factors[-1] *= scale_value(layer.gain, factors, [role.init_std for role in layer.plan.roles])
+        factors[-1] = reference_scaled_last(layer.gain, factors, [role.init_std for role in layer.plan.roles])
         self.factors = nn.ParameterList(nn.Parameter(factor, requires_grad=False) for factor in factors)
         bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         self.register_parameter("bias", bias)

@@ -12,14 +12,12 @@ from torch.nn import functional
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast, cast_dtype, without_autocast
 from einsearch_cli.layers.computed_weight import BuffersWithoutWeight, WithoutWeight, computed_weight, refuse_write
-from einsearch_cli.layers.contractions.contraction import contract
-from einsearch_cli.layers.contractions.first_order import is_first_order, scaled_last_once
-from einsearch_cli.layers.contractions.inference import KeptWeights, Merging
-from einsearch_cli.layers.contractions.layer_call import LayerCall, layer_call
-from einsearch_cli.layers.contractions.merged_weights import merged_weights
-from einsearch_cli.layers.contractions.operators import contract_operator, register_plan
-from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
-from einsearch_cli.layers.contractions.scaled_last import scaled_last
+from einsearch_cli.layers.execution.autograd import execute, register_plan, structured_linear
+from einsearch_cli.layers.execution.choose import Resolved, resolved
+from einsearch_cli.layers.execution.executor import Call
+from einsearch_cli.layers.execution.merged import KeptWeights, Merging, merged_weights
+from einsearch_cli.layers.execution.reference import contract
+from einsearch_cli.layers.execution.scaling import is_first_order, reference_scaled_last, scaled_last
 from einsearch_cli.layers.explanation import LayerExplanation, explanation
 from einsearch_cli.layers.feature_orders import FactoredModule
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters, check_width
@@ -97,7 +95,7 @@ class EinsumLinear(FactoredModule):
         self._hold(in_features, out_features, structure, order, device, dtype)
         self._describe()
         self._is_padded = (self.plan.padded_in, self.plan.padded_out) != (in_features, out_features)
-        self._operator_name = register_plan(self.sized, self.plan)
+        self._operator_name = register_plan(self.plan)
         self._route: Route | None = None
         self._merging: Merging | None = None
         self._forget_calls()
@@ -316,7 +314,7 @@ class EinsumLinear(FactoredModule):
         autocast, kept = autocast_dtype(x), merging.weights
         if kept is None or kept.autocast is not autocast:
             best = self._route_table(x.device.type, cast_dtype(self.gain, autocast), Use.merged)
-            kept = KeptWeights(self.sized, self._named(self._factors()), self.gain, self._stds, autocast, best)
+            kept = KeptWeights(self.plan, self._factors(), self.gain, autocast, best)
             merging.weights = kept
         x, bias = cast(autocast, x, self._padded_bias(self.bias))
         y = kept.multiply(self.padded(x.reshape(-1, self.in_features)), bias)
@@ -342,7 +340,7 @@ class EinsumLinear(FactoredModule):
         rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *factors)
         if is_operator:
             check_parameters(x, self)  # the compiler does not look inside an operator
-            y = contract_operator(rows, self.gain, bias, factors, self._operator_name, _is_grad_enabled())[0]
+            y = structured_linear(rows, self.gain, bias, factors, self._operator_name, _is_grad_enabled())[0]
         else:
             y = contract(plan, rows, factors)
             y = y if bias is None else y + bias
@@ -353,10 +351,10 @@ class EinsumLinear(FactoredModule):
         call, autocast = self._calls[has_grad], autocast_dtype(x) if is_any_autocast() else None
         if call is None or not call.serves(x, autocast):
             check_width(x, self.in_features)
-            route = self._unmerged_route_table(x.device.type, autocast, has_grad).at(x.numel() // self.in_features)
-            dtype = cast_dtype(self.gain, autocast)
-            call = layer_call(self.sized, self.plan, x, route, autocast, dtype, has_grad)
-            self._calls[has_grad] = call
+            tokens = x.numel() // self.in_features
+            wanted = Call(x.device.type, cast_dtype(self.gain, autocast), tokens, has_grad)
+            route = self._unmerged_route_table(wanted).at(tokens)
+            self._calls[has_grad] = call = resolved(x, wanted, self.plan, route, autocast)
         parameters = self._parameters
         gain: Any
         bias: Any
@@ -365,33 +363,36 @@ class EinsumLinear(FactoredModule):
         except KeyError:  # parametrized, pruned or sharded: computed from other parameters
             gain, bias = self.gain, self.bias
         if self._is_padded or not call.is_own or autocast is not None:
-            return self._contract_prepared(call, x, gain, bias)
-        y: Tensor = call.apply(call.settings, unwrap_if_dead(x), gain, bias, *self._factors())
-        return y
+            return self._contract_prepared(call, x, gain, bias, has_grad)
+        if has_grad:
+            y: Tensor = execute(call.executor, unwrap_if_dead(x), gain, bias, *self._factors())
+            return y
+        return call.executor.forward(unwrap_if_dead(x), gain, bias, self._factors())[0]
 
-    def _contract_prepared(self, call: LayerCall, x: Tensor, gain: Any, bias: Tensor | None) -> Tensor:
-        """With padding, autocast, merged factors, or on another device."""
+    def _contract_prepared(self, call: Resolved, x: Tensor, gain: Any, bias: Tensor | None, has_grad: bool) -> Tensor:
+        """With padding, autocast or merged factors."""
         factors = self._factors()
         if not call.is_own:
-            factors = [*factors[:-1], scaled_last(gain, factors, self._stds)]
-            factors, gain = factors if call.route.is_own else self._merged(call.route.plan, factors), None
-        x, bias, *factors = cast(call.autocast, self.padded(x), self._padded_bias(bias), *factors)
-        if call.route.is_dense and not call.is_own:
-            return self._cut(functional.linear(x, factors[0].squeeze(0).T, bias))
-        return self._cut(call.apply(call.settings, unwrap_if_dead(x), gain, bias, *factors))
+            scaled = [*factors[:-1], scaled_last(gain, factors, self._stds)]
+            factors, gain = self._merged(call.route.plan, scaled), None
+        x, bias = cast(call.autocast, self.padded(x), self._padded_bias(bias))
+        if call.route.is_own or not call.is_own:  # a matrix that the executor forms is cast after that
+            factors = cast(call.autocast, *factors)
+        if has_grad:
+            return self._cut(execute(call.executor, unwrap_if_dead(x), gain, bias, *factors))
+        return self._cut(call.executor.forward(unwrap_if_dead(x), gain, bias, factors)[0])
 
     def _route_table(self, device_type: str, dtype: torch.dtype, use: Use) -> RouteTable:
         if self._route is not None:
             return RouteTable((1,), (self._route,))
         return route_table(self.sized, profile_for(device_type, torch.get_num_threads(), dtype), use)
 
-    def _unmerged_route_table(self, device_type: str, autocast: torch.dtype | None, has_grad: bool) -> RouteTable:
-        dtype = cast_dtype(self.gain, autocast)
-        machine, known = (device_type, _num_threads(), dtype), self._route_tables[has_grad]
+    def _unmerged_route_table(self, call: Call) -> RouteTable:
+        machine, known = (call.device, _num_threads(), call.dtype), self._route_tables[call.trains]
         if known is not None and known[0] == machine:
             return known[1]
-        found = self._route_table(device_type, dtype, Use.training if has_grad else Use.inference)
-        self._route_tables[has_grad] = machine, found
+        found = self._route_table(call.device, call.dtype, Use.training if call.trains else Use.inference)
+        self._route_tables[call.trains] = machine, found
         return found
 
     def _describe(self) -> None:
@@ -400,26 +401,23 @@ class EinsumLinear(FactoredModule):
 
     def _order_changed(self) -> None:
         self._describe()
-        self._operator_name = register_plan(self.sized, self.plan)
+        self._operator_name = register_plan(self.plan)
         self.route = self.route
 
     def _forget_calls(self) -> None:
         """Drop what was decided for earlier calls, without gradients and with them."""
-        self._calls: list[LayerCall | None] = [None, None]
+        self._calls: list[Resolved | None] = [None, None]
         self._route_tables: list[tuple[tuple[str, int, torch.dtype], RouteTable] | None] = [None, None]
 
     def _scaled_factors(self) -> list[Tensor]:
         """The factors in the order in which they meet, the last one times the scale."""
         factors = self._factors()
-        scaled = scaled_last_once if is_first_order() else obviously_scaled_last
+        scaled = scaled_last if is_first_order() else reference_scaled_last
         return [*factors[:-1], scaled(self.gain, factors, self._stds)]
 
     def _merged(self, plan: Plan, scaled: Sequence[Tensor]) -> list[Tensor]:
         """The weights of another plan from scaled factors; differentiable."""
-        return merged_weights(self.sized, self.plan, plan, self._named(scaled))
-
-    def _named(self, factors: Sequence[Tensor]) -> dict[str, Tensor]:
-        return dict(zip(self._order, factors, strict=True))
+        return merged_weights(self.plan, plan, scaled)
 
     def _by_parameter(self) -> dict[str, Tensor]:
         """The factors by the names of their parameters."""
@@ -448,6 +446,6 @@ class EinsumLinear(FactoredModule):
         parameters, buffers = WithoutWeight(state["_parameters"]), BuffersWithoutWeight(state["_buffers"])
         kept = {**state, "_route": None, "_merging": None, "_parameters": parameters, "_buffers": buffers}
         super().__setstate__(kept)
-        self._operator_name = register_plan(self.sized, self.plan)
+        self._operator_name = register_plan(self.plan)
         self._describe()
         self.route = state["_route"]

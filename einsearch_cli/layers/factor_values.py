@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.contractions.rms_scale import caps, norms_at_cap
 from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.execution.scaling import limits_of, scale_of
 
 
 @torch.no_grad()
@@ -46,8 +46,8 @@ def set_factors_(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> None:
         layer.factors[step.factor].copy_(permuted.reshape(step.weight_shape))
     stds = [role.init_std for role in layer.plan.roles]
     factors = [layer.factors[role.factor] for role in layer.plan.roles]
-    product_of_caps, _ = caps(factors, norms_at_cap(factors, stds))
-    layer.gain.fill_(1 / product_of_caps)
+    layer.gain.fill_(1.0)
+    layer.gain.fill_(1 / scale_of(layer.gain, factors, limits_of(factors, stds)).value)
 
 
 def evenly_scaled(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from weakref import WeakSet
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from einsearch_cli.layers.contractions.inference import Merging
 from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.execution.merged import Merging
 from einsearch_cli.layers.tracing import is_plain_type
 
 _Model = TypeVar("_Model", bound=nn.Module)

@@ -1,6 +1,6 @@
 """What the layers need of torch that it does not promise to keep, and what they do in a version without it.
 
-Every stand-in is right and perhaps slower: mostly it sends calls the obvious way. Names are looked up once, as an
+Every stand-in is right and perhaps slower: mostly it sends calls to the reference. Names are looked up once, as an
 attribute of a module costs 0.05 of the 6 µs of a small layer.
 """
 
@@ -30,11 +30,11 @@ def _found(path: str, stand_in: Any) -> Any:
 
 
 are_transforms_active: Callable[[], bool] = _found("_C._are_functorch_transforms_active", lambda: True)
-"""Whether a transform of `torch.func` is active. Without it: always, so every call goes the obvious way."""
+"""Whether a transform of `torch.func` is active. Without it: always, so every call goes to the reference."""
 tracing_state: Callable[[], Any] = _found("_C._get_tracing_state", lambda: _found("jit.is_tracing", None)() or None)
 """None unless `torch.jit.trace` runs."""
 is_batch_of_gradients: Callable[[Tensor], bool] = _found("_C._functorch.is_legacy_batchedtensor", lambda _: True)
-"""Whether a gradient stands for several (`is_grads_batched=True`). Without it: always, so gradients go the obvious way."""
+"""Whether a gradient stands for several (`is_grads_batched=True`). Without it: always, so gradients go to the reference."""
 is_batched: Callable[[Tensor], bool] = _found("_C._functorch.is_batchedtensor", lambda _: False)
 """Whether a tensor is one of `torch.func.vmap`. Without it an error is torch's own, not ours."""
 is_wrapped: Callable[[Tensor], bool] = _found("_C._functorch.is_functorch_wrapped_tensor", lambda _: False)
@@ -56,7 +56,7 @@ without_torch_function: Callable[[], AbstractContextManager[Any]] = _found(
 
 
 def is_forward_mode() -> bool:
-    """Whether derivatives run forwards. Without the level: always, so every call goes the obvious way."""
+    """Whether derivatives run forwards. Without the level: always, so every call goes to the reference."""
     return bool(getattr(forward_ad, "_current_level", 0) >= 0)
 
 

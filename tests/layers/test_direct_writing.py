@@ -5,15 +5,12 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-import torch
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.contractions.layer_call import layer_call
 from einsearch_cli.layers.plans.cost_model import inference_ns, training_ns
 from einsearch_cli.layers.plans.direct_writing import plan_operands
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_GPU
 from einsearch_cli.layers.plans.operands import Count, View
-from einsearch_cli.layers.plans.planner import routes
 from tests.layers.test_planner import random_layer
 
 ONE = Count(1, per_token=False)
@@ -50,12 +47,3 @@ def test_copies_that_fall_away_cost_nothing() -> None:
     plan = EinsumLinear(256, 256, "btt:r=4", device="meta").plan
     assert any(step.grad.is_copy for step in plan.steps)
     assert training_ns(plan, 1000, DEFAULT_GPU) == 3 * inference_ns(plan, 1000, DEFAULT_GPU)
-
-
-def test_one_matrix_is_left_to_the_product_of_linear_layers() -> None:
-    """Which adds the bias on the way; a tensor on meta stands for one on a GPU."""
-    for text, is_own in (("dense", False), ("monarch", True)):
-        layer = EinsumLinear(16, 16, text, device="meta")
-        x, route = torch.empty(3, 16, device="meta"), routes(layer.sized)[0]
-        call = layer_call(layer.sized, layer.plan, x, route, None, torch.float32, has_grad=True)
-        assert call.is_own is is_own

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear, merge
-from einsearch_cli.layers.contractions import passes
-from einsearch_cli.layers.contractions.contraction import repeated
-from einsearch_cli.layers.contractions.inference import KeptWeights
+from einsearch_cli.layers.execution import cpu
+from einsearch_cli.layers.execution.merged import KeptWeights
+from einsearch_cli.layers.execution.reference import repeated
 from einsearch_cli.layers.plans.planner import routes
 
 ROUTES = ["(xA)B", "x(AB)"]
@@ -203,7 +203,7 @@ def test_shapes_on_the_meta_device(layer: EinsumLinear, grad: bool) -> None:
 def test_a_merged_layer_repeats_factors_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Along axes that only the activation has, and for few tokens not at all."""
     repeats = []
-    monkeypatch.setattr(passes, "repeated", lambda *arguments: repeats.append(1) or repeated(*arguments))
+    monkeypatch.setattr(cpu, "repeated", lambda *arguments: repeats.append(1) or repeated(*arguments))
     layer, x = merge(EinsumLinear(256, 256, "(0.5|0.25|0.25|0.25|0.5|0.25|0)").eval()), torch.randn(20, 256)
     layer.route = "(xA)B"
     with torch.no_grad():
@@ -225,7 +225,7 @@ def test_what_is_merged_is_kept_once_for_both_plans_of_a_route() -> None:
     with torch.no_grad():
         layer(torch.randn(3, 64))
         layer(torch.randn(40, 64))
-    few, many = weights_of(layer)._repeated.values()
+    few, many = weights_of(layer)._prepared.values()
     assert [one.data_ptr() for one in few] == [one.data_ptr() for one in many]
 
 
@@ -259,5 +259,5 @@ def test_how_many_tokens_are_few_goes_by_the_dtype_of_the_products(
             merge(layer)(x)
     for call in layer._calls:
         assert call is not None
-        assert call.settings.passes.plan is wanted
-    assert list(weights_of(layer)._repeated) == [wanted]
+        assert call.executor.plan is wanted
+    assert list(weights_of(layer)._prepared) == [wanted]

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from einsearch_cli.layers import EinsumLinear, Plan
-from einsearch_cli.layers.contractions.contraction import contract
+from einsearch_cli.layers.execution.reference import contract
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.planner import routes, stored_plan
 from einsearch_cli.structures import parse_structure

@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from einsearch_cli.layers import EinsumLinear, contractions
-from einsearch_cli.layers.contractions.contraction import contract
-from einsearch_cli.layers.contractions.kernels import by_torch
+from einsearch_cli.layers import EinsumLinear, execution
+from einsearch_cli.layers.execution.reference import contract
+from einsearch_cli.layers.execution.scaling import gradients_by_torch, scaled_by_torch
 from einsearch_cli.layers.plans.planner import routes
 from einsearch_cli.layers.plans.two_cores import two_cores
 
@@ -20,7 +20,7 @@ pytest.importorskip("triton", reason="Triton is not installed; `make kernels` in
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("kernels are compiled unless TRITON_INTERPRET=1", allow_module_level=True)
 
-from einsearch_cli.layers.contractions.kernels import by_triton, tensor_train
+from einsearch_cli.layers.execution.kernels import by_triton, tensor_train
 
 
 @pytest.fixture
@@ -52,15 +52,14 @@ def test_factors_are_scaled_as_by_torch(
     at_cap = tuple(1.1 * factor.numel() ** 0.5 for factor in factors)
     gain = torch.full((1,), 1.5, dtype=dtype)
     found, scale_and_norms = by_triton.scaled_last(gain, factors, at_cap)
-    expected, slow_scale_and_norms = by_torch.scaled_last(gain, factors, at_cap)
+    expected, saved = scaled_by_torch(gain, factors, at_cap)
     grads = tuple(map(torch.randn_like, factors))
-    slow = tuple(map(torch.clone, grads))
+    slow_gain_grad, slow = gradients_by_torch(tuple(map(torch.clone, grads)), gain, factors, at_cap, saved)
     gain_grad = by_triton.add_scale_(grads, gain, factors, at_cap, scale_and_norms)
-    slow_gain_grad = by_torch.add_scale_(slow, gain, factors, at_cap, slow_scale_and_norms)
     tolerance = 2e-2 if dtype is torch.bfloat16 else 1e-4
     pairs = zip(
         (scale_and_norms, found, gain_grad, *grads),
-        (slow_scale_and_norms, expected, slow_gain_grad, *slow),
+        (torch.cat(saved), expected, slow_gain_grad, *slow),
         strict=True,
     )
     for ours, theirs in pairs:
@@ -102,7 +101,7 @@ def test_there_is_no_other_kernel() -> None:
     helpers = {"_sum_of_products"}
     found = {name for module in (by_triton, tensor_train) for name in _kernels(module)}
     assert found == tested | helpers
-    folder = Path(contractions.__file__).parent
+    folder = Path(execution.__file__).parent
     users = {path.name for path in folder.parents[1].rglob("*.py") if "@triton.jit" in path.read_text()}
     assert users == {"by_triton.py", "tensor_train.py"}
 

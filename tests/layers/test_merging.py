@@ -6,7 +6,6 @@ import copy
 import pickle
 from collections.abc import Callable
 from threading import Barrier, Thread
-from typing import Any
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ from torch.nn import functional
 from einsearch_cli import layers
 from einsearch_cli.export.copies import ServingLinear
 from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE, merge, merged, unmerge
-from einsearch_cli.layers.contractions.forming import Forming, forming
-from einsearch_cli.layers.contractions.merged_weights import merged_weights
+from einsearch_cli.layers.execution.dense import DenseExecutor
+from einsearch_cli.layers.execution.merged import merged_weights
 
 SEEDS = range(20)
 ROUTES = [None, "(xA)B", "x(AB)"]
@@ -129,13 +128,9 @@ def _same_call(module: nn.Module, x: Tensor) -> Tensor:
 def test_only_a_merged_layer_keeps_products(layer: EinsumLinear, monkeypatch: pytest.MonkeyPatch) -> None:
     layer.route = "x(AB)"
     x, products, kept = torch.randn(3, 16), [], []
-
-    def counted(*words: Any) -> Forming:
-        found = forming(*words)
-        return found._replace(forward=lambda factors: products.append(1) or found.forward(factors))
-
-    monkeypatch.setattr("einsearch_cli.layers.contractions.layer_call.forming", counted)
-    module = "einsearch_cli.layers.contractions.inference.merged_weights"
+    forward = DenseExecutor.forward
+    monkeypatch.setattr(DenseExecutor, "forward", lambda *words: products.append(1) or forward(*words))
+    module = "einsearch_cli.layers.execution.merged.merged_weights"
     monkeypatch.setattr(module, lambda *words: kept.append(1) or merged_weights(*words))
     first = [layer(x) for _ in range(3)]
     assert (len(products), len(kept)) == (3, 0)

@@ -17,12 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import LayerError, SizeError, StructureError
 from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, FeedForwardMoE, StructuredMoE
-from einsearch_cli.layers.contractions.passes import kept_buffers
-from einsearch_cli.layers.moe.expert_scales import fast_expert_scales
-from einsearch_cli.layers.moe.grouped import can_be_grouped, contract_each, contract_in_groups
+from einsearch_cli.layers.execution.autograd import execute
+from einsearch_cli.layers.moe.grouped import EachExpert, can_be_grouped, contract_each, contract_in_groups
 from einsearch_cli.layers.moe.grouping import group
 from einsearch_cli.layers.plans.chunking import kept_steps
-from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import layer_costs
 
@@ -353,11 +351,16 @@ def test_nan_logits_spread_to_the_output_and_the_loss() -> None:
 
 
 def test_an_expert_that_is_nan_spoils_its_own_scale_and_gradient_alone() -> None:
-    factor = torch.tensor([[0.5, 0.1], [math.nan, 1.0]], requires_grad=True)  # none is above the cap
-    scales = fast_expert_scales(torch.ones(2), [factor], [1.0])
-    assert scales.isnan().tolist() == [False, True]
-    (gradient,) = torch.autograd.grad(scales.sum(), factor)
-    assert gradient.isnan().any(dim=1).tolist() == [False, True]
+    plan = make("dense", 2, 1, 4, 4).experts.plan
+    factor = 0.1 * torch.randn(2, 1, 4, 4, dtype=torch.float64)  # none is above the cap
+    factor[1, 0, 0, 0] = math.nan
+    factor.requires_grad_()
+    gain = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    rows = torch.randn(6, 4, dtype=torch.float64)
+    y = execute(EachExpert(plan, (3, 3)), rows, gain, None, factor)
+    assert y.isnan().all(dim=1).tolist() == [False] * 3 + [True] * 3
+    for gradient in torch.autograd.grad(y.sum(), (gain, factor)):
+        assert gradient.view(2, -1).isnan().any(dim=1).tolist() == [False, True]
 
 
 def test_autocast_routes_in_float32() -> None:
@@ -442,14 +445,15 @@ def test_plain_route_can_be_differentiated_twice() -> None:
 
 def test_checkpointing_keeps_no_intermediates(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are saved past the hooks by which checkpointing frees what is saved."""
-    kept: list[Tensor | None] = []
+    kept: list[Any] = []
+    forward = EachExpert.forward
 
-    def buffers(plan: Plan, x: Tensor) -> list[Tensor | None]:
-        found = kept_buffers(plan, x)
-        kept.extend(item for item in found if item is not None)
-        return found
+    def noted(*words: Any) -> Any:
+        y, saved = forward(*words)
+        kept.extend([] if saved is None else saved.results)
+        return y, saved
 
-    monkeypatch.setattr("einsearch_cli.layers.moe.grouped.kept_buffers", buffers)
+    monkeypatch.setattr(EachExpert, "forward", noted)
     layer = StructuredMoE(64, 64, "btt-moe:experts=4,top=2")
     x = torch.randn(9, 64, requires_grad=True)
     expected = torch.autograd.grad(layer(x).sum(), x)

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.contractions.double_backward import obvious_layer
-from einsearch_cli.layers.contractions.kernels import by_torch
-from einsearch_cli.layers.contractions.operators import _gradients_on_device, contract_operator, gradients_operator
-from einsearch_cli.layers.contractions.passes import passes_for
-from einsearch_cli.layers.contractions.rms_scale import norms_at_cap
+from einsearch_cli.layers.execution import autograd
+from einsearch_cli.layers.execution.autograd import structured_linear, structured_linear_gradients
+from einsearch_cli.layers.execution.gpu import GpuExecutor
+from einsearch_cli.layers.execution.reference import reference_layer
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
 
 
@@ -60,7 +59,7 @@ def test_operators_keep_their_promises(market: dict[str, Any], name: str, cap: b
     factors = [factor if keeps else factor.detach() for factor in layer._factors()]
     gain = layer.gain if keeps else layer.gain.detach()
     arguments = (x, gain, bias if keeps or bias is None else bias.detach(), factors, layer._operator_name, keeps)
-    torch.library.opcheck(contract_operator, arguments)
+    torch.library.opcheck(structured_linear, arguments)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -69,11 +68,11 @@ def test_operators_keep_their_promises_of_factors_that_lie_otherwise() -> None:
     factors = [factor.detach().mT.contiguous().mT.requires_grad_() for factor in layer._factors()]
     assert not any(factor.is_contiguous() for factor in factors)
     x = torch.randn(3, 16, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(contract_operator, (x, layer.gain, layer.bias, factors, layer._operator_name, True))
+    torch.library.opcheck(structured_linear, (x, layer.gain, layer.bias, factors, layer._operator_name, True))
     with torch.no_grad():
-        _, *kept = contract_operator(x, layer.gain, layer.bias, factors, layer._operator_name, True)
+        _, *kept = structured_linear(x, layer.gain, layer.bias, factors, layer._operator_name, True)
         arguments = (torch.randn(3, 16, dtype=torch.float64), x, layer.gain, factors, kept, layer._operator_name)
-        torch.library.opcheck(gradients_operator, (*arguments, [True] * 5))
+        torch.library.opcheck(structured_linear_gradients, (*arguments, [True] * 5))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -86,9 +85,9 @@ def test_operators_keep_their_promises_under_autocast() -> None:
         layer.bias.detach().bfloat16(),
         layer.gain.detach(),
     )
-    torch.library.opcheck(contract_operator, (x, gain, bias, factors, layer._operator_name, True))
-    _, *kept = contract_operator(x, gain, bias, factors, layer._operator_name, True)
-    torch.library.opcheck(gradients_operator, (grad, x, gain, factors, kept, layer._operator_name, [True] * 5))
+    torch.library.opcheck(structured_linear, (x, gain, bias, factors, layer._operator_name, True))
+    _, *kept = structured_linear(x, gain, bias, factors, layer._operator_name, True)
+    torch.library.opcheck(structured_linear_gradients, (grad, x, gain, factors, kept, layer._operator_name, [True] * 5))
 
 
 @pytest.mark.parametrize("lies", ["transposed", "expanded", "sliced"])
@@ -108,39 +107,36 @@ def test_inputs_of_any_stride(lies: str) -> None:
 
 @pytest.mark.parametrize("name", ["btt-2", "tt", "generic", "all-of-three"])
 @pytest.mark.parametrize("cap", [False, True])
-def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool) -> None:
-    """What the operator does on a GPU, with tensors of the CPU."""
+def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the operators do on a GPU, with tensors of the CPU."""
     layer = market[name].layer(cap=cap)
-    plan, factors = layer.plan, [factor.detach() for factor in layer._factors()]
+    plan, operator_name = layer.plan, layer._operator_name
+    monkeypatch.setattr(autograd, "_executor", lambda _, x: GpuExecutor(plan, x.shape[0]))
+    monkeypatch.setattr(autograd, "_kept", lambda *_: kept_when_compiled(plan, False, 8))
     x = torch.randn(3, plan.padded_in, dtype=torch.float64, requires_grad=True)
     inputs = [x, layer.gain, layer._padded_bias(layer.bias), *layer._factors()]
     grad = torch.randn(3, plan.padded_out, dtype=torch.float64)
-    expected = torch.autograd.grad(obvious_layer(plan, layer._stds)(*inputs), inputs, grad)
-    gain, rows = layer.gain.detach(), x.detach()
-    scaled, scale_and_norms = by_torch.scaled_last(gain, tuple(factors), norms_at_cap(factors, layer._stds))
-    passes, y = passes_for(plan, 3, is_cpu=False, itemsize=4), torch.empty_like(grad)
-
-    def given(wanted: list[bool]) -> list[Tensor | None]:
-        results = passes.forward(rows, y, 1.0, None, [*factors[:-1], scaled], passes.unkept)
-        kept = [result for result, keeps in zip(results, kept_when_compiled(plan, False, 8), strict=True) if keeps]
-        x_grad = torch.empty_like(rows) if wanted[0] else None
-        arguments = (grad, rows, x_grad, gain, factors, [*kept, scaled, scale_and_norms], plan, wanted[1:])
-        return [x_grad, *_gradients_on_device(*arguments)]
-
-    for found, other in zip(given([True] * len(inputs)), expected, strict=True):
-        torch.testing.assert_close(found, other, rtol=1e-10, atol=1e-10)
+    expected = torch.autograd.grad(reference_layer(plan, layer._stds)(*inputs), inputs, grad)
+    x, gain, bias, *factors = (tensor.detach() for tensor in inputs)
+    _, *saved = structured_linear(x, gain, bias, factors, operator_name, True)
+    before = [result.clone() for result in saved]
+    found = structured_linear_gradients(grad, x, gain, factors, saved, operator_name, [True] * len(inputs))
+    for ours, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-10)
     for place, other in enumerate(expected):
-        found = given([number == place for number in range(len(inputs))])[place]
-        torch.testing.assert_close(found, other, rtol=1e-10, atol=1e-10)
+        wanted = [number == place for number in range(len(inputs))]
+        (ours,) = structured_linear_gradients(grad, x, gain, factors, saved, operator_name, wanted)
+        torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(saved, before, rtol=0, atol=0)
 
 
 def test_gradients_that_are_not_wanted_are_not_given() -> None:
     layer, x = EinsumLinear(16, 16, "btt:r=2"), torch.randn(3, 16)
     factors, name = layer._factors(), layer._operator_name
     with torch.no_grad():
-        _, *kept = contract_operator(x, layer.gain, layer.bias, factors, name, True)
+        _, *kept = structured_linear(x, layer.gain, layer.bias, factors, name, True)
         for wanted in ([True] + [False] * 4, [False] * 3 + [True, False], [False, True, True, False, False]):
-            assert len(gradients_operator(x, x, layer.gain, factors, list(kept), name, wanted)) == sum(wanted)
+            assert len(structured_linear_gradients(x, x, layer.gain, factors, list(kept), name, wanted)) == sum(wanted)
 
 
 def test_wide_intermediates_are_computed_anew() -> None:

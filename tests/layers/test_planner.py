@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.errors import StructureError
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.contractions.chunked import ChunkedSettings
-from einsearch_cli.layers.contractions.contraction import contract
-from einsearch_cli.layers.contractions.on_device import apply_on_device
-from einsearch_cli.layers.contractions.passes import Passes
+from einsearch_cli.layers.execution.autograd import execute
+from einsearch_cli.layers.execution.cpu import CpuExecutor
+from einsearch_cli.layers.execution.gpu import GpuExecutor
+from einsearch_cli.layers.execution.reference import contract
 from einsearch_cli.layers.plans import processor
 from einsearch_cli.layers.plans.cost_model import inference_ns, training_ns
 from einsearch_cli.layers.plans.machine_profile import (
@@ -87,9 +87,8 @@ def test_every_route_is_the_plain_contraction_and_that_the_definition(
         with torch.no_grad():
             torch.testing.assert_close(layer(x), plain, rtol=1e-10, atol=1e-10)
     # The way of a GPU, whose products write where the next one reads.
-    passes = Passes(layer.plan, tokens, is_cpu=False)
-    device_x = x.clone().requires_grad_()
-    y = apply_on_device(ChunkedSettings(passes, layer._stds), device_x, layer.gain, layer.bias, *layer._factors())
+    device_x, factors_of_plan = x.clone().requires_grad_(), [layer.factors[step.factor] for step in layer.plan.steps]
+    y = execute(GpuExecutor(layer.plan, tokens), device_x, layer.gain, layer.bias, *factors_of_plan)
     found = [y, *torch.autograd.grad(y, (device_x, *layer.parameters()), y_grad)]
     for ours, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
@@ -349,6 +348,5 @@ def test_the_fast_route_and_the_plain_one_are_separate_code() -> None:
     layer = EinsumLinear(64, 64, "btt:r=2", bias=False)
     weights = [factor.detach() for factor in layer._factors()]
     x = torch.randn(3, 64)
-    y = torch.empty(3, 64)
-    Passes(layer.plan, 3).forward(x, y, 1.0, None, weights, [None])
+    y, _ = CpuExecutor(layer.plan, 3).forward(x, None, None, weights)
     torch.testing.assert_close(y, contract(layer.plan, x, weights))

@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.contractions.rms_scale import obviously_scaled_last
-from einsearch_cli.layers.contractions.scaled_last import scaled_last, scaled_without_waiting
+from einsearch_cli.layers.execution.scaling import reference_scaled_last, scaled_last
 
 STDS = (0.5, 0.25, 0.125)
-FUNCTIONS = [scaled_last, scaled_without_waiting]
 
 
 def inputs(scales: tuple[float, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, list[Tensor]]:
@@ -23,12 +21,11 @@ def inputs(scales: tuple[float, ...], dtype: torch.dtype = torch.float64) -> tup
     return torch.full((1,), 1.5, dtype=dtype, requires_grad=True), factors
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("scales", [(0.5, 0.5, 0.5), (2, 0.5, 0.5), (0.5, 0.5, 2), (2, 3, 4)])
-def test_values_and_gradients(function: type, scales: tuple[float, ...]) -> None:
+def test_values_and_gradients(scales: tuple[float, ...]) -> None:
     gain, factors = inputs(scales)
     grad = torch.randn_like(factors[-1])
-    found, expected = function(gain, factors, STDS), obviously_scaled_last(gain, factors, STDS)
+    found, expected = scaled_last(gain, factors, STDS), reference_scaled_last(gain, factors, STDS)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     slow = torch.autograd.grad(expected, (gain, *factors), grad)
     for gradient, wanted in zip(
@@ -37,16 +34,15 @@ def test_values_and_gradients(function: type, scales: tuple[float, ...]) -> None
         torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("scales", [(0.5, 0.5, 0.5), (2, 3, 4)])
-def test_derivatives_of_derivatives(function: type, scales: tuple[float, ...]) -> None:
+def test_derivatives_of_derivatives(scales: tuple[float, ...]) -> None:
     gain, factors = inputs(scales)
-    assert torch.autograd.gradgradcheck(lambda gain, *factors: function(gain, factors, STDS), (gain, *factors))
+    assert torch.autograd.gradgradcheck(lambda gain, *factors: scaled_last(gain, factors, STDS), (gain, *factors))
 
 
 def test_a_batch_of_gradients() -> None:
     gain, factors = inputs((2, 3, 4))
-    result = scaled_without_waiting(gain, factors, STDS)
+    result = scaled_last(gain, factors, STDS)
     grads = torch.randn(5, *result.shape, dtype=torch.float64)
     batched = torch.autograd.grad(result, factors, grads, is_grads_batched=True, retain_graph=True)
     for number, grad in enumerate(grads):
@@ -61,7 +57,7 @@ def test_what_is_not_a_number_spreads(position: int) -> None:
     gain, factors = inputs((0.5, 0.5, 0.5))
     with torch.no_grad():
         factors[position][0, 0, 0] = torch.nan
-    result = scaled_without_waiting(gain, factors, STDS)
+    result = scaled_last(gain, factors, STDS)
     assert result.isnan().all()
     gain_grad, *_, last_grad = torch.autograd.grad(result.sum(), (gain, *factors))
     assert gain_grad.isnan().all()
@@ -70,9 +66,9 @@ def test_what_is_not_a_number_spreads(position: int) -> None:
 
 def test_half_precision_rounds_the_scale_only_with_the_product() -> None:
     gain, factors = inputs((2, 3, 4), torch.bfloat16)
-    result = scaled_without_waiting(gain, factors, STDS)
+    result = scaled_last(gain, factors, STDS)
     double = [factor.detach().double() for factor in factors]
-    expected = obviously_scaled_last(gain.detach().double(), double, STDS)
+    expected = reference_scaled_last(gain.detach().double(), double, STDS)
     assert result.dtype is torch.bfloat16
     torch.testing.assert_close(result.double(), expected, rtol=2**-8, atol=0)
     assert all(g.dtype is torch.bfloat16 for g in torch.autograd.grad(result.sum(), (gain, *factors)))
@@ -81,8 +77,8 @@ def test_half_precision_rounds_the_scale_only_with_the_product() -> None:
 def test_only_what_is_wanted_is_computed() -> None:
     gain, factors = inputs((2, 3, 4))
     factors[0].requires_grad_(False)
-    result = scaled_without_waiting(gain.detach(), factors, STDS)
-    expected = obviously_scaled_last(gain.detach(), factors, STDS)
+    result = scaled_last(gain.detach(), factors, STDS)
+    expected = reference_scaled_last(gain.detach(), factors, STDS)
     for gradient, wanted in zip(
         torch.autograd.grad(result.sum(), factors[1:]), torch.autograd.grad(expected.sum(), factors[1:]), strict=True
     ):

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.contractions import passes
-from einsearch_cli.layers.contractions.chunked import ChunkedSettings
-from einsearch_cli.layers.contractions.double_backward import obvious_layer
-from einsearch_cli.layers.contractions.kernels import two_core_kernels
-from einsearch_cli.layers.contractions.on_device import apply_on_device
-from einsearch_cli.layers.contractions.passes import kept_buffers, passes_for
+from einsearch_cli.layers.execution import gpu
+from einsearch_cli.layers.execution.autograd import execute
+from einsearch_cli.layers.execution.gpu import GpuExecutor
+from einsearch_cli.layers.execution.kernels import two_core_kernels
+from einsearch_cli.layers.execution.reference import reference_layer
+from einsearch_cli.layers.plans.chunking import kept_when_compiled
 from einsearch_cli.layers.plans.cost_model import inference_bytes, training_bytes
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_GPU
 from einsearch_cli.layers.plans.planner import Use, explain
@@ -66,7 +66,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return lambda *arguments: (called.append(function.__name__), function(*arguments))[1]
 
     fused = SimpleNamespace(multiply=noted(multiply), gradients=noted(gradients))
-    monkeypatch.setattr(passes, "two_core_kernels", lambda *_: fused)
+    monkeypatch.setattr(gpu, "two_core_kernels", lambda *_: fused)
     return called
 
 
@@ -85,8 +85,8 @@ def test_the_formula_is_the_layer(kernels: list[str], text: str, d_in: int, d_ou
     layer = layer_of(text, d_in, d_out)
     x = torch.randn(5, layer.plan.padded_in, dtype=torch.float64, requires_grad=True)
     inputs = [x, layer.gain, layer._padded_bias(layer.bias), *layer._factors()]
-    y = apply_on_device(ChunkedSettings(passes_for(layer.plan, 5, is_cpu=False, itemsize=4), layer._stds), *inputs)
-    expected = obvious_layer(layer.plan, layer._stds)(*inputs)
+    y = execute(GpuExecutor(layer.plan, 5), *inputs)
+    expected = reference_layer(layer.plan, layer._stds)(*inputs)
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
     grad = torch.randn_like(y)
     wanted = torch.autograd.grad(expected, inputs, grad)
@@ -103,27 +103,12 @@ def test_only_what_is_wanted_is_computed(kernels: list[str], place: int) -> None
         tensor.detach().requires_grad_(number == place)
         for number, tensor in enumerate((x, layer.gain, layer.bias, *layer._factors()))
     ]
-    y = apply_on_device(ChunkedSettings(passes_for(layer.plan, 5, is_cpu=False, itemsize=4), layer._stds), *inputs)
+    y = execute(GpuExecutor(layer.plan, 5), *inputs)
     (found,) = torch.autograd.grad(y.sum(), inputs[place])
-    (expected,) = torch.autograd.grad(obvious_layer(layer.plan, layer._stds)(*inputs).sum(), inputs[place])
+    (expected,) = torch.autograd.grad(reference_layer(layer.plan, layer._stds)(*inputs).sum(), inputs[place])
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     # The gain's gradient comes with the factors', and the bias's alone is a sum.
     assert kernels[1:] == [["multiply"], ["gradients"], [], ["gradients"], ["gradients"]][place]
-
-
-def test_a_scale_of_its_own_goes_by_the_products_of_any_plan(kernels: list[str]) -> None:
-    layer = layer_of("kronecker", 16, 16)
-    x, grad = torch.randn(2, 3, 16, dtype=torch.float64)
-    factors = [factor.detach() for factor in layer._factors()]
-    both = passes_for(layer.plan, 3, is_cpu=False, itemsize=4), passes_for(layer.plan, 3, is_cpu=True, itemsize=4)
-    for scale, wants_scale in ((0.5, True), (0.5, False), (1.0, True)):
-        wanted = (wants_scale, True, True, True)
-        (scale_grad, *found), (expected, *others) = (
-            ways.backward(grad, x, None, scale, factors, ways.unkept, wanted) for ways in both
-        )
-        assert scale_grad == (pytest.approx(expected) if wants_scale else None)
-        torch.testing.assert_close(found, others)
-    assert kernels == []
 
 
 def test_what_is_none_of_them() -> None:
@@ -143,14 +128,13 @@ def test_the_transposed_of_the_transposed() -> None:
     assert cores.transposed != cores
 
 
-def test_a_cpu_has_no_kernels_and_keeps_intermediates() -> None:
+def test_a_cpu_has_no_kernels() -> None:
     layer = layer_of("kronecker", 16, 16)
     x, cores = torch.randn(3, 16, dtype=torch.bfloat16), two_cores(layer.plan)
     assert cores is not None
     assert two_core_kernels(cores, x, [factor.bfloat16() for factor in layer._factors()], None) is None
-    assert kept_buffers(layer.plan, x)[0] is not None
-    assert kept_buffers(layer.plan, x.to("meta")) == [None]  # which stands for a GPU
-    assert kept_buffers(layer.plan, x.to("meta").float())[0] is not None  # for which there is no kernel
+    for is_cpu, itemsize, keeps in ((True, 2, True), (False, 2, False), (False, 4, True)):
+        assert kept_when_compiled(layer.plan, is_cpu, itemsize) == (keeps,)
 
 
 def test_nothing_but_input_and_output_moves() -> None:

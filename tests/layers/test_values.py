@@ -175,18 +175,18 @@ def test_checkpointing_keeps_no_intermediates() -> None:
     layer.route = "(xA)B"
     x = torch.randn(3, 64, requires_grad=True)
     y = layer(x)
-    assert all(kept is not None for kept in y.grad_fn.kept)  # type: ignore[union-attr]
+    assert all(result is not None for result in y.grad_fn.saved.results)  # type: ignore[union-attr]
     expected = torch.autograd.grad(y.sum(), x)
     kept_in_graph: list[Any] = []
 
     def forward(x: Tensor) -> Tensor:
         y = layer(x)
-        kept_in_graph.append(y.grad_fn.kept)  # type: ignore[union-attr]
+        kept_in_graph.append(y.grad_fn.saved)  # type: ignore[union-attr]
         return y
 
     y = checkpoint(forward, x, use_reentrant=False)
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x), expected)
-    assert kept_in_graph == [(None,)]  # computing anew ends before the layer returns
+    assert kept_in_graph == [None]  # computing anew ends before the layer returns
 
 
 def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:

@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.contractions.contraction import contract
-from einsearch_cli.layers.contractions.passes import Passes
-from einsearch_cli.layers.contractions.rms_scale import rms_scale
+from einsearch_cli.layers.execution.cpu import CpuExecutor
+from einsearch_cli.layers.execution.reference import reference_layer
 from einsearch_cli.speed import MARKET, Race
 from einsearch_cli.speed.bare import einsum_route
 
@@ -29,8 +28,8 @@ class PlainRoute(EinsumLinear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         factors = [self.factors[step.factor] for step in self.plan.steps]
-        scale = rms_scale(self.gain, factors, [role.init_std for role in self.plan.roles])
-        return contract(self.plan, x, [*factors[:-1], factors[-1] * scale]) + self.bias
+        stds = [role.init_std for role in self.plan.roles]
+        return reference_layer(self.plan, stds)(x, self.gain, self.bias, *factors)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -56,10 +55,10 @@ def test_few_tokens_are_faster_token_major() -> None:
     """A third of the time on an EPYC; without the plan for few tokens, all of it."""
     layer = EinsumLinear(1024, 1024, "block-shuffle:blocks=4").requires_grad_(False)
     layer.route = "(xA)B"
-    x, y = torch.randn(4, 1024), torch.empty(4, 1024)
-    usual, weights = Passes(layer.plan, 4), [layer.factors[step.factor] for step in layer.plan.steps]
+    x, usual = torch.randn(4, 1024), CpuExecutor(layer.plan, 4)
+    weights = [layer.factors[step.factor] for step in layer.plan.steps]
     race = Race(
-        {"layer": lambda: layer(x), "usual": lambda: usual.forward(x, y, 1.0, layer.bias, weights, usual.unkept)},
+        {"layer": lambda: layer(x), "usual": lambda: usual.forward(x, None, layer.bias, weights)},
         torch.device("cpu"),
     )
     with torch.no_grad():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.contractions.passes import may_keep
+from einsearch_cli.layers.execution.autograd import may_save
 from einsearch_cli.layers.moe.routing import Decisions, Router, RoutingSums, listeners, sums_over
 from einsearch_cli.layers.torch_private import is_batched
 from einsearch_cli.layers.tracing import is_transformed
@@ -249,7 +249,7 @@ class AuxiliaryLoss:
 
 def _past_saving_hooks() -> AbstractContextManager[Any]:
     """What is saved inside stays as it is, also under hooks such as those of checkpointing."""
-    return nullcontext() if may_keep() else saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+    return nullcontext() if may_save() else saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _live(sums: RoutingSums, name: str) -> RoutingSums:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast
+from einsearch_cli.layers.execution.autograd import execute
+from einsearch_cli.layers.execution.scaling import reference_scale
 from einsearch_cli.layers.feature_orders import FactoredModule
-from einsearch_cli.layers.moe.expert_scales import expert_scales, fast_expert_scales
 from einsearch_cli.layers.moe.grouped import (
+    EachExpert,
     can_be_grouped,
     contract_each,
-    contract_each_in_chunks,
     contract_experts,
     contract_in_groups,
 )
@@ -85,11 +86,12 @@ class Experts(NoWeight, FactoredModule):
     def forward(self, rows: Tensor, groups: Groups) -> Tensor:
         """(rows, padded_in), sorted by expert, to (rows, padded_out)."""
         factors = self._factors()
-        on_cpu = rows.device.type == "cpu"
-        scales_E = (fast_expert_scales if on_cpu else expert_scales)(self.gain, factors, self._stds)
+        if rows.is_cpu:
+            rows, *factors = cast(autocast_dtype(rows), rows, *factors)
+            y: Tensor = execute(EachExpert(self.plan, groups.sizes()), rows, self.gain, None, *factors)
+            return y
+        scales_E = reference_scale(self.gain, factors, self._stds)
         rows, *factors = cast(autocast_dtype(rows), rows, *factors)
-        if on_cpu:
-            return contract_each_in_chunks(self.plan, rows, groups.sizes(), scales_E, factors)
         # The counter of FLOPs, which is what the meta device is for, does not know grouped_mm.
         if rows.dtype is torch.bfloat16 and not rows.is_meta and can_be_grouped(self.plan, rows):
             return contract_in_groups(self.plan, self.sized, rows, groups.ends_E, scales_E, factors)
@@ -101,7 +103,7 @@ class Experts(NoWeight, FactoredModule):
         In operations that torch differentiates, traces and transforms by itself, on any device.
         """
         factors = self._factors()
-        scales_E = expert_scales(self.gain, factors, self._stds)
+        scales_E = reference_scale(self.gain, factors, self._stds)
         rows_ERF, *factors = cast(autocast_dtype(rows_ERF), rows_ERF, *factors)
         return torch.stack(contract_experts(self.plan, rows_ERF.unbind(), range(self.experts), scales_E, factors))
 

@@ -1,9 +1,7 @@
 """Rows that are sorted by expert meet the factors of their experts: three routes to one result.
 
-`contract_each` is the plain one. `contract_each_in_chunks` is the fast one on a CPU: one
-chunked contraction per expert on its slice of the rows, forward and backward, into
-shared memory. `contract_in_groups` makes one grouped matrix product of every step, for
-a GPU.
+`contract_each` is the reference. `EachExpert` is the executor of a CPU. `contract_in_groups` makes one grouped matrix
+product of every step, for a GPU.
 
 Axes: R rows (slots), E experts; B batch, K contracted, N new of a factor, see `plan`.
 """
@@ -12,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from einsearch_cli.layers.contractions.contraction import contract
-from einsearch_cli.layers.contractions.double_backward import differentiable_gradients, needs_obvious_gradients
-from einsearch_cli.layers.contractions.passes import Kept, kept_buffers, memory_for_x_grad, passes_for
+from einsearch_cli.layers.execution.choose import executor_for
+from einsearch_cli.layers.execution.cpu import CpuExecutor
+from einsearch_cli.layers.execution.executor import Call, Executor, Inputs, Saved, memory_for_x_grad
+from einsearch_cli.layers.execution.reference import contract
+from einsearch_cli.layers.execution.scaling import reference_scale, scale_gradients, scale_of
+from einsearch_cli.layers.plans.chunking import kept_steps
 from einsearch_cli.layers.plans.plan import TOKENS, Plan
 from einsearch_cli.sizing import SizedStructure
 
@@ -51,81 +51,86 @@ def contract_experts(
     return found
 
 
-def contract_each_in_chunks(
-    plan: Plan, rows: Tensor, sizes: Sequence[int], scales_E: Tensor, weights: Sequence[Tensor]
-) -> Tensor:
-    """The same by a contraction in cache-sized chunks of rows."""
-    result: Tensor = _EachInChunks.apply(plan, tuple(sizes), rows, scales_E, *weights)  # type: ignore[no-untyped-call]
-    return result
+class EachExpert(Executor):
+    """The executor of a CPU for every expert on its slice of the rows, which are sorted by expert.
 
+    Gains (E,) and factors (E, B, K, N) are those of all experts, which share memory for what is saved.
+    """
 
-class _EachInChunks(torch.autograd.Function):
-    @staticmethod
+    def __init__(self, plan: Plan, sizes: Sequence[int]) -> None:
+        super().__init__(plan)
+        self.sizes, self.keeps = tuple(sizes), kept_steps(plan, sum(sizes))
+
     def forward(
-        ctx: Any, plan: Plan, sizes: tuple[int, ...], rows: Tensor, scales_E: Tensor, *weights: Tensor
-    ) -> Tensor:
-        ctx.plan, ctx.sizes, ctx.scales = plan, sizes, scales_E.tolist()
-        ctx.save_for_backward(rows, scales_E, *weights)
-        rows = rows.contiguous()
-        ctx.kept = kept_buffers(plan, rows) if any(ctx.needs_input_grad) else [None] * (len(weights) - 1)
-        y = rows.new_empty(rows.shape[0], plan.padded_out)
-        for expert, begin, end in _busy(sizes):
-            of_expert = [weight[expert] for weight in weights]
-            kept = _kept(ctx.kept, begin, end)
-            passes = passes_for(plan, end - begin, rows.is_cpu, weights[0].itemsize)
-            passes.forward(rows[begin:end], y[begin:end], ctx.scales[expert], None, of_expert, kept)
-        return y
+        self,
+        x: Tensor,
+        gain: Tensor | None,
+        bias: Tensor | None,
+        factors: Sequence[Tensor],
+        keeps: Sequence[bool] | None = None,
+    ) -> tuple[Tensor, Saved | None]:
+        assert gain is not None
+        assert bias is None
+        rows, scales = x.contiguous(), []
+        widths = zip(self.plan.widths[1:-1], keeps or [False] * len(self.keeps), strict=True)
+        results = [rows.new_empty(rows.shape[0], width) if kept else None for width, kept in widths]
+        y = rows.new_empty(rows.shape[0], self.plan.padded_out)
+        for expert, begin, end in self._busy():
+            own = [factor[expert] for factor in factors]
+            scales.append(scale_of(gain[expert], own, self.limits))
+            parts = _part(results, begin, end)
+            self._executor(rows, end - begin).multiply(
+                rows[begin:end], y[begin:end], scales[-1].value, None, own, parts
+            )
+        return y, None if keeps is None else Saved(scales, results)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, scales_E, *weights = ctx.saved_tensors
-        (grad,), plan, sizes = grads, ctx.plan, ctx.sizes
-        if needs_obvious_gradients(grad):
-            return (
-                None,
-                None,
-                *differentiable_gradients(
-                    lambda rows, scales_E, *weights: contract_each(plan, rows, sizes, scales_E, weights),
-                    (rows, scales_E, *weights),
-                    grad,
-                    ctx.needs_input_grad[2:],
-                ),
-            )
-        _, _, wants_rows, wants_scales, *wants_weights = ctx.needs_input_grad
-        wanted = [wants_scales, False, *wants_weights]
-        rows, grad = rows.contiguous(), grad.contiguous()
-        # The first pass may overwrite what was kept; a second one over the same graph computes it anew.
-        kept, ctx.kept = ctx.kept, [None] * (len(weights) - 1)
-        rows_grad = memory_for_x_grad(rows, kept) if wants_rows else None
-        scales_grad = torch.zeros(len(sizes), dtype=torch.float64) if wants_scales else None
-        weights_grad = [torch.zeros_like(w) if wants else None for w, wants in zip(weights, wants_weights, strict=True)]
-        for expert, begin, end in _busy(sizes):
-            of_expert = [weight[expert] for weight in weights]
-            part = _kept(kept, begin, end)
-            into = None if rows_grad is None else rows_grad[begin:end]
-            scale_grad, _, found = passes_for(plan, end - begin, rows.is_cpu, weights[0].itemsize).backward(
-                grad[begin:end], rows[begin:end], into, ctx.scales[expert], of_expert, part, wanted
-            )
-            if scales_grad is not None and scale_grad is not None:
-                scales_grad[expert] = scale_grad
-            for target, source in zip(weights_grad, found, strict=True):
+    def backward(
+        self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]
+    ) -> list[Tensor | None]:
+        x, gain, _, *factors = inputs
+        wants_x, wants_gain, _, *wants_factors = wanted
+        rows, grad = x.contiguous(), grad.contiguous()
+        saved = saved or Saved(None, [None] * len(self.keeps))
+        x_grad = memory_for_x_grad(rows, saved) if wants_x else None
+        gain_grad = torch.zeros_like(gain)
+        factor_grads = [torch.zeros_like(f) if wants else None for f, wants in zip(factors, wants_factors, strict=True)]
+        for number, (expert, begin, end) in enumerate(self._busy()):
+            own = [factor[expert] for factor in factors]
+            scale = saved.scale[number] if saved.scale else scale_of(gain[expert], own, self.limits)
+            into, parts = None if x_grad is None else x_grad[begin:end], _part(saved.results, begin, end)
+            slope, _, found = self._executor(rows, end - begin).gradients(
+                grad[begin:end], rows[begin:end], into, scale.value, own, parts,
+                (wants_gain or any(scale.norms), False, *wants_factors),
+            )  # fmt: skip
+            if slope is not None:
+                gain_grad[expert] = scale_gradients(scale, slope, gain[expert], own, found)
+            for target, source in zip(factor_grads, found, strict=True):
                 if target is not None and source is not None:
                     target[expert] = source
-        return None, None, rows_grad, scales_grad, *weights_grad
+        return [x_grad, gain_grad if wants_gain else None, None, *factor_grads]
+
+    def reference(self, x: Tensor, gain: Tensor | None, bias: Tensor | None, *factors: Tensor) -> Tensor:
+        assert gain is not None
+        assert bias is None
+        return contract_each(self.plan, x, self.sizes, reference_scale(gain, factors, self.stds), factors)
+
+    def _executor(self, rows: Tensor, tokens: int) -> CpuExecutor:
+        executor = executor_for(self.plan, Call("cpu", rows.dtype, tokens, trains=True))
+        assert isinstance(executor, CpuExecutor)
+        return executor
+
+    def _busy(self) -> Iterator[tuple[int, int, int]]:
+        """Number, first row and end of every expert that has rows."""
+        begin = 0
+        for expert, size in enumerate(self.sizes):
+            if size:
+                yield expert, begin, begin + size
+            begin += size
 
 
-def _busy(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Number, first row and end of every expert that has rows."""
-    begin = 0
-    for expert, size in enumerate(sizes):
-        if size:
-            yield expert, begin, begin + size
-        begin += size
-
-
-def _kept(kept: Kept, begin: int, end: int) -> Kept:
-    """The parts of kept results that belong to some of the rows."""
-    return [memory if memory is None else memory[begin:end] for memory in kept]
+def _part(results: Sequence[Tensor | None], begin: int, end: int) -> list[Tensor | None]:
+    """The parts of saved results that belong to some of the rows."""
+    return [memory if memory is None else memory[begin:end] for memory in results]
 
 
 def contract_in_groups(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from einsearch_cli.layers.contractions.double_backward import differentiable_gradients, needs_obvious_gradients
+from einsearch_cli.layers.execution.reference_gradients import needs_reference_gradients, reference_gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,9 @@ class _Dispatch(torch.autograd.Function):
         x_TF, gates_TK = ctx.saved_tensors
         (grad_RF,), groups = grads, ctx.groups
         wants_x, wants_gates, _ = ctx.needs_input_grad
-        if needs_obvious_gradients(grad_RF):
+        if needs_reference_gradients(grad_RF):
             wanted = wants_x, wants_gates
-            return *differentiable_gradients(
+            return *reference_gradients(
                 lambda x_TF, gates_TK: plain_dispatch(x_TF, gates_TK, groups), (x_TF, gates_TK), grad_RF, wanted
             ), None
         row_of_slot_TK = groups.row_of_slot_TK

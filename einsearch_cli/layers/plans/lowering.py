@@ -28,6 +28,7 @@ def lower(
     grads_after = [*(later.grad_before for later in drafts[1:]), tuple(end)]
     last, first_grad = drafts[-1].after, drafts[0].grad_before
     return Plan(
+        sized=sized,
         padded_in=sized.padded_in,
         padded_out=sized.padded_out,
         input_order=tuple(axis for axis in start if axis != TOKENS),

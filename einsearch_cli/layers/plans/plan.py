@@ -203,6 +203,7 @@ class Plan:
     left out). Any fixed order is as expressive as another; this one spares copies.
     """
 
+    sized: SizedStructure
     padded_in: int
     padded_out: int
     input_order: tuple[str, ...]

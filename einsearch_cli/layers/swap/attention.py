@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.contractions.double_backward import differentiable_gradients, needs_obvious_gradients
+from einsearch_cli.layers.execution.reference_gradients import needs_reference_gradients, reference_gradients
 from einsearch_cli.layers.tracing import is_plain, is_transformed
 
 PARTS: Final = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -158,10 +158,10 @@ class _DifferentiableAgain(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), is_causal = grads, ctx.is_causal
-        if not needs_obvious_gradients(grad):
+        if not needs_reference_gradients(grad):
             return grad, None, None, None, None, None
         wanted = ctx.needs_input_grad[1:5]
-        found = differentiable_gradients(
+        found = reference_gradients(
             lambda q, k, v, mask: _plain_attention(q, k, v, mask, 0.0, is_causal), ctx.saved_tensors, grad, wanted
         )
         return None, *found, None

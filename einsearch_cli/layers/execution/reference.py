@@ -1,19 +1,34 @@
-"""The factors of a plan meeting an activation, in operations that torch differentiates by itself.
+"""The reference: the factors of a plan meet an activation in operations that torch differentiates by itself.
 
-The obvious route, used where something else than speed on this device counts:
-compilers, function transforms, derivatives of derivatives. `chunked` does the same faster.
+Compilers, function transforms and derivatives of derivatives get it; the executors compute the same faster.
 
 Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from einsearch_cli.layers.execution.scaling import reference_scaled_last
 from einsearch_cli.layers.plans.plan import Plan, Reading, Step
+
+
+def reference_layer(plan: Plan, stds: Sequence[float]) -> Callable[..., Tensor]:
+    """(x, gain, bias, *factors) to the layer's output; without a gain nothing is scaled.
+
+    x is (..., padded_in), the output (..., padded_out).
+    """
+
+    def apply(x: Tensor, gain: Tensor | None, bias: Tensor | None, *factors: Tensor) -> Tensor:
+        if gain is not None:
+            factors = (*factors[:-1], reference_scaled_last(gain, factors, stds))
+        y = contract(plan, x.reshape(-1, x.shape[-1]), factors)
+        return (y if bias is None else y + bias).reshape(*x.shape[:-1], y.shape[1])
+
+    return apply
 
 
 def contract(plan: Plan, activation: Tensor, weights: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
-"""Small work around the products on a GPU: by Triton where it runs, which torch for CUDA brings along, else by torch.
+"""Triton's kernels for small work around the products on a GPU, where they run; torch for CUDA brings Triton along.
 
-`by_triton` and `by_torch` have the same functions. Figures are in `docs/log.md`, 2026-11-27.
+Figures are in `docs/log.md`, 2026-11-27.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.contractions.kernels import by_torch
 from einsearch_cli.layers.plans.two_cores import TwoCores
 
 _COUNTABLE = (1 << 31) - (1 << 20)
@@ -21,30 +20,33 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Float64 sums are torch's."""
 
 
-def kernels_for(gain: Tensor, factors: Sequence[Tensor]) -> ModuleType:
-    """Triton's where they can take these: contiguous, on the current device, factors of one dtype."""
+def kernels_for(gain: Tensor, factors: Sequence[Tensor]) -> ModuleType | None:
+    """`by_triton` where it can take these: contiguous, on the current device, factors of one dtype; else None."""
     if not gain.is_cuda or gain.dtype not in _DTYPES or gain.get_device() != torch.cuda.current_device():
-        return by_torch
+        return None
     dtype = factors[0].dtype
     if dtype not in _DTYPES:
-        return by_torch
+        return None
     for factor in factors:
         if factor.dtype is not dtype or not factor.is_contiguous() or not 0 < factor.numel() < _COUNTABLE:
-            return by_torch
+            return None
     return _tried(gain.get_device())
 
 
 def add_bias_(y: Tensor, bias: Tensor) -> None:
     """y (tokens, features), contiguous, += bias."""
-    kernels = kernels_for(bias, (bias,)) if y.numel() else by_torch
-    kernels.add_bias_(y, bias)
+    kernels = kernels_for(bias, (bias,)) if y.numel() else None
+    if kernels is None:
+        y.add_(bias)
+    else:
+        kernels.add_bias_(y, bias)
 
 
 def two_core_kernels(cores: TwoCores, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> ModuleType | None:
     """The kernels of `tensor_train`, which take half precision; None if they cannot take these tensors."""
     tensors = (x, *factors) if bias is None else (x, *factors, bias)
     outputs = x.shape[0] * cores.sizes[2] * cores.sizes[3]
-    if x.dtype.itemsize != 2 or outputs >= _COUNTABLE or kernels_for(x, tensors) is by_torch:
+    if x.dtype.itemsize != 2 or outputs >= _COUNTABLE or kernels_for(x, tensors) is None:
         return None
     return _tried_two_cores(x.get_device(), x.dtype, cores)
 
@@ -52,7 +54,7 @@ def two_core_kernels(cores: TwoCores, x: Tensor, factors: Sequence[Tensor], bias
 @lru_cache(maxsize=64)
 def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> ModuleType | None:
     """The cores may not fit on the chip of this device."""
-    from einsearch_cli.layers.contractions.kernels import tensor_train
+    from einsearch_cli.layers.execution.kernels import tensor_train
 
     p, q, m, n, r = cores.sizes
     shapes = (1, p * q), (1, m * n), (1, p, m * r), (1, q * r, n), (m * n,)
@@ -69,13 +71,13 @@ def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> Module
 
 
 @lru_cache(maxsize=64)
-def _tried(device: int) -> ModuleType:
+def _tried(device: int) -> ModuleType | None:
     """Triton may be missing, or unable to compile here: it needs a C compiler when first used."""
     try:
-        from einsearch_cli.layers.contractions.kernels import by_triton
+        from einsearch_cli.layers.execution.kernels import by_triton
 
         ones = torch.ones(1, 16, device=torch.device("cuda", device))
         by_triton.add_bias_(ones.clone(), ones[0])
     except Exception:  # whatever is wrong with Triton, torch does the same
-        return by_torch
+        return None
     return by_triton

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.contractions.contraction import sum_repeats
-from einsearch_cli.layers.contractions.kernels import add_bias_
+from einsearch_cli.layers.execution.kernels import add_bias_
+from einsearch_cli.layers.execution.reference import sum_repeats
 from einsearch_cli.layers.plans.direct_writing import plan_operands
 from einsearch_cli.layers.plans.operands import TOKENS_NAME, StepOperands, View, contiguous
 from einsearch_cli.layers.plans.plan import Plan

@@ -1,0 +1,60 @@
+"""Which executor serves a plan in a call: the only place that chooses."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from einsearch_cli.layers.execution.cpu import CpuExecutor
+from einsearch_cli.layers.execution.dense import DenseExecutor
+from einsearch_cli.layers.execution.executor import Call, Executor
+from einsearch_cli.layers.execution.gpu import GpuExecutor
+from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.planner import Route
+
+_num_threads = torch.get_num_threads
+
+
+@lru_cache(maxsize=4096)
+def executor_for(plan: Plan, call: Call, stored: Plan | None = None) -> Executor:
+    """The executor of a plan for calls like this.
+
+    With `stored`, the layer's own plan, it takes the factors of that, for `plan` is the one of their product.
+    """
+    if stored is not None:
+        return DenseExecutor(stored, plan)
+    plan = plan.at(call.tokens, call.is_cpu, call.dtype.itemsize)
+    return (CpuExecutor if call.is_cpu else GpuExecutor)(plan, call.tokens)
+
+
+class Resolved(NamedTuple):
+    """What a layer decided at a call, for the next inputs of the same shape; nothing made from values."""
+
+    shape: torch.Size
+    """Of the input, before padding."""
+    is_cpu: bool
+    threads: int
+    autocast: torch.dtype | None
+    route: Route
+    is_own: bool
+    """Whether the executor takes the layer's own factors, and scales them itself."""
+    executor: Executor
+
+    def serves(self, x: Tensor, autocast: torch.dtype | None) -> bool:
+        """Whether nothing that matters has changed."""
+        return (
+            x.shape == self.shape
+            and x.is_cpu is self.is_cpu
+            and self.threads == _num_threads()
+            and self.autocast is autocast
+        )
+
+
+def resolved(x: Tensor, call: Call, own: Plan, route: Route, autocast: torch.dtype | None) -> Resolved:
+    """For inputs like `x` (..., in_features) of a layer whose plan is `own`."""
+    is_formed = route.is_dense and call.is_cpu
+    executor = executor_for(route.plan, call, own if is_formed else None)
+    return Resolved(x.shape, x.is_cpu, _num_threads(), autocast, route, is_formed or route.is_own, executor)

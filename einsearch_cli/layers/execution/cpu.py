@@ -1,0 +1,148 @@
+"""The executor of a CPU: products over chunks of tokens that stay in the cache.
+
+What makes it fast (figures in `docs/log.md`): intermediates of a chunk stay in the second-level cache and never reach main
+memory; every batched product writes a contiguous result, which keeps MKL's batched path; the scale is folded into a
+product; the bias is added by the pass that writes the output. Intermediates are saved for the backward pass only where the
+layer still needs no more memory than the dense one it stands for, and are computed again otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from einsearch_cli.layers.execution.executor import Executor, Inputs, Saved, as_rows, memory_for_x_grad
+from einsearch_cli.layers.execution.generated import generated
+from einsearch_cli.layers.execution.reference import repeated
+from einsearch_cli.layers.execution.scaling import per_scale, scale_gradients, scale_of
+from einsearch_cli.layers.plans.chunking import chunks, kept_steps
+from einsearch_cli.layers.plans.plan import Plan
+
+Results = Sequence[Tensor | None]
+"""Those of all steps but the last, None where there is no memory for one, or it is to be computed again."""
+
+
+class CpuExecutor(Executor):
+    """Factors meet the activation one after another, chunk by chunk."""
+
+    def __init__(self, plan: Plan, tokens: int) -> None:
+        super().__init__(plan)
+        self.tokens, self._sizes, self._code = tokens, chunks(plan, tokens), generated(plan)
+        self.is_whole = len(self._sizes) == 1
+        self.keeps = kept_steps(plan, tokens)
+        self._nothing: Results = (None,) * len(self.keeps)
+
+    def forward(
+        self,
+        x: Tensor,
+        gain: Tensor | None,
+        bias: Tensor | None,
+        factors: Sequence[Tensor],
+        keeps: Sequence[bool] | None = None,
+    ) -> tuple[Tensor, Saved | None]:
+        scale, rows, results = scale_of(gain, factors, self.limits), as_rows(x), self._nothing
+        if keeps and not self.is_whole:
+            results = self.memory(rows, keeps)
+        # The output is not a view, of which torch would keep account.
+        y = x.new_empty(*x.shape[:-1], self.plan.padded_out)
+        y_rows = y if y.ndim == 2 else y.view(self.tokens, self.plan.padded_out)
+        found = self.multiply(rows, y_rows, scale.value, bias, factors, results)
+        return y, None if keeps is None else Saved(scale, found)
+
+    def backward(
+        self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]
+    ) -> list[Tensor | None]:
+        x, gain, _, *factors = inputs
+        saved = saved or Saved(None, self._nothing)
+        scale, results = saved.scale, saved.results
+        if scale is None:
+            scale = scale_of(gain, factors, self.limits)
+        wants_x, wants_gain, *others = wanted
+        rows = as_rows(x)
+        x_grad = memory_for_x_grad(rows, saved) if wants_x else None
+        wants_scale = wants_gain or any(scale.norms)  # caps pass the scale's gradient on to factors
+        slope, bias_grad, grads = self.gradients(
+            as_rows(grad), rows, x_grad, scale.value, factors, results, (wants_scale, *others)
+        )
+        gain_grad = None
+        if gain is not None and slope is not None:
+            gain_grad = scale_gradients(scale, slope, gain, factors, grads)
+        if not wanted[-1]:
+            grads[-1] = None
+        if x_grad is not None and x.ndim != 2:
+            x_grad = x_grad.view(x.shape)
+        return [x_grad, gain_grad if wants_gain else None, bias_grad, *grads]
+
+    def memory(self, rows: Tensor, keeps: Sequence[bool]) -> Results:
+        """Memory (tokens, width) for the results that are to be saved."""
+        widths = zip(self.plan.widths[1:-1], keeps, strict=True)
+        return [rows.new_empty(rows.shape[0], width) if kept else None for width, kept in widths]
+
+    def multiply(
+        self, x: Tensor, y: Tensor, scale: float, bias: Tensor | None, factors: Sequence[Tensor], results: Results
+    ) -> Results:
+        """Write the output (tokens, padded_out) to `y`, and results of the steps to the memory in `results`, if any.
+
+        Gives these results, for a call of a single chunk also those in memory of their own.
+        """
+        factors, sizes = self.prepared(factors), self._sizes
+        if self.is_whole:
+            found: Results = self._code.forward(x, y, scale, bias, factors, results)
+            return found
+        for x_part, y_part, *parts in zip(x.split(sizes), y.split(sizes), *_split(results, sizes), strict=True):
+            self._code.forward(x_part, y_part, scale, bias, factors, parts)
+        return results
+
+    def gradients(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        x_grad: Tensor | None,
+        scale: float,
+        factors: Sequence[Tensor],
+        results: Results,
+        wanted: Sequence[bool],
+    ) -> tuple[float | None, Tensor | None, list[Tensor | None]]:
+        """Gradients of scale, bias and factors, where wanted; that of x is written to `x_grad` if given."""
+        wants_scale, wants_bias, *wants_factors = wanted
+        wants_factors[-1] |= wants_scale
+        code, sizes, bias_grad = self._code, self._sizes, None
+        sums: Results = (None,) * len(factors)
+        # The scale's gradient needs what multiplies it, which is lost where the scale is zero.
+        settings = scale, scale or 1.0, self.prepared(factors)
+        if self.is_whole:
+            bias_grad = grad.sum(0) if wants_bias else None
+            sums = code.backward(grad, x, x_grad, *settings, results, wants_factors, sums)
+        else:
+            bias_grad = grad.new_zeros(grad.shape[1]) if wants_bias else None
+            x_grads = _split((x_grad,), sizes)[0]
+            parts = zip(grad.split(sizes), x.split(sizes), x_grads, *_split(results, sizes), strict=True)
+            for grad_part, x_part, x_grad_part, *kept_part in parts:
+                if bias_grad is not None:  # while the chunk is on its way into the cache
+                    bias_grad.view(1, -1).addmm_(grad.new_ones(1, grad_part.shape[0]), grad_part)
+                sums = code.backward(grad_part, x_part, x_grad_part, *settings, kept_part, wants_factors, sums)
+        grads, slope = code.factor_gradients(sums), None
+        if wants_scale:
+            slope = per_scale(scale, x, x_grad, factors[-1], grads[-1])
+        if scale == 0 and grads[-1] is not None:
+            grads[-1] = torch.zeros_like(grads[-1])
+        return slope, bias_grad, grads
+
+    def prepared(self, factors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Factors repeated along the axes that only the activation has; along the tokens it is done chunk by chunk."""
+        return repeated_factors(self.plan, factors) if self._code.repeats_factors else factors
+
+
+def repeated_factors(plan: Plan, factors: Sequence[Tensor]) -> list[Tensor]:
+    """Those of a plan that repeats some; factors that are repeated already stay as they are."""
+    return [
+        repeated(factor, step, 1) if step.is_repeated and factor.shape[0] == step.weight_shape[0] else factor
+        for step, factor in zip(plan.steps, factors, strict=True)
+    ]
+
+
+def _split(memories: Results, sizes: tuple[int, ...]) -> list[Sequence[Tensor | None]]:
+    """The chunks of every tensor."""
+    return [(None,) * len(sizes) if memory is None else memory.split(sizes) for memory in memories]
