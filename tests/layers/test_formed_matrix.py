@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.execution.dense import DenseExecutor
-from einsearch_cli.layers.execution.forming import forming
+from einsearch_cli.layers.execution.forming import Forming
 from einsearch_cli.layers.execution.merged import merged_weights
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_AVX512, DEFAULT_CPU
 from einsearch_cli.layers.plans.planner import Use, best_route, dense_route
@@ -69,12 +69,12 @@ def test_matrix_and_gradients_of_random_structures(factors: int, seed: int) -> N
         return
     stored = [torch.randn_like(factor).requires_grad_() for factor in layer._factors()]
     (wanted,) = merged_weights(layer.plan, route.plan, stored)
-    found = forming(layer.sized, layer.plan, route.plan)
-    matrix, *kept = found.forward([factor.detach() for factor in stored])
+    found = Forming(layer.plan, route.plan)
+    matrix, values = found.forward([factor.detach() for factor in stored])
     torch.testing.assert_close(matrix, wanted[0], rtol=1e-12, atol=1e-12)
     grad = torch.randn_like(wanted)
     expected = torch.autograd.grad(wanted, stored, grad)
-    torch.testing.assert_close(found.backward(grad[0], kept), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(tuple(found.backward(grad[0], values)), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("text", NARROW)

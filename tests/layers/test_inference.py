@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear, merge
-from einsearch_cli.layers.execution import cpu
+from einsearch_cli.layers.execution import products
 from einsearch_cli.layers.execution.merged import KeptWeights
 from einsearch_cli.layers.execution.reference import repeated
 from einsearch_cli.layers.plans.planner import routes
@@ -203,7 +203,7 @@ def test_shapes_on_the_meta_device(layer: EinsumLinear, grad: bool) -> None:
 def test_a_merged_layer_repeats_factors_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Along axes that only the activation has, and for few tokens not at all."""
     repeats = []
-    monkeypatch.setattr(cpu, "repeated", lambda *arguments: repeats.append(1) or repeated(*arguments))
+    monkeypatch.setattr(products, "repeated", lambda *arguments: repeats.append(1) or repeated(*arguments))
     layer, x = merge(EinsumLinear(256, 256, "(0.5|0.25|0.25|0.25|0.5|0.25|0)").eval()), torch.randn(20, 256)
     layer.route = "(xA)B"
     with torch.no_grad():

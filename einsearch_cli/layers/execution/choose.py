@@ -25,9 +25,13 @@ def executor_for(plan: Plan, call: Call, stored: Plan | None = None) -> Executor
     With `stored`, the layer's own plan, it takes the factors of that, for `plan` is the one of their product.
     """
     if stored is not None:
-        return DenseExecutor(stored, plan)
+        return _dense_executor(stored, plan)
     plan = plan.at(call.tokens, call.is_cpu, call.dtype.itemsize)
     return (CpuExecutor if call.is_cpu else GpuExecutor)(plan, call.tokens)
+
+
+_dense_executor = lru_cache(maxsize=1024)(DenseExecutor)
+"""The same for all numbers of tokens."""
 
 
 class Resolved(NamedTuple):

@@ -14,14 +14,10 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.execution.executor import Executor, Inputs, Saved, as_rows, memory_for_x_grad
-from einsearch_cli.layers.execution.generated import generated
-from einsearch_cli.layers.execution.reference import repeated
+from einsearch_cli.layers.execution.products import Products, Results, repeated_factors
 from einsearch_cli.layers.execution.scaling import per_scale, scale_gradients, scale_of
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.plan import Plan
-
-Results = Sequence[Tensor | None]
-"""Those of all steps but the last, None where there is no memory for one, or it is to be computed again."""
 
 
 class CpuExecutor(Executor):
@@ -29,7 +25,9 @@ class CpuExecutor(Executor):
 
     def __init__(self, plan: Plan, tokens: int) -> None:
         super().__init__(plan)
-        self.tokens, self._sizes, self._code = tokens, chunks(plan, tokens), generated(plan)
+        self.tokens, self._sizes = tokens, chunks(plan, tokens)
+        of_length = {length: Products(plan, length, is_cpu=True) for length in set(self._sizes)}
+        self._parts = [of_length[length] for length in self._sizes]
         self.is_whole = len(self._sizes) == 1
         self.keeps = kept_steps(plan, tokens)
         self._nothing: Results = (None,) * len(self.keeps)
@@ -89,10 +87,10 @@ class CpuExecutor(Executor):
         """
         factors, sizes = self.prepared(factors), self._sizes
         if self.is_whole:
-            found: Results = self._code.forward(x, y, scale, bias, factors, results)
-            return found
-        for x_part, y_part, *parts in zip(x.split(sizes), y.split(sizes), *_split(results, sizes), strict=True):
-            self._code.forward(x_part, y_part, scale, bias, factors, parts)
+            return self._parts[0].forward(x, y, scale, bias, factors, results)
+        chunked = zip(self._parts, x.split(sizes), y.split(sizes), *_split(results, sizes), strict=True)
+        for products, x_part, y_part, *kept in chunked:
+            products.forward(x_part, y_part, scale, bias, factors, kept)
         return results
 
     def gradients(
@@ -108,22 +106,20 @@ class CpuExecutor(Executor):
         """Gradients of scale, bias and factors, where wanted; that of x is written to `x_grad` if given."""
         wants_scale, wants_bias, *wants_factors = wanted
         wants_factors[-1] |= wants_scale
-        code, sizes, bias_grad = self._code, self._sizes, None
-        sums: Results = (None,) * len(factors)
-        # The scale's gradient needs what multiplies it, which is lost where the scale is zero.
-        settings = scale, scale or 1.0, self.prepared(factors)
+        sizes, bias_grad, prepared = self._sizes, None, self.prepared(factors)
+        sums: list[Tensor | None] = [None] * len(factors)
         if self.is_whole:
             bias_grad = grad.sum(0) if wants_bias else None
-            sums = code.backward(grad, x, x_grad, *settings, results, wants_factors, sums)
+            self._parts[0].backward(grad, x, x_grad, scale, prepared, results, wants_factors, sums)
         else:
             bias_grad = grad.new_zeros(grad.shape[1]) if wants_bias else None
             x_grads = _split((x_grad,), sizes)[0]
-            parts = zip(grad.split(sizes), x.split(sizes), x_grads, *_split(results, sizes), strict=True)
-            for grad_part, x_part, x_grad_part, *kept_part in parts:
+            chunked = zip(self._parts, grad.split(sizes), x.split(sizes), x_grads, *_split(results, sizes), strict=True)
+            for products, grad_part, x_part, x_grad_part, *kept in chunked:
                 if bias_grad is not None:  # while the chunk is on its way into the cache
                     bias_grad.view(1, -1).addmm_(grad.new_ones(1, grad_part.shape[0]), grad_part)
-                sums = code.backward(grad_part, x_part, x_grad_part, *settings, kept_part, wants_factors, sums)
-        grads, slope = code.factor_gradients(sums), None
+                products.backward(grad_part, x_part, x_grad_part, scale, prepared, kept, wants_factors, sums)
+        grads, slope = self._parts[0].factor_gradients(sums), None
         if wants_scale:
             slope = per_scale(scale, x, x_grad, factors[-1], grads[-1])
         if scale == 0 and grads[-1] is not None:
@@ -132,15 +128,7 @@ class CpuExecutor(Executor):
 
     def prepared(self, factors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Factors repeated along the axes that only the activation has; along the tokens it is done chunk by chunk."""
-        return repeated_factors(self.plan, factors) if self._code.repeats_factors else factors
-
-
-def repeated_factors(plan: Plan, factors: Sequence[Tensor]) -> list[Tensor]:
-    """Those of a plan that repeats some; factors that are repeated already stay as they are."""
-    return [
-        repeated(factor, step, 1) if step.is_repeated and factor.shape[0] == step.weight_shape[0] else factor
-        for step, factor in zip(plan.steps, factors, strict=True)
-    ]
+        return repeated_factors(self.plan, factors)
 
 
 def _split(memories: Results, sizes: tuple[int, ...]) -> list[Sequence[Tensor | None]]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.execution.executor import Executor, Inputs, Saved
-from einsearch_cli.layers.execution.forming import forming
-from einsearch_cli.layers.execution.generated import nothing_like
+from einsearch_cli.layers.execution.forming import Forming
+from einsearch_cli.layers.execution.products import nothing_like
 from einsearch_cli.layers.execution.scaling import per_scale, scale_gradients, scale_of
 from einsearch_cli.layers.plans.plan import Plan
 
@@ -28,7 +28,7 @@ class DenseExecutor(Executor):
 
     def __init__(self, stored: Plan, dense: Plan) -> None:
         super().__init__(dense, stored)
-        self._forming = forming(dense.sized, stored, dense)
+        self._forming = Forming(stored, dense)
         self.keeps = (True,)
 
     def forward(
@@ -41,9 +41,10 @@ class DenseExecutor(Executor):
     ) -> tuple[Tensor, Saved | None]:
         """Factors may be of a wider dtype than the rest, as under autocast: the matrix is formed in it."""
         scale = scale_of(gain, factors, self.limits)
-        formed = self._forming.forward(factors)
-        matrix = formed[0] if formed[0].dtype is x.dtype else formed[0].to(x.dtype)
+        matrix, _ = formed = self._forming.forward(factors)
         saved = None if keeps is None else Saved(scale, formed)
+        if matrix.dtype is not x.dtype:
+            matrix = matrix.to(x.dtype)
         if scale.value != scale.value:  # taken for 1 by MKL's products on processors of Intel
             x = x * scale.value
         if bias is not None and x.ndim == 2:
@@ -59,10 +60,10 @@ class DenseExecutor(Executor):
     ) -> list[Tensor | None]:
         x, gain, _, *factors = inputs
         saved = saved or Saved(scale_of(gain, factors, self.limits), self._forming.forward(factors))
-        scale, formed = saved.scale, saved.results
+        scale, (matrix, values) = saved.scale, saved.results
         wants_x, wants_gain, wants_bias, *wants_factors = wanted
-        matrix, rows, value = formed[0], x, scale.value
-        if matrix.dtype is not x.dtype:
+        rows, value, dtype = x, scale.value, matrix.dtype
+        if dtype is not x.dtype:
             matrix = matrix.to(x.dtype)
         if x.ndim != 2:
             rows, grad = _rows(x), _rows(grad)
@@ -71,17 +72,17 @@ class DenseExecutor(Executor):
         nothing = nothing_like(x)
         x_grad = _addmm(nothing, grad, matrix.t(), beta=0, alpha=value) if wants_x else None
         gain_grad = None
-        found: tuple[Any, ...] = (None,) * len(factors)
+        found: list[Any] = [None] * len(factors)
         if wants_gain or True in wants_factors:
             # Of the matrix that multiplies rows: the scale's gradient is lost where the scale is zero.
             matrix_grad = _addmm(nothing, rows.t(), grad, beta=0, alpha=value or 1.0)
             slope = per_scale(value, rows, x_grad, matrix, matrix_grad)
-            if formed[0].dtype is not x.dtype:
-                matrix_grad = matrix_grad.to(formed[0].dtype)
-            found = self._forming.backward(matrix_grad if value else matrix_grad.zero_(), formed[1:])
+            if dtype is not x.dtype:
+                matrix_grad = matrix_grad.to(dtype)
+            found = self._forming.backward(matrix_grad if value else matrix_grad.zero_(), values)
             gain_grad = scale_gradients(scale, slope, gain, factors, found)
             if False in wants_factors:
-                found = tuple(part if wants else None for part, wants in zip(found, wants_factors, strict=True))
+                found = [part if wants else None for part, wants in zip(found, wants_factors, strict=True)]
         bias_grad = grad.sum(0) if wants_bias else None
         if x_grad is not None and x.ndim != 2:
             x_grad = x_grad.view(x.shape)

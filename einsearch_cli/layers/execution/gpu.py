@@ -12,10 +12,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.execution.cpu import repeated_factors
 from einsearch_cli.layers.execution.executor import Executor, Inputs, Saved, as_rows, memory_for_x_grad
-from einsearch_cli.layers.execution.generated import generated
 from einsearch_cli.layers.execution.kernels import two_core_kernels
+from einsearch_cli.layers.execution.products import Products, repeated_factors
 from einsearch_cli.layers.execution.scaling import unwaited_gradients, unwaited_scaled
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.two_cores import two_cores
@@ -26,7 +25,7 @@ class GpuExecutor(Executor):
 
     def __init__(self, plan: Plan, tokens: int) -> None:
         super().__init__(plan)
-        self.tokens, self._code, self._cores = tokens, generated(plan, is_cpu=False), two_cores(plan)
+        self._products, self._cores = Products(plan, tokens, is_cpu=False), two_cores(plan)
         self.keeps = (True,) * (len(plan.steps) - 1)
         self._nothing: Sequence[Tensor | None] = (None,) * len(self.keeps)
 
@@ -49,7 +48,7 @@ class GpuExecutor(Executor):
         elif self.plan.is_dense and bias is not None:  # a product of one matrix adds the bias on its way
             torch.addmm(bias, rows, factors[0][0], out=y)
         else:
-            results = self._code.forward(rows, y, 1.0, bias, self.prepared(factors), results)
+            results = self._products.forward(rows, y, 1.0, bias, self.prepared(factors), results)
         y = y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[1])
         return y, None if keeps is None else Saved(scale, results)
 
@@ -91,9 +90,9 @@ class GpuExecutor(Executor):
         wants_bias, *wants_factors = wanted
         kernels = self._fused(x, factors, None)
         if kernels is None or self._cores is None:
-            arguments = (1.0, 1.0, self.prepared(factors), results, wants_factors, (None,) * len(factors))
-            sums = self._code.backward(grad, x, x_grad, *arguments)
-            return grad.sum(0) if wants_bias else None, self._code.factor_gradients(sums)
+            sums: list[Tensor | None] = [None] * len(factors)
+            self._products.backward(grad, x, x_grad, 1.0, self.prepared(factors), results, wants_factors, sums)
+            return grad.sum(0) if wants_bias else None, self._products.factor_gradients(sums)
         if x_grad is not None:
             kernels.multiply(self._cores.transposed, grad, x_grad, 1.0, None, factors)
         if not any(wants_factors):
@@ -106,4 +105,4 @@ class GpuExecutor(Executor):
 
     def prepared(self, factors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Factors repeated along the axes that only the activation has."""
-        return repeated_factors(self.plan, factors) if self._code.repeats_factors else factors
+        return repeated_factors(self.plan, factors)

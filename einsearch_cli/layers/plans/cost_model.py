@@ -10,9 +10,9 @@ import math
 from itertools import pairwise
 
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
-from einsearch_cli.layers.plans.direct_writing import plan_operands
 from einsearch_cli.layers.plans.machine_profile import MachineProfile
 from einsearch_cli.layers.plans.merge_steps import merging_macs
+from einsearch_cli.layers.plans.operands import plan_operands
 from einsearch_cli.layers.plans.plan import Plan, Reading, Step
 from einsearch_cli.layers.plans.two_cores import is_fused
 from einsearch_cli.sizing import SizedStructure

@@ -27,6 +27,7 @@ def lower(
     static = {**sizes, TOKENS: 1}
     grads_after = [*(later.grad_before for later in drafts[1:]), tuple(end)]
     last, first_grad = drafts[-1].after, drafts[0].grad_before
+    steps = tuple(_step(draft, grad, static) for draft, grad in zip(drafts, grads_after, strict=True))
     return Plan(
         sized=sized,
         padded_in=sized.padded_in,
@@ -34,11 +35,12 @@ def lower(
         input_order=tuple(axis for axis in start if axis != TOKENS),
         output_order=tuple(axis for axis in end if axis != TOKENS),
         roles=roles,
-        steps=tuple(_step(draft, grad, static) for draft, grad in zip(drafts, grads_after, strict=True)),
+        steps=steps,
         write=_rearrangement(last, end, static),
         write_grad=_rearrangement(first_grad, start, static),
         widths=(_product(start, static), *(_product(draft.after, static) for draft in drafts)),
         few_tokens=few_tokens,
+        repeats_factors=any(step.is_repeated for step in steps),
     )
 
 

@@ -218,6 +218,8 @@ class Plan:
     """Elements per token of the input, of every result, and of the output last."""
     few_tokens: Plan | None
     """The same with every product token-major and no factor repeated; None if this is it."""
+    repeats_factors: bool
+    """Whether some step's factor `is_repeated`."""
 
     def at(self, tokens: int, is_cpu: bool, itemsize: int) -> Plan:
         """The plan for this many tokens of so many bytes an element, which has the same factors in the same layout.

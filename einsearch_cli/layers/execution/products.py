@@ -1,0 +1,237 @@
+"""The products of a plan over one chunk of tokens, forward and backward: the inner loop of all executors.
+
+Every view is prepared once for a number of tokens (`plans.operands`), as the Python between the products of a small layer
+takes as long as they do.
+
+Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from einsearch_cli.layers.execution.kernels import add_bias_
+from einsearch_cli.layers.execution.reference import repeated, sum_repeats
+from einsearch_cli.layers.plans.operands import StepOperands, plan_operands
+from einsearch_cli.layers.plans.plan import Plan, Step
+
+_as_strided, _add = torch.as_strided, torch.add
+_mm, _bmm, _addmm, _baddbmm = torch.mm, torch.bmm, torch.addmm, torch.baddbmm
+
+Results = Sequence[Tensor | None]
+"""The results of all steps but the last; None where there is no memory for one, or it is to be computed again."""
+
+
+def nothing_like(x: Tensor) -> Tensor:
+    """What a product is added to zero times."""
+    return _nothing(x.dtype, x.device)
+
+
+@lru_cache(maxsize=64)
+def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=dtype, device=device)
+
+
+class _Step:
+    """One step of a plan, ready to run."""
+
+    __slots__ = (
+        "add_product", "expanded", "factor_grad_by_grad", "grad", "grad_copy", "grad_feature_major", "grad_rows", "is_batched",
+        "is_feature_major", "multiply", "result", "result_elements", "rows", "rows_copy", "rows_grad", "rows_grad_elements",
+        "rows_rows", "step",
+    )  # fmt: skip
+
+    def __init__(self, step: Step, operands: StepOperands, tokens: int) -> None:
+        self.step, self.is_batched = step, step.is_batched
+        self.multiply: Callable[..., Tensor] = _bmm if step.is_batched else _mm
+        self.add_product: Callable[..., Tensor] = _baddbmm if step.is_batched else _addmm
+        self.expanded = (tokens, *step.weight_shape[1:]) if step.is_along_tokens else None
+        self.rows_copy, self.rows, self.rows_rows = operands.rows
+        self.grad_copy, self.grad, self.grad_rows = operands.grad
+        self.is_feature_major, self.grad_feature_major = step.is_feature_major, step.grad_is_feature_major
+        self.factor_grad_by_grad = step.weight_grad_is_swapped
+        self.result, self.rows_grad = operands.result, operands.rows_grad
+        self.result_elements = None if self.result.is_contiguous else self.result.elements
+        self.rows_grad_elements = None if self.rows_grad.is_contiguous else self.rows_grad.elements
+
+    def read(self, factor: Tensor) -> Tensor:
+        """The stored factor as an operand."""
+        if not self.is_batched:
+            return factor[0]
+        return factor if self.expanded is None else factor.expand(self.expanded)
+
+    def operands(self, activation: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the step's own product."""
+        if self.rows_copy is not None:
+            activation = _as_strided(activation, *self.rows_copy).contiguous()
+        rows = _as_strided(activation, *self.rows)
+        return (factor.mT, rows) if self.is_feature_major else (rows, factor)
+
+    def result_of(self, activation: Tensor, factor: Tensor, into: Tensor | None) -> Tensor:
+        """The result of a step but the last, in the memory that is given, if any is."""
+        left, right = self.operands(activation, factor)
+        if into is None:
+            if self.result_elements is None:  # an allocation of its own and `out` would cost a small layer 8 to 14 µs
+                return self.multiply(left, right)
+            into = activation.new_empty(self.result_elements)
+        self.multiply(left, right, out=_as_strided(into, *self.result))
+        return into
+
+    def rows_gradient(self, grad: Tensor, factor: Tensor, scale: float) -> Tensor:
+        """The gradient of the rows, in memory of its own."""
+        left, right = self.grad_operands(grad, factor)
+        if self.rows_grad_elements is not None:
+            into = grad.new_empty(self.rows_grad_elements)
+            self.scaled(left, right, scale, _as_strided(into, *self.rows_grad))
+            return into
+        return self.scaled(left, right, scale)
+
+    def grad_operands(self, grad: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the product that gives the gradient of the rows."""
+        grads = _as_strided(grad, *self.grad)
+        return (factor, grads) if self.grad_feature_major else (grads, factor.mT)
+
+    def factor_gradient(
+        self, activation: Tensor, grad: Tensor, scale: float, total: Tensor | None, tokens: int
+    ) -> Tensor:
+        """The gradient of the factor as an operand, added to the total of the chunks before."""
+        if self.rows_copy is not None:
+            activation = _as_strided(activation, *self.rows_copy).contiguous()
+        left, right = _as_strided(activation, *self.rows_rows), _as_strided(grad, *self.grad_rows)
+        if self.factor_grad_by_grad:
+            left, right = right, left
+        if total is None:
+            return self.scaled(left, right, scale)
+        # The last chunk may be shorter, and with it the repetitions along the tokens.
+        part = total if self.expanded is None else total[:tokens]
+        self.add_product(part, left, right, beta=1, alpha=scale, out=part)
+        return total
+
+    def scaled(self, left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+        if scale == 1.0:
+            return self.multiply(left, right) if out is None else self.multiply(left, right, out=out)
+        if out is None:
+            return self.add_product(nothing_like(left), left, right, beta=0, alpha=scale)
+        return self.add_product(out, left, right, beta=0, alpha=scale, out=out)
+
+    def stored(self, total: Tensor | None) -> Tensor | None:
+        """The gradient as the factor is stored."""
+        if total is None:
+            return None
+        swapped = total.mT if self.factor_grad_by_grad else total
+        if not self.is_batched:
+            swapped = swapped[None]
+        elif self.step.repeat_from is not None:
+            swapped = sum_repeats(swapped, self.step, total.shape[0])
+        return swapped if swapped is total else swapped.contiguous()
+
+
+class Products:
+    """Both passes over a chunk of this many tokens, without anything that autograd sees."""
+
+    __slots__ = ("_before", "_last", "_write", "_write_bias", "_write_grad", "is_cpu", "steps", "tokens")
+
+    def __init__(self, plan: Plan, tokens: int, is_cpu: bool) -> None:
+        operands = plan_operands(plan, is_cpu, tokens)
+        self.tokens, self.is_cpu = tokens, is_cpu
+        self.steps = [_Step(step, own, tokens) for step, own in zip(plan.steps, operands.steps, strict=True)]
+        *self._before, self._last = self.steps
+        self._write, self._write_grad = operands.write, operands.write_grad
+        self._write_bias = () if self._write is None else self._write[1].sizes[1:]
+
+    def forward(
+        self, x: Tensor, y: Tensor, scale: float, bias: Tensor | None, factors: Sequence[Tensor], results: Results
+    ) -> list[Tensor]:
+        """Write the output to `y`, and the results of steps to the memory in `results`, if any; gives these results."""
+        if scale != scale:  # MKL's products on processors of Intel take an alpha that is NaN for 1; it is to spread
+            x = x * scale
+        activation, found = x, []
+        for step, factor, into in zip(self._before, factors, results):  # noqa: B905  (there is one factor more)
+            activation = step.result_of(activation, step.read(factor), into)
+            found.append(activation)
+        last = self._last
+        left, right = last.operands(activation, last.read(factors[-1]))
+        if self._write is None:
+            last.scaled(left, right, scale, _as_strided(y, *last.result))
+            if bias is not None:  # a third of the time that a product which starts from the bias takes for it
+                if self.is_cpu:
+                    y.add_(bias)
+                else:
+                    add_bias_(y, bias)
+            return found
+        if last.result_elements is None:
+            result = last.scaled(left, right, scale)
+        else:
+            result = y.new_empty(last.result_elements)
+            last.scaled(left, right, scale, _as_strided(result, *last.result))
+        lies, wanted = _as_strided(result, *self._write[0]), _as_strided(y, *self._write[1])
+        if bias is None:
+            wanted.copy_(lies)
+        else:  # three quarters of the time of a copy and a pass for the bias
+            _add(lies, bias.view(self._write_bias), out=wanted)
+        return found
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        x_grad: Tensor | None,
+        scale: float,
+        factors: Sequence[Tensor],
+        results: Results,
+        wanted: Sequence[bool],
+        sums: list[Tensor | None],
+    ) -> None:
+        """Add the gradients of the factors that are wanted to `sums`, and write that of x to `x_grad`, if it is given.
+
+        What is None of `results` is computed again. Before the first chunk all sums are None. The gradient of the last
+        factor is scaled by `scale`, or not at all where that is zero.
+        """
+        if scale != scale:
+            grad = grad * scale
+        operands = [step.read(factor) for step, factor in zip(self.steps, factors, strict=True)]
+        activations = [x]
+        for step, factor, result in zip(self._before, operands, results):  # noqa: B905
+            activations.append(step.result_of(activations[-1], factor, None) if result is None else result)
+        alpha, of_factor = scale, scale or 1.0
+        for number in range(len(operands) - 1, -1, -1):
+            step, factor = self.steps[number], operands[number]
+            if step.grad_copy is not None:
+                grad = _as_strided(grad, *step.grad_copy).contiguous()
+            if wanted[number]:
+                sums[number] = step.factor_gradient(activations[number], grad, of_factor, sums[number], self.tokens)
+            if number:
+                grad = step.rows_gradient(grad, factor, alpha)
+            elif x_grad is not None:
+                self._write_x_grad(grad, factor, alpha, x_grad)
+            alpha = of_factor = 1.0  # the scale comes in with the last factor
+
+    def _write_x_grad(self, grad: Tensor, factor: Tensor, scale: float, x_grad: Tensor) -> None:
+        first = self.steps[0]
+        if self._write_grad is None:
+            left, right = first.grad_operands(grad, factor)
+            first.scaled(left, right, scale, _as_strided(x_grad, *first.rows_grad))
+            return
+        lies, wanted = self._write_grad
+        _as_strided(x_grad, *wanted).copy_(_as_strided(first.rows_gradient(grad, factor, scale), *lies))
+
+    def factor_gradients(self, sums: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The sums over all chunks as the factors are stored."""
+        return [step.stored(total) for step, total in zip(self.steps, sums, strict=True)]
+
+
+def repeated_factors(plan: Plan, factors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Factors repeated along the axes that only the activation has, unless they are already.
+
+    Along the tokens it is done chunk by chunk.
+    """
+    if not plan.repeats_factors:
+        return factors
+    return [
+        repeated(factor, step, 1) if step.is_repeated and factor.shape[0] == step.weight_shape[0] else factor
+        for step, factor in zip(plan.steps, factors, strict=True)
+    ]
