@@ -54,8 +54,9 @@ class Forming:
     >>> from einsearch_cli.structures import parse_structure
     >>> sized = parse_structure("monarch").at(64, 64)
     >>> forming = Forming(stored_plan(sized), dense_route(sized).plan)
-    >>> [tuple(tensor.shape) for tensor in forming.forward([torch.ones(8, 8, 8), torch.ones(8, 8, 8)])]
-    [(8, 8, 8), (8, 8, 8), (8, 8, 8, 1), (8, 1, 8, 8), (8, 8, 8, 8), (64, 64)]
+    >>> matrix, values = forming.forward([torch.ones(8, 8, 8), torch.ones(8, 8, 8)])
+    >>> matrix.shape, len(values)  # two factors, two views, their product, and that as a matrix
+    (torch.Size([64, 64]), 6)
     """
 
     def __init__(self, stored: Plan, dense: Plan) -> None:
