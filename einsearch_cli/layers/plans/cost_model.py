@@ -20,7 +20,7 @@ from einsearch_cli.sizing import SizedStructure
 _MERGE_STEPS, _TRAINED_MERGE_STEPS = 25, 60
 """Steps that a product of two factors is worth in a call, without gradients and with torch's autograd for them."""
 _FORM_STEPS, _TRAINED_FORM_STEPS = 3, 8
-"""Steps that a product is worth where a CPU forms one matrix (`contractions.forming`)."""
+"""Steps that a product is worth where a CPU forms one matrix (`execution.forming`)."""
 _MERGE_PASSES, _FORM_PASSES = 4, 6
 """Passes over a product in a training step."""
 _ONE_ROW = 0.4
