@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.options import Dtype
@@ -15,7 +17,7 @@ def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
 
     import torch
 
-    from einsearch_cli.layers.plans.machine_profile import WIDTHS, default_cpu, store_profile
+    from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, store_profile
     from einsearch_cli.speed import calibrate
 
     of_torch: torch.dtype = getattr(torch, dtype.value)
@@ -26,15 +28,22 @@ def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
     )
     if output in (Format.json, Format.jsonl):
         return json.dumps(asdict(profile), indent=2 if output is Format.json else None)
-    rows = []
-    for name, value in asdict(profile).items():
-        default = getattr(default_cpu().of_dtype(of_torch), name)
-        if name == "mac_ns":
-            pairs = zip(WIDTHS, value, default, strict=True)
-            rows += [_row(f"mac_ns, width {width}", ours, known) for width, ours, known in pairs]
-        elif name != "source":
-            rows.append(_row(name, value, default))
+    ours, defaults = (dict(_constants(asdict(each))) for each in (profile, DEFAULT_CPU.of_dtype(of_torch)))
+    rows = [_row(name, value, defaults[name]) for name, value in ours.items()]
     return render(rows, rows, output)
+
+
+def _constants(profile: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every number of a profile by a name that tells its place."""
+    from einsearch_cli.layers.plans.machine_profile import WIDTHS
+
+    for name, value in profile.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}, {part}", number) for part, number in _constants(value))
+        elif isinstance(value, tuple):
+            yield from ((f"{name}, width {width}", number) for width, number in zip(WIDTHS, value, strict=True))
+        elif isinstance(value, float | int) and not isinstance(value, bool):
+            yield name, value
 
 
 def _row(name: str, measured: float, default: float) -> dict[str, str]:

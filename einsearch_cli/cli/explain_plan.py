@@ -45,7 +45,15 @@ def plan_object(sized: SizedStructure, tokens: int, setting: PlanSetting | None)
     device, dtype = setting.device.value, setting.dtype.value
     profile = profile_for(device, torch.get_num_threads(), getattr(torch, dtype))
     routes = {use.value: [asdict(e) for e in explain(sized, tokens, profile, use)] for use in Use}
-    return {"plan": {"cost_model": profile.source, "device": device, "dtype": dtype, **routes}}
+    return {
+        "plan": {
+            "cost_model": profile.source,
+            "dense_margin": profile.dense_margin,
+            "device": device,
+            "dtype": dtype,
+            **routes,
+        }
+    }
 
 
 def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -53,8 +61,6 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "plan" not in item:
         return []
     from tabulate import tabulate
-
-    from einsearch_cli.layers.plans.planner import DENSE_MARGIN
 
     found = item["plan"]
     place = "the CPU" if found["device"] == "cpu" else "a GPU"
@@ -79,5 +85,7 @@ def plan_lines(item: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines.append(
         ("", "→ is taken; merged: after merge(model), which forms a matrix once. Other calls form it each time;")
     )
-    lines.append(("", f"it is left only for routes predicted to take less than {DENSE_MARGIN:.0%} of its time"))
+    lines.append(
+        ("", f"it is left only for routes predicted to take less than {found['dense_margin']:.0%} of its time")
+    )
     return lines

@@ -59,7 +59,7 @@ def explanation(
 ) -> LayerExplanation:
     """How `route` is taken for this many tokens."""
     is_cpu = device == "cpu"
-    plan = route.plan.at(tokens, is_cpu, dtype.itemsize)
+    plan = route.plan.at(tokens, profile.token_major)
     return LayerExplanation(
         sized=sized,
         tokens=tokens,
@@ -69,8 +69,8 @@ def explanation(
         route=route.text,
         plan=plan,
         executor="gpu" if not is_cpu else "dense" if route.is_dense else "cpu",
-        chunks=chunks(plan, tokens, is_cpu),
-        kept=kept_steps(plan, tokens, is_cpu) if use is Use.training else (),
+        chunks=chunks(plan, tokens, profile.chunks),
+        kept=kept_steps(plan, tokens, profile.chunks) if use is Use.training else (),
         predicted_us={each.text: predicted_ns(sized, each, tokens, profile, use) / 1e3 for each in routes(sized)},
     )
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from einsearch_cli.layers import EinsumLinear, merge
-from einsearch_cli.layers.plans.machine_profile import WIDTHS, MachineProfile
-from einsearch_cli.layers.plans.planner import routes
+from einsearch_cli.layers.execution.cpu import CpuExecutor
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, WIDTHS, ChunkLengths, MachineProfile
+from einsearch_cli.layers.plans.planner import routes, stored_plan
+from einsearch_cli.structures import parse_structure
 
 _ROUNDS = 7
 _ROUND_S = 4e-3
 """Short calls are repeated until a round takes this long."""
+_LONG_CHUNKS = (136, 264, 504)
 _FEW_ROWS = 4
 """Of products whose time is not their arithmetic."""
 
@@ -34,6 +38,7 @@ def calibrate(
         "matrix": lambda dtype: _matrices(dtype, dict(zip(WIDTHS, measured["mac"], strict=True))),
         "weight": lambda dtype: _weights(dtype, measured["mac"][-1]),
         "copy": _copies,
+        "chunk": _chunks,
     }
     measured: dict[str, tuple[float, ...]] = {}
     for step, (name, measure) in enumerate(measures.items()):
@@ -42,7 +47,9 @@ def calibrate(
     layer_ns, step_ns = measured["layer"]
     cached_ns, memory_ns, cache_bytes = measured["weight"]
     copy_ns, run_ns = measured["copy"]
-    return MachineProfile(
+    (longer,) = measured["chunk"]
+    return replace(
+        DEFAULT_CPU.of_dtype(dtype),
         layer_ns=layer_ns,
         step_ns=step_ns,
         matrix_ns=measured["matrix"][0],
@@ -52,8 +59,8 @@ def calibrate(
         cache_bytes=cache_bytes,
         copy_ns=copy_ns,
         run_ns=run_ns,
+        chunks=replace(ChunkLengths(), of_many_params=int(longer)),
         source=f"constants measured here with {torch.get_num_threads()} thread(s) for {str(dtype).removeprefix('torch.')}",
-        itemsize=dtype.itemsize,
     )
 
 
@@ -126,6 +133,17 @@ def _copies(dtype: torch.dtype) -> Iterator[float]:
     short_ns = fastest_ns(lambda: out.copy_(short)) / source.numel()
     yield long_ns
     yield max(0.0, 16 * (short_ns - long_ns))
+
+
+def _chunks(dtype: torch.dtype) -> Iterator[float]:
+    """Tokens of a chunk where factors overflow the cache: of the lengths that were best on some machine."""
+    plan = stored_plan(parse_structure("btt:r=4").at(2048, 2048))
+    x, factors = torch.randn(1024, 2048).to(dtype), [torch.randn(*s.weight_shape).to(dtype) for s in plan.steps]
+    times = {}
+    for tokens in _LONG_CHUNKS:
+        executor = CpuExecutor(plan, len(x), replace(ChunkLengths(), of_many_params=tokens))
+        times[tokens] = fastest_ns(partial(executor.forward, x, None, None, factors))
+    yield min(times, key=lambda tokens: times[tokens])
 
 
 def _product(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import EinsumLinear, merge
+from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.speed.bare import arenas_for, bare_products, einsum_route
 from einsearch_cli.speed.cases import Case, Entrant, Mode, check_memory, check_sizes
 from einsearch_cli.speed.machine import machine_facts
@@ -152,7 +153,8 @@ class _CaseRun:
             for layer in layers:
                 merge(layer)
         self.runners = [_runner(layer, x, y_grad) for layer in (dense, *layers)]
-        plans = [layer.plan.at(case.tokens, device.type == "cpu", dtype.itemsize) for layer in layers]
+        few = profile_for(device.type, torch.get_num_threads(), dtype).token_major
+        plans = [layer.plan.at(case.tokens, few) for layer in layers]
         arenas = arenas_for(plans, case.tokens, device, dtype)
         candidates: dict[str, Callable[[], object]] = {"dense": self.runners[0].call}
         for number, (layer, plan) in enumerate(zip(layers, plans, strict=True)):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from einsearch_cli.layers.plans import planner
+from einsearch_cli.layers.plans import machine_profile
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU
-from einsearch_cli.layers.plans.planner import DENSE_MARGIN, Use, best_route, predicted_ns, routes
+from einsearch_cli.layers.plans.planner import Use, best_route, predicted_ns, routes
 from einsearch_cli.structures import parse_structure
 
 
@@ -21,8 +22,9 @@ def share_said(einsearch) -> float:
 
 
 def test_the_margin_of_the_dense_matrix_is_the_planners(einsearch, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert share_said(einsearch) == DENSE_MARGIN
-    monkeypatch.setattr(planner, "DENSE_MARGIN", 0.35)
+    assert share_said(einsearch) == DEFAULT_CPU.dense_margin
+    other = replace(DEFAULT_CPU, dense_margin=0.35)
+    monkeypatch.setattr(machine_profile, "profile_for", lambda *_: other)
     assert share_said(einsearch) == 0.35
 
 

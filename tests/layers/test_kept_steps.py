@@ -11,24 +11,34 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from einsearch_cli.layers import EinsumLinear, Plan
 from einsearch_cli.layers.execution.reference import contract
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, ChunkLengths
 from einsearch_cli.layers.plans.planner import routes, stored_plan
 from einsearch_cli.structures import parse_structure
-from tests.layers.processors import INSTRUCTIONS, multiplying_by
 
 STRUCTURES = ("monarch", "monarch:n=3", "btt:r=2", "btt:r=4", "tt:r=4", "tt:n=3,r=4", "kronecker", "low-rank")
 WIDTHS = (256, 512, 1024, 2048, 4096)
-CACHE_BYTES = {"AVX2": 1 << 20, "AVX512": 2 << 20}
-"""Second-level cache of a core of the processors that chunks are cut for: EPYC and Xeon."""
-SHORT = {"AVX2": 192, "AVX512": 300}
+CACHE_BYTES = {"default": 2 << 20, "small cache": 1 << 20}
+"""Second-level cache of a core of the processors that chunks are cut for."""
+LENGTHS = {
+    "default": DEFAULT_CPU.chunks,
+    "small cache": ChunkLengths(
+        elements=168 << 10, wide_elements=1 << 18, large_matrix=1 << 16, of_many_params=500, of_few=128
+    ),
+}
+SHORT = {"default": 300, "small cache": 192}
 """Tokens of a chunk that is not worth cutting further, however wide its activations are."""
 DEAR_TO_REPEAT = 200
 """Numbers summed over: computing so long sums a second time costs more than holding the result."""
 
 
-@pytest.fixture(params=INSTRUCTIONS)
-def processor(request: pytest.FixtureRequest) -> Any:
-    with multiplying_by(request.param):
-        yield request.param
+@pytest.fixture(params=LENGTHS)
+def processor(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def lengths(processor: str) -> ChunkLengths | None:
+    return LENGTHS[processor]
 
 
 def plan_of(text: str, width: int) -> Plan:
@@ -36,11 +46,10 @@ def plan_of(text: str, width: int) -> Plan:
 
 
 @pytest.mark.parametrize("text", STRUCTURES)
-@pytest.mark.usefixtures("processor")
-def test_chunks_cover_all_tokens_in_nearly_equal_lengths(text: str) -> None:
+def test_chunks_cover_all_tokens_in_nearly_equal_lengths(text: str, lengths: ChunkLengths) -> None:
     for width in WIDTHS:
         for tokens in (1, 7, 64, 250, 256, 300, 301, 1000, 4096, 16384):
-            found = chunks(plan_of(text, width), tokens)
+            found = chunks(plan_of(text, width), tokens, lengths)
             assert sum(found) == tokens
             assert min(found) >= 1
             *whole, last = found
@@ -51,69 +60,67 @@ def test_chunks_cover_all_tokens_in_nearly_equal_lengths(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", STRUCTURES)
-def test_a_chunk_stays_in_the_cache_and_is_worth_its_calls(text: str, processor: str) -> None:
+def test_a_chunk_stays_in_the_cache_and_is_worth_its_calls(text: str, processor: str, lengths: ChunkLengths) -> None:
     """Unless packing factors that overflow the cache anyway for every chunk costs more than the activations."""
     for width in WIDTHS:
         plan = plan_of(text, width)
         cached = max(step.matrix_elements for step in plan.steps) < 1 << 15 and plan.params <= 1 << 18
         for tokens in (256, 512, 1024, 4096, 16384):
-            found = chunks(plan, tokens)
+            found = chunks(plan, tokens, lengths)
             assert len(found) <= max(1, tokens // 48), "calls would cost more than the products"
             if cached:
                 most_bytes = 1.1 * CACHE_BYTES[processor]
                 assert found[0] <= SHORT[processor] or 4 * found[0] * max(plan.widths) <= most_bytes, (width, tokens)
 
 
-@pytest.mark.usefixtures("processor")
-def test_chunks_are_longer_where_every_chunk_costs_more() -> None:
+def test_chunks_are_longer_where_every_chunk_costs_more(lengths: ChunkLengths) -> None:
     """Factors that overflow the cache are read again for every chunk, and wide matrices are packed again."""
     longest = {
-        (text, width): max(chunks(plan_of(text, width), 4096))
+        (text, width): max(chunks(plan_of(text, width), 4096, lengths))
         for text, width in (("btt:r=4", 1024), ("btt:r=4", 2048), ("low-rank", 1024), ("monarch", 1024))
     }
     assert longest["btt:r=4", 2048] > longest["btt:r=4", 1024]
     assert longest["low-rank", 1024] > longest["monarch", 1024]
-    assert max(chunks(plan_of("block-shuffle:blocks=4", 4096), 4096)) > longest["low-rank", 1024]
-    assert max(chunks(plan_of("btt:r=4", 1024), 256)) >= longest["btt:r=4", 1024], "few tokens take fewer chunks"
+    assert max(chunks(plan_of("block-shuffle:blocks=4", 4096), 4096, lengths)) > longest["low-rank", 1024]
+    assert max(chunks(plan_of("btt:r=4", 1024), 256, lengths)) >= longest["btt:r=4", 1024], (
+        "few tokens take fewer chunks"
+    )
 
 
-def kept_elements(plan: Plan, tokens: int) -> int:
+def kept_elements(plan: Plan, tokens: int, lengths: ChunkLengths) -> int:
     """Elements of intermediates that live from the forward to the backward pass; those dear to repeat left out."""
-    kept = zip(kept_steps(plan, tokens), plan.steps, plan.widths[1:-1], strict=False)
+    kept = zip(kept_steps(plan, tokens, lengths), plan.steps, plan.widths[1:-1], strict=False)
     return tokens * sum(width for is_kept, step, width in kept if is_kept and step.weight_shape[1] <= DEAR_TO_REPEAT)
 
 
 @pytest.mark.parametrize("text", STRUCTURES)
-@pytest.mark.usefixtures("processor")
-def test_what_is_kept_takes_no_more_memory_than_a_dense_layer(text: str) -> None:
+def test_what_is_kept_takes_no_more_memory_than_a_dense_layer(text: str, lengths: ChunkLengths) -> None:
     """A dense layer holds four numbers for every weight in training: itself, its gradient and Adam's moments."""
     for width in WIDTHS:
         plan = plan_of(text, width)
         for tokens in (512, 1024, 4096, 16384, 65536):
-            if len(chunks(plan, tokens)) > 1:
-                assert kept_elements(plan, tokens) <= 4 * width**2, (width, tokens)
+            if len(chunks(plan, tokens, lengths)) > 1:
+                assert kept_elements(plan, tokens, lengths) <= 4 * width**2, (width, tokens)
 
 
 @pytest.mark.parametrize("text", STRUCTURES)
-@pytest.mark.usefixtures("processor")
-def test_what_fits_easily_is_kept(text: str) -> None:
+def test_what_fits_easily_is_kept(text: str, lengths: ChunkLengths) -> None:
     """A result that is not kept is computed twice: all are kept in half the room of a dense weight and its gradient."""
     for width in WIDTHS:
         plan = plan_of(text, width)
         for tokens in (1, 100, 256, 512, 1024, 2048):
             if tokens * sum(plan.widths[1:-1]) <= width**2 - plan.params:
-                assert all(kept_steps(plan, tokens)), (width, tokens)
+                assert all(kept_steps(plan, tokens, lengths)), (width, tokens)
 
 
 @pytest.mark.parametrize("text", STRUCTURES)
-@pytest.mark.usefixtures("processor")
-def test_a_call_of_few_tokens_or_of_one_chunk_computes_nothing_twice(text: str) -> None:
+def test_a_call_of_few_tokens_or_of_one_chunk_computes_nothing_twice(text: str, lengths: ChunkLengths) -> None:
     """Its backward pass would hold all results at once anyway."""
     for width in WIDTHS:
         plan = plan_of(text, width)
         for tokens in (1, 64, 256, 1024):
-            if tokens <= 256 or len(chunks(plan, tokens)) == 1:
-                assert all(kept_steps(plan, tokens))
+            if tokens <= 256 or len(chunks(plan, tokens, lengths)) == 1:
+                assert all(kept_steps(plan, tokens, lengths))
 
 
 def test_the_first_results_are_kept_and_the_later_ones_computed_again() -> None:

@@ -7,11 +7,15 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 
 from einsearch_cli.layers import Plan, plan_for
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, DEFAULT_GPU
 from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import meeting_order
+
+OF_BYTES = {dtype.itemsize: DEFAULT_CPU.of_dtype(dtype) for dtype in (torch.bfloat16, torch.float32, torch.float64)}
 
 
 def plan_of(text: str, d_in: int = 256, d_out: int = 256) -> Plan:
@@ -31,12 +35,12 @@ def test_no_two_factor_plan_copies_an_activation(text: str) -> None:
 
 def test_few_tokens_on_a_cpu_are_multiplied_token_major(case: Any) -> None:
     plan = case.layer().plan
-    few = plan.at(1, is_cpu=True, itemsize=4)
-    assert few.at(1, is_cpu=True, itemsize=4) is few
+    few = plan.at(1, DEFAULT_CPU.token_major)
+    assert few.at(1, DEFAULT_CPU.token_major) is few
     assert not any(step.is_feature_major or step.grad_is_feature_major or step.is_repeated for step in few.steps)
     assert [step.weight_axes for step in few.steps] == [step.weight_axes for step in plan.steps]
     assert (few.input_order, few.output_order) == (plan.input_order, plan.output_order)
-    assert plan.at(1, is_cpu=False, itemsize=4) is plan
+    assert plan.at(1, DEFAULT_GPU.token_major) is plan
 
 
 GENERIC = "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4"
@@ -62,7 +66,7 @@ def test_few_tokens_are_those_that_are_faster_token_major(key: tuple[str, int, i
     text, width, itemsize = key
     plan = plan_of(text, width, width)
     lost = [
-        max(1.0, ratio if plan.at(tokens, True, itemsize) is plan.few_tokens else 1 / ratio)
+        max(1.0, ratio if plan.at(tokens, OF_BYTES[itemsize].token_major) is plan.few_tokens else 1 / ratio)
         for tokens, ratio in TOKEN_MAJOR_OVER_FEATURE_MAJOR[key].items()
     ]
     assert math.exp(fmean(map(math.log, lost))) < 1.06
@@ -72,7 +76,7 @@ def test_few_tokens_are_those_that_are_faster_token_major(key: tuple[str, int, i
 def test_one_token_is_few_and_a_thousand_are_not(itemsize: int) -> None:
     for text in ("monarch", "btt:r=4", SHUFFLE, GENERIC):
         plan = plan_of(text, 1024, 1024)
-        are_few = [plan.at(tokens, True, itemsize) is plan.few_tokens for tokens in range(1, 1024)]
+        are_few = [plan.at(tokens, OF_BYTES[itemsize].token_major) is plan.few_tokens for tokens in range(1, 1024)]
         assert are_few[0]
         assert not are_few[-1]
         assert are_few == sorted(are_few, reverse=True), "few tokens end once"

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -21,15 +20,8 @@ from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.cpu import CpuExecutor
 from einsearch_cli.layers.execution.gpu import GpuExecutor
 from einsearch_cli.layers.execution.reference import contract
-from einsearch_cli.layers.plans import processor
 from einsearch_cli.layers.plans.cost_model import inference_ns, training_ns
-from einsearch_cli.layers.plans.machine_profile import (
-    DEFAULT_AVX512,
-    DEFAULT_CPU,
-    DEFAULT_GPU,
-    MachineProfile,
-    default_cpu,
-)
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, DEFAULT_GPU, MachineProfile
 from einsearch_cli.layers.plans.planner import Use, best_route, explain, predicted_ns, route_table, routes, stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import contraction_orders
@@ -211,40 +203,6 @@ def test_routes_are_the_contraction_orders_that_let_groups_meet_the_activation()
     assert all(route.flops_per_token < 2 * 1296**2 for route in found if not route.is_dense)
 
 
-@pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT"])
-@pytest.mark.parametrize("vendor", ["GenuineIntel", "AuthenticAMD", ""])
-def test_the_instructions_that_multiply_decide_the_defaults(
-    capability: str, vendor: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """MKL multiplies by AVX-512 on processors of Intel alone: 3.9 times dense's time was lost on another that has it."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(processor, "_fact", {"vendor_id": vendor}.get)
-    monkeypatch.setattr("platform.processor", lambda: "")
-    is_avx512 = (vendor, capability) == ("GenuineIntel", "AVX512")
-    assert default_cpu() is (DEFAULT_AVX512 if is_avx512 else DEFAULT_CPU)
-
-
-def test_facts_are_those_of_the_first_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "_LIST", tmp_path / "cpuinfo")
-    processor._fact.cache_clear()
-    assert processor._fact("vendor_id") == ""
-    processor._fact.cache_clear()
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nvendor_id\t: First\nprocessor\t: 1\nvendor_id\t: Second\n")
-    assert processor._fact("vendor_id") == "First"
-    assert processor._fact("model name") == ""
-    processor._fact.cache_clear()
-
-
-def test_with_avx512_few_tokens_of_narrow_layers_take_the_dense_matrix() -> None:
-    # 49% slower by factors at one token and width 512 on a Xeon; three factors 1.46 against 0.81 of dense's time at 1,024 tokens.
-    narrow = route_table(parse_structure("block-shuffle:blocks=4").at(512, 512), DEFAULT_AVX512, Use.merged)
-    assert narrow.at(4).is_dense
-    three = route_table(parse_structure("btt:n=3").at(256, 256), DEFAULT_AVX512, Use.merged)
-    assert three.at(1024).text == "(x(AB))C"
-    wide = route_table(parse_structure("btt:r=4").at(2048, 2048), DEFAULT_AVX512, Use.merged)
-    assert not wide.at(1).is_dense  # a quarter of dense's time
-
-
 def test_few_tokens_take_the_dense_matrix_and_many_the_factors() -> None:
     sized = parse_structure("monarch").at(256, 256)
     found = route_table(sized, DEFAULT_CPU, Use.merged)
@@ -288,7 +246,7 @@ def test_a_gpu_trains_factors_whose_copies_fall_away() -> None:
     assert found.text == "(xA)B"
 
 
-@pytest.mark.parametrize("profile", [DEFAULT_CPU, DEFAULT_AVX512, DEFAULT_GPU])
+@pytest.mark.parametrize("profile", [DEFAULT_CPU, DEFAULT_GPU])
 def test_predictions_grow_with_tokens_and_training_costs_more(profile: MachineProfile) -> None:
     sized = parse_structure("btt:r=2").at(256, 256)
     for route in routes(sized):

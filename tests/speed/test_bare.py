@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU
 from einsearch_cli.speed import MARKET, Case, Mode
 from einsearch_cli.speed.bare import arenas_for, bare_products
 from einsearch_cli.speed.peak import peak_bytes
@@ -19,7 +20,7 @@ TOKENS = 6
 @pytest.mark.parametrize("structure", MARKET)
 def test_flops_are_those_of_the_layer(structure: str, width: int, mode: Mode) -> None:
     layer = EinsumLinear(width, width, structure, device="meta")
-    for plan in (layer.plan, layer.plan.at(TOKENS, is_cpu=True, itemsize=4)):
+    for plan in (layer.plan, layer.plan.at(TOKENS, DEFAULT_CPU.token_major)):
         run = bare_products(plan, Case(mode, width, TOKENS), arenas_for([plan], TOKENS, CPU, torch.float32))
         with FlopCounterMode(display=False) as counter:
             run()

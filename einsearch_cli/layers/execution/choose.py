@@ -12,6 +12,7 @@ from einsearch_cli.layers.execution.cpu import CpuExecutor
 from einsearch_cli.layers.execution.dense import DenseExecutor
 from einsearch_cli.layers.execution.executor import Call, Executor
 from einsearch_cli.layers.execution.gpu import GpuExecutor
+from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import Route
 
@@ -26,8 +27,10 @@ def executor_for(plan: Plan, call: Call, stored: Plan | None = None) -> Executor
     """
     if stored is not None:
         return _dense_executor(stored, plan)
-    plan = plan.at(call.tokens, call.is_cpu, call.dtype.itemsize)
-    return (CpuExecutor if call.is_cpu else GpuExecutor)(plan, call.tokens)
+    # That of the first such call: chunks suit one core, whatever number of threads there are later.
+    profile = profile_for(call.device, _num_threads(), call.dtype)
+    plan = plan.at(call.tokens, profile.token_major)
+    return CpuExecutor(plan, call.tokens, profile.chunks) if call.is_cpu else GpuExecutor(plan, call.tokens)
 
 
 _dense_executor = lru_cache(maxsize=1024)(DenseExecutor)

@@ -17,19 +17,20 @@ from einsearch_cli.layers.execution.executor import Executor, Inputs, Saved, as_
 from einsearch_cli.layers.execution.products import Products, Results, repeated_factors
 from einsearch_cli.layers.execution.scaling import per_scale, scale_gradients, scale_of
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, ChunkLengths
 from einsearch_cli.layers.plans.plan import Plan
 
 
 class CpuExecutor(Executor):
     """Factors meet the activation one after another, chunk by chunk."""
 
-    def __init__(self, plan: Plan, tokens: int) -> None:
+    def __init__(self, plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.chunks) -> None:
         super().__init__(plan)
-        self.tokens, self._sizes = tokens, chunks(plan, tokens)
+        self.tokens, self._sizes = tokens, chunks(plan, tokens, lengths)
         of_length = {length: Products(plan, length, is_cpu=True) for length in set(self._sizes)}
         self._parts = [of_length[length] for length in self._sizes]
         self.is_whole = len(self._sizes) == 1
-        self.keeps = kept_steps(plan, tokens)
+        self.keeps = kept_steps(plan, tokens, lengths)
         self._nothing: Results = (None,) * len(self.keeps)
 
     def forward(

@@ -23,16 +23,14 @@ _FORM_STEPS, _TRAINED_FORM_STEPS = 3, 8
 """Steps that a product is worth where a CPU forms one matrix (`execution.forming`)."""
 _MERGE_PASSES, _FORM_PASSES = 4, 6
 """Passes over a product in a training step."""
-_ONE_ROW = 0.4
-"""A matrix times one vector reads its weights without packing them."""
 
 
 def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward pass, with merged factors at hand."""
-    plan = plan.at(tokens, profile.is_cpu, profile.itemsize)
+    plan = plan.at(tokens, profile.token_major)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return profile.layer_ns + profile.step_ns + _fused_ns(plan, tokens, profile)
-    rounds = len(chunks(plan, tokens, profile.is_cpu))
+    rounds = len(chunks(plan, tokens, profile.chunks))
     total = _layer_ns(plan, profile)
     operands = plan_operands(plan, profile.is_cpu)
     for step, operand in zip(plan.steps, operands.steps, strict=True):
@@ -43,7 +41,7 @@ def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
 
 def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward and backward pass, with factors merged before: three products a step, and what is computed anew."""
-    plan = plan.at(tokens, profile.is_cpu, profile.itemsize)
+    plan = plan.at(tokens, profile.token_major)
     total = 3 * inference_ns(plan, tokens, profile)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return total
@@ -51,7 +49,7 @@ def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     total += _copy_ns(plan.write_grad, tokens, profile) if plan.write_grad and operands.write_grad else 0.0
     for step, operand in zip(plan.steps, operands.steps, strict=True):
         total += _copy_ns(step.grad, tokens, profile) if operand.grad.copy else 0.0
-    for step, is_kept in zip(plan.steps, kept_steps(plan, tokens, profile.is_cpu), strict=False):
+    for step, is_kept in zip(plan.steps, kept_steps(plan, tokens, profile.chunks), strict=False):
         total += 0.0 if is_kept else _product_ns(step, tokens, profile)
     return total
 
@@ -74,7 +72,7 @@ def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_tr
 
 def inference_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     """To and from main memory or cache in a forward pass: weights, input, every intermediate twice, output, copies."""
-    plan = plan.at(tokens, profile.is_cpu, profile.itemsize)
+    plan = plan.at(tokens, profile.token_major)
     first, *between, last = plan.widths
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return profile.itemsize * (plan.params + tokens * (first + last))
@@ -90,10 +88,10 @@ def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     Backward, every step reads its weights, its rows and twice the gradient of its result, and writes those of
     its weights and rows. What is computed anew is read and written once more.
     """
-    plan = plan.at(tokens, profile.is_cpu, profile.itemsize)
+    plan = plan.at(tokens, profile.token_major)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return 3 * inference_bytes(plan, tokens, profile)
-    anew = [not is_kept for is_kept in kept_steps(plan, tokens, profile.is_cpu)]
+    anew = [not is_kept for is_kept in kept_steps(plan, tokens, profile.chunks)]
     operands = plan_operands(plan, profile.is_cpu)
     elements = 2 * _elements(plan.write_grad) if plan.write_grad and operands.write_grad else 0
     for step, own, (before, after), is_anew in zip(
@@ -127,7 +125,7 @@ def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:
     elements = math.prod(step.weight_shape)
     arithmetic_ns = tokens * step.macs_per_token * profile.mac_ns_at(min(k, n))
     b, r = step.result.at(tokens)[:2] if step.is_batched else (1, step.result.at(tokens)[0])
-    weights_ns = (_ONE_ROW if r == 1 else 1.0) * elements * _memory_ns(elements, profile)
+    weights_ns = (profile.one_row if r == 1 else 1.0) * elements * _memory_ns(elements, profile)
     return arithmetic_ns + weights_ns + (b * profile.matrix_ns if step.is_batched else 0.0)
 
 

@@ -67,7 +67,7 @@ def plan_for(
     """
     roles = factor_roles(sized, order)
     sizes = {carriers: size for carriers, size in sized.sizes if size > 1}
-    sizes[TOKENS] = cost.NOMINAL_TOKENS
+    sizes[TOKENS] = cost.COSTS.tokens
     starts = _input_orders(roles[0], sizes) if features is None else [(TOKENS, *features.inputs)]
     end = None if features is None else (TOKENS, *features.outputs)
     stored = dict(zip(sized.factors, features.factors, strict=True)) if features and features.factors else {}

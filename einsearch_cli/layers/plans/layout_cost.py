@@ -1,30 +1,19 @@
 """What passes over memory cost, relative to the arithmetic, for choosing a layout.
 
-The constants are nanoseconds on one core of a server processor, measured with operands in
-its second-level cache (float32). Only their proportions matter: they decide
-between layouts of the same arithmetic, never how long anything will take.
+Only proportions matter: they decide between layouts of the same arithmetic, never how long anything will take.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Final
 
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU
 from einsearch_cli.layers.plans.plan import TOKENS, FactorRole
 
-NOMINAL_TOKENS = 240
-"""Tokens of a call for which the layout is chosen; the result is right for any number."""
-_COPY_NS = 0.22
-"""One element of a copy in long runs."""
-_RUN_NS = 10.0
-"""The start of every run of a copy."""
-_TRANSPOSE_NS = 1.7
-"""One element of a copy that transposes single elements."""
-_MAC_NS = 0.044
-"""One multiply-add of small matrix products."""
-_SMALL = 16
-"""Matrices narrower than this leave part of the arithmetic units idle."""
-
+COSTS: Final = DEFAULT_CPU.layout
+"""On every machine: stored factors and features lie in the order that is chosen by them."""
 Axes = Sequence[str]
 
 
@@ -38,7 +27,7 @@ def copy_ns(source: Axes, target: Axes, sizes: Mapping[str, int]) -> float:
         if a != b:
             break
         run *= sizes[a]
-    return _product(source, sizes) * min(_TRANSPOSE_NS, _COPY_NS + _RUN_NS / run)
+    return _product(source, sizes) * min(COSTS.transpose_ns, COSTS.copy_ns + COSTS.run_ns / run)
 
 
 def read_ns(memory: Axes, groups: tuple[Axes, Axes, Axes], sizes: Mapping[str, int]) -> float:
@@ -79,13 +68,13 @@ def product_ns(b: int, r: int, k: int, n: int, rows_inside: bool, feature_major:
         factor += 0.05 if feature_major else 0.12
     elif strided:
         factor += 0.15 if feature_major else 0.3
-    return b * r * k * n * _MAC_NS * factor * _narrowness(k, n)
+    return b * r * k * n * COSTS.mac_ns * factor * _narrowness(k, n)
 
 
 def weight_grad_ns(b: int, r: int, k: int, n: int, rows_inside: bool, grad_rows_inside: bool) -> float:
     """The gradient of a factor, contracted over R, best when just one operand has R innermost."""
     factor = {2: 1.45, 1: 1.0, 0: 1.2}[rows_inside + grad_rows_inside]
-    return b * r * k * n * _MAC_NS * factor * _narrowness(k, n)
+    return b * r * k * n * COSTS.mac_ns * factor * _narrowness(k, n)
 
 
 def repeat_ns(role: FactorRole, batch: Axes, elements: int) -> float:
@@ -93,11 +82,11 @@ def repeat_ns(role: FactorRole, batch: Axes, elements: int) -> float:
     if set(batch) <= set(role.batch):
         return 0.0
     # Along the tokens the factor is not copied, but its gradient is summed over them.
-    return (1.0 if TOKENS in batch else 3.0) * elements * _COPY_NS
+    return (1.0 if TOKENS in batch else 3.0) * elements * COSTS.copy_ns
 
 
 def _narrowness(k: int, n: int) -> float:
-    return math.sqrt(max(1.0, _SMALL / min(k, n)))
+    return math.sqrt(max(1.0, COSTS.small / min(k, n)))
 
 
 def _product(axes: Axes, sizes: Mapping[str, int]) -> int:

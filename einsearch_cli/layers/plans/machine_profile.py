@@ -1,8 +1,7 @@
-"""What arithmetic and memory traffic cost on this machine: constants of the planner's cost model.
+"""Everything that depends on the machine: what arithmetic and memory traffic cost, and the limits that follow from it.
 
-The defaults are those of one core of a server processor and of a data-centre
-GPU. `einsearch bench --calibrate` measures a CPU's own and stores them per
-machine, number of threads and dtype; it is never required.
+There is one default for CPUs and one for GPUs. `einsearch bench --calibrate` measures a CPU's own profile and stores
+it per machine, number of threads and dtype; it is never required.
 """
 
 from __future__ import annotations
@@ -11,23 +10,107 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, replace
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from einsearch_cli.cache import default_cache_folder
 from einsearch_cli.files import write_atomically
-from einsearch_cli.layers.plans.processor import multiplies_by_avx512, processor_name
 
 WIDTHS = (4, 8, 16, 32, 64, 128, 512)
 """Widths of the matrices of a product for which the time of a multiply-add is known."""
+_PROCESSORS = Path("/proc/cpuinfo")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkLengths:
+    """Into which chunks of tokens a CPU cuts a call, so that what lies between two products stays in its cache.
+
+    Forward and backward passes over bare products at width 4096 and 4,096 tokens (btt:r=4), in chunks of 136 and of 504:
+    1.19 and 1.88 on a Xeon of 2 MB of second-level cache a core, 1.42 and 1.27 on an EPYC of 0.5 MB, whose cache the
+    factors overflow (`docs/log.md`, 2026-11-25 to 2026-11-28). The defaults lose less where they are wrong.
+    """
+
+    elements: int = 1 << 17
+    """Of the widest intermediate of a chunk."""
+    wide_matrix: int = 1 << 15
+    """Elements of a matrix that is wide: packing it for every chunk costs more."""
+    wide_elements: int = 1 << 19
+    """As `elements`, where matrices are wide."""
+    large_matrix: int = 1 << 18
+    """Elements of a matrix beyond which it overflows the cache itself."""
+    large: int = 1000
+    """Tokens below which packing a large matrix for every chunk costs more than 2%."""
+    many_params: int = 1 << 18
+    """Elements of factors that overflow the cache, into which every chunk brings them again."""
+    of_many_params: int = 136
+    """Tokens at least, with so many factors."""
+    few: int = 300
+    """Calls of so few tokens keep all intermediates, which are small, in however many chunks they run."""
+    of_few: int = 256
+    """Tokens below which the calls of a chunk cost more than the cache saves, where there are few tokens."""
+    least: int = 72
+    """Tokens at least where there are many: 72 take 0.88 to 1.02 of the time of 136 where activations are 4096 wide."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenMajor:
+    """Tokens up to which a CPU writes products token-major, by the factor of a layer that costs most.
+
+    Four matrices of 1024 × 1024 take 30 times as long feature-major for one token, 10 times for 4 and 1.7 times for 16,
+    which pays for a copy between products (measured on an EPYC: `docs/log.md`, 2026-11-28).
+    """
+
+    usual: int
+    repeated: int
+    """With a factor that is repeated to many elements."""
+    wide: int
+    """With a wide matrix, beside which a copy between products costs little."""
+    huge: int
+    """With a huge matrix, beside which it costs next to nothing."""
+    repeated_elements: int = 1 << 17
+    wide_elements: int = 1 << 15
+    huge_elements: int = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutCosts:
+    """Nanoseconds by which the order of features, and of a factor's axes in memory, is chosen; see `layout_cost`.
+
+    A stored factor is read in that order on every machine, so it is always chosen by the default profile, and other
+    values would read factors that were saved before as other matrices.
+    """
+
+    copy_ns: float = 0.22
+    """One element of a copy in long runs."""
+    run_ns: float = 10.0
+    """The start of every run of a copy."""
+    transpose_ns: float = 1.7
+    """One element of a copy that transposes single elements."""
+    mac_ns: float = 0.044
+    """One multiply-add of small matrix products."""
+    small: int = 16
+    """Matrices narrower than this leave part of the arithmetic units idle."""
+    tokens: int = 240
+    """Of the call for which the layout is chosen; the result is right for any number."""
+
+
+_TOKEN_MAJOR = {
+    2: TokenMajor(usual=256, repeated=256, wide=256, huge=256),
+    4: TokenMajor(usual=11, repeated=32, wide=32, huge=128),
+    8: TokenMajor(usual=11, repeated=32, wide=256, huge=256),
+}
+"""By bytes of an element."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MachineProfile:
-    """Nanoseconds, for one dtype; only their proportions decide between plans."""
+    """One kind of device and one dtype. Of nanoseconds only the proportions decide between plans."""
 
     layer_ns: float
     """One call of a layer that contracts its factors, besides its steps."""
@@ -41,16 +124,24 @@ class MachineProfile:
     """One weight of a product, read from cache and packed."""
     memory_weight_ns: float
     """The same, read from main memory."""
+    one_row: float = 0.4
+    """Part of that which a matrix times one vector takes, which packs no weights."""
     cache_bytes: float
     """Weights up to here stay in cache between calls."""
     copy_ns: float
     """One element of a copy in long runs, within the second-level cache."""
     run_ns: float
     """The start of every run of a copy."""
+    dense_margin: float = 0.8
+    """The dense matrix is left only for plans predicted to take less than this part of its time."""
+    chunks: ChunkLengths | None = field(default_factory=ChunkLengths)
+    """None for a device that takes every call at once."""
+    token_major: TokenMajor | None = _TOKEN_MAJOR[4]
+    """None for a device without plans for few tokens."""
+    layout: LayoutCosts = field(default_factory=LayoutCosts)
     source: str
     """Where the numbers come from."""
     is_cpu: bool = True
-    """Whether calls are cut into chunks that fit its cache."""
     itemsize: int = 4
     """Bytes of an element."""
 
@@ -76,14 +167,16 @@ class MachineProfile:
         times = dtype.itemsize / self.itemsize
         if times == 1:
             return self
+        token_major = _TOKEN_MAJOR[dtype.itemsize] if self.is_cpu else None
         if self.is_cpu and times < 1:
-            return replace(self, itemsize=dtype.itemsize)
+            return replace(self, itemsize=dtype.itemsize, token_major=token_major)
         least_ns = 0.0 if self.is_cpu else _PLAIN_GPU_MAC_NS
         return replace(
             self,
             mac_ns=tuple(max(least_ns, times * ns) for ns in self.mac_ns),
             **{name: times * getattr(self, name) for name in _BY_BYTES},
             itemsize=dtype.itemsize,
+            token_major=token_major,
         )
 
 
@@ -91,22 +184,12 @@ _BY_BYTES = ("cached_weight_ns", "memory_weight_ns", "copy_ns", "run_ns")
 _PLAIN_GPU_MAC_NS = 3.3e-5
 """A multiply-add of float32 or float64 on an H200: 60 TFLOP/s by its data sheet, a thirteenth of bfloat16."""
 DEFAULT_CPU = MachineProfile(
-    # Fitted to 1,383 times of routes on an EPYC. What it chooses takes 0.3% longer than the best route, in-sample: measured
-    # on the cases of the fit (`benchmarks/routes.py`), so what it loses on others is not known.
-    layer_ns=3_900, step_ns=5_100, matrix_ns=117,
-    mac_ns=(0.0885, 0.0627, 0.033, 0.0269, 0.0231, 0.0231, 0.0231),
-    cached_weight_ns=0.155, memory_weight_ns=0.422,
-    cache_bytes=2.2e7,
-    copy_ns=0.117, run_ns=4.0, source="defaults for one core of a server processor",
-)  # fmt: skip
-DEFAULT_AVX512 = MachineProfile(
-    # Fitted to 1,058 times of routes on a Xeon, before few tokens had plans of their own: what it chose took 1% longer than
-    # the best route, in-sample too. Not measured since.
-    layer_ns=2_640, step_ns=10_500, matrix_ns=108,
-    mac_ns=(0.395, 0.045, 0.0165, 0.0205, 0.0127, 0.0128, 0.0131),
-    cached_weight_ns=0.08, memory_weight_ns=0.353,
-    cache_bytes=2e6,
-    copy_ns=0.299, run_ns=0.498, source="defaults for one core of a server processor with AVX-512",
+    # Of 15,552 combinations of round numbers those that lose least at measured times (`benchmarks/constants.py`).
+    layer_ns=2_000, step_ns=5_000, matrix_ns=50,
+    mac_ns=(0.05, 0.05, 0.01, 0.01, 0.01, 0.01, 0.01),
+    cached_weight_ns=0.1, memory_weight_ns=0.2,
+    cache_bytes=2e7,
+    copy_ns=0.2, run_ns=2, source="defaults for one core of a server processor",
 )  # fmt: skip
 DEFAULT_GPU = MachineProfile(
     # Fitted to bfloat16 on an NVIDIA H200 (`benchmarks/results/layers-h200.json`); narrow products are bound by memory.
@@ -114,7 +197,8 @@ DEFAULT_GPU = MachineProfile(
     mac_ns=(1.8e-4, 9e-5, 4.4e-5, 2.2e-5, 1.1e-5, 5.5e-6, 2.7e-6),
     cached_weight_ns=4e-4, memory_weight_ns=5.7e-4,
     cache_bytes=3e7,
-    copy_ns=1.9e-3, run_ns=5e-3, source="defaults for a data-centre GPU", is_cpu=False, itemsize=2,
+    copy_ns=1.9e-3, run_ns=5e-3, chunks=None, token_major=None,
+    source="defaults for a data-centre GPU", is_cpu=False, itemsize=2,
 )  # fmt: skip
 
 
@@ -124,28 +208,34 @@ def profile_for(device_type: str, threads: int, dtype: torch.dtype) -> MachinePr
     if device_type != "cpu":
         return DEFAULT_GPU.of_dtype(dtype)
     found = _stored(threads, dtype)
-    return found or (_stored(threads, torch.float32) or default_cpu()).of_dtype(dtype)
-
-
-def default_cpu() -> MachineProfile:
-    """The defaults for this processor."""
-    return DEFAULT_AVX512 if multiplies_by_avx512() else DEFAULT_CPU
+    return found or (_stored(threads, torch.float32) or DEFAULT_CPU).of_dtype(dtype)
 
 
 def _stored(threads: int, dtype: torch.dtype) -> MachineProfile | None:
-    """Never required: a damaged file is as good as none."""
+    """Never required: a damaged file, or one of another version, is as good as none."""
     try:
-        stored = json.loads(profile_path(threads, dtype).read_text())
-        profile = MachineProfile(**{**stored, "mac_ns": tuple(stored["mac_ns"])})
+        profile = _of_json(json.loads(profile_path(threads, dtype).read_text()))
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return profile if _is_sound(profile) and profile.itemsize == dtype.itemsize else None
+    is_sound = all(type(value) in (int, float) and 0 <= value < math.inf for value in _numbers(asdict(profile)))
+    return profile if is_sound and len(profile.mac_ns) == len(WIDTHS) and profile.itemsize == dtype.itemsize else None
 
 
-def _is_sound(profile: MachineProfile) -> bool:
-    constants = [value for name, value in asdict(profile).items() if name not in ("mac_ns", "source", "is_cpu")]
-    are_numbers = all(type(value) in (int, float) and 0 <= value < math.inf for value in (*constants, *profile.mac_ns))
-    return are_numbers and len(profile.mac_ns) == len(WIDTHS)
+def _of_json(stored: dict[str, Any]) -> MachineProfile:
+    parts = {"chunks": ChunkLengths, "token_major": TokenMajor, "layout": LayoutCosts}
+    nested = {name: kind(**stored[name]) for name, kind in parts.items()}
+    return MachineProfile(**{**stored, **nested, "mac_ns": tuple(stored["mac_ns"])})
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """All entries, of nested ones too, but texts and truth values where these belong."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from () if name in ("source", "is_cpu") else _numbers(entry)
+    elif isinstance(value, tuple):
+        yield from value
+    else:
+        yield value
 
 
 def store_profile(profile: MachineProfile, threads: int, dtype: torch.dtype) -> Path:
@@ -165,3 +255,14 @@ def profile_path(threads: int, dtype: torch.dtype) -> Path:
     machine = (processor_name(), str(os.cpu_count()), torch.__version__)
     digest = hashlib.sha256("\n".join(machine).encode()).hexdigest()[:12]
     return default_cache_folder() / f"machine-{digest}-{threads}-{str(dtype).removeprefix('torch.')}.json"
+
+
+@lru_cache
+def processor_name() -> str:
+    """Model of the processor, as far as the system tells; nothing is decided by it."""
+    try:
+        with _PROCESSORS.open(encoding="utf-8", errors="replace") as lines:
+            named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        named = ""
+    return named or platform.processor() or platform.machine()

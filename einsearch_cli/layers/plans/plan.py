@@ -14,33 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from einsearch_cli.layers.plans.machine_profile import TokenMajor
 from einsearch_cli.sizing import SizedStructure
 
 TOKENS = "tokens"
 """Name of the token axis among the carrier sets of an intermediate."""
-
-
-class _Limits(NamedTuple):
-    """Tokens up to which a CPU writes products token-major, by the dearest factor of a layer."""
-
-    usual: int
-    repeated: int
-    wide: int
-    huge: int
-
-
-_TOKEN_MAJOR = {
-    2: _Limits(usual=256, repeated=256, wide=256, huge=256),
-    4: _Limits(usual=11, repeated=32, wide=32, huge=128),
-    8: _Limits(usual=11, repeated=32, wide=256, huge=256),
-}
-"""By bytes of an element; measured on an AMD EPYC (`docs/log.md`, 2026-11-28)."""
-_REPEATED = 1 << 17
-"""Elements of a repeated factor that are dear to read."""
-_WIDE, _HUGE = 1 << 15, 1 << 18
-"""Elements of a matrix beside which a copy between products costs little, and next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,23 +200,18 @@ class Plan:
     repeats_factors: bool
     """Whether some step's factor `is_repeated`."""
 
-    def at(self, tokens: int, is_cpu: bool, itemsize: int) -> Plan:
-        """The plan for this many tokens of so many bytes an element, which has the same factors in the same layout.
-
-        On a CPU, products of few tokens are written token-major. Four matrices of 1024 × 1024 take 30 times as long
-        feature-major for one token, 10 times for 4 and 1.7 times for 16 (AMD EPYC), which pays for a copy between products.
-        """
-        if self.few_tokens is None or not is_cpu or tokens > self._most_token_major(itemsize):
+    def at(self, tokens: int, limits: TokenMajor | None) -> Plan:
+        """The plan for this many tokens, which has the same factors in the same layout."""
+        if self.few_tokens is None or limits is None or tokens > self._most_token_major(limits):
             return self
         return self.few_tokens
 
-    def _most_token_major(self, itemsize: int) -> int:
-        limits = _TOKEN_MAJOR[itemsize]
+    def _most_token_major(self, limits: TokenMajor) -> int:
         widest = max(step.matrix_elements for step in self.steps)
-        if widest >= _WIDE:
-            return limits.huge if widest >= _HUGE else limits.wide
+        if widest >= limits.wide_elements:
+            return limits.huge if widest >= limits.huge_elements else limits.wide
         repeated = (math.prod(step.repeat_to.sizes) * step.matrix_elements for step in self.steps if step.is_repeated)
-        return limits.repeated if max(repeated, default=0) > _REPEATED else limits.usual
+        return limits.repeated if max(repeated, default=0) > limits.repeated_elements else limits.usual
 
     @property
     def params(self) -> int:

@@ -38,8 +38,6 @@ _MAX_GROUPED = 4
 """With more factors only the sequence and the dense matrix are considered: 5 factors have 52 partitions."""
 _TOKENS = tuple(sorted({round(2 ** (number / 2)) for number in range(41)}))
 """Numbers of tokens, up to a million, at which plans are compared."""
-DENSE_MARGIN = 0.8
-"""The dense matrix is left only for plans predicted to take less than this part of its time."""
 
 
 class Use(StrEnum):
@@ -176,7 +174,7 @@ def best_route(sized: SizedStructure, tokens: int, profile: MachineProfile, use:
     """The route predicted to be fastest, with a margin in favour of the dense matrix."""
 
     def weighed_ns(route: Route) -> float:
-        return predicted_ns(sized, route, tokens, profile, use) * (DENSE_MARGIN if route.is_dense else 1.0)
+        return predicted_ns(sized, route, tokens, profile, use) * (profile.dense_margin if route.is_dense else 1.0)
 
     return min(routes(sized), key=weighed_ns)
 

@@ -1,0 +1,153 @@
+"""The planner's constants for CPUs: the round numbers that lose least at stored times of routes, and what they lose elsewhere.
+
+    python benchmarks/constants.py benchmarks/results/routes.json benchmarks/results/routes-xeon.json
+
+A combination of constants is judged by what it would choose, at the times that `benchmarks/routes.py` measured of every
+route. All combinations of the round numbers below are compared on cases whose width and structure are both not held
+out, each machine and use counting equally; among equal ones that predict the times best. The table has the time of the
+chosen routes over that of the fastest ones (geometric means), apart for cases of a held-out width or structure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, WIDTHS, MachineProfile
+from einsearch_cli.layers.plans.planner import Use, predicted_ns, routes
+from einsearch_cli.structures import parse_structure
+
+HELD_OUT_WIDTHS = (512, 2048)
+HELD_OUT_STRUCTURES = ("btt:n=3", "low-rank", "tt:r=4", "(0.5|0.25|0.25|0.25|0.5|0.25|0)")
+ROUND: dict[str, tuple[float, ...]] = {
+    "layer_ns": (2_000, 5_000),
+    "step_ns": (2_000, 5_000, 10_000),
+    "matrix_ns": (50, 100, 200),
+    "mac_ns of 4": (0.05, 0.1, 0.2),
+    "mac_ns of 8": (0.05, 0.1),
+    "mac_ns of 16 and more": (0.01, 0.02, 0.05),
+    "cached_weight_ns": (0.1, 0.2, 0.5),
+    "memory_weight_ns": (0.2, 0.5),
+    "copy_ns": (0.1, 0.2),
+    "run_ns": (2, 5),
+}
+CACHES = (2e6, 2e7)
+Array = NDArray[np.float64]
+
+
+class Fold(NamedTuple):
+    """Cases of one machine and use: (cases, routes, constants) nanoseconds per unit of every constant."""
+
+    unit_ns: dict[float, Array]
+    """By the bytes of the cache, which is no factor but a limit."""
+    absent_ns: Array
+    """Infinite where a case has no such route, else zero."""
+    margins: Array
+    seconds: Array
+    """Infinite where there is no such route, or it was not measured."""
+
+    def lost(self, constants: Array, cache: float) -> Array:
+        """Logarithm of the chosen route's time over that of the fastest, case by case."""
+        weighed = (self.unit_ns[cache] @ constants + self.absent_ns) * self.margins
+        chosen = np.argmin(weighed, axis=1)
+        ratios: Array = self.seconds[np.arange(len(chosen)), chosen] / self.seconds.min(axis=1)
+        return np.log(ratios)
+
+    def error(self, constants: Array, cache: float) -> float:
+        """Root mean square of the logarithms of predicted over measured times, whose proportions alone count."""
+        there = np.isfinite(self.seconds)
+        ratios = np.log((self.unit_ns[cache] @ constants)[there] / self.seconds[there])
+        return float(ratios.std())
+
+
+def profile_of(constants: Sequence[float], cache: float) -> MachineProfile:
+    layer, step, matrix, narrowest, narrow, wide, cached, memory, copy, run = constants
+    return replace(
+        DEFAULT_CPU,
+        layer_ns=layer,
+        step_ns=step,
+        matrix_ns=matrix,
+        mac_ns=(narrowest, narrow, *[wide] * (len(WIDTHS) - 2)),
+        cached_weight_ns=cached,
+        memory_weight_ns=memory,
+        cache_bytes=cache,
+        copy_ns=copy,
+        run_ns=run,
+    )
+
+
+def fold_of(cases: Sequence[Mapping[str, Any]]) -> Fold:
+    units = np.eye(len(ROUND)).tolist()
+    found = [(case, routes(parse_structure(case["structure"]).at(case["width"], case["width"]))) for case in cases]
+    most = max(len(known) for _, known in found)
+    unit_ns = {cache: np.zeros((len(cases), most, len(units))) for cache in CACHES}
+    absent_ns, seconds = np.full((len(cases), most), np.inf), np.full((len(cases), most), np.inf)
+    margins = np.ones((len(cases), most))
+    for row, (case, known) in enumerate(found):
+        sized = parse_structure(case["structure"]).at(case["width"], case["width"])
+        for column, route in enumerate(known):
+            absent_ns[row, column] = 0.0
+            margins[row, column] = DEFAULT_CPU.dense_margin if route.is_dense else 1.0
+            seconds[row, column] = case["seconds"].get(route.text, math.inf)
+            for cache, values in unit_ns.items():
+                values[row, column] = [
+                    predicted_ns(sized, route, case["tokens"], profile_of(unit, cache), Use(case["mode"]))
+                    for unit in units
+                ]
+    return Fold(unit_ns, absent_ns, margins, seconds)
+
+
+def is_held_out(case: Mapping[str, Any]) -> bool:
+    return case["width"] in HELD_OUT_WIDTHS or case["structure"] in HELD_OUT_STRUCTURES
+
+
+def combinations() -> Iterator[tuple[Array, float]]:
+    for values in product(*ROUND.values()):
+        for cache in CACHES:
+            yield np.array(values), cache
+
+
+def main(paths: Sequence[str]) -> None:
+    fits: list[Fold] = []
+    rows: list[tuple[str, Fold]] = []
+    for path in paths:
+        stored = json.loads(Path(path).read_text())
+        for use in Use:
+            cases = stored.get(use.value, [])
+            parts = {
+                "fit": [case for case in cases if not is_held_out(case)],
+                "held-out widths": [case for case in cases if case["width"] in HELD_OUT_WIDTHS],
+                "held-out structures": [case for case in cases if case["structure"] in HELD_OUT_STRUCTURES],
+                "all held out": [case for case in cases if is_held_out(case)],
+            }
+            folds = {name: fold_of(part) for name, part in parts.items() if part}
+            fits += [fold for name, fold in folds.items() if name == "fit"]
+            rows += [(f"{Path(path).stem}, {use.value}, {name}", fold) for name, fold in folds.items()]
+    costs = [(float(np.mean([f.lost(c, cache).mean() for f in fits])), c, cache) for c, cache in combinations()]
+    least = min(cost for cost, *_ in costs)
+    equal = [(c, cache) for cost, c, cache in costs if cost <= least + 1e-6]
+    best, cache = min(equal, key=lambda item: sum(fold.error(*item) for fold in fits))
+    print(f"{len(costs):,} combinations, {len(equal)} lose least on the fit; the one that predicts best:")
+    print(*(f"  {name} {value:g}" for name, value in zip(ROUND, best.tolist(), strict=True)), f"  cache {cache:g}")
+    default = DEFAULT_CPU.mac_ns
+    of_default = [getattr(DEFAULT_CPU, name) for name in ROUND if not name.startswith("mac_ns")]
+    current = np.array([*of_default[:3], *default[:3], *of_default[3:]])
+    for name, fold in rows:
+        lost, of_defaults = fold.lost(best, cache), fold.lost(current, DEFAULT_CPU.cache_bytes)
+        print(
+            f"{name}: {len(lost)} cases, {math.exp(lost.mean()):.4f}, worst {math.exp(lost.max()):.2f}; "
+            f"defaults {math.exp(of_defaults.mean()):.4f}, worst {math.exp(of_defaults.max()):.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
