@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.execution.dense import DenseExecutor
 from einsearch_cli.layers.execution.forming import Forming
 from einsearch_cli.layers.execution.merged import merged_weights
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU
 from einsearch_cli.layers.plans.planner import Use, best_route, dense_route
+from tests.layers.parts import factors_of, reference_output, route_taken
 from tests.layers.test_planner import random_layer
 
 NARROW = (
@@ -56,7 +56,7 @@ def gradients(layer: EinsumLinear, x: Tensor, y_grad: Tensor) -> list[Tensor]:
 def plain_gradients(layer: EinsumLinear, x: Tensor, y_grad: Tensor) -> list[Tensor]:
     """By torch's autograd, through operations that it differentiates by itself."""
     named = [parameter for parameter in (x, *layer.parameters()) if parameter.requires_grad]
-    return list(torch.autograd.grad(layer._record(x), named, y_grad))
+    return list(torch.autograd.grad(reference_output(layer, x), named, y_grad))
 
 
 @settings(max_examples=100, deadline=None)
@@ -67,7 +67,7 @@ def test_matrix_and_gradients_of_random_structures(factors: int, seed: int) -> N
     route = dense_route(layer.sized)
     if route is None:
         return
-    stored = [torch.randn_like(factor).requires_grad_() for factor in layer._factors()]
+    stored = [torch.randn_like(factor).requires_grad_() for factor in factors_of(layer)]
     (wanted,) = merged_weights(layer.plan, route.plan, stored)
     found = Forming(layer.plan, route.plan)
     matrix, values = found.forward([factor.detach() for factor in stored])
@@ -168,8 +168,6 @@ def test_narrow_layers_form_their_matrix_in_training_and_wide_ones_do_not(text: 
 
 
 def test_a_layer_calls_what_forms_its_matrix() -> None:
-    layer, x = EinsumLinear(32, 32, "kronecker"), torch.randn(512, 32, requires_grad=True)
-    layer(x)
-    call = layer._calls[True]
-    assert call is not None
-    assert isinstance(call.executor, DenseExecutor)
+    layer, x = EinsumLinear(32, 32, "btt:r=2"), torch.randn(512, 32, requires_grad=True)
+    assert layer.explain(512, "training").executor == "dense"
+    assert route_taken(layer, x) == layer.explain(512, "training").route == _dense_text(layer)

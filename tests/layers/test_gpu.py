@@ -13,6 +13,7 @@ from einsearch_cli.layers.execution.scaling import gradients_by_torch, scaled_by
 from einsearch_cli.layers.plans.planner import routes
 from einsearch_cli.layers.plans.two_cores import two_cores
 from einsearch_cli.speed.cases import MARKET
+from tests.layers.parts import factors_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -158,8 +159,8 @@ def test_two_cores_in_one_kernel(d_in: int, d_out: int, text: str, dtype: torch.
     for tokens in (1, 7, 300):
         x, y_grad = torch.randn(tokens, d_in, dtype=dtype), torch.randn(tokens, d_out, dtype=dtype)
         x_double, x_gpu = x.double().requires_grad_(), x.cuda().requires_grad_()
-        padded = layer._padded(x_gpu.detach())
-        factors = [factor.detach() for factor in layer._factors()]
+        padded = layer.padded(x_gpu.detach())
+        factors = [factor.detach() for factor in factors_of(layer)]
         assert two_core_kernels(cores, padded, factors, None) is not None
         expected, y = double(x_double), layer(x_gpu)
         double.zero_grad()

@@ -15,6 +15,7 @@ from einsearch_cli.layers.execution import products
 from einsearch_cli.layers.execution.merged import KeptWeights
 from einsearch_cli.layers.execution.reference import repeated
 from einsearch_cli.layers.plans.planner import routes
+from tests.layers.parts import reference_output
 
 ROUTES = ["(xA)B", "x(AB)"]
 
@@ -34,7 +35,7 @@ def weights_of(layer: EinsumLinear) -> KeptWeights:
 
 
 def plain(layer: EinsumLinear, x: Tensor) -> Tensor:
-    return layer._record(x).detach()
+    return reference_output(layer, x).detach()
 
 
 STRIDED: dict[str, Callable[[], Tensor]] = {
@@ -257,7 +258,6 @@ def test_how_many_tokens_are_few_goes_by_the_dtype_of_the_products(
         with torch.no_grad():
             layer(x)
             merge(layer)(x)
-    for call in layer._calls:
-        assert call is not None
-        assert call.executor.plan is wanted
+        for use in ("training", "inference", "merged"):
+            assert layer.explain(40, use).plan is wanted
     assert list(weights_of(layer)._prepared) == [wanted]

@@ -9,11 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from einsearch_cli.layers import EinsumLinear, Plan
-from einsearch_cli.layers.execution.reference import contract
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, ChunkLengths
 from einsearch_cli.layers.plans.planner import routes, stored_plan
 from einsearch_cli.structures import parse_structure
+from tests.layers.parts import reference_output
 
 STRUCTURES = ("monarch", "monarch:n=3", "btt:r=2", "btt:r=4", "tt:r=4", "tt:n=3,r=4", "kronecker", "low-rank")
 WIDTHS = (256, 512, 1024, 2048, 4096)
@@ -161,6 +161,6 @@ def test_gradients_where_one_of_two_results_is_kept() -> None:
     x = torch.randn(tokens, 1024, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(tokens, 1024, dtype=torch.float64)
     inputs = [x, layer.gain, *layer.factors.values()]
-    expected = torch.autograd.grad(contract(layer.plan, x, layer._scaled_factors()), inputs, grad)
+    expected = torch.autograd.grad(reference_output(layer, x), inputs, grad)
     for found, slow in zip(torch.autograd.grad(layer(x), inputs, grad), expected, strict=True):
         torch.testing.assert_close(found, slow, rtol=1e-10, atol=1e-9)

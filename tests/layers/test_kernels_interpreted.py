@@ -21,6 +21,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("kernels are compiled unless TRITON_INTERPRET=1", allow_module_level=True)
 
 from einsearch_cli.layers.execution.kernels import by_triton, tensor_train
+from tests.layers.parts import factors_of
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_two_cores_as_their_products(d_in: int, d_out: int, text: str, tokens: i
     cores = two_cores(plan)
     assert cores is not None
     x, grad = torch.randn(tokens, d_in), torch.randn(tokens, d_out)
-    bias, factors = torch.randn(d_out), [factor.detach() for factor in layer._factors()]
+    bias, factors = torch.randn(d_out), [factor.detach() for factor in factors_of(layer)]
     leaves = [tensor.clone().requires_grad_() for tensor in (x, bias, *factors)]
     expected = 1.5 * contract(plan, leaves[0], leaves[2:]) + leaves[1]
     y, x_grad = torch.empty(tokens, d_out), torch.empty(tokens, d_in)

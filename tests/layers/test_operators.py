@@ -15,6 +15,7 @@ from einsearch_cli.layers.execution.autograd import structured_linear, structure
 from einsearch_cli.layers.execution.gpu import GpuExecutor
 from einsearch_cli.layers.execution.reference import reference_layer
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
+from tests.layers.parts import factors_of, operator_name_of, padded_bias_of, stds_of
 
 
 def operators_in(module: nn.Module, x: Tensor) -> set[str]:
@@ -55,23 +56,23 @@ def test_operators_keep_their_promises(market: dict[str, Any], name: str, cap: b
     """What they say of shapes, of memory and of gradients."""
     layer = market[name].layer(cap=cap)
     x = torch.randn(3, layer.plan.padded_in, dtype=torch.float64, requires_grad=keeps)
-    bias = layer._padded_bias(layer.bias)
-    factors = [factor if keeps else factor.detach() for factor in layer._factors()]
+    bias = padded_bias_of(layer)
+    factors = [factor if keeps else factor.detach() for factor in factors_of(layer)]
     gain = layer.gain if keeps else layer.gain.detach()
-    arguments = (x, gain, bias if keeps or bias is None else bias.detach(), factors, layer._operator_name, keeps)
+    arguments = (x, gain, bias if keeps or bias is None else bias.detach(), factors, operator_name_of(layer), keeps)
     torch.library.opcheck(structured_linear, arguments)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_operators_keep_their_promises_of_factors_that_lie_otherwise() -> None:
     layer = EinsumLinear(16, 16, "btt:r=2", dtype=torch.float64)
-    factors = [factor.detach().mT.contiguous().mT.requires_grad_() for factor in layer._factors()]
+    factors = [factor.detach().mT.contiguous().mT.requires_grad_() for factor in factors_of(layer)]
     assert not any(factor.is_contiguous() for factor in factors)
     x = torch.randn(3, 16, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(structured_linear, (x, layer.gain, layer.bias, factors, layer._operator_name, True))
+    torch.library.opcheck(structured_linear, (x, layer.gain, layer.bias, factors, operator_name_of(layer), True))
     with torch.no_grad():
-        _, *kept = structured_linear(x, layer.gain, layer.bias, factors, layer._operator_name, True)
-        arguments = (torch.randn(3, 16, dtype=torch.float64), x, layer.gain, factors, kept, layer._operator_name)
+        _, *kept = structured_linear(x, layer.gain, layer.bias, factors, operator_name_of(layer), True)
+        arguments = (torch.randn(3, 16, dtype=torch.float64), x, layer.gain, factors, kept, operator_name_of(layer))
         torch.library.opcheck(structured_linear_gradients, (*arguments, [True] * 5))
 
 
@@ -81,13 +82,15 @@ def test_operators_keep_their_promises_under_autocast() -> None:
     layer = EinsumLinear(16, 16, "btt:r=2")
     x, grad = torch.randn(2, 3, 16).bfloat16()
     factors, bias, gain = (
-        [f.detach().bfloat16() for f in layer._factors()],
+        [f.detach().bfloat16() for f in factors_of(layer)],
         layer.bias.detach().bfloat16(),
         layer.gain.detach(),
     )
-    torch.library.opcheck(structured_linear, (x, gain, bias, factors, layer._operator_name, True))
-    _, *kept = structured_linear(x, gain, bias, factors, layer._operator_name, True)
-    torch.library.opcheck(structured_linear_gradients, (grad, x, gain, factors, kept, layer._operator_name, [True] * 5))
+    torch.library.opcheck(structured_linear, (x, gain, bias, factors, operator_name_of(layer), True))
+    _, *kept = structured_linear(x, gain, bias, factors, operator_name_of(layer), True)
+    torch.library.opcheck(
+        structured_linear_gradients, (grad, x, gain, factors, kept, operator_name_of(layer), [True] * 5)
+    )
 
 
 @pytest.mark.parametrize("lies", ["transposed", "expanded", "sliced"])
@@ -110,13 +113,13 @@ def test_inputs_of_any_stride(lies: str) -> None:
 def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the operators do on a GPU, with tensors of the CPU."""
     layer = market[name].layer(cap=cap)
-    plan, operator_name = layer.plan, layer._operator_name
+    plan, operator_name = layer.plan, operator_name_of(layer)
     monkeypatch.setattr(autograd, "_executor", lambda _, x: GpuExecutor(plan, x.shape[0]))
     monkeypatch.setattr(autograd, "_kept", lambda *_: kept_when_compiled(plan, False, 8))
     x = torch.randn(3, plan.padded_in, dtype=torch.float64, requires_grad=True)
-    inputs = [x, layer.gain, layer._padded_bias(layer.bias), *layer._factors()]
+    inputs = [x, layer.gain, padded_bias_of(layer), *factors_of(layer)]
     grad = torch.randn(3, plan.padded_out, dtype=torch.float64)
-    expected = torch.autograd.grad(reference_layer(plan, layer._stds)(*inputs), inputs, grad)
+    expected = torch.autograd.grad(reference_layer(plan, stds_of(layer))(*inputs), inputs, grad)
     x, gain, bias, *factors = (tensor.detach() for tensor in inputs)
     _, *saved = structured_linear(x, gain, bias, factors, operator_name, True)
     before = [result.clone() for result in saved]
@@ -132,7 +135,7 @@ def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool, mon
 
 def test_gradients_that_are_not_wanted_are_not_given() -> None:
     layer, x = EinsumLinear(16, 16, "btt:r=2"), torch.randn(3, 16)
-    factors, name = layer._factors(), layer._operator_name
+    factors, name = factors_of(layer), operator_name_of(layer)
     with torch.no_grad():
         _, *kept = structured_linear(x, layer.gain, layer.bias, factors, name, True)
         for wanted in ([True] + [False] * 4, [False] * 3 + [True, False], [False, True, True, False, False]):

@@ -19,12 +19,14 @@ from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.cpu import CpuExecutor
 from einsearch_cli.layers.execution.gpu import GpuExecutor
+from einsearch_cli.layers.execution.merged import merged_weights
 from einsearch_cli.layers.execution.reference import contract
 from einsearch_cli.layers.plans.cost_model import inference_ns, training_ns
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, DEFAULT_GPU, MachineProfile
 from einsearch_cli.layers.plans.planner import Use, best_route, explain, predicted_ns, route_table, routes, stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import contraction_orders
+from tests.layers.parts import factors_of, reference_output, route_taken
 
 
 def random_layer(factors: str, random: Random) -> EinsumLinear:
@@ -69,7 +71,7 @@ def test_every_route_is_the_plain_contraction_and_that_the_definition(
     x = torch.randn(tokens, layer.in_features, dtype=torch.float64)
     y_grad = torch.randn(tokens, layer.out_features, dtype=torch.float64)
     plain_x = x.clone().requires_grad_()
-    plain = layer._record(plain_x)
+    plain = reference_output(layer, plain_x)
     torch.testing.assert_close(plain, x @ dense_by_columns(layer).T + layer.bias, rtol=1e-10, atol=1e-10)
     expected = [plain, *torch.autograd.grad(plain, (plain_x, *layer.parameters()), y_grad)]
     for route in routes(layer.sized):
@@ -92,19 +94,19 @@ def test_a_layer_trains_by_the_route_that_was_set_last() -> None:
     factors, dense = routes(layer.sized)
     for route in (factors, dense, factors):
         layer.route = route.text
-        with FlopCounterMode(display=False) as counter:
-            layer(x)
-        assert layer._calls[True] is not None
-        assert layer._calls[True].route is route
-        assert counter.get_total_flops() == 50 * route.flops_per_token + route.flops_per_merge
+        assert route_taken(layer, x) == layer.explain(50).route == route.text
 
 
-def test_what_was_found_out_for_another_dtype_is_forgotten() -> None:
-    layer, x = EinsumLinear(64, 64, "btt:r=2"), torch.randn(50, 64)
-    layer(x)
-    call = layer._calls[True]
-    layer.double()(x.double())
-    assert layer._calls[True] is not call
+def test_what_was_found_out_for_another_dtype_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if products of one large matrix were free in float64."""
+    free = replace(DEFAULT_CPU, mac_ns=(*DEFAULT_CPU.mac_ns[:-1], 0.0))
+    profiles = {torch.float32: DEFAULT_CPU, torch.float64: free}
+    monkeypatch.setattr(
+        "einsearch_cli.layers.einsum_linear.profile_for", lambda _device, _threads, dtype: profiles[dtype]
+    )
+    layer, x = EinsumLinear(512, 512, "btt:r=2"), torch.randn(512, 512)
+    assert route_taken(layer, x) == "(xA)B"
+    assert route_taken(layer.double(), x.double()) == "x(AB)"
 
 
 @pytest.fixture
@@ -125,9 +127,8 @@ def test_the_number_of_threads_decides_too(monkeypatch: pytest.MonkeyPatch) -> N
     taken = []
     for number in (1, 2, 1):
         torch.set_num_threads(number)
-        layer(x)
-        assert layer._calls[True] is not None
-        taken.append(layer._calls[True].route.text)
+        taken.append(route_taken(layer, x))
+        assert taken[-1] == layer.explain(512).route
     assert taken == ["(xA)B", "x(AB)", "(xA)B"]
 
 
@@ -142,9 +143,8 @@ def test_autocast_decides_too(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     for enabled in (False, True, False):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            layer(x)
-        assert layer._calls[True] is not None
-        taken.append(layer._calls[True].route.text)
+            taken.append(route_taken(layer, x))
+            assert taken[-1] == layer.explain(512).route
     assert taken == ["(xA)B", "x(AB)", "(xA)B"]
 
 
@@ -183,7 +183,7 @@ def test_many_chunks_are_one(text: str) -> None:
     layer.route = routes(layer.sized)[0].text
     x, y_grad = torch.randn(2, 4_700, 64, dtype=torch.float64)
     plain_x = x.clone().requires_grad_()
-    plain = layer._record(plain_x)
+    plain = reference_output(layer, plain_x)
     expected = [plain, *torch.autograd.grad(plain, (plain_x, *layer.parameters()), y_grad)]
     torch.testing.assert_close(results(layer, x, y_grad), expected, rtol=1e-10, atol=1e-9)
 
@@ -290,7 +290,7 @@ def test_merging_costs_what_torch_counts() -> None:
     layer = EinsumLinear(64, 64, "tt:n=3,r=2")
     (route,) = (route for route in routes(layer.sized) if route.text == "x(ABC)")
     with FlopCounterMode(display=False) as counter:
-        layer._merged(route.plan, layer._factors())
+        merged_weights(layer.plan, route.plan, factors_of(layer))
     assert route.flops_per_merge == counter.get_total_flops() > 0
 
 
@@ -304,7 +304,7 @@ def test_a_plan_of_groups_keeps_the_orders_of_features() -> None:
 def test_the_fast_route_and_the_plain_one_are_separate_code() -> None:
     """So that comparing them means something."""
     layer = EinsumLinear(64, 64, "btt:r=2", bias=False)
-    weights = [factor.detach() for factor in layer._factors()]
+    weights = [factor.detach() for factor in factors_of(layer)]
     x = torch.randn(3, 64)
     y, _ = CpuExecutor(layer.plan, 3).forward(x, None, None, weights)
     torch.testing.assert_close(y, contract(layer.plan, x, weights))

@@ -19,6 +19,7 @@ from einsearch_cli.layers.plans.cost_model import inference_bytes, training_byte
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_GPU
 from einsearch_cli.layers.plans.planner import Use, explain
 from einsearch_cli.layers.plans.two_cores import TwoCores, two_cores
+from tests.layers.parts import factors_of, padded_bias_of, stds_of
 
 TEXTS = ["kronecker", "tt:r=3", "XA^1/4 XB^3/4 YA^1/2 YB^1/2 AB=2", "XB^1/2 XA^1/2 YB^1/4 YA^3/4"]
 SIZES = [(16, 16), (16, 81), (30, 14)]  # the last is padded
@@ -84,9 +85,9 @@ def layer_of(text: str, d_in: int, d_out: int) -> EinsumLinear:
 def test_the_formula_is_the_layer(kernels: list[str], text: str, d_in: int, d_out: int) -> None:
     layer = layer_of(text, d_in, d_out)
     x = torch.randn(5, layer.plan.padded_in, dtype=torch.float64, requires_grad=True)
-    inputs = [x, layer.gain, layer._padded_bias(layer.bias), *layer._factors()]
+    inputs = [x, layer.gain, padded_bias_of(layer), *factors_of(layer)]
     y = execute(GpuExecutor(layer.plan, 5), *inputs)
-    expected = reference_layer(layer.plan, layer._stds)(*inputs)
+    expected = reference_layer(layer.plan, stds_of(layer))(*inputs)
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
     grad = torch.randn_like(y)
     wanted = torch.autograd.grad(expected, inputs, grad)
@@ -101,11 +102,11 @@ def test_only_what_is_wanted_is_computed(kernels: list[str], place: int) -> None
     x = torch.randn(5, 16, dtype=torch.float64)
     inputs = [
         tensor.detach().requires_grad_(number == place)
-        for number, tensor in enumerate((x, layer.gain, layer.bias, *layer._factors()))
+        for number, tensor in enumerate((x, layer.gain, layer.bias, *factors_of(layer)))
     ]
     y = execute(GpuExecutor(layer.plan, 5), *inputs)
     (found,) = torch.autograd.grad(y.sum(), inputs[place])
-    (expected,) = torch.autograd.grad(reference_layer(layer.plan, layer._stds)(*inputs).sum(), inputs[place])
+    (expected,) = torch.autograd.grad(reference_layer(layer.plan, stds_of(layer))(*inputs).sum(), inputs[place])
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     # The gain's gradient comes with the factors', and the bias's alone is a sum.
     assert kernels[1:] == [["multiply"], ["gradients"], [], ["gradients"], ["gradients"]][place]
@@ -132,7 +133,7 @@ def test_a_cpu_has_no_kernels() -> None:
     layer = layer_of("kronecker", 16, 16)
     x, cores = torch.randn(3, 16, dtype=torch.bfloat16), two_cores(layer.plan)
     assert cores is not None
-    assert two_core_kernels(cores, x, [factor.bfloat16() for factor in layer._factors()], None) is None
+    assert two_core_kernels(cores, x, [factor.bfloat16() for factor in factors_of(layer)], None) is None
     for is_cpu, itemsize, keeps in ((True, 2, True), (False, 2, False), (False, 4, True)):
         assert kept_when_compiled(layer.plan, is_cpu, itemsize) == (keeps,)
 

@@ -57,8 +57,8 @@ def test_training_is_faster_than_by_the_plain_route() -> None:
 @pytest.mark.usefixtures("one_thread")
 def test_few_tokens_are_faster_token_major() -> None:
     """A third of the time on an EPYC, half on a Xeon; without the plan for few tokens, all of it."""
-    layer = EinsumLinear(1024, 1024, "block-shuffle:blocks=4").requires_grad_(False)
-    x, usual = torch.randn(4, 1024), CpuExecutor(layer.plan, 4)
+    layer = EinsumLinear(2048, 2048, "block-shuffle:blocks=4").requires_grad_(False)
+    x, usual = torch.randn(4, 2048), CpuExecutor(layer.plan, 4)
     chosen = executor_for(layer.plan, Call("cpu", torch.float32, tokens=4, trains=False))
     weights = [layer.factors[step.factor] for step in layer.plan.steps]
     race = Race(
