@@ -32,7 +32,7 @@ from einsearch_cli.models.transformer.resources import ACCELERATORS
 from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.structures import parse_layer
 from einsearch_cli.tasks import AnyTask, open_task
-from einsearch_cli.training import OptimizerSettings, ProxyRun
+from einsearch_cli.training import OptimizerSettings, ProxyRun, run_cost
 from einsearch_cli.training.devices import choose_device
 from einsearch_cli.training.proxy.run import trainer_of
 from einsearch_cli.training.proxy.trainer import PackTrainer, Trainer
@@ -98,6 +98,7 @@ def text(device: torch.device) -> list[dict[str, Any]]:
             seconds = step_s(trainer, 20 if is_gpu else 2)
             flops = runs * trainer.cost.total_flops_per_step / seconds
             share = None if peak is None else flops / peak
+            of_peak = "" if share is None else f", {share:.1%} of the peak"
             found.append(
                 {"width": width, "runs": runs, "step_s": seconds, "flops_per_s": flops, "share_of_peak": share}
             )
@@ -132,10 +133,11 @@ def packs(device: torch.device) -> list[dict[str, Any]]:
 
 
 def losses(device: torch.device) -> dict[str, float]:
-    """The largest relative difference of the losses of 20 steps."""
+    """The largest relative difference of the losses of the first 20 of 200 steps."""
     task, found = open_task("teacher"), {}
     for structure in STRUCTURES:
-        here = trainer_of(run_of(task, structure, 64, CPU))
+        run = run_of(task, structure, 64, CPU)
+        here = trainer_of(replace(run, budget_flops=200.0 * run_cost(run).train_flops_per_step))
         there = trainer_of(replace(here.runs[0], device=str(device)))
         pairs = [(here.step()[0], there.step()[0]) for _ in range(20)]
         found[structure] = max(abs(one - other) / one for one, other in pairs)
