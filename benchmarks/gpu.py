@@ -102,10 +102,7 @@ def text(device: torch.device) -> list[dict[str, Any]]:
             found.append(
                 {"width": width, "runs": runs, "step_s": seconds, "flops_per_s": flops, "share_of_peak": share}
             )
-            print(
-                f"text, width {width}, {runs} runs: {flops:.3g} FLOP/s, {share or float('nan'):.1%} of the peak",
-                flush=True,
-            )
+            print(f"text, width {width}, {runs} runs: {flops:.3g} FLOP/s{of_peak}", flush=True)
     return found
 
 

@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_stays_as_it_is() -> None:
     flat = ADAMW.flat_steps(layout, layout.rows(models), options, OptimizerSettings())
     assert flat is not None
     before = flat.values_RP.clone()
-    flat.stopped.add(0)
+    flat.stop(0)
     flat.gradients_RP.fill_(1.0)
     flat.step(1.0)
     assert torch.equal(flat.values_RP[0], before[0])

@@ -272,7 +272,7 @@ class PackTrainer(Trainer):
 
     def stop(self, number: int) -> None:
         """Leave the parameters of a run as they are; it is still computed, as another program would have to be written."""
-        self._update.stopped.add(number)
+        self._update.stop(number)
 
     @property
     def executed_flops(self) -> int:
