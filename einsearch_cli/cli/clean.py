@@ -29,7 +29,7 @@ def clean_command(
     run: Path = STUDY_FOLDER,
     dry_run: bool = typer.Option(False, "--dry-run", metavar="", help="Say what would be removed, and remove nothing."),
 ) -> None:
-    from einsearch_cli.search.run_folders import CHECKPOINTS, left_behind, size_of
+    from einsearch_cli.search.run_folders import all_run_folders, left_behind, size_of
     from einsearch_cli.search.store import DATABASE, StudyStore
 
     if not (run / DATABASE).is_file():
@@ -38,7 +38,7 @@ def clean_command(
         )
     with StudyStore(run, None) as store:
         doomed = left_behind(run, (result.trial for result in store.results() if result.status != "failed"))
-        everything = list((run / CHECKPOINTS).iterdir()) if (run / CHECKPOINTS).is_dir() else []
+        everything = all_run_folders(run)
         size = sum(map(size_of, doomed))
         if not dry_run:
             for folder in doomed:

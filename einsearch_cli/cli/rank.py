@@ -220,7 +220,7 @@ def rank_command(
         pack=pack or (DEFAULT_PACK if devices == ("cpu",) else MOST_PACKED),
         run_timeout_s=run_timeout,
         worker_memory=worker_memory,
-        folder=str(place.resolve()) if kind.sees_folder else None,
+        folder=str(place.resolve()) if kind.saves_runs else None,
         checkpoint_s=checkpoint_every,
     )
     team = kind(setup, workers, words, place)

@@ -1,16 +1,23 @@
-"""Where the states of runs in progress lie in the folder of a study: STUDY/checkpoints/, one folder for each run."""
+"""Where the states of runs in progress lie: STUDY/checkpoints/, one folder for each run.
+
+Where workers do not see the folder of the study, they lie in another one of the same form, which it names.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from einsearch_cli.files import write_atomically
 from einsearch_cli.training.proxy.trial import Trial
 
 CHECKPOINTS: Final = "checkpoints"
+_ELSEWHERE: Final = "checkpoints.elsewhere"
+"""File in the folder of a study with the path of the other one."""
 
 
 def run_folder(study: Path, trial: Trial) -> Path:
@@ -18,14 +25,38 @@ def run_folder(study: Path, trial: Trial) -> Path:
     return study / CHECKPOINTS / hashlib.sha256(trial.key.encode()).hexdigest()[:24]
 
 
+def elsewhere(study: Path) -> Path | None:
+    """The other folder of a study for states of its runs, if it has one."""
+    with suppress(OSError):
+        return Path((study / _ELSEWHERE).read_text(encoding="utf-8"))
+    return None
+
+
+def keep_elsewhere(study: Path, folder: Path) -> None:
+    """Note the other folder of a study for states of its runs."""
+    write_atomically(study / _ELSEWHERE, str(folder))
+
+
+def all_run_folders(study: Path) -> list[Path]:
+    """The folders of all runs that have states."""
+    found = [folder / CHECKPOINTS for folder in _places(study)]
+    return [run for folder in found if folder.is_dir() for run in folder.iterdir()]
+
+
+def _places(study: Path) -> list[Path]:
+    other = elsewhere(study)
+    return [study] if other is None else [study, other]
+
+
 def remove_run_folder(study: Path, trial: Trial) -> None:
     """The run has a result: its states are of no use any more. What cannot be removed stays."""
-    shutil.rmtree(run_folder(study, trial), ignore_errors=True)
+    for folder in _places(study):
+        shutil.rmtree(run_folder(folder, trial), ignore_errors=True)
 
 
 def left_behind(study: Path, ended: Iterable[Trial]) -> list[Path]:
     """The folders of runs that have ended, which their process could not remove."""
-    folders = (run_folder(study, trial) for trial in ended)
+    folders = (run_folder(folder, trial) for trial in ended for folder in _places(study))
     return sorted({folder for folder in folders if folder.is_dir()})
 
 

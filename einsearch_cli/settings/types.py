@@ -59,7 +59,7 @@ def duration_s(text: str) -> float | None:
 
 def _check_duration(value: object) -> object:
     if isinstance(value, int | float | str) and not 0 < (duration_s(str(value)) or 0.0) <= _LONGEST_S:
-        raise RuleError("a number with s, m, h or d is needed, up to 1000d", remedy="2h")
+        raise RuleError("a number above 0 with s, m, h or d is needed, up to 1000d", remedy="2h")
     return value
 
 

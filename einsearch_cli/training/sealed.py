@@ -21,7 +21,7 @@ from einsearch_cli.files import sync_folder, write_atomically, write_error
 
 STATE: Final = "state.json"
 KEPT: Final = 2
-"""Newest checkpoints that are kept; should the last one be damaged, there is one before."""
+"""Checkpoints that are kept; should the last one be damaged, there is one before."""
 GOES_ON: Final = "make room and run the same command again: it goes on from the last checkpoint"
 WRITABLE: Final = "make the folder writable and run the same command again: it goes on from the last checkpoint"
 """Remedies against what stops a run in the middle."""
@@ -36,7 +36,7 @@ Tensors = dict[str, "Tensor"]
 
 
 def save_sealed(folder: Path, step: int, files: Mapping[str, Tensors], content: Mapping[str, Any]) -> Path:
-    """Write a checkpoint beside the earlier ones and remove all but the newest two.
+    """Write a checkpoint beside the earlier ones and remove all but the last of these.
 
     Files are forced to disk, then the folder is renamed to its name: a process killed at any
     moment leaves the earlier checkpoints as they were.
@@ -54,18 +54,14 @@ def save_sealed(folder: Path, step: int, files: Mapping[str, Tensors], content: 
     from safetensors.torch import save_file
 
     target = folder / f"step-{step:08d}"
-    draft = folder / f"{_DRAFT}{target.name}-{secrets.token_hex(4)}"
+    draft = draft_of(target)
     try:
         draft.mkdir(parents=True)
         for name, tensors in files.items():
             save_file(tensors, draft / name)
         digests = {name: _synced_digest(draft / name) for name in files}
         write_atomically(draft / STATE, _state_text({**content, "files": digests}))
-        sync_folder(draft)
-        if target.exists():  # damaged, or from a run that was started over
-            _remove(target)
-        os.replace(draft, target)
-        sync_folder(folder)
+        place(draft, target)
     except (OSError, SafetensorError, OutputError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         cause = error.__cause__ or error if isinstance(error, OutputError) else error
@@ -75,8 +71,22 @@ def save_sealed(folder: Path, step: int, files: Mapping[str, Tensors], content: 
             f"cannot save the checkpoint of step {step} in {folder}: {reason}; checkpoints kept: {kept}",
             remedy=write_error(str(folder), cause, full=GOES_ON, otherwise=WRITABLE).remedy,
         ) from cause
-    _tidy(folder)
+    tidy(target)
     return target
+
+
+def draft_of(target: Path) -> Path:
+    """A folder beside a checkpoint to prepare it in, not made yet; one that a killed process leaves is removed by `tidy`."""
+    return target.with_name(f"{_DRAFT}{target.name}-{secrets.token_hex(4)}")
+
+
+def place(draft: Path, target: Path) -> None:
+    """Give a checkpoint whose files are forced to disk its name."""
+    sync_folder(draft)
+    if target.exists():  # damaged, or from a run that was started over
+        _remove(target)
+    os.replace(draft, target)
+    sync_folder(target.parent)
 
 
 def _state_text(content: dict[str, Any]) -> str:
@@ -101,10 +111,18 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _tidy(folder: Path) -> None:
-    """Remove all but the newest checkpoints, and what killed processes left."""
-    for path in sealed_in(folder)[:-KEPT]:
-        _remove(path)
+def tidy(newest: Path) -> None:
+    """Remove all but a checkpoint and the one before it, and what killed processes left.
+
+    A run that saves at a step could not go on from those of later steps: they are damaged, or of another version, and
+    would be taken for the newest again and again.
+    """
+    folder = newest.parent
+    known = sealed_in(folder)
+    kept = [path for path in known if _step(path) <= _step(newest)][-KEPT:]
+    for path in known:
+        if path not in kept:
+            _remove(path)
     for path in folder.glob(f"{_DRAFT}*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -112,7 +130,12 @@ def _tidy(folder: Path) -> None:
 def sealed_in(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    """The step of a checkpoint, from its name."""
+    return int(path.name.removeprefix("step-"))
 
 
 def read_state(path: Path, version: int) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_names_of_engines_are_known_to_help_completion_and_errors(
         (
             "slurm",
             "time=soon",
-            "engine slurm: time is 'soon': a number with s, m, h or d is needed, up to 1000d",
+            "engine slurm: time is 'soon': a number above 0 with s, m, h or d is needed, up to 1000d",
             "--engine-option time=2h",
         ),
         ("ray", "address", "--engine-option 'address': it needs a key and a value", "--engine-option KEY=VALUE"),

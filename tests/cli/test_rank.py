@@ -226,7 +226,7 @@ def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["monarch", "--widths", "64,x"], "--widths 64,x: x is not a whole number"),
-        (["monarch", "--time", "2"], "--time is '2': a number with s, m, h or d is needed"),
+        (["monarch", "--time", "2"], "--time is '2': a number above 0 with s, m, h or d is needed"),
         (["monarch", "--time", "2h", "--budget", "1e9"], "--budget and --time say the same in two ways"),
         (["monarch", "--run-timeout", "90"], "--run-timeout 90: a number above 0 with s, m, h or d is needed"),
         (["monarch", "--run-timeout", "0s"], "--run-timeout 0s: a number above 0 with s, m, h or d is needed"),

@@ -27,12 +27,13 @@ controls: false
 """
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+def start(folder: Path, *words: str, own_session: bool = False) -> subprocess.Popen[str]:
     """`einsearch rank` of the study, in a folder of this name beside it."""
     path = folder.with_name("study.yaml")
     path.write_text(STUDY)
     command = [sys.executable, "-m", "einsearch_cli", "rank", str(path), "--out", str(folder), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ, start_new_session=own_session)
 
 
 def results(folder: Path, *words: str) -> list[dict[str, Any]]:

@@ -15,7 +15,9 @@ import pytest
 
 from einsearch_cli.errors import StudyError
 from einsearch_cli.search.engines.ray import RayTasks
-from einsearch_cli.search.job import TrialSetup, run_trial
+from einsearch_cli.search.engines.ray.states import newest_state
+from einsearch_cli.search.job import Job, TrialProgress, TrialSetup, run_trial
+from einsearch_cli.search.run_folders import run_folder
 from einsearch_cli.search.shipping import Shipment, pack_up
 from tests.clusters.conftest import RayCluster, ray_cluster
 from tests.clusters.studies import finished, finished_keys, results, start
@@ -109,21 +111,32 @@ def test_a_study_ends_with_the_results_of_the_local_engine(
     assert results(tmp_path / "ray", *words) == here
 
 
-def test_a_lost_node_fails_what_it_had_in_hand_and_the_others_go_on(cluster: RayCluster) -> None:
-    alive: set[int] = set()
+def test_a_lost_node_fails_what_it_had_in_hand_which_goes_on_elsewhere_from_its_last_state(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    setup, jobs = replace(SETUP, folder=str(tmp_path), checkpoint_s=0.5), [job(n, budget_flops=1.5e9) for n in range(2)]
+    states = {n: run_folder(tmp_path, jobs[n].trial) for n in range(2)}
+    steps: dict[int, list[int]] = {n: [] for n in range(4)}
+    killed: list[int] = []
 
     def kill(event: Event) -> None:
-        alive.add(event.number)
-        if {0, 1} <= alive and not killed:
+        if isinstance(event, TrialProgress):
+            steps[event.number].append(event.step)
+        if not killed and all(map(newest_state, states.values())):
             killed.extend(kill_trees(cluster.other))
 
-    killed: list[int] = []
-    with RayTasks(SETUP, 2, {"address": cluster.address}) as engine:
-        found = ended(engine, [job(n, budget_flops=3e8) for n in range(4)], kill)
-    lost = [number for number, result in found.items() if result.status != "ok"]
-    assert len(lost) == 1
-    assert found[lost[0]].error == "the node died that it ran on"
-    assert sorted(found) == [0, 1, 2, 3]
+    with RayTasks(setup, 2, {"address": cluster.address}) as engine:
+        found = ended(engine, [*jobs, job(2)], kill)
+        [lost] = [number for number, result in found.items() if result.status != "ok"]
+        assert found[lost].error == "the node died that it ran on"
+        assert sorted(found) == [0, 1, 2]
+        last = newest_state(states[lost])
+        assert last is not None
+        again = ended(engine, [Job(3, jobs[lost].trial)], kill)[3]
+    assert steps[3][0] > int(last.name.removeprefix("step-")) > 0
+    assert steps[lost][0] == 1
+    alone = run_trial(jobs[lost], SETUP, lambda _: None)
+    assert (again.loss, again.curve) == (alone.loss, alone.curve), "to the last bit"
 
 
 def test_a_study_whose_head_is_lost_says_so_and_goes_on_from_what_it_has(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from einsearch_cli.errors import StudyError
 from einsearch_cli.search.engines.slurm import SlurmWorkers
 from einsearch_cli.search.job import TrialProgress
-from tests.clusters.studies import results
+from tests.clusters.studies import finished_keys, results, start
 from tests.search.engine_contract import SETUP, EngineContract, Event, endings, job
 from tests.search.test_local_engine import comes_true, is_running
 
@@ -103,13 +104,53 @@ def test_a_study_ends_with_the_results_of_the_local_engine(tmp_path: Path, here:
     )
 
 
-def test_runs_trained_one_by_one_rank_alike(tmp_path: Path, here: list[dict[str, Any]]) -> None:
-    """The other studies are packed; a run alone may differ from them in the last digits."""
-    alone = results(tmp_path / "alone", "--workers", "2", "--pack", "1")
-    places = [[(run["structure"], run["width"], run["seed"]) for run in by_loss(runs)] for runs in (alone, here)]
-    assert places[0] == places[1]
-    assert [run["loss"] for run in by_loss(alone)] == pytest.approx([run["loss"] for run in by_loss(here)], rel=1e-4)
+def test_runs_trained_one_by_one_have_the_results_of_packs(tmp_path: Path, here: list[dict[str, Any]]) -> None:
+    assert results(tmp_path / "alone", "--workers", "2", "--pack", "1") == here
 
 
-def by_loss(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(runs, key=lambda run: run["loss"])
+WORDS = ("--engine", "slurm", "--workers", "2", "--engine-option", "executor=local")
+
+
+def test_what_is_handed_in_after_the_driver_was_killed_is_neither_lost_nor_trained_again(
+    tmp_path: Path, here: list[dict[str, Any]]
+) -> None:
+    """The first driver dies when its workers have begun; they hand in what they have trained, which the second one takes."""
+    folder = tmp_path / "study"
+    study = start(folder, *WORDS)
+    try:
+        assert comes_true(lambda: bool(list(folder.glob(".einsearch-slurm/*/taken/*.json"))), within_s=60)
+    finally:
+        study.kill()
+        study.communicate()
+    before = finished_keys(folder)
+    assert comes_true(lambda: len(handed_in(folder)) >= 2, within_s=60)
+    seconds = {document["result"]["elapsed_s"] for document in handed_in(folder)}
+    assert results(folder, *WORDS) == here
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert seconds <= {event["seconds"] for event in events if event["event"] == "run_finished"}
+    keys = finished_keys(folder)
+    assert len(keys) == len(set(keys)) == len(here) > len(before)
+    assert list(folder.glob(".einsearch-slurm/*")) == []
+
+
+def handed_in(folder: Path) -> list[dict[str, Any]]:
+    found = [json.loads(path.read_text()) for path in folder.glob(".einsearch-slurm/*/said/[!.]*.json")]
+    return [document for document in found if "result" in document]
+
+
+def test_ctrl_c_ends_a_study_without_a_word_of_its_tasks(tmp_path: Path) -> None:
+    """In a terminal it reaches all processes that were started there."""
+    folder = tmp_path / "study"
+    study = start(folder, *WORDS, own_session=True)
+    try:
+        assert comes_true(lambda: workers_of(folder) != [], within_s=60)
+        workers = workers_of(folder)
+        os.killpg(study.pid, signal.SIGINT)
+        printed, said = study.communicate(timeout=30)
+    finally:
+        study.kill()
+    assert (study.returncode, printed) == (130, "")
+    assert "Traceback" not in said
+    assert "KeyboardInterrupt" not in said
+    assert said.splitlines()[-1].endswith("run the same command again to go on"), said
+    assert not any(map(is_running, workers))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from einsearch_cli.errors import StudyError
-from einsearch_cli.search.engines.local import LocalProcesses, _without_interrupts, _Worker
+from einsearch_cli.search.engines.local import LocalProcesses, _Worker, without_interrupts
 from einsearch_cli.search.job import Pack, TrialProgress, TrialSetup
 from tests.faults.driving import is_running
 from tests.search.engine_contract import Event, endings, finished, job
@@ -108,7 +108,7 @@ def test_an_interrupt_waits_until_a_worker_has_started() -> None:
     after = []
 
     def start() -> None:
-        with _without_interrupts():
+        with without_interrupts():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.2)
             after.append("the worker has started")
@@ -123,14 +123,14 @@ def test_an_interrupt_waits_until_a_worker_has_started() -> None:
 SIGNALS_OF_A_WORKER = """
 import signal
 from multiprocessing import get_context
-from einsearch_cli.search.engines.local import _without_interrupts
+from einsearch_cli.search.engines.local import without_interrupts
 
 def show():
     print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
 if __name__ == "__main__":
     worker = get_context("spawn").Process(target=show)
-    with _without_interrupts():
+    with without_interrupts():
         worker.start()
     worker.join()
 """

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from einsearch_cli.errors import StudyError
 from einsearch_cli.search.engines.slurm import SlurmWorkers
-from einsearch_cli.search.engines.slurm.shared_folder import StudySide, WorkerSide
-from einsearch_cli.search.job import JobEvent, Pack, TrialFinished, TrialNote, TrialProgress
+from einsearch_cli.search.engines.slurm.shared_folder import LeftBehind, StudySide, WorkerSide
+from einsearch_cli.search.job import Job, JobEvent, Pack, TrialFinished, TrialNote, TrialProgress
+from einsearch_cli.search.run_folders import elsewhere, left_behind, remove_run_folder, run_folder
 from einsearch_cli.search.shipping import Shipment
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.proxy.trial import TrialResult, failed_result
@@ -197,3 +201,118 @@ def test_progress_is_that_of_the_worker_that_has_the_pack(study: StudySide) -> N
         if name == "old":
             side.give_back()
     assert list(study.events()) == []
+
+
+def hand_in(study: StudySide, *events: TrialNote | TrialFinished) -> None:
+    """A worker takes a pack and tells its events."""
+    side = worker(study, f"worker-{events[0].number}")
+    study.put(events[0].number, [job(event.number) for event in events])
+    side.take()
+    for event in events:
+        side.tell(event)
+
+
+def test_what_was_handed_in_to_a_killed_process_is_the_next_ones(tmp_path: Path) -> None:
+    killed = StudySide(tmp_path / "killed", SHIPMENT)
+    hand_in(killed, TrialFinished(0, result(0)))
+    hand_in(killed, TrialFinished(1, failed_result(job(1).trial, "failed", "died", 1.0), worker_died=True))
+    hand_in(killed, TrialFinished(2, failed_result(job(2).trial, "diverged", "NaN", 1.0)))
+    (killed.root / "said" / "old.json").write_text('{"of": "another version"}')
+    left = LeftBehind(tmp_path)
+    assert worker(killed, "late").is_over(5.0), "its workers are let go"
+    jobs = [Job(10 + number, job(number).trial) for number in range(4)]
+    assert [(end.number, end.result.status) for end in left.ends(jobs)] == [(10, "ok"), (12, "diverged")]
+    assert list(left.ends(jobs)) == [], "each counts once"
+    hand_in(killed, TrialFinished(3, result(3)))
+    left.tidy()
+    assert list(LeftBehind(tmp_path).ends(jobs)) == [], "a folder without results is removed"
+
+
+def test_a_result_stays_until_the_study_has_stored_it(tmp_path: Path) -> None:
+    hand_in(StudySide(tmp_path / "killed", SHIPMENT), TrialFinished(0, result(0)))
+
+    def store(left: LeftBehind) -> None:
+        for _ in left.ends([job(0)]):
+            raise OSError("no room is left")
+
+    for _ in range(2):
+        left = LeftBehind(tmp_path)
+        with pytest.raises(OSError, match="no room"):
+            store(left)
+    kept = LeftBehind(tmp_path)
+    assert list(kept.ends([job(1)])) == []
+    kept.tidy()
+    assert list(LeftBehind(tmp_path).ends([job(0)])) == [TrialFinished(0, result(0))]
+
+
+def test_results_that_come_while_a_study_is_stopped_are_kept_for_it(study: StudySide) -> None:
+    hand_in(study, TrialFinished(0, result(0)))
+    study.remove({job(1).trial.key, job(0).trial.key})
+    assert list(LeftBehind(study.root.parent).ends([job(0)])) == [TrialFinished(0, result(0))]
+    study.remove({job(0).trial.key})
+    assert not study.root.exists()
+
+
+class NoTeam:
+    """Tasks that nobody starts."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def keep(self, wanted: int) -> None:
+        raise AssertionError(wanted)
+
+    def stop(self) -> None: ...
+
+
+def test_an_engine_trains_nothing_that_was_handed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("einsearch_cli.search.engines.slurm.Team", NoTeam)
+    monkeypatch.setattr("einsearch_cli.search.engines.slurm.pack_up", lambda _: SHIPMENT)
+    killed = StudySide(tmp_path / ".einsearch-slurm" / "killed", SHIPMENT)
+    killed.root.parent.chmod(0o700)
+    hand_in(killed, *(TrialFinished(number, result(number)) for number in range(2)))
+    packs, found = [(Job(7, job(1).trial),), (Job(6, job(0).trial),)], list[JobEvent]()
+    with SlurmWorkers(SETUP, 1, {"executor": "local"}, tmp_path) as engine:
+        engine.run(lambda: packs.pop() if packs else (), found.append)
+    assert found == [TrialFinished(6, result(0)), TrialFinished(7, result(1))]
+    assert list((tmp_path / ".einsearch-slurm").iterdir()) == []
+
+
+def test_runs_are_saved_in_the_folder_that_is_given_and_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("einsearch_cli.search.engines.slurm.Team", NoTeam)
+    study, disk = tmp_path / "study", tmp_path / "disk"
+    study.mkdir()
+    setup, options = replace(SETUP, folder=str(study)), {"executor": "local", "folder": str(disk)}
+
+    def saved_in() -> Path:
+        with SlurmWorkers(setup, 1, options, study) as engine:
+            engine.run(lambda: (), pytest.fail)
+            side = engine._side
+            assert side is not None
+            told = json.loads((side.root / "shipment.json").read_text())["setup"]["folder"]
+            assert str(side.root).startswith(told), "workers and the engine mean the same folder"
+            copied = shutil.copytree(study, tmp_path / "copied", dirs_exist_ok=True)
+            with SlurmWorkers(setup, 1, options, copied) as copy:
+                copy.run(lambda: (), pytest.fail)
+                assert copy.setup.folder != told
+        return Path(told)
+
+    place = saved_in()
+    assert place.is_relative_to(disk)
+    assert elsewhere(study) == saved_in() == place
+    trial = job(0).trial
+    for folder in (study, place):
+        run_folder(folder, trial).mkdir(parents=True)
+    assert len(left_behind(study, [trial])) == 2
+    remove_run_folder(study, trial)
+    assert left_behind(study, [trial]) == []
+
+
+def test_a_node_in_two_partitions_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Slurm 22.05 prints for two nodes of 8 and 4 cores, of which 2 are down, in the partitions main and debug."""
+    for name, text in {"sbatch": "", "sinfo": "n1 3/5/0/8\\nn1 3/5/0/8\\nn2 0/2/2/4\\nn2 0/2/2/4\\n"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nprintf '{text}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert SlurmWorkers(SETUP).workers == 10

@@ -57,8 +57,11 @@ def test_numbers_in_scientific_notation(tmp_path: Path) -> None:
         ("widths: [64, 64]\n", "mine.yaml:1: widths is [64, 64]: 64 stands twice"),
         ("widths: []\n", "widths is an empty list: at least one entry is needed"),
         ("seeds: 0\n", "mine.yaml:1: seeds is 0: a whole number from 1 to 1,000 is needed"),
-        ("time: 2 hours\n", "mine.yaml:1: time is '2 hours': a number with s, m, h or d is needed, up to 1000d"),
-        ("time: 3600\n", "time is 3600: a number with s, m, h or d is needed"),
+        (
+            "time: 2 hours\n",
+            "mine.yaml:1: time is '2 hours': a number above 0 with s, m, h or d is needed, up to 1000d",
+        ),
+        ("time: 3600\n", "time is 3600: a number above 0 with s, m, h or d is needed"),
         ("most_seeds: 2\n", "most_seeds is 2, but every candidate has 3 seeds"),
         ("first_seed: 995\nmost_seeds: 6\n", "the last seed is 1000: seeds from 1000 on are kept"),
         ("seeds: 3\nfirst_seed: 998\n", "the last seed is 1000: seeds from 1000 on are kept for the confirmation"),

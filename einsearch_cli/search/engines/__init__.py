@@ -55,8 +55,8 @@ class Engine(ABC):
     """Whether workers are processes of this machine, whose cores and memory then limit their number."""
     options_type: ClassVar[type[EngineOptions] | None] = None
     """What `--engine-option` may set; None for an engine without options."""
-    sees_folder: ClassVar[bool] = False
-    """Whether workers can write to the folder of the study, so that runs in progress are saved there."""
+    saves_runs: ClassVar[bool] = False
+    """Whether the states of runs in progress come into the folder of the study, and runs go on from there."""
 
     def __init__(
         self,

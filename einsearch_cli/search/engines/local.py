@@ -51,7 +51,7 @@ class LocalProcesses(Engine):
 
     name = "local"
     is_local = True
-    sees_folder = True
+    saves_runs = True
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class _Worker:
         """Whether it has taken its pack."""
         self.deadline_s: float | None = None
         """When its pack has taken too long, on the monotonic clock; None without a limit, or before it has begun."""
-        with _environment(_WORKER_ENVIRONMENT), _without_interrupts():
+        with _environment(_WORKER_ENVIRONMENT), without_interrupts():
             self.process.start()
         far_end.close()
         printing.close()
@@ -299,8 +299,8 @@ def _die_with_parent() -> None:
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back while a worker starts; the worker inherits this and leaves stopping to its parent.
+def without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back while a worker starts, which inherits this and leaves stopping to its parent.
 
     The mask is what the worker inherits. Here any other thread may take the signal and Python still interrupts the main
     one, so the handlers wait too: a worker whose parent is interrupted before it has sent everything prints a traceback.

@@ -73,7 +73,7 @@ class Checkpoint:
 
 
 def save_checkpoint(run: Path, state: RunState, model: Tensors, optimizer: Tensors) -> Path:
-    """Write a checkpoint beside the earlier ones and remove all but the newest two (`save_sealed`).
+    """Write a checkpoint beside the earlier ones and remove all but the last of these (`save_sealed`).
 
     Raises:
         OutputError: the disk is full or refuses; earlier checkpoints are untouched.

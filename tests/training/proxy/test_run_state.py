@@ -49,10 +49,22 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path: Path) -> None:
 
 
 def test_the_newest_state_counts_and_two_are_kept(tmp_path: Path) -> None:
-    for step in (1, 3, 2):
+    for step in (1, 2, 3):
         save_run_state(tmp_path, "me", step, {"done": step})
     assert read(tmp_path)[0] == {"done": 3}
     assert [path.name for path in sealed_in(tmp_path)] == ["step-00000002", "step-00000003"]
+
+
+def test_a_run_that_began_again_goes_on_from_its_new_states(tmp_path: Path) -> None:
+    """Those of later steps could not be used: they do not push the new ones out."""
+    for step in (8, 9):
+        save_run_state(tmp_path, "me", step, {"done": step})
+        hurt(sealed_in(tmp_path)[-1] / STATE, "flipped")
+    assert read(tmp_path)[0] is None
+    for step in (1, 2):
+        save_run_state(tmp_path, "me", step, {"done": step})
+        assert read(tmp_path) == ({"done": step}, [])
+    assert [path.name for path in sealed_in(tmp_path)] == ["step-00000001", "step-00000002"]
 
 
 @pytest.mark.parametrize("name", [TENSORS, STATE])

@@ -61,6 +61,7 @@ class RayTasks(Engine):
 
     name = "ray"
     package = "ray"
+    saves_runs = True
     options_type = RayOptions
 
     _bridge: _Bridge | None = None

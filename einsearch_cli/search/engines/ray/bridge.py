@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import ray
 import ray.exceptions
@@ -19,7 +20,13 @@ import ray.exceptions
 from einsearch_cli.errors import EinsearchError, StudyError
 from einsearch_cli.search.engines.ray.messages import Answer, Connect, Connected, Ended, Happened, Refused, Train
 from einsearch_cli.search.engines.ray.node import FilesMissing, train_pack
+from einsearch_cli.search.engines.ray.states import Incoming, StatePiece, newest_state, pieces_of
+from einsearch_cli.search.job import JobEvent, Pack, TrialNote
+from einsearch_cli.search.run_folders import run_folder
 from einsearch_cli.search.shipping import ShippedFile
+
+_ON_THE_WAY: Final = 4
+"""Events, or pieces of states, that a task may be ahead of this process: so large states fill no memory."""
 
 
 def main() -> None:
@@ -49,8 +56,10 @@ class Bridge:
             self._send(Refused(_unreachable(connect, error)))
             return
         self._shipment = connect.shipment
+        folder = None if connect.shipment is None else connect.shipment.setup.folder
+        self._study = None if folder is None else Path(folder)
         needs = {"num_cpus": 1, "num_gpus": connect.gpus, "max_retries": 0, "num_returns": "streaming"}
-        self._task = ray.remote(**needs)(train_pack)
+        self._task = ray.remote(**needs, _generator_backpressure_num_objects=_ON_THE_WAY)(train_pack)
         tasks = int(ray.cluster_resources().get("GPU" if connect.gpus else "CPU", 0))
         if connect.gpus and not tasks:
             self._send(Refused(StudyError("no node of the Ray cluster has a GPU", remedy="--device cpu")))
@@ -72,16 +81,40 @@ class Bridge:
             death = _reason(error)
         self._send(Ended(train.number, death))
 
-    def _events(self, train: Train) -> Iterator[Any]:
+    def _events(self, train: Train) -> Iterator[JobEvent]:
+        states = self._states(train.pack)
         try:
-            for reference in self._task.remote(train.pack, self._shipment, self._contents):
-                yield ray.get(reference)
+            yield from self._trained(train.pack, states)
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, FilesMissing):
                 raise
             self._put(error.cause.files)
-            for reference in self._task.remote(train.pack, self._shipment, self._contents):
-                yield ray.get(reference)
+            yield from self._trained(train.pack, states)
+
+    def _trained(self, pack: Pack, states: list[Any]) -> Iterator[JobEvent]:
+        """What happens to the runs of a pack; the states that come meanwhile are written into the folder of the study."""
+        incoming = None if self._study is None else Incoming(self._study, pack)
+        trials = {job.number: job.trial for job in pack}
+        for reference in self._task.remote(pack, self._shipment, self._contents, states):
+            found = ray.get(reference)
+            if not isinstance(found, StatePiece):
+                yield found
+            elif incoming is not None:
+                try:
+                    incoming.take(found)
+                except OSError as error:
+                    words = f"its state cannot be saved in {self._study}: {error.strerror}; the run goes on without it"
+                    yield TrialNote(found.number, trials[found.number], words)
+
+    def _states(self, pack: Pack) -> list[Any]:
+        """References to the pieces of all states from which the runs of a pack go on."""
+        found: list[Any] = []
+        for job in pack if self._study is not None else ():
+            if (state := newest_state(run_folder(self._study, job.trial))) is not None:
+                with suppress(OSError):  # it cannot be read: the run begins again
+                    for piece in pieces_of(job.number, state):
+                        found.append(ray.put(piece))
+        return found
 
     def _put(self, files: tuple[ShippedFile, ...]) -> None:
         with self._putting:

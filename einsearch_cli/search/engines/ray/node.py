@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from queue import SimpleQueue
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
+from einsearch_cli.cache import default_cache_folder
+from einsearch_cli.files import draft_folder
 from einsearch_cli.search.engines.local import LocalProcesses
-from einsearch_cli.search.job import JobEvent, Pack, TrialProgress, TrialSetup
+from einsearch_cli.search.engines.ray.states import Incoming, Outgoing, StatePiece
+from einsearch_cli.search.job import JobEvent, Pack, TrialFinished, TrialProgress, TrialSetup
 from einsearch_cli.search.shipping import Shipment, ShippedFile, unpack
 
 PROGRESS_S: Final = 1.0
 """At most one sign of life a second crosses the network for each run."""
+LOOK_S: Final = 1.0
+"""New states of runs are looked for this often."""
 
 _teams: dict[str, LocalProcesses] = {}
 """The worker of this process, by what it trains; it stays for the next pack, so that torch is loaded once."""
@@ -27,28 +36,82 @@ class FilesMissing(Exception):
         self.files = files
 
 
-def train_pack(pack: Pack, shipment: Shipment, contents: Mapping[str, list[Any]]) -> Iterator[JobEvent]:
-    """Train a pack here; what happens, as it happens.
+def train_pack(
+    pack: Pack, shipment: Shipment, contents: Mapping[str, list[Any]], states: Sequence[Any]
+) -> Iterator[JobEvent | StatePiece]:
+    """Train a pack here; what happens, as it happens, and the states of its runs when they are saved.
 
     The worker process is that of the local engine, with its limits and its reports of deaths. The engine has a thread
     of its own, since it reports by calls and Ray takes what a generator gives.
+
+    Args:
+        pack: to train.
+        shipment: what it needs.
+        contents: references to the pieces of files, by path.
+        states: references to pieces of states from which runs go on.
 
     Raises:
         FilesMissing: files are needed of which `contents` has no references.
         StudyError: other versions here than where the study is.
     """
-    events: SimpleQueue[JobEvent | BaseException | None] = SimpleQueue()
     setup = _unpacked(shipment, contents)
+    if setup.folder is None:
+        yield from _events(pack, setup)
+        return
+    folder = _own_folder()
+    _receive(states, Incoming(folder, pack))
+    outgoing = Outgoing(folder, pack)
+    for event in _events(pack, replace(setup, folder=str(folder)), LOOK_S):
+        if isinstance(event, TrialFinished):
+            if event.result.status == "failed":  # it may be tried again, and go on from there
+                yield from outgoing.pieces_of(event.number)
+            outgoing.end(event.number)
+        else:
+            yield from outgoing.pieces()
+        if event is not None:
+            yield event
+
+
+def _events(pack: Pack, setup: TrialSetup, patience_s: float | None = None) -> Iterator[JobEvent | None]:
+    """What happens in the training of a pack; None where nothing has for as long as this."""
+    events: SimpleQueue[JobEvent | BaseException | None] = SimpleQueue()
     threading.Thread(target=_train, args=(pack, setup, events), daemon=True).start()
-    last_s: dict[int, float] = {}
-    while (event := events.get()) is not None:
+    told_s: dict[int, float] = {}
+    while True:
+        try:
+            event = events.get(timeout=patience_s)
+        except Empty:
+            yield None
+            continue
+        if event is None:
+            return
         if isinstance(event, BaseException):
             raise event
         if isinstance(event, TrialProgress):
-            if (now_s := time.monotonic()) - last_s.get(event.number, 0.0) < PROGRESS_S:
+            if (now_s := time.monotonic()) - told_s.get(event.number, 0.0) < PROGRESS_S:
                 continue
-            last_s[event.number] = now_s
+            told_s[event.number] = now_s
         yield event
+
+
+@cache
+def _own_folder() -> Path:
+    """Where runs are saved on this node; it goes with this process, or with the next one if this one is killed."""
+    return _open.enter_context(draft_folder(default_cache_folder() / "runs"))
+
+
+_open: Final = ExitStack()
+"""What is open as long as this process."""
+
+
+def _receive(states: Sequence[Any], incoming: Incoming) -> None:
+    """Write down states from which runs go on; what cannot be written is begun again."""
+    if states:
+        import ray
+
+        for reference in states:
+            with suppress(OSError):
+                incoming.take(ray.get(reference))
 
 
 def _train(pack: Pack, setup: TrialSetup, events: SimpleQueue[JobEvent | BaseException | None]) -> None:

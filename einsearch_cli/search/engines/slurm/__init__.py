@@ -10,9 +10,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from filelock import FileLock, Timeout
 from pydantic import Field, field_validator
 
 from einsearch_cli.cache import default_cache_folder
@@ -20,9 +22,10 @@ from einsearch_cli.errors import OutputError, RuleError, SpecError, StudyError
 from einsearch_cli.files import write_error
 from einsearch_cli.search.engine_options import EngineOptions
 from einsearch_cli.search.engines import Engine, register
-from einsearch_cli.search.engines.slurm.shared_folder import StudySide
+from einsearch_cli.search.engines.slurm.shared_folder import LeftBehind, StudySide
 from einsearch_cli.search.engines.slurm.team import Team
-from einsearch_cli.search.job import Job, Pack, Report, TrialFinished, TrialSetup
+from einsearch_cli.search.job import Job, JobEvent, Pack, Report, TrialFinished, TrialSetup
+from einsearch_cli.search.run_folders import elsewhere, keep_elsewhere
 from einsearch_cli.search.shipping import pack_up
 from einsearch_cli.settings import Duration, PathSetting, Whole, duration_s
 from einsearch_cli.training.proxy.trial import failed_result
@@ -30,7 +33,7 @@ from einsearch_cli.training.proxy.trial import failed_result
 _MOST_WORKERS: Final = 64
 """Without --workers no more runs are trained at once, however large the partition is."""
 SHARED: Final = ".einsearch-slurm"
-"""Folder of this engine's folders; what is left in it by a process that was killed is removed."""
+"""Folder of this engine's folders, in that of the study, or in one that is given."""
 _BEATS_PER_LEASE: Final = 10
 _SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.05, 1.0
 
@@ -63,7 +66,7 @@ class SlurmOptions(EngineOptions):
     """GPUs of a task."""
 
     folder: PathSetting | None = None
-    """Folder on a disk that all nodes share; the folder of the study if not given."""
+    """Folder on a disk that all nodes share, where runs in progress are saved too; the study's folder if not given."""
 
     lease: Duration = "60s"
     """A worker that shows no sign of life for this long is dead, and its runs are tried again."""
@@ -82,7 +85,7 @@ class SlurmWorkers(Engine):
 
     name = "slurm"
     package = "submitit"
-    sees_folder = True
+    saves_runs = True
     options_type = SlurmOptions
 
     def __init__(
@@ -93,7 +96,12 @@ class SlurmWorkers(Engine):
         folder: Path | None = None,
     ) -> None:
         self._side: StudySide | None = None
+        self._left: LeftBehind | None = None
+        self._lock: FileLock | None = None
+        """Of a given folder, as the study has one of its own."""
         self._packs = 0
+        self._running: dict[int, dict[int, Job]] = {}
+        """Jobs that have not ended, by their numbers and that of their pack."""
         super().__init__(setup, workers, options, folder)
         if self.chosen.executor == "slurm" and shutil.which("sbatch") is None:
             raise _no_slurm()
@@ -110,14 +118,15 @@ class SlurmWorkers(Engine):
             return os.cpu_count() or 1
         partition = [f"--partition={self.chosen.partition}"] if self.chosen.partition else []
         try:
-            command = ["sinfo", "--noheader", "--format=%C", *partition]
+            command = ["sinfo", "--noheader", "--Node", "--format=%N %C", *partition]
             found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
         except FileNotFoundError:
             raise _no_slurm() from None
         except subprocess.SubprocessError as error:
             said = str(getattr(error, "stderr", None) or error).strip()
             raise StudyError(f"Slurm does not answer: {said}", remedy="try `sinfo`, or give --workers") from error
-        cores = sum(int(part) for line in found.stdout.split() for part in line.split("/")[:2])  # allocated, idle
+        nodes = dict(line.split() for line in found.stdout.splitlines())  # a line for each partition that a node is in
+        cores = sum(int(part) for counts in nodes.values() for part in counts.split("/")[:2])  # allocated, idle
         return min(max(cores, 1), _MOST_WORKERS)
 
     def start_up_s(self, loading_s: float) -> float:
@@ -127,14 +136,23 @@ class SlurmWorkers(Engine):
 
     def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
         """Run packs until none are left."""
-        side = self._started()
-        running: dict[int, dict[int, Job]] = {}
+        side, running = self._started(), self._running
         lease_s, pause_s = _seconds(self.chosen.lease), _SHORTEST_LOOK_S
+
+        def tell(number: int, event: JobEvent) -> None:
+            if isinstance(event, TrialFinished):
+                del running[number][event.number]
+                if not running[number]:
+                    del running[number]
+            on_event(event)
+
         while True:
             while len(running) < self.workers and (pack := next_pack()):
                 self._packs += 1
                 running[self._packs] = {job.number: job for job in pack}
-                side.put(self._packs, pack)
+                self._tell_left(tell)
+                if rest := running.get(self._packs):
+                    side.put(self._packs, tuple(rest.values()))
             if not running:
                 return
             self._team.keep(math.ceil(min(len(running), self.workers) / self.chosen.cores))
@@ -144,11 +162,8 @@ class SlurmWorkers(Engine):
                 if event.number not in running.get(number, {}):
                     continue  # from a worker that was taken for dead
                 pause_s = _SHORTEST_LOOK_S
-                if isinstance(event, TrialFinished):
-                    del running[number][event.number]
-                    if not running[number]:
-                        del running[number]
-                on_event(event)
+                tell(number, event)
+            self._tell_left(tell)
             for number in side.lost(lease_s):
                 reason = f"its worker on the cluster showed no sign of life for {lease_s:g} s"
                 for job in running.pop(number, {}).values():
@@ -156,21 +171,23 @@ class SlurmWorkers(Engine):
                     on_event(TrialFinished(job.number, failed, worker_died=True))
             time.sleep(pause_s)
 
+    def _tell_left(self, tell: Callable[[int, JobEvent], None]) -> None:
+        """End the jobs that workers of an earlier process have handed in."""
+        if self._left is not None:
+            packs = {job.number: pack for pack, jobs in self._running.items() for job in jobs.values()}
+            for end in self._left.ends([job for jobs in self._running.values() for job in jobs.values()]):
+                tell(packs[end.number], end)
+
     def _started(self) -> StudySide:
         """The shared folder, with tasks to come."""
         if self._side is not None:
             return self._side
-        above = self.chosen.folder or (default_cache_folder() if self.folder is None else self.folder)
-        shipment = pack_up(self.setup)
-        root = above.resolve() / SHARED / secrets.token_hex(4)
+        base = self._base()
         try:
-            if self.folder is not None and self.chosen.folder is None:  # one process works on a study at a time
-                shutil.rmtree(root.parent, ignore_errors=True)
-            root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _refuse_folder_of_others(root.parent)
-            side = StudySide(root, shipment)
+            root = self._taken(base) / secrets.token_hex(4)
+            side = StudySide(root, pack_up(self.setup))
         except (OSError, OutputError) as error:
-            raise write_error(f"shared folder {root}", error) from error
+            raise write_error(f"shared folder {base}", error) from error
         lease_s = _seconds(self.chosen.lease)
         arguments = (str(root), self.chosen.cores, lease_s / _BEATS_PER_LEASE, 2 * lease_s)
         gpus = max(self.chosen.gpus, int(self.setup.devices[0].startswith("cuda")))
@@ -181,15 +198,50 @@ class SlurmWorkers(Engine):
         self._side = side
         return side
 
+    def _base(self) -> Path:
+        """Where every process of this study has its shared folder; a given folder may serve several studies."""
+        if self.chosen.folder is None:
+            return (default_cache_folder() if self.folder is None else self.folder).resolve() / SHARED
+        above = self.chosen.folder.resolve() / SHARED
+        if self.folder is None:
+            return above
+        known = elsewhere(self.folder)
+        return known if known is not None and known.parent == above else _new_base(above)
+
+    def _taken(self, base: Path) -> Path:
+        """The folder of this study for its processes, for this one alone; another one if a copy of the study has it."""
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_folder_of_others(base)
+        if self.folder is not None and self.chosen.folder is not None:
+            self._lock = FileLock(base / ".lock")
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                return self._taken(_new_base(base.parent))
+            keep_elsewhere(self.folder, base)
+            self.setup = replace(self.setup, folder=str(base))
+        if self.folder is not None:
+            self._left = LeftBehind(base)
+        return base
+
     def stop(self) -> None:
-        """End all tasks and remove the shared folder."""
+        """End all tasks and remove the shared folder, but for results that the study has not taken."""
         if self._side is not None:
             self._side.stop()
             self._team.stop()
             self._over.set()
             self._beating.join()
-            shutil.rmtree(self._side.root, ignore_errors=True)
-            self._side = None
+            self._side.remove({job.trial.key for jobs in self._running.values() for job in jobs.values()})
+            if self._left is not None:
+                self._left.tidy()
+            self._side = self._left = None
+            self._running.clear()
+            if self._lock is not None:
+                self._lock.release()
+
+
+def _new_base(above: Path) -> Path:
+    return above / f"study-{secrets.token_hex(8)}"
 
 
 def _refuse_folder_of_others(folder: Path) -> None:

@@ -11,16 +11,19 @@
 
 Clocks of other machines are never compared: who does not change a file for a while, by the clock of the one who looks, is
 dead. Two workers may train one pack, if the first was taken for dead: the study counts the first end of each job.
+
+Every process of a study has a folder of its own. Those of killed ones stay until what was handed in there is with the study.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -140,8 +143,62 @@ class StudySide:
 
     def stop(self) -> None:
         """Let workers go."""
-        with suppress(OSError):
-            (self.root / "stop").touch()
+        _stop(self.root)
+
+    def remove(self, wanted: Collection[str]) -> None:
+        """Remove the folder, unless a trial of these keys was handed in: that is for the next process of the study."""
+        ends = (end for _, end in _handed_in(self.root))
+        if not any(end.result.trial.key in wanted for end in ends):
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+class LeftBehind:
+    """What workers have handed in for processes of the study that are gone.
+
+    Args:
+        base: the folder in which every process of the study has its own.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self._roots = [path.parent for path in base.glob("*/shipment.json")]
+        self._found: dict[str, tuple[Path, TrialFinished]] = {}
+        self._seen: set[Path] = set()
+        for root in self._roots:
+            _stop(root)
+
+    def ends(self, jobs: Iterable[Job]) -> Iterator[TrialFinished]:
+        """The ends of these jobs, as far as they were handed in, now or since."""
+        for path, end in (found for root in self._roots for found in _handed_in(root, self._seen)):
+            self._seen.add(path)
+            self._found.setdefault(end.result.trial.key, (path, end))
+        for job in jobs if self._found else ():
+            if (found := self._found.pop(job.trial.key, None)) is not None:
+                path, end = found
+                yield replace(end, number=job.number, result=replace(end.result, trial=job.trial))
+                path.unlink(missing_ok=True)  # after the study has it
+
+    def tidy(self) -> None:
+        """Remove the folders in which nothing is left."""
+        kept = {path.parent.parent for path, _ in self._found.values()}
+        for root in self._roots:
+            if root not in kept:
+                shutil.rmtree(root, ignore_errors=True)
+
+
+def _stop(root: Path) -> None:
+    with suppress(OSError):
+        (root / "stop").touch()
+
+
+def _handed_in(root: Path, seen: Collection[Path] = ()) -> Iterator[tuple[Path, TrialFinished]]:
+    """Results that the study has not taken, with their files; a failed run is tried again by the next process anyway."""
+    with suppress(FileNotFoundError):
+        for path in (root / "said" / name for name in _names(root / "said")):
+            if path not in seen:
+                with suppress(OSError, ValueError, LookupError, TypeError, EinsearchError):  # of another version
+                    event = _event(_read(path))
+                    if isinstance(event, TrialFinished) and event.result.status != "failed":
+                        yield path, event
 
 
 class WorkerSide:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from einsearch_cli.errors import StudyError
+from einsearch_cli.search.engines.local import without_interrupts
 from einsearch_cli.search.engines.slurm.worker import work
 
 _LOOK_S: Final = 10.0
@@ -17,7 +18,6 @@ _LOOK_S: Final = 10.0
 _ANSWER_S: Final = 30.0
 _MOST_DUDS: Final = 3
 """Tasks that end before they begin to work, with none that works: a fourth would too."""
-_LEAVING_S: Final = 5.0
 _ENDING_S: Final = 15.0
 
 
@@ -69,7 +69,9 @@ class Team:
 
     def _submitted(self, number: int) -> list[Any]:
         try:
-            with self._executor.batch():
+            # Submitit's process for a task of this machine stays in our terminal, and prints a traceback at Ctrl-C.
+            quiet = without_interrupts() if self.is_local else nullcontext()
+            with quiet, self._executor.batch():
                 return [self._executor.submit(work, *self._arguments) for _ in range(number)]
         except Exception as error:  # submitit wraps what sbatch says in several kinds
             reason = str(error).strip().splitlines()
@@ -96,19 +98,14 @@ class Team:
         return set(found.stdout.split())
 
     def stop(self) -> None:
-        """End all tasks; those of this machine end by themselves first, as submitit's cancelling prints a traceback."""
-        if not (self.is_local and self._have_ended(_LEAVING_S)):
-            for job in self._jobs:
-                with suppress(Exception):  # a cluster that does not answer; its tasks end by themselves
-                    job.cancel(check=False)
-            self._have_ended(_ENDING_S)
-        self._jobs = []
-
-    def _have_ended(self, within_s: float) -> bool:
-        deadline_s = time.monotonic() + within_s
-        while (alive := self._alive()) and time.monotonic() < deadline_s:
+        """End all tasks. Those of this machine, which hear no Ctrl-C, find that the study is over within a second."""
+        for job in self._jobs if not self.is_local else ():
+            with suppress(Exception):  # a cluster that does not answer; its tasks end by themselves
+                job.cancel(check=False)
+        deadline_s = time.monotonic() + _ENDING_S
+        while self._alive() and time.monotonic() < deadline_s:
             time.sleep(0.1 if self.is_local else 0.5)
-        return not alive
+        self._jobs = []
 
 
 def _last_line(job: Any) -> str:
