@@ -5,16 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from einsearch_cli.search.engines.ray import states
+from einsearch_cli.search.engines.ray import node, states
+from einsearch_cli.search.engines.ray.node import train_pack
 from einsearch_cli.search.engines.ray.states import Incoming, Outgoing, StatePiece, newest_state, pieces_of
+from einsearch_cli.search.job import TrialFinished, TrialNote, TrialSetup
 from einsearch_cli.search.run_folders import run_folder
+from einsearch_cli.search.shipping import Shipment, versions
 from einsearch_cli.training.proxy.run_state import read_run_state, save_run_state
-from tests.search.engine_contract import job
+from tests.search.engine_contract import SETUP, job
 
 PACK = (job(0), job(1))
 
@@ -124,3 +131,47 @@ def test_a_state_that_is_removed_while_it_is_sent_still_arrives(tmp_path: Path) 
     shutil.rmtree(path)
     send(list(pieces), there)
     assert step_in(tmp_path / "there", 0) == 1
+
+
+SAVED = replace(SETUP, checkpoint_s=0.0)
+
+
+def train(setup: TrialSetup) -> list[Any]:
+    """What a node tells of a pack."""
+    return list(train_pack(PACK[:1], Shipment(setup, (), (), versions()), {}, []))
+
+
+@pytest.mark.usefixtures("_node")
+def test_a_node_tells_states_before_the_end_of_a_run_and_keeps_none(tmp_path: Path) -> None:
+    told = train(replace(SAVED, folder="/of/the/study/on/another/machine"))
+    assert isinstance(told[-1], TrialFinished)
+    assert told[-1].result.status == "ok"
+    assert any(isinstance(event, StatePiece) for event in told[:-1])
+    [own] = tmp_path.glob("einsearch/.runs.*")
+    assert [path.name for path in own.rglob("*")] == ["checkpoints"]
+
+
+@pytest.mark.usefixtures("_node")
+def test_a_node_that_cannot_save_trains_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(node, "draft_folder", refuse)
+    first, *_, last = train(replace(SAVED, folder="/of/the/study"))
+    assert isinstance(first, TrialNote)
+    assert "cannot save the run: Read-only file system" in first.text
+    assert last.result.status == "ok"
+
+
+@pytest.fixture
+def _node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process is that of a node, with a cache of its own, and loses its worker afterwards."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(node, "_open", ExitStack())
+    monkeypatch.setattr(node, "_teams", {})
+    node._own_folder.cache_clear()
+    yield
+    for team in node._teams.values():
+        team.stop()
+    node._open.close()
+    node._own_folder.cache_clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from einsearch_cli.cache import default_cache_folder
 from einsearch_cli.files import draft_folder
 from einsearch_cli.search.engines.local import LocalProcesses
 from einsearch_cli.search.engines.ray.states import Incoming, Outgoing, StatePiece
-from einsearch_cli.search.job import JobEvent, Pack, TrialFinished, TrialProgress, TrialSetup
+from einsearch_cli.search.job import JobEvent, Pack, TrialFinished, TrialNote, TrialProgress, TrialSetup
 from einsearch_cli.search.shipping import Shipment, ShippedFile, unpack
 
 PROGRESS_S: Final = 1.0
@@ -55,21 +56,28 @@ def train_pack(
         StudyError: other versions here than where the study is.
     """
     setup = _unpacked(shipment, contents)
-    if setup.folder is None:
-        yield from _events(pack, setup)
-        return
-    folder = _own_folder()
-    _receive(states, Incoming(folder, pack))
-    outgoing = Outgoing(folder, pack)
-    for event in _events(pack, replace(setup, folder=str(folder)), LOOK_S):
-        if isinstance(event, TrialFinished):
-            if event.result.status == "failed":  # it may be tried again, and go on from there
+    folder = None
+    if setup.folder is not None:
+        try:
+            folder = _own_folder()
+        except OSError as error:
+            words = f"node {platform.node()} cannot save the run: {error.strerror}; it goes on without a state"
+            yield from (TrialNote(job.number, job.trial, words) for job in pack)
+    outgoing = None
+    if folder is not None:
+        _receive(states, Incoming(folder, pack))
+        outgoing = Outgoing(folder, pack)
+    saved_in = None if folder is None else str(folder)
+    for event in _events(pack, replace(setup, folder=saved_in), None if folder is None else LOOK_S):
+        if outgoing is not None:
+            if not isinstance(event, TrialFinished):
+                yield from outgoing.pieces()
+            elif event.result.status == "failed":  # it may be tried again, and go on from there
                 yield from outgoing.pieces_of(event.number)
-            outgoing.end(event.number)
-        else:
-            yield from outgoing.pieces()
         if event is not None:
             yield event
+        if outgoing is not None and isinstance(event, TrialFinished):
+            outgoing.end(event.number)
 
 
 def _events(pack: Pack, setup: TrialSetup, patience_s: float | None = None) -> Iterator[JobEvent | None]:

@@ -13,9 +13,10 @@ from typing import Final
 
 from einsearch_cli.search.job import Pack
 from einsearch_cli.search.run_folders import run_folder
-from einsearch_cli.search.shipping import PIECE_BYTES
 from einsearch_cli.training.sealed import draft_of, place, sealed_in, tidy
 
+PIECE_BYTES: Final = 16 << 20
+"""Of a state on its way: a node with 64 tasks then holds 4 GB of them at the very most."""
 _PAUSE: Final = 9.0
 """The pause after states were sent, as a multiple of the time that they took: large ones take a tenth of the time at most."""
 
