@@ -156,7 +156,9 @@ def test_slurm_is_asked_for_its_cores_and_missed_where_it_is_not(
         "  try: run it on a login node of the cluster, or try it here: --engine-option executor=local\n"
     )
     (tmp_path / "bin").mkdir()
-    for name, text in (("sbatch", ""), ("sinfo", '[ "$3" = --partition=gpu ] && echo 3/4/1/8 && echo 2/0/0/2')):
+    nodes = "n1 3/4/1/8", "n2 2/0/0/2", "n2 2/0/0/2"  # Slurm names a node once for each of its partitions
+    said = " && ".join(f"echo {node}" for node in nodes)
+    for name, text in (("sbatch", ""), ("sinfo", f'[ "$4" = --partition=gpu ] && {said}')):
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     found = einsearch(*command)

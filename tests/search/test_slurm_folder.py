@@ -307,12 +307,3 @@ def test_runs_are_saved_in_the_folder_that_is_given_and_found_again(
     assert len(left_behind(study, [trial])) == 2
     remove_run_folder(study, trial)
     assert left_behind(study, [trial]) == []
-
-
-def test_a_node_in_two_partitions_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Slurm 22.05 prints for two nodes of 8 and 4 cores, of which 2 are down, in the partitions main and debug."""
-    for name, text in {"sbatch": "", "sinfo": "n1 3/5/0/8\\nn1 3/5/0/8\\nn2 0/2/2/4\\nn2 0/2/2/4\\n"}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\nprintf '{text}'\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert SlurmWorkers(SETUP).workers == 10

@@ -109,7 +109,9 @@ class Bridge:
     def _states(self, pack: Pack) -> list[Any]:
         """References to the pieces of all states from which the runs of a pack go on."""
         found: list[Any] = []
-        for job in pack if self._study is not None else ():
+        if self._study is None:
+            return found
+        for job in pack:
             if (state := newest_state(run_folder(self._study, job.trial))) is not None:
                 with suppress(OSError):  # it cannot be read: the run begins again
                     for piece in pieces_of(job.number, state):
