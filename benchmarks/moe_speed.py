@@ -69,9 +69,7 @@ def products(layer: EinsumLinear, rows: int, backward: bool) -> Callable[[], Non
     """The matrix products of a pass alone: B batch, R rows, K contracted, N new."""
     operands = []
     for part in layer.plan.steps:
-        *batch, r, _ = part.result.at(rows)
-        b = batch[0] if batch else 1
-        _, k, n = part.weight_shape
+        b, r, k, n = part.extents(rows)
         rows_BRK, weight_BKN, grad_BRN = torch.randn(b, r, k), torch.randn(b, k, n), torch.randn(b, r, n)
         operands.append((rows_BRK, weight_BKN))
         if backward:

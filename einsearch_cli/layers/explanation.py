@@ -83,7 +83,6 @@ def _parts(chunks: tuple[int, ...]) -> str:
 
 
 def _product(step: Step, tokens: int) -> str:
-    batch, rows = step.result.at(tokens)[:2] if step.is_batched else (1, step.result.at(tokens)[0])
-    _, k, n = step.weight_shape
+    batch, rows, k, n = step.extents(tokens)
     name = step.factor if len(step.factor) == 1 else f"({step.factor})"
     return f"{name}: {f'{batch:,} × ' if batch > 1 else ''}({rows:,} × {k:,}) · ({k:,} × {n:,})"

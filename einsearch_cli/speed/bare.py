@@ -53,10 +53,9 @@ def product_sizes(step: Step, tokens: int) -> tuple[int, int, int, int]:
     >>> [product_sizes(step, 10) for step in EinsumLinear(64, 64, "monarch", device="meta").plan.steps]
     [(8, 10, 8, 8), (8, 10, 8, 8)]
     """
-    *batches, rows, new = step.result.at(tokens)
-    batch = math.prod(batches)
-    own, contracted, _ = step.weight_shape
-    if step.repeat_to.token_axis is not None:
+    batch, rows, contracted, new = step.extents(tokens)
+    own = step.weight_shape[0]
+    if step.is_along_tokens:
         return own, batch * rows // own, contracted, new
     return batch, rows, contracted, new
 

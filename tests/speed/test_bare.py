@@ -59,5 +59,5 @@ def test_tokens_read_as_batch_become_rows_of_one_matrix() -> None:
     with FlopCounterMode(display=False) as counter:
         bare_products(layer.plan, case, arenas_for([layer.plan], 100, CPU, torch.float32))()
     batched = [op for op in counter.get_flop_counts()["Global"] if "bmm" in str(op)]
-    reads_tokens_as_batch = [step.repeat_to.token_axis is not None for step in layer.plan.steps]
+    reads_tokens_as_batch = [step.is_along_tokens for step in layer.plan.steps]
     assert len(batched) <= reads_tokens_as_batch.count(False)

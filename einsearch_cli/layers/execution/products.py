@@ -125,7 +125,7 @@ class _Step:
         swapped = total.mT if self.factor_grad_by_grad else total
         if not self.is_batched:
             swapped = swapped[None]
-        elif self.step.repeat_from is not None:
+        elif self.step.is_repeated or self.expanded is not None:
             swapped = sum_repeats(swapped, self.step, total.shape[0])
         return swapped if swapped is total else swapped.contiguous()
 

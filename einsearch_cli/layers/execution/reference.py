@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.execution.scaling import reference_scaled_last
-from einsearch_cli.layers.plans.plan import Plan, Reading, Step
+from einsearch_cli.layers.plans.plan import TOKENS, Plan, Reading, Step, product_of
 
 
 def reference_layer(plan: Plan, stds: Sequence[float]) -> Callable[..., Tensor]:
@@ -38,26 +38,23 @@ def contract(plan: Plan, activation: Tensor, weights: Sequence[Tensor]) -> Tenso
     """
     tokens = activation.shape[0]
     for step, weight_BKN in zip(plan.steps, weights, strict=True):
-        rows_BRK = read(activation, step.rows, tokens)
-        activation = torch.matmul(rows_BRK, repeated(weight_BKN, step, tokens))
+        activation = torch.matmul(_read(activation, step.rows, tokens), repeated(weight_BKN, step, tokens))
         if step.is_feature_major:
             activation = activation.transpose(-2, -1)
     if plan.write is not None:
-        activation = permuted(activation, plan.write, tokens)
+        activation = _read(activation, plan.write, tokens)
     return activation.reshape(tokens, plan.padded_out)
 
 
-def permuted(memory: Tensor, reading: Reading, tokens: int) -> Tensor:
-    """The axes of a reading in their order, as a view where the memory is contiguous."""
-    axes = memory.reshape(reading.shape.at(tokens))
-    return axes if reading.order is None else axes.permute(reading.order)
-
-
-def read(memory: Tensor, reading: Reading, tokens: int) -> Tensor:
-    """Three blocks, or two where there is no batch, as a view where one serves a matrix product."""
-    blocks = permuted(memory, reading, tokens)
-    if reading.blocks is not None:
-        blocks = blocks.reshape(reading.blocks.at(tokens))
+def _read(memory: Tensor, reading: Reading, tokens: int) -> Tensor:
+    """The groups of a reading as dimensions, by a view where one serves a matrix product."""
+    axes, order = reading.memory, reading.order
+    blocks = memory.reshape([tokens if axis == TOKENS else reading.sizes[axis] for axis in axes])
+    if order != axes:
+        blocks = blocks.permute([axes.index(axis) for axis in order])
+    if any(len(group) != 1 for group in reading.blocks):
+        sizes = {**reading.sizes, TOKENS: tokens}
+        blocks = blocks.reshape([product_of(group, sizes) for group in reading.blocks])
     if reading.is_copy:
         blocks = blocks.contiguous()
     return blocks.transpose(-2, -1) if reading.is_swapped else blocks
@@ -67,23 +64,23 @@ def repeated(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
     """The factor repeated along the activation's own axes that are read as batch; a matrix if there is no batch."""
     if not step.is_batched:
         return weight_BKN[0]
-    if step.repeat_from is None:
+    if not (step.is_repeated or step.is_along_tokens):
         return weight_BKN
-    matrix = weight_BKN.shape[1:]
-    axes = weight_BKN.reshape(*step.repeat_from.sizes, *matrix)
-    batch = step.repeat_to.at(tokens)
-    axes = axes.expand(*batch, *matrix)
-    return axes if len(batch) == 1 else axes.reshape(-1, *matrix)
+    matrix, sizes = weight_BKN.shape[1:], step.sizes(tokens)
+    own = step.weight_axes[0]
+    axes = weight_BKN.reshape(*(sizes[axis] if axis in own else 1 for axis in step.batch), *matrix)
+    axes = axes.expand(*(sizes[axis] for axis in step.batch), *matrix)
+    return axes if len(step.batch) == 1 else axes.reshape(-1, *matrix)
 
 
 def sum_repeats(grad_BKN: Tensor, step: Step, tokens: int) -> Tensor:
     """The gradient of a factor from that of its repetition (along `tokens` tokens, if along any)."""
     if not step.is_batched:
         return grad_BKN[None]
-    if step.repeat_from is None:
+    if not (step.is_repeated or step.is_along_tokens):
         return grad_BKN
-    matrix = grad_BKN.shape[1:]
-    full = grad_BKN.reshape(*step.repeat_to.at(tokens), *matrix)
-    own = step.repeat_from.sizes
-    summed = [axis for axis, size in enumerate(step.repeat_to.at(tokens)) if size != own[axis]]
-    return full.sum(summed, keepdim=True).reshape(-1, *matrix) if summed else full.reshape(-1, *matrix)
+    matrix, sizes = grad_BKN.shape[1:], step.sizes(tokens)
+    full = grad_BKN.reshape(*(sizes[axis] for axis in step.batch), *matrix)
+    own = step.weight_axes[0]
+    summed = [place for place, axis in enumerate(step.batch) if axis not in own]
+    return full.sum(summed, keepdim=True).reshape(-1, *matrix)

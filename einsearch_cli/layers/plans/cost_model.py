@@ -77,8 +77,8 @@ def inference_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return profile.itemsize * (plan.params + tokens * (first + last))
     operands = plan_operands(plan, profile.is_cpu)
-    copies = sum(_elements(step.rows) for step, own in zip(plan.steps, operands.steps, strict=True) if own.rows.copy)
-    copies += _elements(plan.write) if plan.write and operands.write else 0
+    copies = sum(step.rows.elements for step, own in zip(plan.steps, operands.steps, strict=True) if own.rows.copy)
+    copies += plan.write.elements if plan.write and operands.write else 0
     return profile.itemsize * (plan.params + tokens * (first + 2 * sum(between) + last + 2 * copies))
 
 
@@ -93,13 +93,13 @@ def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
         return 3 * inference_bytes(plan, tokens, profile)
     anew = [not is_kept for is_kept in kept_steps(plan, tokens, profile.chunks)]
     operands = plan_operands(plan, profile.is_cpu)
-    elements = 2 * _elements(plan.write_grad) if plan.write_grad and operands.write_grad else 0
+    elements = 2 * plan.write_grad.elements if plan.write_grad and operands.write_grad else 0
     for step, own, (before, after), is_anew in zip(
         plan.steps, operands.steps, pairwise(plan.widths), (*anew, False), strict=True
     ):
         elements += (2 + is_anew) * (before + after)
-        elements += 2 * _elements(step.grad) if own.grad.copy else 0
-        elements += 2 * _elements(step.rows) if own.rows.copy and is_anew else 0
+        elements += 2 * step.grad.elements if own.grad.copy else 0
+        elements += 2 * step.rows.elements if own.rows.copy and is_anew else 0
     weights = 2 * plan.params + 3 * merged_elements(plan)  # one is written, and its gradient read for two others
     return inference_bytes(plan, tokens, profile) + profile.itemsize * (weights + tokens * elements)
 
@@ -124,7 +124,7 @@ def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:
     _, k, n = step.weight_shape
     elements = math.prod(step.weight_shape)
     arithmetic_ns = tokens * step.macs_per_token * profile.mac_ns_at(min(k, n))
-    b, r = step.result.at(tokens)[:2] if step.is_batched else (1, step.result.at(tokens)[0])
+    b, r, _, _ = step.extents(tokens)
     weights_ns = (profile.one_row if r == 1 else 1.0) * elements * _memory_ns(elements, profile)
     return arithmetic_ns + weights_ns + (b * profile.matrix_ns if step.is_batched else 0.0)
 
@@ -136,11 +136,5 @@ def _memory_ns(elements: int, profile: MachineProfile) -> float:
 
 def _copy_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float:
     """Runs are as long as the innermost axis where that stays innermost."""
-    innermost = reading.order is None or reading.order[-1] == len(reading.shape.sizes) - 1
-    run = reading.shape.sizes[-1] if innermost and reading.shape.token_axis != len(reading.shape.sizes) - 1 else 1
-    run = max(run, 6)  # copies that transpose single elements go by blocks
-    return tokens * _elements(reading) * (profile.copy_ns + profile.run_ns / run)
-
-
-def _elements(reading: Reading) -> int:
-    return math.prod(reading.shape.sizes)
+    run = max(reading.run, 6)  # copies that transpose single elements go by blocks
+    return tokens * reading.elements * (profile.copy_ns + profile.run_ns / run)

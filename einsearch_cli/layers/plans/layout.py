@@ -20,9 +20,7 @@ from itertools import islice, permutations, product
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.plans import layout_cost as cost
-from einsearch_cli.layers.plans.draft import Draft, MemoryOrder
-from einsearch_cli.layers.plans.lowering import lower
-from einsearch_cli.layers.plans.plan import TOKENS, FactorRole, Plan, factor_roles
+from einsearch_cli.layers.plans.plan import TOKENS, Axes, Draft, FactorRole, Plan, factor_roles, innermost
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import FeatureOrder
 
@@ -37,9 +35,9 @@ _FINALISTS = 24
 @dataclass(frozen=True, slots=True)
 class _Path:
     cost_ns: float
-    start: MemoryOrder
+    start: Axes
     drafts: tuple[Draft, ...]
-    end: MemoryOrder
+    end: Axes
 
 
 @lru_cache(maxsize=1024)
@@ -81,20 +79,20 @@ def plan_for(
     best = min(both, key=lambda path: path.cost_ns)
     drafts = _plain_gradients(best.drafts, sizes)
     of_few = _token_major(drafts)
-    few_tokens = None if of_few == drafts else lower(sized, roles, best.start, of_few, best.end, sizes, None)
-    return lower(sized, roles, best.start, drafts, best.end, sizes, few_tokens)
+    few_tokens = None if of_few == drafts else Plan(sized, roles, of_few, best.start, best.end, sizes, None)
+    return Plan(sized, roles, drafts, best.start, best.end, sizes, few_tokens)
 
 
 def _forward_paths(
     roles: Sequence[FactorRole],
     sizes: Mapping[str, int],
-    starts: Iterable[MemoryOrder],
-    end: MemoryOrder | None,
-    stored: Mapping[str, MemoryOrder],
+    starts: Iterable[Axes],
+    end: Axes | None,
+    stored: Mapping[str, Axes],
 ) -> Iterator[_Path]:
     paths = {start: _Path(0.0, start, (), ()) for start in starts}
     for role in roles:
-        found: dict[MemoryOrder, _Path] = {}
+        found: dict[Axes, _Path] = {}
         for memory, path in paths.items():
             for draft in _drafts(memory, role, sizes):
                 if stored.get(role.factor, draft.stored) != draft.stored:
@@ -152,7 +150,7 @@ def _token_major(drafts: Sequence[Draft]) -> list[Draft]:
     return found
 
 
-def _input_orders(role: FactorRole, sizes: Mapping[str, int]) -> Iterator[MemoryOrder]:
+def _input_orders(role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Axes]:
     """Orders of the input features that the first step reads as a view."""
     kept, batch, contracted = (_live(axes, sizes) for axes in (role.kept, role.batch, role.contracted))
     for outer in _orders(kept):
@@ -162,7 +160,7 @@ def _input_orders(role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Memory
         yield (TOKENS, *mixed, *contracted)
 
 
-def _drafts(memory: MemoryOrder, role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Draft]:
+def _drafts(memory: Axes, role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Draft]:
     kept, shared = _live(role.kept, sizes), _live(role.batch, sizes)
     contracted = tuple(axis for axis in memory if axis in role.contracted)
     choices = [shared, (*shared, *kept)] if kept else [shared]
@@ -178,7 +176,7 @@ def _drafts(memory: MemoryOrder, role: FactorRole, sizes: Mapping[str, int]) -> 
 
 def _forward_ns(draft: Draft, sizes: Mapping[str, int]) -> float:
     b, r, k, n = _extents(draft, sizes)
-    rows_inside = cost.innermost(draft.before, draft.rows)
+    rows_inside = innermost(draft.before, draft.rows)
     return (
         cost.read_ns(draft.before, (draft.batch, draft.rows, draft.contracted), sizes)
         + cost.product_ns(b, r, k, n, rows_inside, draft.is_feature_major)
@@ -192,9 +190,9 @@ def _backward_ns(path: _Path, drafts: Sequence[Draft], sizes: Mapping[str, int])
     for draft in reversed(drafts):
         total_ns += cost.read_ns(memory, (draft.batch, draft.rows, draft.new), sizes)
         b, r, k, n = _extents(draft, sizes)
-        grad_rows_inside = cost.innermost(memory, draft.rows)
+        grad_rows_inside = innermost(memory, draft.rows)
         total_ns += cost.product_ns(b, r, n, k, grad_rows_inside, draft.grad_is_feature_major)
-        total_ns += cost.weight_grad_ns(b, r, k, n, cost.innermost(draft.before, draft.rows), grad_rows_inside)
+        total_ns += cost.weight_grad_ns(b, r, k, n, innermost(draft.before, draft.rows), grad_rows_inside)
         memory = draft.grad_before
     return total_ns + cost.copy_ns(memory, path.start, sizes)
 
@@ -205,9 +203,9 @@ def _extents(draft: Draft, sizes: Mapping[str, int]) -> tuple[int, int, int, int
     return b, r, k, n
 
 
-def _live(axes: Sequence[str], sizes: Mapping[str, int]) -> MemoryOrder:
+def _live(axes: Sequence[str], sizes: Mapping[str, int]) -> Axes:
     return tuple(axis for axis in axes if axis in sizes)
 
 
-def _orders(axes: Sequence[str]) -> list[MemoryOrder]:
+def _orders(axes: Sequence[str]) -> list[Axes]:
     return list(islice(permutations(axes), _MAX_ORDERS))

@@ -6,20 +6,18 @@ Only proportions matter: they decide between layouts of the same arithmetic, nev
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU
-from einsearch_cli.layers.plans.plan import TOKENS, FactorRole
+from einsearch_cli.layers.plans.plan import TOKENS, Axes, FactorRole, innermost, is_view, product_of
 
 COSTS: Final = DEFAULT_CPU.layout
 """On every machine: stored factors and features lie in the order that is chosen by them."""
-Axes = Sequence[str]
 
 
 def copy_ns(source: Axes, target: Axes, sizes: Mapping[str, int]) -> float:
     """Rearranging an activation that lies as `source` into `target`; zero if that moves nothing."""
-    source, target = tuple(source), tuple(target)
     if source == target:
         return 0.0
     run = 1
@@ -27,7 +25,7 @@ def copy_ns(source: Axes, target: Axes, sizes: Mapping[str, int]) -> float:
         if a != b:
             break
         run *= sizes[a]
-    return _product(source, sizes) * min(COSTS.transpose_ns, COSTS.copy_ns + COSTS.run_ns / run)
+    return product_of(source, sizes) * min(COSTS.transpose_ns, COSTS.copy_ns + COSTS.run_ns / run)
 
 
 def read_ns(memory: Axes, groups: tuple[Axes, Axes, Axes], sizes: Mapping[str, int]) -> float:
@@ -37,23 +35,6 @@ def read_ns(memory: Axes, groups: tuple[Axes, Axes, Axes], sizes: Mapping[str, i
     batch, rows, contracted = groups
     target = (*batch, *contracted, *rows) if innermost(memory, rows) else (*batch, *rows, *contracted)
     return copy_ns(memory, target, sizes)
-
-
-def is_view(memory: Axes, groups: tuple[Axes, Axes, Axes]) -> bool:
-    """Whether every group is one run of the memory, in its order, and a matrix axis is innermost."""
-    memory = tuple(memory)
-    if groups[0] and memory[-1] in groups[0]:
-        return False
-    for group in groups:
-        at = [memory.index(axis) for axis in group]
-        if at and at != list(range(at[0], at[0] + len(at))):
-            return False
-    return True
-
-
-def innermost(memory: Axes, axes: Axes) -> bool:
-    """Whether the innermost axis of the memory is one of these."""
-    return bool(memory) and memory[-1] in axes
 
 
 def product_ns(b: int, r: int, k: int, n: int, rows_inside: bool, feature_major: bool) -> float:
@@ -87,7 +68,3 @@ def repeat_ns(role: FactorRole, batch: Axes, elements: int) -> float:
 
 def _narrowness(k: int, n: int) -> float:
     return math.sqrt(max(1.0, COSTS.small / min(k, n)))
-
-
-def _product(axes: Axes, sizes: Mapping[str, int]) -> int:
-    return math.prod(sizes[axis] for axis in axes)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from einsearch_cli.layers.plans.plan import Plan, Reading, Step
+from einsearch_cli.layers.plans.plan import TOKENS, Plan, Reading, Step, product_of
 
 _ANY_TOKENS = 1009
 """Tokens for questions that all numbers of tokens answer alike."""
@@ -126,14 +126,15 @@ def _step_operands(step: Step, tokens: int) -> StepOperands:
     rows_copy, rows = _blocks(step.rows, tokens)
     grad_copy, grad = _blocks(step.grad, tokens)
     is_swapped = step.weight_grad_is_swapped  # (B, N, R) times (B, R, K) in place of (B, K, R) times (B, R, N)
-    result = contiguous(step.result.at(tokens))
+    batch, r, k, n = step.extents(tokens)
+    b = (batch,) if step.is_batched else ()
     return StepOperands(
         rows=Operand(rows_copy, rows.swapped if step.is_feature_major else rows, rows if is_swapped else rows.swapped),
-        result=contiguous(result.swapped.sizes) if step.is_feature_major else result,
+        result=contiguous((*b, n, r) if step.is_feature_major else (*b, r, n)),
         grad=Operand(
             grad_copy, grad.swapped if step.grad_is_feature_major else grad, grad.swapped if is_swapped else grad
         ),
-        rows_grad=contiguous((rows.swapped if step.grad_is_feature_major else rows).sizes),
+        rows_grad=contiguous((*b, k, r) if step.grad_is_feature_major else (*b, r, k)),
     )
 
 
@@ -148,20 +149,22 @@ def _writing(reading: Reading | None, tokens: int) -> tuple[View, View] | None:
 def _blocks(reading: Reading, tokens: int) -> tuple[View | None, View]:
     """What is copied, if anything, and the blocks in memory or copy."""
     axes = _axes(reading, tokens)
-    blocks = axes if reading.blocks is None else contiguous(reading.blocks.at(tokens))
-    if reading.is_copy:
-        blocks = contiguous(blocks.sizes)
-    return (axes if reading.is_copy else None), (blocks.swapped if reading.is_swapped else blocks)
+    sizes = dict(zip(reading.order, axes.sizes, strict=True))
+    strides = dict(zip(reading.order, (contiguous(axes.sizes) if reading.is_copy else axes).strides, strict=True))
+    # Each block is one run of the memory or copy, so its innermost stride is that of all.
+    blocks = View(
+        tuple(product_of(group, sizes) for group in reading.groups),
+        tuple(strides[group[-1]] if group else 1 for group in reading.groups),
+    )
+    return (axes if reading.is_copy else None), blocks
 
 
 def _axes(reading: Reading, tokens: int) -> View:
     """The axes of a reading in their order."""
-    memory = contiguous(reading.shape.at(tokens))
-    if reading.order is None:
-        return memory
-    return View(
-        tuple(memory.sizes[axis] for axis in reading.order), tuple(memory.strides[axis] for axis in reading.order)
-    )
+    sizes = [tokens if axis == TOKENS else reading.sizes[axis] for axis in reading.memory]
+    at = [reading.memory.index(axis) for axis in reading.order]
+    strides = contiguous(sizes).strides
+    return View(tuple(sizes[place] for place in at), tuple(strides[place] for place in at))
 
 
 def _carried(result: View, copied: View | None) -> View | None:
