@@ -94,7 +94,6 @@ class EinsumLinear(FactoredModule):
         structure = parse_structure(structure) if isinstance(structure, str) else structure
         self._hold(in_features, out_features, structure, order, device, dtype)
         self._describe()
-        self._is_padded = (self.plan.padded_in, self.plan.padded_out) != (in_features, out_features)
         self._operator_name = register_plan(self.plan)
         self._route: Route | None = None
         self._merging: Merging | None = None
@@ -350,50 +349,42 @@ class EinsumLinear(FactoredModule):
         """From the factors as they are now."""
         call, autocast = self._calls[has_grad], autocast_dtype(x) if is_any_autocast() else None
         if call is None or not call.serves(x, autocast):
-            check_width(x, self.in_features)
-            tokens = x.numel() // self.in_features
-            wanted = Call(x.device.type, cast_dtype(self.gain, autocast), tokens, has_grad)
-            route = self._unmerged_route_table(wanted).at(tokens)
-            self._calls[has_grad] = call = resolved(x, wanted, self.plan, route, autocast)
-        parameters = self._parameters
+            call = self._calls[has_grad] = self._resolve(x, autocast, has_grad)
+        parameters, factors = self._parameters, self._factors()
         gain: Any
         bias: Any
         try:
             gain, bias = parameters["gain"], parameters["bias"]
         except KeyError:  # parametrized, pruned or sharded: computed from other parameters
             gain, bias = self.gain, self.bias
-        if self._is_padded or not call.is_own or autocast is not None:
-            return self._contract_prepared(call, x, gain, bias, has_grad)
-        if has_grad:
-            y: Tensor = execute(call.executor, unwrap_if_dead(x), gain, bias, *self._factors())
-            return y
-        return call.executor.forward(unwrap_if_dead(x), gain, bias, self._factors())[0]
+        x = unwrap_if_dead(x)
+        if not call.is_plain:
+            if not call.is_own:
+                scaled = [*factors[:-1], scaled_last(gain, factors, self._stds)]
+                factors, gain = self._merged(call.route.plan, scaled), None
+            x, bias = cast(autocast, self.padded(x), self._padded_bias(bias))
+            if call.route.is_own or not call.is_own:  # a matrix that the executor forms is cast after that
+                factors = cast(autocast, *factors)
+        executor = call.executor
+        y: Tensor = (
+            execute(executor, x, gain, bias, *factors) if has_grad else executor.forward(x, gain, bias, factors)[0]
+        )
+        return y if call.is_plain else self._cut(y)
 
-    def _contract_prepared(self, call: Resolved, x: Tensor, gain: Any, bias: Tensor | None, has_grad: bool) -> Tensor:
-        """With padding, autocast or merged factors."""
-        factors = self._factors()
-        if not call.is_own:
-            scaled = [*factors[:-1], scaled_last(gain, factors, self._stds)]
-            factors, gain = self._merged(call.route.plan, scaled), None
-        x, bias = cast(call.autocast, self.padded(x), self._padded_bias(bias))
-        if call.route.is_own or not call.is_own:  # a matrix that the executor forms is cast after that
-            factors = cast(call.autocast, *factors)
-        if has_grad:
-            return self._cut(execute(call.executor, unwrap_if_dead(x), gain, bias, *factors))
-        return self._cut(call.executor.forward(unwrap_if_dead(x), gain, bias, factors)[0])
+    def _resolve(self, x: Tensor, autocast: torch.dtype | None, has_grad: bool) -> Resolved:
+        """Decide how inputs of this shape are computed."""
+        check_width(x, self.in_features)
+        call = Call(x.device.type, cast_dtype(self.gain, autocast), x.numel() // self.in_features, has_grad)
+        machine, known = (call.device, _num_threads(), call.dtype), self._route_tables[has_grad]
+        if known is None or known[0] != machine:
+            table = self._route_table(call.device, call.dtype, Use.training if has_grad else Use.inference)
+            known = self._route_tables[has_grad] = machine, table
+        return resolved(x, call, self.plan, known[1].at(call.tokens), autocast)
 
     def _route_table(self, device_type: str, dtype: torch.dtype, use: Use) -> RouteTable:
         if self._route is not None:
             return RouteTable((1,), (self._route,))
         return route_table(self.sized, profile_for(device_type, torch.get_num_threads(), dtype), use)
-
-    def _unmerged_route_table(self, call: Call) -> RouteTable:
-        machine, known = (call.device, _num_threads(), call.dtype), self._route_tables[call.trains]
-        if known is not None and known[0] == machine:
-            return known[1]
-        found = self._route_table(call.device, call.dtype, Use.training if call.trains else Use.inference)
-        self._route_tables[call.trains] = machine, found
-        return found
 
     def _describe(self) -> None:
         """Texts for `extra_repr`, made beforehand: compilers show a layer, and cannot follow how these are made."""

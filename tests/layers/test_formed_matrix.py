@@ -129,6 +129,24 @@ def test_half_precision(dtype: torch.dtype) -> None:
         torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * max(1.0, scale))
 
 
+@pytest.mark.parametrize("text", NARROW[1:])
+def test_under_autocast_the_matrix_is_formed_in_the_dtype_of_the_factors(text: str) -> None:
+    torch.manual_seed(0)
+    layer = forced(text).float()
+    x, y_grad = torch.randn(64, 16, requires_grad=True), torch.randn(64, 16)
+    expected = gradients(layer, x, y_grad)
+    dense = layer.to_dense().bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        found = gradients(layer, x, y_grad.bfloat16())
+    torch.testing.assert_close(
+        y, torch.nn.functional.linear(x.bfloat16(), dense, layer.bias.bfloat16()), rtol=2**-6, atol=2**-6
+    )
+    for ours, wanted in zip(found, expected, strict=True):
+        assert ours.dtype is torch.float32
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=0.03 * max(1.0, wanted.abs().max().item()))
+
+
 class Operations(TorchDispatchMode):
     """Counts what torch is asked to do."""
 

@@ -12,8 +12,8 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.execution import autograd
 from einsearch_cli.layers.execution.autograd import structured_linear, structured_linear_gradients
+from einsearch_cli.layers.execution.executor import reference_layer
 from einsearch_cli.layers.execution.gpu import GpuExecutor
-from einsearch_cli.layers.execution.reference import reference_layer
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
 from tests.layers.parts import factors_of, operator_name_of, padded_bias_of, stds_of
 

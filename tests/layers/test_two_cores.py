@@ -11,9 +11,9 @@ from torch import Tensor
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.execution import gpu
 from einsearch_cli.layers.execution.autograd import execute
+from einsearch_cli.layers.execution.executor import reference_layer
 from einsearch_cli.layers.execution.gpu import GpuExecutor
 from einsearch_cli.layers.execution.kernels import two_core_kernels
-from einsearch_cli.layers.execution.reference import reference_layer
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
 from einsearch_cli.layers.plans.cost_model import inference_bytes, training_bytes
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_GPU

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.execution.choose import executor_for
-from einsearch_cli.layers.execution.executor import Call, Executor, Saved
-from einsearch_cli.layers.execution.reference import reference_layer
-from einsearch_cli.layers.execution.reference_gradients import needs_reference_gradients, reference_gradients
+from einsearch_cli.layers.execution.executor import Call, Executor, Saved, reference_layer
+from einsearch_cli.layers.execution.reference import needs_reference_gradients, reference_gradients
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.torch_private import saving_hooks

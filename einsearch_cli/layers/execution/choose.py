@@ -48,6 +48,8 @@ class Resolved(NamedTuple):
     route: Route
     is_own: bool
     """Whether the executor takes the layer's own factors, and scales them itself."""
+    is_plain: bool
+    """Whether it takes input, bias and factors as they are, without padding or casts too."""
     executor: Executor
 
     def serves(self, x: Tensor, autocast: torch.dtype | None) -> bool:
@@ -62,6 +64,8 @@ class Resolved(NamedTuple):
 
 def resolved(x: Tensor, call: Call, own: Plan, route: Route, autocast: torch.dtype | None) -> Resolved:
     """For inputs like `x` (..., in_features) of a layer whose plan is `own`."""
-    is_formed = route.is_dense and call.is_cpu
+    sized, is_formed = own.sized, route.is_dense and call.is_cpu
+    is_own = is_formed or route.is_own
+    is_plain = is_own and autocast is None and (own.padded_in, own.padded_out) == (sized.d_in, sized.d_out)
     executor = executor_for(route.plan, call, own if is_formed else None)
-    return Resolved(x.shape, x.is_cpu, _num_threads(), autocast, route, is_formed or route.is_own, executor)
+    return Resolved(x.shape, x.is_cpu, _num_threads(), autocast, route, is_own, is_plain, executor)

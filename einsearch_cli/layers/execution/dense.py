@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from einsearch_cli.layers.autocast import without_autocast
 from einsearch_cli.layers.execution.executor import Executor, Inputs, Saved
 from einsearch_cli.layers.execution.forming import Forming
 from einsearch_cli.layers.execution.products import nothing_like
@@ -41,10 +42,8 @@ class DenseExecutor(Executor):
     ) -> tuple[Tensor, Saved | None]:
         """Factors may be of a wider dtype than the rest, as under autocast: the matrix is formed in it."""
         scale = scale_of(gain, factors, self.limits)
-        matrix, _ = formed = self._forming.forward(factors)
+        matrix, _ = formed = self._formed(factors, x.dtype)
         saved = None if keeps is None else Saved(scale, formed)
-        if matrix.dtype is not x.dtype:
-            matrix = matrix.to(x.dtype)
         if scale.value != scale.value:  # taken for 1 by MKL's products on processors of Intel
             x = x * scale.value
         if bias is not None and x.ndim == 2:
@@ -59,12 +58,10 @@ class DenseExecutor(Executor):
         self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]
     ) -> list[Tensor | None]:
         x, gain, _, *factors = inputs
-        saved = saved or Saved(scale_of(gain, factors, self.limits), self._forming.forward(factors))
+        saved = saved or Saved(scale_of(gain, factors, self.limits), self._formed(factors, x.dtype))
         scale, (matrix, values) = saved.scale, saved.results
         wants_x, wants_gain, wants_bias, *wants_factors = wanted
-        rows, value, dtype = x, scale.value, matrix.dtype
-        if dtype is not x.dtype:
-            matrix = matrix.to(x.dtype)
+        rows, value = x, scale.value
         if x.ndim != 2:
             rows, grad = _rows(x), _rows(grad)
         if value != value:  # taken for 1 by MKL's products on processors of Intel
@@ -77,9 +74,7 @@ class DenseExecutor(Executor):
             # Of the matrix that multiplies rows: the scale's gradient is lost where the scale is zero.
             matrix_grad = _addmm(nothing, rows.t(), grad, beta=0, alpha=value or 1.0)
             slope = per_scale(value, rows, x_grad, matrix, matrix_grad)
-            if dtype is not x.dtype:
-                matrix_grad = matrix_grad.to(dtype)
-            found = self._forming.backward(matrix_grad if value else matrix_grad.zero_(), values)
+            found = self._taken_apart(matrix_grad if value else matrix_grad.zero_(), values, factors[0].dtype)
             gain_grad = scale_gradients(scale, slope, gain, factors, found)
             if False in wants_factors:
                 found = [part if wants else None for part, wants in zip(found, wants_factors, strict=True)]
@@ -87,6 +82,21 @@ class DenseExecutor(Executor):
         if x_grad is not None and x.ndim != 2:
             x_grad = x_grad.view(x.shape)
         return [x_grad, gain_grad if wants_gain else None, bias_grad, *found]
+
+    def _formed(self, factors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """The matrix in this dtype and what its gradient needs; it is formed in the dtype of the factors."""
+        if factors[0].dtype is dtype:
+            return self._forming.forward(factors)
+        with without_autocast(factors[0].device.type):
+            matrix, values = self._forming.forward(factors)
+            return matrix.to(dtype), values
+
+    def _taken_apart(self, matrix_grad: Tensor, values: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """The gradients of the factors from that of the matrix."""
+        if matrix_grad.dtype is dtype:
+            return self._forming.backward(matrix_grad, values)
+        with without_autocast(matrix_grad.device.type):
+            return self._forming.backward(matrix_grad.to(dtype), values)
 
 
 def _rows(tensor: Tensor) -> Tensor:

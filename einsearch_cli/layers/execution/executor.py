@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.execution.reference import reference_layer
+from einsearch_cli.layers.execution.reference import contract
+from einsearch_cli.layers.execution.scaling import reference_scaled_last
 from einsearch_cli.layers.plans.plan import Plan
 
 
@@ -88,6 +89,21 @@ class Executor:
     def prepared(self, factors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Factors in a form that `forward` takes too, for callers that pass the same ones many times."""
         return factors
+
+
+def reference_layer(plan: Plan, stds: Sequence[float]) -> Callable[..., Tensor]:
+    """(x, gain, bias, *factors) to the layer's output; without a gain nothing is scaled.
+
+    x is (..., padded_in), the output (..., padded_out).
+    """
+
+    def apply(x: Tensor, gain: Tensor | None, bias: Tensor | None, *factors: Tensor) -> Tensor:
+        if gain is not None:
+            factors = (*factors[:-1], reference_scaled_last(gain, factors, stds))
+        y = contract(plan, x.reshape(-1, x.shape[-1]), factors)
+        return (y if bias is None else y + bias).reshape(*x.shape[:-1], y.shape[1])
+
+    return apply
 
 
 def as_rows(tensor: Tensor) -> Tensor:

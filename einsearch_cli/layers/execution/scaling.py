@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.execution.kernels import kernels_for
-from einsearch_cli.layers.execution.reference_gradients import needs_reference_gradients, reference_gradients
+from einsearch_cli.layers.execution.reference import needs_reference_gradients, reference_gradients
 
 _vector_norm, _dot = torch.linalg.vector_norm, torch.dot
 _MATRICES = (-3, -2, -1)

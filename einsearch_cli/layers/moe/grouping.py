@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from einsearch_cli.layers.execution.reference_gradients import needs_reference_gradients, reference_gradients
+from einsearch_cli.layers.execution.reference import needs_reference_gradients, reference_gradients
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.execution.reference_gradients import needs_reference_gradients, reference_gradients
+from einsearch_cli.layers.execution.reference import needs_reference_gradients, reference_gradients
 from einsearch_cli.layers.tracing import is_plain, is_transformed
 
 PARTS: Final = ("q_proj", "k_proj", "v_proj", "out_proj")
