@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.execution.autograd import register_plan
-from einsearch_cli.layers.execution.reference import reference_layer
+from einsearch_cli.layers.execution.executor import reference_layer
 from einsearch_cli.layers.plans.planner import routes
 
 
