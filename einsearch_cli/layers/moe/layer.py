@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters
 from einsearch_cli.layers.moe.experts import Experts, NoWeight
-from einsearch_cli.layers.moe.grouping import combine, dispatch, group
+from einsearch_cli.layers.moe.grouping import Groups, combine, dispatch, group
 from einsearch_cli.layers.moe.routing import Router, Routing
 from einsearch_cli.layers.other_inputs import output_for
 from einsearch_cli.layers.torch_private import never_compiled
@@ -54,6 +54,47 @@ class MixtureLayer(NoWeight):
         """2 × multiply-adds of one forward pass per token: the router and `top` experts, whatever their number."""
         of_expert = sum(experts.plan.flops_per_token for experts in self._experts().values())
         return self.router.flops_per_token + self.mixture.top * of_expert
+
+    @never_compiled
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features).
+
+        Tracers, exported programs, forward-mode derivatives and transforms of torch.func cannot follow the
+        sorting of tokens: they get `plain_forward`, at the cost of all experts.
+
+        Raises:
+            LayerError: for another input width, dtype or device, or an input that is not floating.
+        """
+        other = output_for(self, x, self.router.weight.shape[1])
+        if other is not None:
+            return other
+        if not is_plain(x):
+            return self.plain_forward(x)
+        tokens, routing = self._routed(x)
+        y = self._chosen(tokens, routing, group(routing.experts_TK, self.mixture.experts))
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+    def plain_forward(self, x: Tensor) -> Tensor:
+        """Output of `forward` by plain operations of torch, on any device: every token goes through all experts.
+
+        Gates are zero for the experts that a token does not use. Nothing depends on values but the values: so
+        this can be traced and transformed.
+
+        >>> layer, x = StructuredMoE(16, 8, "low-rank-moe:r=4,experts=4,top=2"), torch.randn(5, 16)
+        >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)
+        True
+        """
+        tokens, routing = self._routed(x)
+        y = self._all(tokens, routing.gates_of_all(self.mixture.experts).T)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+    def _chosen(self, tokens: Tensor, routing: Routing, groups: Groups) -> Tensor:
+        """Output of every token by its own experts."""
+        raise NotImplementedError
+
+    def _all(self, tokens: Tensor, gates_ET: Tensor) -> Tensor:
+        """Output of every token by all experts, weighed by gates that may be zero."""
+        raise NotImplementedError
 
     def _experts(self) -> dict[str, Experts]:
         return {name: child for name, child in self.named_children() if isinstance(child, Experts)}
@@ -128,41 +169,13 @@ class StructuredMoE(MixtureLayer):
         """Make every expert zero by the factor that meets last, for the last layer of a residual block."""
         self.experts.zero_last_factor_()
 
-    @never_compiled
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features).
-
-        Tracers, exported programs, forward-mode derivatives and transforms of torch.func cannot follow the
-        sorting of tokens: they get `plain_forward`, at the cost of all experts.
-
-        Raises:
-            LayerError: for another input width, dtype or device, or an input that is not floating.
-        """
-        other = output_for(self, x, self.in_features)
-        if other is not None:
-            return other
-        if not is_plain(x):
-            return self.plain_forward(x)
-        tokens, routing = self._routed(x)
-        groups = group(routing.experts_TK, self.mixture.experts)
+    def _chosen(self, tokens: Tensor, routing: Routing, groups: Groups) -> Tensor:
         rows = dispatch(self.experts.padded(tokens), routing.gates_TK.to(tokens.dtype), groups)
-        y = self._with_bias(combine(self.experts(rows, groups), groups))
-        return y.reshape(*x.shape[:-1], self.out_features)
+        return self._with_bias(combine(self.experts(rows, groups), groups))
 
-    def plain_forward(self, x: Tensor) -> Tensor:
-        """Output of `forward` by plain operations of torch, on any device: every token goes through all experts.
-
-        Gates are zero for the experts that a token does not use. Nothing depends on values but the values: so
-        this can be traced and transformed.
-
-        >>> layer, x = StructuredMoE(16, 8, "low-rank-moe:r=4,experts=4,top=2"), torch.randn(5, 16)
-        >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)
-        True
-        """
-        tokens, routing = self._routed(x)
-        gates_ET = routing.gates_of_all(self.mixture.experts).to(tokens.dtype).T
-        y = self._with_bias(self.experts.plain_forward(gates_ET[:, :, None] * self.experts.padded(tokens)).sum(dim=0))
-        return y.reshape(*x.shape[:-1], self.out_features)
+    def _all(self, tokens: Tensor, gates_ET: Tensor) -> Tensor:
+        rows_ETF = gates_ET.to(tokens.dtype)[:, :, None] * self.experts.padded(tokens)
+        return self._with_bias(self.experts.plain_forward(rows_ETF).sum(dim=0))
 
     def extra_repr(self) -> str:
         """The arguments that made the layer, as `nn.Linear` shows them."""
