@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.execution import gpu
+from einsearch_cli.layers.execution import gpu, kernels as small_kernels
 from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.executor import reference_layer
 from einsearch_cli.layers.execution.gpu import GpuExecutor
@@ -149,3 +150,25 @@ def test_nothing_but_input_and_output_moves() -> None:
     assert training_bytes(plan, 1000, DEFAULT_GPU) == 3 * inference_bytes(plan, 1000, DEFAULT_GPU)
     wide = DEFAULT_GPU.of_dtype(torch.float32)
     assert inference_bytes(plan, 1000, wide) == 4 * (params + 1000 * (2 * 64 + 2 * 8 * 8 * 4))
+
+
+def test_kernels_that_do_not_run_are_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where there is no C compiler: torch's operations do the same, more slowly."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no C compiler")
+
+    module = SimpleNamespace(add_bias_=fails)
+    monkeypatch.setitem(sys.modules, "einsearch_cli.layers.execution.kernels.by_triton", module)
+    monkeypatch.setattr(small_kernels, "by_triton", module, raising=False)
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *shape, **_: ones(*shape))
+    small_kernels._tried.cache_clear()
+    assert small_kernels._tried(0) is None
+    assert small_kernels._tried(0) is None
+    small_kernels._tried.cache_clear()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == "Triton's kernels do not run here, torch's operations take their place: no C compiler"

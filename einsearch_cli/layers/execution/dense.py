@@ -42,8 +42,9 @@ class DenseExecutor(Executor):
     ) -> tuple[Tensor, Saved | None]:
         """Factors may be of a wider dtype than the rest, as under autocast: the matrix is formed in it."""
         scale = scale_of(gain, factors, self.limits)
-        matrix, _ = formed = self._formed(factors, x.dtype)
-        saved = None if keeps is None else Saved(scale, formed)
+        matrix, values = self._formed(factors, x.dtype)
+        saved = None if keeps is None else Saved(scale, (matrix, values))
+        del values
         if scale.value != scale.value:  # taken for 1 by MKL's products on processors of Intel
             x = x * scale.value
         if bias is not None and x.ndim == 2:
@@ -83,7 +84,7 @@ class DenseExecutor(Executor):
             x_grad = x_grad.view(x.shape)
         return [x_grad, gain_grad if wants_gain else None, bias_grad, *found]
 
-    def _formed(self, factors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+    def _formed(self, factors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, list[Any]]:
         """The matrix in this dtype and what its gradient needs; it is formed in the dtype of the factors."""
         if factors[0].dtype is dtype:
             return self._forming.forward(factors)
@@ -91,7 +92,7 @@ class DenseExecutor(Executor):
             matrix, values = self._forming.forward(factors)
             return matrix.to(dtype), values
 
-    def _taken_apart(self, matrix_grad: Tensor, values: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    def _taken_apart(self, matrix_grad: Tensor, values: list[Any], dtype: torch.dtype) -> list[Tensor]:
         """The gradients of the factors from that of the matrix."""
         if matrix_grad.dtype is dtype:
             return self._forming.backward(matrix_grad, values)

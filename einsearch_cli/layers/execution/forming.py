@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,15 +80,21 @@ class Forming:
                 )
         self._found = [program.read(gradients[factor.place], stored_as[factor.place]) for factor in factors]
         self._backward = program.take()
+        read = {place for _, places in self._backward for place in places}
+        self._unread = [place for place in range(gradients[tensors[0].place].place) if place not in read]
+        """What the backward pass does not need."""
 
-    def forward(self, factors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, factors: Sequence[Tensor]) -> tuple[Tensor, list[Any]]:
         """The matrix (padded_in, padded_out) of the stored factors, and what `backward` needs of them."""
-        values = [factor if factor.is_contiguous() else factor.contiguous() for factor in factors]
+        values: list[Any] = [factor if factor.is_contiguous() else factor.contiguous() for factor in factors]
         for function, places in self._forward:
             values.append(function(*[values[place] for place in places]))
-        return values[self._matrix], values
+        matrix = values[self._matrix]
+        for place in self._unread:
+            values[place] = None
+        return matrix, values
 
-    def backward(self, grad: Tensor, values: Sequence[Tensor]) -> list[Tensor]:
+    def backward(self, grad: Tensor, values: Sequence[Any]) -> list[Tensor]:
         """The gradients of all factors from the contiguous one of the matrix, and what `forward` gave."""
         values = [*values, grad]
         for function, places in self._backward:

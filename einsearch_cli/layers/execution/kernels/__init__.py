@@ -5,6 +5,7 @@ Figures are in `docs/log.md`, 2026-11-27.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from einsearch_cli.layers.plans.two_cores import TwoCores
 
+_logger = logging.getLogger(__name__)
 _COUNTABLE = (1 << 31) - (1 << 20)
 """Elements that the kernels count in 32 bits, with room for the step of a loop."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -65,7 +67,8 @@ def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> Module
         tensor_train.multiply(cores, x, y, 1.0, bias, (first, second))
         tensor_train.multiply(cores.transposed, y, x, 1.0, None, (first, second))
         tensor_train.gradients(cores, y, x, (first, second), wants_bias=True)
-    except Exception:  # whatever is wrong, products of torch do the same
+    except Exception as error:  # whatever is wrong, products of torch do the same
+        _log(f"the fused kernel for {cores.sizes}", error)
         return None
     return tensor_train
 
@@ -78,6 +81,14 @@ def _tried(device: int) -> ModuleType | None:
 
         ones = torch.ones(1, 16, device=torch.device("cuda", device))
         by_triton.add_bias_(ones.clone(), ones[0])
-    except Exception:  # whatever is wrong with Triton, torch does the same
+    except ImportError:
+        return None
+    except Exception as error:  # whatever is wrong with Triton, torch does the same
+        _log("Triton's kernels", error)
         return None
     return by_triton
+
+
+def _log(kernels: str, error: Exception) -> None:
+    """Once for each device, as whether kernels run is asked once."""
+    _logger.warning("%s do not run here, torch's operations take their place: %s", kernels, error, exc_info=True)
