@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from einsearch_cli.after_import import after_import
 from einsearch_cli.lazy import lazy_names
 
 __version__ = "0.1.0"
@@ -28,3 +29,12 @@ if TYPE_CHECKING:
 else:
     __getattr__, __all__ = lazy_names(__name__, __file__)
     __all__ += ["__version__"]
+
+    def __dir__() -> list[str]:
+        """The public names, for completion and `dir`."""
+        return sorted(__all__)
+
+
+# `from_pretrained` of transformers loads swapped models wherever einsearch is imported, before or after it.
+after_import("transformers.quantizers.auto", "einsearch_cli.export.hugging_face:register_layers")
+after_import("transformers.models.auto.configuration_auto", "einsearch_cli.export.hugging_face:register_names")

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
         dense_copy as dense_copy,
         serving_copy as serving_copy,
     )
-    from einsearch_cli.export.hugging_face import load_swapped as load_swapped, save_swapped as save_swapped
+    from einsearch_cli.export.hugging_face import (
+        load_swapped as load_swapped,
+        remember_swaps as remember_swaps,
+        save_swapped as save_swapped,
+    )
     from einsearch_cli.export.placing import (
         refuse_existing as refuse_existing,
         refuse_other_than_safetensors as refuse_other_than_safetensors,

@@ -1,28 +1,37 @@
-"""Hugging Face models with swapped layers: written by `save_pretrained`, built again from config and report."""
+"""Hugging Face models with swapped layers: folders that `from_pretrained` loads wherever einsearch is imported.
+
+The config of a folder holds what was swapped under `quantization_config`, by which transformers finds the code that
+changes a model before its weights are loaded. Its `model_type` begins with `einsearch-`, so that without einsearch the
+`Auto…` classes refuse the folder by that name, where they would else fill the layers with random numbers.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.files import make_folder, write_atomically
 from einsearch_cli.layers import SwapReport, apply_swaps
+from einsearch_cli.layers.swap.report import Swap
 
+METHOD: Final = "einsearch"
+PREFIX: Final = "einsearch-"
+"""What `model_type` begins with in the config of a swapped model."""
+FORMAT: Final = 1
+"""Rises when older versions cannot read an entry."""
 SWAPS: Final = "einsearch_swaps.json"
-"""File beside the config that says which layers were swapped for what."""
+"""File beside the config that earlier versions wrote, in place of the entry in the config."""
 
 
 def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder: str | Path) -> None:
     """Write a transformers model whose linear layers `swap_linear` replaced.
 
-    `model.save_pretrained(folder)`, and the reports as JSON beside it, from which `load_swapped` builds it again.
+    `AutoModel….from_pretrained(folder)` loads it in a process that has imported einsearch, and refuses it in another.
+    From now on the model's config knows the swaps (`remember_swaps`).
 
     Args:
         model: a `PreTrainedModel`.
@@ -30,73 +39,196 @@ def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder:
         folder: made if it is missing.
 
     Raises:
-        OutputError: if the folder or the reports cannot be written.
-    """
-    make_folder(Path(folder))
-    several = [reports] if isinstance(reports, SwapReport) else list(reports)
-    model.save_pretrained(folder)
-    document = [report.to_json() for report in several]
-    write_atomically(Path(folder) / SWAPS, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-
-
-def load_swapped(folder: str | Path, model_class: Any) -> Any:
-    """The model that `save_swapped` wrote, in evaluation mode; nothing is fetched from the hub.
-
-    Built from its config, swapped as the reports say, then filled with the stored weights.
-
-    Args:
-        folder: what `save_swapped` wrote.
-        model_class: the class of the model, such as `transformers.GPT2LMHeadModel`, or one of the `AutoModel…` classes.
-
-    Raises:
-        SpecError: if the reports or the weights are missing, damaged, or do not fit each other.
-        LayerError: if the model has other linear layers than the reports.
+        OutputError: if the folder or its config cannot be written.
     """
     folder = Path(folder)
-    model = _from_config(folder, model_class)
-    for report in _reports(folder):
-        apply_swaps(model, report)
-    tensors = _weights(folder)
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    own = model.state_dict()
-    stored = {own[name].data_ptr() for name in tensors if name in own}
-    lost = [name for name in missing if own[name].data_ptr() not in stored]  # tied weights are stored once
+    make_folder(folder)
+    remember_swaps(model, reports)
+    model.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["model_type"] = PREFIX + config["model_type"]
+    write_atomically(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def remember_swaps(model: Any, reports: SwapReport | Sequence[SwapReport]) -> None:
+    """Note in a model's config what was swapped, so that `from_pretrained` loads whatever `save_pretrained` writes of it.
+
+    For programs that save by themselves, such as a Trainer. Only `save_swapped` makes folders that are refused by name
+    where einsearch is not imported: of others transformers says there "Unknown quantization type, got einsearch".
+
+    Args:
+        model: a `PreTrainedModel`.
+        reports: what `swap_linear` gave, in the order of the calls.
+    """
+    several = [reports] if isinstance(reports, SwapReport) else list(reports)
+    model.config.quantization_config = _entry([report.to_json() for report in several])
+
+
+def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
+    """The model that `save_swapped` wrote, or a Trainer that went on with it, in evaluation mode.
+
+    As `model_class.from_pretrained(folder, **options)`, and weights that are missing or left over raise an error.
+
+    Args:
+        folder: what `save_swapped` wrote, or the name of such a model on the hub.
+        model_class: the class of the model, such as `transformers.GPT2LMHeadModel`, or one of the `AutoModel…` classes.
+        options: `dtype`, `device_map`, `attn_implementation` and whatever else `from_pretrained` takes.
+
+    Raises:
+        SpecError: if the swaps or the weights are missing, damaged, or do not fit each other.
+        LayerError: if the model has other linear layers than the swaps name.
+    """
+    from safetensors import SafetensorError
+
+    config = _config(folder)
+    try:
+        model, found = model_class.from_pretrained(folder, config=config, output_loading_info=True, **options)
+    except (OSError, SafetensorError) as error:
+        raise SpecError(f"weights in {folder} cannot be read: {error}", remedy="save the model again") from error
+    lost, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if lost or unexpected:
         raise SpecError(
             f"{folder}: the weights lack {', '.join(lost) or 'none'} of the model's, and have {len(unexpected)} that it "
             f"does not have{': ' + ', '.join(unexpected[:3]) if unexpected else ''}",
             remedy="give the folder that save_swapped wrote, and the class of that model",
         )
-    return model.eval()
+    return model
 
 
-def _from_config(folder: Path, model_class: Any) -> Any:
-    from transformers import AutoConfig  # the caller has it, to give model_class
+def _config(folder: str | Path) -> Any:
+    """The config with its swaps, those of an earlier version too."""
+    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    build = model_class.from_config if hasattr(model_class, "from_config") else model_class._from_config
-    return build(config)
+    config = AutoConfig.from_pretrained(folder)
+    entry = getattr(config, "quantization_config", None)
+    if not isinstance(entry, dict) or entry.get("quant_method") != METHOD:
+        path = Path(folder) / SWAPS
+        try:
+            config.quantization_config = _entry(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise SpecError(
+                f"{folder} says nowhere which layers were swapped: its config has no entry of einsearch, and {path}: {error}",
+                remedy="give the folder that save_swapped wrote",
+            ) from error
+    _reports(config.quantization_config)
+    return config
 
 
-def _reports(folder: Path) -> list[SwapReport]:
-    path = folder / SWAPS
-    try:
-        return [SwapReport.from_json(one) for one in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError, EinsearchError) as error:
+def _entry(swaps: Any) -> dict[str, Any]:
+    return {"quant_method": METHOD, "format": FORMAT, "swaps": swaps}
+
+
+def _reports(entry: Mapping[str, Any]) -> list[SwapReport]:
+    if entry.get("format") != FORMAT:
         raise SpecError(
-            f"{path} is no list of swap reports: {error}", remedy="give the folder that save_swapped wrote"
+            f"the swaps of the model are of format {entry.get('format')}, and this version of einsearch reads {FORMAT}",
+            remedy="pip install --upgrade einsearch",
+        )
+    try:
+        return [SwapReport.from_json(one) for one in entry["swaps"]]
+    except (ValueError, KeyError, TypeError, AttributeError, EinsearchError) as error:
+        raise SpecError(
+            f"the swaps of the model are not a list of swap reports: {error}",
+            remedy="give the folder that save_swapped wrote",
         ) from error
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of all files, however many `save_pretrained` has split them into."""
-    files = sorted(folder.glob("*.safetensors"))
-    tensors: dict[str, Tensor] = {}
-    try:
-        for file in files:
-            tensors |= load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise SpecError(f"weights in {folder} cannot be read: {error}", remedy="save the model again") from error
-    if not tensors:
-        raise SpecError(f"{folder} has no .safetensors file: the weights are missing", remedy="save the model again")
-    return tensors
+def register_layers() -> None:
+    """Let `from_pretrained` swap layers before it loads weights; called when transformers loads its quantisers."""
+    from transformers.quantizers.auto import (
+        AUTO_QUANTIZER_MAPPING,
+        register_quantization_config,
+        register_quantizer,
+    )
+    from transformers.quantizers.base import HfQuantizer
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    if METHOD in AUTO_QUANTIZER_MAPPING:
+        return
+
+    class SwapConfig(QuantizationConfigMixin):
+        """The entry of a swapped model's config."""
+
+        def __init__(self, **entry: Any) -> None:
+            self.quant_method: Any = METHOD
+            self.entry = {**entry, "quant_method": METHOD}
+
+        def to_dict(self) -> dict[str, Any]:
+            return dict(self.entry)
+
+    class Swapping(HfQuantizer):
+        """Swaps layers of the model without weights; afterwards nothing about it is quantised."""
+
+        is_trainable = True
+        quantization_config: SwapConfig
+
+        def is_serializable(self) -> bool:
+            return True
+
+        def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
+            # A class that was named, not an `Auto…` class, reads the config without `_Prefixed`.
+            model.config.model_type = model.config.model_type.removeprefix(PREFIX)
+            for report in _reports(self.quantization_config.entry):
+                apply_swaps(model, _fitted(report, model))
+
+        def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+            del model.hf_quantizer, model.quantization_method
+            for module in model.modules():
+                if hasattr(module, "is_quantized"):
+                    module.is_quantized = module.config._is_quantized = False
+            return model
+
+    register_quantization_config(METHOD)(SwapConfig)
+    register_quantizer(METHOD)(Swapping)
+
+
+def _fitted(report: SwapReport, model: Any) -> SwapReport:
+    """The swaps by the names of this model, which may be the body of the saved one, or have it as its body."""
+    prefix = f"{model.base_model_prefix}."
+    names = {name for name, _ in model.named_modules()}
+
+    def named(swap: Swap) -> Swap | None:
+        if swap.name in names:
+            return swap
+        if swap.name.startswith(prefix):
+            return _renamed(swap, lambda name: name.removeprefix(prefix))
+        return _renamed(swap, lambda name: prefix + name) if prefix + swap.name in names else None
+
+    fitted = [named(swap) for swap in report.replaced]
+    is_body = prefix.rstrip(".") not in names
+    return replace(
+        report,
+        replaced=tuple(
+            swap if own is None else own
+            for swap, own in zip(report.replaced, fitted, strict=True)
+            if own is not None or not is_body  # a body has no head
+        ),
+    )
+
+
+def _renamed(swap: Swap, change: Any) -> Swap:
+    tied = None if swap.tied_to is None else change(swap.tied_to)
+    return replace(swap, name=change(swap.name), aliases=tuple(map(change, swap.aliases)), tied_to=tied)
+
+
+def register_names() -> None:
+    """Let transformers read configs whose `model_type` begins with `einsearch-`; called when it loads its configs."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    prefixed: Any = _Prefixed
+    for name in list(CONFIG_MAPPING.keys()):
+        if not name.startswith(PREFIX):
+            CONFIG_MAPPING.register(PREFIX + name, prefixed, exist_ok=True)
+
+
+class _Prefixed:
+    """Stands for the class of every config with the prefix, and gives that of the model."""
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any], **options: Any) -> Any:
+        """The config of the model under its own name."""
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        name = config["model_type"].removeprefix(PREFIX)
+        return CONFIG_MAPPING[name].from_dict({**config, "model_type": name}, **options)

@@ -42,6 +42,9 @@ class ComputedWeight(Tensor):
     einsearch_cli.errors.LayerError: a write to the weight of a structured layer: ...
     """
 
+    _is_hf_initialized = True
+    """Blocks of transformers draw the weights of their layers when they are built; this they leave alone."""
+
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import torch
 from torch import nn
 
 from einsearch_cli.errors import SpecError
-from einsearch_cli.export import load_swapped, save_swapped
+from einsearch_cli.export import load_swapped, remember_swaps, save_swapped
 from einsearch_cli.layers import swap_linear
 
 transformers = pytest.importorskip("transformers")
@@ -56,30 +59,108 @@ def test_round_trip(make: Any, name: str, tmp_path: Path) -> None:
 
 def test_weights_in_several_files(tmp_path: Path) -> None:
     model = _gpt2()
-    report = swap_linear(model, "monarch", lambda _, name: "mlp" in name)
-    save_swapped(model, report, tmp_path)
-    model.save_pretrained(tmp_path / "split", max_shard_size="20KB")
-    assert len(list((tmp_path / "split").glob("*.safetensors"))) > 1
-    (tmp_path / "einsearch_swaps.json").rename(tmp_path / "split" / "einsearch_swaps.json")
-    loaded = load_swapped(tmp_path / "split", transformers.GPT2LMHeadModel)
+    remember_swaps(model, swap_linear(model, "monarch", lambda _, name: "mlp" in name))
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded = load_swapped(tmp_path, transformers.GPT2LMHeadModel)
     assert torch.equal(loaded(_tokens()).logits, model(_tokens()).logits)
+
+
+def test_options_the_generation_and_files_beside_are_as_from_pretrained_has_them(tmp_path: Path) -> None:
+    model = _llama()
+    model.generation_config.eos_token_id = [42, 43]
+    save_swapped(model, swap_linear(model, "monarch"), tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"not of the model")
+    options = {"dtype": torch.bfloat16, "attn_implementation": "eager"}
+    loaded = load_swapped(tmp_path, transformers.AutoModelForCausalLM, **options)
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.config._attn_implementation == "eager"
+    assert loaded.generation_config.eos_token_id == [42, 43]
+    assert not loaded.training
+    assert loaded.half().dtype == torch.float16, "nothing is quantised"
+
+
+def test_what_is_saved_of_a_loaded_model_loads_again_with_head_and_without(tmp_path: Path) -> None:
+    model = _llama()
+    save_swapped(model, swap_linear(model, "monarch"), tmp_path / "first")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "first")
+    loaded.save_pretrained(tmp_path / "second")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "second")
+    body = transformers.AutoModel.from_pretrained(tmp_path / "second")
+    states = [network.state_dict() for network in (model, again)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert all(torch.equal(states[0][f"model.{name}"], value) for name, value in body.state_dict().items())
+
+
+def test_folders_of_earlier_versions_have_the_swaps_beside_the_config(tmp_path: Path) -> None:
+    model = _gpt2()
+    report = swap_linear(model, "monarch", lambda _, name: "mlp" in name)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "einsearch_swaps.json").write_text(json.dumps([report.to_json()]))
+    loaded = load_swapped(tmp_path, transformers.GPT2LMHeadModel)
+    assert torch.equal(loaded(_tokens()).logits, model(_tokens()).logits)
+
+
+LOADING = """
+import sys, torch, transformers
+if sys.argv[2] == "einsearch":
+    import einsearch_cli
+try:
+    model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+except ValueError as error:
+    print("refused:", error)
+else:
+    print(model(torch.arange(7)[None]).logits.double().sum().item())
+"""
+
+
+@pytest.mark.parametrize("imported", ["einsearch", "nothing"])
+def test_another_process_loads_a_swapped_mixtral_where_einsearch_is_imported(tmp_path: Path, imported: str) -> None:
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4,
+    )  # fmt: skip
+    model = transformers.MixtralForCausalLM(config).eval()
+    save_swapped(model, swap_linear(model, "monarch"), tmp_path)
+    command = [sys.executable, "-c", LOADING, str(tmp_path), imported]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    if imported == "nothing":
+        assert said.startswith("refused: The checkpoint you are trying to load has model type `einsearch-mixtral`")
+    else:
+        expected = model(torch.arange(7)[None]).logits.double().sum().item()
+        assert float(said) == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     model: nn.Module = _gpt2()
     save_swapped(model, swap_linear(model, "monarch", lambda _, name: "mlp" in name), tmp_path)
+    config = tmp_path / "config.json"
+    before = config.read_bytes()
     other: nn.Module = _gpt2()
     other.save_pretrained(tmp_path)  # type: ignore[operator]
+    config.write_bytes(before)
     with pytest.raises(
-        SpecError, match=r"the weights lack transformer.h.0.mlp.c_fc.gain, .* and have 4 that it does not"
+        SpecError, match=r"the weights lack transformer.h.0.mlp.c_fc.factors.A, .* and have 4 that it does not"
     ):
         load_swapped(tmp_path, transformers.GPT2LMHeadModel)
     (tmp_path / "model.safetensors").write_bytes(b"half")
     with pytest.raises(SpecError, match="cannot be read"):
         load_swapped(tmp_path, transformers.GPT2LMHeadModel)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(SpecError, match=r"has no \.safetensors file"):
+    with pytest.raises(SpecError, match=r"cannot be read: Error no file named model.safetensors"):
         load_swapped(tmp_path, transformers.GPT2LMHeadModel)
-    (tmp_path / "einsearch_swaps.json").write_text("{}}")
-    with pytest.raises(SpecError, match=r"einsearch_swaps.json is no list of swap reports"):
+    document = json.loads(before)
+    for changes, message in (
+        ({"format": 2}, r"of format 2, and this version of einsearch reads 1\ntry: pip install --upgrade einsearch"),
+        ({"swaps": {"a": 1}}, "the swaps of the model are not a list of swap reports"),
+    ):
+        entry = document["quantization_config"] | changes
+        config.write_text(json.dumps({**document, "quantization_config": entry}))
+        with pytest.raises(SpecError, match=message):
+            load_swapped(tmp_path, transformers.GPT2LMHeadModel)
+    del document["quantization_config"]
+    config.write_text(json.dumps(document))
+    with pytest.raises(SpecError, match="says nowhere which layers were swapped"):
         load_swapped(tmp_path, transformers.GPT2LMHeadModel)

@@ -1,0 +1,68 @@
+"""Functions that are called as soon as another package is imported, without importing anything of either before."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from operator import attrgetter
+from types import ModuleType
+
+
+def after_import(module: str, function: str) -> None:
+    """Call a function, given as `module:name`, once: now if the other module is imported already, else after its import.
+
+    >>> after_import("sys", "this:d.clear")  # doctest: +ELLIPSIS
+    The Zen of Python, by Tim Peters
+    ...
+    """
+    if module in sys.modules:
+        _call(function)
+    else:
+        sys.meta_path.insert(0, _Watch(module, function))
+
+
+def _call(function: str) -> None:
+    module, _, name = function.partition(":")
+    attrgetter(name)(import_module(module))()
+
+
+class _Watch(MetaPathFinder):
+    """Finds a module by the other finders, and stands between its import and its own loader."""
+
+    def __init__(self, module: str, function: str) -> None:
+        self._module, self._function = module, function
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        """The module's own place, with a loader that calls the function; None for other modules."""
+        if fullname != self._module:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Telling(spec.loader, self._function)
+        return spec
+
+
+class _Telling(Loader):
+    def __init__(self, loader: Loader, function: str) -> None:
+        self._loader, self._function = loader, function
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As the module's own loader does it."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module, and then the function."""
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        _call(self._function)
