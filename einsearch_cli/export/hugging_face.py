@@ -16,6 +16,7 @@ from typing import Any, Final
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.files import make_folder, write_atomically
 from einsearch_cli.layers import SwapReport, apply_swaps
+from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
 from einsearch_cli.layers.swap.report import Swap
 
 METHOD: Final = "einsearch"
@@ -171,6 +172,9 @@ def register_layers() -> None:
             model.config.model_type = model.config.model_type.removeprefix(PREFIX)
             for report in _reports(self.quantization_config.entry):
                 apply_swaps(model, _fitted(report, model))
+            for module in model.modules():  # draws the packed weight of an attention that has none any more
+                if any(isinstance(child, SplitMultiheadAttention) for child in module.children()):
+                    module._is_hf_initialized = True
 
         def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
             del model.hf_quantizer, model.quantization_method
