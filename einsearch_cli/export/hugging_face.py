@@ -17,6 +17,7 @@ from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.files import make_folder, write_atomically
 from einsearch_cli.layers import SwapReport, apply_swaps
 from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
+from einsearch_cli.layers.swap.finding import find_sites
 from einsearch_cli.layers.swap.report import Swap
 
 METHOD: Final = "einsearch"
@@ -190,7 +191,7 @@ def register_layers() -> None:
 def _fitted(report: SwapReport, model: Any) -> SwapReport:
     """The swaps by the names of this model, which may be the body of the saved one, or have it as its body."""
     prefix = f"{model.base_model_prefix}."
-    names = {name for name, _ in model.named_modules()}
+    names = {site.name for site in find_sites(model)}
 
     def named(swap: Swap) -> Swap | None:
         if swap.name in names:
@@ -200,7 +201,7 @@ def _fitted(report: SwapReport, model: Any) -> SwapReport:
         return _renamed(swap, lambda name: prefix + name) if prefix + swap.name in names else None
 
     fitted = [named(swap) for swap in report.replaced]
-    is_body = prefix.rstrip(".") not in names
+    is_body = not hasattr(model, model.base_model_prefix)
     return replace(
         report,
         replaced=tuple(
