@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +16,13 @@ from torch import Tensor
 
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import DivergedError
+from einsearch_cli.layers.memory import return_memory
 from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.structures import parse_layer
 from einsearch_cli.tasks import AnyTask, open_task
 from einsearch_cli.tasks.teacher import TeacherTask
 from einsearch_cli.training import OptimizerSettings, ProxyRun, RunOutcome, StepDone, train
-from einsearch_cli.training.proxy import run as run_module
+from einsearch_cli.training.proxy import program, run as run_module
 from einsearch_cli.training.proxy.packing import packs_of, trains_as_program
 from einsearch_cli.training.proxy.recording import NotAProgramError
 from einsearch_cli.training.proxy.run import train_pack
@@ -334,3 +337,24 @@ def test_an_error_that_is_not_of_memory_halves_nothing(tmp_path: Path, monkeypat
     with pytest.raises(RuntimeError, match="broken"):
         trained(several(small_teacher(tmp_path), "dense"))
     assert tried == [3]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_programs_that_are_not_kept_leave_no_memory_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.jit.trace` would keep 4 MB for each of them as long as the process."""
+    task = small_teacher(tmp_path)
+    monkeypatch.setattr(program, "_KEPT", 1)
+
+    def resident_mb() -> float:
+        gc.collect()
+        return_memory()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def write_down(times: int) -> float:
+        for _ in range(times):
+            for structure in ("monarch", "kronecker"):
+                PackTrainer([run_of(task, structure, width=32, seed=seed) for seed in range(2)]).step()
+        return resident_mb()
+
+    before = write_down(3)
+    assert write_down(8) - before < 16
