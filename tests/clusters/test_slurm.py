@@ -121,7 +121,7 @@ def test_what_is_handed_in_after_the_driver_was_killed_is_neither_lost_nor_train
         assert comes_true(lambda: bool(list(folder.glob(".einsearch-slurm/*/taken/*.json"))), within_s=60)
     finally:
         study.kill()
-        study.communicate()
+        study.wait()
     before = finished_keys(folder)
     assert comes_true(lambda: len(handed_in(folder)) >= 2, within_s=60)
     seconds = {document["result"]["elapsed_s"] for document in handed_in(folder)}
