@@ -73,7 +73,9 @@ def test_gpt2_has_its_conv1d_replaced_and_its_tied_head_kept() -> None:
         f"transformer.h.{i}.{name}": widths for i in range(2) for name, widths in block.items()
     }
     assert {swap.kind for swap in report.replaced} == {"Conv1D"}
-    assert report.skipped == {"lm_head": "weight is shared with transformer.wte"}
+    assert report.skipped == {"lm_head": "it is the output layer, which only a filter replaces"}
+    asked = plan_swaps(_gpt2(), "monarch", lambda *_: True)
+    assert asked.skipped == {"lm_head": "weight is shared with transformer.wte"}
     assert model.lm_head.weight is model.transformer.wte.weight  # type: ignore[union-attr]
     assert report.model.params_after == sum(p.numel() for p in model.parameters())
     assert report.total.params_before == 2 * sum(i * o for i, o in block.values())
@@ -81,7 +83,7 @@ def test_gpt2_has_its_conv1d_replaced_and_its_tied_head_kept() -> None:
 
 
 def test_llama_has_every_layer_replaced() -> None:
-    report = swap_linear(_llama(), "monarch")
+    report = swap_linear(_llama(), "monarch", lambda *_: True)
     assert len(report.replaced) == 2 * 7 + 1
     assert report.skipped == {}
 
@@ -192,3 +194,21 @@ def test_a_projected_conv1d_is_not_transposed() -> None:
     y = model(x)
     swap_linear(model, "low-rank:r=16", project=True)
     torch.testing.assert_close(model(x), y, rtol=1e-10, atol=1e-10)
+
+
+def test_the_output_layer_stays_dense_unless_a_filter_takes_it() -> None:
+    def llama() -> nn.Module:
+        config = transformers.LlamaConfig(
+            num_hidden_layers=1, hidden_size=32, intermediate_size=48, num_attention_heads=4, vocab_size=96,
+            tie_word_embeddings=False,
+        )  # fmt: skip
+        return transformers.LlamaForCausalLM(config)
+
+    model = llama()
+    report = swap_linear(model, "monarch")
+    assert report.skipped == {"lm_head": "it is the output layer, which only a filter replaces"}
+    model.resize_token_embeddings(110)  # type: ignore[operator]
+    assert model(torch.arange(5)[None]).logits.shape[-1] == 110
+    taken = llama()
+    assert "lm_head" in [swap.name for swap in swap_linear(taken, "monarch", lambda *_: True).replaced]
+    assert isinstance(taken.lm_head, EinsumLinear)

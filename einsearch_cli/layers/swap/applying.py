@@ -48,7 +48,8 @@ def swap_linear(
         structure: a `Structure`, a `MixtureOfExperts`, or any text that `parse_layer` reads, such as
             `btt-moe:experts=16,top=2`; with experts, train with `AuxiliaryLoss(model)`.
         filter: called with a `DenseLayer` and its name for every linear layer
-            that can be replaced; False leaves it.
+            that can be replaced; False leaves it. Without one all are replaced but the
+            output layer of a model of transformers, so that its vocabulary can still be resized.
         project: keep as much of the old weights as the structure can hold; the report has the errors.
 
     Raises:

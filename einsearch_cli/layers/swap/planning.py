@@ -34,11 +34,11 @@ def plan_swaps(model: nn.Module, structure: LayerSpec | str, filter: Filter | No
             f"{structure} replaces whole feed-forward networks: swap_linear replaces single linear layers",
             remedy=f"use dense-moe:experts={structure.experts},top={structure.top}, or FeedForwardMoE in the model's code",
         )
-    sites = find_sites(model)
+    sites, head = find_sites(model), _output_layer(model)
     reasons: dict[str, str] = {}
     candidates: dict[Site, Swap] = {}
     for site in sites:
-        found = site.reason or _filtered(site, filter) or _sized(site, structure)
+        found = site.reason or _filtered(site, filter, head) or _sized(site, structure)
         if isinstance(found, Swap):
             candidates[site] = found
         else:
@@ -51,9 +51,15 @@ def plan_swaps(model: nn.Module, structure: LayerSpec | str, filter: Filter | No
     return SwapReport(structure, False, replaced, skipped, costs, kept, unreachable(model, plain_references(model)))
 
 
-def _filtered(site: Site, filter: Filter | None) -> str | None:
-    if filter is None:
-        return None
+def _output_layer(model: nn.Module) -> nn.Module | None:
+    """The layer that a model of transformers names as its output layer."""
+    name = getattr(model, "get_output_embeddings", None)
+    return name() if callable(name) else None
+
+
+def _filtered(site: Site, filter: Filter | None, head: nn.Module | None) -> str | None:
+    if filter is None:  # as adapters and quantisers do it
+        return "it is the output layer, which only a filter replaces" if site.holder is head else None
     try:
         wanted = filter(site.shown, site.name)
     except Exception as error:
