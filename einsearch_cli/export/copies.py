@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE
-from einsearch_cli.layers.execution.reference import contract
+from einsearch_cli.layers.execution.autograd import execute
+from einsearch_cli.layers.execution.choose import executor_for
+from einsearch_cli.layers.execution.executor import Call, reference_layer
 from einsearch_cli.layers.execution.scaling import reference_scaled_last
+from einsearch_cli.layers.torch_private import is_any_autocast
+from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.models.transformer import Transformer
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -51,7 +55,12 @@ class ServingLinear(nn.Module):
         rows = x.reshape(-1, self.in_features)
         if self.plan.padded_in > self.in_features:
             rows = nn.functional.pad(rows, (0, self.plan.padded_in - self.in_features))
-        y = contract(self.plan, rows, list(self.factors))[:, : self.out_features]
+        if is_plain(x) and not is_any_autocast():
+            call = Call(x.device.type, x.dtype, rows.shape[0], trains=torch.is_grad_enabled())
+            y: Tensor = execute(executor_for(self.plan, call), rows, None, None, *self.factors)
+        else:
+            y = reference_layer(self.plan, ())(rows, None, None, *self.factors)
+        y = y[:, : self.out_features]
         y = y if self.bias is None else y + self.bias
         return y.reshape(*x.shape[:-1], self.out_features)
 

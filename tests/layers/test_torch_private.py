@@ -87,7 +87,7 @@ def test_layers_compute_the_same_without(name: str, monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(_results(layer, x), wanted)
 
 
-def test_stand_ins_send_calls_the_obvious_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stand_ins_send_calls_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """The safe answer of each one that has two."""
     x = torch.ones(2)
     answers: dict[str, Any] = {

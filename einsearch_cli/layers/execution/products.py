@@ -16,7 +16,7 @@ from torch import Tensor
 
 from einsearch_cli.layers.execution.kernels import add_bias_
 from einsearch_cli.layers.execution.reference import repeated, sum_repeats
-from einsearch_cli.layers.plans.operands import StepOperands, plan_operands
+from einsearch_cli.layers.plans.operands import StepOperands, View, plan_operands
 from einsearch_cli.layers.plans.plan import Plan, Step
 
 _as_strided, _add = torch.as_strided, torch.add
@@ -39,12 +39,6 @@ def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
 class _Step:
     """One step of a plan, ready to run."""
 
-    __slots__ = (
-        "add_product", "expanded", "factor_grad_by_grad", "grad", "grad_copy", "grad_feature_major", "grad_rows", "is_batched",
-        "is_feature_major", "multiply", "result", "result_elements", "rows", "rows_copy", "rows_grad", "rows_grad_elements",
-        "rows_rows", "step",
-    )  # fmt: skip
-
     def __init__(self, step: Step, operands: StepOperands, tokens: int) -> None:
         self.step, self.is_batched = step, step.is_batched
         self.multiply: Callable[..., Tensor] = _bmm if step.is_batched else _mm
@@ -55,8 +49,10 @@ class _Step:
         self.is_feature_major, self.grad_feature_major = step.is_feature_major, step.grad_is_feature_major
         self.factor_grad_by_grad = step.weight_grad_is_swapped
         self.result, self.rows_grad = operands.result, operands.rows_grad
-        self.result_elements = None if self.result.is_contiguous else self.result.elements
-        self.rows_grad_elements = None if self.rows_grad.is_contiguous else self.rows_grad.elements
+        self.result_gaps, self.rows_grad_gaps = (
+            None if view.is_contiguous else view for view in (self.result, self.rows_grad)
+        )
+        """Where a product leaves gaps, or another order, in memory of its own; None if it lies contiguous."""
 
     def read(self, factor: Tensor) -> Tensor:
         """The stored factor as an operand."""
@@ -75,20 +71,13 @@ class _Step:
         """The result of a step but the last, in the memory that is given, if any is."""
         left, right = self.operands(activation, factor)
         if into is None:
-            if self.result_elements is None:  # an allocation of its own and `out` would cost a small layer 8 to 14 µs
-                return self.multiply(left, right)
-            into = activation.new_empty(self.result_elements)
+            return self.new(left, right, 1.0, self.result_gaps)
         self.multiply(left, right, out=_as_strided(into, *self.result))
         return into
 
     def rows_gradient(self, grad: Tensor, factor: Tensor, scale: float) -> Tensor:
         """The gradient of the rows, in memory of its own."""
-        left, right = self.grad_operands(grad, factor)
-        if self.rows_grad_elements is not None:
-            into = grad.new_empty(self.rows_grad_elements)
-            self.scaled(left, right, scale, _as_strided(into, *self.rows_grad))
-            return into
-        return self.scaled(left, right, scale)
+        return self.new(*self.grad_operands(grad, factor), scale, self.rows_grad_gaps)
 
     def grad_operands(self, grad: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """Those of the product that gives the gradient of the rows."""
@@ -111,7 +100,16 @@ class _Step:
         self.add_product(part, left, right, beta=1, alpha=scale, out=part)
         return total
 
+    def new(self, left: Tensor, right: Tensor, scale: float, gaps: View | None) -> Tensor:
+        """A product in memory of its own."""
+        if gaps is None:  # an allocation before and `out` would cost a small layer 8 to 14 µs
+            return self.scaled(left, right, scale)
+        memory = left.new_empty(gaps.elements)
+        self.scaled(left, right, scale, _as_strided(memory, *gaps))
+        return memory
+
     def scaled(self, left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+        """The product of two operands and a number."""
         if scale == 1.0:
             return self.multiply(left, right) if out is None else self.multiply(left, right, out=out)
         if out is None:
@@ -132,8 +130,6 @@ class _Step:
 
 class Products:
     """Both passes over a chunk of this many tokens, without anything that autograd sees."""
-
-    __slots__ = ("_before", "_last", "_write", "_write_bias", "_write_grad", "is_cpu", "steps", "tokens")
 
     def __init__(self, plan: Plan, tokens: int, is_cpu: bool) -> None:
         operands = plan_operands(plan, is_cpu, tokens)
@@ -163,11 +159,7 @@ class Products:
                 else:
                     add_bias_(y, bias)
             return found
-        if last.result_elements is None:
-            result = last.scaled(left, right, scale)
-        else:
-            result = y.new_empty(last.result_elements)
-            last.scaled(left, right, scale, _as_strided(result, *last.result))
+        result = last.new(left, right, scale, last.result_gaps)
         lies, wanted = _as_strided(result, *self._write[0]), _as_strided(y, *self._write[1])
         if bias is None:
             wanted.copy_(lies)
