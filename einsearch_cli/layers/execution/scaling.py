@@ -255,8 +255,10 @@ def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _like(limits: tuple[float, ...], norms: Tensor) -> Tensor:
-    """Numbers of Python take long to a GPU, so they stay there."""
-    return _kept_tensor(limits, norms.dtype, norms.device) if norms.is_cuda else norms.new_tensor(limits)
+    """Numbers of Python take long to a GPU, so they stay there; what is recorded as a program has its own."""
+    if norms.is_cuda and not is_first_order():
+        return _kept_tensor(limits, norms.dtype, norms.device)
+    return norms.new_tensor(limits)
 
 
 @lru_cache(maxsize=1024)
