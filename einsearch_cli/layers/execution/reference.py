@@ -59,12 +59,11 @@ def contract(plan: Plan, activation: Tensor, weights: Sequence[Tensor]) -> Tenso
 
 def _read(memory: Tensor, reading: Reading, tokens: int) -> Tensor:
     """The groups of a reading as dimensions, by a view where one serves a matrix product."""
-    axes, order = reading.memory, reading.order
-    blocks = memory.reshape([tokens if axis == TOKENS else reading.sizes[axis] for axis in axes])
+    axes, order, sizes = reading.memory, reading.order, {**reading.sizes, TOKENS: tokens}
+    blocks = memory
     if order != axes:
-        blocks = blocks.permute([axes.index(axis) for axis in order])
-    if any(len(group) != 1 for group in reading.blocks):
-        sizes = {**reading.sizes, TOKENS: tokens}
+        blocks = memory.reshape([sizes[axis] for axis in axes]).permute([axes.index(axis) for axis in order])
+    if order == axes or any(len(group) != 1 for group in reading.blocks):
         blocks = blocks.reshape([product_of(group, sizes) for group in reading.blocks])
     if reading.is_copy:
         blocks = blocks.contiguous()
