@@ -24,7 +24,7 @@ clusters: .venv/installed-dev
 
 # Processes killed, disks filled, clocks set: no run may be lost or done twice.
 faults: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -rs tests/faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -rs tests/faults --numprocesses 2 --dist loadfile
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

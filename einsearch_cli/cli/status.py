@@ -26,6 +26,7 @@ RUN is the folder of a study, the --out of `einsearch rank`. It is read only, wh
   einsearch status runs/demo --format json
 """
 
+_FEW_CORE_HOURS = 0.1
 _SILENT_S = 60
 """Seconds of silence of a process on another machine that are worth a word."""
 STUDY_FOLDER = typer.Argument(parser=path_parser("RUN"), metavar="RUN", help="Folder of a study.")
@@ -80,14 +81,16 @@ def _stage(status: StudyStatus) -> list[str]:
 def _pace(status: StudyStatus) -> list[str]:
     if status.has_ended:
         return []
-    rate = [] if status.runs_per_hour is None else [f"{status.runs_per_hour:,.3g} runs an hour"]
+    rate = [] if status.runs_per_hour is None else [f"{_number(status.runs_per_hour)} runs an hour"]
     left = [] if status.eta_s is None else [f"about {_time(status.eta_s)} left"]
     return [", ".join([*rate, *left])] if rate or left else []
 
 
 def _cost(status: StudyStatus) -> list[str]:
     cost = status.cost
-    return [f"so far {cost.train_flops:.3g} training FLOPs, {cost.core_hours:.3g} core-hours"]
+    is_short = cost.core_hours < _FEW_CORE_HOURS
+    time = f"{_number(cost.core_hours * 3600)} core-seconds" if is_short else f"{_number(cost.core_hours)} core-hours"
+    return [f"so far {cost.train_flops:.3g} training FLOPs, {time}"]
 
 
 def _running(status: StudyStatus) -> list[str]:
@@ -107,6 +110,15 @@ def _run(run: RunStatus) -> str:
         return f"{name}: starting"
     loss = "" if run.loss is None else f", loss {run.loss:.4g}"
     return f"{name}: step {run.step:,} of {run.steps:,}{loss}"
+
+
+def _number(value: float) -> str:
+    """Three digits, and those before the point.
+
+    >>> _number(11_345.6), _number(15.123), _number(0.25)
+    ('11,346', '15.1', '0.25')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 _STATES = {

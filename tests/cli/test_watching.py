@@ -53,7 +53,7 @@ def test_the_status_for_people(einsearch: Callable, tmp_path: Path) -> None:  # 
     assert found.out.splitlines() == [
         "three: running; 4 of about 28 runs have ended (1 diverged, 2 tried again)",
         "rung 1/2, seeds: 3 of 16 runs, 2.5e+08 FLOPs each",
-        "1.51e+03 runs an hour, about 2 min 22 s left",
+        "1,511 runs an hour, about 2 min 22 s left",
         "so far 7.5e+08 training FLOPs, 0.25 core-hours",
         "2 workers, engine local: 2 running, 11 queued",
         "  monarch, width 16, seed 0: step 12 of 1,387, loss 0.5",
