@@ -4,8 +4,9 @@
 
 A combination of constants is judged by what it would choose, at the times that `benchmarks/routes.py` measured of every
 route. All combinations of the round numbers below are compared on cases whose width and structure are both not held
-out, each machine and use counting equally; among equal ones that predict the times best. The table has the time of the
-chosen routes over that of the fastest ones (geometric means), apart for cases of a held-out width or structure.
+out, each machine and use counting equally; among equal ones that predict the times best. Narrow layers, which these
+files do not have, must train by the matrix of their factors. The table has the time of the chosen routes over that of
+the fastest ones (geometric means), apart for cases of a held-out width or structure.
 """
 
 from __future__ import annotations
@@ -23,25 +24,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, WIDTHS, MachineProfile
-from einsearch_cli.layers.plans.planner import Use, predicted_ns, routes
+from einsearch_cli.layers.plans.planner import Use, best_route, predicted_ns, routes
 from einsearch_cli.structures import parse_structure
 
 HELD_OUT_WIDTHS = (512, 2048)
 HELD_OUT_STRUCTURES = ("btt:n=3", "low-rank", "tt:r=4", "(0.5|0.25|0.25|0.25|0.5|0.25|0)")
 ROUND: dict[str, tuple[float, ...]] = {
-    "layer_ns": (2_000, 5_000),
+    "layer_ns": (2_000, 5_000, 10_000, 20_000),
     "step_ns": (2_000, 5_000, 10_000),
     "matrix_ns": (50, 100, 200),
     "mac_ns of 4": (0.05, 0.1, 0.2),
     "mac_ns of 8": (0.05, 0.1),
     "mac_ns of 16 and more": (0.01, 0.02, 0.05),
-    "cached_weight_ns": (0.1, 0.2, 0.5),
+    "cached_weight_ns": (0.05, 0.1, 0.2),
     "memory_weight_ns": (0.2, 0.5),
     "copy_ns": (0.1, 0.2),
     "run_ns": (2, 5),
 }
+NARROW = ("monarch", "btt:r=2", "kronecker", "low-rank")
 CACHES = (2e6, 2e7)
+MARGINS = (0.8, 1.0)
 Array = NDArray[np.float64]
+Chosen = tuple[Array, float, float]
+"""Constants in the order of `ROUND`, bytes of the cache, and the dense matrix's margin."""
 
 
 class Fold(NamedTuple):
@@ -51,18 +56,18 @@ class Fold(NamedTuple):
     """By the bytes of the cache, which is no factor but a limit."""
     absent_ns: Array
     """Infinite where a case has no such route, else zero."""
-    margins: Array
+    is_dense: NDArray[np.bool_]
     seconds: Array
     """Infinite where there is no such route, or it was not measured."""
 
-    def lost(self, constants: Array, cache: float) -> Array:
+    def lost(self, constants: Array, cache: float, margin: float) -> Array:
         """Logarithm of the chosen route's time over that of the fastest, case by case."""
-        weighed = (self.unit_ns[cache] @ constants + self.absent_ns) * self.margins
-        chosen = np.argmin(weighed, axis=1)
+        predicted_ns = self.unit_ns[cache] @ constants + self.absent_ns
+        chosen = np.argmin(np.where(self.is_dense, margin * predicted_ns, predicted_ns), axis=1)
         ratios: Array = self.seconds[np.arange(len(chosen)), chosen] / self.seconds.min(axis=1)
         return np.log(ratios)
 
-    def error(self, constants: Array, cache: float) -> float:
+    def error(self, constants: Array, cache: float, _margin: float) -> float:
         """Root mean square of the logarithms of predicted over measured times, whose proportions alone count."""
         there = np.isfinite(self.seconds)
         ratios = np.log((self.unit_ns[cache] @ constants)[there] / self.seconds[there])
@@ -91,29 +96,36 @@ def fold_of(cases: Sequence[Mapping[str, Any]]) -> Fold:
     most = max(len(known) for _, known in found)
     unit_ns = {cache: np.zeros((len(cases), most, len(units))) for cache in CACHES}
     absent_ns, seconds = np.full((len(cases), most), np.inf), np.full((len(cases), most), np.inf)
-    margins = np.ones((len(cases), most))
+    is_dense = np.zeros((len(cases), most), dtype=bool)
     for row, (case, known) in enumerate(found):
         sized = parse_structure(case["structure"]).at(case["width"], case["width"])
         for column, route in enumerate(known):
             absent_ns[row, column] = 0.0
-            margins[row, column] = DEFAULT_CPU.dense_margin if route.is_dense else 1.0
+            is_dense[row, column] = route.is_dense
             seconds[row, column] = case["seconds"].get(route.text, math.inf)
             for cache, values in unit_ns.items():
                 values[row, column] = [
                     predicted_ns(sized, route, case["tokens"], profile_of(unit, cache), Use(case["mode"]))
                     for unit in units
                 ]
-    return Fold(unit_ns, absent_ns, margins, seconds)
+    return Fold(unit_ns, absent_ns, is_dense, seconds)
 
 
 def is_held_out(case: Mapping[str, Any]) -> bool:
     return case["width"] in HELD_OUT_WIDTHS or case["structure"] in HELD_OUT_STRUCTURES
 
 
-def combinations() -> Iterator[tuple[Array, float]]:
+def combinations() -> Iterator[Chosen]:
     for values in product(*ROUND.values()):
-        for cache in CACHES:
-            yield np.array(values), cache
+        for cache, margin in product(CACHES, MARGINS):
+            yield np.array(values), cache, margin
+
+
+def forms_narrow_layers(constants: Array, cache: float, _margin: float) -> bool:
+    """Whether narrow layers train by the matrix of their factors, also without a margin in its favour."""
+    profile = replace(profile_of(constants.tolist(), cache), dense_margin=1.0)
+    layers = [parse_structure(text).at(width, width) for text in NARROW for width in (32, 48)]
+    return all(best_route(sized, 512, profile, Use.training).is_dense for sized in layers)
 
 
 def main(paths: Sequence[str]) -> None:
@@ -132,17 +144,25 @@ def main(paths: Sequence[str]) -> None:
             folds = {name: fold_of(part) for name, part in parts.items() if part}
             fits += [fold for name, fold in folds.items() if name == "fit"]
             rows += [(f"{Path(path).stem}, {use.value}, {name}", fold) for name, fold in folds.items()]
-    costs = [(float(np.mean([f.lost(c, cache).mean() for f in fits])), c, cache) for c, cache in combinations()]
-    least = min(cost for cost, *_ in costs)
-    equal = [(c, cache) for cost, c, cache in costs if cost <= least + 1e-6]
-    best, cache = min(equal, key=lambda item: sum(fold.error(*item) for fold in fits))
-    print(f"{len(costs):,} combinations, {len(equal)} lose least on the fit; the one that predicts best:")
-    print(*(f"  {name} {value:g}" for name, value in zip(ROUND, best.tolist(), strict=True)), f"  cache {cache:g}")
+    costs = [(float(np.mean([fold.lost(*each).mean() for fold in fits])), each) for each in combinations()]
+    by_loss: dict[float, list[Chosen]] = {}
+    for cost, each in costs:
+        by_loss.setdefault(round(cost, 6), []).append(each)
+    ordered = (
+        each
+        for _, equal in sorted(by_loss.items())
+        for each in sorted(equal, key=lambda each: sum(fold.error(*each) for fold in fits))
+    )
+    best = next(each for each in ordered if forms_narrow_layers(*each))
+    print(f"{len(costs):,} combinations; the best one:")
+    print(*(f"  {name} {value:g}" for name, value in zip(ROUND, best[0].tolist(), strict=True)))
+    print(f"   cache_bytes {best[1]:g}   dense_margin {best[2]:g}")
     default = DEFAULT_CPU.mac_ns
     of_default = [getattr(DEFAULT_CPU, name) for name in ROUND if not name.startswith("mac_ns")]
-    current = np.array([*of_default[:3], *default[:3], *of_default[3:]])
+    constants = np.array([*of_default[:3], *default[:3], *of_default[3:]])
+    current = constants, DEFAULT_CPU.cache_bytes, DEFAULT_CPU.dense_margin
     for name, fold in rows:
-        lost, of_defaults = fold.lost(best, cache), fold.lost(current, DEFAULT_CPU.cache_bytes)
+        lost, of_defaults = fold.lost(*best), fold.lost(*current)
         print(
             f"{name}: {len(lost)} cases, {math.exp(lost.mean()):.4f}, worst {math.exp(lost.max()):.2f}; "
             f"defaults {math.exp(of_defaults.mean()):.4f}, worst {math.exp(of_defaults.max()):.2f}"

@@ -1,12 +1,12 @@
 """What the planner loses: the time of every route of a layer, and of the one that is chosen over the fastest.
 
-    python benchmarks/routes.py [--widths 256 512 1024 2048 4096] [--rounds 5] [--out benchmarks/results/routes.json]
+    python benchmarks/routes.py [--widths 256 512 1024 2048 4096] [--rounds 5] [--busy] [--out benchmarks/results/routes.json]
 
 float32, one thread: inference of merged layers and of others, and training. Routes of one case run in turn, round
-after round; times are medians over the rounds. Of layers that are not merged, matrices that take more FLOPs to
-merge than 32 products of the dense one are left out. The constants of the
-planner are the stored ones of this machine (`einsearch bench --calibrate`) or the defaults. The defaults of an EPYC were
-fitted to cases of this benchmark, so what they lose here is in-sample.
+after round; times are medians over the rounds, or with `--busy`, where others use the machine, the fastest of them.
+Of layers that are not merged, matrices that take more FLOPs to merge than 32 products of the dense one are left out.
+The constants of the planner are the stored ones of this machine (`einsearch bench --calibrate`) or the defaults. The
+defaults were chosen by a part of these cases: `benchmarks/constants.py` says what they lose in the others.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def train(layer: EinsumLinear, x: Tensor, y_grad: Tensor) -> None:
     torch.autograd.grad(layer(x), [x, *layer.parameters()], y_grad)
 
 
-def measure(structure: str, width: int, use: Use, tokens: int, rounds: int) -> dict[str, Any]:
+def measure(structure: str, width: int, use: Use, tokens: int, words: argparse.Namespace) -> dict[str, Any]:
     is_training = use is Use.training
     x, y_grad = torch.randn(tokens, width, requires_grad=is_training), torch.randn(tokens, width)
     sized = parse_structure(structure).at(width, width)
@@ -66,8 +66,9 @@ def measure(structure: str, width: int, use: Use, tokens: int, rounds: int) -> d
             merge(layer)
         runs[route.text] = partial(train, layer, x, y_grad) if is_training else partial(infer, layer, x)
     race = Race(runs, CPU)
-    race.run(rounds)
-    seconds = {text: statistics.median(values) for text, values in race.durations_s.items()}
+    race.run(words.rounds)
+    time_of = min if words.busy else statistics.median
+    seconds = {text: time_of(values) for text, values in race.durations_s.items()}
     chosen = best_route(sized, tokens, profile_for("cpu", 1, torch.float32), use).text
     return {
         "structure": structure,
@@ -88,6 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--busy", action="store_true")
     parser.add_argument("--out", type=Path)
     words = parser.parse_args()
     torch.set_num_threads(1)
@@ -96,7 +98,7 @@ def main() -> None:
         for structure in MARKET[1:]:
             for use, numbers in TOKENS.items():
                 small = (tokens for tokens in numbers if tokens * width <= MOST_ELEMENTS)
-                found[use.value] += [measure(structure, width, use, tokens, words.rounds) for tokens in small]
+                found[use.value] += [measure(structure, width, use, tokens, words) for tokens in small]
             print(f"width {width:,}, {structure}", flush=True)
     for mode, cases in found.items():
         mean = math.exp(statistics.fmean(math.log(case["loss"]) for case in cases))
