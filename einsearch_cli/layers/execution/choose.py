@@ -34,14 +34,14 @@ def executor_for(plan: Plan, call: Call, stored: Plan | None = None) -> Executor
 
 
 _dense_executor = lru_cache(maxsize=1024)(DenseExecutor)
-"""The same for all numbers of tokens."""
+"""One executor serves all numbers of tokens."""
 
 
 class Resolved(NamedTuple):
     """What a layer decided at a call, for the next inputs of the same shape; nothing made from values."""
 
     shape: torch.Size
-    """Of the input, before padding."""
+    """The shape of the input, before padding."""
     is_cpu: bool
     threads: int
     autocast: torch.dtype | None

@@ -20,7 +20,7 @@ class Call(NamedTuple):
     device: str
     """The type of the device; everything but a CPU is treated as a GPU, the meta device too."""
     dtype: torch.dtype
-    """Of the products, so that of autocast where it is on."""
+    """The dtype of the products, so that of autocast where it is on."""
     tokens: int
     trains: bool
     """Whether the call is differentiable."""
@@ -83,7 +83,7 @@ class Executor:
         raise NotImplementedError
 
     def reference(self, x: Tensor, gain: Tensor | None, bias: Tensor | None, *factors: Tensor) -> Tensor:
-        """The same in operations that torch differentiates by itself, as often as asked."""
+        """The output in operations that torch differentiates by itself, as often as asked."""
         return reference_layer(self._stored, self.stds)(x, gain, bias, *factors)
 
     def prepared(self, factors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -113,7 +113,7 @@ def as_rows(tensor: Tensor) -> Tensor:
 
 
 def memory_for_x_grad(x: Tensor, saved: Saved) -> Tensor:
-    """That of the first saved result where the sizes agree: chunk by chunk the one is read before the other is written."""
+    """The memory of the first saved result where the sizes agree: each chunk of it is read before it is written."""
     first = saved.results[0] if saved.results and saved.may_overwrite else None
     if first is not None and first.numel() == x.numel():
         memory: Tensor = first.view(x.shape)

@@ -15,7 +15,7 @@ from torch import Tensor
 from einsearch_cli.layers.execution.executor import Executor, Inputs, Saved, as_rows, memory_for_x_grad
 from einsearch_cli.layers.execution.kernels import two_core_kernels
 from einsearch_cli.layers.execution.products import Products, repeated_factors
-from einsearch_cli.layers.execution.scaling import unwaited_gradients, unwaited_scaled
+from einsearch_cli.layers.execution.scaling import gradients_on_device, scaled_on_device
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.two_cores import two_cores
 
@@ -39,7 +39,7 @@ class GpuExecutor(Executor):
     ) -> tuple[Tensor, Saved | None]:
         scale, rows, results = None, as_rows(x), self._nothing
         if gain is not None:
-            scale = scaled, _ = unwaited_scaled(gain, factors, self.limits)
+            scale = scaled, _ = scaled_on_device(gain, factors, self.limits)
             factors = (*factors[:-1], scaled)
         y = x.new_empty(rows.shape[0], self.plan.padded_out)
         kernels = self._fused(rows, factors, bias)
@@ -62,7 +62,7 @@ class GpuExecutor(Executor):
         wants_scale = gain is not None and (wants_gain or True in wants_factors)
         unscaled = factors
         if gain is not None:
-            scaled, norms = scale or unwaited_scaled(gain, factors, self.limits)
+            scaled, norms = scale or scaled_on_device(gain, factors, self.limits)
             factors = [*factors[:-1], scaled]
         rows, grad_rows = as_rows(x), as_rows(grad)
         x_grad = memory_for_x_grad(rows, saved) if wants_x else None
@@ -71,7 +71,7 @@ class GpuExecutor(Executor):
         bias_grad, grads = self._gradients(grad_rows, rows, x_grad, factors, results, (wants_bias, *also_last))
         gain_grad = None
         if wants_scale:
-            gain_grad, found = unwaited_gradients(grads, gain, unscaled, self.limits, norms)
+            gain_grad, found = gradients_on_device(grads, gain, unscaled, self.limits, norms)
             grads = [g if wants else None for g, wants in zip(found, wants_factors, strict=True)]
         if x_grad is not None and x.ndim != 2:
             x_grad = x_grad.view(x.shape)

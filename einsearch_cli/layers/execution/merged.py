@@ -122,7 +122,7 @@ class KeptWeights:
     time of a matrix that lies as `nn.Linear`'s does. Where it narrows, they would take 0.98 to 1.28 of it.
     """
     transposed: Tensor
-    """The same as (padded_in, padded_out), a view: making it takes 0.7 of the 10 µs of a product of width 256."""
+    """`weight` as (padded_in, padded_out), a view: making it takes 0.7 of the 10 µs of a product of width 256."""
 
     def __init__(
         self, plan: Plan, factors: Sequence[Tensor], gain: Tensor, autocast: torch.dtype | None, routes: RouteTable

@@ -61,7 +61,7 @@ class _Step:
         return factor if self.expanded is None else factor.expand(self.expanded)
 
     def operands(self, activation: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of the step's own product."""
+        """The operands of the step's own product."""
         if self.rows_copy is not None:
             activation = _as_strided(activation, *self.rows_copy).contiguous()
         rows = _as_strided(activation, *self.rows)
@@ -80,7 +80,7 @@ class _Step:
         return self.new(*self.grad_operands(grad, factor), scale, self.rows_grad_gaps)
 
     def grad_operands(self, grad: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of the product that gives the gradient of the rows."""
+        """The operands of the product that gives the gradient of the rows."""
         grads = _as_strided(grad, *self.grad)
         return (factor, grads) if self.grad_feature_major else (grads, factor.mT)
 

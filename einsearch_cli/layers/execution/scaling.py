@@ -13,8 +13,8 @@ With s = ∂L/∂scale = ⟨F_last, gradient of the scaled F_last⟩, the gradie
     ∂L/∂F_k  = −s · scale / ‖F_k‖² · F_k                   where ‖F_k‖ > limit_k, else zero
 
 These lines stand here three times: in operations that torch differentiates (`reference_scale`), in numbers of Python for a
-CPU (`scale_of`, `scale_gradients`), and in tensors that nobody waits for (`scaled_last`), which Triton's kernels do in
-fewer launches (`kernels.by_triton`).
+CPU (`scale_of`, `scale_gradients`), and in tensors that stay on the device (`scaled_on_device`, `gradients_on_device`), which
+Triton's kernels do in fewer launches (`kernels.by_triton`).
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ def scaled_last(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) 
     return scaled
 
 
-Waiting = tuple[Tensor, ...]
-"""What `unwaited_gradients` needs of the forward pass: norms, caps and scale, in one tensor where a kernel wrote them."""
+DeviceScale = tuple[Tensor, ...]
+"""What `gradients_on_device` needs of the forward pass: norms, caps and scale, in one tensor where a kernel wrote them."""
 
 
-def unwaited_scaled(gain: Tensor, factors: Sequence[Tensor], limits: tuple[float, ...]) -> tuple[Tensor, Waiting]:
+def scaled_on_device(gain: Tensor, factors: Sequence[Tensor], limits: tuple[float, ...]) -> tuple[Tensor, DeviceScale]:
     """The scaled last factor without autograd, by kernels where there are any."""
     kernels = None if is_first_order() else kernels_for(gain, factors)
     if kernels is None:
@@ -149,8 +149,12 @@ def unwaited_scaled(gain: Tensor, factors: Sequence[Tensor], limits: tuple[float
     return scaled, (scale_and_norms,)
 
 
-def unwaited_gradients(
-    grads: Sequence[Tensor | None], gain: Tensor, factors: Sequence[Tensor], limits: tuple[float, ...], saved: Waiting
+def gradients_on_device(
+    grads: Sequence[Tensor | None],
+    gain: Tensor,
+    factors: Sequence[Tensor],
+    limits: tuple[float, ...],
+    saved: DeviceScale,
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradients of gain and factors, from those of the factors before the last (None: zero) and of the scaled last."""
     if len(saved) > 1:
@@ -161,8 +165,8 @@ def unwaited_gradients(
     return kernels.add_scale_(tuple(found), gain, tuple(factors), limits, *saved), found
 
 
-def scaled_by_torch(gain: Tensor, factors: Sequence[Tensor], limits: tuple[float, ...]) -> tuple[Tensor, Waiting]:
-    """`unwaited_scaled` in operations of torch; any axes may come before those of factors and gain."""
+def scaled_by_torch(gain: Tensor, factors: Sequence[Tensor], limits: tuple[float, ...]) -> tuple[Tensor, DeviceScale]:
+    """`scaled_on_device` in operations of torch; any axes may come before those of factors and gain."""
     dtype, last = _norm_dtype(gain.dtype), factors[-1]
     norms = torch.stack([_vector_norm(factor, dim=_MATRICES, dtype=dtype) for factor in factors], dim=-1)
     at_cap = _like(limits, norms)
@@ -172,9 +176,13 @@ def scaled_by_torch(gain: Tensor, factors: Sequence[Tensor], limits: tuple[float
 
 
 def gradients_by_torch(
-    grads: Sequence[Tensor | None], gain: Tensor, factors: Sequence[Tensor], limits: tuple[float, ...], saved: Waiting
+    grads: Sequence[Tensor | None],
+    gain: Tensor,
+    factors: Sequence[Tensor],
+    limits: tuple[float, ...],
+    saved: DeviceScale,
 ) -> tuple[Tensor, list[Tensor]]:
-    """`unwaited_gradients` in operations of torch."""
+    """`gradients_on_device` in operations of torch."""
     (norms, caps, scale), last_grad = saved, grads[-1]
     assert last_grad is not None
     slope = (last_grad * factors[-1]).sum(_MATRICES, dtype=scale.dtype)[..., None]
@@ -192,7 +200,7 @@ def gradients_by_torch(
 class _ScaledLast(torch.autograd.Function):
     @staticmethod
     def forward(stds: tuple[float, ...], gain: Tensor, *factors: Tensor) -> tuple[Tensor, ...]:
-        scaled, saved = unwaited_scaled(gain, factors, limits_of(factors, stds))
+        scaled, saved = scaled_on_device(gain, factors, limits_of(factors, stds))
         return scaled, *saved
 
     @staticmethod
@@ -214,7 +222,7 @@ class _ScaledLast(torch.autograd.Function):
         if len(saved) == 1:  # a kernel writes into it
             grad = grad.clone(memory_format=torch.contiguous_format)
         given = (*[None] * (len(factors) - 1), grad)
-        gain_grad, found = unwaited_gradients(given, gain, factors, limits_of(factors, stds), saved)
+        gain_grad, found = gradients_on_device(given, gain, factors, limits_of(factors, stds), saved)
         return None, *(g if wants else None for g, wants in zip((gain_grad, *found), wanted, strict=True))
 
     @staticmethod

@@ -136,7 +136,7 @@ def _part(results: Sequence[Tensor | None], begin: int, end: int) -> list[Tensor
 def contract_in_groups(
     plan: Plan, sized: SizedStructure, rows: Tensor, ends_E: Tensor, scales_E: Tensor, weights: Sequence[Tensor]
 ) -> Tensor:
-    """The same with one `grouped_mm` for every step; nothing is read back from the device.
+    """The product of `contract_each` with one `grouped_mm` for every step; nothing is read back from the device.
 
     A step whose factor has batch indices is a product of B·E groups. Arguments are those of `contract_each`, with the
     sizes of one expert's indices, and one past the last row of every expert (`ends_E`) in place of numbers of rows.

@@ -269,7 +269,7 @@ class Plan:
         self.widths = tuple(product_of(axes, sizes) for axes in (start, *(draft.after for draft in drafts)))
         """Elements per token of the input, of every result, and of the output last."""
         self.few_tokens = few_tokens
-        """The same with every product token-major and no factor repeated; None if this is it."""
+        """A plan over the same factors, with every product token-major and no factor repeated; None if this is it."""
         self.repeats_factors = any(step.is_repeated for step in self.steps)
 
     def at(self, tokens: int, limits: TokenMajor | None) -> Plan:

@@ -25,17 +25,17 @@ class TwoCores(NamedTuple):
     sizes: tuple[int, int, int, int, int]
     """P, Q, M, N and R; R is 1 where there is no bond."""
     x: tuple[int, int]
-    """Of p and q among the features of a token."""
+    """Strides of p and q among the features of a token."""
     y: tuple[int, int]
-    """Of m and n."""
+    """Strides of m and n."""
     first: tuple[int, int, int]
-    """Of p, m and r in the stored factor."""
+    """Strides of p, m and r in the stored factor."""
     second: tuple[int, int, int]
-    """Of q, n and r."""
+    """Strides of q, n and r."""
 
     @property
     def transposed(self) -> TwoCores:
-        """Of the transposed matrix, with the same stored factors: from gradients of Y to those of X."""
+        """The transposed matrix, with the same stored factors: it leads from gradients of Y to those of X."""
         (p, q, m, n, r), first, second = self.sizes, self.first, self.second
         return TwoCores(
             (m, n, p, q, r), self.y, self.x, (first[1], first[0], first[2]), (second[1], second[0], second[2])
@@ -100,5 +100,5 @@ def _other(pair: tuple[str, ...], one: str) -> str:
 
 
 def _strides(order: Sequence[str], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Of the axes of contiguous memory, slowest first."""
+    """Strides of the axes of contiguous memory, slowest first."""
     return {axis: math.prod(sizes[inner] for inner in order[place + 1 :]) for place, axis in enumerate(order)}
