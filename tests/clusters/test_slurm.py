@@ -116,12 +116,11 @@ def test_what_is_handed_in_after_the_driver_was_killed_is_neither_lost_nor_train
 ) -> None:
     """The first driver dies when its workers have begun; they hand in what they have trained, which the second one takes."""
     folder = tmp_path / "study"
-    study = start(folder, *WORDS)
-    try:
-        assert comes_true(lambda: bool(list(folder.glob(".einsearch-slurm/*/taken/*.json"))), within_s=60)
-    finally:
-        study.kill()
-        study.wait()
+    with start(folder, *WORDS) as study:  # its pipes are closed, which the tasks have too
+        try:
+            assert comes_true(lambda: bool(list(folder.glob(".einsearch-slurm/*/taken/*.json"))), within_s=60)
+        finally:
+            study.kill()
     before = finished_keys(folder)
     assert comes_true(lambda: len(handed_in(folder)) >= 2, within_s=60)
     seconds = {document["result"]["elapsed_s"] for document in handed_in(folder)}
