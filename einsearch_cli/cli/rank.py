@@ -155,8 +155,9 @@ def rank_command(
     ),
     device: str = typer.Option(
         "auto",
-        metavar="cpu|cuda|cuda:0,cuda:1|auto",
-        help="What runs train on: every CUDA device here where there is one (auto), or the CPU.",
+        metavar="NAMES",
+        help="What runs train on: cpu; cuda, for all CUDA devices; some of them, such as cuda:0,cuda:1; or auto, cuda where "
+        "there is one and else cpu.",
     ),
     precision: str | None = typer.Option(
         None, metavar="float32|bfloat16", help="Numbers of matrix products; float32 if not given."
