@@ -53,7 +53,7 @@ def test_a_task_that_is_ended_is_replaced(sign: signal.Signals, died: bool, tmp_
             os.kill(ended[0], sign)
 
     with SlurmWorkers(SETUP, 1, LOCAL, tmp_path) as engine:
-        found = endings(engine, [job(0, budget_flops=6e9), job(1)], end)
+        found = endings(engine, [job(0, budget_flops=2e9), job(1)], end)
         assert not is_running(ended[0])
         assert len(workers_of(tmp_path)) == 2
     assert {number: event.worker_died for number, event in found.items()} == {0: died, 1: False}
