@@ -74,8 +74,6 @@ class Merging:
     `load_state_dict` change. Fused optimizers raise no versions; `layers.merging` watches for their steps.
     """
 
-    __slots__ = ("_parameters", "contexts", "is_asked", "weights")
-
     def __init__(self, factors: Mapping[str, Tensor], gain: Tensor) -> None:
         named = (*factors.items(), ("", gain))
         self._parameters = [(name, tensor, tensor._version, tensor.data_ptr()) for name, tensor in named]
@@ -101,19 +99,6 @@ class Merging:
 
 class KeptWeights:
     """Scaled and merged factors of one layer, in the dtype that autocast wants, each made when a route first needs it."""
-
-    __slots__ = (
-        "_factors",
-        "_plan",
-        "_prepared",
-        "_products",
-        "_route_table",
-        "autocast",
-        "dense_limit",
-        "is_plain",
-        "transposed",
-        "weight",
-    )
 
     weight: Tensor
     """Scaled W of shape (padded_out, padded_in), in the layer's orders of features; there once it was needed.
