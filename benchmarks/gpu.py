@@ -157,11 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     facts, started_s = machine_facts(device), time.perf_counter()
     print(facts["device"] + ("" if device.type == "cuda" else ": no GPU, so small sizes and no file"), flush=True)
-    found = {part: PARTS[part](device) for part in options.parts}
-    found["seconds"] = time.perf_counter() - started_s
+    found: dict[str, Any] = {"machine": facts}
+    for part in options.parts:
+        found[part] = PARTS[part](device)
+        found["seconds"] = time.perf_counter() - started_s
+        if options.out is not None and device.type == "cuda":  # at once: time on a GPU is scarce
+            write_atomically(options.out, json.dumps(found, indent=1) + "\n")
     print(f"all in {found['seconds']:.0f} s")
-    if options.out is not None and device.type == "cuda":
-        write_atomically(options.out, json.dumps({"machine": facts, **found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -46,15 +46,18 @@ class _Watch(MetaPathFinder):
         if fullname != self._module:
             return None
         sys.meta_path.remove(self)
-        spec = find_spec(fullname)
+        try:
+            spec = find_spec(fullname)
+        finally:
+            sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Telling(spec.loader, self._function)
+            spec.loader = _Telling(spec.loader, self._function, self)
         return spec
 
 
 class _Telling(Loader):
-    def __init__(self, loader: Loader, function: str) -> None:
-        self._loader, self._function = loader, function
+    def __init__(self, loader: Loader, function: str, watch: MetaPathFinder) -> None:
+        self._loader, self._function, self._watch = loader, function, watch
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the module's own loader does it."""
@@ -63,6 +66,8 @@ class _Telling(Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Run the module, and then the function."""
         assert module.__spec__ is not None
+        if self._watch in sys.meta_path:
+            sys.meta_path.remove(self._watch)
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
         _call(self._function)

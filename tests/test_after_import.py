@@ -14,10 +14,11 @@ def test_the_function_is_called_once_when_the_module_is_whole(tmp_path: Path, is
     (tmp_path / "quiet.py").write_text("FIRST = 1\nVALUE = 2\n")
     (tmp_path / "teller.py").write_text(MODULE)
     watch = "after_import('quiet', 'teller:tell')"
+    look = "import importlib.util; importlib.util.find_spec('quiet')"
     lines = [
         "import sys",
         "from einsearch_cli.after_import import after_import",
-        *(["import quiet", watch] if is_there else [watch, "assert 'teller' not in sys.modules", "import quiet"]),
+        *(["import quiet", watch] if is_there else [watch, look, "assert 'teller' not in sys.modules", "import quiet"]),
         "import importlib, teller",
         "importlib.reload(quiet)",
         "print(teller.told, quiet.__loader__.__class__.__name__, quiet.__spec__.loader is quiet.__loader__)",

@@ -156,8 +156,8 @@ def rank_command(
     device: str = typer.Option(
         "auto",
         metavar="NAMES",
-        help="What runs train on: cpu; cuda, for all CUDA devices; some of them, such as cuda:0,cuda:1; or auto, cuda where "
-        "there is one and else cpu.",
+        help="What runs train on: cpu; cuda, for all CUDA devices; some of them, such as cuda:0,cuda:1; or auto: cuda where "
+        "there is one and else cpu, and cpu on clusters.",
     ),
     precision: str | None = typer.Option(
         None, metavar="float32|bfloat16", help="Numbers of matrix products; float32 if not given."
@@ -238,17 +238,17 @@ def rank_command(
 
 
 def _devices(words: str, kind: type[Engine]) -> tuple[str, ...]:
-    """Where workers train; elsewhere than on this machine each finds out for itself."""
-    if kind.is_local:
+    """Where workers train. Clusters give GPUs to those who ask, so `auto` is the CPU there."""
+    if kind.is_local and words != "cpu":
         from einsearch_cli.training.devices import choose_devices
 
         return choose_devices(words)
-    if words not in (everywhere := ("auto", "cpu", "cuda")):
+    if not kind.is_local and words not in (everywhere := ("auto", "cpu", "cuda")):
         raise SpecError(
             f"--device {words} with --engine {kind.name}: one of {', '.join(everywhere)} is needed",
             remedy="--device cuda: every worker takes the GPUs that it is given",
         )
-    return (words,)
+    return ("cpu",) if words == "auto" else (words,)
 
 
 @dataclass(frozen=True)

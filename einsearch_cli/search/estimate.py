@@ -138,7 +138,7 @@ def time_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, 
 
 def _loading_seconds() -> float:
     """How long this process takes to load what a worker loads, unless it has done so before."""
-    is_loaded = "einsearch_cli.training.proxy.run" in sys.modules
+    is_loaded = "torch" in sys.modules
     started_s = time.perf_counter()
     import einsearch_cli.training.proxy.run  # noqa: F401
 

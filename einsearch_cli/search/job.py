@@ -172,14 +172,14 @@ def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], Non
 def _runs(jobs: Pack, setup: TrialSetup) -> list[ProxyRun]:
     """What the trials of jobs ask for."""
     from einsearch_cli.training import OptimizerSettings, ProxyRun
-    from einsearch_cli.training.devices import choose_device
+    from einsearch_cli.training.devices import use_device
 
     load_plugins(setup.plugins)
     settings = json.dumps(setup.task_settings, sort_keys=True)
     task = _task(setup.task, settings, default_cache_folder(), setup.data_folder)
     given = OptimizerSettings(**setup.optimizer)
     base_rate = given.learning_rate or task.settings.learning_rate
-    device = str(choose_device(setup.devices[0]))
+    device = use_device(setup.devices[0])
 
     def run(trial: Trial) -> ProxyRun:
         changes = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from einsearch_cli.search.estimate import one_thread
 from einsearch_cli.search.spec import StudySpec
@@ -47,6 +47,25 @@ def race_steps(
 
     On a CPU by the layers' own passes. On a GPU as runs train there: as a CUDA graph, unless there are experts.
     """
+    from einsearch_cli.training.proxy.recording import is_out_of_memory
+
+    by_name: Mapping[str, Place] = {f"{structure}|{width}": (structure, width) for structure, width in places}
+    with one_thread():
+        try:
+            durations_s = dict(_raced(by_name, task, spec, device))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            durations_s = {}
+            for name, place in by_name.items():  # each has been trained here, so each fits by itself
+                durations_s |= _raced({name: place}, task, spec, device)
+    found = {by_name[name]: statistics.median(times_s) for name, times_s in durations_s.items()}
+    store.note(_note(device), [[str(structure), width, seconds] for (structure, width), seconds in found.items()])
+    return found
+
+
+def _raced(places: Mapping[str, Place], task: AnyTask, spec: StudySpec, device: str) -> Mapping[str, Sequence[float]]:
+    """The times of steps in turn; the networks are gone afterwards."""
     import torch
 
     from einsearch_cli.speed.race import Race
@@ -54,24 +73,20 @@ def race_steps(
     from einsearch_cli.training.proxy.trainer import SingleTrainer
 
     make = SingleTrainer if device == "cpu" else trainer_of
-    by_name: Mapping[str, Place] = {f"{structure}|{width}": (structure, width) for structure, width in places}
-    with one_thread():
-        steps = {
-            name: make(
-                ProxyRun(
-                    task=task,
-                    structure=structure,
-                    width=width,
-                    budget_flops=_ENDLESS_FLOPS,
-                    optimizer=spec.optimizer,
-                    precision=spec.precision,
-                    device=device,
-                )
-            ).advance
-            for name, (structure, width) in by_name.items()
-        }
-        race = Race(steps, torch.device(device))
-        race.run()
-    found = {by_name[name]: statistics.median(durations_s) for name, durations_s in race.durations_s.items()}
-    store.note(_note(device), [[str(structure), width, seconds] for (structure, width), seconds in found.items()])
-    return found
+    steps = {
+        name: make(
+            ProxyRun(
+                task=task,
+                structure=structure,
+                width=width,
+                budget_flops=_ENDLESS_FLOPS,
+                optimizer=spec.optimizer,
+                precision=spec.precision,
+                device=device,
+            )
+        ).advance
+        for name, (structure, width) in places.items()
+    }
+    race = Race(steps, torch.device(device))
+    race.run()
+    return race.durations_s

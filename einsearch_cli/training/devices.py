@@ -36,6 +36,19 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def use_device(name: str) -> str:
+    """Take a device in this process, for streams, kernels and graphs too; gives its full name.
+
+    Raises:
+        DeviceError: no such device here.
+    """
+    device = choose_device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    return str(device)
+
+
 def choose_devices(words: str) -> tuple[str, ...]:
     """The devices that workers take in turn: names with commas between them; `auto` and `cuda` are all that there are.
 

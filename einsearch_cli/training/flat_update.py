@@ -103,14 +103,23 @@ class FlatAdamW:
         self.square_RP = torch.zeros_like(values_RP)
         self.steps = torch.zeros((), device=values_RP.device)
         self._stopped: set[int] = set()
-        firsts = [layout.names[number] for number in layout.first_of_groups]
+        self._prepare(options)
+
+    def _prepare(self, options: Sequence[Mapping[str, Options]]) -> None:
+        """Views for the calls of a step."""
+        layout, firsts = self.layout, self._firsts
         everything = (self.values_RP, self.gradients_RP, self.mean_RP, self.square_RP)
         self._parts = [
             (run, [tensor[run, start:end] for tensor in everything], dict(options[run][name]))
-            for run in range(len(values_RP))
+            for run in range(len(self.values_RP))
             for name, (start, end) in zip(firsts, layout.groups, strict=True)
         ]
         self._calls = self._grouped()
+
+    @property
+    def _firsts(self) -> list[str]:
+        """The name of the first parameter of each group."""
+        return [self.layout.names[number] for number in self.layout.first_of_groups]
 
     def stop(self, run: int) -> None:
         """Let a run take no more steps."""
@@ -188,24 +197,19 @@ class JointAdamW(FlatAdamW):
     CUDA graph can hold a step. A run that has stopped moves on; its losses mean nothing.
     """
 
-    def __init__(
-        self,
-        layout: FlatLayout,
-        values_RP: Tensor,
-        options: Sequence[Mapping[str, Options]],
-        *,
-        betas: tuple[float, float],
-        clip_norm: float,
-    ) -> None:
-        super().__init__(layout, values_RP, options, betas=betas, clip_norm=clip_norm)
-        firsts = [layout.names[number] for number in layout.first_of_groups]
+    def stop(self, run: int) -> None:
+        """Nothing: a step is the same for all runs."""
+
+    def _prepare(self, options: Sequence[Mapping[str, Options]]) -> None:
+        """Rates and decays for every number."""
+        layout, firsts = self.layout, self._firsts
         sizes = [end - start for start, end in layout.groups]
 
         def spread(option: str) -> Tensor:
             """The option of every number of every run; 0 for the padding."""
             values_RG = torch.tensor([[run[name][option] for name in firsts] + [0.0] for run in options])
             counts_G = torch.tensor([*sizes, layout.padding])
-            return values_RG.to(values_RP).repeat_interleave(counts_G.to(values_RP.device), dim=1)
+            return values_RG.to(self.values_RP).repeat_interleave(counts_G.to(self.values_RP.device), dim=1)
 
         self.rates_RP = spread("lr")
         self.decays_RP = self.rates_RP * spread("weight_decay")

@@ -1,4 +1,4 @@
-"""In which numbers the products of a run are taken."""
+"""The precision of a run's matrix products."""
 
 from __future__ import annotations
 

@@ -89,10 +89,10 @@ class Engine(ABC):
 
     def device_here(self) -> str:
         """What this process times steps on: the first device of the workers, or the CPU where only workers have it."""
-        from einsearch_cli.training.devices import choose_device
+        from einsearch_cli.training.devices import use_device
 
         try:
-            return str(choose_device(self.setup.devices[0]))
+            return use_device(self.setup.devices[0])
         except DeviceError:
             if self.is_local:
                 raise

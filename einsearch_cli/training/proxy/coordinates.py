@@ -58,7 +58,7 @@ def _outputs(trainer: SingleTrainer) -> dict[str, Tensor]:
     }
     hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]  # type: ignore[arg-type]
     try:
-        trainer.task.loss(model, trainer.held_out[0])
+        trainer.loss(model, trainer.held_out[0])
     finally:
         for hook in hooks:
             hook.remove()

@@ -47,6 +47,8 @@ def _captured(step: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]
             step()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(
+        graph, stream=aside
+    ):  # torch's own stream for captures stays on the first device that had one
         losses = step()
     return graph, losses

@@ -21,6 +21,11 @@ class NotAProgramError(Exception):
     """The operations of a function depend on values or on random numbers."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory did not suffice; for the CPU torch says so in words alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 class Program(nn.Module):
     """Operations and the constants that they read, carried out one by one; compiled as Python by `compiled`.
 
@@ -58,8 +63,11 @@ def recorded(function: Callable[..., Any], *inputs: Tensor) -> Program:
     try:
         with recorder:
             outputs = function(*inputs)
-    except RuntimeError as error:  # of function transforms, which refuse the same
-        raise NotAProgramError(str(error)) from error
+    except RuntimeError as error:
+        recorder.forget()
+        if is_out_of_memory(error):
+            raise
+        raise NotAProgramError(str(error)) from error  # of function transforms, which refuse the same
     recorder.graph.output(tree_map(recorder.node_of, outputs))
     program = Program(recorder.graph)
     for name, constant in recorder.constants.items():
@@ -80,6 +88,12 @@ class _Recorder(TorchDispatchMode):
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
         node.meta["val"] = tensor.detach() if tensor.requires_grad else tensor
+
+    def forget(self) -> None:
+        """Let all tensors go: nodes are in reference cycles, which live until they are collected."""
+        self._alive.clear()
+        for node in self.graph.nodes:
+            node.meta.clear()
 
     def node_of(self, value: Any) -> Any:
         """The node of a tensor; a constant if it comes from outside."""

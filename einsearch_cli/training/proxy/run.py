@@ -18,13 +18,16 @@ from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.proxy.cost import RunCost, run_cost
 from einsearch_cli.training.proxy.keeping import RunProgress, StateKeeper
 from einsearch_cli.training.proxy.packing import packs_of, trains_as_program
-from einsearch_cli.training.proxy.recording import NotAProgramError
+from einsearch_cli.training.proxy.recording import NotAProgramError, is_out_of_memory
 from einsearch_cli.training.proxy.run_settings import ProxyRun, RunOutcome
 from einsearch_cli.training.proxy.trainer import PackTrainer, SingleTrainer, Trainer
 from einsearch_cli.training.schedule import validation_marks
 
+_LONGEST_WAIT_S: Final = 0.5
+"""Time for which this process may wait for a GPU; then fewer steps are sent ahead."""
 _FILLED: Final = 0.8
-"""Share of a GPU's free memory that a pack may take by its estimate."""
+"""Share of a GPU's free memory that a pack may take by its estimate. With several workers on one GPU it may still be too much:
+the pack is then halved."""
 _ROUGH_BYTES: Final = 80
 """For each parameter and each result of a product: twenty numbers, gradients, moments and copies among them."""
 
@@ -69,7 +72,7 @@ def train(run: ProxyRun, on_progress: Callable[[StepDone], None] | None = None) 
 
     Args:
         run: what to train.
-        on_progress: called after every step.
+        on_progress: called for every step; on a GPU for several at a time.
 
     Raises:
         DivergedError: a loss became NaN or infinite.
@@ -98,7 +101,7 @@ def train_pack(
     Args:
         runs: what to train; several only where `packing.packs_of` puts them together. A pack that memory does not
             suffice for is halved, and its runs begin again.
-        on_progress: called after every step of every run, with the place of the run.
+        on_progress: called for every step of every run, with the place of the run; on a GPU for several steps at a time.
         on_end: called once for every run with what came out of it.
         keeper: gives the states from which the runs go on, and is given theirs now and then.
 
@@ -131,6 +134,7 @@ def _parts_that_fit(runs: Sequence[ProxyRun], numbers: list[int]) -> list[list[i
     if device.type == "cpu" or len(numbers) == 1:
         return [numbers]
     cost = run_cost(run)
+    torch.cuda.empty_cache()  # what earlier packs have left does not count as free
     free, _ = torch.cuda.mem_get_info(device)
     activations = cost.total_flops_per_step / (6 * run.width)  # results of all products, as each took their width
     if len(numbers) * _ROUGH_BYTES * (cost.params + activations) < _FILLED * free:
@@ -140,7 +144,6 @@ def _parts_that_fit(runs: Sequence[ProxyRun], numbers: list[int]) -> list[list[i
     with suppress(NotAProgramError):
         PackTrainer([run]).step()
     needed = max(1, torch.cuda.max_memory_allocated(device) - before)
-    torch.cuda.empty_cache()
     parts = math.ceil(len(numbers) / max(1, int(_FILLED * free / needed)))
     return [numbers[start::parts] for start in range(parts)]
 
@@ -177,16 +180,11 @@ def _left_in_parts(
     except NotAProgramError:
         return [[number] for number in numbers]
     except (RuntimeError, MemoryError) as error:
-        if not others or not _is_out_of_memory(error):
+        if not others or not is_out_of_memory(error):
             raise
         half = len(going) // 2
         return [part for part in (going[:half], going[half:]) if part]
     return []
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory did not suffice; for the CPU torch says so in words alone."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def trainer_of(run: ProxyRun) -> Trainer:
@@ -218,6 +216,7 @@ class _Progress:
         """Numbers of the runs that have not ended."""
         self.unread: list[Tensor] = []
         """Losses of the latest steps that nobody has looked at."""
+        self.most_unread = trainer.most_unread
 
     def go(self, states: Sequence[RunProgress | None]) -> None:
         """Train to the end, from these states of all runs of the pack, by name."""
@@ -226,7 +225,7 @@ class _Progress:
         while self.going and self.trainer.done < steps:
             self.unread.append(self.trainer.advance())
             step = self.trainer.done
-            if step in self.marks or len(self.unread) == self.trainer.most_unread:
+            if step in self.marks or len(self.unread) >= self.most_unread:
                 self._read()
             if step in self.marks:
                 for place in self._places():
@@ -239,7 +238,10 @@ class _Progress:
         """Look at the losses of the latest steps, if any are unread; the device is waited for."""
         if not self.unread:
             return
+        started_s = time.perf_counter()
         losses_SR: list[list[float]] = torch.stack(self.unread).tolist()
+        if time.perf_counter() - started_s > _LONGEST_WAIT_S:  # a process that is asked to end saves within seconds
+            self.most_unread = max(1, self.most_unread // 2)
         first, steps = self.trainer.done - len(self.unread) + 1, self.trainer.cost.steps
         self.unread.clear()
         for step, losses_R in enumerate(losses_SR, first):
@@ -253,7 +255,7 @@ class _Progress:
         return [place for place, name in enumerate(self.names) if name in self.going]
 
     def _go_on_from(self, states: Sequence[RunProgress]) -> None:
-        if not states:
+        if not states or not all(self.trainer.takes(state["trainer"]) for state in states):
             return
         self.trainer.load_run_states([state["trainer"] for state in states])
         self.curves = [[(flops, loss) for flops, loss in state["curve"]] for state in states]
@@ -322,15 +324,21 @@ def probe(run: ProxyRun, steps: int = 5, pack: int = 1) -> RunSpeed:
     trainer = trainer_of(run)
     setup_s = time.perf_counter() - started_s
     step_s = _step_seconds(trainer, steps)
+    trainer.validate(0)  # the first one loads kernels
     started_s = time.perf_counter()
     trainer.validate(0)
     validations_s = run.optimizer.validations * (time.perf_counter() - started_s)
     shared_s = 0.0
     together = [replace(run, seed=run.seed + number) for number in range(pack)]
     if pack > 1 and len(packs_of(together)) == 1:
-        with suppress(NotAProgramError):
+        try:
             together_s = _step_seconds(PackTrainer(together), steps)
             shared_s = min(step_s, max(0.0, (step_s - together_s / pack) / (1 - 1 / pack)))
+        except NotAProgramError:
+            pass
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
     return RunSpeed(trainer.cost, step_s, setup_s + validations_s, shared_s)
 
 

@@ -96,7 +96,12 @@ class Trainer(ABC):
 
     def run_state(self, number: int) -> dict[str, Any]:
         """Parameters, moments and the number of steps of a run; tensors are not copied."""
-        return {"done": self.done, **self._update_state(number)}
+        return {"done": self.done, "kind": type(self).__name__, **self._update_state(number)}
+
+    def takes(self, state: Mapping[str, Any]) -> bool:
+        """Whether the trainer can go on from a state: not from one of the other kind, which another device may choose."""
+        own = type(self).__name__
+        return bool(state.get("kind", own) == own)
 
     def load_run_states(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Go on from states of all runs after equally many steps; a trainer that has taken no step yet is needed."""
@@ -127,14 +132,15 @@ class Trainer(ABC):
         """Torch's counter misses attention on a CPU; the network's own formula has it."""
         return products + self.models[0].training_flops_per_token().attention * self.task.tokens_per_batch
 
-    def _loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
+    def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
+        """The task's loss, with products in the precision of the runs."""
         with autocast(self.precision, self.device):
             return self.task.loss(model, batch)
 
     @torch.no_grad()
     def _held_out_loss(self, model: StructuredNetwork) -> float:
         model.eval()
-        losses = [self._loss(model, batch).item() for batch in self.held_out]
+        losses = [self.loss(model, batch).item() for batch in self.held_out]
         model.train()
         return statistics.fmean(losses)
 
@@ -174,12 +180,12 @@ class SingleTrainer(Trainer):
         return loss[None]
 
     def _usual_step(self, batch: Batch, fraction: float, watch: AbstractContextManager[object]) -> Tensor:
-        return self._update.step([lambda: self._loss(self.model, batch)], fraction, watch=watch)[0]
+        return self._update.step([lambda: self.loss(self.model, batch)], fraction, watch=watch)[0]
 
     def _flat_step(self, batch: Batch, fraction: float, watch: AbstractContextManager[object]) -> Tensor:
         assert self._flat is not None
         with watch, self.auxiliary:
-            loss = self._loss(self.model, batch)
+            loss = self.loss(self.model, batch)
             gradients = torch.autograd.grad(loss + self.auxiliary.loss(), self._parameters)
         torch.cat([gradient.flatten() for gradient in gradients], out=self._gradients_P)
         self._flat.step(fraction)
@@ -238,7 +244,7 @@ class PackTrainer(Trainer):
         example = next(self.task.joint_batches([run.seed for run in runs], self.device))
         self._program = step_program(
             (type(self.task), self.task.settings.model_dump_json(), str(first.structure), first.width, self.precision),
-            self._loss,
+            self.loss,
             self.models[0],
             self._layout,
             values_RP,
@@ -271,7 +277,7 @@ class PackTrainer(Trainer):
         return self._held_out_loss(self.models[0])
 
     def stop(self, number: int) -> None:
-        """Leave the parameters of a run as they are; it is still computed, as another program would have to be written."""
+        """Step a run no more, on a CPU; it is still computed, as another program would have to be written."""
         self._update.stop(number)
 
     @property

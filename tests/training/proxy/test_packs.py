@@ -17,12 +17,14 @@ from torch import Tensor
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import DivergedError
 from einsearch_cli.layers.memory import return_memory
+from einsearch_cli.layers.torch_private import is_batched
 from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.structures import parse_layer
 from einsearch_cli.tasks import AnyTask, open_task
 from einsearch_cli.tasks.teacher import TeacherTask
 from einsearch_cli.training import OptimizerSettings, ProxyRun, RunOutcome, StepDone, train
 from einsearch_cli.training.proxy import program, run as run_module
+from einsearch_cli.training.proxy.keeping import RunProgress
 from einsearch_cli.training.proxy.packing import packs_of, trains_as_program
 from einsearch_cli.training.proxy.recording import NotAProgramError
 from einsearch_cli.training.proxy.run import train_pack
@@ -210,7 +212,7 @@ def test_progress_is_of_each_run(tmp_path: Path) -> None:
 
 def test_the_time_of_a_run_is_its_share_of_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that says 10 at the start and 40 at the end."""
-    clock = iter([10.0, *[40.0] * 10])
+    clock = iter([10.0, *[40.0] * 100])
     monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     ends = trained(several(small_teacher(tmp_path), "dense", steps=10))
     assert [end.elapsed_s for end in ends if isinstance(end, RunOutcome)] == [10.0, 10.0, 10.0]
@@ -315,6 +317,62 @@ def test_a_pack_that_memory_does_not_suffice_for_is_halved(
         assert sizes == expected
         alone = [trained([run])[0] for run in several(task, "monarch", steps=12)]
         assert [same(*pair) for pair in zip(ends, alone, strict=True)] == [True] * 3
+
+
+def test_a_pack_that_memory_does_not_suffice_for_while_it_is_written_down_is_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a step's tensors are alive then. A run alone fails, and is not trained another way."""
+    loss, sizes = TeacherTask.loss, list[int]()
+
+    class Scarce(TeacherTask):
+        def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
+            if is_batched(batch.inputs) and sizes[-1] > most:
+                raise torch.OutOfMemoryError("no room")
+            return loss(self, model, batch)
+
+    init = PackTrainer.__init__
+
+    def noted(trainer: PackTrainer, runs: Sequence[ProxyRun]) -> None:
+        sizes.append(len(runs))
+        init(trainer, runs)
+
+    monkeypatch.setattr(PackTrainer, "__init__", noted)
+    sound = small_teacher(tmp_path)
+    runs = several(Scarce(sound.settings, tmp_path), "btt:r=3", steps=10, width=36)
+    most = 2
+    ends = trained(runs)
+    assert sizes == [3, 1, 2]
+    monkeypatch.undo()
+    alone = [trained([run])[0] for run in several(sound, "btt:r=3", steps=10, width=36)]
+    assert [same(*pair) for pair in zip(ends, alone, strict=True)] == [True] * 3
+    monkeypatch.setattr(PackTrainer, "__init__", noted)
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(several(Scarce(sound.settings, tmp_path), "btt:r=3", steps=10, width=40)[:1])
+
+
+def test_a_run_begins_again_where_its_state_is_of_the_other_kind_of_trainer(tmp_path: Path) -> None:
+    """As where a run goes on from a GPU on a CPU, which trains wide networks by their own passes."""
+    run = several(small_teacher(tmp_path), "monarch", steps=12)[0]
+    single, pack = SingleTrainer(run), PackTrainer([run])
+    for _ in range(5):
+        single.step()
+        pack.step()
+    assert not pack.takes(single.run_state(0))
+    assert not single.takes(pack.run_state(0))
+
+    class Kept:
+        is_due = False
+
+        def read(self, _: int) -> RunProgress:
+            return {"trainer": single.run_state(0), "curve": [], "elapsed_s": 0.0}
+
+    steps: list[int] = []
+    ends: list[RunOutcome | DivergedError] = []
+    train_pack([run], lambda _, done: steps.append(done.step), lambda _, end: ends.append(end), Kept())  # type: ignore[arg-type]
+    assert steps == list(range(1, 13))
+    assert same(ends[0], train(run))
 
 
 def test_a_single_run_that_memory_does_not_suffice_for_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

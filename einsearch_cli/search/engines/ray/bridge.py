@@ -59,6 +59,8 @@ class Bridge:
         folder = None if connect.shipment is None else connect.shipment.setup.folder
         self._study = None if folder is None else Path(folder)
         needs = {"num_cpus": 1, "num_gpus": connect.gpus, "max_retries": 0, "num_returns": "streaming"}
+        # Ray ends a process after one task that has a GPU, and with it the worker that has loaded torch.
+        needs["max_calls"] = 0
         self._task = ray.remote(**needs, _generator_backpressure_num_objects=_ON_THE_WAY)(train_pack)
         tasks = int(ray.cluster_resources().get("GPU" if connect.gpus else "CPU", 0))
         if connect.gpus and not tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import threading
 import time
@@ -26,7 +27,7 @@ LOOK_S: Final = 1.0
 """New states of runs are looked for this often."""
 
 _teams: dict[str, LocalProcesses] = {}
-"""The worker of this process, by what it trains; it stays for the next pack, so that torch is loaded once."""
+"""The worker of this process, by what it trains and where; it stays for the next pack, so that torch is loaded once."""
 
 
 class FilesMissing(Exception):
@@ -125,7 +126,8 @@ def _receive(states: Sequence[Any], incoming: Incoming) -> None:
 def _train(pack: Pack, setup: TrialSetup, events: SimpleQueue[JobEvent | BaseException | None]) -> None:
     waiting = [pack]
     try:
-        engine = _teams.setdefault(repr(setup), LocalProcesses(setup, 1))
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a worker keeps the one that it began with
+        engine = _teams.setdefault(f"{setup} {gpus}", LocalProcesses(setup, 1))
         engine.run(lambda: waiting.pop() if waiting else (), events.put)
     except BaseException as error:
         events.put(error)
