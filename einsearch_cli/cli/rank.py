@@ -239,6 +239,8 @@ def rank_command(
 
 def _devices(words: str, kind: type[Engine]) -> tuple[str, ...]:
     """Where workers train. Clusters give GPUs to those who ask, so `auto` is the CPU there."""
+    if words == "auto" and not (kind.is_local and _may_have_gpus()):
+        return ("cpu",)
     if kind.is_local and words != "cpu":
         from einsearch_cli.training.devices import choose_devices
 
@@ -248,7 +250,12 @@ def _devices(words: str, kind: type[Engine]) -> tuple[str, ...]:
             f"--device {words} with --engine {kind.name}: one of {', '.join(everywhere)} is needed",
             remedy="--device cuda: every worker takes the GPUs that it is given",
         )
-    return ("cpu",) if words == "auto" else (words,)
+    return (words,)
+
+
+def _may_have_gpus() -> bool:
+    """Whether it is worth loading torch to ask: a second that a laptop spares before it is told what is wrong."""
+    return sys.platform != "linux" or any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "dxg", "kfd"))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,10 @@ class TrialSetup:
     data_folder: str | None = None
     """Where copies of the task's data files lie, on a machine that does not have them in their own place."""
 
+    def __post_init__(self) -> None:
+        for name in ("devices", "plugins"):  # JSON has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
 
 @dataclass(frozen=True, slots=True)
 class Job(Record):

@@ -57,7 +57,7 @@ def test_setups_and_jobs_can_be_sent_anywhere() -> None:
         assert pickle.loads(pickle.dumps(sent)) == sent  # noqa: S301
     assert Job.from_json(json.loads(json.dumps(job(3).to_json()))) == job(3)
     document = json.loads(json.dumps(asdict(SETUP)))
-    assert TrialSetup(**document | {"plugins": tuple(document["plugins"])}) == SETUP
+    assert TrialSetup(**document) == SETUP
 
 
 def test_local_workers_load_torch_at_most_one_per_core_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

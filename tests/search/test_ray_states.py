@@ -142,7 +142,10 @@ def train(setup: TrialSetup) -> list[Any]:
 
 
 @pytest.mark.usefixtures("_node")
-def test_a_node_tells_states_before_the_end_of_a_run_and_keeps_none(tmp_path: Path) -> None:
+def test_a_node_tells_states_before_the_end_of_a_run_and_keeps_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "LOOK_S", 0.02)  # the run is short
     told = train(replace(SAVED, folder="/of/the/study/on/another/machine"))
     assert isinstance(told[-1], TrialFinished)
     assert told[-1].result.status == "ok"

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.cache import default_cache_folder
 from einsearch_cli.files import write_atomically
+
+if TYPE_CHECKING:  # what a network costs is known without torch
+    import torch
 
 WIDTHS = (4, 8, 16, 32, 64, 128, 512)
 """Widths of the matrices of a product for which the time of a multiply-add is known."""
@@ -205,6 +206,8 @@ DEFAULT_GPU = MachineProfile(
 @lru_cache(maxsize=64)
 def profile_for(device_type: str, threads: int, dtype: torch.dtype) -> MachineProfile:
     """The stored profile of this machine for this many threads and this dtype; else one for float32, or the defaults."""
+    import torch
+
     if device_type != "cpu":
         return DEFAULT_GPU.of_dtype(dtype)
     found = _stored(threads, dtype)
@@ -252,6 +255,8 @@ def store_profile(profile: MachineProfile, threads: int, dtype: torch.dtype) -> 
 
 def profile_path(threads: int, dtype: torch.dtype) -> Path:
     """In the user's cache folder; the name holds processor, torch, threads and dtype: none is mistaken for another."""
+    import torch
+
     machine = (processor_name(), str(os.cpu_count()), torch.__version__)
     digest = hashlib.sha256("\n".join(machine).encode()).hexdigest()[:12]
     return default_cache_folder() / f"machine-{digest}-{threads}-{str(dtype).removeprefix('torch.')}.json"

@@ -222,7 +222,7 @@ class WorkerSide:
         setup = document["setup"]
         plugins, data = (tuple(ShippedFile(**file) for file in document[name]) for name in ("plugins", "data"))
         return Shipment(
-            TrialSetup(**setup | {name: tuple(setup[name]) for name in ("plugins", "devices")}),
+            TrialSetup(**setup),
             plugins,
             data,
             document["versions"],
