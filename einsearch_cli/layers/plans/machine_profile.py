@@ -162,6 +162,7 @@ class MachineProfile:
         Half precision keeps the constants of float32 on a CPU: some have units for it (a product of bfloat16 takes 0.22
         of the time on a Xeon with AMX), on others it is slower. Calibration tells.
 
+        >>> import torch
         >>> DEFAULT_CPU.of_dtype(torch.float64).mac_ns_at(64) == 2 * DEFAULT_CPU.mac_ns_at(64)
         True
         """
