@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from einsearch_cli.training import ProxyRun, RunOutcome, StepDone
     from einsearch_cli.training.proxy.keeping import StateKeeper
 
-PROGRESS_INTERVAL_S = 0.25
+PROGRESS_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
