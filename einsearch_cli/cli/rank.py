@@ -254,7 +254,7 @@ def _devices(words: str, kind: type[Engine]) -> tuple[str, ...]:
 
 
 def _may_have_gpus() -> bool:
-    """Whether it is worth loading torch to ask: a second that a laptop spares before it is told what is wrong."""
+    """Whether this machine may have a GPU, by its files: loading torch to ask it takes a second."""
     return sys.platform != "linux" or any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "dxg", "kfd"))
 
 

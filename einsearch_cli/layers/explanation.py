@@ -23,7 +23,7 @@ class LayerExplanation:
     device: str
     """Kind of device, such as `cpu`."""
     dtype: torch.dtype
-    """Of the products."""
+    """The dtype of the products."""
     route: str
     """Such as `(xA)B`, or `x(AB)` where factors are multiplied first."""
     plan: Plan

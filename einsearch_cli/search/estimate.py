@@ -33,7 +33,7 @@ MOST_PROBING_S: Final = 10.0
 """Probing stops after this long; the rest is taken to run at the mean speed of what was probed."""
 _LEAST_PROBING_S: Final = 2.0
 _PROBING_SHARE: Final = 0.02
-"""Of the expected time of the study: a short one does not wait long for its estimate."""
+"""Share of the expected time of a study that its estimate may take: a short study does not wait long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,7 @@ class FlatAdamW:
 
 
 class JointAdamW(FlatAdamW):
-    """The same steps for all runs and groups at once, by a dozen operations over whole tensors, as a GPU wants them.
+    """Clipping and AdamW for all runs and groups at once, by a dozen operations over whole tensors, as suits a GPU.
 
     Nothing in it waits for the device or depends on the step but the tensors of `state` and the fraction, so that a
     CUDA graph can hold a step. A run that has stopped moves on; its losses mean nothing.

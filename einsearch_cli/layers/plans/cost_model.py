@@ -86,16 +86,16 @@ def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     """The same in a forward and a backward pass, with factors merged before and their gradients taken apart after.
 
     Backward, every step reads its weights, its rows and twice the gradient of its result, and writes those of
-    its weights and rows. What is computed anew is read and written once more.
+    its weights and rows. What is computed again is read and written once more.
     """
     plan = plan.at(tokens, profile.token_major)
     if is_fused(plan, profile.is_cpu, profile.itemsize):
         return 3 * inference_bytes(plan, tokens, profile)
-    anew = [not is_kept for is_kept in kept_steps(plan, tokens, profile.chunks)]
+    recomputed = [not is_kept for is_kept in kept_steps(plan, tokens, profile.chunks)]
     operands = plan_operands(plan, profile.is_cpu)
     elements = 2 * plan.write_grad.elements if plan.write_grad and operands.write_grad else 0
     for step, own, (before, after), is_anew in zip(
-        plan.steps, operands.steps, pairwise(plan.widths), (*anew, False), strict=True
+        plan.steps, operands.steps, pairwise(plan.widths), (*recomputed, False), strict=True
     ):
         elements += (2 + is_anew) * (before + after)
         elements += 2 * step.grad.elements if own.grad.copy else 0

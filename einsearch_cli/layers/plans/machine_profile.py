@@ -38,7 +38,7 @@ class ChunkLengths:
     """
 
     elements: int = 1 << 17
-    """Of the widest intermediate of a chunk."""
+    """Elements that the widest intermediate of a chunk has."""
     wide_matrix: int = 1 << 15
     """Elements of a matrix that is wide: packing it for every chunk costs more."""
     wide_elements: int = 1 << 19
@@ -50,7 +50,7 @@ class ChunkLengths:
     many_params: int = 1 << 18
     """Elements of factors that overflow the cache, into which every chunk brings them again."""
     of_many_params: int = 136
-    """Tokens at least, with so many factors."""
+    """Least number of tokens of a chunk where factors have `many_params` elements."""
     few: int = 300
     """Calls of so few tokens keep all intermediates, which are small, in however many chunks they run."""
     of_few: int = 256
@@ -98,7 +98,7 @@ class LayoutCosts:
     small: int = 16
     """Matrices narrower than this leave part of the arithmetic units idle."""
     tokens: int = 240
-    """Of the call for which the layout is chosen; the result is right for any number."""
+    """Tokens of the call for which the layout is chosen; the result is right for any number."""
 
 
 _TOKEN_MAJOR = {

@@ -31,11 +31,12 @@ _FORMED: Final = 128 * 128
 """Largest matrix that is formed from factors that meet in batches. Forming and contracting take 0.8 and 1.7 ms of such a
 step for Monarch at width 64, 2.4 and 2.6 at 128, 7.8 and 4.3 at 256 (EPYC)."""
 _FORMED_COSTLY: Final = 256 * 256
-"""The same where the factors take a quarter of the matrix's FLOPs or more: 6.8 and 12.5 ms for tt:r=4 at 256, 7.6 and 8.8 for
-btt:r=2 (Xeon)."""
+"""Largest matrix that is formed where the factors take a quarter of the matrix's FLOPs or more: 6.8 and 12.5 ms for tt:r=4
+at 256, 7.6 and 8.8 for btt:r=2 (Xeon)."""
 _COSTLY: Final = 0.25
 _FORMED_PLAIN: Final = 48 * 48
-"""The same for factors that are plain matrices: 0.4 and 0.7 ms for low-rank at width 48, 0.8 and 0.7 at 64 (EPYC)."""
+"""Largest matrix that is formed from factors that are plain matrices: 0.4 and 0.7 ms for low-rank at width 48, 0.8 and 0.7
+at 64 (EPYC)."""
 
 _WIDTHS: Final = 4
 """Widths of runs that are packed are multiples of this: the square matrix of each run then begins at a cache line of 16 numbers.

@@ -16,7 +16,7 @@ from einsearch_cli.search.run_folders import run_folder
 from einsearch_cli.training.sealed import draft_of, place, sealed_in, tidy
 
 PIECE_BYTES: Final = 16 << 20
-"""Of a state on its way: a node with 64 tasks then holds 4 GB of them at the very most."""
+"""Size of the pieces in which states are sent: a node with 64 tasks holds at most 4 GB of them."""
 _PAUSE: Final = 9.0
 """The pause after states were sent, as a multiple of the time that they took: large ones take a tenth of the time at most."""
 
@@ -26,7 +26,7 @@ class StatePiece:
     """A part of a file of a checkpoint."""
 
     number: int
-    """Of the job."""
+    """Number of the job."""
     checkpoint: str
     """Name of its folder."""
     file: str

@@ -98,7 +98,7 @@ class SlurmWorkers(Engine):
         self._side: StudySide | None = None
         self._left: LeftBehind | None = None
         self._lock: FileLock | None = None
-        """Of a given folder, as the study has one of its own."""
+        """Lock of the folder that an option gives; that of the study has another."""
         self._packs = 0
         self._running: dict[int, dict[int, Job]] = {}
         """Jobs that have not ended, by their numbers and that of their pack."""
