@@ -74,6 +74,8 @@ candidates or rungs above, asked for later in the same --out, train what is miss
 
   einsearch rank grid:2 --task text --text my_corpus/ --dry-run
 
+  einsearch rank monarch btt:r=2 --images my_photos/ --budget 1e11
+
   einsearch rank specs/demo.yaml --engine ray --engine-option address=auto
 """
 
@@ -86,6 +88,12 @@ def rank_command(
         parser=path_parser("--text"),
         metavar="PATH",
         help="File or folder of text to train on; implies --task text.",
+    ),
+    images: Path | None = typer.Option(
+        None,
+        parser=path_parser("--images"),
+        metavar="PATH",
+        help="Image, .npy array or folder of images to train on; implies --task pixels.",
     ),
     widths: str | None = typer.Option(
         None, help="Widths of the network, such as 64,128,256; each candidate's best ones if not given."
@@ -203,7 +211,7 @@ def rank_command(
         "coordinates": coordinates,
         "confirm": confirm,
     }
-    spec, folder = read_study(study, overrides_of(task, text, widths, given))
+    spec, folder = read_study(study, overrides_of(task, text, widths, given, images))
 
     from einsearch_cli.search.budgets import check_budgets
     from einsearch_cli.search.engine_options import split_words

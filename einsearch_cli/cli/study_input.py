@@ -17,13 +17,20 @@ if TYPE_CHECKING:
     from einsearch_cli.structures.safe_yaml import Location
 
 
-def overrides_of(task: str | None, text: Path | None, widths: str | None, others: Mapping[str, Any]) -> dict[str, Any]:
+def overrides_of(
+    task: str | None, text: Path | None, widths: str | None, others: Mapping[str, Any], images: Path | None = None
+) -> dict[str, Any]:
     """The settings that options give, without those that are left out."""
-    given: dict[str, Any] = {**others, "task": "text" if text and not task else task}
+    if text and images:
+        raise SpecError("--text and --images are data of two tasks: a study has one", remedy="keep one of them")
+    of_data = "text" if text else "pixels" if images else None
+    given: dict[str, Any] = {**others, "task": task or of_data}
     if widths is not None:
         given["widths"] = whole_list("--widths", widths, 1, 1_000_000, example="64,128,256")
     if text is not None:
         given["task_settings"] = {"data": {"text": str(text)}}
+    if images is not None:
+        given["task_settings"] = {"images": str(images)}
     return {key: value for key, value in given.items() if value is not None}
 
 

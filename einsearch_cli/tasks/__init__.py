@@ -13,9 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
+from pydantic import Field
+
 from einsearch_cli.cache import default_cache_folder
 from einsearch_cli.data import Batch
 from einsearch_cli.models.counts import NetworkCount
+from einsearch_cli.models.transformer.accounting import transformer_count
+from einsearch_cli.models.transformer.config import TransformerConfig
+from einsearch_cli.models.transformer.presets import proxy_config
 from einsearch_cli.register import Register
 from einsearch_cli.settings import Given, Settings, Whole, in_code, read_settings
 from einsearch_cli.structures import LayerSpec
@@ -155,6 +160,62 @@ class Task(ABC, Generic[SettingsT]):
         if self.format > 1:  # studies that were begun before there was a second format go on
             identity["format"] = self.format
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+class TransformerTaskSettings(TaskSettings):
+    """Settings of every task whose network is a transformer."""
+
+    layers: Whole = Field(default=2, ge=1, le=200)
+    """Transformer blocks of the network."""
+
+    base_width: Whole = Field(default=64, ge=1, le=1_000_000)
+    """Width at which the learning rate holds as it is; other widths scale it by muP."""
+
+    learning_rate: float = Field(default=3e-2, gt=0)
+    """Base learning rate of AdamW at `base_width`."""
+
+
+TransformerSettingsT = TypeVar("TransformerSettingsT", bound=TransformerTaskSettings)
+
+
+class TransformerTask(Task[TransformerSettingsT]):
+    """A task of rows of tokens, whose network is a small transformer that predicts the next one."""
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """Distinct tokens."""
+
+    @property
+    @abstractmethod
+    def context(self) -> int:
+        """Tokens in a row: what the network sees at once."""
+
+    def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
+        """A transformer of the given width; dense layers are a structure too, with gain and cap."""
+        from einsearch_cli.models import Transformer, structured_linear
+
+        return Transformer(self._config(structure, width), structured_linear(structure))
+
+    def count(self, structure: LayerSpec, width: int) -> NetworkCount:
+        """Parameters and FLOPs of the transformer that `build_model` makes, by arithmetic."""
+        return transformer_count(self._config(structure, width), dense_as_structure=True)
+
+    def _config(self, structure: LayerSpec, width: int) -> TransformerConfig:
+        return proxy_config(
+            vocabulary=self.vocabulary,
+            width=width,
+            layers=self.settings.layers,
+            context=self.context,
+            structure=str(structure),
+        )
+
+    def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
+        """Cross-entropy, nats per token."""
+        import torch.nn.functional as F
+
+        logits_BTV = model(batch.inputs)
+        return F.cross_entropy(logits_BTV.flatten(0, 1), batch.targets.flatten())
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -5,26 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic import Field, model_validator
 
 from einsearch_cli.data import Batch
 from einsearch_cli.data.tokens import DataSettings, TokenData, check_length, held_out_batches, open_tokens
-from einsearch_cli.models.counts import NetworkCount
-from einsearch_cli.models.transformer.accounting import transformer_count
-from einsearch_cli.models.transformer.config import TransformerConfig
-from einsearch_cli.models.transformer.presets import proxy_config
 from einsearch_cli.settings import RuleError, Whole
-from einsearch_cli.structures import LayerSpec
-from einsearch_cli.tasks import Task, TaskSettings, register
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from einsearch_cli.models import StructuredNetwork
-
-# Axes in this file: B batch, T position, V vocabulary.
+from einsearch_cli.tasks import TransformerTask, TransformerTaskSettings, register
 
 _FORMER_KEYS: Final = {
     "path": "data: {{text: {}}}",
@@ -36,7 +24,7 @@ _FORMER_KEYS: Final = {
 """Keys of earlier versions, and what says the same now."""
 
 
-class TextSettings(TaskSettings):
+class TextSettings(TransformerTaskSettings):
     """Settings of the `text` task; those that a training file has too mean the same there."""
 
     data: DataSettings = DataSettings()
@@ -50,15 +38,6 @@ class TextSettings(TaskSettings):
 
     validation_blocks: Whole = Field(default=128, ge=1, le=65_536)
     """Held-out rows that the validation loss is averaged over, evenly spaced; fewer where the held-out part is short."""
-
-    layers: Whole = Field(default=2, ge=1, le=200)
-    """Transformer blocks of the network."""
-
-    base_width: Whole = Field(default=64, ge=1, le=1_000_000)
-    """Width at which the learning rate holds as it is; other widths scale it by muP."""
-
-    learning_rate: float = Field(default=3e-2, gt=0)
-    """Base learning rate of AdamW at `base_width`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +59,7 @@ class TextSettings(TaskSettings):
 
 
 @register
-class TextTask(Task[TextSettings]):
+class TextTask(TransformerTask[TextSettings]):
     """Language modelling with a small transformer; loss is the cross-entropy in nats per token.
 
     Tokens, held-out part and rows are those of a full training run with the same data settings, so that losses of
@@ -111,24 +90,15 @@ class TextTask(Task[TextSettings]):
         assert self._data is not None
         return self._data
 
-    def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
-        """A transformer of the given width; dense layers are a structure too, with gain and cap."""
-        from einsearch_cli.models import Transformer, structured_linear
+    @property
+    def vocabulary(self) -> int:
+        """Distinct tokens of the data."""
+        return self.data.vocabulary
 
-        return Transformer(self._config(structure, width), structured_linear(structure))
-
-    def count(self, structure: LayerSpec, width: int) -> NetworkCount:
-        """Parameters and FLOPs of the transformer that `build_model` makes, by arithmetic."""
-        return transformer_count(self._config(structure, width), dense_as_structure=True)
-
-    def _config(self, structure: LayerSpec, width: int) -> TransformerConfig:
-        return proxy_config(
-            vocabulary=self.data.vocabulary,
-            width=width,
-            layers=self.settings.layers,
-            context=self.settings.context,
-            structure=str(structure),
-        )
+    @property
+    def context(self) -> int:
+        """Tokens in a row, as the settings say."""
+        return self.settings.context
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """The rows that a full training run with this seed sees."""
@@ -142,13 +112,6 @@ class TextTask(Task[TextSettings]):
             self.data.held_out, block=settings.context, batch=settings.batch, blocks=settings.validation_blocks
         )
         return tuple(rows)
-
-    def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
-        """Cross-entropy, nats per token."""
-        import torch.nn.functional as F
-
-        logits_BTV = model(batch.inputs)
-        return F.cross_entropy(logits_BTV.flatten(0, 1), batch.targets.flatten())
 
     @property
     def tokens_per_batch(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,20 +58,26 @@ def first_rows(task: AnyTask) -> list[torch.Tensor]:
 
 
 def text_settings(kind: str, folder: Path) -> dict[str, Any]:
-    """Settings of the text task for each way to give it tokens."""
+    """Settings of the text task for each way to give it tokens, and of the pixels task."""
     (folder / "book.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
     if kind == "text":
         return {"data": {"text": str(folder / "book.txt"), "tokenizer": "bpe:300"}}
+    if kind == "pixels":
+        np.save(
+            folder / "images.npy", np.arange(30 * 16 * 16 * 3, dtype=np.uint32).astype(np.uint8).reshape(30, 16, 16, 3)
+        )
+        return {"images": str(folder / "images.npy"), "scale": 1}
     (folder / "numbers.bin").write_bytes(bytes(range(200)) * 40)
     return {"data": {"tokens": str(folder / "numbers.bin"), "token_type": "uint8", "vocabulary": 256}}
 
 
-@pytest.mark.parametrize("kind", ["teacher", "text", "tokens"])
+@pytest.mark.parametrize("kind", ["teacher", "text", "tokens", "pixels"])
 def test_a_task_reads_the_same_on_a_machine_that_has_none_of_its_files(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = SMALL if kind == "teacher" else text_settings(kind, tmp_path) | {"context": 16, "batch": 2}
-    task = "teacher" if kind == "teacher" else "text"
+    task = kind if kind in ("teacher", "pixels") else "text"
+    settings = SMALL if kind == "teacher" else text_settings(kind, tmp_path) | {"batch": 2}
+    settings |= {"context": 16} if task == "text" else {}
     setup = TrialSetup(task, settings, plugins=())
     here = opened(setup)
     rows, digest = first_rows(here), here.fingerprint()

@@ -54,8 +54,8 @@ def test_without_the_plug_in_its_study_is_refused(
     study = tmp_path / "study.yaml"
     study.write_text("task: sine\nstructures: [monarch]\n")
     found = einsearch("rank", study)
-    assert (found.code, task_names()) == (2, ("teacher", "text"))
+    assert (found.code, task_names()) == (2, ("pixels", "teacher", "text"))
     assert found.err == (
-        f"error: {study}:1: no task is named 'sine': the tasks are teacher, text\n"
+        f"error: {study}:1: no task is named 'sine': the tasks are pixels, teacher, text\n"
         "  try: use teacher, or give the file that registers it: --plugin FILE.py\n"
     )

@@ -1,0 +1,234 @@
+"""Prediction of the next pixel of small patches of images: Potapczynski et al. 2024, arXiv 2410.02117."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from pydantic import Field
+
+from einsearch_cli.cache import Arrays, array_file, cached_arrays, cached_for_files
+from einsearch_cli.data import Batch
+from einsearch_cli.data.images import DIGITS, Pixels, content_digest, digit_rows, image_files, patch_rows
+from einsearch_cli.data.tokens.block_sampler import largest_divisor
+from einsearch_cli.errors import DataError
+from einsearch_cli.settings import Whole
+from einsearch_cli.tasks import TransformerTask, TransformerTaskSettings, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Axes in this file: N patches, T values of a patch, B batch.
+
+SIDE: Final = 8
+"""Pixels along a side of a patch."""
+_START: Final = 256
+"""The token before the first value; values themselves are 0 to 255."""
+_PATCHES: Final = ".npz"
+"""Suffix of files that hold patches already."""
+
+
+class PixelSettings(TransformerTaskSettings):
+    """Settings of the `pixels` task."""
+
+    images: str = Field(default=DIGITS, min_length=1, examples=["photos"])
+    """Folder of images, one image, a .npy file of uint8 (images, height, width[, 3]), or `digits`: the handwritten
+    digits of scikit-learn (extra `digits`), which are grey and 8 x 8."""
+
+    scale: Whole = Field(default=4, ge=1, le=1_024)
+    """Side of the square of image pixels whose mean is one pixel of a patch; `digits` are taken as they are."""
+
+    most_patches: Whole = Field(default=500_000, ge=2, le=100_000_000)
+    """Patches that are read; more of them are left out, evenly over all images."""
+
+    held_out_fraction: float = Field(default=0.1, gt=0, le=0.5)
+    """Part held out for validation: every n-th row of patches, counted over all images."""
+
+    batch: Whole = Field(default=8, ge=1, le=65_536)
+    """Patches in a training step, of 192 values each in colour and 64 in grey."""
+
+    validation_patches: Whole = Field(default=256, ge=1, le=1_048_576)
+    """Held-out patches that the validation loss is averaged over, evenly spaced; fewer where there are fewer."""
+
+    @classmethod
+    def rebased(cls, values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """The settings with a path of images read from the folder of their file."""
+        images = values.get("images", DIGITS)
+        return {**values, **({"images": str(folder / images)} if images != DIGITS else {})}
+
+
+@register
+class PixelTask(TransformerTask[PixelSettings]):
+    """Colours of 8 x 8 patches, value after value, with a small transformer; loss is in nats per colour value.
+
+    A patch is read row by row, red, green and blue of a pixel after each other; a start token stands before the first,
+    so that every value is predicted. Patches do not overlap. Patches of one colour alone cost next to nothing.
+
+    >>> PixelTask(PixelSettings(images="photos.npy")).settings.batch
+    8
+    """
+
+    name = "pixels"
+    settings_type = PixelSettings
+    told_by_digest = frozenset({"images", "scale", "most_patches", "held_out_fraction"})
+    _data: tuple[Tensor, Tensor] | None = None
+
+    def prepare(self) -> None:
+        """Read the images, or the cache."""
+        self._training_and_held_out()
+
+    @property
+    def vocabulary(self) -> int:
+        """The 256 values of a colour, and the start token."""
+        return _START + 1
+
+    @property
+    def context(self) -> int:
+        """Values of a patch."""
+        return self._training_and_held_out()[0].shape[1]
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Passes over the patches, each in a fresh order; an incomplete last batch is dropped."""
+        import torch
+
+        training_NT = self._training_and_held_out()[0]
+        generator, size = torch.Generator().manual_seed(seed), self.settings.batch
+        while True:
+            order = torch.randperm(len(training_NT), generator=generator)
+            for chosen in order[: len(order) // size * size].split(size):
+                yield _as_batch(training_NT[chosen])
+
+    def validation(self) -> tuple[Batch, ...]:
+        """Held-out patches, evenly spaced."""
+        import torch
+
+        held_out_NT = self._training_and_held_out()[1]
+        count = min(self.settings.validation_patches, len(held_out_NT))
+        chosen = torch.from_numpy(np.linspace(0, len(held_out_NT) - 1, count).round().astype(np.int64))
+        return tuple(_as_batch(held_out_NT[part]) for part in chosen.split(largest_divisor(count, self.settings.batch)))
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Colour values per training step."""
+        return self.settings.batch * self.context
+
+    @property
+    def loss_unit(self) -> str:
+        """Nats per colour value."""
+        return "nats per colour value"
+
+    def data_files(self) -> Mapping[str, Path]:
+        """The patches; images need not be read elsewhere."""
+        self.prepare()
+        path = Path(self.settings.images)
+        kept = path if path.suffix == _PATCHES else array_file(self.cache_folder, self.name, self._key())
+        return {f"patches{_PATCHES}": kept}
+
+    def reading_from(self, folder: Path) -> PixelTask:
+        """The same patches, whatever they were made of."""
+        images = str(folder / f"patches{_PATCHES}")
+        return type(self)(self.settings.model_copy(update={"images": images}), self.cache_folder)
+
+    def data_digest(self) -> str:
+        """SHA-256 of the patches, training and held-out."""
+        digest = hashlib.sha256()
+        for patches_NT in self._training_and_held_out():
+            digest.update(patches_NT.numpy().data)
+        return f"{digest.hexdigest()}-{self.context}"
+
+    def _key(self) -> dict[str, Any]:
+        """What the patches depend on."""
+        settings = self.settings
+        cut = settings.model_dump(mode="json", include={"scale", "most_patches", "held_out_fraction"})
+        if settings.images == DIGITS:
+            return {"images": DIGITS, **cut, "format": 1}
+        files = image_files(Path(settings.images))
+        found = cached_for_files(self.cache_folder, "images-1", files, lambda: {"digest": content_digest(files)})
+        return {"images": found["digest"], **cut, "format": 1}
+
+    def _training_and_held_out(self) -> tuple[Tensor, Tensor]:
+        import torch
+
+        if self._data is None:
+            path = Path(self.settings.images)
+            arrays = (
+                _read_patches(path)
+                if path.suffix == _PATCHES
+                else cached_arrays(self.cache_folder, self.name, self._key(), lambda: _cut(self.settings))
+            )
+            if len(arrays["training"]) < self.settings.batch:
+                raise DataError(
+                    f"the images give {len(arrays['training']):,} patches to train on: "
+                    f"a batch of {self.settings.batch:,} needs as many at least",
+                    remedy="give more images, a smaller scale, or a smaller batch",
+                )
+            self._data = torch.from_numpy(arrays["training"]), torch.from_numpy(arrays["held_out"])
+        return self._data
+
+
+def _as_batch(patches_BT: Tensor) -> Batch:
+    """Every value, predicted from those before it."""
+    import torch.nn.functional as F
+
+    values_BT = patches_BT.long()
+    return Batch(F.pad(values_BT[:, :-1], (1, 0), value=_START), values_BT)
+
+
+def _cut(settings: PixelSettings) -> Arrays:
+    """Patches of the images, as rows of values."""
+    rows = (
+        digit_rows()
+        if settings.images == DIGITS
+        else patch_rows(image_files(Path(settings.images)), SIDE, settings.scale)
+    )
+    parts: list[list[Pixels]] = [[], []]
+    every = round(1 / settings.held_out_fraction)
+    for number, row in enumerate(_thinned(rows, settings.most_patches)):
+        parts[number % every == every - 1].append(row.reshape(len(row), -1))
+    if not all(parts):
+        raise DataError(
+            f"images {settings.images} give {len(parts[0])} rows of patches: {every} are needed, of which one is held out",
+            remedy="give more or larger images, a smaller scale, or a larger held_out_fraction",
+        )
+    lengths = {row.shape[1] for part in parts for row in part}
+    if len(lengths) > 1:
+        raise DataError(
+            f"images {settings.images} are grey and in colour, by {sorted(lengths)} values a patch",
+            remedy="keep arrays of one kind",
+        )
+    training, held_out = map(np.concatenate, parts)
+    if training.min() == training.max():
+        raise DataError(
+            f"images {settings.images} have one colour only, {training.min()}: there is nothing to predict",
+            remedy="give photographs",
+        )
+    return {"training": training, "held_out": held_out}
+
+
+def _thinned(rows: Iterable[Pixels], most: int) -> list[Pixels]:
+    """At most so many patches, in every n-th row."""
+    kept: list[Pixels] = []
+    step = count = 1
+    for number, row in enumerate(rows):
+        if number % step == 0:
+            kept.append(row)
+            count += len(row)
+        if count > most:  # of what was kept, every other row stays
+            kept, step = kept[::2], 2 * step
+            count = sum(map(len, kept))
+    return kept
+
+
+def _read_patches(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("training", "held_out")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"patches {path} cannot be read: no archive of `training` and `held_out`", remedy="give the images"
+        ) from error
+    return arrays
