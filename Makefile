@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test kernels clusters faults lint benchmark clean
+.PHONY: demo test kernels clusters faults lint benchmark data clean
 
 demo: .venv/installed
 	$(BIN)/einsearch rank specs/demo.yaml --out runs/demo
@@ -42,6 +42,20 @@ benchmark: .venv/installed
 	$(BIN)/python benchmarks/space_search.py --quick
 	$(BIN)/python -m benchmarks.intervals --studies 100
 	$(BIN)/python benchmarks/rank.py
+
+# English and photographs for specs/paper: a dictionary of 40 MB and twelve pictures of nature, from two packages of Debian.
+data: data/gcide.txt data/photos
+
+data/gcide.txt:
+	mkdir -p data/packages
+	cd data/packages && apt-get download dict-gcide && dpkg -x dict-gcide_*.deb .
+	zcat data/packages/usr/share/dictd/gcide.dict.dz | iconv -c -f utf-8 -t utf-8 > $@.part
+	mv $@.part $@
+
+data/photos:
+	mkdir -p data/packages
+	cd data/packages && apt-get download mate-backgrounds && dpkg -x mate-backgrounds_*.deb .
+	mv data/packages/usr/share/backgrounds/mate/nature $@
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
