@@ -10,25 +10,32 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.after_import import after_import
 from einsearch_cli.lazy import lazy_names
-
-__version__ = "0.1.0"
+from einsearch_cli.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from einsearch_cli.export import (
+        dense_copy as dense_copy,
+        load_swapped as load_swapped,
+        save_swapped as save_swapped,
+    )
     from einsearch_cli.layers import (
         AuxiliaryLoss as AuxiliaryLoss,
         EinsumLinear as EinsumLinear,
         StructuredMoE as StructuredMoE,
+        SwapReport as SwapReport,
+        apply_swaps as apply_swaps,
         merge as merge,
         merged as merged,
+        plan_swaps as plan_swaps,
         swap_linear as swap_linear,
         unmerge as unmerge,
     )
+    from einsearch_cli.reports import read_study as read_study
     from einsearch_cli.structures import Structure as Structure, parse_structure as parse_structure
     from einsearch_cli.taxonomy import classify as classify
     from einsearch_cli.training.groups import optimizer_groups as optimizer_groups
 else:
     __getattr__, __all__ = lazy_names(__name__, __file__)
-    __all__ += ["__version__"]
 
     def __dir__() -> list[str]:
         """The public names, for completion and `dir`."""

@@ -1,5 +1,6 @@
 """Functions that are called after the import of a module, in processes of their own."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -47,5 +48,8 @@ def test_names_of_the_package_are_completed_and_nothing_heavy_is_imported() -> N
     ]
     found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
     names, heavy = found.splitlines()
-    assert {"'EinsumLinear'", "'swap_linear'", "'classify'"} <= set(names.strip("[]").split(", "))
+    public = ast.literal_eval(names)
+    assert {"EinsumLinear", "swap_linear", "classify", "read_study", "load_swapped"} <= set(public)
+    assert len(public) <= 25
+    assert [name for name in public if name.startswith("_")] == ["__version__"]
     assert heavy == "set()"

@@ -215,13 +215,13 @@ def _document(result: BenchResult) -> str:
 
 
 def _text(result: BenchResult, output: Format) -> str:
-    from einsearch_cli.reports.speed_table import by_case, case_rows, case_title, speed_records, speed_rows
+    from einsearch_cli.reports.speed_table import by_case, case_rows, case_title, speed_rows
 
     if output is Format.json:
         return _document(result)
     if output is Format.table:
         return "\n\n".join(f"{case_title(case)}\n{table(case_rows(items))}" for case, items in by_case(result))
-    rows = speed_rows(result) if output is Format.markdown else speed_records(result)
+    rows = speed_rows(result) if output is Format.markdown else result.records()
     if output is Format.yaml:  # a list of structures
         rows = list({row["structure"]: row for row in rows}.values())
     return render(rows, [item.to_json() for item in result.measurements], output)

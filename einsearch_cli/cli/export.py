@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import out_file, path_parser
+from einsearch_cli.cli.options import output_path, path_parser
 from einsearch_cli.cli.output import chosen_format
+from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from einsearch_cli.models.transformer import Transformer
@@ -28,14 +29,21 @@ checkpoint. Formats:
 
   onnx          an ONNX model; needs pip install 'einsearch\\[onnx]'
 
+  hf            a folder for transformers and what reads its models, tokenizer included: Llama, Qwen3, GPT-NeoX,
+                StarCoder2, Arcee or StableLM, by norm, activation, heads and biases. Structured layers are
+                merged; with --structured they stay, and the folder loads wherever einsearch is imported.
+                Needs pip install 'einsearch\\[transformers]'
+
 Programs take token ids (batch, tokens) of any batch and of any length up to the
-context and give logits; they are run once after writing and compared with the model.
+context and give logits; programs and folders are run once after writing and compared with the model.
 
 [bold]Examples[/bold]
 
   einsearch export runs/low-rank --to onnx --out low-rank.onnx
 
   einsearch export runs/low-rank --to dense --out merged.safetensors
+
+  einsearch export runs/low-rank --to hf --out low-rank-llama
 """
 
 _EXAMPLE_TOKENS = 8
@@ -48,6 +56,7 @@ class Target(StrEnum):
     dense = "dense"
     torch_export = "torch-export"
     onnx = "onnx"
+    hf = "hf"
 
 
 def export_command(
@@ -55,18 +64,24 @@ def export_command(
         ..., parser=path_parser("CKPT"), metavar="CKPT", help="Folder of a run, or of one of its checkpoints."
     ),
     target: Target = typer.Option(..., "--to", help="Format."),
-    out: Path = out_file(default=..., help="File to write."),
+    to: str = typer.Option(..., "--out", metavar="PATH", help="File to write; for hf, a folder."),
+    structured: bool = typer.Option(False, "--structured", help="For hf: keep structured layers as factors."),
 ) -> None:
-    from einsearch_cli.files import refuse_unwritable
     from einsearch_cli.training.full import load_model, refuse_without_checkpoint
 
-    chosen_format(target, out, target, option="--to")
-    refuse_unwritable(out, is_stream=False)
+    out = _checked(to, target, structured)
     refuse_without_checkpoint(checkpoint)
 
-    from einsearch_cli.export import dense_copy, save_transformer
+    from einsearch_cli.export import dense_copy, save_for_transformers, save_transformer
 
     model, tokenizer = load_model(checkpoint, warn=console.talk)
+    if target is Target.hf:
+        difference = save_for_transformers(model, out, tokenizer, structured=structured)
+        console.talk(f"logits differ from the model's by {difference:.1g} of the largest")
+        if tokenizer is None:
+            console.talk("the run has no tokenizer, and so has the folder")
+        console.talk(f"wrote {out}, {sum(file.stat().st_size for file in out.iterdir()):,} bytes")
+        return
     if target is Target.safetensors:
         save_transformer(model, out, tokenizer)
     elif target is Target.dense:
@@ -75,6 +90,25 @@ def export_command(
         difference = _save_program(model, target, out)
         console.talk(f"outputs differ from the model's by {difference:.1g} of the largest")
     console.talk(f"wrote {out}, {out.stat().st_size:,} bytes")
+
+
+def _checked(text: str, target: Target, structured: bool) -> Path:
+    """Where to write; what cannot be written there is refused before torch is loaded."""
+    from einsearch_cli.export.placing import refuse_existing
+    from einsearch_cli.files import refuse_unwritable
+
+    out = output_path(text, is_folder=target is Target.hf)
+    if target is Target.hf:
+        refuse_existing(out)
+        return out
+    if structured:
+        raise SpecError(
+            f"--structured with --to {target.value}: it is for --to hf, where structured layers are merged without it",
+            remedy="leave --structured out",
+        )
+    chosen_format(target, out, target, option="--to")
+    refuse_unwritable(out, is_stream=False)
+    return out
 
 
 def _save_program(model: Transformer, target: Target, out: Path) -> float:

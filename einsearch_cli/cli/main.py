@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from einsearch_cli import __version__
 from einsearch_cli.cli import console
 from einsearch_cli.cli.commands import LazyCommands
 from einsearch_cli.cli.streams import prepare_streams
 from einsearch_cli.errors import EinsearchError, Exit
 from einsearch_cli.plugins import load_plugins
+from einsearch_cli.version import __version__
 
 app = typer.Typer(
     name="einsearch",

@@ -222,6 +222,11 @@ def out_folder(*, default: Any = None, help: str) -> Any:
     return typer.Option(default, "--out", parser=path_parser("--out", _refuse_file), metavar="PATH", help=help)
 
 
+def output_path(text: str, *, is_folder: bool) -> Path:
+    """The value of an `--out` whose kind depends on another option."""
+    return path_parser("--out", _refuse_file if is_folder else _refuse_folder)(text)
+
+
 def path_parser(name: str, check: Callable[[str, str], None] | None = None) -> Callable[[Any], Path]:
     """Reads a path; `check` gets the name of the option and the text.
 

@@ -196,7 +196,7 @@ def environment() -> tuple[tuple[str, str], ...]:
     """Versions and machine, for reports."""
     import torch
 
-    from einsearch_cli import __version__
+    from einsearch_cli.version import __version__
 
     return (
         ("einsearch", __version__),

@@ -145,13 +145,10 @@ def tell(study: StudyReport, at: float | None = None) -> None:
 
 def _write_runs(path: Path, study: StudyReport) -> None:
     from einsearch_cli.files import write_atomically
-    from einsearch_cli.reports import results_document
 
-    document = results_document(study)
-    rows = [row for name in ("results", "confirmation", "tuning", "unbalanced") for row in document[name]]
-    plain = [{key: value for key, value in row.items() if key not in ("curve", "routing")} for row in rows]
-    write_atomically(path, render(plain, plain, Format.csv).rstrip("\n") + "\n")
-    console.talk(f"wrote {path}, {len(plain):,} runs")
+    rows = study.records()
+    write_atomically(path, render(rows, rows, Format.csv).rstrip("\n") + "\n")
+    console.talk(f"wrote {path}, {len(rows):,} runs")
 
 
 def _compare(first: StudyReport, second: StudyReport, output: Format) -> None:

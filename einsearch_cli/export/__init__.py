@@ -30,5 +30,6 @@ if TYPE_CHECKING:
         save_run as save_run,
         save_transformer as save_transformer,
     )
+    from einsearch_cli.export.transformers_folder import save_for_transformers as save_for_transformers
 else:
     __getattr__, __all__ = lazy_names(__name__, __file__)

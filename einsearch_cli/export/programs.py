@@ -52,7 +52,7 @@ def save_program(
     place(path, lambda draft: draft.write_bytes(written.getbuffer()))
     with _quiet(), torch.no_grad():
         found = torch.export.load(path).module()(*example)
-    return _checked(model, example, found, path)
+    return compare_outputs(model, example, found, path)
 
 
 def save_onnx(
@@ -76,7 +76,7 @@ def save_onnx(
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     (found, *_) = session.run(None, {name: value.cpu().numpy() for name, value in zip(names, example, strict=True)})
-    return _checked(model, example, torch.from_numpy(found), path)
+    return compare_outputs(model, example, torch.from_numpy(found), path)
 
 
 def _program(model: nn.Module, example: tuple[Tensor, ...], dynamic_shapes: DynamicShapes | None) -> ExportedProgram:
@@ -85,7 +85,8 @@ def _program(model: nn.Module, example: tuple[Tensor, ...], dynamic_shapes: Dyna
 
 
 @torch.no_grad()
-def _checked(model: nn.Module, example: Sequence[Tensor], found: Tensor, path: Path) -> float:
+def compare_outputs(model: nn.Module, example: Sequence[Tensor], found: Tensor, path: Path) -> float:
+    """The largest difference of an output on the example, relative to the largest; RunFailedError if it is too large."""
     was_training = model.training
     expected = model.eval()(*example)
     model.train(was_training)

@@ -10,5 +10,6 @@ from einsearch_cli.reports.page import (
     report_sections as report_sections,
 )
 from einsearch_cli.reports.sections import render_report as render_report, write_report as write_report
+from einsearch_cli.reports.stored import read_study as read_study
 from einsearch_cli.reports.study_report import StudyReport as StudyReport
 from einsearch_cli.reports.tables import Table as Table, ranking_table as ranking_table

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.study_report import StudyReport
-from einsearch_cli.structures import LayerSpec, layer_family
 
 if TYPE_CHECKING:
     from einsearch_cli.training.proxy.trial import TrialResult
@@ -49,7 +48,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         "spending": study.spending and study.spending.to_json(),
         "coordinates": [item.to_json() for item in study.coordinates],
         "controls": [{"structure": str(s), "of": list(map(str, of))} for s, of in study.controls.items()],
-        "ranking": [entry.to_json() | _taxonomy(study, entry.structure) for entry in study.ranking.entries],
+        "ranking": [entry.to_json() | study.taxonomy_record(entry.structure) for entry in study.ranking.entries],
         "comparisons": [ranking.to_json() for ranking in study.comparisons],
         "environment": dict(study.environment),
         "commands": list(study.commands),
@@ -69,37 +68,11 @@ def write_results(path: str | os.PathLike[str], study: StudyReport) -> None:
 
 
 def _run(study: StudyReport, result: TrialResult) -> dict[str, Any]:
-    trial = result.trial
     return {
-        "structure": str(trial.structure),
-        **_taxonomy(study, trial.structure),
-        "rung": trial.rung,
-        "budget_flops": trial.budget_flops,
-        "width": trial.width,
-        "seed": trial.seed,
-        "stage": trial.stage,
-        "balanced": trial.balanced,
-        "rate": trial.rate,
-        "learning_rate": result.learning_rate,
-        "status": result.status,
-        "loss": result.loss,
-        "params": result.params,
-        "train_flops": result.train_flops,
-        "total_flops": result.total_flops,
-        "executed_flops": result.executed_flops,
-        "steps": result.steps,
-        "tokens": result.tokens,
-        "elapsed_s": result.elapsed_s,
-        "error": result.error,
-        "trained_as": None if result.trained_as is None else str(result.trained_as),
+        **study.run_record(result),
         "routing": [layer.to_json() for layer in result.routing],
         "curve": [list(point) for point in result.curve],
     }
-
-
-def _taxonomy(study: StudyReport, structure: LayerSpec) -> dict[str, str]:
-    known = study.classes[structure]
-    return {"family": layer_family(structure), "omega": str(known.omega), "psi": str(known.psi), "nu": str(known.nu)}
 
 
 def _finite(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from einsearch_cli.reports.numbers import MISSING, bytes_text, factor_text, share_text, time_text
 
@@ -79,20 +79,6 @@ def speed_rows(result: BenchResult) -> list[dict[str, str]]:
         for case, items in by_case(result)
         for row in case_rows(items)
     ]
-
-
-def speed_records(result: BenchResult) -> list[dict[str, Any]]:
-    """All measurements as flat rows of numbers: medians under their name, quartiles beside them."""
-    records = []
-    for item in result.measurements:
-        record: dict[str, Any] = {}
-        for key, value in item.to_json().items():
-            if isinstance(value, dict):
-                record |= {key: value["median"], f"{key}_low": value["low"], f"{key}_high": value["high"]}
-            else:
-                record[key] = value
-        records.append(record)
-    return records
 
 
 def speed_headline(result: BenchResult) -> list[str]:

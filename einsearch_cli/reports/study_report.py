@@ -11,14 +11,15 @@ from typing import Any, Self
 from einsearch_cli.scaling import Level, Observation, Ranking, RankingEntry, levels_of, observations_of, rank_candidates
 from einsearch_cli.scaling.surface import Surface, surface
 from einsearch_cli.search.outcome import Spending, TunedRate, rate_warnings
-from einsearch_cli.structures import LayerSpec, expert_of, short_name
+from einsearch_cli.showing import Tabular
+from einsearch_cli.structures import LayerSpec, expert_of, layer_family, short_name
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
 from einsearch_cli.training.proxy.trial import TrialResult
 from einsearch_cli.training.proxy.width_trends import LayerCoordinates, trend_warnings
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyReport:
+class StudyReport(Tabular):
     """A finished, or stopped, study with what a reader needs to judge and repeat it."""
 
     title: str
@@ -78,6 +79,51 @@ class StudyReport:
     def all_runs(self) -> tuple[TrialResult, ...]:
         """All runs, for whatever they were done."""
         return (*self.results, *self.confirmation, *self.tuning, *self.unbalanced)
+
+    def records(self) -> list[dict[str, Any]]:
+        """One row for each run: those of the ranking, of its confirmation, for learning rates, and without balance."""
+        return [self.run_record(result) for result in self.all_runs]
+
+    def run_record(self, result: TrialResult) -> dict[str, Any]:
+        """One run as plain values, without its curve and what its routers did; None where a number is not finite."""
+        trial = result.trial
+        record = {
+            "structure": str(trial.structure),
+            **self.taxonomy_record(trial.structure),
+            "rung": trial.rung,
+            "budget_flops": trial.budget_flops,
+            "width": trial.width,
+            "seed": trial.seed,
+            "stage": trial.stage,
+            "balanced": trial.balanced,
+            "rate": trial.rate,
+            "learning_rate": result.learning_rate,
+            "status": result.status,
+            "loss": result.loss,
+            "params": result.params,
+            "train_flops": result.train_flops,
+            "total_flops": result.total_flops,
+            "executed_flops": result.executed_flops,
+            "steps": result.steps,
+            "tokens": result.tokens,
+            "elapsed_s": result.elapsed_s,
+            "error": result.error,
+            "trained_as": None if result.trained_as is None else str(result.trained_as),
+        }
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()
+        }
+
+    def taxonomy_record(self, structure: LayerSpec) -> dict[str, str]:
+        """Family, and ω, ψ and ν as exact texts."""
+        known = self.classes[structure]
+        return {
+            "family": layer_family(structure),
+            "omega": str(known.omega),
+            "psi": str(known.psi),
+            "nu": str(known.nu),
+        }
 
     @cached_property
     def structures(self) -> tuple[LayerSpec, ...]:

@@ -17,6 +17,7 @@ from einsearch_cli.scaling.law import Crossover, Law, Prediction
 from einsearch_cli.scaling.noise import CONFIDENCE
 from einsearch_cli.scaling.parabola import Edge
 from einsearch_cli.scaling.trend import Trend
+from einsearch_cli.showing import Tabular
 from einsearch_cli.structures import LayerSpec, parse_layer
 from einsearch_cli.structures.record import Record
 
@@ -207,7 +208,7 @@ def _nested(name: str, kind: type[Record], data: Any) -> Record | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(Tabular):
     """All structures of a study, best first."""
 
     yardstick: LayerSpec
@@ -256,6 +257,12 @@ class Ranking:
             if entry.verdict == "cannot tell" and entry.verdict_reason in (INCLUDES_ZERO, ONE_SEED) and not equal:
                 open_ends.append(entry.structure)
         return tuple(open_ends)
+
+    def records(self) -> list[dict[str, Any]]:
+        """One row for each structure, best first: the fields of `RankingEntry` that are plain values."""
+        return [
+            {name: value for name, value in entry.to_json().items() if name not in _NESTED} for entry in self.entries
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, read back to an equal object by `from_json`."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from einsearch_cli.showing import Tabular
 from einsearch_cli.speed.cases import Case
 
 
@@ -111,7 +112,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchResult:
+class BenchResult(Tabular):
     """All measurements of one run."""
 
     measurements: tuple[Measurement, ...]
@@ -120,6 +121,20 @@ class BenchResult:
     elapsed_s: float
     complete: bool
     """False if the run was stopped before its last case."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """One row for each measurement: medians under their name, quartiles beside them."""
+        rows = []
+        for item in self.measurements:
+            row: dict[str, Any] = {}
+            for key, value in item.to_json().items():
+                if isinstance(value, dict):
+                    row |= {key: value["median"], f"{key}_low": value["low"], f"{key}_high": value["high"]}
+                else:
+                    row[key] = str(value) if isinstance(value, str) else value  # the mode is an enumeration
+            rows.append(row)
+        names = {name: None for row in rows for name in row}  # einsum is measured in decoding alone
+        return [names | row for row in rows]
 
     def to_json(self) -> dict[str, Any]:
         """The content of the JSON file."""

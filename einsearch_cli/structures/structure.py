@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.errors import StructureError
+from einsearch_cli.showing import Shown
 from einsearch_cli.structures.extent import ONE, Extent
 from einsearch_cli.structures.factor_names import new_names, renamed
 from einsearch_cli.structures.feature_order import FeatureOrder, check_sides
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Structure:
+class Structure(Shown):
     """A structured matrix as a hypergraph: carrier sets with the extent of their index.
 
     Every index of the einsum is known by the set of tensors that carry it: the

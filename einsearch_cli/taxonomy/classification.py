@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from einsearch_cli.showing import Tabular
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures.carrier_notation import theta_of
 from einsearch_cli.structures.families import family_of
@@ -23,7 +24,7 @@ RANK_FIELDS = ("rank", "rank_method", "rank_certificate")
 
 
 @dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(Tabular):
     """A structure's place in the taxonomy and its cost for a d_out × d_in matrix.
 
     >>> from einsearch_cli.structures import parse_structure
@@ -68,6 +69,28 @@ class Classification:
     @property
     def dense_flops_per_token(self) -> int:
         return 2 * self.d_in * self.d_out
+
+    def records(self) -> list[dict[str, Any]]:
+        """One row; exponents are exact texts, such as 1/2."""
+        return [
+            {
+                "structure": str(self.structure),
+                "family": self.family,
+                "omega": str(self.omega),
+                "psi": str(self.psi),
+                "nu": str(self.nu),
+                "d_in": self.d_in,
+                "d_out": self.d_out,
+                "params": self.params,
+                "flops_per_token": self.flops_per_token,
+                "dense_params": self.dense_params,
+                "dense_flops_per_token": self.dense_flops_per_token,
+                "rank_bound": self.rank_bound,
+                "rank": self.rank,
+                "kept": self.kept,
+                "reasons": "; ".join(self.reasons),
+            }
+        ]
 
     def to_json(self) -> dict[str, object]:
         """One JSON object per structure; exponents are exact strings."""

@@ -276,3 +276,34 @@ def test_a_run_is_written_whole_or_not_at_all(einsearch, run, tmp_path, monkeypa
     assert not list((tmp_path / "a").iterdir())
     assert einsearch(*arguments).code == 0
     assert [item.name for item in (tmp_path / "a").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_a_folder_for_transformers_is_exported(einsearch, tmp_path, structured) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = _model("btt:r=2", layers=1)
+    save_run(model, tmp_path / "run", BytesTokenizer())
+    words = ("export", tmp_path / "run", "--to", "hf", "--out", f"{tmp_path}/out/")
+    outcome = einsearch(*words, *["--structured"] * structured)
+    assert outcome.code == 0
+    assert outcome.err.startswith("logits differ from the model's by ")
+    size = sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
+    assert outcome.err.endswith(f"wrote {tmp_path / 'out'}, {size:,} bytes\n")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert any(isinstance(layer, EinsumLinear) for layer in loaded.modules()) == structured
+    torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS), rtol=1e-4, atol=1e-5)
+    again = einsearch(*words)
+    assert (again.code, again.err.splitlines()[0]) == (
+        2, f"error: cannot write '{tmp_path / 'out'}': it exists already",
+    )  # fmt: skip
+
+
+def test_structured_is_for_folders_of_transformers_alone(einsearch, run, tmp_path) -> None:
+    path, _ = run
+    refused = einsearch("export", path, "--to", "dense", "--structured", "--out", tmp_path / "a.safetensors")
+    assert refused.code == 2
+    assert refused.err.startswith("error: --structured with --to dense: it is for --to hf, where structured layers are")
+    save_run(_model(), tmp_path / "bare", None)
+    outcome = einsearch("export", tmp_path / "bare", "--to", "hf", "--out", tmp_path / "out")
+    assert "the run has no tokenizer, and so has the folder" in outcome.err
+    assert not (tmp_path / "out" / "tokenizer.json").exists()

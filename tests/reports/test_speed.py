@@ -7,7 +7,7 @@ import pytest
 from einsearch_cli.reports.figure_speed import SPEEDUP, speed_figure
 from einsearch_cli.reports.looks import looks_of
 from einsearch_cli.reports.speed_page import render_speed
-from einsearch_cli.reports.speed_table import by_case, case_rows, speed_headline, speed_records, speed_rows
+from einsearch_cli.reports.speed_table import by_case, case_rows, speed_headline, speed_rows
 from einsearch_cli.speed import BenchResult, Case, Measurement, Mode, Spread
 from tests.reports.reading import figures
 from tests.reports.test_page import Checker
@@ -84,7 +84,7 @@ def test_lists_have_every_case() -> None:
         (mode, layer) for mode in ("decode", "training") for layer in ("nn.Linear", "monarch", "btt")
     ]
     assert len({tuple(row) for row in speed_rows(RESULT)}) == 1  # one set of columns
-    record = speed_records(RESULT)[0]
+    record = RESULT.records()[0]
     figures = record["layer_s"], record["layer_s_low"], record["vs_bare_high"]
     assert figures == pytest.approx((0.5e-3, 0.45e-3, 2.2))
 

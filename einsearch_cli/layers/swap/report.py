@@ -8,9 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from einsearch_cli.showing import Tabular
 from einsearch_cli.structures import FeatureOrder, LayerSpec
 from einsearch_cli.structures.record import Record
 
+_COLUMNS: Final = (
+    *("layer", "kind", "d_in", "d_out", "params_before", "params_after", "flops_before", "flops_after"),
+    *("relative_error", "tied_to", "left_because"),
+)
 _WIDTH: Final = 80
 """Columns of a report as text."""
 
@@ -113,7 +118,7 @@ class Kept(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class SwapReport(Record):
+class SwapReport(Record, Tabular):
     """What a swap does to a model, what it leaves, and why.
 
     >>> from torch import nn
@@ -164,6 +169,28 @@ class SwapReport(Record):
     def vector_params(self) -> int:
         """Parameters in tensors of fewer than two dimensions before the swap: biases, scales of norms, gains."""
         return self.model.params_before - self.total.params_before - sum(each.params for each in self.kept or ())
+
+    def records(self) -> list[dict[str, Any]]:
+        """One row for each linear layer, first the replaced ones; of one that stays the name and the reason."""
+        replaced = [
+            {
+                "layer": swap.name,
+                "kind": swap.kind,
+                "d_in": swap.in_features,
+                "d_out": swap.out_features,
+                "params_before": swap.costs.params_before,
+                "params_after": swap.costs.params_after,
+                "flops_before": swap.costs.flops_before,
+                "flops_after": swap.costs.flops_after,
+                "relative_error": swap.relative_error,
+                "tied_to": swap.tied_to,
+                "left_because": None,
+            }
+            for swap in self.replaced
+        ]
+        return replaced + [
+            {**dict.fromkeys(_COLUMNS), "layer": name, "left_because": reason} for name, reason in self.skipped.items()
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back to an equal report, which `apply_swaps` takes."""

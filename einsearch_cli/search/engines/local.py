@@ -16,12 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from einsearch_cli import __version__
 from einsearch_cli.errors import StudyError
 from einsearch_cli.search.engines import Engine, register
 from einsearch_cli.search.job import Job, JobEvent, Pack, Report, TrialFinished, TrialSetup, run_pack
 from einsearch_cli.search.worker_output import WorkerOutput
 from einsearch_cli.training.proxy.trial import failed_result
+from einsearch_cli.version import __version__
 
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PREEMPTED: Final = 128 + signal.SIGTERM

@@ -13,9 +13,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from einsearch_cli import __version__
 from einsearch_cli.errors import CheckpointError
 from einsearch_cli.training.sealed import Tensors, of_other_version, read_state, read_tensors, save_sealed, sealed_in
+from einsearch_cli.version import __version__
 
 FORMAT: Final = 1
 TENSORS: Final = "state.safetensors"
