@@ -22,9 +22,9 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     (for every baseline the same as `ranking` with it as the yardstick, which `Ranking.from_json`
     reads), `confirmation`, `tuning` and `unbalanced` (like `results`: new seeds of the best, runs that only looked for
     learning rates, runs without balance loss), `rates` (`TunedRate.to_json` of each structure), `controls` (structures that
-    were added, and the candidates of each), `spending` (fields of `Spending`: plan, looks, what was saved), `coordinates`
-    (`LayerCoordinates.to_json` of every layer that was checked), `step_seconds`
-    (of a training step, timed in a race), besides `title`, `loss_name`, `run_time_s` (summed over runs) and `environment`,
+    were added, and the candidates of each), `exponents` (`ExponentEffects.to_json`), `spending` (fields of `Spending`: plan,
+    looks, what was saved), `coordinates` (`LayerCoordinates.to_json` of every layer that was checked), `step_seconds` (of a
+    training step, timed in a race), besides `title`, `loss_name`, `run_time_s` (summed over runs) and `environment`,
     and the fields of `Ranking`. Structures are written in the text notation, which `parse_layer` reads;
     ω, ψ and ν as exact fractions such as "1/2"; `rung` counts from 0. A run of which `trained_as` names another
     structure is a copy of that one's: both are the same network at this width.
@@ -47,6 +47,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         ],
         "spending": study.spending and study.spending.to_json(),
         "coordinates": [item.to_json() for item in study.coordinates],
+        "exponents": study.exponent_effects and study.exponent_effects.to_json(),
         "controls": [{"structure": str(s), "of": list(map(str, of))} for s, of in study.controls.items()],
         "ranking": [entry.to_json() | study.taxonomy_record(entry.structure) for entry in study.ranking.entries],
         "comparisons": [ranking.to_json() for ranking in study.comparisons],

@@ -34,6 +34,7 @@ from einsearch_cli.reports.spending_facts import seeds_text, spending_facts, spe
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.scaling import Trend
+from einsearch_cli.scaling.exponents import ExponentEffects
 from einsearch_cli.search.outcome import TunedRate
 from einsearch_cli.structures import LayerSpec
 
@@ -204,7 +205,42 @@ def taxonomy_section(page: Page) -> Html | None:
         "Exponents are spaced evenly, not to scale; the loss is on a log scale.",
         *(f"All structures have {said}, which is not shown." for said in constant_exponents(page.study).values()),
     )
-    return joined([fill("figure.html", drawing=drawing, caption=" ".join(sentences)), fill("exponents.html")])
+    parts = [fill("figure.html", drawing=drawing, caption=" ".join(sentences)), fill("exponents.html")]
+    return joined(
+        parts if page.study.exponent_effects is None else [*parts, _effects_table(page.study.exponent_effects)]
+    )
+
+
+def _effects_table(found: ExponentEffects) -> Html:
+    """Rank correlations and joint fits, a row for each exponent and rung."""
+    heads = ("exponent", "training FLOPs", "rank correlation", "p", "log loss per unit", "change per decade")
+    trends = {trend.exponent: trend for trend in found.trends}
+    rows = []
+    for name in [effect.exponent for effect in found.rungs[-1].effects]:
+        for rung in found.rungs:
+            effect = next(effect for effect in rung.effects if effect.exponent == name)
+            trend = trends.get(name) if rung is found.rungs[-1] else None
+            cells = (
+                Cell(text=name),
+                number(flops_text(rung.budget_flops)),
+                number(f"{effect.correlation:+.2f}", _signed(effect.correlation_low, effect.correlation_high)),
+                number(f"{effect.correlation_p:.2g}"),
+                number(f"{effect.slope:+.2f}", _signed(effect.slope_low, effect.slope_high)),
+                number(f"{trend.per_decade:+.2f}", _signed(trend.low, trend.high)) if trend else number(MISSING),
+            )
+            rows.append(Row(cells=cells))
+    explained = ", ".join(f"{rung.explained:.0%}" for rung in found.rungs)
+    caption = (
+        f"Do the exponents predict the loss of these {found.rungs[0].structures} structures? Correlation: Spearman's, of one "
+        "exponent by itself. Log loss per unit: from a fit of all exponents together; +0.1 is 10% more loss for each unit. It "
+        f"explains {explained} of the variance, in-sample. Bond: sum of the exponents of bonds. Brackets are 95% intervals, "
+        "by drawing structures with replacement. The structures of a study are no random sample."
+    )
+    return table(heads, rows, heads[1:], caption=caption)
+
+
+def _signed(low: float, high: float) -> str:
+    return f"[{low:+.2f}, {high:+.2f}]"
 
 
 report_section("experts", "Load of the experts")(experts_section)

@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import Any, Self
 
 from einsearch_cli.scaling import Level, Observation, Ranking, RankingEntry, levels_of, observations_of, rank_candidates
+from einsearch_cli.scaling.exponents import ExponentEffects, exponent_effects
 from einsearch_cli.scaling.surface import Surface, surface
 from einsearch_cli.search.outcome import Spending, TunedRate, rate_warnings
 from einsearch_cli.showing import Tabular
-from einsearch_cli.structures import LayerSpec, expert_of, layer_family, short_name
+from einsearch_cli.structures import LayerSpec, Structure, expert_of, layer_family, short_name
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
 from einsearch_cli.training.proxy.trial import TrialResult
 from einsearch_cli.training.proxy.width_trends import LayerCoordinates, trend_warnings
@@ -173,6 +174,26 @@ class StudyReport(Tabular):
         return {structure: taxonomy_of(expert_of(structure)) for structure in self.structures}
 
     @cached_property
+    def exponent_effects(self) -> ExponentEffects | None:
+        """What ω, ψ, ν and bonds say of the loss, at the rungs at which all structures were trained.
+
+        Layers of experts are left out. None with too few structures.
+        """
+        compared = {item: fitted for item, fitted in self.surfaces.items() if isinstance(item, Structure)}
+        return exponent_effects(
+            [_exponents(item, self.classes[item]) for item in compared],
+            [[m.log_loss for m in fitted.minima if m.level.rung in self.common_rungs] for fitted in compared.values()],
+            self.common_rungs,
+        )
+
+    @cached_property
+    def common_rungs(self) -> dict[int, float]:
+        """Training FLOPs of a run by rung, for rungs at which every structure with a finished run was trained."""
+        trained = [{minimum.level.rung for minimum in fitted.minima} for fitted in self.surfaces.values()]
+        common = set.intersection(*trained) if trained else set()
+        return {rung: budget for rung, budget in self.budgets if rung in common}
+
+    @cached_property
     def budgets(self) -> tuple[tuple[int, float], ...]:
         """(rung, training FLOPs per run) of every rung with a finished run, cheapest first."""
         return tuple(sorted({(level.rung, level.budget_flops) for levels in self.levels.values() for level in levels}))
@@ -199,6 +220,11 @@ class StudyReport(Tabular):
             for level in levels
             if (level.rung, level.budget_flops) == self.common_rung
         }
+
+
+def _exponents(structure: Structure, known: Taxonomy) -> dict[str, float]:
+    bond = sum(extent.exponent for carriers, extent in structure.indices if not set(carriers) & {"X", "Y"})
+    return {"ω": float(known.omega), "1 − ψ": float(1 - known.psi), "ν": float(known.nu), "bond": float(bond)}
 
 
 def relative_difference(entry: RankingEntry) -> tuple[float, float | None, float | None] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from einsearch_cli.scaling import Ranking, RankingEntry
+from einsearch_cli.scaling.exponents import ExponentEffects
 from einsearch_cli.scaling.ranking import FORMAT
 from einsearch_cli.search.outcome import Spending, TunedRate
 from einsearch_cli.structures import LayerSpec
@@ -118,6 +119,8 @@ def results_schema() -> Schema:
         "rates": _list("#/$defs/rate", "The learning rate of each structure; empty where rates are fixed."),
         "spending": _type(Spending | None, definitions)
         | {"description": "What was planned, and how seeds were added; null where there was no plan."},
+        "exponents": _type(ExponentEffects | None, definitions)
+        | {"description": "Whether ω, ψ, ν and bonds predict the loss; null with fewer than ten structures."},
         "coordinates": _list("#/$defs/coordinates", "Every layer of the coordinate check; empty where none was made."),
         "step_seconds": {
             "type": "array",
@@ -156,7 +159,7 @@ def results_schema() -> Schema:
         "type": "object",
         "additionalProperties": False,
         "properties": properties,
-        "required": sorted(properties),
+        "required": sorted(properties.keys() - {"exponents"}),  # files of before have none
         "$defs": dict(sorted(definitions.items())),
     }
 

@@ -175,3 +175,19 @@ def test_report_is_written_whole_or_not_at_all(study, tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["report.html"]
     with pytest.raises(OutputError, match="is not a folder"):
         write_report(tmp_path / "report.html" / "report.html", study())
+
+
+GRID = [f"XA^{a}/4 XAB^{4 - a}/4 YB^{b}/4 YAB^{4 - b}/4" for a in (1, 2, 3) for b in (1, 2, 3)]
+
+
+def test_what_exponents_say_of_the_loss_stands_in_a_table_where_there_are_enough_structures(study):
+    texts = ("dense", "kronecker", "tt:r=d^1/4", "low-rank", *GRID)
+    made = study(texts=texts, rungs=2)
+    rungs = made.exponent_effects.rungs
+    page = Checker(render_report(made))
+    assert "Do the exponents predict the loss of these 13 structures?" in page.text
+    for effect in rungs[-1].effects:
+        assert f"{effect.slope:+.2f} [{effect.slope_low:+.2f}, {effect.slope_high:+.2f}]" in page.text
+    few = study(texts=texts[:6], rungs=2)
+    assert few.exponent_effects is None
+    assert "Do the exponents predict" not in Checker(render_report(few)).text
