@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -14,6 +15,8 @@ from types import ModuleType
 
 def after_import(module: str, function: str) -> None:
     """Call a function, given as `module:name`, once: now if the other module is imported already, else after its import.
+
+    A module without a name is only imported; it does then what is to be done.
 
     >>> after_import("sys", "this:d.clear")  # doctest: +ELLIPSIS
     The Zen of Python, by Tim Peters
@@ -27,7 +30,12 @@ def after_import(module: str, function: str) -> None:
 
 def _call(function: str) -> None:
     module, _, name = function.partition(":")
-    attrgetter(name)(import_module(module))()
+    try:
+        imported = import_module(module)
+        if name:
+            attrgetter(name)(imported)()
+    except (ImportError, AttributeError) as error:  # of another version: its import must not fail because of us
+        warnings.warn(f"einsearch does not work with a package that was imported: {function}: {error}", stacklevel=2)
 
 
 class _Watch(MetaPathFinder):

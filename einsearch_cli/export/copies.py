@@ -15,6 +15,8 @@ from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.choose import executor_for
 from einsearch_cli.layers.execution.executor import Call, reference_layer
 from einsearch_cli.layers.execution.scaling import reference_scaled_last
+from einsearch_cli.layers.moe.fused import FusedExperts
+from einsearch_cli.layers.pointwise import PointwiseConv
 from einsearch_cli.layers.torch_private import is_any_autocast
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.models.transformer import Transformer
@@ -90,6 +92,7 @@ def dense_copy(model: _Model) -> _Model:
     """A copy whose structured layers are plain `nn.Linear` with the merged matrices; the model itself stays as it is.
 
     Layers with tied factors become layers with a tied weight. Guided layers become the matrix that they multiply by.
+    Swapped convolutions and fused experts become what they were, under the names that they had.
 
     Raises:
         LayerError: if the model has layers of experts.
@@ -116,17 +119,38 @@ def dense_copy(model: _Model) -> _Model:
             dense.bias = nn.Parameter(layer.bias.detach().clone().to(device))
         return dense.train(layer.training)
 
-    copied = _copied(model, make)
+    @torch.no_grad()
+    def make_convolution(layer: PointwiseConv) -> nn.Module:
+        linear = layer.linear
+        dense = make(linear) if isinstance(linear, EinsumLinear) else copy.deepcopy(linear)
+        return layer.convolution(dense.weight, dense.bias)  # type: ignore[arg-type]
+
+    copied = _copied(model, make, make_convolution, FusedExperts.dense)
     if isinstance(copied, Transformer):
         copied.config = copied.config.model_copy(update={"structure": "dense"})
     return copied
 
 
-def _copied(model: _Model, make: Callable[[EinsumLinear], nn.Module]) -> _Model:
+def _copied(
+    model: _Model,
+    make: Callable[[EinsumLinear], nn.Module],
+    make_convolution: Callable[[PointwiseConv], nn.Module] | None = None,
+    make_experts: Callable[[FusedExperts], nn.Module] | None = None,
+) -> _Model:
     """A deep copy in which every structured layer is what `make` gives for it; their factors are not copied."""
     instead: dict[int, object] = {}
+    inside: set[nn.Module] = set()
     for name, module in model.named_modules():
-        if isinstance(module, StructuredMoE | FeedForwardMoE):
+        if module in inside:
+            continue
+        if isinstance(module, PointwiseConv) and make_convolution is not None:
+            instead[id(module)] = make_convolution(module)
+            inside.update(module.modules())
+            continue
+        if isinstance(module, FusedExperts) and make_experts is not None:
+            instead[id(module)] = make_experts(module)
+            continue
+        if isinstance(module, StructuredMoE | FeedForwardMoE | FusedExperts):
             raise LayerError(
                 f"{name or 'the model'} is a {type(module).__name__}: which experts run depends on the token, so it is "
                 "neither one matrix nor one program",

@@ -48,7 +48,8 @@ def check_parameters(x: Tensor, layer: nn.Module) -> None:
                 f"input on {x.device}, parameter {name} on {parameter.device}: a product needs both on one device",
                 remedy="move the whole layer and its input with .to(device)",
             )
-        if cast_dtype(parameter, autocast) != cast_dtype(x, autocast):
+        # Whole numbers are a factor in 8 bits, which is read in the dtype of its scales.
+        if parameter.is_floating_point() and cast_dtype(parameter, autocast) != cast_dtype(x, autocast):
             raise LayerError(
                 f"input of dtype {x.dtype}, parameter {name} of {parameter.dtype}: a product needs one dtype",
                 remedy=f"convert the input with .to({parameter.dtype})"

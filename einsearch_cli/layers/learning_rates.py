@@ -8,6 +8,7 @@ from torch import nn
 
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.moe.feed_forward import FeedForwardMoE
+from einsearch_cli.layers.moe.fused import FusedExperts
 from einsearch_cli.layers.moe.layer import StructuredMoE
 
 STRUCTURED = (EinsumLinear, StructuredMoE, FeedForwardMoE)
@@ -39,6 +40,6 @@ def learning_rate_multipliers(
     return {
         f"{layer}.{name}".removeprefix("."): multiplier * (1.0 if dense_multiplier is None else dense_multiplier(layer))
         for layer, module in model.named_modules()
-        if isinstance(module, STRUCTURED)
+        if isinstance(module, (*STRUCTURED, FusedExperts))
         for name, multiplier in module.learning_rate_multipliers().items()
     }

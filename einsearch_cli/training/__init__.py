@@ -25,5 +25,6 @@ if TYPE_CHECKING:
         ProxyRun as ProxyRun,
         RunOutcome as RunOutcome,
     )
+    from einsearch_cli.training.trainer import StructuredTraining as StructuredTraining
 else:
     __getattr__, __all__ = lazy_names(__name__, __file__)

@@ -43,6 +43,12 @@ def output(model: nn.Module, name: str) -> Tensor:
     return found
 
 
+def output_in(dtype: torch.dtype, model: nn.Module, name: str) -> Tensor:
+    given = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs(name).items()}
+    found: Tensor = model(**given)[0]
+    return found
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_dense_factors_give_the_output_of_the_dense_model(name: str) -> None:
     model = build(name)
@@ -80,8 +86,12 @@ def test_a_swapped_model_trains_and_comes_back_from_its_folder(name: str, tmp_pa
         assert [key for key in state if not torch.equal(state[key], own[key])] == [], way
         assert other.config.model_type == model.config.model_type, way
     with torch.no_grad():
-        torch.testing.assert_close(output(loaded, name), output(model.eval(), name))
+        expected = output(model.eval(), name)
+        torch.testing.assert_close(output(loaded, name), expected)
         half = auto.from_pretrained(tmp_path / "first", dtype=torch.bfloat16)
+        in_half = output_in(torch.bfloat16, half, name)
+    assert in_half.dtype == torch.bfloat16
+    assert (in_half.float() - expected).norm() < 0.1 * expected.norm()
     layers = [layer for layer in half.modules() if isinstance(layer, EinsumLinear)]
     assert {layer.factors[name].dtype for layer in layers for name in layer.factors} == {torch.bfloat16}
 
@@ -95,3 +105,40 @@ def test_a_loaded_model_generates_what_the_swapped_one_does(name: str, tmp_path:
     found = [network.generate(prompt, max_new_tokens=4, do_sample=False) for network in (model, loaded)]
     assert torch.equal(*found)
     assert found[0].shape[1] > prompt.shape[1]
+
+
+WITHOUT_CHECKPOINTING = ("Albert", "MPNet", "ConvNext")
+"""Architectures that transformers does not checkpoint."""
+
+
+@pytest.mark.parametrize("name", [name for name, made in ARCHITECTURES.items() if made.inputs != "pixels"])
+def test_a_swapped_model_takes_another_vocabulary(name: str, tmp_path: Path) -> None:
+    model = build(name)
+    report = swap_linear(model, "monarch")
+    model.resize_token_embeddings(110, mean_resizing=False)
+    save_swapped(model, report, tmp_path)
+    loaded = load_swapped(tmp_path, getattr(transformers, ARCHITECTURES[name].auto))
+    assert loaded.get_input_embeddings().weight.shape[0] == 110
+    with torch.no_grad():
+        found = output(loaded, name)
+        torch.testing.assert_close(found, output(model, name))
+    assert found.shape[-1] == 110
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_checkpointing_changes_no_gradient(name: str) -> None:
+    gradients = []
+    for is_checkpointed in (False, True):
+        model = build(name)
+        if name in WITHOUT_CHECKPOINTING:
+            assert not model.supports_gradient_checkpointing
+            return
+        swap_linear(model, "monarch")
+        model.train()
+        if is_checkpointed:
+            model.activation_checkpointing_enable()
+        torch.manual_seed(0)
+        output(model, name).square().mean().backward()
+        gradients.append({key: value.grad for key, value in model.named_parameters() if value.grad is not None})
+    assert any("factors" in key for key in gradients[0])
+    torch.testing.assert_close(*gradients)

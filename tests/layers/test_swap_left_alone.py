@@ -12,7 +12,9 @@ from einsearch_cli.layers import DenseLayer, EinsumLinear, plan_swaps, swap_line
 
 
 class OwnLinear(nn.Linear):
-    """A subclass, as quantised and adapted layers are."""
+    """A subclass with something of its own, as quantised and adapted layers are."""
+
+    bits = 4
 
 
 class ForeignLinear(nn.Module):

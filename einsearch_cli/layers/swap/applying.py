@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from einsearch_cli.errors import LayerError, SizeError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.memory import memory_bytes
+from einsearch_cli.layers.moe.experts import Experts
+from einsearch_cli.layers.moe.fused import FusedExperts
 from einsearch_cli.layers.moe.layer import StructuredMoE
+from einsearch_cli.layers.pointwise import KINDS, PointwiseConv
+from einsearch_cli.layers.projection.experts import project_experts_
 from einsearch_cli.layers.projection.projecting import project_
 from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
 from einsearch_cli.layers.swap.finding import Site, find_sites
@@ -25,8 +29,9 @@ def swap_linear(
 ) -> SwapReport:
     """Replace the linear layers of a model, in place, by structured ones.
 
-    Replaced are `nn.Linear`, the `Conv1D` of transformers, and the four
-    projections of `nn.MultiheadAttention`. The new layers start anew, to be trained
+    Replaced are `nn.Linear`, the `Conv1D` of transformers, convolutions of kernel size 1, the four
+    projections of `nn.MultiheadAttention`, and the packed weights of the experts of transformers, which become as many
+    structured matrices. The new layers start from random values, to be trained
     from scratch, or with `project` from the nearest matrix to the old weight (see
     `project_`) and the old bias, to compress a trained model. The report holds the order
     in which every new layer counts its features. Make the optimizer
@@ -168,8 +173,12 @@ def _replace_all(model: nn.Module, plan: SwapReport, project: bool) -> tuple[Swa
     biases: dict[Tensor, nn.Parameter] = {}
     for swap in plan.replaced:
         names = (swap.name, *swap.aliases)
+        holders = tuple(name.rpartition(".")[0] for name in names)
+        if swap.kind == FusedExperts.__name__:
+            done.append(_replace_experts(model, holders, swap, plan.structure, project))
+            continue
         if swap.kind == "MultiheadAttention":
-            _split_attention(model, tuple(name.rpartition(".")[0] for name in names))
+            _split_attention(model, holders)
         old = model.get_submodule(swap.name)
         new = news[swap.name] = _converted(old, swap, plan.structure)
         if swap.tied_to is not None:
@@ -180,8 +189,29 @@ def _replace_all(model: nn.Module, plan: SwapReport, project: bool) -> tuple[Swa
         old_bias = old._parameters["bias"]
         if old_bias is not None and isinstance(new.bias, nn.Parameter):
             new.bias = biases.setdefault(old_bias, new.bias)
-        _put(model, names, new)
+        _put(model, names, PointwiseConv(new, old) if isinstance(old, KINDS) else new)
     return tuple(done)
+
+
+def _replace_experts(
+    model: nn.Module, holders: tuple[str, ...], swap: Swap, structure: LayerSpec, project: bool
+) -> Swap:
+    """Replace one packed weight of fused experts; gives the swap with the error of its projection."""
+    assert not isinstance(structure, MixtureOfExperts)
+    fused = model.get_submodule(holders[0])
+    if not isinstance(fused, FusedExperts):
+        fused = FusedExperts(fused)
+        _put(model, holders, fused)
+    slot = swap.name.rpartition(".")[2]
+    weight = fused._parameters[slot]
+    assert weight is not None
+    new = Experts(swap.in_features, swap.out_features, structure, swap.experts, weight.device, weight.dtype, swap.order)
+    new.requires_grad_(weight.requires_grad).train(fused.training)
+    error = swap.relative_error
+    if project:
+        error = project_experts_(new, weight.mT if fused.is_transposed else weight)
+    fused.put(next(part for part, name in fused.slots.items() if name == slot), new)
+    return replace(swap, relative_error=error, order=str(new.order))
 
 
 def _keep(old: nn.Module, swap: Swap, new: nn.Module) -> float | None:
@@ -194,7 +224,8 @@ def _keep(old: nn.Module, swap: Swap, new: nn.Module) -> float | None:
             new.bias.copy_(bias)
     if swap.tied_to is not None:
         return None
-    return project_(new, weight.T if swap.kind == "Conv1D" else weight).relative_error
+    # The Conv1D of transformers is a linear layer, and the Conv1d of torch a convolution.
+    return project_(new, weight.T if swap.kind == "Conv1D" else weight.flatten(1)).relative_error
 
 
 def _new_layer(

@@ -11,11 +11,15 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.layers.moe.feed_forward import FeedForwardMoE
+from einsearch_cli.layers.moe.fused import FusedExperts, packed_slots
 from einsearch_cli.layers.moe.layer import StructuredMoE
+from einsearch_cli.layers.pointwise import KINDS, is_pointwise
 from einsearch_cli.layers.swap.attention import PARTS
-from einsearch_cli.layers.swap.products import conv1d_class, unknown_kind, width
+from einsearch_cli.layers.swap.products import conv1d_class, experts_per_token, unknown_kind, width
 from einsearch_cli.layers.swap.references import Reference, plain_references
+from einsearch_cli.layers.swap.subclasses import acts_as_linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class DenseLayer:
     out_features: int
     bias: bool
     module: nn.Module
-    """nn.Linear, Conv1D, or the nn.MultiheadAttention of which it is one projection."""
+    """nn.Linear, Conv1D, a convolution, or the nn.MultiheadAttention or fused experts of which it is one weight."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +50,10 @@ class Site:
     out_features: int
     reason: str | None
     """Why it cannot be replaced."""
+    experts: int = 1
+    """How many matrices the weight holds."""
+    top: int = 1
+    """How many of them a token uses."""
 
     @property
     def weight(self) -> nn.Parameter | None:
@@ -57,8 +65,8 @@ class Site:
 
     @property
     def flops(self) -> int:
-        """Forward per token, of the dense layer."""
-        return 2 * self.in_features * self.out_features
+        """Forward per token, of the dense layer; of experts those that a token uses."""
+        return 2 * self.in_features * self.out_features * self.top
 
     @property
     def shown(self) -> DenseLayer:
@@ -85,7 +93,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     for module, (name, *aliases) in names.items():
         if module in inside:
             continue
-        found = list(_sites_of(module, name, tuple(aliases), holders))
+        found = list(_sites_of(model, module, name, tuple(aliases), holders))
         if found and module is model:
             raise LayerError(
                 f"the model itself is {type(module).__name__}: a module cannot be replaced inside itself",
@@ -143,7 +151,9 @@ def _refuse_wrapper(module: nn.Module, name: str) -> None:
         )
 
 
-def _sites_of(module: nn.Module, name: str, aliases: tuple[str, ...], holders: Holders) -> Iterator[Site]:
+def _sites_of(
+    model: nn.Module, module: nn.Module, name: str, aliases: tuple[str, ...], holders: Holders
+) -> Iterator[Site]:
     """The linear layers that a module is or packs; none for any other module."""
     if isinstance(module, nn.MultiheadAttention):
         yield from _attention_sites(module, name, aliases, holders)
@@ -155,6 +165,12 @@ def _sites_of(module: nn.Module, name: str, aliases: tuple[str, ...], holders: H
         yield _site(module, name, aliases, module.up.in_features, module.up.in_features, "already a FeedForwardMoE")
     elif isinstance(module, nn.Linear):
         yield _site(module, name, aliases, module.in_features, module.out_features, _reason(module, nn.Linear))
+    elif isinstance(module, KINDS):
+        if is_pointwise(module):
+            kind = next(kind for kind in KINDS if isinstance(module, kind))
+            yield _site(module, name, aliases, module.in_channels, module.out_channels, _reason(module, kind))
+    elif packed_slots(module) is not None:
+        yield from _expert_sites(model, module, name, aliases, holders)
     elif (conv1d := conv1d_class(module)) is not None:
         width_in, width_out = int(module.nx), int(module.nf)  # type: ignore[arg-type]
         yield _site(module, name, aliases, width_in, width_out, _reason(module, conv1d))
@@ -165,7 +181,7 @@ def _sites_of(module: nn.Module, name: str, aliases: tuple[str, ...], holders: H
 def _site(
     module: nn.Module, name: str, aliases: tuple[str, ...], width_in: int, width_out: int, reason: str | None
 ) -> Site:
-    kind = "Linear" if isinstance(module, nn.Linear) else type(module).__name__
+    kind = next((kind.__name__ for kind in (nn.Linear, *KINDS) if isinstance(module, kind)), type(module).__name__)
     return Site(name, aliases, kind, module, module, "weight", "bias", width_in, width_out, reason)
 
 
@@ -192,6 +208,44 @@ def _attention_sites(
         )
 
 
+def _expert_sites(
+    model: nn.Module, module: nn.Module, name: str, aliases: tuple[str, ...], holders: Holders
+) -> Iterator[Site]:
+    """The packed weights of fused experts that have experts, rows and columns as their axes."""
+    reason = _reason_to_keep_experts(module, holders)
+    above = [model.get_submodule(name.rsplit(".", end)[0]) for end in range(1, name.count(".") + 1)]
+    for part, slot in (packed_slots(module) or {}).items():
+        inner, weight = module._modules.get(part), module._parameters.get(slot)
+        why: str | None
+        if isinstance(inner, Experts):
+            widths, count, why = (inner.in_features, inner.out_features), inner.experts, "already structured experts"
+        elif weight is not None and weight.ndim == 3:
+            count, *sides = weight.shape
+            widths = (sides[0], sides[1]) if module.is_transposed else (sides[1], sides[0])
+            why = reason or _reason_of_parameter(module, slot)
+        else:
+            continue
+        top = experts_per_token(module, (*above, model), count) or count
+        yield Site(
+            f"{name}.{slot}".lstrip("."), tuple(f"{alias}.{slot}" for alias in aliases), FusedExperts.__name__,
+            module, module, slot, f"{slot}_bias", *widths, why, count, top,
+        )  # fmt: skip
+
+
+def _reason_to_keep_experts(module: nn.Module, holders: Holders) -> str | None:
+    if _is_hooked(module):
+        return "the experts have hooks, which may rely on their weights"
+    if "forward" in vars(module):
+        return "the experts' forward was replaced by another function"
+    if module._is_expert_parallel:
+        return "the experts are split over processes"
+    for slot, parameter in module._parameters.items():
+        for other, name, _ in holders[parameter] if parameter is not None else ():
+            if other is not module:
+                return f"the experts' {slot} is shared with {name or 'the model itself'}"
+    return None
+
+
 def _reason_to_keep_attention(attention: nn.MultiheadAttention, holders: Holders) -> str | None:
     if type(attention) is not nn.MultiheadAttention:
         return _of_subclass(attention, nn.MultiheadAttention)
@@ -213,7 +267,7 @@ def _reason_to_keep_attention(attention: nn.MultiheadAttention, holders: Holders
 
 def _reason(module: nn.Module, kind: type[nn.Module]) -> str | None:
     """Why a linear layer of this kind cannot be replaced."""
-    if type(module) is not kind:
+    if type(module) is not kind and not (isinstance(module, nn.Linear) and acts_as_linear(module)):
         return _of_subclass(module, kind)
     if _is_hooked(module):
         return "it has hooks, which may rely on its weight"

@@ -70,13 +70,17 @@ def _filtered(site: Site, filter: Filter | None, head: nn.Module | None) -> str 
 
 def _sized(site: Site, structure: LayerSpec) -> Swap | str:
     """The swap of one layer, or the reason why the structure does not fit it."""
+    if site.experts > 1 and isinstance(structure, MixtureOfExperts):
+        return "its matrices are experts already, which cannot be mixtures of experts"
     try:
         after = layer_costs(structure, site.in_features, site.out_features)
     except EinsearchError as error:
         return error.problem
-    dense = site.in_features * site.out_features
-    costs = Costs(dense, after.params, site.flops, after.flops_per_token)
-    return Swap(site.name, site.kind, site.aliases, None, site.in_features, site.out_features, costs)
+    dense = site.in_features * site.out_features * site.experts
+    costs = Costs(dense, after.params * site.experts, site.flops, after.flops_per_token * site.top)
+    return Swap(
+        site.name, site.kind, site.aliases, None, site.in_features, site.out_features, costs, experts=site.experts
+    )
 
 
 def _drop_shared_with_others(candidates: dict[Site, Swap], holders: Holders) -> dict[str, str]:
@@ -126,6 +130,7 @@ def _kept(model: nn.Module, sites: dict[str, Site], replaced: tuple[Swap, ...]) 
 def _model_costs(model: nn.Module, structure: LayerSpec, replaced: tuple[Swap, ...], kept: tuple[Kept, ...]) -> Costs:
     params = sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p))
     own = [swap.costs for swap in replaced if swap.tied_to is None]
-    gains = len(own) * (structure.experts if isinstance(structure, MixtureOfExperts) else 1)
+    mixed = structure.experts if isinstance(structure, MixtureOfExperts) else 1
+    gains = sum(swap.experts * mixed for swap in replaced if swap.tied_to is None)
     after = params + gains + sum(costs.params_after - costs.params_before for costs in own)
     return Costs.of_model(params, after, kept, replaced)

@@ -16,6 +16,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.rnn import RNNCellBase
 
 from einsearch_cli.layers.learning_rates import STRUCTURED
+from einsearch_cli.layers.moe.experts import Experts
+from einsearch_cli.layers.moe.fused import FusedExperts
+from einsearch_cli.layers.pointwise import is_pointwise
 
 LOOKUP: Final = "a lookup, not a product"
 _GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -143,7 +146,7 @@ _BY_CLASS: Final[tuple[tuple[Any, Callable[[Any], int | None], str], ...]] = (
         "queries, keys and values",
     ),
     ((nn.Embedding, nn.EmbeddingBag), lambda _: 0, LOOKUP),
-    (_ConvNd, lambda _: None, "kernel {size}; FLOPs depend on the size of the input"),
+    (_ConvNd, lambda m: _conv_flops(m), "kernel {size}; {flops}"),
     (nn.RNNBase, _recurrent_flops, "recurrent"),
     (RNNCellBase, _cell_flops, ""),
     (nn.Bilinear, _bilinear_flops, ""),
@@ -151,13 +154,21 @@ _BY_CLASS: Final[tuple[tuple[Any, Callable[[Any], int | None], str], ...]] = (
 """Class of a module, its FLOPs, and a note on them."""
 
 
+def _conv_flops(module: _ConvNd) -> int | None:
+    """FLOPs at one position for a kernel of size 1, which is a linear layer there."""
+    return 2 * module.in_channels * module.out_channels if is_pointwise(module) else None
+
+
 def _of_known_class(place: Place) -> Product | None:
     module = place.module
     for kind, flops, note in _BY_CLASS:
         if isinstance(module, kind):
-            size = "x".join(map(str, module.kernel_size)) if isinstance(module, _ConvNd) else ""
+            known = flops(module)
+            if isinstance(module, _ConvNd):
+                said = "FLOPs depend on the size of the input" if known is None else "FLOPs at one position"
+                note = note.format(size="x".join(map(str, module.kernel_size)), flops=said)
             dense = not isinstance(module, STRUCTURED)
-            return Product(_label(module), flops(module), note.format(size=size), dense)
+            return Product(_label(module), known, note, dense)
     if conv1d_class(module) is not None:
         return Product("Conv1D", 2 * int(module.nx) * int(module.nf))  # type: ignore[arg-type]
     if place.tensors and isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | nn.PReLU | _NormBase):
@@ -168,11 +179,17 @@ def _of_known_class(place: Place) -> Product | None:
 def _experts(place: Place) -> Product | None:
     """Tensors of three dimensions are matrices of experts; of those of two, biases only add."""
     tensors = place.tensors
+    if isinstance(place.module, Experts):
+        experts = place.module
+        used = experts_per_token(experts, place.above, experts.experts) or experts.experts
+        return Product("FusedExperts", used * experts.plan.flops_per_token, "structured already", dense=False)
+    if isinstance(place.module, FusedExperts) and tensors and all("bias" in name for name in tensors):
+        return Product("FusedExperts", 0, "biases of experts, not a product")
     count = _expert_count(place.module, tensors)
     if count is None:
         return None
     multiplied = sum(value.numel() for name, value in tensors.items() if not _is_bias(name, value.ndim, value, count))
-    top = _experts_per_token(place.module, place.above, count)
+    top = experts_per_token(place.module, place.above, count)
     said = f"FLOPs of {top} of {count} experts" if top else f"FLOPs of all {count} experts, an upper bound"
     return Product(_label(place.module), 2 * multiplied * (top or count) // count, f"fused experts; {said}")
 
@@ -195,7 +212,7 @@ def _expert_count(module: nn.Module, weights: Mapping[str, Tensor]) -> int | Non
     return noted if all(rows % noted == 0 and rows > noted for rows in stacked) else None
 
 
-def _experts_per_token(module: nn.Module, above: Iterable[nn.Module], count: int) -> int | None:
+def experts_per_token(module: nn.Module, above: Iterable[nn.Module], count: int) -> int | None:
     """How many experts a router gives a token: noted by the module, those around it, or a config; else None.
 
     Args:

@@ -51,11 +51,11 @@ class Costs(Record):
 
 @dataclass(frozen=True, slots=True)
 class Swap(Record):
-    """One linear layer that becomes an `EinsumLinear` or a `StructuredMoE`."""
+    """One linear layer, or packed weight of experts, that becomes structured."""
 
     name: str
     kind: str
-    """What holds the weight: Linear, Conv1D or MultiheadAttention."""
+    """What holds the weight: Linear, Conv1D, MultiheadAttention, Conv2d and so on, or FusedExperts."""
     aliases: tuple[str, ...]
     """Other names under which the model holds the same module."""
     tied_to: str | None
@@ -65,10 +65,13 @@ class Swap(Record):
     costs: Costs
     """Of this layer, bias and gain left out; of experts all parameters, and the FLOPs of those that a token uses."""
     relative_error: float | None = None
-    """‖W − structured W‖ / ‖W‖ (Frobenius) where the old weight was projected; None where the layer starts anew."""
+    """‖W − structured W‖ / ‖W‖ (Frobenius) where the old weight was projected, over all experts of a packed weight;
+    None where the layer starts from random values."""
     order: str | None = None
     """Order of the features of the new layer, as text of a `FeatureOrder`; None in plans, which leave it open, and in
     reports of versions that did not write it."""
+    experts: int = 1
+    """How many matrices of these widths the weight holds: more than one where experts are packed into one tensor."""
 
     def __str__(self) -> str:
         also = "".join(f", also {alias}" for alias in self.aliases)
@@ -76,7 +79,7 @@ class Swap(Record):
         error = "" if self.relative_error is None else f", relative error {self.relative_error:.4f}"
         if error and (order := self.sides):
             error += f", order {order}"
-        widths = f"{self.in_features} -> {self.out_features}"
+        widths = f"{self.in_features} -> {self.out_features}" + (f" x {self.experts}" if self.experts > 1 else "")
         more = f" (more {' and '.join(self.grows)} than dense)" if self.grows else ""
         return f"{self.name}{also}  {widths}: {self.costs}{error}{tied}{more}"
 
