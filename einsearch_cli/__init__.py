@@ -43,8 +43,9 @@ else:
 
 
 # Other packages know swapped models wherever einsearch is imported, before or after them: `from_pretrained` of
-# transformers loads them, LoRA of peft finds their layers, and so does `quantize_` of torchao.
+# transformers and diffusers loads them, LoRA of peft finds their layers, and so does `quantize_` of torchao.
 after_import("transformers.quantizers.auto", "einsearch_cli.export.hugging_face:register_layers")
 after_import("transformers.models.auto.configuration_auto", "einsearch_cli.export.hugging_face:register_names")
+after_import("diffusers.quantizers.auto", "einsearch_cli.export.diffusers_models:register_models")
 after_import("peft.tuners.lora.model", "einsearch_cli.export.lora")
 after_import("torchao.quantization.quant_api", "einsearch_cli.export.quantisation:register_quantisation")

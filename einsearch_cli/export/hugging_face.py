@@ -30,23 +30,26 @@ SWAPS: Final = "einsearch_swaps.json"
 
 
 def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder: str | Path) -> None:
-    """Write a transformers model whose linear layers `swap_linear` replaced.
+    """Write a model of transformers or diffusers whose linear layers `swap_linear` replaced.
 
-    `AutoModel….from_pretrained(folder)` loads it in a process that has imported einsearch, and refuses it in another.
-    From now on the model's config knows the swaps (`remember_swaps`).
+    `from_pretrained(folder)`, of `AutoModel…` or of the class, loads it in a process that has imported einsearch, and
+    refuses it in another. From now on the model's config knows the swaps (`remember_swaps`).
 
     Args:
-        model: a `PreTrainedModel`.
+        model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
         reports: what `swap_linear` gave, in the order of the calls.
         folder: made if it is missing.
 
     Raises:
         OutputError: if the folder or its config cannot be written.
+        SpecError: for a model of another library.
     """
     folder = Path(folder)
-    make_folder(folder)
     remember_swaps(model, reports)
+    make_folder(folder)
     model.save_pretrained(folder)
+    if _is_of_diffusers(model):
+        return
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["model_type"] = PREFIX + config["model_type"]
@@ -60,11 +63,28 @@ def remember_swaps(model: Any, reports: SwapReport | Sequence[SwapReport]) -> No
     where einsearch is not imported: of others transformers says there "Unknown quantization type, got einsearch".
 
     Args:
-        model: a `PreTrainedModel`.
+        model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
         reports: what `swap_linear` gave, in the order of the calls.
+
+    Raises:
+        SpecError: for a model of another library.
     """
     several = [reports] if isinstance(reports, SwapReport) else list(reports)
-    model.config.quantization_config = _entry([report.to_json() for report in several])
+    entry = _entry([report.to_json() for report in several])
+    if _is_of_diffusers(model):
+        model.register_to_config(quantization_config=entry)
+    elif hasattr(getattr(model, "config", None), "model_type"):
+        model.config.quantization_config = entry
+    else:
+        raise SpecError(
+            f"{type(model).__name__} has no config of transformers or diffusers, where swaps are noted",
+            remedy="swap and note those inside: of a SentenceTransformer model[0].auto_model, which model.save then "
+            "writes; of a pipeline its parts; of another module save its state_dict and report.to_json()",
+        )
+
+
+def _is_of_diffusers(model: Any) -> bool:
+    return hasattr(model, "register_to_config")
 
 
 def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
@@ -74,7 +94,8 @@ def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
 
     Args:
         folder: what `save_swapped` wrote, or the name of such a model on the hub.
-        model_class: the class of the model, such as `transformers.GPT2LMHeadModel`, or one of the `AutoModel…` classes.
+        model_class: the class of the model, such as `transformers.GPT2LMHeadModel`, or one of the `AutoModel…` classes;
+            of diffusers the class, such as `diffusers.DiTTransformer2DModel`.
         options: `dtype`, `device_map`, `attn_implementation` and whatever else `from_pretrained` takes.
 
     Raises:
@@ -83,9 +104,12 @@ def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
     """
     from safetensors import SafetensorError
 
-    config = _config(folder)
+    if hasattr(model_class, "load_config"):  # of diffusers
+        _check_entry(model_class.load_config(folder).get("quantization_config"), folder)
+    else:
+        options = {"config": _config(folder), **options}
     try:
-        model, found = model_class.from_pretrained(folder, config=config, output_loading_info=True, **options)
+        model, found = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, SafetensorError) as error:
         raise SpecError(f"weights in {folder} cannot be read: {error}", remedy="save the model again") from error
     lost, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
@@ -96,6 +120,15 @@ def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
             remedy="give the folder that save_swapped wrote, and the class of that model",
         )
     return model
+
+
+def _check_entry(entry: Any, folder: str | Path) -> None:
+    if not isinstance(entry, dict) or entry.get("quant_method") != METHOD:
+        raise SpecError(
+            f"{folder} says nowhere which layers were swapped: its config has no entry of einsearch",
+            remedy="give the folder that save_swapped wrote",
+        )
+    swaps_of(entry)
 
 
 def _config(folder: str | Path) -> Any:
@@ -113,7 +146,7 @@ def _config(folder: str | Path) -> Any:
                 f"{folder} says nowhere which layers were swapped: its config has no entry of einsearch, and {path}: {error}",
                 remedy="give the folder that save_swapped wrote",
             ) from error
-    _reports(config.quantization_config)
+    swaps_of(config.quantization_config)
     return config
 
 
@@ -121,7 +154,8 @@ def _entry(swaps: Any) -> dict[str, Any]:
     return {"quant_method": METHOD, "format": FORMAT, "swaps": swaps}
 
 
-def _reports(entry: Mapping[str, Any]) -> list[SwapReport]:
+def swaps_of(entry: Mapping[str, Any]) -> list[SwapReport]:
+    """The swaps in an entry of a config; raises SpecError for one of a newer version, and a damaged one."""
     if entry.get("format") != FORMAT:
         raise SpecError(
             f"the swaps of the model are of format {entry.get('format')}, and this version of einsearch reads {FORMAT}",
@@ -171,7 +205,7 @@ def register_layers() -> None:
         def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
             # A class that was named, not an `Auto…` class, reads the config without `_Prefixed`.
             model.config.model_type = model.config.model_type.removeprefix(PREFIX)
-            for report in _reports(self.quantization_config.entry):
+            for report in swaps_of(self.quantization_config.entry):
                 apply_swaps(model, _fitted(report, model))
             for module in model.modules():  # draws the packed weight of an attention that has none any more
                 if any(isinstance(child, SplitMultiheadAttention) for child in module.children()):

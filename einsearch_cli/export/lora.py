@@ -85,7 +85,9 @@ def _left(model: nn.Module) -> set[str]:
     name_head = getattr(model, "get_output_embeddings", None)
     head = name_head() if callable(name_head) else None
     modules = dict(model.named_modules())
-    adapters = [(name, module) for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
+    adapters: list[tuple[str, Any]] = [
+        (name, module) for name, module in modules.items() if isinstance(module, BaseTunerLayer)
+    ]
     inside = {f"{name}.{suffix}" for name, module in adapters for suffix, _ in module.named_modules() if suffix}
     return inside | {name for name, module in modules.items() if module is head}
 

@@ -1,0 +1,57 @@
+"""Swapped models of diffusers, which load by `from_pretrained` where einsearch is imported.
+
+Elsewhere diffusers refuses their folders: "Unknown quantization type, got einsearch".
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from einsearch_cli.export.hugging_face import METHOD, swaps_of
+from einsearch_cli.layers import apply_swaps
+
+
+class _Method(str, Enum):
+    """diffusers asks a method for its value."""
+
+    EINSEARCH = METHOD
+
+
+def register_models() -> None:
+    """Let diffusers swap layers before it loads weights; called when it loads its quantisers."""
+    from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+    from diffusers.quantizers.base import DiffusersQuantizer
+    from diffusers.quantizers.quantization_config import QuantizationConfigMixin
+
+    class SwapConfig(QuantizationConfigMixin):  # type: ignore[misc, unused-ignore]
+        """The entry of a swapped model's config."""
+
+        def __init__(self, **entry: Any) -> None:
+            self.quant_method: Any = _Method.EINSEARCH
+            self.entry = {**entry, "quant_method": METHOD}
+
+        def to_dict(self) -> dict[str, Any]:
+            return dict(self.entry)
+
+        def to_diff_dict(self) -> dict[str, Any]:
+            return self.to_dict()
+
+    class Swapping(DiffusersQuantizer):  # type: ignore[misc, unused-ignore]
+        """Swaps layers of the model without weights; afterwards nothing about it is quantised."""
+
+        is_serializable = True
+        is_trainable = True
+
+        def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
+            config: Any = self.quantization_config
+            for report in swaps_of(config.entry):
+                apply_swaps(model, report)
+
+        def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+            model.is_quantized = False
+            del model.quantization_method
+            return model
+
+    AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = SwapConfig
+    AUTO_QUANTIZER_MAPPING[METHOD] = Swapping
