@@ -5,14 +5,14 @@ Elsewhere diffusers refuses their folders: "Unknown quantization type, got einse
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from einsearch_cli.export.hugging_face import METHOD, swaps_of
 from einsearch_cli.layers import apply_swaps
 
 
-class _Method(str, Enum):
+class _Method(StrEnum):
     """diffusers asks a method for its value."""
 
     EINSEARCH = METHOD

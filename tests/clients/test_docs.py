@@ -22,7 +22,7 @@ def test_its_code_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     for code in BLOCKS:
         exec(code, names)  # noqa: S102
         said.append(capsys.readouterr().out)
-    assert "0.mlp.experts.gate_up_proj  64 -> 256 x 4: " in said[0]
+    assert "model.layers.0.mlp.experts.gate_up_proj  64 -> 256 x 4:" in " ".join(said[0].split("\n"))
     assert "relative error" in said[0]
     assert "trainable params" in said[2]
     assert said[3].strip() in ("{torch.int8, torch.float32}", "{torch.float32, torch.int8}")
