@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -128,6 +127,10 @@ def trained(text: str, weight: float, budget: float, settings: dict[str, Any], s
     )
 
 
+def smallest_load(outcome: RunOutcome) -> float:
+    return min(layer.smallest_load for layer in outcome.routing)
+
+
 @pytest.mark.parametrize(
     ("text", "weight", "budget", "settings"),
     [
@@ -138,13 +141,17 @@ def trained(text: str, weight: float, budget: float, settings: dict[str, Any], s
 def test_the_balance_loss_keeps_every_expert_in_use(
     text: str, weight: float, budget: float, settings: dict[str, Any]
 ) -> None:
-    """Which expert a token meets is a matter of the last bit, so the load of one run is luck: the median of five is judged."""
-    balanced = [trained(text, weight, budget, settings, seed) for seed in range(5)]
-    free = trained(text, 0.0, budget, settings)
-    smallest = [min(layer.smallest_load for layer in outcome.routing) for outcome in (*balanced, free)]
-    typical = statistics.median(smallest[:5])
-    assert typical >= 1 / 4, "the least used expert of any layer has at least 1 / (4 · experts) of the load"
-    assert smallest[-1] < 1 / 4, "and it is the loss that keeps it so"
+    """Which expert a token meets is a matter of the last bit, so the load of one run is luck: the median of five is judged.
+
+    It is known when three of them are on one side.
+    """
+    balanced: list[RunOutcome] = []
+    even: list[bool] = []
+    while max(even.count(True), even.count(False)) < 3:
+        balanced.append(trained(text, weight, budget, settings, seed=len(balanced)))
+        even.append(smallest_load(balanced[-1]) >= 1 / 4)
+    assert even.count(True) == 3, "the least used expert of any layer has at least 1 / (4 · experts) of the load"
+    assert smallest_load(trained(text, 0.0, budget, settings)) < 1 / 4, "and it is the loss that keeps it so"
     uniform = math.log(settings.get("vocabulary", 128))
     assert max(outcome.loss for outcome in balanced) < 0.75 * uniform, "and it learns: below a uniform guess"
 
