@@ -31,7 +31,7 @@ def executor_of(layer: EinsumLinear, kind: str, tokens: int) -> Executor | None:
     if kind == "dense":
         route = dense_route(layer.sized)
         return None if route is None else DenseExecutor(layer.plan, route.plan)
-    return CpuExecutor(layer.plan, tokens) if kind == "cpu" else GpuExecutor(layer.plan, tokens)
+    return {"cpu": CpuExecutor, "gpu": GpuExecutor}[kind](layer.plan, tokens)
 
 
 def inputs_of(layer: EinsumLinear, *shape: int) -> list[Tensor]:
