@@ -14,6 +14,7 @@ SUMMARIES: Final = {
     "sample": "Draw structures of N factors from the continuous space, uniform on the simplices of exponents.",
     "classify": "Classify structures: family, ω ψ ν, the cut that limits the rank, parameters, FLOPs, verdict.",
     "draw": "Draw a structure as a tensor network, with the cut that limits its rank.",
+    "search": "Search structures with any exponents, and confirm the best against dense and known families.",
     "rank": "Train candidates at equal training FLOPs and rank them against dense.",
     "status": "Say how far a study is: runs, stage, rate, time left, cost.",
     "watch": "Follow a study that runs elsewhere until it ends.",

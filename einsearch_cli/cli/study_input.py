@@ -39,7 +39,8 @@ def read_study(words: Sequence[str], overrides: dict[str, Any]) -> tuple[StudySp
     from einsearch_cli.search.spec import BUDGETS, load_study_spec, parse_study_spec
     from einsearch_cli.structures import is_structure_file
 
-    by_options = partial(_by_options, overrides.keys() - {"task_settings"})
+    given = overrides.keys() | overrides.get("explore", {}).keys()
+    by_options = partial(_by_options, given - {"task_settings", "explore"})
     if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml")):
         spec = load_study_spec(Path(words[0]))
         merged = spec.model_dump(exclude_unset=True)
@@ -47,6 +48,8 @@ def read_study(words: Sequence[str], overrides: dict[str, Any]) -> tuple[StudySp
             merged = {key: value for key, value in merged.items() if key not in BUDGETS}
         merged |= overrides
         merged["task_settings"] = _merged_settings(spec, overrides)
+        if "explore" in overrides and spec.explore is not None:
+            merged["explore"] = spec.explore.model_dump(exclude_unset=True) | overrides["explore"]
         return parse_study_spec(merged, by_options), Path(words[0]).parent
     data: dict[str, Any] = {"structures": [], "files": [], **overrides}
     for word in words:
@@ -80,6 +83,6 @@ def _by_options(given: Collection[str], location: Location) -> Given:
     """How settings are named that options gave; what a file gave was checked before."""
     from einsearch_cli.settings import Given, in_code
 
-    key = str(location[0]) if location else ""
+    key = str(location[-1]) if location[:1] == ("explore",) else str(location[0]) if location else ""
     option = "--budget" if key == "budget_flops" else f"--{key.replace('_', '-')}"
     return Given(option, lambda value: f"{option} {as_words(value)}") if key in given else in_code(location)

@@ -21,10 +21,11 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     head not counted), `results` (one object per run), `ranking` (best first), `comparisons`
     (for every baseline the same as `ranking` with it as the yardstick, which `Ranking.from_json`
     reads), `confirmation`, `tuning` and `unbalanced` (like `results`: new seeds of the best, runs that only looked for
-    learning rates, runs without balance loss), `rates` (`TunedRate.to_json` of each structure), `controls` (structures that
-    were added, and the candidates of each), `exponents` (`ExponentEffects.to_json`), `spending` (fields of `Spending`: plan,
-    looks, what was saved), `coordinates` (`LayerCoordinates.to_json` of every layer that was checked), `step_seconds` (of a
-    training step, timed in a race), besides `title`, `loss_name`, `run_time_s` (summed over runs) and `environment`,
+    learning rates, runs without balance loss), `explored` and `exploration` (runs of a search for candidates, and fields of
+    `Exploration`, null where candidates were given), `rates` (`TunedRate.to_json` of each structure), `controls` (structures
+    that were added, and the candidates of each), `exponents` (`ExponentEffects.to_json`), `spending` (fields of `Spending`:
+    plan, looks, what was saved), `coordinates` (`LayerCoordinates.to_json` of every layer that was checked), `step_seconds`
+    (of a training step, timed in a race), besides `title`, `loss_name`, `run_time_s` (summed over runs) and `environment`,
     and the fields of `Ranking`. Structures are written in the text notation, which `parse_layer` reads;
     ω, ψ and ν as exact fractions such as "1/2"; `rung` counts from 0. A run of which `trained_as` names another
     structure is a copy of that one's: both are the same network at this width.
@@ -40,6 +41,13 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         "confirmation": [_run(study, result) for result in study.confirmation],
         "tuning": [_run(study, result) for result in study.tuning],
         "unbalanced": [_run(study, result) for result in study.unbalanced],
+        "explored": [_run(study, result) for result in study.explored],
+        "exploration": study.exploration
+        and {
+            **study.exploration.to_json(),
+            "found": list(map(str, study.exploration.found)),
+            "rival": study.exploration.rival and str(study.exploration.rival),
+        },
         "rates": [{"structure": str(s), **rate.to_json()} for s, rate in study.rates.items()],
         "step_seconds": [
             {"structure": str(s), "width": width, "seconds": seconds}

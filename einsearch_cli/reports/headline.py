@@ -20,6 +20,7 @@ def headline(study: StudyReport) -> tuple[str, ...]:
     sentences = (
         _winner(ranked[0]),
         _against_yardstick(study, ranked),
+        _found(study),
         _confirmed(study, ranked),
         *_reversals(study, ranked),
         *_controls(study),
@@ -72,6 +73,28 @@ def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None
         f"Trained once more with {entry.confirmed_seeds} new seeds, {short_name(entry.structure)} has a gain of "
         f"{factor_text(entry.confirmed_gain)} over {name}{interval}: {verdict}."
     )
+
+
+def _found(study: StudyReport) -> str | None:
+    """What a search found, with its confirmed gains over dense and over the best candidate that was given."""
+    search = study.exploration
+    if search is None:
+        return None
+    rankings = [study.ranking, *(other for other in study.comparisons if other.yardstick == search.rival)]
+    name, said = "", []
+    for ranking in rankings:
+        entries = (ranking.entry_of(structure) for structure in search.found)
+        entry = next((e for e in entries if e is not None and e.confirmed_difference is not None), None)
+        if entry is not None and entry.confirmed_difference is not None:
+            name, low, high = short_name(entry.structure), entry.confirmed_gain_low, entry.confirmed_gain_high
+            gain = f", a compute gain of {factor_text(entry.confirmed_gain)}" if entry.confirmed_gain else ""
+            interval = "" if not gain or low is None or high is None else f" (95% interval {low:.2f} to {high:.2f})"
+            side = "below" if entry.confirmed_difference < 0 else "above"
+            distance = percent_text(abs(entry.confirmed_difference)).lstrip("+")
+            said.append(f"{distance} {side} that of {short_name(ranking.yardstick)}{gain}{interval}")
+    if not said:
+        return f"The search looked at structures in {search.runs} runs; none that it found could be confirmed."
+    return f"The search ({search.runs} runs) found {name}. By runs with new seeds its loss is {' and '.join(said)}."
 
 
 _PRICES: Final[dict[Price, str]] = {

@@ -30,6 +30,7 @@ from einsearch_cli.reports.numbers import (
 )
 from einsearch_cli.reports.page import Page, fill, render_page, report_section
 from einsearch_cli.reports.ranking_section import comparison_section, ranking_section
+from einsearch_cli.reports.search_section import pareto_section, search_section
 from einsearch_cli.reports.spending_facts import seeds_text, spending_facts, spending_sentences
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.reports.table import Cell, Row, number, structure, table
@@ -243,6 +244,8 @@ def _signed(low: float, high: float) -> str:
     return f"[{low:+.2f}, {high:+.2f}]"
 
 
+report_section("search", "Where the search looked")(search_section)
+report_section("pareto", "Loss, FLOPs and seconds: the Pareto front")(pareto_section)
 report_section("experts", "Load of the experts")(experts_section)
 
 
@@ -282,7 +285,7 @@ def _failure(page: Page, item: LayerSpec, status: str, error: str, trials: Seque
         _listed(trial.rung + 1 for trial in trials),
     )
     cells = [structure(item), *(Cell(text=text) for text in texts), Cell(text=status, below=shown, kind="error")]
-    return Row(cells=cells, look=page.looks[item])
+    return Row(cells=cells, look=page.looks.get(item))
 
 
 def _listed(values: Iterable[int]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.scaling.ranking import FORMAT
-from einsearch_cli.search.outcome import Spending, TunedRate
+from einsearch_cli.search.outcome import Exploration, Spending, TunedRate
 from einsearch_cli.structures import RoutingStatistics, parse_layer
 from einsearch_cli.training.proxy.trial import Stage, Status, Trial, TrialResult
 from einsearch_cli.training.proxy.width_trends import LayerCoordinates
@@ -57,6 +57,7 @@ def read_study(path: Path, at: float | None = None) -> StudyReport:
 def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
     runs = {name: tuple(_result(row) for row in document[name]) for name in _LISTS}
     seconds = {(parse_layer(row["structure"]), row["width"]): row["seconds"] for row in document["step_seconds"]}
+    searched = document.get("exploration")  # studies of earlier versions have none
     yardsticks = [document["yardstick"], *(item["yardstick"] for item in document["comparisons"])]
     return StudyReport.of_runs(
         list(map(parse_layer, yardsticks)),
@@ -64,6 +65,8 @@ def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
         title=document["title"],
         task=document["task"],
         budget_flops=document["budget_flops"],
+        explored=tuple(_result(row) for row in document.get("explored", ())),
+        exploration=None if searched is None else _exploration(searched),
         rates={parse_layer(row["structure"]): TunedRate.from_json(row) for row in document["rates"]},
         controls={parse_layer(row["structure"]): tuple(map(parse_layer, row["of"])) for row in document["controls"]},
         spending=None if document["spending"] is None else Spending.from_json(document["spending"]),
@@ -73,6 +76,14 @@ def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
         commands=tuple(document["commands"]),
         environment=tuple(document["environment"].items()),
         **runs,
+    )
+
+
+def _exploration(row: Mapping[str, Any]) -> Exploration:
+    rival = row["rival"]
+    plain = {name: row[name] for name in _names(Exploration) - {"found", "rival"}}
+    return Exploration(
+        found=tuple(map(parse_layer, row["found"])), rival=None if rival is None else parse_layer(rival), **plain
     )
 
 

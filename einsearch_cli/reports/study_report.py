@@ -11,7 +11,7 @@ from typing import Any, Self
 from einsearch_cli.scaling import Level, Observation, Ranking, RankingEntry, levels_of, observations_of, rank_candidates
 from einsearch_cli.scaling.exponents import ExponentEffects, exponent_effects
 from einsearch_cli.scaling.surface import Surface, surface
-from einsearch_cli.search.outcome import Spending, TunedRate, rate_warnings
+from einsearch_cli.search.outcome import Exploration, Spending, TunedRate, rate_warnings
 from einsearch_cli.showing import Tabular
 from einsearch_cli.structures import LayerSpec, Structure, expert_of, layer_family, short_name
 from einsearch_cli.taxonomy import Taxonomy, taxonomy_of
@@ -38,6 +38,10 @@ class StudyReport(Tabular):
     """The best and the yardstick once more, from seeds that decided nothing before."""
     tuning: tuple[TrialResult, ...] = ()
     """Runs that only looked for learning rates."""
+    explored: tuple[TrialResult, ...] = ()
+    """Runs that searched for candidates; none is in the ranking."""
+    exploration: Exploration | None = None
+    """What that search did; None where candidates were given."""
     rates: Mapping[LayerSpec, TunedRate] = field(default_factory=dict)
     """The learning rate of each structure, where they were tuned."""
     controls: Mapping[LayerSpec, tuple[LayerSpec, ...]] = field(default_factory=dict)
@@ -79,7 +83,7 @@ class StudyReport(Tabular):
     @property
     def all_runs(self) -> tuple[TrialResult, ...]:
         """All runs, for whatever they were done."""
-        return (*self.results, *self.confirmation, *self.tuning, *self.unbalanced)
+        return (*self.results, *self.confirmation, *self.tuning, *self.unbalanced, *self.explored)
 
     def records(self) -> list[dict[str, Any]]:
         """One row for each run: those of the ranking, of its confirmation, for learning rates, and without balance."""
@@ -170,8 +174,9 @@ class StudyReport(Tabular):
 
     @cached_property
     def classes(self) -> dict[LayerSpec, Taxonomy]:
-        """ω, ψ and ν of each structure, or of its experts."""
-        return {structure: taxonomy_of(expert_of(structure)) for structure in self.structures}
+        """ω, ψ and ν of each structure, or of its experts; those that a search looked at included."""
+        looked_at = (result.trial.structure for result in self.explored)
+        return {item: taxonomy_of(expert_of(item)) for item in dict.fromkeys((*self.structures, *looked_at))}
 
     @cached_property
     def exponent_effects(self) -> ExponentEffects | None:

@@ -98,6 +98,26 @@ class Spending(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exploration(Record):
+    """The search for candidates that came before the ranking."""
+
+    sampler: str
+    """Who proposed structures."""
+    factors: int
+    """Largest number of factors."""
+    runs: int
+    """Runs that the search took, all on the cheapest rung."""
+    pruned: int
+    """Points of the space that were proposed and failed the pruning criteria; none was trained."""
+    repeated: int
+    """Proposals that were a network trained before; none was trained again."""
+    found: tuple[LayerSpec, ...]
+    """Structures that went on to the ranking, best first."""
+    rival: LayerSpec | None = None
+    """The best candidate that was given, which the best one found is compared with; None where none has a loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOutcome:
     """Everything that the stages of a study gave."""
 
@@ -107,6 +127,10 @@ class StudyOutcome:
     """The best and the yardstick once more, from seeds that decided nothing."""
     tuning: tuple[TrialResult, ...] = ()
     """Runs that only looked for a rate."""
+    explored: tuple[TrialResult, ...] = ()
+    """Runs that searched for candidates; none is in the ranking."""
+    exploration: Exploration | None = None
+    """What that search did; None where the candidates were given."""
     unbalanced: tuple[TrialResult, ...] = ()
     """Runs with experts, done once more without the loss that balances their load."""
     rates: Mapping[LayerSpec, TunedRate]
@@ -117,7 +141,7 @@ class StudyOutcome:
     @property
     def results(self) -> tuple[TrialResult, ...]:
         """All runs."""
-        return (*self.ranked, *self.confirmation, *self.tuning, *self.unbalanced)
+        return (*self.ranked, *self.confirmation, *self.tuning, *self.unbalanced, *self.explored)
 
 
 def rate_warnings(rates: Mapping[LayerSpec, TunedRate]) -> tuple[str, ...]:

@@ -11,7 +11,9 @@ from einsearch_cli.search.halving import planned_counts, rung_budgets
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 
-StudyStage = Literal["rates", "widths", "rate check", "seeds", "more seeds", "confirmation", "without balance loss"]
+StudyStage = Literal[
+    "explore", "rates", "widths", "rate check", "seeds", "more seeds", "confirmation", "without balance loss"
+]
 """In the order in which a rung has them."""
 TUNING: Final[tuple[StudyStage, ...]] = ("rates", "rate check")
 """Stages whose runs only look for learning rates."""
@@ -62,13 +64,14 @@ def planned_stages(
 
     Args:
         spec: the study.
-        candidates: without the controls, which are added here.
+        candidates: without the controls, which are added here, and without those that the study is to find itself.
         networks: which structures are one network at a width that the user gave, where that is known.
     """
     controls = spec.controls_of(candidates)
     structures, always = [*candidates, *controls], len(spec.compared_with())
+    found = 0 if spec.explore is None else spec.explore.finalists
     networks_at = None if networks is None else [networks.distinct(structures, width) for width in spec.widths or ()]
-    counts = planned_counts(spec.halving, len(structures), always, len(controls))
+    counts = planned_counts(spec.halving, len(structures) + found, always, len(controls))
     budgets = rung_budgets(spec.budget_flops, spec.halving)
     stages: list[PlannedStage] = []
 
@@ -76,8 +79,10 @@ def planned_stages(
         if runs:
             stages.append(PlannedStage(stage, rung, budgets[rung], count, runs))
 
+    if spec.explore is not None:
+        add("explore", 0, spec.explore.runs, spec.explore.runs)
     if spec.is_tuned:
-        add("rates", 0, len(structures), RATE_RUNS * len(structures))
+        add("rates", 0, counts[0], RATE_RUNS * counts[0])
     for rung, count in enumerate(counts):
         checks = spec.is_tuned and rung + 1 == len(counts)
         widths = _runs_a_seed(spec, count, networks_at)
@@ -93,7 +98,8 @@ def planned_stages(
     around = 3 if spec.widths is None else min(3, len(spec.widths))
     more = around * (spec.looks[-1] - spec.seeds)
     add("more seeds", len(budgets) - 1, counts[-1], more * (1 + UNDECIDED * (counts[-1] - 1)))
-    confirmed = 1 + min(spec.confirm, counts[-1] - 1) if spec.confirm else 0
+    champions = spec.confirm + (spec.explore is not None)  # the best found, and the best given
+    confirmed = 1 + min(champions, counts[-1] - 1) if spec.confirm else 0
     add("confirmation", len(budgets) - 1, confirmed, confirmed * around * spec.seeds)
     if spec.ablate_balance:
         experts = min(counts[-1], sum(isinstance(structure, MixtureOfExperts) for structure in structures))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from einsearch_cli.errors import EinsearchError, SpecError, near_name
+from einsearch_cli.search.bound import Bound
 from einsearch_cli.search.controls import with_controls
+from einsearch_cli.search.explore_spec import NAMED, ExploreSpec
 from einsearch_cli.settings import (
     Duration,
     FolderName,
@@ -33,7 +34,6 @@ from einsearch_cli.structures import (
     read_structure_file,
     structure_of_entry,
 )
-from einsearch_cli.structures.extent import exact_rational
 from einsearch_cli.structures.families.recognition import GENERIC
 from einsearch_cli.structures.safe_yaml import Location, load_yaml_file
 from einsearch_cli.tasks import AnyTask, find_task, open_task
@@ -52,21 +52,6 @@ CONFIRMING_SEED: Final = 1000
 
 Width = Annotated[Whole, Field(ge=1, le=1_000_000)]
 """Width of a network."""
-
-
-def _bound_text(value: object) -> object:
-    """A bound as text: YAML reads 0.5 as a number and 1/2 as text."""
-    return value if isinstance(value, bool) or not isinstance(value, int | float) else f"{Decimal(repr(value)):f}"
-
-
-def _check_bound(text: str) -> str:
-    if exact_rational(text) is None:
-        raise RuleError("a number from 0 on is needed, such as 1/2 or 0.5", remedy="1/2")
-    return text
-
-
-Bound = Annotated[str, BeforeValidator(_bound_text), AfterValidator(_check_bound)]
-"""A bound on an exponent, taken exactly: 0.33 is 33/100."""
 
 
 def _check_family(name: str) -> str:
@@ -151,6 +136,8 @@ class StudySpec(Settings):
     """Files of candidates, relative to the study file."""
     space: SpaceSpec | None = None
     """A pruned grid of candidates."""
+    explore: ExploreSpec | None = None
+    """Candidates are searched for in the continuous space, before all are ranked; `einsearch search` sets it."""
     widths: list[Width] | None = Field(default=None, min_length=1, examples=[[64, 128, 256]])
     """Widths that every candidate is trained at, from all seeds. Without them the best width of every candidate is
     searched on every rung, with one run a width, and the seeds go to it and its two neighbours."""
@@ -252,6 +239,8 @@ class StudySpec(Settings):
         found += [structure_of_entry(e, f"structures[{i}]").layer for i, e in enumerate(self.structures)]
         found += [named.layer for file in self.files for named in read_structure_file(folder / file)]
         found += self.space.structures() if self.space else []
+        if self.explore is not None and len(set(found)) == 1:
+            found += map(parse_structure, NAMED)
         distinct = list(dict.fromkeys(found))
         if not 2 <= len(distinct) <= MAX_CANDIDATES:
             raise SpecError(

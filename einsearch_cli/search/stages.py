@@ -68,7 +68,7 @@ class Stages:
             trials = {(s, p): trials_of(s, p) for s, points in wanted.items() for p in points}
             self.run(stage, rung, [trial for group in trials.values() for trial in group], goes_on=goes_on)
             for (structure, point), group in trials.items():
-                values[structure][point] = statistics.fmean(_log_loss(self.results[trial]) for trial in group)
+                values[structure][point] = statistics.fmean(log_loss(self.results[trial]) for trial in group)
             more = {
                 s: next_points(found, lambda p, step, s=s: neighbour(s, p, step), leaps=leaps)  # type: ignore[misc]
                 for s, found in values.items()
@@ -109,6 +109,6 @@ class Stages:
         return self._sources.setdefault((key, replace(trial, structure=_ANY, stage="main")), trial)
 
 
-def _log_loss(result: TrialResult) -> float:
+def log_loss(result: TrialResult) -> float:
     """Log of a run's loss, infinite where it has none."""
     return math.log(result.loss) if is_finished(result) and result.loss is not None else math.inf

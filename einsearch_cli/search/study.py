@@ -17,9 +17,11 @@ from einsearch_cli.search.bracket import best_point
 from einsearch_cli.search.budgets import width_grid
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
+from einsearch_cli.search.exploring import explore
 from einsearch_cli.search.halving import promoted, rung_budgets
-from einsearch_cli.search.outcome import Spending, StudyOutcome, TunedRate
-from einsearch_cli.search.plan import StudyStage, planned_stages, run_total
+from einsearch_cli.search.outcome import Exploration, Spending, StudyOutcome, TunedRate
+from einsearch_cli.search.plan import PlannedStage, StudyStage, planned_stages, run_total
+from einsearch_cli.search.rates import next_octave
 from einsearch_cli.search.spec import CONFIRMING_SEED, StudySpec
 from einsearch_cli.search.stages import Stages, StudyEvent
 from einsearch_cli.search.store import StudyStore
@@ -28,8 +30,6 @@ from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.proxy.trial import Stage, Trial, TrialResult
 
-MOST_OCTAVES: Final = 4
-"""The search for a rate ends this many factors of 2 from the base rate."""
 _RATES: Final = "tuned_rates"
 """Name of the note in the store."""
 
@@ -45,26 +45,38 @@ def run_study(
 ) -> StudyOutcome:
     """Run what is not finished yet and return what the study found.
 
-    Stages: rates on the cheapest rung; on every rung one run a width around the best one, then all seeds at the three
-    best; on the last rung the rates are checked before, and undecided candidates get more seeds; then the confirmation, and
-    runs without balance loss.
+    Stages: with `spec.explore` a search for more candidates; rates on the cheapest rung; on every rung one run a width
+    around the best one, then all seeds at the three best; on the last rung the rates are checked before, and undecided
+    candidates get more seeds; then the confirmation, and runs without balance loss.
     Of candidates that are one network at a width only the first is trained there; the others get its result.
 
     Stages are synchronous: one is decided when all trials of the one before have ended, so the outcome does not depend
     on timing, on the number of workers, or on interruptions.
     """
     stages = Stages(networks, store, engine, on_event, rung_budgets(spec.budget_flops, spec.halving))
-    return _Course(spec, candidates, task, stages).run()
+    planned = planned_stages(spec, candidates, networks)
+    exploration = None if spec.explore is None else explore(spec, candidates, task, stages)
+    return _Course(spec, candidates, task, stages, planned, exploration).run()
 
 
 class _Course:
     """One pass through the stages of a study."""
 
-    def __init__(self, spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, stages: Stages) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        candidates: Sequence[LayerSpec],
+        task: AnyTask,
+        stages: Stages,
+        planned: Sequence[PlannedStage],
+        exploration: Exploration | None,
+    ) -> None:
         self.spec = spec
         self.stages = stages
         self.budgets, self.results = stages.budgets, stages.results
-        self.planned = planned_stages(spec, candidates, stages.networks)
+        self.planned, self.exploration = planned, exploration
+        self.found = () if exploration is None else exploration.found
+        candidates = list(dict.fromkeys([*candidates, *self.found]))
         self.controls = spec.controls_of(candidates)
         self.structures = [*candidates, *self.controls]
         self.grid = width_grid(spec, task)
@@ -87,7 +99,11 @@ class _Course:
         for rung in range(last + 1):
             scores = self._run_rung(rung, survivors)
             if rung < last:
-                survivors = promoted(scores, survivors, self.spec.halving.keep, self.always, self.controls)
+                always = [*self.always, *self._champions(survivors, scores)]
+                survivors = promoted(scores, survivors, self.spec.halving.keep, always, self.controls)
+        if self.exploration is not None:
+            given = [s for s in self._champions(survivors, scores) if s not in self.found]
+            self.exploration = replace(self.exploration, rival=next(iter(given), None))
         spending = self._add_seeds(last, survivors, scores)
         confirming = self._confirm(survivors, scores)
         ablations = self._ablate(last, survivors) if self.spec.ablate_balance else []
@@ -98,6 +114,8 @@ class _Course:
             confirmation=self._sorted(confirming),
             tuning=self._sorted(self._distinct(others, ranked).values()),
             unbalanced=self._sorted(ablations),
+            explored=tuple(result for trial, result in self.results.items() if trial.stage == "explore"),
+            exploration=self.exploration,
             rates=self.rates,
             controls=self.controls,
             spending=spending,
@@ -163,7 +181,7 @@ class _Course:
             0,
             {structure: [-1, 0, 1] for structure, number in places.items() if number is not None},
             lambda s, octave: self._trials("rates", s, 0, places[s] or 0, self.first, 2.0**octave),
-            _next_octave,
+            next_octave,
         )
         for structure, losses in values.items():
             found = _lowest({octave * math.log(2): loss for octave, loss in losses.items()})
@@ -261,7 +279,7 @@ class _Course:
             rung,
             {s: [-1, 0, 1] for s in best if s in self.rates},
             lambda s, octave: self._trials("rates", s, rung, best[s], self.first, self.rates[s].rate * 2.0**octave),
-            _next_octave,
+            next_octave,
         )
         for structure, losses in values.items():
             found = _lowest({octave * math.log(2): loss for octave, loss in losses.items()})
@@ -314,10 +332,14 @@ class _Course:
         )
 
     def _confirm(self, survivors: Sequence[LayerSpec], scores: Mapping[LayerSpec, float]) -> list[Trial]:
-        """The best and the yardstick once more, on the last rung around their best widths, from seeds of their own."""
+        """The best and the yardstick once more, on the last rung around their best widths, from seeds of their own.
+
+        After a search, the best of what it found and the best of what was given.
+        """
         yardstick, *_ = self.always
         rivals = [s for s in survivors if s != yardstick and math.isfinite(scores[s])]
         best = sorted(rivals, key=lambda s: scores[s])[: self.spec.confirm]
+        best = list(dict.fromkeys([*best, *(self._champions(survivors, scores) if self.spec.confirm else [])]))
         if not best or not math.isfinite(scores.get(yardstick, math.inf)):
             return []
         seeds, rung = [CONFIRMING_SEED + seed for seed in self.spec.ranking_seeds], len(self.budgets) - 1
@@ -329,6 +351,15 @@ class _Course:
         ]
         self.stages.run("confirmation", rung, trials)
         return trials
+
+    def _champions(self, structures: Sequence[LayerSpec], scores: Mapping[LayerSpec, float]) -> list[LayerSpec]:
+        """After a search, the best of what it found and the best of what was given: they are compared to the end."""
+        if not self.found:
+            return []
+        given = [s for s in structures if s not in (*self.found, *self.controls, self.always[0])]
+        found = [s for s in structures if s in self.found]
+        best = [min(some, key=lambda s: scores[s]) for some in (found, given) if some]
+        return [s for s in best if math.isfinite(scores[s])]
 
     def _nearest(self, structure: LayerSpec, rung: int) -> int:
         """The chosen width that is nearest to the best one."""
@@ -356,11 +387,6 @@ def _three_around(numbers: list[int], middle: int) -> list[int]:
     """A number with its two neighbours; the three at the end where it is one."""
     first = min(max(numbers.index(middle) - 1, 0), max(len(numbers) - 3, 0))
     return numbers[first : first + 3]
-
-
-def _next_octave(_: LayerSpec, octave: int, step: int) -> int | None:
-    """The rate so many factors of 2 further on; None beyond those that are tried."""
-    return octave + step if abs(octave + step) <= MOST_OCTAVES else None
 
 
 def _lowest(values: Mapping[float, float]) -> Vertex | None:

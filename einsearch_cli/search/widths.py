@@ -107,7 +107,7 @@ class WidthGrid:
         if self.fixed is not None:
             return len(self.fixed) // 2
         wanted = math.sqrt(6 * budget_flops / TOKENS_PER_PARAMETER)
-        sized = ((number, self._flops_per_token(structure, number)) for number in range(4, _LAST + 1))
+        sized = ((number, self.flops_per_token(structure, number)) for number in range(4, _LAST + 1))
         best, distance = grid_number(64), math.inf
         for number, flops in sized:
             if flops is None:
@@ -118,7 +118,8 @@ class WidthGrid:
                 break
         return best
 
-    def _flops_per_token(self, structure: LayerSpec, number: int) -> float | None:
+    def flops_per_token(self, structure: LayerSpec, number: int) -> float | None:
+        """Training FLOPs per token at a width; None for one that the structure cannot have."""
         least = self.least_budget(structure, self.width(number))
         return least / (MINIMUM_STEPS * self.task.tokens_per_batch) if math.isfinite(least) else None
 

@@ -79,6 +79,9 @@ def test_arithmetic_needs_no_torch(words: tuple[str, ...], places: dict[str, str
 REFUSED = [
     ("rank", "{folder}/nothing.yaml"),
     ("rank", "monarch", "--task", "tutor"),
+    ("search", "--sampler", "tpr"),
+    ("search", "--factors", "1"),
+    ("search", "--budget", "1e4"),
     ("rank", "monarch", "--widths", "64", "--budget", "1e3"),
     ("rank", "block-dense:blocks=4096", "--widths", "64"),
     ("rank", "monarch", "--text", "{folder}/nothing.txt"),

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from einsearch_cli.scaling import Ranking, RankingEntry
 from einsearch_cli.scaling.exponents import ExponentEffects
 from einsearch_cli.scaling.ranking import FORMAT
-from einsearch_cli.search.outcome import Spending, TunedRate
+from einsearch_cli.search.outcome import Exploration, Spending, TunedRate
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 from einsearch_cli.training.proxy.width_trends import LayerCoordinates
@@ -116,6 +116,9 @@ def results_schema() -> Schema:
         "confirmation": _list("#/$defs/run", "The best and the yardstick from seeds that decided nothing before."),
         "tuning": _list("#/$defs/run", "Runs that only looked for learning rates."),
         "unbalanced": _list("#/$defs/run", "Runs with experts, once more without the loss that balances their load."),
+        "explored": _list("#/$defs/run", "Runs that searched for candidates; none is in the ranking."),
+        "exploration": _type(Exploration | None, definitions)
+        | {"description": "The search for candidates; null where these were given."},
         "rates": _list("#/$defs/rate", "The learning rate of each structure; empty where rates are fixed."),
         "spending": _type(Spending | None, definitions)
         | {"description": "What was planned, and how seeds were added; null where there was no plan."},
@@ -159,7 +162,7 @@ def results_schema() -> Schema:
         "type": "object",
         "additionalProperties": False,
         "properties": properties,
-        "required": sorted(properties.keys() - {"exponents"}),  # files of before have none
+        "required": sorted(properties.keys() - {"exponents", "explored", "exploration"}),  # files of before have none
         "$defs": dict(sorted(definitions.items())),
     }
 

@@ -15,7 +15,7 @@ from einsearch_cli.reports.repeated import agreement
 from einsearch_cli.reports.spending_facts import spending_facts, spending_sentences
 from einsearch_cli.reports.stored import read_study
 from einsearch_cli.scaling import rank_candidates
-from einsearch_cli.search.outcome import Spending, TunedRate
+from einsearch_cli.search.outcome import Exploration, Spending, TunedRate
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 from tests.reports.reading import figures, table_rows
@@ -45,6 +45,14 @@ def whole(study) -> StudyReport:
     return replace(
         made,
         confirmation=again,
+        explored=tuple(
+            replace(run, trial=replace(run.trial, structure=parse_structure(text), seed=2000, rung=0, stage="explore"))
+            for text in ("(1/3|0|2/3|0|2/3|1/3|0)", "(2/3|0|1/3|0|2/3|1/3|0)", "monarch", "kronecker")
+            for run in made.results[:1]
+        ),
+        exploration=Exploration(
+            sampler="tpe", factors=2, runs=60, pruned=7, repeated=3, found=(named["monarch"],), rival=named["low-rank"]
+        ),
         tuning=made.results[:2],
         rates=rates,
         controls={named["monarch"]: (parse_structure("btt:r=2"),)},

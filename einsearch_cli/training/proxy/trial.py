@@ -10,8 +10,8 @@ from einsearch_cli.structures import LayerSpec, RoutingStatistics
 from einsearch_cli.structures.record import Record
 
 Status = Literal["ok", "diverged", "failed"]
-Stage = Literal["rates", "pilot", "main", "confirmation"]
-"""Why a run is made: to find learning rates or best widths, to measure there, or to measure the best once more."""
+Stage = Literal["explore", "rates", "pilot", "main", "confirmation"]
+"""Why a run is made: to find candidates, learning rates or best widths, to measure there, or to measure the best once more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,143 @@
+"""The options of a study that `einsearch rank` and `einsearch search` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import typer
+
+from einsearch_cli.cli.options import (
+    CORE_LIMIT,
+    LEAST_WORKER_BYTES,
+    MANY,
+    POSITIVE,
+    duration_option,
+    flag,
+    memory_option,
+    out_folder,
+    path_parser,
+    real_option,
+    whole_option,
+)
+from einsearch_cli.cli.output import Format, format_option
+from einsearch_cli.errors import SpecError
+from einsearch_cli.search.engines import DEFAULT, engine_names
+
+DEFAULT_PACK: Final = 8
+"""Runs of a pack, at most: in a pack of eight a narrow run takes half the time that it takes alone, and more gain little."""
+MOST_PACKED: Final = 256
+"""The most that may be asked for, and what is tried on a GPU."""
+
+TASK = typer.Option(None, help="Proxy task; `einsearch tasks` lists them.")
+TEXT = typer.Option(
+    None,
+    parser=path_parser("--text"),
+    metavar="PATH",
+    help="File or folder of text to train on; implies --task text.",
+)
+IMAGES = typer.Option(
+    None,
+    parser=path_parser("--images"),
+    metavar="PATH",
+    help="Image, .npy array or folder of images to train on; implies --task pixels.",
+)
+WIDTHS = typer.Option(None, help="Widths of the network, such as 64,128,256; each candidate's best ones if not given.")
+BUDGET = real_option(
+    "--budget", rule=POSITIVE, example="1e11", help="Training FLOPs of every run of the last rung, such as 1e11."
+)
+TOTAL = real_option(
+    "--total-flops",
+    rule=POSITIVE,
+    example="1e13",
+    help="Training FLOPs of all runs together, in place of --budget.",
+)
+TIME = typer.Option(None, metavar="2h|90m|3600s", help="How long the study may take here, in place of --budget.")
+SEEDS = whole_option("--seeds", example=3, within=(1, 1000), help="Runs per candidate and width.")
+FIRST_SEED = whole_option(
+    "--first-seed",
+    example=3,
+    within=(0, 999),
+    help="The first of these seeds, 0 if not given; the same study from other seeds repeats it.",
+)
+MOST_SEEDS = whole_option(
+    "--most-seeds",
+    example=12,
+    within=(1, 1000),
+    help="Most seeds for a candidate that cannot be told from dense; the number of --seeds if not given.",
+)
+RATES = typer.Option(
+    None, metavar="tuned|fixed", help="Learning rates: tuned for every candidate (default), or one for all."
+)
+CONTROLS = typer.Option(
+    None,
+    "--controls/--no-controls",
+    help="Also train candidates without their experts and bonds (default).",
+    show_default=False,
+)
+COORDINATES = flag("--coordinates", "Also check how the outputs of layers change with the width.", default=None)
+CONFIRM = whole_option(
+    "--confirm",
+    example=1,
+    within=(0, 100),
+    help="How many of the best are confirmed with new seeds; 1 if not given.",
+)
+OUT = out_folder(help="Folder of the study; runs/NAME if not given.")
+WORKERS = whole_option(
+    "--workers",
+    example=2,
+    within=(1, MANY),
+    limit=f"{CORE_LIMIT} with --engine local,",
+    help="Runs at once; with --engine local, processes, one per core or CUDA device if not given.",
+)
+ENGINE = typer.Option(
+    DEFAULT,
+    metavar="NAME",
+    autocompletion=engine_names,
+    help=f"What trains the runs: {', '.join(engine_names())}, or one that a plug-in registers.",
+)
+ENGINE_OPTIONS = typer.Option(
+    [],
+    "--engine-option",
+    metavar="KEY=VALUE",
+    help="Setting of the engine, such as address=auto; repeatable (docs/scale-out.md).",
+)
+DEVICE = typer.Option(
+    "auto",
+    metavar="NAMES",
+    help="What runs train on: cpu; cuda, for all CUDA devices; some of them, such as cuda:0,cuda:1; or auto: cuda where "
+    "there is one and else cpu, and cpu on clusters.",
+)
+PRECISION = typer.Option(None, metavar="float32|bfloat16", help="Numbers of matrix products; float32 if not given.")
+PACK = whole_option(
+    "--pack",
+    example=DEFAULT_PACK,
+    within=(1, MOST_PACKED),
+    help=f"Runs of one structure and width that a worker trains at once, where that is faster; {DEFAULT_PACK} on a "
+    "CPU if not given, on a GPU as its memory allows; 1 trains each alone.",
+)
+RUN_TIMEOUT = duration_option(
+    "--run-timeout", example="30m", help="A run that takes longer is killed and has failed; no limit if not given."
+)
+WORKER_MEMORY = memory_option(
+    "--worker-memory",
+    least=LEAST_WORKER_BYTES,
+    help="A run whose worker needs more has failed; no limit if not given.",
+)
+CHECKPOINT_EVERY = duration_option(
+    "--checkpoint-every", default="5m", example="5m", help="Time between two saves of a run in progress."
+)
+DRY_RUN = flag("--dry-run", "Show the plan with its cost, and stop.")
+OUTPUT: Format = format_option(help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown.")
+
+
+def given_settings(*, budget: float | None, total: float | None, time: str | None, **others: Any) -> Mapping[str, Any]:
+    """The settings of a study that options give; None for those left out.
+
+    Raises:
+        SpecError: two options say what a run may cost.
+    """
+    budgets = [name for name, value in (("--budget", budget), ("--total-flops", total), ("--time", time)) if value]
+    if len(budgets) > 1:
+        raise SpecError(f"{budgets[0]} and {budgets[1]} say the same in two ways", remedy="give one of them")
+    return {"budget_flops": budget, "total_flops": total, "time": time, **others}

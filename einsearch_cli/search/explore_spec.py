@@ -1,0 +1,57 @@
+"""What a study asks of a search in the continuous space."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
+from einsearch_cli.errors import near_name
+from einsearch_cli.search.bound import Bound
+from einsearch_cli.settings import RuleError, Settings, Whole
+from einsearch_cli.taxonomy import Bounds
+
+SAMPLERS: Final = ("tpe", "cma-es", "random")
+NAMED: Final = ("monarch", "btt:r=d^1/4", "tt:r=d^1/4", "kronecker", "low-rank")
+"""Families that a search begins with where a study names no candidates."""
+EXPLORING_SEED: Final = 2000
+"""First seed of the runs that only search; no seed of a ranking or a confirmation reaches it."""
+LEAST_RUNS: Final = 10
+
+
+def _check_sampler(name: str) -> str:
+    if name not in SAMPLERS:
+        raise RuleError(f"one of {', '.join(SAMPLERS)} is needed", remedy=near_name(name, SAMPLERS) or SAMPLERS[0])
+    return name
+
+
+class ExploreSpec(Settings):
+    """A search for candidates among structures with any exponents, on the cheapest rung."""
+
+    factors: Whole = Field(default=2, ge=1, le=4)
+    """Largest number of factors."""
+    runs: Whole = Field(default=60, ge=LEAST_RUNS, le=100_000)
+    """Runs of the cheapest rung that the search may take, those that repeat the best with other seeds included."""
+    sampler: Annotated[str, AfterValidator(_check_sampler)] = "tpe"
+    """Who proposes exponents: tpe, cma-es or random, of Optuna."""
+    finalists: Whole = Field(default=3, ge=1, le=50)
+    """How many of the best structures found are ranked with the others."""
+    batch: Whole = Field(default=4, ge=1, le=1000)
+    """Structures that are proposed at once, so that workers train them side by side."""
+    min_psi: Bound = "1"
+    """Smallest rank exponent ψ."""
+    max_omega: Bound = "0"
+    """Largest parameter sharing ω."""
+    max_nu: Bound = "1"
+    """Largest compute exponent ν."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """The numbers that the pruning criteria compare with."""
+        return Bounds(*map(Fraction, (self.min_psi, self.max_omega, self.max_nu)))
+
+    @property
+    def repeats(self) -> int:
+        """Runs that are kept for training the best with other seeds: a fifth."""
+        return self.runs // 5

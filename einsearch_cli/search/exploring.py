@@ -1,0 +1,230 @@
+"""The search for candidates: many structures, one short run each, then the best once more with other seeds.
+
+It comes before the ranking of a study and runs on its cheapest rung, through the same stages, store and engine. Its runs
+have seeds of their own, so the ranking is not made from the runs that chose the candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Final
+
+from einsearch_cli.errors import SpecError
+from einsearch_cli.scaling import vertex
+from einsearch_cli.search.budgets import width_grid
+from einsearch_cli.search.explore_spec import EXPLORING_SEED
+from einsearch_cli.search.outcome import Exploration
+from einsearch_cli.search.proposing import Proposals
+from einsearch_cli.search.rates import next_octave
+from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.search.stages import Stages, log_loss
+from einsearch_cli.structures import LayerSpec, expert_of
+from einsearch_cli.tasks import AnyTask
+from einsearch_cli.taxonomy import taxonomy_of
+from einsearch_cli.training.proxy.trial import Trial
+
+if TYPE_CHECKING:  # importing Optuna takes half a second
+    import optuna
+
+MOST_KNOWN: Final = 60
+"""The search ends early when so many proposals in a row are networks that were trained before."""
+
+
+def explore(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, stages: Stages) -> Exploration:
+    """Search for structures that are worth ranking beside the candidates; `spec.explore` says how.
+
+    1. The first two candidates find their best width (and rate), which says how many FLOPs per token pay at this budget.
+    2. Every other candidate, and then every proposal, is trained once at the width whose FLOPs come nearest to that.
+       A proposal that is a network known from before costs no run; the sampler is told its loss.
+    3. The best get a second seed, the best half of them two more; the order after that is the result.
+
+    Raises:
+        SpecError: no proposal is a network that was not known before.
+    """
+    return _Exploring(spec, candidates, task, stages).run()
+
+
+@dataclass
+class _Network:
+    """What is known of one network."""
+
+    structure: LayerSpec
+    number: int
+    """Of its width."""
+    log_losses: list[float] = field(default_factory=list)
+    is_proposal: bool = False
+
+
+class _Exploring:
+    def __init__(self, spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, stages: Stages) -> None:
+        assert spec.explore is not None
+        self.spec, self.explore, self.candidates, self.stages = spec, spec.explore, candidates, stages
+        self.grid, self.budget = width_grid(spec, task), stages.budgets[0]
+        self.proposals = Proposals(spec.explore, spec.first_seed)
+        self.networks: dict[Hashable, _Network] = {}
+        self.anchors: list[tuple[float, float]] = []
+        """(ν, log of the FLOPs per token at the best width) of the structures whose width was searched."""
+        self.rate = 1.0
+        self.repeated = 0
+        self._trained: set[str] = set()
+        """Keys of the runs that this search took."""
+
+    @property
+    def seed(self) -> int:
+        return EXPLORING_SEED + self.spec.first_seed
+
+    @property
+    def left(self) -> int:
+        """Runs that may still be spent on structures that are new."""
+        return self.explore.runs - self.explore.repeats - len(self._trained)
+
+    def run(self) -> Exploration:
+        self._find_widths(self.candidates[:2])
+        self._train([item for s in self.candidates[2:] if (item := self._place(s)) is not None][: max(0, self.left)])
+        for item in self.networks.values():
+            self.proposals.add(item.structure, item.log_losses[0])
+        is_over = False
+        while self.left > 0 and not is_over:
+            is_over = not self._propose(min(self.explore.batch, self.left))
+        best = self._repeat()
+        if not best:
+            raise SpecError(
+                f"the search found no network beside those of the candidates: at {self.budget:.3g} FLOPs a run, with widths "
+                f"around {self.grid.width(next(iter(self.networks.values())).number)}, exponents of all proposals round to these",
+                remedy="give a larger budget or wider widths, or relax the bounds",
+                keys=("budget_flops",),
+            )
+        return Exploration(
+            sampler=self.explore.sampler,
+            factors=self.explore.factors,
+            runs=len(self._trained),
+            pruned=self.proposals.pruned,
+            repeated=self.repeated,
+            found=tuple(item.structure for item in best[: self.explore.finalists]),
+        )
+
+    def _trial(self, structure: LayerSpec, number: int, seed: int, rate: float | None = None) -> Trial:
+        rate = self.rate if rate is None else rate
+        return Trial(structure, self.grid.width(number), seed, 0, self.budget, stage="explore", rate=rate)
+
+    def _find_widths(self, structures: Sequence[LayerSpec]) -> None:
+        """Best widths, and rates there, of structures that the others are placed by."""
+        seed, budget = self.seed, self.budget
+        found = self.stages.search(
+            "explore", 0,
+            {s: self.grid.around(s, self.grid.guess(s, budget), budget) for s in structures},
+            lambda s, number: [self._trial(s, number, seed)],
+            lambda s, number, step: self.grid.neighbour(s, number, step, budget),
+            leaps=True,
+        )  # fmt: skip
+        self._count()
+        best: dict[LayerSpec, int] = {}
+        for structure, losses in found.items():
+            flops = {number: self._log_flops(structure, number) for number in losses}
+            if any(map(math.isfinite, losses.values())):
+                at = vertex(list(flops.values()), list(losses.values())).at
+                self.anchors.append((float(taxonomy_of(expert_of(structure)).nu), at))
+                best[structure] = min(flops, key=lambda number: abs(flops[number] - at))
+        self.anchors.sort()
+        if self.spec.is_tuned and best:
+            rates = self.stages.search(
+                "explore", 0,
+                {s: [-1, 0, 1] for s in best},
+                lambda s, octave: [self._trial(s, best[s], seed, 2.0**octave)],
+                next_octave,
+            )  # fmt: skip
+            self._count()
+            lowest = [vertex([o * math.log(2) for o in tried], list(tried.values())).at for tried in rates.values()]
+            self.rate = float(f"{math.exp(fmean(lowest)):.3g}")
+        for structure, number in best.items():
+            if (item := self._place(structure, number)) is not None:
+                self._train([item])
+
+    def _count(self) -> None:
+        """Count the runs that are new; what is a copy of another network's run cost nothing."""
+        for trial, result in self.stages.results.items():
+            if trial.stage == "explore" and result.trained_as is None:
+                self._trained.add(trial.key)
+
+    def _log_flops(self, structure: LayerSpec, number: int) -> float:
+        flops = self.grid.flops_per_token(structure, number)
+        return math.inf if flops is None else math.log(flops)
+
+    def _wanted(self, structure: LayerSpec) -> float:
+        """Log FLOPs per token that pay for a structure, between those of the anchors by ν."""
+        import numpy as np
+
+        at = float(taxonomy_of(expert_of(structure)).nu)
+        return float(np.interp(at, [nu for nu, _ in self.anchors], [flops for _, flops in self.anchors]))
+
+    def _place(self, structure: LayerSpec, number: int | None = None) -> _Network | None:
+        """The network of a structure at the width that pays, known or new; None if it fits none."""
+        if number is None:
+            fitting = self.grid.around(structure, self.grid.guess(structure, self.budget), self.budget)
+            if not fitting:
+                return None
+            number = fitting[len(fitting) // 2]
+            number = self._nearest(structure, number) if self.anchors else number
+        key = self.stages.networks.key(structure, self.grid.width(number)), number
+        return self.networks.setdefault(key, _Network(structure, number))
+
+    def _nearest(self, structure: LayerSpec, number: int) -> int:
+        """Step towards the width whose FLOPs per token are nearest to those wanted."""
+        wanted = self._wanted(structure)
+        away = abs(self._log_flops(structure, number) - wanted)
+        for step in (-1, 1):
+            while (other := self.grid.neighbour(structure, number, step, self.budget)) is not None:
+                if (distance := abs(self._log_flops(structure, other) - wanted)) >= away:
+                    break
+                number, away = other, distance
+        return number
+
+    def _train(self, items: Sequence[_Network], seeds: Sequence[int] = (0,)) -> None:
+        trials = {
+            (id(item), seed): self._trial(item.structure, item.number, self.seed + seed)
+            for item in items
+            for seed in seeds
+        }
+        self.stages.run("explore", 0, list(trials.values()), goes_on=True)
+        self._count()
+        for item in items:
+            item.log_losses += [log_loss(self.stages.results[trials[id(item), seed]]) for seed in seeds]
+
+    def _propose(self, number: int) -> bool:
+        """Train so many new networks that the sampler proposes; whether there were any."""
+        asked: list[tuple[optuna.Trial, _Network]] = []
+        new: dict[int, _Network] = {}
+        known = 0
+        while len(new) < number and known < MOST_KNOWN:
+            trial, structure = self.proposals.ask()
+            item = self._place(structure)
+            if item is None or item.log_losses:
+                self.proposals.tell(trial, math.inf if item is None else item.log_losses[0])
+                known += 1
+            else:  # told when it has been trained
+                asked.append((trial, item))
+                known += id(item) in new
+                new[id(item)] = item
+                item.is_proposal = True
+        self.repeated += known
+        self._train(list(new.values()))
+        for trial, item in asked:
+            self.proposals.tell(trial, item.log_losses[0])
+        return bool(new)
+
+    def _repeat(self) -> list[_Network]:
+        """The networks that were found, best first; the best have been trained with more seeds."""
+        order = sorted((n for n in self.networks.values() if n.is_proposal), key=lambda item: item.log_losses[0])
+        order = [item for item in order if math.isfinite(item.log_losses[0])]
+        left = self.explore.runs - len(self._trained)
+        first = min(len(order), max(1, left // 2))
+        self._train(order[:first], [1])
+        order[:first] = sorted(order[:first], key=lambda item: fmean(item.log_losses))
+        second = max(1, first // 4)
+        more = max(1, (left - first) // second)
+        self._train(order[:second], range(2, 2 + more))
+        order[:second] = sorted(order[:second], key=lambda item: fmean(item.log_losses))
+        return order

@@ -1,0 +1,148 @@
+"""Samplers of Optuna that propose structures: points of a cube of exponents that pass the pruning criteria."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from einsearch_cli.errors import SpecError
+from einsearch_cli.lazy import optional_package
+from einsearch_cli.search.explore_spec import ExploreSpec
+from einsearch_cli.structures import LayerSpec, Structure
+from einsearch_cli.taxonomy import taxonomy_of
+from einsearch_cli.taxonomy.criteria import reasons_against
+from einsearch_cli.taxonomy.cube import Cube
+
+if TYPE_CHECKING:  # importing Optuna takes half a second
+    import optuna
+
+MOST_DRAWS: Final = 20_000
+"""Points that may be drawn in a row without one that passes the criteria."""
+_STARTUP: Final = 12
+"""Structures that are drawn at random before a sampler learns from losses."""
+
+
+_WIDER: Final = {"min_psi": "1/2", "max_omega": "1/4", "max_nu": "1"}
+"""Bounds that leave structures of two factors."""
+
+
+def check_space(spec: ExploreSpec) -> None:
+    """Check that the space has a structure beside dense that passes the criteria, before anything is trained.
+
+    Raises:
+        SpecError: none was found among `MOST_DRAWS` random points; the message names the criterion that most of them fail.
+    """
+    import numpy as np
+
+    cube, random, reasons = Cube(spec.factors), np.random.default_rng(0), dict[str, int]()
+    for _ in range(MOST_DRAWS):
+        structure = cube.structure(cube.draw(random).tolist())
+        if len(structure.factors) == 1:
+            continue
+        against = failed(structure, spec)
+        if not against:
+            return
+        for name in against:
+            reasons[name] = reasons.get(name, 0) + 1
+    if not reasons:
+        raise SpecError(
+            "a structure of one factor is dense: there is nothing to search for",
+            remedy="--factors 2",
+            keys=("factors",),
+        )
+    most = max(reasons, key=lambda name: reasons[name])
+    raise SpecError(
+        f"none of {MOST_DRAWS:,} random structures of up to {spec.factors} factors passes the criteria min_psi = "
+        f"{spec.min_psi}, max_omega = {spec.max_omega}, max_nu = {spec.max_nu}; most fail {most}",
+        remedy=f"give a wider {most}, such as {_WIDER.get(most, 'another criterion')}",
+        keys=(most,),
+    )
+
+
+def failed(structure: Structure, spec: ExploreSpec) -> list[str]:
+    """The settings of the criteria that a structure fails; empty where it passes all."""
+    known, bounds = taxonomy_of(structure), spec.bounds
+    if not reasons_against(known, bounds):
+        return []
+    limits = {
+        "min_psi": known.psi < bounds.min_psi,
+        "max_omega": known.omega > bounds.max_omega,
+        "max_nu": known.nu > bounds.max_nu,
+    }
+    return [name for name, fails in limits.items() if fails] or ["criteria that a plug-in registers"]
+
+
+class Proposals:
+    """Structures that a sampler proposes, each within the bounds; the same losses give the same proposals.
+
+    Points outside the bounds are told to the sampler as failed, which it leaves out of what it learns from, and it is
+    asked again.
+    """
+
+    def __init__(self, spec: ExploreSpec, seed: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.spec, self.cube = spec, Cube(spec.factors)
+        self.pruned = 0
+        """Points that were outside the bounds."""
+        self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
+            name: optuna.distributions.FloatDistribution(low, high)
+            for name, (low, high) in zip(self.cube.names, self.cube.ranges, strict=True)
+        }
+        self._study = optuna.create_study(sampler=_sampler(spec, seed), direction="minimize")
+        self._worst = -math.inf
+
+    def add(self, structure: LayerSpec, log_loss: float) -> None:
+        """Tell the sampler of a structure that it did not propose; one outside the space is left out."""
+        import optuna
+
+        if not isinstance(structure, Structure) or failed(structure, self.spec):
+            return
+        if (point := self.cube.point(structure)) is not None and math.isfinite(log_loss):
+            params = dict(zip(self.cube.names, point, strict=True))
+            self._study.add_trial(optuna.create_trial(params=params, distributions=self._distributions, value=log_loss))
+
+    def ask(self) -> tuple[optuna.Trial, Structure]:
+        """The next structure, to be told of with `tell`.
+
+        Raises:
+            SpecError: the sampler finds none within the bounds.
+        """
+        import optuna
+
+        for _ in range(MOST_DRAWS):
+            trial = self._study.ask(self._distributions)
+            structure = self.cube.structure([trial.params[name] for name in self.cube.names])
+            if not failed(structure, self.spec):
+                return trial, structure
+            self.pruned += 1
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        raise SpecError(
+            f"the sampler {self.spec.sampler} proposed {MOST_DRAWS:,} structures in a row that fail the pruning criteria",
+            remedy="relax the bounds, or choose the sampler tpe",
+        )
+
+    def tell(self, trial: optuna.Trial, log_loss: float) -> None:
+        """The loss of a proposal; one without a loss counts as the worst so far."""
+        if math.isfinite(log_loss):
+            self._worst = max(self._worst, log_loss)
+        else:
+            log_loss = self._worst if math.isfinite(self._worst) else 0.0
+        self._study.tell(trial, log_loss)
+
+
+def _sampler(spec: ExploreSpec, seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    samplers = optuna.samplers
+    match spec.sampler:
+        case "random":
+            return samplers.RandomSampler(seed=seed)
+        case "cma-es":
+            optional_package(
+                "cmaes", "the sampler cma-es needs the package cmaes", "pip install 'einsearch[cmaes]'", SpecError
+            )
+            return samplers.CmaEsSampler(seed=seed, n_startup_trials=_STARTUP)
+        case _:
+            return samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, multivariate=True, constant_liar=True)
