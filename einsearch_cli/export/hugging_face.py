@@ -108,10 +108,20 @@ def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
         _check_entry(model_class.load_config(folder).get("quantization_config"), folder)
     else:
         options = {"config": _config(folder), **options}
+    # Other shapes are let through at first, as the error of transformers names none of them.
+    ignores_shapes = options.get("ignore_mismatched_sizes", False)
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        model, found = model_class.from_pretrained(folder, output_loading_info=True, **options)
+        model, found = model_class.from_pretrained(folder, **options)
     except (OSError, SafetensorError) as error:
         raise SpecError(f"weights in {folder} cannot be read: {error}", remedy="save the model again") from error
+    if found.get("mismatched_keys") and not ignores_shapes:
+        name, there, wanted = min(found["mismatched_keys"])
+        raise SpecError(
+            f"{folder}: {len(found['mismatched_keys'])} of the weights have other shapes than the model: {name} is "
+            f"{tuple(there)} in the file, and {tuple(wanted)} by the swaps and the config",
+            remedy="give a folder whose config and weights were saved together",
+        )
     lost, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if lost or unexpected:
         raise SpecError(

@@ -93,6 +93,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         "OPTConfig", CAUSAL, ENCODER | {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 64}
     ),
     "Bloom": Architecture("BloomConfig", CAUSAL, {"vocab_size": 96, "hidden_size": 32, "n_layer": 1, "n_head": 4}),
+    "Falcon": Architecture(
+        "FalconConfig", CAUSAL, {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    ),
+    "XLNet": Architecture(
+        "XLNetConfig", CAUSAL, {"vocab_size": 96, "d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 64}
+    ),
     "Mamba": Architecture(
         "MambaConfig", CAUSAL, {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 4}
     ),
@@ -155,6 +161,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "SiglipVision": Architecture("SiglipVisionConfig", BODY, VISION, "pixels"),
     "CLIPVision": Architecture("CLIPVisionConfig", BODY, VISION, "pixels"),
+    "MobileNetV2": Architecture("MobileNetV2Config", BODY, {"depth_multiplier": 0.25, "image_size": 32}, "pixels"),
     "ConvNext": Architecture(
         "ConvNextConfig",
         BODY,

@@ -145,6 +145,14 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         SpecError, match=r"the weights lack transformer.h.0.mlp.c_fc.factors.A, .* and have 4 that it does not"
     ):
         load_swapped(tmp_path, transformers.GPT2LMHeadModel)
+    other = _gpt2()
+    wide = tmp_path / "wide"
+    save_swapped(other, swap_linear(other, "monarch:blocks=2", lambda _, name: "mlp" in name), wide)
+    (tmp_path / "model.safetensors").write_bytes((wide / "model.safetensors").read_bytes())
+    with pytest.raises(
+        SpecError, match=r"8 of the weights have other shapes than the model: transformer.h.0.mlp.c_fc.fac"
+    ):
+        load_swapped(tmp_path, transformers.GPT2LMHeadModel)
     (tmp_path / "model.safetensors").write_bytes(b"half")
     with pytest.raises(SpecError, match="cannot be read"):
         load_swapped(tmp_path, transformers.GPT2LMHeadModel)
