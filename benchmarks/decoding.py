@@ -24,9 +24,9 @@ import torch
 
 from einsearch_cli.files import write_atomically
 from einsearch_cli.layers import EinsumLinear, merge
-from einsearch_cli.layers.memory import retain_memory
 from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.planner import dense_route, routes
+from einsearch_cli.machine import retain_memory
 from einsearch_cli.models import KeyValueCache, Transformer, TransformerConfig
 from einsearch_cli.speed import Race
 from einsearch_cli.speed.machine import machine_facts

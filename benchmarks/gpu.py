@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from einsearch_cli.files import write_atomically
-from einsearch_cli.layers.memory import retain_memory
+from einsearch_cli.machine import retain_memory
 from einsearch_cli.models.transformer.resources import ACCELERATORS
 from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.structures import parse_layer

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from einsearch_cli.files import write_atomically
-from einsearch_cli.layers.memory import retain_memory
+from einsearch_cli.machine import retain_memory
 from einsearch_cli.models import MLP, StructuredNetwork, Transformer, proxy_config
 from einsearch_cli.models.base import LinearRule, structured_linear
 from einsearch_cli.speed import Race

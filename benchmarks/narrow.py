@@ -23,7 +23,7 @@ from torch.func import functional_call, vmap
 
 from einsearch_cli.files import write_atomically
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.layers.memory import retain_memory
+from einsearch_cli.machine import retain_memory
 from einsearch_cli.speed import Race
 from einsearch_cli.speed.machine import machine_facts
 from einsearch_cli.training.flat_update import FlatLayout

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from einsearch_cli.files import write_atomically
-from einsearch_cli.layers.memory import retain_memory
+from einsearch_cli.machine import retain_memory
 from einsearch_cli.search.engines import find_engine
 from einsearch_cli.search.job import TrialSetup
 from einsearch_cli.search.running import run_waiting

@@ -136,7 +136,7 @@ def _bench(
 def _start_torch(threads: int) -> None:
     import torch
 
-    from einsearch_cli.layers.memory import retain_memory
+    from einsearch_cli.machine import retain_memory
 
     retain_memory()
     torch.set_num_threads(threads)

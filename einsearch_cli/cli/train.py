@@ -53,7 +53,7 @@ def train_command(
     dry_run: bool = flag("--dry-run", "Show the plan, with the speed measured here, and stop."),
 ) -> int:
     from einsearch_cli.data.tokens import check_source
-    from einsearch_cli.layers.memory import retain_memory
+    from einsearch_cli.machine import retain_memory
     from einsearch_cli.models.transformer import accelerator
     from einsearch_cli.training.full import load_train_specs, refuse_folder_of_other
 

@@ -14,16 +14,14 @@ from einsearch_cli.layers.autocast import autocast_dtype, cast, cast_dtype, with
 from einsearch_cli.layers.computed_weight import BuffersWithoutWeight, WithoutWeight, computed_weight, refuse_write
 from einsearch_cli.layers.execution.autograd import execute, register_plan, structured_linear
 from einsearch_cli.layers.execution.choose import Resolved, resolved
-from einsearch_cli.layers.execution.executor import Call
 from einsearch_cli.layers.execution.merged import KeptWeights, Merging, merged_weights
 from einsearch_cli.layers.execution.reference import contract
 from einsearch_cli.layers.execution.scaling import is_first_order, reference_scaled_last, scaled_last
 from einsearch_cli.layers.explanation import LayerExplanation, explanation
 from einsearch_cli.layers.feature_orders import FactoredModule
-from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters, check_width
-from einsearch_cli.layers.other_inputs import output_for
+from einsearch_cli.layers.inputs import check_dtype, check_input, check_parameters, check_width, output_for
 from einsearch_cli.layers.plans.machine_profile import profile_for
-from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.plan import Call
 from einsearch_cli.layers.plans.planner import Route, RouteTable, Use, dense_route, route_table, routes
 from einsearch_cli.layers.torch_private import is_any_autocast, unwrap_if_dead
 from einsearch_cli.layers.tracing import calls_operators, is_plain, is_plain_type
@@ -185,7 +183,7 @@ class EinsumLinear(FactoredModule):
                 identity = torch.eye(self.in_features, device=self.gain.device, dtype=self.gain.dtype)
                 columns = contract(self.plan, self.padded(identity), self._scaled_factors())
                 return columns[:, : self.out_features].T
-            (weight,) = self._merged(route.plan, self._scaled_factors())
+            (weight,) = merged_weights(self.plan, route.plan, self._scaled_factors())
             return weight[0, : self.in_features, : self.out_features].T
 
     def explain(
@@ -217,17 +215,16 @@ class EinsumLinear(FactoredModule):
         step 2    B: 8 × (1,000 × 8) · (8 × 8)
         predicted (xA)B ... µs, x(AB) ... µs
         """
-        place = torch.device(self.gain.device if device is None else device).type
-        if dtype is None:
-            dtype = cast_dtype(self.gain, autocast_dtype(self.gain))
         if use is None:
             unmerged = Use.training if torch.is_grad_enabled() else Use.inference
             use = Use.merged if unmerged is Use.inference and self.is_merged else unmerged
         if use not in set(Use):
             raise LayerError(f"use {use!r}: layers have a route for each use", remedy=f"one of {', '.join(Use)}")
-        use, profile = Use(use), profile_for(place, torch.get_num_threads(), dtype)
-        route = self._route_table(place, dtype, use).at(tokens)
-        return explanation(self.sized, route, tokens, use, place, dtype, profile)
+        place = torch.device(self.gain.device if device is None else device).type
+        dtype = dtype or cast_dtype(self.gain, autocast_dtype(self.gain))
+        call, use = Call(place, dtype, tokens, trains=use == Use.training), Use(use)
+        profile = profile_for(place, _num_threads(), dtype)
+        return explanation(self.sized, self._route_table(call, use).at(tokens), use, call, profile)
 
     def factor_tensor(self, factor: str) -> Tensor:
         """One factor, unscaled, with an axis for every index in the order of `sized.carriers_of(factor)`.
@@ -312,7 +309,8 @@ class EinsumLinear(FactoredModule):
         check_width(x, self.in_features)  # rows of another width may be reshaped, and there may be none of them
         autocast, kept = autocast_dtype(x), merging.weights
         if kept is None or kept.autocast is not autocast:
-            best = self._route_table(x.device.type, cast_dtype(self.gain, autocast), Use.merged)
+            call = Call(x.device.type, cast_dtype(self.gain, autocast), x.numel() // self.in_features, trains=False)
+            best = self._route_table(call, Use.merged)
             kept = KeptWeights(self.plan, self._factors(), self.gain, autocast, best)
             merging.weights = kept
         x, bias = cast(autocast, x, self._padded_bias(self.bias))
@@ -334,7 +332,7 @@ class EinsumLinear(FactoredModule):
         factors: Sequence[Tensor] = self._factors() if is_operator else self._scaled_factors()
         plan = self.plan if route is None else route.plan
         if not is_own:
-            factors = self._merged(plan, factors)
+            factors = merged_weights(self.plan, plan, factors)
         rows = self.padded(x.reshape(-1, self.in_features))
         rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *factors)
         if is_operator:
@@ -361,7 +359,7 @@ class EinsumLinear(FactoredModule):
         if not call.is_plain:
             if not call.is_own:
                 scaled = [*factors[:-1], scaled_last(gain, factors, self._stds)]
-                factors, gain = self._merged(call.route.plan, scaled), None
+                factors, gain = merged_weights(self.plan, call.route.plan, scaled), None
             x, bias = cast(autocast, self.padded(x), self._padded_bias(bias))
             if call.route.is_own or not call.is_own:  # a matrix that the executor forms is cast after that
                 factors = cast(autocast, *factors)
@@ -375,16 +373,13 @@ class EinsumLinear(FactoredModule):
         """Decide how inputs of this shape are computed."""
         check_width(x, self.in_features)
         call = Call(x.device.type, cast_dtype(self.gain, autocast), x.numel() // self.in_features, has_grad)
-        machine, known = (call.device, _num_threads(), call.dtype), self._route_tables[has_grad]
-        if known is None or known[0] != machine:
-            table = self._route_table(call.device, call.dtype, Use.training if has_grad else Use.inference)
-            known = self._route_tables[has_grad] = machine, table
-        return resolved(x, call, self.plan, known[1].at(call.tokens), autocast)
+        table = self._route_table(call, Use.training if has_grad else Use.inference)
+        return resolved(x, call, self.plan, table.at(call.tokens), autocast)
 
-    def _route_table(self, device_type: str, dtype: torch.dtype, use: Use) -> RouteTable:
+    def _route_table(self, call: Call, use: Use) -> RouteTable:
         if self._route is not None:
             return RouteTable((1,), (self._route,))
-        return route_table(self.sized, profile_for(device_type, torch.get_num_threads(), dtype), use)
+        return route_table(self.sized, profile_for(call.device, _num_threads(), call.dtype), use)
 
     def _describe(self) -> None:
         """Texts for `extra_repr`, made beforehand: compilers show a layer, and cannot follow how these are made."""
@@ -398,17 +393,12 @@ class EinsumLinear(FactoredModule):
     def _forget_calls(self) -> None:
         """Drop what was decided for earlier calls, without gradients and with them."""
         self._calls: list[Resolved | None] = [None, None]
-        self._route_tables: list[tuple[tuple[str, int, torch.dtype], RouteTable] | None] = [None, None]
 
     def _scaled_factors(self) -> list[Tensor]:
         """The factors in the order in which they meet, the last one times the scale."""
         factors = self._factors()
         scaled = scaled_last if is_first_order() else reference_scaled_last
         return [*factors[:-1], scaled(self.gain, factors, self._stds)]
-
-    def _merged(self, plan: Plan, scaled: Sequence[Tensor]) -> list[Tensor]:
-        """The weights of another plan from scaled factors; differentiable."""
-        return merged_weights(self.plan, plan, scaled)
 
     def _by_parameter(self) -> dict[str, Tensor]:
         """The factors by the names of their parameters."""
@@ -429,8 +419,7 @@ class EinsumLinear(FactoredModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are without what can be made again, and not merged."""
-        decided = {"_merging": None, "_calls": [None, None], "_route_tables": [None, None]}
-        return {**super().__getstate__(), **decided, "_route": self.route}
+        return {**super().__getstate__(), "_merging": None, "_calls": [None, None], "_route": self.route}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Layers that versions without orders have pickled stay in the fast order, in which they were written."""

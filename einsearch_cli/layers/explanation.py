@@ -8,7 +8,7 @@ import torch
 
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.machine_profile import MachineProfile
-from einsearch_cli.layers.plans.plan import Plan, Step
+from einsearch_cli.layers.plans.plan import Call, Plan, Step
 from einsearch_cli.layers.plans.planner import Route, Use, predicted_ns, routes
 from einsearch_cli.sizing import SizedStructure
 
@@ -54,21 +54,18 @@ class LayerExplanation:
         return "\n".join(lines)
 
 
-def explanation(
-    sized: SizedStructure, route: Route, tokens: int, use: Use, device: str, dtype: torch.dtype, profile: MachineProfile
-) -> LayerExplanation:
-    """How `route` is taken for this many tokens."""
-    is_cpu = device == "cpu"
-    plan = route.plan.at(tokens, profile.token_major)
+def explanation(sized: SizedStructure, route: Route, use: Use, call: Call, profile: MachineProfile) -> LayerExplanation:
+    """How `route` is taken in a call."""
+    tokens, plan = call.tokens, route.plan.at(call.tokens, profile.token_major)
     return LayerExplanation(
         sized=sized,
         tokens=tokens,
         use=use,
-        device=device,
-        dtype=dtype,
+        device=call.device,
+        dtype=call.dtype,
         route=route.text,
         plan=plan,
-        executor="gpu" if not is_cpu else "dense" if route.is_dense else "cpu",
+        executor="gpu" if not call.is_cpu else "dense" if route.is_dense else "cpu",
         chunks=chunks(plan, tokens, profile.chunks),
         kept=kept_steps(plan, tokens, profile.chunks) if use is Use.training else (),
         predicted_us={each.text: predicted_ns(sized, each, tokens, profile, use) / 1e3 for each in routes(sized)},

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from einsearch_cli.errors import EinsearchError, LayerError
+from einsearch_cli.errors import EinsearchError, LayerError, SizeError
 from einsearch_cli.layers.factors import FACTORS, FactorMatrix, Factors, matrices_of, parameter_name
-from einsearch_cli.layers.memory import check_allocation
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.layers.torch_private import is_traced_by_module
+from einsearch_cli.machine import memory_bytes
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import FeatureOrder, Structure, standard_order
 
@@ -85,7 +85,7 @@ class FactoredModule(nn.Module):
         """Make factors (*experts, batch, fan_in, fan_out) without values yet, if the device has the memory."""
         self.in_features, self.out_features, self.structure = d_in, d_out, structure
         self.sized = sized_for(structure, d_in, d_out, order)
-        check_allocation(self.sized, device, dtype, *experts)
+        _check_allocation(self.sized, device, dtype, *experts)
         self.plan = stored_plan(self.sized)
         shapes = {step.factor: step.weight_shape for step in self.plan.steps}
         # One axis, as sharding (`fully_shard`) takes no parameters without one.
@@ -296,6 +296,22 @@ class FactoredModule(nn.Module):
                 f"{name or 'the layer'} has the order of features {self.order}, the state was written with {text}: "
                 f"build the layer with order={(FAST if is_old else text)!r}"
             )
+
+
+def _check_allocation(
+    sized: SizedStructure, device: torch.device | str | int | None, dtype: torch.dtype, copies: int = 1
+) -> None:
+    """Raise SizeError if the factors of so many copies need more bytes than the device has; `meta` holds anything."""
+    place = torch.empty(0, device=device).device
+    available = memory_bytes(place)
+    params = copies * sized.params
+    needed = params * dtype.itemsize
+    if available is not None and needed > available:
+        raise SizeError(
+            f"{f'{copies} × ' if copies > 1 else ''}{sized.structure} at {sized.d_in} × {sized.d_out} has {params:,} "
+            f"parameters = {needed:,} bytes as {dtype}: device {place} has {available:,} bytes",
+            remedy="choose smaller dimensions, a smaller rank or a narrower dtype, or build it on device='meta'",
+        )
 
 
 def _whole_order(plan: Plan, factors: Sequence[str]) -> FeatureOrder:

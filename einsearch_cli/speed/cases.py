@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from einsearch_cli.errors import SizeError, SpecError
-from einsearch_cli.layers.memory import memory_bytes
+from einsearch_cli.machine import memory_bytes
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import Structure
 

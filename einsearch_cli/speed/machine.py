@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from einsearch_cli.layers.plans.machine_profile import processor_name
+from einsearch_cli.machine import processor_name
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.choose import executor_for
 from einsearch_cli.layers.execution.cpu import CpuExecutor
 from einsearch_cli.layers.execution.dense import DenseExecutor
-from einsearch_cli.layers.execution.executor import Call, Executor
+from einsearch_cli.layers.execution.executor import Executor
 from einsearch_cli.layers.execution.gpu import GpuExecutor
-from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.plan import Call, Plan
 from einsearch_cli.layers.plans.planner import dense_route, routes
 from tests.layers.test_planner import random_layer
 

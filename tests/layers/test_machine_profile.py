@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from benchmarks.constants import HELD_OUT_STRUCTURES, HELD_OUT_WIDTHS, is_held_out
-from einsearch_cli.layers.plans import machine_profile
-from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, MachineProfile, processor_name
+from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, MachineProfile
 from einsearch_cli.layers.plans.planner import Use, best_route, route_table
 from einsearch_cli.structures import parse_structure
 
@@ -76,15 +75,3 @@ def test_a_profile_decides_when_the_dense_matrix_is_left() -> None:
     ]
     assert starts == sorted(starts, reverse=True)
     assert len(set(starts)) > 1
-
-
-def test_the_name_of_a_processor_is_the_first_one_that_the_system_lists(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(machine_profile, "_PROCESSORS", tmp_path / "cpuinfo")
-    processor_name.cache_clear()
-    assert processor_name()
-    processor_name.cache_clear()
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: First\nprocessor\t: 1\nmodel name\t: Second\n")
-    assert processor_name() == "First"
-    processor_name.cache_clear()

@@ -138,7 +138,7 @@ def test_grouped_products_give_the_same(structure: str) -> None:
     scales = torch.rand(4) + 0.5
     weights = [layer.experts.factors[step.factor] for step in plan.steps]
     ends = torch.tensor([6, 6, 16, 24])
-    found = contract_in_groups(plan, layer.experts.sized, rows, ends, scales, weights)
+    found = contract_in_groups(plan, rows, ends, scales, weights)
     wanted = contract_each(plan, rows, [6, 0, 10, 8], scales, weights)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(gradients(found, [rows, *weights]), gradients(wanted, [rows, *weights]), strict=True):
@@ -157,7 +157,7 @@ def test_grouped_products_can_be_differentiated_twice(structure: str) -> None:
         first = torch.autograd.grad(y.sin().sum(), inputs, create_graph=True)
         return torch.autograd.grad(sum(gradient.sin().sum() for gradient in first), inputs)  # type: ignore[arg-type]
 
-    found = second(contract_in_groups(plan, layer.experts.sized, inputs[0], ends, inputs[1], weights))
+    found = second(contract_in_groups(plan, inputs[0], ends, inputs[1], weights))
     wanted = second(contract_each(plan, inputs[0], [6, 0, 10, 8], inputs[1], weights))
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())

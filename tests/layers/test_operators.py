@@ -15,6 +15,7 @@ from einsearch_cli.layers.execution.autograd import structured_linear, structure
 from einsearch_cli.layers.execution.executor import reference_layer
 from einsearch_cli.layers.execution.gpu import GpuExecutor
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
+from einsearch_cli.layers.plans.plan import Call
 from tests.layers.parts import factors_of, operator_name_of, padded_bias_of, stds_of
 
 
@@ -115,7 +116,7 @@ def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool, mon
     layer = market[name].layer(cap=cap)
     plan, operator_name = layer.plan, operator_name_of(layer)
     monkeypatch.setattr(autograd, "_executor", lambda _, x: GpuExecutor(plan, x.shape[0]))
-    monkeypatch.setattr(autograd, "_kept", lambda *_: kept_when_compiled(plan, False, 8))
+    monkeypatch.setattr(autograd, "_kept", lambda *_: kept_when_compiled(plan, Call("cuda", torch.float64, 3, True)))
     x = torch.randn(3, plan.padded_in, dtype=torch.float64, requires_grad=True)
     inputs = [x, layer.gain, padded_bias_of(layer), *factors_of(layer)]
     grad = torch.randn(3, plan.padded_out, dtype=torch.float64)
@@ -145,8 +146,9 @@ def test_gradients_that_are_not_wanted_are_not_given() -> None:
 def test_wide_intermediates_are_computed_anew() -> None:
     """As in eager mode: memory that is fetched anew in every step is dear."""
     wide, narrow = (EinsumLinear(1024, 1024, text, device="meta").plan for text in ("btt:r=4", "monarch"))
-    assert kept_when_compiled(wide, is_cpu=True, itemsize=4) == (False,)
-    assert kept_when_compiled(narrow, True, 4) == kept_when_compiled(wide, False, 4) == (True,)
+    cpu, gpu = (Call(device, torch.float32, 1, trains=True) for device in ("cpu", "cuda"))
+    assert kept_when_compiled(wide, cpu) == (False,)
+    assert kept_when_compiled(narrow, cpu) == kept_when_compiled(wide, gpu) == (True,)
 
 
 def test_a_fixed_route_is_taken() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from einsearch_cli.layers import Plan, plan_for
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, DEFAULT_GPU
+from einsearch_cli.layers.plans.operands import plan_operands
 from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import meeting_order
@@ -30,7 +31,7 @@ def plan_of(text: str, d_in: int = 256, d_out: int = 256) -> Plan:
 )  # fmt: skip
 def test_no_two_factor_plan_copies_an_activation(text: str) -> None:
     plan = plan_of(text)
-    assert not any(step.rows.is_copy for step in plan.steps)
+    assert not any(step.rows.copy for step in plan_operands(plan, is_cpu=True).steps)
 
 
 def test_few_tokens_on_a_cpu_are_multiplied_token_major(case: Any) -> None:

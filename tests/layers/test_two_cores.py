@@ -18,6 +18,7 @@ from einsearch_cli.layers.execution.kernels import two_core_kernels
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
 from einsearch_cli.layers.plans.cost_model import inference_bytes, training_bytes
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_GPU
+from einsearch_cli.layers.plans.plan import Call
 from einsearch_cli.layers.plans.planner import Use, explain
 from einsearch_cli.layers.plans.two_cores import TwoCores, two_cores
 from tests.layers.parts import factors_of, padded_bias_of, stds_of
@@ -135,8 +136,9 @@ def test_a_cpu_has_no_kernels() -> None:
     x, cores = torch.randn(3, 16, dtype=torch.bfloat16), two_cores(layer.plan)
     assert cores is not None
     assert two_core_kernels(cores, x, [factor.bfloat16() for factor in factors_of(layer)], None) is None
-    for is_cpu, itemsize, keeps in ((True, 2, True), (False, 2, False), (False, 4, True)):
-        assert kept_when_compiled(layer.plan, is_cpu, itemsize) == (keeps,)
+    half, single = torch.bfloat16, torch.float32
+    for device, dtype, keeps in (("cpu", half, True), ("cuda", half, False), ("cuda", single, True)):
+        assert kept_when_compiled(layer.plan, Call(device, dtype, 3, trains=True)) == (keeps,)
 
 
 def test_nothing_but_input_and_output_moves() -> None:

@@ -9,7 +9,8 @@ from torch import nn
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.execution.choose import executor_for
 from einsearch_cli.layers.execution.cpu import CpuExecutor
-from einsearch_cli.layers.execution.executor import Call, reference_layer
+from einsearch_cli.layers.execution.executor import reference_layer
+from einsearch_cli.layers.plans.plan import Call
 from einsearch_cli.speed import MARKET, Race
 from einsearch_cli.speed.bare import einsum_route
 

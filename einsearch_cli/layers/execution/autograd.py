@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.execution.choose import executor_for
-from einsearch_cli.layers.execution.executor import Call, Executor, Saved, reference_layer
+from einsearch_cli.layers.execution.executor import Executor, Saved, reference_layer
 from einsearch_cli.layers.execution.reference import needs_reference_gradients, reference_gradients
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
-from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.plan import Call, Plan
 from einsearch_cli.layers.torch_private import saving_hooks
 
 
@@ -135,4 +135,4 @@ def _executor(name: str, x: Tensor) -> Executor:
 
 def _kept(name: str, x: Tensor) -> tuple[bool, ...]:
     """Which results are saved: the decision of one call may not depend on the number of tokens in compiled code."""
-    return kept_when_compiled(_plans[name], x.device.type == "cpu", x.dtype.itemsize)
+    return kept_when_compiled(_plans[name], Call(x.device.type, x.dtype, 1, trains=True))

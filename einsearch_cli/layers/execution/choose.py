@@ -10,10 +10,10 @@ from torch import Tensor
 
 from einsearch_cli.layers.execution.cpu import CpuExecutor
 from einsearch_cli.layers.execution.dense import DenseExecutor
-from einsearch_cli.layers.execution.executor import Call, Executor
+from einsearch_cli.layers.execution.executor import Executor
 from einsearch_cli.layers.execution.gpu import GpuExecutor
 from einsearch_cli.layers.plans.machine_profile import profile_for
-from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.plan import Call, Plan
 from einsearch_cli.layers.plans.planner import Route
 
 _num_threads = torch.get_num_threads

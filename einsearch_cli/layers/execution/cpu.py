@@ -13,8 +13,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.execution.executor import Executor, Inputs, Saved, as_rows, memory_for_x_grad
-from einsearch_cli.layers.execution.products import Products, Results, repeated_factors
+from einsearch_cli.layers.execution.executor import Executor, Inputs, Keeps, MaybeTensor, Output, Saved, Tensors
+from einsearch_cli.layers.execution.products import (
+    Products,
+    Results,
+    as_rows,
+    memory_for_results,
+    memory_for_x_grad,
+    repeated_factors,
+)
 from einsearch_cli.layers.execution.scaling import per_scale, scale_gradients, scale_of
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, ChunkLengths
@@ -33,26 +40,17 @@ class CpuExecutor(Executor):
         self.keeps = kept_steps(plan, tokens, lengths)
         self._nothing: Results = (None,) * len(self.keeps)
 
-    def forward(
-        self,
-        x: Tensor,
-        gain: Tensor | None,
-        bias: Tensor | None,
-        factors: Sequence[Tensor],
-        keeps: Sequence[bool] | None = None,
-    ) -> tuple[Tensor, Saved | None]:
+    def forward(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, factors: Tensors, keeps: Keeps = None) -> Output:
         scale, rows, results = scale_of(gain, factors, self.limits), as_rows(x), self._nothing
         if keeps and not self.is_whole:
-            results = self.memory(rows, keeps)
+            results = memory_for_results(self.plan, rows, keeps)
         # The output is not a view, of which torch would keep account.
         y = x.new_empty(*x.shape[:-1], self.plan.padded_out)
         y_rows = y if y.ndim == 2 else y.view(self.tokens, self.plan.padded_out)
         found = self.multiply(rows, y_rows, scale.value, bias, factors, results)
         return y, None if keeps is None else Saved(scale, found)
 
-    def backward(
-        self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]
-    ) -> list[Tensor | None]:
+    def backward(self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]) -> list[MaybeTensor]:
         x, gain, _, *factors = inputs
         saved = saved or Saved(None, self._nothing)
         scale, results = saved.scale, saved.results
@@ -74,13 +72,8 @@ class CpuExecutor(Executor):
             x_grad = x_grad.view(x.shape)
         return [x_grad, gain_grad if wants_gain else None, bias_grad, *grads]
 
-    def memory(self, rows: Tensor, keeps: Sequence[bool]) -> Results:
-        """Memory (tokens, width) for the results that are to be saved."""
-        widths = zip(self.plan.widths[1:-1], keeps, strict=True)
-        return [rows.new_empty(rows.shape[0], width) if kept else None for width, kept in widths]
-
     def multiply(
-        self, x: Tensor, y: Tensor, scale: float, bias: Tensor | None, factors: Sequence[Tensor], results: Results
+        self, x: Tensor, y: Tensor, scale: float, bias: MaybeTensor, factors: Tensors, results: Results
     ) -> Results:
         """Write the output (tokens, padded_out) to `y`, and results of the steps to the memory in `results`, if any.
 
@@ -95,20 +88,14 @@ class CpuExecutor(Executor):
         return results
 
     def gradients(
-        self,
-        grad: Tensor,
-        x: Tensor,
-        x_grad: Tensor | None,
-        scale: float,
-        factors: Sequence[Tensor],
-        results: Results,
+        self, grad: Tensor, x: Tensor, x_grad: MaybeTensor, scale: float, factors: Tensors, results: Results,
         wanted: Sequence[bool],
-    ) -> tuple[float | None, Tensor | None, list[Tensor | None]]:
+    ) -> tuple[float | None, MaybeTensor, list[MaybeTensor]]:  # fmt: skip
         """Gradients of scale, bias and factors, where wanted; that of x is written to `x_grad` if given."""
         wants_scale, wants_bias, *wants_factors = wanted
         wants_factors[-1] |= wants_scale
         sizes, bias_grad, prepared = self._sizes, None, self.prepared(factors)
-        sums: list[Tensor | None] = [None] * len(factors)
+        sums: list[MaybeTensor] = [None] * len(factors)
         if self.is_whole:
             bias_grad = grad.sum(0) if wants_bias else None
             self._parts[0].backward(grad, x, x_grad, scale, prepared, results, wants_factors, sums)
@@ -127,7 +114,7 @@ class CpuExecutor(Executor):
             grads[-1] = torch.zeros_like(grads[-1])
         return slope, bias_grad, grads
 
-    def prepared(self, factors: Sequence[Tensor]) -> Sequence[Tensor]:
+    def prepared(self, factors: Tensors) -> Tensors:
         """Factors repeated along the axes that only the activation has; along the tokens it is done chunk by chunk."""
         return repeated_factors(self.plan, factors)
 

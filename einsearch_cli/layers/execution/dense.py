@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from einsearch_cli.layers.autocast import without_autocast
-from einsearch_cli.layers.execution.executor import Executor, Inputs, Saved
+from einsearch_cli.layers.execution.executor import Executor, Inputs, Keeps, MaybeTensor, Output, Saved, Tensors
 from einsearch_cli.layers.execution.forming import Forming
 from einsearch_cli.layers.execution.products import nothing_like
 from einsearch_cli.layers.execution.scaling import per_scale, scale_gradients, scale_of
@@ -32,14 +32,7 @@ class DenseExecutor(Executor):
         self._forming = Forming(stored, dense)
         self.keeps = (True,)
 
-    def forward(
-        self,
-        x: Tensor,
-        gain: Tensor | None,
-        bias: Tensor | None,
-        factors: Sequence[Tensor],
-        keeps: Sequence[bool] | None = None,
-    ) -> tuple[Tensor, Saved | None]:
+    def forward(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, factors: Tensors, keeps: Keeps = None) -> Output:
         """Factors may be of a wider dtype than the rest, as under autocast: the matrix is formed in it."""
         scale = scale_of(gain, factors, self.limits)
         matrix, values = self._formed(factors, x.dtype)
@@ -55,9 +48,7 @@ class DenseExecutor(Executor):
         _addmm(rows if bias is None else bias, _rows(x), matrix, beta=bias is not None, alpha=scale.value, out=rows)
         return y, saved
 
-    def backward(
-        self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]
-    ) -> list[Tensor | None]:
+    def backward(self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]) -> list[MaybeTensor]:
         x, gain, _, *factors = inputs
         saved = saved or Saved(scale_of(gain, factors, self.limits), self._formed(factors, x.dtype))
         scale, (matrix, values) = saved.scale, saved.results

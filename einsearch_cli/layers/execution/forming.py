@@ -9,7 +9,7 @@ Axes: B batch (in both operands and the result), M and N in one operand and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise, product
 from typing import Any, NamedTuple
@@ -17,16 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.plans.merge_steps import Axes, joint_axes, merging_pairs, without
-from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.merge_steps import joint_axes, merging_pairs, without
+from einsearch_cli.layers.plans.plan import Axes, Groups, Plan
 from einsearch_cli.sizing import SizedStructure
 
 _CALL, _MATRIX, _SUMMED = 2_000, 100, 4
 """What a call of torch, a matrix of a batched product, an element multiplied and summed take, in elements that are copied."""
-Groups = tuple[Axes, ...]
-"""The axes along each dimension of a tensor."""
-Instruction = tuple[Callable[..., Tensor], tuple[int, ...]]
-"""A function, and the places of its operands among the tensors before it."""
+Function = Callable[..., Tensor]
 
 
 class _Memory(NamedTuple):
@@ -42,7 +39,7 @@ class _Way(NamedTuple):
     """One way to multiply two tensors."""
 
     cost: float
-    function: Callable[..., Tensor]
+    function: Function
     operands: tuple[tuple[_Memory, Groups], ...]
     result: Groups
 
@@ -72,16 +69,15 @@ class Forming:
             tensors = [*without(tensors, first, second), made]
         self._matrix = program.read(tensors[0], matrix)
         self._forward = program.take()
-        gradients = {tensors[0].place: _Memory(program.next_place(), program.shape(matrix), step.axes)}
+        grad = program.next_place()
+        gradients = {tensors[0].place: _Memory(grad, program.shape(matrix), step.axes)}
         for left, right, made in reversed(products):
             for own, other in ((left, right), (right, left)):
-                gradients[own.place] = program.multiply(
-                    gradients[made.place], other, own.axes, stored_as.get(own.place)
-                )
+                found = program.multiply(gradients[made.place], other, own.axes, stored_as.get(own.place))
+                gradients[own.place] = found
         self._found = [program.read(gradients[factor.place], stored_as[factor.place]) for factor in factors]
         self._backward = program.take()
-        read = {place for _, places in self._backward for place in places}
-        self._unread = [place for place in range(gradients[tensors[0].place].place) if place not in read]
+        self._unread = set(range(grad)) - {place for _, places in self._backward for place in places}
         """What the backward pass does not need."""
 
     def forward(self, factors: Sequence[Tensor]) -> tuple[Tensor, list[Any]]:
@@ -107,11 +103,11 @@ class _Program:
 
     def __init__(self, sized: SizedStructure, given: int) -> None:
         self._sized, self._places = sized, given
-        self._instructions: list[Instruction] = []
+        self._instructions: list[tuple[Function, tuple[int, ...]]] = []
         self._views: dict[tuple[int, Groups], int] = {}
 
-    def take(self) -> list[Instruction]:
-        """The instructions since the last time."""
+    def take(self) -> list[tuple[Function, tuple[int, ...]]]:
+        """The instructions since the last time: a function, and the places of its operands among all tensors."""
         taken, self._instructions = self._instructions, []
         return taken
 
@@ -121,7 +117,7 @@ class _Program:
         return self._places - 1
 
     def shape(self, groups: Groups) -> tuple[int, ...]:
-        return tuple(math.prod(self._sized.size(axis) for axis in group) for group in groups)
+        return tuple(math.prod(map(self._sized.size, group)) for group in groups)
 
     def read(self, memory: _Memory, groups: Groups) -> int:
         """The place of the tensor with these axes along its dimensions."""
@@ -140,16 +136,15 @@ class _Program:
             reads = [self._reading(*operand)[2] for operand in way.operands]
             return way.cost + sum(reads) + (self._reading(made, groups)[2] if groups else 0)
 
-        aims = groups or tuple((axis,) for axis in target)
-        best = min((*self._sums(first, second, aims), *self._matrix_products(first, second, target)), key=cost)
+        best = min(self._ways(first, second, _axes(groups) if groups else target), key=cost)
         places = tuple(self.read(*operand) for operand in best.operands)
         self._instructions.append((best.function, places))
         return _Memory(self.next_place(), self.shape(best.result), _axes(best.result))
 
-    def _reading(self, memory: _Memory, groups: Groups) -> tuple[int, Callable[[Tensor], Tensor] | None, float]:
+    def _reading(self, memory: _Memory, groups: Groups) -> tuple[int, Function | None, float]:
         """What is read, what is done to it, and what that costs."""
-        axes, shape, swapped = _axes(groups), self.shape(groups), (*groups[:-2], *reversed(groups[-2:]))
-        if (memory.axes, memory.shape) == (axes, shape):
+        shape, swapped = self.shape(groups), (*groups[:-2], *reversed(groups[-2:]))
+        if (memory.axes, memory.shape) == (_axes(groups), shape):
             return memory.place, None, 0
         if (memory.place, groups) in self._views:
             return self._views[memory.place, groups], None, 0
@@ -157,61 +152,46 @@ class _Program:
             return self._views[memory.place, swapped], _swapped, _CALL
         if (memory.axes, memory.shape) == (_axes(swapped), self.shape(swapped)):
             return memory.place, _swapped, _CALL
-        sizes = [self._sized.size(axis) for axis in memory.axes]
+        sizes = self.shape(tuple((axis,) for axis in memory.axes))
         strides = {axis: math.prod(sizes[at + 1 :]) for at, axis in enumerate(memory.axes)}
-        copied_cost = 2 * _CALL + math.prod(shape)
-        if not all(strides[a] == strides[b] * self._sized.size(b) for group in groups for a, b in pairwise(group)):
-            view = tuple(self._sized.size(axis) for axis in axes), tuple(strides[axis] for axis in axes)
-            return memory.place, partial(_copied, *view, shape), copied_cost
-        view = shape, tuple(strides[group[-1]] if group else 1 for group in groups)
+        is_view = all(strides[a] == strides[b] * self._sized.size(b) for group in groups for a, b in pairwise(group))
         # A batched product whose batch lies innermost would go one matrix at a time.
-        if len(groups) == 3 and memory.axes[-1:] != () and memory.axes[-1] in groups[0]:
-            return memory.place, partial(_copied, *view, shape), copied_cost
-        return memory.place, partial(torch.as_strided, size=view[0], stride=view[1]), _CALL
+        if is_view and not (len(groups) == 3 and memory.axes[-1:] and memory.axes[-1] in groups[0]):
+            stride = tuple(strides[group[-1]] if group else 1 for group in groups)
+            return memory.place, partial(torch.as_strided, size=shape, stride=stride), _CALL
+        lying = self.shape(tuple((axis,) for axis in _axes(groups))), tuple(strides[axis] for axis in _axes(groups))
+        return memory.place, partial(_copied, *lying, shape), 2 * _CALL + math.prod(shape)
 
-    def _sums(self, first: _Memory, second: _Memory, aims: Groups) -> Iterator[_Way]:
-        """Element by element: the outer product, or the sum over a product that has the axes of `first`."""
-        joint = joint_axes(first.axes, second.axes)
-        wanted = _axes(aims)
-        summed = tuple((axis,) for axis in joint if axis not in wanted)
-        if summed and joint != first.axes:
-            return
-        lone: Groups = aims if all(len(group) < 2 for group in aims) else tuple((axis,) for axis in wanted)
-        outer: Groups = tuple((axis,) for axis in wanted)
-        inner: Groups = tuple((axis,) for axis in joint)
-        leading = tuple(group for group in lone if not group)  # axes of one element, which only the first operand needs
-        for before, order in ((leading, inner), ((), (*lone, *summed))) if summed else (((), outer),):
-            full, own = (
-                tuple(group if set(group) <= set(memory.axes) else () for group in order) for memory in (first, second)
-            )
-            at = tuple(number for number, group in enumerate((*before, *order)) if group in summed)
-            function = partial(_summed_product, at) if summed else _outer_product
-            result = tuple(group for group in (*before, *order) if group not in summed)
-            cost = 2 * _CALL + _SUMMED * math.prod(self.shape((joint,)))
-            yield _Way(cost, function, ((first, (*before, *full)), (second, own)), result)
-
-    def _matrix_products(self, first: _Memory, second: _Memory, target: Axes) -> Iterator[_Way]:
-        """In every order of the axes of B, M, N and K in which they lie somewhere."""
+    def _ways(self, first: _Memory, second: _Memory, target: Axes) -> Iterator[_Way]:
+        """Element by element; or as a matrix product, in every order of the axes of B, M, N and K in which they lie."""
         one, two = set(first.axes), set(second.axes)
         summed = one & two - set(target)
-        if not summed:
-            return
+        if not summed or two <= one:
+            lying = tuple((axis,) for axis in (first.axes if summed else target))
+            operands = tuple(
+                (memory, tuple(group if group[0] in memory.axes else () for group in lying))
+                for memory in (first, second)
+            )
+            at = tuple(place for place, group in enumerate(lying) if group[0] in summed)
+            elements = math.prod(self.shape(lying))
+            result = tuple(group for group in lying if group[0] not in summed)
+            function: Function = partial(_summed_product, at) if summed else _outer_product
+            yield _Way(2 * _CALL + _SUMMED * elements, function, operands, result)
 
-        def orders(group: set[str]) -> Iterable[Axes]:
+        def orders(group: set[str]) -> dict[Axes, None]:
             lying = (tuple(axis for axis in axes if axis in group) for axes in (target, first.axes, second.axes))
             return dict.fromkeys(axes for axes in lying if len(axes) == len(group))
 
+        if not summed:
+            return
         cost = _CALL + math.prod(self.shape((joint_axes(first.axes, second.axes),)))
         for b, m, n, k in product(*map(orders, (one & two - summed, one - two, two - one, summed))):
-            for operands, result in (
-                (((first, (b, m, k)), (second, (b, k, n))), (b, m, n)),
-                (((second, (b, n, k)), (first, (b, k, m))), (b, n, m)),
-            ):
-                if b:
-                    yield _Way(cost + _MATRIX * self.shape((b,))[0], torch.bmm, operands, result)
-                else:
-                    matrices = tuple((memory, groups[1:]) for memory, groups in operands)
-                    yield _Way(cost, torch.mm, matrices, result[1:])
+            matrices = _MATRIX * self.shape((b,))[0] if b else 0
+            batch: Groups = (b,) if b else ()
+            for left, right, rows, columns in ((first, second, m, n), (second, first, n, m)):
+                operands = (left, (*batch, rows, k)), (right, (*batch, k, columns))
+                function = torch.bmm if b else torch.mm
+                yield _Way(cost + matrices, function, operands, (*batch, rows, columns))
 
 
 def _axes(groups: Groups) -> Axes:

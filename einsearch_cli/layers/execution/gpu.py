@@ -12,9 +12,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.execution.executor import Executor, Inputs, Saved, as_rows, memory_for_x_grad
+from einsearch_cli.layers.execution.executor import Executor, Inputs, Keeps, MaybeTensor, Output, Saved, Tensors
 from einsearch_cli.layers.execution.kernels import two_core_kernels
-from einsearch_cli.layers.execution.products import Products, repeated_factors
+from einsearch_cli.layers.execution.products import Products, Results, as_rows, memory_for_x_grad, repeated_factors
 from einsearch_cli.layers.execution.scaling import gradients_on_device, scaled_on_device
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.two_cores import two_cores
@@ -27,16 +27,9 @@ class GpuExecutor(Executor):
         super().__init__(plan)
         self._products, self._cores = Products(plan, tokens, is_cpu=False), two_cores(plan)
         self.keeps = (True,) * (len(plan.steps) - 1)
-        self._nothing: Sequence[Tensor | None] = (None,) * len(self.keeps)
+        self._nothing: Results = (None,) * len(self.keeps)
 
-    def forward(
-        self,
-        x: Tensor,
-        gain: Tensor | None,
-        bias: Tensor | None,
-        factors: Sequence[Tensor],
-        keeps: Sequence[bool] | None = None,
-    ) -> tuple[Tensor, Saved | None]:
+    def forward(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, factors: Tensors, keeps: Keeps = None) -> Output:
         scale, rows, results = None, as_rows(x), self._nothing
         if gain is not None:
             scale = scaled, _ = scaled_on_device(gain, factors, self.limits)
@@ -52,9 +45,7 @@ class GpuExecutor(Executor):
         y = y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[1])
         return y, None if keeps is None else Saved(scale, results)
 
-    def backward(
-        self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]
-    ) -> list[Tensor | None]:
+    def backward(self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]) -> list[MaybeTensor]:
         x, gain, _, *factors = inputs
         saved = saved or Saved(None, self._nothing)
         scale, results = saved.scale, saved.results
@@ -78,19 +69,13 @@ class GpuExecutor(Executor):
         return [x_grad, gain_grad if wants_gain else None, bias_grad, *grads]
 
     def _gradients(
-        self,
-        grad: Tensor,
-        x: Tensor,
-        x_grad: Tensor | None,
-        factors: Sequence[Tensor],
-        results: Sequence[Tensor | None],
-        wanted: Sequence[bool],
-    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        self, grad: Tensor, x: Tensor, x_grad: MaybeTensor, factors: Tensors, results: Results, wanted: Sequence[bool]
+    ) -> tuple[MaybeTensor, list[MaybeTensor]]:
         """Gradients of bias and scaled factors, where wanted; that of x is written to `x_grad` if given."""
         wants_bias, *wants_factors = wanted
         kernels = self._fused(x, factors, None)
         if kernels is None or self._cores is None:
-            sums: list[Tensor | None] = [None] * len(factors)
+            sums: list[MaybeTensor] = [None] * len(factors)
             self._products.backward(grad, x, x_grad, 1.0, self.prepared(factors), results, wants_factors, sums)
             return grad.sum(0) if wants_bias else None, self._products.factor_gradients(sums)
         if x_grad is not None:
@@ -99,10 +84,10 @@ class GpuExecutor(Executor):
             return grad.sum(0) if wants_bias else None, [None, None]
         return kernels.gradients(self._cores, grad, x, factors, wants_bias)  # type: ignore[no-any-return]
 
-    def _fused(self, x: Tensor, factors: Sequence[Tensor], bias: Tensor | None) -> ModuleType | None:
+    def _fused(self, x: Tensor, factors: Tensors, bias: MaybeTensor) -> ModuleType | None:
         """One kernel each for output, factors and the input's gradient, where there are any for these tensors."""
         return None if self._cores is None else two_core_kernels(self._cores, x, factors, bias)
 
-    def prepared(self, factors: Sequence[Tensor]) -> Sequence[Tensor]:
+    def prepared(self, factors: Tensors) -> Tensors:
         """Factors repeated along the axes that only the activation has."""
         return repeated_factors(self.plan, factors)

@@ -10,10 +10,9 @@ from torch.nn import functional
 
 from einsearch_cli.layers.autocast import cast_dtype
 from einsearch_cli.layers.execution.choose import executor_for
-from einsearch_cli.layers.execution.executor import Call
 from einsearch_cli.layers.execution.scaling import reference_scaled_last
-from einsearch_cli.layers.plans.merge_steps import Axes, joint_axes, merging_pairs, without
-from einsearch_cli.layers.plans.plan import Plan, Step
+from einsearch_cli.layers.plans.merge_steps import joint_axes, merging_pairs, without
+from einsearch_cli.layers.plans.plan import Axes, Call, Plan, Step
 from einsearch_cli.layers.plans.planner import Route, RouteTable
 from einsearch_cli.layers.torch_private import constant_when_compiled
 from einsearch_cli.sizing import SizedStructure

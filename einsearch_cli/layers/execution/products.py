@@ -8,12 +8,14 @@ Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from einsearch_cli.layers.execution.executor import MaybeTensor, Saved, Tensors
 from einsearch_cli.layers.execution.kernels import add_bias_
 from einsearch_cli.layers.execution.reference import repeated, sum_repeats
 from einsearch_cli.layers.plans.operands import StepOperands, View, plan_operands
@@ -49,9 +51,8 @@ class _Step:
         self.is_feature_major, self.grad_feature_major = step.is_feature_major, step.grad_is_feature_major
         self.factor_grad_by_grad = step.weight_grad_is_swapped
         self.result, self.rows_grad = operands.result, operands.rows_grad
-        self.result_gaps, self.rows_grad_gaps = (
-            None if view.is_contiguous else view for view in (self.result, self.rows_grad)
-        )
+        gaps = (None if view.is_contiguous else view for view in (self.result, self.rows_grad))
+        self.result_gaps, self.rows_grad_gaps = gaps
         """Where a product leaves gaps, or another order, in memory of its own; None if it lies contiguous."""
 
     def read(self, factor: Tensor) -> Tensor:
@@ -63,11 +64,11 @@ class _Step:
     def operands(self, activation: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """The operands of the step's own product."""
         if self.rows_copy is not None:
-            activation = _as_strided(activation, *self.rows_copy).contiguous()
+            activation = _as_strided(activation, *self.rows_copy.source).contiguous()
         rows = _as_strided(activation, *self.rows)
         return (factor.mT, rows) if self.is_feature_major else (rows, factor)
 
-    def result_of(self, activation: Tensor, factor: Tensor, into: Tensor | None) -> Tensor:
+    def result_of(self, activation: Tensor, factor: Tensor, into: MaybeTensor) -> Tensor:
         """The result of a step but the last, in the memory that is given, if any is."""
         left, right = self.operands(activation, factor)
         if into is None:
@@ -75,21 +76,21 @@ class _Step:
         self.multiply(left, right, out=_as_strided(into, *self.result))
         return into
 
-    def rows_gradient(self, grad: Tensor, factor: Tensor, scale: float) -> Tensor:
-        """The gradient of the rows, in memory of its own."""
-        return self.new(*self.grad_operands(grad, factor), scale, self.rows_grad_gaps)
-
     def grad_operands(self, grad: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """The operands of the product that gives the gradient of the rows."""
         grads = _as_strided(grad, *self.grad)
         return (factor, grads) if self.grad_feature_major else (grads, factor.mT)
 
+    def rows_gradient(self, grad: Tensor, factor: Tensor, scale: float) -> Tensor:
+        """The gradient of the rows, in memory of its own."""
+        return self.new(*self.grad_operands(grad, factor), scale, self.rows_grad_gaps)
+
     def factor_gradient(
-        self, activation: Tensor, grad: Tensor, scale: float, total: Tensor | None, tokens: int
+        self, activation: Tensor, grad: Tensor, scale: float, total: MaybeTensor, tokens: int
     ) -> Tensor:
         """The gradient of the factor as an operand, added to the total of the chunks before."""
         if self.rows_copy is not None:
-            activation = _as_strided(activation, *self.rows_copy).contiguous()
+            activation = _as_strided(activation, *self.rows_copy.source).contiguous()
         left, right = _as_strided(activation, *self.rows_rows), _as_strided(grad, *self.grad_rows)
         if self.factor_grad_by_grad:
             left, right = right, left
@@ -104,19 +105,17 @@ class _Step:
         """A product in memory of its own."""
         if gaps is None:  # an allocation before and `out` would cost a small layer 8 to 14 µs
             return self.scaled(left, right, scale)
-        memory = left.new_empty(gaps.elements)
+        memory = left.new_empty(math.prod(gaps.sizes))
         self.scaled(left, right, scale, _as_strided(memory, *gaps))
         return memory
 
-    def scaled(self, left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    def scaled(self, left: Tensor, right: Tensor, scale: float, out: MaybeTensor = None) -> Tensor:
         """The product of two operands and a number."""
         if scale == 1.0:
             return self.multiply(left, right) if out is None else self.multiply(left, right, out=out)
-        if out is None:
-            return self.add_product(nothing_like(left), left, right, beta=0, alpha=scale)
-        return self.add_product(out, left, right, beta=0, alpha=scale, out=out)
+        return self.add_product(nothing_like(left) if out is None else out, left, right, beta=0, alpha=scale, out=out)
 
-    def stored(self, total: Tensor | None) -> Tensor | None:
+    def stored(self, total: MaybeTensor) -> MaybeTensor:
         """The gradient as the factor is stored."""
         if total is None:
             return None
@@ -137,10 +136,9 @@ class Products:
         self.steps = [_Step(step, own, tokens) for step, own in zip(plan.steps, operands.steps, strict=True)]
         *self._before, self._last = self.steps
         self._write, self._write_grad = operands.write, operands.write_grad
-        self._write_bias = () if self._write is None else self._write[1].sizes[1:]
 
     def forward(
-        self, x: Tensor, y: Tensor, scale: float, bias: Tensor | None, factors: Sequence[Tensor], results: Results
+        self, x: Tensor, y: Tensor, scale: float, bias: MaybeTensor, factors: Tensors, results: Results
     ) -> list[Tensor]:
         """Write the output to `y`, and the results of steps to the memory in `results`, if any; gives these results."""
         if scale != scale:  # MKL's products on processors of Intel take an alpha that is NaN for 1; it is to spread
@@ -149,9 +147,9 @@ class Products:
         for step, factor, into in zip(self._before, factors, results):  # noqa: B905  (there is one factor more)
             activation = step.result_of(activation, step.read(factor), into)
             found.append(activation)
-        last = self._last
+        last, write = self._last, self._write
         left, right = last.operands(activation, last.read(factors[-1]))
-        if self._write is None:
+        if write is None:
             last.scaled(left, right, scale, _as_strided(y, *last.result))
             if bias is not None:  # a third of the time that a product which starts from the bias takes for it
                 if self.is_cpu:
@@ -160,24 +158,17 @@ class Products:
                     add_bias_(y, bias)
             return found
         result = last.new(left, right, scale, last.result_gaps)
-        lies, wanted = _as_strided(result, *self._write[0]), _as_strided(y, *self._write[1])
+        lies, wanted = _as_strided(result, *write.source), _as_strided(y, *write.target)
         if bias is None:
             wanted.copy_(lies)
         else:  # three quarters of the time of a copy and a pass for the bias
-            _add(lies, bias.view(self._write_bias), out=wanted)
+            _add(lies, bias.view(write.target.sizes[1:]), out=wanted)
         return found
 
     def backward(
-        self,
-        grad: Tensor,
-        x: Tensor,
-        x_grad: Tensor | None,
-        scale: float,
-        factors: Sequence[Tensor],
-        results: Results,
-        wanted: Sequence[bool],
-        sums: list[Tensor | None],
-    ) -> None:
+        self, grad: Tensor, x: Tensor, x_grad: MaybeTensor, scale: float, factors: Tensors, results: Results,
+        wanted: Sequence[bool], sums: list[MaybeTensor],
+    ) -> None:  # fmt: skip
         """Add the gradients of the factors that are wanted to `sums`, and write that of x to `x_grad`, if it is given.
 
         What is None of `results` is computed again. Before the first chunk all sums are None. The gradient of the last
@@ -191,11 +182,12 @@ class Products:
             activations.append(step.result_of(activations[-1], factor, None) if result is None else result)
         alpha, of_factor = scale, scale or 1.0
         for number in range(len(operands) - 1, -1, -1):
-            step, factor = self.steps[number], operands[number]
+            step, factor, activation = self.steps[number], operands[number], activations.pop()
             if step.grad_copy is not None:
-                grad = _as_strided(grad, *step.grad_copy).contiguous()
+                grad = _as_strided(grad, *step.grad_copy.source).contiguous()
             if wanted[number]:
-                sums[number] = step.factor_gradient(activations[number], grad, of_factor, sums[number], self.tokens)
+                sums[number] = step.factor_gradient(activation, grad, of_factor, sums[number], self.tokens)
+            del activation  # its memory serves the next gradient
             if number:
                 grad = step.rows_gradient(grad, factor, alpha)
             elif x_grad is not None:
@@ -203,20 +195,20 @@ class Products:
             alpha = of_factor = 1.0  # the scale comes in with the last factor
 
     def _write_x_grad(self, grad: Tensor, factor: Tensor, scale: float, x_grad: Tensor) -> None:
-        first = self.steps[0]
-        if self._write_grad is None:
+        first, write = self.steps[0], self._write_grad
+        if write is None:
             left, right = first.grad_operands(grad, factor)
             first.scaled(left, right, scale, _as_strided(x_grad, *first.rows_grad))
-            return
-        lies, wanted = self._write_grad
-        _as_strided(x_grad, *wanted).copy_(_as_strided(first.rows_gradient(grad, factor, scale), *lies))
+        else:
+            lies = _as_strided(first.rows_gradient(grad, factor, scale), *write.source)
+            _as_strided(x_grad, *write.target).copy_(lies)
 
-    def factor_gradients(self, sums: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def factor_gradients(self, sums: Sequence[MaybeTensor]) -> list[MaybeTensor]:
         """The sums over all chunks as the factors are stored."""
         return [step.stored(total) for step, total in zip(self.steps, sums, strict=True)]
 
 
-def repeated_factors(plan: Plan, factors: Sequence[Tensor]) -> Sequence[Tensor]:
+def repeated_factors(plan: Plan, factors: Tensors) -> Tensors:
     """Factors repeated along the axes that only the activation has, unless they are already.
 
     Along the tokens it is done chunk by chunk.
@@ -227,3 +219,21 @@ def repeated_factors(plan: Plan, factors: Sequence[Tensor]) -> Sequence[Tensor]:
         repeated(factor, step, 1) if step.is_repeated and factor.shape[0] == step.weight_shape[0] else factor
         for step, factor in zip(plan.steps, factors, strict=True)
     ]
+
+
+def as_rows(tensor: Tensor) -> Tensor:
+    """(tokens, features), contiguous."""
+    rows = tensor if tensor.ndim == 2 else tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
+    return rows if rows.is_contiguous() else rows.contiguous()
+
+
+def memory_for_results(plan: Plan, rows: Tensor, keeps: Sequence[bool]) -> Results:
+    """Memory (tokens, width) for the results that are to be saved."""
+    widths = zip(plan.widths[1:-1], keeps, strict=True)
+    return [rows.new_empty(rows.shape[0], width) if kept else None for width, kept in widths]
+
+
+def memory_for_x_grad(x: Tensor, saved: Saved) -> Tensor:
+    """The memory of the first saved result where the sizes agree: each chunk of it is read before it is written."""
+    first: MaybeTensor = saved.results[0] if saved.results and saved.may_overwrite else None
+    return first.view(x.shape) if first is not None and first.numel() == x.numel() else torch.empty_like(x)

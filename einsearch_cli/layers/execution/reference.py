@@ -7,12 +7,12 @@ Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from einsearch_cli.layers.plans.plan import TOKENS, Plan, Reading, Step, product_of
+from einsearch_cli.layers.plans.plan import Axes, Groups, Plan, Step, product_of
 from einsearch_cli.layers.torch_private import is_batch_of_gradients
 
 _is_grad_enabled = torch.is_grad_enabled
@@ -47,27 +47,22 @@ def contract(plan: Plan, activation: Tensor, weights: Sequence[Tensor]) -> Tenso
 
     `weights` are the factors in the order of `plan.steps`, each of its `weight_shape`.
     """
-    tokens = activation.shape[0]
+    tokens, axes = activation.shape[0], plan.start
     for step, weight_BKN in zip(plan.steps, weights, strict=True):
-        activation = torch.matmul(_read(activation, step.rows, tokens), repeated(weight_BKN, step, tokens))
-        if step.is_feature_major:
-            activation = activation.transpose(-2, -1)
-    if plan.write is not None:
-        activation = _read(activation, plan.write, tokens)
-    return activation.reshape(tokens, plan.padded_out)
+        batch, rows, new = step.draft.batch, step.draft.rows, step.draft.new
+        groups = (batch, rows, step.draft.contracted) if step.is_batched else (rows, step.draft.contracted)
+        operand = arranged(activation, axes, groups, step.sizes(tokens))
+        activation = torch.matmul(operand, repeated(weight_BKN, step, tokens))
+        axes = (*batch, *rows, *new)
+    return arranged(activation, axes, (plan.end[:1], plan.end[1:]), plan.steps[-1].sizes(tokens))
 
 
-def _read(memory: Tensor, reading: Reading, tokens: int) -> Tensor:
-    """The groups of a reading as dimensions, by a view where one serves a matrix product."""
-    axes, order, sizes = reading.memory, reading.order, {**reading.sizes, TOKENS: tokens}
-    blocks = memory
+def arranged(tensor: Tensor, axes: Axes, groups: Groups, sizes: Mapping[str, int]) -> Tensor:
+    """A tensor whose memory has these axes, with a group of them along each dimension."""
+    order = tuple(axis for group in groups for axis in group)
     if order != axes:
-        blocks = memory.reshape([sizes[axis] for axis in axes]).permute([axes.index(axis) for axis in order])
-    if order == axes or any(len(group) != 1 for group in reading.blocks):
-        blocks = blocks.reshape([product_of(group, sizes) for group in reading.blocks])
-    if reading.is_copy:
-        blocks = blocks.contiguous()
-    return blocks.transpose(-2, -1) if reading.is_swapped else blocks
+        tensor = tensor.reshape([sizes[axis] for axis in axes]).permute([axes.index(axis) for axis in order])
+    return tensor.reshape([product_of(group, sizes) for group in groups])
 
 
 def repeated(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
@@ -85,12 +80,7 @@ def repeated(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
 
 def sum_repeats(grad_BKN: Tensor, step: Step, tokens: int) -> Tensor:
     """The gradient of a factor from that of its repetition (along `tokens` tokens, if along any)."""
-    if not step.is_batched:
-        return grad_BKN[None]
-    if not (step.is_repeated or step.is_along_tokens):
-        return grad_BKN
     matrix, sizes = grad_BKN.shape[1:], step.sizes(tokens)
     full = grad_BKN.reshape(*(sizes[axis] for axis in step.batch), *matrix)
-    own = step.weight_axes[0]
-    summed = [place for place, axis in enumerate(step.batch) if axis not in own]
+    summed = [place for place, axis in enumerate(step.batch) if axis not in step.weight_axes[0]]
     return full.sum(summed, keepdim=True).reshape(-1, *matrix)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -10,8 +11,7 @@ from torch.optim import Optimizer
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.guided.layer import GUIDE, SelfGuidedLinear
-from einsearch_cli.layers.moe.feed_forward import FeedForwardMoE
-from einsearch_cli.layers.moe.layer import StructuredMoE
+from einsearch_cli.layers.learning_rates import STRUCTURED
 
 
 class SelfGuide:
@@ -65,9 +65,8 @@ class SelfGuide:
     def drop(self, optimizer: Optimizer | None = None) -> None:
         """Put plain structured layers in place of the guided ones; nothing refers to the guides after that.
 
-        Parameters and their names are those that the model had before. A model
-        wrapped in `DistributedDataParallel` has to be wrapped anew, as the wrapper
-        keeps a list of parameters.
+        Parameters and their names are those that the model had before. A model in `DistributedDataParallel` has to be
+        wrapped again, as the wrapper keeps a list of parameters.
 
         Args:
             optimizer: forgets the guides and what it keeps for them.
@@ -75,43 +74,37 @@ class SelfGuide:
         guides = set(self.parameters().values())
         _replace(self._model, {layer: layer.structured for layer in self.layers.values()})
         if optimizer is not None:
-            _forget(optimizer, guides)
+            for group in optimizer.param_groups:
+                group["params"] = [value for value in group["params"] if value not in guides]
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+            for guide in guides:
+                optimizer.state.pop(guide, None)
 
 
 def guide_layers(model: nn.Module, names: Iterable[str] | None = None) -> SelfGuide:
     """Give the structured layers of a model dense guides, in place.
 
-    The model gives the same output as before, whatever weight the guides have.
-    Make the optimizer, and wrap or compile the model, afterwards.
+    The model gives the same output as before, whatever weight the guides have. Make the optimizer, and wrap or compile the
+    model, afterwards.
 
     Args:
         model: holds `EinsumLinear` layers and is not one itself.
-        names: the layers to guide; all structured ones if None, without those
-            whose structure is dense, which would have themselves as guides.
+        names: the layers to guide; all structured ones if None, without those whose structure is dense, which would
+            have themselves as guides.
 
     Raises:
-        LayerError: if a name is none of a structured layer, if a layer of experts
-            is among them, or if there is nothing to guide.
+        LayerError: if a name is not that of a structured layer, a layer of experts is among them, or nothing is left.
     """
     layers = dict(model.named_modules())
-    chosen = list(layers) if names is None else list(names)
     guided: dict[EinsumLinear, SelfGuidedLinear] = {}
     guides: dict[Tensor, nn.Parameter] = {}
-    for name in chosen:
-        layer = layers.get(name)
-        _refuse_experts(name, layer)
-        if isinstance(layer, EinsumLinear) and (names is not None or not layer.plan.is_dense):
-            _refuse_root_and_guided(name, layer, model)
-            # Layers with tied factors share the gain too, and then the guide.
-            guided[layer] = SelfGuidedLinear(layer, guides.get(layer.gain))
-            guides[layer.gain] = guided[layer]._parameters[GUIDE]  # type: ignore[assignment]
-        elif names is not None:
-            found = "no module" if layer is None else f"{type(layer).__name__}"
-            known = [name for name, layer in layers.items() if isinstance(layer, EinsumLinear)]
-            raise LayerError(
-                f"layer {name!r} to be guided: {found} has that name, an EinsumLinear is needed",
-                remedy=f"one of {', '.join(known) or 'none: swap_linear(model, structure) first'}",
-            )
+    if names is None:
+        names = [name for name, layer in layers.items() if isinstance(layer, STRUCTURED) and not _is_dense(layer)]
+    for name in names:
+        layer = _checked(name, layers.get(name), model)
+        # Layers with tied factors share the gain too, and then the guide.
+        guided[layer] = SelfGuidedLinear(layer, guides.get(layer.gain))
+        guides[layer.gain] = guided[layer]._parameters[GUIDE]  # type: ignore[assignment]
     if not guided:
         raise LayerError(
             f"{type(model).__name__} has no structured layer to guide",
@@ -121,15 +114,24 @@ def guide_layers(model: nn.Module, names: Iterable[str] | None = None) -> SelfGu
     return SelfGuide(model)
 
 
-def _refuse_experts(name: str, layer: nn.Module | None) -> None:
-    if isinstance(layer, StructuredMoE | FeedForwardMoE):
+def _is_dense(layer: nn.Module) -> bool:
+    return isinstance(layer, EinsumLinear) and layer.plan.is_dense
+
+
+def _checked(name: str, layer: nn.Module | None, model: nn.Module) -> EinsumLinear:
+    """The layer, if it can be guided."""
+    if isinstance(layer, STRUCTURED) and not isinstance(layer, EinsumLinear):
         raise LayerError(
             f"{name or 'the model'} is a {type(layer).__name__}: only layers without experts can be guided",
             remedy="guide_layers(model, names) with other layers, or a structure without experts",
         )
-
-
-def _refuse_root_and_guided(name: str, layer: EinsumLinear, model: nn.Module) -> None:
+    if not isinstance(layer, EinsumLinear):
+        found = "no module" if layer is None else type(layer).__name__
+        known = [name for name, layer in model.named_modules() if isinstance(layer, EinsumLinear)]
+        raise LayerError(
+            f"layer {name!r} to be guided: {found} has that name, an EinsumLinear is needed",
+            remedy=f"one of {', '.join(known) or 'none: swap_linear(model, structure) first'}",
+        )
     if layer is model:
         raise LayerError(
             "the model itself is an EinsumLinear: a module cannot be replaced inside itself",
@@ -137,21 +139,12 @@ def _refuse_root_and_guided(name: str, layer: EinsumLinear, model: nn.Module) ->
         )
     if isinstance(layer, SelfGuidedLinear):
         raise LayerError(f"layer {name!r} has a guide already", remedy="drop() the first SelfGuide before")
+    return layer
 
 
-def _replace(
-    model: nn.Module, news: dict[EinsumLinear, SelfGuidedLinear] | dict[SelfGuidedLinear, EinsumLinear]
-) -> None:
+def _replace(model: nn.Module, news: Mapping[Any, nn.Module]) -> None:
     """Put new layers in place of old ones under all names that the model has for them."""
     for module in list(model.modules()):
         for slot, child in list(module._modules.items()):  # not named_children, which gives a child once
             if child in news:
-                setattr(module, slot, news[child])  # type: ignore[index]
-
-
-def _forget(optimizer: Optimizer, parameters: set[nn.Parameter]) -> None:
-    for group in optimizer.param_groups:
-        group["params"] = [value for value in group["params"] if value not in parameters]
-    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-    for value in parameters:
-        optimizer.state.pop(value, None)
+                setattr(module, slot, news[child])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.other_inputs import output_for
+from einsearch_cli.layers.inputs import output_for
 
 GUIDE = "guide"
 """Name of the dense matrix among the parameters of a guided layer."""

@@ -94,7 +94,7 @@ class Experts(NoWeight, FactoredModule):
         rows, *factors = cast(autocast_dtype(rows), rows, *factors)
         # The counter of FLOPs, which is what the meta device is for, does not know grouped_mm.
         if rows.dtype is torch.bfloat16 and not rows.is_meta and can_be_grouped(self.plan, rows):
-            return contract_in_groups(self.plan, self.sized, rows, groups.ends_E, scales_E, factors)
+            return contract_in_groups(self.plan, rows, groups.ends_E, scales_E, factors)
         return contract_each(self.plan, rows, groups.sizes(), scales_E, factors)
 
     def plain_forward(self, rows_ERF: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ Axes: R rows (slots), E experts; B batch, K contracted, N new of a factor, see `
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -17,17 +16,15 @@ from torch.nn import functional
 
 from einsearch_cli.layers.execution.choose import executor_for
 from einsearch_cli.layers.execution.cpu import CpuExecutor
-from einsearch_cli.layers.execution.executor import Call, Executor, Inputs, Saved, memory_for_x_grad
-from einsearch_cli.layers.execution.reference import contract
+from einsearch_cli.layers.execution.executor import Executor, Inputs, Keeps, MaybeTensor, Output, Saved, Tensors
+from einsearch_cli.layers.execution.products import Results, memory_for_results, memory_for_x_grad
+from einsearch_cli.layers.execution.reference import arranged, contract
 from einsearch_cli.layers.execution.scaling import reference_scale, scale_gradients, scale_of
 from einsearch_cli.layers.plans.chunking import kept_steps
-from einsearch_cli.layers.plans.plan import TOKENS, Plan
-from einsearch_cli.sizing import SizedStructure
+from einsearch_cli.layers.plans.plan import TOKENS, Call, Plan, product_of
 
 
-def contract_each(
-    plan: Plan, rows: Tensor, sizes: Sequence[int], scales_E: Tensor, weights: Sequence[Tensor]
-) -> Tensor:
+def contract_each(plan: Plan, rows: Tensor, sizes: Sequence[int], scales_E: Tensor, weights: Tensors) -> Tensor:
     """The rows (R, padded_in), `sizes` of them for each expert, to (R, padded_out).
 
     In operations that torch differentiates by itself, as often as asked. Rows are sorted by expert, the plan is that
@@ -40,7 +37,7 @@ def contract_each(
 
 
 def contract_experts(
-    plan: Plan, parts: Sequence[Tensor], experts: Iterable[int], scales_E: Tensor, weights: Sequence[Tensor]
+    plan: Plan, parts: Tensors, experts: Iterable[int], scales_E: Tensor, weights: Tensors
 ) -> list[Tensor]:
     """Rows (R, padded_in) for each of these experts, to (R, padded_out); like `contract_each` otherwise."""
     found = []
@@ -61,19 +58,11 @@ class EachExpert(Executor):
         super().__init__(plan)
         self.sizes, self.keeps = tuple(sizes), kept_steps(plan, sum(sizes))
 
-    def forward(
-        self,
-        x: Tensor,
-        gain: Tensor | None,
-        bias: Tensor | None,
-        factors: Sequence[Tensor],
-        keeps: Sequence[bool] | None = None,
-    ) -> tuple[Tensor, Saved | None]:
+    def forward(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, factors: Tensors, keeps: Keeps = None) -> Output:
         assert gain is not None
         assert bias is None
         rows, scales = x.contiguous(), []
-        widths = zip(self.plan.widths[1:-1], keeps or [False] * len(self.keeps), strict=True)
-        results = [rows.new_empty(rows.shape[0], width) if kept else None for width, kept in widths]
+        results = memory_for_results(self.plan, rows, keeps or [False] * len(self.keeps))
         y = rows.new_empty(rows.shape[0], self.plan.padded_out)
         for expert, begin, end in self._busy():
             own = [factor[expert] for factor in factors]
@@ -84,9 +73,7 @@ class EachExpert(Executor):
             )
         return y, None if keeps is None else Saved(scales, results)
 
-    def backward(
-        self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]
-    ) -> list[Tensor | None]:
+    def backward(self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]) -> list[MaybeTensor]:
         x, gain, _, *factors = inputs
         wants_x, wants_gain, _, *wants_factors = wanted
         rows, grad = x.contiguous(), grad.contiguous()
@@ -109,7 +96,7 @@ class EachExpert(Executor):
                     target[expert] = source
         return [x_grad, gain_grad if wants_gain else None, None, *factor_grads]
 
-    def reference(self, x: Tensor, gain: Tensor | None, bias: Tensor | None, *factors: Tensor) -> Tensor:
+    def reference(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, *factors: Tensor) -> Tensor:
         assert gain is not None
         assert bias is None
         return contract_each(self.plan, x, self.sizes, reference_scale(gain, factors, self.stds), factors)
@@ -128,40 +115,32 @@ class EachExpert(Executor):
             begin += size
 
 
-def _part(results: Sequence[Tensor | None], begin: int, end: int) -> list[Tensor | None]:
+def _part(results: Results, begin: int, end: int) -> Results:
     """The parts of saved results that belong to some of the rows."""
     return [memory if memory is None else memory[begin:end] for memory in results]
 
 
-def contract_in_groups(
-    plan: Plan, sized: SizedStructure, rows: Tensor, ends_E: Tensor, scales_E: Tensor, weights: Sequence[Tensor]
-) -> Tensor:
+def contract_in_groups(plan: Plan, rows: Tensor, ends_E: Tensor, scales_E: Tensor, weights: Tensors) -> Tensor:
     """The product of `contract_each` with one `grouped_mm` for every step; nothing is read back from the device.
 
-    A step whose factor has batch indices is a product of B·E groups. Arguments are those of `contract_each`, with the
-    sizes of one expert's indices, and one past the last row of every expert (`ends_E`) in place of numbers of rows.
+    A step whose factor has batch indices is a product of B·E groups. Arguments are those of `contract_each`, with one
+    past the last row of every expert (`ends_E`) in place of numbers of rows.
     """
-    count = rows.shape[0]
-    sizes = {**dict(sized.sizes), TOKENS: count}
-    axes = [TOKENS, *plan.input_order]
-    activation = rows.reshape([sizes[axis] for axis in axes])
     *first, last = weights
     scaled = (last * scales_E[:, None, None, None]).to(last.dtype)
+    activation, axes, count = rows, plan.start, rows.shape[0]
     for step, weight_EBKN in zip(plan.steps, [*first, scaled], strict=True):
-        batch, contracted, new = step.weight_axes
-        kept = [axis for axis in axes if axis not in (TOKENS, *batch, *contracted)]
-        order = [*batch, TOKENS, *kept, *contracted]
+        (batch, contracted, new), sizes = step.weight_axes, step.sizes(count)
+        kept = tuple(axis for axis in axes if axis not in (TOKENS, *batch, *contracted))
         experts, b, k, n = weight_EBKN.shape
-        operand = activation.permute([axes.index(axis) for axis in order]).reshape(-1, k)
-        per_row = math.prod(sizes[axis] for axis in kept)
+        per_row = product_of(kept, sizes)
         begins_B = torch.arange(b, device=rows.device) * (count * per_row)
         ends_BE = (begins_B[:, None] + ends_E * per_row).to(torch.int32).reshape(-1)
+        operand = arranged(activation, axes, ((*batch, TOKENS, *kept), contracted), sizes)
         groups = weight_EBKN.transpose(0, 1).reshape(b * experts, k, n)
-        product = functional.grouped_mm(operand, groups, offs=ends_BE)
-        axes = [*batch, TOKENS, *kept, *new]
-        activation = product.reshape([sizes[axis] for axis in axes])
-    target = [TOKENS, *plan.output_order]
-    return activation.permute([axes.index(axis) for axis in target]).reshape(count, plan.padded_out)
+        activation = functional.grouped_mm(operand, groups, offs=ends_BE)
+        axes = (*batch, TOKENS, *kept, *new)
+    return arranged(activation, axes, (plan.end[:1], plan.end[1:]), plan.steps[-1].sizes(count))
 
 
 def can_be_grouped(plan: Plan, rows: Tensor) -> bool:

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.input_checks import check_dtype, check_input, check_parameters
+from einsearch_cli.layers.inputs import check_dtype, check_input, check_parameters, output_for
 from einsearch_cli.layers.moe.experts import Experts, NoWeight
 from einsearch_cli.layers.moe.grouping import Groups, combine, dispatch, group
 from einsearch_cli.layers.moe.routing import Router, Routing
-from einsearch_cli.layers.other_inputs import output_for
 from einsearch_cli.layers.torch_private import never_compiled
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.structures import FeatureOrder, MixtureOfExperts, parse_layer

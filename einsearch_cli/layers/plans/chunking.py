@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, ChunkLengths
-from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.plan import Call, Plan
 from einsearch_cli.layers.plans.two_cores import is_fused
 
 _WITH_GRADIENT = 2
@@ -18,11 +18,7 @@ _DEAR = 128
 
 @lru_cache(maxsize=4096)
 def chunks(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.chunks) -> tuple[int, ...]:
-    """The length of every chunk of tokens, all nearly the same; a single one without lengths, as for a GPU.
-
-    Lengths of an odd number of eights keep the rows of feature-major intermediates from
-    falling onto the same cache lines.
-    """
+    """The length of every chunk of tokens, all nearly the same; a single one without lengths, as for a GPU."""
     if lengths is None or plan.is_dense:
         return (tokens,)
     least = lengths.of_few if tokens <= lengths.few else lengths.least
@@ -36,6 +32,7 @@ def chunks(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.c
     if 2 * tokens <= 3 * wanted:
         return (tokens,)
     length = -(-tokens // -(-tokens // wanted))
+    # An odd number of eights keeps the rows of feature-major intermediates from falling onto the same cache lines.
     length += -length % 8
     length += 8 * (length // 8 % 2 == 0)
     whole, rest = divmod(tokens, length)
@@ -63,15 +60,13 @@ def kept_steps(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_C
 
 
 @lru_cache(maxsize=1024)
-def kept_when_compiled(plan: Plan, is_cpu: bool, itemsize: int) -> tuple[bool, ...]:
-    """The same for compiled code, which serves any number of tokens: what is no wider than the input, or dear; all on a GPU.
+def kept_when_compiled(plan: Plan, call: Call) -> tuple[bool, ...]:
+    """As `kept_steps` for compiled code, which serves any number of tokens.
 
-    Not where one kernel keeps it on the chip there.
+    On a CPU what is no wider than the input or dear to repeat; on a GPU all that one kernel does not keep on the chip.
     """
     between = plan.widths[1:-1]
-    if not is_cpu:
-        return (not is_fused(plan, is_cpu, itemsize),) * len(between)
-    return tuple(
-        width <= plan.padded_in or step.weight_shape[1] > _DEAR
-        for step, width in zip(plan.steps, between, strict=False)
-    )
+    if not call.is_cpu:
+        return (not is_fused(plan, call),) * len(between)
+    steps = zip(plan.steps, between, strict=False)
+    return tuple(width <= plan.padded_in or step.weight_shape[1] > _DEAR for step, width in steps)

@@ -1,7 +1,7 @@
 """Predicted time of a plan: arithmetic, weights read, copies and calls.
 
-The model is coarse on purpose: it decides between plans of one layer, whose
-costs usually differ severalfold. The constants are a `MachineProfile`.
+The model is coarse on purpose: it decides between plans of one layer, whose costs usually differ severalfold. The
+constants are a `MachineProfile`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from itertools import pairwise
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.machine_profile import MachineProfile
 from einsearch_cli.layers.plans.merge_steps import merging_macs
-from einsearch_cli.layers.plans.operands import plan_operands
-from einsearch_cli.layers.plans.plan import Plan, Reading, Step
+from einsearch_cli.layers.plans.operands import ANY_TOKENS, Copy, plan_operands
+from einsearch_cli.layers.plans.plan import Plan, Step
 from einsearch_cli.layers.plans.two_cores import is_fused
 from einsearch_cli.sizing import SizedStructure
 
@@ -28,30 +28,25 @@ _MERGE_PASSES, _FORM_PASSES = 4, 6
 def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
     """One forward pass, with merged factors at hand."""
     plan = plan.at(tokens, profile.token_major)
-    if is_fused(plan, profile.is_cpu, profile.itemsize):
-        return profile.layer_ns + profile.step_ns + _fused_ns(plan, tokens, profile)
-    rounds = len(chunks(plan, tokens, profile.chunks))
-    total = _layer_ns(plan, profile)
-    operands = plan_operands(plan, profile.is_cpu)
-    for step, operand in zip(plan.steps, operands.steps, strict=True):
-        total += rounds * profile.step_ns + _product_ns(step, tokens, profile)
-        total += _copy_ns(step.rows, tokens, profile) if operand.rows.copy else 0.0
-    return total + (_copy_ns(plan.write, tokens, profile) if plan.write and operands.write else 0.0)
+    if is_fused(plan, profile):  # bound by memory
+        moved_ns = tokens * (plan.padded_in + plan.padded_out) * profile.memory_weight_ns
+        return profile.layer_ns + profile.step_ns + moved_ns
+    calls_ns = len(chunks(plan, tokens, profile.chunks)) * len(plan.steps) * profile.step_ns
+    # The merged plan of one step takes a route of its own, as short as `nn.Linear`'s.
+    layer_ns = 0.0 if plan.is_dense else profile.layer_ns
+    products_ns = sum(_product_ns(step, tokens, profile) for step in plan.steps)
+    return layer_ns + calls_ns + products_ns + _copies_ns(_copies(plan, profile)[0], tokens, profile)
 
 
 def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
-    """One forward and backward pass, with factors merged before: three products a step, and what is computed anew."""
+    """One forward and backward pass, with factors merged before: three products a step, and what is computed again."""
     plan = plan.at(tokens, profile.token_major)
     total = 3 * inference_ns(plan, tokens, profile)
-    if is_fused(plan, profile.is_cpu, profile.itemsize):
+    if is_fused(plan, profile):
         return total
-    operands = plan_operands(plan, profile.is_cpu)
-    total += _copy_ns(plan.write_grad, tokens, profile) if plan.write_grad and operands.write_grad else 0.0
-    for step, operand in zip(plan.steps, operands.steps, strict=True):
-        total += _copy_ns(step.grad, tokens, profile) if operand.grad.copy else 0.0
-    for step, is_kept in zip(plan.steps, kept_steps(plan, tokens, profile.chunks), strict=False):
-        total += 0.0 if is_kept else _product_ns(step, tokens, profile)
-    return total
+    kept = kept_steps(plan, tokens, profile.chunks)
+    total += sum(_product_ns(step, tokens, profile) for step, keeps in zip(plan.steps, kept, strict=False) if not keeps)
+    return total + _copies_ns(_copies(plan, profile)[1], tokens, profile)
 
 
 def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_training: bool) -> float:
@@ -62,11 +57,10 @@ def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_tr
         calls, passes = (_TRAINED_FORM_STEPS, _FORM_PASSES) if is_formed else (_TRAINED_MERGE_STEPS, _MERGE_PASSES)
     total = 0.0
     for step in plan.steps:
-        if len(step.factor) == 1:
-            continue
-        elements, products = math.prod(step.weight_shape), len(step.factor) - 1
-        pass_ns = merging_macs(sized, step) * profile.mac_ns_at(16) + 2 * elements * _memory_ns(elements, profile)
-        total += passes * pass_ns + calls * products * profile.step_ns
+        if len(step.factor) > 1:
+            elements, products = math.prod(step.weight_shape), len(step.factor) - 1
+            pass_ns = merging_macs(sized, step) * profile.mac_ns_at(16) + 2 * elements * _memory_ns(elements, profile)
+            total += passes * pass_ns + calls * products * profile.step_ns
     return total
 
 
@@ -74,32 +68,27 @@ def inference_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     """To and from main memory or cache in a forward pass: weights, input, every intermediate twice, output, copies."""
     plan = plan.at(tokens, profile.token_major)
     first, *between, last = plan.widths
-    if is_fused(plan, profile.is_cpu, profile.itemsize):
-        return profile.itemsize * (plan.params + tokens * (first + last))
-    operands = plan_operands(plan, profile.is_cpu)
-    copies = sum(step.rows.elements for step, own in zip(plan.steps, operands.steps, strict=True) if own.rows.copy)
-    copies += plan.write.elements if plan.write and operands.write else 0
-    return profile.itemsize * (plan.params + tokens * (first + 2 * sum(between) + last + 2 * copies))
+    moved = first + last
+    if not is_fused(plan, profile):
+        moved += 2 * sum(between) + 2 * sum(map(_elements, _copies(plan, profile)[0]))
+    return profile.itemsize * (plan.params + tokens * moved)
 
 
 def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
-    """The same in a forward and a backward pass, with factors merged before and their gradients taken apart after.
+    """In a forward and a backward pass, with factors merged before and their gradients taken apart after.
 
     Backward, every step reads its weights, its rows and twice the gradient of its result, and writes those of
     its weights and rows. What is computed again is read and written once more.
     """
     plan = plan.at(tokens, profile.token_major)
-    if is_fused(plan, profile.is_cpu, profile.itemsize):
+    if is_fused(plan, profile):
         return 3 * inference_bytes(plan, tokens, profile)
-    recomputed = [not is_kept for is_kept in kept_steps(plan, tokens, profile.chunks)]
-    operands = plan_operands(plan, profile.is_cpu)
-    elements = 2 * plan.write_grad.elements if plan.write_grad and operands.write_grad else 0
-    for step, own, (before, after), is_anew in zip(
-        plan.steps, operands.steps, pairwise(plan.widths), (*recomputed, False), strict=True
-    ):
-        elements += (2 + is_anew) * (before + after)
-        elements += 2 * step.grad.elements if own.grad.copy else 0
-        elements += 2 * step.rows.elements if own.rows.copy and is_anew else 0
+    kept = (*kept_steps(plan, tokens, profile.chunks), True)
+    elements = 2 * sum(map(_elements, _copies(plan, profile)[1]))
+    steps = plan_operands(plan, profile.is_cpu).steps
+    for own, (before, after), keeps in zip(steps, pairwise(plan.widths), kept, strict=True):
+        elements += (2 if keeps else 3) * (before + after)
+        elements += 2 * _elements(own.rows.copy) if own.rows.copy and not keeps else 0
     weights = 2 * plan.params + 3 * merged_elements(plan)  # one is written, and its gradient read for two others
     return inference_bytes(plan, tokens, profile) + profile.itemsize * (weights + tokens * elements)
 
@@ -109,14 +98,23 @@ def merged_elements(plan: Plan) -> int:
     return sum(math.prod(step.weight_shape) for step in plan.steps if len(step.factor) > 1)
 
 
-def _fused_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
-    """Bound by memory."""
-    return tokens * (plan.padded_in + plan.padded_out) * profile.memory_weight_ns
+def _copies(plan: Plan, profile: MachineProfile) -> tuple[list[Copy], list[Copy]]:
+    """What is copied forward, and backward unless it is computed again."""
+    operands = plan_operands(plan, profile.is_cpu)
+    forward = [*(own.rows.copy for own in operands.steps), operands.write]
+    backward = [*(own.grad.copy for own in operands.steps), operands.write_grad]
+    return [copy for copy in forward if copy], [copy for copy in backward if copy]
 
 
-def _layer_ns(plan: Plan, profile: MachineProfile) -> float:
-    """The merged plan of one step takes a route of its own, as short as `nn.Linear`'s."""
-    return 0.0 if plan.is_dense else profile.layer_ns
+def _elements(copy: Copy) -> int:
+    """For one token."""
+    return math.prod(copy.target.sizes) // ANY_TOKENS
+
+
+def _copies_ns(copies: list[Copy], tokens: int, profile: MachineProfile) -> float:
+    # Copies that transpose single elements go by blocks.
+    of_element = [(_elements(copy), profile.copy_ns + profile.run_ns / max(copy.run, 6)) for copy in copies]
+    return sum(tokens * elements * ns for elements, ns in of_element)
 
 
 def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:
@@ -132,9 +130,3 @@ def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:
 def _memory_ns(elements: int, profile: MachineProfile) -> float:
     is_cached = profile.itemsize * elements <= profile.cache_bytes
     return profile.cached_weight_ns if is_cached else profile.memory_weight_ns
-
-
-def _copy_ns(reading: Reading, tokens: int, profile: MachineProfile) -> float:
-    """Runs are as long as the innermost axis where that stays innermost."""
-    run = max(reading.run, 6)  # copies that transpose single elements go by blocks
-    return tokens * reading.elements * (profile.copy_ns + profile.run_ns / run)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -19,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.cache import default_cache_folder
 from einsearch_cli.files import write_atomically
+from einsearch_cli.machine import processor_name
 
 if TYPE_CHECKING:  # what a network costs is known without torch
     import torch
 
 WIDTHS = (4, 8, 16, 32, 64, 128, 512)
 """Widths of the matrices of a product for which the time of a multiply-add is known."""
-_PROCESSORS = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,14 +260,3 @@ def profile_path(threads: int, dtype: torch.dtype) -> Path:
     machine = (processor_name(), str(os.cpu_count()), torch.__version__)
     digest = hashlib.sha256("\n".join(machine).encode()).hexdigest()[:12]
     return default_cache_folder() / f"machine-{digest}-{threads}-{str(dtype).removeprefix('torch.')}.json"
-
-
-@lru_cache
-def processor_name() -> str:
-    """Model of the processor, as far as the system tells; nothing is decided by it."""
-    try:
-        with _PROCESSORS.open(encoding="utf-8", errors="replace") as lines:
-            named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
-        named = ""
-    return named or platform.processor() or platform.machine()

@@ -1,7 +1,7 @@
 """In which order factors are multiplied with each other, before they meet any activation.
 
-Merging all factors of a layer gives its dense matrix (pre-merge, Wei et al. 2024,
-arXiv 2406.16450); merging some gives a plan of fewer steps.
+Merging all factors of a layer gives its dense matrix (pre-merge, Wei et al. 2024, arXiv 2406.16450); merging some gives a
+plan of fewer steps.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import TypeVar
 
-from einsearch_cli.layers.plans.plan import Step
+from einsearch_cli.layers.plans.plan import Axes, Step
 from einsearch_cli.sizing import SizedStructure
 
 Item = TypeVar("Item")
-Axes = tuple[str, ...]
-"""Carrier sets of the axes of a tensor; indices of size 1 are left out."""
 
 
 def merging_pairs(sized: SizedStructure, tensors: Sequence[Axes], target: Axes) -> Iterator[tuple[int, int, Axes]]:
@@ -25,14 +23,20 @@ def merging_pairs(sized: SizedStructure, tensors: Sequence[Axes], target: Axes) 
     The pair whose product is smallest, so that the largest one is left to the last, which has the axes `target`.
     """
     tensors = list(tensors)
+
+    def product_of(first: int, second: int) -> Axes:
+        """Axes that no other tensor and the result do not have are summed over."""
+        wanted = {axis for axes in (*without(tensors, first, second), target) for axis in axes}
+        return tuple(axis for axis in joint_axes(tensors[first], tensors[second]) if axis in wanted)
+
+    def elements(pair: tuple[int, int]) -> int:
+        return math.prod(map(sized.size, product_of(*pair)))
+
     while len(tensors) > 1:
-        first, second = min(
-            combinations(range(len(tensors)), 2), key=lambda pair: _size_of(sized, tensors, pair, target)
-        )
-        rest = without(tensors, first, second)
-        axes = _needed(tensors[first], tensors[second], rest, target) if rest else target
+        first, second = min(combinations(range(len(tensors)), 2), key=elements)
+        axes = product_of(first, second) if len(tensors) > 2 else target
         yield first, second, axes
-        tensors = [*rest, axes]
+        tensors = [*without(tensors, first, second), axes]
 
 
 def merging_macs(sized: SizedStructure, step: Step) -> int:
@@ -40,26 +44,16 @@ def merging_macs(sized: SizedStructure, step: Step) -> int:
     tensors = [tuple(axis for axis in sized.carriers_of(factor) if sized.size(axis) > 1) for factor in step.factor]
     macs = 0
     for first, second, axes in merging_pairs(sized, tensors, step.axes):
-        macs += math.prod(sized.size(axis) for axis in joint_axes(tensors[first], tensors[second]))
+        macs += math.prod(map(sized.size, joint_axes(tensors[first], tensors[second])))
         tensors = [*without(tensors, first, second), axes]
     return macs
 
 
-def _size_of(sized: SizedStructure, tensors: Sequence[Axes], pair: tuple[int, int], target: Axes) -> int:
-    first, second = pair
-    axes = _needed(tensors[first], tensors[second], without(tensors, first, second), target)
-    return math.prod(sized.size(axis) for axis in axes)
-
-
-def _needed(first: Axes, second: Axes, rest: Sequence[Axes], target: Axes) -> Axes:
-    """The axes of a product that others or the result have too; the rest are summed over."""
-    wanted = {axis for axes in rest for axis in axes} | set(target)
-    return tuple(axis for axis in joint_axes(first, second) if axis in wanted)
-
-
 def without(items: Sequence[Item], first: int, second: int) -> list[Item]:
+    """The items but two."""
     return [item for number, item in enumerate(items) if number not in (first, second)]
 
 
 def joint_axes(first: Axes, second: Axes) -> Axes:
+    """The axes of either, those of the first before."""
     return (*first, *(axis for axis in second if axis not in first))

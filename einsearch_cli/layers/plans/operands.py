@@ -1,7 +1,6 @@
 """Sizes and strides of every operand of a plan, for a number of tokens, and products that write where the next one reads.
 
-Each operand of a product is one strided view of contiguous memory, where reading it by the plan takes up to four views; a
-small layer spends most of its time between its products.
+Each operand of a product is one strided view of contiguous memory; a small layer spends most of its time between its products.
 
 A batched product of cuBLAS writes its blocks anywhere in memory, as long as one axis of each block lies without gaps. So
 on a GPU most copies that rearrange an intermediate, the output or the input's gradient fall away: the product before writes
@@ -13,13 +12,13 @@ Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from einsearch_cli.layers.plans.plan import TOKENS, Plan, Reading, Step, product_of
+from einsearch_cli.layers.plans.plan import TOKENS, Axes, Groups, Plan, Step, is_view, product_of
 
-_ANY_TOKENS = 1009
+ANY_TOKENS = 1009
 """Tokens for questions that all numbers of tokens answer alike."""
 
 
@@ -28,10 +27,6 @@ class View(NamedTuple):
 
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.sizes)
 
     @property
     def swapped(self) -> View:
@@ -45,10 +40,19 @@ class View(NamedTuple):
         return self == contiguous(self.sizes)
 
 
+class Copy(NamedTuple):
+    """What is copied as it lies and as it is wanted, the axes in the order that is wanted."""
+
+    source: View
+    target: View
+    run: int
+    """Elements that are moved as they lie, within the innermost block; 1 where the tokens are among their axes."""
+
+
 class Operand(NamedTuple):
     """Blocks of an activation or gradient, for a product with a factor and for the gradient of the factor."""
 
-    copy: View | None
+    copy: Copy | None
     """What is copied before, as no view of the memory serves a product."""
     by_factor: View
     """For the product with the factor, in the memory or in the copy."""
@@ -71,14 +75,14 @@ class PlanOperands(NamedTuple):
     """The operands of all steps, and what is copied at the end of each pass."""
 
     steps: tuple[StepOperands, ...]
-    write: tuple[View, View] | None
-    """The last result with the axes of the output, in the result's memory and in the output's."""
-    write_grad: tuple[View, View] | None
-    """The first rows' gradient with the axes of the input's gradient, in its own memory and in that one's."""
+    write: Copy | None
+    """From the last result to the output; None if it lies so already."""
+    write_grad: Copy | None
+    """From the gradient of the first rows to that of the input; None if it lies so already."""
 
 
 @lru_cache(maxsize=4096)
-def plan_operands(plan: Plan, is_cpu: bool, tokens: int = _ANY_TOKENS) -> PlanOperands:
+def plan_operands(plan: Plan, is_cpu: bool, tokens: int = ANY_TOKENS) -> PlanOperands:
     """All operands for this many tokens.
 
     >>> from einsearch_cli.layers import EinsumLinear
@@ -86,32 +90,31 @@ def plan_operands(plan: Plan, is_cpu: bool, tokens: int = _ANY_TOKENS) -> PlanOp
     >>> on_cpu = plan_operands(plan, is_cpu=True, tokens=10)
     >>> tuple(on_cpu.steps[0].rows.by_factor)  # blocks of 8 features
     ((8, 8, 10), (8, 1, 64))
-    >>> result, wanted = on_cpu.write
-    >>> tuple(result)  # copied from blocks of all tokens
+    >>> tuple(on_cpu.write.source)  # copied from blocks of all tokens
     ((10, 8, 8), (8, 80, 1))
     >>> on_gpu = plan_operands(plan, is_cpu=False, tokens=10)
     >>> on_gpu.write, tuple(on_gpu.steps[-1].result)  # blocks written into the output
     (None, ((8, 10, 8), (8, 64, 1)))
     """
     steps = [_step_operands(step, tokens) for step in plan.steps]
-    write, write_grad = (_writing(reading, tokens) for reading in (plan.write, plan.write_grad))
+    sizes = plan.steps[0].sizes(tokens)
+    write, write_grad = (
+        None if memory == target else _copy(memory, (target[:1], target[1:]), sizes)
+        for memory, target in ((plan.drafts[-1].after, plan.end), (plan.drafts[0].grad_before, plan.start))
+    )
     if is_cpu or not tokens:
         return PlanOperands(tuple(steps), write, write_grad)
     for number, later in enumerate(steps[1:]):
         before = steps[number]
-        into = _carried(before.result, later.rows.copy)
-        if into is not None:
+        if into := _carried(before.result, later.rows.copy):
             steps[number] = before = before._replace(result=into)
             steps[number + 1] = later = later._replace(rows=later.rows._replace(copy=None))
-        into = _carried(later.rows_grad, before.grad.copy)
-        if into is not None:
+        if into := _carried(later.rows_grad, before.grad.copy):
             steps[number] = before._replace(grad=before.grad._replace(copy=None))
             steps[number + 1] = later._replace(rows_grad=into)
-    into = _carried(steps[-1].result, write and write[0])
-    if into is not None:
+    if into := _carried(steps[-1].result, write):
         steps[-1], write = steps[-1]._replace(result=into), None
-    into = _carried(steps[0].rows_grad, write_grad and write_grad[0])
-    if into is not None:
+    if into := _carried(steps[0].rows_grad, write_grad):
         steps[0], write_grad = steps[0]._replace(rows_grad=into), None
     return PlanOperands(tuple(steps), write, write_grad)
 
@@ -123,8 +126,9 @@ def contiguous(sizes: Sequence[int]) -> View:
 
 def _step_operands(step: Step, tokens: int) -> StepOperands:
     """With every result contiguous."""
-    rows_copy, rows = _blocks(step.rows, tokens)
-    grad_copy, grad = _blocks(step.grad, tokens)
+    draft, sizes = step.draft, step.sizes(tokens)
+    rows_copy, rows = _blocks(draft.before, (draft.batch, draft.rows, draft.contracted), sizes)
+    grad_copy, grad = _blocks(step.grad_after, (draft.batch, draft.rows, draft.new), sizes)
     is_swapped = step.weight_grad_is_swapped  # (B, N, R) times (B, R, K) in place of (B, K, R) times (B, R, N)
     batch, r, k, n = step.extents(tokens)
     b = (batch,) if step.is_batched else ()
@@ -138,49 +142,48 @@ def _step_operands(step: Step, tokens: int) -> StepOperands:
     )
 
 
-def _writing(reading: Reading | None, tokens: int) -> tuple[View, View] | None:
-    """A last result with the axes of what is to be written, in its own memory and in that."""
-    if reading is None:
-        return None
-    source = _axes(reading, tokens)
-    return source, contiguous(source.sizes)
-
-
-def _blocks(reading: Reading, tokens: int) -> tuple[View | None, View]:
-    """What is copied, if anything, and the blocks in memory or copy."""
-    axes = _axes(reading, tokens)
-    sizes = dict(zip(reading.order, axes.sizes, strict=True))
-    strides = dict(zip(reading.order, (contiguous(axes.sizes) if reading.is_copy else axes).strides, strict=True))
+def _blocks(memory: Axes, groups: Groups, sizes: Mapping[str, int]) -> tuple[Copy | None, View]:
+    """What is copied, if anything, and the batch (if there is any), rows and last group in memory or copy."""
+    batch, rows, last = groups
+    copy, at = None, dict(zip(memory, _lying(memory, sizes).strides, strict=True))
+    if not is_view(memory, groups):
+        # Rows that lie innermost stay so, which moves longer runs.
+        blocks = (batch, last, rows) if memory[-1] in rows else groups
+        copy = _copy(memory, blocks, sizes)
+        at = dict(zip((axis for block in blocks for axis in block), copy.target.strides, strict=True))
+    groups = groups if batch else (rows, last)
     # Each block is one run of the memory or copy, so its innermost stride is that of all.
-    blocks = View(
-        tuple(product_of(group, sizes) for group in reading.groups),
-        tuple(strides[group[-1]] if group else 1 for group in reading.groups),
-    )
-    return (axes if reading.is_copy else None), blocks
+    strides = tuple(at[group[-1]] if group else 1 for group in groups)
+    return copy, View(tuple(product_of(group, sizes) for group in groups), strides)
 
 
-def _axes(reading: Reading, tokens: int) -> View:
-    """The axes of a reading in their order."""
-    sizes = [tokens if axis == TOKENS else reading.sizes[axis] for axis in reading.memory]
-    at = [reading.memory.index(axis) for axis in reading.order]
-    strides = contiguous(sizes).strides
-    return View(tuple(sizes[place] for place in at), tuple(strides[place] for place in at))
+def _copy(memory: Axes, blocks: Groups, sizes: Mapping[str, int]) -> Copy:
+    order, last = tuple(axis for block in blocks for axis in block), blocks[-1]
+    strides = dict(zip(memory, _lying(memory, sizes).strides, strict=True))
+    target = _lying(order, sizes)
+    run: Axes = ()
+    while len(run) < len(last) and last[-len(run) - 1] == memory[-len(run) - 1]:
+        run = last[-len(run) - 1 :]
+    moved = 1 if TOKENS in run else product_of(run, sizes)
+    return Copy(View(target.sizes, tuple(strides[axis] for axis in order)), target, moved)
 
 
-def _carried(result: View, copied: View | None) -> View | None:
+def _lying(axes: Axes, sizes: Mapping[str, int]) -> View:
+    return contiguous([sizes[axis] for axis in axes])
+
+
+def _carried(result: View, copy: Copy | None) -> View | None:
     """The blocks of a contiguous result as they lie in a contiguous copy of it; None if no product can write them so.
 
-    `copied` has the axes of the copy in their order, in the memory of the result.
-
     >>> blocks = contiguous((8, 10, 4))
-    >>> tuple(_carried(blocks, View((10, 8, 4), (4, 40, 1))))
+    >>> tuple(_carried(blocks, Copy(View((10, 8, 4), (4, 40, 1)), contiguous((10, 8, 4)), 4)))
     ((8, 10, 4), (4, 32, 1))
     """
-    if copied is None:
+    if copy is None:
         return None
     # Axes of the copy from the inside of the result outwards, as (stride in the result, size, stride in the copy). Every
     # axis of the result is then made of the first of these, as far as they also follow each other in the copy.
-    moved = zip(copied.strides, copied.sizes, contiguous(copied.sizes).strides, strict=True)
+    moved = zip(copy.source.strides, copy.source.sizes, copy.target.strides, strict=True)
     axes = [(size, stride) for _, size, stride in sorted(item for item in moved if item[1] != 1)]
     strides: list[int] = []
     for size in reversed(result.sizes):
@@ -193,10 +196,7 @@ def _carried(result: View, copied: View | None) -> View | None:
 
 
 def _taken(size: int, axes: list[tuple[int, int]]) -> int | None:
-    """The stride of one axis that is made of the first of `axes`, inner ones first, which are taken away.
-
-    None if it has no single stride.
-    """
+    """The single stride, if any, of an axis that is made of the first of `axes`, inner ones first, which are taken away."""
     first, reach = 0, 0
     while size != 1:
         axis, stride = axes.pop(0)

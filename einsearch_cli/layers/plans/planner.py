@@ -1,8 +1,7 @@
 """Which way to multiply: all plans of a layer, and the fastest for a number of tokens.
 
-A plan lets groups of factors meet the activation one after another; the factors
-of a group are multiplied with each other before. One group of all factors is the
-dense matrix (pre-merge, Wei et al. 2024, arXiv 2406.16450). A merged layer keeps
+A plan lets groups of factors meet the activation one after another; the factors of a group are multiplied with each other
+before. One group of all factors is the dense matrix (pre-merge, Wei et al. 2024, arXiv 2406.16450). A merged layer keeps
 the products, so they are free; every other call pays for those that it makes.
 """
 
@@ -198,11 +197,9 @@ def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Us
             text=route.text,
             flops=tokens * route.flops_per_token * passes + route.flops_per_merge * merges,
             bytes=bytes_moved(route.plan, tokens, profile),
-            intermediate_elements=(
-                0
-                if is_fused(route.plan, profile.is_cpu, profile.itemsize)
-                else tokens * max(route.plan.widths[1:-1], default=0)
-            ),
+            intermediate_elements=tokens
+            * max(route.plan.widths[1:-1], default=0)
+            * (not is_fused(route.plan, profile)),
             predicted_us=predicted_ns(sized, route, tokens, profile, use) / 1e3,
             is_chosen=route is chosen,
         )

@@ -7,11 +7,11 @@ together are small, so that a kernel holds them, X and Y on the chip, and no int
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.machine_profile import MachineProfile
+from einsearch_cli.layers.plans.plan import Call, Plan
 
 _LARGEST = 128
 """Sizes up to which X, Y and both cores fit on the chip together: widths up to 16,384."""
@@ -54,28 +54,25 @@ def two_cores(plan: Plan) -> TwoCores | None:
     """
     if len(plan.steps) != 2 or len(plan.input_order) != 2 or len(plan.output_order) != 2:
         return None
-    (first_batch, first_in, first_out), (second_batch, second_in, second_out) = (s.weight_axes for s in plan.steps)
-    bond = tuple(set(first_out) & set(second_in))
+    first, second = plan.steps
+    (first_batch, first_in, first_out), (second_batch, second_in, second_out) = first.weight_axes, second.weight_axes
+    bond = set(first_out) & set(second_in)
     is_pair = len(first_in) == len(second_out) == 1 and len(bond) <= 1
     if first_batch or second_batch or not is_pair:
         return None
-    (p,), (n,) = first_in, second_out
-    q, m = _other(plan.input_order, p), _other(plan.output_order, n)
+    (p,), (n,), r = first_in, second_out, next(iter(bond), "")
+    (q, *_), (m, *_) = set(plan.input_order) - {p}, set(plan.output_order) - {n}
     if {q, *bond} != set(second_in) or {m, *bond} != set(first_out):
         return None
-    first, second = plan.steps
-    p_size, n_size = first.weight_shape[1], second.weight_shape[2]
-    q_size, m_size = plan.padded_in // p_size, plan.padded_out // n_size
-    r_size = first.weight_shape[2] // m_size
-    if max(p_size, q_size, m_size, n_size) > _LARGEST or r_size > _LARGEST_BOND:
+    sizes = {axis: plan.sized.size(axis) if axis else 1 for axis in (p, q, m, n, r)}
+    if max(sizes[axis] for axis in (p, q, m, n)) > _LARGEST or sizes[r] > _LARGEST_BOND:
         return None
-    sizes = {p: p_size, q: q_size, m: m_size, n: n_size, **dict.fromkeys(bond, r_size)}
     x, y, one, other = (
-        _strides(order, sizes) for order in (plan.input_order, plan.output_order, first.axes, second.axes)
+        {axis: math.prod(sizes[inner] for inner in order[place + 1 :]) for place, axis in enumerate(order)}
+        for order in (plan.input_order, plan.output_order, first.axes, second.axes)
     )
-    r = bond[0] if bond else ""
     return TwoCores(
-        (p_size, q_size, m_size, n_size, r_size),
+        (sizes[p], sizes[q], sizes[m], sizes[n], sizes[r]),
         (x[p], x[q]),
         (y[m], y[n]),
         (one[p], one[m], one.get(r, 0)),
@@ -83,22 +80,6 @@ def two_cores(plan: Plan) -> TwoCores | None:
     )
 
 
-def is_fused(plan: Plan, is_cpu: bool, itemsize: int) -> bool:
-    """Whether one kernel keeps the intermediate on the chip: two cores in half precision on a GPU.
-
-    >>> from einsearch_cli.layers import EinsumLinear
-    >>> plan = EinsumLinear(64, 64, "kronecker", device="meta").plan
-    >>> is_fused(plan, is_cpu=False, itemsize=2), is_fused(plan, is_cpu=False, itemsize=4)
-    (True, False)
-    """
-    return not is_cpu and itemsize == 2 and two_cores(plan) is not None
-
-
-def _other(pair: tuple[str, ...], one: str) -> str:
-    first, second = pair
-    return second if one == first else first
-
-
-def _strides(order: Sequence[str], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Strides of the axes of contiguous memory, slowest first."""
-    return {axis: math.prod(sizes[inner] for inner in order[place + 1 :]) for place, axis in enumerate(order)}
+def is_fused(plan: Plan, place: Call | MachineProfile) -> bool:
+    """Whether one kernel keeps the intermediate on the chip: two cores in half precision on a GPU."""
+    return not place.is_cpu and place.itemsize == 2 and two_cores(plan) is not None

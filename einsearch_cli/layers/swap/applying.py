@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError, SizeError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.memory import memory_bytes
 from einsearch_cli.layers.moe.experts import Experts
 from einsearch_cli.layers.moe.fused import FusedExperts
 from einsearch_cli.layers.moe.layer import StructuredMoE
@@ -21,6 +20,7 @@ from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
 from einsearch_cli.layers.swap.finding import Site, find_sites
 from einsearch_cli.layers.swap.planning import Filter, plan_swaps
 from einsearch_cli.layers.swap.report import Swap, SwapReport
+from einsearch_cli.machine import memory_bytes
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 
 

@@ -278,7 +278,7 @@ def _work(pipe: Connection, printing: Connection, setup: TrialSetup) -> None:
     import torch
 
     import einsearch_cli.training.proxy.run  # noqa: F401  # loading it is not part of the first run
-    from einsearch_cli.layers.memory import retain_memory
+    from einsearch_cli.machine import retain_memory
     from einsearch_cli.training.proxy.keeping import save_on_sigterm
 
     save_on_sigterm()

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from einsearch_cli.data.tokens import TokenData
-from einsearch_cli.layers.memory import memory_bytes
+from einsearch_cli.machine import memory_bytes
 from einsearch_cli.models.transformer import Accelerator, Estimate, TransformerConfig, estimate
 from einsearch_cli.training.full.network import Network
 from einsearch_cli.training.full.phases import Phases, phases_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from einsearch_cli.errors import SizeError, SpecError
-from einsearch_cli.layers.memory import machine_bytes
+from einsearch_cli.machine import machine_bytes
 from einsearch_cli.models.counts import NetworkCount
 from einsearch_cli.structures import short_name
 from einsearch_cli.training.optimizers import find_optimizer

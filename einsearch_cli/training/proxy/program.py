@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from einsearch_cli.data import Batch
 from einsearch_cli.layers.execution.scaling import first_order_gradients
-from einsearch_cli.layers.memory import return_memory
+from einsearch_cli.machine import return_memory
 from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.training.flat_update import FlatLayout
 from einsearch_cli.training.proxy.folding import FoldedAttention

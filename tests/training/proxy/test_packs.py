@@ -16,8 +16,8 @@ from torch import Tensor
 
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import DivergedError
-from einsearch_cli.layers.memory import return_memory
 from einsearch_cli.layers.torch_private import is_batched
+from einsearch_cli.machine import return_memory
 from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.structures import parse_layer
 from einsearch_cli.tasks import AnyTask, open_task

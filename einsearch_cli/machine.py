@@ -1,13 +1,13 @@
-"""Memory: layers that cannot be allocated are refused before anything is; freed memory is kept for the next tensor."""
+"""The machine that a process runs on: its processor and memory, and what becomes of memory that is freed."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-from einsearch_cli.errors import SizeError
-from einsearch_cli.sizing import SizedStructure
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,7 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _RETAINED_BYTES: Final = 1 << 30
 """Blocks up to this size are reused; larger ones come from the system and go back to it."""
+_PROCESSORS = Path("/proc/cpuinfo")
 
 
 def retain_memory() -> bool:
@@ -42,29 +43,6 @@ def return_memory() -> bool:
     return bool(trim(0))
 
 
-def check_allocation(
-    sized: SizedStructure, device: torch.device | str | int | None, dtype: torch.dtype, copies: int = 1
-) -> None:
-    """Raise SizeError if the factors of so many copies need more bytes than the device has; `meta` holds anything.
-
-    >>> import torch
-    >>> from einsearch_cli.structures import parse_structure
-    >>> check_allocation(parse_structure("dense").at(2**20, 2**20), "meta", torch.float32)
-    """
-    import torch
-
-    place = torch.empty(0, device=device).device
-    available = memory_bytes(place)
-    params = copies * sized.params
-    needed = params * dtype.itemsize
-    if available is not None and needed > available:
-        raise SizeError(
-            f"{f'{copies} × ' if copies > 1 else ''}{sized.structure} at {sized.d_in} × {sized.d_out} has {params:,} "
-            f"parameters = {needed:,} bytes as {dtype}: device {place} has {available:,} bytes",
-            remedy="choose smaller dimensions, a smaller rank or a narrower dtype, or build it on device='meta'",
-        )
-
-
 def memory_bytes(device: torch.device) -> int | None:
     """Physical memory of a device in bytes; None if it is unlimited (meta) or not known."""
     if device.type == "cuda":
@@ -77,3 +55,14 @@ def memory_bytes(device: torch.device) -> int | None:
 def machine_bytes() -> int | None:
     """Physical memory of this machine; None where the system does not tell."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+
+
+@lru_cache
+def processor_name() -> str:
+    """Model of the processor, as far as the system tells; nothing is decided by it."""
+    try:
+        with _PROCESSORS.open(encoding="utf-8", errors="replace") as lines:
+            named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        named = ""
+    return named or platform.processor() or platform.machine()

@@ -1,10 +1,14 @@
-"""Freed memory stays with processes of our own."""
+"""The name of the processor; freed memory stays with processes of our own."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from einsearch_cli import machine
+from einsearch_cli.machine import processor_name
 
 FAULTS = """
 import resource, torch
@@ -15,7 +19,7 @@ def faults():
 """
 SETTINGS = {
     "nothing": "",
-    "retain_memory": "from einsearch_cli.layers.memory import retain_memory\nassert retain_memory()\n",
+    "retain_memory": "from einsearch_cli.machine import retain_memory\nassert retain_memory()\n",
     "a worker": (
         "import os\nfrom multiprocessing import Pipe\n"
         "from einsearch_cli.search.engines.local import _work\n"
@@ -51,7 +55,7 @@ def test_page_faults_of_large_tensors(setting: str) -> None:
 def test_elsewhere_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
-    from einsearch_cli.layers.memory import retain_memory
+    from einsearch_cli.machine import retain_memory
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     assert retain_memory() is False
@@ -62,7 +66,7 @@ def test_free_memory_goes_back_when_it_is_returned() -> None:
     """64 MiB that a small tensor behind them keeps from the end of the heap."""
     code = (
         "import torch\n"
-        "from einsearch_cli.layers.memory import retain_memory, return_memory\n"
+        "from einsearch_cli.machine import retain_memory, return_memory\n"
         "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
         "retain_memory()\nlarge = torch.ones(64 * 2**20, dtype=torch.uint8)\nsmall = [bytes(100_000) for _ in range(20)]\n"
         "before = resident()\ndel large\nkept = resident()\nreturn_memory()\nprint(before - kept, kept - resident())\n"
@@ -71,3 +75,15 @@ def test_free_memory_goes_back_when_it_is_returned() -> None:
     at_once, returned = map(int, said.split())
     assert at_once < 8 * 2**20
     assert returned > 48 * 2**20
+
+
+def test_the_name_of_a_processor_is_the_first_one_that_the_system_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_PROCESSORS", tmp_path / "cpuinfo")
+    processor_name.cache_clear()
+    assert processor_name()
+    processor_name.cache_clear()
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: First\nprocessor\t: 1\nmodel name\t: Second\n")
+    assert processor_name() == "First"
+    processor_name.cache_clear()

@@ -1,11 +1,15 @@
-"""What a layer says of an input, or of a dtype, that it cannot take."""
+"""What a layer says of an input, or of a dtype, that it cannot take; and inputs that are not dense tensors.
+
+The others are nested tensors and the proxies of `torch.fx.symbolic_trace`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast_dtype
@@ -34,8 +38,7 @@ def check_input(x: Tensor, in_features: int, dtype: torch.dtype) -> None:
     check_width(x, in_features)
     if not x.is_floating_point():
         raise LayerError(
-            f"input of dtype {x.dtype}: the layer takes floating tensors",
-            remedy=f"convert it with .to({dtype})",
+            f"input of dtype {x.dtype}: the layer takes floating tensors", remedy=f"convert it with .to({dtype})"
         )
 
 
@@ -58,14 +61,45 @@ def check_parameters(x: Tensor, layer: nn.Module) -> None:
 
 
 def _named_parameters(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Also of a replica by `nn.DataParallel`, which has no parameters but plain tensors in their places.
-
-    Parts with hooks of their own are left out: those may bring the parameters along, when the part is called.
-    """
+    """Also of a replica by `nn.DataParallel`, which has no parameters but plain tensors in their places."""
     for prefix, module in layer.named_modules():
+        # Hooks of a part may bring its parameters along when it is called.
         if module is not layer and (module._forward_pre_hooks or "forward" in vars(module)):
             continue
         tensors = vars(module).get("_former_parameters") or module._parameters
         for name, tensor in tensors.items():
             if tensor is not None:
                 yield f"{prefix}.{name}" if prefix else name, tensor
+
+
+def output_for(layer: nn.Module, x: Tensor | fx.Proxy, in_features: int) -> Tensor | None:
+    """What a layer that acts on the last axis alone gives for an input that is not a dense tensor; None for a dense one.
+
+    Raises:
+        LayerError: if a layer is traced that is not part of a model, or the features are jagged.
+    """
+    if not isinstance(x, fx.Proxy):
+        return _nested(layer, x, in_features) if x.is_nested else None
+    name = x.tracer.path_of_module(layer)  # type: ignore[attr-defined]
+    if not name:
+        raise LayerError(
+            f"symbolic_trace of a single {type(layer).__name__}: it is one call in the trace of a model",
+            remedy="trace a model that has it, such as nn.Sequential(layer)",
+        )
+    return x.tracer.create_proxy("call_module", name, (x,), {})  # type: ignore[return-value]
+
+
+def _nested(layer: nn.Module, x: Any, in_features: int) -> Tensor:
+    """The layer's output for every part of a nested tensor, in its layout."""
+    forward = type(layer).forward  # not `layer(…)`, which would call its hooks once more
+    if x.layout is not torch.jagged:
+        return torch.nested.as_nested_tensor([forward(layer, part) for part in x.unbind()])
+    axis = next(axis for axis, size in enumerate(x.shape) if not isinstance(size, int))
+    if axis == x.ndim - 1:
+        raise LayerError(
+            "nested input whose last dimension is jagged: every token needs the same features",
+            remedy="make the dimension of the tokens the jagged one",
+        )
+    check_width(x, in_features)
+    values = forward(layer, x.values())
+    return torch.nested.nested_tensor_from_jagged(values, x.offsets(), x.lengths(), jagged_dim=axis)
