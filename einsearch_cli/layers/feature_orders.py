@@ -27,13 +27,7 @@ _VERSION: Final = 2
 
 
 def sized_for(structure: Structure, d_in: int, d_out: int, order: FeatureOrder | str | None) -> SizedStructure:
-    """Sizes of a structure at these widths, with the requested order of features.
-
-    Args:
-        structure: if `order` is None, its own order is used, which an equation has.
-        d_in: width of the input.
-        d_out: width of the output.
-        order: `fast` leaves it open, `standard` is the documented one, else a `FeatureOrder` or its text.
+    """Sizes of a structure at these widths, with the order of features that `EinsumLinear` describes.
 
     Raises:
         SizeError: if the structure does not fit the widths.
@@ -42,11 +36,9 @@ def sized_for(structure: Structure, d_in: int, d_out: int, order: FeatureOrder |
     sized = structure.at(d_in, d_out)
     if order is None:
         return sized
-    if order == FAST:
-        return sized.ordered(None)
-    if order == STANDARD:
-        return sized.ordered(standard_order(structure))
-    return sized.ordered(FeatureOrder.of_text(order) if isinstance(order, str) else order)
+    if isinstance(order, str) and order != FAST:
+        order = standard_order(structure) if order == STANDARD else FeatureOrder.of_text(order)
+    return sized.ordered(None if order == FAST else order)
 
 
 class FactoredModule(nn.Module):
@@ -56,15 +48,13 @@ class FactoredModule(nn.Module):
     own parameters before a call also moves them. Names with a dot are the ones of all earlier versions, in which
     the factors had a module of their own; `factors` answers wherever torch looks for that module.
 
-    The metadata of a torch state dict hold the order, and `load_state_dict` reads it there: a layer
-    whose order is open takes it over, and one with another order refuses the state. A state of version 1
-    records no order and is in the fast one: a layer that has its order from an equation takes the fast one then,
-    and a layer that was built with `order=` refuses the state. Formats without these metadata, such as safetensors, need
-    `str(layer.order)` stored next to the tensors.
+    The metadata of a torch state dict hold the order, and `load_state_dict` reads it there: a layer whose order is open takes
+    it over, and one with another order refuses the state. A state of version 1 records no order and is in the fast one: a
+    layer that has its order from an equation takes the fast one then, and a layer that was built with `order=` refuses the
+    state. Formats without these metadata, such as safetensors, need `str(layer.order)` stored next to the tensors.
     """
 
     _version = _VERSION
-
     in_features: int
     out_features: int
     structure: Structure
@@ -131,10 +121,8 @@ class FactoredModule(nn.Module):
             self._parameters[name] = self._parameters.pop(allowed)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """The modules inside: none, but for factors that a tool keeps in one.
-
-        `torch.jit.trace` finds parameters by the parts of their names, and asks here before it looks at them.
-        """
+        """The modules inside: none, but for factors that a tool keeps in one."""
+        # `torch.jit.trace` finds parameters by the parts of their names, and asks here before it looks at them.
         if is_traced_by_module() and FACTORS not in self._modules:
             Factors(self).become_module()
         return super().named_children()
@@ -164,8 +152,7 @@ class FactoredModule(nn.Module):
     def reset_parameters(self) -> None:
         """Draw new factors; every gain becomes one.
 
-        A factor's standard deviation is sqrt(min(fan_in, fan_out) / fan_in²):
-        Qiu et al. 2024 (arXiv 2406.06248).
+        A factor's standard deviation is sqrt(min(fan_in, fan_out) / fan_in²): Qiu et al. 2024 (arXiv 2406.06248).
         """
         for role in self.plan.roles:
             nn.init.normal_(self.factors[role.factor], std=role.init_std)
@@ -186,10 +173,8 @@ class FactoredModule(nn.Module):
     def learning_rate_multipliers(self) -> dict[str, float]:
         """Adam learning rates of the factors relative to the muP rate of a dense layer.
 
-        (in_features / fan_in) / number of factors, by parameter name; gain and
-        bias are not listed, as they train at the base rate itself, without
-        the dense layer's muP multiplier. Potapczynski et al. 2024
-        (arXiv 2410.02117).
+        (in_features / fan_in) / number of factors, by parameter name; gain and bias are not listed, as they train at the
+        base rate itself, without the dense layer's muP multiplier. Potapczynski et al. 2024 (arXiv 2410.02117).
 
         >>> from einsearch_cli import EinsumLinear
         >>> EinsumLinear(64, 64, "btt:r=2").learning_rate_multipliers()
@@ -241,8 +226,7 @@ class FactoredModule(nn.Module):
     @order.setter
     def order(self, order: FeatureOrder | str | None) -> None:
         sized = sized_for(self.structure, self.in_features, self.out_features, order)
-        self.plan = stored_plan(sized)
-        self.sized = sized
+        self.plan, self.sized = stored_plan(sized), sized
         self._note_factors()
         self._order_changed()
 
@@ -272,30 +256,32 @@ class FactoredModule(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Tensor], prefix: str, local_metadata: dict[str, Any], *others: Any
     ) -> None:
-        error_msgs: list[str] = others[-1]
+        *_, unexpected, error_msgs = others
         if any(key.startswith(prefix) for key in state_dict):
-            if _KEY not in local_metadata and local_metadata.get("version", _VERSION) < _VERSION:
-                fast = _whole_order(stored_plan(self.sized.ordered(None)), self.sized.factors)
-                self._take_over(str(fast), prefix[:-1], error_msgs, is_old=True)
-            else:
-                self._take_over(local_metadata.get(_KEY, str(self.order)), prefix[:-1], error_msgs)
+            is_old = _KEY not in local_metadata and local_metadata.get("version", _VERSION) < _VERSION
+            self._take_over(local_metadata.get(_KEY), is_old, prefix[:-1] or "the layer", error_msgs)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
-        unexpected: list[str] = others[-2]  # torch looks for a module where a name has a dot
+        # torch looks for a module where a name has a dot
         unexpected[:] = [key for key in unexpected if key.removeprefix(prefix) not in self._parameters]
 
-    def _take_over(self, text: str, name: str, error_msgs: list[str], is_old: bool = False) -> None:
-        if text == str(self.order):
+    def _take_over(self, recorded: str | None, is_old: bool, name: str, error_msgs: list[str]) -> None:
+        own = str(self.order)
+        text = (
+            str(_whole_order(stored_plan(self.sized.ordered(None)), self.sized.factors)) if is_old else recorded or own
+        )
+        if text == own:
             return
-        if self.is_order_open or (is_old and self._is_order_default):
-            try:
-                self.order = FAST if is_old else text
-            except EinsearchError as error:
-                error_msgs.append(f"{name or 'the layer'}: {error.problem}")
-        else:
+        wanted = FAST if is_old else text
+        if not (self.is_order_open or (is_old and self._is_order_default)):
             error_msgs.append(
-                f"{name or 'the layer'} has the order of features {self.order}, the state was written with {text}: "
-                f"build the layer with order={(FAST if is_old else text)!r}"
+                f"{name} has the order of features {own}, the state was written with {text}: "
+                f"build the layer with order={wanted!r}"
             )
+            return
+        try:
+            self.order = wanted
+        except EinsearchError as error:
+            error_msgs.append(f"{name}: {error.problem}")
 
 
 def _check_allocation(

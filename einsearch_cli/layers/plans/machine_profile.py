@@ -80,7 +80,7 @@ class TokenMajor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutCosts:
-    """Nanoseconds by which the order of features, and of a factor's axes in memory, is chosen; see `layout_cost`.
+    """Nanoseconds by which the order of features, and of a factor's axes in memory, is chosen; see `layout`.
 
     A stored factor is read in that order on every machine, so it is always chosen by the default profile, and other
     values would read factors that were saved before as other matrices.
