@@ -24,7 +24,7 @@ from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.plan import Call
 from einsearch_cli.layers.plans.planner import Route, RouteTable, Use, dense_route, route_table, routes
 from einsearch_cli.layers.torch_private import is_any_autocast, unwrap_if_dead
-from einsearch_cli.layers.tracing import calls_operators, is_plain, is_plain_type
+from einsearch_cli.layers.tracing import calls_operators, is_plain
 from einsearch_cli.structures import FeatureOrder, Structure, parse_structure
 
 # Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
@@ -36,17 +36,15 @@ _num_threads = torch.get_num_threads
 class EinsumLinear(FactoredModule):
     """y = W x + b, where W is the einsum of a structure's factors.
 
-    Input (..., in_features), output (..., out_features), for any leading shape.
-    Each factor is stored as a batch of matrices, (batch, fan_in, fan_out), and
-    meets the activation in one batched matrix product. The order
-    in which features are read as index axes is that of the equation if the structure is given as one,
-    else the layer's own, chosen for speed; `order` says another. Where a dimension has no fitting divisors the input is padded
-    with zeros and the output is cut.
+    Input (..., in_features), output (..., out_features), for any leading shape. Each factor is stored as a batch of
+    matrices, (batch, fan_in, fan_out), and meets the activation in one batched matrix product. The order in which
+    features are read as index axes is that of the equation if the structure is given as one, else the layer's own,
+    chosen for speed; `order` says another. Where a dimension has no fitting divisors the input is padded with zeros and
+    the output is cut.
 
-    Stability, from Qiu et al. 2024 (arXiv 2406.06248), and
-    Potapczynski et al. 2024 (arXiv 2410.02117): every factor is
-    divided by max(1, rms / init std), and the product has a learnable gain.
-    All these numbers are folded into one (`rms_scale`).
+    Stability, from Qiu et al. 2024 (arXiv 2406.06248), and Potapczynski et al. 2024 (arXiv 2410.02117): every factor is
+    divided by max(1, rms / init std), and the product has a learnable gain. All these numbers are folded into one
+    (`rms_scale`).
 
     Args:
         in_features: width of the input.
@@ -62,8 +60,7 @@ class EinsumLinear(FactoredModule):
 
     Raises:
         StructureError: if the text is not a structure, or the order one of other indices.
-        SizeError: if the structure does not fit the widths, or its parameters
-            do not fit the memory of the device.
+        SizeError: if the structure does not fit the widths, or its parameters do not fit the memory of the device.
         LayerError: if the dtype is not a floating one.
 
     >>> layer = EinsumLinear(64, 64, "monarch")
@@ -91,11 +88,9 @@ class EinsumLinear(FactoredModule):
         check_dtype(dtype)
         structure = parse_structure(structure) if isinstance(structure, str) else structure
         self._hold(in_features, out_features, structure, order, device, dtype)
-        self._describe()
-        self._operator_name = register_plan(self.plan)
         self._route: Route | None = None
         self._merging: Merging | None = None
-        self._forget_calls()
+        self._order_changed()
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
@@ -129,21 +124,20 @@ class EinsumLinear(FactoredModule):
 
     @route.setter
     def route(self, text: str | None) -> None:
-        known = {route.text: route for route in routes(self.sized)}
+        known = {} if text is None else {route.text: route for route in routes(self.sized)}
         if text is not None and text not in known:
             raise LayerError(
                 f"route {text!r}: this layer's are {', '.join(known)}", remedy="one of these, or None for the fastest"
             )
         self._route = None if text is None else known[text]
-        self._forget_calls()
+        self._calls: list[Resolved | None] = [None, None]  # decided for earlier calls, without gradients and with them
         if self._merging is not None:
             self._merging.weights = None
 
     @property
     def is_merged(self) -> bool:
         """Whether calls without gradients may use what was kept from calls before; see `merge`."""
-        merging = self._merging
-        return merging is not None and merging.is_current(self._by_parameter(), self.gain)
+        return self._merging is not None and self._merging.is_current(self._merged_from())
 
     @property
     def flops_per_token(self) -> int:
@@ -256,10 +250,10 @@ class EinsumLinear(FactoredModule):
             if merging is None or has_grad:
                 return self._contract(x, has_grad)
             kept = merging.weights
-            # Not self.factors and self.gain: nn.Module finds these only after a search of up to 1 µs each.
-            parameters = self._parameters
-            if kept is None or is_any_autocast() or not merging.is_current(parameters, parameters.get("gain")):
+            if kept is None or is_any_autocast() or not merging.is_current(self._merged_from()):
                 return self._infer_merged(x, merging)
+            # Not `self.bias`: nn.Module finds it only after a search of up to 1 µs.
+            parameters = self._parameters
             if "bias" in parameters:
                 bias = parameters["bias"]
                 if x.numel() <= kept.dense_limit:
@@ -317,12 +311,9 @@ class EinsumLinear(FactoredModule):
         y = kept.multiply(self.padded(x.reshape(-1, self.in_features)), bias)
         return self._cut(y).reshape(*x.shape[:-1], self.out_features)
 
-    def _new_merging(self) -> Merging | None:
-        """None where torch cannot say whether parameters change, or they have no values."""
-        parameters = [self.gain, *self._factors()]
-        if not all(is_plain_type(p) and not p.is_inference() and not p.is_meta for p in parameters):
-            return None
-        return Merging(self._by_parameter(), self.gain)
+    def _merged_from(self) -> list[Any]:
+        """Gain and factors."""
+        return [self._parameters.get("gain"), *self._factors()]
 
     def _record(self, x: Tensor) -> Tensor:
         """For compilers, tracers and function transforms: the factors' own sequence unless another route is fixed."""
@@ -381,28 +372,18 @@ class EinsumLinear(FactoredModule):
             return RouteTable((1,), (self._route,))
         return route_table(self.sized, profile_for(call.device, _num_threads(), call.dtype), use)
 
-    def _describe(self) -> None:
-        """Texts for `extra_repr`, made beforehand: compilers show a layer, and cannot follow how these are made."""
-        self._structure_text, self._order_text = str(self.structure), self._order_shown()
-
     def _order_changed(self) -> None:
-        self._describe()
+        """Note what follows from the plan, and drop what was decided by another one."""
+        # Made beforehand, as compilers show a layer, and cannot follow how these are made.
+        self._structure_text, self._order_text = str(self.structure), self._order_shown()
         self._operator_name = register_plan(self.plan)
         self.route = self.route
-
-    def _forget_calls(self) -> None:
-        """Drop what was decided for earlier calls, without gradients and with them."""
-        self._calls: list[Resolved | None] = [None, None]
 
     def _scaled_factors(self) -> list[Tensor]:
         """The factors in the order in which they meet, the last one times the scale."""
         factors = self._factors()
         scaled = scaled_last if is_first_order() else reference_scaled_last
         return [*factors[:-1], scaled(self.gain, factors, self._stds)]
-
-    def _by_parameter(self) -> dict[str, Tensor]:
-        """The factors by the names of their parameters."""
-        return dict(zip(self._names, self._factors(), strict=True))
 
     def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
         padding = self.plan.padded_out - self.out_features
@@ -413,8 +394,7 @@ class EinsumLinear(FactoredModule):
 
     def _apply(self, fn: Any, recurse: bool = True) -> EinsumLinear:
         """Moves to another device or dtype; what was merged or decided stays behind."""
-        self._merging = None
-        self._forget_calls()
+        self._merging, self._calls = None, [None, None]
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -426,6 +406,5 @@ class EinsumLinear(FactoredModule):
         parameters, buffers = WithoutWeight(state["_parameters"]), BuffersWithoutWeight(state["_buffers"])
         kept = {**state, "_route": None, "_merging": None, "_parameters": parameters, "_buffers": buffers}
         super().__setstate__(kept)
-        self._operator_name = register_plan(self.plan)
-        self._describe()
+        self._order_changed()
         self.route = state["_route"]

@@ -36,9 +36,11 @@ def sized_for(structure: Structure, d_in: int, d_out: int, order: FeatureOrder |
     sized = structure.at(d_in, d_out)
     if order is None:
         return sized
-    if isinstance(order, str) and order != FAST:
+    if order == FAST:
+        return sized.ordered(None)
+    if isinstance(order, str):
         order = standard_order(structure) if order == STANDARD else FeatureOrder.of_text(order)
-    return sized.ordered(None if order == FAST else order)
+    return sized.ordered(order)
 
 
 class FactoredModule(nn.Module):

@@ -25,14 +25,12 @@ def initialise_(layer: EinsumLinear, rule: Initialisation, std: float | None = N
 
     - `spectral` is `reset_parameters`: Qiu et al. 2024 (arXiv 2406.06248).
     - `svd`: a dense matrix is drawn, normal with deviation `std`, and the factors are those of the nearest
-      matrix of the structure. A low-rank layer gets U √S and √S V of the truncated singular value
-      decomposition, the rule of Wei et al. 2024 (arXiv 2406.16450) for LowRank; Monarch and BTT get the same
-      for every block.
+      matrix of the structure. A low-rank layer gets U √S and √S V of the truncated singular value decomposition, the
+      rule of Wei et al. 2024 (arXiv 2406.16450) for LowRank; Monarch and BTT get the same for every block.
     - `orthogonal`: every matrix (fan_in, fan_out) of a factor has orthonormal rows or columns, whichever are
       fewer: the rule of Wei et al. 2024 for BlockShuffle and BlockDense.
 
-    The layer's matrix is exactly the product of these factors: its gain starts as what their
-    rms caps take away.
+    The layer's matrix is exactly the product of these factors: its gain starts as what their rms caps take away.
 
     Args:
         layer: drawn anew.
@@ -41,9 +39,8 @@ def initialise_(layer: EinsumLinear, rule: Initialisation, std: float | None = N
             dense layer, sqrt(min(in, out)) / in, if None.
 
     Raises:
-        LayerError: for a layer that is no plain `EinsumLinear`, an unknown rule, a `std` without
-            `svd`, and `svd` for a structure whose nearest matrix only a search finds: more
-            than two factors, or padding.
+        LayerError: for a layer that is no plain `EinsumLinear`, an unknown rule, a `std` without `svd`, and `svd` for a
+            structure whose nearest matrix only a search finds: more than two factors, or padding.
 
     >>> layer = EinsumLinear(64, 64, "block-shuffle:blocks=4", bias=False)
     >>> initialise_(layer, "orthogonal")

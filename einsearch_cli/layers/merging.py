@@ -100,11 +100,13 @@ def _structured(model: nn.Module) -> list[EinsumLinear]:
 
 def _begin(layer: EinsumLinear) -> Merging | None:
     """The layer's merging, a new one if there is none; None where torch cannot say whether parameters change."""
-    merging = layer._merging if layer.is_merged else layer._new_merging()
-    layer._merging = merging
-    if merging is not None:
+    if not layer.is_merged:
+        parameters = layer._merged_from()
+        can_be_watched = all(is_plain_type(p) and not p.is_inference() and not p.is_meta for p in parameters)
+        layer._merging = Merging(parameters) if can_be_watched else None
+    if layer._merging is not None:
         _layers.add(layer)
-    return merging
+    return layer._merging
 
 
 def _end_where_trained(optimizer: Optimizer, *_: Any) -> None:

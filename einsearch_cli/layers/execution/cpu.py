@@ -31,10 +31,12 @@ from einsearch_cli.layers.plans.plan import Plan
 class CpuExecutor(Executor):
     """Factors meet the activation one after another, chunk by chunk."""
 
+    is_cpu = True
+
     def __init__(self, plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.chunks) -> None:
         super().__init__(plan)
         self.tokens, self._sizes = tokens, chunks(plan, tokens, lengths)
-        of_length = {length: Products(plan, length, is_cpu=True) for length in set(self._sizes)}
+        of_length = {length: Products(plan, length, self.is_cpu) for length in set(self._sizes)}
         self._parts = [of_length[length] for length in self._sizes]
         self.is_whole = len(self._sizes) == 1
         self.keeps = kept_steps(plan, tokens, lengths)

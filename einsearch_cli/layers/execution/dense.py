@@ -58,8 +58,8 @@ class DenseExecutor(Executor):
             rows, grad = _rows(x), _rows(grad)
         if value != value:  # taken for 1 by MKL's products on processors of Intel
             grad = grad * value
-        nothing = nothing_like(x)
-        x_grad = _addmm(nothing, grad, matrix.t(), beta=0, alpha=value) if wants_x else None
+        nothing, is_small = nothing_like(x), x.numel() < matrix.numel()
+        x_grad = _addmm(nothing, grad, matrix.t(), beta=0, alpha=value) if wants_x and is_small else None
         gain_grad = None
         found: list[Any] = [None] * len(factors)
         if wants_gain or True in wants_factors:
@@ -70,6 +70,9 @@ class DenseExecutor(Executor):
             gain_grad = scale_gradients(scale, slope, gain, factors, found)
             if False in wants_factors:
                 found = [part if wants else None for part, wants in zip(found, wants_factors, strict=True)]
+            del matrix_grad
+        if wants_x and not is_small:  # so late that it is not in memory beside the matrices above
+            x_grad = _addmm(nothing, grad, matrix.t(), beta=0, alpha=value)
         bias_grad = grad.sum(0) if wants_bias else None
         if x_grad is not None and x.ndim != 2:
             x_grad = x_grad.view(x.shape)

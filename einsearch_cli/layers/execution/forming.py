@@ -21,7 +21,7 @@ from einsearch_cli.layers.plans.merge_steps import joint_axes, merging_pairs, wi
 from einsearch_cli.layers.plans.plan import Axes, Groups, Plan
 from einsearch_cli.sizing import SizedStructure
 
-_CALL, _MATRIX, _SUMMED = 2_000, 100, 4
+_CALL, _MATRIX, _SUMMED = 2_000, 100, 3
 """What a call of torch, a matrix of a batched product, an element multiplied and summed take, in elements that are copied."""
 Function = Callable[..., Tensor]
 
@@ -168,15 +168,14 @@ class _Program:
         summed = one & two - set(target)
         if not summed or two <= one:
             lying = tuple((axis,) for axis in (first.axes if summed else target))
-            operands = tuple(
-                (memory, tuple(group if group[0] in memory.axes else () for group in lying))
-                for memory in (first, second)
+            read = (
+                (memory, tuple(axes if axes[0] in memory.axes else () for axes in lying)) for memory in (first, second)
             )
             at = tuple(place for place, group in enumerate(lying) if group[0] in summed)
             elements = math.prod(self.shape(lying))
             result = tuple(group for group in lying if group[0] not in summed)
             function: Function = partial(_summed_product, at) if summed else _outer_product
-            yield _Way(2 * _CALL + _SUMMED * elements, function, operands, result)
+            yield _Way(2 * _CALL + _SUMMED * elements, function, tuple(read), result)
 
         def orders(group: set[str]) -> dict[Axes, None]:
             lying = (tuple(axis for axis in axes if axis in group) for axes in (target, first.axes, second.axes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -73,9 +73,8 @@ class Merging:
     `load_state_dict` change. Fused optimizers raise no versions; `layers.merging` watches for their steps.
     """
 
-    def __init__(self, factors: Mapping[str, Tensor], gain: Tensor) -> None:
-        named = (*factors.items(), ("", gain))
-        self._parameters = [(name, tensor, tensor._version, tensor.data_ptr()) for name, tensor in named]
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._noted = [(tensor, tensor._version, tensor.data_ptr()) for tensor in parameters]
         self.is_asked = False
         """Whether it is to outlive all contexts."""
         self.contexts = 0
@@ -83,17 +82,16 @@ class Merging:
         self.weights: KeptWeights | None = None
         """There once a call needed it."""
 
-    def is_current(self, factors: Mapping[str, Tensor | None], gain: Tensor | None) -> bool:
+    def is_current(self, parameters: Sequence[Tensor]) -> bool:
         """Whether the parameters are still those that were merged, without a change that torch can see."""
-        for name, tensor, version, address in self._parameters:
-            current = factors.get(name) if name else gain
+        for current, (tensor, version, address) in zip(parameters, self._noted):  # noqa: B905  (0.2 µs)
             if current is not tensor or tensor._version != version or tensor.data_ptr() != address:
                 return False
         return True
 
     def touches(self, storages: set[int]) -> bool:
         """Whether a parameter lies in one of these storages, given by their addresses."""
-        return any(tensor.untyped_storage()._cdata in storages for _, tensor, *_ in self._parameters)
+        return any(tensor.untyped_storage()._cdata in storages for tensor, *_ in self._noted)
 
 
 class KeptWeights:

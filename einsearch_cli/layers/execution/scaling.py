@@ -9,8 +9,7 @@ number, which multiplies the last factor or is folded into a product:
 
 With s = ∂L/∂scale = ⟨F_last, gradient of the scaled F_last⟩, the gradients through the scale are
 
-    ∂L/∂gain = s · caps
-    ∂L/∂F_k  = −s · scale / ‖F_k‖² · F_k                   where ‖F_k‖ > limit_k, else zero
+    ∂L/∂gain = s · caps ∂L/∂F_k  = −s · scale / ‖F_k‖² · F_k                   where ‖F_k‖ > limit_k, else zero
 
 These lines stand here three times: in operations that torch differentiates (`reference_scale`), in numbers of Python for a
 CPU (`scale_of`, `scale_gradients`), and in tensors that stay on the device (`scaled_on_device`, `gradients_on_device`), which

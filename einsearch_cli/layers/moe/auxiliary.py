@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from threading import Lock
@@ -136,10 +137,9 @@ class AuxiliaryLoss:
     def loss(self) -> Tensor:
         """weight · mean over layers of [E · Σ f_e p_e + 0.1 · mean(logsumexp²)], a scalar.
 
-        f is the share of all slots that went to an expert, p the mean softmax over all
-        experts; both sum to 1. Fedus et al. 2022 (arXiv 2101.03961), equation 4, and
-        Zoph et al. 2022 (arXiv 2202.08906), equation 5, weighed as in Potapczynski et al. 2024.
-        Zero for a model without experts, and for a batch without tokens.
+        f is the share of all slots that went to an expert, p the mean softmax over all experts; both sum to 1. Fedus et
+        al. 2022 (arXiv 2101.03961), equation 4, and Zoph et al. 2022 (arXiv 2202.08906), equation 5, weighed as in
+        Potapczynski et al. 2024. Zero for a model without experts, and for a batch without tokens.
 
         Raises:
             LayerError: if the model has routers and none of them was heard, or if a forward pass in
@@ -149,8 +149,7 @@ class AuxiliaryLoss:
         if not totals:
             return self._nothing()
         losses = []
-        for router, (tokens, slots_E) in self._global_loads(totals).items():
-            sums = totals[router]
+        for (router, sums), (tokens, slots_E, *_) in zip(totals.items(), self._exchanged(totals), strict=True):
             self._check_gradient(router, sums)
             # With processes of unequal batches the mean over processes is still that over tokens.
             per_process = (tokens.clamp(min=1) / self._processes()).to(sums.squared_logsumexp.dtype)
@@ -161,7 +160,18 @@ class AuxiliaryLoss:
 
     def statistics(self) -> tuple[RoutingStatistics, ...]:
         """What every router that was heard did, in the model's order, over the batches of all processes."""
-        return tuple(self._statistics_of(router, sums) for router, sums in self._totals().items())
+        totals, found = self._totals(), []
+        for router, (tokens, slots_E, entropy, probabilities_E) in zip(totals, self._exchanged(totals), strict=True):
+            count = max(1.0, tokens.item())
+            statistics = RoutingStatistics(
+                layer=self._names[router],
+                load=tuple((slots_E / slots_E.sum().clamp(min=1)).tolist()),
+                token_entropy=entropy.item() / count,
+                aggregate_entropy=torch.special.entr(probabilities_E / count).sum().item(),
+                dropped=round(tokens.item()) * router.top - round(slots_E.sum().item()),
+            )
+            found.append(statistics)
+        return tuple(found)
 
     def _routers(self) -> dict[Router, str]:
         """The routers of the model, and the names of their layers."""
@@ -219,32 +229,16 @@ class AuxiliaryLoss:
     def _processes(self) -> int:
         return dist.get_world_size(self._group) if dist.is_available() and dist.is_initialized() else 1
 
-    def _global_loads(self, totals: dict[Router, RoutingSums]) -> dict[Router, tuple[Tensor, Tensor]]:
-        """Tokens and slots of each router over all processes, in one exchange; a GPU need not be waited for."""
-        flat = torch.cat([_load(sums) for sums in totals.values()])
-        self._add_up(flat)
-        parts = flat.split([1 + router.experts for router in totals])
-        return {router: (part[0], part[1:]) for router, part in zip(totals, parts, strict=True)}
-
-    def _add_up(self, flat: Tensor) -> None:
+    def _exchanged(self, totals: dict[Router, RoutingSums]) -> Iterator[tuple[Tensor, ...]]:
+        """Tokens, slots, entropy and probabilities of each router over all processes; a GPU need not be waited for."""
+        if not totals:
+            return
+        told = ((s.tokens, s.slots_E, s.token_entropy, s.probabilities_E) for s in totals.values())
+        flat = torch.cat([part.detach().double().reshape(-1) for parts in told for part in parts])
         if self._processes() > 1:
             dist.all_reduce(flat, group=self._group)
-
-    def _statistics_of(self, router: Router, sums: RoutingSums) -> RoutingStatistics:
-        flat = torch.cat(
-            [_load(sums), sums.token_entropy.detach().double().reshape(1), sums.probabilities_E.detach().double()]
-        )
-        self._add_up(flat)
-        (tokens,), slots_E, (entropy,), probabilities_E = flat.split([1, router.experts, 1, router.experts])
-        count = max(1.0, tokens.item())
-        p_E = probabilities_E / count
-        return RoutingStatistics(
-            layer=self._names[router],
-            load=tuple((slots_E / slots_E.sum().clamp(min=1)).tolist()),
-            token_entropy=entropy.item() / count,
-            aggregate_entropy=torch.special.entr(p_E).sum().item(),
-            dropped=round(tokens.item()) * router.top - round(slots_E.sum().item()),
-        )
+        for router, part in zip(totals, flat.split([2 + 2 * router.experts for router in totals]), strict=True):
+            yield part.split([1, router.experts, 1, router.experts])
 
 
 def _past_saving_hooks() -> AbstractContextManager[Any]:
@@ -260,8 +254,3 @@ def _live(sums: RoutingSums, name: str) -> RoutingSums:
             remedy="call loss() inside the function that is transformed, or the model outside of vmap",
         )
     return sums
-
-
-def _load(sums: RoutingSums) -> Tensor:
-    """Tokens, then slots of every expert, as exact numbers."""
-    return torch.cat([sums.tokens.reshape(1), sums.slots_E]).double()

@@ -62,10 +62,9 @@ class NoWeight(nn.Module):
 class Experts(NoWeight, FactoredModule):
     """Many matrices of one structure; each row of the input meets that of its expert.
 
-    Factors are stored as (experts, batch, fan_in, fan_out). The index of the expert is one
-    more batch index: fan-in, fan-out, initial deviation, cap and learning rate are those of
-    a single `EinsumLinear`, whose plan every expert follows. Arguments and errors are those of `EinsumLinear`, with
-    the number of experts.
+    Factors are stored as (experts, batch, fan_in, fan_out). The index of the expert is one more batch index: fan-in,
+    fan-out, initial deviation, cap and learning rate are those of a single `EinsumLinear`, whose plan every expert
+    follows. Arguments and errors are those of `EinsumLinear`, with the number of experts.
     """
 
     def __init__(

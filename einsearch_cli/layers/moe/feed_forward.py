@@ -16,9 +16,8 @@ from einsearch_cli.structures import MixtureOfExperts
 class FeedForwardMoE(MixtureLayer):
     """y = Σ g_e(x) · D_e GELU(U_e x) over the experts e that a router chooses for x.
 
-    One router serves both matrices of an expert; there is no bias. Routing, gates
-    and auxiliary loss are those of `StructuredMoE`. Shazeer et al. 2017 (arXiv 1701.06538),
-    Fedus et al. 2022 (arXiv 2101.03961).
+    One router serves both matrices of an expert; there is no bias. Routing, gates and auxiliary loss are those of
+    `StructuredMoE`. Shazeer et al. 2017 (arXiv 1701.06538), Fedus et al. 2022 (arXiv 2101.03961).
 
     Args:
         width: of input and output.

@@ -1,8 +1,7 @@
 """Tokens sorted by expert, and back.
 
 Every token has K slots, one for each of its experts. Sorted by expert the slots are
-rows: those of expert 0 first, then those of expert 1, and so on. No slot is dropped,
-whatever the load.
+rows: those of expert 0 first, then those of expert 1, and so on. No slot is dropped, whatever the load.
 
 Axes: T tokens, K slots of a token, R = T·K rows, F features, E experts.
 """

@@ -109,11 +109,10 @@ class MixtureLayer(NoWeight):
 class StructuredMoE(MixtureLayer):
     """y = Σ g_e(x) W_e x + b over the experts e that a router chooses for x.
 
-    Every W_e is a matrix of the same structure; the gates g are the softmax over the `top`
-    largest logits of the router. Only the chosen experts run, and no token is dropped.
-    Input (..., in_features), output (..., out_features), for any leading shape; every
-    entry of the leading shape is a token. Source: Potapczynski et al. 2024
-    (arXiv 2410.02117), "BTT Mixture of Experts".
+    Every W_e is a matrix of the same structure; the gates g are the softmax over the `top` largest logits of the
+    router. Only the chosen experts run, and no token is dropped. Input (..., in_features), output (..., out_features),
+    for any leading shape; every entry of the leading shape is a token. Source: Potapczynski et al. 2024 (arXiv
+    2410.02117), "BTT Mixture of Experts".
 
     In training add the auxiliary loss, which keeps the load balanced: see `AuxiliaryLoss`.
     With `top` = 1 the gate is 1 whatever the logits are, so that loss alone trains the router.
@@ -129,8 +128,7 @@ class StructuredMoE(MixtureLayer):
 
     Raises:
         StructureError: if the text is no mixture of experts.
-        SizeError: if the structure does not fit the widths, or the parameters do not fit
-            the memory of the device.
+        SizeError: if the structure does not fit the widths, or the parameters do not fit the memory of the device.
         LayerError: if the dtype is not a floating one, or the experts are whole networks.
 
     >>> layer = StructuredMoE(64, 64, "btt-moe:experts=4,top=2")

@@ -71,10 +71,9 @@ listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=()
 class Router(nn.Module):
     """Sends every token to the `top` experts with the largest logits.
 
-    A linear map in_features × experts without bias, zero at the start; the gates are
-    the softmax over the logits that are kept, always in float32 or wider. Potapczynski
-    et al. 2024 (arXiv 2410.02117), "BTT Mixture of Experts". A token whose logits are NaN
-    gets gates that are NaN.
+    A linear map in_features × experts without bias, zero at the start; the gates are the softmax over the logits that
+    are kept, always in float32 or wider. Potapczynski et al. 2024 (arXiv 2410.02117), "BTT Mixture of Experts". A token
+    whose logits are NaN gets gates that are NaN.
 
     >>> router = Router(4, experts=3, top=2)
     >>> router(torch.ones(5, 4)).gates_TK[0]

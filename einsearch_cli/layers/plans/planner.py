@@ -159,14 +159,13 @@ def dense_route(sized: SizedStructure) -> Route | None:
 @lru_cache(maxsize=1024)
 def route_table(sized: SizedStructure, profile: MachineProfile, use: Use) -> RouteTable:
     """The best route for every number of tokens, by the cost model."""
-    starts: list[int] = []
-    chosen: list[Route] = []
+    found: list[tuple[int, Route]] = []
     for tokens in _TOKENS:
         best = best_route(sized, tokens, profile, use)
-        if not chosen or best is not chosen[-1]:
-            starts.append(tokens)
-            chosen.append(best)
-    return RouteTable(tuple(starts), tuple(chosen))
+        if not found or best is not found[-1][1]:
+            found.append((tokens, best))
+    starts, chosen = zip(*found, strict=True)
+    return RouteTable(starts, chosen)
 
 
 def best_route(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Use) -> Route:
@@ -182,21 +181,26 @@ def predicted_ns(sized: SizedStructure, route: Route, tokens: int, profile: Mach
     """One forward pass, or in training one forward and backward pass, with the products of factors that are not at hand."""
     if use is Use.merged:
         return inference_ns(route.plan, tokens, profile)
-    is_training = use is Use.training
-    total = training_ns(route.plan, tokens, profile) if is_training else inference_ns(route.plan, tokens, profile)
-    return total + merging_ns(sized, route.plan, profile, is_training)
+    passes_ns = training_ns if use is Use.training else inference_ns
+    return passes_ns(route.plan, tokens, profile) + merging_ns(sized, route.plan, profile, use is Use.training)
 
 
 def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Use) -> list[Explanation]:
     """Every route with its costs at this many tokens in the profile's dtype, fastest first."""
     passes, merges = {Use.inference: (1, 1), Use.merged: (1, 0), Use.training: (3, 3)}[use]
-    bytes_moved = {Use.inference: _unmerged_bytes, Use.merged: inference_bytes, Use.training: training_bytes}[use]
     chosen = best_route(sized, tokens, profile, use)
+
+    def bytes_moved(plan: Plan) -> int:
+        """A call that is not merged writes its products of factors first."""
+        if use is Use.training:
+            return training_bytes(plan, tokens, profile)
+        return inference_bytes(plan, tokens, profile) + merges * profile.itemsize * merged_elements(plan)
+
     found = [
         Explanation(
             text=route.text,
             flops=tokens * route.flops_per_token * passes + route.flops_per_merge * merges,
-            bytes=bytes_moved(route.plan, tokens, profile),
+            bytes=bytes_moved(route.plan),
             intermediate_elements=tokens
             * max(route.plan.widths[1:-1], default=0)
             * (not is_fused(route.plan, profile)),
@@ -206,11 +210,6 @@ def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Us
         for route in routes(sized)
     ]
     return sorted(found, key=lambda item: item.predicted_us)
-
-
-def _unmerged_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
-    """Bytes moved by a forward pass that first writes its products of factors, then reads them."""
-    return inference_bytes(plan, tokens, profile) + profile.itemsize * merged_elements(plan)
 
 
 def _partitions(factors: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -230,7 +229,7 @@ def _partitions(factors: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def _text(plan: Plan) -> str:
     text = "x"
-    for number, step in enumerate(plan.steps):
-        group = step.factor if len(step.factor) == 1 else f"({step.factor})"
-        text = (f"({text})" if number else text) + group
+    for step in plan.steps:
+        text = text if text == "x" else f"({text})"
+        text += step.factor if len(step.factor) == 1 else f"({step.factor})"
     return text
