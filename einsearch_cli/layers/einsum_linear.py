@@ -309,7 +309,7 @@ class EinsumLinear(FactoredModule):
             merging.weights = kept
         x, bias = cast(autocast, x, self._padded_bias(self.bias))
         y = kept.multiply(self.padded(x.reshape(-1, self.in_features)), bias)
-        return self._cut(y).reshape(*x.shape[:-1], self.out_features)
+        return self.cut(y).reshape(*x.shape[:-1], self.out_features)
 
     def _merged_from(self) -> list[Any]:
         """Gain and factors."""
@@ -332,7 +332,7 @@ class EinsumLinear(FactoredModule):
         else:
             y = contract(plan, rows, factors)
             y = y if bias is None else y + bias
-        return self._cut(y).reshape(*x.shape[:-1], self.out_features)
+        return self.cut(y).reshape(*x.shape[:-1], self.out_features)
 
     def _contract(self, x: Tensor, has_grad: bool) -> Tensor:
         """From the factors as they are now."""
@@ -358,7 +358,7 @@ class EinsumLinear(FactoredModule):
         y: Tensor = (
             execute(executor, x, gain, bias, *factors) if has_grad else executor.forward(x, gain, bias, factors)[0]
         )
-        return y if call.is_plain else self._cut(y)
+        return y if call.is_plain else self.cut(y)
 
     def _resolve(self, x: Tensor, autocast: torch.dtype | None, has_grad: bool) -> Resolved:
         """Decide how inputs of this shape are computed."""
@@ -388,9 +388,6 @@ class EinsumLinear(FactoredModule):
     def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
         padding = self.plan.padded_out - self.out_features
         return functional.pad(bias, (0, padding)) if padding and bias is not None else bias
-
-    def _cut(self, y: Tensor) -> Tensor:
-        return y[..., : self.out_features].contiguous() if self.plan.padded_out > self.out_features else y
 
     def _apply(self, fn: Any, recurse: bool = True) -> EinsumLinear:
         """Moves to another device or dtype; what was merged or decided stays behind."""

@@ -207,6 +207,10 @@ class FactoredModule(nn.Module):
         padding = self.plan.padded_in - self.in_features
         return functional.pad(x, (0, padding)) if padding else x
 
+    def cut(self, y: Tensor) -> Tensor:
+        """The features without the padding of the output."""
+        return y[..., : self.out_features].contiguous() if self.plan.padded_out > self.out_features else y
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are without the plan, which all layers of one structure share."""
         return {**self.__dict__, "plan": None}

@@ -57,11 +57,13 @@ def initialise_(layer: EinsumLinear, rule: Initialisation, std: float | None = N
         )
     layer.reset_parameters()
     if rule == "svd":
-        _nearest_to_dense(
-            layer, math.sqrt(min(layer.in_features, layer.out_features)) / layer.in_features if std is None else std
-        )
+        own_std = math.sqrt(min(layer.in_features, layer.out_features)) / layer.in_features
+        _nearest_to_dense(layer, own_std if std is None else std)
     elif rule == "orthogonal":
-        _orthogonal_blocks(layer)
+        for role in layer.plan.roles:
+            for block in layer.factors[role.factor]:
+                nn.init.orthogonal_(block)
+        set_factors_(layer, {name: layer.factor_tensor(name) for name in layer.factors})
 
 
 @torch.no_grad()
@@ -103,10 +105,3 @@ def _nearest_to_dense(layer: EinsumLinear, std: float) -> None:
     nn.init.normal_(weight, std=std)
     factors, _ = nearest_factors(layer.sized.ordered(layer.order), weight.to("cpu", torch.float64))
     set_factors_(layer, factors)
-
-
-def _orthogonal_blocks(layer: EinsumLinear) -> None:
-    for role in layer.plan.roles:
-        for block in layer.factors[role.factor]:
-            nn.init.orthogonal_(block)
-    set_factors_(layer, {role.factor: layer.factor_tensor(role.factor) for role in layer.plan.roles})

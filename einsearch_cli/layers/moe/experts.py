@@ -106,10 +106,6 @@ class Experts(NoWeight, FactoredModule):
         rows_ERF, *factors = cast(autocast_dtype(rows_ERF), rows_ERF, *factors)
         return torch.stack(contract_experts(self.plan, rows_ERF.unbind(), range(self.experts), scales_E, factors))
 
-    def cut(self, y: Tensor) -> Tensor:
-        """The features without the padding of the output."""
-        return y[..., : self.out_features] if self.sized.padded_out > self.out_features else y
-
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "

@@ -163,7 +163,7 @@ def _drafts(memory: Axes, role: FactorRole, sizes: Mapping[str, int]) -> Iterato
 
 
 def _forward_ns(draft: Draft, sizes: Mapping[str, int]) -> float:
-    b, r, k, n = _extents(draft, sizes)
+    b, r, k, n = draft.extents(sizes)
     total_ns = _read_ns(draft.before, draft.batch, draft.rows, draft.contracted, sizes)
     total_ns += _product_ns(b, r, k, n, draft.before[-1] in draft.rows, draft.is_feature_major)
     if not set(draft.batch) <= set(draft.role.batch):
@@ -176,7 +176,7 @@ def _forward_ns(draft: Draft, sizes: Mapping[str, int]) -> float:
 def _backward_ns(drafts: Sequence[Draft], end: Axes, sizes: Mapping[str, int]) -> float:
     total_ns, memory = 0.0, end
     for draft in reversed(drafts):
-        b, r, k, n = _extents(draft, sizes)
+        b, r, k, n = draft.extents(sizes)
         rows_inside, grad_rows_inside = draft.before[-1] in draft.rows, memory[-1] in draft.rows
         total_ns += _read_ns(memory, draft.batch, draft.rows, draft.new, sizes)
         total_ns += _product_ns(b, r, n, k, grad_rows_inside, draft.grad_is_feature_major)
@@ -223,12 +223,6 @@ def _product_ns(b: int, r: int, k: int, n: int, rows_inside: bool, feature_major
 
 def _narrowness(k: int, n: int) -> float:
     return math.sqrt(max(1.0, _COSTS.small / min(k, n)))
-
-
-def _extents(draft: Draft, sizes: Mapping[str, int]) -> tuple[int, int, int, int]:
-    groups = (draft.batch, draft.rows, draft.contracted, draft.new)
-    b, r, k, n = (math.prod(sizes[axis] for axis in group) for group in groups)
-    return b, r, k, n
 
 
 def _live(axes: Sequence[str], sizes: Mapping[str, int]) -> Axes:

@@ -141,6 +141,11 @@ class Draft:
         inner = (*self.contracted, *self.rows) if self.grad_is_feature_major else (*self.rows, *self.contracted)
         return (*self.batch, *inner)
 
+    def extents(self, sizes: Mapping[str, int]) -> tuple[int, int, int, int]:
+        """B, R, K and N of the product; B is 1 where there is none."""
+        b, r, k, n = (product_of(axes, sizes) for axes in (self.batch, self.rows, self.contracted, self.new))
+        return b, r, k, n
+
 
 class Step:
     """A draft with the sizes of its axes and what follows from them. Where no index is shared and kept there is no B."""
@@ -175,9 +180,7 @@ class Step:
 
     def extents(self, tokens: int) -> tuple[int, int, int, int]:
         """B, R, K and N of the product; B is 1 where there is none."""
-        sizes, draft = self.sizes(tokens), self.draft
-        b, r, k, n = (product_of(axes, sizes) for axes in (draft.batch, draft.rows, draft.contracted, draft.new))
-        return b, r, k, n
+        return self.draft.extents(self.sizes(tokens))
 
 
 def is_view(memory: Axes, groups: Groups) -> bool:
