@@ -16,8 +16,8 @@ from einsearch_cli.layers.execution.choose import executor_for
 from einsearch_cli.layers.execution.executor import reference_layer
 from einsearch_cli.layers.execution.scaling import reference_scaled_last
 from einsearch_cli.layers.moe.fused import FusedExperts
-from einsearch_cli.layers.pointwise import PointwiseConv
 from einsearch_cli.layers.plans.plan import Call
+from einsearch_cli.layers.pointwise import PointwiseConv
 from einsearch_cli.layers.torch_private import is_any_autocast
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.models.transformer import Transformer
