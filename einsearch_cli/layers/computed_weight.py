@@ -5,7 +5,7 @@ Code that writes into the weight of a linear layer would change a copy only, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -130,14 +130,8 @@ class WithoutWeight(dict[str, Any]):
             refuse_write()
         super().__delitem__(name)
 
-    def setdefault(self, name: str, default: Any = None) -> Any:
-        if name not in self:
-            self[name] = default
-        return self[name]
-
-    def update(self, *others: Any, **named: Any) -> None:
-        for name, value in dict(*others, **named).items():
-            self[name] = value
+    # By way of `__setitem__`, past which a dict's own go.
+    setdefault, update = MutableMapping.setdefault, MutableMapping.update  # type: ignore[assignment]
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict overloads it
         self.update(other)
