@@ -131,7 +131,7 @@ class WithoutWeight(dict[str, Any]):
         super().__delitem__(name)
 
     # By way of `__setitem__`, past which a dict's own go.
-    setdefault, update = MutableMapping.setdefault, MutableMapping.update  # type: ignore[assignment]
+    setdefault, update = MutableMapping.setdefault, MutableMapping.update
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict overloads it
         self.update(other)
