@@ -142,7 +142,7 @@ class StudySession:
     def estimated(self, store: StudyStore | None = None) -> tuple[StudySpec, StudyEstimate]:
         """The study with its budget, and what the study will take; torch is loaded and the data are prepared only now."""
         from einsearch_cli.cli.progress import waiting
-        from einsearch_cli.layers.memory import retain_memory
+        from einsearch_cli.machine import retain_memory
         from einsearch_cli.search.spending import estimate_budgeted
 
         retain_memory()  # as in the workers, so that the estimate is theirs
