@@ -16,6 +16,8 @@ SUMMARIES: Final = {
     "draw": "Draw a structure as a tensor network, with the cut that limits its rank.",
     "search": "Search structures with any exponents, and confirm the best against dense and known families.",
     "rank": "Train candidates at equal training FLOPs and rank them against dense.",
+    "suggest": "Suggest structures for a layer, with costs and what studies say of them.",
+    "evidence": "Keep what studies found, for `einsearch suggest`, or list what is known.",
     "status": "Say how far a study is: runs, stage, rate, time left, cost.",
     "watch": "Follow a study that runs elsewhere until it ends.",
     "clean": "Remove checkpoints of finished runs from the folder of a study.",

@@ -136,6 +136,27 @@ def generic_rank_if_cheap(sized: SizedStructure) -> int | None:
     return generic_rank(sized).rank
 
 
+def certified_rank(sized: SizedStructure) -> tuple[int, int]:
+    """A rank that almost all factors have at least, and the bound on it, without forming a large matrix.
+
+    The first is what disjoint paths prove, or the exact rank where that is cheap. Paths prove most where all sizes are
+    powers of one number, so they are also tried with sizes rounded down to such: factors that are 0 elsewhere have no
+    larger rank.
+
+    >>> from einsearch_cli.structures import parse_structure
+    >>> certified_rank(parse_structure("btt:r=4").at(4096, 11008))
+    (4096, 4096)
+    """
+    bound, attempts = _attempts(sized)
+    padding = sized.padded_in - sized.d_in + sized.padded_out - sized.d_out
+    smaller = [{c: base ** int(math.log(size, base) + 1e-9) for c, size in sized.sizes} for base in (2, 3, 5)]
+    proved = max(path_bound(sizes) for sizes in (*attempts, *smaller)) - padding
+    proved = max(0, min(bound, proved))
+    if proved < bound and (exact := generic_rank_if_cheap(sized)) is not None:
+        proved = exact
+    return proved, bound
+
+
 def _attempts(sized: SizedStructure) -> tuple[int, list[dict[str, int]]]:
     """The bound, and the sizes to try in turn: with the smallest bonds that leave the bound as it is, then all."""
     padded = "X" * (sized.padded_in != sized.d_in) + "Y" * (sized.padded_out != sized.d_out)

@@ -60,6 +60,8 @@ WITHOUT_TORCH = [
     ("tokenize", "{text}", "--tokenizer", "characters", "--out", "{folder}/tokens"),
     ("classify", "monarch", "--d-in", "1024"),
     ("families",),
+    ("suggest", "--d-in", "4096", "--d-out", "11008", "--keep", "1/8"),
+    ("evidence", "list"),
 ]
 
 
@@ -100,6 +102,8 @@ REFUSED = [
     ("bench", "--modes", "learning"),
     ("params", "s", "--structure", "monrch"),
     ("classify", "{folder}/nothing.yaml"),
+    ("suggest", "--keep", "2"),
+    ("evidence", "add", "{folder}/nothing"),
 ]
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,18 +166,22 @@ class MachineProfile:
         >>> DEFAULT_CPU.of_dtype(torch.float64).mac_ns_at(64) == 2 * DEFAULT_CPU.mac_ns_at(64)
         True
         """
-        times = dtype.itemsize / self.itemsize
+        return self.of_itemsize(dtype.itemsize)
+
+    def of_itemsize(self, itemsize: int) -> MachineProfile:
+        """A guess for elements of so many bytes; see `of_dtype`."""
+        times = itemsize / self.itemsize
         if times == 1:
             return self
-        token_major = _TOKEN_MAJOR[dtype.itemsize] if self.is_cpu else None
+        token_major = _TOKEN_MAJOR[itemsize] if self.is_cpu else None
         if self.is_cpu and times < 1:
-            return replace(self, itemsize=dtype.itemsize, token_major=token_major)
+            return replace(self, itemsize=itemsize, token_major=token_major)
         least_ns = 0.0 if self.is_cpu else _PLAIN_GPU_MAC_NS
         return replace(
             self,
             mac_ns=tuple(max(least_ns, times * ns) for ns in self.mac_ns),
             **{name: times * getattr(self, name) for name in _BY_BYTES},
-            itemsize=dtype.itemsize,
+            itemsize=itemsize,
             token_major=token_major,
         )
 
@@ -206,22 +211,27 @@ DEFAULT_GPU = MachineProfile(
 @lru_cache(maxsize=64)
 def profile_for(device_type: str, threads: int, dtype: torch.dtype) -> MachineProfile:
     """The stored profile of this machine for this many threads and this dtype; else one for float32, or the defaults."""
-    import torch
-
     if device_type != "cpu":
         return DEFAULT_GPU.of_dtype(dtype)
-    found = _stored(threads, dtype)
-    return found or (_stored(threads, torch.float32) or DEFAULT_CPU).of_dtype(dtype)
+    found = _stored(threads, _name(dtype), dtype.itemsize)
+    return found or (_stored(threads, "float32", 4) or DEFAULT_CPU).of_dtype(dtype)
 
 
-def _stored(threads: int, dtype: torch.dtype) -> MachineProfile | None:
+def float32_profile(device_type: str, threads: int) -> MachineProfile:
+    """What `profile_for` gives for float32, without torch."""
+    if device_type != "cpu":
+        return DEFAULT_GPU.of_itemsize(4)
+    return _stored(threads, "float32", 4) or DEFAULT_CPU
+
+
+def _stored(threads: int, dtype: str, itemsize: int) -> MachineProfile | None:
     """Never required: a damaged file, or one of another version, is as good as none."""
     try:
-        profile = _of_json(json.loads(profile_path(threads, dtype).read_text()))
+        profile = _of_json(json.loads(_path(threads, dtype).read_text()))
     except (OSError, ValueError, TypeError, KeyError):
         return None
     is_sound = all(type(value) in (int, float) and 0 <= value < math.inf for value in _numbers(asdict(profile)))
-    return profile if is_sound and len(profile.mac_ns) == len(WIDTHS) and profile.itemsize == dtype.itemsize else None
+    return profile if is_sound and len(profile.mac_ns) == len(WIDTHS) and profile.itemsize == itemsize else None
 
 
 def _of_json(stored: dict[str, Any]) -> MachineProfile:
@@ -255,8 +265,14 @@ def store_profile(profile: MachineProfile, threads: int, dtype: torch.dtype) -> 
 
 def profile_path(threads: int, dtype: torch.dtype) -> Path:
     """In the user's cache folder; the name holds processor, torch, threads and dtype: none is mistaken for another."""
-    import torch
+    return _path(threads, _name(dtype))
 
-    machine = (processor_name(), str(os.cpu_count()), torch.__version__)
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _path(threads: int, dtype: str) -> Path:
+    machine = (processor_name(), str(os.cpu_count()), version("torch"))
     digest = hashlib.sha256("\n".join(machine).encode()).hexdigest()[:12]
-    return default_cache_folder() / f"machine-{digest}-{threads}-{str(dtype).removeprefix('torch.')}.json"
+    return default_cache_folder() / f"machine-{digest}-{threads}-{dtype}.json"

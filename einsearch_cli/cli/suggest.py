@@ -1,0 +1,142 @@
+"""`einsearch suggest`: structures for a layer, what they cost, and what studies say of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from einsearch_cli.cli import console
+from einsearch_cli.cli.options import MANY, MAX_DIMENSION, Device, path_parser, whole_option
+from einsearch_cli.cli.output import Format, format_option, render, table
+from einsearch_cli.errors import Exit, SpecError
+
+if TYPE_CHECKING:
+    from einsearch_cli.advice.suggesting import Advice, Suggestion, Wanted
+
+HELP = """Suggest structures for a layer, with costs and what studies say of them.
+
+Structures are named families and those of a grid that have the wanted size, or
+down to three quarters of it. Times are predicted by the cost model: calibrated to
+this machine by `einsearch bench --calibrate`, else its defaults. Evidence is that
+of the studies that come with einsearch, of those that `einsearch evidence add`
+has kept, and of --evidence. Nothing is trained.
+
+[bold]Examples[/bold]
+
+  einsearch suggest --d-in 4096 --d-out 11008 --keep 1/8
+
+  einsearch suggest --d-in 1024 --d-out 4096 --flops 2e6 --prefer decoding
+
+  einsearch suggest --d-in 768 --d-out 3072 --tokens 2048 --evidence runs/demo --format json
+"""
+
+
+class Prefer(StrEnum):
+    """What the layer should be good at."""
+
+    training = "training"
+    decoding = "decoding"
+    memory = "memory"
+
+
+def suggest_command(
+    d_in: int = whole_option("--d-in", example=4096, within=(2, MAX_DIMENSION), default=1024, help="Input dimension."),
+    d_out: int | None = whole_option(
+        "--d-out", example=11008, within=(2, MAX_DIMENSION), help="Output dimension; d_in if not given."
+    ),
+    keep: str | None = typer.Option(
+        None, metavar="SHARE", help="Share of the parameters of a dense layer, such as 1/8; 1/4 if no size is given."
+    ),
+    params: int | None = whole_option("--params", example=1000000, within=(1, MANY), help="Most parameters."),
+    flops: int | None = whole_option(
+        "--flops", example=2000000, within=(1, MANY), help="Most FLOPs per token of a forward pass."
+    ),
+    tokens: int = whole_option(
+        "--tokens", example=512, within=(1, 10**9), default=512, help="Tokens of a training step."
+    ),
+    prefer: Prefer = typer.Option(
+        Prefer.training, help="What the layer should be good at: time of training or decoding, or memory of training."
+    ),
+    device: Device = typer.Option(Device.cpu, help="Where times are predicted for."),
+    threads: int | None = whole_option(
+        "--threads", example=1, within=(1, 4096), help="Threads of a CPU, as it was calibrated; all cores if not given."
+    ),
+    evidence: list[Path] = typer.Option(
+        [],
+        "--evidence",
+        parser=path_parser("--evidence"),
+        metavar="RUN",
+        help="A study, or a file of evidence; repeatable.",
+    ),
+    output: Format = format_option(help="table, json, jsonl, csv, yaml or markdown."),
+) -> int:
+    from einsearch_cli.advice.evidence import known_evidence
+    from einsearch_cli.advice.suggesting import advise
+    from einsearch_cli.layers.plans.machine_profile import float32_profile
+
+    d_out = d_in if d_out is None else d_out
+    wanted = _wanted(d_in, d_out, keep, params, flops)
+    profile = float32_profile(device.value, threads or os.cpu_count() or 1)
+    found = advise(d_in, d_out, wanted, known_evidence(evidence), profile, tokens=tokens, prefer=prefer.value)
+    console.data(_text(found, output))
+    return Exit.OK
+
+
+def _wanted(d_in: int, d_out: int, keep: str | None, params: int | None, flops: int | None) -> Wanted:
+    """The size that the options say.
+
+    Raises:
+        SpecError: two of them, or a share that is none.
+    """
+    from einsearch_cli.advice.suggesting import Wanted
+    from einsearch_cli.structures.extent import exact_rational
+
+    given = [name for name, value in (("--keep", keep), ("--params", params), ("--flops", flops)) if value is not None]
+    if len(given) > 1:
+        raise SpecError(f"{given[0]} and {given[1]} both say a size: a layer has one", remedy=f"keep {given[0]}")
+    if params is not None:
+        return Wanted(params, "params", f"up to {params:,} parameters")
+    if flops is not None:
+        return Wanted(flops, "flops", f"up to {flops:,} FLOPs per token")
+    share = exact_rational(keep or "1/4")
+    if share is None or not 0 < share <= 1:
+        raise SpecError(f"--keep {str(keep)[:40]}: a share above 0 and up to 1 is needed", remedy="--keep 1/8")
+    return Wanted(float(share) * d_in * d_out, "params", f"up to {share} of the parameters of a dense layer")
+
+
+def _text(advice: Advice, output: Format) -> str:
+    from einsearch_cli.advice.suggesting import to_plain
+
+    document = to_plain(advice)
+    if output is Format.json:
+        return json.dumps(document, indent=2, ensure_ascii=False)
+    rows = [_row(item, advice) for item in (*advice.suggestions, advice.dense)]
+    if output is not Format.table:
+        return render(document["suggestions"] if output in (Format.jsonl, Format.yaml) else rows, rows, output)
+    said = list(dict.fromkeys(f"  {statement.text}" for item in advice.suggestions for statement in item.statements))
+    known = "what studies say" if said else "No study here has measured one of these families."
+    where = "calibrated" if advice.calibrated else "not calibrated"
+    head = f"{advice.d_in} × {advice.d_out}, {advice.wanted}; times predicted ({where}: {advice.cost_model})"
+    return "\n".join((head, "", table(rows), "", known, *said, "", advice.recommendation, "", advice.snippet))
+
+
+def _row(item: Suggestion, advice: Advice) -> dict[str, str]:
+    from einsearch_cli.reports.numbers import bytes_text, time_text
+
+    rank = f"{item.certified_rank:,}" if item.is_full_rank else f"{item.certified_rank:,} to {item.rank_bound:,}"
+    return {
+        "structure": item.name,
+        "params": f"{item.params:,}",
+        "of dense": f"{item.params / advice.dense.params:.3g}",
+        "FLOPs/token": f"{item.flops_per_token:,}",
+        "rank": rank,
+        f"training, {advice.tokens:,} tokens": time_text(item.training_us / 1e6),
+        "decoding": time_text(item.decoding_us / 1e6),
+        "memory": bytes_text(item.inference_bytes),
+        "in training": bytes_text(item.training_bytes),
+    }
