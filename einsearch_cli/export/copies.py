@@ -69,12 +69,11 @@ class ServingLinear(nn.Module):
 
 
 def serving_copy(model: _Model) -> _Model:
-    """A copy whose structured layers are `ServingLinear`; the model itself stays as it is.
+    """A copy whose structured layers are `ServingLinear`; the model itself stays as it is, and so do layers of experts.
 
     Raises:
-        LayerError: if the model has layers of experts, or guided layers.
+        LayerError: if the model has guided layers.
     """
-
     refuse_guided(model)
     return _copied(model, ServingLinear)
 
@@ -105,6 +104,13 @@ def dense_copy(model: _Model) -> _Model:
       (1): ReLU()
     )
     """
+    for name, module in model.named_modules():
+        if isinstance(module, StructuredMoE | FeedForwardMoE):
+            raise LayerError(
+                f"{name or 'the model'} is a {type(module).__name__}: which experts run depends on the token, so it is "
+                "not one matrix",
+                remedy="export it as safetensors, as a program, or as a folder of transformers with structured layers",
+            )
     weights: dict[Tensor, nn.Parameter] = {}
 
     @torch.no_grad()
@@ -141,7 +147,7 @@ def _copied(
     """A deep copy in which every structured layer is what `make` gives for it; their factors are not copied."""
     instead: dict[int, object] = {}
     inside: set[nn.Module] = set()
-    for name, module in model.named_modules():
+    for module in model.modules():
         if module in inside:
             continue
         if isinstance(module, PointwiseConv) and make_convolution is not None:
@@ -151,12 +157,6 @@ def _copied(
         if isinstance(module, FusedExperts) and make_experts is not None:
             instead[id(module)] = make_experts(module)
             continue
-        if isinstance(module, StructuredMoE | FeedForwardMoE | FusedExperts):
-            raise LayerError(
-                f"{name or 'the model'} is a {type(module).__name__}: which experts run depends on the token, so it is "
-                "neither one matrix nor one program",
-                remedy="export it as safetensors",
-            )
         if isinstance(module, EinsumLinear):
             instead[id(module)] = make(module)
     return copy.deepcopy(model, instead)

@@ -83,6 +83,6 @@ def test_experts_are_refused_by_name() -> None:
     with pytest.raises(LayerError) as caught:
         dense_copy(model)
     assert str(caught.value) == (
-        "1 is a StructuredMoE: which experts run depends on the token, so it is neither one matrix nor one program\n"
-        "try: export it as safetensors"
+        "1 is a StructuredMoE: which experts run depends on the token, so it is not one matrix\n"
+        "try: export it as safetensors, as a program, or as a folder of transformers with structured layers"
     )
