@@ -60,7 +60,7 @@ def near_name(name: str, known: Iterable[str]) -> str | None:
 
 
 class PluginError(EinsearchError):
-    """A module of a user's that cannot be imported."""
+    """A module of a user's, or of an installed package, that cannot be imported or registers something else."""
 
 
 class RuleError(ValueError):

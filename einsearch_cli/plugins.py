@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from einsearch_cli.errors import PluginError
 
 _LOADED: list[str] = []
+_TRIED: set[tuple[str, str]] = set()
 
 
 def load_plugins(names: Iterable[str]) -> None:
@@ -40,6 +43,45 @@ def load_plugins(names: Iterable[str]) -> None:
 def loaded_plugins() -> tuple[str, ...]:
     """What `load_plugins` has imported in this process, in order; paths are absolute."""
     return tuple(_LOADED)
+
+
+@cache
+def installed(group: str) -> Mapping[str, EntryPoint]:
+    """What installed packages register, by its name: entry points of the group `einsearch.GROUP`; nothing is imported.
+
+    Args:
+        group: `families`, `tasks`, `optimizers` or `engines`.
+    """
+    return {point.name: point for point in entry_points(group=f"einsearch.{group}")}
+
+
+def load_installed(group: str, name: str) -> None:
+    """Import the module of an installed package that registers something of this name.
+
+    Raises:
+        PluginError: it cannot be imported.
+    """
+    point = installed(group)[name]
+    try:
+        point.load()
+    except Exception as error:  # whatever the code of a package raises
+        package = "a package" if point.dist is None else point.dist.name
+        raise PluginError(
+            f"plug-in {point.value} of {package}, which registers {name!r} in einsearch.{group}, cannot be imported: "
+            f"{type(error).__name__}: {error}",
+            remedy=f"install another version of {package}, or remove it",
+        ) from error
+
+
+def load_all_installed(group: str, warn: Callable[[str], None]) -> None:
+    """Import all modules of a group, each tried once per process; `warn` is told of those that cannot be imported."""
+    for name in installed(group):
+        if (group, name) not in _TRIED:
+            _TRIED.add((group, name))
+            try:
+                load_installed(group, name)
+            except PluginError as error:
+                warn(f"warning: {error.problem}; it is left out")
 
 
 def _import(name: str) -> None:

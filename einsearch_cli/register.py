@@ -7,7 +7,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
-from einsearch_cli.errors import RuleError, SpecError, near_name
+from einsearch_cli.errors import PluginError, RuleError, SpecError, near_name
+from einsearch_cli.plugins import installed, load_installed
 
 Entry = TypeVar("Entry")
 
@@ -25,10 +26,11 @@ def add_once(nouns: str, known: dict[str, Entry], name: str, entry: Entry) -> En
 
 
 class Register(Generic[Entry]):
-    """Things of one kind by name: one for every file of a package, and those that plug-ins add.
+    """Things of one kind by name: one for every file of a package, those of installed packages, and those that
+    plug-ins add.
 
-    A file is imported when its thing is first asked for, so that names are known without it. It adds the thing
-    under its own name.
+    A file, or the module of an installed package, is imported when its thing is first asked for, so that names are
+    known without it. It adds the thing under its own name.
 
     Args:
         noun: what one of them is, such as `optimizer`.
@@ -58,7 +60,7 @@ class Register(Generic[Entry]):
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""
-        return tuple(sorted(self._files() | set(self.entries)))
+        return tuple(sorted(self._files() | set(self.entries) | set(installed(self._group))))
 
     def check(self, name: str) -> str:
         """A name, for a setting that is one."""
@@ -77,9 +79,23 @@ class Register(Generic[Entry]):
             raise SpecError(
                 f"no {self._noun} is named {name[:60]!r}: {error}", remedy=f"use {error.remedy}{plugin}"
             ) from None
-        if name not in self.entries:
+        if name in self.entries:
+            return self.entries[name]
+        if name in self._files():
             import_module(f"{self._package}.{name}")
+        else:
+            load_installed(self._group, name)
+            if name not in self.entries:
+                point = installed(self._group)[name]
+                raise PluginError(
+                    f"plug-in {point.value} was imported for the {self._noun} {name!r} and registers none of that name",
+                    remedy=f"register it under the name of its entry point in einsearch.{self._group}",
+                )
         return self.entries[name]
+
+    @property
+    def _group(self) -> str:
+        return f"{self._noun}s"
 
     def _files(self) -> set[str]:
         return {module.name for module in iter_modules(self._path)}

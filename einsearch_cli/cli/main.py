@@ -15,7 +15,7 @@ from einsearch_cli.cli import console
 from einsearch_cli.cli.commands import LazyCommands
 from einsearch_cli.cli.streams import prepare_streams
 from einsearch_cli.errors import EinsearchError, Exit
-from einsearch_cli.plugins import load_plugins
+from einsearch_cli.plugins import load_all_installed, load_plugins
 from einsearch_cli.version import __version__
 
 app = typer.Typer(
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     show_traceback = "--traceback" in arguments
     rest = [argument for argument in arguments if argument != "--traceback"] or ["--help"]
     try:
+        load_all_installed("families", console.talk)
         load_plugins([*os.environ.get("EINSEARCH_PLUGINS", "").split(os.pathsep), *_taken(rest, "--plugin")])
         result = app(args=rest, prog_name="einsearch", standalone_mode=False)
         sys.stdout.flush()

@@ -22,11 +22,17 @@ HELP = """List the proxy tasks with their settings, for `task_settings` in a stu
 def tasks_command(
     output: Format = format_option(),
 ) -> None:
+    from einsearch_cli.errors import PluginError
     from einsearch_cli.tasks import find_task, task_names
 
-    rows = [
-        {"task": name, **row} for name in task_names() for row in _settings(find_task(name).settings_type.model_fields)
-    ]
+    rows = []
+    for name in task_names():
+        try:
+            fields = find_task(name).settings_type.model_fields
+        except PluginError as error:  # of an installed package: the others are listed
+            console.talk(f"warning: {error.problem}")
+        else:
+            rows += [{"task": name, **row} for row in _settings(fields)]
     console.data(render(rows, rows, output))
 
 

@@ -139,7 +139,7 @@ def _options_for_transformers(model: nn.Module) -> dict[str, Any] | None:
 
 def _program(model: nn.Module, example: tuple[Tensor, ...], dynamic_shapes: Any) -> ExportedProgram:
     copied = serving_copy(model).eval()
-    inner = copied.model if isinstance(copied, _FirstOutput) else copied
+    inner: Any = copied.model if isinstance(copied, _FirstOutput) else copied
     if hasattr(inner, "set_experts_implementation") and inner._can_set_experts_implementation():
         # Its own choice, a grouped product, is an operation of transformers that no other program has.
         inner.set_experts_implementation("batched_mm")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 from einsearch_cli.errors import StructureError, near_name
+from einsearch_cli.plugins import load_all_installed
 from einsearch_cli.register import add_once
 from einsearch_cli.structures.extent import ONE, Extent, parse_size
 from einsearch_cli.structures.feature_order import FeatureOrder
@@ -108,6 +110,8 @@ def find_family(name: str) -> Family:
         StructureError: naming the family that was probably meant, if one is near.
     """
     known = name.lower()
+    if known not in FAMILIES:
+        load_all_installed("families", warnings.warn)
     if known in FAMILIES:
         return FAMILIES[known]
     near = near_name(known, FAMILIES)
