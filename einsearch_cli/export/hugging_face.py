@@ -29,7 +29,7 @@ SWAPS: Final = "einsearch_swaps.json"
 """File beside the config that earlier versions wrote, in place of the entry in the config."""
 
 
-def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder: str | Path) -> None:
+def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder: str | Path, **options: Any) -> None:
     """Write a model of transformers or diffusers whose linear layers `swap_linear` replaced.
 
     `from_pretrained(folder)`, of `AutoModel…` or of the class, loads it in a process that has imported einsearch, and
@@ -39,15 +39,21 @@ def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder:
         model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
         reports: what `swap_linear` gave, in the order of the calls.
         folder: made if it is missing.
+        options: `max_shard_size` and whatever else `save_pretrained` takes, but `push_to_hub`.
 
     Raises:
         OutputError: if the folder or its config cannot be written.
-        SpecError: for a model of another library.
+        SpecError: for a model of another library, and for `push_to_hub`.
     """
+    if options.get("push_to_hub"):
+        raise SpecError(
+            "push_to_hub=True: the config that says what was swapped is finished after that",
+            remedy="save the folder, then huggingface_hub.upload_folder(repo_id=..., folder_path=...)",
+        )
     folder = Path(folder)
     remember_swaps(model, reports)
     make_folder(folder)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **options)
     if _is_of_diffusers(model):
         return
     path = folder / "config.json"

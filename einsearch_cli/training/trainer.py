@@ -53,10 +53,12 @@ class StructuredTraining:
         """The loss of the Trainer; in training with the auxiliary loss."""
         mask = None if getattr(self.model.config, "is_encoder_decoder", False) else inputs.get("attention_mask")
         with AuxiliaryLoss(model, self.auxiliary_weight, mask=mask) as auxiliary:
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)  # type: ignore[misc]
-        if model.training:
-            loss = loss + auxiliary.loss().to(loss.device) / self._micro_batches(num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
+            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
+        if not model.training:
+            return found
+        loss, *outputs = found if return_outputs else (found,)
+        loss = loss + auxiliary.loss().to(loss.device) / self._micro_batches(num_items_in_batch)
+        return (loss, *outputs) if return_outputs else loss
 
     def _micro_batches(self, num_items_in_batch: Any) -> int:
         """How many micro-batches make a step, if the Trainer is not going to divide by that itself."""

@@ -108,7 +108,7 @@ class _Noting(transformers.TrainerCallback):  # type: ignore[misc]
 def test_evaluation_has_the_loss_of_the_model_alone(tmp_path: Path) -> None:
     model = build("Llama")
     swap_linear(model, "btt-moe:experts=4,top=1", lambda _, name: "down_proj" in name)
-    run = trainer(tmp_path, model)
+    run = trainer(tmp_path, model, per_device_eval_batch_size=8)
     run.auxiliary_weight = 1e6
     assert run.evaluate(TEXTS)["eval_loss"] < 100
 
