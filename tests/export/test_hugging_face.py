@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from einsearch_cli.errors import SpecError
-from einsearch_cli.export import load_swapped, remember_swaps, save_swapped
+from einsearch_cli.export import load_swapped, save_swapped
 from einsearch_cli.layers import swap_linear
 
 transformers = pytest.importorskip("transformers")
