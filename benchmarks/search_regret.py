@@ -42,7 +42,8 @@ BUDGET_FLOPS = 3e9
 RUNS = 60
 SEEDS = range(3)
 SEARCHES = (("tpe", 2), ("random", 2), ("tpe", 3))
-CONFIRMED = 12
+CONFIRMED = 30
+"""Structures that are confirmed: all that have a loss."""
 VECTORS = (
     "1/2|0|1/2|0|1/2|1/2|0", "1/3|0|2/3|0|2/3|1/3|0", "1/4|0|3/4|0|3/4|1/4|0", "2/3|0|1/3|0|1/3|2/3|0",
     "3/4|0|1/4|0|1/4|3/4|0", "2/3|0|1/3|0|2/3|1/3|0", "1/3|0|2/3|0|1/3|2/3|0", "3/4|0|1/4|0|3/4|1/4|0",

@@ -51,7 +51,10 @@ def search_command(
         help="Runs of the cheapest rung that the search takes; 60 if not given.",
     ),
     sampler: str | None = typer.Option(
-        None, metavar="tpe|cma-es|random", help="Who proposes exponents; tpe if not given."
+        None,
+        metavar="tpe|cma-es|random",
+        autocompletion=lambda: ["tpe", "cma-es", "random"],
+        help="Who proposes exponents; tpe if not given.",
     ),
     finalists: int | None = whole_option(
         "--finalists", example=3, within=(1, 50), help="How many of the best found are ranked; 3 if not given."

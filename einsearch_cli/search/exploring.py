@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from einsearch_cli.errors import SpecError
 from einsearch_cli.scaling import vertex
 from einsearch_cli.search.budgets import width_grid
@@ -85,10 +87,18 @@ class _Exploring:
         self._find_widths(self.candidates[:2])
         self._train([item for s in self.candidates[2:] if (item := self._place(s)) is not None][: max(0, self.left)])
         for item in self.networks.values():
-            self.proposals.add(item.structure, item.log_losses[0])
+            if item.log_losses:
+                self.proposals.add(item.structure, item.log_losses[0])
         is_over = False
         while self.left > 0 and not is_over:
             is_over = not self._propose(min(self.explore.batch, self.left))
+        if not any(item.is_proposal for item in self.networks.values()) and self.left <= 0:
+            raise SpecError(
+                f"the search has {self.explore.runs} runs, and none is left for new structures: candidates took "
+                f"{len(self._trained)}, and {self.explore.repeats} are kept to train the best again",
+                remedy=f"--runs {max(60, 4 * len(self._trained))}, or fewer candidates",
+                keys=("explore", "runs"),
+            )
         best = self._repeat()
         if not best:
             raise SpecError(
@@ -155,8 +165,6 @@ class _Exploring:
 
     def _wanted(self, structure: LayerSpec) -> float:
         """Log FLOPs per token that pay for a structure, between those of the anchors by ν."""
-        import numpy as np
-
         at = float(taxonomy_of(expert_of(structure)).nu)
         return float(np.interp(at, [nu for nu, _ in self.anchors], [flops for _, flops in self.anchors]))
 

@@ -132,10 +132,11 @@ def test_a_folder_that_cannot_be_used_is_refused_before_data_are_prepared(tmp_pa
     assert "torch" not in names
 
 
-def test_a_list_of_tasks_takes_little_time() -> None:
-    """Five times what an idle machine needs: torch alone would take more."""
+@pytest.mark.parametrize("words", ["tasks", "suggest --d-in 4096 --d-out 11008 --keep 1/8"])
+def test_what_needs_no_torch_takes_little_time(words: str) -> None:
+    """Three to five times what an idle machine needs: torch alone would take more."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "einsearch_cli", "tasks"], capture_output=True, check=True)
+    subprocess.run([sys.executable, "-m", "einsearch_cli", *words.split()], capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.5
 

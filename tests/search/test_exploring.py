@@ -116,6 +116,11 @@ def test_exponents_that_all_round_to_one_network_are_said() -> None:
     assert "larger budget or wider widths" in caught.value.remedy
 
 
+def test_a_search_whose_candidates_take_all_runs_says_so() -> None:
+    with pytest.raises(SpecError, match="the search has 10 runs, and none is left for new structures: candidates took"):
+        run_synthetic(spec_of(runs=10), lambda _: Law(width=400))
+
+
 def test_every_structure_is_trained_where_its_flops_pay() -> None:
     """Best widths are anchored on two structures; others are placed by FLOPs per token, whatever their width is."""
     course = run_synthetic(spec_of(), lambda s: Law(width=40 if s == DENSE else 110, gain=law(s).gain))
