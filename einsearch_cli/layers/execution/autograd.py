@@ -64,7 +64,12 @@ def register_plan(plan: Plan) -> str:
     return name
 
 
-@torch.library.custom_op("einsearch::structured_linear", mutates_args=())
+# Schemas are written out, as torch 2.6 does not read them from annotations such as list[Tensor].
+@torch.library.custom_op(
+    "einsearch::structured_linear",
+    mutates_args=(),
+    schema="(Tensor x, Tensor gain, Tensor? bias, Tensor[] factors, str name, bool keeps) -> Tensor[]",
+)
 def structured_linear(
     x: Tensor, gain: Tensor, bias: Tensor | None, factors: list[Tensor], name: str, keeps: bool
 ) -> list[Tensor]:
@@ -77,7 +82,11 @@ def structured_linear(
     return [y, *(result.view(x.shape[0], width) for result, width, keeps in results if keeps and result is not None)]
 
 
-@torch.library.custom_op("einsearch::structured_linear_gradients", mutates_args=())
+@torch.library.custom_op(
+    "einsearch::structured_linear_gradients",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor gain, Tensor[] factors, Tensor[] saved, str name, bool[] wanted) -> Tensor[]",
+)
 def structured_linear_gradients(
     grad: Tensor, x: Tensor, gain: Tensor, factors: list[Tensor], saved: list[Tensor], name: str, wanted: list[bool]
 ) -> list[Tensor]:
