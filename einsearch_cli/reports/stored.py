@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -21,8 +22,8 @@ _AGAIN: Final = "run the study again with `einsearch rank`"
 _LISTS: Final = ("results", "confirmation", "tuning", "unbalanced")
 
 
-def read_study(path: Path, at: float | None = None) -> StudyReport:
-    """The study of a results.json, or of the folder that `einsearch rank` wrote; its ranking is computed anew.
+def read_study(path: str | os.PathLike[str], at: float | None = None) -> StudyReport:
+    """The study of a results.json, or of the folder that `einsearch rank` wrote; its ranking is computed again.
 
     Args:
         path: of the file or the folder.
@@ -31,7 +32,8 @@ def read_study(path: Path, at: float | None = None) -> StudyReport:
     Raises:
         SpecError: no such file, not the results of a study, or of another format.
     """
-    file = path / "results.json" if path.is_dir() else path
+    file = Path(path)
+    file = file / "results.json" if file.is_dir() else file
     try:
         document = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:

@@ -80,7 +80,7 @@ def test_a_study_that_was_read_back_says_the_same(study, tmp_path: Path) -> None
     assert back.ranking == made.ranking
     assert results_document(back) == results_document(made)
     assert render_report(back) == render_report(made)
-    assert read_study(tmp_path / "results.json").results == made.results
+    assert read_study(tmp_path / "results.json").results == read_study(str(tmp_path)).results == made.results
 
 
 def test_failed_runs_are_read_back_too(study, tmp_path: Path) -> None:
