@@ -97,7 +97,9 @@ class FusedExperts(nn.Module):
 
     def plain_forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Output of `forward` by plain operations of torch: every token goes through all experts."""
-        gates_TE = top_k_weights.new_zeros(hidden_states.shape[0], self._count).scatter_add(1, top_k_index, top_k_weights)
+        gates_TE = top_k_weights.new_zeros(hidden_states.shape[0], self._count).scatter_add(
+            1, top_k_index, top_k_weights
+        )
         rows_ETF = hidden_states.expand(self._count, -1, -1)
         rows_ETF = self._activated(self._multiplied_by_all(UP, rows_ETF))
         rows_ETF = self._normed(self._multiplied_by_all(DOWN, rows_ETF))
