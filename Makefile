@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test kernels clusters faults lint benchmark data clean
+.PHONY: demo test kernels clusters faults package lint benchmark data clean
 
 demo: .venv/installed
 	$(BIN)/einsearch rank specs/demo.yaml --out runs/demo
@@ -25,6 +25,10 @@ clusters: .venv/installed-dev
 # Processes killed, disks filled, clocks set: no run may be lost or done twice.
 faults: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -rs tests/faults --numprocesses 2 --dist loadfile
+
+# Wheel and sdist as a user gets them, in environments of all Pythons that are here.
+package: .venv/installed-dev
+	$(BIN)/python -m pytest -m package -rs tests/packaging
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
