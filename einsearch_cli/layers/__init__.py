@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from einsearch_cli.layers.calibration.compressing import Progress as Progress, compress as compress
     from einsearch_cli.layers.einsum_linear import EinsumLinear as EinsumLinear
     from einsearch_cli.layers.explanation import LayerExplanation as LayerExplanation
     from einsearch_cli.layers.feature_orders import layer_orders as layer_orders, set_layer_orders_ as set_layer_orders_

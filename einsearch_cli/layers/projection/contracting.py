@@ -84,8 +84,8 @@ class Target:
         self.copies = sized.size("XY")
         """Along an index that no factor carries the matrix is the same again and again; `values` are the means."""
         rows, columns = sized.padded_out - sized.d_out, sized.padded_in - sized.d_in
-        counts = self._by_index(torch.nn.functional.pad(torch.ones_like(weight), (0, columns, 0, rows)))
-        self.values = self._by_index(torch.nn.functional.pad(weight, (0, columns, 0, rows))) / counts.clamp_min(1)
+        counts = self.by_index(torch.nn.functional.pad(torch.ones_like(weight), (0, columns, 0, rows)))
+        self.values = self.by_index(torch.nn.functional.pad(weight, (0, columns, 0, rows))) / counts.clamp_min(1)
         self._known = counts > 0 if rows or columns else None
         outside = weight.square().sum().item() - (counts * self.values.square()).sum().item()
         self._outside = outside if outside > _NOISE * weight.square().sum().item() else 0.0
@@ -103,7 +103,16 @@ class Target:
         inside = (self.filled(product) - product).square().sum().item()
         return math.sqrt(self._outside + self.copies * inside)
 
-    def _by_index(self, weight: Tensor) -> Tensor:
+    def dense(self, product: Tensor) -> Tensor:
+        """The matrix (d_out, d_in) that a product of factors with the axes stands for."""
+        inputs, outputs = self.sized.features("X"), self.sized.features("Y")
+        # Along an index that X and Y share the matrix is diagonal.
+        diagonals = [((c, c + "'"), torch.eye(self.sized.size(c), dtype=product.dtype)) for c in outputs if c in inputs]
+        wanted = (*(c + "'" if c in inputs else c for c in outputs), *inputs)
+        matrix = contracted([(self.axes, product), *diagonals], wanted)
+        return matrix.reshape(self.sized.padded_out, self.sized.padded_in)[: self.sized.d_out, : self.sized.d_in]
+
+    def by_index(self, weight: Tensor) -> Tensor:
         """(padded_out, padded_in) to the axes; of an index that X and Y share, the diagonal; without factors, summed."""
         letters, both = self.sized.letters, (*self.sized.features("Y"), *self.sized.features("X"))
         shape = [self.sized.size(c) for c in both]

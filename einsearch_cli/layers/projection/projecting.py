@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations, product
 
 import torch
@@ -14,9 +15,10 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.factor_values import evenly_scaled, set_factors_
 from einsearch_cli.layers.plans.plan import factor_roles
-from einsearch_cli.layers.projection.alternating import fit
+from einsearch_cli.layers.projection.alternating import PlainProblem, Problem, error_of, fit
 from einsearch_cli.layers.projection.contracting import Factors, Target, product_of
 from einsearch_cli.layers.projection.splitting import orders, split
+from einsearch_cli.layers.projection.weighting import WeightedProblem, whitened_starts
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import FeatureOrder, standard_order
 from einsearch_cli.taxonomy import meeting_order
@@ -25,6 +27,8 @@ _CLOSED = 2
 """Factors up to which decompositions alone are exact."""
 _MAX_TRIED = 36
 """Orders of the indices of input and output together; three on each side have as many."""
+_STARTS = 2
+"""From which a fit for given inputs is tried."""
 _NOTICEABLE = 1e-6
 _EXACT = 1e-6
 """Relative distance at which no other order is tried: rounding of a weight in float32 leaves about 1e-7."""
@@ -41,11 +45,13 @@ class Projection:
     without padding."""
     order: FeatureOrder
     """In which order the layer counts its features now."""
+    output_error: float | None = None
+    """√(E‖(W − structured W) x‖² / E‖W x‖²) for inputs x of the given second moment; None where none was given."""
 
 
 @torch.no_grad()
-def project_(layer: EinsumLinear, weight: Tensor) -> Projection:
-    """Give a layer the factors whose product is nearest to a dense matrix, in the Frobenius norm.
+def project_(layer: EinsumLinear, weight: Tensor, moment: Tensor | None = None) -> Projection:
+    """Give a layer the factors whose product is nearest to a dense matrix, in the Frobenius norm or for its inputs.
 
     With up to two factors (low-rank, Kronecker, tensor-train, Monarch,
     BTT, BlockShuffle, BlockDense, …) by singular value decompositions, which is exact; with
@@ -59,12 +65,19 @@ def project_(layer: EinsumLinear, weight: Tensor) -> Projection:
     only, build the layer with `order=`. `layer.order` is that order then. A layer
     with an order, such as that of an equation, keeps it.
 
+    With `moment`, the second moment M = E[x xᵀ] of the layer's inputs, its outputs are to come near to those of the dense
+    matrix: E‖(W − V) x‖² = tr((W − V) M (W − V)ᵀ) is lowered. For low-rank layers that is a decomposition of W L with M = L Lᵀ
+    (Wang et al. 2024, SVD-LLM, arXiv 2403.07378) and exact; other structures start from such decompositions and from the
+    projection without a moment, and go on by alternating least squares. So the outputs are never
+    farther off than without a moment.
+
     Args:
         layer: a structured layer; its matrix is overwritten.
         weight: (out_features, in_features).
+        moment: (in_features, in_features), symmetric and positive semidefinite.
 
     Raises:
-        LayerError: if the weight has another shape or is not finite, or the layer is no plain `EinsumLinear`.
+        LayerError: if weight or moment have another shape or are not finite, or the layer is no plain `EinsumLinear`.
 
     >>> from torch import nn
     >>> weight = nn.Linear(64, 64).weight
@@ -80,14 +93,42 @@ def project_(layer: EinsumLinear, weight: Tensor) -> Projection:
     """
     _check(layer, weight)
     wanted = weight.detach().to("cpu", torch.float64)
-    found = _nearest([layer.sized.ordered(order) for order in orders_tried(layer)], wanted)
+    inputs = None if moment is None else _checked_moment(layer, moment)
+    sized, factors, is_optimal = _projected(layer, wanted) if inputs is None else _weighted(layer, wanted, inputs)
     if layer.is_order_open:
-        layer.order = found.target.sized.order
-    factors, is_optimal = found.finished()
+        layer.order = sized.order
     set_factors_(layer, evenly_scaled(layer, factors))
-    norm = torch.linalg.vector_norm(wanted).item()
-    distance = torch.linalg.vector_norm(wanted - layer.to_dense().to(wanted)).item()
-    return Projection(distance / norm if norm else 0.0, is_optimal, layer.order)
+    difference = wanted - layer.to_dense().to(wanted)
+    error = None if inputs is None else relative_distance(difference, wanted, inputs)
+    return Projection(relative_distance(difference, wanted), is_optimal, layer.order, error)
+
+
+def relative_distance(difference: Tensor, weight: Tensor, moment: Tensor | None = None) -> float:
+    """‖D‖ / ‖W‖ for a difference D of matrices, or the root of E‖D x‖² / E‖W x‖²; 0 for W = 0."""
+    of_both = [
+        (matrix if moment is None else matrix @ moment).mul(matrix).sum().item() for matrix in (difference, weight)
+    ]
+    return math.sqrt(max(0.0, of_both[0]) / of_both[1]) if of_both[1] > 0 else 0.0
+
+
+def _projected(layer: EinsumLinear, weight: Tensor) -> tuple[SizedStructure, Factors, bool]:
+    found = _nearest([layer.sized.ordered(order) for order in orders_tried(layer)], weight)
+    return found.problem.target.sized, *found.finished()
+
+
+def _weighted(layer: EinsumLinear, weight: Tensor, moment: Tensor) -> tuple[SizedStructure, Factors, bool]:
+    """The best of the projection without the moment, and of a fit in the order of features whose start is the best."""
+    several = [layer.sized.ordered(order) for order in orders_tried(layer)]
+    best = _nearest(several, weight, moment)
+    sized = best.problem.target.sized
+    factors, is_optimal = best.finished()
+    if is_optimal:
+        return sized, factors, True
+    plain_sized, plain, _ = _projected(layer, weight)
+    problem = _weighted_problem(plain_sized, weight, moment)
+    if error_of(problem, plain) < error_of(best.problem, factors):
+        return plain_sized, fit(problem, [plain]), False
+    return sized, factors, False
 
 
 def orders_tried(layer: EinsumLinear) -> list[FeatureOrder]:
@@ -115,40 +156,80 @@ def nearest_factors(sized: SizedStructure, weight: Tensor) -> tuple[Factors, boo
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    target: Target
+    problem: Problem
     factors: list[Factors]
-    """By decompositions, in up to three orders of the factors."""
-    distance: float
-    """Frobenius distance from the target to the product of the first of these."""
+    """By decompositions, in up to three orders of the factors; the best first."""
+    error: float
+    """Of the first of these."""
+    is_best: bool
+    """Whether none is better than the first."""
 
     def finished(self) -> tuple[Factors, bool]:
-        is_closed = len(self.target.sized.factors) <= _CLOSED and not self.target.has_free_entries
-        return (self.factors[0] if is_closed else fit(self.target, self.factors)), is_closed
+        return (self.factors[0] if self.is_best else fit(self.problem, self.factors)), self.is_best
 
 
-def _nearest(several: Sequence[SizedStructure], weight: Tensor) -> _Start:
+def _nearest(several: Sequence[SizedStructure], weight: Tensor, moment: Tensor | None = None) -> _Start:
     """The nearest start over several orders of features; of equally near ones the first.
 
     The search ends at the first order that is exact up to rounding. With more than two factors it compares distances
     before alternating least squares, which are zero too where the matrix has the structure.
     """
-    exact = _EXACT * torch.linalg.vector_norm(weight).item()
-    best = _start(several[0], weight)
+    start = partial(_start, weight=weight) if moment is None else partial(_weighted_start, weight=weight, moment=moment)
+    best = start(several[0])
     for sized in several[1:]:
-        if best.distance <= exact:
+        if best.error <= _EXACT:
             break
-        found = _start(sized, weight)
-        if found.distance < best.distance * (1 - _NOTICEABLE):
+        found = start(sized)
+        if found.error < best.error * (1 - _NOTICEABLE):
             best = found
     return best
 
 
 def _start(sized: SizedStructure, weight: Tensor) -> _Start:
     target = Target(sized, weight)
+    found = _decompositions(target, target.values)
+    norm = torch.linalg.vector_norm(weight).item()
+    distance = target.distance(product_of(sized, found[0], target.axes))
+    is_best = len(sized.factors) <= _CLOSED and not target.has_free_entries
+    return _Start(PlainProblem(target), found, distance / norm if norm else 0.0, is_best)
+
+
+def _weighted_start(sized: SizedStructure, weight: Tensor, moment: Tensor) -> _Start:
+    problem = _weighted_problem(sized, weight, moment)
+    target = problem.target
+    whitened = whitened_starts(problem, partial(_decompositions, target))
+    is_best = problem.is_whitened and len(sized.factors) <= _CLOSED and not target.has_free_entries
+    starts = whitened if is_best else [*whitened, *_decompositions(target, target.values)]
+    starts.sort(key=lambda factors: error_of(problem, factors))
+    return _Start(problem, starts[:_STARTS], error_of(problem, starts[0]), is_best)
+
+
+def _weighted_problem(sized: SizedStructure, weight: Tensor, moment: Tensor) -> WeightedProblem:
+    return WeightedProblem(Target(sized, weight), weight, moment)
+
+
+def _decompositions(target: Target, values: Tensor) -> list[Factors]:
+    """Factors of values with the axes of the target, in up to three orders of the factors."""
+    sized = target.sized
     roles = {role.factor: role for role in factor_roles(sized, meeting_order(sized))}
-    found = [split(sized, target.values, target.axes, roles, order) for order in orders(sized)]
-    product_now = product_of(sized, found[0], target.axes)
-    return _Start(target, found, target.distance(product_now))
+    return [split(sized, values, target.axes, roles, order) for order in orders(sized)]
+
+
+def _checked_moment(layer: EinsumLinear, moment: Tensor) -> Tensor:
+    """The moment on the CPU in float64."""
+    d_in = layer.in_features
+    if tuple(moment.shape) != (d_in, d_in):
+        raise LayerError(
+            f"moment of shape {tuple(moment.shape)}: that of the layer's inputs is (in_features, in_features) = {(d_in, d_in)}",
+            remedy="give x.T @ x / len(x) for inputs x of shape (tokens, in_features)",
+        )
+    found = moment.detach().to("cpu", torch.float64)
+    if not bool(torch.isfinite(found).all()):
+        raise LayerError(
+            "moment with entries that are NaN or infinite: inputs were not finite, or their squares too large",
+            remedy="look for the layer before this one whose outputs are not finite",
+        )
+    return (found + found.T) / 2
 
 
 def _check(layer: EinsumLinear, weight: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -15,10 +16,11 @@ from einsearch_cli.layers.moe.fused import FusedExperts
 from einsearch_cli.layers.moe.layer import StructuredMoE
 from einsearch_cli.layers.pointwise import KINDS, PointwiseConv
 from einsearch_cli.layers.projection.experts import project_experts_
-from einsearch_cli.layers.projection.projecting import project_
+from einsearch_cli.layers.projection.projecting import Projection, project_
 from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
 from einsearch_cli.layers.swap.finding import Site, find_sites
 from einsearch_cli.layers.swap.planning import Filter, plan_swaps
+from einsearch_cli.layers.swap.products import conv1d_class
 from einsearch_cli.layers.swap.report import Swap, SwapReport
 from einsearch_cli.machine import memory_bytes
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
@@ -84,7 +86,11 @@ def swap_linear(
     return apply_swaps(model, plan_swaps(model, structure, filter), project)
 
 
-def apply_swaps(model: nn.Module, plan: SwapReport, project: bool = False) -> SwapReport:
+Projecting = Callable[[Swap, EinsumLinear, Tensor], Projection]
+"""Gives a new layer the values that are nearest to a weight (out_features, in_features); its bias is the old one."""
+
+
+def apply_swaps(model: nn.Module, plan: SwapReport, project: bool | Projecting = False) -> SwapReport:
     """Carry out a plan on the model it was made for, or on one built like it.
 
     Everything that can be checked is checked first, memory included; then one
@@ -143,7 +149,7 @@ def _check_projection(plan: SwapReport, sites: dict[str, Site]) -> None:
 
 
 def _check_layers_can_be_built(plan: SwapReport) -> None:
-    for swap in {(swap.in_features, swap.out_features, swap.order): swap for swap in plan.replaced}.values():
+    for swap in {(s.in_features, s.out_features, s.order, s.structure): s for s in plan.replaced}.values():
         _new_layer(swap, plan.structure, bias=False, device="meta")
 
 
@@ -166,7 +172,7 @@ def _check_memory(model: nn.Module, plan: SwapReport, sites: dict[str, Site]) ->
             )
 
 
-def _replace_all(model: nn.Module, plan: SwapReport, project: bool) -> tuple[Swap, ...]:
+def _replace_all(model: nn.Module, plan: SwapReport, project: bool | Projecting) -> tuple[Swap, ...]:
     """The swaps with the errors of their projections."""
     done: list[Swap] = []
     news: dict[str, EinsumLinear | StructuredMoE] = {}
@@ -175,7 +181,7 @@ def _replace_all(model: nn.Module, plan: SwapReport, project: bool) -> tuple[Swa
         names = (swap.name, *swap.aliases)
         holders = tuple(name.rpartition(".")[0] for name in names)
         if swap.kind == FusedExperts.__name__:
-            done.append(_replace_experts(model, holders, swap, plan.structure, project))
+            done.append(_replace_experts(model, holders, swap, swap.structure or plan.structure, project))
             continue
         if swap.kind == "MultiheadAttention":
             _split_attention(model, holders)
@@ -183,9 +189,11 @@ def _replace_all(model: nn.Module, plan: SwapReport, project: bool) -> tuple[Swa
         new = news[swap.name] = _converted(old, swap, plan.structure)
         if swap.tied_to is not None:
             _share_matrix(news[swap.tied_to], new)
-        error = _keep(old, swap, new) if project else swap.relative_error
+        found = _keep(old, swap, new, project) if project else None
+        if found is not None:
+            swap = replace(swap, relative_error=found.relative_error, output_error=found.output_error)
         ordered = new.experts if isinstance(new, StructuredMoE) else new
-        done.append(replace(swap, relative_error=error, order=str(ordered.order)))
+        done.append(replace(swap, order=str(ordered.order)))
         old_bias = old._parameters["bias"]
         if old_bias is not None and isinstance(new.bias, nn.Parameter):
             new.bias = biases.setdefault(old_bias, new.bias)
@@ -194,7 +202,7 @@ def _replace_all(model: nn.Module, plan: SwapReport, project: bool) -> tuple[Swa
 
 
 def _replace_experts(
-    model: nn.Module, holders: tuple[str, ...], swap: Swap, structure: LayerSpec, project: bool
+    model: nn.Module, holders: tuple[str, ...], swap: Swap, structure: LayerSpec, project: bool | Projecting
 ) -> Swap:
     """Replace one packed weight of fused experts; gives the swap with the error of its projection."""
     assert not isinstance(structure, MixtureOfExperts)
@@ -214,8 +222,8 @@ def _replace_experts(
     return replace(swap, relative_error=error, order=str(new.order))
 
 
-def _keep(old: nn.Module, swap: Swap, new: nn.Module) -> float | None:
-    """Project the old weight and copy the bias; gives the relative error, None where the factors are shared."""
+def _keep(old: nn.Module, swap: Swap, new: nn.Module, project: bool | Projecting) -> Projection | None:
+    """Project the old weight and copy the bias; gives the errors, None where the factors are shared."""
     assert isinstance(new, EinsumLinear)
     weight, bias = old._parameters["weight"], old._parameters["bias"]
     assert weight is not None
@@ -224,13 +232,22 @@ def _keep(old: nn.Module, swap: Swap, new: nn.Module) -> float | None:
             new.bias.copy_(bias)
     if swap.tied_to is not None:
         return None
+    matrix = matrix_of(old)
+    return project(swap, new, matrix) if callable(project) else project_(new, matrix)
+
+
+def matrix_of(layer: nn.Module) -> Tensor:
+    """The dense matrix (out_features, in_features) of a linear layer that can be replaced."""
+    weight = layer._parameters["weight"]
+    assert weight is not None
     # The Conv1D of transformers is a linear layer, and the Conv1d of torch a convolution.
-    return project_(new, weight.T if swap.kind == "Conv1D" else weight.flatten(1)).relative_error
+    return weight.T if conv1d_class(layer) is not None else weight.flatten(1)
 
 
 def _new_layer(
     swap: Swap, structure: LayerSpec, bias: bool, device: torch.device | str, dtype: torch.dtype | None = None
 ) -> EinsumLinear | StructuredMoE:
+    structure = swap.structure or structure
     if isinstance(structure, MixtureOfExperts):
         return StructuredMoE(swap.in_features, swap.out_features, structure, bias, device, dtype, swap.order)
     return EinsumLinear(swap.in_features, swap.out_features, structure, bias, device, dtype, swap.order)
@@ -243,6 +260,14 @@ def _share_matrix(first: EinsumLinear | StructuredMoE, second: EinsumLinear | St
     if isinstance(first, EinsumLinear) and isinstance(second, EinsumLinear):
         second.factors, second.gain = first.factors, first.gain
         second.order = first.order
+
+
+def split_attentions(model: nn.Module, plan: SwapReport) -> None:
+    """Take the attentions apart whose projections a plan replaces; the model computes the same."""
+    for swap in plan.replaced:
+        if swap.kind == "MultiheadAttention":
+            _split_attention(model, tuple(name.rpartition(".")[0] for name in (swap.name, *swap.aliases)))
+    _keep_fast_paths_off(model)
 
 
 def _split_attention(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -267,6 +292,9 @@ def _converted(old: nn.Module, swap: Swap, structure: LayerSpec) -> EinsumLinear
     return new.train(old.training)
 
 
+_WITHOUT_FAST_PATH = (EinsumLinear, StructuredMoE, SplitMultiheadAttention)
+
+
 def _keep_fast_paths_off(model: nn.Module) -> None:
     """Make torch's transformer encoders call their structured layers in eval mode too.
 
@@ -275,7 +303,7 @@ def _keep_fast_paths_off(model: nn.Module) -> None:
     structured attention does not take.
     """
     for module in model.modules():
-        if not any(isinstance(inner, EinsumLinear | StructuredMoE) for inner in module.modules()):
+        if not any(isinstance(inner, _WITHOUT_FAST_PATH) for inner in module.modules()):
             continue
         # What torch itself sets where the fast path does not apply.
         if isinstance(module, nn.TransformerEncoderLayer):

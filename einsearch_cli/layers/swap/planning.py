@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from torch import nn
@@ -20,15 +20,22 @@ Filter = Callable[[DenseLayer, str], bool]
 """Says for a linear layer and its name whether it is to be swapped."""
 
 
-def plan_swaps(model: nn.Module, structure: LayerSpec | str, filter: Filter | None = None) -> SwapReport:
+def plan_swaps(
+    model: nn.Module, structure: LayerSpec | str | Mapping[str, LayerSpec], filter: Filter | None = None
+) -> SwapReport:
     """What `swap_linear` would do, without doing it; arguments and errors are the same.
+
+    The structure may be a mapping from names of layers, whose other layers stay as they are.
 
     >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     >>> plan = plan_swaps(model, "low-rank:r=8", lambda layer, name: layer.in_features == layer.out_features)
     >>> [swap.name for swap in plan.replaced], plan.skipped
     (['0'], {'2': 'filter said no'})
     """
+    several = structure if isinstance(structure, Mapping) else {}
     structure = parse_layer(structure) if isinstance(structure, str) else structure
+    if isinstance(structure, Mapping):
+        structure = max(several.values(), key=list(several.values()).count, default=parse_layer("dense"))
     if isinstance(structure, MixtureOfExperts) and structure.feed_forward:
         raise LayerError(
             f"{structure} replaces whole feed-forward networks: swap_linear replaces single linear layers",
@@ -38,7 +45,11 @@ def plan_swaps(model: nn.Module, structure: LayerSpec | str, filter: Filter | No
     reasons: dict[str, str] = {}
     candidates: dict[Site, Swap] = {}
     for site in sites:
-        found = site.reason or _filtered(site, filter, head) or _sized(site, structure)
+        wanted = several.get(site.name) if several else structure
+        reason = site.reason or _filtered(site, filter, head)
+        found = reason or ("it stays as it is" if wanted is None else _sized(site, wanted))
+        if several and isinstance(found, Swap):
+            found = replace(found, structure=wanted)
         if isinstance(found, Swap):
             candidates[site] = found
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from einsearch_cli.showing import Tabular
-from einsearch_cli.structures import FeatureOrder, LayerSpec
+from einsearch_cli.structures import FeatureOrder, LayerSpec, MixtureOfExperts, short_name
 from einsearch_cli.structures.record import Record
 
 _COLUMNS: Final = (
@@ -72,16 +72,22 @@ class Swap(Record):
     reports of versions that did not write it."""
     experts: int = 1
     """How many matrices of these widths the weight holds: more than one where experts are packed into one tensor."""
+    output_error: float | None = None
+    """√(E‖y − structured y‖² / E‖y‖²) of the outputs for calibration data; None without such data."""
+    structure: LayerSpec | None = None
+    """Of this layer, where layers of one report have different ones; None for that of the report."""
 
     def __str__(self) -> str:
         also = "".join(f", also {alias}" for alias in self.aliases)
         tied = f", factors shared with {self.tied_to}" if self.tied_to else ""
         error = "" if self.relative_error is None else f", relative error {self.relative_error:.4f}"
+        error += "" if self.output_error is None else f", of outputs {self.output_error:.4f}"
         if error and (order := self.sides):
             error += f", order {order}"
         widths = f"{self.in_features} -> {self.out_features}" + (f" x {self.experts}" if self.experts > 1 else "")
         more = f" (more {' and '.join(self.grows)} than dense)" if self.grows else ""
-        return f"{self.name}{also}  {widths}: {self.costs}{error}{tied}{more}"
+        own = "" if self.structure is None else f", {_short(self.structure)}"
+        return f"{self.name}{also}  {widths}{own}: {self.costs}{error}{tied}{more}"
 
     @property
     def sides(self) -> str:
@@ -204,8 +210,18 @@ class SwapReport(Record, Tabular):
         """What is covered, and what stays by kind, as text; `str(report)` lists the layers too."""
         return "\n".join(_summary_lines(self))
 
+    @property
+    def structure_text(self) -> str:
+        """The structure of all layers, or every one that layers have."""
+        own = dict.fromkeys(_short(swap.structure) for swap in self.replaced if swap.structure is not None)
+        return ", ".join(own) if own else str(self.structure)
+
     def __str__(self) -> str:
-        return "\n".join((str(self.structure), *_summary_lines(self), *_layer_lines(self)))
+        return "\n".join((self.structure_text, *_summary_lines(self), *_layer_lines(self)))
+
+
+def _short(structure: LayerSpec) -> str:
+    return structure.short_text if isinstance(structure, MixtureOfExperts) else short_name(structure)
 
 
 def _share(part: int, whole: int) -> float:

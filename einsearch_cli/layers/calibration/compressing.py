@@ -1,0 +1,284 @@
+"""`compress`: the layers of a trained model become structured ones that do nearly the same to the inputs they get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from einsearch_cli.errors import DataError, LayerError, SizeError
+from einsearch_cli.layers.calibration.budget import Option, allocate
+from einsearch_cli.layers.calibration.moments import Moments
+from einsearch_cli.layers.calibration.options import check_choices, options_for
+from einsearch_cli.layers.calibration.sensitivity import output_of, sensitivity
+from einsearch_cli.layers.calibration.stages import Call, Group, Stage, groups_of, inputs_of, stages_of
+from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.projection.projecting import Projection, project_, relative_distance
+from einsearch_cli.layers.swap.applying import apply_swaps, matrix_of, split_attentions
+from einsearch_cli.layers.swap.planning import Filter, plan_swaps
+from einsearch_cli.layers.swap.report import Swap, SwapReport
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts, Structure
+
+_PROBES: Final = 2
+"""Batches on which it is measured how the output of the model changes with that of a layer."""
+Unit = Literal["params", "flops"]
+_WORDS: Final = {"params": "parameters", "flops": "FLOPs per token"}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a compression is."""
+
+    doing: str
+    """`measuring` layers for a budget, or `replacing` them."""
+    layers: tuple[str, ...]
+    """Done just now."""
+    done: int
+    total: int
+
+
+def call_model(model: nn.Module, batch: Any) -> object:
+    """Run a model on a mapping of arguments, a sequence of them, or its only one."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
+
+
+@torch.no_grad()
+def compress(
+    model: nn.Module,
+    batches: Iterable[Any],
+    structure: LayerSpec | str | Sequence[str] = "low-rank",
+    keep: float | None = None,
+    unit: Unit = "params",
+    filter: Filter | None = None,
+    call: Call = call_model,
+    watch: Callable[[Progress], object] = lambda _: None,
+) -> SwapReport:
+    """Replace the linear layers of a trained model, in place, by structured ones that suit what they are given.
+
+    As `swap_linear(model, structure, filter, project=True)`, but every layer's outputs are to come near to those of the dense
+    layer for the inputs that it gets: E‖(W − V) x‖² is lowered, not ‖W − V‖ (see `project_`). The model runs over
+    calibration batches, block after block. A layer sees its inputs as the layers that were replaced before it
+    make them. Only second moments of one layer's inputs are held, (in_features, in_features), and what one block is
+    given. Where a layer has a bias, the bias makes up for the mean of what is lost.
+
+    The target is what the layer gave in the dense model, so that each layer makes up for errors of those before it. For
+    that, a copy of one block and the states of the dense model before it are held; a model whose blocks are no chain, each
+    given the output of the one before, is taken as a whole, and its layers come near to the dense ones on the
+    inputs that they get.
+
+    With `keep`, every layer gets a structure of its own. The errors of all layers are weighted by how much the
+    output of the model changes when that layer alone is of low rank. The budget goes where it lowers their sum most;
+    a layer may also stay dense.
+
+    Args:
+        model: any module that `swap_linear` takes; its mode is kept, the passes are in evaluation mode.
+        batches: calibration data; the tokens of all together must outnumber the inputs of the widest layer.
+        structure: one for all layers, or with `keep` one or several of which the budget chooses: structures, and names of
+            families such as `low-rank`, `btt` or `block-shuffle`, whose rank or number of blocks it chooses too.
+        keep: share of the layers' parameters that is to stay.
+        unit: what `keep` is a share of, `params` or `flops`.
+        filter: as in `swap_linear`.
+        call: runs the model on a batch. By default a mapping is given as `model(**batch)`, a tuple or list
+            as `model(*batch)`, and a tensor as `model(batch)`.
+        watch: told after every group of layers that are given the same inputs.
+
+    Raises:
+        LayerError: as `swap_linear`, and for inputs that are not finite.
+        DataError: if the batches are none, too few, or have tokens that the model does not know.
+        SizeError: for a budget that no choice keeps to.
+
+    >>> mlp = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    >>> report = compress(mlp, [torch.randn(32, 64) for _ in range(8)], keep=0.5)
+    >>> report.total.params_after <= 0.5 * report.total.params_before, report.replaced[0].output_error < 0.5
+    (True, True)
+    """
+    held = list(batches)
+    _check_batches(model, held)
+    texts: list[Any] = (
+        [structure] if isinstance(structure, str) or not isinstance(structure, Sequence) else [*structure]
+    )
+    if keep is not None:
+        _check_budget(keep, texts)
+    first = plan_swaps(model, "dense" if keep is not None else _only(texts), filter)
+    if isinstance(first.structure, MixtureOfExperts):
+        raise LayerError(
+            f"{first.structure} with calibration data: a dense matrix has no nearest mixture of experts",
+            remedy="give a structure without experts",
+        )
+    with _in_evaluation(model):
+        split_attentions(model, first)
+        run = _Run(model, held, call, watch)
+        wanted = first.structure if keep is None else run.chosen(plan_swaps(model, "dense", filter), texts, keep, unit)
+        report = run.replaced(plan_swaps(model, wanted, filter))
+    kinds = {swap.name: swap.kind for swap in first.replaced}
+    return replace(report, replaced=tuple(replace(swap, kind=kinds[swap.name]) for swap in report.replaced))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One compression of one model."""
+
+    model: nn.Module
+    batches: Sequence[Any]
+    call: Call
+    watch: Callable[[Progress], object]
+
+    def chosen(self, plan: SwapReport, texts: Sequence[str], keep: float, unit: Unit) -> dict[str, Structure]:
+        """The structures of all layers that do not stay dense, by a budget."""
+        options: dict[str, list[Option]] = {}
+        runs = [partial(self.call, self.model, batch) for batch in self.batches[:_PROBES]]
+        expected = [output_of(run()) for run in runs]
+        for stage, group in self._groups(plan, "measuring", copies=False):
+            moments = self._moments(stage, group, plan)
+            for name in group.names:
+                weight = matrix_of(self.model.get_submodule(name))
+                scale = sensitivity(weight, moments, keep, runs, expected)
+                found = options_for(weight, moments, texts, unit, keep)
+                options[name] = [replace(option, error=scale * option.error) for option in found]
+        before = sum(max(option.cost for option in several) for several in options.values())
+        try:
+            chosen = allocate(options, int(keep * before))
+        except SizeError as error:
+            least = sum(min(option.cost for option in several) for several in options.values())
+            raise SizeError(
+                f"keep={keep:g} of {before:,} {_WORDS[unit]} in {len(options)} layers: {', '.join(texts)} can go down to "
+                f"{least:,}, {least / before:.2%}",
+                remedy=f"keep={math.ceil(1e4 * least / before) / 1e4:g}, or other structures",
+            ) from error
+        return {name: option.structure for name, option in chosen.items() if option.structure is not None}
+
+    def replaced(self, plan: SwapReport) -> SwapReport:
+        """The report of all replaced layers."""
+        done: dict[str, Swap] = {}
+        for stage, group in self._groups(plan, "replacing", copies=True):
+            moments = self._moments(stage, group, plan)
+            names = {*group.names}
+            part = [swap for swap in plan.replaced if swap.name in names or swap.tied_to in names]
+            report = apply_swaps(self.model, replace(plan, replaced=tuple(part)), partial(_project, moments))
+            done |= {swap.name: swap for swap in report.replaced}
+        left = [swap for swap in plan.replaced if swap.name not in done]
+        report = apply_swaps(self.model, replace(plan, replaced=tuple(left)), project=True)
+        done |= {swap.name: swap for swap in report.replaced}
+        return replace(plan, applied=True, replaced=tuple(done[swap.name] for swap in plan.replaced))
+
+    def _groups(self, plan: SwapReport, doing: str, copies: bool) -> Iterator[tuple[Stage, Group]]:
+        """All groups of layers that are given the same, in the order in which the model calls them."""
+        names = [swap.name for swap in plan.replaced if swap.tied_to is None and self._is_heard(swap.name)]
+        done = 0
+        for stage in stages_of(self.model, self.batches, self.call, names, copies):
+            own = [name for name in names if stage.has(name)]
+            names = [name for name in names if name not in own]
+            for group in groups_of(stage, self.model, own):
+                yield stage, group
+                done += len(group.names)
+                self.watch(Progress(doing, group.names, done, done + len(names)))
+
+    def _moments(self, stage: Stage, group: Group, plan: SwapReport) -> Moments:
+        """Of the inputs of a group of layers, over all batches."""
+        name = group.names[0]
+        layer = self.model.get_submodule(name)
+        width = next(swap.in_features for swap in plan.replaced if swap.name == name)
+        moments = Moments(width, centred=group.has_bias)
+        before = stage.copied(name)
+        for number in range(stage.batches):
+            mask = _mask(self.batches[number])
+            given = inputs_of(layer, group.calls, partial(stage.run, number))
+            earlier = None if before is None else inputs_of(before, group.calls, partial(stage.run_copy, number))
+            for place, x in enumerate(given):
+                z = None if earlier is None else earlier[place]
+                known = mask is not None and mask.shape == x.shape[:-1]
+                moments.add(x[mask] if known else x, z[mask] if known and z is not None else z)
+        widest = max(swap.in_features for swap in plan.replaced)
+        if name == plan.replaced[0].name and moments.tokens < widest:
+            raise DataError(
+                f"{moments.tokens:,} tokens to calibrate with: the widest layer has {widest:,} inputs, whose "
+                "correlations so few do not tell",
+                remedy=f"give at least {4 * widest:,} tokens",
+            )
+        if not moments.is_finite:
+            raise LayerError(
+                f"the inputs of {name} have entries that are NaN or infinite, or whose squares are",
+                remedy="look whether the model's outputs for these data are finite, or run it in float32",
+            )
+        return moments
+
+    def _is_heard(self, name: str) -> bool:
+        """Whether a layer is a module of its own, whose inputs can be seen."""
+        holder, _, own = name.rpartition(".")
+        return own in self.model.get_submodule(holder)._modules
+
+
+def _project(moments: Moments, _: Swap, new: EinsumLinear, weight: Tensor) -> Projection:
+    """Give a new layer the values that suit its inputs, and its bias what makes up for the mean of the rest."""
+    wanted = weight.detach().to("cpu", torch.float64)
+    found = project_(new, moments.target(wanted), moments.second)
+    near = new.to_dense().to(wanted)
+    if moments.centred and new.bias is not None:
+        new.bias += moments.lost_mean(wanted, near).to(new.bias)
+    difference = relative_distance(wanted - near, wanted)
+    return replace(found, relative_error=difference, output_error=moments.error(wanted, near))
+
+
+def _only(texts: Sequence[Any]) -> Any:
+    if len(texts) == 1:
+        return texts[0]
+    raise LayerError(
+        f"{len(texts)} structures without a budget: one is needed for all layers",
+        remedy="give keep=0.5, or one structure",
+    )
+
+
+def _check_budget(keep: float, texts: Sequence[str]) -> None:
+    if not 0 < keep < 1:
+        raise SizeError(f"keep={keep:g}: a share above 0 and below 1 is needed", remedy="keep=0.5")
+    check_choices(texts)
+
+
+def _mask(batch: Any) -> Tensor | None:
+    """Which tokens are none of the padding, where a batch says it."""
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    return mask.bool() if isinstance(mask, Tensor) else None
+
+
+def _check_batches(model: nn.Module, batches: Sequence[Any]) -> None:
+    if not batches:
+        raise DataError("no batches to calibrate with", remedy="give at least one")
+    find: Any = getattr(model, "get_input_embeddings", None)
+    embedding = find() if callable(find) else None
+    if not isinstance(embedding, nn.Embedding):
+        return
+    for batch in batches:
+        tokens = batch.get("input_ids") if isinstance(batch, Mapping) else None
+        if isinstance(tokens, Tensor) and tokens.numel() and int(tokens.max()) >= embedding.num_embeddings:
+            raise DataError(
+                f"token {int(tokens.max()):,} in the calibration data: the model knows {embedding.num_embeddings:,} tokens",
+                remedy="encode the text with the tokenizer of the model",
+            )
+
+
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Without dropout and caches of keys and values; what was set before is set again at the end."""
+    modes = {name: module.training for name, module in model.named_modules()}
+    config: Any = getattr(model, "config", None)
+    cached = getattr(config, "use_cache", None)
+    model.eval()
+    if cached:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for name, module in model.named_modules():
+            while name not in modes:  # what is new, such as a part of an attention, is in the mode of what it is in
+                name = name.rpartition(".")[0]
+            module.training = modes[name]
+        if cached:
+            config.use_cache = cached

@@ -1,0 +1,102 @@
+"""Second moments of what layers are given, summed up batch after batch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_DAMPING = 1e-4
+"""Part of the mean of a moment's diagonal that is added to it, as inputs may be nearly dependent."""
+
+
+class Moments:
+    """Of the inputs x that a layer is given, and of the inputs z that it was given before other layers changed.
+
+    With these, E‖W z − V x‖² is known for all matrices W and V. A layer with a bias makes up for means, so
+    there inputs without their means count.
+
+    Args:
+        width: of x and z.
+        centred: whether inputs count without their means.
+
+    >>> found = Moments(2, centred=False)
+    >>> found.add(torch.tensor([[1.0, 0.0], [3.0, 1.0]]))
+    >>> found.tokens, (found.second * 100).round().tolist()
+    (2, [[500.0, 150.0], [150.0, 50.0]])
+    """
+
+    def __init__(self, width: int, centred: bool) -> None:
+        self.tokens = 0
+        self._width = width
+        self.centred = centred
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, x: Tensor, z: Tensor | None = None) -> None:
+        """Count more inputs, (…, width); z are those of the same tokens in the unchanged model."""
+        rows = x.detach().reshape(-1, self._width).float()
+        self.tokens += len(rows)
+        self._count("x", rows.sum(dim=0))
+        self._count("xx", rows.T @ rows)
+        if z is not None:
+            others = z.detach().reshape(-1, self._width).float()
+            self._count("z", others.sum(dim=0))
+            self._count("zx", others.T @ rows)
+            self._count("zz", others.T @ others)
+
+    def _count(self, name: str, value: Tensor) -> None:
+        if name not in self._sums:
+            self._sums[name] = torch.zeros_like(value, dtype=torch.float64, device="cpu")
+        self._sums[name] += value.to("cpu")
+
+    @property
+    def second(self) -> Tensor:
+        """E[x xᵀ], float64, its diagonal raised a little."""
+        return self._about_mean("xx") + self._raise()
+
+    @property
+    def second_before(self) -> Tensor:
+        """E[z zᵀ], float64."""
+        return self._about_mean("zz" if "zz" in self._sums else "xx")
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all inputs were, and their squares."""
+        return all(bool(torch.isfinite(value).all()) for value in self._sums.values())
+
+    def target(self, weight: Tensor) -> Tensor:
+        """The matrix V of all that makes E‖W z − V x‖² least: W where z is x.
+
+        The nearest V of a structure is the one for which E‖(target − V) x‖² is least, as what is left of W z is
+        uncorrelated with x.
+        """
+        if "zx" not in self._sums:
+            return weight
+        cross = self._about_mean("zx") + self._raise()
+        solved: Tensor = torch.linalg.solve(self.second, cross.T @ weight.T)
+        return solved.T
+
+    def error(self, weight: Tensor, near: Tensor) -> float:
+        """√(E‖W z − V x‖² / E‖W z‖²) for V = `near`; 0 for outputs that are always zero."""
+        norm = ((weight @ self.second_before) * weight).sum().item()
+        cross = self._about_mean("zx" if "zx" in self._sums else "xx")
+        lost = norm - 2 * ((weight @ cross) * near).sum().item() + ((near @ self._about_mean("xx")) * near).sum().item()
+        return math.sqrt(max(0.0, lost) / norm) if norm > 0 else 0.0
+
+    def lost_mean(self, weight: Tensor, near: Tensor) -> Tensor:
+        """E[W z − V x], which a bias makes up for."""
+        x, z = (self._sums[name] / self.tokens for name in ("x", "z" if "z" in self._sums else "x"))
+        return weight @ z - near @ x
+
+    def _about_mean(self, name: str) -> Tensor:
+        """E of an outer product, without the one of the means where inputs are centred."""
+        found = self._sums[name] / self.tokens
+        if not self.centred:
+            return found
+        left, right = (self._sums[part] / self.tokens for part in name)
+        return found - torch.outer(left, right)
+
+    def _raise(self) -> Tensor:
+        scale = _DAMPING * self._about_mean("xx").diagonal().mean()
+        return scale * torch.eye(self._width, dtype=torch.float64)

@@ -1,0 +1,61 @@
+"""How much a model's output changes when one of its layers errs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from einsearch_cli.layers.calibration.moments import Moments
+
+_TINY = 1e-12
+
+
+def output_of(result: Any) -> Tensor:
+    """The tensor that a model's result is about: the logits, or else the first one."""
+    logits = getattr(result, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits.log_softmax(dim=-1)
+    return result if isinstance(result, Tensor) else next(value for value in tuple(result) if isinstance(value, Tensor))
+
+
+def change(result: Any, expected: Tensor) -> float:
+    """Mean Kullback-Leibler divergence of logits in nats, else the squared distance over the squared norm."""
+    found = output_of(result)
+    if getattr(result, "logits", None) is None:
+        return float((found - expected).square().sum() / expected.square().sum().clamp_min(_TINY))
+    rows = found.numel() // found.shape[-1]
+    return float((expected.exp() * (expected - found)).sum() / rows)
+
+
+def sensitivity(
+    weight: Tensor, moments: Moments, keep: float, runs: Sequence[Callable[[], Any]], expected: Sequence[Tensor]
+) -> float:
+    """Change of the model's output per squared relative error of one layer.
+
+    Measured at the error that a low-rank layer of the budget's size has, since outputs change less and less per
+    error as errors grow. Gradients of the loss say it for small errors only.
+
+    Args:
+        weight: (d_out, d_in), a view of the parameter of a layer, changed for the time of the call.
+        moments: of the layer's inputs.
+        keep: share of the parameters that is to stay.
+        runs: the model on some batches.
+        expected: what `output_of` gives for them without the change.
+    """
+    d_out, d_in = weight.shape
+    rank = max(1, int(keep * d_in * d_out / (d_in + d_out)))
+    dense = weight.detach().to("cpu", torch.float64)
+    root = torch.linalg.cholesky(moments.second)
+    u, s, v = torch.linalg.svd(dense @ root, full_matrices=False)
+    near = torch.linalg.solve_triangular(root, (u[:, :rank] * s[:rank]) @ v[:rank], upper=False, left=False)
+    error = (s[rank:].square().sum() / s.square().sum().clamp_min(_TINY)).item()
+    kept = weight.detach().clone()
+    try:
+        weight.data.copy_(near)
+        changes = [change(run(), before) for run, before in zip(runs, expected, strict=True)]
+    finally:
+        weight.data.copy_(kept)
+    return max(sum(changes) / len(changes), _TINY) / max(error, _TINY)

@@ -1,0 +1,249 @@
+"""A model cut into pieces that run one after another, so that a piece runs again without those before it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+Call = Callable[[nn.Module, Any], object]
+"""Runs a model on a batch."""
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass at the last layer that is listened to."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a model, and how it runs on what it is given for each of the calibration batches."""
+
+    name: str
+    """Of its module; empty for the whole model."""
+    batches: int
+    run: Callable[[int], object]
+    """On the batch of this number, given what the changed stages before it make of the batch."""
+    copy: nn.Module | None
+    """The module as it was; None for the whole model, of which there is no copy."""
+    run_copy: Callable[[int], object]
+    """The copy on the batch of this number, given what the stages before it made of it when they were unchanged."""
+
+    def has(self, layer: str) -> bool:
+        """Whether a layer of the model is in it."""
+        return not self.name or layer == self.name or layer.startswith(f"{self.name}.")
+
+    def copied(self, layer: str) -> nn.Module | None:
+        """The layer of that name as it was."""
+        return None if self.copy is None else self.copy.get_submodule(layer[len(self.name) + 1 :])
+
+
+def stages_of(
+    model: nn.Module, batches: Sequence[Any], call: Call, names: Sequence[str], copies: bool
+) -> Iterator[Stage]:
+    """The blocks of a model one after another, each given what those before it make of the batches by then.
+
+    Changes that are made to a block before the next stage is asked for are seen by all later ones. A model
+    whose blocks are no chain, in which each takes the output of the one before, is a single stage. Layers outside of
+    the blocks are in a last stage, the whole model.
+
+    Args:
+        model: in evaluation mode.
+        batches: calibration data.
+        call: runs the model on one batch.
+        names: the layers that matter.
+        copies: whether blocks are copied before they change: two blocks and two states of each batch are held then.
+    """
+    chain = _chain(model, batches[0], call, names)
+    if chain:
+        yield from _blocks(model, batches, call, chain, copies)
+    if any(not _is_within(name, chain) for name in names):
+        whole = partial(_call_on, call, model, batches)
+        yield Stage("", len(batches), whole, None, whole)
+
+
+def _call_on(call: Call, model: nn.Module, batches: Sequence[Any], number: int) -> object:
+    return call(model, batches[number])
+
+
+def _is_within(layer: str, blocks: Iterable[str]) -> bool:
+    return any(layer == block or layer.startswith(f"{block}.") for block in blocks)
+
+
+@dataclass
+class _Given:
+    """What a block is given in one pass besides the output of the block before it."""
+
+    args: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+
+def _blocks(model: nn.Module, batches: Sequence[Any], call: Call, chain: list[str], copies: bool) -> Iterator[Stage]:
+    given: list[list[_Given]] = [[] for _ in chain]
+    states: list[Tensor] = []
+
+    def note(place: int, _: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if place == 0:
+            states.append(args[0])
+        given[place].append(_Given(args[1:], options))
+        if place == len(chain) - 1:
+            raise _ReachedError
+
+    for batch in batches:
+        with _listening([model.get_submodule(name) for name in chain], note):
+            _run_until_reached(partial(call, model, batch))
+    of_copies = list(states)
+    for name, own in zip(chain, given, strict=True):
+        copied = copy.deepcopy(model.get_submodule(name)) if copies else None
+        run = partial(_run_block, partial(model.get_submodule, name), states, own)
+        run_copy = run if copied is None else partial(_run_block, partial(_itself, copied), of_copies, own)
+        yield Stage(name, len(batches), run, copied, run_copy)
+        for number in range(len(batches)):
+            if copies:
+                of_copies[number] = _first_tensor(run_copy(number))
+            states[number] = _first_tensor(run(number))
+        own.clear()
+
+
+def _itself(module: nn.Module) -> nn.Module:
+    return module
+
+
+def _run_block(
+    block: Callable[[], nn.Module], states: Sequence[Tensor], given: Sequence[_Given], number: int
+) -> object:
+    # A clone, as a block may add to what it is given in place.
+    return block()(states[number].clone(), *given[number].args, **given[number].options)
+
+
+def _first_tensor(output: object) -> Any:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _chain(model: nn.Module, batch: object, call: Call, names: Sequence[str]) -> list[str]:
+    """Names of the blocks, if each is called once and takes the output of the one before it; else none."""
+    best: list[str] = []
+    most = 0
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or len(module) < 2:
+            continue
+        blocks = [f"{name}.{number}".lstrip(".") for number in range(len(module))]
+        covered = sum(_is_within(layer, blocks) for layer in names)
+        if covered > most:
+            best, most = blocks, covered
+    modules = [model.get_submodule(name) for name in best]
+    return best if best and _is_chain(modules, partial(call, model, batch)) else []
+
+
+def _is_chain(blocks: list[nn.Module], run: Callable[[], object]) -> bool:
+    order: list[int] = []
+    fits = len(set(blocks)) == len(blocks)
+    last: list[Any] = []
+
+    def before(place: int, _: nn.Module, args: tuple[Any, ...], __: dict[str, Any]) -> None:
+        nonlocal fits
+        order.append(place)
+        fits = fits and bool(args) and isinstance(args[0], Tensor) and (place == 0 or args[0] is last[-1])
+
+    def after(_: nn.Module, __: Any, output: object) -> None:
+        last[:] = [_first_tensor(output)]
+
+    handles = [block.register_forward_hook(after) for block in blocks]
+    try:
+        with _listening(blocks, before):
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return fits and order == list(range(len(blocks)))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that are given the same tensors, all with a bias or none."""
+
+    names: tuple[str, ...]
+    calls: int
+    """Of each of them in one pass."""
+    has_bias: bool
+
+
+def groups_of(stage: Stage, model: nn.Module, names: Sequence[str]) -> list[Group]:
+    """The layers of a stage by what they are given for the first batch, in the order of their first calls."""
+    found: list[tuple[Tensor, list[str]]] = []
+    calls: dict[str, int] = {}
+
+    def note(place: int, _: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        name, x = names[place], _input(args, options)
+        calls[name] = calls.get(name, 0) + 1
+        if calls[name] > 1:
+            return
+        same = next((group for other, group in found if _is_same(x, other)), None)
+        if same is None:
+            found.append((x, [name]))  # held, so that no other tensor gets its memory
+        else:
+            same.append(name)
+
+    with _listening([model.get_submodule(name) for name in names], note):
+        stage.run(0)
+
+    def kind(name: str) -> tuple[int, bool]:
+        return calls[name], model.get_submodule(name)._parameters.get("bias") is not None
+
+    kinds = ((group, own) for _, group in found for own in dict.fromkeys(map(kind, group)))
+    return [Group(tuple(name for name in group if kind(name) == own), *own) for group, own in kinds]
+
+
+def inputs_of(layer: nn.Module, calls: int, run: Callable[[], object]) -> list[Tensor]:
+    """What a layer is given in a pass, (…, width) each; the pass ends with the last of its calls."""
+    found: list[Tensor] = []
+
+    def note(_: int, layer: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        x = _input(args, options)
+        found.append(x.movedim(1, -1) if isinstance(layer, _ConvNd) else x)
+        if len(found) == calls:
+            raise _ReachedError
+
+    with _listening([layer], note):
+        _run_until_reached(run)
+    return found
+
+
+def _run_until_reached(run: Callable[[], object]) -> None:
+    try:
+        run()
+    except _ReachedError:
+        return
+
+
+def _input(args: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
+    x: Tensor = args[0] if args else next(iter(options.values()))
+    return x
+
+
+def _is_same(first: Tensor, second: Tensor) -> bool:
+    return first is second or (
+        first.data_ptr() == second.data_ptr() and first.shape == second.shape and first.stride() == second.stride()
+    )
+
+
+@contextmanager
+def _listening(
+    modules: Sequence[nn.Module], note: Callable[[int, nn.Module, tuple[Any, ...], dict[str, Any]], None]
+) -> Iterator[None]:
+    """Calls `note` with the place of a module, itself and its arguments before each of its calls."""
+
+    def hook(place: int) -> Callable[..., None]:
+        return lambda module, args, options: note(place, module, args, options)
+
+    handles = [module.register_forward_pre_hook(hook(place), with_kwargs=True) for place, module in enumerate(modules)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
