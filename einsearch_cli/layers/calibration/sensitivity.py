@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,11 +52,12 @@ def sensitivity(
     root = torch.linalg.cholesky(moments.second)
     u, s, v = torch.linalg.svd(dense @ root, full_matrices=False)
     near = torch.linalg.solve_triangular(root, (u[:, :rank] * s[:rank]) @ v[:rank], upper=False, left=False)
-    error = (s[rank:].square().sum() / s.square().sum().clamp_min(_TINY)).item()
+    error = float(s[rank:].square().sum() / s.square().sum().clamp_min(_TINY))
     kept = weight.detach().clone()
     try:
         weight.data.copy_(near)
-        changes = [change(run(), before) for run, before in zip(runs, expected, strict=True)]
+        changes: list[float] = [change(run(), before) for run, before in zip(runs, expected, strict=True)]
     finally:
         weight.data.copy_(kept)
-    return max(sum(changes) / len(changes), _TINY) / max(error, _TINY)
+    mean = math.fsum(changes) / len(changes)
+    return max(mean, _TINY) / max(error, _TINY)

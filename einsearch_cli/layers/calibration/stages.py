@@ -171,6 +171,8 @@ class Group:
     calls: int
     """Of each of them in one pass."""
     has_bias: bool
+    tokens: int
+    """Of the first batch."""
 
 
 def groups_of(stage: Stage, model: nn.Module, names: Sequence[str]) -> list[Group]:
@@ -178,8 +180,8 @@ def groups_of(stage: Stage, model: nn.Module, names: Sequence[str]) -> list[Grou
     found: list[tuple[Tensor, list[str]]] = []
     calls: dict[str, int] = {}
 
-    def note(place: int, _: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        name, x = names[place], _input(args, options)
+    def note(place: int, module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        name, x = names[place], _rows(module, _input(args, options))
         calls[name] = calls.get(name, 0) + 1
         if calls[name] > 1:
             return
@@ -195,8 +197,10 @@ def groups_of(stage: Stage, model: nn.Module, names: Sequence[str]) -> list[Grou
     def kind(name: str) -> tuple[int, bool]:
         return calls[name], model.get_submodule(name)._parameters.get("bias") is not None
 
-    kinds = ((group, own) for _, group in found for own in dict.fromkeys(map(kind, group)))
-    return [Group(tuple(name for name in group if kind(name) == own), *own) for group, own in kinds]
+    kinds = ((x, group, own) for x, group in found for own in dict.fromkeys(map(kind, group)))
+    return [
+        Group(tuple(name for name in group if kind(name) == own), *own, x.shape[:-1].numel()) for x, group, own in kinds
+    ]
 
 
 def inputs_of(layer: nn.Module, calls: int, run: Callable[[], object]) -> list[Tensor]:
@@ -204,8 +208,7 @@ def inputs_of(layer: nn.Module, calls: int, run: Callable[[], object]) -> list[T
     found: list[Tensor] = []
 
     def note(_: int, layer: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        x = _input(args, options)
-        found.append(x.movedim(1, -1) if isinstance(layer, _ConvNd) else x)
+        found.append(_rows(layer, _input(args, options)))
         if len(found) == calls:
             raise _ReachedError
 
@@ -224,6 +227,11 @@ def _run_until_reached(run: Callable[[], object]) -> None:
 def _input(args: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
     x: Tensor = args[0] if args else next(iter(options.values()))
     return x
+
+
+def _rows(layer: nn.Module, x: Tensor) -> Tensor:
+    """Inputs with features as the last axis."""
+    return x.movedim(1, -1) if isinstance(layer, _ConvNd) else x
 
 
 def _is_same(first: Tensor, second: Tensor) -> bool:
