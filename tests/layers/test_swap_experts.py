@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import types
 from typing import Any
 
 import pytest
@@ -59,6 +61,29 @@ def test_dense_factors_give_what_the_experts_gave_and_train_all_that_they_traine
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     program = torch.export.export(fused, (x, index, weights), strict=False).module()
     torch.testing.assert_close(program(x, index, weights), results[0][0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["nemotron_h.NemotronH", "muse_spark.MuseSpark", "aria.Aria", "deepseek_v4.DeepseekV4"]
+)
+def test_kinds_without_gates_with_norms_transposed_or_with_gates_of_their_own(name: str) -> None:
+    torch.manual_seed(0)
+    folder, _, kind = name.partition(".")
+    module = importlib.import_module(f"transformers.models.{folder}.modeling_{folder}")
+    config = types.SimpleNamespace(
+        _experts_implementation="eager", hidden_size=32, intermediate_size=48, moe_intermediate_size=48, moe_latent_size=None,
+        moe_hidden_size=32, hidden_act="silu", mlp_hidden_act="relu2", post_norm_eps=1e-6, swiglu_limit=1.0, moe_num_experts=4,
+        n_routed_experts=4, num_local_experts=4, num_experts=4,
+    )  # fmt: skip
+    model = nn.ModuleDict({"experts": getattr(module, f"{kind}Experts")(config)})
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    weights, index = torch.rand(6, 4).topk(2)
+    x = torch.randn(6, 32)
+    expected = model["experts"](x, index, weights)
+    assert len(swap_linear(model, "dense", project=True).replaced) == 2
+    torch.testing.assert_close(model["experts"](x, index, weights), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dense_copy(model)["experts"](x, index, weights), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", ["gate_up_proj", "down_proj"])
