@@ -39,34 +39,22 @@ def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder:
         model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
         reports: what `swap_linear` gave, in the order of the calls.
         folder: made if it is missing.
-        options: `max_shard_size` and whatever else `save_pretrained` takes, but `push_to_hub`.
+        options: `max_shard_size`, `push_to_hub` and whatever else `save_pretrained` takes.
 
     Raises:
         OutputError: if the folder or its config cannot be written.
-        SpecError: for a model of another library, and for `push_to_hub`.
+        SpecError: for a model of another library.
     """
-    if options.get("push_to_hub"):
-        raise SpecError(
-            "push_to_hub=True: the config that says what was swapped is finished after that",
-            remedy="save the folder, then huggingface_hub.upload_folder(repo_id=..., folder_path=...)",
-        )
     folder = Path(folder)
     remember_swaps(model, reports)
     make_folder(folder)
     model.save_pretrained(folder, **options)
-    if _is_of_diffusers(model):
-        return
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["model_type"] = PREFIX + config["model_type"]
-    write_atomically(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def remember_swaps(model: Any, reports: SwapReport | Sequence[SwapReport]) -> None:
     """Note in a model's config what was swapped, so that `from_pretrained` loads whatever `save_pretrained` writes of it.
 
-    For programs that save by themselves, such as a Trainer. Only `save_swapped` makes folders that are refused by name
-    where einsearch is not imported: of others transformers says there "Unknown quantization type, got einsearch".
+    For programs that save by themselves, such as a Trainer. Where einsearch is not imported, such folders are refused.
 
     Args:
         model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
@@ -234,8 +222,29 @@ def register_layers() -> None:
                     module.is_quantized = module.config._is_quantized = False
             return model
 
+    _write_prefixed_configs()
     register_quantization_config(METHOD)(SwapConfig)
     register_quantizer(METHOD)(Swapping)
+
+
+def _write_prefixed_configs() -> None:
+    """Let the configs of swapped models be written with the prefix, whoever writes them: a Trainer, or on the way to the hub."""
+    from transformers.configuration_utils import PreTrainedConfig
+
+    config_class: Any = PreTrainedConfig
+    write = config_class.to_json_file
+
+    def write_prefixed(self: Any, json_file_path: Any, *words: Any, **named: Any) -> None:
+        write(self, json_file_path, *words, **named)
+        entry = getattr(self, "quantization_config", None)
+        method = entry.get("quant_method") if isinstance(entry, dict) else getattr(entry, "quant_method", None)
+        if method == METHOD:
+            path = Path(json_file_path)
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config["model_type"] = PREFIX + config["model_type"].removeprefix(PREFIX)
+            write_atomically(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+    config_class.to_json_file = write_prefixed
 
 
 def _fitted(report: SwapReport, model: Any) -> SwapReport:

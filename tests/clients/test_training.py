@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def test_factors_have_their_rates_gains_do_not_decay_and_checkpoints_load(tmp_pa
         assert found[f"model.layers.0.mlp.up_proj.{name}"] == (1e-2 * multiplier, 0.1)
     assert {decay for name, (_, decay) in found.items() if name.endswith("gain")} == {0.0}
     assert found["lm_head.weight"] == (1e-2, 0.1)
+    written = json.loads((tmp_path / "checkpoint-4" / "config.json").read_text())
+    assert written["model_type"] == "einsearch-llama", "so that it is refused where einsearch is not imported"
     loaded = load_swapped(tmp_path / "checkpoint-4", transformers.AutoModelForCausalLM)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
     again = trainer(tmp_path, load_swapped(tmp_path / "checkpoint-2", transformers.AutoModelForCausalLM), warmup_steps=1,

@@ -60,9 +60,6 @@ def test_round_trip(make: Any, name: str, tmp_path: Path) -> None:
 def test_weights_in_several_files(tmp_path: Path) -> None:
     model = _gpt2()
     report = swap_linear(model, "monarch", lambda _, name: "mlp" in name)
-    with pytest.raises(SpecError, match=r"(?s)push_to_hub=True.*upload_folder"):
-        save_swapped(model, report, tmp_path, push_to_hub=True)
-    assert not list(tmp_path.iterdir())
     save_swapped(model, report, tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     loaded = load_swapped(tmp_path, transformers.GPT2LMHeadModel)
