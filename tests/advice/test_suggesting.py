@@ -100,6 +100,11 @@ def test_certified_ranks_are_never_too_large(text: str, d_in: int, d_out: int) -
     assert proved <= generic_rank(sized).rank <= bound
 
 
+def test_a_rank_below_all_cuts_is_not_certified() -> None:
+    """Two tensor-product column spaces meet: every cut is 8 or more, the rank is 7."""
+    assert certified_rank(parse_structure("XA=2 XB=2 XAB YA=3 YB").at(8, 9)) == (7, 8)
+
+
 def test_a_calibrated_machine_is_known_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
