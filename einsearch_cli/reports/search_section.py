@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Final
 
 from einsearch_cli.reports.chart import Chart, Point, Series, linear_axis, log_axis
 from einsearch_cli.reports.drawing import figure
@@ -109,26 +109,34 @@ class Spent:
     """None where no step was timed."""
 
 
+_EQUAL: Final = 1.02
+"""Costs within this factor count as equal: budgets are not spent to the last FLOP."""
+
+
 def pareto_front(study: StudyReport) -> list[Spent]:
-    """What no other run of the ranking beats in loss, total FLOPs and seconds together, cheapest first."""
+    """What no other row of the ranking beats in loss, total FLOPs and seconds together, cheapest first."""
+    steps: dict[tuple[LayerSpec, int, int], list[int]] = {}
+    for result in study.results:
+        if is_finished(result):
+            trial = result.trial
+            steps.setdefault((trial.structure, trial.rung, trial.width), []).append(result.steps)
     spent = []
     for item, found in study.surfaces.items():
         for minimum in found.minima:
-            runs = minimum.best.runs
-            times = [run.seconds for run in runs if run.seconds is not None]
-            seconds = fmean(times) if times else None
-            spent.append(
-                Spent(item, minimum.level.rung, math.exp(minimum.log_loss), fmean(run.total for run in runs), seconds)
-            )
+            best, rung = minimum.best, minimum.level.rung
+            step_s = study.step_seconds.get((item, best.width))
+            seconds = None if step_s is None else step_s * fmean(steps[item, rung, best.width])
+            spent.append(Spent(item, rung, minimum.loss, fmean(run.total for run in best.runs), seconds))
     return sorted((one for one in spent if not any(_beats(other, one) for other in spent)), key=lambda s: s.total_flops)
 
 
 def _beats(one: Spent, other: Spent) -> bool:
-    def values(item: Spent) -> tuple[float, ...]:
-        return item.loss, item.total_flops, math.inf if item.seconds is None else item.seconds
-
-    pairs = list(zip(values(one), values(other), strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+    """Whether one is no worse in all three and better in one; costs are not compared where one is not known."""
+    costs = [(one.total_flops, other.total_flops)]
+    if one.seconds is not None and other.seconds is not None:
+        costs.append((one.seconds, other.seconds))
+    no_worse = one.loss <= other.loss and all(mine <= _EQUAL * theirs for mine, theirs in costs)
+    return no_worse and (one.loss < other.loss or any(_EQUAL * mine < theirs for mine, theirs in costs))
 
 
 def pareto_section(page: Page) -> Html | None:

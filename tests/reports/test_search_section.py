@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from statistics import fmean
 
 import pytest
 
@@ -38,17 +37,21 @@ def test_a_study_without_a_search_says_nothing_of_one(study) -> None:
 
 def test_the_front_is_what_nothing_beats(study) -> None:
     made = whole(study)
-    front = pareto_front(made)
-    everything = []
+    costs = {}
     for item, found in made.surfaces.items():
         for minimum in found.minima:
-            runs = minimum.best.runs
-            everything.append((minimum.loss, fmean(run.total for run in runs), item, minimum.level.rung))
-    for loss, total, item, rung in everything:
-        beaten = any(other[0] <= loss and other[1] <= total and other[:2] != (loss, total) for other in everything)
-        assert ((item, rung) in {(one.structure, one.rung) for one in front}) is not beaten  # no seconds were measured
-    rows = table_rows(render_report(made), "total FLOPs")
-    assert len(rows) == len(front)
+            width, rung = minimum.best.width, minimum.level.rung
+            runs = [r for r in made.results if (r.trial.structure, r.trial.rung, r.trial.width) == (item, rung, width)]
+            seconds = made.step_seconds[item, width] * runs[0].steps
+            costs[item, rung] = (minimum.loss, runs[0].total_flops, seconds)
+    front = {(one.structure, one.rung): (one.loss, one.total_flops, one.seconds) for one in pareto_front(made)}
+    assert 1 < len(front) < len(costs)
+    for key, mine in costs.items():
+        better = [o for o in costs.values() if o[0] < mine[0] and o[1] <= 1.02 * mine[1] and o[2] <= 1.02 * mine[2]]
+        assert (key in front) is not bool(better), "a lower loss for no more"
+        if key in front:
+            assert front[key] == pytest.approx(mine)
+    assert len(table_rows(render_report(made), "total FLOPs")) == len(front)
 
 
 def test_the_first_sentences_say_what_was_found_and_its_gains(study) -> None:
