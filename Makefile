@@ -12,7 +12,7 @@ demo: .venv/installed
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# Triton's kernels by its interpreter, without a GPU. Triton stands beside the environment, which compiles as before;
+# Triton's kernels by its interpreter, without a GPU. Triton has a folder of its own, so the environment compiles as before;
 # where there is none for this system, the tests say so and are skipped.
 kernels: .venv/installed-dev
 	-$(INSTALL) --no-deps --target .venv/triton 'triton>=3.9'
@@ -30,11 +30,18 @@ faults: .venv/installed-dev
 package: .venv/installed-dev
 	$(BIN)/python -m pytest -m package -rs tests/packaging
 
+# Prose: misspelt words everywhere, and on the pages for readers the words of .plain-words.txt and the rules of
+# proselint; .proselintrc.json leaves out those that take code, tables and 'multiply-adds' for prose. The log is history.
+PAGES := $(filter-out docs/log%,$(wildcard docs/*.md docs/*/*.md))
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check einsearch_cli tests benchmarks examples docs README.md
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell README.md CHANGELOG.md Makefile docs specs einsearch_cli tests benchmarks examples
+	$(BIN)/codespell --dictionary .plain-words.txt README.md CHANGELOG.md $(PAGES)
+	$(BIN)/proselint check README.md CHANGELOG.md $(PAGES)
 
 benchmark: .venv/installed
 	$(BIN)/einsearch bench --out benchmarks/results/layers.json

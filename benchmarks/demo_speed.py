@@ -4,7 +4,7 @@
 
 Both train the same 126 runs: 7 structures at the widths 48, 128 and 256, 3 seeds, 2 rungs, fixed learning rates. They
 take turns, each as a whole process with a folder of its own, on all cores; labels of the data are cached before. Wall time
-counts on a machine that does nothing else. CPU time of all processes is printed beside it, which bears other work better.
+counts on a machine that does nothing else. CPU time of all processes is printed too: other work disturbs it less.
 The old code is taken from git, so a clone with its history is needed.
 """
 

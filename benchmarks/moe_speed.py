@@ -1,4 +1,4 @@
-"""Speed of layers of experts, one thread, beside all experts computed and masked, and beside the bare matrix products.
+"""Speed of layers of experts on one thread, compared with all experts computed and masked, and with bare products.
 
     python benchmarks/moe_speed.py [--quick] [--rounds 9] [--width 512] [--tokens 4096] [--top 2]
 

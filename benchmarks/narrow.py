@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--kinds", nargs="+", choices=("single", "packed"), default=("single", "packed"))
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file, beside those of the other kind")
+    parser.add_argument("--out", type=Path, help="add the figures to this JSON file; those of the other kind stay")
     words = parser.parse_args()
     retain_memory()
     torch.set_num_threads(1)

@@ -5,7 +5,7 @@
 The first table takes random networks (every carrier set with probability 0.4,
 sizes 2 to 5, d_in and d_out at most 40) and counts those whose generic rank is
 below the bound by cuts. The second times the exact rank of layers, with --svd
-beside singular values in float64. Where other work competes for the cores, one
+also singular values in float64. Where other work competes for the cores, one
 thread is faster than two.
 """
 

@@ -8,7 +8,7 @@ command line prints it on stderr without a traceback and exits with the error's
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import ClassVar
 
@@ -57,6 +57,15 @@ def near_name(name: str, known: Iterable[str]) -> str | None:
     ('monarch', None)
     """
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.65)), None)
+
+
+def near_or_all(name: str, known: Sequence[str]) -> str:
+    """The known name that was probably meant, or all of them if none is near; for a remedy.
+
+    >>> near_or_all("randon", ["tpe", "cma-es", "random"]), near_or_all("grid", ["tpe", "cma-es", "random"])
+    ('random', 'tpe, cma-es or random')
+    """
+    return near_name(name, known) or " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
 
 
 class PluginError(EinsearchError):

@@ -92,7 +92,7 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextmanager
 def draft_folder(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target` to prepare it in, gone after the block unless it was renamed to something else."""
+    """An empty folder next to `target` to prepare it in, gone after the block unless it was renamed."""
     with _locked_draft(target, is_folder=True) as (draft, _):
         yield draft
 
@@ -236,7 +236,7 @@ def _descriptor(path: Path) -> int | None:
 
 @contextmanager
 def _locked_draft(target: Path, *, is_folder: bool) -> Iterator[tuple[Path, int]]:
-    """A draft beside `target` and its descriptor, locked as long as this process works on it.
+    """A draft next to `target` and its descriptor, locked as long as this process works on it.
 
     The system drops the lock of a process that dies, however it dies: a draft that can be locked has no writer.
     """

@@ -7,7 +7,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
-from einsearch_cli.errors import PluginError, RuleError, SpecError, near_name
+from einsearch_cli.errors import PluginError, RuleError, SpecError, near_name, near_or_all
 from einsearch_cli.plugins import installed, load_installed
 
 Entry = TypeVar("Entry")
@@ -36,16 +36,14 @@ class Register(Generic[Entry]):
         noun: what one of them is, such as `optimizer`.
         package: name of the package whose files they are.
         path: folders of the package.
-        default: the name that is proposed where none is near.
     """
 
-    def __init__(self, noun: str, package: str, path: Iterable[str], default: str) -> None:
+    def __init__(self, noun: str, package: str, path: Iterable[str]) -> None:
         self.entries: dict[str, Entry] = {}
         """What has been added so far."""
         self._noun = noun
         self._package = package
         self._path = list(path)
-        self._default = default
 
     def add(self, entry: Entry) -> Entry:
         """Make a thing known by its `name`; also a decorator of classes.
@@ -65,8 +63,7 @@ class Register(Generic[Entry]):
     def check(self, name: str) -> str:
         """A name, for a setting that is one."""
         if name not in self.names():
-            near = near_name(name, self.names()) or self._default
-            raise RuleError(f"the {self._noun}s are {', '.join(self.names())}", remedy=near)
+            raise RuleError(f"the {self._noun}s are {', '.join(self.names())}", remedy=near_or_all(name, self.names()))
         return name
 
     def find(self, name: str) -> Entry:
@@ -74,10 +71,10 @@ class Register(Generic[Entry]):
         try:
             self.check(name)
         except RuleError as error:
-            is_near = near_name(name, self.names()) is not None
-            plugin = "" if is_near else ", or give the file that registers it: --plugin FILE.py"
+            near = near_name(name, self.names())
             raise SpecError(
-                f"no {self._noun} is named {name[:60]!r}: {error}", remedy=f"use {error.remedy}{plugin}"
+                f"no {self._noun} is named {name[:60]!r}: {error}",
+                remedy=f"use {near or 'one of these, or give the file that registers it: --plugin FILE.py'}",
             ) from None
         if name in self.entries:
             return self.entries[name]

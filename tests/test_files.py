@@ -146,7 +146,7 @@ def test_drafts_of_dead_writers_go_and_those_of_others_stay(tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()
-        write_atomically(tmp_path / "other.txt", "text")  # a writer beside a living one
+        write_atomically(tmp_path / "other.txt", "text")  # a writer while another one lives
         assert len(os.listdir(tmp_path)) == 3
         writer.send_signal(signal.SIGKILL)
     (tmp_path / ".mine.tmp").write_text("of another program")

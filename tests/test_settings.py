@@ -81,7 +81,7 @@ def test_remedies_can_be_typed(kind: type[Settings]) -> None:
             "experts",
             "top",
             "heads",
-        ):  # these need others beside them
+        ):  # these need others with them
             read_settings(kind, {**others, **document.data})
 
 

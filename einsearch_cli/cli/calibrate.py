@@ -12,7 +12,7 @@ from einsearch_cli.cli.output import Format, render
 
 
 def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
-    """Measure, store, and show what was found beside the defaults."""
+    """Measure, store, and show what was found next to the defaults."""
     from dataclasses import asdict
 
     import torch

@@ -231,7 +231,7 @@ def _card(item: dict[str, Any]) -> list[tuple[str, str]]:
             (f"  {o['order']}", f"{o['flops']:.4g} FLOPs = {ratio(o['flops'], dense)} dense")
             for o in item["orders"][:MAX_ORDERS]
         ),
-        *([("", f"and {more} more, all dearer")] if (more := len(item["orders"]) - MAX_ORDERS) > 0 else []),
+        *([("", f"and {more} more, all costlier")] if (more := len(item["orders"]) - MAX_ORDERS) > 0 else []),
         *plan_lines(item),
         ("", ""),
         ("verdict", "kept" if item["kept"] else "pruned: " + "; ".join(item["reasons"])),

@@ -41,7 +41,7 @@ filters all four are computed, not counted.
 
 With --trees TAU, ν and ω are those of the best contraction tree for calls of d^TAU
 tokens, where factors may be multiplied with each other first; filters and order
-go by these.
+use these values.
 
 [bold]Examples[/bold]
 

@@ -158,7 +158,8 @@ def _known_family(name: str | None) -> str | None:
     try:
         return find_family(name).name
     except StructureError as error:
+        near = near_name(name.lower(), (*FAMILIES, "generic"))
         raise SpecError(
             f"--family {name[:40]!r}: families are {', '.join(FAMILIES)}, and generic for structures of none",
-            remedy=f"--family {near_name(name.lower(), FAMILIES) or 'btt'}",
+            remedy=f"--family {near}" if near else "give one of these names",
         ) from error

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HELP = """Show parameters and FLOPs of a transformer, and what its training takes.
 
 PRESET is s, m, l or xl (110M, 335M, 729M and 1.3B parameters), or wide-m or wide-l
-(narrow attention beside wide low-rank feed-forward networks). Every setting can be
+(narrow attention and wide low-rank feed-forward networks). Every setting can be
 changed with --set. Nothing is allocated. 'of dense' compares with the same
 transformer without structure.
 
@@ -49,7 +49,7 @@ class Structured(StrEnum):
 
 
 class PrecisionName(StrEnum):
-    """Of the matrix products in training."""
+    """Number type of the matrix products in training."""
 
     bfloat16 = "bfloat16"
     float32 = "float32"

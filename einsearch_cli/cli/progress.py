@@ -278,7 +278,7 @@ class BenchProgress(LiveBars):
         self._bar = self._bars.add_task("starting", total=self._total_s, note="")
 
     def __call__(self, case: Case, rounds: int | None) -> None:
-        """So many rounds of this case are finished; None when it begins."""
+        """`rounds` rounds of this case are finished; None when it begins."""
         from einsearch_cli.reports.speed_table import case_title
 
         place = self._order.index(case)

@@ -18,7 +18,7 @@ STUDY is a study in YAML (see specs/), a file that `einsearch enumerate`
 wrote, structures, or grid:Q for the pruned two-factor space (ψ = 1, ω = 0).
 Dense is always trained too, as the yardstick, and so are controls: candidates
 without their experts or bonds. Every candidate gets a learning rate of its own
-and is trained from all seeds around its best width; the better half goes on to
+and is trained from all seeds around its best width; the best half goes on to
 the next rung. With --most-seeds, candidates that are not told from dense get more
 seeds there. At the end the best is confirmed with new seeds. Stop it at any
 time and run the same command again: finished runs are kept. More --seeds,

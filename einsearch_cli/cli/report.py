@@ -72,8 +72,8 @@ def report_command(
     csv: Path | None = typer.Option(
         None, parser=path_parser("--csv"), metavar="PATH", help="Write every run of the study to this CSV file."
     ),
-    out: Path | None = out_file(help="Write the page to this file; report.html beside the results if not given."),
-    output: Format = format_option(help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
+    out: Path | None = out_file(help="Write the page to this file; report.html next to the results if not given."),
+    output: Format = format_option(help="Format of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
 ) -> int:
     from einsearch_cli.reports import write_report
     from einsearch_cli.reports.stored import read_study

@@ -55,7 +55,7 @@ def read_study(words: Sequence[str], overrides: dict[str, Any]) -> tuple[StudySp
     for word in words:
         kind, _, rest = word.partition(":")
         if kind == "grid" and "space" in data:
-            raise SpecError(f"{word[:40]} stands beside another grid: a study has one", remedy=f"keep one, {word[:40]}")
+            raise SpecError(f"{word[:40]} is the second grid: a study has one", remedy=f"keep one, {word[:40]}")
         if kind == "grid":
             data["space"] = {"grid": whole_parser("grid:", 1, 24, example=2)(rest)}
         elif word == "-":

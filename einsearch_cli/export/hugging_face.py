@@ -26,7 +26,7 @@ PREFIX: Final = "einsearch-"
 FORMAT: Final = 1
 """Rises when older versions cannot read an entry."""
 SWAPS: Final = "einsearch_swaps.json"
-"""File beside the config that earlier versions wrote, in place of the entry in the config."""
+"""File that earlier versions wrote next to the config, in place of the entry in it."""
 
 
 def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder: str | Path, **options: Any) -> None:

@@ -13,7 +13,7 @@ from einsearch_cli.files import draft_folder, refuse_unwritable, sync_folder, wr
 
 
 def place(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file, and others beside it, in a folder of their own; move them to `path` and beside it.
+    """Let `write` make a file, and others next to it, in a folder of their own; move them to `path` and next to it.
 
     A link is followed; the file it points to is replaced.
 
@@ -32,10 +32,10 @@ def place(path: Path, write: Callable[[Path], object]) -> None:
             for file in sorted(draft.iterdir(), key=lambda file: file.name == target.name):
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
-                beside = refuse_unwritable(target.with_name(file.name), is_stream=False)
+                final = refuse_unwritable(target.with_name(file.name), is_stream=False)
                 # Not the owner's alone, as some libraries make theirs, but that of the file before or of the folder.
-                file.chmod((beside if beside.exists() else draft).stat().st_mode & 0o666)
-                os.replace(file, beside)
+                file.chmod((final if final.exists() else draft).stat().st_mode & 0o666)
+                os.replace(file, final)
             sync_folder(target.parent)
     except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch wrap what the system says
         raise write_error(repr(str(path)), error) from error

@@ -70,7 +70,7 @@ def save_onnx(model: nn.Module, path: Path, example: Example, dynamic_shapes: Dy
     """Write an ONNX model with the scales folded into the factors, then run it in onnxruntime and compare.
 
     Arguments, result and errors are those of `save_program`. Weights of more than 2 GiB go to a file of
-    their own beside it. The inputs of a model of transformers have the names of its arguments, such as `input_ids`.
+    their own next to it. The inputs of a model of transformers have the names of its arguments, such as `input_ids`.
 
     Raises:
         LayerError: also for an operation that ONNX does not have.

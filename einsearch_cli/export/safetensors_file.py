@@ -30,7 +30,7 @@ def save_transformer(model: Transformer, path: Path, tokenizer: Tokenizer | None
     Args:
         model: any transformer; `dense_copy(model)` for one without factors.
         path: the file.
-        tokenizer: kept beside the config.
+        tokenizer: kept in the file, as the config is.
 
     Raises:
         LayerError: if the model has guided layers.

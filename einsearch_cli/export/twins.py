@@ -117,7 +117,7 @@ def twin_of(config: TransformerConfig, *, structured: bool = False) -> Twin:
             return _whole_heads(LLAMA, config)
         return QWEN3 if not config.bias else _none(config, "Qwen3 has norms of queries and keys, and no biases", "bias")
     if config.qk_norm:
-        there = "norms of queries and keys are known beside RMSNorm and SwiGLU alone, as in Qwen3"
+        there = "norms of queries and keys exist only with RMSNorm and SwiGLU, as in Qwen3"
         return _none(config, there, "qk_norm")
     if has_rms:
         return _whole_heads(ARCEE, config)

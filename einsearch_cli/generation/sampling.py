@@ -29,7 +29,7 @@ class Sampling:
     temperature: float = 1.0
     """Logits are divided by it; 0 always takes the likeliest token."""
     top_k: int | None = None
-    """Only so many of the likeliest tokens can be drawn."""
+    """Only this many of the likeliest tokens can be drawn."""
     top_p: float | None = None
     """Only the fewest likeliest tokens with this probability together can be drawn
     (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751)."""

@@ -33,7 +33,7 @@ def initialise_(layer: EinsumLinear, rule: Initialisation, std: float | None = N
     The layer's matrix is exactly the product of these factors: its gain starts as what their rms caps take away.
 
     Args:
-        layer: drawn anew.
+        layer: its factors are drawn again.
         rule: one of `INITIALISATIONS`.
         std: deviation of the dense start of `svd`; that of the spectral muP start of a
             dense layer, sqrt(min(in, out)) / in, if None.

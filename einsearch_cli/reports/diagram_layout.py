@@ -99,7 +99,7 @@ def _length(tensors: Sequence[str], indices: Iterable[str]) -> int:
 
 
 def _middle(carriers: str, columns: Sequence[int]) -> float:
-    """The gap in the middle of an index, or the one beside it that is nearer to its X or Y."""
+    """The gap in the middle of an index, or the one next to it that is nearer to its X or Y."""
     middle = (columns[0] + columns[-1]) / 2
     if middle == int(middle):
         middle += 0.5 if "Y" in carriers else -0.5

@@ -39,7 +39,7 @@ def _base(carriers: str, item: Classification) -> tuple[int, str]:
     if item.d_in == item.d_out:
         return item.d_in, ""
     side = {"X", "Y"} & set(carriers)
-    # Bonds, and indices that X and Y share, go by the smaller dimension.
+    # Bonds, and indices that X and Y share, refer to the smaller dimension.
     if side == {"X"} or (len(side) != 1 and item.d_in < item.d_out):
         return item.d_in, "in"
     return item.d_out, "out"

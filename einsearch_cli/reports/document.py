@@ -85,7 +85,7 @@ def _run(study: StudyReport, result: TrialResult) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The same value with null for every number that strict JSON cannot hold."""
+    """A copy of the value with null for every number that strict JSON cannot hold."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -13,7 +13,7 @@ MARKERS = ("circle", "square", "diamond", "triangle", "wedge", "hexagon", "cross
 """Shapes of the best structures, so that colour is never the only sign."""
 
 LONGEST_LABEL = 28
-"""Characters beside a figure: as many as '1 btt-moe:experts=16,top=2' has, and two more."""
+"""Characters next to a figure: as many as '1 btt-moe:experts=16,top=2' has, and two more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Identity(Look):
 
     @property
     def short_label(self) -> str:
-        """The label cut to what fits beside a figure."""
+        """The label cut to what fits next to a figure."""
         return shortened(self.label)
 
 

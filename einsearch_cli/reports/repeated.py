@@ -22,9 +22,9 @@ class Agreement:
     called: int
     """Structures that at least one study calls better or worse."""
     same: int
-    """Of these, those with the same verdict in both."""
+    """How many of the called structures have the same verdict in both studies."""
     opposite: int
-    """Of these, those that one calls better and the other worse."""
+    """How many of the called structures are better in one study and worse in the other."""
 
     @property
     def sentence(self) -> str:

@@ -1,4 +1,4 @@
-"""A study as `results.json` holds it: read back, and ranked anew from the runs alone."""
+"""A study as `results.json` holds it: read back, and ranked again from the runs alone."""
 
 from __future__ import annotations
 

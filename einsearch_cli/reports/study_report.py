@@ -31,7 +31,7 @@ class StudyReport(Tabular):
     results: tuple[TrialResult, ...]
     ranking: Ranking
     comparisons: tuple[Ranking, ...] = ()
-    """The same results ranked with other yardsticks, the baselines of the study."""
+    """Rankings of these results with other yardsticks, the baselines of the study."""
     unbalanced: tuple[TrialResult, ...] = ()
     """Runs with experts, each done once more without the loss that balances their load."""
     confirmation: tuple[TrialResult, ...] = ()

@@ -11,7 +11,7 @@ from einsearch_cli.reports.training import TrainingReport, result_rows, training
 
 _READING = (
     "FLOPs are 3 × forward, guides, embeddings and head included; activations computed again are not counted. "
-    "Guided steps have a dense guide beside every structured layer; with matched FLOPs their tokens come again at the end."
+    "Guided steps have a dense guide for every structured layer; with matched FLOPs their tokens come again at the end."
 )
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # the models package needs torch, a report does not
 
 
 def cost_rows(costs: ModelCosts, dense: ModelCosts) -> list[dict[str, str]]:
-    """Every part and the total for people, beside the same network with dense layers."""
+    """Every part and the total for people, compared with the same network with dense layers."""
     rows = []
     for cost, twin in zip((*costs.parts, costs.total), (*dense.parts, dense.total), strict=True):
         rows.append(
@@ -29,7 +29,7 @@ def cost_rows(costs: ModelCosts, dense: ModelCosts) -> list[dict[str, str]]:
 
 
 def cost_records(costs: ModelCosts) -> list[dict[str, Any]]:
-    """The same for programs."""
+    """Every part and the total for programs, as plain numbers."""
     return [
         {"part": cost.part, "params": cost.params, "flops_per_token": cost.flops}
         for cost in (*costs.parts, costs.total)

@@ -173,7 +173,7 @@ class _Difference:
 
     value: float
     share: float
-    """Of its variance that the yardstick brings."""
+    """Share of the variance that comes from the yardstick."""
     own_reason: str | None
     other_reason: str | None
     error: float | None = None

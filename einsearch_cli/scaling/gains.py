@@ -13,7 +13,7 @@ from einsearch_cli.scaling.surface import Surface
 REACH = 0.5
 """How far below the cheapest run compute is read off, in log compute: a factor of 1.65."""
 _STEP = 1e-5
-"""Of the central differences by which gains are differentiated in log losses."""
+"""Step of the central differences that differentiate gains in log losses."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LogGain:
     value: float
     at_log_loss: float
     log_compute: float
-    """Of the structure at that loss."""
+    """Log of the structure's compute at that loss."""
     gradient: Floats
     """Derivatives in the log losses of the structure's minima, then in those of the yardstick's."""
 

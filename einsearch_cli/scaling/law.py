@@ -21,7 +21,7 @@ FEWEST = 4
 """Rungs: a law has three unknowns, and one more rung shows whether it holds."""
 RESAMPLES = 400
 _SEED = 20240
-"""Of the resamples, so that the same losses always give the same intervals."""
+"""Seed of the resamples, so that equal losses always give equal intervals."""
 WIDEST = 4.0
 """An exponent whose interval ends differ by more than this factor says nothing."""
 MISFIT = 1e-3
@@ -38,7 +38,7 @@ class LossCurve:
     log_losses: Floats
     covariance: Floats
     run_variance: float
-    """Of the log loss of one run."""
+    """Variance of the log loss of one run."""
 
     @classmethod
     def of_surface(cls, structure: Hashable, found: Surface, noise: Noise) -> LossCurve:
@@ -89,7 +89,7 @@ class Prediction(Record):
     high: float
     """95% interval for the loss of one run: error of the fit and seed noise together."""
     decades_beyond: float
-    """log10 of how far `compute` lies beyond the dearest or below the cheapest run; 0 between them."""
+    """log10 of how far `compute` lies above the most expensive or below the cheapest run; 0 between them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +162,7 @@ class Laws:
         )
 
     def crossover(self, first: Hashable, second: Hashable, decades: float = 3.0) -> Crossover:
-        """Where two laws meet, searched up to so many decades beyond the runs on both sides.
+        """Where two laws meet, searched up to `decades` decades beyond the runs on both sides.
 
         Raises:
             FitError: they do not meet there.

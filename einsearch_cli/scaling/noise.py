@@ -1,4 +1,4 @@
-"""The variance of log loss between seeds, and quantiles that go with it."""
+"""The variance of log loss between seeds, and the quantiles for intervals from it."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ class Noise:
     pooled: Variance | None
     """Over all cells of the study; None where no cell has two seeds."""
     own: Mapping[Hashable, Variance]
-    """Of each structure, where their variances differ; empty where one holds for all."""
+    """Variance of each structure, where they differ; empty where one holds for all."""
     seed: Variance | None
-    """Of the effect that a seed has on all runs of a rung, where a test finds one; `pooled` is then without it."""
+    """Variance of a seed's effect on all runs of a rung, where a test finds one; `pooled` is then without it."""
     homogeneity_p: float | None
     """p of the Brown–Forsythe test that all structures have one variance; None where it cannot be made."""
     pairing_p: float | None
@@ -119,7 +119,7 @@ class Part:
     weights: Floats
     """(contrasts, rungs)."""
     covariance: Floats
-    """Of the log losses, for a unit variance of one run."""
+    """Covariance of the log losses, for a unit variance of one run."""
     rungs: tuple[int, ...]
     seeds: tuple[int, ...]
     """A width."""

@@ -1,4 +1,4 @@
-"""The same runs seen over tokens per parameter: how far does it pay to train one network for longer?"""
+"""A study's runs over tokens per parameter: how far does it pay to train one network for longer?"""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def vertex(x: Sequence[float], y: Sequence[float]) -> Vertex:
     """Minimum of the parabola through the best point and its two neighbours (Brent 1973, ch. 5).
 
     A y that is infinite or NaN stands for a run that diverged: it bounds the search on its side, so the best point
-    beside it is not at an edge, but no parabola passes through it.
+    next to it is not at an edge, but no parabola passes through it.
 
     >>> found = vertex([0.0, 1.0, 2.0], [4.0, 1.0, 4.0])
     >>> found.at, found.value, found.is_optimum

@@ -22,7 +22,7 @@ from einsearch_cli.structures import LayerSpec, parse_layer
 from einsearch_cli.structures.record import Record
 
 FORMAT: Final = 3
-"""Of a stored ranking: 3 since a study has stages; 2 since losses are compared at fitted best widths."""
+"""Format of a stored ranking: 3 since a study has stages; 2 since losses are compared at fitted best widths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class RankingEntry(Record):
     """95% interval for `compute_gain` of this structure alone; an end is None where the data do not bound it."""
     compute_gain_low_adjusted: float | None
     compute_gain_high_adjusted: float | None
-    """The same for `compute_gain`."""
+    """95% interval for `compute_gain`, adjusted for all candidates as the one of `difference` is."""
     compute_gain_loss: float | None
     """The loss at which compute is compared: the lowest that both reach."""
     compute_gain_at_least: float | None

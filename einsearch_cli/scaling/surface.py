@@ -45,7 +45,7 @@ class Minimum:
     width_error: float | None
     """Standard error of log width for a unit variance of one run; None where no parabola could be drawn."""
     curvature: float | None
-    """Of log loss in log width at this rung; None where no parabola could be drawn."""
+    """Curvature of log loss in log width at this rung; None where no parabola could be drawn."""
     edge: Edge | None
     """The best width is the lowest or highest of all that were tried, so a better one may lie beyond."""
     reason: str | None
@@ -72,9 +72,9 @@ class Surface:
     minima: tuple[Minimum, ...]
     """Cheapest rung first."""
     covariance: Floats
-    """Of the log losses of the minima, for a unit variance of one run."""
+    """Covariance of the log losses of the minima, for a unit variance of one run."""
     curvature: float | None
-    """Of log loss in log width, the mean over rungs; None where no rung has three widths."""
+    """Mean curvature of log loss in log width over the rungs; None where no rung has three widths."""
 
     @property
     def log_losses(self) -> Floats:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 Neighbour = Callable[[int, int], int | None]
-"""(point, step) -> the point so many steps up, or down if negative; None where there is none."""
+"""(point, step) -> the point `step` steps up, or down if negative; None where there is none."""
 
 MOST_POINTS: Final = 16
 """Points measured in one search; a row that needs more has no minimum worth finding."""
@@ -40,9 +40,9 @@ def next_points(values: Mapping[int, float], neighbour: Neighbour, *, leaps: boo
     if best is None:
         wanted = [neighbour(min(values), -1)]
     else:
-        beside = [(step, neighbour(best, step)) for step in (-1, 1)]
-        wanted = [point for _, point in beside]
-        for step, point in beside:
+        neighbours = [(step, neighbour(best, step)) for step in (-1, 1)]
+        wanted = [point for _, point in neighbours]
+        for step, point in neighbours:
             is_end = best == (min(values) if step < 0 else max(values))
             if leaps and is_end and point is not None and (stride := _stride(len(values))) > 1:
                 wanted = [_far(best, step * stride, neighbour)]
@@ -61,7 +61,7 @@ def _stride(measured: int) -> int:
 
 
 def _far(point: int, step: int, neighbour: Neighbour) -> int | None:
-    """The point so many steps away, or the last one on the way to it."""
+    """The point `step` steps away, or the last one on the way to it."""
     while step:
         if (found := neighbour(point, step)) is not None:
             return found

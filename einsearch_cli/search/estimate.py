@@ -94,7 +94,7 @@ class StudyTiming:
 
     networks: EqualNetworks
     speeds: tuple[RunSpeed, ...]
-    """Of some of its first runs."""
+    """Speeds of some of the study's first runs."""
     start_up_s: float
     workers: int
     pack: int = 1

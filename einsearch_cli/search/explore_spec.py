@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-from einsearch_cli.errors import near_name
+from einsearch_cli.errors import near_or_all
 from einsearch_cli.search.bound import Bound
 from einsearch_cli.settings import RuleError, Settings, Whole
 from einsearch_cli.taxonomy import Bounds
@@ -22,7 +22,7 @@ LEAST_RUNS: Final = 10
 
 def _check_sampler(name: str) -> str:
     if name not in SAMPLERS:
-        raise RuleError(f"one of {', '.join(SAMPLERS)} is needed", remedy=near_name(name, SAMPLERS) or SAMPLERS[0])
+        raise RuleError(f"one of {', '.join(SAMPLERS)} is needed", remedy=near_or_all(name, SAMPLERS))
     return name
 
 

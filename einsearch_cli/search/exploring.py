@@ -32,11 +32,11 @@ if TYPE_CHECKING:  # importing Optuna takes half a second
     import optuna
 
 MOST_KNOWN: Final = 60
-"""The search ends early when so many proposals in a row are networks that were trained before."""
+"""The search ends early when this many proposals in a row are networks that were trained before."""
 
 
 def explore(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, stages: Stages) -> Exploration:
-    """Search for structures that are worth ranking beside the candidates; `spec.explore` says how.
+    """Search for structures that are worth ranking with the candidates; `spec.explore` says how.
 
     1. The first two candidates find their best width (and rate), which says how many FLOPs per token pay at this budget.
     2. Every other candidate, and then every proposal, is trained once at the width whose FLOPs come nearest to that.
@@ -55,7 +55,7 @@ class _Network:
 
     structure: LayerSpec
     number: int
-    """Of its width."""
+    """Number of its width on the grid of widths."""
     log_losses: list[float] = field(default_factory=list)
     is_proposal: bool = False
 
@@ -101,9 +101,10 @@ class _Exploring:
             )
         best = self._repeat()
         if not best:
+            width = self.grid.width(next(iter(self.networks.values())).number)
             raise SpecError(
-                f"the search found no network beside those of the candidates: at {self.budget:.3g} FLOPs a run, with widths "
-                f"around {self.grid.width(next(iter(self.networks.values())).number)}, exponents of all proposals round to these",
+                f"the search found no network besides those of the candidates: at {self.budget:.3g} FLOPs a run, with "
+                f"widths around {width}, exponents of all proposals round to these",
                 remedy="give a larger budget or wider widths, or relax the bounds",
                 keys=("budget_flops",),
             )
@@ -202,7 +203,7 @@ class _Exploring:
             item.log_losses += [log_loss(self.stages.results[trials[id(item), seed]]) for seed in seeds]
 
     def _propose(self, number: int) -> bool:
-        """Train so many new networks that the sampler proposes; whether there were any."""
+        """Train `number` new networks that the sampler proposes; returns whether there were any."""
         asked: list[tuple[optuna.Trial, _Network]] = []
         new: dict[int, _Network] = {}
         known = 0

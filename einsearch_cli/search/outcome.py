@@ -13,7 +13,7 @@ from einsearch_cli.structures.record import Record
 from einsearch_cli.training.proxy.trial import TrialResult
 
 MOST_SHIFT = 2.0
-"""A best rate that moves by more than this factor between widths and budgets is warned of."""
+"""A warning is given where the best rate moves by more than this factor between widths and budgets."""
 
 Tried = tuple[tuple[float, float | None], ...]
 """(rate in multiples of the base rate, loss), None where the run had none."""
@@ -31,7 +31,7 @@ class TunedRate(Record):
     """Where it was found."""
     tried: Tried
     curvature: float | None
-    """Of log loss over log rate: half of it is lost a factor of e beside the best, squared; None without a parabola."""
+    """Curvature of log loss in log rate: half of it is lost by a rate off by a factor of e; None without a parabola."""
     edge: Edge | None
     """The end of the tried rates at which the best one lies; None where both sides are worse."""
     reason: str | None

@@ -21,7 +21,7 @@ TUNING: Final[tuple[StudyStage, ...]] = ("rates", "rate check")
 RATE_RUNS: Final = 4.0
 """Runs to find a rate: three, and one more where the best is at an edge."""
 CHECK_RUNS: Final = 2.5
-"""Runs beside the one that is there: two, and one more where the best rate has moved."""
+"""Runs to check a rate, besides the one that is there: two, and one more where the best rate has moved."""
 PILOT_RUNS: Final = 4.0
 """Runs to find the best width: three, and one more where the best is at an edge."""
 SEEDED_WIDTHS: Final = 3.3
@@ -51,7 +51,7 @@ class PlannedStage:
 def alike(stage: StudyStage, spec: StudySpec) -> int:
     """Runs of one structure and width that wait at once in a stage, and so may train in one pack.
 
-    Rates are tried in threes, or two beside one that is known; seeds come together, widths one by one.
+    Rates are tried in threes, or in twos where one is known; seeds come together, widths one by one.
     """
     together = {"rates": 3, "rate check": 2, "seeds": spec.seeds, "more seeds": spec.seeds, "confirmation": spec.seeds}
     return together.get(stage, 1)

@@ -27,7 +27,7 @@ _WIDER: Final = {"min_psi": "1/2", "max_omega": "1/4", "max_nu": "1"}
 
 
 def check_space(spec: ExploreSpec) -> None:
-    """Check that the space has a structure beside dense that passes the criteria, before anything is trained.
+    """Check, before anything is trained, that the space has a structure other than dense that passes the criteria.
 
     Raises:
         SpecError: none was found among `MOST_DRAWS` random points; the message names the criterion that most of them fail.

@@ -11,5 +11,5 @@ MOST_OCTAVES: Final = 4
 
 
 def next_octave(_: LayerSpec, octave: int, step: int) -> int | None:
-    """The rate so many factors of 2 further on; None beyond those that are tried."""
+    """The rate `step` factors of 2 further on, as its octave; None beyond those that are tried."""
     return octave + step if abs(octave + step) <= MOST_OCTAVES else None

@@ -59,7 +59,7 @@ class Shipment:
     plugins: tuple[ShippedFile, ...]
     data: tuple[ShippedFile, ...]
     versions: Mapping[str, str]
-    """Of the packages on which losses depend."""
+    """Versions of the packages on which losses depend."""
 
     @property
     def folder_name(self) -> str:

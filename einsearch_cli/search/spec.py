@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from einsearch_cli.errors import EinsearchError, SpecError, near_name
+from einsearch_cli.errors import EinsearchError, SpecError, near_or_all
 from einsearch_cli.search.bound import Bound
 from einsearch_cli.search.controls import with_controls
 from einsearch_cli.search.explore_spec import NAMED, ExploreSpec
@@ -56,8 +56,8 @@ Width = Annotated[Whole, Field(ge=1, le=1_000_000)]
 
 def _check_family(name: str) -> str:
     if name != GENERIC and name.lower() not in FAMILIES:
-        near = near_name(name.lower(), FAMILIES) or "btt"
-        raise RuleError(f"one of {', '.join(FAMILIES)}, {GENERIC} is needed", remedy=near)
+        known = (*FAMILIES, GENERIC)
+        raise RuleError(f"one of {', '.join(known)} is needed", remedy=near_or_all(name.lower(), known))
     return name.lower()
 
 
@@ -79,7 +79,7 @@ class SpaceSpec(Settings):
     limit: Whole | None = Field(default=None, ge=1, le=1_000_000_000, examples=[20])
     """Take no more than this many, best ω, ψ, ν first."""
     experts: Whole | None = None
-    """Make layers of so many experts of every structure; with `top`."""
+    """Make a layer of this many experts of every structure; with `top`."""
     top: Whole | None = None
     """Experts that a token goes through; with `experts`."""
 
@@ -150,7 +150,7 @@ class StudySpec(Settings):
     seeds: Whole = Field(default=3, ge=1, le=1000)
     """Runs per candidate and width."""
     most_seeds: Whole | None = Field(default=None, ge=1, le=CONFIRMING_SEED, examples=[12])
-    """Candidates that are not told from dense after the last rung get more seeds there, up to so many."""
+    """Candidates that cannot be told from dense after the last rung get more seeds there, up to this many."""
     first_seed: Whole = Field(default=0, ge=0, le=CONFIRMING_SEED - 1)
     """The first of these seeds. The same study from other seeds is an independent repetition."""
     budget_flops: float = Field(default=1e11, gt=0, le=MAX_BUDGET_FLOPS)
@@ -244,7 +244,7 @@ class StudySpec(Settings):
         distinct = list(dict.fromkeys(found))
         if not 2 <= len(distinct) <= MAX_CANDIDATES:
             raise SpecError(
-                f"the study has {len(distinct) - 1} candidates beside dense: it needs 1 to {MAX_CANDIDATES - 1}",
+                f"the study has {len(distinct) - 1} candidates besides dense: it needs 1 to {MAX_CANDIDATES - 1}",
                 remedy="give structures, baselines, files or a space"
                 if len(distinct) < 2
                 else "set space.limit, or tighten the bounds",

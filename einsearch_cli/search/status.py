@@ -31,7 +31,7 @@ class StageStatus(Record):
     """0 is the cheapest."""
     rungs: int
     budget_flops: float
-    """Of each run."""
+    """Training FLOPs of each run."""
     runs: int
     finished: int
 
@@ -48,9 +48,9 @@ class RunCounts(Record):
     tried_again: int = 0
     """How often a run was given to another worker, as its worker had died; by this process."""
     running: int = 0
-    """Given to the engine."""
+    """Runs that the engine has."""
     queued: int = 0
-    """Of the stage, not yet given to the engine."""
+    """Runs of the stage that the engine does not have yet."""
 
     @property
     def ended(self) -> int:
@@ -65,7 +65,7 @@ class Cost(Record):
     train_flops: float = 0.0
     """Training FLOPs of runs with a loss; embeddings and head left out."""
     total_flops: float = 0.0
-    """The same with embeddings and head."""
+    """Training FLOPs of runs with a loss, embeddings and head included."""
     core_hours: float = 0.0
     """Time that runs took, times the cores of each."""
 
@@ -84,7 +84,7 @@ class RunStatus(Record):
     steps: int | None = None
     """None before its first sign of life."""
     loss: float | None = None
-    """Of the latest training batch that was reported."""
+    """Loss of the latest training batch that was reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 DATABASE = "study.db"
 RESULTS = "results.json"
-"""What a study leaves beside its database, made again from it by every call."""
+"""The file of results next to the database; every call makes it again from the database."""
 _RESULT, _FINGERPRINT, _SETTINGS, _STRUCTURE = "result", "fingerprint", "settings", "structure"
 _GOES_ON = "make room and run the same command again: finished runs are kept"
 _WRITABLE = "make it writable and run the same command again: finished runs are kept"
@@ -45,7 +45,7 @@ _REFUSALS = {
 }
 """What SQLite says when the system does not let it write, the database itself being sound."""
 _LITTLE_ROOM = 1 << 16
-"""Bytes; with less, a refusal of any kind comes of a full disk: the journal beside the database needs some too."""
+"""Bytes; with less, any refusal is put down to a full disk: the journal next to the database needs some too."""
 _DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "width": IntDistribution(1, 2**30),
     "seed": IntDistribution(0, 2**30),
@@ -122,7 +122,7 @@ class StudyStore:
         path = self.folder / DATABASE
         if not (path.exists() and path.stat().st_size) and (self.folder / RESULTS).exists():
             raise StudyError(
-                f"{path} is {'empty' if path.exists() else 'missing'} and {RESULTS} beside it holds results: "
+                f"{path} is {'empty' if path.exists() else 'missing'} and {RESULTS} next to it holds results: "
                 "a new study in this folder would replace them",
                 remedy=f"restore {path} from a copy, or give another --out",
             )

@@ -149,7 +149,7 @@ class _Course:
         return self.rates[structure].rate if checked is None else TunedRate.from_json(checked).last_rate
 
     def _note_key(self, kind: Literal["first", "last"], structure: LayerSpec, budget: float = 0.0) -> str:
-        """Of the rate from the cheapest rung, or of that which was checked on the last, of this budget."""
+        """Key under which a rate is noted: found on the cheapest rung, or checked on the last one, of this budget."""
         return f"{self.first[0]}|{kind}|{structure}|{budget:.9g}"
 
     def _trials(

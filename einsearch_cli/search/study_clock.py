@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class StudyClock:
     """Time left: the estimate for what is still to do, scaled by how fast it has gone so far.
 
-    It goes by the monotonic clock: setting the time of the machine changes nothing.
+    It uses the monotonic clock: setting the time of the machine changes nothing.
     """
 
     def __init__(self, estimate: StudyEstimate) -> None:

@@ -18,7 +18,7 @@ TOKENS_PER_PARAMETER: Final = 20.0
 _LAST: Final = 40
 """Number of the widest width, 2^20."""
 _MISSING: Final = 6
-"""So many widths in a row may be missing (a factor of 8) before a row counts as ended."""
+"""This many widths in a row may be missing (a factor of 8) before a row counts as ended."""
 _NEAR: Final = 16
 """How far from the guess the first width may lie: a factor of 256."""
 
@@ -95,8 +95,8 @@ class WidthGrid:
         centre = next((other for other in nearest if self.fits(structure, other, budget_flops)), None)
         if centre is None:
             return []
-        beside = [self.neighbour(structure, centre, step, budget_flops) for step in (-1, 1)]
-        return sorted([centre, *(other for other in beside if other is not None)])
+        neighbours = [self.neighbour(structure, centre, step, budget_flops) for step in (-1, 1)]
+        return sorted([centre, *(other for other in neighbours if other is not None)])
 
     def guess(self, structure: LayerSpec, budget_flops: float) -> int:
         """Number of the width at which the budget pays for `TOKENS_PER_PARAMETER`.

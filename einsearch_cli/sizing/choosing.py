@@ -14,7 +14,7 @@ from einsearch_cli.structures.extent import MAX_DIMENSION
 from einsearch_cli.structures.structure import Structure
 
 _MAX_ELIMINATIONS = 8
-"""Of equally near sizes at most so many ranks are computed with a matrix; the others count with their bound."""
+"""Equally near sizes whose rank is computed with a matrix, at most; the rank of the others is taken to be its bound."""
 
 
 def choose_sizes(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
@@ -22,12 +22,11 @@ def choose_sizes(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
 
     Fixed sizes stay as they are. Where no factorization of d has every size
     within a factor of two of its extent (a prime, or 770 in 4 blocks), the
-    dimension is padded to the next one that has. Bonds are rounded. Among
-    factorizations that are equally near one of full generic rank is taken, or else of the largest;
-    of these the one whose parameters are nearest to those of the extents: at d = 2048 a Monarch
-    matrix takes 32 × 64 beside 64 × 32, 1.06 times 2·d^(3/2), and not 64 blocks twice, 1.41 times.
-    Rounding d**θ to whole numbers, the obvious alternative, loses up to 8.9%
-    of the inputs at d = 768.
+    dimension is padded to the next one that has. Bonds are rounded. Ties are
+    broken by generic rank (the largest wins), then by how near the parameters are to those of the
+    exact extents: at d = 2048 a Monarch matrix takes 32 × 64 and 64 × 32 blocks, 1.06 times
+    2·d^(3/2) parameters, and not 64 blocks twice, 1.41 times. Rounding d**θ to whole numbers,
+    the obvious alternative, loses up to 8.9% of the inputs at d = 768.
 
     Raises:
         SizeError: if a dimension is below 1 or a fixed size does not fit into it.
@@ -50,7 +49,7 @@ def _sized(structure: Structure, d_in: int, d_out: int, sides: Mapping[str, int]
 
 @lru_cache(maxsize=256)
 def _of_largest_rank(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
-    """Of equally near sizes of full generic rank, or else of the largest, the nearest in parameters to the extents."""
+    """The best of equally near sizes: largest generic rank, then parameters nearest to those of the exact extents."""
     sides = nearest_sides(structure, d_in, d_out)
     ties = sorted((_sized(structure, d_in, d_out, some) for some in sides), key=_distance_in_params)
     best, best_rank, eliminations = ties[0], 0, 0

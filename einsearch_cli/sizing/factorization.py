@@ -11,7 +11,7 @@ _MAX_RATIO = 2.0
 _TRIAL_DIVISION_LIMIT = 2**32
 """Above this sympy factorizes; below, trial division avoids its 0.5 s of import."""
 _MAX_TIES = 64
-"""At most so many equally near factorizations are listed."""
+"""At most this many equally near factorizations are listed."""
 _EQUAL = 1e-12
 """Squared log distances that differ by less are equal."""
 

@@ -62,7 +62,7 @@ class RankCertificate:
     chance_of_more: float | None
     """The generic rank is larger with at most this probability; 0 where the bound is reached, None if not known."""
     singular_values: tuple[float, float] | None = None
-    """Of a numeric rank, relative to the largest: the smallest that counts and the largest that does not (else 0)."""
+    """For a numeric rank: the smallest that counts and the largest that does not (else 0), relative to the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ def _numeric(
 
 
 def numeric_rank(matrix: Matrix) -> tuple[int, tuple[float, float]]:
-    """How many singular values are above the rounding error, and those beside that threshold, relative to the largest.
+    """Number of singular values above the rounding error, and the two next to that threshold, relative to the largest.
 
     >>> numeric_rank(np.diag([4.0, 2.0, 0.0]))
     (2, (0.5, 0.0))

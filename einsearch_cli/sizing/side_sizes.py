@@ -13,9 +13,9 @@ from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.structure import Structure
 
 MAX_TIES = 64
-"""At most so many choices of equally near sizes are listed."""
+"""At most this many choices of equally near sizes are listed."""
 _MAX_SHARED = 64
-"""Where no shared size divides both dimensions, so many whole numbers near its extent are tried."""
+"""Where no shared size divides both dimensions, this many whole numbers near its extent are tried."""
 _EQUAL = 1e-12
 
 Sides = dict[str, int]
@@ -75,8 +75,8 @@ class _Group:
     def choices_beside(self, shared: int, d: int) -> tuple[int, float, list[Sides]]:
         """The padded dimension, the distance and the choices where shared indices take their part of d.
 
-        The targets share what is left in their proportions: beside shared indices, whose base is
-        min(d_in, d_out), the exponents of the larger side do not multiply to its dimension.
+        The targets share what is left in their proportions: shared indices have the base
+        min(d_in, d_out), so with them the sizes of the larger side do not multiply to its dimension.
         """
         least = -(-d // (shared * self.fixed))
         scale = (least / math.prod(self.targets)) ** (1 / len(self.targets))
@@ -91,7 +91,7 @@ class _Group:
 
 
 def _with_shared(structure: Structure, d_in: int, d_out: int) -> list[Sides]:
-    """Sizes of indices that X and Y share, which divide both dimensions, and of the others beside them.
+    """Sizes of all indices where X and Y share some; those that they share divide both dimensions.
 
     The extents of shared indices are to the base min(d_in, d_out). Of the sizes tried, those
     are taken that need the least padding, then those nearest to the extents.

@@ -1,4 +1,4 @@
-"""How fast layers are, beside `nn.Linear` and beside their own bare matrix products; calibration of the planner."""
+"""Speed of layers compared with `nn.Linear` and with their own bare matrix products; calibration of the planner."""
 
 from typing import TYPE_CHECKING
 

@@ -21,7 +21,7 @@ _ROUND_S = 4e-3
 """Short calls are repeated until a round takes this long."""
 _LONG_CHUNKS = (136, 264, 504)
 _FEW_ROWS = 4
-"""Of products whose time is not their arithmetic."""
+"""Rows of products that are too small for arithmetic to decide their time."""
 
 
 def calibrate(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what is asked for is checked before torch is loaded
     import torch
 
 DECODE_TOKENS: Final = 64
-"""A call of up to so many tokens counts as decoding."""
+"""A call of up to this many tokens counts as decoding."""
 MARKET: Final = (
     "dense",
     "low-rank",

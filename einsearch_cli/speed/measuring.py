@@ -25,7 +25,7 @@ _OVERHEAD = 1.5
 _SET_UP_S = 0.02
 """To build one layer and to record its memory."""
 _SET_UP_ROUNDS = 1.6
-"""Recording memory and warming up take about as long as so many rounds."""
+"""Recording memory and warming up take about as long as this many rounds."""
 
 OnRound = Callable[[Case, int | None], None]
 """Called with a case and its finished rounds: None when it begins, 0 when all have warmed up."""
@@ -166,7 +166,7 @@ class _CaseRun:
         self.race.run(self.bench.rounds, lambda: on_round(case, self.race.rounds))
 
     def measurements(self) -> list[Measurement]:
-        """Of the rounds that were finished."""
+        """One measurement a layer, from the rounds that were finished."""
         if not self.race.rounds:
             return []
         return [self._measurement(number, entrant) for number, entrant in enumerate(self.bench.entrants)]

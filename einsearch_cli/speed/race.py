@@ -13,7 +13,7 @@ import torch
 FEWEST_ROUNDS: Final = 5
 MOST_ROUNDS: Final = 31
 ENOUGH_S: Final = 10.0
-"""Long cases end after so many seconds: what takes long is disturbed little."""
+"""Long cases end after this many seconds: what takes long is disturbed little."""
 _LEAST_S: Final = {"cpu": 2e-3, "cuda": 2e-2}
 """A candidate runs at least this long in a round: shorter calls are repeated. A GPU is waited for at the end of them, not
 after each: in training the host runs ahead of it too."""

@@ -35,7 +35,7 @@ class Spread:
 
     @classmethod
     def of_ratios(cls, values: Sequence[float], others: Sequence[float]) -> Self:
-        """Of the ratio in each round: what slows both down in a round leaves it as it is.
+        """Spread of the ratio in each round: whatever slows both down in one round leaves the ratio as it is.
 
         >>> Spread.of_ratios([1.0, 2.0, 30.0], [2.0, 4.0, 60.0]).median
         0.5
@@ -45,7 +45,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One layer in one case, beside `nn.Linear` and its own bare matrix products.
+    """One layer in one case, compared with `nn.Linear` and with its own bare matrix products.
 
     Times are seconds of one call; ratios are taken round by round.
     """
@@ -55,9 +55,9 @@ class Measurement:
     case: Case
     rounds: int
     params: int
-    """Of the factors; the dense layer has width² in its matrix."""
+    """Parameters of the factors; the dense layer has width² in its matrix."""
     flops: int
-    """Of the matrix products of one call along the factors: 2 × multiply-adds, three times that in training."""
+    """FLOPs of the matrix products of one call, factor by factor: 2 × multiply-adds, three times that in training."""
     layer_s: Spread
     dense_s: Spread
     bare_s: Spread
@@ -123,7 +123,7 @@ class BenchResult(Tabular):
     """False if the run was stopped before its last case."""
 
     def records(self) -> list[dict[str, Any]]:
-        """One row for each measurement: medians under their name, quartiles beside them."""
+        """One row for each measurement: medians under their name, quartiles next to them."""
         rows = []
         for item in self.measurements:
             row: dict[str, Any] = {}

@@ -24,8 +24,8 @@ class Extent:
 
     The base is d_in for input indices, d_out for output indices and
     min(d_in, d_out) for bonds, so one `Extent` covers exponents
-    (`coefficient` 1), fixed sizes (`exponent` 0) and what is left beside a
-    fixed size (4 blocks leave `1/4 * d`).
+    (`coefficient` 1), fixed sizes (`exponent` 0) and what a fixed size
+    leaves (4 blocks leave `1/4 * d`).
 
     >>> Extent.power(Fraction(1, 2)).text
     '^1/2'

@@ -93,7 +93,7 @@ class _Naming:
         return [sum(1 << a for a in range(b) if alike(a, b)) for b in range(len(self.factors))]
 
     def best_order(self) -> Order:
-        """Of the cheapest orders the one that gives the smallest θ."""
+        """The cheapest order of the factors; where several are equally cheap, the one with the smallest θ."""
         orders = self._cheapest_orders()
         return orders[0] if len(orders) == 1 else min(orders, key=self._theta)
 

@@ -171,5 +171,5 @@ def _check_range(free: FreeStructure, whole: str) -> None:
         raise StructureError(
             f"{whole[:80]!r} has a factor whose indices another factor carries as well: "
             f"the two are one, and {len(kept)} of {len(free.factors)} factors are needed",
-            remedy="leave that factor out; its indices that are left in one tensor go with it",
+            remedy="leave that factor out, and with it its indices that are then left in one tensor",
         )

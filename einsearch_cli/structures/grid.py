@@ -52,7 +52,7 @@ class Grid:
         self.inputs = compositions(grid, len(classes.shared) + len(classes.sides))
         """Exponents of every input side: those shared with the output, then those of the input alone."""
         self.filled = self.inputs[:, len(classes.shared) :].sum(axis=1, dtype=np.int16)
-        """What is left to the input, and so to the output, beside the shared indices."""
+        """What the shared indices leave to the input, and so to the output."""
         totals = range(grid + 1) if classes.block_diagonal else range(grid, grid + 1)
         sides = [compositions(total, len(classes.sides)) for total in totals]
         self.outputs = np.concatenate(sides)

@@ -68,7 +68,7 @@ class IndexClasses:
         """For every reason to keep a factor, the sets of factors of which at least one must carry an index.
 
         A factor is absorbed by another one that carries all its indices. So each
-        factor needs, beside every other one, an index that the other does not carry.
+        factor needs, for every other one, an index that the other does not carry.
         """
         if self.factors == 1:
             return ((1,),)

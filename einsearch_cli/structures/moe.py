@@ -32,7 +32,7 @@ class MixtureOfExperts:
     """
 
     structure: Structure
-    """Of every expert."""
+    """Structure of every expert."""
     experts: int
     top: int
     """Experts that a token goes through."""

@@ -8,7 +8,7 @@ from typing import Final
 from einsearch_cli.structures.record import Record
 
 AUXILIARY_WEIGHT: Final = 0.01
-"""Of the auxiliary loss beside the model's own: Potapczynski et al. 2024 (arXiv 2410.02117)."""
+"""Factor of the auxiliary loss when it is added to the model's own: Potapczynski et al. 2024 (arXiv 2410.02117)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,6 @@ if TYPE_CHECKING:  # tasks are listed, and their settings checked, without torch
 
     from einsearch_cli.models import StructuredNetwork
 
-DEFAULT: Final = "teacher"
-
 
 class TaskSettings(Settings):
     """Settings that every task has; each task adds its own."""
@@ -224,7 +222,7 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 AnyTask = Task[Any]
-TASKS: Final = Register[type[AnyTask]]("task", __name__, __path__, DEFAULT)
+TASKS: Final = Register[type[AnyTask]]("task", __name__, __path__)
 register, find_task, task_names = TASKS.add, TASKS.find, TASKS.names
 
 

@@ -129,7 +129,7 @@ class PixelTask(TransformerTask[PixelSettings]):
         return {f"patches{_PATCHES}": kept}
 
     def reading_from(self, folder: Path) -> PixelTask:
-        """The same patches, whatever they were made of."""
+        """This task with its patches read from a folder, whatever they were made from."""
         images = str(folder / f"patches{_PATCHES}")
         return type(self)(self.settings.model_copy(update={"images": images}), self.cache_folder)
 
@@ -210,7 +210,7 @@ def _cut(settings: PixelSettings) -> Arrays:
 
 
 def _thinned(rows: Iterable[Pixels], most: int) -> list[Pixels]:
-    """At most so many patches, in every n-th row."""
+    """At most `most` patches, from every n-th row."""
     kept: list[Pixels] = []
     step = count = 1
     for number, row in enumerate(rows):

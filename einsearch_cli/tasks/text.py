@@ -132,7 +132,7 @@ class TextTask(TransformerTask[TextSettings]):
         return {path.name: path for path in (*self.data.files, *([tokenizer] if named and tokenizer else []))}
 
     def reading_from(self, folder: Path) -> TextTask:
-        """The same tokens, whatever they were made of."""
+        """This task with its tokens read from a folder, whatever they were made from."""
         data = self.settings.data
         if data.tokens is None:  # text and datasets were encoded into files that say all of themselves
             return TextTask(self.settings.model_copy(update={"data": DataSettings(tokens=folder)}), self.cache_folder)

@@ -154,12 +154,12 @@ def rank_bound(sized: SizedStructure) -> tuple[int, Cut]:
 
 @dataclass(frozen=True, slots=True)
 class LayerCosts:
-    """Of one layer; bias and gains are left out."""
+    """Parameters and FLOPs of one layer; bias and gains are left out."""
 
     params: int
-    """All of them: every expert, and the router."""
+    """All parameters: every expert, and the router."""
     active_params: int
-    """Those that a token meets: the router and the experts it is sent to."""
+    """Parameters that a token meets: the router and the experts it is sent to."""
     flops_per_token: int
     """2 × multiply-adds of a forward pass: the router and the experts that a token is sent to."""
 

@@ -65,12 +65,12 @@ def _sympy(expression: Linear) -> sympy.Expr:
 
 
 def largest_of(expressions: Sequence[Linear], domain: Polytope) -> Steps:
-    """Those that are the largest somewhere."""
+    """Expressions that are the largest somewhere in the domain."""
     return _needed(expressions, lambda one, rest: _never_beats(one, rest, domain))
 
 
 def smallest_of(expressions: Sequence[Linear], domain: Polytope) -> Steps:
-    """Those that are the smallest somewhere."""
+    """Expressions that are the smallest somewhere in the domain."""
     return _needed(expressions, lambda one, rest: _never_beats(_negative(one), [_negative(r) for r in rest], domain))
 
 
@@ -103,10 +103,10 @@ def without_dominated(orders: Sequence[Steps], domain: Polytope) -> tuple[Steps,
     return tuple(kept)
 
 
-def _dominates(cheap: Steps, dear: Steps, domain: Polytope) -> bool:
+def _dominates(cheap: Steps, other: Steps, domain: Polytope) -> bool:
     """Whether the steps can be paired so that each of `cheap` never costs more than its partner."""
-    below = [[domain.never_above(a, b) for b in dear] for a in cheap]
-    return any(all(below[i][j] for i, j in enumerate(pairing)) for pairing in permutations(range(len(dear))))
+    below = [[domain.never_above(a, b) for b in other] for a in cheap]
+    return any(all(below[i][j] for i, j in enumerate(pairing)) for pairing in permutations(range(len(other))))
 
 
 Cells = list[tuple[Linear, Polytope]]

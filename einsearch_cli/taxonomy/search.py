@@ -191,7 +191,7 @@ class Search:
     # Bounds
 
     def _pruned(self, partial: Partial, depth: int) -> Partial:
-        """Those that some choice of the open bonds may still bring within the limits."""
+        """Drop partial structures that no choice of the open bonds can bring within the limits."""
         slack, limits = self._slacks[depth], self._limits
         if not limits.reducible:
             wanted = (1 << len(self._classes.needs)) - 1

@@ -54,7 +54,7 @@ class SidePairs:
 
     @cached_property
     def _groups(self) -> list[tuple[Numbers, Numbers, NDArray[np.bool_]]]:
-        """Input sides, the output sides that go with each of them, and which of those keep a symmetry."""
+        """Input sides, the output sides that may follow each of them, and which of those keep a symmetry."""
         columns = self.grid.inputs.shape[1]
         inputs = np.flatnonzero(_within(self.grid.inputs, self._low[:columns], self._high[:columns]))
         after = np.array([self.grid.renamed_inputs[renaming][inputs] for renaming in self.group])
@@ -68,7 +68,7 @@ class SidePairs:
         ]
 
     def _outputs(self, fixing: NDArray[np.bool_], total: int) -> tuple[Numbers, NDArray[np.bool_]]:
-        """Output sides that go with inputs which the marked renamings leave as they are, and which stay so too."""
+        """Output sides for inputs that the marked renamings leave as they are, and which of them stay so too."""
         first = self.grid.inputs.shape[1]
         last = first + self.grid.outputs.shape[1]
         rows = self.grid.output_rows[total]

@@ -95,7 +95,7 @@ class SpaceCounts:
     distinct: int
     """Grid points up to renaming of the factors, by Burnside's lemma."""
     irreducible: int
-    """Those that need all their factors, by Burnside's lemma and inclusion–exclusion."""
+    """Distinct structures that need all their factors, by Burnside's lemma and inclusion–exclusion."""
     survivors: int
     """Irreducible ones within the bounds, by search."""
 

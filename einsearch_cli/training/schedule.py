@@ -48,7 +48,7 @@ def warmup_steps(steps: int, warmup: float) -> int:
 
 
 def validation_marks(steps: int, points: int) -> frozenset[int]:
-    """Steps (1-based) after which to validate: so many, evenly spaced, the last always among them.
+    """Steps (1-based) after which to validate: `points` of them, evenly spaced, the last always among them.
 
     >>> sorted(validation_marks(10, 3))
     [3, 7, 10]

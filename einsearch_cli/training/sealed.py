@@ -36,7 +36,7 @@ Tensors = dict[str, "Tensor"]
 
 
 def save_sealed(folder: Path, step: int, files: Mapping[str, Tensors], content: Mapping[str, Any]) -> Path:
-    """Write a checkpoint beside the earlier ones and remove all but the last of these.
+    """Write a checkpoint next to the earlier ones and remove all but the last of these.
 
     Files are forced to disk, then the folder is renamed to its name: a process killed at any
     moment leaves the earlier checkpoints as they were.
@@ -76,7 +76,7 @@ def save_sealed(folder: Path, step: int, files: Mapping[str, Tensors], content: 
 
 
 def draft_of(target: Path) -> Path:
-    """A folder beside a checkpoint to prepare it in, not made yet; one that a killed process leaves is removed by `tidy`."""
+    """Name of a folder to prepare a checkpoint in, next to it; `tidy` removes one that a killed process left."""
     return target.with_name(f"{_DRAFT}{target.name}-{secrets.token_hex(4)}")
 
 

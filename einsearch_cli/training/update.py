@@ -40,7 +40,7 @@ class Update:
     optimizer: Optimizer
     """Its groups have their peak learning rates under `peak_lr`."""
     parameters: Collection[Tensor]
-    """Those whose gradients are clipped together."""
+    """Parameters whose gradients are clipped together."""
     clip_norm: float
     """Gradients are scaled down to this norm when theirs is larger."""
     auxiliary: AuxiliaryLoss

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def at_terminal(arguments: list[str], columns: int, folder: Path) -> tuple[int, str]:
-    """Exit code, and all that appears on a terminal of 24 lines and so many columns."""
+    """Exit code, and all that appears on a terminal of 24 lines and `columns` columns."""
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(folder)

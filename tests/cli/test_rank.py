@@ -240,7 +240,7 @@ def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
         (["monarch", "--text", "missing"], "missing"),
         (["grid:x"], "grid:x: a whole number from 1 to 24"),
         (["monrach"], "no structure or family is named 'monrach'"),
-        (["dense"], "0 candidates beside dense"),
+        (["dense"], "0 candidates besides dense"),
         (["missing.yaml"], "cannot read missing.yaml"),
         (["dense", "monarch", "--widths", "1000000", "--budget", "1e20"], "bytes"),
     ],

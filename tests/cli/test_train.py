@@ -84,7 +84,7 @@ def test_all_runs_and_their_comparison(einsearch: Einsearch, spec: Path) -> None
 
 
 def test_controls_are_planned_trained_and_named_in_the_summary(einsearch: Einsearch, spec: Path) -> None:
-    """One guided run then has a folder of its own beside those of its controls."""
+    """One guided run then has a folder of its own next to those of its controls."""
     spec.write_text(SPEC.split("runs:")[0] + "guidance: {ratio: 0.5}\ncontrols: true\nname: led\n")
     out, change = spec.parent / "runs", ("--set", "model.structure=low-rank:r=4")
     names = ["led", "led-equal-tokens", "led-equal-flops"]

@@ -1,4 +1,4 @@
-"""`status` and `watch`, beside a study that runs in another process."""
+"""`status` and `watch`, while a study runs in another process."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ controls: false
 
 
 def start(folder: Path, *words: str, own_session: bool = False) -> subprocess.Popen[str]:
-    """`einsearch rank` of the study, in a folder of this name beside it."""
+    """`einsearch rank` of the study, in this folder; its spec lies next to it."""
     path = folder.with_name("study.yaml")
     path.write_text(STUDY)
     command = [sys.executable, "-m", "einsearch_cli", "rank", str(path), "--out", str(folder), *words]

@@ -199,8 +199,8 @@ def test_generation_writes_what_the_run_writes(tmp_path: Path) -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (LLAMA | {"qk_norm": True, "bias": True}, "Qwen3 has norms of queries and keys, and no biases"),
     (LLAMA | {"width": 30, "head_size": 6}, "Llama needs heads that divide the width"),
-    ({"qk_norm": True}, "norms of queries and keys are known beside RMSNorm and SwiGLU alone, as in Qwen3"),
-    ({"norm": "rms", "qk_norm": True}, "norms of queries and keys are known beside RMSNorm"),
+    ({"qk_norm": True}, "norms of queries and keys exist only with RMSNorm and SwiGLU, as in Qwen3"),
+    ({"norm": "rms", "qk_norm": True}, "norms of queries and keys exist only with RMSNorm"),
     ({"activation": "swiglu", "bias": True}, "StableLM, which has LayerNorm and SwiGLU, has no biases"),
     ({"activation": "swiglu", "head_size": 4}, "StableLM, .*, has attention as wide as the stream"),
     ({"structure": "ffn-moe:experts=4,top=2"}, "no architecture of Hugging Face has experts of two matrices and GELU"),
@@ -219,8 +219,8 @@ def test_the_reason_comes_with_the_settings() -> None:
         twin_of(preset("s", qk_norm=True))
     assert str(caught.value) == (
         "no architecture of Hugging Face computes what this run does (norm=layer, activation=gelu, bias=true, "
-        "qk_norm=true, kv_heads=12, heads=12, head_size=64): norms of queries and keys are known beside RMSNorm and "
-        "SwiGLU alone, as in Qwen3\ntry: use --to dense, --to torch-export or --to onnx"
+        "qk_norm=true, kv_heads=12, heads=12, head_size=64): norms of queries and keys exist only with RMSNorm and "
+        "SwiGLU, as in Qwen3\ntry: use --to dense, --to torch-export or --to onnx"
     )
 
 

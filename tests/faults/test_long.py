@@ -43,7 +43,7 @@ def test_three_hundred_runs_and_random_kills_end_with_the_same_ranking(tmp_path:
 
 
 def _killing_workers_until(study: Driven, process: subprocess.Popen[bytes], ended: int, chance: random.Random) -> int:
-    """Kill a worker now and then until so many runs have ended; how many were killed."""
+    """Kill a worker now and then until `ended` runs have ended; returns how many were killed."""
     kills, due = 0, 0
     while process.poll() is None:
         status = study.status

@@ -14,7 +14,7 @@ PROMPT = [3, 1, 4]
 
 @torch.no_grad()
 def slowly(model: Transformer, prompt: list[int], steps: int, sampling: Sampling, seed: int) -> list[int]:
-    """Reads everything anew for every token."""
+    """Reads everything again for every token."""
     generator = torch.Generator().manual_seed(seed)
     tokens = list(prompt)
     for _ in range(steps):
@@ -32,7 +32,7 @@ def test_samples_are_those_of_whole_forward_passes(kind: str) -> None:
 
 
 def test_a_changed_factor_is_seen_by_the_next_decoding() -> None:
-    """Merged matrices, which decoding keeps from token to token, are formed anew."""
+    """Merged matrices, which decoding keeps from token to token, are formed again."""
     model, greedy = awake(config_of("btt in attention, grouped")), Sampling(temperature=0)
     for layer in model.structured_layers().values():
         layer.route = "x(AB)"

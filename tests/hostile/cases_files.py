@@ -46,12 +46,12 @@ PATHS = (
 STUDIES = (
     refused(
         "rank monarch --widths 8 --budget 1e9 --seeds 1 --out s",
-        "study.db is empty and results.json beside it holds results",
+        "study.db is empty and results.json next to it holds results",
         files={"s/study.db": "", "s/results.json": "{}"},
     ),
     refused(
         "rank monarch --widths 8 --budget 1e9 --seeds 1 --out s",
-        "study.db is missing and results.json beside it holds results",
+        "study.db is missing and results.json next to it holds results",
         files={"s/results.json": "{}"},
     ),
     refused("rank monarch --workers 100000 --dry-run", "--workers 100000: this machine has"),

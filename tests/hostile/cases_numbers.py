@@ -113,7 +113,7 @@ RANK = (
     refused("rank grid:x", "grid:x: a whole number from 1 to 24", "grid:2"),
     refused("rank grid:", "grid:'': a whole number from 1 to 24"),
     refused("rank grid:100", "grid:100: a whole number from 1 to 24"),
-    refused("rank grid:2 grid:3", "grid:3 stands beside another grid"),
+    refused("rank grid:2 grid:3", "grid:3 is the second grid"),
     refused("rank monarch --task foo", "no task is named 'foo'"),
     refused("rank dense", "0 candidates"),
 )

@@ -1,6 +1,6 @@
 """The JSON schema of results.json, from the types and docstrings of what is written there.
 
-Run as a program to write docs/results.schema.json anew.
+Run as a program to write docs/results.schema.json again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NAMED = {
     "yardstick": _STRUCTURE,
     "entries": "Every structure, best first.",
     "width": "Width of the network.",
-    "seed": "Of the network's start and the order of the data.",
+    "seed": "Seed of the network's start and of the order of the data.",
     "stage": "What the run is for.",
     "status": "How the run ended.",
     "params": "Parameters of the network.",
@@ -48,7 +48,7 @@ _NAMED = {
     "elapsed_s": "Seconds.",
     "error": "Why there is no loss.",
     "tried": "Pairs of a rate, in multiples of the base rate, and the loss, null where the run had none.",
-    "last_tried": "The same on the last rung.",
+    "last_tried": "Pairs like those of `tried`, from the last rung.",
     "compute": "Training FLOPs; embeddings and head left out.",
     "budget_flops": "Training FLOPs of a run.",
     "loss": "The loss.",
@@ -63,7 +63,7 @@ _NAMED = {
         for end in ("low", "high")
     },
 }
-"""Of fields whose names say it all in the code."""
+"""Descriptions of fields whose names say it all in the code."""
 
 
 def results_schema() -> Schema:
@@ -148,7 +148,7 @@ def results_schema() -> Schema:
             },
         },
         "ranking": _list("#/$defs/ranked", "Every structure, best first."),
-        "comparisons": _list("#/$defs/comparison", "The same runs ranked against every baseline."),
+        "comparisons": _list("#/$defs/comparison", "The study's runs ranked against every baseline."),
         "environment": {
             "type": "object",
             "description": "Versions and processor.",
@@ -168,7 +168,8 @@ def results_schema() -> Schema:
 
 
 def _format() -> Schema:
-    return {"format": {"const": FORMAT, "description": "Of the file; another number is refused by `einsearch report`."}}
+    refused = "Format of the file; another number is refused by `einsearch report`."
+    return {"format": {"const": FORMAT, "description": refused}}
 
 
 def _list(reference: str, description: str = "") -> Schema:

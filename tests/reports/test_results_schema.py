@@ -16,7 +16,7 @@ from tests.reports.test_stored import whole
 
 
 def test_the_schema_in_docs_is_that_of_the_code() -> None:
-    """Run tests/reports/results_schema.py to write it anew."""
+    """Run tests/reports/results_schema.py to write it again."""
     assert PATH.read_text() == schema_text()
 
 

@@ -38,7 +38,7 @@ def job(number: int, budget_flops: float = 2e7, width: int = 16) -> Job:
 def finished(
     engine: Engine, jobs: Iterable[Job], on_event: Callable[[Event], None] = lambda _: None, pack: int = 1
 ) -> dict[int, Any]:
-    """The result of every job, by number; so many are given at once."""
+    """The result of every job, by number; `pack` of them are given at once."""
     return {number: event.result for number, event in endings(engine, jobs, on_event, pack).items()}
 
 

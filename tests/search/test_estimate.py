@@ -125,7 +125,7 @@ def test_what_tuning_costs_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_runs_that_train_at_once_share_a_part_of_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of a step is shared: by three rates or seeds, two rates beside a known one, and no widths."""
+    """Half of a step is shared: by three rates or seeds, two rates besides a known one, and no widths."""
 
     def sharing(run: ProxyRun, pack: int) -> RunSpeed:
         assert pack == 3, "larger packs follow from it"

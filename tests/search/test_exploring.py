@@ -111,7 +111,7 @@ def test_equal_networks_are_trained_once_and_their_loss_is_told() -> None:
 
 
 def test_exponents_that_all_round_to_one_network_are_said() -> None:
-    with pytest.raises(SpecError, match="found no network beside those of the candidates") as caught:
+    with pytest.raises(SpecError, match="found no network besides those of the candidates") as caught:
         run_synthetic(
             spec_of().model_copy(update={"widths": [64]}), law, networks=EqualNetworks(lambda _, width: width)
         )

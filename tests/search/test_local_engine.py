@@ -94,7 +94,7 @@ def test_a_worker_of_another_version_ends_the_study(monkeypatch: pytest.MonkeyPa
 
 
 def comes_true(condition: Callable[[], bool], within_s: float) -> bool:
-    """Wait for something, for so many seconds at most."""
+    """Wait for something, for `within_s` seconds at most."""
     started_s = time.perf_counter()
     while not (met := condition()) and time.perf_counter() - started_s < within_s:
         time.sleep(0.05)

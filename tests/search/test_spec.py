@@ -94,7 +94,7 @@ def test_bad_studies_name_the_line(tmp_path: Path, text: str, message: str) -> N
 
 
 def test_a_study_needs_a_candidate_and_not_too_many() -> None:
-    with pytest.raises(SpecError, match="0 candidates beside dense"):
+    with pytest.raises(SpecError, match="0 candidates besides dense"):
         StudySpec(structures=["dense"]).candidates()
     with pytest.raises(SpecError, match="it needs 1 to 499"):
         StudySpec(space={"grid": 8}).candidates()  # type: ignore[arg-type]

@@ -293,7 +293,7 @@ def test_results_without_their_database_are_not_replaced(tmp_path: Path, damage:
     (tmp_path / DATABASE).unlink()
     if damage == "empty":
         (tmp_path / DATABASE).touch()
-    with pytest.raises(StudyError, match=rf"study.db is {damage} and results.json beside it holds results"):
+    with pytest.raises(StudyError, match=rf"study.db is {damage} and results.json next to it holds results"):
         open_store(tmp_path).__enter__()
 
 

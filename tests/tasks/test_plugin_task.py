@@ -57,5 +57,5 @@ def test_without_the_plug_in_its_study_is_refused(
     assert (found.code, task_names()) == (2, ("pixels", "teacher", "text"))
     assert found.err == (
         f"error: {study}:1: no task is named 'sine': the tasks are pixels, teacher, text\n"
-        "  try: use teacher, or give the file that registers it: --plugin FILE.py\n"
+        "  try: use one of these, or give the file that registers it: --plugin FILE.py\n"
     )

@@ -25,7 +25,7 @@ def test_an_unknown_task_names_the_nearest() -> None:
         find_task("images")
     assert str(caught.value) == (
         "no task is named 'images': the tasks are pixels, teacher, text\n"
-        "try: use teacher, or give the file that registers it: --plugin FILE.py"
+        "try: use one of these, or give the file that registers it: --plugin FILE.py"
     )
 
 

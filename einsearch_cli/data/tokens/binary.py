@@ -31,7 +31,7 @@ DTYPES: Final[dict[TokenType, np.dtype[Any]]] = {
 
 
 class TokenMeta(Settings):
-    """What meta.json says of the token files beside it; all but `vocabulary` may be left out."""
+    """What meta.json says of the token files next to it; all but `vocabulary` may be left out."""
 
     vocabulary: Whole = Field(ge=2, le=MAX_VOCABULARY)
     """Number of distinct tokens."""

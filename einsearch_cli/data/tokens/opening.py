@@ -61,7 +61,7 @@ class TokenData:
     """Where the tokens come from, in words."""
 
     files: tuple[Path, ...] = ()
-    """The token files, and the meta.json beside them; none of a stream."""
+    """The token files, and the meta.json next to them; empty for a stream."""
 
     def sampler(self, *, block: int, batch: int, seed: int, rank: int = 0, world_size: int = 1) -> Sampler:
         """Batches of the training part by the number of the step; arguments as in `BlockSampler`."""
@@ -309,6 +309,6 @@ def _refuse_other_lengths(parts: list[tuple[Path, TokenArray]], meta: TokenMeta)
     for (file, tokens), noted in zip(parts, (meta.training_tokens, meta.held_out_tokens), strict=False):
         if noted is not None and noted != len(tokens):
             raise DataError(
-                f"{file} has {len(tokens):,} tokens, and {META_FILE} beside it says {noted:,}",
+                f"{file} has {len(tokens):,} tokens, and {META_FILE} next to it says {noted:,}",
                 remedy="copy the folder again, or correct the file",
             )

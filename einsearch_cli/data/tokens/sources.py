@@ -18,7 +18,7 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Documents in their order, read anew each time."""
+    """Documents in their order, read again each time."""
 
     described: str
     """In words."""

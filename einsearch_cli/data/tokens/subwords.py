@@ -209,7 +209,7 @@ def _encoding(name: str, pattern: str, ranks: dict[bytes, int], special: dict[st
 
 
 def _refuse_other_pattern(path: Path, known: list[str]) -> None:
-    """Of tiktoken's own tables, those of gpt2 and r50k_base go with GPT-2's words."""
+    """Refuse tiktoken's own tables but gpt2 and r50k_base: the others split text into words differently from GPT-2."""
     name = path.stem
     if name in known and name not in ("gpt2", "r50k_base"):
         raise DataError(

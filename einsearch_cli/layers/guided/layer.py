@@ -1,4 +1,4 @@
-"""`SelfGuidedLinear`: a structured layer beside a dense one that starts equal to it."""
+"""`SelfGuidedLinear`: a structured layer, and a dense one that starts equal to it and guides it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class SelfGuidedLinear(EinsumLinear):
         self.start_guide_()
 
     def learning_rate_multipliers(self) -> dict[str, float]:
-        """Of the factors as in `EinsumLinear`; the guide is a dense layer, so its multiplier is 1.
+        """Learning-rate multiplier of every factor, as in `EinsumLinear`, and of the guide: 1, as it is a dense layer.
 
         >>> SelfGuidedLinear(EinsumLinear(64, 64, "btt:r=2")).learning_rate_multipliers()
         {'factors.A': 4.0, 'factors.B': 2.0, 'guide': 1.0}

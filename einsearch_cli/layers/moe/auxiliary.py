@@ -23,7 +23,7 @@ from einsearch_cli.layers.tracing import is_transformed
 from einsearch_cli.structures import AUXILIARY_WEIGHT, RoutingStatistics
 
 LOGSUMEXP_WEIGHT: Final = 0.1
-"""Of the mean squared logsumexp within it."""
+"""Weight of the mean squared logsumexp within the auxiliary loss."""
 
 _adding = Lock()
 """Held where a sum is replaced: replicas run in several threads. Not one per loss, which could not be copied then."""
@@ -52,7 +52,7 @@ class AuxiliaryLoss:
 
     Args:
         model: any module; routers are found anywhere in it, at every entering.
-        weight: of the auxiliary loss beside the model's own.
+        weight: factor of the auxiliary loss when it is added to the model's own.
         group: the processes that share a batch; all processes if torch.distributed is in use.
         mask: boolean, or whole numbers of which 0 is false: true where a token counts, false where it is
             padding, like the attention mask of transformers. Of the shape of the tokens, so (batch, length) for
@@ -107,7 +107,7 @@ class AuxiliaryLoss:
                 remedy="make another AuxiliaryLoss(model) for the inner context, or for each thread",
             )
         self._is_listening = True
-        # Found anew, as layers may have been swapped in since: 0.3 ms for 12 transformer blocks.
+        # Found again, as layers may have been swapped in since: 0.3 ms for 12 transformer blocks.
         self._names = self._routers()
         self._sums.clear()
         listeners.set((*listeners.get(), self))

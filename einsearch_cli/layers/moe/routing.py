@@ -65,7 +65,7 @@ class Listener(Protocol):
 
 
 listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
-"""Those that are listening now, in this thread."""
+"""Listeners that are active now, in this thread."""
 
 
 class Router(nn.Module):

@@ -166,7 +166,7 @@ def transformer_count(config: TransformerConfig, *, dense_as_structure: bool = F
 
 
 def dense_twin(config: TransformerConfig) -> TransformerConfig:
-    """The same transformer with dense layers.
+    """This transformer with dense layers in place of the structured ones.
 
     >>> from einsearch_cli.models.transformer.presets import preset
     >>> dense_twin(preset("wide-m")).structure

@@ -16,7 +16,7 @@ from einsearch_cli.models.transformer.key_value_cache import KeyValueCache
 # Axes in this file: B batch, T position, S position of a key, W width, H heads, K key-value heads, D head size.
 
 _EPSILON = 1e-5
-"""Of RMSNorm, as of LayerNorm."""
+"""Added to the mean square or variance before the square root, in RMSNorm and LayerNorm."""
 
 
 class Rotation(NamedTuple):

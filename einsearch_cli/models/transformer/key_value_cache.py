@@ -57,7 +57,7 @@ class KeyValueCache:
         return 2 * self._keys_LBKTD.nbytes
 
     def check_room(self, batch: int, tokens: int) -> None:
-        """Raise LayerError unless so many rows and further tokens fit."""
+        """Raise LayerError unless `batch` rows with `tokens` further tokens fit."""
         if batch != self.batch:
             raise LayerError(
                 f"{batch} rows for a cache of {self.batch}: every row has to be decoded from the start",
@@ -81,7 +81,7 @@ class KeyValueCache:
         self.tokens += tokens
 
     def repeated(self, batch: int) -> KeyValueCache:
-        """A cache of one row as one of so many equal rows, to continue one text in several ways."""
+        """This cache of one row with its row repeated `batch` times, to continue one text in several ways."""
         copy = object.__new__(KeyValueCache)
         copy.capacity, copy.tokens = self.capacity, self.tokens
         copy._keys_LBKTD = self._keys_LBKTD.repeat(1, batch, 1, 1, 1)

@@ -30,7 +30,7 @@ PRESETS: Final[dict[str, TransformerConfig]] = {
     name: TransformerConfig.model_validate({**_COMMON, **sizes}) for name, sizes in _PRESETS.items()
 }
 """s, m, l, xl: 110M, 335M, 729M and 1.3B parameters when dense; wide-m and wide-l: attention of half the width
-with 4 key-value heads beside wide low-rank feed-forward networks. Sizes of Wei et al. 2024 (arXiv 2406.16450)."""
+with 4 key-value heads, and wide low-rank feed-forward networks. Sizes of Wei et al. 2024 (arXiv 2406.16450)."""
 
 
 def _preset_values(name: object) -> dict[str, Any]:

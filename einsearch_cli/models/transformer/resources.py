@@ -84,7 +84,7 @@ _ADAMW_STATE: Final = 2 * _FLOAT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Of one device, in bytes and seconds; the allocator's gaps and the library's scratch memory are left out."""
+    """Bytes and seconds of one device; gaps of the allocator and the library's scratch memory are left out."""
 
     weights_bytes: int
     """float32, and in bfloat16 the copies that autocast makes of them."""
@@ -95,7 +95,7 @@ class Estimate:
     """What the backward pass needs, at the end of the forward pass of one batch, logits included."""
     device_bytes: float
     flops: float
-    """Of the whole run, on all devices."""
+    """FLOPs of the whole run, on all devices."""
     utilisation: float
     seconds: float
 

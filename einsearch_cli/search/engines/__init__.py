@@ -113,5 +113,5 @@ class Engine(ABC):
         """End all workers and whatever they run."""
 
 
-ENGINES: Final = Register[type[Engine]]("engine", __name__, __path__, DEFAULT)
+ENGINES: Final = Register[type[Engine]]("engine", __name__, __path__)
 register, find_engine, engine_names = ENGINES.add, ENGINES.find, ENGINES.names

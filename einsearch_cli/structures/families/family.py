@@ -117,7 +117,7 @@ def find_family(name: str) -> Family:
     near = near_name(known, FAMILIES)
     raise StructureError(
         f"no structure or family is named {name[:40]!r}: families are {', '.join(FAMILIES)}, with experts as in btt-moe",
-        remedy=f"{near or 'btt:r=2'}, or carrier sets such as XA^1/2 XAB^1/2 YB^1/2 YAB^1/2",
+        remedy=f"{near or 'a family such as btt:r=2'}, or carrier sets such as XA^1/2 XAB^1/2 YB^1/2 YAB^1/2",
     )
 
 

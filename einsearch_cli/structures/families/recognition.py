@@ -129,7 +129,7 @@ def _named(found: _Pattern, wanted: _Pattern, names: dict[str, str], unnamed: li
 
 
 def _indices(family: Family, factors: int) -> list[frozenset[str]]:
-    """The carrier sets of a member with so many factors and with bonds, as the family lists them."""
+    """The carrier sets of a member with this number of factors and with bonds, as the family lists them."""
     n = family.order(factors) or 2
     values = {key: _example(key, default, n) for key, default in family.parameters.items()}
     return [frozenset(c) for c, extent in family.build(values).items() if not extent.is_one]

@@ -53,7 +53,7 @@ class RunState:
     spec: dict[str, Any]
     """`TrainSpec.same_run()`."""
     config: dict[str, Any]
-    """Of the transformer."""
+    """Settings of the transformer."""
     tokenizer: dict[str, Any] | None
     """`Tokenizer.to_json()`."""
     data_digest: str
@@ -73,7 +73,7 @@ class Checkpoint:
 
 
 def save_checkpoint(run: Path, state: RunState, model: Tensors, optimizer: Tensors) -> Path:
-    """Write a checkpoint beside the earlier ones and remove all but the last of these (`save_sealed`).
+    """Write a checkpoint next to the earlier ones and remove all but the last of these (`save_sealed`).
 
     Raises:
         OutputError: the disk is full or refuses; earlier checkpoints are untouched.

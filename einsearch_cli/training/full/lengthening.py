@@ -61,7 +61,7 @@ def _differing(before: Mapping[str, Any], now: TrainSpec) -> set[str]:
 
 
 def _stored(before: Mapping[str, Any]) -> TrainSpec:
-    """The spec that a folder holds with all its keys; beside flop_matched a user may not give the ratio that is in it."""
+    """The spec that a folder holds, without the ratio if flop_matched is set: a spec may not give both."""
     guidance = before.get("guidance")
     if guidance is not None and guidance["flop_matched"]:
         before = {**before, "guidance": {key: value for key, value in guidance.items() if key != "ratio"}}

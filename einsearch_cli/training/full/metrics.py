@@ -28,7 +28,7 @@ class StepMetrics:
     flops: int
     """Training FLOPs so far without embeddings and head: 3 × forward, guides included, recomputation not."""
     total_flops: int
-    """The same with embeddings and head."""
+    """Training FLOPs so far with embeddings and head: 3 × forward, guides included, recomputation not."""
     loss: float
     """Training loss of this step before its update, nats per token."""
     learning_rate: float
@@ -36,7 +36,7 @@ class StepMetrics:
     gradient_norm: float
     """Before clipping."""
     tokens_per_s: float
-    """Of this step, all processes together."""
+    """Tokens per second in this step, all processes together."""
     guide_weight: float
     """a; 0 without guides."""
     validation_loss: float | None = None

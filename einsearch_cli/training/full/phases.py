@@ -20,9 +20,9 @@ class Phases:
     steps: int
     """Optimizer updates."""
     guided_steps: int
-    """Of these, the first so many have guides."""
+    """Steps with guides, at the start of the run."""
     repeated_steps: int
-    """Of these, the last so many see the tokens of the first ones again."""
+    """Steps at the end of the run that see the tokens of the first ones again."""
     tokens_per_step: int
     params: int
     """Trainable numbers without guides."""

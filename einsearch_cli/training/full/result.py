@@ -1,4 +1,4 @@
-"""What comes out of a full run, kept beside it."""
+"""Results of a full run, which its folder keeps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunResult:
 
     name: str
     structure: str
-    """Of the layers that carry one."""
+    """Structure of the layers that have one."""
     loss: float
     """Held-out loss at the end, nats per token."""
     params: int

@@ -38,7 +38,7 @@ class TrainPlan:
 
     @property
     def tokens(self) -> int:
-        """Of the run, repeated ones counted again."""
+        """Tokens of the run, repeated ones counted again."""
         return self.phases.steps * self.phases.tokens_per_step
 
     def estimate_on(self, device: Accelerator, devices: int = 1) -> Estimate:
@@ -62,7 +62,7 @@ class TrainPlan:
 
 
 def plan_run(spec: TrainSpec, vocabulary: int) -> TrainPlan:
-    """The plan of a run on data with so many distinct tokens; nothing is allocated.
+    """The plan of a run on data with `vocabulary` distinct tokens; nothing is allocated.
 
     Raises:
         SpecError, SizeError, LayerError: a network or guide that cannot be.

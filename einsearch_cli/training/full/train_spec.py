@@ -175,7 +175,7 @@ class TrainSpec(Settings):
         return self
 
     def config(self, vocabulary: int) -> TransformerConfig:
-        """The network for data with so many distinct tokens; SpecError for a vocabulary that is smaller."""
+        """The network for data with `vocabulary` distinct tokens; SpecError if the spec gives a smaller vocabulary."""
         return self.model.config(vocabulary)
 
     @property

@@ -77,7 +77,7 @@ class OptimizerKind(ABC):
         return sum(value.numel() * self.state_bytes(options[name]) for name, value in model.named_parameters())
 
 
-OPTIMIZERS: Final = Register[OptimizerKind]("optimizer", __name__, __path__, DEFAULT)
+OPTIMIZERS: Final = Register[OptimizerKind]("optimizer", __name__, __path__)
 register, find_optimizer, optimizer_names = OPTIMIZERS.add, OPTIMIZERS.find, OPTIMIZERS.names
 
 OptimizerName = Annotated[str, AfterValidator(OPTIMIZERS.check)]

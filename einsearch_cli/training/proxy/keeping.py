@@ -24,7 +24,7 @@ class RunProgress(TypedDict):
     """`Trainer.run_state`."""
     curve: list[tuple[float, float]]
     elapsed_s: float
-    """Of the run so far, over all processes."""
+    """Wall time of the run so far, over all processes."""
 
 
 class StateKeeper:

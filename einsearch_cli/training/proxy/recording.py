@@ -41,7 +41,7 @@ class Program(nn.Module):
         return Interpreter(self, graph=self.graph).run(*inputs)
 
     def compiled(self) -> Callable[..., Any]:
-        """The same as a function of Python."""
+        """The operations as a Python function."""
         return GraphModule(self, self.graph).forward
 
 

@@ -24,7 +24,7 @@ _TENSOR, _TUPLE, _PAIRS = "tensor", "tuple", "pairs"
 
 
 def save_run_state(folder: Path, whose: str, step: int, state: Mapping[str, Any]) -> None:
-    """Write the state of a run beside the earlier one.
+    """Write the state of a run next to the earlier one.
 
     Args:
         folder: of this run alone.

@@ -36,8 +36,8 @@ _UNWATCHED: Final = nullcontext()
 class Trainer(ABC):
     """Runs of one task, structure, width and budget in progress; they differ in seed and learning rate.
 
-    All that a step of a run depends on is in `run_state`: a trainer goes on from it as this one would, whatever runs
-    train beside it.
+    All that a step of a run depends on is in `run_state`: a trainer goes on from it as this one would, whatever other
+    runs train with it.
     """
 
     def __init__(self, runs: Sequence[ProxyRun]) -> None:

@@ -66,7 +66,7 @@ class TrialResult(Record):
     train_flops: float
     """Training FLOPs spent, embeddings and head left out."""
     total_flops: float
-    """The same with embeddings and head."""
+    """Training FLOPs spent, embeddings and head included."""
     steps: int
     elapsed_s: float
     curve: tuple[tuple[float, float], ...]

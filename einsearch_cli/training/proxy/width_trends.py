@@ -23,9 +23,9 @@ class LayerCoordinates:
     width: int
     layer: str
     start: float
-    """Of the outputs of the untrained network."""
+    """Root mean square of the outputs of the untrained network."""
     changes: tuple[float, ...]
-    """Of the difference to these after 1 and 10 steps at the full learning rate, without warm-up."""
+    """Root mean square of the change of outputs after 1 and 10 steps at the full learning rate, without warm-up."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the structure in its text notation; `from_json` reads them back."""

@@ -156,7 +156,7 @@ def test_meta_pkl_is_not_unpickled(folder: Path, tmp_path: Path) -> None:
         ),
         (
             '{"vocabulary": 65, "training_tokens": 5001}',
-            "train.bin has 5,000 tokens, and meta.json beside it says 5,001",
+            "train.bin has 5,000 tokens, and meta.json next to it says 5,001",
         ),
         ('{"vocabulary": 65, "tokenizer": {"kind": "morse"}}', "no tokenizer is of kind 'morse'"),
         (

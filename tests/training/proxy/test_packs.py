@@ -234,7 +234,7 @@ def test_a_trainer_goes_on_from_a_state(tmp_path: Path, structure: str, optimize
     save_run_state(tmp_path / "run", "me", 5, first.run_state(len(first.runs) - 1))
     state = read_run_state(tmp_path / "run", "me", pytest.fail)
     assert state is not None
-    if is_program:  # beside another run, or alone: states are those of runs, not of packs
+    if is_program:  # with another run, or alone: states are those of runs, not of packs
         alone = PackTrainer([replace(run, seed=1)])
         alone.load_run_states([state])
         assert [alone.step()[0] for _ in range(3)] == [losses[n][1] for n in range(5, 8)]

@@ -105,7 +105,7 @@ def _events(pack: Pack, setup: TrialSetup, patience_s: float | None = None) -> I
 
 @cache
 def _own_folder() -> Path:
-    """Where runs are saved on this node; it goes with this process, or with the next one if this one is killed."""
+    """Where runs are saved on this node; this process removes it at its end, or the next one if this one is killed."""
     return _open.enter_context(draft_folder(default_cache_folder() / "runs"))
 
 
