@@ -68,7 +68,7 @@ class _Telling(Loader):
         self._loader, self._function, self._watch = loader, function, watch
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As the module's own loader does it."""
+        """Create the module as its own loader does."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:

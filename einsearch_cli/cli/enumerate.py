@@ -63,7 +63,7 @@ use these values.
 
 
 class Order(StrEnum):
-    """In which order structures are listed."""
+    """Order in which structures are listed."""
 
     auto = "auto"
     best = "best"
@@ -186,7 +186,7 @@ def _count(space: Space, output: Format, out: Path | None) -> None:
     from einsearch_cli.taxonomy import count
 
     if output is Format.parquet:
-        raise OutputError("--count with parquet: four numbers are no table of structures", remedy="--format json")
+        raise OutputError("--count with parquet: four numbers are not a table of structures", remedy="--format json")
     with share_progress("searching") as on_progress:
         counts = count(space, on_progress)
     console.data(_render_counts(counts, output), out)

@@ -59,12 +59,12 @@ class Listed:
 
     structure: Structure
     text: str
-    """That of the structure, or of the layer."""
+    """Text notation of the structure, or of the layer of experts."""
     place: Place
     mixture: MixtureOfExperts | None = None
 
     def row(self) -> dict[str, str]:
-        """For people."""
+        """One row of the table for people."""
         return {
             "structure": self.text,
             "family": self.family,
@@ -75,7 +75,7 @@ class Listed:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """For programs: everything that does not depend on the dimensions, which `classify` adds."""
+        """Fields for programs: everything that does not depend on the dimensions, which `classify` adds."""
         from einsearch_cli.structures import theta_of
 
         theta = theta_of(self.structure)

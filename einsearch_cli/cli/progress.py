@@ -260,7 +260,7 @@ class TrainProgress(LiveBars):
 
     @staticmethod
     def _left(step: int, steps: int, first: tuple[int, float], now_s: float) -> str:
-        """From the wall clock, so validation and saving count; the first step, which warms up, does not."""
+        """Time left by the wall clock: validation and saving count; the first step, which warms up, does not."""
         per_step_s = (now_s - first[1]) / (step - first[0])
         return f"   {_left_text((steps - step) * per_step_s)}"
 

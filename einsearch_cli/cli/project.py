@@ -32,7 +32,7 @@ order; an equation fixes the order.
 
 From a run, --out is a new folder that generate, export and project read. From a file,
 --out is a file in which NAME.factors.A, ... and NAME.gain are in place of NAME.weight;
-name what is no linear layer, embeddings above all, with --skip.
+name what is not a linear layer, embeddings above all, with --skip.
 
 SOURCE may also be a folder of a Hugging Face language model, and --calibrate a text file,
 a folder of texts, or a folder of token files. Then every layer's outputs come near to

@@ -98,6 +98,6 @@ def _spelling(character: str, before: str) -> str:
 
 
 def _escape(character: str) -> str:
-    """As JSON writes it: two halves for characters beyond U+FFFF."""
+    """The escape of a character as JSON writes it: two halves for characters beyond U+FFFF."""
     halves = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{halves[place]:02x}{halves[place + 1]:02x}" for place in range(0, len(halves), 2))

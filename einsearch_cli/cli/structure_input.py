@@ -1,4 +1,4 @@
-"""From the words of a command line to structures and dimensions."""
+"""Structures and dimensions from the words of a command line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_structures(specs: Sequence[str], sizes: str | None, block_diagonal: boo
 
 
 def refuse_file_as_structure(word: str) -> None:
-    """Say so where a word that is no structure is the name of a file.
+    """Say so where a word that is not a structure is the name of a file.
 
     Raises:
         SpecError: if it is; structures have names of their own, even where a file has the same.

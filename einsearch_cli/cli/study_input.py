@@ -1,4 +1,4 @@
-"""From the words and options of `einsearch rank` to a study."""
+"""A study from the words and options of `einsearch rank`."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def patch_rows(files: Sequence[Path], size: int, scale: int) -> Iterator[Pixels]
         scale: side of the square of image pixels whose mean is one pixel of a patch; what is left over is cut off.
 
     Raises:
-        DataError: a file is no image, or no array of images.
+        DataError: a file is not an image, or not an array of images.
     """
     for file in files:
         for image_HWC in _images_of(file):

@@ -149,7 +149,7 @@ def compress_file(source: Path, target: Path, structure: Structure, names: Names
         watch: told of every layer.
 
     Raises:
-        SpecError: if the source is no safetensors file, or has no matrix that is taken.
+        SpecError: if the source is not a safetensors file, or has no matrix that is taken.
         LayerError: for weights that are not finite.
         OutputError: if the target cannot be written.
     """

@@ -191,7 +191,7 @@ def _onnxruntime() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters say of themselves: missing torchvision, their own deprecations."""
+    """Silence what exporters say of themselves: missing torchvision, their own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

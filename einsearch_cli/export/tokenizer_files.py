@@ -49,7 +49,7 @@ def _vocabulary(document: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _from_huggingface(description: Mapping[str, Any]) -> Any:
-    """Its own file, without what would add tokens at the ends of a text."""
+    """The tokenizer's own file, without what would add tokens at the ends of a text."""
     import tokenizers
 
     text = description["tokenizer_json"]

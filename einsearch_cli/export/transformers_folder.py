@@ -173,7 +173,7 @@ def _compared(transformers: Any, model: Transformer, written: Path, folder: Path
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without progress bars and reports of loading."""
+    """Silence progress bars and reports of loading."""
     logging = transformers.utils.logging
     level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -19,9 +19,9 @@ class Twin:
     """One architecture: how its config is filled in, and what its modules are called."""
 
     model_type: str
-    """By which transformers knows it."""
+    """Name by which transformers knows the architecture."""
     label: str
-    """Its name in messages."""
+    """Name of the architecture in messages."""
     epsilon: str
     """The key of the norms' epsilon."""
     body: str = "model"
@@ -165,7 +165,7 @@ def _refuse_experts(config: TransformerConfig, structured: bool) -> None:
         )
     if not structured:
         raise LayerError(
-            f"structure {config.structure}: which experts run depends on the token, so a layer is no single matrix",
+            f"structure {config.structure}: which experts run depends on the token, so a layer is not a single matrix",
             remedy="keep the structures with --structured, or use --to safetensors",
         )
 

@@ -57,7 +57,7 @@ class IdCodec:
         for word in text.split():
             if not (word.isascii() and word.isdecimal()):
                 raise PromptError(
-                    f"{word[:40]!r} is no token id: ids are whole numbers with spaces between",
+                    f"{word[:40]!r} is not a token id: ids are whole numbers with spaces between",
                     remedy="give for example '17 4 291'",
                 )
         return [int(word) for word in text.split()]

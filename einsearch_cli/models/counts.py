@@ -21,7 +21,7 @@ class FlopCount:
     """Forward FLOPs per token, 2 x multiply-adds, split by what they are spent on.
 
     Only matrix products are counted. Biases, activation functions, norms, rotations, the softmax and the
-    loss are left out; looking up an embedding is no product and costs 0.
+    loss are left out; looking up an embedding is not a product and costs 0.
 
     >>> count = FlopCount(linears=200, attention=50, head=10)
     >>> count.body, count.total

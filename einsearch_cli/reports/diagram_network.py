@@ -45,14 +45,14 @@ class TensorNetwork:
 
     @cached_property
     def spacing(self) -> float:
-        """From one tensor to the next: room for the widest tensor and the longest label between them."""
+        """Distance from one tensor to the next: room for the widest tensor and the longest label between them."""
         label = max(_length(index_label(wire.carriers, self.item)) for wire in self.layout.wires)
         node = max(self.node_width(column) for column in range(len(self.layout.tensors)))
         return node + label + 32
 
     @property
     def row(self) -> float:
-        """From the middle of X to the middle of Y."""
+        """Distance from the middle of X to the middle of Y."""
         return self.spacing * (len(self.layout.tensors) - 1)
 
     @property
@@ -76,7 +76,7 @@ class TensorNetwork:
         return self.x(column) + PORT_GAP * (ports.index(wire.carriers) - (len(ports) - 1) / 2)
 
     def svg(self, left: float) -> Html:
-        """All of it; text may start `left` of the middle of X."""
+        """The whole diagram; text may start `left` of the middle of X."""
         return joined(
             [
                 self._cut(left),

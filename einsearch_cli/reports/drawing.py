@@ -184,7 +184,7 @@ def _point(chart: Chart, item: Series, point: Point, aside: float) -> Html:
 
 
 def _label(chart: Chart, item: Series, point: Point, x: float, y: float) -> Html:
-    """In a badge, else above everything of its series."""
+    """The label of a point: in a badge, else above everything of its series."""
     if point.kind == "badge":
         return text(point.label, x, y, dy="0.35em", class_="badge-text middle")
     highest = max(end for other in item.points for end in (other.y, *(other.interval or ())))

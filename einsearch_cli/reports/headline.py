@@ -158,7 +158,7 @@ def _trends(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
 
 
 def _against_baselines(study: StudyReport) -> list[str]:
-    """For every baseline a sentence on the best structure that is not one itself."""
+    """One sentence for every baseline on the best structure that is not one itself."""
     known = {study.ranking.yardstick, *(ranking.yardstick for ranking in study.comparisons)}
     found = []
     for ranking in study.comparisons:

@@ -32,7 +32,7 @@ class Identity(Look):
     """How one structure of a study looks."""
 
     number: str
-    """Its rank, by which figures name it."""
+    """Rank of the structure, by which figures name it."""
     entry: RankingEntry
 
     @property

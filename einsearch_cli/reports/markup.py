@@ -13,7 +13,7 @@ class Html(str):
     __slots__ = ()
 
     def __html__(self) -> str:
-        """For Jinja: this is not escaped again."""
+        """The text itself: Jinja calls this and does not escape it again."""
         return str(self)
 
 

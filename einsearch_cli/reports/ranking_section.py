@@ -194,7 +194,7 @@ def _how_to_read(study: StudyReport) -> str:
 
 
 def comparison_section(page: Page) -> Html | None:
-    """For every baseline one row of each other structure; None without baselines."""
+    """Rows of every baseline, one for each other structure; None without baselines."""
     comparisons = page.study.comparisons
     if not comparisons:
         return None

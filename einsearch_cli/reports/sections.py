@@ -235,7 +235,7 @@ def _effects_table(found: ExponentEffects) -> Html:
         f"Do the exponents predict the loss of these {found.rungs[0].structures} structures? Correlation: Spearman's, of one "
         "exponent by itself. Log loss per unit: from a fit of all exponents together; +0.1 is 10% more loss for each unit. It "
         f"explains {explained} of the variance, in-sample. Bond: sum of the exponents of bonds. Brackets are 95% intervals, "
-        "by drawing structures with replacement. The structures of a study are no random sample."
+        "by drawing structures with replacement. The structures of a study are not a random sample."
     )
     return table(heads, rows, heads[1:], caption=caption)
 

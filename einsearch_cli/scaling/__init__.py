@@ -1,4 +1,4 @@
-"""From losses to scaling: best widths, compute gains, verdicts, trends, and the ranking.
+"""Scaling from losses: best widths, compute gains, verdicts, trends, and the ranking.
 
 Pure functions on numbers: no torch, no files, no printing.
 """

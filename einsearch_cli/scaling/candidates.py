@@ -1,4 +1,4 @@
-"""From finished runs to the ranking of their structures."""
+"""The ranking of structures from their finished runs."""
 
 from __future__ import annotations
 

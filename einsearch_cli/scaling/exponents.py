@@ -65,7 +65,7 @@ class EffectTrend(Record):
     """How the slope of an exponent changes with compute."""
 
     exponent: str
-    """As in `ExponentEffect`."""
+    """The exponent: `ω`, `1 − ψ`, `ν` or `bond`."""
     per_decade: float
     """Change of the slope for ten times the compute."""
     low: float

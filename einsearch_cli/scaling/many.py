@@ -37,7 +37,7 @@ class Dunnett:
     """Seeds at which the study may stop to look, rising; none or one where it looks once."""
 
     def p_values(self, t: Sequence[float]) -> list[float]:
-        """For each |t|, how often the largest of all would be that large by chance."""
+        """Adjusted p value of each |t|: how often the largest of all would be that large by chance."""
         grid, tails = self._tails
         return [float(np.exp(np.interp(min(abs(value), _LARGE), grid, tails))) for value in t]
 

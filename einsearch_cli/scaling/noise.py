@@ -69,7 +69,7 @@ class Noise:
     """
 
     pooled: Variance | None
-    """Over all cells of the study; None where no cell has two seeds."""
+    """Variance over all cells of the study; None where no cell has two seeds."""
     own: Mapping[Hashable, Variance]
     """Variance of each structure, where they differ; empty where one holds for all."""
     seed: Variance | None

@@ -1,4 +1,4 @@
-"""From runs to losses over a grid of rungs and widths.
+"""Losses over a grid of rungs and widths, from runs.
 
 Words used in this package: an *observation* is the loss of one finished run; a *cell* holds the observations of one
 structure at one rung and width, which differ only in their seed; a *level* is one rung, that is one training budget.

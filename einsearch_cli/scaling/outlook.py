@@ -17,7 +17,7 @@ class Outlook:
 
     law: Law | None = None
     crossover: Crossover | None = None
-    """With the yardstick; None where the laws do not meet within three decades of the runs."""
+    """Where the law meets the yardstick's; None where the laws do not meet within three decades of the runs."""
     prediction: Prediction | None = None
     """At the compute that was asked for."""
     reason: str | None = None

@@ -118,7 +118,7 @@ class RankingEntry(Record):
     crossover: Crossover | None
     """The compute at which its law meets the yardstick's; None where they do not meet within three decades of the runs."""
     prediction: Prediction | None
-    """Its loss at the compute that was asked for; None where none was."""
+    """Loss of the structure at the compute that was asked for; None where none was."""
     confirmed_gain: float | None
     confirmed_gain_low: float | None
     confirmed_gain_high: float | None

@@ -114,7 +114,7 @@ def surface(levels: Sequence[Level]) -> Surface:
 
     One unknown for all rungs costs no coverage in simulations, and makes the minimum known as well from three widths
     as from many. The variance of a minimum is that of the fit at its place (the delta method: the derivative in the
-    place is 0 there). Rungs at which the best width is no optimum keep the loss of their best cell.
+    place is 0 there). Rungs at which the best width is not an optimum keep the loss of their best cell.
     """
     windows = [_window(level) for level in levels]
     fitted = [i for i, window in enumerate(windows) if window.problem is None]

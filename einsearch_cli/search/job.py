@@ -39,7 +39,7 @@ class TrialSetup:
     optimizer: dict[str, Any] = field(default_factory=dict)
     """Fields of `OptimizerSettings`."""
     precision: Precision = "float32"
-    """In which numbers products are taken."""
+    """Number type in which products are taken."""
     devices: tuple[str, ...] = ("cpu",)
     """Where workers train, in turn; `auto` is CUDA where a worker has it."""
     pack: int = 1

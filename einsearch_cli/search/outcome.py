@@ -28,7 +28,7 @@ class TunedRate(Record):
     rate: float
     """Best rate on the cheapest rung, used on all rungs but the last."""
     width: int
-    """Where it was found."""
+    """Width at which the rate was found."""
     tried: Tried
     curvature: float | None
     """Curvature of log loss in log rate: half of it is lost by a rate off by a factor of e; None without a parabola."""
@@ -39,7 +39,7 @@ class TunedRate(Record):
     last_rate: float
     """The rate of the last rung."""
     last_width: int | None = None
-    """Where it was checked; None before."""
+    """Width at which the rate was checked; None before."""
     last_tried: Tried = ()
     shift: float | None = None
     """Best rate of the last rung over best rate of the first: 1 where muP carries it over exactly."""
@@ -59,7 +59,7 @@ class TunedRate(Record):
         )
 
     def checked_at(self, width: int, at: Vertex, tried: Tried, moves: bool) -> Self:
-        """With the check on the last rung; its rate changes only if one of the neighbours was better."""
+        """A copy with the check on the last rung; its rate changes only if one of the neighbours was better."""
         shift = math.exp(at.at)
         rate = float(f"{self.rate * shift:.3g}") if moves else self.rate
         return replace(self, last_rate=rate, last_width=width, last_tried=tried, shift=shift)

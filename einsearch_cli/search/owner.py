@@ -33,7 +33,7 @@ class Owner(Record):
 
     @classmethod
     def here(cls) -> Self:
-        """This process."""
+        """This process as an owner."""
         return cls(os.getpid(), socket.gethostname(), utc_now(), _start_ticks(os.getpid()))
 
     @property
@@ -69,7 +69,7 @@ def write_owner(folder: Path) -> None:
 
 
 def remove_owner(folder: Path) -> None:
-    """This process has no study there any more."""
+    """Say in the folder of a study that this process has it no more."""
     with suppress(OSError):
         (folder / OWNER).unlink(missing_ok=True)
 

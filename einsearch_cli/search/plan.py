@@ -14,7 +14,7 @@ from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 StudyStage = Literal[
     "explore", "rates", "widths", "rate check", "seeds", "more seeds", "confirmation", "without balance loss"
 ]
-"""In the order in which a rung has them."""
+"""Stages in the order in which a rung has them."""
 TUNING: Final[tuple[StudyStage, ...]] = ("rates", "rate check")
 """Stages whose runs only look for learning rates."""
 

@@ -25,7 +25,7 @@ RunEvent = TrialStarted | TrialTriedAgain | JobEvent
 def run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[RunEvent], None]) -> None:
     """Run all trials of the queue.
 
-    Deaths of workers, which may come from outside (a killed process, too little memory), are no results: such
+    Deaths of workers, which may come from outside (a killed process, too little memory), are not results: such
     a trial is tried again, alone, and has failed when `MOST_DEATHS` workers have died with it.
     """
 

@@ -24,7 +24,7 @@ class ShippedFile:
     """A file of the machine where the study is."""
 
     name: str
-    """In the folder of the copy."""
+    """Name of the file in the folder of the copy."""
     path: str
     """Absolute, on the machine of the study."""
     size: int
@@ -45,7 +45,7 @@ class ShippedFile:
         return (status.st_size, status.st_mtime_ns) == (self.size, self.changed_ns)
 
     def pieces(self) -> Iterator[bytes]:
-        """Its content."""
+        """Content of the file, piece by piece."""
         with open(self.path, "rb") as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece

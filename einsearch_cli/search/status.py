@@ -41,7 +41,7 @@ class RunCounts(Record):
     """Runs of the study, those of earlier processes included."""
 
     expected: int | None = None
-    """In all, by the plan; results may make it more or fewer. None before the plan is made."""
+    """Runs in all, by the plan; results may make it more or fewer. None before the plan is made."""
     ok: int = 0
     diverged: int = 0
     failed: int = 0
@@ -79,7 +79,7 @@ class RunStatus(Record):
     width: int
     seed: int
     rate: float
-    """In multiples of the study's base rate."""
+    """Learning rate in multiples of the study's base rate."""
     step: int = 0
     steps: int | None = None
     """None before its first sign of life."""
@@ -93,7 +93,7 @@ class StudyStatus(Record):
 
     format: int = FORMAT
     study: str
-    """Its name."""
+    """Name of the study."""
     task: str
     state: State
     error: str | None = None

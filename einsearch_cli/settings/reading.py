@@ -1,4 +1,4 @@
-"""From plain values to settings; what is wrong is named as the user gave it."""
+"""Settings from plain values; what is wrong is named as the user gave it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Given:
 
 
 Origin = Callable[[Location], Given]
-"""From the location of a setting to how it was given."""
+"""A function from the location of a setting to how it was given."""
 
 _UNKNOWN: Final = "unknown key"
 

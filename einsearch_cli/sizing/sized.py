@@ -34,7 +34,7 @@ class SizedStructure:
     sizes: tuple[tuple[str, int], ...]
     """Carrier set and size, in the order of `structure.indices`."""
     order: FeatureOrder | None = None
-    """In which order features are read and written, indices of size 1 left out; None leaves it to the layer."""
+    """Order in which features are read and written, indices of size 1 left out; None leaves it to the layer."""
 
     def __setstate__(self, state: list[Any]) -> None:
         """Pickles of versions without `order` leave it open."""

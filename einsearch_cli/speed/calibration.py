@@ -149,7 +149,7 @@ def _chunks(dtype: torch.dtype) -> Iterator[float]:
 def _product(
     batch: int, rows: int, k: int, n: int, dtype: torch.dtype, is_feature_major: bool = True
 ) -> Callable[[], Tensor]:
-    """As the layers do it: feature-major, but for few rows; one matrix is an ordinary product."""
+    """A product as layers compute it: feature-major, but for few rows; one matrix is an ordinary product."""
     if batch == 1:
         x, weight = torch.randn(rows, k).to(dtype), torch.randn(k, n).to(dtype)
         return lambda: torch.mm(x, weight)

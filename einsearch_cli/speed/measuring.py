@@ -23,7 +23,7 @@ from einsearch_cli.taxonomy import flops_per_token
 _OVERHEAD = 1.5
 """Time of a call over that of its products at the rate of a large one: a guess for the estimate."""
 _SET_UP_S = 0.02
-"""To build one layer and to record its memory."""
+"""Time to build one layer and to record its memory."""
 _SET_UP_ROUNDS = 1.6
 """Recording memory and warming up take about as long as this many rounds."""
 
@@ -36,7 +36,7 @@ class CaseEstimate:
     """What a case will take."""
 
     set_up_s: float
-    """Before the first round."""
+    """Seconds before the first round."""
     round_s: float
     rounds: int
 

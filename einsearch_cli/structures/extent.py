@@ -105,7 +105,7 @@ def parse_rational(text: str, where: str) -> Fraction:
     """An exponent such as `1/2`, `0.5` or `0.33` (which stands for 1/3).
 
     Raises:
-        StructureError: if the text is no number, or has a zero denominator.
+        StructureError: if the text is not a number, or has a zero denominator.
 
     >>> parse_rational("0.67", "XA"), parse_rational("1/4", "XA")
     (Fraction(2, 3), Fraction(1, 4))

@@ -76,7 +76,7 @@ class _Naming:
 
     @cached_property
     def cost_after(self) -> list[int]:
-        """For every set of factors met, the largest step of the best way to go on."""
+        """Largest step of the best way to go on, for every set of factors met."""
         cost = [0] * (self.everything + 1)
         for met in range(self.everything - 1, -1, -1):
             cost[met] = min(max(self.steps[met, f], cost[met | 1 << f]) for f in _others(met, len(self.factors)))
@@ -84,7 +84,7 @@ class _Naming:
 
     @cached_property
     def earlier_twins(self) -> list[int]:
-        """For every factor, those before it that could change places with it: orders that differ so are equal."""
+        """Earlier factors that could change places with each factor: orders that differ so are equal."""
         known = {(group, mask): size for group, mask, _, size in self.indices}
 
         def alike(a: int, b: int) -> bool:

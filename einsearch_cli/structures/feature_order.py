@@ -1,4 +1,4 @@
-"""In which order the features of input and output count through the indices of a structure."""
+"""Order in which the features of input and output count through the indices of a structure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FeatureOrder:
     inputs: Axes
     outputs: Axes
     factors: tuple[Axes, ...] = ()
-    """In which order the axes of every stored factor lie, the factors in alphabetical order; empty: a layer chooses."""
+    """Order of the axes of every stored factor, the factors in alphabetical order; empty: a layer chooses."""
 
     @classmethod
     def of_text(cls, text: str) -> FeatureOrder:

@@ -164,7 +164,7 @@ def split_mixture(text: str) -> tuple[str, int, int, bool]:
     feed_forward = "family" in groups and text.startswith(_FEED_FORWARD)
     if own and ("expert" in groups or feed_forward):
         raise StructureError(
-            f"{own[0][:40]!r} in {text[:80]!r} is no parameter of this mixture: it takes experts=…, top=…",
+            f"{own[0][:40]!r} in {text[:80]!r} is not a parameter of this mixture: it takes experts=…, top=…",
             remedy=f"write the expert's own sizes before 'moe', or for example {_EXAMPLE}",
         )
     if "expert" in groups:

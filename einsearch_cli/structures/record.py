@@ -14,7 +14,7 @@ class Record:
     """A dataclass that is written as plain data and read back to an equal object.
 
     Its fields are plain values, records, structures, and tuples or mappings of these. What is not in a document has
-    its default; what is no field is ignored.
+    its default; other keys are ignored.
     """
 
     __slots__ = ()

@@ -139,7 +139,7 @@ def _check_tree(root: yaml.Node, source: str) -> None:
                 else f"more than {MAX_NODES} values (aliases expanded)"
             )
             raise SpecError(
-                f"{source}:{_line(node)}: {what}: that is no specification", remedy="see the files in specs/"
+                f"{source}:{_line(node)}: {what}: too large for a specification", remedy="see the files in specs/"
             )
         if node.tag not in _TAGS and node.tag != _PLAIN_TAG:
             shown = node.tag.replace("tag:yaml.org,2002:", "!!")[:60]

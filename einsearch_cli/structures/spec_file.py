@@ -46,14 +46,14 @@ def read_structure_file(path: Path, *, block_diagonal: bool = False) -> list[Nam
     """All structures of a file, in order; the format follows the suffix.
 
     Raises:
-        SpecError: naming file and line of the first entry that is no structure.
+        SpecError: naming file and line of the first entry that is not a structure.
     """
     read = _READERS.get(path.suffix.lower(), _line_entries)
     return _collect(read(read_text(path), str(path)), str(path), block_diagonal)
 
 
 def refuse_other_file(word: str) -> None:
-    """Raise SpecError for a word that names a file, is no structure, and has none of the suffixes."""
+    """Raise SpecError for a word that names a file, is not a structure, and has none of the suffixes."""
     path = Path(word)
     if not path.is_file():
         return

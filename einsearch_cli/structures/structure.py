@@ -54,7 +54,7 @@ class Structure(Shown):
     indices: tuple[tuple[str, Extent], ...]
     """Carrier set (input or output first, then factors) and extent, in the order of the θ vector."""
     order: FeatureOrder | None = None
-    """In which order an equation has written the indices of input and output; None where nothing was said."""
+    """Order in which an equation has the indices of input and output; None where nothing was said."""
 
     @classmethod
     def of(

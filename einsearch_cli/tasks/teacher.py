@@ -121,7 +121,7 @@ class TeacherTask(Task[TeacherSettings]):
         if isinstance(structure, MixtureOfExperts) and structure.feed_forward:
             raise SpecError(
                 f"{structure} on the teacher task: its experts are feed-forward networks of a transformer, "
-                "and the task's network is no transformer",
+                "and the task's network is not a transformer",
                 remedy=f"use the text task, or dense-moe:experts={structure.experts},top={structure.top}",
             )
 
@@ -132,7 +132,7 @@ class TeacherTask(Task[TeacherSettings]):
             yield Batch(pool.inputs[chosen], pool.targets[chosen])
 
     def joint_batches(self, seeds: Sequence[int], device: torch.device) -> Iterator[Batch]:
-        """With the pool on the device, unless a subclass has batches of its own."""
+        """Batches of several runs, with the pool on the device unless a subclass has batches of its own."""
         import torch
 
         if type(self).batches is not TeacherTask.batches:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from einsearch_cli.sizing.generic_rank import GenericRank
 
 RANK_FIELDS = ("rank", "rank_method", "rank_certificate")
-"""In JSON; null unless the rank was asked for."""
+"""Names of the fields in JSON that are null unless the rank was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

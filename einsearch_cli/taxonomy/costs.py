@@ -28,7 +28,7 @@ class ContractionOrder:
     """One binary tree over the activation x and the factors, with its cost."""
 
     tree: str
-    """Such as `(xA)B`; `x(AB)` multiplies the factors first (pre-merge)."""
+    """Text of the order, such as `(xA)B`; `x(AB)` multiplies the factors first (pre-merge)."""
     flops_per_token: int
     """FLOPs of the steps that hold the activation."""
     flops_per_call: int

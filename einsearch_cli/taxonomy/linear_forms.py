@@ -50,7 +50,7 @@ class LinearForms:
 
     @classmethod
     def of(cls, classes: IndexClasses, unit: int, tokens: Fraction | None) -> LinearForms:
-        """With τ in whole numbers of 1/unit.
+        """The forms of the classes, with τ in whole numbers of 1/unit.
 
         More tokens than the largest step make no difference: all steps between factors
         then cost less than the last one.

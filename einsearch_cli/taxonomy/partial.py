@@ -72,7 +72,7 @@ class Block:
 
 
 def joined(parts: list[Partial]) -> Partial:
-    """All of several arrays of partial structures."""
+    """One array of the partial structures of several."""
     if len(parts) == 1:
         return parts[0]
     columns = {name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in _COLUMNS}

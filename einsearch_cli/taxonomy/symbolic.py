@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import sympy
 
 MAX_FREE_FACTORS = 4
-"""With 5 factors there are 120 orders, and formulas that nobody reads."""
+"""Largest number of factors with formulas: 5 have 120 orders, and formulas that nobody reads."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class TreeTaxonomy:
     nu: Fraction
     omega: Fraction
     tree: str
-    """Such as `(xA)B`; `x(AB)` multiplies the factors first (pre-merge). The one with the fewest products of factors."""
+    """Text of the tree with the fewest products of factors, such as `(xA)B`; `x(AB)` multiplies them first."""
 
     def to_json(self) -> dict[str, str]:
         return {

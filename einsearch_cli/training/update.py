@@ -35,10 +35,10 @@ def _alone(last: bool) -> AbstractContextManager[object]:  # noqa: ARG001
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """From the losses of a batch's parts to changed parameters."""
+    """The change of parameters by the losses of a batch's parts."""
 
     optimizer: Optimizer
-    """Its groups have their peak learning rates under `peak_lr`."""
+    """Optimizer whose groups have their peak learning rates under `peak_lr`."""
     parameters: Collection[Tensor]
     """Parameters whose gradients are clipped together."""
     clip_norm: float

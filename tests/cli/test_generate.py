@@ -124,7 +124,7 @@ def test_a_tokenizer_of_another_vocabulary(einsearch, tmp_path) -> None:
         (("--prompt", "h" * 25), "a prompt of 25 tokens for a context of 24"),
         (("--prompt", "h", "--top-p", "2"), "--top-p 2: a number above 0 and at most 1 is needed"),
         (("--prompt", "h", "--stop", "lo"), "--stop 'lo' is 2 tokens: generation stops at a single one"),
-        (("--prompt", "1 x", "--ids"), "'x' is no token id"),
+        (("--prompt", "1 x", "--ids"), "'x' is not a token id"),
         (("--prompt", "99", "--ids"), "token 99 at position 0"),
         (("--prompt", "h", "--device", "tpu"), "device 'tpu'"),
         ((), "--prompt"),

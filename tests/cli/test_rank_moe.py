@@ -164,4 +164,4 @@ def test_the_teacher_task_has_no_networks_to_replace(einsearch, tmp_path: Path) 
     )
     found = einsearch("rank", path, "--out", tmp_path / "out")
     assert found.code == 2
-    assert "the task's network is no transformer" in found.err
+    assert "the task's network is not a transformer" in found.err

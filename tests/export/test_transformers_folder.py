@@ -114,7 +114,7 @@ def test_structured_layers_stay_or_are_merged(tmp_path: Path, name: str) -> None
     assert kept == len(model.structured_layers())
     assert json.loads((tmp_path / "kept" / "config.json").read_text())["model_type"].startswith("einsearch-")
     if "experts" in name:
-        with pytest.raises(LayerError, match=r"btt-moe.*so a layer is no single matrix\ntry: keep the structures with"):
+        with pytest.raises(LayerError, match=r"btt-moe.*a layer is not a single matrix\ntry: keep the structures with"):
             save_for_transformers(model, tmp_path / "merged")
         return
     assert save_for_transformers(model, tmp_path / "merged") < 1e-5

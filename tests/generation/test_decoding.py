@@ -144,5 +144,5 @@ def test_prompts_that_cannot_be_continued(prompt: list[int], message: str) -> No
 
 
 def test_words_that_are_no_ids() -> None:
-    with pytest.raises(PromptError, match=r"'1\.5' is no token id: ids are whole numbers"):
+    with pytest.raises(PromptError, match=r"'1\.5' is not a token id: ids are whole numbers"):
         IdCodec().read("3 1.5")

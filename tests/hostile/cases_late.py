@@ -12,7 +12,7 @@ CASES: tuple[Case, ...] = (
     refused("rank monarch --widths 1000000", "bytes for parameters", "this machine has", never=LATE),
     refused("rank monarch --task text --widths 65", "a proxy transformer of width 65", "use 68", never=LATE),
     refused("rank monarch --text nothing.txt", "text nothing.txt does not exist", never=LATE),
-    refused("rank ffn-moe:experts=4,top=2 --widths 64", "is no transformer", never=LATE),
+    refused("rank ffn-moe:experts=4,top=2 --widths 64", "is not a transformer", never=LATE),
     refused("rank monarch --widths 64 --out here", "here", files={"here": "a file"}, never=LATE),
     refused("rank monarch --widths 64 --out here", "study.db", files={"here/study.db": "no database"}, never=LATE),
     refused("rank nothing.yaml", "cannot read nothing.yaml", never=LATE),

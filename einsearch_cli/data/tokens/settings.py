@@ -67,7 +67,7 @@ LOCAL_READERS: Final = ("json", "parquet", "csv", "text")
 
 
 MAX_SUBWORDS: Final = 1 << 16
-"""So that tokens fit two bytes."""
+"""Largest number of subwords: tokens fit two bytes."""
 
 
 def check_tokenizer(name: str) -> None:

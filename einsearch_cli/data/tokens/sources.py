@@ -21,7 +21,7 @@ class Source:
     """Documents in their order, read again each time."""
 
     described: str
-    """In words."""
+    """What the source is, in words."""
 
     digest: str
     """SHA-256 over the texts."""

@@ -50,7 +50,7 @@ class TiktokenTokenizer(Tokenizer):
         return np.asarray(self._encoding.encode_to_numpy(text, disallowed_special=()), dtype=np.uint32)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens; the replacement character for numbers that are no token."""
+        """Text of tokens; the replacement character for numbers that are not tokens."""
         parts = []
         for token in tokens:
             try:
@@ -73,7 +73,7 @@ class TiktokenTokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TiktokenTokenizer:
-        """From pattern, merge ranks and special tokens."""
+        """The tokenizer of a pattern, merge ranks and special tokens."""
         ranks = {base64.b64decode(word, validate=True): int(rank) for word, rank in values["ranks"].items()}
         special = {str(word): int(token) for word, token in values["special_tokens"].items()}
         return cls(_encoding(str(values["name"]), str(values["pattern"]), ranks, special))
@@ -135,7 +135,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return np.array(encoded.ids, dtype=np.uint32)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens, special ones included; numbers that are no token are left out."""
+        """Text of tokens, special ones included; numbers that are not tokens are left out."""
         return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False))
 
     def unknown(self, text: str) -> str:
@@ -150,7 +150,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> HuggingFaceTokenizer:
-        """From what a tokenizer.json holds."""
+        """The tokenizer that a tokenizer.json describes."""
         return cls(_parse(_package("tokenizers"), str(values["tokenizer_json"])))
 
     @staticmethod
@@ -234,7 +234,7 @@ def _read_merges(path: Path) -> dict[bytes, int]:
             ranks[base64.b64decode(word, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
             raise DataError(
-                f"merge table {path}, line {number}: {line[:60]!r} is no word and rank", remedy=remedy
+                f"merge table {path}, line {number}: {line[:60]!r} is not a word and a rank", remedy=remedy
             ) from None
     missing = next((byte for byte in range(256) if bytes([byte]) not in ranks), None)
     if missing is not None:

@@ -43,7 +43,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens; the replacement character stands for what is no text."""
+        """Text of tokens; the replacement character stands for what is not text."""
 
     def unknown(self, text: str) -> str:
         """The characters of a text that it does not know, each once, in order."""
@@ -82,11 +82,11 @@ class BytesTokenizer(Tokenizer):
         return np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of bytes; a token that is no byte counts as broken UTF-8, too."""
+        """Text of bytes; a token that is not a byte counts as broken UTF-8, too."""
         return bytes(token if 0 <= token < 256 else 0xFF for token in tokens).decode("utf-8", errors="replace")
 
     def to_json(self) -> dict[str, Any]:
-        """Its kind is all there is."""
+        """The kind of the tokenizer, which is all there is."""
         return {"kind": self.kind}
 
     @classmethod
@@ -142,7 +142,7 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CharacterTokenizer:
-        """From the characters in the order of their tokens."""
+        """The tokenizer of characters in the order of their tokens."""
         return cls(str(values["characters"]))
 
 

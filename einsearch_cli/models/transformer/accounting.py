@@ -74,10 +74,10 @@ class Matrix(NamedTuple):
     d_in: int
     d_out: int
     layer: LayerSpec | None
-    """What it carries; None for an ordinary dense layer."""
+    """Structure or experts of the linear map; None for an ordinary dense layer."""
 
     def costs(self, *, bias: bool) -> LinearCount:
-        """Its parameters and FLOPs."""
+        """Parameters and FLOPs of the linear map."""
         return _count(self, bias)
 
 

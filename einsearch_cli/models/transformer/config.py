@@ -30,7 +30,7 @@ class TransformerConfig(Settings):
 
     Raises:
         SizeError: a size below 1 or beyond all memory, or sizes that do not fit each other.
-        StructureError: a text that is no structure.
+        StructureError: a text that is not a structure.
         SpecError: experts that the chosen layers have no place for.
 
     >>> config = TransformerConfig(vocabulary=256, width=128, layers=2, heads=4, kv_heads=2, activation="swiglu")

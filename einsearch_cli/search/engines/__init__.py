@@ -74,7 +74,7 @@ class Engine(ABC):
             )
         self.setup = setup
         self.options = read_options(self.name, self.options_type, options or {})
-        """Its options, an `options_type`; None for an engine without."""
+        """Options of the engine, an `options_type`; None for an engine without."""
         self.folder = folder
         self.workers = workers or self.default_workers()
         """Packs that run at once."""

@@ -65,7 +65,7 @@ class LocalProcesses(Engine):
         self._returned: list[Pack] = []
         """Packs of workers that died while they loaded torch: no job is to blame."""
         self._false_starts = 0
-        """Such workers in a row."""
+        """Workers in a row that died while they loaded torch."""
 
     def default_workers(self) -> int:
         """One for every core, or CUDA device."""
@@ -129,7 +129,7 @@ class LocalProcesses(Engine):
         return bool(self._returned) or any(worker.jobs for worker in self._team)
 
     def _setup_of_next(self) -> TrialSetup:
-        """With the device that the fewest workers have."""
+        """The setup of the next worker, with the device that the fewest workers have."""
         taken = [device for worker in self._team for device in worker.setup.devices]
         return replace(self.setup, devices=(min(self.setup.devices, key=taken.count),))
 

@@ -24,7 +24,7 @@ class StepMetrics:
     step: int
     """Updates made, this one included."""
     tokens: int
-    """Seen so far, repeated ones counted again."""
+    """Tokens seen so far, repeated ones counted again."""
     flops: int
     """Training FLOPs so far without embeddings and head: 3 × forward, guides included, recomputation not."""
     total_flops: int
@@ -34,15 +34,15 @@ class StepMetrics:
     learning_rate: float
     """Base learning rate of this step."""
     gradient_norm: float
-    """Before clipping."""
+    """Norm of the gradient before clipping."""
     tokens_per_s: float
     """Tokens per second in this step, all processes together."""
     guide_weight: float
-    """a; 0 without guides."""
+    """Weight a of the guides; 0 without guides."""
     validation_loss: float | None = None
     """Held-out loss after this step, nats per token, where it was measured."""
     smallest_load: float | None = None
-    """With experts, there too: held-out share of the least used expert of any layer, times the number of experts."""
+    """Held-out share of the least used expert of any layer, times the number of experts; None without experts."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `validation_loss` and `smallest_load` only where there is one."""

@@ -233,5 +233,5 @@ def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _copy(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """In memory that torch aligned: products of tensors that lie as a file has them may differ in the last bit."""
+    """A copy that torch has aligned: products of tensors that lie as a file has them may differ in the last bit."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=parameter.device).copy_(tensor)

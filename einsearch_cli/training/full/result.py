@@ -29,7 +29,7 @@ class RunResult:
     guided_steps: int
     repeated_steps: int
     tokens: int
-    """Seen in training, repeated ones counted again."""
+    """Tokens seen in training, repeated ones counted again."""
     flops: int
     """Training FLOPs without embeddings and head; guides included."""
     total_flops: int

@@ -33,7 +33,7 @@ class TrackedRun:
     folder: Path
     title: str
     settings: Mapping[str, Any]
-    """Its spec as plain values."""
+    """The spec of the run as plain values."""
     step: int
     """Updates made already; numbers that an interrupted session sent after it are replaced."""
 

@@ -28,14 +28,14 @@ class AdamW(OptimizerKind):
     def options(
         self, model: StructuredNetwork, *, base_width: int, learning_rate: float, weight_decay: float
     ) -> dict[str, Options]:
-        """As `StructuredNetwork.learning_rate_multipliers` says."""
+        """Learning rates as `StructuredNetwork.learning_rate_multipliers` says, and weight decay."""
         from einsearch_cli.training.groups import parameter_options
 
         multipliers = model.learning_rate_multipliers(base_width)
         return parameter_options(model, multipliers, learning_rate=learning_rate, weight_decay=weight_decay)
 
     def make(self, groups: Sequence[Group], settings: UpdateSettings) -> Optimizer:
-        """With the fused step, one kernel for a group."""
+        """AdamW with the fused step, one kernel for a group."""
         import torch
 
         return torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), fused=True)

@@ -31,7 +31,7 @@ class RunCost:
     """FLOPs of the forward and backward pass as the structure needs them, without embeddings and head."""
 
     total_flops_per_step: int
-    """With embeddings and head."""
+    """FLOPs of the forward and backward pass, with embeddings and head."""
 
     params: int
     """Trainable numbers in the network."""

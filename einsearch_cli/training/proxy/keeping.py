@@ -18,7 +18,7 @@ PREEMPTED: Final = 128 + signal.SIGTERM
 
 
 class RunProgress(TypedDict):
-    """All of a run in progress."""
+    """Everything about a run in progress."""
 
     trainer: dict[str, Any]
     """`Trainer.run_state`."""

@@ -107,7 +107,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Without it torch imports its compiler, which takes a second of every worker's start."""
+        """Answers for torch, which else imports its compiler: a second of every worker's start."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -29,7 +29,7 @@ _FILLED: Final = 0.8
 """Share of a GPU's free memory that a pack may take by its estimate. With several workers on one GPU it may still be too much:
 the pack is then halved."""
 _ROUGH_BYTES: Final = 80
-"""For each parameter and each result of a product: twenty numbers, gradients, moments and copies among them."""
+"""Bytes for each parameter and each result of a product: twenty numbers, gradients, moments and copies among them."""
 
 
 @dataclass(frozen=True, slots=True)

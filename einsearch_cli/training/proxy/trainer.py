@@ -205,7 +205,7 @@ class SingleTrainer(Trainer):
 
     @property
     def executed_flops(self) -> int:
-        """As counted in the first step."""
+        """FLOPs as counted in the first step."""
         return self._executed_flops
 
     def _update_state(self, number: int) -> dict[str, Any]:
@@ -282,7 +282,7 @@ class PackTrainer(Trainer):
 
     @property
     def executed_flops(self) -> int:
-        """As counted in the program."""
+        """FLOPs as counted in the program."""
         products = self._program.product_flops
         return self._with_attention(products) if self._program.has_attention else products
 

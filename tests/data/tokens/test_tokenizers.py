@@ -174,8 +174,8 @@ def test_an_encoding_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"aGU= 256\nnonsense\n", "line 2: b'nonsense' is no word and rank"),
-        (b"aGU= x\n", "line 1: b'aGU= x' is no word and rank"),
+        (b"aGU= 256\nnonsense\n", "line 2: b'nonsense' is not a word and a rank"),
+        (b"aGU= x\n", "line 1: b'aGU= x' is not a word and a rank"),
         (b"aGU= 256\n", "has no rank for byte 0x00: all 256 bytes need one"),
         (None, "cannot be read: No such file or directory"),
     ],

@@ -84,7 +84,7 @@ class RayTasks(Engine):
 
     @property
     def _gpus(self) -> int:
-        """That a task needs."""
+        """Number of GPUs that a task needs."""
         return int(self.setup.devices[0].startswith("cuda"))
 
     def start_up_s(self, loading_s: float) -> float:

@@ -20,7 +20,7 @@ class Connect:
     shipment: Shipment | None
     """What runs need; None where only the cores are counted."""
     gpus: int = 0
-    """That a task needs."""
+    """Number of GPUs that a task needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Connected:
     """The cluster is there."""
 
     tasks: int
-    """That it has room for at once."""
+    """Number of tasks that the cluster has room for at once."""
 
 
 @dataclass(frozen=True, slots=True)

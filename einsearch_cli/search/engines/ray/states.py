@@ -41,7 +41,7 @@ def newest_state(folder: Path) -> Path | None:
 
 
 def pieces_of(number: int, checkpoint: Path) -> Iterator[StatePiece]:
-    """All of a checkpoint, which may be removed once the first piece is there.
+    """A checkpoint in pieces; it may be removed once the first piece is there.
 
     Raises:
         OSError: it is not there, or cannot be read.

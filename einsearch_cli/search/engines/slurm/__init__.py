@@ -31,7 +31,7 @@ from einsearch_cli.settings import Duration, PathSetting, Whole, duration_s
 from einsearch_cli.training.proxy.trial import failed_result
 
 _MOST_WORKERS: Final = 64
-"""Without --workers no more runs are trained at once, however large the partition is."""
+"""Without --workers, no more runs are trained at once, however large the partition is."""
 SHARED: Final = ".einsearch-slurm"
 """Folder of this engine's folders, in that of the study, or in one that is given."""
 _BEATS_PER_LEASE: Final = 10

@@ -32,7 +32,7 @@ _SIGNAL_LAG_S: Final = 1.0
 
 
 class _Leave(BaseException):
-    """This task is to end."""
+    """Raised in a task that is to end."""
 
 
 def work(root: str, cores: int, beat_s: float, patience_s: float) -> None:
