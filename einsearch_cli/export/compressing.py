@@ -146,7 +146,7 @@ def compress_file(source: Path, target: Path, structure: Structure, names: Names
         target: the file to write.
         structure: of all new layers.
         names: which layers are taken.
-        watch: told of every layer.
+        watch: called for every layer.
 
     Raises:
         SpecError: if the source is not a safetensors file, or has no matrix that is taken.

@@ -57,7 +57,9 @@ def load_transformer(path: Path, device: torch.device | str = "cpu") -> Transfor
             document = json.loads((file.metadata() or {}).get(METADATA, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
-        raise SpecError(f"{path} cannot be read as safetensors: {error}", remedy="write it again") from error
+        raise SpecError(
+            f"{path} cannot be read as safetensors: {error}", remedy="write it again with `einsearch export`"
+        ) from error
     if not isinstance(document, dict) or "config" not in document:
         raise SpecError(
             f"{path} has no entry {METADATA!r} with a config in its metadata: a transformer needs one",
@@ -71,7 +73,7 @@ def load_transformer(path: Path, device: torch.device | str = "cpu") -> Transfor
     except RuntimeError as error:
         raise SpecError(
             f"{path}: its tensors are not those of the config in its metadata: {' '.join(str(error).split())[:200]}",
-            remedy="write it again",
+            remedy="write it again with `einsearch export`",
         ) from error
     return model.eval()
 
@@ -81,7 +83,8 @@ def _orders(document: dict[str, Any], path: Path) -> dict[str, str]:
     orders = document.get("orders", {})
     if not isinstance(orders, dict) or not all(isinstance(text, str) for text in orders.values()):
         raise SpecError(
-            f"{path}: orders of features {str(orders)[:80]!r} are not texts by layer", remedy="write it again"
+            f"{path}: orders of features {str(orders)[:80]!r} are not texts by layer",
+            remedy="write it again with `einsearch export`",
         )
     return orders
 

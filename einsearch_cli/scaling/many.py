@@ -17,7 +17,7 @@ import numpy as np
 from einsearch_cli.scaling.noise import CONFIDENCE, Floats
 
 _LARGE = 12.0
-"""|t| beyond which no p is told from 0."""
+"""|t| beyond which p counts as 0."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def explore(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, sta
 
     1. The first two candidates find their best width (and rate), which says how many FLOPs per token pay at this budget.
     2. Every other candidate, and then every proposal, is trained once at the width whose FLOPs come nearest to that.
-       A proposal that is a network known from before costs no run; the sampler is told its loss.
+       A proposal that is a network known from before costs no run; the sampler gets its loss.
     3. The best get a second seed, the best half of them two more; the order after that is the result.
 
     Raises:
@@ -213,7 +213,7 @@ class _Exploring:
             if item is None or item.log_losses:
                 self.proposals.tell(trial, math.inf if item is None else item.log_losses[0])
                 known += 1
-            else:  # told when it has been trained
+            else:  # reported when it has been trained
                 asked.append((trial, item))
                 known += id(item) in new
                 new[id(item)] = item

@@ -75,7 +75,7 @@ def failed(structure: Structure, spec: ExploreSpec) -> list[str]:
 class Proposals:
     """Structures that a sampler proposes, each within the bounds; the same losses give the same proposals.
 
-    Points outside the bounds are told to the sampler as failed, which it leaves out of what it learns from, and it is
+    Points outside the bounds are reported to the sampler as failed, which it leaves out of what it learns from, and it is
     asked again.
     """
 
@@ -104,7 +104,7 @@ class Proposals:
             self._study.add_trial(optuna.create_trial(params=params, distributions=self._distributions, value=log_loss))
 
     def ask(self) -> tuple[optuna.Trial, Structure]:
-        """The next structure, to be told of with `tell`.
+        """The next structure, whose result `tell` takes.
 
         Raises:
             SpecError: the sampler finds none within the bounds.

@@ -92,7 +92,7 @@ def generic_rank(sized: SizedStructure, seed: int = 0, on_slow: Callable[[str], 
     Args:
         sized: the structure with its sizes.
         seed: that of the random factors.
-        on_slow: is told what is done before something that takes more than some seconds.
+        on_slow: called with what comes next, before anything that takes more than some seconds.
 
     Raises:
         SizeError: for matrices too large for memory whose rank the paths do not settle.

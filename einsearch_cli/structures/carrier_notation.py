@@ -144,7 +144,7 @@ def _share(tensor: str, extents: Mapping[str, Extent], count: int, whole: str) -
     if share.exponent < 0:
         raise StructureError(
             f"the exponents that {tensor} carries in {whole[:80]!r} sum to more than 1: nothing is left for the rest",
-            remedy="make the exponents smaller",
+            remedy="write exponents whose sum is 1 at most",
         )
     return share
 

@@ -132,7 +132,7 @@ def classify(
     """Classify a structure and cost it for a d_out × d_in matrix.
 
     With a `rank_seed` the generic rank is computed too, with random factors of that seed; `on_slow`
-    is told before a rank that takes more than some seconds.
+    is called before a rank that takes more than some seconds.
 
     Raises:
         SizeError: if the structure has no sizes for these dimensions, or a matrix too large for its rank.

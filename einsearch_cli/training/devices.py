@@ -29,9 +29,10 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
         raise DeviceError(f"device {name!r}: {why}", remedy="use --device cpu, or install torch for CUDA")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise DeviceError(
-            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices", remedy="use a lower number"
+            f"device {name!r}: this machine has {count} CUDA devices",
+            remedy=f"use one of: {', '.join(f'cuda:{number}' for number in range(count))}",
         )
     return device
 

@@ -48,7 +48,7 @@ class Update:
     guide: SelfGuide | None = None
     """The guides of a self-guided network."""
     exchange: Callable[[bool], AbstractContextManager[object]] = _alone
-    """Context of one part, told whether it is the last: several processes exchange gradients in that one only."""
+    """Context of one part, given whether it is the last: several processes exchange gradients in that one only."""
 
     def step(
         self,

@@ -88,7 +88,9 @@ def map_tokens(path: Path, token_type: TokenType) -> TokenArray:
                 remedy="copy it again if it was cut off, or give the type it was written in as token_type",
             )
         if size == 0:
-            raise DataError(f"{path} is empty: there are no tokens in it", remedy="write it again")
+            raise DataError(
+                f"{path} is empty: there are no tokens in it", remedy="write it again, e.g. with `einsearch tokenize`"
+            )
         return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
     except OSError as error:
         raise DataError(

@@ -42,7 +42,7 @@ def write_token_folder(
         tokenizer: encodes them.
         token_type: of the integers; the smallest that holds the vocabulary when None.
         key: what to note in meta.json as the origin.
-        progress: told which share of the text is done.
+        progress: called with the share of the text that is done.
 
     Raises:
         DataError: a document cannot be read, or one of the two parts is empty.

@@ -80,7 +80,7 @@ def open_tokens(
     Args:
         settings: where the tokens come from.
         cache_folder: for encoded text and digests; the user's cache folder when None.
-        progress: told which share of the text is encoded.
+        progress: called with the share of the text that is encoded.
 
     Raises:
         DataError: nothing there, not readable, empty, of one token only, not the type it should be, or a token that
@@ -129,7 +129,7 @@ def write_tokens(
         tokenizer: by name, as `DataSettings.tokenizer`.
         held_out_fraction: part of the characters held out.
         token_type: of the integers; the smallest that holds the vocabulary when None.
-        progress: told which share of the text is done.
+        progress: called with the share of the text that is done.
 
     Raises:
         DataError: the text or the tokenizer cannot be read, or its tokens do not fit the type.

@@ -92,7 +92,7 @@ def read_newest(run: Path, warn: Warn, *, with_optimizer: bool = True) -> Checkp
 
     Args:
         run: folder of the run.
-        warn: told of every damaged checkpoint that is passed over.
+        warn: called with a line for every damaged checkpoint that is passed over.
         with_optimizer: as in `read_checkpoint`.
 
     Raises:

@@ -36,7 +36,7 @@ def load_model(
     Args:
         path: folder of a run, of which the newest whole checkpoint is taken, or of a checkpoint.
         device: where the model goes.
-        warn: told of every damaged checkpoint that is passed over.
+        warn: called with a line for every damaged checkpoint that is passed over.
 
     Raises:
         CheckpointError: no checkpoint there, a damaged one, or a pickle.

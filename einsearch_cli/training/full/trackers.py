@@ -28,7 +28,7 @@ class Tracker:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """What a service is told of a run when it starts or goes on."""
+    """What a service learns of a run when it starts or goes on."""
 
     folder: Path
     title: str

@@ -52,7 +52,7 @@ def load_train_specs(
         )
         return spec.name, [spec]
     if "name" in wanted:
-        raise SpecError(f"--set name: {path} has several runs, each with its own", remedy="leave it out")
+        raise SpecError(f"--set name: {path} has several runs, each with its own", remedy="leave --set name out")
     merged = [_merged(_rebased(_merged(common, run), path.parent), wanted) for run in _checked_runs(runs, document)]
     places = _Places(document, wanted, texts)
     specs = [read_settings(TrainSpec, data, replace(places, run=(RUNS, n))) for n, data in enumerate(merged)]

@@ -36,7 +36,7 @@ RANDOM_STATE: Final = "random:cpu"
 
 
 class Listener(Protocol):
-    """Is told how a run goes, in the first process."""
+    """Receives the progress of a run, in the first process."""
 
     def on_step(self, metrics: StepMetrics, steps: int) -> None:
         """After every step, with the number of all steps."""
@@ -68,7 +68,7 @@ def train_full(
         data: its tokens.
         run: folder for checkpoints, metrics and the result; made if missing.
         world: the processes that share the work.
-        listener: told how it goes.
+        listener: receives the progress of the run.
 
     Raises:
         KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint.

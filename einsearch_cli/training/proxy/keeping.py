@@ -37,7 +37,7 @@ class StateKeeper:
         folders: one of its own for every run.
         whose: for every run, text that is equal for runs that train the same.
         interval_s: seconds between two saves.
-        warn: told in a line, with the number of the run, of every state that cannot be used or written.
+        warn: called with the number of the run and a line for every state that cannot be used or written.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ def read_run_state(folder: Path, whose: str, warn: Callable[[str], None]) -> dic
     Args:
         folder: of this run alone.
         whose: as it was saved.
-        warn: told in a line if there are states and the newest cannot be used.
+        warn: called with a line if there are states and the newest cannot be used.
     """
     problems, found = [], None
     for path in reversed(sealed_in(folder)):

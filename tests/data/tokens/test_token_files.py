@@ -117,7 +117,7 @@ def test_an_odd_length(folder: Path, tmp_path: Path) -> None:
 def test_an_empty_file(folder: Path, tmp_path: Path) -> None:
     (folder / "val.bin").write_bytes(b"")
     assert refusal(DataSettings(tokens=folder, vocabulary=65), tmp_path) == (
-        f"{folder / 'val.bin'} is empty: there are no tokens in it\ntry: write it again"
+        f"{folder / 'val.bin'} is empty: there are no tokens in it\ntry: write it again, e.g. with `einsearch tokenize`"
     )
 
 

@@ -77,7 +77,7 @@ def test_devices_of_the_words_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose_devices("cuda:1") == ("cuda:1",)
     assert choose_devices("cuda:1, cuda:0,cuda:1") == ("cuda:1", "cuda:0")
     assert choose_devices("cpu") == ("cpu",)
-    with pytest.raises(DeviceError, match="this machine has 2 CUDA devices"):
+    with pytest.raises(DeviceError, match=r"this machine has 2 CUDA devices\ntry: use one of: cuda:0, cuda:1"):
         choose_devices("cuda:0,cuda:2")
     with pytest.raises(DeviceError, match="one study trains on the CPU or on CUDA devices"):
         choose_devices("cpu,cuda:0")
