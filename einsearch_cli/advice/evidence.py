@@ -50,7 +50,7 @@ class Finding(Record):
     compute_gain_low: float | None
     compute_gain_high: float | None
     seconds_gain: float | None
-    """The same in seconds on the machine of the study."""
+    """Yardstick's seconds over this structure's at equal loss, on the machine of the study."""
     seconds_gain_low: float | None
     seconds_gain_high: float | None
     confirmed_gain: float | None
@@ -77,7 +77,7 @@ class Evidence(Record):
     """Training FLOPs of a run of the cheapest rung."""
     most_budget_flops: float
     least_width: int
-    """Of all networks that the ranking rests on."""
+    """Smallest width of the networks that the ranking rests on."""
     most_width: int
     source: str
     """The file that it was made from, as it was given."""

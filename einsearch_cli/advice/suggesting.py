@@ -31,9 +31,9 @@ _FIXED: Final = ("monarch", "kronecker", "monarch:n=3", "kronecker:n=3")
 """Families without one."""
 _GRID: Final = 4
 _MOST_ENUMERATED: Final = 6
-"""Structures of a grid that are offered beside the families, those nearest in size."""
+"""Structures of a grid that are offered besides the families, those nearest in size."""
 _TRAINED_BYTES: Final = 16
-"""Of a parameter in training with AdamW: the number, its gradient, two moments; float32."""
+"""Bytes of a parameter in training with AdamW: the number, its gradient, two moments; float32."""
 _RATIO: Final = 1.10
 """Predicted times within this factor count as equal: the cost model is no better."""
 
@@ -85,9 +85,9 @@ class Suggestion(Record):
     decoding_us: float
     """Predicted time of a forward pass of one token."""
     inference_bytes: int
-    """Of the parameters, float32."""
+    """Bytes of the parameters, float32."""
     training_bytes: int
-    """Of parameters, gradients, two moments and the activations that all tokens leave behind."""
+    """Bytes of parameters, gradients, two moments and the activations that all tokens leave behind."""
     statements: tuple[Statement, ...] = ()
 
     @property

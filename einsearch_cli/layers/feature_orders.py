@@ -293,7 +293,7 @@ class FactoredModule(nn.Module):
 def _check_allocation(
     sized: SizedStructure, device: torch.device | str | int | None, dtype: torch.dtype, copies: int = 1
 ) -> None:
-    """Raise SizeError if the factors of so many copies need more bytes than the device has; `meta` holds anything."""
+    """Raise SizeError if the factors of `copies` layers need more bytes than the device has; `meta` holds anything."""
     place = torch.empty(0, device=device).device
     available = memory_bytes(place)
     params = copies * sized.params

@@ -147,8 +147,8 @@ def _all_shared(
         )
     least = -(-dimensions[0] // (shared.fixed * inputs.fixed))
     ties = next(found for n in count(least) if (found := nearest_factorizations(n, shared.targets)))
-    beside = inputs.complete(()) | outputs.complete(())
-    return [shared.complete(free) | beside for free in ties]
+    rest = inputs.complete(()) | outputs.complete(())
+    return [shared.complete(free) | rest for free in ties]
 
 
 def _joined(first: list[Sides], second: list[Sides]) -> list[Sides]:
