@@ -48,7 +48,7 @@ def compress_transformer(
     Args:
         model: stays as it is; its own structured layers are merged first.
         config: that of the model but for what is structured, and how.
-        watch: told of every layer.
+        watch: called for every layer.
         batches: rows of tokens to fit outputs to, with the structure in place of weights; see `compress`.
 
     Returns:
