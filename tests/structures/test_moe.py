@@ -74,7 +74,7 @@ def test_monarch_experts_are_a_btt() -> None:
         ("btt-moe:experts=99999,top=1", "experts=99999: a layer has 1 to 4096 experts"),
         ("btt-moe:experts=4,top=2,z=1", "'z=1' in 'btt:z=1' is not a parameter of btt"),
         ("nothing-moe:experts=4,top=2", "no structure or family is named 'nothing'"),
-        ("ffn-moe:experts=4,top=2,r=1", "'r=1' in 'ffn-moe:experts=4,top=2,r=1' is no parameter"),
+        ("ffn-moe:experts=4,top=2,r=1", "'r=1' in 'ffn-moe:experts=4,top=2,r=1' is not a parameter"),
         ("monarch moe:experts=4,top=2,blocks=4", "'blocks=4' in"),
         ("btt-moe:experts=4,top=2 moe:experts=4,top=2", "has experts within experts"),
     ],
