@@ -40,6 +40,21 @@ def test_a_module_that_does_not_exist_is_missing_as_ever() -> None:
     assert "ModuleNotFoundError: No module named 'no_such_module'" in found.stderr
 
 
+def test_a_package_of_another_version_is_imported_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "quiet.py").write_text("VALUE = 2\n")
+    lines = [
+        "from einsearch_cli.after_import import after_import",
+        "after_import('quiet', 'builtins:no_such_function')",
+        "import quiet",
+        "print(quiet.VALUE)",
+    ]
+    found = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "2\n"
+    assert "UserWarning: einsearch does not work with a package that was imported: builtins:no_such" in found.stderr
+
+
 def test_names_of_the_package_are_completed_and_nothing_heavy_is_imported() -> None:
     lines = [
         "import sys, einsearch_cli",
