@@ -84,10 +84,13 @@ def test_adapters_are_saved_and_loaded_beside_the_swapped_model(tmp_path: Path) 
 
 @pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter"])
 def test_a_merge_is_refused_before_anything_is_merged_and_exact_for_a_dense_copy(merge: str) -> None:
-    adapted = drawn(swapped(), target_modules=["q_proj", "down_proj"])
+    model = build("Llama")
+    swap_linear(model, "monarch", lambda _, name: "down_proj" in name)  # behind layers that could be merged
+    adapted = drawn(model, target_modules=["q_proj", "down_proj"])
     expected = logits(adapted)
     with pytest.raises(LayerError, match=r"(?s)merging LoRA adapters into structured layers.*dense_copy"):
         getattr(adapted, merge)()
+    assert not any(getattr(module, "merged", False) for module in adapted.modules())
     assert torch.equal(logits(adapted), expected)
     dense = dense_copy(adapted)
     merged = getattr(dense, merge)() or dense

