@@ -16,7 +16,7 @@ from einsearch_cli.errors import DataError
 _CHARACTERS = 16
 """Read at most for each token that is wanted: no tokenizer has tokens that are longer on average."""
 _ROW_TOKENS = 2048
-"""Of one pass of the model, unless a row alone is longer."""
+"""Tokens of one pass of the model, unless a single row is longer."""
 
 
 def calibration_batches(
@@ -66,7 +66,7 @@ def _encoded(path: Path, tokenizer: Tokenizer | None, tokens: int) -> np.ndarray
     if tokenizer is None:
         raise DataError(
             f"text {path} to calibrate with: the model's folder has no tokenizer.json to encode it",
-            remedy="give a folder of token files, or put tokenizer.json beside the model's config.json",
+            remedy="give a folder of token files, or put tokenizer.json next to the model's config.json",
         )
     parts: list[np.ndarray] = []
     for text in _texts(path, tokens * _CHARACTERS):

@@ -51,7 +51,7 @@ def set_factors_(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> None:
 
 
 def evenly_scaled(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same product from factors that are equally large beside their init std, each by a number.
+    """Factors scaled, each by a number, to be equally large relative to their init std, with their product unchanged.
 
     Learning rates of the factors suit these proportions. A product of zero keeps its factors.
     """

@@ -17,7 +17,7 @@ from einsearch_cli.layers.tracing import is_plain_type
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _layers: WeakSet[EinsumLinear] = WeakSet()
-"""Those that are merged, and some that no longer are."""
+"""Layers that are merged, and some that no longer are."""
 _lock = Lock()
 
 

@@ -186,7 +186,7 @@ class _Run:
                 self.watch(Progress(doing, group.names, done, done + len(names)))
 
     def _moments(self, stage: Stage, group: Group, plan: SwapReport) -> Moments:
-        """Of the inputs of a group of layers, over all batches."""
+        """Moments of the inputs of a group of layers, over all batches."""
         name = group.names[0]
         layer = self.model.get_submodule(name)
         width = next(swap.in_features for swap in plan.replaced if swap.name == name)

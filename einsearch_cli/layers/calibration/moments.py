@@ -12,7 +12,7 @@ _DAMPING = 1e-4
 
 
 class Moments:
-    """Of the inputs x that a layer is given, and of the inputs z that it was given before other layers changed.
+    """Moments of the inputs x of a layer, and of the inputs z that it had before other layers changed.
 
     With these, E‖W z − V x‖² is known for all matrices W and V. A layer with a bias makes up for means, so
     there inputs without their means count.

@@ -25,7 +25,7 @@ class Stage:
     """A part of a model, and how it runs on what it is given for each of the calibration batches."""
 
     name: str
-    """Of its module; empty for the whole model."""
+    """Name of the module; empty for the whole model."""
     batches: int
     run: Callable[[int], object]
     """On the batch of this number, given what the changed stages before it make of the batch."""
@@ -169,10 +169,10 @@ class Group:
 
     names: tuple[str, ...]
     calls: int
-    """Of each of them in one pass."""
+    """Calls of each layer in one pass."""
     has_bias: bool
     tokens: int
-    """Of the first batch."""
+    """Tokens of the first batch."""
 
 
 def groups_of(stage: Stage, model: nn.Module, names: Sequence[str]) -> list[Group]:

@@ -71,7 +71,7 @@ class DenseExecutor(Executor):
             if False in wants_factors:
                 found = [part if wants else None for part, wants in zip(found, wants_factors, strict=True)]
             del matrix_grad
-        if wants_x and not is_small:  # so late that it is not in memory beside the matrices above
+        if wants_x and not is_small:  # so late that it is not in memory together with the matrices above
             x_grad = _addmm(nothing, grad, matrix.t(), beta=0, alpha=value)
         bias_grad = grad.sum(0) if wants_bias else None
         if x_grad is not None and x.ndim != 2:

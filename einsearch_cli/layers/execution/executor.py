@@ -19,7 +19,7 @@ Inputs = Sequence[Any]
 
 
 class Saved(NamedTuple):
-    """What a forward pass leaves to the backward pass beside its inputs."""
+    """What a forward pass leaves to the backward pass besides its inputs."""
 
     scale: Any
     """The scale as the executor has it; None if it is to be computed again."""

@@ -13,7 +13,7 @@ _WITH_GRADIENT = 2
 _WITH_MOMENTS = 4
 """What it holds while it is trained: Adam's two moments too."""
 _DEAR = 128
-"""Elements summed over beyond which computing an intermediate anew is always dearer than keeping it."""
+"""Elements summed over beyond which computing an intermediate again always costs more than keeping it."""
 
 
 @lru_cache(maxsize=4096)
@@ -41,11 +41,12 @@ def chunks(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.c
 
 @lru_cache(maxsize=4096)
 def kept_steps(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.chunks) -> tuple[bool, ...]:
-    """Whether the result of each step but the last is kept for the backward pass, rather than computed anew.
+    """Whether the result of each step but the last is kept for the backward pass, rather than computed again.
 
-    First results are, as many as leave the layer with no more than a dense one needs, and those that are dear; and in a
-    call of few tokens, or of a single chunk, whose backward pass would have to hold them at once anyway, all. A single
-    result as wide as the input is kept sooner, as the input's gradient will take its memory.
+    The earliest results are kept as long as the layer needs no more memory than a dense one, and all that are
+    expensive to compute again. Calls of few tokens or of a single chunk keep everything: their backward pass would
+    hold it all at once anyway. A single result as wide as the input is kept sooner, as the input's gradient will take
+    its memory.
     """
     between, dense = plan.widths[1:-1], plan.padded_in * plan.padded_out
     if lengths is None or len(chunks(plan, tokens, lengths)) == 1 or tokens <= lengths.few:
@@ -63,7 +64,7 @@ def kept_steps(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_C
 def kept_when_compiled(plan: Plan, call: Call) -> tuple[bool, ...]:
     """As `kept_steps` for compiled code, which serves any number of tokens.
 
-    On a CPU what is no wider than the input or dear to repeat; on a GPU all that one kernel does not keep on the chip.
+    On a CPU what is no wider than the input or expensive to repeat; on a GPU all but what one kernel keeps on the chip.
     """
     between = plan.widths[1:-1]
     if not call.is_cpu:

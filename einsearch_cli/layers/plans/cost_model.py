@@ -112,7 +112,7 @@ def _elements(copy: Copy) -> int:
 
 
 def _copies_ns(copies: list[Copy], tokens: int, profile: MachineProfile) -> float:
-    # Copies that transpose single elements go by blocks.
+    # Copies that transpose single elements move blocks.
     of_element = [(_elements(copy), profile.copy_ns + profile.run_ns / max(copy.run, 6)) for copy in copies]
     return sum(tokens * elements * ns for elements, ns in of_element)
 

@@ -71,9 +71,9 @@ class TokenMajor:
     repeated: int
     """With a factor that is repeated to many elements."""
     wide: int
-    """With a wide matrix, beside which a copy between products costs little."""
+    """With a wide matrix: compared with it a copy between products costs little."""
     huge: int
-    """With a huge matrix, beside which it costs next to nothing."""
+    """With a huge matrix: compared with it a copy costs next to nothing."""
     repeated_elements: int = 1 << 17
     wide_elements: int = 1 << 15
     huge_elements: int = 1 << 18
@@ -124,7 +124,7 @@ class MachineProfile:
     cached_weight_ns: float
     """One weight of a product, read from cache and packed."""
     memory_weight_ns: float
-    """The same, read from main memory."""
+    """One weight of a product, read from main memory and packed."""
     one_row: float = 0.4
     """Part of that which a matrix times one vector takes, which packs no weights."""
     cache_bytes: float
@@ -169,7 +169,7 @@ class MachineProfile:
         return self.of_itemsize(dtype.itemsize)
 
     def of_itemsize(self, itemsize: int) -> MachineProfile:
-        """A guess for elements of so many bytes; see `of_dtype`."""
+        """A guess for elements of `itemsize` bytes; see `of_dtype`."""
         times = itemsize / self.itemsize
         if times == 1:
             return self

@@ -81,7 +81,7 @@ class Explanation:
     flops: int
     bytes: int
     intermediate_elements: int
-    """Of the widest intermediate, for all tokens."""
+    """Elements of the widest intermediate, for all tokens."""
     predicted_us: float
     is_chosen: bool
 

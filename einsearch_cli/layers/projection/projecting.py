@@ -160,7 +160,7 @@ class _Start:
     factors: list[Factors]
     """By decompositions, in up to three orders of the factors; the best first."""
     error: float
-    """Of the first of these."""
+    """Error of the first of `factors`."""
     is_best: bool
     """Whether none is better than the first."""
 

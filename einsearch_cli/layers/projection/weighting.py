@@ -15,7 +15,7 @@ from einsearch_cli.sizing import SizedStructure
 # Axes in this file: B batch, N unknowns of one system, R bonds, and I, I' input features that one factor alone carries.
 
 _ITERATIONS = 4
-"""Of conjugate gradients for a factor, before the next factor has its turn; 32 take nine times as long and end as near."""
+"""Conjugate-gradient steps for a factor before the next one has its turn; 32 take nine times as long and end as near."""
 _LARGEST = 1 << 25
 """Elements up to which all matrices of the normal equations are formed."""
 _RIDGE = 1e-10
@@ -120,13 +120,13 @@ class _Roles:
     """What the axes of one factor are to the others."""
 
     batch: Axes
-    """Of the output: for each of their values the factor has a least-squares problem of its own."""
+    """Axes of the output: for each of their values the factor has a least-squares problem of its own."""
     rows: Axes
-    """Of the output and of no other factor: the problems for their values have one matrix."""
+    """Axes of the output and of no other factor: the problems for their values have one matrix."""
     shared: Axes
-    """Of the input and of other factors too."""
+    """Axes of the input and of other factors too."""
     own: Axes
-    """Of the input and of no other factor."""
+    """Axes of the input and of no other factor."""
     bonds: Axes
 
 

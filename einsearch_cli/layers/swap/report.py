@@ -63,7 +63,7 @@ class Swap(Record):
     in_features: int
     out_features: int
     costs: Costs
-    """Of this layer, bias and gain left out; of experts all parameters, and the FLOPs of those that a token uses."""
+    """Costs of this layer without bias and gain: for experts all parameters, and the FLOPs of those a token uses."""
     relative_error: float | None = None
     """‖W − structured W‖ / ‖W‖ (Frobenius) where the old weight was projected, over all experts of a packed weight;
     None where the layer starts from random values."""
@@ -75,7 +75,7 @@ class Swap(Record):
     output_error: float | None = None
     """√(E‖y − structured y‖² / E‖y‖²) of the outputs for calibration data; None without such data."""
     structure: LayerSpec | None = None
-    """Of this layer, where layers of one report have different ones; None for that of the report."""
+    """Structure of this layer, where layers of one report have different ones; None for that of the report."""
 
     def __str__(self) -> str:
         also = "".join(f", also {alias}" for alias in self.aliases)

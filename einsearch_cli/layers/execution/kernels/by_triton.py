@@ -48,7 +48,7 @@ def add_scale_(
     norms_at_cap: tuple[float, ...],
     scale_and_norms: Tensor,
 ) -> Tensor:
-    """Of gradients of a product, with the scaled factor last, make those of the unscaled factors; gives the gain's."""
+    """Turn gradients of a product, the scaled factor last, into those of the unscaled factors; returns the gain's."""
     partials, gain_grad = gain.new_empty(_PROGRAMS, dtype=torch.float32), torch.empty_like(gain)
     numels = tuple(factor.numel() for factor in factors)
     _products[(_PROGRAMS,)](partials, grads[-1], factors[-1], numels[-1], PROGRAMS=_PROGRAMS, BLOCK=_BLOCK)
@@ -72,7 +72,7 @@ def _add_bias(y, bias, tokens, features, ROWS: tl.constexpr, COLUMNS: tl.constex
 
 @triton.jit
 def _sum_of_products(a, b, numel, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr):
-    """Of the part of two tensors that belongs to a program."""
+    """Sum of products over the part of two tensors that belongs to a program."""
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for begin in range(tl.program_id(0) * BLOCK, numel, PROGRAMS * BLOCK):
         places = begin + tl.arange(0, BLOCK)

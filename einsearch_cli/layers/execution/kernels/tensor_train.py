@@ -39,7 +39,7 @@ def multiply(
 def gradients(
     cores: TwoCores, grad: Tensor, x: Tensor, factors: Sequence[Tensor], wants_bias: bool
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Of bias and factors, from that of the output; sums are taken in float32, always in the same order."""
+    """Gradients of bias and factors from that of the output; sums are taken in float32, always in the same order."""
     p, q, m, n, r = cores.sizes
     sums = p * m + q * n + m * n
     programs = _programs(x, 2 if sums < _MANY_SUMS else 1)
