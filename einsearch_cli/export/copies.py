@@ -48,7 +48,7 @@ class ServingLinear(nn.Module):
         super().__init__()
         self.plan, self.in_features, self.out_features = layer.plan, layer.in_features, layer.out_features
         factors = [layer.factors[step.factor].detach().clone() for step in layer.plan.steps]
-        factors[-1] = reference_scaled_last(layer.gain, factors, [role.init_std for role in layer.plan.roles])
+        factors[-1] = reference_scaled_last(layer.gain, factors, layer.plan.stds)
         self.factors = nn.ParameterList(nn.Parameter(factor, requires_grad=False) for factor in factors)
         bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         self.register_parameter("bias", bias)
@@ -62,7 +62,7 @@ class ServingLinear(nn.Module):
             call = Call(x.device.type, x.dtype, rows.shape[0], trains=torch.is_grad_enabled())
             y: Tensor = execute(executor_for(self.plan, call), rows, None, None, *self.factors)
         else:
-            y = reference_layer(self.plan, ())(rows, None, None, *self.factors)
+            y = reference_layer(self.plan, rows, None, None, *self.factors)
         y = y[:, : self.out_features]
         y = y if self.bias is None else y + self.bias
         return y.reshape(*x.shape[:-1], self.out_features)

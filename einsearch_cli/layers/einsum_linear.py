@@ -349,7 +349,7 @@ class EinsumLinear(FactoredModule):
         x = unwrap_if_dead(x)
         if not call.is_plain:
             if not call.is_own:
-                scaled = [*factors[:-1], scaled_last(gain, factors, self._stds)]
+                scaled = [*factors[:-1], scaled_last(gain, factors, self.plan.stds)]
                 factors, gain = merged_weights(self.plan, call.route.plan, scaled), None
             x, bias = cast(autocast, self.padded(x), self._padded_bias(bias))
             if call.route.is_own or not call.is_own:  # a matrix that the executor forms is cast after that
@@ -383,7 +383,7 @@ class EinsumLinear(FactoredModule):
         """The factors in the order in which they meet, the last one times the scale."""
         factors = self._factors()
         scaled = scaled_last if is_first_order() else reference_scaled_last
-        return [*factors[:-1], scaled(self.gain, factors, self._stds)]
+        return [*factors[:-1], scaled(self.gain, factors, self.plan.stds)]
 
     def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
         padding = self.plan.padded_out - self.out_features

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.execution.scaling import limits_of, scale_of
+from einsearch_cli.layers.execution.scaling import scale_of
 
 
 @torch.no_grad()
@@ -44,10 +44,9 @@ def set_factors_(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> None:
         values = tensors[step.factor].reshape([layer.sized.size(carriers) for carriers in live])
         permuted = values.permute([live.index(carriers) for carriers in stored])
         layer.factors[step.factor].copy_(permuted.reshape(step.weight_shape))
-    stds = [role.init_std for role in layer.plan.roles]
     factors = [layer.factors[role.factor] for role in layer.plan.roles]
     layer.gain.fill_(1.0)
-    layer.gain.fill_(1 / scale_of(layer.gain, factors, limits_of(factors, stds)).value)
+    layer.gain.fill_(1 / scale_of(layer.gain, factors, layer.plan.limits).value)
 
 
 def evenly_scaled(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

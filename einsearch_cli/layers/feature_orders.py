@@ -188,10 +188,8 @@ class FactoredModule(nn.Module):
         }
 
     def _note_factors(self) -> None:
-        """Names and deviations of the factors in the order in which they meet."""
-        self._order = tuple(step.factor for step in self.plan.steps)
-        self._names = tuple(map(parameter_name, self._order))
-        self._stds = tuple(role.init_std for role in self.plan.roles)
+        """Names of the factors in the order in which they meet."""
+        self._names = tuple(parameter_name(step.factor) for step in self.plan.steps)
 
     def _factors(self) -> list[Tensor]:
         """In the order in which they meet."""
@@ -200,7 +198,7 @@ class FactoredModule(nn.Module):
             return [parameters[name] for name in self._names]
         except KeyError:  # parametrized or pruned, or the tensors of a replica of `nn.DataParallel`
             factors = self.factors
-            return [factors[name] for name in self._order]
+            return [factors[step.factor] for step in self.plan.steps]
 
     def padded(self, x: Tensor) -> Tensor:
         """Features padded with zeros to the product of the sizes of the input indices."""

@@ -17,11 +17,6 @@ def factors_of(layer: EinsumLinear) -> list[Tensor]:
     return [layer.factors[step.factor] for step in layer.plan.steps]
 
 
-def stds_of(layer: EinsumLinear) -> list[float]:
-    """Initial deviations of the factors, in that order."""
-    return [role.init_std for role in layer.plan.roles]
-
-
 def padded_bias_of(layer: EinsumLinear) -> Tensor | None:
     padding = layer.plan.padded_out - layer.out_features
     return functional.pad(layer.bias, (0, padding)) if padding and layer.bias is not None else layer.bias
@@ -35,7 +30,7 @@ def operator_name_of(layer: EinsumLinear) -> str:
 def reference_output(layer: EinsumLinear, x: Tensor) -> Tensor:
     """In operations that torch differentiates by itself; inputs of two axes."""
     inputs = (layer.padded(x), layer.gain, padded_bias_of(layer), *factors_of(layer))
-    return reference_layer(layer.plan, stds_of(layer))(*inputs)[:, : layer.out_features]
+    return reference_layer(layer.plan, *inputs)[:, : layer.out_features]
 
 
 def route_taken(layer: EinsumLinear, x: Tensor) -> str:

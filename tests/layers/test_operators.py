@@ -16,7 +16,7 @@ from einsearch_cli.layers.execution.executor import reference_layer
 from einsearch_cli.layers.execution.gpu import GpuExecutor
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
 from einsearch_cli.layers.plans.plan import Call
-from tests.layers.parts import factors_of, operator_name_of, padded_bias_of, stds_of
+from tests.layers.parts import factors_of, operator_name_of, padded_bias_of
 
 
 def operators_in(module: nn.Module, x: Tensor) -> set[str]:
@@ -120,7 +120,7 @@ def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool, mon
     x = torch.randn(3, plan.padded_in, dtype=torch.float64, requires_grad=True)
     inputs = [x, layer.gain, padded_bias_of(layer), *factors_of(layer)]
     grad = torch.randn(3, plan.padded_out, dtype=torch.float64)
-    expected = torch.autograd.grad(reference_layer(plan, stds_of(layer))(*inputs), inputs, grad)
+    expected = torch.autograd.grad(reference_layer(plan, *inputs), inputs, grad)
     x, gain, bias, *factors = (tensor.detach() for tensor in inputs)
     _, *saved = structured_linear(x, gain, bias, factors, operator_name, True)
     before = [result.clone() for result in saved]

@@ -21,7 +21,7 @@ from einsearch_cli.layers.plans.machine_profile import DEFAULT_GPU
 from einsearch_cli.layers.plans.plan import Call
 from einsearch_cli.layers.plans.planner import Use, explain
 from einsearch_cli.layers.plans.two_cores import TwoCores, two_cores
-from tests.layers.parts import factors_of, padded_bias_of, stds_of
+from tests.layers.parts import factors_of, padded_bias_of
 
 TEXTS = ["kronecker", "tt:r=3", "XA^1/4 XB^3/4 YA^1/2 YB^1/2 AB=2", "XB^1/2 XA^1/2 YB^1/4 YA^3/4"]
 SIZES = [(16, 16), (16, 81), (30, 14)]  # the last is padded
@@ -89,7 +89,7 @@ def test_the_formula_is_the_layer(kernels: list[str], text: str, d_in: int, d_ou
     x = torch.randn(5, layer.plan.padded_in, dtype=torch.float64, requires_grad=True)
     inputs = [x, layer.gain, padded_bias_of(layer), *factors_of(layer)]
     y = execute(GpuExecutor(layer.plan, 5), *inputs)
-    expected = reference_layer(layer.plan, stds_of(layer))(*inputs)
+    expected = reference_layer(layer.plan, *inputs)
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
     grad = torch.randn_like(y)
     wanted = torch.autograd.grad(expected, inputs, grad)
@@ -108,7 +108,7 @@ def test_only_what_is_wanted_is_computed(kernels: list[str], place: int) -> None
     ]
     y = execute(GpuExecutor(layer.plan, 5), *inputs)
     (found,) = torch.autograd.grad(y.sum(), inputs[place])
-    (expected,) = torch.autograd.grad(reference_layer(layer.plan, stds_of(layer))(*inputs).sum(), inputs[place])
+    (expected,) = torch.autograd.grad(reference_layer(layer.plan, *inputs).sum(), inputs[place])
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     # The gain's gradient comes with the factors', and the bias's alone is a sum.
     assert kernels[1:] == [["multiply"], ["gradients"], [], ["gradients"], ["gradients"]][place]

@@ -7,6 +7,7 @@ call the operator and do not look inside; it takes the layer's own sequence of f
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -126,8 +127,7 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     wants_x, wants_gain, wants_bias, wants_factors, *_ = ctx.needs_input_grad
     wanted, grad = [wants_x, wants_gain, wants_bias, *wants_factors], grads[0]
     if grad is not None and needs_reference_gradients(grad):
-        plan = _plans[ctx.name]
-        found = reference_gradients(reference_layer(plan, [role.init_std for role in plan.roles]), inputs, grad, wanted)
+        found = reference_gradients(partial(reference_layer, _plans[ctx.name]), inputs, grad, wanted)
     else:
         x, gain, _, *factors = inputs
         given = iter(structured_linear_gradients(grad, x, gain, factors, list(saved), ctx.name, wanted))

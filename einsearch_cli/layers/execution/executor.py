@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -47,9 +46,7 @@ class Executor:
     def __init__(self, plan: Plan, stored: Plan | None = None) -> None:
         """`stored` has the factors that are given, if they are not those of the plan's own steps."""
         self.plan, self._stored = plan, stored or plan
-        self.stds = tuple(role.init_std for role in self._stored.roles)
-        shapes = (step.weight_shape for step in self._stored.steps)
-        self.limits = tuple(std * math.sqrt(math.prod(shape)) for std, shape in zip(self.stds, shapes, strict=True))
+        self.limits = self._stored.limits
 
     def forward(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, factors: Tensors, keeps: Keeps = None) -> Output:
         """(..., padded_in) to (..., padded_out), and what `backward` may use of it; nothing is saved without `keeps`.
@@ -64,23 +61,16 @@ class Executor:
 
     def reference(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, *factors: Tensor) -> Tensor:
         """The output in operations that torch differentiates by itself, as often as asked."""
-        return reference_layer(self._stored, self.stds)(x, gain, bias, *factors)
+        return reference_layer(self._stored, x, gain, bias, *factors)
 
     def prepared(self, factors: Tensors) -> Tensors:
         """Factors in a form that `forward` takes too, for callers that pass the same ones many times."""
         return factors
 
 
-def reference_layer(plan: Plan, stds: Sequence[float]) -> Callable[..., Tensor]:
-    """(x, gain, bias, *factors) to the layer's output; without a gain nothing is scaled.
-
-    x is (..., padded_in), the output (..., padded_out).
-    """
-
-    def apply(x: Tensor, gain: MaybeTensor, bias: MaybeTensor, *factors: Tensor) -> Tensor:
-        if gain is not None:
-            factors = (*factors[:-1], reference_scaled_last(gain, factors, stds))
-        y = contract(plan, x.reshape(-1, x.shape[-1]), factors)
-        return (y if bias is None else y + bias).reshape(*x.shape[:-1], y.shape[1])
-
-    return apply
+def reference_layer(plan: Plan, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, *factors: Tensor) -> Tensor:
+    """The layer's output (..., padded_out) for x (..., padded_in); without a gain nothing is scaled."""
+    if gain is not None:
+        factors = (*factors[:-1], reference_scaled_last(gain, factors, plan.stds))
+    y = contract(plan, x.reshape(-1, x.shape[-1]), factors)
+    return (y if bias is None else y + bias).reshape(*x.shape[:-1], y.shape[1])

@@ -111,9 +111,8 @@ class KeptWeights:
     ) -> None:
         """`factors` are those of the layer's own plan."""
         self._plan, self.autocast, self._route_table = plan, autocast, routes
-        stds = [role.init_std for role in plan.roles]
         factors = [factor.detach() for factor in factors]
-        self._factors = [*factors[:-1], reference_scaled_last(gain.detach(), factors, stds)]
+        self._factors = [*factors[:-1], reference_scaled_last(gain.detach(), factors, plan.stds)]
         self._products: dict[str, list[Tensor]] = {}
         self._prepared: dict[Plan, Sequence[Tensor]] = {}
         sized = plan.sized
