@@ -137,7 +137,7 @@ class EinsumLinear(FactoredModule):
     @property
     def is_merged(self) -> bool:
         """Whether calls without gradients may use what was kept from calls before; see `merge`."""
-        return self._merging is not None and self._merging.is_current(self._merged_from())
+        return self._merging is not None and self._merging.is_current(self._parameters)
 
     @property
     def flops_per_token(self) -> int:
@@ -250,10 +250,10 @@ class EinsumLinear(FactoredModule):
             if merging is None or has_grad:
                 return self._contract(x, has_grad)
             kept = merging.weights
-            if kept is None or is_any_autocast() or not merging.is_current(self._merged_from()):
-                return self._infer_merged(x, merging)
             # Not `self.bias`: nn.Module finds it only after a search of up to 1 µs.
             parameters = self._parameters
+            if kept is None or is_any_autocast() or not merging.is_current(parameters):
+                return self._infer_merged(x, merging)
             if "bias" in parameters:
                 bias = parameters["bias"]
                 if x.numel() <= kept.dense_limit:
@@ -310,10 +310,6 @@ class EinsumLinear(FactoredModule):
         x, bias = cast(autocast, x, self._padded_bias(self.bias))
         y = kept.multiply(self.padded(x.reshape(-1, self.in_features)), bias)
         return self.cut(y).reshape(*x.shape[:-1], self.out_features)
-
-    def _merged_from(self) -> list[Any]:
-        """Gain and factors."""
-        return [self._parameters.get("gain"), *self._factors()]
 
     def _record(self, x: Tensor) -> Tensor:
         """For compilers, tracers and function transforms: the factors' own sequence unless another route is fixed."""

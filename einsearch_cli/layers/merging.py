@@ -101,8 +101,8 @@ def _structured(model: nn.Module) -> list[EinsumLinear]:
 def _begin(layer: EinsumLinear) -> Merging | None:
     """The layer's merging, a new one if there is none; None where torch cannot say whether parameters change."""
     if not layer.is_merged:
-        parameters = layer._merged_from()
-        can_be_watched = all(is_plain_type(p) and not p.is_inference() and not p.is_meta for p in parameters)
+        parameters: dict[str, Any] = {name: layer._parameters.get(name) for name in ("gain", *layer._names)}
+        can_be_watched = all(is_plain_type(p) and not p.is_inference() and not p.is_meta for p in parameters.values())
         layer._merging = Merging(parameters) if can_be_watched else None
     if layer._merging is not None:
         _layers.add(layer)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,8 +74,8 @@ class Merging:
     `load_state_dict` change. Fused optimizers raise no versions; `layers.merging` watches for their steps.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._noted = [(tensor, tensor._version, tensor.data_ptr()) for tensor in parameters]
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self._noted = [(name, tensor, tensor._version, tensor.data_ptr()) for name, tensor in parameters.items()]
         self.is_asked = False
         """Whether it is to outlive all contexts."""
         self.contexts = 0
@@ -82,16 +83,16 @@ class Merging:
         self.weights: KeptWeights | None = None
         """There once a call needed it."""
 
-    def is_current(self, parameters: Sequence[Tensor]) -> bool:
+    def is_current(self, parameters: Mapping[str, Any]) -> bool:
         """Whether the parameters are still those that were merged, without a change that torch can see."""
-        for current, (tensor, version, address) in zip(parameters, self._noted):  # noqa: B905  (0.2 µs)
-            if current is not tensor or tensor._version != version or tensor.data_ptr() != address:
+        for name, tensor, version, address in self._noted:
+            if parameters.get(name) is not tensor or tensor._version != version or tensor.data_ptr() != address:
                 return False
         return True
 
     def touches(self, storages: set[int]) -> bool:
         """Whether a parameter lies in one of these storages, given by their addresses."""
-        return any(tensor.untyped_storage()._cdata in storages for tensor, *_ in self._noted)
+        return any(tensor.untyped_storage()._cdata in storages for _, tensor, *_ in self._noted)
 
 
 class KeptWeights:
