@@ -199,7 +199,7 @@ def cases() -> Iterator[tuple[str, str, str, Callable[[Any, list[Any]], float]]]
     for family in FAMILIES:
         yield family, "", "plain", partial(by_weights, structure=family)
         yield family, "", "compress", partial(by_data, structure=family)
-    several = ["low-rank", "block-shuffle"]
+    several = ["low-rank", "block-shuffle:blocks=4"]
     yield " + ".join(several), "keep 0.25", "budget", partial(budget, families=several, keep=0.25)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ProxyRun as ProxyRun,
         RunOutcome as RunOutcome,
     )
+    from einsearch_cli.training.recovery import recover as recover
     from einsearch_cli.training.trainer import StructuredTraining as StructuredTraining
 else:
     __getattr__, __all__ = lazy_names(__name__, __file__)

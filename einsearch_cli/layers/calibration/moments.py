@@ -53,12 +53,7 @@ class Moments:
     @property
     def second(self) -> Tensor:
         """E[x xᵀ], float64, its diagonal raised a little."""
-        return self._about_mean("xx") + self._raise()
-
-    @property
-    def second_before(self) -> Tensor:
-        """E[z zᵀ], float64."""
-        return self._about_mean("zz" if "zz" in self._sums else "xx")
+        return self._raised(self._about_mean("xx"))
 
     @property
     def is_finite(self) -> bool:
@@ -73,15 +68,14 @@ class Moments:
         """
         if "zx" not in self._sums:
             return weight
-        cross = self._about_mean("zx") + self._raise()
-        solved: Tensor = torch.linalg.solve(self.second, cross.T @ weight.T)
-        return solved.T
+        right = self._raised(self._about_mean("zx")).T @ weight.T
+        return torch.cholesky_solve(right, torch.linalg.cholesky(self.second)).T
 
     def error(self, weight: Tensor, near: Tensor) -> float:
         """√(E‖W z − V x‖² / E‖W z‖²) for V = `near`; 0 for outputs that are always zero."""
-        norm = ((weight @ self.second_before) * weight).sum().item()
-        cross = self._about_mean("zx" if "zx" in self._sums else "xx")
-        lost = norm - 2 * ((weight @ cross) * near).sum().item() + ((near @ self._about_mean("xx")) * near).sum().item()
+        norm = ((weight @ self._about_mean("zz" if "zz" in self._sums else "xx")) * weight).sum().item()
+        both = ((weight @ self._about_mean("zx" if "zx" in self._sums else "xx")) * near).sum().item()
+        lost = norm - 2 * both + ((near @ self._about_mean("xx")) * near).sum().item()
         return math.sqrt(max(0.0, lost) / norm) if norm > 0 else 0.0
 
     def lost_mean(self, weight: Tensor, near: Tensor) -> Tensor:
@@ -91,12 +85,16 @@ class Moments:
 
     def _about_mean(self, name: str) -> Tensor:
         """E of an outer product, without the one of the means where inputs are centred."""
-        found = self._sums[name].double() / self.tokens
+        found = self._sums[name].double().div_(self.tokens)
         if not self.centred:
             return found
         left, right = (self._sums[part].double() / self.tokens for part in name)
-        return found - torch.outer(left, right)
+        return found.addr_(left, right, alpha=-1)
 
-    def _raise(self) -> Tensor:
-        scale = _DAMPING * self._about_mean("xx").diagonal().mean()
-        return scale * torch.eye(self._width, dtype=torch.float64)
+    def _raised(self, moment: Tensor) -> Tensor:
+        """The same tensor, its diagonal raised in place."""
+        squares = self._sums["xx"].diagonal().double() / self.tokens
+        if self.centred:
+            squares -= (self._sums["x"].double() / self.tokens).square()
+        moment.diagonal().add_(_DAMPING * squares.mean())
+        return moment

@@ -22,13 +22,13 @@ def output_of(result: Any) -> Tensor:
     return result if isinstance(result, Tensor) else next(value for value in tuple(result) if isinstance(value, Tensor))
 
 
-def change(result: Any, expected: Tensor) -> float:
+def difference(result: Any, expected: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence of logits in nats, else the squared distance over the squared norm."""
     found = output_of(result)
     if getattr(result, "logits", None) is None:
-        return float((found - expected).square().sum() / expected.square().sum().clamp_min(_TINY))
+        return (found - expected).square().sum() / expected.square().sum().clamp_min(_TINY)
     rows = found.numel() // found.shape[-1]
-    return float((expected.exp() * (expected - found)).sum() / rows)
+    return (expected.exp() * (expected - found)).sum() / rows
 
 
 def sensitivity(
@@ -56,7 +56,7 @@ def sensitivity(
     kept = weight.detach().clone()
     try:
         weight.data.copy_(near)
-        changes: list[float] = [change(run(), before) for run, before in zip(runs, expected, strict=True)]
+        changes = [difference(run(), before).item() for run, before in zip(runs, expected, strict=True)]
     finally:
         weight.data.copy_(kept)
     mean = math.fsum(changes) / len(changes)

@@ -229,7 +229,7 @@ def _checked_moment(layer: EinsumLinear, moment: Tensor) -> Tensor:
             "moment with entries that are NaN or infinite: inputs were not finite, or their squares too large",
             remedy="look for the layer before this one whose outputs are not finite",
         )
-    return (found + found.T) / 2
+    return found
 
 
 def _check(layer: EinsumLinear, weight: Tensor) -> None:

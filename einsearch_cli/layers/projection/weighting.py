@@ -55,7 +55,7 @@ class WeightedProblem:
         self._weight, self._second_moment = weight, moment
         sized = target.sized
         rows, columns = sized.padded_out - sized.d_out, sized.padded_in - sized.d_in
-        padded = torch.nn.functional.pad(moment, (0, columns, 0, columns))
+        padded = torch.nn.functional.pad(moment, (0, columns, 0, columns)) if columns else moment
         self.moment = _by_index(sized, target.axes, padded)
         """With the axes of the input, and once more with each of them `again`."""
         self._wanted = target.by_index(torch.nn.functional.pad(weight @ moment, (0, columns, 0, rows)))
@@ -264,25 +264,33 @@ def whitened_starts(problem: WeightedProblem, split: Callable[[Tensor], list[Fac
     """
     sized, axes = problem.target.sized, problem.target.axes
     values = problem.target.values
-    back: dict[str, Labelled] = {}
+    roots: dict[str, tuple[Axes, Axes, Tensor]] = {}
     for factor in sized.factors:
         roles = _roles(sized, axes, factor)
         if not roles.own:
             continue
         moment_BII, names = _over_own_inputs(problem, roles)
         root_BII = torch.linalg.cholesky(_raised(moment_BII))
-        sizes = [sized.size(once(c)) for c in names]
-        # The axes of L and of its inverse: blocks, rows, columns.
-        turned = (*names[: len(names) - 2 * len(roles.own)], *map(again, roles.own), *roles.own)
-        values = contracted([(_moved(axes, roles.own), values), (turned, root_BII.reshape(sizes))], axes)
-        identity = torch.eye(root_BII.shape[-1], dtype=root_BII.dtype).expand_as(root_BII)
-        back[factor] = turned, torch.linalg.solve_triangular(root_BII, identity, upper=False).reshape(sizes)
+        del moment_BII  # large for wide layers
+        blocks = names[: len(names) - 2 * len(roles.own)]
+        turned = (*blocks, *map(again, roles.own), *roles.own)
+        root = root_BII.reshape([sized.size(once(c)) for c in names])
+        values = contracted([(_moved(axes, roles.own), values), (turned, root)], axes)
+        roots[factor] = blocks, roles.own, root_BII
     found = split(values)
-    for factor, inverse in back.items():
-        carried, own = sized.carriers_of(factor), _roles(sized, axes, factor).own
+    for factor, (blocks, own, root_BII) in roots.items():
         for factors in found:
-            factors[factor] = contracted([(_moved(carried, own), factors[factor]), inverse], carried)
+            factors[factor] = _unwhitened(factors[factor], sized.carriers_of(factor), blocks, own, root_BII)
     return found
+
+
+def _unwhitened(value: Tensor, carried: Axes, blocks: Axes, own: Axes, root_BII: Tensor) -> Tensor:
+    """A factor times L⁻¹."""
+    order = (*blocks, *(c for c in carried if c not in blocks and c not in own), *own)
+    arranged = value.permute([carried.index(c) for c in order])
+    b, i = root_BII.shape[:2]
+    solved: Tensor = torch.linalg.solve_triangular(root_BII, arranged.reshape(b, -1, i), upper=False, left=False)
+    return solved.reshape(arranged.shape).permute([order.index(c) for c in carried])
 
 
 def _moved(axes: Axes, those: Axes) -> Axes:
