@@ -34,7 +34,11 @@ def _call(function: str) -> None:
         imported = import_module(module)
         if name:
             attrgetter(name)(imported)()
-    except (ImportError, AttributeError, TypeError) as error:  # of another version: its import must not fail because of us
+    except (
+        ImportError,
+        AttributeError,
+        TypeError,
+    ) as error:  # of another version: its import must not fail because of us
         warnings.warn(f"einsearch does not work with a package that was imported: {function}: {error}", stacklevel=2)
 
 

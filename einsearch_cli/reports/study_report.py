@@ -86,7 +86,7 @@ class StudyReport(Tabular):
         return (*self.results, *self.confirmation, *self.tuning, *self.unbalanced, *self.explored)
 
     def records(self) -> list[dict[str, Any]]:
-        """One row for each run: those of the ranking, of its confirmation, for learning rates, and without balance."""
+        """One row for each run, for whatever it was done; `stage` says it."""
         return [self.run_record(result) for result in self.all_runs]
 
     def run_record(self, result: TrialResult) -> dict[str, Any]:

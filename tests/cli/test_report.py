@@ -45,7 +45,7 @@ def test_all_runs_as_csv(einsearch, stored: Path, tmp_path: Path) -> None:
     assert f"wrote {tmp_path / 'runs.csv'}, " in found.err
     rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     document = json.loads((stored / "results.json").read_text())
-    runs = [*document["results"], *document["confirmation"], *document["tuning"]]
+    runs = [run for name in ("results", "confirmation", "tuning", "explored") for run in document[name]]
     assert [(row["structure"], float(row["loss"]), row["stage"]) for row in rows] == [
         (run["structure"], run["loss"], run["stage"]) for run in runs
     ]
