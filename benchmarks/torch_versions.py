@@ -1,7 +1,7 @@
 """Whether the tests pass with other versions of torch: each gets an environment of its own, which is removed afterwards.
 
-    python benchmarks/torch_versions.py 2.6.0 latest
-    python benchmarks/torch_versions.py 2.6.0 --tests tests/layers --index https://download.pytorch.org/whl/cpu
+    python benchmarks/torch_versions.py 2.9.1 latest
+    python benchmarks/torch_versions.py 2.9.1 --tests tests/layers --index https://download.pytorch.org/whl/cpu
 
 PyPI's torch for Linux brings CUDA, about 3 GB a version; `--index` names a place that has builds for the CPU alone.
 """
@@ -37,7 +37,7 @@ class Outcome:
 def main() -> int:
     """Print a row for each version; the exit code is the number of versions that fail."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("versions", nargs="+", help="such as 2.6.0; latest for the newest")
+    parser.add_argument("versions", nargs="+", help="such as 2.9.1; latest for the newest")
     parser.add_argument("--python", default=sys.executable, help="interpreter of the environments")
     parser.add_argument("--index", help="page of wheels that is looked at besides PyPI")
     parser.add_argument("--tests", nargs="+", default=TESTS, help="files and folders of tests")
