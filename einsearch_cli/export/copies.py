@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
+from einsearch_cli.export.hugging_face import forget_swaps
 from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE
 from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.choose import executor_for
@@ -133,6 +134,7 @@ def dense_copy(model: _Model) -> _Model:
         return layer.convolution(dense.weight, dense.bias)  # type: ignore[arg-type]
 
     copied = _copied(model, make, make_convolution, FusedExperts.dense)
+    forget_swaps(copied)
     if isinstance(copied, Transformer):
         copied.config = copied.config.model_copy(update={"structure": "dense"})
     return copied

@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from torch import nn
+
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.files import make_folder, write_atomically
 from einsearch_cli.layers import SwapReport, apply_swaps
@@ -25,6 +27,11 @@ PREFIX: Final = "einsearch-"
 """What `model_type` begins with in the config of a swapped model."""
 FORMAT: Final = 1
 """Rises when older versions cannot read an entry."""
+_PLACES: Final = (
+    *("revision", "token", "subfolder", "cache_dir", "local_files_only", "force_download", "proxies"),
+    "trust_remote_code",
+)
+"""Options of `from_pretrained` by which the config is found too."""
 SWAPS: Final = "einsearch_swaps.json"
 """File that earlier versions wrote next to the config, in place of the entry in it."""
 
@@ -32,8 +39,9 @@ SWAPS: Final = "einsearch_swaps.json"
 def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder: str | Path, **options: Any) -> None:
     """Write a model of transformers or diffusers whose linear layers `swap_linear` replaced.
 
-    `from_pretrained(folder)`, of `AutoModel…` or of the class, loads it in a process that has imported einsearch, and
-    refuses it in another. From now on the model's config knows the swaps (`remember_swaps`).
+    `from_pretrained(folder)`, of `AutoModel…` or of the class, loads it in a process that has imported einsearch. In
+    another process the `Auto…` classes and diffusers refuse it, and a concrete class of transformers only warns. From
+    now on the model's config knows the swaps (`remember_swaps`).
 
     Args:
         model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
@@ -54,7 +62,7 @@ def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder:
 def remember_swaps(model: Any, reports: SwapReport | Sequence[SwapReport]) -> None:
     """Note in a model's config what was swapped, so that `from_pretrained` loads whatever `save_pretrained` writes of it.
 
-    For programs that save by themselves, such as a Trainer. Where einsearch is not imported, such folders are refused.
+    For programs that save by themselves, such as a Trainer.
 
     Args:
         model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
@@ -75,6 +83,29 @@ def remember_swaps(model: Any, reports: SwapReport | Sequence[SwapReport]) -> No
             remedy="swap and note those inside: of a SentenceTransformer model[0].auto_model, which model.save then "
             "writes; of a pipeline its parts; of another module save its state_dict and report.to_json()",
         )
+
+
+def forget_swaps(model: nn.Module) -> None:
+    """Take what `remember_swaps` noted out of the configs of a model and its parts: their layers are dense again."""
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        if _method_of(config) != METHOD:
+            continue
+        if _is_of_diffusers(module):
+            values = {name: value for name, value in config.items() if name != "quantization_config"}
+            module._internal_dict = type(config)(values)
+        else:
+            del config.quantization_config
+
+
+def _method_of(config: Any) -> Any:
+    """The `quant_method` of a config's entry, if it has one."""
+    entry = (
+        config.get("quantization_config")
+        if isinstance(config, Mapping)
+        else getattr(config, "quantization_config", None)
+    )
+    return entry.get("quant_method") if isinstance(entry, Mapping) else getattr(entry, "quant_method", None)
 
 
 def _is_of_diffusers(model: Any) -> bool:
@@ -99,9 +130,9 @@ def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
     from safetensors import SafetensorError
 
     if hasattr(model_class, "load_config"):  # of diffusers
-        _check_entry(model_class.load_config(folder).get("quantization_config"), folder)
-    else:
-        options = {"config": _config(folder), **options}
+        _check_entry(model_class.load_config(folder, **_places(options)).get("quantization_config"), folder)
+    elif "config" not in options:
+        options["config"] = _config(folder, **_places(options))
     # Other shapes are let through at first, as the error of transformers names none of them.
     ignores_shapes = options.get("ignore_mismatched_sizes", False)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -135,14 +166,19 @@ def _check_entry(entry: Any, folder: str | Path) -> None:
     swaps_of(entry)
 
 
-def _config(folder: str | Path) -> Any:
+def _places(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Which of the options say where the files are."""
+    return {name: options[name] for name in _PLACES if name in options}
+
+
+def _config(folder: str | Path, **places: Any) -> Any:
     """The config with its swaps, those of an earlier version too."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, **places)
     entry = getattr(config, "quantization_config", None)
     if not isinstance(entry, dict) or entry.get("quant_method") != METHOD:
-        path = Path(folder) / SWAPS
+        path = Path(folder) / places.get("subfolder", "") / SWAPS
         try:
             config.quantization_config = _entry(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
@@ -236,9 +272,7 @@ def _write_prefixed_configs() -> None:
 
     def write_prefixed(self: Any, json_file_path: Any, *words: Any, **named: Any) -> None:
         write(self, json_file_path, *words, **named)
-        entry = getattr(self, "quantization_config", None)
-        method = entry.get("quant_method") if isinstance(entry, dict) else getattr(entry, "quant_method", None)
-        if method == METHOD:
+        if _method_of(self) == METHOD:
             path = Path(json_file_path)
             config = json.loads(path.read_text(encoding="utf-8"))
             config["model_type"] = PREFIX + config["model_type"].removeprefix(PREFIX)

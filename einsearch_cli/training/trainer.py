@@ -51,7 +51,8 @@ class StructuredTraining:
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of the Trainer; in training with the auxiliary loss."""
-        mask = None if getattr(self.model.config, "is_encoder_decoder", False) else inputs.get("attention_mask")
+        config = getattr(self.model, "config", None)
+        mask = None if getattr(config, "is_encoder_decoder", False) else inputs.get("attention_mask")
         with AuxiliaryLoss(model, self.auxiliary_weight, mask=mask) as auxiliary:
             found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
         if not model.training:

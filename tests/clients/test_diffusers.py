@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from einsearch_cli.errors import SpecError
-from einsearch_cli.export import load_swapped, remember_swaps, save_swapped
+from einsearch_cli.export import dense_copy, load_swapped, remember_swaps, save_swapped
 from einsearch_cli.layers import swap_linear
 from tests.clients.test_transformers import build
 
@@ -52,6 +52,9 @@ def test_a_model_comes_back_by_load_swapped_and_by_from_pretrained(name: str, tm
         expected = model(**given).sample
         for other in (loaded, type(model).from_pretrained(tmp_path / "again")):
             assert torch.equal(other(**given).sample, expected)
+    dense_copy(loaded).save_pretrained(tmp_path / "dense")
+    with torch.no_grad():
+        torch.testing.assert_close(type(model).from_pretrained(tmp_path / "dense")(**given).sample, expected)
     assert loaded.to(torch.float64).dtype == torch.float64
     code = f"import diffusers; diffusers.{type(model).__name__}.from_pretrained({str(tmp_path / 'first')!r})"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

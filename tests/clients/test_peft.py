@@ -98,6 +98,21 @@ def test_a_merge_is_refused_before_anything_is_merged_and_exact_for_a_dense_copy
     assert logits(adapted.unload()).shape == expected.shape
 
 
+def test_what_is_merged_into_a_dense_copy_of_a_loaded_model_is_saved_as_dense(tmp_path: Path) -> None:
+    model = swapped()
+    save_swapped(model, model.report, tmp_path / "base")
+    for name, base in (("saved", model), ("loaded", load_swapped(tmp_path / "base", type(model)))):
+        adapted = drawn(base, target_modules=["q_proj", "down_proj"])
+        merged = dense_copy(adapted).merge_and_unload()
+        merged.save_pretrained(tmp_path / name)
+        assert "einsearch" not in (tmp_path / name / "config.json").read_text()
+        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        torch.testing.assert_close(logits(again), logits(adapted), rtol=1e-3, atol=1e-4)
+        adapted.unload()
+        base.save_pretrained(tmp_path / f"{name}-swapped")
+        assert "einsearch" in (tmp_path / f"{name}-swapped" / "config.json").read_text(), "the copy alone is dense"
+
+
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"init_lora_weights": "pissa"}], ids=lambda o: next(iter(o)))
 def test_variants_that_change_a_dense_weight_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises((ValueError, LayerError), match=r"combination|a write to the weight"):

@@ -59,6 +59,26 @@ def test_factors_have_their_rates_gains_do_not_decay_and_checkpoints_load(tmp_pa
     torch.testing.assert_close(again.model.state_dict(), model.state_dict())
 
 
+class _Plain(nn.Module):
+    """Without a config, as models of no library are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(96, 16), nn.Linear(16, 96)
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> dict[str, Tensor]:
+        scores = self.layer(self.embedding(input_ids))
+        return {"loss": nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten()), "logits": scores}
+
+
+def test_a_module_without_a_config_trains(tmp_path: Path) -> None:
+    model = _Plain()
+    swap_linear(model, "monarch")
+    before = model.layer.factors["A"].clone()
+    trainer(tmp_path, model, save_strategy="no", max_steps=1).train()
+    assert not torch.equal(model.layer.factors["A"], before)
+
+
 @pytest.mark.parametrize("name", ["adafactor", "adamw_torch_fused", "sgd"])
 def test_other_optimizers_of_the_trainer_take_the_groups(name: str, tmp_path: Path) -> None:
     model = build("Llama")

@@ -102,6 +102,20 @@ def test_folders_of_earlier_versions_have_the_swaps_beside_the_config(tmp_path: 
     assert torch.equal(loaded(_tokens()).logits, model(_tokens()).logits)
 
 
+def test_the_config_is_read_from_where_the_weights_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _gpt2()
+    save_swapped(model, swap_linear(model, "monarch", lambda _, name: "mlp" in name), tmp_path / "inside")
+    seen: list[dict[str, Any]] = []
+    read = transformers.AutoConfig.from_pretrained
+    monkeypatch.setattr(
+        transformers.AutoConfig, "from_pretrained", lambda *words, **named: seen.append(named) or read(*words, **named)
+    )
+    places = {"subfolder": "inside", "revision": "main", "local_files_only": True, "cache_dir": str(tmp_path / "cache")}
+    loaded = load_swapped(tmp_path, transformers.GPT2LMHeadModel, **places, dtype=torch.float32)
+    assert torch.equal(loaded(_tokens()).logits, model(_tokens()).logits)
+    assert seen[0] == places
+
+
 LOADING = """
 import sys, torch, transformers
 if sys.argv[2] == "einsearch":
