@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from einsearch_cli.errors import DataError, EinsearchError
+from einsearch_cli.errors import DataError, EinsearchError, LayerError, SizeError
 from einsearch_cli.layers import EinsumLinear, SwapReport, apply_swaps, compress, project_, swap_linear
 from einsearch_cli.layers.calibration.budget import Option, allocate
+from einsearch_cli.layers.calibration.moments import Moments
+from einsearch_cli.structures import parse_structure
+from einsearch_cli.taxonomy import layer_costs
 
 
 class Block(nn.Module):
@@ -243,3 +249,212 @@ def test_tokens_of_another_tokenizer_are_named() -> None:
 
     with pytest.raises(DataError, match="token 12 in the calibration data: the model knows 10 tokens"):
         compress(Embedded(), [{"input_ids": torch.tensor([[3, 12]])}], "monarch")
+    for batch in (torch.tensor([[3, 12]]), (torch.tensor([[3, 12]]),)):
+        with pytest.raises(DataError, match="token 12"):
+            compress(Embedded(), [batch], "monarch")
+
+
+class Caching(nn.Module):
+    """Blocks that attend to all that their cache holds, as a part of a model with settings of its own."""
+
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.config = SimpleNamespace(use_cache=True)
+        self.layers = nn.ModuleList(CachingBlock() for _ in range(2))
+        self.always = always
+
+    def forward(self, x: Tensor) -> Tensor:
+        used = self.config.use_cache or self.always
+        for layer in self.layers:
+            x = layer(x, past_key_values=[] if used else None)
+        return x
+
+
+class CachingBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+        self.lengths: set[int] = set()
+
+    def forward(self, x: Tensor, past_key_values: list[Tensor] | None) -> Tensor:
+        y: Tensor = self.layer(x)
+        if past_key_values is not None:
+            past_key_values.append(y)
+            self.lengths.add(len(past_key_values))
+        return x + y
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_caches_of_parts_do_not_grow(always: bool) -> None:
+    part = Caching(always)
+    compress(nn.Sequential(part), _batches(), "low-rank:r=4")
+    assert part.config.use_cache is True
+    assert {length for layer in part.layers for length in layer.lengths} == ({1} if always else set())
+
+
+class Scaled(nn.Module):
+    """A sum that grows in place, or not."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.in_place = in_place
+        self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scales = torch.logspace(-2, 2, 16)
+        if not self.in_place:
+            x = (x + self.a(x)) * scales
+            return x + self.b(x)
+        x += self.a(x)
+        x *= scales
+        x += self.b(x)
+        return x
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_sums_in_place_are_fitted_as_others_are(blocks: int) -> None:
+    class Copying(nn.Module):
+        def __init__(self, in_place: bool) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Scaled(in_place) for _ in range(blocks))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.clone()
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    reports = [compress(Copying(in_place), _batches(), "low-rank:r=4") for in_place in (True, False)]
+    errors = [torch.tensor([swap.output_error or 0.0 for swap in report.replaced]) for report in reports]
+    torch.testing.assert_close(errors[0], errors[1], rtol=1e-3, atol=1e-5)
+
+
+def test_a_chain_whose_states_change_in_place_between_blocks_is_taken_as_a_whole() -> None:
+    class Between(nn.Module):
+        def __init__(self, in_place: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.in_place = in_place
+            self.blocks = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks:
+                x = block(x)
+                x = x.relu_() if self.in_place else x.relu()
+            return x
+
+    reports = [compress(Between(in_place), _batches(), "low-rank:r=4") for in_place in (True, False)]
+    assert [s.output_error for s in reports[0].replaced] == [s.output_error for s in reports[1].replaced]
+
+
+class Giving(nn.Module):
+    """Gives what it is told to make of its layers' output; a model of images, by its embeddings."""
+
+    def __init__(self, give: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.give, self.layers = give, nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+
+    def get_input_embeddings(self) -> nn.Module:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> object:
+        return self.give(self.layers(x))
+
+
+def test_a_budget_finds_the_output_in_mappings() -> None:
+    report = compress(Giving(lambda y: {"ids": y.argmax(-1), "more": (None, y)}), _batches(), keep=0.5)
+    assert report.total.params_after <= 0.5 * 512
+    model = Giving(lambda y: {"ids": y.argmax(-1)})
+    with pytest.raises(LayerError, match="the model gives dict, without a tensor of floating point"):
+        compress(model, _batches(), keep=0.5)
+
+
+def test_a_weight_that_is_not_finite_is_refused_before_anything_is_replaced() -> None:
+    model = _network()
+    with torch.no_grad():
+        model.head.weight[0, 0] = torch.nan
+    with pytest.raises(LayerError, match="the weight of head has entries that are NaN or infinite"):
+        compress(model, _batches(), "low-rank:r=4")
+    assert not any(isinstance(layer, EinsumLinear) for layer in model.modules())
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor, **_: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        return y
+
+
+def test_tokens_of_all_batches_count_but_for_padding() -> None:
+    compress(Masked(), [torch.randn(1, 2, 16), *(torch.randn(2, 8, 16) for _ in range(4))], "low-rank:r=4")
+    mask = torch.zeros(2, 16)
+    mask[:, 0] = 1
+    with pytest.raises(DataError, match="8 tokens to calibrate with: the widest layer has 16 inputs"):
+        compress(Masked(), [{"x": torch.randn(2, 16, 16), "attention_mask": mask}] * 4, "low-rank:r=4")
+
+
+def test_the_mask_of_an_encoder_is_none_of_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor, decoder_x: Tensor, **_: Tensor) -> Tensor:
+            y: Tensor = self.encoder(x) + self.decoder(decoder_x).mean()
+            return y
+
+    counted: list[int] = []
+    add = Moments.add
+
+    def count(self: Moments, x: Tensor, z: Tensor | None = None) -> None:
+        counted.append(x.shape[:-1].numel())
+        add(self, x, z)
+
+    monkeypatch.setattr(Moments, "add", count)
+    mask = torch.ones(4, 10)
+    mask[:, 5:] = 0
+    batch = {"x": torch.randn(4, 10, 16), "decoder_x": torch.randn(4, 10, 16), "attention_mask": mask}
+    compress(Both(), [batch], "low-rank:r=4")
+    assert counted == [20, 40]
+    counted.clear()
+    shorter = {"decoder_x": torch.randn(4, 8, 16), "decoder_attention_mask": mask[:, :8]}
+    compress(Both(), [batch | shorter], "low-rank:r=4")
+    assert counted == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("structure", "options", "message"),
+    [
+        ("low-rank", {"keep": 0.5, "unit": "FLOPS"}, "unit='FLOPS': a budget is a share of params or of flops"),
+        (
+            {"blocks.0.upp": "low-rank:r=4"},
+            {},
+            "a structure for blocks.0.upp: the model has no linear layer of that name\ntry: blocks.0.up, perhaps",
+        ),
+    ],
+)
+def test_what_has_no_meaning_is_named(structure: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(EinsearchError) as caught:
+        compress(_network(), _batches(), structure, **options)
+    assert message in str(caught.value)
+
+
+def test_what_a_budget_can_go_down_to_keeps_to_it() -> None:
+    with pytest.raises(SizeError, match="can go down to") as caught:
+        compress(_network(), _batches(), "block-shuffle", keep=0.02)
+    keep = float(caught.value.remedy.split("=")[1].split(",")[0])
+    assert compress(_network(), _batches(), "block-shuffle", keep=keep).total.params_after <= keep * 3168
+    least = {name: min(_costs(layer)) for name, layer in _network().named_modules() if isinstance(layer, nn.Linear)}
+    assert keep == pytest.approx(sum(least.values()) / 3168, abs=1e-4)
+
+
+def _costs(layer: nn.Linear) -> Iterator[int]:
+    for blocks in (2, 3, 4, 6, 8, 12, 16):
+        with suppress(EinsearchError):
+            structure = parse_structure(f"block-shuffle:blocks={blocks}")
+            yield layer_costs(structure, layer.in_features, layer.out_features).params

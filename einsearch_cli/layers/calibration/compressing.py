@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from einsearch_cli.errors import DataError, LayerError, SizeError
+from einsearch_cli.errors import DataError, LayerError, SizeError, near_name
 from einsearch_cli.layers.calibration.budget import Option, allocate
 from einsearch_cli.layers.calibration.moments import Moments
 from einsearch_cli.layers.calibration.options import check_choices, options_for
@@ -20,7 +20,7 @@ from einsearch_cli.layers.calibration.sensitivity import output_of, sensitivity
 from einsearch_cli.layers.calibration.stages import Call, Group, Stage, groups_of, inputs_of, stages_of
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.projection.projecting import Projection, project_, relative_distance
-from einsearch_cli.layers.swap.applying import apply_swaps, matrix_of, split_attentions
+from einsearch_cli.layers.swap.applying import apply_swaps, check_projection, matrix_of, split_attentions
 from einsearch_cli.layers.swap.planning import Filter, plan_swaps
 from einsearch_cli.layers.swap.report import Swap, SwapReport
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, Structure, parse_structure
@@ -107,13 +107,16 @@ def compress(
         [structure] if isinstance(structure, str) or not isinstance(structure, Sequence) else [*structure]
     )
     if keep is not None:
-        _check_budget(keep, texts)
+        _check_budget(keep, texts, unit)
     first = plan_swaps(model, "dense" if keep is not None else _only(texts), filter)
     if isinstance(first.structure, MixtureOfExperts):
         raise LayerError(
             f"{first.structure} with calibration data: a dense matrix has no nearest mixture of experts",
             remedy="give a structure without experts",
         )
+    if isinstance(structure, Mapping):
+        _check_names(structure, first)
+    check_projection(model, first)
     with _in_evaluation(model):
         split_attentions(model, first)
         run = _Run(model, held, call, watch)
@@ -179,11 +182,42 @@ class _Run:
             names = [name for name in names if name not in own]
             groups = groups_of(stage, self.model, own)
             if done == 0:
-                _check_length(groups, len(self.batches), max(swap.in_features for swap in plan.replaced))
+                self._check_length(stage, groups, max(swap.in_features for swap in plan.replaced))
             for group in groups:
                 yield stage, group
                 done += len(group.names)
                 self.watch(Progress(doing, group.names, done, done + len(names)))
+
+    def _check_length(self, stage: Stage, groups: Sequence[Group], widest: int) -> None:
+        """Refuse calibration data whose tokens, without the padding, are fewer than the inputs of the widest layer."""
+        if not groups:
+            return
+        group = max(groups, key=lambda group: group.tokens)
+        layer, tokens = self.model.get_submodule(group.names[0]), 0
+        for number in range(stage.batches):
+            mask = self._mask(number, group.names[0])
+            for x in inputs_of(layer, group.calls, partial(stage.run, number)):
+                tokens += int(mask.sum()) if _fits(mask, x) else x.shape[:-1].numel()
+        if tokens < widest:
+            raise DataError(
+                f"{tokens:,} tokens to calibrate with: the widest layer has {widest:,} inputs, whose correlations so few "
+                "do not tell",
+                remedy=f"give at least {4 * widest:,} tokens",
+            )
+
+    def _mask(self, number: int, layer: str) -> Tensor | None:
+        """Which tokens that a layer is given are none of the padding, where a batch says it."""
+        batch = self.batches[number]
+        if not isinstance(batch, Mapping):
+            return None
+        masks = [batch.get(name) for name in ("attention_mask", "decoder_attention_mask")]
+        own, other = (mask if isinstance(mask, Tensor) else None for mask in masks)
+        has_decoder = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
+        if (has_decoder or any(str(name).startswith("decoder_") for name in batch)) and "decoder" in layer.split("."):
+            # A decoder is given its own tokens, and in attentions to the encoder those of the encoder: where the
+            # shapes do not tell them apart, all count.
+            own = None if own is not None and other is not None and own.shape == other.shape else other
+        return None if own is None else own.bool()
 
     def _moments(self, stage: Stage, group: Group, plan: SwapReport) -> Moments:
         """Moments of the inputs of a group of layers, over all batches."""
@@ -193,12 +227,12 @@ class _Run:
         moments = Moments(width, centred=group.has_bias)
         before = stage.copied(name)
         for number in range(stage.batches):
-            mask = _mask(self.batches[number])
+            mask = self._mask(number, name)
             given = inputs_of(layer, group.calls, partial(stage.run, number))
             earlier = None if before is None else inputs_of(before, group.calls, partial(stage.run_copy, number))
             for place, x in enumerate(given):
                 z = None if earlier is None else earlier[place]
-                known = mask is not None and mask.shape == x.shape[:-1]
+                known = _fits(mask, x)
                 moments.add(x[mask] if known else x, z[mask] if known and z is not None else z)
         if not moments.is_finite:
             raise LayerError(
@@ -235,38 +269,51 @@ def _only(texts: Sequence[Any]) -> Any:
     )
 
 
-def _check_length(groups: Sequence[Group], batches: int, widest: int) -> None:
-    tokens = batches * max((group.tokens for group in groups), default=widest)
-    if tokens < widest:
-        raise DataError(
-            f"{tokens:,} tokens to calibrate with: the widest layer has {widest:,} inputs, whose correlations so few do "
-            "not tell",
-            remedy=f"give at least {4 * widest:,} tokens",
+def _check_names(structures: Mapping[str, Any], plan: SwapReport) -> None:
+    known = {*plan.skipped, *(name for swap in plan.replaced for name in (swap.name, *swap.aliases))}
+    if unknown := [name for name in structures if name not in known]:
+        near = near_name(unknown[0], known)
+        raise LayerError(
+            f"a structure for {', '.join(unknown)}: the model has no linear layer of that name",
+            remedy=f"{near}, perhaps, or a name that plan_swaps(model, ...) lists"
+            if near
+            else "see plan_swaps(model, ...)",
         )
 
 
-def _check_budget(keep: float, texts: Sequence[str]) -> None:
+def _check_budget(keep: float, texts: Sequence[str], unit: str) -> None:
+    if unit not in _WORDS:
+        raise SizeError(f"unit={unit!r}: a budget is a share of params or of flops", remedy="unit='params'")
     if not 0 < keep < 1:
         raise SizeError(f"keep={keep:g}: a share above 0 and below 1 is needed", remedy="keep=0.5")
     check_choices(texts)
 
 
-def _mask(batch: Any) -> Tensor | None:
-    """Which tokens are none of the padding, where a batch says it."""
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    return mask.bool() if isinstance(mask, Tensor) else None
+def _fits(mask: Tensor | None, x: Tensor) -> TypeGuard[Tensor]:
+    return mask is not None and mask.shape == x.shape[:-1]
 
 
 def _check_batches(model: nn.Module, batches: Sequence[Any]) -> None:
     if not batches:
         raise DataError("no batches to calibrate with", remedy="give at least one")
     find: Any = getattr(model, "get_input_embeddings", None)
-    embedding = find() if callable(find) else None
+    try:
+        embedding = find() if callable(find) else None
+    except NotImplementedError:  # models of images
+        return
     if not isinstance(embedding, nn.Embedding):
         return
     for batch in batches:
-        tokens = batch.get("input_ids") if isinstance(batch, Mapping) else None
-        if isinstance(tokens, Tensor) and tokens.numel() and int(tokens.max()) >= embedding.num_embeddings:
+        if isinstance(batch, Mapping):
+            tokens = batch.get("input_ids")
+        else:
+            tokens = next(iter(batch), None) if isinstance(batch, tuple | list) else batch
+        if (
+            isinstance(tokens, Tensor)
+            and not tokens.is_floating_point()
+            and tokens.numel()
+            and int(tokens.max()) >= embedding.num_embeddings
+        ):
             raise DataError(
                 f"token {int(tokens.max()):,} in the calibration data: the model knows {embedding.num_embeddings:,} tokens",
                 remedy="encode the text with the tokenizer of the model",
@@ -277,11 +324,12 @@ def _check_batches(model: nn.Module, batches: Sequence[Any]) -> None:
 def _in_evaluation(model: nn.Module) -> Iterator[None]:
     """Without dropout and caches of keys and values; what was set before is set again at the end."""
     modes = {name: module.training for name, module in model.named_modules()}
-    config: Any = getattr(model, "config", None)
-    cached = getattr(config, "use_cache", None)
+    cached: list[tuple[Any, Any]] = []
+    for config in _configs(model):
+        if value := getattr(config, "use_cache", None):
+            cached.append((config, value))
+            config.use_cache = False
     model.eval()
-    if cached:
-        config.use_cache = False
     try:
         yield
     finally:
@@ -289,5 +337,12 @@ def _in_evaluation(model: nn.Module) -> Iterator[None]:
             while name not in modes:  # what is new, such as a part of an attention, is in the mode of what it is in
                 name = name.rpartition(".")[0]
             module.training = modes[name]
-        if cached:
-            config.use_cache = cached
+        for config, value in cached:
+            config.use_cache = value
+
+
+def _configs(model: nn.Module) -> Iterator[Any]:
+    """The settings of a model and of its parts: parts may have their own, or share those of the whole."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        yield from (config, getattr(config, "text_config", None))

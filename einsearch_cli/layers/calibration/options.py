@@ -40,7 +40,8 @@ def options_for(weight: Tensor, moments: Moments, texts: Sequence[str], unit: st
         moments: of the layer's inputs.
         texts: structures, and families whose rank or number of blocks is left open.
         unit: `params` or `flops`.
-        keep: share of the dense costs that all layers together keep; members of families that are far from it are left out.
+        keep: share of the dense costs that all layers together keep; members of families that are far from it are left out, but
+            for the smallest, which says how low a budget can be.
     """
     d_out, d_in = weight.shape
     wanted = weight.detach().to("cpu", torch.float64)
@@ -50,10 +51,11 @@ def options_for(weight: Tensor, moments: Moments, texts: Sequence[str], unit: st
         if text == LOW_RANK:
             yield from _ranks(wanted, moments, unit, dense)
             continue
-        for structure in _members(text):
-            cost = _cost(structure, d_in, d_out, unit)
-            is_near = text not in FAMILIES or (cost is not None and keep / _FAR < cost / dense < keep * _FAR)
-            if cost is not None and cost < dense and is_near:
+        costs = [(structure, _cost(structure, d_in, d_out, unit)) for structure in _members(text)]
+        smaller = [(structure, cost) for structure, cost in costs if cost is not None and cost < dense]
+        least = min((cost for _, cost in smaller), default=0)
+        for structure, cost in smaller:
+            if text not in FAMILIES or keep / _FAR < cost / dense < keep * _FAR or cost == least:
                 layer = EinsumLinear(d_in, d_out, structure, bias=False)
                 found = project_(layer, wanted, moments.second)
                 yield Option(structure, cost, (found.output_error or 0.0) ** 2)

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.calibration.moments import Moments
 
 _TINY = 1e-12
 
 
 def output_of(result: Any) -> Tensor:
-    """The tensor that a model's result is about: the logits, or else the first one."""
+    """The tensor that a model's result is about: the logits, or else the first one of floating point.
+
+    Raises:
+        LayerError: if there is none.
+    """
     logits = getattr(result, "logits", None)
     if isinstance(logits, Tensor):
         return logits.log_softmax(dim=-1)
-    return result if isinstance(result, Tensor) else next(value for value in tuple(result) if isinstance(value, Tensor))
+    found = next((value for value in _values(result) if value.is_floating_point()), None)
+    if found is None:
+        raise LayerError(
+            f"the model gives {type(result).__name__}, without a tensor of floating point: a budget needs to see how its "
+            "output changes",
+            remedy="give call=, which returns the tensor that matters, or a structure without keep",
+        )
+    return found
+
+
+def _values(result: Any) -> Iterator[Tensor]:
+    """The tensors in nested mappings and sequences."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, Mapping | tuple | list):
+        for value in result.values() if isinstance(result, Mapping) else result:
+            yield from _values(value)
 
 
 def difference(result: Any, expected: Tensor) -> Tensor:

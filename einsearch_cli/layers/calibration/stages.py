@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 Call = Callable[[nn.Module, Any], object]
 """Runs a model on a batch."""
+
+
+_CACHES: Final = ("past_key_values", "past_key_value", "layer_past", "cache_params")
+"""Names under which blocks are given caches."""
 
 
 class _ReachedError(Exception):
@@ -89,8 +93,9 @@ def _blocks(model: nn.Module, batches: Sequence[Any], call: Call, chain: list[st
 
     def note(place: int, _: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         if place == 0:
-            states.append(args[0])
-        given[place].append(_Given(args[1:], options))
+            states.append(args[0].clone())  # as the model may add to it in place
+        others = {name: None if name in _CACHES else _uncached(value) for name, value in options.items()}
+        given[place].append(_Given(tuple(map(_uncached, args[1:])), others))
         if place == len(chain) - 1:
             raise _ReachedError
 
@@ -108,6 +113,11 @@ def _blocks(model: nn.Module, batches: Sequence[Any], call: Call, chain: list[st
                 of_copies[number] = _first_tensor(run_copy(number))
             states[number] = _first_tensor(run(number))
         own.clear()
+
+
+def _uncached(value: Any) -> Any:
+    """None for a cache of keys and values: a block runs often, and each run would add to it."""
+    return None if any(kind.__name__.endswith("Cache") for kind in type(value).__mro__) else value
 
 
 def _itself(module: nn.Module) -> nn.Module:
@@ -143,15 +153,18 @@ def _chain(model: nn.Module, batch: object, call: Call, names: Sequence[str]) ->
 def _is_chain(blocks: list[nn.Module], run: Callable[[], object]) -> bool:
     order: list[int] = []
     fits = len(set(blocks)) == len(blocks)
-    last: list[Any] = []
+    last: list[tuple[Any, int]] = []
 
     def before(place: int, _: nn.Module, args: tuple[Any, ...], __: dict[str, Any]) -> None:
         nonlocal fits
         order.append(place)
-        fits = fits and bool(args) and isinstance(args[0], Tensor) and (place == 0 or args[0] is last[-1])
+        fits = fits and bool(args) and isinstance(args[0], Tensor)
+        if fits and place > 0:
+            output, version = last[-1] if last else (None, 0)
+            fits = args[0] is output and _version(output) == version
 
     def after(_: nn.Module, __: Any, output: object) -> None:
-        last[:] = [_first_tensor(output)]
+        last[:] = [(_first_tensor(output), _version(_first_tensor(output)))]
 
     handles = [block.register_forward_hook(after) for block in blocks]
     try:
@@ -177,7 +190,7 @@ class Group:
 
 def groups_of(stage: Stage, model: nn.Module, names: Sequence[str]) -> list[Group]:
     """The layers of a stage by what they are given for the first batch, in the order of their first calls."""
-    found: list[tuple[Tensor, list[str]]] = []
+    found: list[tuple[Tensor, int, list[str]]] = []
     calls: dict[str, int] = {}
 
     def note(place: int, module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -185,9 +198,9 @@ def groups_of(stage: Stage, model: nn.Module, names: Sequence[str]) -> list[Grou
         calls[name] = calls.get(name, 0) + 1
         if calls[name] > 1:
             return
-        same = next((group for other, group in found if _is_same(x, other)), None)
+        same = next((group for other, version, group in found if _is_same(x, other, version)), None)
         if same is None:
-            found.append((x, [name]))  # held, so that no other tensor gets its memory
+            found.append((x, _version(x), [name]))  # held, so that no other tensor gets its memory
         else:
             same.append(name)
 
@@ -197,7 +210,7 @@ def groups_of(stage: Stage, model: nn.Module, names: Sequence[str]) -> list[Grou
     def kind(name: str) -> tuple[int, bool]:
         return calls[name], model.get_submodule(name)._parameters.get("bias") is not None
 
-    kinds = ((x, group, own) for x, group in found for own in dict.fromkeys(map(kind, group)))
+    kinds = ((x, group, own) for x, _, group in found for own in dict.fromkeys(map(kind, group)))
     return [
         Group(tuple(name for name in group if kind(name) == own), *own, x.shape[:-1].numel()) for x, group, own in kinds
     ]
@@ -208,7 +221,8 @@ def inputs_of(layer: nn.Module, calls: int, run: Callable[[], object]) -> list[T
     found: list[Tensor] = []
 
     def note(_: int, layer: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        found.append(_rows(layer, _input(args, options)))
+        x = _rows(layer, _input(args, options))
+        found.append(x.clone() if calls > 1 else x)  # it may change in place before the next call
         if len(found) == calls:
             raise _ReachedError
 
@@ -234,10 +248,17 @@ def _rows(layer: nn.Module, x: Tensor) -> Tensor:
     return x.movedim(1, -1) if isinstance(layer, _ConvNd) else x
 
 
-def _is_same(first: Tensor, second: Tensor) -> bool:
-    return first is second or (
-        first.data_ptr() == second.data_ptr() and first.shape == second.shape and first.stride() == second.stride()
+def _is_same(first: Tensor, second: Tensor, version: int) -> bool:
+    """Whether a tensor is another one, and holds what that one held at an earlier version."""
+    return _version(first) == version and (
+        first is second
+        or (first.data_ptr() == second.data_ptr() and first.shape == second.shape and first.stride() == second.stride())
     )
+
+
+def _version(x: Any) -> int:
+    """How often a tensor was changed in place, where torch counts it."""
+    return x._version if isinstance(x, Tensor) and not x.is_inference() else 0
 
 
 @contextmanager

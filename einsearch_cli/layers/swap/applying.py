@@ -133,6 +133,15 @@ def _check_site(swap: Swap, site: Site | None) -> None:
     )
 
 
+def check_projection(model: nn.Module, plan: SwapReport) -> None:
+    """Refuse a plan whose layers have weights that no structure is near to.
+
+    Raises:
+        LayerError: naming a layer, or the mixture of experts.
+    """
+    _check_projection(plan, {site.name: site for site in find_sites(model)})
+
+
 def _check_projection(plan: SwapReport, sites: dict[str, Site]) -> None:
     if isinstance(plan.structure, MixtureOfExperts):
         raise LayerError(
