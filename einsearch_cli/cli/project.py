@@ -88,6 +88,7 @@ def project_command(
     budget: Budget = typer.Option(Budget.params, help="What --keep is a share of."),
     output: Format = format_option(NUMBERS),
 ) -> None:
+    _check_source(source)
     is_model = _is_model(source)
     if keep is not None:
         _check_keep(source, keep, is_model, calibrate)
@@ -126,6 +127,18 @@ def _is_model(source: Path) -> bool:
         return "model_type" in json.loads((source / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
+
+
+def _check_source(source: Path) -> None:
+    if not source.exists():
+        raise SpecError(
+            f"{source}: no such file or folder", remedy="give the folder of a model, or a .safetensors file"
+        )
+    if source.is_dir() and not any(source.iterdir()):
+        raise SpecError(
+            f"{source} is an empty folder: no config.json of a Hugging Face model in it, and no checkpoints/ of a run",
+            remedy="give the folder that the model was saved to",
+        )
 
 
 def _check_keep(source: Path, keep: float, is_model: bool, calibrate: Path | None) -> None:

@@ -156,7 +156,7 @@ def test_a_file_of_weights_comes_back_by_its_report(einsearch, tmp_path) -> None
         ("file", ["--structure", "monarch", "--only", "b*"], "has no matrix to project: a: no --only pattern fits"),
         ("file", ["--structure", "monarhc"], "monarhc"),
         ("broken", ["--structure", "monarch"], "cannot be read as safetensors"),
-        ("missing", ["--structure", "monarch"], "cannot be read as safetensors"),
+        ("missing", ["--structure", "monarch"], "missing.safetensors: no such file or folder"),
     ],
 )
 def test_bad_input(einsearch, run, tmp_path, source, options, message) -> None:

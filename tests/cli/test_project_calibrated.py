@@ -147,3 +147,14 @@ def test_models_that_are_compressed_already_are_refused(einsearch, folder) -> No
     again = einsearch("project", folder / "small", *arguments, folder / "smaller")
     assert again.code == 2
     assert "is compressed by einsearch already" in again.err
+
+
+@pytest.mark.parametrize("options", [["--keep", "0.5"], ["--structure", "low-rank:r=4"]])
+def test_a_folder_that_is_missing_or_empty_is_named(einsearch, tmp_path, options) -> None:
+    (tmp_path / "book.txt").write_text(TEXT)
+    (tmp_path / "empty").mkdir()
+    for name, problem in (("nowhere", ": no such file or folder"), ("empty", " is an empty folder: no config.json of")):
+        more = ["--calibrate", tmp_path / "book.txt", "--out", tmp_path / "out"]
+        outcome = einsearch("project", tmp_path / name, *options, *more)
+        assert outcome.code == 2
+        assert f"{tmp_path / name}{problem}" in outcome.err
