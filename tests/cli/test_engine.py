@@ -70,7 +70,8 @@ def test_names_of_engines_are_known_to_help_completion_and_errors(
 ) -> None:
     from einsearch_cli.cli import commands
 
-    monkeypatch.delitem(sys.modules, "einsearch_cli.cli.rank", raising=False)
+    for name in ("rank", "study_options"):  # which list the engines when they are imported
+        monkeypatch.delitem(sys.modules, f"einsearch_cli.cli.{name}", raising=False)
     assert "local, patient, ray, slurm, or one that a plug-in registers" in " ".join(
         einsearch(*words[:3], "--help").out.replace("│", "").split()
     )
