@@ -50,6 +50,10 @@ def _(value: Classification) -> str:
     return joined([diagram_svg(value), _table([row])])
 
 
+def _error(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4f}"
+
+
 @html_of.register
 def _(value: SwapReport) -> str:
     layers = [
@@ -58,14 +62,16 @@ def _(value: SwapReport) -> str:
             "widths": MISSING if row["d_in"] is None else f"{row['d_in']:,} → {row['d_out']:,}",
             "parameters": _change(row, "params"),
             "FLOPs/token": _change(row, "flops"),
-            "relative error": MISSING if row["relative_error"] is None else f"{row['relative_error']:.4f}",
+            "relative error": _error(row["relative_error"]),
+            **({"of outputs": _error(row["output_error"])} if "output_error" in row else {}),
+            **({"structure": row["structure"] or MISSING} if "structure" in row else {}),
             "left because": row["left_because"] or "",
         }
         for row in value.records()
     ]
     return joined(
         [
-            element("p", element("b", str(value.structure))),
+            element("p", element("b", value.structure_text)),
             element("pre", value.summary),
             element("details", element("summary", f"{len(layers):,} linear layers"), _table(layers)),
         ]

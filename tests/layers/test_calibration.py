@@ -144,7 +144,17 @@ def test_a_budget_is_kept_and_spent_where_it_matters() -> None:
     assert 0.9 * keep < (report.total.params_after + dense) / fixed.total.params_before <= keep
     assert _lost(model, batches) < _lost(uniform, batches)
     assert len({swap.structure for swap in report.replaced}) > 1
-    assert ", low-rank:r=" in str(report)
+    ranks = sorted(
+        int(str(row["structure"]).removeprefix("low-rank:r=")) for row in report.records() if row["structure"]
+    )
+    assert str(report).startswith(f"low-rank, ranks {ranks[0]}–{ranks[-1]}\n")
+    assert [row["output_error"] for row in report.records()][: len(ranks)] == [s.output_error for s in report.replaced]
+    html = report._repr_html_()
+    assert f"low-rank, ranks {ranks[0]}–{ranks[-1]}" in html
+    assert f"low-rank:r={ranks[0]}<" in html
+    assert f"{report.replaced[0].output_error:.4f}" in html
+    assert "structure" not in fixed.records()[0]
+    assert "output_error" in fixed.records()[0]
     mixed = compress(_network(), batches, ["low-rank", "monarch"], keep=0.45, unit="flops")
     assert mixed.total.flops_after <= 0.45 * fixed.total.flops_before
 

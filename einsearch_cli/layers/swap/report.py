@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -180,7 +180,11 @@ class SwapReport(Record, Tabular):
         return self.model.params_before - self.total.params_before - sum(each.params for each in self.kept or ())
 
     def records(self) -> list[dict[str, Any]]:
-        """One row for each linear layer, first the replaced ones; of one that stays the name and the reason."""
+        """One row for each linear layer, first the replaced ones; of one that stays the name and the reason.
+
+        With structures of their own or errors of outputs, layers have columns for these too.
+        """
+        more = [name for name in ("structure", "output_error") if {getattr(s, name) for s in self.replaced} - {None}]
         replaced = [
             {
                 "layer": swap.name,
@@ -194,11 +198,13 @@ class SwapReport(Record, Tabular):
                 "relative_error": swap.relative_error,
                 "tied_to": swap.tied_to,
                 "left_because": None,
+                **{name: _plain(getattr(swap, name)) for name in more},
             }
             for swap in self.replaced
         ]
         return replaced + [
-            {**dict.fromkeys(_COLUMNS), "layer": name, "left_because": reason} for name, reason in self.skipped.items()
+            {**dict.fromkeys((*_COLUMNS, *more)), "layer": name, "left_because": reason}
+            for name, reason in self.skipped.items()
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -212,9 +218,9 @@ class SwapReport(Record, Tabular):
 
     @property
     def structure_text(self) -> str:
-        """The structure of all layers, or every one that layers have."""
+        """The structure of all layers, or those that layers have: of several of one family, the range of their sizes."""
         own = dict.fromkeys(_short(swap.structure) for swap in self.replaced if swap.structure is not None)
-        return ", ".join(own) if own else str(self.structure)
+        return "; ".join(_ranges(own)) if own else str(self.structure)
 
     def __str__(self) -> str:
         return "\n".join((self.structure_text, *_summary_lines(self), *_layer_lines(self)))
@@ -222,6 +228,24 @@ class SwapReport(Record, Tabular):
 
 def _short(structure: LayerSpec) -> str:
     return structure.short_text if isinstance(structure, MixtureOfExperts) else short_name(structure)
+
+
+def _plain(value: LayerSpec | float | None) -> str | float | None:
+    return value if value is None or isinstance(value, float) else _short(value)
+
+
+def _ranges(texts: Iterable[str]) -> Iterator[str]:
+    """Texts such as `low-rank:r=1` and `low-rank:r=31` as `low-rank, ranks 1–31`; others as they are."""
+    sizes: dict[tuple[str, str], list[int]] = {}
+    for text in texts:
+        found = re.fullmatch(r"([\w-]+):(r|blocks)=(\d+)", text)
+        key, size = ((found[1], found[2]), [int(found[3])]) if found else ((text, ""), [])
+        sizes.setdefault(key, []).extend(size)
+    for (name, what), several in sizes.items():
+        if len(several) > 1:
+            yield f"{name}, {'ranks' if what == 'r' else what} {min(several)}–{max(several)}"
+        else:
+            yield f"{name}:{what}={several[0]}" if several else name
 
 
 def _share(part: int, whole: int) -> float:
