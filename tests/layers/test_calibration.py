@@ -468,3 +468,14 @@ def _costs(layer: nn.Linear) -> Iterator[int]:
         with suppress(EinsearchError):
             structure = parse_structure(f"block-shuffle:blocks={blocks}")
             yield layer_costs(structure, layer.in_features, layer.out_features).params
+
+
+@pytest.mark.parametrize("keep", [None, 0.5])
+@pytest.mark.parametrize(("mean", "spread"), [(0.0, 0.0), (5.0, 0.0), (1000.0, 0.01)])
+def test_inputs_that_hardly_vary_are_fitted(keep: float | None, mean: float, spread: float) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, 16)), mean + spread * torch.randn(4, 40, 16)
+    with torch.no_grad():
+        expected = model(x)
+        compress(model, list(x), "low-rank" if keep else "low-rank:r=4", keep=keep)
+        assert (model(x) - expected).abs().max() <= 1e-3 * mean

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor
 
 _DAMPING = 1e-4
 """Part of the mean of a moment's diagonal that is added to it, as inputs may be nearly dependent."""
+
+_LEAST: Final = torch.finfo(torch.float32).tiny
+"""Added too, for inputs that are always zero."""
 
 
 class Moments:
@@ -32,18 +36,28 @@ class Moments:
         self._width = width
         self.centred = centred
         self._sums: dict[str, Tensor] = {}
+        self._shifts: dict[str, Tensor] = {}
 
     def add(self, x: Tensor, z: Tensor | None = None) -> None:
         """Count more inputs, (…, width); z are those of the same tokens in the unchanged model."""
-        rows = x.detach().reshape(-1, self._width).float()
+        rows = self._shifted("x", x)
         self.tokens += len(rows)
         self._count("x", rows.sum(dim=0))
         self._count("xx", rows.T @ rows)
         if z is not None:
-            others = z.detach().reshape(-1, self._width).float()
+            others = self._shifted("z", z)
             self._count("z", others.sum(dim=0))
             self._count("zx", others.T @ rows)
             self._count("zz", others.T @ others)
+
+    def _shifted(self, name: str, inputs: Tensor) -> Tensor:
+        """Rows of inputs, less the mean of the first ones where means do not count: it may be far above their spread."""
+        rows = inputs.detach().reshape(-1, self._width).float()
+        if not self.centred:
+            return rows
+        if name not in self._shifts:
+            self._shifts[name] = rows.mean(dim=0) if len(rows) else torch.zeros_like(rows[:1].sum(dim=0))
+        return rows - self._shifts[name].to(rows.device)
 
     def _count(self, name: str, value: Tensor) -> None:
         if name not in self._sums:
@@ -80,8 +94,12 @@ class Moments:
 
     def lost_mean(self, weight: Tensor, near: Tensor) -> Tensor:
         """E[W z − V x], which a bias makes up for."""
-        x, z = (self._sums[name].double() / self.tokens for name in ("x", "z" if "z" in self._sums else "x"))
+        x, z = (self._mean(name) for name in ("x", "z" if "z" in self._sums else "x"))
         return weight @ z - near @ x
+
+    def _mean(self, name: str) -> Tensor:
+        mean = self._sums[name].double() / self.tokens
+        return mean + self._shifts[name].to(mean) if name in self._shifts else mean
 
     def _about_mean(self, name: str) -> Tensor:
         """E of an outer product, without the one of the means where inputs are centred."""
@@ -96,5 +114,5 @@ class Moments:
         squares = self._sums["xx"].diagonal().double() / self.tokens
         if self.centred:
             squares -= (self._sums["x"].double() / self.tokens).square()
-        moment.diagonal().add_(_DAMPING * squares.mean())
+        moment.diagonal().add_(_DAMPING * squares.mean() + _LEAST)
         return moment
