@@ -145,8 +145,9 @@ def _check_keep(source: Path, keep: float, is_model: bool, calibrate: Path | Non
     if not 0 < keep < 1:
         raise SpecError(f"--keep {keep:g}: a share above 0 and below 1 is needed", remedy="--keep 0.5")
     if not is_model:
+        lacks = ", and it has no config.json" if source.is_dir() and not (source / "config.json").exists() else ""
         raise SpecError(
-            f"--keep with {source}: layers of their own sizes are written for Hugging Face models only",
+            f"--keep with {source}: layers of their own sizes are written for Hugging Face models only{lacks}",
             remedy="give --structure with a size, such as low-rank:r=64",
         )
     if calibrate is None:

@@ -158,3 +158,5 @@ def test_a_folder_that_is_missing_or_empty_is_named(einsearch, tmp_path, options
         outcome = einsearch("project", tmp_path / name, *options, *more)
         assert outcome.code == 2
         assert f"{tmp_path / name}{problem}" in outcome.err
+    outcome = einsearch("project", tmp_path, "--calibrate", tmp_path / "book.txt", "--keep", "0.5", "--out", "out")
+    assert "Hugging Face models only, and it has no config.json" in outcome.err
