@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,16 +18,22 @@ from torch import nn
 
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.files import make_folder, write_atomically
-from einsearch_cli.layers import SwapReport, apply_swaps
+from einsearch_cli.layers import EinsumLinear, StructuredMoE, SwapReport, apply_swaps
+from einsearch_cli.layers.moe.experts import Experts
+from einsearch_cli.layers.moe.fused import FusedExperts
+from einsearch_cli.layers.pointwise import PointwiseConv
 from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
 from einsearch_cli.layers.swap.finding import find_sites
 from einsearch_cli.layers.swap.report import Swap
+from einsearch_cli.structures import LayerSpec
 
 METHOD: Final = "einsearch"
 PREFIX: Final = "einsearch-"
 """What `model_type` begins with in the config of a swapped model."""
 FORMAT: Final = 1
 """Rises when older versions cannot read an entry."""
+_CHECKED_LATER: ContextVar[bool] = ContextVar("_CHECKED_LATER", default=False)
+"""Whether the caller of `from_pretrained` looks for missing weights itself."""
 _PLACES: Final = (
     *("revision", "token", "subfolder", "cache_dir", "local_files_only", "force_download", "proxies"),
     "trust_remote_code",
@@ -45,13 +52,13 @@ def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder:
 
     Args:
         model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
-        reports: what `swap_linear` gave, in the order of the calls.
+        reports: what `swap_linear` gave, in the order of the calls. Swaps that the config notes already are kept.
         folder: made if it is missing.
         options: `max_shard_size`, `push_to_hub` and whatever else `save_pretrained` takes.
 
     Raises:
         OutputError: if the folder or its config cannot be written.
-        SpecError: for a model of another library.
+        SpecError: for a model of another library, for reports of another model, and for quantised factors.
     """
     folder = Path(folder)
     remember_swaps(model, reports)
@@ -66,23 +73,114 @@ def remember_swaps(model: Any, reports: SwapReport | Sequence[SwapReport]) -> No
 
     Args:
         model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
-        reports: what `swap_linear` gave, in the order of the calls.
+        reports: what `swap_linear` gave, in the order of the calls. Swaps that the config notes already are kept.
 
     Raises:
-        SpecError: for a model of another library.
+        SpecError: for a model of another library, for reports of another model, and for quantised factors.
     """
     several = [reports] if isinstance(reports, SwapReport) else list(reports)
-    entry = _entry([report.to_json() for report in several])
-    if _is_of_diffusers(model):
-        model.register_to_config(quantization_config=entry)
-    elif hasattr(getattr(model, "config", None), "model_type"):
-        model.config.quantization_config = entry
-    else:
+    if not (_is_of_diffusers(model) or hasattr(getattr(model, "config", None), "model_type")):
         raise SpecError(
             f"{type(model).__name__} has no config of transformers or diffusers, where swaps are noted",
             remedy="swap and note those inside: of a SentenceTransformer model[0].auto_model, which model.save then "
             "writes; of a pipeline its parts; of another module save its state_dict and report.to_json()",
         )
+    entry = _entry([report.to_json() for report in _all_swaps(model, several)])
+    if _is_of_diffusers(model):
+        model.register_to_config(quantization_config=entry)
+    else:
+        model.config.quantization_config = entry
+
+
+def _all_swaps(model: Any, new: Sequence[SwapReport]) -> list[SwapReport]:
+    """What the config notes already, as far as the model has it and `new` does not, and then `new`.
+
+    Raises:
+        SpecError: if they do not name exactly the model's structured layers, or factors are quantised.
+    """
+    layers = _structured_layers(model)
+    for name, layer in layers.items():
+        if any(not parameter.is_floating_point() for parameter in layer.parameters()):
+            raise SpecError(
+                f"the factors of {name} are quantised: a folder holds those of floating dtypes alone",
+                remedy="save the model before it is quantised, and quantise what is loaded",
+            )
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    named: set[nn.Module] = set()
+    for report in new:
+        for swap in report.replaced:
+            layer = _layer_of(swap, layers, prefix)
+            wanted = swap.structure or report.structure
+            if layer is None or _differs(layer, swap, wanted):
+                there = "no structured layer" if layer is None else f"{_spec(layer)} {_widths(layer)}"
+                raise SpecError(
+                    f"the report says {wanted} {_widths(swap)} for {swap.name}: the model has {there} there",
+                    remedy="give the reports of this model, as swap_linear or compress returned them",
+                )
+            named.add(layer)
+    noted = []
+    for report in _noted(model):
+        layer_of = {swap: _layer_of(swap, layers, prefix) for swap in report.replaced}
+        kept = tuple(
+            swap
+            for swap, layer in layer_of.items()
+            if layer not in named
+            and layer is not None
+            and not _differs(layer, swap, swap.structure or report.structure)
+        )
+        if kept:
+            noted.append(replace(report, replaced=kept))
+            named.update(layer for swap in kept if (layer := layer_of[swap]) is not None)
+    if left := [name for name, layer in layers.items() if layer not in named]:
+        raise SpecError(
+            f"{len(left)} structured layers of the model are in no report, such as {left[0]}",
+            remedy="give the reports of all calls of swap_linear, in their order",
+        )
+    return [*noted, *new]
+
+
+def _structured_layers(model: nn.Module) -> dict[str, Any]:
+    """The layers that swaps made, by the names that swaps have for them, aliases included."""
+    found: dict[str, Any] = {}
+    inside: set[nn.Module] = set()
+    for name, module in model.named_modules(remove_duplicate=False):
+        own = name.replace("_orig_mod.", "").removesuffix(".base_layer")  # of torch.compile, and of peft
+        if isinstance(module, PointwiseConv):
+            found[own] = module.linear
+            inside.add(module.linear)
+        elif isinstance(module, FusedExperts):
+            found |= {f"{own}.{module.slots[part]}": experts for part, experts in module.structured.items()}
+        elif isinstance(module, EinsumLinear | StructuredMoE) and module not in inside:
+            found[own] = module
+    return {name: layer for name, layer in found.items() if isinstance(layer, EinsumLinear | StructuredMoE | Experts)}
+
+
+def _layer_of(swap: Swap, layers: Mapping[str, Any], prefix: str) -> Any:
+    """The layer by its name in the model, in its body, or in a model of which this one is the body."""
+    names = (swap.name, prefix + swap.name, swap.name.removeprefix(prefix))
+    return next((layers[name] for name in names if name in layers), None)
+
+
+def _differs(layer: Any, swap: Swap, structure: LayerSpec) -> bool:
+    widths = (layer.in_features, layer.out_features)
+    return (swap.in_features, swap.out_features) != widths or structure != _spec(layer)
+
+
+def _spec(layer: Any) -> LayerSpec:
+    found: LayerSpec = layer.mixture if isinstance(layer, StructuredMoE) else layer.structure
+    return found
+
+
+def _widths(layer: Any) -> str:
+    return f"{layer.in_features} -> {layer.out_features}"
+
+
+def _noted(model: Any) -> list[SwapReport]:
+    if _method_of(model.config) != METHOD:
+        return []
+    is_mapping = isinstance(model.config, Mapping)
+    entry = model.config["quantization_config"] if is_mapping else model.config.quantization_config
+    return swaps_of(entry if isinstance(entry, Mapping) else entry.to_dict())
 
 
 def forget_swaps(model: nn.Module) -> None:
@@ -136,10 +234,13 @@ def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
     # Other shapes are let through at first, as the error of transformers names none of them.
     ignores_shapes = options.get("ignore_mismatched_sizes", False)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    token = _CHECKED_LATER.set(True)
     try:
         model, found = model_class.from_pretrained(folder, **options)
     except (OSError, SafetensorError) as error:
         raise SpecError(f"weights in {folder} cannot be read: {error}", remedy="save the model again") from error
+    finally:
+        _CHECKED_LATER.reset(token)
     if found.get("mismatched_keys") and not ignores_shapes:
         name, there, wanted = min(found["mismatched_keys"])
         raise SpecError(
@@ -252,6 +353,8 @@ def register_layers() -> None:
                     module._is_hf_initialized = True
 
         def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+            if not _CHECKED_LATER.get():
+                _refuse_missing(model)
             del model.hf_quantizer, model.quantization_method
             for module in model.modules():
                 if hasattr(module, "is_quantized"):
@@ -261,6 +364,21 @@ def register_layers() -> None:
     _write_prefixed_configs()
     register_quantization_config(METHOD)(SwapConfig)
     register_quantizer(METHOD)(Swapping)
+
+
+def _refuse_missing(model: nn.Module) -> None:
+    """Raise SpecError where transformers drew numbers for the parameters of structured layers, as a file lacked them."""
+    lost = [
+        f"{name}.{key}"
+        for name, layer in _structured_layers(model).items()
+        for key, parameter in layer.named_parameters()
+        if not getattr(parameter, "_is_hf_initialized", False)
+    ]
+    if lost:
+        raise SpecError(
+            f"the weights lack {len(lost)} parameters of structured layers, or have other shapes: {', '.join(lost[:3])}",
+            remedy="give the folder that save_swapped wrote, and the class of that model",
+        )
 
 
 def _write_prefixed_configs() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from einsearch_cli import merged
 from einsearch_cli.errors import LayerError, SpecError
-from einsearch_cli.export import dense_copy, load_swapped, save_swapped
+from einsearch_cli.export import dense_copy, load_swapped, remember_swaps, save_swapped
 from einsearch_cli.layers import EinsumLinear, swap_linear
 from tests.clients.test_transformers import build
 
@@ -66,10 +66,15 @@ def test_other_configs_are_refused_by_name_and_filters_are_obeyed() -> None:
     assert type(dense[0].weight.data) is not torch.Tensor
 
 
-def test_a_folder_of_quantised_factors_is_refused_by_load_swapped(tmp_path: Path) -> None:
+def test_a_model_with_quantised_factors_is_not_saved(tmp_path: Path) -> None:
     model = build("Llama")
     report = swap_linear(model, "monarch")
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig(), lambda module, _: isinstance(module, EinsumLinear))
-    save_swapped(model, report, tmp_path)
+    with pytest.raises(SpecError, match=r"the factors of model.layers.0.self_attn.q_proj are quantised"):
+        save_swapped(model, report, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    model.save_pretrained(tmp_path / "other")
+    remember_swaps(dense := build("Llama"), swap_linear(dense, "monarch"))
+    dense.config.save_pretrained(tmp_path / "other")
     with pytest.raises(SpecError, match="the weights lack"):
-        load_swapped(tmp_path, transformers.AutoModelForCausalLM)
+        load_swapped(tmp_path / "other", transformers.AutoModelForCausalLM)

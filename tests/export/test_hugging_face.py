@@ -116,6 +116,53 @@ def test_the_config_is_read_from_where_the_weights_are(tmp_path: Path, monkeypat
     assert seen[0] == places
 
 
+def test_layers_swapped_after_loading_are_noted_behind_those_before(tmp_path: Path) -> None:
+    model = _llama()
+    save_swapped(model, swap_linear(model, "monarch", lambda _, name: "mlp" in name), tmp_path / "first")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "first")
+    report = swap_linear(loaded, "btt-moe:experts=4,top=1", lambda _, name: "attn" in name)
+    for _ in range(2):  # nothing is noted twice
+        save_swapped(loaded, report, tmp_path / "second")
+        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "second")
+        assert torch.equal(again(_tokens()).logits, loaded(_tokens()).logits)
+    entry = json.loads((tmp_path / "second" / "config.json").read_text())["quantization_config"]
+    assert [len(swaps["replaced"]) for swaps in entry["swaps"]] == [6, 8]
+
+
+def test_reports_that_do_not_name_the_structured_layers_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    model, other = _llama(), _llama()
+    report = swap_linear(model, "monarch", lambda _, name: "mlp" in name)
+    stranger = swap_linear(other, "low-rank:r=4", lambda _, name: "mlp" in name)
+    more = swap_linear(model, "monarch", lambda _, name: "attn" in name)
+    for reports, message in (
+        (
+            [stranger, more],
+            r"says XA\^1 YB\^1 AB=4 32 -> 48 for model.layers.0.mlp.gate_proj: the model has XA.1/2 XAB",
+        ),
+        ([report], r"8 structured layers of the model are in no report, such as model.layers.0.self_attn.q_proj"),
+        ([swap_linear(_llama(), "monarch", lambda _, __: True)], r"lm_head: the model has no structured layer there"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            save_swapped(model, reports, tmp_path / "folder")
+        assert not (tmp_path / "folder").exists()
+        assert getattr(model.config, "quantization_config", None) is None
+    save_swapped(model, [report, more], tmp_path / "folder")
+
+
+def test_plain_from_pretrained_refuses_a_folder_in_which_factors_are_missing(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = _llama()
+    save_swapped(model, swap_linear(model, "monarch"), tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.1.mlp.up_proj.factors.A"]
+    save_file(weights, path, {"format": "pt"})
+    for kind in (transformers.AutoModelForCausalLM, transformers.LlamaForCausalLM):
+        with pytest.raises(SpecError, match=r"lack 1 parameters .*: model.layers.1.mlp.up_proj.factors.A"):
+            kind.from_pretrained(tmp_path)
+
+
 LOADING = """
 import sys, torch, transformers
 if sys.argv[2] == "einsearch":
