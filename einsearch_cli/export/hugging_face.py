@@ -372,7 +372,7 @@ def _refuse_missing(model: nn.Module) -> None:
         f"{name}.{key}"
         for name, layer in _structured_layers(model).items()
         for key, parameter in layer.named_parameters()
-        if not getattr(parameter, "_is_hf_initialized", False)
+        if not (parameter.is_meta or getattr(parameter, "_is_hf_initialized", False))  # meta: on disk until a call
     ]
     if lost:
         raise SpecError(

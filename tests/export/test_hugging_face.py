@@ -154,6 +154,13 @@ def test_plain_from_pretrained_refuses_a_folder_in_which_factors_are_missing(tmp
 
     model = _llama()
     save_swapped(model, swap_linear(model, "monarch"), tmp_path)
+    pytest.importorskip("accelerate")
+    places = {"model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "lm_head": "cpu"}
+    places["model.rotary_emb"] = "cpu"
+    on_disk = transformers.LlamaForCausalLM.from_pretrained(
+        tmp_path, device_map=places, offload_folder=tmp_path / "disk"
+    )
+    assert torch.equal(on_disk(_tokens()).logits, model(_tokens()).logits), "parameters on disk are not missing"
     path = tmp_path / "model.safetensors"
     weights = load_file(path)
     del weights["model.layers.1.mlp.up_proj.factors.A"]
