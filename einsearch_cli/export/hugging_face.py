@@ -39,6 +39,11 @@ _PLACES: Final = (
     "trust_remote_code",
 )
 """Options of `from_pretrained` by which the config is found too."""
+_README: Final = """\
+Linear layers of this model are structured matrices: it loads where einsearch is imported:
+
+    import einsearch_cli  # then from_pretrained(folder), as for any model
+"""
 SWAPS: Final = "einsearch_swaps.json"
 """File that earlier versions wrote next to the config, in place of the entry in it."""
 
@@ -53,7 +58,7 @@ def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder:
     Args:
         model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
         reports: what `swap_linear` gave, in the order of the calls. Swaps that the config notes already are kept.
-        folder: made if it is missing.
+        folder: made if it is missing. It gets a README.md that says how it loads, unless it has one.
         options: `max_shard_size`, `push_to_hub` and whatever else `save_pretrained` takes.
 
     Raises:
@@ -64,6 +69,8 @@ def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder:
     remember_swaps(model, reports)
     make_folder(folder)
     model.save_pretrained(folder, **options)
+    if not (folder / "README.md").exists():
+        write_atomically(folder / "README.md", _README)
 
 
 def remember_swaps(model: Any, reports: SwapReport | Sequence[SwapReport]) -> None:

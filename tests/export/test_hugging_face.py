@@ -62,6 +62,11 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     report = swap_linear(model, "monarch", lambda _, name: "mlp" in name)
     save_swapped(model, report, tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    readme = tmp_path / "README.md"
+    assert "import einsearch_cli" in readme.read_text()
+    readme.write_text("mine")
+    save_swapped(model, report, tmp_path, max_shard_size="20KB")
+    assert readme.read_text() == "mine"
     loaded = load_swapped(tmp_path, transformers.GPT2LMHeadModel)
     assert torch.equal(loaded(_tokens()).logits, model(_tokens()).logits)
 
