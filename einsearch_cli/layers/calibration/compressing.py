@@ -23,6 +23,7 @@ from einsearch_cli.layers.projection.projecting import Projection, project_, rel
 from einsearch_cli.layers.swap.applying import apply_swaps, check_projection, matrix_of, split_attentions
 from einsearch_cli.layers.swap.planning import Filter, plan_swaps
 from einsearch_cli.layers.swap.report import Swap, SwapReport
+from einsearch_cli.machine import return_memory
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, Structure, parse_structure
 
 _PROBES: Final = 2
@@ -187,6 +188,7 @@ class _Run:
                 yield stage, group
                 done += len(group.names)
                 self.watch(Progress(doing, group.names, done, done + len(names)))
+            return_memory()  # of the matrices that were replaced: their places are too small for what comes next
 
     def _check_length(self, stage: Stage, groups: Sequence[Group], widest: int) -> None:
         """Refuse calibration data whose tokens, without the padding, are fewer than the inputs of the widest layer."""
