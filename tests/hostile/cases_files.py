@@ -27,7 +27,11 @@ FORMATS = (
     refused("bench monarch --out g.csv", "must end in .json or .html"),
     refused("export run --to onnx --out g.safetensors", "--to onnx and --out", "says safetensors", "--out g.onnx"),
     refused("export run --to dense --out g.pt2", "says torch-export"),
-    refused("project w.safetensors --structure monarch --out g.onnx", "the suffix .onnx says onnx"),
+    refused(
+        "project w.safetensors --structure monarch --out g.onnx",
+        "the suffix .onnx says onnx",
+        files={"w.safetensors": ""},
+    ),
 )
 PATHS = (
     refused(f"{SMALL} --out .", "it is a folder, a file is needed"),
@@ -40,7 +44,7 @@ PATHS = (
     refused("bench monarch --out file/x.json", "is not a folder", files={"file": ""}),
     refused("export run --to dense --out .", "it is a folder"),
     refused("export run --to dense --out file/x", "is not a folder", files={"file": ""}),
-    refused("project w.safetensors --structure monarch --out .", "it is a folder"),
+    refused("project w.safetensors --structure monarch --out .", "it is a folder", files={"w.safetensors": ""}),
     accepted(f"{SMALL} --out made/for/you.yaml"),
 )
 STUDIES = (

@@ -24,9 +24,11 @@ CASES: tuple[Case, ...] = (
     refused("train a.yaml --gpu h1000", "no accelerator 'h1000'", files={"a.yaml": "steps: 2"}),
     refused("generate nothing --prompt a", "nothing has no checkpoint"),
     refused("export nothing --to onnx --out a.onnx", "nothing has no checkpoint"),
-    refused("project nothing --structure monarch --out a", "nothing has no checkpoint"),
+    refused("project nothing --structure monarch --out a", "nothing: no such file or folder"),
     refused(
-        "project a.safetensors --structure monarch --out b.safetensors", "a.safetensors cannot be read as safetensors"
+        "project a.safetensors --structure monarch --out b.safetensors",
+        "a.safetensors cannot be read as safetensors",
+        files={"a.safetensors": "no tensors"},
     ),
     accepted("params s --structure monarch --format csv", "ffn,"),
     accepted("tasks --format csv", "teacher,input_size,8"),
