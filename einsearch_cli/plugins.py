@@ -74,7 +74,7 @@ def load_installed(group: str, name: str) -> None:
 
 
 def load_all_installed(group: str, warn: Callable[[str], None]) -> None:
-    """Import all modules of a group, each tried once per process; `warn` is told of those that cannot be imported."""
+    """Import all modules of a group, each once per process; `warn` gets a message for each that cannot be imported."""
     for name in installed(group):
         if (group, name) not in _TRIED:
             _TRIED.add((group, name))

@@ -143,7 +143,7 @@ GPT4_PATTERN = (
     r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|"""
     r"""\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
 )
-"""Of cl100k_base, in tiktoken's openai_public.py."""
+"""Pattern by which cl100k_base splits texts into words, from tiktoken's openai_public.py."""
 
 
 def _tiktoken(pattern: str) -> Tokenizer:

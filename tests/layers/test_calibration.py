@@ -360,7 +360,7 @@ def test_a_chain_whose_states_change_in_place_between_blocks_is_taken_as_a_whole
 
 
 class Giving(nn.Module):
-    """Gives what it is told to make of its layers' output; a model of images, by its embeddings."""
+    """Two layers, whose output a function turns into what the model returns; it has no token embedding, as models of images."""
 
     def __init__(self, give: Callable[[Tensor], object]) -> None:
         super().__init__()

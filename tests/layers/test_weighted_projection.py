@@ -15,7 +15,7 @@ from einsearch_cli.layers.projection import weighting
 
 
 def _drawn(d_in: int, d_out: int, seed: int = 0, spread: float = 2.0) -> tuple[Tensor, Tensor]:
-    """A matrix, and the moment of correlated inputs whose scales span so many powers of ten."""
+    """A matrix, and the moment of correlated inputs whose scales span `spread` powers of ten."""
     draws = torch.Generator().manual_seed(seed)
     weight = torch.randn(d_out, d_in, dtype=torch.float64, generator=draws)
     scales = torch.logspace(0, -spread, d_in, dtype=torch.float64)

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.package, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-"""Those of the classifiers, and the next one."""
+"""Python versions that the classifiers name, and the next one."""
 
 
 def run(*words: str | Path, cwd: Path) -> str:

@@ -110,7 +110,7 @@ class Moments:
         return found.addr_(left, right, alpha=-1)
 
     def _raised(self, moment: Tensor) -> Tensor:
-        """The same tensor, its diagonal raised in place."""
+        """Raise the diagonal of a moment in place, so that it has an inverse, and return it."""
         squares = self._sums["xx"].diagonal().double() / self.tokens
         if self.centred:
             squares -= (self._sums["x"].double() / self.tokens).square()
