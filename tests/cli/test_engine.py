@@ -68,10 +68,12 @@ def test_an_engine_of_a_plug_in_trains_a_study_and_says_how_long_it_takes(
 def test_names_of_engines_are_known_to_help_completion_and_errors(
     einsearch: Einsearch, words: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from einsearch_cli import cli
     from einsearch_cli.cli import commands
 
     for name in ("rank", "study_options"):  # which list the engines when they are imported
         monkeypatch.delitem(sys.modules, f"einsearch_cli.cli.{name}", raising=False)
+        monkeypatch.delattr(cli, name, raising=False)
     assert "local, patient, ray, slurm, or one that a plug-in registers" in " ".join(
         einsearch(*words[:3], "--help").out.replace("│", "").split()
     )
