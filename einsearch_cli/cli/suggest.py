@@ -16,7 +16,7 @@ from einsearch_cli.cli.output import Format, format_option, render, table
 from einsearch_cli.errors import Exit, SpecError
 
 if TYPE_CHECKING:
-    from einsearch_cli.advice.suggesting import Advice, Suggestion, Wanted
+    from einsearch_cli.advice.suggesting import Advice, Statement, Suggestion, Wanted
 
 HELP = """Suggest structures for a layer, with costs and what studies say of them.
 
@@ -118,11 +118,18 @@ def _text(advice: Advice, output: Format) -> str:
     rows = [_row(item, advice) for item in (*advice.suggestions, advice.dense)]
     if output is not Format.table:
         return render(document["suggestions"] if output in (Format.jsonl, Format.yaml) else rows, rows, output)
-    said = list(dict.fromkeys(f"  {statement.text}" for item in advice.suggestions for statement in item.statements))
-    known = "what studies say" if said else "No study here has measured one of these families."
+    statements = dict.fromkeys(statement for item in advice.suggestions for statement in item.statements)
+    if statements:
+        evidence = (
+            "what studies say (gain: the yardstick's training FLOPs over the structure's for equal loss, 95% interval)",
+            "",
+            table([_evidence_row(statement) for statement in statements]),
+        )
+    else:
+        evidence = ("No study here has measured one of these families.",)
     where = "calibrated" if advice.calibrated else "not calibrated"
     head = f"{advice.d_in} × {advice.d_out}, {advice.wanted}; times predicted ({where}: {advice.cost_model})"
-    return "\n".join((head, "", table(rows), "", known, *said, "", advice.recommendation, "", advice.snippet))
+    return "\n".join((head, "", table(rows), "", *evidence, "", advice.recommendation, "", advice.snippet))
 
 
 def _row(item: Suggestion, advice: Advice) -> dict[str, str]:
@@ -139,4 +146,24 @@ def _row(item: Suggestion, advice: Advice) -> dict[str, str]:
         "decoding": time_text(item.decoding_us / 1e6),
         "memory": bytes_text(item.inference_bytes),
         "in training": bytes_text(item.training_bytes),
+    }
+
+
+def _evidence_row(said: Statement) -> dict[str, str]:
+    from einsearch_cli.reports.numbers import factor_text, flops_text
+    from einsearch_cli.structures import parse_structure, short_name
+
+    gain = "not measured" if said.gain is None else factor_text(said.gain)
+    if said.gain_low is not None and said.gain_high is not None:
+        gain += f" [{said.gain_low:.2f}, {said.gain_high:.2f}]"
+    return {
+        "studied": short_name(parse_structure(said.structure)),
+        "is": "this structure" if said.same else "its family",
+        "gain": gain,
+        "new seeds": "yes" if said.confirmed else "no",
+        "task": said.task,
+        "FLOPs per run": flops_text(said.budget_flops),
+        "widest": f"{said.widest:,}",
+        "at this scale": "yes" if said.at_this_scale else "no",
+        "source": said.source,
     }
