@@ -31,8 +31,9 @@ package: .venv/installed-dev
 	$(BIN)/python -m pytest -m package -rs tests/packaging
 
 # Prose: misspelt words everywhere, and on the pages for readers the words of .plain-words.txt and the rules of
-# proselint; .proselintrc.json leaves out those that take code, tables and 'multiply-adds' for prose. The log is history.
-PAGES := $(filter-out docs/log%,$(wildcard docs/*.md docs/*/*.md))
+# proselint; .proselintrc.json leaves out those that take code, tables and 'multiply-adds' for prose. The log,
+# docs/design/log, is history.
+PAGES := $(wildcard docs/*.md docs/*/*.md)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

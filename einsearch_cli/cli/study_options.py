@@ -100,7 +100,7 @@ ENGINE_OPTIONS = typer.Option(
     [],
     "--engine-option",
     metavar="KEY=VALUE",
-    help="Setting of the engine, such as address=auto; repeatable (docs/scale-out.md).",
+    help="Setting of the engine, such as address=auto; repeatable (docs/guide/scale-out.md).",
 )
 DEVICE = typer.Option(
     "auto",

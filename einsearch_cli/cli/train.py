@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HELP = """Train a transformer, or several one after another, as a YAML file says.
 
-docs/train.md lists the keys. Everything goes into one folder: checkpoints, metrics
+docs/guide/train.md lists the keys. Everything goes into one folder: checkpoints, metrics
 (JSON lines), and at the end results.json and report.html with the loss curves. Stop it
 at any time, with Ctrl-C or by force, and run the same command again: it goes on from
 the last checkpoint, finished runs are kept. With torchrun several processes share the
@@ -42,7 +42,7 @@ work.
 
 
 def train_command(
-    file: Path = typer.Argument(..., metavar="SPEC", help="YAML file; see specs/ and docs/train.md."),
+    file: Path = typer.Argument(..., metavar="SPEC", help="YAML file; see specs/ and docs/guide/train.md."),
     settings: list[str] = typer.Option(
         [], "--set", metavar="KEY=VALUE", help="Change a setting of every run, such as data.text=book.txt; repeatable."
     ),

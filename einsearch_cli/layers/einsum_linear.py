@@ -55,7 +55,7 @@ class EinsumLinear(FactoredModule):
         dtype: a floating dtype, torch's default one if None.
         order: which index counts slowest along the features. None: as an equation is written, else `fast`.
             `fast`: chosen for speed, for layers that are trained from scratch. `standard`: the documented order of
-            the family (`docs/families.md`), so that a Kronecker product is `torch.kron(A, B)`. Or a
+            the family (`docs/reference/families.md`), so that a Kronecker product is `torch.kron(A, B)`. Or a
             `FeatureOrder`, or its text, such as `XB,XA/YA,YB`, or the `order` of another layer.
 
     Raises:

@@ -28,7 +28,7 @@ class TextSettings(TransformerTaskSettings):
     """Settings of the `text` task; those that a training file has too mean the same there."""
 
     data: DataSettings = DataSettings()
-    """Text and tokenizer, as in a training file (docs/data.md); by default the bytes of the Python library's source."""
+    """Text and tokenizer, as in a training file (docs/guide/data.md); by default the bytes of the Python library's source."""
 
     context: Whole = Field(default=128, ge=1, le=65_536)
     """Tokens in a row: what the network sees at once."""

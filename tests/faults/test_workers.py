@@ -112,7 +112,7 @@ def test_the_events_of_a_disturbed_study_keep_their_schema(tmp_path: Path) -> No
         tmp_path / "study", {"task_settings": {"act": "die_once", "folder": str(tmp_path), "unruly_width": 32}}
     )
     study.run()
-    schema = json.loads((Path(__file__).parents[2] / "docs/events.schema.json").read_text())
+    schema = json.loads((Path(__file__).parents[2] / "docs/reference/schemas/events.schema.json").read_text())
     told = [json.loads(line) for line in (study.folder / "events.jsonl").read_text().splitlines()]
     for event in told:
         jsonschema.validate(event, schema)

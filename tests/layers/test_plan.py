@@ -58,7 +58,7 @@ TOKEN_MAJOR_OVER_FEATURE_MAJOR = {
     ("btt:r=4", 1024, 2): {12: 1.05, 16: 0.95, 24: 0.96, 32: 0.62, 40: 0.89, 48: 0.86, 64: 0.49, 128: 0.45},
     (GENERIC, 4096, 4): {1: 0.48, 4: 0.64, 8: 0.69},
 }
-"""Times of forward passes on an EPYC, by structure, width, bytes of an element and tokens (`docs/log.md`, 2026-11-28)."""
+"""Times of forward passes on an EPYC, by structure, width, bytes of an element and tokens (log of 2026-11-28)."""
 
 
 @pytest.mark.parametrize("key", TOKEN_MAJOR_OVER_FEATURE_MAJOR, ids=str)

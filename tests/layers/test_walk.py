@@ -1,4 +1,4 @@
-"""The way of x through a layer: few functions, and those that docs/architecture.md names."""
+"""The way of x through a layer: few functions, and those that docs/design/architecture.md names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from einsearch_cli import layers
 from einsearch_cli.layers import EinsumLinear
 
 FOLDER = Path(layers.__file__).parent
-DOCS = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[2] / "docs" / "design" / "architecture.md").read_text(encoding="utf-8")
 
 
 def walk(function: Callable[[], object], x: Tensor) -> list[str]:

@@ -57,7 +57,7 @@ def test_the_sdist_has_docs_specs_examples_and_all_that_make_needs(distributions
     (path,) = distributions.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         files = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {"docs/export.md", "specs/demo.yaml", "examples/swap_linear.py", "tests/conftest.py"}
+    wanted = {"docs/guide/export.md", "specs/demo.yaml", "examples/swap_linear.py", "tests/conftest.py"}
     assert wanted | {"constraints.txt", "Makefile", "LICENSE", "CHANGELOG.md", "pyproject.toml"} <= files
     tracked = set(subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n"))
     assert {name for name in tracked if name.startswith("einsearch_cli/")} <= files
@@ -82,7 +82,7 @@ def test_the_metadata_say_who_what_and_where(metadata: Message) -> None:
     page = metadata.get_payload()
     assert isinstance(page, str)
     assert not [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith(("http", "#"))]
-    assert "`docs/export.md`" in page, "the page names the files that it cannot link to"
+    assert "`docs/guide/export.md`" in page, "the page names the files that it cannot link to"
 
 
 COMMANDS = (

@@ -1,6 +1,6 @@
 """The JSON schema of results.json, from the types and docstrings of what is written there.
 
-Run as a program to write docs/results.schema.json again.
+Run as a program to write docs/reference/schemas/results.schema.json again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from einsearch_cli.structures import LayerSpec
 from einsearch_cli.training.proxy.trial import Trial, TrialResult
 from einsearch_cli.training.proxy.width_trends import LayerCoordinates
 
-PATH = Path(__file__).parents[2] / "docs" / "results.schema.json"
+PATH = Path(__file__).parents[2] / "docs" / "reference" / "schemas" / "results.schema.json"
 Schema = dict[str, Any]
 _PLAIN = {float: "number", int: "integer", str: "string", bool: "boolean", types.NoneType: "null"}
 _STRUCTURE = "A structure in the text notation of einsearch."

@@ -25,7 +25,7 @@ class TestInProcess(EngineContract):
 
 def test_the_engine_of_the_docs_is_the_one_that_is_tested() -> None:
     root = Path(__file__).parents[2]
-    assert (root / "tests/search/in_process.py").read_text() in (root / "docs/plugins.md").read_text()
+    assert (root / "tests/search/in_process.py").read_text() in (root / "docs/guide/plugins.md").read_text()
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -28,7 +28,7 @@ from einsearch_cli.search.watching import EVENTS, StudyWatch
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.training.proxy.trial import Trial, TrialResult, failed_result
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "schemas"
 TRIALS = [Trial(parse_structure("monarch"), 16, seed, 0, 1e9, rate=0.5) for seed in range(4)]
 ESTIMATE = StudyEstimate(
     (StageEstimate(PlannedStage("seeds", 0, 1e9, 1, 4.0), 40.0),), EqualNetworks(lambda *place: place), (), 2.0

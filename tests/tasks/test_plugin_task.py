@@ -1,4 +1,4 @@
-"""A task that stands outside the package, the one of docs/plugins.md: it keeps the contract and is listed."""
+"""A task that stands outside the package, the one of docs/guide/plugins.md: it keeps the contract and is listed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from einsearch_cli.tasks import AnyTask, open_task, task_names
 from tests.cli.conftest import einsearch  # noqa: F401
 from tests.tasks.contract import TaskContract
 
-DOCS = Path(__file__).parents[2] / "docs" / "plugins.md"
+DOCS = Path(__file__).parents[2] / "docs" / "guide" / "plugins.md"
 
 
 @pytest.fixture(autouse=True)

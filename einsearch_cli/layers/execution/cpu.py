@@ -1,6 +1,6 @@
 """The executor of a CPU: products over chunks of tokens that stay in the cache.
 
-What makes it fast (figures in `docs/log.md`): intermediates of a chunk stay in the second-level cache and never reach main
+What makes it fast (figures in `docs/design/log`): intermediates of a chunk stay in the second-level cache and never reach main
 memory; every batched product writes a contiguous result, which keeps MKL's batched path; the scale is folded into a
 product; the bias is added by the pass that writes the output. Intermediates are saved for the backward pass only where the
 layer still needs no more memory than the dense one it stands for, and are computed again otherwise.

@@ -34,7 +34,7 @@ class ChunkLengths:
 
     Forward and backward passes over bare products at width 4096 and 4,096 tokens (btt:r=4), in chunks of 136 and of 504:
     1.19 and 1.88 on a Xeon of 2 MB of second-level cache a core, 1.42 and 1.27 on an EPYC of 0.5 MB, whose cache the
-    factors overflow (`docs/log.md`, 2026-11-25 to 2026-11-28). The defaults lose less where they are wrong.
+    factors overflow (`docs/design/log/2026-11.md`, 2026-11-25 to 2026-11-28). The defaults lose less where they are wrong.
     """
 
     elements: int = 1 << 17
@@ -64,7 +64,7 @@ class TokenMajor:
     """Tokens up to which a CPU writes products token-major, by the factor of a layer that costs most.
 
     Four matrices of 1024 × 1024 take 30 times as long feature-major for one token, 10 times for 4 and 1.7 times for 16,
-    which pays for a copy between products (measured on an EPYC: `docs/log.md`, 2026-11-28).
+    which pays for a copy between products (measured on an EPYC: `docs/design/log/2026-11.md`, 2026-11-28).
     """
 
     usual: int

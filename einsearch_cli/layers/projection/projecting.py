@@ -60,7 +60,7 @@ def project_(layer: EinsumLinear, weight: Tensor, moment: Tensor | None = None) 
     the rms caps of the factors take away.
 
     A layer that was built without an order of features gets one, as a matrix has a structure in some order only:
-    the standard order (`torch.kron(A, B)`, row-major: see `docs/families.md`), or of all orders of its indices, if
+    the standard order (`torch.kron(A, B)`, row-major: see `docs/reference/families.md`), or of all orders of its indices, if
     they are at most 36, and its own, the nearest. A general matrix takes the time of all these orders. To try one order
     only, build the layer with `order=`. `layer.order` is that order then. A layer
     with an order, such as that of an equation, keeps it.

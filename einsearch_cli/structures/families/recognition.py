@@ -56,7 +56,7 @@ def family_of(structure: Structure) -> str:
 def standard_order(structure: Structure) -> FeatureOrder:
     """The order of features that is documented for a structure: that of its family, else that of its carrier sets.
 
-    Row-major over the input and output axes of the family (`docs/families.md`), in the order of the θ vector
+    Row-major over the input and output axes of the family (`docs/reference/families.md`), in the order of the θ vector
     for structures of no family.
 
     >>> from einsearch_cli.structures.families import parse_family

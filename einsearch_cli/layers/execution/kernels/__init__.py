@@ -1,6 +1,6 @@
 """Triton's kernels for small work around the products on a GPU, where they run; torch for CUDA brings Triton along.
 
-Figures are in `docs/log.md`, 2026-11-27.
+Figures are in `docs/design/log/2026-11.md`, 2026-11-27.
 """
 
 from __future__ import annotations

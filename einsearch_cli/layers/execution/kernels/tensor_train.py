@@ -2,7 +2,7 @@
 
 A program holds both cores and takes one token after another, whose intermediate never leaves the chip. A training step
 so reads and writes six tensors as large as the input, where products with the intermediate in memory do twelve, and more
-with a bond. Figures are in `docs/log.md`, 2026-11-27.
+with a bond. Figures are in `docs/design/log/2026-11.md`, 2026-11-27.
 """
 
 from __future__ import annotations
