@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test kernels clusters faults package lint benchmark data clean
+.PHONY: demo test kernels clusters faults package lint docs benchmark data clean
 
 demo: .venv/installed
 	$(BIN)/einsearch rank specs/demo.yaml --out runs/demo
@@ -44,6 +44,12 @@ lint: .venv/installed-dev
 	$(BIN)/codespell --dictionary .plain-words.txt README.md CHANGELOG.md $(PAGES)
 	$(BIN)/proselint check README.md CHANGELOG.md $(PAGES)
 
+# The site, in build/docs: the README, all pages and the docstrings. A broken link is an error. Needs no network.
+docs: .venv/installed-docs
+	$(BIN)/python docs/generate.py
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
+	@echo "file://$(CURDIR)/build/docs/README.html"
+
 benchmark: .venv/installed
 	$(BIN)/einsearch bench --out benchmarks/results/layers.json
 	$(BIN)/python benchmarks/model_speed.py --out benchmarks/results/models.json
@@ -76,6 +82,10 @@ data/photos:
 
 .venv/installed-dev: .venv/installed
 	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(INSTALL) --editable '.[docs]'
 	touch $@
 
 clean:
