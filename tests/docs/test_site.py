@@ -54,7 +54,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_figures_of_the_speed_page_come_from_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A speed-up that doubles in the file doubles on the page."""
+    """A speed-up that is higher by one in the file is so on the page."""
     assert "| `monarch` | 7.2× | 1.36 |" in speed_page.page()
     read = speed_page._read
 
@@ -62,8 +62,8 @@ def test_figures_of_the_speed_page_come_from_the_files(monkeypatch: pytest.Monke
         document = read(name)
         for found in document.get("measurements", ()):
             if "speedup" in found:
-                found["speedup"] *= 2
+                found["speedup"] += 1
         return document
 
     monkeypatch.setattr(speed_page, "_read", faster)
-    assert "| `monarch` | 14.3× | 1.36 |" in speed_page.page()
+    assert "| `monarch` | 8.2× | 1.36 |" in speed_page.page()
