@@ -1,3 +1,3 @@
-"""The ground of everything that is trained: rows of tokens (`data.tokens`) and batches."""
+"""Data that networks are trained on: rows of tokens (`data.tokens`), images and batches."""
 
 from einsearch_cli.data.batch import Batch as Batch

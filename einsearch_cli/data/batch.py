@@ -1,4 +1,4 @@
-"""What a network is trained on in one step."""
+"""`Batch`: the data of one training step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """Inputs and what should come out; the first axis of both is the batch."""
+    """Inputs and their targets; the first axis of both is the batch."""
 
     inputs: Tensor
     targets: Tensor

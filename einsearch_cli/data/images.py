@@ -18,13 +18,13 @@ from einsearch_cli.lazy import optional_package
 Pixels = npt.NDArray[np.uint8]
 
 DIGITS: Final = "digits"
-"""Name of the 1,797 grey handwritten digits of 8 x 8 pixels that scikit-learn brings."""
+"""The name of the 1,797 grey handwritten digits of 8 x 8 pixels in scikit-learn."""
 _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 _SOURCES: Final = "give a folder of images (.jpg, .png, …) or a .npy file of whole numbers from 0 to 255"
 
 
 def image_files(path: Path) -> list[Path]:
-    """The images and arrays at a path, sorted; a folder is searched with all that is in it.
+    """The images and arrays at a path, sorted; folders are searched with their subfolders.
 
     Raises:
         DataError: there is none.
@@ -60,7 +60,7 @@ def patch_rows(files: Sequence[Path], size: int, scale: int) -> Iterator[Pixels]
     Args:
         files: images and arrays.
         size: side of a patch.
-        scale: side of the square of image pixels whose mean is one pixel of a patch; what is left over is cut off.
+        scale: side of the square of image pixels whose mean is one pixel of a patch; incomplete squares are cut off.
 
     Raises:
         DataError: a file is not an image, or not an array of images.
@@ -76,7 +76,7 @@ def patch_rows(files: Sequence[Path], size: int, scale: int) -> Iterator[Pixels]
 
 
 def digit_rows() -> Iterator[Pixels]:
-    """The digits of scikit-learn, one in a row, (1, 8, 8, 1) each.
+    """The digits of scikit-learn, one per row, (1, 8, 8, 1) each.
 
     Raises:
         DataError: scikit-learn is not installed.
@@ -87,12 +87,12 @@ def digit_rows() -> Iterator[Pixels]:
         "pip install 'einsearch[digits]', or give a folder of images",
         DataError,
     )
-    images_NHW = np.rint(datasets.load_digits().images * (255 / 16)).astype(np.uint8)  # 0 to 16 as they come
+    images_NHW = np.rint(datasets.load_digits().images * (255 / 16)).astype(np.uint8)  # values are 0 to 16
     yield from images_NHW[:, None, :, :, None]
 
 
 def _images_of(file: Path) -> Iterator[Pixels]:
-    """Images of a file, (H, W, C) each."""
+    """The images of a file, (H, W, C) each."""
     if file.suffix.lower() == ".npy":
         yield from _array_of(file)
         return
@@ -113,7 +113,7 @@ def _array_of(file: Path) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"array {file} cannot be read: it is no .npy file of numbers", remedy=_SOURCES) from error
+        raise DataError(f"array {file} cannot be read: it is not a .npy file of numbers", remedy=_SOURCES) from error
     if array.ndim == 3 and array.shape[2] != 3:
         array = array[..., None]
     elif array.ndim == 3:
@@ -122,7 +122,7 @@ def _array_of(file: Path) -> npt.NDArray[Any]:
         raise DataError(
             f"array {file} has type {array.dtype} and shape {np.shape(array)}: "
             "images are uint8 of shape (images, height, width) or (images, height, width, 3)",
-            remedy="save it so with numpy.save",
+            remedy="save such an array with numpy.save",
         )
     return array
 

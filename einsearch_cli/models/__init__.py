@@ -1,4 +1,4 @@
-"""The networks that are trained: `MLP` and `Transformer`; their costs are counted without torch."""
+"""The networks that are trained, `MLP` and `Transformer`; their costs are counted without torch."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What every network that is trained has: analytic FLOPs and learning-rate multipliers by parameter name."""
+"""The base class of all networks that are trained, with analytic FLOPs and learning-rate multipliers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from einsearch_cli.models.counts import FlopCount, NetworkCount
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of
 
 LinearRule = Callable[[int, int, bool], nn.Module]
-"""Makes one linear layer from (in_features, out_features, bias)."""
+"""A function that makes one linear layer from (in_features, out_features, bias)."""
 
 
 class StructuredNetwork(nn.Module, ABC):
     """A network whose linear layers may carry a structure: what tasks and full runs train.
 
     Contract:
-        - `head` is the output layer: dense, zero at the start, never structured; None where the embedding serves.
+        - `head` is the output layer: dense, zero at the start, never structured; None if the embedding is the head.
         - `flops_per_token()` counts as `FlopCount` says.
-        - `fan_in_scales(name)` says for the linear layer `name` whether its fan-in grows with `width`.
+        - `fan_in_scales(name)` says whether the fan-in of the linear layer `name` grows with `width`.
         - Nothing is stored on parameters: rules refer to them by name.
     """
 
@@ -34,7 +34,7 @@ class StructuredNetwork(nn.Module, ABC):
         """Forward FLOPs per token (for regression: per sample)."""
 
     def training_flops_per_token(self) -> FlopCount:
-        """FLOPs per token of a forward and a backward pass; every input of a linear layer takes a gradient."""
+        """FLOPs per token of a forward and a backward pass, with input gradients for every linear layer."""
         return self.flops_per_token().of_training()
 
     @abstractmethod
@@ -44,10 +44,10 @@ class StructuredNetwork(nn.Module, ABC):
     def learning_rate_multipliers(self, base_width: int) -> dict[str, float]:
         """Factor on the base learning rate for every parameter, by name (spectral muP with Adam).
 
-        A matrix whose fan-in grows with the width has the dense multiplier `base_width / width`, one with a
-        fixed fan-in (embedding, input layer) 1; the factors of a structured layer multiply that with what
-        `layers.learning_rate_multipliers` says. Biases, gains and norms have 1. Source: Qiu et al.
-        2024; Potapczynski et al. 2024.
+        A matrix whose fan-in grows with the width has the dense multiplier `base_width / width`. A matrix with a fixed
+        fan-in (embedding, input layer) has 1, as have biases, gains and norms. The factors of a structured layer
+        multiply this by what `layers.learning_rate_multipliers` returns. Source: Qiu et al. 2024; Potapczynski et al.
+        2024.
         """
 
         def dense(layer: str) -> float:
@@ -74,14 +74,14 @@ class StructuredNetwork(nn.Module, ABC):
         return sum(value.numel() for value in self.parameters())
 
     def count(self) -> NetworkCount:
-        """All its costs together, counted on its layers."""
+        """Parameters and FLOPs together, counted on the layers."""
         return NetworkCount(self.parameter_count(), self.flops_per_token(), self.training_flops_per_token())
 
 
 def structured_linear(layer: LayerSpec) -> LinearRule:
-    """Rule that makes every linear layer carry a structure, or experts of it; dense goes through the same class.
+    """A rule that makes every linear layer carry a structure, or experts of it; dense goes through the same class.
 
-    Where the experts are whole feed-forward networks, this is the rule for all other linear layers.
+    If the experts are whole feed-forward networks, this rule makes all other linear layers.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> structured_linear(parse_structure("dense"))(8, 16, True).in_features
@@ -97,7 +97,7 @@ def structured_linear(layer: LayerSpec) -> LinearRule:
 
 
 def dense_linear(in_features: int, out_features: int, bias: bool) -> nn.Linear:
-    """An ordinary layer with the start that a dense structure has: spectral muP, bias zero."""
+    """An `nn.Linear` with the start of a dense structure: spectral muP, bias zero."""
     layer = nn.Linear(in_features, out_features, bias=bias)
     nn.init.normal_(layer.weight, std=min(in_features, out_features) ** 0.5 / in_features)
     if bias:
@@ -131,10 +131,10 @@ def linear_flops(layer: nn.Module) -> int:
 
 
 def input_gradient_flops(layer: nn.Module) -> int:
-    """FLOPs per token that the gradient of a layer's input takes, which the first layer of a network does not need.
+    """FLOPs per token of the gradient of a layer's input, which the first layer of a network does not need.
 
-    The gates of experts multiply their input, so the gradients of the gates need that of the input; only the
-    router's product is spared there.
+    The gates of experts multiply their input, so the gradients of the gates need that of the input. Only the router's
+    product is saved there.
     """
     if isinstance(layer, StructuredMoE):
         return layer.router.flops_per_token

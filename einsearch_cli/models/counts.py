@@ -1,7 +1,7 @@
 """Parameters and FLOPs of networks by arithmetic on their sizes: nothing is built, and torch is not needed.
 
-The networks themselves count too, layer by layer (`StructuredNetwork.parameter_count`, `flops_per_token`); the tests hold
-both counts against each other.
+The networks themselves count too, layer by layer (`StructuredNetwork.parameter_count`, `flops_per_token`); the tests
+compare both counts.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of
 from einsearch_cli.taxonomy import first_step_flops, layer_costs
 
 TRAINING_TO_FORWARD: Final = 3
-"""Forward passes that training costs: the forward pass, the gradients of the weights and those of the inputs."""
+"""The ratio of training to a forward pass: the forward pass, the gradients of the weights and those of the inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlopCount:
-    """Forward FLOPs per token, 2 x multiply-adds, split by what they are spent on.
+    """Forward FLOPs per token, 2 x multiply-adds, split by their purpose.
 
     Only matrix products are counted. Biases, activation functions, norms, rotations, the softmax and the
     loss are left out; looking up an embedding is not a product and costs 0.
@@ -29,15 +29,15 @@ class FlopCount:
     """
 
     linears: int
-    """Every linear layer except the head; of layers of experts, the router and the experts that a token uses."""
+    """Every linear layer except the head; in layers of experts, the router and the experts that a token uses."""
     attention: int
-    """Query-key scores and the weighted sum of values, over the full window (the causal half is not saved)."""
+    """Query-key scores and the weighted sum of values, over the full window (causality saves nothing)."""
     head: int
     """The output layer."""
 
     @property
     def body(self) -> int:
-        """FLOPs without embeddings and head: what a study gives every candidate the same amount of."""
+        """FLOPs without embeddings and head: the budget of a study, equal for all candidates."""
         return self.linears + self.attention
 
     @property
@@ -60,10 +60,10 @@ class FlopCount:
 
 @dataclass(frozen=True, slots=True)
 class NetworkCount:
-    """What a network has and costs."""
+    """Parameters and FLOPs of a network."""
 
     params: int
-    """Trainable numbers: embeddings, head, biases and gains included."""
+    """All trainable numbers, including embeddings, head, biases and gains."""
     flops: FlopCount
     """FLOPs of a forward pass per token (for regression: per sample)."""
     training: FlopCount
@@ -72,13 +72,13 @@ class NetworkCount:
 
 @dataclass(frozen=True, slots=True)
 class LinearCount:
-    """What one linear layer has and costs."""
+    """Parameters and FLOPs of one linear layer."""
 
     params: int
     flops: int
     """FLOPs of a forward pass per token."""
     input_gradient: int
-    """FLOPs per token that the gradient of its input takes, which the first layer of a network does not need."""
+    """FLOPs per token of the gradient of its input, which the first layer of a network does not need."""
 
 
 def dense_count(d_in: int, d_out: int, *, bias: bool) -> LinearCount:
@@ -99,7 +99,7 @@ def structured_count(layer: LayerSpec, d_in: int, d_out: int, *, bias: bool) -> 
     LinearCount(params=1089, flops=2048, input_gradient=1024)
     """
     costs = layer_costs(layer, d_in, d_out)
-    if isinstance(layer, MixtureOfExperts):  # the gates multiply the experts' input, so they need its gradient
+    if isinstance(layer, MixtureOfExperts):  # The gates multiply the experts' input, so they need its gradient.
         gains, input_gradient = layer.experts, 2 * d_in * layer.experts
     else:
         gains, input_gradient = 1, first_step_flops(layer.at(d_in, d_out))
@@ -122,14 +122,14 @@ def expert_network_count(mixture: MixtureOfExperts, width: int, hidden: int) -> 
 
 
 def rule_layer(layer: LayerSpec) -> LayerSpec:
-    """What the rule `structured_linear` gives single layers: where experts are whole networks, one expert's structure."""
+    """The structure of single layers by the rule `structured_linear`: one expert's, if experts are whole networks."""
     return expert_of(layer) if isinstance(layer, MixtureOfExperts) and layer.feed_forward else layer
 
 
 def mlp_count(
     input_size: int, width: int, output_size: int, *, depth: int, layer: LayerSpec, dense_input: bool
 ) -> NetworkCount:
-    """Parameters and FLOPs of an `MLP` whose layers carry `layer`; its sizes are checked where the network is built.
+    """Parameters and FLOPs of an `MLP` whose layers carry `layer`; the network checks its sizes when it is built.
 
     >>> from einsearch_cli.structures import parse_layer
     >>> mlp_count(8, 16, 1, depth=3, layer=parse_layer("dense"), dense_input=True).flops
@@ -145,5 +145,5 @@ def mlp_count(
     return NetworkCount(
         params=first.params + inner * hidden.params + head.params,
         flops=flops,
-        training=flops.of_training(spared_linears=first.input_gradient),  # the samples take no gradient
+        training=flops.of_training(spared_linears=first.input_gradient),  # the samples need no gradient
     )

@@ -22,9 +22,9 @@ from einsearch_cli.models.counts import FlopCount
 
 
 class MLP(StructuredNetwork):
-    """`depth` linear layers: input, `depth - 2` hidden ones, and the dense head; ReLU between them.
+    """`depth` linear layers with ReLU between them: input, `depth - 2` hidden ones, and the dense head.
 
-    Without norms between the layers, each has to start with outputs of unit rms: `start_at_unit_rms_`.
+    There are no norms between the layers, so each has to start with outputs of unit rms: `start_at_unit_rms_`.
 
     Args:
         input_size: numbers per sample.
@@ -32,7 +32,7 @@ class MLP(StructuredNetwork):
         output_size: numbers predicted per sample.
         depth: linear layers, head included; at least 2.
         make_linear: rule for every layer but the head.
-        dense_input: make the input layer an ordinary dense one whatever the rule says.
+        dense_input: make the input layer dense regardless of the rule.
 
     Raises:
         SizeError: depth below 2 or a size below 1.
@@ -88,7 +88,7 @@ class MLP(StructuredNetwork):
         )
 
     def training_flops_per_token(self) -> FlopCount:
-        """FLOPs per sample of a forward and a backward pass; the samples take no gradient.
+        """FLOPs per sample of a forward and a backward pass; the samples need no gradient.
 
         >>> MLP(8, 16, 1, depth=3, make_linear=nn.Linear).training_flops_per_token().linears  # 3 x 768 - 2 x 8 x 16
         2048

@@ -14,19 +14,19 @@ from einsearch_cli.structures.extent import MAX_DIMENSION
 from einsearch_cli.structures.structure import Structure
 
 _MAX_ELIMINATIONS = 8
-"""Equally near sizes whose rank is computed with a matrix, at most; the rank of the others is taken to be its bound."""
+"""The most equally near sizes whose rank is computed with a matrix; the rank of the others is taken to be its bound."""
 
 
 def choose_sizes(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
     """Integer sizes nearest in log distance to the extents, with products of exactly d.
 
-    Fixed sizes stay as they are. Where no factorization of d has every size
-    within a factor of two of its extent (a prime, or 770 in 4 blocks), the
-    dimension is padded to the next one that has. Bonds are rounded. Ties are
-    broken by generic rank (the largest wins), then by how near the parameters are to those of the
-    exact extents: at d = 2048 a Monarch matrix takes 32 × 64 and 64 × 32 blocks, 1.06 times
-    2·d^(3/2) parameters, and not 64 blocks twice, 1.41 times. Rounding d**θ to whole numbers,
-    the obvious alternative, loses up to 8.9% of the inputs at d = 768.
+    Fixed sizes stay as they are, and bonds are rounded. Where no factorization of d has every size within a factor of
+    two of its extent (a prime, or 770 in 4 blocks), the dimension is padded to the next one that has. Rounding d**θ to
+    whole numbers, the obvious alternative, loses up to 8.9% of the inputs at d = 768.
+
+    Ties are broken by generic rank (the largest wins), then by the parameter count nearest to that of the exact
+    extents. For example, a Monarch matrix at d = 2048 takes 32 × 64 and 64 × 32 blocks, 1.06 times the 2·d^(3/2)
+    parameters, and not 64 blocks twice, 1.41 times.
 
     Raises:
         SizeError: if a dimension is below 1 or a fixed size does not fit into it.
@@ -79,7 +79,7 @@ def _distance_in_params(sized: SizedStructure) -> float:
 
 
 def _reached(bound: int, sized: SizedStructure) -> bool:
-    """Whether disjoint paths prove the bound, which takes no matrix."""
+    """Whether disjoint paths prove that the rank reaches the bound; this needs no matrix."""
     return sized.padding is None and path_bound(dict(sized.sizes)) >= bound
 
 

@@ -1,4 +1,4 @@
-"""Bounds on the rank at concrete sizes, by cuts and by disjoint paths, and what can be clipped without changing it.
+"""Bounds on the rank at concrete sizes, by cuts and by disjoint paths, and smaller sizes that keep the rank.
 
 Everything here is exact integer arithmetic on a handful of sizes: no matrix is
 built. Sizes map carrier sets, as text, to whole numbers.
@@ -17,7 +17,7 @@ Sizes = Mapping[str, int]
 
 
 def cut_bound(sizes: Sizes) -> int:
-    """The smallest cut: the rank is at most the product of the sizes that cross any split of the tensors.
+    """The smallest cut. Every split of the tensors bounds the rank by the product of the sizes that cross it.
 
     >>> cut_bound({"XA": 2, "XB": 2, "XAB": 2, "YA": 3, "YB": 3})
     8
@@ -26,14 +26,12 @@ def cut_bound(sizes: Sizes) -> int:
 
 
 def path_bound(sizes: Sizes) -> int:
-    """A rank that some choice of factors has: disjoint paths from X to Y, for every prime apart.
+    """A rank that some choice of factors has: the number of disjoint paths from X to Y, for every prime separately.
 
-    Cut every index into indices of prime size. By Menger's theorem as many
-    paths run from X to Y through the indices of size q, none using the same
-    index, as the smallest cut among those has indices. Let the factors be the
-    identity along the paths and constant elsewhere: the matrix is then a
-    Kronecker product of identities and of matrices of rank 1, and its rank is
-    q^paths, multiplied over all primes. Where all sizes are powers of one
+    Cut every index into indices of prime size. By Menger's theorem, the number of paths from X to Y through indices of
+    size q, no two of which use the same index, equals the number of indices in the smallest cut among these. Let the
+    factors be the identity along the paths and constant elsewhere. The matrix is then a Kronecker product of identities
+    and of matrices of rank 1, and its rank is q^paths, multiplied over all primes. Where all sizes are powers of one
     number this is the smallest cut (Cui et al. 2015, "Quantum Max-flow/Min-cut").
 
     >>> path_bound({"XA": 2, "XB": 2, "XAB": 2, "YA": 3, "YB": 3}), path_bound({"XA": 4, "YA": 4})
@@ -59,10 +57,9 @@ def _cuts(sizes: Sizes) -> Iterator[list[str]]:
 def clipped(sizes: Sizes, keep: str = "") -> dict[str, int]:
     """Smaller sizes with the same generic rank; indices of the tensors in `keep` stay as they are.
 
-    An index that a factor shares with one other tensor only need not be larger
-    than the product m of the factor's other indices: as a matrix with m columns,
-    the factor then is an injective map after a factor of the smaller size, and the
-    other tensor takes that map up (a factor), or loses nothing to it (X and Y).
+    Take an index that a factor shares with only one other tensor. It need not be larger than the product m of the
+    factor's other indices: as a matrix with m columns, the factor then is an injective map after a factor of the
+    smaller size. The other tensor takes that map up (a factor), or loses nothing to it (X and Y).
 
     >>> clipped({"XA": 4096, "AB": 64, "YB": 4096})
     {'XA': 64, 'AB': 64, 'YB': 64}
@@ -80,7 +77,7 @@ def clipped(sizes: Sizes, keep: str = "") -> dict[str, int]:
 
 
 def with_smallest_bonds(sizes: Sizes, bound: int) -> dict[str, int]:
-    """Bonds made smaller one after another, the largest first, as long as the smallest cut stays at the bound.
+    """Make bonds smaller one after another, the largest first, as long as the smallest cut stays at the bound.
 
     >>> with_smallest_bonds({"XA": 8, "XB": 2, "YA": 2, "YB": 8, "AB": 60}, 16)
     {'XA': 8, 'XB': 2, 'YA': 2, 'YB': 8, 'AB': 4}

@@ -7,13 +7,13 @@ from functools import cache
 from itertools import chain, count
 
 _MAX_RATIO = 2.0
-"""A size 'fits' if it is within this factor of d**exponent; otherwise the dimension is padded."""
+"""The largest ratio between a size and d**exponent at which the size 'fits'; otherwise the dimension is padded."""
 _TRIAL_DIVISION_LIMIT = 2**32
-"""Above this sympy factorizes; below, trial division avoids its 0.5 s of import."""
+"""The largest number that trial division factorizes; larger ones need sympy, which takes 0.5 s to import."""
 _MAX_TIES = 64
-"""At most this many equally near factorizations are listed."""
+"""The most equally near factorizations that are listed."""
 _EQUAL = 1e-12
-"""Squared log distances that differ by less are equal."""
+"""Squared log distances that differ by less than this are equal."""
 
 Factorization = tuple[int, ...]
 

@@ -1,10 +1,9 @@
 """The generic rank of a structure at its sizes, by exact arithmetic with random factors modulo a prime.
 
-Whatever rank W has for one choice of factors is a lower bound on the rank that
-almost all choices have, and a matrix of integers has at least the rank that it
-has modulo a prime. So the rank found here is never too large; it is too small
-with a probability of at most N·r/p, the degree of an r × r minor in the entries
-of the N factors by the Schwartz-Zippel lemma.
+The rank that W has for one choice of factors is a lower bound on the rank that almost all choices have, and a matrix of
+integers has at least the rank that it has modulo a prime. So the rank found here is never too large. It is too small
+with a probability of at most N·r/p: the degree of an r × r minor in the entries of the N factors, divided by p, by the
+Schwartz-Zippel lemma.
 
 Matrices that are too large to be eliminated in two minutes are decomposed in
 float64 instead, which certifies nothing: the result says so.
@@ -25,11 +24,11 @@ from einsearch_cli.sizing.random_matrix import Matrix, largest_array, random_mat
 from einsearch_cli.sizing.sized import SizedStructure
 
 QUICK_ENTRIES = 2**24
-"""Beyond this size, 4096 × 4096 (11 s), disjoint paths are tried before a matrix is formed."""
+"""The most entries of a matrix that is formed at once, 4096 × 4096 (11 s); beyond, disjoint paths are tried first."""
 MAX_ENTRIES = 2**26
-"""Largest matrix that is eliminated: 8192 × 8192 takes 80 s of one core and 2 GB."""
+"""The largest matrix that is eliminated: 8192 × 8192 takes 80 s on one core and 2 GB."""
 MAX_NUMERIC_ENTRIES = 2**27
-"""Largest matrix whose singular values are taken: 11,585 × 11,585, with less memory but no faster."""
+"""The largest matrix whose singular values are taken: 11,585 × 11,585 takes less memory but no less time."""
 _SECONDS_PER_STEP = 1.5e-10
 """Seconds for each of n³ steps of eliminating n × n numbers: 11 s for 4096, 30 s for 6000, 79 s for 8192."""
 _SECONDS_PER_SVD_STEP = 5e-10
@@ -37,10 +36,10 @@ _SECONDS_PER_SVD_STEP = 5e-10
 _SVD_BYTES = 24
 """Bytes for each entry: the matrix, the product that it is a view of, and the copy that LAPACK works on."""
 _TRIALS = 2
-"""A rank below the bound is computed again with another prime and other factors."""
+"""How often a rank below the bound is computed, each time with another prime and other factors."""
 _CHEAP_WORK = 256**3
 _CHEAP_ENTRIES = 2**17
-"""A rank with less work than a 256 × 256 matrix takes, 25 ms, is cheap."""
+"""The most entries of a matrix whose rank is cheap: 256 × 256, 25 ms."""
 
 EXACT = "exact mod p"
 BY_PATHS = "exact by disjoint paths"
@@ -49,20 +48,21 @@ NUMERIC = "numeric, by singular values"
 
 @dataclass(frozen=True, slots=True)
 class RankCertificate:
-    """What repeats the computation, and how far it can be trusted."""
+    """How to repeat the computation of a rank, and how far it can be trusted."""
 
     prime: int | None
-    """The rank was computed over the field of this many elements; None if no matrix was needed, or it was numeric."""
+    """The number of elements of the field over which the rank was computed; None if no field was used."""
     seed: int | None
-    """The factors are those of `random_factors` with this seed."""
+    """The seed of the factors, which `random_factors` makes."""
     trials: int
-    """Primes and seeds that were tried; the largest rank counts."""
+    """The number of primes and seeds tried; the largest rank counts."""
     sizes: tuple[tuple[str, int], ...]
     """The sizes of the factors: those of the structure, or smaller ones that give the same rank."""
     chance_of_more: float | None
-    """The generic rank is larger with at most this probability; 0 where the bound is reached, None if not known."""
+    """The highest probability that the generic rank is larger; 0 where the bound is reached, None if not known."""
     singular_values: tuple[float, float] | None = None
-    """For a numeric rank: the smallest that counts and the largest that does not (else 0), relative to the largest."""
+    """Numeric rank only: the smallest singular value that counts and the largest that does not, relative to the first.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class GenericRank:
 
     rank: int
     bound: int
-    """The smallest cut, and no more than d_in and d_out."""
+    """The smallest cut, at most d_in and d_out."""
     method: str
     certificate: RankCertificate
 
@@ -84,15 +84,15 @@ class GenericRank:
 
 
 def generic_rank(sized: SizedStructure, seed: int = 0, on_slow: Callable[[str], None] = lambda _: None) -> GenericRank:
-    """The rank at these sizes for almost all factors, exactly as long as that takes two minutes at most.
+    """The rank at these sizes for almost all factors; exact if that takes at most two minutes.
 
     Where d is padded it is the rank of the first d_in columns and d_out rows,
     in the order of the equation.
 
     Args:
         sized: the structure with its sizes.
-        seed: that of the random factors.
-        on_slow: called with what comes next, before anything that takes more than some seconds.
+        seed: seed of the random factors.
+        on_slow: called with a sentence before anything that takes more than a few seconds.
 
     Raises:
         SizeError: for matrices too large for memory whose rank the paths do not settle.
@@ -139,9 +139,9 @@ def generic_rank_if_cheap(sized: SizedStructure) -> int | None:
 def certified_rank(sized: SizedStructure) -> tuple[int, int]:
     """A rank that almost all factors have at least, and the bound on it, without forming a large matrix.
 
-    The first is what disjoint paths prove, or the exact rank where that is cheap. Paths prove most where all sizes are
-    powers of one number, so they are also tried with sizes rounded down to such: factors that are 0 elsewhere have no
-    larger rank.
+    The first number is the rank that disjoint paths prove, or the exact rank where that is cheap. Paths prove most
+    where all sizes are powers of one number, so sizes rounded down to such powers are tried too: factors that are 0
+    elsewhere have no larger rank.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> certified_rank(parse_structure("btt:r=4").at(4096, 11008))
@@ -158,7 +158,7 @@ def certified_rank(sized: SizedStructure) -> tuple[int, int]:
 
 
 def _attempts(sized: SizedStructure) -> tuple[int, list[dict[str, int]]]:
-    """The bound, and the sizes to try in turn: with the smallest bonds that leave the bound as it is, then all."""
+    """The bound, and the sizes to try in turn: first with the smallest bonds that keep the bound, then all of them."""
     padded = "X" * (sized.padded_in != sized.d_in) + "Y" * (sized.padded_out != sized.d_out)
     sizes = clipped(dict(sized.sizes), keep=padded)
     bound = min(cut_bound(sizes), sized.d_in, sized.d_out)
@@ -189,7 +189,7 @@ def _least(sized: SizedStructure, sizes: Sizes) -> int:
 def _numeric(
     sized: SizedStructure, attempts: list[dict[str, int]], bound: int, seed: int, on_slow: Callable[[str], None]
 ) -> GenericRank:
-    """The rank in float64; with the smallest bonds that leave the bound as it is, if that reaches it."""
+    """The rank in float64, with the smallest bonds that keep the bound if those reach it."""
     if largest_array(attempts[-1]) > MAX_NUMERIC_ENTRIES:
         raise SizeError(
             f"the rank of {sized.structure} at d_in {sized.d_in}, d_out {sized.d_out} needs arrays of "
@@ -217,7 +217,7 @@ def _numeric(
 
 
 def numeric_rank(matrix: Matrix) -> tuple[int, tuple[float, float]]:
-    """Number of singular values above the rounding error, and the two next to that threshold, relative to the largest.
+    """The number of singular values above the rounding error, and the two around that threshold, relative to the first.
 
     >>> numeric_rank(np.diag([4.0, 2.0, 0.0]))
     (2, (0.5, 0.0))

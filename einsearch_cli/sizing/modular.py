@@ -1,4 +1,4 @@
-"""Exact linear algebra modulo a prime below 2^31, on the matrix product of the machine.
+"""Exact linear algebra modulo a prime below 2^31, by the machine's floating-point matrix product.
 
 A product of two residues needs 62 bits, sums of them more; float64 holds
 integers up to 2^53. So one operand is cut into two halves of 16 bits and the
@@ -21,11 +21,11 @@ PRIMES = (2147483647, 2147483629, 2147483587, 2147483579)
 _CHUNK = 256
 _HALF = 1 << 15
 _BASE_COLUMNS = 64
-"""Panels of this width are eliminated column by column, wider ones by products of their halves."""
+"""The widest panel that is eliminated column by column; wider ones use products of their halves."""
 
 
 def residues(values: Residues, prime: int) -> Residues:
-    """Reduce to 0 … p − 1 in place; a division and a product are faster than numpy's remainder."""
+    """Reduce to 0 … p − 1 in place; one division and one product are faster than numpy's remainder."""
     quotients = values // prime
     quotients *= prime
     values -= quotients
@@ -65,11 +65,10 @@ def rank_mod(matrix_RC: Residues, prime: int) -> int:
 
 
 def _eliminate(work_RC: Residues, prime: int, row: int, start: int, stop: int) -> list[int]:
-    """Gaussian elimination of the columns start … stop below `row`, in place; the pivot columns.
+    """Eliminate the columns start … stop below `row` in place, and return the pivot columns.
 
-    Pivot rows are moved up to `row` and on; below them the pivot columns keep
-    the multipliers. The left half is eliminated first, then applied to the right
-    one as a product of matrices.
+    Pivot rows are moved to `row` and the rows after it; below them, the pivot columns keep the multipliers. The left
+    half is eliminated first, then applied to the right half as a product of matrices.
     """
     if stop - start <= _BASE_COLUMNS:
         return _eliminate_columns(work_RC, prime, row, start, stop)
@@ -107,7 +106,7 @@ def _eliminate_columns(work_RC: Residues, prime: int, row: int, start: int, stop
 
 
 def _inverse_unit_lower(lower_RR: Residues, prime: int) -> Residues:
-    """The inverse of a triangular matrix with 1 on its diagonal; what stands on and above it is ignored."""
+    """The inverse of a triangular matrix with 1 on its diagonal; entries on and above the diagonal are ignored."""
     size = len(lower_RR)
     if size == 1:
         return np.ones((1, 1), dtype=np.int64)

@@ -48,7 +48,7 @@ def random_matrix(sizes: Sizes, prime: int | None, seed: int) -> Matrix:
     row_axes, column_axes = [c for c in sizes if "Y" in c], [c for c in sizes if "X" in c]
     wanted = row_axes + [c for c in column_axes if "Y" not in c]
     product = product.transpose([axes.index(c) for c in wanted if c in axes])
-    # An index of X and Y that no factor has repeats the block.
+    # An index of X and Y that no factor carries repeats the block.
     product = np.broadcast_to(
         np.expand_dims(product, [k for k, c in enumerate(wanted) if c not in axes]), [sizes[c] for c in wanted]
     )
@@ -70,7 +70,7 @@ def _block_diagonal(product: Matrix, axes: list[str], wanted: list[str]) -> Matr
 def _contract(
     left: tuple[_Axes, Matrix], right: tuple[_Axes, Matrix], wanted: _Axes, sizes: Sizes, prime: int | None
 ) -> Matrix:
-    """Multiply two tensors and sum over the axes that nobody else has."""
+    """Multiply two tensors and sum over the axes that no other tensor has."""
     (left_axes, left_array), (right_axes, right_array) = left, right
     both = [c for c in left_axes if c in right_axes]
     batch, summed = [c for c in both if c in wanted], [c for c in both if c not in wanted]
@@ -85,7 +85,7 @@ def _contract(
 
 
 def _order(sizes: Sizes) -> Iterator[tuple[str, str]]:
-    """Groups of factors in the order they are multiplied: always the pair with the smallest product."""
+    """The groups of factors in the order in which they are multiplied: always the pair with the smallest product."""
     groups = _factors(sizes)
     while len(groups) > 1:
         left, right = min(combinations(groups, 2), key=lambda pair: (_entries(pair[0] + pair[1], sizes), pair))
@@ -94,7 +94,7 @@ def _order(sizes: Sizes) -> Iterator[tuple[str, str]]:
 
 
 def largest_array(sizes: Sizes) -> int:
-    """Matrix in the largest array on the way to W: a factor, a product of factors, or W."""
+    """Entries of the largest array on the way to W: a factor, a product of factors, or W."""
     products = [left + right for left, right in _order(sizes)]
     whole = math.prod(math.prod(size for c, size in sizes.items() if tensor in c) for tensor in "XY")
     return max([whole, *(_entries(group, sizes) for group in [*_factors(sizes), *products])])
@@ -105,7 +105,7 @@ def _entries(group: str, sizes: Sizes) -> int:
 
 
 def _axes_of(group: str, sizes: Sizes) -> _Axes:
-    """The axes that the product of some factors still has: a tensor outside carries them too."""
+    """The axes that the product of some factors still has, because a tensor outside carries them too."""
     inside = set(group)
     return tuple(c for c in sizes if not inside.isdisjoint(c) and not inside.issuperset(c))
 

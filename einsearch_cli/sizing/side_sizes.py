@@ -13,19 +13,19 @@ from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.structure import Structure
 
 MAX_TIES = 64
-"""At most this many choices of equally near sizes are listed."""
+"""The most choices of equally near sizes that are listed."""
 _MAX_SHARED = 64
-"""Where no shared size divides both dimensions, this many whole numbers near its extent are tried."""
+"""How many whole numbers near its extent are tried where no shared size divides both dimensions."""
 _EQUAL = 1e-12
 
 Sides = dict[str, int]
 
 
 def nearest_sides(structure: Structure, d_in: int, d_out: int) -> list[Sides]:
-    """One choice of sizes for all indices of X and Y, or several that are equally near.
+    """One choice of sizes for all indices of X and Y, or several if they are equally near.
 
     Raises:
-        SizeError: if fixed sizes do not fit into a dimension, or X and Y share all that grows at d_in ≠ d_out.
+        SizeError: if fixed sizes do not fit into a dimension, or X and Y share every index that grows and d_in ≠ d_out.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> nearest_sides(parse_structure("XYA^1/2 XA^1/2 YA^1/2", block_diagonal=True), 64, 256)
@@ -46,11 +46,11 @@ class _Group:
     sizes: tuple[int | None, ...]
     """The fixed sizes."""
     targets: tuple[float, ...]
-    """What the others should be."""
+    """The sizes that the other indices should have."""
 
     @classmethod
     def of(cls, structure: Structure, tensors: str, base: int) -> _Group:
-        """The indices that of X and Y these tensors carry, and no other; extents are to the base."""
+        """The indices that exactly these of X and Y carry; their extents are powers of `base`."""
         found = [(c, extent) for c, extent in structure.indices if set(c) & {"X", "Y"} == set(tensors)]
         sizes = tuple(int(extent.coefficient) if extent.is_fixed else None for _, extent in found)
         targets = tuple(extent.at(base) for _, extent in found if not extent.is_fixed)
@@ -73,7 +73,7 @@ class _Group:
         return [self.complete(free) for free in next(filter(None, self._from(least, self.targets)))]
 
     def choices_beside(self, shared: int, d: int) -> tuple[int, float, list[Sides]]:
-        """The padded dimension, the distance and the choices where shared indices take their part of d.
+        """The padded dimension, the distance and the choices when shared indices take their part of d.
 
         The targets share what is left in their proportions: shared indices have the base
         min(d_in, d_out), so with them the sizes of the larger side do not multiply to its dimension.
@@ -91,10 +91,10 @@ class _Group:
 
 
 def _with_shared(structure: Structure, d_in: int, d_out: int) -> list[Sides]:
-    """Sizes of all indices where X and Y share some; those that they share divide both dimensions.
+    """Sizes of all indices where X and Y share some; the shared sizes divide both dimensions.
 
-    The extents of shared indices are to the base min(d_in, d_out). Of the sizes tried, those
-    are taken that need the least padding, then those nearest to the extents.
+    The extents of shared indices are to the base min(d_in, d_out). Among the sizes tried, the least padding wins, then
+    the smallest distance to the extents.
     """
     shared, inputs, outputs = (
         _Group.of(structure, "XY", min(d_in, d_out)),
@@ -123,7 +123,7 @@ def _with_shared(structure: Structure, d_in: int, d_out: int) -> list[Sides]:
 
 
 def _shared_numbers(shared: _Group, d_in: int, d_out: int) -> Iterator[list[int]]:
-    """What the free shared sizes may multiply to: first what divides both dimensions, then what is near the extents."""
+    """Candidates for the product of the free shared sizes: divisors of both dimensions, then numbers near the extents."""
     target, slack = math.prod(shared.targets), 2.0 ** len(shared.targets)
     yield [
         n
@@ -138,7 +138,7 @@ def _shared_numbers(shared: _Group, d_in: int, d_out: int) -> Iterator[list[int]
 def _all_shared(
     structure: Structure, shared: _Group, inputs: _Group, outputs: _Group, dimensions: tuple[int, int]
 ) -> list[Sides]:
-    """Where all that grows is shared, the dimensions are the same."""
+    """The sizes where every index that grows is shared, which needs equal dimensions."""
     if len(set(dimensions)) > 1:
         raise SizeError(
             f"{structure} at d_in {dimensions[0]}, d_out {dimensions[1]}: X and Y share every index that grows, "

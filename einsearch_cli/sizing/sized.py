@@ -32,12 +32,12 @@ class SizedStructure:
     padded_in: int
     padded_out: int
     sizes: tuple[tuple[str, int], ...]
-    """Carrier set and size, in the order of `structure.indices`."""
+    """Carrier sets with their sizes, in the order of `structure.indices`."""
     order: FeatureOrder | None = None
-    """Order in which features are read and written, indices of size 1 left out; None leaves it to the layer."""
+    """The order in which features are read and written, without indices of size 1; None leaves it to the layer."""
 
     def __setstate__(self, state: list[Any]) -> None:
-        """Pickles of versions without `order` leave it open."""
+        """Read pickles of versions without `order`, which leave it open."""
         for name, value in zip(self.__slots__, (*state, None), strict=False):
             object.__setattr__(self, name, value)
 
@@ -124,7 +124,7 @@ class SizedStructure:
 
     @property
     def padding(self) -> str | None:
-        """What was padded and why, or None."""
+        """A sentence that says what was padded and why, or None."""
         both = f"{self.d_in} and {self.d_out} have no fitting divisors in common"
         notes = [
             f"{name} {d} is padded to {padded}, as "

@@ -1,4 +1,4 @@
-"""What a structure is: carrier sets with extents, notations, families, and the space of them."""
+"""Structures of linear layers: carrier sets with extents, notations, families, and the space of all structures."""
 
 from einsearch_cli.structures.carrier_notation import structure_of_terms as structure_of_terms, theta_of as theta_of
 from einsearch_cli.structures.extent import Extent as Extent

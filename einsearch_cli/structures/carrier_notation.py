@@ -16,21 +16,21 @@ from einsearch_cli.structures.structure import Structure
 
 REST = "rest"
 ORDER = "order"
-"""The term that says in which order features are counted."""
+"""The term that gives the order of the features."""
 _ORDER = f"{ORDER}:"
 THETA_CARRIERS = tuple(text_of_carriers(c) for c in carrier_classes(2))
-"""α β γ δ ε φ ρ of Potapczynski et al. 2024."""
+"""The seven classes that Potapczynski et al. 2024 call α, β, γ, δ, ε, φ and ρ."""
 
 _TERM = re.compile(r"(?P<carriers>[A-Za-z]+)(?P<extent>(?:\^|=).*)?")
 _LOOK_ALIKES = dict(zip("АВСЕНКМОРТХУЅІЈΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABCEHKMOPTXYSIJABEZHIKMNOPTYX", strict=True))
-"""Cyrillic and Greek capitals, then the Latin ones that they look like."""
+"""Cyrillic and Greek capitals, followed by the Latin letters that they look like."""
 _BLOCKS = re.compile(r"(?P<count>[0-9]+) blocks?")
 
 
 def parse_carriers(text: str, *, block_diagonal: bool = False) -> Structure:
     """Read `XA^1/2 XAB=4 YB YAB=4`; input and output indices left bare share the rest.
 
-    With `block_diagonal` also indices that X and Y share, such as `XYA^1/2`. A last term such as
+    With `block_diagonal`, X and Y may share indices, such as `XYA^1/2`. A last term such as
     `order:XB,XA/YA,YB` says which index of input and output counts slowest.
 
     Raises:
@@ -72,7 +72,7 @@ def refuse_foreign(term: str) -> None:
 
 
 def refuse_second(carriers: str, terms: Container[str], text: str) -> None:
-    """Raise StructureError for a carrier set that is among the terms read before."""
+    """Raise StructureError for a carrier set that an earlier term has already given."""
     if carriers in terms:
         raise StructureError(
             f"{carriers} stands twice in {text[:80]!r}: a carrier set has one index",
@@ -81,12 +81,15 @@ def refuse_second(carriers: str, terms: Container[str], text: str) -> None:
 
 
 def in_standard_order(letters: str) -> str:
-    """`XAB` for `BAX`; letters that are no set are left for `Structure.of` to refuse."""
+    """The letters in the usual order: `XAB` for `BAX`. Repeated letters are left for `Structure.of` to refuse."""
     return text_of_carriers(frozenset(letters)) if len(set(letters)) == len(letters) else letters
 
 
 def structure_of_terms(terms: Mapping[str, str], *, block_diagonal: bool = False) -> Structure:
-    """A structure from carrier set → exponent text, `=size`, `4 blocks` or `rest`; `order` → an order of features."""
+    """Build a structure from a mapping of carrier set to exponent text, `=size`, `4 blocks` or `rest`.
+
+    The key `order` maps to an order of features.
+    """
     terms = dict(terms)
     order = None if (text := terms.pop(ORDER, None)) is None else FeatureOrder.of_text(text)
     whole = " ".join(f"{carriers}={text}" for carriers, text in terms.items())
@@ -96,7 +99,7 @@ def structure_of_terms(terms: Mapping[str, str], *, block_diagonal: bool = False
 
 
 def parse_extent(text: str, where: str) -> Extent:
-    """An exponent, `=size`, or `4 blocks`."""
+    """Read an exponent, `=size`, or `4 blocks`."""
     if text.startswith("="):
         return parse_size(text[1:], where)
     if blocks := _BLOCKS.fullmatch(text):
@@ -124,7 +127,7 @@ def share_rest(extents: Mapping[str, Extent], bare: Iterable[str], whole: str) -
 
 
 def _check_shared(sharing: list[str], share: Extent, filled: Mapping[str, Extent], whole: str) -> None:
-    """What X and Y leave to an index that both carry must be the same."""
+    """Raise StructureError if X and Y leave different sizes to an index that both carry."""
     for carriers in sharing:
         if carriers in filled and filled[carriers] != share:
             raise StructureError(
@@ -152,7 +155,7 @@ def _share(tensor: str, extents: Mapping[str, Extent], count: int, whole: str) -
 def parse_theta(text: str) -> Structure:
     """Read the vector (α|β|γ|δ|ε|φ|ρ) of Potapczynski et al. 2024.
 
-    Decimals of two digits stand for the simple fraction that they round: 0.33
+    A decimal of two digits stands for the simple fraction that rounds to it: 0.33
     is 1/3.
 
     Raises:
@@ -179,7 +182,7 @@ def parse_theta(text: str) -> Structure:
 
 
 def theta_of(structure: Structure) -> tuple[Fraction, ...] | None:
-    """The θ vector; None for more than two factors, indices of both X and Y, and sizes that are no power of d."""
+    """The θ vector; None for more than two factors, indices of both X and Y, and sizes that are not a power of d."""
     if (
         len(structure.factors) > 2
         or structure.is_block_diagonal

@@ -17,22 +17,22 @@ from einsearch_cli.structures.structure import Structure
 
 _EQUATION = re.compile(r"[A-Za-z.,]+->[A-Za-z.]+")
 _MAX_EXPONENT_DENOMINATOR = 4
-"""32 at d = 1024 is read as d^1/2, but 4 as a fixed size and not as d^1/5."""
+"""Largest denominator of an exponent read from a size: at d = 1024, 32 is d^1/2, but 4 is a fixed size and not d^1/5.
+"""
 
 
 def parse_einsum(text: str, sizes: Mapping[str, str] | None = None, *, block_diagonal: bool = False) -> NamedStructure:
-    """Read `'bgn,gnr,gro->bo; g=4, n=256, r=128, o=1024'`; the sizes may also come apart.
+    """Read `'bgn,gnr,gro->bo; g=4, n=256, r=128, o=1024'`; the sizes may also be given separately.
 
-    The first operand is the input, the last the output; letters that both
-    carry and no factor does are the batch, which stands in front; with `block_diagonal`, they are
-    indices if they have a size. The other letters of input and output are the order of the features
-    (`Structure.order`), the first one slowest. A size is a whole number, `d^1/2`,
-    `d/4` or `rest`. If all of them are whole numbers they fix d_in and d_out,
-    and a size that is exactly d^(1/2), d^(1/3), d^(1/4) or a multiple of these
-    exponents is read as that power, so that the structure can be scaled; the
-    others are fixed sizes, the largest of each side taking the rest. As soon
-    as one size is written with d or `rest`, whole numbers are fixed sizes.
-    A letter in one factor alone is summed away.
+    The first operand is the input, the last one the output. Letters that both carry and no factor does are the batch
+    and stand in front; with `block_diagonal`, they are indices if they have a size. The other letters of input and
+    output give the order of the features (`Structure.order`), the slowest one first. A letter in one factor alone is
+    summed away.
+
+    A size is a whole number, `d^1/2`, `d/4` or `rest`. If all sizes are whole numbers, they fix d_in and d_out. A size
+    that is exactly d^(1/2), d^(1/3), d^(1/4) or a multiple of these exponents is then read as that power, so that the
+    structure can be scaled; the other sizes are fixed, and the largest of each side takes the rest. As soon as one size
+    is written with d or `rest`, whole numbers are fixed sizes.
 
     Raises:
         StructureError: naming the letter or operand that breaks a rule.
@@ -124,7 +124,7 @@ def _operands(equation: str) -> tuple[str, list[str], str]:
 
 
 def _carriers_of_letters(x: str, factors: list[str], y: str, shared: set[str]) -> dict[str, str]:
-    """Letter → carrier set, the batch letters left out: those of input and output alone that are not `shared`."""
+    """Map every letter to its carrier set; letters of input and output alone that are not `shared` are the batch."""
     carriers: dict[str, str] = {}
     for letter in dict.fromkeys("".join([x, *factors, y])):
         holders = {name for name, factor in zip(FACTOR_LETTERS, factors, strict=False) if letter in factor}
@@ -142,7 +142,7 @@ def _carriers_of_letters(x: str, factors: list[str], y: str, shared: set[str]) -
 
 
 def _check_batch(x: str, y: str, carriers: Mapping[str, str], equation: str) -> None:
-    """Features lie behind the batch, whose letters stand in one order in input and output."""
+    """Raise StructureError unless the batch letters stand in front, in the same order in input and output."""
     in_x, in_y = ("".join(letter for letter in side if letter not in carriers) for side in (x, y))
     if in_x != in_y or not x.startswith(in_x) or not y.startswith(in_y):
         raise StructureError(
@@ -153,7 +153,7 @@ def _check_batch(x: str, y: str, carriers: Mapping[str, str], equation: str) -> 
 
 
 def _order(x: str, y: str, carriers: Mapping[str, str]) -> FeatureOrder:
-    """The letters of input and output as names of indices; of several letters of one index each is a part of it."""
+    """The letters of input and output as names of indices; several letters of one index are its parts."""
     names: dict[str, str] = {}
     for letter in (letter for letter in dict.fromkeys(x + y) if letter in carriers):
         names[letter] = carriers[letter] + "'" * sum(carriers[letter] == carriers[other] for other in names)
@@ -203,7 +203,10 @@ def _from_whole_sizes(
 
 
 def _side_extents(sizes: Mapping[str, int], d: int, as_powers: bool) -> dict[str, Extent]:
-    """All exponents where sizes are exact powers of d, else the largest takes the rest: if it can, one of this side alone."""
+    """Exponents for all sizes if these are exact powers of d; otherwise fixed sizes, and the largest takes the rest.
+
+    An index of this side alone takes the rest, if there is one.
+    """
     powers = {carriers: _exact_exponent(size, d) for carriers, size in sizes.items()}
     if as_powers and all(exponent is not None for exponent in powers.values()) and d > 1:
         return {carriers: Extent.power(exponent or Fraction(0)) for carriers, exponent in powers.items()}

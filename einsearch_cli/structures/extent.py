@@ -11,7 +11,7 @@ from einsearch_cli.errors import StructureError
 
 MAX_DIMENSION = 2**48
 MAX_DENOMINATOR = 12
-"""Decimals stand for the simplest fraction with at most this denominator: 0.33 is 1/3."""
+"""Largest denominator of the fraction that a decimal stands for: 0.33 is 1/3."""
 
 _MAX_NUMBER_LENGTH = 24
 _RATIONAL = r"[0-9]+(?:/[0-9]+|\.[0-9]+)?"
@@ -58,12 +58,12 @@ class Extent:
 
     @property
     def text(self) -> str:
-        """`^1/2`, `=4` or `=1/4*d^1/2`: what follows the carriers in the text notation."""
+        """The extent as the text notation writes it after the carriers: `^1/2`, `=4` or `=1/4*d^1/2`."""
         return f"^{self.exponent}" if self.is_power else f"={self.size_text}"
 
     @property
     def size_text(self) -> str:
-        """`4`, `d^1/2` or `1/4*d`: the size alone."""
+        """The size alone: `4`, `d^1/2` or `1/4*d`."""
         if self.is_fixed:
             return str(self.coefficient)
         power = "d" if self.exponent == 1 else f"d^{self.exponent}"
@@ -91,7 +91,7 @@ ONE = Extent(Fraction(1), Fraction(0))
 
 
 def exact_rational(text: str) -> Fraction | None:
-    """The number that `1/2`, `3` or `0.33` (33/100) is; None for other text and for a zero denominator.
+    """The number that a text such as `1/2`, `3` or `0.33` (33/100) stands for; None for any other text.
 
     >>> exact_rational("0.33"), exact_rational("1e-2")
     (Fraction(33, 100), None)

@@ -3,10 +3,7 @@
 With two factors this is the canonical order min(α, ε) ≥ min(β, δ) of
 Potapczynski et al. 2024. Ties go to the lexicographically smallest θ.
 
-Sets of factors are bit masks here; exponents are whole numbers of their common
-denominator. Orders grow by one factor at a time, and only those are followed
-that can still be cheapest and smallest, so seven factors take milliseconds
-where trying all 5,040 orders takes seconds.
+Sets of factors are bit masks here; exponents are whole numbers of their common denominator.
 """
 
 from __future__ import annotations
@@ -20,11 +17,11 @@ from einsearch_cli.structures.extent import Extent
 from einsearch_cli.structures.normal_form import FACTOR_LETTERS, Carriers, Extents
 
 Order = tuple[int, ...]
-"""Numbers of the factors, the one that is met first in front."""
+"""The numbers of the factors in the order in which they meet the activation."""
 
 
 def new_names(extents: Mapping[Carriers, Extent], factors: Sequence[str]) -> dict[str, str]:
-    """New name of every tensor; of factors that could change places, the one given first has the first name.
+    """The new name of every tensor; if factors could change places, the one given first gets the first name.
 
     >>> one = Extent.power(1)
     >>> new_names({frozenset("XC"): one, frozenset("CA"): one, frozenset("YA"): one}, "AC")
@@ -35,7 +32,7 @@ def new_names(extents: Mapping[Carriers, Extent], factors: Sequence[str]) -> dic
 
 
 def renamed(extents: Mapping[Carriers, Extent], names: Mapping[str, str]) -> Extents:
-    """The carrier sets with other names of the tensors."""
+    """The carrier sets after their tensors were renamed."""
     return {frozenset(names[tensor] for tensor in carriers): extent for carriers, extent in extents.items()}
 
 
@@ -61,7 +58,7 @@ class _Naming:
         return found
 
     def step(self, met: int, factor: int) -> int:
-        """What it costs that a factor meets the activation after those in `met`."""
+        """The exponent of the cost when a factor meets the activation after those in `met`."""
         held, waiting = met | 1 << factor, self.everything & ~met
         return sum(
             exponent
@@ -76,7 +73,7 @@ class _Naming:
 
     @cached_property
     def cost_after(self) -> list[int]:
-        """Largest step of the best way to go on, for every set of factors met."""
+        """The largest step of the best way to go on, for every set of factors met."""
         cost = [0] * (self.everything + 1)
         for met in range(self.everything - 1, -1, -1):
             cost[met] = min(max(self.steps[met, f], cost[met | 1 << f]) for f in _others(met, len(self.factors)))
@@ -84,7 +81,7 @@ class _Naming:
 
     @cached_property
     def earlier_twins(self) -> list[int]:
-        """Earlier factors that could change places with each factor: orders that differ so are equal."""
+        """The earlier factors that could change places with each factor without changing the structure."""
         known = {(group, mask): size for group, mask, _, size in self.indices}
 
         def alike(a: int, b: int) -> bool:
@@ -93,18 +90,18 @@ class _Naming:
         return [sum(1 << a for a in range(b) if alike(a, b)) for b in range(len(self.factors))]
 
     def best_order(self) -> Order:
-        """The cheapest order of the factors; where several are equally cheap, the one with the smallest θ."""
+        """The cheapest order of the factors; among equally cheap ones, the order with the smallest θ."""
         orders = self._cheapest_orders()
         return orders[0] if len(orders) == 1 else min(orders, key=self._theta)
 
     def _cheapest_orders(self) -> list[Order]:
-        """All cheapest orders up to twins, without those that the indices of X and one factor rule out.
-
-        These stand in front in θ where X and Y share nothing: XA, XB, ….
-        """
+        """All cheapest orders, up to twins, that may have the smallest θ."""
         most, number = self.cost_after[0], len(self.factors)
         first = {mask: size + 1 for group, mask, _, size in self.indices if group == 1}
         decisive = all(group for group, *_ in self.indices)
+        # Orders grow from the front. One is dropped as soon as its steps, or the cheapest way to go on, cost more than the
+        # optimum, and a twin waits for its earlier twins. θ begins with XA, XB, … where X and Y share no index, so the
+        # newest factor must then have the smallest such size. Seven equal factors: 1 order remains of 5,040.
         growing: list[tuple[int, Order]] = [(0, ())]
         for _ in range(number):
             longer = [
@@ -118,7 +115,7 @@ class _Naming:
         return [order for _, order in growing]
 
     def _theta(self, order: Order) -> list[tuple[int, int]]:
-        """Sorts as the θ vector does: where one has an index and the other none, the other is smaller."""
+        """A key that sorts orders as their θ vectors sort: an index that is missing is smaller than any other."""
         places = _places(len(self.factors))
         name = {1 << number: 1 << place for place, number in enumerate(order)}
         return sorted(

@@ -1,4 +1,4 @@
-"""Order in which the features of input and output count through the indices of a structure."""
+"""The order in which the features of input and output count through the indices of a structure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from einsearch_cli.errors import StructureError
 from einsearch_cli.structures.normal_form import text_of_carriers
 
 Axes = tuple[str, ...]
-"""Carrier sets, slowest first."""
+"""Carrier sets, the slowest first."""
 
 _NAME = re.compile(r"[A-Z]{2,}'*", re.ASCII)
 _MAX_LENGTH = 2000
@@ -21,9 +21,9 @@ _MAX_LENGTH = 2000
 class FeatureOrder:
     """Which index counts slowest and which fastest along the features of input and output.
 
-    The features of the input are numbered row-major over `inputs`: the last index counts through
-    neighbours. Of an index that an equation writes as several letters, apart from each other, each
-    letter is a part of its own: `XA`, `XA'`, ….
+    The features of the input are numbered row-major over `inputs`: the last index counts through neighbours. An
+    equation may write one index as several letters that lie apart; each letter is then a part of its own: `XA`, `XA'`,
+    ….
 
     >>> order = FeatureOrder.of_text("XAB,XA/YB,YAB")
     >>> order.inputs, order.outputs, str(order)
@@ -33,11 +33,11 @@ class FeatureOrder:
     inputs: Axes
     outputs: Axes
     factors: tuple[Axes, ...] = ()
-    """Order of the axes of every stored factor, the factors in alphabetical order; empty: a layer chooses."""
+    """The order of the axes of every stored factor, factors in alphabetical order; empty if the layer chooses."""
 
     @classmethod
     def of_text(cls, text: str) -> FeatureOrder:
-        """Read `XAB,XA/YB,YAB`, with the axes of all factors behind it or not."""
+        """Read `XAB,XA/YB,YAB`, optionally followed by the axes of all factors."""
         groups = [tuple(filter(None, group.split(","))) for group in text.split("/")]
         names = [name for group in groups for name in group]
         if len(text) > _MAX_LENGTH or len(groups) < 2 or not all(_NAME.fullmatch(name) for name in names):
@@ -54,12 +54,12 @@ class FeatureOrder:
 
     @property
     def is_split(self) -> bool:
-        """Whether an index lies in several parts."""
+        """Whether an index is split into several parts."""
         return any(name.endswith("'") for name in (*self.inputs, *self.outputs))
 
     @property
     def is_only_one(self) -> bool:
-        """Whether there is no other order: one index on each side."""
+        """Whether there is no other order, because each side has one index."""
         return len(self.inputs) <= 1 and len(self.outputs) <= 1
 
     def joined(self, index_of: Callable[[str], str | None]) -> FeatureOrder:
@@ -94,7 +94,7 @@ def _sorted(name: str) -> str:
 
 
 def _lies_apart(sides: Sequence[Sequence[tuple[str, str]]]) -> set[str]:
-    """Indices whose parts do not lie side by side, or in one order in the input and in another in the output."""
+    """Indices whose parts do not lie next to each other, or lie in different orders in input and output."""
     runs: dict[str, list[list[str]]] = {}
     for side in sides:
         for index, run in groupby(side, key=lambda item: item[0]):
@@ -109,7 +109,7 @@ def check_sides(order: FeatureOrder, sides: Mapping[str, Sequence[str]], what: s
     Args:
         order: to be checked; parts of an index must all be there.
         sides: "X" and "Y", and the indices of each.
-        what: whose order it is, for the message.
+        what: what the order belongs to, for the message.
     """
     for tensor, named in zip("XY", order.sides, strict=True):
         found = {name.rstrip("'") for name in named}

@@ -23,7 +23,7 @@ _TERM = re.compile(r"(?P<carriers>[A-Z]+)(?:\^(?P<exponent>.+))?", re.ASCII | re
 
 @dataclass(frozen=True)
 class FreeStructure:
-    """Carrier set → exponent that is linear in some letters."""
+    """A structure whose exponents are linear in some letters, as a mapping of carrier set to exponent."""
 
     indices: tuple[tuple[str, Linear], ...]
     block_diagonal: bool = False
@@ -39,7 +39,7 @@ class FreeStructure:
 
     @cached_property
     def domain(self) -> Polytope:
-        """Where all exponents are from 0 to 1."""
+        """The values of the letters for which all exponents are from 0 to 1."""
         exponents = [exponent for _, exponent in self.indices]
         return Polytope.of([*exponents, *(UNIT - exponent for exponent in exponents)])
 
@@ -61,7 +61,7 @@ def _bracketed(exponent: Linear) -> str:
 
 
 def has_free_exponents(text: str) -> bool:
-    """Whether text means carrier sets with letters as exponents.
+    """Whether a text gives carrier sets with letters as exponents.
 
     >>> has_free_exponents("XA^a XB^(1-a) YA^1"), has_free_exponents("XA XAB=d/4 YB YAB=4")
     (True, False)
@@ -127,7 +127,7 @@ def _read_term(term: str, whole: str) -> tuple[str, Linear | None]:
 
 
 def _with_rest(given: Mapping[str, Linear | None], whole: str) -> dict[str, Linear]:
-    """Bare indices get equal shares of what the others of their side leave."""
+    """Give bare indices equal shares of what the other indices of their side leave."""
     filled: dict[str, Linear] = {}
     for carriers, exponent in given.items():
         side = next((tensor for tensor in "XY" if tensor in carriers), None)

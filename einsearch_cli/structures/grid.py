@@ -1,9 +1,8 @@
 """All structures on a grid of exponents, each known by one whole number.
 
-A point of the grid is an input side (with the indices that X and Y share, where
-these are allowed), an output side, and the bonds. Each of the three is numbered
-in the lexicographic order of its exponents, and the three numbers make up that
-of the point, so that a smaller number is a lexicographically smaller θ.
+A point of the grid is an input side (with the indices that X and Y share, where these are allowed), an output side, and
+the bonds. Each of the three is numbered in the lexicographic order of its exponents. The three numbers together are the
+number of the point, so a smaller number means a lexicographically smaller θ.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Numbers = NDArray[np.int64]
 GridPoints = Rows
 """One row per point: whole numbers of q-ths, columns in the order of the θ vector."""
 MAX_SIDES = 200_000
-"""Input or output sides that are held in memory."""
+"""The most input or output sides that are held in memory."""
 _MAX_BOND_TABLE = 300_000
 _ROWS = 4096
 
@@ -50,9 +49,9 @@ class Grid:
         self.classes = classes
         self.grid = grid
         self.inputs = compositions(grid, len(classes.shared) + len(classes.sides))
-        """Exponents of every input side: those shared with the output, then those of the input alone."""
+        """Exponents of every input side: first those that the output shares, then those of the input alone."""
         self.filled = self.inputs[:, len(classes.shared) :].sum(axis=1, dtype=np.int16)
-        """What the shared indices leave to the input, and so to the output."""
+        """What the shared indices leave to the input and to the output."""
         totals = range(grid + 1) if classes.block_diagonal else range(grid, grid + 1)
         sides = [compositions(total, len(classes.sides)) for total in totals]
         self.outputs = np.concatenate(sides)
@@ -61,7 +60,7 @@ class Grid:
 
     @property
     def output_rows(self) -> dict[int, range]:
-        """Numbers of the output sides for every total of their exponents."""
+        """The range of numbers of the output sides with every total of their exponents."""
         ends = [*list(self._starts.values())[1:], len(self.outputs)]
         return {total: range(start, end) for (total, start), end in zip(self._starts.items(), ends, strict=True)}
 
@@ -72,11 +71,11 @@ class Grid:
         return tuple((self.grid + 1) ** (bonds - 1 - k) for k in range(bonds))
 
     def number(self, inputs: Numbers, outputs: Numbers, bonds: Numbers) -> Numbers:
-        """Numbers of points from those of their three parts."""
+        """The numbers of points, from the numbers of their three parts."""
         return (inputs.astype(np.int64) * len(self.outputs) + outputs) * self.bond_count + bonds
 
     def parts(self, numbers: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-        """Input, output and bonds of points."""
+        """The numbers of the input sides, output sides and bonds of points."""
         sides, bonds = np.divmod(numbers, self.bond_count)
         inputs, outputs = np.divmod(sides, len(self.outputs))
         return inputs, outputs, bonds
@@ -98,7 +97,7 @@ class Grid:
             yield Structure.in_normal_form({c: powers[n] for c, n in zip(self.classes.carriers, row, strict=True) if n})
 
     def texts(self, numbers: Numbers) -> Iterator[str]:
-        """What `str` gives for the structures of points that are in normal form."""
+        """The text of the structures of points that are in normal form, as `str` gives it."""
         terms = [
             [f"{text_of_carriers(c)}^{Fraction(n, self.grid)} " if n else "" for n in range(self.grid + 1)]
             for c in self.classes.carriers
@@ -220,7 +219,7 @@ def composition_ranks(rows: Rows, total: int) -> Numbers:
 
 
 def _passed(total: int, after: int) -> Numbers:
-    """[left, entry]: compositions of `left` into 1 + `after` parts that begin with less than `entry`."""
+    """A table [left, entry]: compositions of `left` into 1 + `after` parts that begin with less than `entry`."""
     table = np.zeros((total + 1, total + 1), dtype=np.int64)
     for left in range(total + 1):
         for entry in range(1, left + 1):

@@ -25,8 +25,8 @@ def raw_count(factors: int, grid: int, block_diagonal: bool = False) -> int:
 def distinct_count(factors: int, grid: int, block_diagonal: bool = False, up_to_transpose: bool = False) -> int:
     """Grid points up to renaming of the factors, by Burnside's lemma.
 
-    The mean over all renamings of the number of grid points that the renaming
-    leaves as they are: such a point has one value per cycle of index classes.
+    The number is the mean, over all renamings, of the number of points that a renaming leaves as they are. Such a point
+    has one value per cycle of index classes.
 
     >>> [distinct_count(2, q) for q in (2, 3, 4)], distinct_count(3, 4)
     ([60, 208, 585], 4650075)
@@ -50,12 +50,12 @@ def irreducible_count(factors: int, grid: int, block_diagonal: bool = False, up_
 
 
 Supports = dict[frozenset[int], int]
-"""Sets of index classes with a sign: points that live on them count that often."""
+"""Sets of index classes with signed counts: how often the points that use only these classes are counted."""
 
 
 @lru_cache
 def _signed_supports(factors: int) -> Supports:
-    """Inclusion–exclusion: what is left if the classes that each chosen need asks for are empty."""
+    """Inclusion–exclusion: the index classes that stay when every need of a chosen set is unmet."""
     classes = IndexClasses(factors)
     found: Supports = {frozenset(classes.sides): 1}
     for need in classes.needs:
@@ -91,10 +91,10 @@ class _Fixed:
         return self._with_shared(live, [ways * ways for ways in sides]) * self._bond_values(live)
 
     def points_of_transposing(self, support: frozenset[int]) -> int:
-        """Points that the renaming takes to their transpose: the output follows from the input.
+        """The number of points that the renaming takes to their transpose; the input then determines the output.
 
-        The input is then left as it is by the square of the renaming, in which a
-        cycle of even length falls into two halves.
+        The square of the renaming leaves the input as it is. A cycle of even length falls into two halves in the
+        square.
         """
         live = [cycle for cycle in self._cycles if support.issuperset(cycle)]
         halves = [
@@ -105,7 +105,7 @@ class _Fixed:
         return self._with_shared(live, list(_sums(tuple(sorted(halves)), self._grid))) * self._bond_values(live)
 
     def _with_shared(self, live: list[list[int]], sides: list[int]) -> int:
-        """Both sides take what the indices shared by X and Y leave."""
+        """The number of points when both sides take what the indices shared by X and Y leave."""
         if not self._shared:
             return sides[self._grid]
         shared = _sums(tuple(sorted([1, *map(len, live)])), self._grid)

@@ -1,4 +1,4 @@
-"""The index classes of N factors: which sets of factors an index can be carried by.
+"""The index classes of N factors: the sets of factors that can carry an index.
 
 A set of factors is a bit mask (bit 0 is A), so that an array of exponents has a
 column per mask. Columns stand in the order of the θ vector.
@@ -14,7 +14,7 @@ from itertools import combinations, permutations
 from einsearch_cli.structures.normal_form import Carriers, carrier_classes
 
 Renaming = tuple[int, ...]
-"""`renaming[f]` is the new number of factor f."""
+"""A renaming of the factors: `renaming[f]` is the new number of factor f."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class IndexClasses:
 
     @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
-        """Columns of a point: shared, input, output, bond."""
+        """The columns of a point in four groups: shared, input, output, bond."""
         return (self.shared, self.sides, self.sides, self.bonds)
 
     @cached_property
@@ -88,7 +88,7 @@ def members(mask: int) -> list[int]:
 
 
 def renamed(mask: int, renaming: Renaming) -> int:
-    """The set after renaming its factors."""
+    """A set of factors after its factors were renamed."""
     return sum(1 << renaming[f] for f in members(mask))
 
 

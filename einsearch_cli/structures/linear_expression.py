@@ -14,12 +14,12 @@ _SCIENTIFIC = re.compile(r"[0-9.]+[eE][-+]?[0-9]+", re.ASCII)
 _TOKEN = re.compile(r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?)|(?P<symbol>[a-z])|(?P<sign>[-+*/()]))", re.ASCII)
 _MAX_DEPTH = 20
 DIMENSION = "d"
-"""The letter that stands for the dimension in formulas, and so for no exponent."""
+"""The letter that stands for the dimension in formulas, so it cannot be an exponent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """`constant + Σ coefficient · symbol`; coefficients are never 0 and symbols are in order.
+    """A linear expression `constant + Σ coefficient · symbol`; coefficients are never 0 and symbols are in order.
 
     >>> str(parse_linear("1 - a/2 + (a + b)*3"))
     '1 + 5/2*a + 3*b'
@@ -74,7 +74,7 @@ ZERO, UNIT = Linear.of(0), Linear.of(1)
 def parse_linear(text: str) -> Linear:
     """Read a linear expression: numbers, lower-case letters, + - * / and brackets; `2a` is 2·a.
 
-    This is a parser of its own; nothing of the text is evaluated by anything else.
+    The text is parsed here alone; nothing is evaluated.
     """
     return _Parser(text).whole()
 

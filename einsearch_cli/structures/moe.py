@@ -1,4 +1,4 @@
-"""Layers of experts: a structure, how many of it there are, and how many each token uses."""
+"""Layers of experts: a structure, the number of experts, and how many of them each token uses."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ class MixtureOfExperts:
     """
 
     structure: Structure
-    """Structure of every expert."""
+    """The structure of every expert."""
     experts: int
     top: int
-    """Experts that a token goes through."""
+    """The number of experts that a token goes through."""
     feed_forward: bool = False
-    """Whether an expert is a whole feed-forward network, with one router for its layers, and all other
-    linear layers carry the structure without experts: the standard sparse mixture."""
+    """Whether an expert is a whole feed-forward network, as in the standard sparse mixture.
+
+    One router then serves the layers of the network, and all other linear layers carry the structure without experts.
+    """
 
     def __post_init__(self) -> None:
         if not 1 <= self.experts <= MAX_EXPERTS:
@@ -55,7 +57,7 @@ class MixtureOfExperts:
 
     @property
     def short_text(self) -> str:
-        """The family with its parameters; carrier sets where the structure has no such name."""
+        """The family with its parameters, or carrier sets where the structure has no such name."""
         name, _, parameters = (family_text(self.structure) or "").partition(":")
         if self.feed_forward or not name:
             return str(self)
@@ -63,7 +65,7 @@ class MixtureOfExperts:
 
     @property
     def family(self) -> str:
-        """The expert's family and what is made of it: `btt-moe`, `ffn-moe`."""
+        """The name of the mixture, made of the expert's family: `btt-moe`, `ffn-moe`."""
         return _FEED_FORWARD if self.feed_forward else _family_of_mixture(family_of(self.structure))
 
     @property
@@ -71,7 +73,7 @@ class MixtureOfExperts:
         return f"experts={self.experts},top={self.top}"
 
     def __str__(self) -> str:
-        """Text that `parse_layer` reads back."""
+        """The text that `parse_layer` reads back."""
         return f"{_FEED_FORWARD}:{self._gating}" if self.feed_forward else f"{self.structure} moe:{self._gating}"
 
     def to_json(self) -> dict[str, Any]:
@@ -85,12 +87,12 @@ class MixtureOfExperts:
 
 
 def _family_of_mixture(family: str) -> str:
-    """Experts that are Monarch matrices are a BTT whose bond index is the number of the expert."""
+    """The family of a mixture: Monarch experts make a BTT whose bond index is the number of the expert."""
     return "btt-moe" if family == "monarch" else f"{family}-moe"
 
 
 LayerSpec = Structure | MixtureOfExperts
-"""What the linear layers of a network carry."""
+"""What the linear layers of a network carry: a structure or a layer of experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class NamedStructure:
 
     @property
     def layer(self) -> LayerSpec:
-        """What a linear layer is to carry."""
+        """What a linear layer carries."""
         return self.mixture or self.structure
 
 
@@ -128,7 +130,7 @@ def short_text(layer: LayerSpec) -> str | None:
 def short_name(layer: LayerSpec) -> str:
     """The name of a structure in every table, figure and sentence: its family with parameters, else its carrier sets.
 
-    No two structures share one.
+    Two different structures never have the same name.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> short_name(parse_structure("btt:r=2")), short_name(parse_structure("XA^1/2 XAB^1/2 YA^1/2 YB^1/2"))
@@ -138,7 +140,7 @@ def short_name(layer: LayerSpec) -> str:
 
 
 def layer_of_json(data: dict[str, Any]) -> LayerSpec:
-    """What `to_json` of a structure or of a mixture of experts wrote."""
+    """Read what `to_json` of a structure or of a mixture of experts wrote."""
     if "experts" not in data:
         return structure_of_terms(data)
     return MixtureOfExperts(**{**data, "structure": structure_of_terms(data["structure"])})
@@ -150,7 +152,7 @@ def is_mixture(text: str) -> bool:
 
 
 def split_mixture(text: str) -> tuple[str, int, int, bool]:
-    """The text of the expert, the numbers of experts and of those used, and whether these are whole networks.
+    """The text of the expert, the number of experts, how many are used, and whether experts are whole networks.
 
     >>> split_mixture("low-rank-moe:r=32,experts=8,top=2"), split_mixture("ffn-moe:experts=8,top=2")
     (('low-rank:r=32', 8, 2, False), ('dense', 8, 2, True))

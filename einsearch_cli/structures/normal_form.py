@@ -1,4 +1,4 @@
-"""The normal form: which carrier maps describe the same structure.
+"""The normal form: carrier maps that describe the same structure are brought to one map.
 
 Potapczynski et al. 2024 treat two factors; the rules below hold for any
 number. A carrier set is a `frozenset` of the tensor names `X`, `Y` and the
@@ -15,7 +15,7 @@ from einsearch_cli.structures.extent import ONE, Extent
 
 FACTOR_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWZ"
 MAX_FACTORS = 8
-"""In the worst case all 8! = 40,320 orders of the factors are equally cheap and compared, which takes two seconds."""
+"""The most factors of a structure: at worst, all 8! = 40,320 orders are equally cheap and compared in two seconds."""
 
 D = Extent.power(Fraction(1))
 Carriers = frozenset[str]
@@ -50,12 +50,12 @@ def reduce(extents: Mapping[Carriers, Extent]) -> Extents:
 
 
 def _within_dimension(extent: Extent) -> Extent:
-    """Bonds that merge when a factor is taken out may exceed d, the largest that a bond may be."""
+    """The extent of a bond, d at most: merging bonds, when a factor is taken out, can exceed that."""
     return D if extent.exponent > 1 else extent
 
 
 def _absorbable(extents: Extents) -> str | None:
-    """A factor whose indices another one carries as well; bonds of one factor do not count."""
+    """A factor whose indices another one carries as well, or None; bonds of one factor do not count."""
     live = [carriers for carriers in extents if len(carriers) > 1]
     factors = factors_of(extents)
     for factor in factors:

@@ -1,4 +1,4 @@
-"""One way in: whatever text describes a structure, `parse_structure` reads it."""
+"""`parse_structure` reads every text that describes a structure."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _read_mixture(text: str, sizes: dict[str, str] | None, block_diagonal: bool)
 
 
 def notations(structure: Structure, d_in: int, d_out: int) -> dict[str, str | None]:
-    """Every notation of a structure; None where it has none.
+    """A structure in every notation; None for a notation that cannot express it.
 
     >>> notations(parse_structure("monarch:blocks=4"), 1024, 1024)["einsum"]
     '...ba,abd,bcd->...cd; a=1/4*d, b=4, c=1/4*d, d=4'

@@ -1,4 +1,4 @@
-"""Exact questions about a range of letters: is a linear expression at most another on all of it?"""
+"""Exact questions about a range of letters, such as whether one linear expression is at most another on all of it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from einsearch_cli.structures.linear_expression import UNIT, Linear
 
 Point = dict[str, Fraction]
 _SLACK = "slack"
-"""A letter that no expression has: its name is longer than one character."""
+"""A letter that occurs in no expression, since its name is longer than one character."""
 
 
 @dataclass(frozen=True)
 class Polytope:
     """All points where some linear expressions are ≥ 0, with a point where none of them is 0.
 
-    Linear programs over it are solved in rational numbers, so answers are
-    exact. They are started at the inner point; there is no first phase.
+    Linear programs over it are solved in rational numbers, so answers are exact. They start at the inner point, so no
+    first phase is needed.
     """
 
     bounds: tuple[Linear, ...]
@@ -27,18 +27,18 @@ class Polytope:
 
     @classmethod
     def of(cls, bounds: Iterable[Linear]) -> Polytope:
-        """The points where all `bounds` are ≥ 0; constants that are leave it as it is."""
+        """The points where all `bounds` are ≥ 0; bounds that are constants ≥ 0 change nothing."""
         kept = tuple(dict.fromkeys(b for b in bounds if b.terms or b.constant < 0))
         symbols = sorted({symbol for bound in kept for symbol in bound.symbols})
         slack, point = _widest(kept, dict.fromkeys(symbols, Fraction(0)))
         return cls(kept, point if slack > 0 else None)
 
     def within(self, bounds: Iterable[Linear]) -> Polytope:
-        """The part of it where more expressions are ≥ 0."""
+        """The part of this range where further expressions are ≥ 0."""
         return Polytope.of((*self.bounds, *bounds))
 
     def largest(self, expression: Linear) -> Fraction:
-        """The largest value of an expression that is bounded on a polytope with an inside."""
+        """The largest value of an expression that is bounded on the range, which must have an inner point."""
         if self.inside is None:
             raise ValueError("a polytope without inside has no largest value")
         return maximise(expression, self.bounds, self.inside)[0]
@@ -61,7 +61,7 @@ class Polytope:
 
 
 def _widest(bounds: Sequence[Linear], start: Point) -> tuple[Fraction, Point]:
-    """The point where the smallest of `bounds` is largest (but counted up to 1), searched from any start."""
+    """The point where the smallest of `bounds`, counted up to 1, is largest; the search may start anywhere."""
     slack = Linear.of(0, {_SLACK: Fraction(1)})
     begin = min((bound.at(start) for bound in bounds), default=Fraction(1))
     first = {**start, _SLACK: min(begin, Fraction(1))}
@@ -112,7 +112,7 @@ def _leaving(rows: Sequence[Sequence[Fraction]], basis: Sequence[int], entering:
 
 
 def _pivot(rows: list[list[Fraction]], goal: list[Fraction], leaving: int, entering: int) -> None:
-    """Exchange a variable of the basis with one outside of it, in place."""
+    """Exchange a variable of the basis for one outside it, in place."""
     pivot = rows[leaving]
     scale = 1 / pivot[entering]
     new = [value * scale for value in pivot]

@@ -13,15 +13,15 @@ from einsearch_cli.structures.moe import LayerSpec, layer_of_json
 class Record:
     """A dataclass that is written as plain data and read back to an equal object.
 
-    Its fields are plain values, records, structures, and tuples or mappings of these. What is not in a document has
-    its default; other keys are ignored.
+    Its fields are plain values, records, structures, and tuples or mappings of these. A field missing from a document
+    gets its default; unknown keys are ignored.
     """
 
     __slots__ = ()
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` reads it back to an equal object."""
+        """The record as plain data; `from_json` reads it back to an equal object."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
@@ -42,11 +42,11 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return value.to_json() if hasattr(value, "to_json") else value  # a record, or a structure
+    return value.to_json() if hasattr(value, "to_json") else value  # a record or a structure
 
 
 def _read(kind: Any, value: Any) -> Any:
-    """A value of this type from plain data."""
+    """Build a value of this type from plain data."""
     inner = get_args(kind)
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""What is known of a layer of experts once it has run; without torch, so that what stores it starts fast."""
+"""Facts about a layer of experts that has run. This module needs no torch, so what stores the facts starts fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from einsearch_cli.structures.record import Record
 
 AUXILIARY_WEIGHT: Final = 0.01
-"""Factor of the auxiliary loss when it is added to the model's own: Potapczynski et al. 2024 (arXiv 2410.02117)."""
+"""The factor of the auxiliary loss when it is added to the model's own: Potapczynski et al. 2024 (arXiv 2410.02117)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +17,15 @@ class RoutingStatistics(Record):
 
     layer: str
     load: tuple[float, ...]
-    """Share of all slots that went to each expert; sums to 1."""
+    """The share of all slots that went to each expert; the shares sum to 1."""
     token_entropy: float
-    """Mean entropy of a token's softmax over all experts, in nats: 0 is certain, log(experts) undecided."""
+    """Mean entropy in nats of a token's softmax over all experts: 0 is certain, log(experts) undecided."""
     aggregate_entropy: float
-    """Entropy of the mean softmax, in nats: log(experts) where all experts are used alike."""
+    """Entropy in nats of the mean softmax: log(experts) where all experts are used alike."""
     dropped: int
-    """Slots that no expert got."""
+    """The number of slots that no expert got."""
 
     @property
     def smallest_load(self) -> float:
-        """The least used expert's share, times the number of experts: 1 is balanced, 0 is an expert without tokens."""
+        """The share of the least used expert times the number of experts: 1 is balanced, 0 is an expert without tokens."""
         return min(self.load) * len(self.load)

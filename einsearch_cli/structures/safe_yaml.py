@@ -1,4 +1,4 @@
-"""YAML 1.2 from strangers: plain data only, with limits, and with line numbers and texts for error messages."""
+"""YAML 1.2 from untrusted sources: plain data only, with limits, and with line numbers and texts for error messages."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from einsearch_cli.structures.scalars import core_scalar
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_NODES = 50_000
-"""Counted with aliases expanded, so that a 'billion laughs' file is refused before it is built."""
+"""The most nodes of a document, with aliases expanded: a 'billion laughs' file is refused before it is built."""
 
 Location = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class YamlDocument:
-    """Plain data and the line on which every part of it stands."""
+    """Plain data, and the line of every part of it."""
 
     source: str
     data: Any
@@ -38,7 +38,7 @@ class YamlDocument:
         return f"{self.source}:{self.lines.get(location, 1)}"
 
     def text(self, location: Location) -> str | None:
-        """The scalar at a location as it was typed; None where there is none."""
+        """The scalar at a location as it was typed; None where there is no scalar."""
         found = self.typed
         for part in location:
             try:
@@ -49,13 +49,13 @@ class YamlDocument:
 
 
 _PLAIN_TAG: Final = "plain"
-"""Given to scalars without quotes and without a tag of their own."""
+"""The tag given to scalars that have neither quotes nor a tag of their own."""
 _TAGS: Final = {f"tag:yaml.org,2002:{name}": name for name in ("null", "bool", "int", "float", "str", "seq", "map")}
 _KINDS: Final = {"null": type(None), "bool": bool, "int": int, "float": float}
 
 
 class _Composer(yaml.SafeLoader):
-    """Makes the tree of nodes; what their scalars mean is decided by `core_scalar`, not by YAML 1.1."""
+    """Builds the tree of nodes; `core_scalar` decides what their scalars mean, not YAML 1.1."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  as in the class above it
 
@@ -126,7 +126,7 @@ def load_yaml(text: str, source: str) -> YamlDocument:
 
 
 def _check_tree(root: yaml.Node, source: str) -> None:
-    """Count nodes as if aliases were copied, and levels; both before anything is built."""
+    """Count nodes, with aliases expanded, and levels before anything is built."""
     seen = 0
     stack: list[tuple[yaml.Node, int]] = [(root, 1)]
     while stack:
@@ -176,7 +176,7 @@ def _check_keys(node: yaml.Node, location: Location, lines: dict[Location, int],
 
 
 def _build(node: yaml.Node, read: Callable[[yaml.ScalarNode], Any]) -> Any:
-    """Lists, mappings with text as keys, and what `read` makes of scalars."""
+    """Build lists, mappings with text as keys, and what `read` makes of scalars."""
     if isinstance(node, yaml.SequenceNode):
         return [_build(child, read) for child in node.value]
     if isinstance(node, yaml.MappingNode):
@@ -186,7 +186,7 @@ def _build(node: yaml.Node, read: Callable[[yaml.ScalarNode], Any]) -> Any:
 
 
 def _value(node: yaml.ScalarNode, source: str) -> Any:
-    """A scalar by its text, or by its quotes or tag where it has them."""
+    """The value of a scalar by its text, or by its quotes or tag where it has them."""
     kind = _TAGS.get(node.tag)
     if kind == "str":
         return node.value

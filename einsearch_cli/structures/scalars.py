@@ -1,4 +1,4 @@
-"""What the text of a single value means: the scalars of YAML 1.2, and whole numbers."""
+"""The meaning of the text of a single value: the scalars of YAML 1.2, and whole numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 Scalar = None | bool | int | float | str
 
 _MAX_DIGITS: Final = 1000
-"""Most digits of a whole number; the largest that any setting takes has twenty."""
+"""The most digits of a whole number; the largest that any setting takes has twenty."""
 _WORDS: Final[dict[str, Scalar]] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -46,7 +46,7 @@ def core_scalar(text: str) -> Scalar:
 
 
 def whole_number(text: str) -> int | None:
-    """The whole number that a text stands for, as `64`, `1e3` or `2.5e3`; None for anything else.
+    """The whole number that a text such as `64`, `1e3` or `2.5e3` stands for; None for anything else.
 
     >>> whole_number("064"), whole_number("2.5e3"), whole_number("1.5"), whole_number("1_000")
     (64, 2500, None, None)
@@ -61,7 +61,7 @@ def whole_number(text: str) -> int | None:
 
 
 def exact_whole(value: object) -> object:
-    """A float that is a whole number as an int, since YAML and JSON write large ones as `1e9`; else the value itself.
+    """Convert a float that is a whole number to an int, since YAML and JSON write large ones as `1e9`.
 
     >>> exact_whole(1e3), exact_whole(1.5), exact_whole(True), exact_whole("3")
     (1000, 1.5, True, '3')

@@ -1,4 +1,4 @@
-"""Layers that earlier versions pickled name this module as the one of `SizedStructure`."""
+"""A former place of `SizedStructure`, kept because layers that earlier versions pickled name this module."""
 
 from einsearch_cli.sizing import SizedStructure
 

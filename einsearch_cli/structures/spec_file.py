@@ -1,4 +1,4 @@
-"""Files of structures: YAML, JSON, JSON lines, CSV, or one structure a line."""
+"""Files of structures: YAML, JSON, JSON lines, CSV, or one structure per line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENTRY_KEYS = {"name", "structure", "indices", "sizes", *_MIXTURE_KEYS}
 def is_structure_file(text: str) -> bool:
     """Whether a command-line word names a file of structures rather than a structure.
 
-    By its suffix; a pipe or a device needs none: /dev/stdin, or what a shell makes of `<(command)`.
+    Its suffix decides. A pipe or a device needs none: /dev/stdin, or what a shell makes of `<(command)`.
     """
     return text.lower().endswith(SUFFIXES) or _is_stream(text)
 
@@ -37,13 +37,13 @@ def _is_stream(text: str) -> bool:
         return True
     try:
         mode = os.stat(text).st_mode
-    except (OSError, ValueError):  # a long structure is a name too long for a file
+    except (OSError, ValueError):  # a long structure is too long for the name of a file
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def read_structure_file(path: Path, *, block_diagonal: bool = False) -> list[NamedStructure]:
-    """All structures of a file, in order; the format follows the suffix.
+    """All structures of a file, in order; the suffix gives the format.
 
     Raises:
         SpecError: naming file and line of the first entry that is not a structure.
@@ -65,7 +65,7 @@ def refuse_other_file(word: str) -> None:
 
 
 def _refuse_table(text: str, source: str) -> None:
-    """The tables that `einsearch enumerate` prints for people."""
+    """Raise SpecError for the tables that `einsearch enumerate` prints for people."""
     first = text.lstrip().partition("\n")[0].replace("|", " ").split()
     if first[:2] == ["structure", "family"]:
         raise SpecError(
@@ -75,7 +75,7 @@ def _refuse_table(text: str, source: str) -> None:
 
 
 def read_structure_lines(text: str, source: str, *, block_diagonal: bool = False) -> list[NamedStructure]:
-    """One structure a line, JSON objects among them; blank lines and lines that start with # are skipped."""
+    """Read one structure per line, some perhaps as JSON objects; blank lines and lines that start with # are skipped."""
     return _collect(_line_entries(text, source), source, block_diagonal)
 
 
@@ -88,7 +88,7 @@ def _line_entries(text: str, source: str) -> Iterator[tuple[str, Any]]:
 
 
 def _yaml_entries(text: str, source: str) -> Iterator[tuple[str, Any]]:
-    """A list of structures, a mapping with the key `structures`, or one structure with the key `indices`."""
+    """The entries of a list of structures, of a mapping with the key `structures`, or of one structure with `indices`."""
     document = load_yaml(text, source)
     entries = document.typed
     prefix: tuple[str | int, ...] = ()
@@ -105,7 +105,7 @@ def _yaml_entries(text: str, source: str) -> Iterator[tuple[str, Any]]:
 
 
 def structure_of_entry(entry: Any, where: str, *, block_diagonal: bool = False) -> NamedStructure:
-    """One entry of a file: text, a mapping of carrier sets, or a mapping with `indices` or `structure`.
+    """Read one entry of a file: text, a mapping of carrier sets, or a mapping with `indices` or `structure`.
 
     An index takes an exponent (`1/2`), a fixed size (`{size: 4}`, `=4` or
     `4 blocks`) or the rest (`rest`). With `experts` and `top` it is a layer of experts.
@@ -187,7 +187,7 @@ def _index_text(carriers: object, value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as a file has it."""
+    """A value as the file writes it."""
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     return json.dumps(value, ensure_ascii=False)[:60]
@@ -201,7 +201,7 @@ def _collect(entries: Iterable[tuple[str, Any]], source: str, block_diagonal: bo
 
 
 def _loads(text: str, where: str) -> Any:
-    """JSON with its numbers as they were typed, and without keys that stand twice."""
+    """Read JSON with its numbers as they were typed, and refuse a key that stands twice."""
 
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]

@@ -1,4 +1,4 @@
-"""`Structure`: a linear map as one einsum, up to the choice of sizes."""
+"""`Structure`: a linear map as one einsum, with the sizes left open."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ if TYPE_CHECKING:
 class Structure(Shown):
     """A structured matrix as a hypergraph: carrier sets with the extent of their index.
 
-    Every index of the einsum is known by the set of tensors that carry it: the
-    input X, the output Y and the factors A, B, …. Objects are always in normal
-    form (no factor that another one could hold, factors named in the cheapest
-    order of meeting the activation), so equal structures are equal objects.
-    Build them with `Structure.of`, `parse_structure` or the families.
+    Every index of the einsum is known by the set of tensors that carry it: the input X, the output Y and the factors A,
+    B, …. Objects are always in normal form: no factor could be absorbed by another one, and factors are named in the
+    cheapest order of meeting the activation. So equal structures are equal objects. Build them with `Structure.of`,
+    `parse_structure` or the families.
 
-    What an equation says of the order of the features is part of the structure (`order`): it is
-    another map than that of another order, so another object. All other notations leave the order open.
+    An equation also gives the order of the features (`order`). Another order is another map, so it makes another
+    object. All other notations leave the order open.
 
     Source: Potapczynski et al. 2024 (arXiv 2410.02117), "Parameterizing the Space of Einsums", for two
     factors; here for any number of them.
@@ -54,18 +53,18 @@ class Structure(Shown):
     indices: tuple[tuple[str, Extent], ...]
     """Carrier set (input or output first, then factors) and extent, in the order of the θ vector."""
     order: FeatureOrder | None = None
-    """Order in which an equation has the indices of input and output; None where nothing was said."""
+    """The order in which an equation has the indices of input and output; None where no order was given."""
 
     @classmethod
     def of(
         cls, extents: Mapping[str, Extent], *, block_diagonal: bool = False, order: FeatureOrder | None = None
     ) -> Structure:
-        """The structure with these carrier sets, checked and brought to normal form.
+        """Build a structure from carrier sets, checked and brought to normal form.
 
         Args:
             extents: carrier sets and the extent of their index.
             block_diagonal: whether an index may be carried by both X and Y.
-            order: of the features, in the same carrier sets; None leaves it open.
+            order: the order of the features, in the same carrier sets; None leaves it open.
 
         Raises:
             StructureError: for a carrier set that no structure can have,
@@ -93,7 +92,7 @@ class Structure(Shown):
 
     @property
     def unordered(self) -> Structure:
-        """The structure without what was said of the order of its features."""
+        """The structure without its order of features."""
         return self if self.order is None else replace(self, order=None)
 
     @property
@@ -115,7 +114,7 @@ class Structure(Shown):
 
     @property
     def exponents(self) -> dict[frozenset[str], Fraction]:
-        """Growth of every index as d → ∞; fixed sizes do not grow."""
+        """The exponent with which every index grows as d → ∞; fixed sizes do not grow."""
         return {carriers: extent.exponent for carriers, extent in self.extents.items()}
 
     def transposed(self) -> Structure:
@@ -139,7 +138,10 @@ class Structure(Shown):
         return choose_sizes(self, d_in, d_out)
 
     def to_json(self) -> dict[str, str]:
-        """Carrier set → `1/2` (exponent) or `=4`, `=1/4*d` (size), and `order`; `structure_of_terms` reads it back."""
+        """A mapping from carrier set to `1/2` (exponent), `=4` or `=1/4*d` (size), and `order`.
+
+        `structure_of_terms` reads it back.
+        """
         terms = {carriers: extent.text.removeprefix("^") for carriers, extent in self.indices}
         return terms if self.order is None else {**terms, "order": str(self.order)}
 
@@ -151,19 +153,19 @@ class Structure(Shown):
         return f"parse_structure({str(self)!r})"
 
     def __setstate__(self, state: list[Any]) -> None:
-        """Pickles of versions without `order` leave it open."""
+        """Read pickles of versions without `order`, which leave it open."""
         for name, value in zip(("indices", "order"), (*state, None), strict=False):
             object.__setattr__(self, name, value)
 
 
 def _first_met(factors: list[str], order: FeatureOrder | None) -> list[str]:
-    """The factors as an order meets them, so that equal factors are named alike however they were called."""
+    """The factors as an order meets them, so that equal factors get the same names however they were called."""
     text = "" if order is None else "".join((*order.inputs, *order.outputs))
     return sorted(factors, key=lambda factor: (text.find(factor) % (len(text) + 1), factor))
 
 
 def _renamed_order(order: FeatureOrder | None, reduced: Extents, names: Mapping[str, str]) -> FeatureOrder | None:
-    """The order in the names of the normal form; None where there is only one."""
+    """The order in the names of the normal form; None where only one order exists."""
     if order is None:
         return None
 

@@ -1,4 +1,4 @@
-"""The register of tasks: every other file of this folder is one, and its name is the task's.
+"""The register of tasks: every other file of this folder defines one task of the same name.
 
 A plug-in adds a task by calling `register`; `einsearch rank --task NAME` then takes it.
 """
@@ -37,7 +37,7 @@ class TaskSettings(Settings):
     """Settings that every task has; each task adds its own."""
 
     base_width: Whole
-    """Width at which the base learning rate holds as it is; other widths scale it by muP."""
+    """Width at which the base learning rate applies unchanged; muP scales it for other widths."""
 
     learning_rate: float
     """Base learning rate of AdamW at `base_width`."""
@@ -56,23 +56,23 @@ class Task(ABC, Generic[SettingsT]):
 
     Contract (tests/tasks/contract.py):
         - Making a task only checks its settings; `prepare()` reads or computes the data and may be called
-          often, from several processes at once. Every other method calls it when it has to.
+          often, from several processes at once. Every other method calls it if needed.
         - `batches(seed)` never ends and gives the same batches for the same seed, settings and data.
-        - `joint_batches` gives those of `batches`, on any device.
+        - `joint_batches` gives the same batches, on any device.
         - `validation()` is the same for every run and shares no sample with `batches`.
-        - `loss` is a function of model and batch alone: narrow runs record its operations in their first step.
+        - `loss` depends on model and batch alone: narrow runs record its operations in their first step.
         - `loss` is a mean over the tokens of the batch (for regression: samples), and 0 is perfect.
         - `count` gives exactly what the network of `build_model` counts of itself.
         - `fingerprint()` is equal for two tasks exactly when their losses can be compared.
-        - The seed of a trial never touches the data set itself, only its order and the network's start.
+        - The seed of a trial never changes the data set itself, only its order and the network's start.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[TaskSettings]]
     format: ClassVar[int] = 1
-    """Rises when equal settings and files give other losses."""
+    """The version of the task, which rises when equal settings and files give other losses."""
     told_by_digest: ClassVar[frozenset[str]] = frozenset()
-    """Settings that `data_digest` stands for, such as the path of a text."""
+    """Settings that `data_digest` replaces in the fingerprint, such as the path of a text."""
 
     def __init__(self, settings: SettingsT, cache_folder: Path | None = None) -> None:
         self.settings = settings
@@ -88,16 +88,16 @@ class Task(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
-        """A fresh network whose linear layers carry `structure`, or experts of it; draws from torch's global generator.
+        """Build a network whose linear layers carry `structure` or experts of it, drawn by torch's global generator.
 
         Raises:
             SpecError: experts that this task's network has no place for.
         """
 
     def count(self, structure: LayerSpec, width: int) -> NetworkCount:
-        """What the network of `build_model` has and costs, known before there are data or torch where a task can say.
+        """Parameters and FLOPs of the network of `build_model`; this needs no data and, in most tasks, no torch.
 
-        A task that does not say it itself has its network built on the meta device.
+        If a task does not compute them, its network is built on the meta device.
         """
         import torch
 
@@ -111,7 +111,7 @@ class Task(ABC, Generic[SettingsT]):
     def joint_batches(self, seeds: Sequence[int], device: torch.device) -> Iterator[Batch]:
         """The batches of several seeds at once, on a device; the first axis of both tensors is the seed.
 
-        A task whose data fit on the device keeps them there, so that a step only sends what was drawn.
+        If the data fit on the device, a task keeps them there, so that a step only sends what was drawn.
         """
         import torch
 
@@ -120,11 +120,11 @@ class Task(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def validation(self) -> tuple[Batch, ...]:
-        """Held-out batches, all of one size."""
+        """The held-out batches, all of one size."""
 
     @abstractmethod
     def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
-        """Mean loss over the batch, a scalar with gradient."""
+        """The mean loss over the batch, a scalar with gradient."""
 
     @property
     @abstractmethod
@@ -134,40 +134,40 @@ class Task(ABC, Generic[SettingsT]):
     @property
     @abstractmethod
     def loss_unit(self) -> str:
-        """What the loss is measured in, for tables and axes."""
+        """The unit of the loss, for tables and axes."""
 
     def data_digest(self) -> str:
-        """SHA-256 of data that settings alone do not determine; empty when they do."""
+        """SHA-256 of data that the settings alone do not determine; empty if they do."""
         return ""
 
     def data_files(self) -> Mapping[str, Path]:
-        """The files that runs read, by their names in the folder of a copy; none where settings give the same data anywhere.
+        """The files that runs read, by their names in a copy; empty if the settings alone determine the data.
 
-        Runs on other machines get copies of them (`reading_from`), so that all train on the same bits.
+        Runs on other machines get copies of these files (`reading_from`), so that all of them train on the same bits.
         """
         return {}
 
     def reading_from(self, folder: Path) -> Task[SettingsT]:  # noqa: ARG002
-        """This task as it reads copies of its `data_files` from a folder, on a machine that has nothing else of them."""
+        """This task, reading copies of its `data_files` from a folder on a machine without the originals."""
         return self
 
     def fingerprint(self) -> str:
         """SHA-256 over name, format, settings and data."""
         settings = self.settings.model_dump(mode="json", exclude=set(self.told_by_digest))
         identity: dict[str, Any] = {"task": self.name, "settings": settings, "data": self.data_digest()}
-        if self.format > 1:  # studies that were begun before there was a second format go on
+        if self.format > 1:  # Studies from before there was a second format keep their fingerprint.
             identity["format"] = self.format
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 class TransformerTaskSettings(TaskSettings):
-    """Settings of every task whose network is a transformer."""
+    """Settings of every task with a transformer as its network."""
 
     layers: Whole = Field(default=2, ge=1, le=200)
     """Transformer blocks of the network."""
 
     base_width: Whole = Field(default=64, ge=1, le=1_000_000)
-    """Width at which the learning rate holds as it is; other widths scale it by muP."""
+    """Width at which the learning rate applies unchanged; muP scales it for other widths."""
 
     learning_rate: float = Field(default=3e-2, gt=0)
     """Base learning rate of AdamW at `base_width`."""
@@ -177,26 +177,26 @@ TransformerSettingsT = TypeVar("TransformerSettingsT", bound=TransformerTaskSett
 
 
 class TransformerTask(Task[TransformerSettingsT]):
-    """A task of rows of tokens, whose network is a small transformer that predicts the next one."""
+    """A task of rows of tokens, with a small transformer that predicts the next token."""
 
     @property
     @abstractmethod
     def vocabulary(self) -> int:
-        """Distinct tokens."""
+        """Number of distinct tokens."""
 
     @property
     @abstractmethod
     def context(self) -> int:
-        """Tokens in a row: what the network sees at once."""
+        """Tokens in a row: the number that the network sees at once."""
 
     def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
-        """A transformer of the given width; dense layers are a structure too, with gain and cap."""
+        """Build a transformer of the given width; dense layers are a structure too, with gain and cap."""
         from einsearch_cli.models import Transformer, structured_linear
 
         return Transformer(self._config(structure, width), structured_linear(structure))
 
     def count(self, structure: LayerSpec, width: int) -> NetworkCount:
-        """Parameters and FLOPs of the transformer that `build_model` makes, by arithmetic."""
+        """Parameters and FLOPs of the transformer that `build_model` builds, by arithmetic."""
         return transformer_count(self._config(structure, width), dense_as_structure=True)
 
     def _config(self, structure: LayerSpec, width: int) -> TransformerConfig:
@@ -209,7 +209,7 @@ class TransformerTask(Task[TransformerSettingsT]):
         )
 
     def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
-        """Cross-entropy, nats per token."""
+        """Cross-entropy in nats per token."""
         import torch.nn.functional as F
 
         logits_BTV = model(batch.inputs)
@@ -217,7 +217,7 @@ class TransformerTask(Task[TransformerSettingsT]):
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. It goes to a GPU on its own, while this process does something else."""
+    """Copy a tensor to a device; copies to a GPU run in the background."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
@@ -227,12 +227,12 @@ register, find_task, task_names = TASKS.add, TASKS.find, TASKS.names
 
 
 def open_task(name: str, settings: Mapping[str, object] | None = None, cache_folder: Path | None = None) -> AnyTask:
-    """A task from its name and plain settings, as a study file gives them.
+    """Open a task by its name and plain settings, as a study file gives them.
 
     Args:
         name: a registered task.
         settings: field -> value; fields left out keep their default.
-        cache_folder: where computed data are kept; the user's cache folder when None.
+        cache_folder: folder for computed data; None means the user's cache folder.
 
     Raises:
         SpecError: unknown task.

@@ -25,25 +25,28 @@ if TYPE_CHECKING:
 # Axes in this file: N patches, T values of a patch, B batch.
 
 SIDE: Final = 8
-"""Pixels along a side of a patch."""
+"""Pixels along one side of a patch."""
 _START: Final = 256
 """The token before the first value; values themselves are 0 to 255."""
 _PATCHES: Final = ".npz"
-"""Suffix of files that hold patches already."""
+"""The suffix of files that already hold patches."""
 
 
 class PixelSettings(TransformerTaskSettings):
     """Settings of the `pixels` task."""
 
     images: str = Field(default=DIGITS, min_length=1, examples=["photos"])
-    """Folder of images, one image, a .npy file of uint8 (images, height, width[, 3]), or `digits`: the handwritten
-    digits of scikit-learn (extra `digits`), which are grey and 8 x 8."""
+    """Path of the images, or `digits`.
+
+    A folder of images, one image, or a .npy file of uint8 (images, height, width[, 3]). `digits` are the handwritten
+    digits of scikit-learn (extra `digits`), which are grey and 8 x 8.
+    """
 
     scale: Whole = Field(default=4, ge=1, le=1_024)
-    """Side of the square of image pixels whose mean is one pixel of a patch; `digits` are taken as they are."""
+    """Side of the square of image pixels whose mean is one pixel of a patch; not used for `digits`."""
 
     most_patches: Whole = Field(default=500_000, ge=2, le=100_000_000)
-    """Patches that are read; more of them are left out, evenly over all images."""
+    """The most patches that are read; if there are more, some are left out evenly over all images."""
 
     held_out_fraction: float = Field(default=0.1, gt=0, le=0.5)
     """Part held out for validation: every n-th row of patches, counted over all images."""
@@ -52,7 +55,7 @@ class PixelSettings(TransformerTaskSettings):
     """Patches in a training step, of 192 values each in colour and 64 in grey."""
 
     validation_patches: Whole = Field(default=256, ge=1, le=1_048_576)
-    """Held-out patches that the validation loss is averaged over, evenly spaced; fewer where there are fewer."""
+    """Held-out patches that the validation loss is averaged over, evenly spaced; fewer if fewer are held out."""
 
     @classmethod
     def rebased(cls, values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -65,8 +68,9 @@ class PixelSettings(TransformerTaskSettings):
 class PixelTask(TransformerTask[PixelSettings]):
     """Colours of 8 x 8 patches, value after value, with a small transformer; loss is in nats per colour value.
 
-    A patch is read row by row, red, green and blue of a pixel after each other; a start token stands before the first,
-    so that every value is predicted. Patches do not overlap. Patches of one colour alone cost next to nothing.
+    A patch is read row by row; red, green and blue of a pixel follow each other. A start token stands before the first
+    value, so that every value is predicted. Patches do not overlap. A patch of a single colour adds almost nothing to
+    the loss.
 
     >>> PixelTask(PixelSettings(images="photos.npy")).settings.batch
     8
@@ -92,7 +96,7 @@ class PixelTask(TransformerTask[PixelSettings]):
         return self._training_and_held_out()[0].shape[1]
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Passes over the patches, each in a fresh order; an incomplete last batch is dropped."""
+        """Passes over the patches, each in a new order; an incomplete last batch is dropped."""
         import torch
 
         training_NT = self._training_and_held_out()[0]
@@ -118,18 +122,18 @@ class PixelTask(TransformerTask[PixelSettings]):
 
     @property
     def loss_unit(self) -> str:
-        """Nats per colour value."""
+        """The unit of the loss: nats per colour value."""
         return "nats per colour value"
 
     def data_files(self) -> Mapping[str, Path]:
-        """The patches; images need not be read elsewhere."""
+        """The file of patches; the images themselves are not needed elsewhere."""
         self.prepare()
         path = Path(self.settings.images)
         kept = path if path.suffix == _PATCHES else array_file(self.cache_folder, self.name, self._key())
         return {f"patches{_PATCHES}": kept}
 
     def reading_from(self, folder: Path) -> PixelTask:
-        """This task with its patches read from a folder, whatever they were made from."""
+        """This task with its patches read from a folder."""
         images = str(folder / f"patches{_PATCHES}")
         return type(self)(self.settings.model_copy(update={"images": images}), self.cache_folder)
 
@@ -141,7 +145,7 @@ class PixelTask(TransformerTask[PixelSettings]):
         return f"{digest.hexdigest()}-{self.context}"
 
     def _key(self) -> dict[str, Any]:
-        """What the patches depend on."""
+        """A key of everything that the patches depend on."""
         settings = self.settings
         cut = settings.model_dump(mode="json", include={"scale", "most_patches", "held_out_fraction"})
         if settings.images == DIGITS:
@@ -171,7 +175,7 @@ class PixelTask(TransformerTask[PixelSettings]):
 
 
 def _as_batch(patches_BT: Tensor) -> Batch:
-    """Every value, predicted from those before it."""
+    """A batch in which every value is predicted from the values before it."""
     import torch.nn.functional as F
 
     values_BT = patches_BT.long()
@@ -179,7 +183,7 @@ def _as_batch(patches_BT: Tensor) -> Batch:
 
 
 def _cut(settings: PixelSettings) -> Arrays:
-    """Patches of the images, as rows of values."""
+    """Cut the images into patches, as rows of values."""
     rows = (
         digit_rows()
         if settings.images == DIGITS
@@ -217,7 +221,7 @@ def _thinned(rows: Iterable[Pixels], most: int) -> list[Pixels]:
         if number % step == 0:
             kept.append(row)
             count += len(row)
-        if count > most:  # of what was kept, every other row stays
+        if count > most:  # every other row of those kept so far stays
             kept, step = kept[::2], 2 * step
             count = sum(map(len, kept))
     return kept
@@ -229,6 +233,7 @@ def _read_patches(path: Path) -> Arrays:
             arrays = {name: archive[name] for name in ("training", "held_out")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"patches {path} cannot be read: no archive of `training` and `held_out`", remedy="give the images"
+            f"patches {path} cannot be read: it is not an archive of `training` and `held_out`",
+            remedy="give the images",
         ) from error
     return arrays

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 # Axes in this file: B batch, I input.
 
 _LOOKED_UP = 32_768
-"""Samples looked up in the pool at a time, for several steps: one by one they took 0.5 of the 2.4 ms of a step of three narrow
-runs, as each is somewhere else in memory, and so 0.2."""
+"""Samples that are looked up in the pool at once, for several steps.
+
+Samples are scattered in memory: one step at a time, the look-up took 0.5 of the 2.4 ms of a step of three narrow runs;
+this way it takes 0.2 ms.
+"""
 LABELLING_CHUNK = 4096
-"""Samples labelled at a time: 16 MiB of activations at width 1024."""
+"""Samples labelled at once: 16 MiB of activations at width 1024."""
 
 
 class TeacherSettings(TaskSettings):
@@ -40,7 +43,7 @@ class TeacherSettings(TaskSettings):
     """Numbers per sample, drawn from the standard normal distribution."""
 
     teacher_layers: Whole = Field(default=6, ge=2, le=100)
-    """Linear layers of the teacher, its output layer included."""
+    """Linear layers of the teacher, including its output layer."""
 
     teacher_width: Whole = Field(default=1024, ge=1, le=16_384)
     """Size of the teacher's hidden layers."""
@@ -52,7 +55,7 @@ class TeacherSettings(TaskSettings):
     """Seed of the teacher and of the samples; not the seed of a trial."""
 
     pool_size: Whole = Field(default=262_144, ge=1, le=16_777_216)
-    """Labelled samples that training draws from, each once per pass; labels are computed once and cached."""
+    """Labelled samples that training draws from, each once per pass; their labels are computed once and cached."""
 
     validation_size: Whole = Field(default=8_192, ge=1, le=1_048_576)
     """Labelled samples held out from training."""
@@ -61,14 +64,16 @@ class TeacherSettings(TaskSettings):
     """Samples per training step."""
 
     depth: Whole = Field(default=5, ge=2, le=200)
-    """Linear layers of the student: input, hidden ones, dense head; `depth - 2` matrices are width x width."""
+    """Linear layers of the student: input, hidden ones and the dense head; `depth - 2` matrices are width x width."""
 
     dense_input: bool = True
-    """Keep the student's input layer dense for every structure, as an embedding is; false lets it carry the
-    structure. With 8 inputs a low-rank layer of rank sqrt(8) loses most of the sample before any learning."""
+    """Whether the student's input layer is dense for every structure, as an embedding is.
+
+    With 8 inputs, a structured low-rank layer of rank sqrt(8) loses most of the sample before any learning.
+    """
 
     base_width: Whole = Field(default=64, ge=1, le=1_000_000)
-    """Student width at which the learning rate holds as it is; other widths scale it by muP."""
+    """Student width at which the learning rate applies unchanged; muP scales it for other widths."""
 
     learning_rate: float = Field(default=2e-2, gt=0)
     """Base learning rate of AdamW at `base_width`."""
@@ -78,8 +83,8 @@ class TeacherSettings(TaskSettings):
 class TeacherTask(Task[TeacherSettings]):
     """Regression on the outputs of a fixed random network; loss is the mean squared error.
 
-    Targets are centred and scaled to variance 1 over the pool, so that predicting a constant costs 1.
-    Samples are independent; a run that asks for more than `pool_size` meets them again, in a new order.
+    Targets are centred and scaled to variance 1 over the pool, so that predicting a constant costs 1. Samples are
+    independent; a run that needs more than `pool_size` sees them again, in a new order.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> task = TeacherTask(TeacherSettings())
@@ -96,7 +101,7 @@ class TeacherTask(Task[TeacherSettings]):
         self._pool_and_held_out()
 
     def build_model(self, structure: LayerSpec, width: int) -> StructuredNetwork:
-        """An MLP of the given width."""
+        """Build an MLP of the given width."""
         from einsearch_cli.models import MLP, structured_linear
 
         self._refuse_networks(structure)
@@ -110,7 +115,7 @@ class TeacherTask(Task[TeacherSettings]):
         )
 
     def count(self, structure: LayerSpec, width: int) -> NetworkCount:
-        """Parameters and FLOPs of the MLP that `build_model` makes, by arithmetic."""
+        """Parameters and FLOPs of the MLP that `build_model` builds, by arithmetic."""
         self._refuse_networks(structure)
         settings = self.settings
         return mlp_count(
@@ -126,7 +131,7 @@ class TeacherTask(Task[TeacherSettings]):
             )
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Passes over the pool, each in a fresh order; an incomplete last batch is dropped."""
+        """Passes over the pool, each in a new order; an incomplete last batch is dropped."""
         pool, _ = self._pool_and_held_out()
         for chosen in self._draws(seed):
             yield Batch(pool.inputs[chosen], pool.targets[chosen])
@@ -146,10 +151,10 @@ class TeacherTask(Task[TeacherSettings]):
             found = [tensor.index_select(0, chosen) for tensor in tensors]
             shaped = [part.view(steps, len(seeds), size, *part.shape[1:]) for part in found]
             for batch in zip(*shaped, strict=True):
-                yield Batch(*(part.clone() for part in batch))  # as products round by where a matrix begins
+                yield Batch(*(part.clone() for part in batch))  # products round by where a matrix begins in memory
 
     def _draws(self, seed: int) -> Iterator[Tensor]:
-        """Numbers of the samples of each batch."""
+        """The numbers of the samples of each batch."""
         import torch
 
         generator, size = torch.Generator().manual_seed(seed), self.tokens_per_batch
@@ -174,17 +179,17 @@ class TeacherTask(Task[TeacherSettings]):
 
     @property
     def loss_unit(self) -> str:
-        """Mean squared error, in units of the target's variance."""
+        """The unit of the loss: the mean squared error divided by the target's variance."""
         return "mean squared error / target variance"
 
     def data_files(self) -> Mapping[str, Path]:
-        """The labels; another processor may compute others in the last digits."""
+        """The file of labels; another processor may compute labels that differ in the last digits."""
         self.prepare()
         path = array_file(self.cache_folder, "teacher", self._key())
         return {path.name: path}
 
     def reading_from(self, folder: Path) -> TeacherTask:
-        """The labels are looked for there."""
+        """This task with its labels read from a folder."""
         return type(self)(self.settings, folder)
 
     def _key(self) -> dict[str, Any]:
@@ -214,7 +219,7 @@ _LABEL_FIELDS = {
 
 
 def _label(settings: TeacherSettings) -> Arrays:
-    """Draw the teacher and the samples; pool first, held-out samples behind it."""
+    """Draw the teacher and the samples and label them; the held-out samples follow the pool."""
     import torch
 
     generator = torch.Generator().manual_seed(settings.teacher_seed)

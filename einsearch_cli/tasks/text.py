@@ -1,4 +1,4 @@
-"""Prediction of the next token of text, which is read as a full training run reads it."""
+"""Prediction of the next token of text, which is read as in a full training run."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _FORMER_KEYS: Final = {
     "block_size": "context: {}",
     "batch_size": "batch: {}",
 }
-"""Keys of earlier versions, and what says the same now."""
+"""Keys of earlier versions, with today's way to write each of them."""
 
 
 class TextSettings(TransformerTaskSettings):
-    """Settings of the `text` task; those that a training file has too mean the same there."""
+    """Settings of the `text` task; settings that a training file has too mean the same there."""
 
     data: DataSettings = DataSettings()
     """Text and tokenizer, as in a training file (docs/guide/data.md); by default the bytes of the Python library's source."""
 
     context: Whole = Field(default=128, ge=1, le=65_536)
-    """Tokens in a row: what the network sees at once."""
+    """Tokens in a row: the number that the network sees at once."""
 
     batch: Whole = Field(default=8, ge=1, le=65_536)
     """Rows in a training step."""
 
     validation_blocks: Whole = Field(default=128, ge=1, le=65_536)
-    """Held-out rows that the validation loss is averaged over, evenly spaced; fewer where the held-out part is short."""
+    """Held-out rows that the validation loss is averaged over, evenly spaced; fewer if the held-out part is short."""
 
     @model_validator(mode="before")
     @classmethod
@@ -46,7 +46,7 @@ class TextSettings(TransformerTaskSettings):
             if key in _FORMER_KEYS:
                 now = _FORMER_KEYS[key].format(str(values[key])[:60])
                 raise RuleError(
-                    f"{key} is a key of an earlier version, in which texts were read otherwise than for training",
+                    f"{key} is a key of an earlier version, which read texts differently from training runs",
                     remedy=now,
                     key=key,
                 )
@@ -62,8 +62,8 @@ class TextSettings(TransformerTaskSettings):
 class TextTask(TransformerTask[TextSettings]):
     """Language modelling with a small transformer; loss is the cross-entropy in nats per token.
 
-    Tokens, held-out part and rows are those of a full training run with the same data settings, so that losses of
-    one network agree. Losses of different tokenizers cannot be compared.
+    Tokens, held-out part and rows are those of a full training run with the same data settings, so the losses of one
+    network agree. Losses with different tokenizers cannot be compared.
 
     >>> TextTask(TextSettings()).tokens_per_batch
     1024
@@ -79,20 +79,20 @@ class TextTask(TransformerTask[TextSettings]):
         """Open the tokens; text is encoded once and kept in the cache folder."""
         if self._data is None:
             data = open_tokens(self.settings.data, self.cache_folder)
-            data.sampler(block=self.settings.context, batch=self.settings.batch, seed=0)  # refuses what is too short
+            data.sampler(block=self.settings.context, batch=self.settings.batch, seed=0)  # refuses short texts
             check_length(len(data.held_out), self.settings.context, "held-out")
             self._data = data
 
     @property
     def data(self) -> TokenData:
-        """The tokens, split."""
+        """The tokens, split into training and held-out part."""
         self.prepare()
         assert self._data is not None
         return self._data
 
     @property
     def vocabulary(self) -> int:
-        """Distinct tokens of the data."""
+        """Number of distinct tokens of the data."""
         return self.data.vocabulary
 
     @property
@@ -101,12 +101,12 @@ class TextTask(TransformerTask[TextSettings]):
         return self.settings.context
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """The rows that a full training run with this seed sees."""
+        """The rows that a full training run with this seed uses."""
         sampler = self.data.sampler(block=self.settings.context, batch=self.settings.batch, seed=seed)
         return map(sampler.batch_at, itertools.count())
 
     def validation(self) -> tuple[Batch, ...]:
-        """Held-out rows, evenly spaced; fewer than asked for when they are short, none overlapping."""
+        """Held-out rows, evenly spaced and without overlap; fewer than requested if the held-out part is short."""
         settings = self.settings
         rows = held_out_batches(
             self.data.held_out, block=settings.context, batch=settings.batch, blocks=settings.validation_blocks
@@ -120,21 +120,21 @@ class TextTask(TransformerTask[TextSettings]):
 
     @property
     def loss_unit(self) -> str:
-        """Nats per byte, character or token."""
+        """The unit of the loss: nats per byte, character or token."""
         tokenizer = self.data.tokenizer
         names = {"bytes": "byte", "characters": "character"}
         return f"nats per {'token' if tokenizer is None else names.get(tokenizer.kind, 'token')}"
 
     def data_files(self) -> Mapping[str, Path]:
-        """The token files; a text needs no second encoding elsewhere. A stream is read anywhere as it is here."""
+        """The token files, so that a text is encoded once; a stream needs no files."""
         tokenizer = _file_of(self.settings.data.tokenizer)
         named = self.settings.data.tokens is not None and tokenizer is not None
         return {path.name: path for path in (*self.data.files, *([tokenizer] if named and tokenizer else []))}
 
     def reading_from(self, folder: Path) -> TextTask:
-        """This task with its tokens read from a folder, whatever they were made from."""
+        """This task with its tokens read from a folder."""
         data = self.settings.data
-        if data.tokens is None:  # text and datasets were encoded into files that say all of themselves
+        if data.tokens is None:  # texts and datasets were encoded into files that describe themselves
             return TextTask(self.settings.model_copy(update={"data": DataSettings(tokens=folder)}), self.cache_folder)
         file, tokenizer = folder / data.tokens.name, _file_of(data.tokenizer)
         changes: dict[str, Any] = {"tokens": file if file.is_file() else folder}
@@ -144,7 +144,7 @@ class TextTask(TransformerTask[TextSettings]):
         return TextTask(moved, self.cache_folder)
 
     def data_digest(self) -> str:
-        """SHA-256 of the tokens and of how many there may be."""
+        """SHA-256 of the tokens and of the vocabulary."""
         return f"{self.data.digest}-{self.data.vocabulary}"
 
 

@@ -1,4 +1,4 @@
-"""What is known of a structure without training: ω, ψ, ν, rank bound, parameters, FLOPs, verdict."""
+"""The properties of a structure that need no training: ω, ψ, ν, rank bound, parameters, FLOPs, verdict."""
 
 from einsearch_cli.taxonomy.classification import Classification as Classification, classify as classify
 from einsearch_cli.taxonomy.costs import (

@@ -1,4 +1,4 @@
-"""Everything that is known of a structure without training it."""
+"""Classification: all that is known of a structure without training it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from einsearch_cli.sizing.generic_rank import GenericRank
 
 RANK_FIELDS = ("rank", "rank_method", "rank_certificate")
-"""Names of the fields in JSON that are null unless the rank was asked for."""
+"""Names of the fields in JSON that are null unless the rank was requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ class Classification(Tabular):
     """The smallest cut: no choice of factors has a larger rank."""
     kept: bool
     reasons: tuple[str, ...]
-    """Why it is pruned; empty if it is kept."""
+    """Why the structure is pruned; empty if it is kept."""
     generic_rank: GenericRank | None = None
-    """The rank for almost all factors, if it was asked for."""
+    """The rank for almost all factors, if it was requested."""
     why_below_bound: str | None = None
-    """Why the generic rank is smaller than its bound; None where it is not."""
+    """Why the generic rank is smaller than its bound; None if it is not."""
 
     @property
     def rank(self) -> int | None:
@@ -71,7 +71,7 @@ class Classification(Tabular):
         return 2 * self.d_in * self.d_out
 
     def records(self) -> list[dict[str, Any]]:
-        """One row; exponents are exact texts, such as 1/2."""
+        """The classification as one row; exponents are exact texts, such as 1/2."""
         return [
             {
                 "structure": str(self.structure),
@@ -132,7 +132,7 @@ def classify(
     """Classify a structure and cost it for a d_out × d_in matrix.
 
     With a `rank_seed` the generic rank is computed too, with random factors of that seed; `on_slow`
-    is called before a rank that takes more than some seconds.
+    is called before a rank that takes more than a few seconds.
 
     Raises:
         SizeError: if the structure has no sizes for these dimensions, or a matrix too large for its rank.

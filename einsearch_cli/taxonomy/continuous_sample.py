@@ -28,7 +28,7 @@ from einsearch_cli.taxonomy.space import Space, Triple, pareto_front
 UNIT = 720_720
 MAX_UNIT = 2**48
 MAX_DRAWS = 3_000_000
-"""Points that are drawn before giving up."""
+"""The most points that are drawn before giving up."""
 _CHUNK = 20_000
 
 # Points in this file: one per row, whole numbers of 1/720,720, columns in the order of the θ vector.
@@ -45,10 +45,9 @@ class Drawn:
 def sample(space: Space, number: int, seed: int) -> list[Drawn]:
     """Draw structures that need all their factors and are within the bounds.
 
-    The space is that of the finest grid, 1/`UNIT`; `pareto` keeps those that none of the others drawn beats.
-    Input exponents are uniform on their simplex, output exponents on theirs and
-    bonds on [0, 1]; exponents fixed to a number are taken out before. The same
-    seed gives the same structures.
+    The space is that of the finest grid, 1/`UNIT`; `pareto` keeps the structures that no other one drawn beats. Input
+    exponents are uniform on their simplex, output exponents on theirs, and bonds on [0, 1]; exponents fixed to a number
+    are taken out first. The same seed gives the same structures.
 
     Raises:
         StructureError: if too few of the structures drawn are within the bounds, or τ has too many digits.
@@ -83,7 +82,7 @@ def sample(space: Space, number: int, seed: int) -> list[Drawn]:
 
 
 def _draw(classes: IndexClasses, limits: Limits, random: np.random.Generator) -> Numbers:
-    """Points that are uniform on the simplices; only exponents that are fixed keep their limits."""
+    """Points that are uniform on the simplices; only fixed exponents keep their limits."""
     columns = len(classes.carriers)
     low = np.array(limits.lowest or (0,) * columns)
     high = np.array(limits.highest or (UNIT,) * columns)
@@ -101,7 +100,7 @@ def _draw(classes: IndexClasses, limits: Limits, random: np.random.Generator) ->
 def _fill(
     points: Numbers, free: Numbers, side: Numbers, totals: Numbers, random: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Share what the fixed exponents of a side leave of the totals among the free ones, uniformly; where it can be.
+    """Share uniformly among the free exponents what the fixed ones of a side leave, where that is possible.
 
     Every free exponent gets something: faces of the simplex have no volume, so
     all classes are live unless they are fixed to 0. Bars at different places
@@ -145,7 +144,7 @@ def _structure(point: NDArray[Any], classes: IndexClasses) -> Structure:
 
 
 def _is_named_so(structure: Structure, point: NDArray[Any], classes: IndexClasses) -> bool:
-    """Whether the point is its own normal form, so that bounds on carrier sets hold for what is printed."""
+    """Whether the point is its own normal form, so that bounds on carrier sets hold for the printed structure."""
     exponents = structure.exponents
     return all(exponents.get(c, 0) == Fraction(n, UNIT) for c, n in zip(classes.carriers, point.tolist(), strict=True))
 

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs at concrete sizes, and the orders of contraction they depend on.
+"""Parameters and FLOPs at concrete sizes, and the contraction orders that they depend on.
 
 FLOPs are 2 × multiply-adds. Bias and gains are not counted.
 """
@@ -18,7 +18,7 @@ from einsearch_cli.structures.structure import Structure
 from einsearch_cli.taxonomy.exponents import Cut, best_order, cuts, in_step
 
 MAX_TREE_FACTORS = 4
-"""Trees over more factors are not listed: 5 factors have 945 of them."""
+"""The most factors whose contraction trees are listed: 5 factors have 945 of them."""
 
 Tree = str | tuple["Tree", "Tree"]
 
@@ -28,11 +28,11 @@ class ContractionOrder:
     """One binary tree over the activation x and the factors, with its cost."""
 
     tree: str
-    """Text of the order, such as `(xA)B`; `x(AB)` multiplies the factors first (pre-merge)."""
+    """The order as text, such as `(xA)B`; `x(AB)` multiplies the factors first (pre-merge)."""
     flops_per_token: int
     """FLOPs of the steps that hold the activation."""
     flops_per_call: int
-    """FLOPs of the steps between factors, spent once however many tokens there are."""
+    """FLOPs of the steps between factors, spent once per call for any number of tokens."""
 
     def flops(self, tokens: int) -> int:
         return self.flops_per_call + tokens * self.flops_per_token
@@ -41,8 +41,8 @@ class ContractionOrder:
 def contraction_orders(sized: SizedStructure, tokens: int) -> tuple[ContractionOrder, ...]:
     """All binary contraction trees, cheapest at this number of tokens first.
 
-    For more than `MAX_TREE_FACTORS` factors only the best of those in which the
-    factors meet the activation one after another.
+    For more than `MAX_TREE_FACTORS` factors, only the best of the orders in which the factors meet the activation one
+    after another.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> [o.tree for o in contraction_orders(parse_structure("monarch").at(64, 64), tokens=1)]
@@ -87,7 +87,7 @@ def _text(tree: Tree) -> str:
 
 
 def _cost(tree: Tree, sized: SizedStructure) -> ContractionOrder:
-    """A step costs the product of all sizes present in its two operands."""
+    """The cost of a tree; a step costs the product of all sizes present in its two operands."""
     per_token = per_call = 0
     tensors = {"x": "X"}
     stack = [tree]
@@ -106,7 +106,7 @@ def _cost(tree: Tree, sized: SizedStructure) -> ContractionOrder:
 
 
 def is_carried(carriers: Set[str], side: Set[str]) -> bool:
-    """Whether the product of the tensors in `side` has the index: one of them carries it, and someone outside does."""
+    """Whether the product of the tensors in `side` has the index: one of them carries it, and a tensor outside does."""
     return not carriers.isdisjoint(side) and not carriers <= side
 
 
@@ -132,7 +132,7 @@ def flops_per_token(sized: SizedStructure) -> int:
 
 
 def first_step_flops(sized: SizedStructure) -> int:
-    """FLOPs per token of the first step of that order, which are those of the gradient of the input.
+    """FLOPs per token of the first step of that order; the gradient of the input costs the same.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> first_step_flops(parse_structure("low-rank:r=4").at(64, 16))
@@ -143,7 +143,7 @@ def first_step_flops(sized: SizedStructure) -> int:
 
 
 def rank_bound(sized: SizedStructure) -> tuple[int, Cut]:
-    """The smallest cut at these sizes, and no more than the unpadded dimensions."""
+    """The smallest cut at these sizes, at most the unpadded dimensions."""
 
     def product(cut: Cut) -> int:
         return math.prod(sized.size(carriers) for carriers in cut.indices)
@@ -157,9 +157,9 @@ class LayerCosts:
     """Parameters and FLOPs of one layer; bias and gains are left out."""
 
     params: int
-    """All parameters: every expert, and the router."""
+    """All parameters: those of every expert, and the router."""
     active_params: int
-    """Parameters that a token meets: the router and the experts it is sent to."""
+    """Parameters that a token uses: the router and the experts that it is sent to."""
     flops_per_token: int
     """2 × multiply-adds of a forward pass: the router and the experts that a token is sent to."""
 
@@ -191,9 +191,9 @@ Terms = dict[Fraction, Fraction]
 
 
 def formula_texts(structure: Structure) -> tuple[str, str]:
-    """Parameters, and FLOPs per token in the order of the factors' names, of a d × d layer, as sympy writes formulas in d.
+    """The parameters and the FLOPs per token of a d × d layer, as sympy writes formulas in d.
 
-    sympy itself is not loaded, which takes 0.5 s.
+    The factors meet the activation in the order of their names. sympy itself is not loaded, which would take 0.5 s.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> formula_texts(parse_structure("monarch"))

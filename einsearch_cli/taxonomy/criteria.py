@@ -1,4 +1,4 @@
-"""Which structures are worth training: the pruning criteria.
+"""The pruning criteria: which structures are worth training.
 
 Potapczynski et al. 2024 keep structures of full rank (ψ = 1) that spend every
 FLOP on its own parameter (ω = 0).
@@ -19,27 +19,27 @@ class Bounds:
     """The numbers that the criteria compare with."""
 
     min_psi: Fraction = Fraction(1)
-    """Smallest rank exponent ψ that is kept."""
+    """The smallest rank exponent ψ that is kept."""
     max_omega: Fraction = Fraction(0)
-    """Largest parameter sharing ω that is kept."""
+    """The largest parameter sharing ω that is kept."""
     max_nu: Fraction = Fraction(1)
-    """Largest compute exponent ν that is kept; dense is 1."""
+    """The largest compute exponent ν that is kept; a dense layer has 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """A rule that a structure passes or fails with a reason."""
+    """A rule that a structure passes, or fails with a reason."""
 
     name: str
     reason: Callable[[Taxonomy, Bounds], str | None]
-    """None if the structure passes."""
+    """The reason to prune a structure; None if it passes."""
 
 
 CRITERIA: dict[str, Criterion] = {}
 
 
 def register(criterion: Criterion) -> Criterion:
-    """Add a criterion; verdicts and the command line use all of them."""
+    """Add a criterion, which verdicts and the command line then use."""
     return add_once("criteria", CRITERIA, criterion.name, criterion)
 
 
@@ -67,5 +67,5 @@ register(Criterion("compute", _compute))
 
 
 def reasons_against(taxonomy: Taxonomy, bounds: Bounds) -> tuple[str, ...]:
-    """Why a structure is pruned; empty if it is kept."""
+    """The reasons to prune a structure; empty if it is kept."""
     return tuple(reason for c in CRITERIA.values() if (reason := c.reason(taxonomy, bounds)))

@@ -1,9 +1,10 @@
 """Structures as points of a cube, for samplers that search a continuous space.
 
-Every index class has one coordinate. Those of the input, rectified and divided by their sum, are the input exponents; the
-outputs likewise; a bond's exponent is its coordinate, rectified. So a class vanishes on a whole part of the cube, not
-on a face without volume. That matters, as structures worth training lie on such faces: with two factors, ω = 0 needs an
-index class without an index, and a sample that is uniform on the simplex never has one.
+Every index class has one coordinate. Coordinates of the input, rectified and divided by their sum, are the input
+exponents, and likewise for the output. The exponent of a bond is its coordinate, rectified. So a class vanishes on a
+whole part of the cube, not on a face without volume. That matters because structures worth training lie on such faces:
+with two factors, ω = 0 needs an index class without an index, and a sample that is uniform on the simplex never has
+one.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from einsearch_cli.structures.normal_form import text_of_carriers
 from einsearch_cli.structures.structure import Structure
 
 UNIT: Final = 720
-"""Exponents are multiples of 1/720, which holds halves to sixths, eighths and tenths: at d = 10,000 neighbours differ by
-1.3% in size, and the whole sizes of real layers by more."""
+"""Exponents are multiples of 1/720: halves to sixths, eighths, tenths. At d = 10,000 neighbours differ by 1.3% in size.
+"""
 LEAST: Final = Fraction(1, 24)
-"""Smaller exponents are taken as 0: d^(1/24) is 1.4 at d = 4096, which is no index."""
+"""The smallest exponent that is not taken as 0: d^(1/24) is 1.4 at d = 4096, which is not a useful index."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Cube:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Carrier set of every coordinate, in the order of the θ vector."""
+        """The carrier set of every coordinate, in the order of the θ vector."""
         return tuple(map(text_of_carriers, self._classes.carriers))
 
     @cached_property
     def ranges(self) -> tuple[tuple[float, float], ...]:
-        """Lowest and highest value of every coordinate: about two indices of a side, and one bond, are live at random."""
+        """The range of every coordinate; with it, a random point has about two indices of a side and one bond."""
         sides, bonds = len(self._classes.sides), len(self._classes.bonds)
         low_side, low_bond = -max(1.0, sides / 2 - 1), -max(1.0, bonds - 1.0)
         return ((low_side, 1.0),) * 2 * sides + ((low_bond, 1.0),) * bonds
@@ -95,7 +96,7 @@ class Cube:
 
 
 def _shares(coordinates: Sequence[float]) -> list[int]:
-    """Whole numbers of 1/UNIT in proportion to the positive coordinates, small ones 0; they sum to UNIT.
+    """Whole numbers of 1/UNIT in proportion to the positive coordinates, small ones set to 0; they sum to UNIT.
 
     Without a positive coordinate the largest one takes all.
     """
@@ -106,7 +107,7 @@ def _shares(coordinates: Sequence[float]) -> list[int]:
     kept = [value if value >= least else 0.0 for value in positive]
     exact = [UNIT * value / sum(kept) for value in kept]
     whole = list(map(math.floor, exact))
-    # The largest remainders take what rounding down has left.
+    # The largest remainders take what rounding down left.
     order = sorted(range(len(exact)), key=lambda number: whole[number] - exact[number])
     for number in order[: UNIT - sum(whole)]:
         whole[number] += 1

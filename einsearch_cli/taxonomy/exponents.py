@@ -58,7 +58,7 @@ class Taxonomy:
     """
 
     omega: Fraction
-    """Parameter sharing: FLOPs per parameter grow as d^ω. 0 spends every FLOP on its own parameter."""
+    """Parameter sharing: FLOPs per parameter grow as d^ω; 0 means that every FLOP uses its own parameter."""
     psi: Fraction
     """Rank grows as d^ψ; 1 is full rank."""
     nu: Fraction
@@ -66,7 +66,7 @@ class Taxonomy:
     parameter_exponent: Fraction
     """Parameters grow as d^n."""
     cut: Cut
-    """The cut that limits the rank; where several do, the one nearest to the input."""
+    """The cut that limits the rank; if several do, the one nearest to the input."""
 
 
 def taxonomy_of(structure: Structure) -> Taxonomy:
@@ -102,13 +102,13 @@ def smallest_largest_step(exponents: Mapping[Carriers, Fraction], factors: tuple
 def best_order(
     factors: tuple[str, ...], nothing: Cost, after: Callable[[Cost, frozenset[str], str], Cost]
 ) -> tuple[Cost, tuple[str, ...]]:
-    """The order in which the factors meet the activation at the smallest cost, and that cost.
+    """The cheapest order in which the factors meet the activation, and its cost.
 
-    What a step costs depends on which factors were met before it, not on their
-    order, so the best way to each set of factors is found from smaller sets.
+    The cost of a step depends on which factors were met before it, not on their order. So the best way to each set of
+    factors is found from smaller sets.
 
     Args:
-        factors: in alphabetical order, which decides between equals.
+        factors: in alphabetical order, which breaks ties.
         nothing: cost before the first step.
         after: cost after one more step, from the cost before it, the factors met with it, and the last of them.
     """
@@ -131,7 +131,7 @@ def in_step(indices: Iterable[Index], met: Iterable[str], last: str, factors: It
 
 
 def minimum_cut(structure: Structure) -> Cut:
-    """The cut that limits the rank as d → ∞; where several do, the one nearest to the input.
+    """The cut that limits the rank as d → ∞; if several do, the one nearest to the input.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> str(minimum_cut(parse_structure("low-rank")))

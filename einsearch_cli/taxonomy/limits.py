@@ -1,4 +1,4 @@
-"""Limits on exponents and on ω, ψ and ν, as a user writes them and as a grid has them."""
+"""Limits on exponents and on ω, ψ and ν, as a user writes them and as a grid counts them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RANGE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ExponentRange:
-    """What the exponent of one carrier set may be."""
+    """The values that the exponent of one carrier set may have."""
 
     carriers: Carriers
     low: Fraction = Fraction(0)
@@ -41,7 +41,7 @@ class ExponentRange:
         return self.low == self.high
 
     def on_grid(self, grid: int) -> tuple[int, int]:
-        """Smallest and largest whole number of 1/grid.
+        """The smallest and largest whole number of 1/grid in the range.
 
         >>> parse_range("AB<1/2").on_grid(4), parse_range("AB>=1/3").on_grid(4)
         ((0, 1), (2, 4))
@@ -74,7 +74,7 @@ def parse_range(text: str) -> ExponentRange:
     if match is None or (match["high"] and match["sign"] != "="):
         raise SpecError(f"{text[:60]!r} is not a bound on a carrier set", remedy=_EXAMPLE)
     carriers = _carriers(match["carriers"], text)
-    is_exponent = match["sign"] == "=" and not match["high"]  # as structures are written, 0.33 is 1/3; bounds are exact
+    is_exponent = match["sign"] == "=" and not match["high"]  # 0.33 in a structure stands for 1/3; bounds are exact
     low = parse_rational(match["low"], text) if is_exponent else _bound(match["low"], text)
     high = _bound(match["high"], text) if match["high"] else low
     if match["sign"] in ("<", "<="):
@@ -107,7 +107,7 @@ def _carriers(name: str, text: str) -> Carriers:
 
 
 def common_unit(grid: int, tokens: Fraction | None) -> int:
-    """ω, ψ and ν are whole numbers of 1/this if exponents are of 1/grid and a call has d^tokens tokens.
+    """The unit: ω, ψ and ν are multiples of 1/unit if exponents are multiples of 1/grid and calls have d^tokens tokens.
 
     >>> common_unit(4, Fraction(1, 3)), common_unit(4, None)
     (12, 4)
@@ -117,20 +117,20 @@ def common_unit(grid: int, tokens: Fraction | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is asked of a structure with a given number of factors; ω, ψ and ν in whole numbers of a unit."""
+    """The limits for structures with a given number of factors; ω, ψ and ν in whole numbers of a unit."""
 
     min_psi: int = 0
     max_omega: int = UNBOUNDED
     max_nu: int = UNBOUNDED
     lowest: tuple[int, ...] | None = None
-    """Smallest exponent of every index class in whole q-ths, in the order of the θ vector; None: 0."""
+    """The smallest exponent of every index class in whole q-ths, in the order of the θ vector; None means 0."""
     highest: tuple[int, ...] | None = None
-    """Largest exponent of every index class; None: 1."""
+    """The largest exponent of every index class; None means 1."""
     reducible: bool = False
-    """Whether points with a factor that another one can hold count as well."""
+    """Whether points with a factor that another one can absorb count as well."""
 
     def hold(self, points: NDArray[Any]) -> NDArray[np.bool_]:
-        """Whether the exponents of points, one a row, are within their limits."""
+        """Whether the exponents of points, one point per row, are within their limits."""
         within = np.ones(len(points), dtype=bool)
         if self.lowest is not None and self.highest is not None:
             within &= ((points >= np.array(self.lowest)) & (points <= np.array(self.highest))).all(axis=1)

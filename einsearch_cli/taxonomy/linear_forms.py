@@ -1,4 +1,4 @@
-"""The taxonomy on arrays: cuts, steps and factor sums as sums of chosen exponents.
+"""The taxonomy on arrays: every cut, step and factor size is a sum of chosen exponents.
 
 Axes in this file: F forms, C index classes, P points. All numbers are whole
 q-ths; the definitions are those of `taxonomy_of`.
@@ -22,7 +22,7 @@ FormValues = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One contraction of two tensors. A tensor is a set of factors, with the activation or without (see `LinearForms`)."""
+    """One contraction of two tensors. A tensor is a set of factors, with or without the activation (see `LinearForms`)."""
 
     whole: int
     left: int
@@ -30,23 +30,22 @@ class Move:
     row: int
     """The linear form that sums the exponents present."""
     merges: bool
-    """Whether it multiplies factors only, once per call."""
+    """Whether the move multiplies factors only, which happens once per call."""
 
 
 @dataclass(frozen=True)
 class LinearForms:
-    """Which index classes every cut, step and factor sums up.
+    """The index classes that every cut, step and factor size sums.
 
-    A cut is a set of factors on the side of X. An index is present in a step if
-    the activation has it (it came with X or an earlier factor) or the factor
-    has it, and someone still needs it. With `tokens` there are also the steps of
-    trees that multiply factors first (see `tree_taxonomy`). A set of factors is a bit
-    mask; the bit after those of the factors stands for the activation.
+    A cut is a set of factors on the side of X. An index is present in a step if the activation has it (from X or an
+    earlier factor) or the factor has it, and if a later factor or Y needs it. With `tokens` there are also the steps of
+    trees that multiply factors first (see `tree_taxonomy`). A set of factors is a bit mask; the bit after those of the
+    factors stands for the activation.
     """
 
     classes: IndexClasses
     tokens: int | None = None
-    """τ in the unit of the values, if trees are to be considered."""
+    """τ in the unit of the values; None if trees are not considered."""
 
     @classmethod
     def of(cls, classes: IndexClasses, unit: int, tokens: Fraction | None) -> LinearForms:
@@ -59,7 +58,7 @@ class LinearForms:
 
     @cached_property
     def cuts(self) -> tuple[int, ...]:
-        """Sets of factors on the side of X; those of none and of all factors are cut at the whole dimension."""
+        """Sets of factors on the side of X, without the empty and the full set, which cut at the whole dimension."""
         return tuple(range(1, self._everything))
 
     @cached_property
@@ -85,7 +84,7 @@ class LinearForms:
 
     @cached_property
     def ways(self) -> tuple[Move, ...]:
-        """All moves that count for ν, those that make smaller sets first."""
+        """All moves that count for ν; moves that make smaller sets come first."""
         if self.tokens is None:
             return self.orders
         first = self.factor_rows[-1] + 1
@@ -106,7 +105,7 @@ class LinearForms:
 
     @cached_property
     def matrix_FC(self) -> NDArray[np.bool_]:
-        """Which classes each form sums up, columns in the order of the θ vector."""
+        """The classes that each form sums, columns in the order of the θ vector."""
         everything = self._everything
         rows = [[self._between(carriers, cut, everything & ~cut) for carriers in self._columns] for cut in self.cuts]
         rows += [
@@ -127,7 +126,7 @@ class LinearForms:
 
     @cached_property
     def _columns(self) -> list[tuple[bool, bool, int]]:
-        """(carried by X, carried by Y, set of factors) of every class."""
+        """For every class: whether X carries it, whether Y does, and its set of factors."""
         ends = ((True, True), (True, False), (False, True), (False, False))
         return [(x, y, mask) for (x, y), masks in zip(ends, self.classes.groups, strict=True) for mask in masks]
 
@@ -178,7 +177,7 @@ class LinearForms:
 
 
 def largest_value(classes: IndexClasses, one: int) -> int:
-    """No form is larger where no exponent is larger than 1, and the exponents of a side sum to 1."""
+    """An upper bound of all forms: no exponent is larger than 1, and the exponents of a side sum to 1."""
     return (2 + len(classes.bonds)) * one
 
 

@@ -1,4 +1,4 @@
-"""Structures that are chosen in part: arrays of them, and their completion by one block of bonds."""
+"""Partially chosen structures: arrays of them, and their completion by one block of bonds."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class Partial:
     outputs: Numbers
     bonds: Numbers
     needs: Numbers
-    """Bit k: need k of `IndexClasses.needs` is met."""
+    """Bit k is set if need k of `IndexClasses.needs` is met."""
     symmetric: NDArray[np.bool_]
     """Whether a renaming leaves both sides as they are."""
     values_FP: FormValues
     share: float
-    """Share of the whole search that is done when these are."""
+    """The share of the whole search that is done with these."""
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def only(self, chosen: NDArray[np.bool_]) -> Partial:
-        """Some of them; they take the share of those left out as well."""
+        """Some of the structures; they take over the share of those left out."""
         if chosen.all():
             return self
         return self._pick(chosen, self.share)
 
     def rows(self, start: int, stop: int) -> Partial:
-        """Consecutive ones with their part of the share."""
+        """Consecutive structures with their part of the share."""
         stop = min(stop, len(self))
         return self._pick(slice(start, stop), self.share * (stop - start) / len(self))
 
@@ -49,7 +49,7 @@ class Partial:
         return replace(self, share=share, **{name: getattr(self, name)[..., chosen] for name in _COLUMNS})
 
     def times(self, block: Block) -> Partial:
-        """Each of them with every combination of a block's bonds."""
+        """Each structure with every combination of a block's bonds."""
         values, forms = len(block.bonds_K), self.values_FP.shape[0]
         return Partial(
             np.repeat(self.inputs, values),
@@ -72,7 +72,7 @@ class Block:
 
 
 def joined(parts: list[Partial]) -> Partial:
-    """One array of the partial structures of several."""
+    """Join several arrays of partial structures into one."""
     if len(parts) == 1:
         return parts[0]
     columns = {name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in _COLUMNS}
@@ -80,7 +80,7 @@ def joined(parts: list[Partial]) -> Partial:
 
 
 def needs_met(classes: IndexClasses, rows: NDArray[Any], masks: tuple[int, ...]) -> Numbers:
-    """Bit k: one of the classes that need k asks for has an exponent. The columns of `rows` are the masks."""
+    """A bit mask per row: bit k is set if a class that need k lists has an exponent. The columns of `rows` are `masks`."""
     met = np.zeros(len(rows), dtype=np.int64)
     for k, need in enumerate(classes.needs):
         columns = [column for column, mask in enumerate(masks) if mask in need]

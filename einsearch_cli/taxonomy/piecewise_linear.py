@@ -1,4 +1,4 @@
-"""Smallest and largest of linear expressions on a range, in as few pieces as possible."""
+"""Minima and maxima of linear expressions on a range, in as few pieces as possible."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import sympy
 
 MAX_CELLS = 300
-"""If the range falls into more parts, no formula without nested min and max is searched: a part takes 5 ms."""
+"""The most parts of a range for which a formula without nested min and max is searched; a part takes 5 ms."""
 Steps = tuple[Linear, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MaxMin:
-    """The smallest of largest expressions, less the largest of others: all that the taxonomy needs."""
+    """The smallest of several maxima, minus another maximum: every formula of the taxonomy has this form."""
 
     least: tuple[Steps, ...]
     less: Steps = ()
@@ -36,7 +36,7 @@ class MaxMin:
 
     @classmethod
     def best_of(cls, orders: Sequence[Steps], less: Sequence[Linear], domain: Polytope) -> MaxMin:
-        """min over orders of their largest step, less the largest of `less`; as one min or max if that is the same."""
+        """The smallest over orders of their largest step, minus the largest of `less`; one min or max if that is equal."""
         steps = [largest_of(order, domain) for order in orders]
         sizes = largest_of(less, domain)
         cells = _cells(steps, sizes, domain)
@@ -88,14 +88,14 @@ def _needed(expressions: Sequence[Linear], superfluous: Callable[[Linear, list[L
 
 
 def _never_beats(expression: Linear, rest: Sequence[Linear], domain: Polytope) -> bool:
-    """Whether `expression` is nowhere larger than all the others, on an open part of the range."""
+    """Whether `expression` is nowhere larger than all the others on an open part of the range."""
     if any(domain.never_above(expression, other) for other in rest):
         return True
     return len(rest) > 1 and domain.within(expression - other for other in rest).inside is None
 
 
 def without_dominated(orders: Sequence[Steps], domain: Polytope) -> tuple[Steps, ...]:
-    """Orders of which no other one is at least as cheap, step by step, at every d."""
+    """Orders that no other order beats: at every d, step by step, at most as expensive."""
     kept = list(orders)
     for order in orders:
         if any(_dominates(other, order, domain) for other in kept if other != order):
@@ -127,7 +127,7 @@ def _cells(orders: Sequence[Steps], less: Steps, domain: Polytope) -> Cells | No
 
 
 def _where_best(step: Linear, others: Sequence[Steps], cell: Polytope) -> Iterator[Polytope]:
-    """Where every other order has some step that is at least as large."""
+    """The parts where every other order has some step that is at least as large."""
     if cell.inside is None:
         return
     if not others:
@@ -138,5 +138,5 @@ def _where_best(step: Linear, others: Sequence[Steps], cell: Polytope) -> Iterat
 
 
 def _is(cells: Cells, forms: Sequence[Linear], compare: Callable[[Linear, Linear, Polytope], bool]) -> bool:
-    """Whether in every cell its expression compares so with all the others."""
+    """Whether, in every cell, its expression compares so with all the others."""
     return all(compare(form, other, cell) for form, cell in cells for other in forms if other != form)

@@ -1,4 +1,4 @@
-"""Why a generic rank is below the bound by cuts."""
+"""Explains why a generic rank is below the bound by cuts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SPACES = {"X": "column", "Y": "row"}
 
 
 def why_below_bound(sized: SizedStructure, found: GenericRank, cut: Cut) -> str | None:
-    """A sentence that names the cut and, where there is one, the index along which the rank is lost.
+    """A sentence that names the cut and, if there is one, the index along which rank is lost.
 
     None if the bound is reached.
     """
@@ -28,7 +28,7 @@ def why_below_bound(sized: SizedStructure, found: GenericRank, cut: Cut) -> str 
 
 
 def _dependent_slices(sized: SizedStructure, found: GenericRank) -> str | None:
-    """The input or output index whose slices have ranks that add up to the bound, but spaces that do not."""
+    """The input or output index whose slices have ranks that sum to the bound, but dependent spaces."""
     candidates = []
     for carriers, size in sized.sizes:
         side = carriers[0]

@@ -1,11 +1,9 @@
 """The search of a grid: branch over sides and bonds, prune by bounds on ω, ψ and ν.
 
-A cut, a step or the size of a factor is the sum of a part from the input side,
-one from the output side and one from every bond. So pairs of sides are tried
-first, one of each class under renaming, then one bond after another; at every
-stage exact bounds on what the open bonds can still add decide which partial
-structures go on. Work goes depth first in chunks, so memory stays flat and
-results come out while the search runs.
+A cut, a step or the size of a factor is the sum of a part from the input side, a part from the output side and a part
+from every bond. So pairs of sides are tried first, one of each class under renaming, then one bond after another. At
+every stage, exact bounds on what the open bonds can still add decide which partial structures go on. Work goes depth
+first in chunks, so memory stays flat and results come out while the search runs.
 
 Axes in this file: F linear forms, P structures, K combinations of bonds.
 """
@@ -29,19 +27,19 @@ from einsearch_cli.taxonomy.partial import Block, Partial, joined, needs_met
 from einsearch_cli.taxonomy.side_pairs import SidePairs
 
 CHUNK = 1 << 16
-"""Partial structures that are looked at in one go."""
+"""The number of partial structures that are examined at once."""
 _BLOCK = 1024
-"""Combinations of bonds that are tried at once where nothing is pruned."""
+"""The number of combinations of bonds that are tried at once where nothing is pruned."""
 
 
 @dataclass(frozen=True, slots=True)
 class StructureBatch:
-    """Some of the structures found, and how far the search is. ω, ψ and ν are whole numbers of the search's unit."""
+    """Some of the structures found, and the progress of the search. ω, ψ and ν are whole numbers of the search's unit."""
 
     numbers: Numbers
     """Normal forms as points of the grid."""
     transposes: Numbers
-    """Normal forms of the transposed matrices; empty unless asked for."""
+    """Normal forms of the transposed matrices; empty unless requested."""
     omega: FormValues
     psi: FormValues
     nu: FormValues
@@ -60,13 +58,13 @@ class StructureBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Slack:
-    """What the bonds that are still open can change at most."""
+    """The largest changes that the open bonds can still make."""
 
     needs: int
     cuts: tuple[int, ...]
     """Added to every cut."""
     sharing: tuple[tuple[int, ...], ...]
-    """[factor][move]: added to the factor but not to the step of the move."""
+    """A table [factor][move]: the exponents added to the factor but not to the step of the move."""
 
 
 class Search:
@@ -120,7 +118,7 @@ class Search:
             self._done += partial.share
 
     def _advance(self, waiting: list[list[Partial]], depth: int, flush: bool) -> Iterator[StructureBatch]:
-        """Go on with the structures that wait at a depth, if they are many or nothing else is left to do."""
+        """Continue with the structures that wait at a depth, if there are many or nothing else is left to do."""
         rows = sum(map(len, waiting[depth]))
         if rows == 0 or (rows < CHUNK and not flush):
             return
@@ -140,7 +138,7 @@ class Search:
 
     @cached_property
     def _bond_order(self) -> list[list[int]]:
-        """Bonds by number, in the blocks in which they are chosen: those of most factors first."""
+        """The bonds by number, in the blocks in which they are chosen: bonds of most factors first."""
         bonds = sorted(range(len(self._classes.bonds)), key=lambda k: -self._classes.bonds[k].bit_count())
         at_once = 1
         if not self._limits.prunes:
@@ -154,7 +152,7 @@ class Search:
 
     @cached_property
     def _bond_weights_FC(self) -> Numbers:
-        """What every bond adds to every linear form."""
+        """The exponents that every bond adds to every linear form."""
         return self._weights_FC[:, len(self._classes.carriers) - len(self._classes.bonds) :].astype(np.int64)
 
     @cached_property
@@ -171,7 +169,7 @@ class Search:
 
     @cached_property
     def _slacks(self) -> list[_Slack]:
-        """What is open before each block, and after the last one."""
+        """The slack of the open bonds before each block, and after the last one."""
         return [self._slack(depth) for depth in range(len(self._bond_order) + 1)]
 
     def _slack(self, depth: int) -> _Slack:
@@ -209,7 +207,10 @@ class Search:
         return partial
 
     def _may_share_little(self, values_FP: FormValues, slack: _Slack) -> NDArray[np.bool_]:
-        """Whether there may be a way of such steps, and a factor of such a size, that they differ by ω at most."""
+        """Whether the open bonds can still bring ω within its limit."""
+        # ω is the largest step of the best way less the largest factor. So it is within the limit if, for some factor, the
+        # steps of some way all exceed that factor by the limit at most; open bonds can add `extra` to the difference.
+        # `reached` marks, for every product of tensors, the structures in which such steps can form it.
         possible = np.zeros(values_FP.shape[1], dtype=bool)
         ways = self._forms.ways
         for row, room in zip(self._forms.factor_rows, slack.sharing, strict=True):
@@ -237,7 +238,7 @@ class Search:
         return StructureBatch(numbers, transposes, omega, psi, nu, min(1.0, self._done))
 
     def _one_per_class(self, found: Partial) -> NDArray[np.bool_]:
-        """Where renamings leave both sides as they are, keep the smallest of the bonds that they exchange."""
+        """Keep the smallest of the bonds that the renamings exchange, where these leave both sides unchanged."""
         smallest = np.ones(len(found), dtype=bool)
         places = np.flatnonzero(found.symmetric)
         inputs, outputs, bonds = found.inputs[places], found.outputs[places], found.bonds[places]

@@ -18,8 +18,8 @@ from einsearch_cli.taxonomy.partial import Partial, needs_met
 class SidePairs:
     """The pairs of sides of a grid whose exponents are within `low` and `high`.
 
-    Only the renamings that take points within these limits to such points make
-    pairs equal; they are `group`. `weights_FC` says what an exponent adds to every linear form.
+    Two pairs are equal if a renaming in `group` takes one to the other; `group` holds the renamings that keep points
+    within these limits. `weights_FC` gives what an exponent adds to every linear form.
     """
 
     def __init__(self, grid: Grid, low: NDArray[Any], high: NDArray[Any], weights_FC: FormValues) -> None:
@@ -31,7 +31,7 @@ class SidePairs:
         return sum(len(inputs) * len(outputs) for inputs, outputs, _ in self._groups)
 
     def chunks(self, size: int) -> Iterator[Partial]:
-        """All pairs, about `size` at once."""
+        """All pairs, in chunks of about `size`."""
         for inputs, outputs, symmetric in self._groups:
             at_once = max(1, size // max(1, len(outputs)))
             for start in range(0, len(inputs) if len(outputs) else 0, at_once):
@@ -54,7 +54,11 @@ class SidePairs:
 
     @cached_property
     def _groups(self) -> list[tuple[Numbers, Numbers, NDArray[np.bool_]]]:
-        """Input sides, the output sides that may follow each of them, and which of those keep a symmetry."""
+        """Groups of input sides, with the output sides that may follow them, and which of these keep a symmetry."""
+        # Of each class of pairs, keep the one with the smallest input number, and among these the smallest output number.
+        # A renaming that makes the input smaller rules the pair out; only renamings that leave the input unchanged have a
+        # say about the output. So inputs fixed by the same renamings share one list of outputs. With three factors on a
+        # grid of 1/4, 7,803 of 44,100 pairs remain.
         columns = self.grid.inputs.shape[1]
         inputs = np.flatnonzero(_within(self.grid.inputs, self._low[:columns], self._high[:columns]))
         after = np.array([self.grid.renamed_inputs[renaming][inputs] for renaming in self.group])
@@ -68,7 +72,7 @@ class SidePairs:
         ]
 
     def _outputs(self, fixing: NDArray[np.bool_], total: int) -> tuple[Numbers, NDArray[np.bool_]]:
-        """Output sides for inputs that the marked renamings leave as they are, and which of them stay so too."""
+        """Output sides for inputs that the marked renamings leave unchanged, and which outputs are unchanged too."""
         first = self.grid.inputs.shape[1]
         last = first + self.grid.outputs.shape[1]
         rows = self.grid.output_rows[total]
@@ -99,7 +103,7 @@ class SidePairs:
 
 
 def renamings_within(classes: IndexClasses, low: NDArray[Any], high: NDArray[Any]) -> list[Renaming]:
-    """The renamings that take points within the limits of the index classes to such points."""
+    """The renamings that take every point within the limits of the index classes to another such point."""
     places = [(group, mask) for group, masks in enumerate(classes.groups) for mask in masks]
     limits = dict(zip(places, zip(low.tolist(), high.tolist(), strict=True), strict=True))
     return [

@@ -24,9 +24,9 @@ from einsearch_cli.taxonomy.search import Search, StructureBatch
 from einsearch_cli.taxonomy.side_pairs import renamings_within
 
 MAX_DISTINCT = 1_000_000_000
-"""Structures that can be gone through one by one (in ten minutes to an hour)."""
+"""The most structures that can be visited one by one (in ten minutes to an hour)."""
 MAX_PRUNED = 10**15
-"""Structures of a space that a bound of ν ≤ 1 or less prunes; survivors are some 10^-6 of them."""
+"""The most structures of a space that a bound of ν ≤ 1 or less prunes; about 10^-6 of them survive."""
 _ROWS = 4096
 
 Triple = tuple[int, int, int]
@@ -38,24 +38,24 @@ class Space:
     """The structures on a grid of exponents that are within bounds."""
 
     grid: int
-    """Exponents are multiples of 1/grid."""
+    """The denominator of the exponents: they are multiples of 1/grid."""
     factors: int = 2
-    """Largest number of factors."""
+    """The largest number of factors."""
     bounds: Bounds = field(default=EVERYTHING)
     family: str | None = None
-    """Only this family, if given."""
+    """The only family to keep, if given."""
     ranges: tuple[ExponentRange, ...] = ()
-    """Bounds on the exponents of carrier sets, as the normal form names the factors."""
+    """Bounds on the exponents of carrier sets, with factors named as in the normal form."""
     exactly: bool = False
-    """Whether to leave out structures of fewer factors."""
+    """Whether to leave out structures with fewer factors."""
     up_to_transpose: bool = False
     """Whether to keep one of each pair of transposed structures."""
     block_diagonal: bool = False
     """Whether indices may be carried by both X and Y."""
     pareto: bool = False
-    """Whether to keep only those not beaten in ω, ψ and ν together."""
+    """Whether to keep only structures that no other one beats in ω, ψ and ν together."""
     tokens: Fraction | None = None
-    """τ: ν and ω are those of the best contraction tree for calls of d^τ tokens; None: of the best order of factors."""
+    """The exponent τ of calls of d^τ tokens, whose best contraction tree gives ν and ω; None: the best order."""
 
     @property
     def factor_counts(self) -> range:
@@ -66,15 +66,15 @@ class Space:
 
     @property
     def unit(self) -> int:
-        """ω, ψ and ν are whole numbers of 1/unit."""
+        """The denominator of ω, ψ and ν: they are whole numbers of 1/unit."""
         return common_unit(self.grid, self.tokens)
 
     def limits(self, factors: int) -> Limits | None:
-        """What is asked of structures with this many factors; None if none can have it."""
+        """The limits for structures with this many factors; None if none can meet them."""
         return grid_limits(self.classes(factors), self.grid, self.bounds, self.ranges, self.tokens)
 
     def points(self, factors: int) -> int:
-        """Grid points with this many factors within the ranges, up to renaming (about)."""
+        """The approximate number of grid points with this many factors within the ranges, up to renaming."""
         limits, classes = self.limits(factors), self.classes(factors)
         if limits is None:
             return 0
@@ -86,12 +86,12 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class SpaceCounts:
-    """How large a space is; all counts are of structures with exactly `factors` factors."""
+    """The size of a space; all counts are of structures with exactly `factors` factors."""
 
     factors: int
     grid: int
     raw: int
-    """Grid points."""
+    """All grid points."""
     distinct: int
     """Grid points up to renaming of the factors, by Burnside's lemma."""
     irreducible: int
@@ -106,10 +106,10 @@ class Found:
 
     grid: Grid
     unit: int
-    """ω, ψ and ν are whole numbers of 1/unit."""
+    """The denominator of ω, ψ and ν: they are whole numbers of 1/unit."""
     batch: StructureBatch
     done: float
-    """Share of the whole search that is done."""
+    """The share of the whole search that is done."""
 
     @property
     def factors(self) -> int:
@@ -160,7 +160,7 @@ def _grid(classes: IndexClasses, grid: int) -> Grid:
 
 
 def _search_front(space: Space) -> Iterator[Found]:
-    """Search twice: for the taxonomy alone, then for what is on its front, which bounds the second search."""
+    """Search twice: first for the taxonomy alone, then for the Pareto front, which bounds the second search."""
     everything = replace(space, pareto=False)
     triples: set[Triple] = set()
     for found in search(everything):
@@ -190,11 +190,11 @@ def pareto_front(triples: Iterable[Triple]) -> set[Triple]:
 
 
 _BASE = 1 << 20
-"""ω, ψ and ν in units lie between minus half of this and half of it."""
+"""The base of the digits: ω, ψ and ν in units lie between minus half of this and half of it."""
 
 
 def _triple_numbers(batch: StructureBatch) -> Numbers:
-    """One whole number for ω, ψ and ν together."""
+    """ω, ψ and ν together as one whole number."""
     half = _BASE // 2
     omega, psi, nu = (values.astype(np.int64) + half for values in (batch.omega, batch.psi, batch.nu))
     return (omega * _BASE + psi) * _BASE + nu
@@ -219,7 +219,7 @@ def _filtered(space: Space, grid: Grid, batch: StructureBatch) -> StructureBatch
 
 
 def _passes(space: Space, grid: Grid, numbers: Numbers) -> NDArray[np.bool_]:
-    """Whether structures that are as good as ones found are within the ranges and of the family too."""
+    """Whether structures that pass every other test are also within the ranges and of the family."""
     limits = space.limits(grid.classes.factors)
     passed = np.ones(len(numbers), dtype=bool) if limits is None else limits.hold(grid.points(numbers))
     if space.family is not None:
@@ -232,7 +232,7 @@ def _of_family(space: Space, grid: Grid, numbers: Numbers) -> NDArray[np.bool_]:
 
 
 def survivors(space: Space) -> list[Structure]:
-    """The structures of a space in normal form, best first: ψ falling, then ω, ν, factors, θ rising.
+    """The structures of a space in normal form, best first: by falling ψ, then rising ω, ν, factors and θ.
 
     Raises:
         StructureError: if the space is too large to enumerate.
@@ -245,7 +245,7 @@ def survivors(space: Space) -> list[Structure]:
 
 
 def best_first(found: list[Found]) -> list[Found]:
-    """All structures found, sorted: ψ falling, then ω, ν, factors and θ rising."""
+    """All structures found, sorted by falling ψ, then rising ω, ν, factors and θ."""
     if not found:
         return []
     of_factors, unit = {item.factors: item.grid for item in found}, found[0].unit
@@ -266,7 +266,7 @@ def best_first(found: list[Found]) -> list[Found]:
 
 
 def count(space: Space, on_progress: Callable[[float], None] = lambda _: None) -> SpaceCounts:
-    """Sizes of the space with exactly `space.factors` factors; only survivors of bounds are searched for.
+    """The size of the space with exactly `space.factors` factors; a search runs only if there are bounds.
 
     >>> count(Space(grid=4, factors=3))
     SpaceCounts(factors=3, grid=4, raw=27562500, distinct=4650075, irreducible=4127425, survivors=4127425)
@@ -299,7 +299,7 @@ def is_filtered(space: Space) -> bool:
 
 
 def refuse_too_large(space: Space) -> None:
-    """Complain about a space that cannot be gone through in reasonable time.
+    """Raise StructureError for a space that cannot be searched in reasonable time.
 
     Raises:
         StructureError: with the number of its structures and what would make it feasible.
@@ -330,7 +330,7 @@ def _refuse_fine_unit(space: Space) -> None:
 
 
 def _feasible(space: Space, points: int, most: int) -> Iterator[str]:
-    """What would let a space be gone through."""
+    """Ways to make a space feasible."""
     if most < points <= MAX_PRUNED and space.tokens is None:
         yield "--max-nu '<1' with --min-psi 1 --max-omega 0"
     coarser = (replace(space, grid=grid) for grid in range(space.grid - 1, 0, -1))

@@ -1,8 +1,7 @@
 """The taxonomy of structures with free exponents: ω, ψ, ν, parameters and FLOPs as formulas.
 
-Every number of the taxonomy is made of sums of exponents by taking smallest and
-largest ones, so it is piecewise linear in the letters. What never matters
-within the range of the letters is left out, by exact linear programs.
+Every number of the taxonomy is made of sums of exponents by minima and maxima, so it is piecewise linear in the
+letters. Exact linear programs leave out whatever never matters within the range of the letters.
 """
 
 from __future__ import annotations
@@ -25,16 +24,15 @@ if TYPE_CHECKING:
     import sympy
 
 MAX_FREE_FACTORS = 4
-"""Largest number of factors with formulas: 5 have 120 orders, and formulas that nobody reads."""
+"""The most factors for which formulas are worked out: 5 have 120 orders, and their formulas are unreadable."""
 
 
 @dataclass(frozen=True)
 class FreeTaxonomy:
     """ω, ψ, ν, parameters and FLOPs of a structure, in its letters and the dimension d.
 
-    They hold for d_in = d_out = d wherever all exponents are positive. Where one
-    becomes 0, a factor may turn out to be part of another, and ω and ν can be
-    smaller than the formulas say.
+    The formulas hold for d_in = d_out = d wherever all exponents are positive. Where an exponent becomes 0, a factor
+    may be absorbed by another one, and ω and ν can be smaller than the formulas say.
 
     >>> from einsearch_cli.structures.free_exponents import parse_free_structure
     >>> found = FreeTaxonomy(parse_free_structure("XA^1 AB^r YB^1"))
@@ -54,13 +52,13 @@ class FreeTaxonomy:
 
     @property
     def family(self) -> str:
-        """The family of a structure inside the range."""
+        """The family of the structure inside the range."""
         inside = self.free.domain.inside
         return family_of(self.free.at(inside or {}))
 
     @cached_property
     def orders(self) -> tuple[tuple[Linear, ...], ...]:
-        """The steps of the orders in which the factors can meet the activation, those never best left out."""
+        """The steps of the orders in which the factors can meet the activation, without orders that are never best."""
         found = {tuple(sorted(self._steps(order), key=str)): None for order in permutations(self.free.factors)}
         return without_dominated(list(found), self.free.domain)
 
@@ -72,7 +70,7 @@ class FreeTaxonomy:
         return dict(self.free.indices)
 
     def _sum(self, indices: Iterable[str]) -> Linear:
-        """The exponents of all these indices together."""
+        """The sum of the exponents of all these indices."""
         return sum((self._exponents[carriers] for carriers in indices), ZERO)
 
     @cached_property
@@ -89,17 +87,17 @@ class FreeTaxonomy:
 
     @cached_property
     def psi(self) -> sympy.Expr:
-        """Rank grows as d^ψ."""
+        """The rank exponent ψ: the rank grows as d^ψ."""
         return MaxMin.smallest([exponent for _, exponent in self.cuts]).sympy()
 
     @cached_property
     def nu(self) -> sympy.Expr:
-        """FLOPs per token grow as d^(1+ν)."""
+        """The compute exponent ν: FLOPs per token grow as d^(1+ν)."""
         return MaxMin.best_of(self.orders, [UNIT], self.free.domain).sympy()
 
     @cached_property
     def omega(self) -> sympy.Expr:
-        """FLOPs per parameter grow as d^ω."""
+        """The parameter sharing ω: FLOPs per parameter grow as d^ω."""
         return MaxMin.best_of(self.orders, self.factor_sizes, self.free.domain).sympy()
 
     @cached_property
@@ -124,7 +122,7 @@ class FreeTaxonomy:
         return range_text(self.free.domain)
 
     def to_json(self) -> dict[str, object]:
-        """One JSON object; formulas are text that sympy reads."""
+        """The formulas as one JSON object; sympy reads the texts."""
         return {
             "structure": self.free.to_json(),
             "symbols": list(self.free.symbols),
@@ -148,7 +146,7 @@ def _powers(exponents: Iterable[Linear]) -> sympy.Expr:
 
 
 def range_text(domain: Polytope) -> tuple[str, ...]:
-    """The bounds that do not follow from others, bounds of one letter in one piece."""
+    """The bounds that do not follow from others; the bounds of one letter are joined."""
     lower: dict[str, str] = {}
     upper: dict[str, str] = {}
     others: list[str] = []
@@ -166,7 +164,7 @@ def range_text(domain: Polytope) -> tuple[str, ...]:
 
 
 def _inequality(bound: Linear) -> str:
-    """`a + b <= 1` for 1 - a - b."""
+    """A bound as an inequality: `a + b <= 1` for 1 - a - b."""
     letters = Linear.of(0, dict(bound.terms))
     if all(coefficient < 0 for _, coefficient in bound.terms):
         return f"{ZERO - letters} <= {bound.constant}"

@@ -1,9 +1,8 @@
 """ν over all contraction trees: factors may be multiplied with each other before they meet the activation.
 
-T = d^τ tokens share a call. A step that holds the activation is done for every
-token; a step between factors is done once per call, so per token it costs d^τ
-times less. The exponent of the FLOPs per token is the largest step, where a step
-between factors of exponent s counts as s - τ:
+T = d^τ tokens share a call. A step that holds the activation is done for every token. A step between factors is done
+once per call, so per token it costs d^τ times less. The exponent of the FLOPs per token is the largest step, where a
+step between factors of exponent s counts as s - τ:
 
     1 + ν_τ = min over trees of max(steps with x, steps between factors - τ)
 
@@ -28,7 +27,7 @@ TensorSet = frozenset[str]
 
 @dataclass(frozen=True, slots=True)
 class TreeTaxonomy:
-    """ν and ω when the best contraction tree is taken.
+    """ν and ω for the best contraction tree.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> merged = tree_taxonomy(parse_structure("btt:r=d"), Fraction(1))
@@ -37,11 +36,11 @@ class TreeTaxonomy:
     """
 
     token_exponent: Fraction
-    """τ: T = d^τ tokens share a call."""
+    """The exponent τ: T = d^τ tokens share a call."""
     nu: Fraction
     omega: Fraction
     tree: str
-    """Text of the tree with the fewest products of factors, such as `(xA)B`; `x(AB)` multiplies them first."""
+    """The tree with the fewest products of factors, such as `(xA)B`; `x(AB)` multiplies them first."""
 
     def to_json(self) -> dict[str, str]:
         return {
@@ -54,7 +53,7 @@ class TreeTaxonomy:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Way:
-    """The best way to the product of some tensors: cheapest, then fewest products of factors, then by text."""
+    """The best way to the product of some tensors: the cheapest, then the fewest products of factors, then by text."""
 
     largest: Fraction
     merges: int
@@ -69,7 +68,7 @@ def tree_taxonomy(structure: Structure, token_exponent: Fraction) -> TreeTaxonom
     """
     names = ("X", *structure.factors)
     exponents = list(structure.exponents.items())
-    # A tensor on its own costs less than any step.
+    # A single tensor costs less than any step.
     best = {frozenset({name}): _Way(-token_exponent - 1, 0, "x" if name == "X" else name) for name in names}
     for whole, splits in _products(names):
         candidates = []
@@ -88,7 +87,7 @@ def tree_taxonomy(structure: Structure, token_exponent: Fraction) -> TreeTaxonom
 
 
 def _products(names: Sequence[str]) -> Iterator[tuple[TensorSet, list[tuple[TensorSet, TensorSet]]]]:
-    """All sets of two tensors or more, smaller ones first, each with its splits into two parts."""
+    """All sets of two tensors or more, the smaller ones first, each with its splits into two parts."""
     for size in range(2, len(names) + 1):
         for chosen in combinations(names, size):
             rest = chosen[1:]

@@ -177,7 +177,7 @@ def no_patches(folder: Path) -> Path:
         (without_images, {}, r"empty: it has no image\ntry: give a folder of images"),
         (lambda folder: folder / "absent", {}, r"absent: it does not exist\ntry: give a folder of images"),
         (lambda folder: folder, {"batch": 100}, r"give \d+ patches to train on: a batch of 100 needs as many at least"),
-        (no_patches, {}, r"other\.npz cannot be read: no archive of `training` and `held_out`"),
+        (no_patches, {}, r"other\.npz cannot be read: it is not an archive of `training` and `held_out`"),
     ],
 )
 def test_images_that_do_not_serve_are_named(

@@ -142,7 +142,7 @@ def test_keys_of_earlier_versions_say_what_they_became(tmp_path: Path, key: str,
     with pytest.raises(SpecError) as caught:
         load_study_spec(study)
     assert caught.value.problem == (
-        f"{study}:5: {key} is a key of an earlier version, in which texts were read otherwise than for training"
+        f"{study}:5: {key} is a key of an earlier version, which read texts differently from training runs"
     )
     assert caught.value.remedy == remedy
 

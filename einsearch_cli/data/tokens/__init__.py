@@ -1,6 +1,6 @@
 """Long rows of tokens to train on: token files, texts, and datasets of the Hugging Face hub.
 
-Files, packages and names that cannot be used are refused with a `DataError`.
+A `DataError` refuses files, packages and names that cannot be used.
 """
 
 from einsearch_cli.data.tokens.block_sampler import (

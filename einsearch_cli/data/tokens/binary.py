@@ -1,4 +1,4 @@
-"""Files of raw tokens, as nanoGPT writes them, and the meta.json that says what is in them."""
+"""Files of raw tokens, as nanoGPT writes them, and the meta.json that describes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRAINING_FILE: Final = "train.bin"
 HELD_OUT_FILE: Final = "val.bin"
 META_FILE: Final = "meta.json"
 CHUNK_BYTES: Final = 1 << 22
-"""Read at once while scanning, 4 MiB: in the processor's cache the second look at it costs little."""
+"""Bytes read at once while scanning: 4 MiB stay in the processor's cache, so the second pass over them costs little."""
 
 DTYPES: Final[dict[TokenType, np.dtype[Any]]] = {
     "uint8": np.dtype("u1"),
@@ -31,7 +31,7 @@ DTYPES: Final[dict[TokenType, np.dtype[Any]]] = {
 
 
 class TokenMeta(Settings):
-    """What meta.json says of the token files next to it; all but `vocabulary` may be left out."""
+    """The contents of meta.json about the token files next to it; only `vocabulary` is required."""
 
     vocabulary: Whole = Field(ge=2, le=MAX_VOCABULARY)
     """Number of distinct tokens."""
@@ -49,7 +49,7 @@ class TokenMeta(Settings):
     """The tokenizer, as its `to_json` gives it."""
 
     key: str | None = None
-    """What the files were made from; used for those in the cache folder."""
+    """A key of what the files were made from; used in the cache folder."""
 
 
 def read_meta(folder: Path) -> TokenMeta | None:
@@ -74,7 +74,7 @@ def read_meta(folder: Path) -> TokenMeta | None:
 
 
 def map_tokens(path: Path, token_type: TokenType) -> TokenArray:
-    """Tokens of a file, (length,), read from disk when they are looked at.
+    """Map the tokens of a file, (length,), which are read from disk when they are accessed.
 
     Raises:
         DataError: no such file, empty, not readable, or not a whole number of tokens.
@@ -100,7 +100,7 @@ def map_tokens(path: Path, token_type: TokenType) -> TokenArray:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one reading of a token file tells."""
+    """The digest and the range of a token file."""
 
     sha256: str
     smallest: int
@@ -108,7 +108,7 @@ class Scan:
 
 
 def scan(path: Path, tokens: TokenArray, cache_folder: Path) -> Scan:
-    """Digest and range of a token file; read once, then remembered while the file stays as it is."""
+    """Digest and range of a token file; cached as long as the file stays unchanged."""
 
     def compute() -> dict[str, Any]:
         digest = hashlib.sha256()
@@ -125,7 +125,7 @@ def scan(path: Path, tokens: TokenArray, cache_folder: Path) -> Scan:
 
 
 def first_at_least(tokens: TokenArray, limit: int) -> int:
-    """Place of the first token that is not below `limit`.
+    """The place of the first token that is not below `limit`.
 
     >>> first_at_least(np.array([3, 9, 4], dtype=np.uint16), 9)
     1
@@ -139,7 +139,7 @@ def first_at_least(tokens: TokenArray, limit: int) -> int:
 
 
 def refuse_beyond(path: Path, tokens: TokenArray, found: Scan, vocabulary: int) -> None:
-    """Refuse tokens that the vocabulary does not have."""
+    """Raise DataError for tokens that the vocabulary does not have."""
     if found.largest < vocabulary:
         return
     place = first_at_least(tokens, vocabulary)

@@ -24,23 +24,23 @@ class Sampler(Protocol):
     """Training batches by the number of the step."""
 
     def batch_at(self, step: int) -> Batch:
-        """This process's rows of the batch of a step, int64, (rows, block) each; the same for the same step always."""
+        """This process's rows of the batch of a step, int64, (rows, block) each; always the same for the same step."""
         ...
 
 
 class BlockSampler:
-    """Blocks in shuffled order, epoch after epoch; which ones is a function of the step alone.
+    """Blocks in shuffled order, epoch after epoch; the step alone determines which ones.
 
-    An epoch cuts the tokens into blocks that do not overlap, from a start that differs between epochs, and visits
-    each once. The order is a pseudo-random permutation that is computed, not stored, so it takes no memory however
-    long the corpus is, and resuming needs the step and nothing else. The rows of a batch are numbered over all
-    processes: `world_size` says how many share one batch and does not change what is in it.
+    An epoch cuts the tokens into blocks that do not overlap, from a start that differs between epochs, and visits each
+    block once. The order is a pseudo-random permutation that is computed, not stored. So it takes no memory, however
+    long the corpus is, and resuming needs nothing but the step. The rows of a batch are numbered over all processes:
+    `world_size` says how many processes share a batch and does not change its contents.
 
     Args:
         tokens: (length,) unsigned integers.
         block: tokens that a row's network sees at once.
-        batch: rows of the whole batch, of all processes together.
-        seed: of the order.
+        batch: rows of the whole batch, over all processes.
+        seed: seed of the order.
         rank: number of this process.
         world_size: number of processes.
 
@@ -62,7 +62,7 @@ class BlockSampler:
         self._block = block
         self._batch = batch
         self._seed = seed
-        # Starts differ by up to a block between epochs when the corpus leaves the room.
+        # The starts of different epochs differ by up to a block if the corpus is long enough.
         self._slack = min(block - 1, len(tokens) - 1 - block)
         self.blocks_per_epoch = (len(tokens) - 1 - self._slack) // block
 
@@ -96,7 +96,7 @@ def rows_of(batch: int, rank: int, world_size: int) -> range:
 
 
 def check_length(length: int, block: int, part: str) -> None:
-    """Refuse a corpus that has not one whole block."""
+    """Raise DataError for a corpus shorter than one block and the token after it."""
     if length < block + 1:
         raise DataError(
             f"the {part} part of the corpus has {length:,} tokens: a block of {block:,} needs {block + 1:,}",
@@ -105,12 +105,12 @@ def check_length(length: int, block: int, part: str) -> None:
 
 
 def cut_blocks(tokens: TokenArray, starts: npt.NDArray[np.int64], block: int) -> Batch:
-    """Blocks that begin at `starts`, and the same shifted by one as targets."""
+    """The blocks that begin at `starts`; targets are the same blocks, shifted by one."""
     import torch
 
     inputs_BT = np.empty((len(starts), block), dtype=np.int64)
     targets_BT = np.empty((len(starts), block), dtype=np.int64)
-    for row, start in enumerate(starts.tolist()):  # copies of slices: 5 times as fast as one gather by index
+    for row, start in enumerate(starts.tolist()):  # Slices are copied, which is 5 times as fast as one gather by index.
         inputs_BT[row] = tokens[start : start + block]
         targets_BT[row] = tokens[start + 1 : start + 1 + block]
     return Batch(torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT))
@@ -127,7 +127,7 @@ def evenly_spaced(length: int, block: int, blocks: int) -> npt.NDArray[np.int64]
 
 
 def held_out_batches(tokens: TokenArray, *, block: int, batch: int, blocks: int) -> list[Batch]:
-    """The held-out blocks, evenly spaced, in batches of one size, the largest that divides them and is at most `batch`.
+    """The held-out blocks, evenly spaced, in batches of one size: the largest divisor that is at most `batch`.
 
     Args:
         tokens: (length,) unsigned integers.
@@ -158,13 +158,13 @@ def largest_divisor(number: int, limit: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _epoch_keys(seed: int, epoch: int, slack: int) -> tuple[tuple[int, ...], int]:
-    """Keys of the permutation of an epoch, and where its first block begins."""
+    """The keys of an epoch's permutation, and where its first block begins."""
     *keys, draw = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS + 1, np.uint64).tolist()
     return tuple(keys), draw % (slack + 1)
 
 
 def permute(places: npt.NDArray[np.uint64], size: int, keys: tuple[int, ...]) -> npt.NDArray[np.uint64]:
-    """Where a pseudo-random permutation of 0 … size-1 sends each of `places`.
+    """Send each of `places` through a pseudo-random permutation of 0 … size-1.
 
     A generalised Feistel network on pairs (left, right), left below a = ⌈√size⌉ and right below b = ⌈size / a⌉:
     each round adds a keyed hash of one half to the other, modulo its range. It permutes a·b < size + a numbers; one

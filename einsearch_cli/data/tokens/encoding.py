@@ -1,4 +1,4 @@
-"""Text to token files: train.bin, val.bin and meta.json in a folder."""
+"""Encoding of text into a folder of token files: train.bin, val.bin and meta.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from einsearch_cli.errors import DataError
 from einsearch_cli.files import open_atomically, write_atomically
 
 PIECE: Final = 1 << 16
-"""Characters encoded at once: a tokenizer's lists take tens of bytes for each, and stay in the processor's cache."""
+"""The number of characters encoded at once, so that a tokenizer's lists stay in the processor's cache."""
 
 _LINE_START = re.compile(r"(?<=\S\n)(?=\w)")
 
@@ -33,15 +33,15 @@ def write_token_folder(
     key: str | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> TokenMeta:
-    """Encode documents into train.bin and val.bin; meta.json comes last, so with it the folder is complete.
+    """Encode documents into train.bin and val.bin; meta.json is written last, so it marks a complete folder.
 
     Args:
         folder: exists; files of these names in it are replaced.
-        source: its documents, read once. When they are apart from each other, each is ended by the end-of-text token,
+        source: the documents, read once. If they are separate, each is ended by the end-of-text token,
             or a line break when the tokenizer has none.
         tokenizer: encodes them.
-        token_type: of the integers; the smallest that holds the vocabulary when None.
-        key: what to note in meta.json as the origin.
+        token_type: type of the integers; None takes the smallest that holds the vocabulary.
+        key: noted in meta.json as the origin.
         progress: called with the share of the text that is done.
 
     Raises:
@@ -94,7 +94,7 @@ def smallest_type(vocabulary: int) -> TokenType:
 
 
 def encode_document(text: str, tokenizer: Tokenizer, separate: bool) -> Iterator[Tokens]:
-    """Tokens of a document, piece by piece, and of what ends it when something has to."""
+    """The tokens of a document, piece by piece, followed by the separator where one is needed."""
     for piece in split_for_tokenizer(text, PIECE):
         yield tokenizer.encode(piece)
     if not separate or not text:
@@ -106,10 +106,10 @@ def encode_document(text: str, tokenizer: Tokenizer, separate: bool) -> Iterator
 
 
 def split_for_tokenizer(text: str, size: int) -> Iterator[str]:
-    """A text in parts of at least `size` characters, cut where a line begins with a letter or digit.
+    """Cut a text into parts of at least `size` characters, where a line begins with a letter or digit.
 
-    The words that tiktoken's and GPT-2's patterns make end there in any case, so the tokens are those of the whole
-    text; not so behind an empty line, as GPT-2 splits a run of white space before its last character.
+    The words of tiktoken's and GPT-2's patterns end at such a place, so the tokens are those of the whole text. They do
+    not end behind an empty line, as GPT-2 splits a run of white space before its last character.
 
     >>> list(split_for_tokenizer("ab\\n cd\\nef\\n\\ngh\\nij", size=3))
     ['ab\\n cd\\n', 'ef\\n\\ngh\\n', 'ij']

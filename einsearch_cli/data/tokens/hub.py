@@ -17,7 +17,7 @@ from einsearch_cli.lazy import optional_package
 
 
 def describe(settings: DatasetSettings) -> str:
-    """A dataset in words.
+    """A short description of a dataset, for messages.
 
     >>> describe(DatasetSettings(name="roneneldan/TinyStories"))
     'dataset roneneldan/TinyStories'
@@ -27,7 +27,7 @@ def describe(settings: DatasetSettings) -> str:
 
 
 def dataset_source(settings: DatasetSettings, held_out_fraction: float, cache: Path) -> Source:
-    """The documents of a dataset, fetched whole.
+    """All documents of a dataset, downloaded whole.
 
     Without a `held_out_split`, documents are held out at even distances.
     """
@@ -46,7 +46,7 @@ def dataset_source(settings: DatasetSettings, held_out_fraction: float, cache: P
 
     def documents() -> Iterator[Document]:
         for number, text in enumerate(texts(training, settings)):
-            # The fraction of the first n documents, rounded down, grows by one with those that are held out.
+            # With the next document, the fraction rounded down grows by one: that document is held out.
             here, before = (math.floor(count * held_out_fraction) for count in (number + 1, number))
             yield Document(text, held_out is None and here > before)
         if held_out is not None:
@@ -56,7 +56,7 @@ def dataset_source(settings: DatasetSettings, held_out_fraction: float, cache: P
 
 
 def load(settings: DatasetSettings, split: str, cache: Path) -> Any:
-    """A split of a dataset, as the package gives it."""
+    """Load a split of a dataset with the package `datasets`."""
     needs, remedy = "Hugging Face datasets need the package datasets", "pip install 'einsearch[datasets]'"
     datasets = optional_package("datasets", needs, remedy, DataError)
     local = {"data_files": [str(file) for file in settings.files], "cache_dir": str(cache / "datasets")}
@@ -69,16 +69,16 @@ def load(settings: DatasetSettings, split: str, cache: Path) -> Any:
             streaming=settings.streaming,
             **(local if settings.files else {}),
         )
-    except Exception as error:  # of many kinds: the package's, pyarrow's, the network's
+    except Exception as error:  # errors of many kinds: from datasets, pyarrow and the network
         raise _cannot_load(settings, split, error) from error
 
 
 def texts(rows: Any, settings: DatasetSettings) -> Iterator[str]:
-    """The texts of a split, or of a stream of one."""
+    """The texts of a split, or of a streamed one."""
     column = settings.column
     try:
         if column in (rows.column_names or ()):
-            rows = rows.select_columns([column])  # others need not be read
+            rows = rows.select_columns([column])  # other columns need not be read
         for number, row in enumerate(rows):
             if column not in row:
                 raise DataError(
@@ -94,7 +94,7 @@ def texts(rows: Any, settings: DatasetSettings) -> Iterator[str]:
             yield text
     except DataError:
         raise
-    except Exception as error:  # while streaming, reading goes on here
+    except Exception as error:  # while streaming, rows are read here
         raise _cannot_load(settings, settings.split, error) from error
 
 
@@ -110,7 +110,7 @@ def _survey(parts: list[Any], settings: DatasetSettings) -> dict[str, Any]:
 
 
 def _cannot_load(settings: DatasetSettings, split: str, error: Exception) -> DataError:
-    cause = error.__cause__ or error  # the package wraps what pyarrow says
+    cause = error.__cause__ or error  # datasets wraps pyarrow's error
     lines = str(cause).splitlines() or [""]
     return DataError(
         f"{describe(settings)}, split {split!r}, cannot be loaded: {type(cause).__name__}: {lines[0]}",

@@ -1,4 +1,4 @@
-"""The tokens of a training run, from wherever the settings say."""
+"""Open the tokens of a training run, from any source that the settings name."""
 
 from __future__ import annotations
 
@@ -39,26 +39,28 @@ _ELSEWHERE = "make it writable, give another one, or for the cache set XDG_CACHE
 
 @dataclass(frozen=True)
 class TokenData:
-    """Tokens to train on and held-out ones."""
+    """Training tokens and held-out tokens of one source."""
 
     training: TokenArray | TokenStream
-    """(length,) unsigned integers, memory-mapped; or a stream."""
+    """Training tokens: (length,) unsigned integers, memory-mapped; or a stream."""
 
     held_out: TokenArray
-    """(length,) unsigned integers, memory-mapped; of a stream in memory."""
+    """Held-out tokens: (length,) unsigned integers, memory-mapped; in memory if training tokens are a stream."""
 
     vocabulary: int
-    """All tokens are below this number."""
+    """Number of distinct tokens; every token is below it."""
 
     tokenizer: Tokenizer | None
-    """What the tokens stand for, when that is known."""
+    """The tokenizer of the tokens, if it is known."""
 
     digest: str
-    """SHA-256 over both parts, for a stream over its settings and the held-out part; a checkpoint notes it to refuse
-    another corpus."""
+    """SHA-256 over both parts; for a stream, over its settings and the held-out part.
+
+    A checkpoint records it and refuses to go on with another corpus.
+    """
 
     described: str
-    """Where the tokens come from, in words."""
+    """A short description of the source, for messages."""
 
     files: tuple[Path, ...] = ()
     """The token files, and the meta.json next to them; empty for a stream."""
@@ -73,7 +75,7 @@ class TokenData:
 def open_tokens(
     settings: DataSettings, cache_folder: Path | None = None, progress: Callable[[float], None] | None = None
 ) -> TokenData:
-    """Tokens of a run; text is encoded once and kept in the cache folder.
+    """Open the tokens of a run; text is encoded once and kept in the cache folder.
 
     Safe to call from several processes at once: one encodes, the others wait.
 
@@ -83,8 +85,8 @@ def open_tokens(
         progress: called with the share of the text that is encoded.
 
     Raises:
-        DataError: nothing there, not readable, empty, of one token only, not the type it should be, or a token that
-            the vocabulary does not have; a tokenizer that cannot be had.
+        DataError: the source is missing, not readable, empty, of the wrong type or of one token only, or has a token
+            that the vocabulary does not have; or the tokenizer is not available.
         OutputError: the cache folder cannot be written.
     """
     cache = (default_cache_folder() if cache_folder is None else cache_folder) / "tokens"
@@ -99,10 +101,10 @@ def open_tokens(
 
 
 def check_source(settings: DataSettings) -> None:
-    """Look whether the files are there, and whether the tokenizer can be had, before anything slow is done for them.
+    """Check that the files exist and the tokenizer is available, before anything slow starts.
 
     Raises:
-        DataError: they are not.
+        DataError: a file or the tokenizer is missing.
     """
     if settings.tokens is not None:
         _check_token_files(settings.tokens)
@@ -125,10 +127,10 @@ def write_tokens(
 
     Args:
         text: text file, or folder of text files.
-        folder: made when missing; must not have token files.
-        tokenizer: by name, as `DataSettings.tokenizer`.
+        folder: created if it is missing; must not contain token files.
+        tokenizer: its name, as in `DataSettings.tokenizer`.
         held_out_fraction: part of the characters held out.
-        token_type: of the integers; the smallest that holds the vocabulary when None.
+        token_type: type of the integers; None takes the smallest that holds the vocabulary.
         progress: called with the share of the text that is done.
 
     Raises:
@@ -190,7 +192,7 @@ def _open_stream(settings: DataSettings, dataset: DatasetSettings, cache: Path) 
 
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
-    """What the system refuses within the block is said of the folder."""
+    """Report errors of the system inside the block as errors of writing to the folder."""
     try:
         yield
     except OSError as error:
@@ -198,7 +200,7 @@ def _writing_to(folder: Path) -> Iterator[None]:
 
 
 def _is_whole(folder: Path, key: str) -> bool:
-    """Whether token files carry this key and have the lengths that they had when they were written."""
+    """Whether the token files carry this key and still have the lengths with which they were written."""
     try:
         meta = read_meta(folder)
         if meta is None or meta.key != key or meta.token_type is None:
@@ -239,7 +241,7 @@ def _refuse_other_tokenizer(folder: Path, settings: DataSettings) -> None:
 
 
 def _open_parts(path: Path, settings: DataSettings, cache: Path, described: str) -> TokenData:
-    """A .bin file, or the train.bin and val.bin of a folder; a missing val.bin is the end of train.bin."""
+    """Open a .bin file, or the train.bin and val.bin of a folder; without val.bin, the end of train.bin is held out."""
     folder = path if path.is_dir() else path.parent
     meta = read_meta(folder)
     token_type = _token_type(folder, settings, meta)
@@ -286,7 +288,7 @@ def _token_type(folder: Path, settings: DataSettings, meta: TokenMeta | None) ->
 
 
 def _vocabulary_of(settings: DataSettings, known: int | None, tokenizer: Tokenizer | None) -> int | None:
-    """The number that settings give, or else the known one."""
+    """The vocabulary that the settings give, or else the known one."""
     vocabulary = settings.vocabulary or known
     if vocabulary is not None and tokenizer is not None and vocabulary < tokenizer.vocabulary:
         raise DataError(

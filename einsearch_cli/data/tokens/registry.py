@@ -1,4 +1,4 @@
-"""The tokenizers there are, by name and by their description."""
+"""The available tokenizers, found by their name or their description."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _KINDS: Final[Sequence[type[Tokenizer]]] = (BytesTokenizer, CharacterTokenizer, 
 
 @dataclass(frozen=True)
 class LearnedTokenizer:
-    """A tokenizer that is made from the training part of a text."""
+    """A tokenizer that is trained on the training part of a text."""
 
     identity: str
-    """What it depends on besides the text."""
+    """Text that identifies everything that the tokenizer depends on except the text."""
     of: Callable[[Iterable[str]], Tokenizer]
 
 
 def learned_tokenizer(name: str) -> LearnedTokenizer | None:
-    """The one that settings name, `characters` or `bpe:N`; None for a tokenizer that needs no text.
+    """The learned tokenizer of this name, `characters` or `bpe:N`; None for a tokenizer that needs no text.
 
     >>> learned_tokenizer("characters").of(["abba"]).vocabulary
     3
@@ -48,10 +48,10 @@ def _byte_pairs(texts: Iterable[str], size: int) -> Tokenizer:
 
 
 def open_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer by the name that settings give; not one that is made from texts.
+    """Open a tokenizer by the name that settings give; learned tokenizers are refused.
 
     Raises:
-        DataError: no such tokenizer, or it cannot be had.
+        DataError: no such tokenizer, or it is not available.
     """
     check_tokenizer(name)
     kind, _, argument = name.partition(":")
@@ -66,7 +66,7 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 
 def tokenizer_from_json(values: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that `Tokenizer.to_json` described, as checkpoints and meta.json carry it.
+    """Rebuild a tokenizer from what `Tokenizer.to_json` wrote into a checkpoint or meta.json.
 
     Raises:
         DataError: no such kind, a part is missing or damaged, or its package is not installed.

@@ -1,4 +1,4 @@
-"""Where a training run's tokens come from, as a YAML file says it."""
+"""Settings that say where a training run's tokens come from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from einsearch_cli.errors import DataError
 from einsearch_cli.settings import PathSetting, RuleError, Settings, Whole
 
 TokenType = Literal["uint8", "uint16", "uint32"]
-"""How a token is stored: an unsigned little-endian integer."""
+"""The type of a stored token: an unsigned little-endian integer."""
 
 MAX_VOCABULARY: Final = 1 << 32
 
@@ -23,10 +23,10 @@ class DatasetSettings(Settings):
     """Name on the hub such as `roneneldan/TinyStories`, or the reader of `files`: json, parquet, csv or text."""
 
     files: tuple[PathSetting, ...] = Field(default=(), strict=False)
-    """Local files for a reader; nothing is fetched then."""
+    """Local files for a reader; nothing is downloaded then."""
 
     configuration: str | None = None
-    """Which of a hub dataset's configurations."""
+    """The configuration of a hub dataset."""
 
     revision: str | None = None
     """Commit, tag or branch of a hub dataset; give a commit to make a run repeatable."""
@@ -38,7 +38,7 @@ class DatasetSettings(Settings):
     """Split to validate on; without one, part of `split` is held out."""
 
     column: str = "text"
-    """Column that has the text."""
+    """The column that contains the text."""
 
     streaming: bool = False
     """Read and encode while training, with nothing on disk."""
@@ -47,7 +47,7 @@ class DatasetSettings(Settings):
     """Documents held out of a stream: the first ones of `held_out_split`, or else of `split`."""
 
     shuffle_buffer: Whole = Field(default=1024, ge=0, le=1_000_000_000)
-    """Documents of a stream kept in memory, of which the next is drawn; 0 keeps the order."""
+    """The number of documents of a stream kept in memory, of which the next one is drawn; 0 keeps the order."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -67,11 +67,11 @@ LOCAL_READERS: Final = ("json", "parquet", "csv", "text")
 
 
 MAX_SUBWORDS: Final = 1 << 16
-"""Largest number of subwords: tokens fit two bytes."""
+"""The most subwords of a tokenizer: tokens must fit two bytes."""
 
 
 def check_tokenizer(name: str) -> None:
-    """Check the name of a tokenizer; whether what it needs is there is known when it is opened."""
+    """Raise an error for a name that is not a tokenizer; whether it is available is checked when it is opened."""
     kind, _, argument = name.partition(":")
     size = int(argument) if argument.isascii() and argument.isdecimal() and len(argument) < 9 else 0
     if kind == "bpe" and not 256 <= size <= MAX_SUBWORDS:
@@ -89,7 +89,9 @@ def check_tokenizer(name: str) -> None:
 
 
 class DataSettings(Settings):
-    """Source of the tokens: one of `tokens`, `text` and `dataset`; without any, the Python standard library's source.
+    """The source of the tokens: one of `tokens`, `text` and `dataset`.
+
+    By default, the Python standard library's source code is the text.
 
     >>> DataSettings(text="book.txt", tokenizer="characters").tokenizer
     'characters'
@@ -105,9 +107,12 @@ class DataSettings(Settings):
     """Hugging Face dataset (extra `datasets`)."""
 
     tokenizer: str | None = Field(default=None, examples=["characters"])
-    """`bytes` (the default for text), `characters`, `bpe:N` (N subwords found in the text), `tiktoken:NAME`,
-    `tiktoken:FILE.tiktoken` or `huggingface:FILE` (a tokenizer.json).
-    For token files: what the tokens stand for; needed only to generate text."""
+    """The name of the tokenizer.
+
+    `bytes` (the default for text), `characters`, `bpe:N` (N subwords found in the text), `tiktoken:NAME`,
+    `tiktoken:FILE.tiktoken` or `huggingface:FILE` (a tokenizer.json). For token files it is needed only to generate
+    text.
+    """
 
     vocabulary: Whole | None = Field(default=None, ge=2, le=MAX_VOCABULARY)
     """Number of distinct tokens of token files that have no meta.json, or a larger number than the tokenizer has."""
@@ -116,12 +121,15 @@ class DataSettings(Settings):
     """Type of the integers in token files that have no meta.json; uint16 unless given."""
 
     held_out_fraction: float = Field(default=0.05, gt=0, le=0.5)
-    """Part held out for validation: whole files of a folder, the end of a single file or of a token file without a
-    val.bin, documents of a dataset without a `held_out_split`."""
+    """The part held out for validation.
+
+    Held out are whole files of a folder, the end of a single file or of a token file without a val.bin, or documents of
+    a dataset without a `held_out_split`.
+    """
 
     @classmethod
     def rebased(cls, values: object, folder: Path) -> object:
-        """Plain settings from a file, with relative paths read from its folder; what is not a path is left to be refused.
+        """Read plain settings from a file, with its relative paths taken from its folder.
 
         >>> DataSettings.rebased({"text": "books", "tokenizer": "huggingface:a.json"}, Path("mine"))
         {'text': 'mine/books', 'tokenizer': 'huggingface:mine/a.json'}

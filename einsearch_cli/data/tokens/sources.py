@@ -1,4 +1,4 @@
-"""Where documents come from before they are tokens: text files and Hugging Face datasets."""
+"""Sources of documents before they become tokens: text files and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Documents in their order, read again each time."""
+    """Documents in their order, read from disk each time."""
 
     described: str
-    """What the source is, in words."""
+    """A short description of the source, for messages."""
 
     digest: str
     """SHA-256 over the texts."""
 
     documents: Callable[[], Iterator[Document]]
-    """Reads them."""
+    """A function that reads the documents."""
 
     separate: bool
-    """Whether documents are apart from each other, so that something has to stand between them."""
+    """Whether documents are separate, so that a separator has to stand between them."""
 
     characters: int
     """Length of all texts together."""
@@ -41,6 +41,6 @@ class Source:
 
 
 def key_of(source: Source, tokenizer: object, held_out_fraction: float) -> str:
-    """SHA-256 over everything that token files made from a source depend on."""
+    """SHA-256 over everything on which token files made from a source depend."""
     parts = {"text": source.digest, "tokenizer": tokenizer, "held_out_fraction": held_out_fraction, "format": 1}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Tokens that are read and encoded while a run goes on."""
+"""Tokens that are read and encoded during a run."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ class TokenStream:
     cache: Path
 
     def epoch(self, number: int, seed: int) -> Iterator[TokenArray]:
-        """Tokens of the documents of an epoch, in a shuffled order that number and seed determine."""
+        """The tokens of the documents of an epoch, in a shuffled order that number and seed determine."""
         rows = hub.load(self.settings, self.settings.split, self.cache)
         if self.settings.held_out_split is None:
             rows = rows.skip(self.settings.held_out_documents)
         if self.settings.shuffle_buffer:
-            # The package's own set_epoch adds the number to the seed: seed 1 would start with the second epoch of 0.
+            # The package's own set_epoch adds the number to the seed: seed 1 would start with the second epoch of seed
+            # 0.
             drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
             rows = rows.shuffle(seed=drawn, buffer_size=self.settings.shuffle_buffer)
         return encode_all(rows, self.settings, self.tokenizer)
@@ -48,17 +49,17 @@ class TokenStream:
 
 
 def encode_all(rows: Any, settings: DatasetSettings, tokenizer: Tokenizer) -> Iterator[TokenArray]:
-    """Tokens of documents, each ended as in token files."""
+    """The tokens of documents, with separators as in token files."""
     for text in hub.texts(rows, settings):
         yield from encode_document(text, tokenizer, separate=True)
 
 
 class StreamSampler:
-    """Consecutive blocks of a stream; which ones is a function of the step alone.
+    """Consecutive blocks of a stream; the step alone determines which ones.
 
-    Asking for the next step reads on. A later step is reached by reading and encoding what lies between, an earlier
-    one by starting over: a resumed run spends that time once, and then goes on with the same batches. Every process
-    reads the whole stream and takes its rows. Arguments are those of `BlockSampler`; the seed is that of the order of
+    Asking for the next step reads on. A later step is reached by reading and encoding everything before it, an earlier
+    step by starting over. So a resumed run spends that time once, and then continues with the same batches. Every
+    process reads the whole stream and takes its rows. Arguments are those of `BlockSampler`; the seed orders the
     documents.
     """
 
@@ -114,5 +115,5 @@ class StreamSampler:
 
 
 def stream_identity(settings: DatasetSettings, tokenizer: Tokenizer) -> str:
-    """What is known of a stream without reading it: where it comes from and how it is encoded."""
+    """A key of a stream that needs no reading: where it comes from and how it is encoded."""
     return json.dumps([settings.model_dump(mode="json"), tokenizer.to_json()], sort_keys=True)

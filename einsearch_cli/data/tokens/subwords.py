@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import tokenizers
 
 GPT2_PATTERN: Final = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-"""How GPT-2 cuts text into words before merging (Radford et al. 2019, section 2.2); for merge tables from a file."""
+"""The pattern by which GPT-2 cuts text into words before merging (Radford et al. 2019, section 2.2), for merge tables.
+"""
 
 END_OF_TEXT: Final = "<|endoftext|>"
 
@@ -45,12 +46,12 @@ class TiktokenTokenizer(Tokenizer):
         return self._encoding._special_tokens.get(END_OF_TEXT)
 
     def encode(self, text: str) -> Tokens:
-        """Tokens, uint32."""
+        """Encode a text into tokens, uint32."""
         text = text.encode("utf-8", errors="replace").decode("utf-8")  # the package would drop lone surrogates
         return np.asarray(self._encoding.encode_to_numpy(text, disallowed_special=()), dtype=np.uint32)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens; the replacement character for numbers that are not tokens."""
+        """The text of tokens; the replacement character for numbers that are not tokens."""
         parts = []
         for token in tokens:
             try:
@@ -60,7 +61,7 @@ class TiktokenTokenizer(Tokenizer):
         return b"".join(parts).decode("utf-8", errors="replace")
 
     def to_json(self) -> dict[str, Any]:
-        """Pattern, merge ranks and special tokens; about 1 MB for GPT-2."""
+        """The pattern, merge ranks and special tokens; about 1 MB for GPT-2."""
         encoding = self._encoding
         ranks = {base64.b64encode(word).decode(): rank for word, rank in encoding._mergeable_ranks.items()}
         return {
@@ -73,16 +74,16 @@ class TiktokenTokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TiktokenTokenizer:
-        """The tokenizer of a pattern, merge ranks and special tokens."""
+        """Build the tokenizer from a pattern, merge ranks and special tokens."""
         ranks = {base64.b64decode(word, validate=True): int(rank) for word, rank in values["ranks"].items()}
         special = {str(word): int(token) for word, token in values["special_tokens"].items()}
         return cls(_encoding(str(values["name"]), str(values["pattern"]), ranks, special))
 
     @classmethod
     def open(cls, name: str) -> TiktokenTokenizer:
-        """An encoding by its name (gpt2, cl100k_base, …), or a merge table by its path, which ends in .tiktoken.
+        """Open an encoding by its name (gpt2, cl100k_base, …), or a merge table by its path, which ends in .tiktoken.
 
-        A merge table is cut into words as GPT-2 does, and `<|endoftext|>` gets the token after the last.
+        With a merge table, text is cut into words as by GPT-2, and `<|endoftext|>` gets the token after the last.
         """
         tiktoken = _package("tiktoken")
         known = tiktoken.list_encoding_names()
@@ -97,7 +98,7 @@ class TiktokenTokenizer(Tokenizer):
             )
         try:
             return cls(tiktoken.get_encoding(name))
-        except Exception as error:  # requests', urllib3's and tiktoken's own, by version
+        except Exception as error:  # errors of requests, urllib3 and tiktoken, depending on the version
             raise DataError(
                 f"the merge table of tiktoken's {name!r} cannot be fetched: {type(error).__name__}",
                 remedy="run it once with a network, set TIKTOKEN_CACHE_DIR to a folder that has the table, "
@@ -112,7 +113,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
-        # A file can ask for texts to be cut or filled up to one length; a corpus is neither.
+        # A file can ask for texts to be truncated or padded to one length; neither makes sense for a corpus.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
@@ -123,46 +124,48 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @property
     def end_of_text(self) -> int | None:
-        """The first that it has of `<|endoftext|>`, `<|end_of_text|>`, `</s>`, `<eos>`, `[EOS]`, `<|eos|>`, `[SEP]`."""
+        """The end-of-text token: the first known one of a list of usual names such as `<|endoftext|>` and `</s>`."""
         found = (self._tokenizer.token_to_id(name) for name in _END_NAMES)
         return next((token for token in found if token is not None), None)
 
     def encode(self, text: str) -> Tokens:
-        """Tokens, uint32."""
+        """Encode a text into tokens, uint32."""
         text = text.encode("utf-8", errors="replace").decode("utf-8")  # the package refuses lone surrogates
-        # The batch of one leaves out where each token was, which takes a third of the time.
+        # The batch method skips the position of each token, which takes a third of the time.
         (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return np.array(encoded.ids, dtype=np.uint32)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens, special ones included; numbers that are not tokens are left out."""
+        """The text of tokens, special ones included; numbers that are not tokens are left out."""
         return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False))
 
     def unknown(self, text: str) -> str:
-        """The characters that become the model's unknown token, where it has one."""
+        """The characters that become the model's unknown token, if it has one."""
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         number = None if unknown is None else self._tokenizer.token_to_id(unknown)
         return "".join(character for character in dict.fromkeys(text) if number in self.encode(character).tolist())
 
     def to_json(self) -> dict[str, Any]:
-        """What its tokenizer.json holds."""
+        """The contents of its tokenizer.json."""
         return {"kind": self.kind, "tokenizer_json": self._tokenizer.to_str()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> HuggingFaceTokenizer:
-        """The tokenizer that a tokenizer.json describes."""
+        """Build the tokenizer from the contents of a tokenizer.json."""
         return cls(_parse(_package("tokenizers"), str(values["tokenizer_json"])))
 
     @staticmethod
     def package_version() -> str:
-        """Version of the package `tokenizers`, on which the result of `train` may depend."""
+        """The version of the package `tokenizers`, on which the result of `train` may depend."""
         return str(_package("tokenizers").__version__)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int) -> HuggingFaceTokenizer:
-        """Byte-pair encoding of texts: Sennrich et al. 2016 (arXiv 1508.07909), over bytes and within GPT-2's words.
+        """Train byte-pair encoding on texts, over bytes and within GPT-2's words.
 
-        The 256 bytes, then merges of two tokens, the most frequent first. The same texts give the same merges.
+        Tokens are the 256 bytes, then merges of two tokens, the most frequent first. The same texts give the same merges.
+
+        Source: Sennrich et al. 2016 (arXiv 1508.07909).
 
         Args:
             texts: parts of a text, cut at ends of words.
@@ -180,7 +183,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def open(cls, path: Path) -> HuggingFaceTokenizer:
-        """A tokenizer.json, or a folder that has one."""
+        """Open a tokenizer.json, or a folder that contains one."""
         package = _package("tokenizers")
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
@@ -209,7 +212,7 @@ def _encoding(name: str, pattern: str, ranks: dict[bytes, int], special: dict[st
 
 
 def _refuse_other_pattern(path: Path, known: list[str]) -> None:
-    """Refuse tiktoken's own tables but gpt2 and r50k_base: the others split text into words differently from GPT-2."""
+    """Refuse tiktoken's own tables except gpt2 and r50k_base: the others split text into words unlike GPT-2."""
     name = path.stem
     if name in known and name not in ("gpt2", "r50k_base"):
         raise DataError(
@@ -219,7 +222,7 @@ def _refuse_other_pattern(path: Path, known: list[str]) -> None:
 
 
 def _read_merges(path: Path) -> dict[bytes, int]:
-    """Lines of a word in base64 and its rank."""
+    """Read lines of a word in base64 and its rank."""
     remedy = "give a merge table: lines of a word in base64, a space, and its rank"
     try:
         lines = path.read_bytes().splitlines()

@@ -1,4 +1,4 @@
-"""Text from files: finding and reading them, and holding some out."""
+"""Text from files: finding, reading and splitting it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from einsearch_cli.data.tokens.sources import Document, Source
 from einsearch_cli.errors import DataError
 
 TEXT_SUFFIXES: Final = frozenset({".txt", ".md", ".rst", ".py", ".tex", ".html", ".csv", ".json"})
-"""Files of a folder that count as text; a single file may have any name."""
+"""Suffixes of the files of a folder that count as text; a single file may have any name."""
 
 _LIBRARY_SKIPS: Final = frozenset(
     {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "_bundled"}
@@ -24,7 +24,7 @@ _SHUFFLE_SEED: Final = 0
 
 
 def text_source(path: Path | None, held_out_fraction: float, cache: Path) -> Source:
-    """A text file, a folder of them, or (None) the Python standard library's source.
+    """A text file, a folder of text files, or (None) the Python standard library's source.
 
     Only one file at a time is in memory.
     """
@@ -59,12 +59,12 @@ def _survey(files: list[Path]) -> dict[str, Any]:
 
 
 def text_files(path: Path | None) -> list[Path]:
-    """The files of a text: itself, those of a folder by suffix, or (None) the Python standard library's, by path."""
+    """The files of a text, sorted by path: one file, those of a folder by suffix, or (None) the standard library's."""
     return _standard_library() if path is None else _files(path)
 
 
 def read_text(file: Path) -> str:
-    """What a file contains."""
+    """The contents of a file."""
     try:
         raw = file.read_bytes()
     except OSError as error:
@@ -79,9 +79,9 @@ def read_text(file: Path) -> str:
 
 
 def split_files(lengths: list[int], fraction: float) -> tuple[list[int], list[int]]:
-    """Which of several texts to train on, and which to hold out, in the order in which they are joined.
+    """Split several texts into those to train on and those to hold out, in the order in which they are joined.
 
-    They are shuffled, always alike, and held out from the end until those make up the fraction.
+    The texts are shuffled, always in the same way, and held out from the end until they make up the fraction.
 
     >>> split_files([10] * 4, 0.25)
     ([3, 1, 0], [2])
@@ -95,7 +95,7 @@ def split_files(lengths: list[int], fraction: float) -> tuple[list[int], list[in
 
 
 def split_end(text: str, fraction: float) -> tuple[str, str]:
-    """A single text without its end, and its end, which is held out.
+    """Split a single text into its beginning and its end, which is held out.
 
     >>> split_end("abcdefghij", 0.2)
     ('abcdefgh', 'ij')
@@ -130,7 +130,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _walk(root: Path, suffixes: frozenset[str], skip: Callable[[str], bool]) -> list[Path]:
-    """Files under `root` by suffix, in the order of their paths, without entering folders to skip."""
+    """The files under `root` with a suffix, in the order of their paths; folders to skip are not entered."""
     found: list[Path] = []
     for folder, inner, names in os.walk(root):
         inner[:] = [name for name in inner if not skip(name)]

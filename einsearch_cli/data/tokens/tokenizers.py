@@ -1,4 +1,4 @@
-"""Text to tokens and back: bytes, characters, and what the tokenizers of tiktoken and Hugging Face do."""
+"""Tokenizers: bytes, characters, and the interface that tiktoken's and Hugging Face's tokenizers share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tokens = npt.NDArray[Any]
 
 UNKNOWN: Final = "\N{REPLACEMENT CHARACTER}"
 MAX_CHARACTERS: Final = (1 << 16) - 1
-"""Most characters with a token of their own, so that tokens fit two bytes."""
+"""The most characters with a token of their own, so that tokens fit two bytes."""
 
 
 class Tokenizer(ABC):
@@ -34,19 +34,19 @@ class Tokenizer(ABC):
 
     @property
     def end_of_text(self) -> int | None:
-        """The token between two documents; None when the tokenizer has none."""
+        """The token between two documents; None if the tokenizer has none."""
         return None
 
     @abstractmethod
     def encode(self, text: str) -> Tokens:
-        """Tokens of a text, (length,)."""
+        """Encode a text into tokens, (length,)."""
 
     @abstractmethod
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens; the replacement character stands for what is not text."""
+        """The text of tokens; the replacement character stands for anything that is not text."""
 
     def unknown(self, text: str) -> str:
-        """The characters of a text that it does not know, each once, in order."""
+        """The characters of a text that the tokenizer does not know, each once, in order."""
         return "".join(
             character
             for character in dict.fromkeys(text)
@@ -55,12 +55,12 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Everything the tokenizer is made of, as plain JSON values."""
+        """Everything that defines the tokenizer, as plain JSON values."""
 
     @classmethod
     @abstractmethod
     def from_json(cls, values: Mapping[str, Any]) -> Tokenizer:
-        """The tokenizer of `to_json`."""
+        """Rebuild the tokenizer from what `to_json` wrote."""
 
 
 class BytesTokenizer(Tokenizer):
@@ -74,24 +74,24 @@ class BytesTokenizer(Tokenizer):
 
     @property
     def vocabulary(self) -> int:
-        """256."""
+        """The number of bytes, 256."""
         return 256
 
     def encode(self, text: str) -> Tokens:
-        """Bytes, uint8."""
+        """Encode a text into its bytes, uint8."""
         return np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of bytes; a token that is not a byte counts as broken UTF-8, too."""
+        """The text of bytes; a token that is not a byte counts as broken UTF-8."""
         return bytes(token if 0 <= token < 256 else 0xFF for token in tokens).decode("utf-8", errors="replace")
 
     def to_json(self) -> dict[str, Any]:
-        """The kind of the tokenizer, which is all there is."""
+        """The kind of the tokenizer, which defines it completely."""
         return {"kind": self.kind}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> BytesTokenizer:  # noqa: ARG003
-        """The one bytes tokenizer."""
+        """Return the bytes tokenizer; there is only one."""
         return cls()
 
 
@@ -115,7 +115,7 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> CharacterTokenizer:
-        """The characters of texts, most frequent first, equally frequent ones by code point; at most 65,535."""
+        """Take the characters of texts, most frequent first, equally frequent ones by code point; at most 65,535."""
         counts = np.zeros(0x110000, dtype=np.int64)
         for text in texts:
             found = np.bincount(code_points_of(text))
@@ -124,15 +124,15 @@ class CharacterTokenizer(Tokenizer):
 
     @property
     def vocabulary(self) -> int:
-        """Known characters, and one for all others."""
+        """The number of known characters, plus one for all others."""
         return len(self._characters) + 1
 
     def encode(self, text: str) -> Tokens:
-        """Tokens, uint8 when they fit it, else uint16."""
+        """Encode a text into tokens, uint8 if they fit, else uint16."""
         return self._table[code_points_of(text)]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens; the replacement character for the unknown one."""
+        """The text of tokens; the replacement character for the unknown one."""
         known = self._characters
         return "".join(known[token - 1] if 0 < token <= len(known) else UNKNOWN for token in tokens)
 
@@ -142,12 +142,12 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CharacterTokenizer:
-        """The tokenizer of characters in the order of their tokens."""
+        """Build the tokenizer from characters in the order of their tokens."""
         return cls(str(values["characters"]))
 
 
 def code_points_of(text: str) -> npt.NDArray[np.uint32]:
-    """Number of every character.
+    """The code point of every character.
 
     >>> code_points_of("aé").tolist()
     [97, 233]

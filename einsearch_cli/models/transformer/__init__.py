@@ -1,6 +1,6 @@
 """A decoder-only transformer whose layers may be structured: config, presets, network, key-value cache, costs.
 
-The network and its cache load torch, on first use; everything else is arithmetic.
+The network and its cache load torch on first use; everything else is arithmetic.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a transformer, part by part, from its config: the network is not built."""
+"""Parameters and FLOPs of a transformer, part by part, from its config alone."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from einsearch_cli.structures import LayerSpec, MixtureOfExperts, parse_structur
 
 
 class Part(StrEnum):
-    """What parameters and FLOPs of a transformer are spent on."""
+    """A part of a transformer in the table of its parameters and FLOPs."""
 
     embedding = "embedding"
-    """The token embedding; a tied head is counted here as parameters, and under `head` as FLOPs."""
+    """The token embedding; the parameters of a tied head are counted here, its FLOPs under `head`."""
     attention = "attention"
-    """The four projections."""
+    """The four attention projections."""
     scores = "attention scores"
     """Query-key products and weighted sums of values over the full window; no parameters."""
     ffn = "ffn"
     """Feed-forward networks."""
     norms = "norms"
-    """Norms of the stream, of queries and of keys; their FLOPs are not counted."""
+    """Norms of the residual stream, of queries and of keys; their FLOPs are not counted."""
     head = "head"
     """The output layer."""
 
@@ -68,7 +68,7 @@ class ModelCosts:
 
 
 class Matrix(NamedTuple):
-    """A linear layer of a transformer, or a feed-forward network of experts, which stands for two."""
+    """A linear layer of a transformer, or a feed-forward network of experts as one entry."""
 
     part: Part
     d_in: int
@@ -92,10 +92,10 @@ def _count(matrix: Matrix, bias: bool) -> LinearCount:
 
 
 def matrices(config: TransformerConfig, *, dense_as_structure: bool = False) -> Iterator[tuple[int, Matrix]]:
-    """What the blocks multiply with, each with the number of its block.
+    """The matrices of all blocks, each with the number of its block.
 
     Args:
-        config: of the transformer.
+        config: the transformer's config.
         dense_as_structure: whether layers of the structure `dense` are structured ones too, as in the proxy network.
     """
     layer = config.layer_spec
@@ -122,7 +122,7 @@ def _feed_forward(config: TransformerConfig, layer: LayerSpec | None) -> list[Ma
 
 
 def model_costs(config: TransformerConfig, *, dense_as_structure: bool = False) -> ModelCosts:
-    """What each part costs; the parts sum to `parameter_count()` and to `flops_per_token().total` of the network.
+    """The costs of every part; they sum to `parameter_count()` and to `flops_per_token().total` of the network.
 
     Raises:
         SizeError: a structure that does not fit the widths.
@@ -146,7 +146,7 @@ def model_costs(config: TransformerConfig, *, dense_as_structure: bool = False) 
 
 
 def _norms(config: TransformerConfig) -> int:
-    """Trainable numbers of two norms in every block and one before the head, and of those of queries and keys."""
+    """Trainable numbers of the norms: two per block, one before the head, and those of queries and keys."""
     of_stream = config.width * (1 if config.norm == "rms" else 2)
     of_heads = 2 * config.head_size if config.qk_norm else 0
     return (2 * config.layers + 1) * of_stream + config.layers * of_heads
@@ -166,7 +166,7 @@ def transformer_count(config: TransformerConfig, *, dense_as_structure: bool = F
 
 
 def dense_twin(config: TransformerConfig) -> TransformerConfig:
-    """This transformer with dense layers in place of the structured ones.
+    """The config with dense layers in place of the structured ones.
 
     >>> from einsearch_cli.models.transformer.presets import preset
     >>> dense_twin(preset("wide-m")).structure

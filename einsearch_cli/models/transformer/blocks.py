@@ -1,4 +1,4 @@
-"""Rotary positions, attention, feed-forward network, and the block of them."""
+"""The parts of a transformer block: rotary positions, attention, feed-forward network."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Rotation(NamedTuple):
 def rotation(start: int, length: int, head_size: int, base: float, like: Tensor) -> Rotation:
     """The rotation of positions start … start + length - 1, in dtype and on the device of `like`.
 
-    Every pass computes it again, which takes less than 1% of the pass. So a model has no
-    state that could be lost when it is moved, sharded or loaded.
+    Every pass computes it, which takes less than 1% of the pass. So a model has no state that could be lost when it is
+    moved, sharded or loaded.
 
     >>> turned = rotation(0, 3, 4, 10_000.0, torch.empty(0)).turn(torch.ones(1, 1, 3, 4))
     >>> turned[0, 0, 0].tolist(), turned.square().sum(-1).round().tolist()
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         self.key_norm = nn.RMSNorm(config.head_size, eps=_EPSILON) if config.qk_norm else nn.Identity()
 
     def forward(self, x_BTW: Tensor, rotation: Rotation, cache: KeyValueCache | None = None, block: int = 0) -> Tensor:
-        """(B, T, W) to (B, T, W); with a cache, `block` is the place of this block in it."""
+        """Map (B, T, W) to (B, T, W); with a cache, `block` is the place of this block in it."""
         query_BHTD = rotation.turn(self.query_norm(self._heads(self.query(x_BTW))))
         key_BKSD = rotation.turn(self.key_norm(self._heads(self.key(x_BTW))))
         value_BKSD = self._heads(self.value(x_BTW))
@@ -83,7 +83,7 @@ class Attention(nn.Module):
             return F.scaled_dot_product_attention(
                 query_BHTD, key_BKSD, value_BKSD, is_causal=True, enable_gqa=self.is_grouped
             )
-        if new == 1:  # the heads of a group read the same keys: they are rows of one product
+        if new == 1:  # Heads of a group read the same keys, so they are rows of one product.
             query_BKGD = query_BHTD.reshape(*key_BKSD.shape[:2], -1, self.head_size)
             return F.scaled_dot_product_attention(query_BKGD, key_BKSD, value_BKSD).reshape(query_BHTD.shape)
         mask_TS = torch.ones(new, seen, dtype=torch.bool, device=query_BHTD.device).tril(seen - new)
@@ -106,7 +106,7 @@ class FeedForward(nn.Module):
         zero_output_(self.down)
 
     def forward(self, x_BTW: Tensor) -> Tensor:
-        """(B, T, W) to (B, T, W)."""
+        """Map (B, T, W) to (B, T, W)."""
         hidden_BTH = self.up(x_BTW)
         hidden_BTH = F.gelu(hidden_BTH) if self.gate is None else F.silu(self.gate(x_BTW)) * hidden_BTH
         return torch.as_tensor(self.down(hidden_BTH))
@@ -123,7 +123,7 @@ class Block(nn.Module):
         self.ffn = make_ffn()
 
     def forward(self, x_BTW: Tensor, rotation: Rotation, cache: KeyValueCache | None = None, block: int = 0) -> Tensor:
-        """(B, T, W) to (B, T, W)."""
+        """Map (B, T, W) to (B, T, W)."""
         x_BTW = x_BTW + self.attention(self.attention_norm(x_BTW), rotation, cache, block)
         return torch.as_tensor(x_BTW + self.ffn(self.ffn_norm(x_BTW)))
 

@@ -1,4 +1,4 @@
-"""`TransformerConfig`: everything that decides the shape of a transformer, as plain values that go into a file."""
+"""`TransformerConfig`: everything that determines the shape of a transformer, as plain values for a file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ HIDDEN_MULTIPLE: Final = 64
 """The default hidden size of SwiGLU, 8/3 of the width, is rounded up to a multiple of this."""
 
 _FARTHEST: Final = 10_000
-"""Divisors are proposed that differ by up to this number."""
+"""The largest distance at which divisors are proposed."""
 
 _SIZES: Final = ("vocabulary", "width", "layers", "heads", "kv_heads", "head_size", "hidden", "context")
 _LARGEST: Final = {"vocabulary": 1 << 32, "layers": 10_000}
-"""Beyond these, as beyond `_LARGEST_WIDTH`, even a network without memory takes minutes, or its sizes overflow."""
+"""The largest sizes: beyond them, even a network without memory takes minutes, or its sizes overflow."""
 
 _LARGEST_WIDTH: Final = 1 << 24
 
@@ -29,7 +29,7 @@ class TransformerConfig(Settings):
     """Shape of a decoder-only transformer, and which of its layers are structured.
 
     Raises:
-        SizeError: a size below 1 or beyond all memory, or sizes that do not fit each other.
+        SizeError: a size below 1 or too large for any memory, or sizes that do not fit each other.
         StructureError: a text that is not a structure.
         SpecError: experts that the chosen layers have no place for.
 
@@ -52,31 +52,31 @@ class TransformerConfig(Settings):
     heads: Whole = Field(examples=[12])
     """Attention heads of the queries."""
     kv_heads: Whole = Field(default=0, examples=[4])
-    """Heads of keys and values, each shared by heads / kv_heads query heads; as many as `heads` if not given."""
+    """Heads of keys and values, each shared by heads / kv_heads query heads; by default `heads`."""
     head_size: Whole = Field(default=0, examples=[64])
-    """Numbers per head; width / heads if not given. heads × head_size may be narrower than the width."""
+    """Numbers per head; by default width / heads. heads × head_size may be smaller than the width."""
     hidden: Whole = Field(default=0, examples=[3072])
-    """Width inside the feed-forward network; 4 × width with GELU, 8/3 × width with SwiGLU if not given."""
+    """Width inside the feed-forward network; by default 4 × width with GELU, 8/3 × width with SwiGLU."""
     activation: Literal["gelu", "swiglu"] = "gelu"
-    """down(gelu(up(x))), or down(silu(gate(x)) · up(x))."""
+    """GELU: down(gelu(up(x))); SwiGLU: down(silu(gate(x)) · up(x))."""
     norm: Literal["layer", "rms"] = "layer"
     """LayerNorm or RMSNorm, before attention, before the feed-forward network and before the head."""
     tied: bool = False
-    """The head is the embedding matrix, and logits are divided by the root of the width."""
+    """Whether the embedding matrix is the head too; logits are then divided by the root of the width."""
     bias: bool = False
     """Whether linear layers have a bias; the head never has."""
     qk_norm: bool = False
     """RMSNorm of every query and key head before the rotation."""
     context: Whole = 1024
-    """Tokens that attention looks at."""
+    """Tokens that attention sees."""
     rotary_base: float = Field(default=10_000.0, gt=1)
     """Longest wavelength of the rotary embedding, in positions per radian."""
     structure: str = "dense"
-    """What structured layers carry: any text that `parse_layer` reads."""
+    """The structure of structured layers: any text that `parse_layer` reads."""
     structured: Literal["ffn", "attn", "all"] = "ffn"
-    """Layers that carry it: feed-forward networks, attention projections, or both; the head never does."""
+    """The layers that are structured: feed-forward networks, attention projections, or both; the head never is."""
     first_ffn_dense: bool = False
-    """Keep the feed-forward network of the first block dense."""
+    """Whether the feed-forward network of the first block stays dense."""
 
     @model_validator(mode="before")
     @classmethod
@@ -152,7 +152,7 @@ class TransformerConfig(Settings):
 
     @property
     def layer_spec(self) -> LayerSpec:
-        """What structured layers carry."""
+        """The structure of structured layers, or experts of it."""
         try:
             return parse_layer(self.structure)
         except StructureError as error:
@@ -161,7 +161,7 @@ class TransformerConfig(Settings):
 
     @property
     def has_expert_networks(self) -> bool:
-        """Whether feed-forward networks as a whole are the experts."""
+        """Whether whole feed-forward networks are the experts."""
         layer = self.layer_spec
         return isinstance(layer, MixtureOfExperts) and layer.feed_forward
 
@@ -172,7 +172,7 @@ class TransformerConfig(Settings):
 
     @property
     def kv_width(self) -> int:
-        """Numbers in all key heads together; values have as many."""
+        """Numbers in all key heads together; the values are as wide."""
         return self.kv_heads * self.head_size
 
 
@@ -193,12 +193,12 @@ def config_from(values: Mapping[str, Any], origin: Origin = in_code) -> Transfor
 
 
 def _swiglu_hidden(width: int) -> int:
-    """Three matrices of this size have as many parameters as two of 4 × width."""
+    """The hidden size at which three matrices have as many parameters as two of 4 × width."""
     return -(-8 * width // (3 * HIDDEN_MULTIPLE)) * HIDDEN_MULTIPLE
 
 
 def _near_divisors(wanted: int, number: int) -> str:
-    """The nearest divisors below and above, not looked for farther than `_FARTHEST`."""
+    """The nearest divisors below and above, within `_FARTHEST`."""
     lower = range(wanted - 1, max(0, wanted - _FARTHEST), -1)
     upper = range(wanted + 1, min(number, wanted + _FARTHEST) + 1)
     found = [next((size for size in sizes if number % size == 0), None) for sizes in (lower, upper)]

@@ -14,15 +14,15 @@ from einsearch_cli.models.transformer.config import TransformerConfig
 class KeyValueCache:
     """Memory for the keys and values of up to `capacity` tokens in every block, allocated at once.
 
-    Keys are kept as they are after the rotation, so a token is rotated once. Every row of
-    the batch holds equally many tokens.
+    Keys are stored after the rotation, so a token is rotated once. Every row of the batch has the same number of
+    tokens.
 
     Args:
-        config: of the transformer.
-        batch: rows that are decoded side by side.
+        config: the transformer's config.
+        batch: rows that are decoded together.
         capacity: most tokens that will be read; the config's context if None.
-        dtype: that of the model's activations.
-        device: that of the model.
+        dtype: dtype of the model's activations.
+        device: device of the model.
 
     >>> config = TransformerConfig(vocabulary=11, width=64, layers=2, heads=4, kv_heads=1, context=8)
     >>> cache = KeyValueCache(config, batch=3)
@@ -44,11 +44,11 @@ class KeyValueCache:
         self._keys_LBKTD = torch.zeros(shape, dtype=dtype, device=device)
         self._values_LBKTD = torch.zeros(shape, dtype=dtype, device=device)
         self.tokens = 0
-        """Tokens read so far: the position of the next one."""
+        """The number of tokens read so far, which is the position of the next one."""
 
     @property
     def batch(self) -> int:
-        """Rows that are decoded side by side."""
+        """Rows that are decoded together."""
         return self._keys_LBKTD.shape[1]
 
     @property
@@ -70,7 +70,7 @@ class KeyValueCache:
             )
 
     def extend(self, block: int, key_BKTD: Tensor, value_BKTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the new keys and values of one block; gives those of all tokens, as views."""
+        """Store the new keys and values of one block and return those of all tokens, as views."""
         end = self.tokens + key_BKTD.shape[-2]
         self._keys_LBKTD[block, :, :, self.tokens : end] = key_BKTD
         self._values_LBKTD[block, :, :, self.tokens : end] = value_BKTD
@@ -81,7 +81,7 @@ class KeyValueCache:
         self.tokens += tokens
 
     def repeated(self, batch: int) -> KeyValueCache:
-        """This cache of one row with its row repeated `batch` times, to continue one text in several ways."""
+        """A copy of this one-row cache with the row repeated `batch` times, to continue one text in several ways."""
         copy = object.__new__(KeyValueCache)
         copy.capacity, copy.tokens = self.capacity, self.tokens
         copy._keys_LBKTD = self._keys_LBKTD.repeat(1, batch, 1, 1, 1)

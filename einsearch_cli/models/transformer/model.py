@@ -31,18 +31,17 @@ from einsearch_cli.structures import MixtureOfExperts, parse_structure
 class Transformer(StructuredNetwork):
     """Token embedding, blocks of causal attention and feed-forward network, norm, dense head.
 
-    Query, key, value and output are separate linear layers. Layers without a structure are
-    `nn.Linear` with the same start as a dense structure: standard deviation
-    sqrt(min(fan_in, fan_out)) / fan_in (spectral muP, Qiu et al. 2024, arXiv 2406.06248). The
-    output layer of each residual branch and the head start at zero, so the network starts by
-    predicting all tokens alike. A tied head is the embedding, which has unit deviation, and
-    its logits are divided by sqrt(width) (Chowdhery et al. 2022, arXiv 2204.02311, section 2).
+    Query, key, value and output are separate linear layers. Layers without a structure are `nn.Linear` with the start
+    of a dense structure: standard deviation sqrt(min(fan_in, fan_out)) / fan_in (spectral muP, Qiu et al. 2024, arXiv
+    2406.06248). The output layer of each residual branch and the head start at zero, so at first the network predicts
+    all tokens alike. A tied head is the embedding, which has unit deviation, and its logits are divided by sqrt(width)
+    (Chowdhery et al. 2022, arXiv 2204.02311, section 2).
 
     Built under `torch.device("meta")` it allocates nothing.
 
     Args:
         config: shape and structure.
-        make_linear: rule for the structured layers; by default what `config.structure` says.
+        make_linear: rule for the structured layers; by default that of `config.structure`.
 
     >>> config = TransformerConfig(vocabulary=11, width=32, layers=2, heads=2, context=16, structure="monarch")
     >>> model = Transformer(config)
@@ -57,7 +56,7 @@ class Transformer(StructuredNetwork):
         self.config = config
         self.width = config.width
         self.recomputes_blocks = False
-        """Keep no activations inside blocks for the backward pass, and compute them again there."""
+        """Whether activations inside blocks are recomputed in the backward pass instead of kept."""
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         nn.init.normal_(self.embedding.weight, std=1.0)
         self.blocks = nn.ModuleList(_make_block(config, number, make_linear) for number in range(config.layers))
@@ -121,7 +120,7 @@ def meta_transformer(config: TransformerConfig) -> Transformer:
 
 
 def _make_block(config: TransformerConfig, number: int, make_linear: LinearRule | None) -> Block:
-    """The block of this number, with the rules that the config gives its layers."""
+    """The block of this number, with its layers made by the rules of the config."""
     structured = make_linear or _rule_of(config)
     attention = structured if config.structured in ("attn", "all") else dense_linear
     is_ffn_dense = config.structured == "attn" or (config.first_ffn_dense and number == 0)
@@ -144,7 +143,7 @@ def _rule_of(config: TransformerConfig) -> LinearRule:
 
 
 def linear_layers(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Linear layers and networks of experts of a block, by name; not what they are made of."""
+    """Linear layers and networks of experts of a block, by name, without the layers inside them."""
     for part, module in block.named_children():
         if isinstance(module, FeedForwardMoE):
             yield part, module

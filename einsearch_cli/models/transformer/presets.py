@@ -1,4 +1,4 @@
-"""Named sizes, and the network of the text task."""
+"""Named sizes of transformers, and the network of the text task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from einsearch_cli.models.transformer.config import TransformerConfig, config_fr
 from einsearch_cli.settings import Origin, Whole, in_code
 
 _PROXY_HEAD_SIZE: Final = 64
-"""Most numbers per attention head of the text task's network, which has as few heads as that allows."""
+"""The most numbers per attention head in the text task's network, which has as few heads as possible."""
 
 _COMMON: Final[dict[str, Any]] = {"vocabulary": 32_000, "context": 1024, "tied": True, "bias": True}
 _WIDE: Final[dict[str, Any]] = {"layers": 24, "kv_heads": 4, "head_size": 64, "first_ffn_dense": True}
@@ -29,8 +29,11 @@ _PRESETS: Final[dict[str, dict[str, Any]]] = {
 PRESETS: Final[dict[str, TransformerConfig]] = {
     name: TransformerConfig.model_validate({**_COMMON, **sizes}) for name, sizes in _PRESETS.items()
 }
-"""s, m, l, xl: 110M, 335M, 729M and 1.3B parameters when dense; wide-m and wide-l: attention of half the width
-with 4 key-value heads, and wide low-rank feed-forward networks. Sizes of Wei et al. 2024 (arXiv 2406.16450)."""
+"""Named sizes. s, m, l, xl have 110M, 335M, 729M and 1.3B parameters when dense.
+
+wide-m and wide-l have attention of half the width with 4 key-value heads, and wide low-rank feed-forward networks.
+Sizes of Wei et al. 2024 (arXiv 2406.16450).
+"""
 
 
 def _preset_values(name: object) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def _preset_values(name: object) -> dict[str, Any]:
 
 
 def preset(name: str, *, origin: Origin = in_code, **changes: object) -> TransformerConfig:
-    """The config of this name with some values changed; sizes that follow from others follow the changes.
+    """A preset with some values changed; sizes that depend on changed ones follow.
 
     Args:
         name: a key of `PRESETS`.
@@ -67,7 +70,7 @@ def preset(name: str, *, origin: Origin = in_code, **changes: object) -> Transfo
 
 
 class ModelSettings(TransformerConfig):
-    """The network of a run: a preset with changes, or all sizes. Written as plain values, it is what was given.
+    """The network of a run: a preset with changes, or all sizes. Written to a file, it contains what was given.
 
     >>> settings = ModelSettings.model_validate({"preset": "s", "width": 1536})
     >>> settings.hidden, settings.config(vocabulary=256).vocabulary, settings.model_dump()
@@ -75,9 +78,9 @@ class ModelSettings(TransformerConfig):
     """
 
     preset: str | None = None
-    """Name of a preset whose sizes hold where nothing else is given."""
+    """Name of a preset, whose sizes apply where nothing else is given."""
     vocabulary: Whole = Field(default=1, examples=[32_000])
-    """Distinct tokens; those of the data unless given."""
+    """Number of distinct tokens; by default that of the data."""
 
     @model_validator(mode="wrap")
     @classmethod

@@ -1,4 +1,4 @@
-"""Accelerators by their makers' data sheets, and memory and time of a training run on one, before it starts."""
+"""Accelerators from their makers' data sheets, and estimates of a training run's memory and time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from einsearch_cli.structures import MixtureOfExperts
 from einsearch_cli.taxonomy import meeting_order
 
 Precision = Literal["float32", "bfloat16"]
-"""float32 throughout, or matrix products in bfloat16 (autocast) with float32 weights."""
+"""float32 everywhere, or matrix products in bfloat16 (autocast) with float32 weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One device."""
+    """An accelerator with its memory and peak speed."""
 
     name: str
     bfloat16_flops: float
@@ -79,20 +79,20 @@ UTILISATION: Final = 0.4
 
 _FLOAT, _HALF = 4, 2
 _ADAMW_STATE: Final = 2 * _FLOAT
-"""Bytes of two moments, for each parameter."""
+"""Bytes of AdamW's two moments, for each parameter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Bytes and seconds of one device; gaps of the allocator and the library's scratch memory are left out."""
+    """Bytes and seconds of one device, without the allocator's gaps and the library's scratch memory."""
 
     weights_bytes: int
-    """float32, and in bfloat16 the copies that autocast makes of them."""
+    """The weights in float32, plus the copies that autocast makes of them in bfloat16."""
     gradients_bytes: int
     moments_bytes: int
-    """What the optimizer keeps."""
+    """The optimizer's state."""
     activations_bytes: int
-    """What the backward pass needs, at the end of the forward pass of one batch, logits included."""
+    """Activations kept for the backward pass at the end of the forward pass of one batch, logits included."""
     device_bytes: float
     flops: float
     """FLOPs of the whole run, on all devices."""
@@ -129,20 +129,20 @@ def estimate(
     flops: float | None = None,
     utilisation: float = UTILISATION,
 ) -> Estimate:
-    """Memory per device and duration of a training run.
+    """Estimate the memory per device and the duration of a training run.
 
     Args:
-        config: of the transformer.
-        device: what it runs on.
-        tokens: of the whole run.
+        config: the transformer's config.
+        device: the accelerator.
+        tokens: tokens of the whole run.
         batch: rows of `config.context` tokens that one device holds at once; of gradient
             accumulation, one part.
-        precision: of the matrix products.
+        precision: precision of the matrix products.
         recompute: whether activations inside blocks are computed again in the backward pass.
-        devices: that share the tokens.
-        shards: devices that weights, gradients and moments are divided among (FSDP).
-        extra_params: trained besides the model's own, such as a guide's.
-        state_bytes: what the optimizer keeps for all parameters; the two moments of AdamW unless given.
+        devices: number of devices that share the tokens.
+        shards: number of devices that share weights, gradients and moments (FSDP).
+        extra_params: further trained parameters, such as a guide's.
+        state_bytes: the optimizer's state for all parameters; by default the two moments of AdamW.
         flops: training FLOPs of the run, where they are not 3 × forward (4 × for recomputed blocks).
         utilisation: assumed share of the peak FLOP/s.
 
@@ -184,12 +184,11 @@ def estimate(
 
 
 def _activation_bytes(config: TransformerConfig, tokens: int, precision: Precision, recompute: bool) -> int:
-    """What is alive when the backward pass starts.
+    """Bytes of the activations that are alive when the backward pass starts.
 
-    Per block: the input of both norms, in float32; in the precision of the products the
-    inputs of all linear layers, queries, keys and values after the rotation, and what the
-    activation function needs; intermediates of structured layers, which a GPU keeps.
-    With recomputation: the input of every block, and one block in full.
+    Per block: the input of both norms, in float32. In the precision of the products: the inputs of all linear layers,
+    queries, keys and values after the rotation, what the activation function needs, and the intermediates of structured
+    layers, which a GPU keeps. With recomputation: the input of every block, and one block in full.
     """
     itemsize = _HALF if precision == "bfloat16" else _FLOAT
     hidden_tensors = 4 if config.activation == "swiglu" else 2
@@ -197,7 +196,7 @@ def _activation_bytes(config: TransformerConfig, tokens: int, precision: Precisi
     between = _intermediates(config) // config.layers
     block = 2 * config.width * _FLOAT + (products + between) * itemsize
     blocks = config.layers * config.width * _FLOAT + block if recompute else config.layers * block
-    # logits, their logarithms and the gradient of these
+    # logits, their logarithms and their gradient
     logits = config.vocabulary * (itemsize + 2 * _FLOAT)
     return tokens * (blocks + logits + config.width * (_FLOAT + itemsize))
 
@@ -212,6 +211,6 @@ def _intermediates(config: TransformerConfig) -> int:
 
 
 def _between(sized: SizedStructure) -> int:
-    """Widths of the activation after every factor but the last."""
+    """The sum of the activation's widths after every factor but the last."""
     roles = factor_roles(sized, meeting_order(sized))[:-1]
     return sum(math.prod(map(sized.size, (*role.batch, *role.kept, *role.new))) for role in roles)

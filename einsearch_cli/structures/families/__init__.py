@@ -30,4 +30,5 @@ __all__ = [
 
 for _family in (DENSE, LOW_RANK, KRONECKER, TT, MONARCH, BLOCK_SHUFFLE, BTT, BLOCK_DENSE, KHATRI_RAO, CP, TUCKER):
     register(_family)
-"""A structure bears the name of the first family that it is a member of."""
+"""The order of registration matters: a structure that belongs to several families is named after the first one.
+"""

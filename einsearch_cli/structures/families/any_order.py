@@ -25,7 +25,7 @@ def _axis(n: int) -> Extent:
 
 
 def _chain(letters: str, r: Extent) -> dict[str, Extent]:
-    """A bond between every two neighbours."""
+    """Bonds between neighbouring factors."""
     return {a + b: r for a, b in pairwise(letters)}
 
 
@@ -36,11 +36,10 @@ def _kronecker(values: Values) -> dict[str, Extent]:
 
 
 def _btt(values: Values) -> dict[str, Extent]:
-    """Factor t maps input axis t to output axis t; the other axes ride along.
+    """Factor t maps input axis t to output axis t and carries the other axes along.
 
-    Those are the input axes that are still to be mapped and the output axes
-    that are there already, so that input axis t is carried by factors 1 … t and
-    output axis t by factors t … n, as in a butterfly with n stages.
+    The other axes are the input axes still to be mapped and the output axes that exist already. So input axis t is
+    carried by factors 1 … t and output axis t by factors t … n, as in a butterfly with n stages.
     """
     n = order_of(values)
     letters = _factors(n)
@@ -59,7 +58,7 @@ def _an_axis_each(n: int) -> dict[str, Extent]:
 
 
 def _cp(values: Values) -> dict[str, Extent]:
-    """A factor for every axis, one bond in all of them."""
+    """A factor for every axis, and one bond that all factors share."""
     n = order_of(values)
     return _an_axis_each(n) | {_factors(2 * n): values["r"]}
 

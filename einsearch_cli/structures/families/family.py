@@ -1,4 +1,4 @@
-"""What a family is, the register of all of them, and their text."""
+"""What a family is, the register of all families, and how their text is read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from einsearch_cli.structures.structure import Structure
 
 HALF = Extent.power(Fraction(1, 2))
 ORDER = "n"
-"""The parameter that counts the axes which the input and the output are split into."""
+"""The parameter that gives the number of axes which the input and the output are split into."""
 
 Values = Mapping[str, Extent]
 
 
 @dataclass(frozen=True, slots=True)
 class Formulas:
-    """ω, ψ and ν in the order n and the exponents of the parameters: r = d^ρ, blocks = d^β.
+    """Formulas of ω, ψ and ν in the order n and the exponents of the parameters: r = d^ρ, blocks = d^β.
 
     Written with `*`, `/`, `min` and `max`, so that they can be read back.
     """
@@ -33,7 +33,7 @@ class Formulas:
     psi: str
     nu: str
     where: str = ""
-    """The range of the parameters in which they hold, if not everywhere."""
+    """The range of the parameters in which the formulas hold, if not everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +42,22 @@ class Family:
 
     name: str
     carriers: str
-    """Carrier sets, with the extents that the parameters give."""
+    """The carrier sets, with the extents that the parameters give."""
     parameters: Mapping[str, Extent | None]
-    """Parameter → default; None if it must be given. A count `n` is a fixed size."""
+    """Every parameter with its default; None if it must be given. A count `n` is a fixed size."""
     build: Callable[[Values], dict[str, Extent]]
     formulas: Formulas
     source: str
     guess: Callable[[Structure], dict[str, Extent]] | None = None
-    """See `values_of`; None where the names `n`, `r` and `blocks` of the parameters tell."""
+    """How `values_of` finds the parameters; None where their names `n`, `r` and `blocks` are enough."""
     factors: Callable[[int], int] = lambda n: n
-    """Number of factors at order n; a family without `n` is of order 2."""
+    """The number of factors at order n; a family without `n` has order 2."""
     by_carriers: bool = False
     """Whether every structure with these carrier sets is a member, whatever the sizes of its indices."""
     pairs_only: frozenset[str] = frozenset()
-    """Parameters that exist at order 2 alone."""
+    """Parameters that exist only at order 2."""
     counts_back: bool = False
-    """Whether features count through the axes from the last to the first, as blocks on a diagonal have to be counted."""
+    """Whether features count through the axes from the last to the first, as the blocks of a block diagonal do."""
 
     @property
     def has_orders(self) -> bool:
@@ -70,7 +70,7 @@ class Family:
         return next((n for n in orders if self.factors(n) == factors), None)
 
     def values_of(self, structure: Structure) -> dict[str, Extent]:
-        """The parameters a structure of this family must have been built with, whatever its factors are called."""
+        """The parameters with which a structure of this family must have been built, whatever its factors are called."""
         if self.guess is not None:
             return self.guess(structure)
         factors = len(structure.factors)
@@ -83,7 +83,7 @@ class Family:
         return {name: known[name] for name in self.parameters}
 
     def standard_order(self, indices: Iterable[str]) -> FeatureOrder:
-        """The order of features for indices as `build` lists them: row-major, the first one slowest."""
+        """The order of the features when indices stand as `build` lists them: row-major, the slowest one first."""
         listed = list(indices)
         if self.counts_back:
             listed.reverse()
@@ -95,7 +95,7 @@ FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> Family:
-    """Add a family; the command line and the recognition find it by its name.
+    """Add a family, so that the command line and the recognition find it by its name.
 
     Raises:
         ValueError: another one has that name.
@@ -104,7 +104,7 @@ def register(family: Family) -> Family:
 
 
 def find_family(name: str) -> Family:
-    """The family of that name.
+    """Find a family by its name.
 
     Raises:
         StructureError: naming the family that was probably meant, if one is near.
@@ -180,7 +180,7 @@ def _check_order(family: Family, given: Values, text: str) -> None:
 
 
 def order_of(values: Values) -> int:
-    """The order that the parameters give."""
+    """The order n that the parameters give."""
     return int(values[ORDER].coefficient)
 
 

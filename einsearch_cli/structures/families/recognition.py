@@ -1,4 +1,4 @@
-"""The name of a structure: which family it is a member of."""
+"""The name of a structure: the family that it is a member of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Pattern = frozenset[frozenset[str]]
 
 
 def family_text(structure: Structure) -> str | None:
-    """The shortest family text that reads back to this structure, or None; no family says an order of features.
+    """The shortest family text that reads back to this structure; None if there is none or it has an order of features.
 
     >>> from einsearch_cli.structures.families import parse_family
     >>> family_text(parse_family("btt:r=2,blocks=d^1/2")), family_text(parse_family("btt:n=3,r=2"))
@@ -40,8 +40,8 @@ def family_text(structure: Structure) -> str | None:
 def family_of(structure: Structure) -> str:
     """The family's name, or `generic`.
 
-    Members whose sizes no parameter reaches, such as a Kronecker product of
-    unequal factors, are known by their carrier sets.
+    Some members have sizes that no parameter gives, such as a Kronecker product of unequal factors. They are recognised
+    by their carrier sets.
 
     >>> from einsearch_cli.structures.families import parse_family
     >>> family_of(parse_family("btt:r=1")), family_of(parse_family("block-shuffle:blocks=4"))
@@ -85,14 +85,14 @@ def _carriers(structure: Structure) -> tuple[str, ...]:
 
 @lru_cache(maxsize=50_000)
 def _candidates(carriers: tuple[str, ...], names: tuple[str, ...]) -> tuple[Family, ...]:
-    """Families with these carrier sets, where bonds may be missing, being of size 1."""
+    """Families with these carrier sets; a family's bond may be missing, which means that its size is 1."""
     found = frozenset(map(frozenset, carriers))
     return tuple(FAMILIES[name] for name in names if _naming(found, FAMILIES[name]) is not None)
 
 
 @lru_cache(maxsize=50_000)
 def _members(carriers: tuple[str, ...], names: tuple[str, ...]) -> tuple[Family, ...]:
-    """Families that hold every structure with these carrier sets; they have a bond if it has one."""
+    """Families that hold every structure with these carrier sets; they have a bond if the structure has one."""
     found = frozenset(map(frozenset, carriers))
     families = (f for f in _candidates(carriers, names) if f.by_carriers)
     return tuple(f for f in families if _has_bonds(_indices(f, len(factors_of(found)))) == _has_bonds(found))
@@ -110,10 +110,10 @@ def _naming(found: _Pattern, family: Family) -> dict[str, str] | None:
 
 
 def _named(found: _Pattern, wanted: _Pattern, names: dict[str, str], unnamed: list[str]) -> dict[str, str] | None:
-    """Names for the other factors too that turn `found` into carrier sets that are all wanted.
+    """Complete a naming so that it turns `found` into carrier sets that are all wanted; None if that is impossible.
 
-    A name is given up as soon as carrier sets that it completes are not wanted.
-    Then the sides are those wanted too, as there are equally many of them.
+    A name is given up as soon as it completes a carrier set that is not wanted. If all carrier sets of `found` are
+    wanted, the two patterns are equal, since they have equally many sides.
     """
     if not unnamed:
         return names
@@ -146,6 +146,6 @@ def _has_bonds(pattern: Iterable[frozenset[str]]) -> bool:
 
 
 def _profile(pattern: _Pattern) -> list[tuple[int, str]]:
-    """How many carriers the input and the output indices have: equal if one pattern renames to the other."""
+    """The number of carriers of every input and output index; it is equal if one pattern can be renamed to the other."""
     sides = ((len(carriers), "".join(sorted(carriers & {"X", "Y"}))) for carriers in pattern)
     return sorted(side for side in sides if side[1])
