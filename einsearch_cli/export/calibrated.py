@@ -1,4 +1,4 @@
-"""Hugging Face folders compressed by calibration data."""
+"""Compression of Hugging Face folders with calibration data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from einsearch_cli.lazy import optional_package
 
 _CONTEXT: Final = 2048
 _COPIED: Final = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "chat_template*")
-"""Files of a tokenizer."""
+"""Names of a tokenizer's files."""
 
 
 def compress_folder(
@@ -37,23 +37,25 @@ def compress_folder(
     watch: Callable[[Progress], object] = lambda _: None,
     announce: Callable[[int, float], object] = lambda _, __: None,
 ) -> SwapReport:
-    """Compress the causal language model in a folder of transformers; the new folder loads wherever einsearch is imported.
+    """Compress the causal language model in a folder of transformers.
+
+    The new folder loads in any process that imports einsearch.
 
     Args:
-        source: folder with `config.json` and weights, for text also with `tokenizer.json`.
+        source: folder with `config.json` and weights, and with `tokenizer.json` if the data are text.
         target: a new folder.
         structures: as in `compress`.
         data: text file, folder of text files, or folder of token files.
-        tokens: to calibrate with, at most.
+        tokens: most tokens to calibrate with.
         keep: as in `compress`.
         unit: as in `compress`.
         watch: as in `compress`.
-        announce: told before the start how many tokens there are, and the seconds of one pass of the model over them.
+        announce: called before the start with the number of tokens and the seconds of one pass of the model over them.
 
     Raises:
-        SpecError: if the source is no such model, or is compressed or quantised already.
+        SpecError: if the source is not such a model, or is compressed or quantised already.
         DataError: if the data cannot be used.
-        LayerError, SizeError: as `compress`.
+        LayerError, SizeError: as in `compress`.
         OutputError: if transformers is not installed, or the target exists or cannot be written.
     """
     transformers = optional_package(
@@ -86,7 +88,7 @@ def compress_folder(
 
 
 def _opened(transformers: Any, source: Path) -> Any:
-    """The model, from its folder alone."""
+    """The model, loaded from its folder alone."""
     try:
         config = transformers.AutoConfig.from_pretrained(source, local_files_only=True)
         quantised = getattr(config, "quantization_config", None)

@@ -1,4 +1,4 @@
-"""Tokens to calibrate a compression with, from a text or from token files."""
+"""Tokens for the calibration of a compression, from a text or from token files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from einsearch_cli.data.tokens.texts import read_text, text_files
 from einsearch_cli.errors import DataError
 
 _CHARACTERS = 16
-"""Read at most for each token that is wanted: no tokenizer has tokens that are longer on average."""
+"""Characters that are read for each token at most: no tokenizer has longer tokens on average."""
 _ROW_TOKENS = 2048
 """Tokens of one pass of the model, unless a single row is longer."""
 
@@ -26,10 +26,10 @@ def calibration_batches(
 
     Args:
         path: a text file, a folder of text files, or a folder of token files (`einsearch tokenize`).
-        tokenizer: of the model; needed for text.
-        vocabulary: tokens that the model knows.
-        context: of one row, if there are as many.
-        tokens: of all rows together at most.
+        tokenizer: the model's tokenizer; needed for text.
+        vocabulary: number of tokens that the model knows.
+        context: tokens in a row, if there are enough.
+        tokens: most tokens of all rows together.
 
     Raises:
         DataError: if there is nothing to read, or the tokens are of another tokenizer.
@@ -62,7 +62,7 @@ def _token_files(path: Path, tokenizer: Tokenizer | None, tokens: int) -> np.nda
 
 
 def _encoded(path: Path, tokenizer: Tokenizer | None, tokens: int) -> np.ndarray:
-    """Texts one after another until there are enough tokens, the largest share of a folder's files."""
+    """Encode texts one after another until there are enough tokens; every file of a folder gives an equal share."""
     if tokenizer is None:
         raise DataError(
             f"text {path} to calibrate with: the model's folder has no tokenizer.json to encode it",
@@ -77,7 +77,7 @@ def _encoded(path: Path, tokenizer: Tokenizer | None, tokens: int) -> np.ndarray
 
 
 def _texts(path: Path, characters: int) -> Iterator[str]:
-    """The beginnings of all files, equally long where files are."""
+    """The beginnings of all files, equally long if the files are long enough."""
     files = text_files(path)
     share = max(1000, characters // len(files))
     for file in files:

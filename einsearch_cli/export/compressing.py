@@ -1,4 +1,4 @@
-"""Trained dense matrices in a structure: of a transformer, or of any file of weights."""
+"""Projection of trained dense matrices onto a structure: those of a transformer, or of any file of weights."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from einsearch_cli.structures import LayerSpec, MixtureOfExperts, Structure
 from einsearch_cli.taxonomy import layer_costs
 
 SWAPS_ENTRY: Final = "einsearch_swaps"
-"""Key of the report, as JSON, among the metadata of a compressed file."""
+"""Key of the JSON report in the metadata of a compressed file."""
 
 Watch = Callable[[Swap], None]
-"""Told of every layer when it is done."""
+"""Called for every layer when it is done."""
 
 
 def compress_transformer(
     model: Transformer, config: TransformerConfig, watch: Watch, batches: Sequence[Tensor] | None = None
 ) -> tuple[Transformer, SwapReport]:
-    """A transformer of another structure whose matrices are the nearest to those of a trained one.
+    """Project a trained transformer onto another structure; each new matrix is the nearest to the old one.
 
     Args:
-        model: stays as it is; its own structured layers are merged first.
-        config: that of the model but for what is structured, and how.
+        model: the trained model; it stays unchanged, and its own structured layers are merged first.
+        config: config of the new model, which differs only in what is structured, and how.
         watch: called for every layer.
-        batches: rows of tokens to fit outputs to, with the structure in place of weights; see `compress`.
+        batches: rows of tokens; with them, outputs are fitted instead of weights (see `compress`).
 
     Returns:
-        The new transformer, in evaluation mode, and what became of the old one's layers.
+        The new transformer, in evaluation mode, and a report on every layer of the old one.
 
     Raises:
         LayerError: for layers of experts.
@@ -119,15 +119,15 @@ def _swap(name: str, layer: EinsumLinear, weight: Tensor) -> Swap:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Which tensors of a file are taken for weights of linear layers, by shell patterns on the names of layers."""
+    """Selects the tensors of a file that are weights of linear layers, by shell patterns on the names of layers."""
 
     only: tuple[str, ...] = ()
-    """At least one of these; all if empty."""
+    """Patterns of which at least one must fit; all layers if empty."""
     skip: tuple[str, ...] = ()
-    """None of these."""
+    """Patterns of which none may fit."""
 
     def reason_to_stay(self, layer: str) -> str | None:
-        """Why a layer of this name stays as it is; None if it is taken."""
+        """Why a layer of this name stays unchanged; None if it is replaced."""
         if self.only and not any(fnmatchcase(layer, pattern) for pattern in self.only):
             return "no --only pattern fits"
         found = next((pattern for pattern in self.skip if fnmatchcase(layer, pattern)), None)
@@ -137,19 +137,19 @@ class Names:
 def compress_file(source: Path, target: Path, structure: Structure, names: Names, watch: Watch) -> SwapReport:
     """Replace the matrices of a safetensors file by factors; other tensors are copied.
 
-    Every floating two-dimensional `NAME.weight`, (out_features, in_features), that `names` takes becomes
-    `NAME.factors.A`, …, and `NAME.gain`. The report is kept in the metadata: `apply_swaps(model,
-    report)` gives a model with these names.
+    Every floating-point two-dimensional `NAME.weight`, (out_features, in_features), that `names` selects becomes
+    `NAME.factors.A`, …, and `NAME.gain`. The metadata contain the report: `apply_swaps(model, report)` returns a model
+    with these names.
 
     Args:
         source: the file to read; embeddings are matrices too, and have to be named in `names.skip`.
         target: the file to write.
-        structure: of all new layers.
-        names: which layers are taken.
+        structure: structure of all new layers.
+        names: selects the layers.
         watch: called for every layer.
 
     Raises:
-        SpecError: if the source is not a safetensors file, or has no matrix that is taken.
+        SpecError: if the source is not a safetensors file, or has no selected matrix.
         LayerError: for weights that are not finite.
         OutputError: if the target cannot be written.
     """
@@ -189,7 +189,7 @@ def compress_file(source: Path, target: Path, structure: Structure, names: Names
 
 
 def _layer_for(name: str, weight: Tensor, structure: Structure, names: Names) -> EinsumLinear | str:
-    """A layer for the weight, or the reason why it stays."""
+    """A layer for the weight, or the reason why the weight stays unchanged."""
     if reason := names.reason_to_stay(name):
         return reason
     width_out, width_in = weight.shape
@@ -200,7 +200,7 @@ def _layer_for(name: str, weight: Tensor, structure: Structure, names: Names) ->
 
 
 def _kept(tensors: dict[str, Tensor]) -> tuple[Kept, ...]:
-    """What stays in a file, by the number of dimensions: a file does not say what a tensor is used for."""
+    """The tensors that stay, by number of dimensions: a file does not say what a tensor is used for."""
     kinds: dict[int, dict[str, int]] = defaultdict(dict)
     for name, value in tensors.items():
         if value.ndim >= 2:

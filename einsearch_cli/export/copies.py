@@ -1,4 +1,4 @@
-"""Copies of a model with other linear layers in place of the structured ones."""
+"""Copies of a model with other linear layers instead of the structured ones."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 
 class ServingLinear(nn.Module):
-    """y = W x + b from a structure's factors, for inference alone.
+    """A linear layer y = W x + b from a structure's factors, for inference only.
 
-    The gain and the rms caps of the layer that it is made from are multiplied into a factor once, instead of being
-    computed from all factors at every call, as traced code of `EinsumLinear` would. The factors are
-    multiplied with the activation in the order that suits many tokens.
+    The gain and the rms caps of the original layer are multiplied into a factor once. Traced code of `EinsumLinear`
+    would compute them from all factors at every call. The factors meet the activation in the order that suits many
+    tokens.
 
     Args:
         layer: the trained layer; its values are copied.
@@ -55,7 +55,7 @@ class ServingLinear(nn.Module):
         self.register_parameter("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features)."""
+        """Map (..., in_features) to (..., out_features)."""
         rows = x.reshape(-1, self.in_features)
         if self.plan.padded_in > self.in_features:
             rows = nn.functional.pad(rows, (0, self.plan.padded_in - self.in_features))
@@ -70,7 +70,7 @@ class ServingLinear(nn.Module):
 
 
 def serving_copy(model: _Model) -> _Model:
-    """A copy whose structured layers are `ServingLinear`; the model itself stays as it is, and so do layers of experts.
+    """A copy whose structured layers are `ServingLinear`; layers of experts and the model itself stay unchanged.
 
     Raises:
         LayerError: if the model has guided layers.
@@ -90,10 +90,10 @@ def refuse_guided(model: nn.Module) -> None:
 
 
 def dense_copy(model: _Model) -> _Model:
-    """A copy whose structured layers are plain `nn.Linear` with the merged matrices; the model itself stays as it is.
+    """A copy whose structured layers are plain `nn.Linear` with the merged matrices; the model itself stays unchanged.
 
     Layers with tied factors become layers with a tied weight. Guided layers become the matrix that they multiply by.
-    Swapped convolutions and fused experts become what they were, under the names that they had.
+    Swapped convolutions and fused experts become the original modules, under their original names.
 
     Raises:
         LayerError: if the model has layers of experts.
@@ -146,7 +146,7 @@ def _copied(
     make_convolution: Callable[[PointwiseConv], nn.Module] | None = None,
     make_experts: Callable[[FusedExperts], nn.Module] | None = None,
 ) -> _Model:
-    """A deep copy in which every structured layer is what `make` gives for it; their factors are not copied."""
+    """A deep copy in which `make` replaces every structured layer; their factors are not copied."""
     instead: dict[int, object] = {}
     inside: set[nn.Module] = set()
     for module in model.modules():

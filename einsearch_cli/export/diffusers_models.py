@@ -1,4 +1,4 @@
-"""Swapped models of diffusers, which load by `from_pretrained` where einsearch is imported.
+"""Swapped models of diffusers, which load by `from_pretrained` in processes that import einsearch.
 
 Elsewhere diffusers refuses their folders: "Unknown quantization type, got einsearch".
 """
@@ -13,13 +13,13 @@ from einsearch_cli.layers import apply_swaps
 
 
 class _Method(StrEnum):
-    """diffusers asks a method for its value."""
+    """An enumeration with one value, as diffusers asks a method for its value."""
 
     EINSEARCH = METHOD
 
 
 def register_models() -> None:
-    """Let diffusers swap layers before it loads weights; called when it loads its quantisers."""
+    """Let diffusers swap layers before it loads weights; called when diffusers loads its quantisers."""
     from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
     from diffusers.quantizers.base import DiffusersQuantizer
     from diffusers.quantizers.quantization_config import QuantizationConfigMixin
@@ -38,7 +38,7 @@ def register_models() -> None:
             return self.to_dict()
 
     class Swapping(DiffusersQuantizer):  # type: ignore[misc, unused-ignore]
-        """Swaps layers of the model without weights; afterwards nothing about it is quantised."""
+        """Swaps layers of the model without weights; the loaded model is not marked as quantised."""
 
         is_serializable = True
         is_trainable = True

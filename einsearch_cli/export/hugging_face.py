@@ -1,8 +1,8 @@
-"""Hugging Face models with swapped layers: folders that `from_pretrained` loads wherever einsearch is imported.
+"""Hugging Face models with swapped layers: folders that `from_pretrained` loads in processes that import einsearch.
 
-The config of a folder holds what was swapped under `quantization_config`, by which transformers finds the code that
-changes a model before its weights are loaded. Its `model_type` begins with `einsearch-`, so that without einsearch the
-`Auto…` classes refuse the folder by that name, where they would else fill the layers with random numbers.
+The config of a folder contains the swaps under `quantization_config`, by which transformers finds the code that changes
+a model before its weights are loaded. Its `model_type` begins with `einsearch-`. So without einsearch, the `Auto…`
+classes refuse the folder; otherwise they would fill the layers with random numbers.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ from einsearch_cli.structures import LayerSpec
 
 METHOD: Final = "einsearch"
 PREFIX: Final = "einsearch-"
-"""What `model_type` begins with in the config of a swapped model."""
+"""The beginning of `model_type` in the config of a swapped model."""
 FORMAT: Final = 1
-"""Rises when older versions cannot read an entry."""
+"""The version of an entry's format, which rises when older versions of einsearch cannot read it."""
 _CHECKED_LATER: ContextVar[bool] = ContextVar("_CHECKED_LATER", default=False)
-"""Whether the caller of `from_pretrained` looks for missing weights itself."""
+"""Whether the caller of `from_pretrained` checks for missing weights itself."""
 _PLACES: Final = (
     *("revision", "token", "subfolder", "cache_dir", "local_files_only", "force_download", "proxies"),
     "trust_remote_code",
 )
-"""Options of `from_pretrained` by which the config is found too."""
+"""Options of `from_pretrained` that are also needed to find the config."""
 _README: Final = """\
 Linear layers of this model are structured matrices: it loads where einsearch is imported:
 
     import einsearch_cli  # then from_pretrained(folder), as for any model
 """
 SWAPS: Final = "einsearch_swaps.json"
-"""File that earlier versions wrote next to the config, in place of the entry in it."""
+"""The file that earlier versions wrote next to the config instead of the entry in it."""
 
 
 def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder: str | Path, **options: Any) -> None:
     """Write a model of transformers or diffusers whose linear layers `swap_linear` replaced.
 
-    `from_pretrained(folder)`, of `AutoModel…` or of the class, loads it in a process that has imported einsearch. In
-    another process the `Auto…` classes and diffusers refuse it, and a concrete class of transformers only warns. From
-    now on the model's config knows the swaps (`remember_swaps`).
+    `from_pretrained(folder)`, of `AutoModel…` or of the class, loads it in a process that has imported einsearch.
+    Without the import, the `Auto…` classes and diffusers refuse it, and a concrete class of transformers only warns.
+    The swaps are also noted in the model's config (`remember_swaps`).
 
     Args:
         model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
-        reports: what `swap_linear` gave, in the order of the calls. Swaps that the config notes already are kept.
-        folder: made if it is missing. It gets a README.md that says how it loads, unless it has one.
+        reports: what `swap_linear` returned, in the order of the calls. Swaps that the config notes already are kept.
+        folder: created if missing. It gets a README.md that says how it loads, unless it has one.
         options: `max_shard_size`, `push_to_hub` and whatever else `save_pretrained` takes.
 
     Raises:
@@ -74,9 +74,9 @@ def save_swapped(model: Any, reports: SwapReport | Sequence[SwapReport], folder:
 
 
 def remember_swaps(model: Any, reports: SwapReport | Sequence[SwapReport]) -> None:
-    """Note in a model's config what was swapped, so that `from_pretrained` loads whatever `save_pretrained` writes of it.
+    """Note the swaps in a model's config, so that `from_pretrained` loads whatever `save_pretrained` writes.
 
-    For programs that save by themselves, such as a Trainer.
+    This is for programs that save models themselves, such as a Trainer.
 
     Args:
         model: a `PreTrainedModel` of transformers, or a `ModelMixin` of diffusers.
@@ -100,7 +100,7 @@ def remember_swaps(model: Any, reports: SwapReport | Sequence[SwapReport]) -> No
 
 
 def _all_swaps(model: Any, new: Sequence[SwapReport]) -> list[SwapReport]:
-    """What the config notes already, as far as the model has it and `new` does not, and then `new`.
+    """The swaps that the config notes already and the model still has, followed by `new`.
 
     Raises:
         SpecError: if they do not name exactly the model's structured layers, or factors are quantised.
@@ -147,11 +147,11 @@ def _all_swaps(model: Any, new: Sequence[SwapReport]) -> list[SwapReport]:
 
 
 def _structured_layers(model: nn.Module) -> dict[str, Any]:
-    """The layers that swaps made, by the names that swaps have for them, aliases included."""
+    """The layers that swaps created, by their names in the reports, aliases included."""
     found: dict[str, Any] = {}
     inside: set[nn.Module] = set()
     for name, module in model.named_modules(remove_duplicate=False):
-        own = name.replace("_orig_mod.", "").removesuffix(".base_layer")  # of torch.compile, and of peft
+        own = name.replace("_orig_mod.", "").removesuffix(".base_layer")  # wrappers of torch.compile and of peft
         if isinstance(module, PointwiseConv):
             found[own] = module.linear
             inside.add(module.linear)
@@ -191,7 +191,7 @@ def _noted(model: Any) -> list[SwapReport]:
 
 
 def forget_swaps(model: nn.Module) -> None:
-    """Take what `remember_swaps` noted out of the configs of a model and its parts: their layers are dense again."""
+    """Remove what `remember_swaps` noted from the configs of a model and its parts, whose layers are dense again."""
     for module in model.modules():
         config: Any = getattr(module, "config", None)
         if _method_of(config) != METHOD:
@@ -218,12 +218,12 @@ def _is_of_diffusers(model: Any) -> bool:
 
 
 def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
-    """The model that `save_swapped` wrote, or a Trainer that went on with it, in evaluation mode.
+    """Load a model written by `save_swapped`, or by a Trainer that continued with it, in evaluation mode.
 
-    As `model_class.from_pretrained(folder, **options)`, and weights that are missing or left over raise an error.
+    It calls `model_class.from_pretrained(folder, **options)`, and raises an error if weights are missing or left over.
 
     Args:
-        folder: what `save_swapped` wrote, or the name of such a model on the hub.
+        folder: the folder that `save_swapped` wrote, or the name of such a model on the hub.
         model_class: the class of the model, such as `transformers.GPT2LMHeadModel`, or one of the `AutoModel…` classes;
             of diffusers the class, such as `diffusers.DiTTransformer2DModel`.
         options: `dtype`, `device_map`, `attn_implementation` and whatever else `from_pretrained` takes.
@@ -234,11 +234,11 @@ def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
     """
     from safetensors import SafetensorError
 
-    if hasattr(model_class, "load_config"):  # of diffusers
+    if hasattr(model_class, "load_config"):  # a class of diffusers
         _check_entry(model_class.load_config(folder, **_places(options)).get("quantization_config"), folder)
     elif "config" not in options:
         options["config"] = _config(folder, **_places(options))
-    # Other shapes are let through at first, as the error of transformers names none of them.
+    # Other shapes are accepted at first, because the error of transformers does not name them.
     ignores_shapes = options.get("ignore_mismatched_sizes", False)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     token = _CHECKED_LATER.set(True)
@@ -275,12 +275,12 @@ def _check_entry(entry: Any, folder: str | Path) -> None:
 
 
 def _places(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Which of the options say where the files are."""
+    """The options that say where the files are."""
     return {name: options[name] for name in _PLACES if name in options}
 
 
 def _config(folder: str | Path, **places: Any) -> Any:
-    """The config with its swaps, those of an earlier version too."""
+    """The config with its swaps, including those of an earlier version."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, **places)
@@ -303,7 +303,7 @@ def _entry(swaps: Any) -> dict[str, Any]:
 
 
 def swaps_of(entry: Mapping[str, Any]) -> list[SwapReport]:
-    """The swaps in an entry of a config; raises SpecError for one of a newer version, and a damaged one."""
+    """The swaps in an entry of a config; SpecError for a damaged entry and one of a newer version."""
     if entry.get("format") != FORMAT:
         raise SpecError(
             f"the swaps of the model are of format {entry.get('format')}, and this version of einsearch reads {FORMAT}",
@@ -342,7 +342,7 @@ def register_layers() -> None:
             return dict(self.entry)
 
     class Swapping(HfQuantizer):
-        """Swaps layers of the model without weights; afterwards nothing about it is quantised."""
+        """Swaps layers of the model without weights; the loaded model is not marked as quantised."""
 
         is_trainable = True
         quantization_config: SwapConfig
@@ -351,7 +351,7 @@ def register_layers() -> None:
             return True
 
         def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
-            # A class that was named, not an `Auto…` class, reads the config without `_Prefixed`.
+            # A concrete class, unlike an `Auto…` class, reads the config without `_Prefixed`.
             model.config.model_type = model.config.model_type.removeprefix(PREFIX)
             for report in swaps_of(self.quantization_config.entry):
                 apply_swaps(model, _fitted(report, model))
@@ -374,12 +374,14 @@ def register_layers() -> None:
 
 
 def _refuse_missing(model: nn.Module) -> None:
-    """Raise SpecError where transformers drew numbers for the parameters of structured layers, as a file lacked them."""
+    """Raise SpecError if transformers drew random parameters of structured layers because a file lacked them."""
     lost = [
         f"{name}.{key}"
         for name, layer in _structured_layers(model).items()
         for key, parameter in layer.named_parameters()
-        if not (parameter.is_meta or getattr(parameter, "_is_hf_initialized", False))  # meta: on disk until a call
+        if not (
+            parameter.is_meta or getattr(parameter, "_is_hf_initialized", False)
+        )  # on the meta device: on disk until a call
     ]
     if lost:
         raise SpecError(
@@ -389,7 +391,7 @@ def _refuse_missing(model: nn.Module) -> None:
 
 
 def _write_prefixed_configs() -> None:
-    """Let the configs of swapped models be written with the prefix, whoever writes them: a Trainer, or on the way to the hub."""
+    """Let the configs of swapped models be written with the prefix, whoever writes them, such as a Trainer."""
     from transformers.configuration_utils import PreTrainedConfig
 
     config_class: Any = PreTrainedConfig
@@ -407,7 +409,7 @@ def _write_prefixed_configs() -> None:
 
 
 def _fitted(report: SwapReport, model: Any) -> SwapReport:
-    """The swaps by the names of this model, which may be the body of the saved one, or have it as its body."""
+    """The swaps by the names of this model, which may be the body of the saved one, or contain it as its body."""
     prefix = f"{model.base_model_prefix}."
     names = {site.name for site in find_sites(model)}
 
@@ -425,7 +427,7 @@ def _fitted(report: SwapReport, model: Any) -> SwapReport:
         replaced=tuple(
             swap if own is None else own
             for swap, own in zip(report.replaced, fitted, strict=True)
-            if own is not None or not is_body  # a body has no head
+            if own is not None or not is_body  # a body without a head
         ),
     )
 
@@ -446,7 +448,7 @@ def register_names() -> None:
 
 
 class _Prefixed:
-    """Stands for the class of every config with the prefix, and gives that of the model."""
+    """Stands for the class of every config with the prefix, and returns that of the model."""
 
     @classmethod
     def from_dict(cls, config: dict[str, Any], **options: Any) -> Any:

@@ -20,7 +20,7 @@ _ALL = "all-linear"
 class EinsumLora(Linear):
     """A structured layer with adapters of low rank: y = W x + b + scaling · B A x.
 
-    The adapters stay apart. Their sum with W is in general no matrix of W's structure, so a merge is refused.
+    The adapters stay separate. Their sum with W is in general not a matrix of W's structure, so merging is refused.
     """
 
     def _get_in_out_features(self, module: nn.Module) -> tuple[int, int]:
@@ -28,7 +28,7 @@ class EinsumLora(Linear):
 
     @property
     def lora_variants(self) -> dict[tuple[str, ...], None]:
-        """Plain LoRA alone: the variants read or change a dense weight."""
+        """Only plain LoRA: its variants read or change a dense weight."""
         return {(): None}
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -73,7 +73,7 @@ def _find_all_linear(model_class: Any) -> None:
 
 
 def _linear(model: nn.Module) -> set[str]:
-    """Names of linear layers, and of those that have adapters already."""
+    """Names of linear layers, and of those that already have adapters."""
     from transformers.pytorch_utils import Conv1D
 
     kinds = (nn.Linear, Conv1D, EinsumLinear, Linear)
@@ -81,7 +81,7 @@ def _linear(model: nn.Module) -> set[str]:
 
 
 def _left(model: nn.Module) -> set[str]:
-    """What peft leaves of a model: its output layer, and what is inside of adapters."""
+    """The names that peft skips: the output layer, and everything inside adapters."""
     name_head = getattr(model, "get_output_embeddings", None)
     head = name_head() if callable(name_head) else None
     modules = dict(model.named_modules())

@@ -1,4 +1,4 @@
-"""Putting files that another library writes in their place, whole or not at all; refusing before torch is loaded."""
+"""Moving files that another library writes into place, whole or not at all; refusing before torch is loaded."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from einsearch_cli.files import draft_folder, refuse_unwritable, sync_folder, wr
 
 
 def place(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file, and others next to it, in a folder of their own; move them to `path` and next to it.
+    """Let `write` make a file, and perhaps more files, in a temporary folder; then move them to the folder of `path`.
 
     A link is followed; the file it points to is replaced.
 
     Args:
-        path: the file wanted.
-        write: gets a path of the same name in an empty folder.
+        path: the final path of the file.
+        write: called with a path of the same name in an empty folder.
 
     Raises:
         OutputError: the path is anything but a plain file, or the system refuses to write.
@@ -28,21 +28,22 @@ def place(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with draft_folder(target) as draft:
             write(draft / target.name)
-            # The target comes last: once it is there, so is all that it refers to.
+            # The target is moved last: once it exists, so does everything that it refers to.
             for file in sorted(draft.iterdir(), key=lambda file: file.name == target.name):
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
                 final = refuse_unwritable(target.with_name(file.name), is_stream=False)
-                # Not the owner's alone, as some libraries make theirs, but that of the file before or of the folder.
+                # Permissions are those of the file before or of the folder; some libraries make their files readable by
+                # the owner only.
                 file.chmod((final if final.exists() else draft).stat().st_mode & 0o666)
                 os.replace(file, final)
             sync_folder(target.parent)
-    except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch wrap what the system says
+    except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch wrap errors of the system
         raise write_error(repr(str(path)), error) from error
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raise OutputError if a run cannot be written there, before much is computed for it."""
+    """Raise OutputError if a run cannot be written there, before anything expensive is computed."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
             f"cannot write {str(folder)!r}: it exists already", remedy="give a new folder, or remove this one first"
@@ -52,7 +53,7 @@ def refuse_existing(folder: Path) -> None:
 
 
 def refuse_other_than_safetensors(path: Path) -> None:
-    """Say that a file cannot be read before torch is loaded for it.
+    """Raise SpecError for a file that cannot be read, before torch is loaded for it.
 
     Raises:
         SpecError: if it is not a safetensors file.

@@ -26,7 +26,7 @@ _TOLERANCE = 1e-3
 """Largest difference from the model, relative to the largest output; float32 gives about 1e-6."""
 
 Example = tuple[Tensor, ...] | Mapping[str, Tensor]
-"""Inputs in their order, or by the names of the arguments of `forward`."""
+"""Inputs in their order, or by the argument names of `forward`."""
 Axes = dict[int, Any]
 """The `torch.export.Dim` of each axis whose length may differ from the example's."""
 DynamicShapes = tuple[Axes, ...] | Mapping[str, Axes]
@@ -36,12 +36,12 @@ DynamicShapes = tuple[Axes, ...] | Mapping[str, Axes]
 def save_program(model: nn.Module, path: Path, example: Example, dynamic_shapes: DynamicShapes | None = None) -> float:
     """Write a `torch.export` program (.pt2) with the scales folded into the factors, then load it and compare.
 
-    Of a model of transformers the program gives the first output, such as logits, without a cache of keys and values.
-    In layers of experts, structured or those of transformers, every token is computed apart: by all experts where
-    they are structured, else by copies of the matrices that it uses.
+    For a model of transformers, the program returns the first output, such as logits, without a cache of keys and
+    values. In layers of experts, every token is computed separately: by all experts if they are structured, else by
+    copies of the matrices that it uses.
 
     Args:
-        model: structured or not; it stays as it is.
+        model: a model, structured or not; it stays unchanged.
         path: the file; `torch.export.load(path).module()` is the model again, without einsearch. It takes the
             inputs in the order of the example, without names.
         example: inputs to trace it with.
@@ -51,14 +51,14 @@ def save_program(model: nn.Module, path: Path, example: Example, dynamic_shapes:
         The largest difference from the model's output on the example, relative to the largest output.
 
     Raises:
-        LayerError: as of `serving_copy`, and for a model that torch cannot trace.
+        LayerError: as in `serving_copy`, and for a model that torch cannot trace.
         OutputError: if the file cannot be written.
-        RunFailedError: if the program does not give what the model gives.
+        RunFailedError: if the program's outputs differ from the model's.
     """
     refuse_unwritable(path, is_stream=False)
     called, inputs, axes = _called(model, example, dynamic_shapes)
     program = _program(called, inputs, axes)
-    written = io.BytesIO()  # where the disk is full, torch's own writer of files ends the process
+    written = io.BytesIO()  # torch's own writer of files ends the process if the disk is full
     torch.export.save(program, written)
     place(path, lambda draft: draft.write_bytes(written.getbuffer()))
     with _quiet(), torch.no_grad():
@@ -69,8 +69,8 @@ def save_program(model: nn.Module, path: Path, example: Example, dynamic_shapes:
 def save_onnx(model: nn.Module, path: Path, example: Example, dynamic_shapes: DynamicShapes | None = None) -> float:
     """Write an ONNX model with the scales folded into the factors, then run it in onnxruntime and compare.
 
-    Arguments, result and errors are those of `save_program`. Weights of more than 2 GiB go to a file of
-    their own next to it. The inputs of a model of transformers have the names of its arguments, such as `input_ids`.
+    Arguments, result and errors are those of `save_program`. Weights of more than 2 GiB go to a separate file next to
+    it. The inputs of a model of transformers have the names of its arguments, such as `input_ids`.
 
     Raises:
         LayerError: also for an operation that ONNX does not have.
@@ -97,7 +97,7 @@ def save_onnx(model: nn.Module, path: Path, example: Example, dynamic_shapes: Dy
 
 
 class _FirstOutput(nn.Module):
-    """A model whose inputs have names, and of whose outputs the first one is wanted."""
+    """A model with named inputs that returns only the first of its outputs."""
 
     def __init__(self, model: nn.Module, names: Sequence[str], options: Mapping[str, Any]) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class _FirstOutput(nn.Module):
 def _called(
     model: nn.Module, example: Example, dynamic_shapes: DynamicShapes | None
 ) -> tuple[nn.Module, tuple[Tensor, ...], Any]:
-    """The model as a function of tensors alone, the inputs in their order, and their axes as torch takes them."""
+    """The model as a function of tensors, its inputs in order, and their axes as torch takes them."""
     options = _options_for_transformers(model)
     if isinstance(example, tuple) and options is None:
         return model, example, dynamic_shapes
@@ -129,7 +129,7 @@ def _called(
 
 
 def _options_for_transformers(model: nn.Module) -> dict[str, Any] | None:
-    """Arguments with which a model of transformers gives tensors alone; None for any other model."""
+    """Arguments with which a model of transformers returns tensors; None for any other model."""
     transformers = sys.modules.get("transformers")
     if transformers is None or not isinstance(model, transformers.PreTrainedModel):
         return None
@@ -141,14 +141,14 @@ def _program(model: nn.Module, example: tuple[Tensor, ...], dynamic_shapes: Any)
     copied = serving_copy(model).eval()
     inner: Any = copied.model if isinstance(copied, _FirstOutput) else copied
     if hasattr(inner, "set_experts_implementation") and inner._can_set_experts_implementation():
-        # Its own choice, a grouped product, is an operation of transformers that no other program has.
+        # By default it is a grouped product, an operation of transformers that no other program has.
         inner.set_experts_implementation("batched_mm")
     try:
         with _quiet(), torch.no_grad():
             return torch.export.export(copied, example, dynamic_shapes=dynamic_shapes)
     except EinsearchError:
         raise
-    except Exception as error:  # torch has a dozen classes for what it cannot trace
+    except Exception as error:  # torch raises a dozen classes of errors for models that it cannot trace
         raise LayerError(
             f"torch.export cannot trace the model: {type(error).__name__}: {_first_line(error)}",
             remedy="trace it with torch.export.draft_export, which lists what stands in the way",
@@ -191,7 +191,7 @@ def _onnxruntime() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what exporters say of themselves: missing torchvision, their own deprecations."""
+    """Silence the exporters' messages about missing torchvision and their own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

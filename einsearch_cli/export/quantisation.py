@@ -1,4 +1,4 @@
-"""Factors in 8 bits, also by `quantize_` of torchao."""
+"""8-bit factors, also by `quantize_` of torchao."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _KNOWN: Final = "Int8WeightOnlyConfig"
 
 
 class Int8Factor(nn.Module):
-    """A factor (…, fan_in, fan_out) as whole numbers of 8 bits, with one scale per column of each of its matrices."""
+    """A factor (…, fan_in, fan_out) as 8-bit integers, with one scale per column of each of its matrices."""
 
     def forward(self, values: Tensor, scales: Tensor) -> Tensor:
         """The factor, in the dtype of the scales."""
         return values * scales
 
     def right_inverse(self, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest whole numbers, and the scales."""
+        """The nearest integers, and their scales."""
         scales = factor.abs().amax(dim=-2, keepdim=True).clamp(min=torch.finfo(factor.dtype).tiny) / _LARGEST
         return (factor / scales).round().to(torch.int8), scales
 
 
 @torch.no_grad()
 def quantise_factors_(layer: FactoredModule) -> None:
-    """Store the factors of a layer in 8 bits, for inference: they are read as numbers of the old dtype at each call.
+    """Store the factors of a layer in 8 bits, for inference; each call converts them back to the old dtype.
 
     The largest error of an entry is 1/254 of the largest entry in its column. Memory falls to about a quarter from
-    float32, and to a half from 16 bits; time does not fall. Factors do not train any more.
+    float32, and to a half from 16 bits; time does not fall. The factors can no longer be trained.
 
     Args:
         layer: a structured layer, or the experts of one.
@@ -60,7 +60,7 @@ def quantise_factors_(layer: FactoredModule) -> None:
 def register_quantisation() -> None:
     """Let `quantize_` of torchao find structured layers; called when torchao is imported.
 
-    By default it takes instances of `nn.Linear` alone, and would leave all others dense without a word.
+    By default, torchao quantises instances of `nn.Linear` only and silently leaves all other layers as they are.
     """
     api: Any = sys.modules["torchao.quantization.quant_api"]
     is_linear: Callable[..., bool] = api._is_linear

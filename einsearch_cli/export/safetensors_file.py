@@ -21,16 +21,16 @@ from einsearch_cli.models.transformer import Transformer, config_from
 from einsearch_cli.training.full.checkpoint import RunState, save_checkpoint
 
 METADATA: Final = "einsearch"
-"""Key of the JSON text among the metadata."""
+"""Key of the JSON text in the metadata."""
 
 
 def save_transformer(model: Transformer, path: Path, tokenizer: Tokenizer | None = None) -> None:
-    """Write parameters, config, tokenizer and orders of features; structured layers as factors, dense ones as `weight`.
+    """Write parameters, config, tokenizer and feature orders; structured layers as factors, dense ones as `weight`.
 
     Args:
         model: any transformer; `dense_copy(model)` for one without factors.
         path: the file.
-        tokenizer: kept in the file, as the config is.
+        tokenizer: written into the file, like the config.
 
     Raises:
         LayerError: if the model has guided layers.
@@ -50,7 +50,7 @@ def load_transformer(path: Path, device: torch.device | str = "cpu") -> Transfor
     """The transformer that `save_transformer` wrote, in evaluation mode.
 
     Raises:
-        SpecError: if it is not such a file.
+        SpecError: if the file was not written by `save_transformer`.
     """
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
@@ -79,7 +79,7 @@ def load_transformer(path: Path, device: torch.device | str = "cpu") -> Transfor
 
 
 def _orders(document: dict[str, Any], path: Path) -> dict[str, str]:
-    """Orders of features by layer; none in files of versions that did not write them."""
+    """Feature orders by layer; empty for files of versions that did not write them."""
     orders = document.get("orders", {})
     if not isinstance(orders, dict) or not all(isinstance(text, str) for text in orders.values()):
         raise SpecError(
@@ -94,7 +94,7 @@ def save_run(model: Transformer, folder: Path, tokenizer: Tokenizer | None) -> N
 
     Raises:
         LayerError: if the model has guided layers.
-        OutputError: if something is there already, or the folder cannot be written.
+        OutputError: if the path exists already, or the folder cannot be written.
     """
     refuse_guided(model)
     refuse_existing(folder)

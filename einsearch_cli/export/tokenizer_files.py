@@ -13,17 +13,17 @@ from einsearch_cli.data.tokens.tokenizers import UNKNOWN
 SAMPLE: Final = (
     "The 1,234 naïve cats' 'ｆ' don't\tcost\r\n  $56.7890 – über\n\n\n  cAFÉ 猫は🐈‍⬛ ¿x²? \u0000\u00a0\ufffd_ "
 )
-"""Words, numbers, white space of all kinds, and characters of one to four bytes."""
+"""Sample text: words, numbers, white space of all kinds, and characters of one to four bytes."""
 
 
 def tokenizer_files(tokenizer: Tokenizer, context: int) -> dict[str, str]:
-    """Name of a file and its text, for each file of a folder.
+    """The files of a tokenizer's folder: names and texts.
 
-    Texts become the same tokens as in training: nothing is added at their ends.
+    Texts become the same tokens as in training; nothing is added at their ends.
 
     Args:
-        tokenizer: of the run.
-        context: tokens that the model looks at.
+        tokenizer: the run's tokenizer.
+        context: number of tokens that the model sees.
     """
     description = tokenizer.to_json()
     document = _DOCUMENTS[tokenizer.kind](description)
@@ -49,7 +49,7 @@ def _vocabulary(document: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _from_huggingface(description: Mapping[str, Any]) -> Any:
-    """The tokenizer's own file, without what would add tokens at the ends of a text."""
+    """The tokenizer's own file, without rules that add tokens at the ends of a text."""
     import tokenizers
 
     text = description["tokenizer_json"]
@@ -64,7 +64,7 @@ def _from_bytes(_: Mapping[str, Any]) -> Any:
 
 
 def _from_characters(description: Mapping[str, Any]) -> Any:
-    """Byte-pair encoding without a merge splits a text into its characters."""
+    """Byte-pair encoding without merges, which splits a text into its characters."""
     from tokenizers import Tokenizer as Backend, decoders, models
 
     characters = description["characters"]
@@ -86,7 +86,8 @@ def _from_tiktoken(description: Mapping[str, Any]) -> Any:
         for cut in range(1, len(word))
         if word[:cut] in ranks and word[cut:] in ranks
     ]
-    # Oniguruma, which cuts there, reads {1,3}+ as a repetition of {1,3}; tiktoken as one that gives nothing back.
+    # Oniguruma, which is used there, reads {1,3}+ as a repetition of {1,3}; tiktoken reads it as a possessive
+    # quantifier.
     pattern = re.sub(r"(\{\d*,?\d*\})\+", r"\1", encoding._pat_str)
     return _byte_level(ranks, merges, pattern, encoding._special_tokens)
 
@@ -94,9 +95,9 @@ def _from_tiktoken(description: Mapping[str, Any]) -> Any:
 def _byte_level(
     vocabulary: Mapping[bytes, int], merges: list[tuple[bytes, bytes]], pattern: str | None, special: Mapping[str, int]
 ) -> Any:
-    """A tokenizer of bytes, each written as one printable character, within the words that a pattern cuts.
+    """A tokenizer of bytes, each written as one printable character, within the words of a pattern.
 
-    Special tokens keep their numbers, as they stand in the vocabulary, and are not found in texts.
+    Special tokens keep their numbers in the vocabulary, and are not recognised in texts.
     """
     from tokenizers import Regex, Tokenizer as Backend, decoders, models, pre_tokenizers
     from transformers.convert_slow_tokenizer import bytes_to_unicode

@@ -1,4 +1,4 @@
-"""A transformer of `einsearch train` as a folder that the `Auto…` classes of transformers load."""
+"""Export of a transformer of `einsearch train` to a folder that the `Auto…` classes of transformers load."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ def save_for_transformers(
 ) -> float:
     """Write config, generation config, weights and tokenizer, then load them with transformers and compare.
 
-    The architecture is that of `twin_of`. A tied head divides logits by the root of the width; there the last norm does.
+    The architecture is that of `twin_of`. A tied head divides logits by the root of the width; in the exported model,
+    the last norm does so.
 
     Args:
-        model: of a run; it stays as it is.
-        folder: a new one.
-        tokenizer: of the run; without one the folder has none.
+        model: the model of a run; it stays unchanged.
+        folder: a new folder.
+        tokenizer: the run's tokenizer; if None, the folder has none.
         structured: keep structured layers as factors, for processes that import einsearch; else they are merged.
 
     Returns:
@@ -51,8 +52,8 @@ def save_for_transformers(
     Raises:
         LayerError: if no architecture of Hugging Face computes the same, or the model has guided layers.
         DataError: if the tokenizer cannot be written as a tokenizer.json that gives the same tokens.
-        OutputError: if something is there already, transformers is not installed, or the folder cannot be written.
-        RunFailedError: if the loaded model does not give what the model gives.
+        OutputError: if the folder exists already, transformers is not installed, or the folder cannot be written.
+        RunFailedError: if the loaded model's outputs differ from the model's.
     """
     transformers = optional_package(
         "transformers", "a Hugging Face folder needs transformers", "pip install 'einsearch[transformers]'", OutputError
@@ -82,10 +83,10 @@ def save_for_transformers(
 def _write_model(
     transformers: Any, model: Transformer, twin: Twin, end: int | None, folder: Path, structured: bool
 ) -> None:
-    """Config, generation config and weights."""
+    """Write config, generation config and weights."""
     source = model if structured else dense_copy(model)
     values = twin_config(model.config, twin)
-    # Left out, the architecture's own numbers would hold: generation by Llama ends at token 2.
+    # Without this, the architecture's own numbers would hold: generation by Llama ends at token 2.
     special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
     config = transformers.AutoConfig.for_model(twin.model_type, **values, **special)
     with torch.device("meta"):
@@ -97,7 +98,7 @@ def _write_model(
         made.save_pretrained(folder)
     else:
         save_swapped(made, report, folder)
-    # Where readers other than transformers 5 look for it; their defaults differ.
+    # Readers other than transformers 5 look for these keys here; their defaults differ.
     rope = values["rope_parameters"]
     base, share = rope["rope_theta"], rope["partial_rotary_factor"]
     older = {"rope_theta": base, "partial_rotary_factor": share, "rotary_emb_base": base, "rotary_pct": share}
@@ -140,7 +141,7 @@ def _state(model: Transformer, twin: Twin) -> dict[str, Tensor]:
 
 
 def _renamed(name: str, twin: Twin) -> str:
-    """The name of a parameter, or of a module with a dot behind it, in the twin."""
+    """The name in the twin of a parameter, or of a module with a trailing dot."""
     top, _, rest = name.partition(".")
     if top == "head":
         return f"lm_head.{rest}"
@@ -163,7 +164,7 @@ def _check_tokens(transformers: Any, tokenizer: Tokenizer, folder: Path) -> None
 
 @torch.no_grad()
 def _compared(transformers: Any, model: Transformer, written: Path, folder: Path) -> float:
-    """Load the folder as anyone would, and compare logits."""
+    """Load the folder as any user would, and compare logits."""
     config = model.config
     loaded = transformers.AutoModelForCausalLM.from_pretrained(written)
     shape = (2, min(_COMPARED_TOKENS, config.context))

@@ -1,4 +1,4 @@
-"""Architectures of Hugging Face that compute what a transformer of `einsearch train` computes; chosen without torch."""
+"""Architectures of Hugging Face that compute the same as a transformer of `einsearch train`; chosen without torch."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from einsearch_cli.models.transformer.config import TransformerConfig
 from einsearch_cli.structures import MixtureOfExperts
 
 EPSILON: Final = 1e-5
-"""Added to the variance in all norms."""
+"""The number added to the variance in all norms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Twin:
-    """One architecture: how its config is filled in, and what its modules are called."""
+    """An architecture: how its config is filled in, and how its modules are named."""
 
     model_type: str
     """Name by which transformers knows the architecture."""
     label: str
     """Name of the architecture in messages."""
     epsilon: str
-    """The key of the norms' epsilon."""
+    """Key of the norms' epsilon in the config."""
     body: str = "model"
     """The module that holds everything but the head."""
     embedding: str = "embed_tokens"
     norm: str = "norm"
     modules: Mapping[str, str]
-    """Module of a block here, and there."""
+    """Names of a block's modules: ours, and those of the architecture."""
     packed: str | None = None
-    """The one matrix there, if any, that has the rows of query, key and value, head by head."""
+    """The architecture's packed matrix, if any, with the rows of query, key and value, head by head."""
     ffn_biased: bool = False
-    """Whether its feed-forward networks always have biases, which are zero where the run has none."""
+    """Whether its feed-forward networks always have biases, which are zero if the run has none."""
     keys: Mapping[str, Any] = field(default_factory=dict)
-    """What else its config says."""
+    """Other entries of its config."""
     bias_keys: tuple[str, ...] = ()
-    """The keys that say whether linear layers have a bias."""
+    """The keys that switch the biases of linear layers."""
 
 
 _ATTENTION: Final = {
@@ -98,11 +98,11 @@ def twin_of(config: TransformerConfig, *, structured: bool = False) -> Twin:
     """The architecture that computes the same function of the tokens, up to rounding.
 
     Args:
-        config: of the transformer.
-        structured: whether structured layers stay structured; attention then needs matrices of its own.
+        config: the transformer's config.
+        structured: whether structured layers stay structured; attention then needs separate matrices.
 
     Raises:
-        LayerError: if there is none, with the setting that stands in the way.
+        LayerError: if there is none; the message names the setting that prevents it.
 
     >>> from einsearch_cli.models.transformer.presets import preset
     >>> twin_of(preset("s")).label, twin_of(preset("wide-m")).label
@@ -134,7 +134,7 @@ def twin_of(config: TransformerConfig, *, structured: bool = False) -> Twin:
 
 
 def twin_config(config: TransformerConfig, twin: Twin) -> dict[str, Any]:
-    """The values of the architecture's config, special tokens left out."""
+    """The values of the architecture's config, without special tokens."""
     rope = {"rope_type": "default", "rope_theta": config.rotary_base, "partial_rotary_factor": 1.0}
     return {
         "vocab_size": config.vocabulary,

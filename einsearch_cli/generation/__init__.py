@@ -1,4 +1,4 @@
-"""Continuing text with a trained transformer: decoding with a key-value cache, sampling, text as it comes."""
+"""Continuing text with a trained transformer: decoding with a key-value cache, sampling, and text as it is generated."""
 
 from typing import TYPE_CHECKING
 

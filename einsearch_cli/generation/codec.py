@@ -1,4 +1,4 @@
-"""Between tokens and what a user writes and reads: text, or the numbers of the tokens."""
+"""Codecs between tokens and what a user writes and reads: text, or the numbers of the tokens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextCodec:
-    """By a tokenizer.
+    """Converts by a tokenizer.
 
-    A character may be spread over several tokens: what ends in an unfinished one is held back.
+    A character may be spread over several tokens, so an unfinished one at the end is held back.
 
     >>> from einsearch_cli.data.tokens import BytesTokenizer
     >>> codec = TextCodec(BytesTokenizer())
@@ -32,12 +32,12 @@ class TextCodec:
             raise PromptError(
                 f"{named}{', …' if len(unknown) > 5 else ''}: the model was trained without "
                 f"{'this character' if len(unknown) == 1 else f'these {len(unknown)} characters'}",
-                remedy="leave them out, or write them otherwise",
+                remedy="leave them out, or write them differently",
             )
         return [int(token) for token in self._tokenizer.encode(text)]
 
     def write(self, tokens: Sequence[int], is_last: bool) -> str:
-        """What is certain of the text of these tokens, however they go on; all of it if `is_last`.
+        """The part of these tokens' text that later tokens cannot change; all of it if `is_last`.
 
         Each call decodes all tokens, because tokenizers treat the first token of a text differently.
         """
@@ -46,7 +46,7 @@ class TextCodec:
 
 
 class IdCodec:
-    """By their numbers, with spaces between.
+    """Converts tokens to their numbers, separated by spaces.
 
     >>> IdCodec().write(IdCodec().read("17 4"), is_last=True)
     '17 4'
@@ -63,9 +63,9 @@ class IdCodec:
         return [int(word) for word in text.split()]
 
     def write(self, tokens: Sequence[int], is_last: bool) -> str:  # noqa: ARG002
-        """Numbers are certain at once."""
+        """The numbers of all tokens, since later tokens never change them."""
         return " ".join(map(str, tokens))
 
 
 PromptCodec = TextCodec | IdCodec
-"""Reads a prompt, and writes tokens as they come."""
+"""Reads a prompt, and writes tokens as they are generated."""

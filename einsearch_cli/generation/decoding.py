@@ -1,4 +1,4 @@
-"""Token after token from a transformer, with a key-value cache."""
+"""Decoding token by token from a transformer, with a key-value cache."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from einsearch_cli.models import KeyValueCache, Transformer, TransformerConfig
 
 
 class Decoding:
-    """Continues one prompt in several ways, side by side.
+    """Continues one prompt in several ways at once.
 
-    The prompt is read once; the samples then share its keys and values. Sample i draws from a
-    generator of its own, seeded with `seed + i`, so it is the same whatever the number of samples.
+    The prompt is read once; the samples then share its keys and values. Sample i uses its own random generator, seeded
+    with `seed + i`, so it does not depend on the number of samples.
 
-    The model is merged while tokens are drawn (`einsearch_cli.merged`): structured layers keep the matrices
-    that are faster for the number of rows, and use their factors where these are, as for a long prompt.
+    The model is merged while tokens are drawn (`einsearch_cli.merged`): structured layers use merged matrices where
+    these are faster for the number of rows, and their factors elsewhere, such as for a long prompt.
 
     Args:
-        model: in evaluation mode, on the device where it is to run.
+        model: the transformer in evaluation mode, on the device where it runs.
         prompt: tokens to continue.
         max_tokens: most new tokens per sample; fewer where the context ends.
         sampling: how tokens are drawn.
-        samples: continuations.
-        seed: of the first sample.
+        samples: number of continuations.
+        seed: seed of the first sample.
         stop: a token that ends its sample.
 
     Raises:
-        PromptError: as of `check_prompt`.
+        PromptError: as in `check_prompt`.
 
     >>> from einsearch_cli.models import TransformerConfig
     >>> config = TransformerConfig(vocabulary=11, width=32, layers=2, heads=2, context=8)
@@ -60,12 +60,12 @@ class Decoding:
         self._sampling = sampling or Sampling()
         self._generators = [torch.Generator().manual_seed(seed + number) for number in range(samples)]
         self.stop = stop
-        # The last token is never read, so one more than the context holds can be written.
+        # The last token is never read, so one token more than the context holds can be written.
         room = model.config.context - len(self._prompt) + 1
         self._steps = min(max_tokens, room)
         self._ending = "length" if max_tokens <= room else "context"
         self.finished: list[str | None] = [None] * samples
-        """Why each sample ended: `stop`, `length` (max_tokens) or `context`; None while it goes on."""
+        """Why each sample ended: `stop`, `length` (max_tokens) or `context`; None while it continues."""
 
     def __iter__(self) -> Iterator[list[int | None]]:
         """The next token of every sample; None for those that have ended."""
@@ -104,7 +104,7 @@ class Decoding:
         return self._sampling.choose(logits_BV, uniforms_B.to(logits_BV.device))
 
     def _record(self, tokens: list[int], is_last: bool) -> list[int | None]:
-        """What is new of every sample, and which of them end with it."""
+        """Record the new token of every sample, and which of them end with it."""
         found: list[int | None] = []
         for number, token in enumerate(tokens):
             ended = self.finished[number] is not None
@@ -117,7 +117,7 @@ class Decoding:
 
 
 def check_prompt(config: TransformerConfig, prompt: Sequence[int]) -> None:
-    """Whether the transformer can continue these tokens.
+    """Raise PromptError unless the transformer can continue these tokens.
 
     Raises:
         PromptError: no token, more tokens than the context, or one that is not in the vocabulary.

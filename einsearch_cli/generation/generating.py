@@ -1,4 +1,4 @@
-"""A whole generation: continuations with their text, as they come and at the end."""
+"""A whole generation: continuations with their text, during and after decoding."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ class Continuation:
     """New tokens; a stop token is left out."""
     text: str = ""
     ended_by: str = ""
-    """`stop`, `length` or `context`."""
+    """Why the sample ended: `stop`, `length` or `context`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """All samples, and how long they took."""
+    """All samples and their timing."""
 
     samples: tuple[Continuation, ...]
     first_token_s: float
-    """Seconds in which the prompt was read and the first token of every sample drawn."""
+    """Seconds until the prompt was read and the first token of every sample drawn."""
     decoding_s: float
     """Seconds from there to the end."""
     steps: int
-    """Tokens per sample, of the longest one."""
+    """Tokens of the longest sample."""
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Steps after the first per second, times samples; None if there was no other step."""
+        """Steps after the first per second, times samples; None if there was only one step."""
         if self.steps < 2:
             return None
         return (self.steps - 1) * len(self.samples) / self.decoding_s
@@ -52,9 +52,9 @@ def generate(
     """Decode to the end.
 
     Args:
-        decoding: not yet begun.
+        decoding: a decoding that has not started.
         codec: how tokens are written.
-        on_text: given the number of a sample and the text that is new in it, as soon as it is certain.
+        on_text: called with the number of a sample and its new text, as soon as that is certain.
 
     >>> import torch
     >>> from einsearch_cli.generation import IdCodec, Sampling

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.errors import RunFailedError, SpecError
 
-if TYPE_CHECKING:  # its numbers are checked before torch is loaded
+if TYPE_CHECKING:  # numbers are checked before torch is loaded
     from torch import Tensor
 
-# Axes in this file: B row, V vocabulary, in any order or a part of it.
+# Axes in this file: B row, V vocabulary (sorted, or a part of it).
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +27,14 @@ class Sampling:
     """
 
     temperature: float = 1.0
-    """Logits are divided by it; 0 always takes the likeliest token."""
+    """Divisor of the logits; 0 always takes the likeliest token."""
     top_k: int | None = None
-    """Only this many of the likeliest tokens can be drawn."""
+    """Number of the likeliest tokens that can be drawn."""
     top_p: float | None = None
-    """Only the fewest likeliest tokens with this probability together can be drawn
-    (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751)."""
+    """Probability that the likeliest tokens must reach together; no others can be drawn.
+
+    Nucleus sampling: Holtzman et al. 2020, arXiv 1904.09751.
+    """
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -65,7 +67,7 @@ class Sampling:
         return places_B1[:, 0] if tokens_BV is None else tokens_BV.gather(-1, places_B1)[:, 0]
 
     def _candidates(self, logits_BV: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Probabilities, up to a factor, and their tokens, likeliest first; no tokens where nothing is sorted."""
+        """Probabilities up to a factor, and their tokens, likeliest first; None for the tokens if nothing was sorted."""
         if self.top_k is None and self.top_p is None:
             return (logits_BV / self.temperature).softmax(-1), None
         size = logits_BV.shape[-1]

@@ -2,9 +2,9 @@
 
 No code around the products can beat their time, though a merged matrix may.
 
-Contiguous operands, preallocated results, no views that need a copy, no bias and no
-scaling; a batch of one is an ordinary product. Where the plan reads tokens as a batch,
-the bare product has all rows in one matrix instead.
+The products have contiguous operands, preallocated results, no views that need a copy, no bias and no scaling. A batch
+of one is an ordinary product. Where the plan reads tokens as a batch, the bare product has all rows in one matrix
+instead.
 
 Axes: B batch, R rows (tokens among them), K contracted, N new; see `layers.plan`.
 """
@@ -22,14 +22,13 @@ from einsearch_cli.layers.plans.plan import Plan, Step
 from einsearch_cli.speed.cases import Case, Mode
 
 _ALIGNMENT = 1024
-"""Elements between the beginnings of operands are a multiple of this."""
+"""The start of every operand is a multiple of this number of elements."""
 
 
 class Arena:
-    """Memory that the operands of one layer after another are cut from.
+    """Memory from which the operands of one layer after another are cut.
 
-    Results have another one, so that no operand is ever a result of an earlier call,
-    which would grow from call to call.
+    Results use another arena. So no operand is ever a result of an earlier call, which would grow from call to call.
     """
 
     def __init__(self, memory: Tensor) -> None:
@@ -61,7 +60,7 @@ def product_sizes(step: Step, tokens: int) -> tuple[int, int, int, int]:
 
 
 Arenas = tuple[Arena, Arena]
-"""Where the bare products of every layer of a case find their operands, and where they leave their results."""
+"""Two arenas: one with the operands of the bare products of every layer of a case, one for their results."""
 
 
 def arenas_for(plans: Sequence[Plan], tokens: int, device: torch.device, dtype: torch.dtype) -> Arenas:
@@ -101,7 +100,7 @@ def bare_products(plan: Plan, case: Case, arenas: Arenas) -> Callable[[], None]:
 
 
 def einsum_route(layer: EinsumLinear) -> Callable[[Tensor], Tensor]:
-    """What the layer's factors do to (tokens, padded_in), unscaled and without bias.
+    """The layer's map from (tokens, padded_in), computed from the factors by einsum, unscaled and without bias.
 
     Features are read and written in the order of the layer's own plan, so that it is
     the same map.
@@ -139,5 +138,5 @@ def einsum_route(layer: EinsumLinear) -> Callable[[Tensor], Tensor]:
 
 
 def _in_order(axes: Sequence[str], first: Sequence[str]) -> tuple[str, ...]:
-    """`first`, then what it leaves out: indices of size 1."""
+    """The axes in `first`, followed by those that it leaves out, which have size 1."""
     return (*first, *(axis for axis in axes if axis not in first))

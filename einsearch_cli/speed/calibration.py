@@ -1,4 +1,4 @@
-"""Measures the constants of the planner's cost model on this machine, in a few seconds."""
+"""Measure the constants of the planner's cost model on this machine, in a few seconds."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _ROUND_S = 4e-3
 """Short calls are repeated until a round takes this long."""
 _LONG_CHUNKS = (136, 264, 504)
 _FEW_ROWS = 4
-"""Rows of products that are too small for arithmetic to decide their time."""
+"""The number of rows of products so small that arithmetic does not decide their time."""
 
 
 def calibrate(
     dtype: torch.dtype = torch.float32, on_constant: Callable[[str, int, int], None] = lambda *_: None
 ) -> MachineProfile:
-    """The profile of the CPU with torch's current number of threads for a dtype; takes some seconds.
+    """Measure the profile of the CPU with torch's current number of threads for a dtype; this takes a few seconds.
 
-    `on_constant` hears the name of the constant that is measured next, its place from 0, and how many there are.
-    Noise only ever slows things down, so every constant is the fastest of several rounds.
+    `on_constant` is called with the name of the next constant, its place from 0, and the number of constants. Noise
+    only ever slows things down, so every constant is the fastest of several rounds.
     """
     measures: dict[str, Callable[[torch.dtype], Iterable[float]]] = {
         "mac": _macs,
@@ -66,7 +66,7 @@ def calibrate(
 
 def fastest_ns(run: Callable[[], object]) -> float:
     """Duration of one call: the fastest of several rounds."""
-    # With one thread its own time is not disturbed by what else runs on the machine.
+    # With one thread, its own CPU time is not disturbed by other processes on the machine.
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     run()
     started_s = clock()
@@ -82,7 +82,7 @@ def fastest_ns(run: Callable[[], object]) -> float:
 
 
 def _calls(dtype: torch.dtype) -> Iterator[float]:
-    """A layer's own time, its last copy included, and that of a step: small layers of two and four steps."""
+    """The own time of a layer with its last copy, and that of a step, from small layers of two and four steps."""
     x = torch.randn(1, 16).to(dtype)
     texts = ("monarch", "monarch:n=4")
     layers = [EinsumLinear(16, 16, text, dtype=dtype) for text in (*texts, texts[0])]
@@ -97,22 +97,23 @@ def _calls(dtype: torch.dtype) -> Iterator[float]:
 
 
 def _matrices(dtype: torch.dtype, mac_ns: Mapping[int, float]) -> Iterator[float]:
-    """One matrix of a batched product, beyond the call and the arithmetic: many small ones against few."""
+    """The cost of one matrix of a batched product beyond call and arithmetic: many small ones against few."""
     few, many = (fastest_ns(_product(batch, _FEW_ROWS, 16, 16, dtype, is_feature_major=False)) for batch in (16, 256))
     yield max(0.0, (many - few) / 240 - _FEW_ROWS * 16 * 16 * mac_ns[16])
 
 
 def _macs(dtype: torch.dtype) -> Iterator[float]:
-    """A multiply-add by width, in chunks of tokens as the layers have them."""
+    """The time of a multiply-add by width, in chunks of tokens as layers use them."""
     for width in WIDTHS:
         batch = max(1, 1024 // width)
         yield fastest_ns(_product(batch, 200, width, width, dtype)) / (batch * 200 * width * width)
 
 
 def _weights(dtype: torch.dtype, mac_ns: float) -> Iterator[float]:
-    """A weight of products of four rows, in cache and from main memory.
+    """The time of a weight in products of four rows, in cache and from main memory.
 
-    Last the bytes up to which weights count as cached: where a product of one row takes the mean of both.
+    The last value is the number of bytes up to which weights count as cached: there, a product of one row takes the
+    mean of both times.
     """
     for width in (512, 4096):
         arithmetic_ns = _FEW_ROWS * width * width * mac_ns
@@ -125,7 +126,7 @@ def _weights(dtype: torch.dtype, mac_ns: float) -> Iterator[float]:
 
 
 def _copies(dtype: torch.dtype) -> Iterator[float]:
-    """An element in long runs, and the start of a run, from runs of 16."""
+    """The time of an element in long runs, and of the start of a run, from runs of 16."""
     source, target = torch.randn(128, 64, 16).to(dtype), torch.empty(128, 64, 16, dtype=dtype)
     long_ns = fastest_ns(lambda: target.copy_(source)) / source.numel()
     short = source.transpose(0, 1)
@@ -136,7 +137,7 @@ def _copies(dtype: torch.dtype) -> Iterator[float]:
 
 
 def _chunks(dtype: torch.dtype) -> Iterator[float]:
-    """Tokens of a chunk where factors overflow the cache: of the lengths that were best on some machine."""
+    """The best number of tokens per chunk where factors overflow the cache, among lengths that were best somewhere."""
     plan = stored_plan(parse_structure("btt:r=4").at(2048, 2048))
     x, factors = torch.randn(1024, 2048).to(dtype), [torch.randn(*s.weight_shape).to(dtype) for s in plan.steps]
     times = {}
@@ -149,7 +150,7 @@ def _chunks(dtype: torch.dtype) -> Iterator[float]:
 def _product(
     batch: int, rows: int, k: int, n: int, dtype: torch.dtype, is_feature_major: bool = True
 ) -> Callable[[], Tensor]:
-    """A product as layers compute it: feature-major, but for few rows; one matrix is an ordinary product."""
+    """A product as layers compute it: feature-major unless there are few rows; a single matrix is an ordinary product."""
     if batch == 1:
         x, weight = torch.randn(rows, k).to(dtype), torch.randn(k, n).to(dtype)
         return lambda: torch.mm(x, weight)

@@ -1,4 +1,4 @@
-"""What is measured: structures × widths × tokens × modes, checked before anything runs."""
+"""The cases of a benchmark: structures × widths × tokens × modes, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from einsearch_cli.machine import memory_bytes
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import Structure
 
-if TYPE_CHECKING:  # what is asked for is checked before torch is loaded
+if TYPE_CHECKING:  # requests are checked before torch is loaded
     import torch
 
 DECODE_TOKENS: Final = 64
-"""A call of up to this many tokens counts as decoding."""
+"""The largest number of tokens of a call that counts as decoding."""
 MARKET: Final = (
     "dense",
     "low-rank",
@@ -30,27 +30,27 @@ MARKET: Final = (
     "(0.5|0.25|0.25|0.25|0.5|0.25|0)",
     "btt:n=3",
 )
-"""One of each family that people use, cheap and expensive ones, and two that no library has."""
+"""One of each commonly used family, cheap and expensive ones, and two structures that no library has."""
 WIDTHS: Final = (256, 512, 1024, 2048, 4096)
 TRAINING_TO_FORWARD: Final = 3
-"""A training step costs three forward passes: one forward, two in the backward."""
+"""The cost of a training step in forward passes: one forward, two in the backward pass."""
 _LIVE_COPIES: Final = 8
-"""Activations and matrices of one case that are alive at once, in copies of the dense layer's."""
+"""The number of copies of the dense layer's activations and matrices that are alive at once in a case."""
 
 
 class Mode(StrEnum):
-    """What a layer is used for."""
+    """The use of a layer that is measured."""
 
     forward = "forward"
-    """Inference on more than `DECODE_TOKENS` tokens, of layers that keep nothing from call to call."""
+    """Inference on more than `DECODE_TOKENS` tokens, with layers that keep nothing between calls."""
     training = "training"
     """Forward and backward pass, with gradients of the input and of all parameters."""
     decode = "decode"
-    """Inference on at most `DECODE_TOKENS` tokens, of merged layers, as generation has them (`layers.merge`)."""
+    """Inference on at most `DECODE_TOKENS` tokens, with merged layers, as in generation (`layers.merge`)."""
 
     @property
     def passes(self) -> int:
-        """Cost in forward passes."""
+        """The cost in forward passes."""
         return TRAINING_TO_FORWARD if self is Mode.training else 1
 
     @property
@@ -84,7 +84,7 @@ class Entrant:
 
 
 def cases_of(modes: Sequence[Mode], widths: Sequence[int], tokens: Sequence[int] | None) -> tuple[Case, ...]:
-    """Every case, cheap ones first; without `tokens` each mode has its usual numbers of them.
+    """Every case, cheap ones first; without `tokens`, each mode has its usual numbers of tokens.
 
     Raises:
         SpecError: if a width or number of tokens is not positive, or nothing is left to measure.

@@ -1,4 +1,4 @@
-"""What a reader must know of the machine to compare figures; no names or paths."""
+"""Facts about the machine that a reader needs to compare figures, without names and paths."""
 
 from __future__ import annotations
 

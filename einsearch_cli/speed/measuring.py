@@ -1,4 +1,4 @@
-"""One run of the benchmark: case after case, all layers of a case in turn."""
+"""One run of the benchmark: case by case, with all layers of a case in turn."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from einsearch_cli.speed.results import BenchResult, Measurement, Spread
 from einsearch_cli.taxonomy import flops_per_token
 
 _OVERHEAD = 1.5
-"""Time of a call over that of its products at the rate of a large one: a guess for the estimate."""
+"""A guess for the estimate: the time of a call divided by that of its products at the rate of a large product."""
 _SET_UP_S = 0.02
-"""Time to build one layer and to record its memory."""
+"""Seconds to build one layer and to record its memory."""
 _SET_UP_ROUNDS = 1.6
 """Recording memory and warming up take about as long as this many rounds."""
 
 OnRound = Callable[[Case, int | None], None]
-"""Called with a case and its finished rounds: None when it begins, 0 when all have warmed up."""
+"""Called with a case and its number of finished rounds: None when it begins, 0 after the warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaseEstimate:
-    """What a case will take."""
+    """The expected duration of a case."""
 
     set_up_s: float
     """Seconds before the first round."""
@@ -45,13 +45,13 @@ class CaseEstimate:
         return self.done_s(self.rounds)
 
     def done_s(self, rounds: int | None) -> float:
-        """Up to the end of this round; None is the beginning of the case."""
+        """Expected seconds up to the end of this round; None means the beginning of the case."""
         return 0.0 if rounds is None else self.set_up_s + self.round_s * min(self.rounds, rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Everything that determines a run.
+    """Everything that determines a run of the benchmark.
 
     >>> from einsearch_cli.speed.cases import cases_of
     >>> from einsearch_cli.structures import parse_structure
@@ -66,7 +66,7 @@ class Bench:
     cases: tuple[Case, ...]
     device: torch.device
     rounds: int | None = None
-    """None takes as many as are worth their time."""
+    """The number of rounds; None takes as many as are worth their time."""
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class Bench:
         check_memory(self.cases, self.device, self.dtype)
 
     def estimate(self) -> dict[Case, CaseEstimate]:
-        """What every case will take, from its FLOPs and the rate of a matrix product on this machine."""
+        """The expected duration of every case, from its FLOPs and the rate of a matrix product on this machine."""
         rate = _flops_per_second(self.device, self.dtype)
         return {case: self._case_estimate(case, rate) for case in self.cases}
 
@@ -96,7 +96,7 @@ class Bench:
         return CaseEstimate(_SET_UP_S * len(calls) + _SET_UP_ROUNDS * round_s, round_s, rounds)
 
     def run(self, on_round: OnRound = lambda _case, _rounds: None) -> BenchResult:
-        """Measure; an interruption (Ctrl-C) ends it, and what was measured until then is the result."""
+        """Measure all cases; an interruption (Ctrl-C) ends the run, and the result contains what was measured so far."""
         started_s = time.perf_counter()
         machine = machine_facts(self.device)
         measurements: list[Measurement] = []
@@ -127,7 +127,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class _Runner:
-    """What is called of a layer in a case, and what it holds at most."""
+    """The call of a layer in a case, and the most memory that it holds."""
 
     call: Callable[[], object]
     peak_bytes: int
@@ -166,7 +166,7 @@ class _CaseRun:
         self.race.run(self.bench.rounds, lambda: on_round(case, self.race.rounds))
 
     def measurements(self) -> list[Measurement]:
-        """One measurement a layer, from the rounds that were finished."""
+        """One measurement per layer, from the finished rounds."""
         if not self.race.rounds:
             return []
         return [self._measurement(number, entrant) for number, entrant in enumerate(self.bench.entrants)]
@@ -210,7 +210,7 @@ def _inference(layer: Callable[[Tensor], object], x: Tensor) -> Callable[[], obj
 
 
 def _training_step(layer: nn.Module, x: Tensor, y_grad: Tensor) -> Callable[[], object]:
-    """Forward and backward pass; gradients are given back at the end, as before the next step."""
+    """A forward and a backward pass; gradients are freed at the end, as before the next step."""
 
     def run() -> None:
         layer(x).backward(y_grad)

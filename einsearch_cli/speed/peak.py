@@ -14,7 +14,7 @@ from itertools import accumulate
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes to stderr otherwise
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's messages on stderr
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

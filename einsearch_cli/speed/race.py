@@ -1,4 +1,4 @@
-"""Timing of candidates in turn, round after round, so that a slow moment of the machine hits all alike."""
+"""Timing of candidates in turn, round after round, so that slow moments of the machine affect all alike."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ import torch
 FEWEST_ROUNDS: Final = 5
 MOST_ROUNDS: Final = 31
 ENOUGH_S: Final = 10.0
-"""Long cases end after this many seconds: what takes long is disturbed little."""
+"""Long cases end after this many seconds: long calls are disturbed little."""
 _LEAST_S: Final = {"cpu": 2e-3, "cuda": 2e-2}
-"""A candidate runs at least this long in a round: shorter calls are repeated. A GPU is waited for at the end of them, not
-after each: in training the host runs ahead of it too."""
+"""The least time that a candidate runs in a round; shorter calls are repeated.
+
+A GPU is waited for at the end of all of them, not after each: in training, the host runs ahead of it too.
+"""
 _MOST_REPEATS: Final = 1000
 _LONG_S: Final = 0.1
-"""A first call of this length is not made twice to find out how often to repeat it."""
+"""A first call of this length is not repeated to find the number of repetitions."""
 
 
 @dataclass
 class Race:
-    """Candidates by name, and the seconds of one call of each in every finished round.
+    """Candidates by name, with the seconds of one call in every finished round.
 
-    One round is for warming up. Every round has an order of its own, as what runs before decides what is in the cache.
+    The first round is a warm-up. Every round has its own order, because the previous call decides what is in the cache.
 
     >>> race = Race({"a": lambda: None, "b": lambda: None}, torch.device("cpu"))
     >>> race.run(rounds=3)
@@ -44,7 +46,7 @@ class Race:
         return min((len(values) for values in self.durations_s.values()), default=0)
 
     def run(self, rounds: int | None = None, on_round: Callable[[], None] = lambda: None) -> None:
-        """Time all candidates; what was timed before an interruption is kept, whole rounds only.
+        """Time all candidates; after an interruption, all whole rounds are kept.
 
         Args:
             rounds: how many; if None, as many as fit into `ENOUGH_S`, but at least
@@ -67,7 +69,7 @@ class Race:
 
 
 def least_seconds(call_s: float, device_type: str) -> float:
-    """How long a candidate runs in a round, for calls of this duration.
+    """The time that a candidate runs in a round, for calls of this duration.
 
     >>> least_seconds(1e-5, "cpu"), least_seconds(0.5, "cpu")
     (0.002, 0.5)
@@ -85,12 +87,12 @@ def expected_rounds(round_s: float) -> int:
 
 
 def clock_name(device: torch.device) -> str:
-    """What is measured: on one CPU thread its computing time, which a busy neighbour does not stretch."""
+    """The name of the clock: on one CPU thread its computing time, which other processes do not stretch."""
     return "CPU time" if device.type == "cpu" and torch.get_num_threads() == 1 else "wall time"
 
 
 def clock_for(device: torch.device) -> Callable[[], float]:
-    """The clock that `clock_name` names, in seconds; a GPU is waited for."""
+    """The clock that `clock_name` names, in seconds; it waits for a GPU."""
     if clock_name(device) == "CPU time":
         return time.process_time
     if device.type != "cuda":
@@ -106,7 +108,7 @@ def clock_for(device: torch.device) -> Callable[[], float]:
 def _repeats(run: Callable[[], object], clock: Callable[[], float], device_type: str) -> int:
     """Calls in a round, found by calling it."""
     duration_s = _seconds(run, 1, clock)
-    if duration_s < _LONG_S:  # the first call may have made what later calls find
+    if duration_s < _LONG_S:  # the first call may have filled caches
         duration_s = _seconds(run, 1, clock)
     return min(_MOST_REPEATS, max(1, round(_LEAST_S[device_type] / max(duration_s, 1e-9) + 0.5)))
 

@@ -1,4 +1,4 @@
-"""What was measured, as plain values, and what follows from it."""
+"""The measurements of a benchmark as plain values, and the figures derived from them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Spread:
 
     @classmethod
     def of_ratios(cls, values: Sequence[float], others: Sequence[float]) -> Self:
-        """Spread of the ratio in each round: whatever slows both down in one round leaves the ratio as it is.
+        """Spread of the ratio in each round; a round that slows both down leaves the ratio unchanged.
 
         >>> Spread.of_ratios([1.0, 2.0, 30.0], [2.0, 4.0, 60.0]).median
         0.5
@@ -55,7 +55,7 @@ class Measurement:
     case: Case
     rounds: int
     params: int
-    """Parameters of the factors; the dense layer has width² in its matrix."""
+    """Parameters of the factors; the dense layer's matrix has width²."""
     flops: int
     """FLOPs of the matrix products of one call, factor by factor: 2 × multiply-adds, three times that in training."""
     layer_s: Spread
@@ -63,13 +63,13 @@ class Measurement:
     bare_s: Spread
     einsum_s: Spread | None
     vs_dense: Spread
-    """Time of the layer over that of `nn.Linear`."""
+    """Time of the layer divided by that of `nn.Linear`."""
     vs_bare: Spread
-    """Time of the layer over that of its bare products."""
+    """Time of the layer divided by that of its bare products."""
     vs_einsum: Spread | None
-    """Time of the layer over that of one `torch.einsum` after another; measured in decoding only."""
+    """Time of the layer divided by that of one `torch.einsum` after another; measured only in decoding."""
     peak_bytes: int
-    """Parameters, input, and the most that a call holds besides them."""
+    """Bytes of parameters and input, plus the most that a call holds in addition."""
     dense_peak_bytes: int
 
     @property
@@ -78,12 +78,12 @@ class Measurement:
 
     @property
     def theoretical_speedup(self) -> float:
-        """FLOPs of the dense layer over those of this one."""
+        """FLOPs of the dense layer divided by those of this one."""
         return self.dense_flops / self.flops
 
     @property
     def speedup(self) -> float:
-        """Time of the dense layer over that of this one."""
+        """Time of the dense layer divided by that of this one."""
         return 1 / self.vs_dense.median
 
     @property
@@ -93,11 +93,11 @@ class Measurement:
 
     @property
     def gflops_per_s(self) -> float:
-        """FLOPs along the factors over the median time, whatever route the layer took."""
+        """FLOPs along the factors divided by the median time, whatever route the layer took."""
         return self.flops / self.layer_s.median / 1e9
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, measured ones and what follows from them."""
+        """Measured and derived values as plain data."""
         fields = asdict(self)
         return {
             **{key: fields.pop(key) for key in ("name", "structure")},
@@ -123,7 +123,7 @@ class BenchResult(Tabular):
     """False if the run was stopped before its last case."""
 
     def records(self) -> list[dict[str, Any]]:
-        """One row for each measurement: medians under their name, quartiles next to them."""
+        """One row per measurement: medians under their name, quartiles next to them."""
         rows = []
         for item in self.measurements:
             row: dict[str, Any] = {}
@@ -133,7 +133,7 @@ class BenchResult(Tabular):
                 else:
                     row[key] = str(value) if isinstance(value, str) else value  # the mode is an enumeration
             rows.append(row)
-        names = {name: None for row in rows for name in row}  # einsum is measured in decoding alone
+        names = {name: None for row in rows for name in row}  # einsum is measured in decoding only
         return [names | row for row in rows]
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Training: proxy runs, which compare structures (`proxy`), and full runs of one transformer (`full`).
 
-Both make the same step (`update`), with an optimizer from the register `optimizers`.
+Both use the same step (`update`), with an optimizer from the register `optimizers`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Where runs train, from the words of a user."""
+"""Choice of the devices on which runs train, from a user's words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from einsearch_cli.errors import DeviceError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` is CUDA where there is one.
+    """The device of a name; `auto` means CUDA if there is a CUDA device.
 
     Raises:
         DeviceError: no such device here.
@@ -38,7 +38,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_device(name: str) -> str:
-    """Take a device in this process, for streams, kernels and graphs too; gives its full name.
+    """Select a device for this process, its streams, kernels and graphs; returns its full name.
 
     Raises:
         DeviceError: no such device here.
@@ -51,7 +51,7 @@ def use_device(name: str) -> str:
 
 
 def choose_devices(words: str) -> tuple[str, ...]:
-    """The devices that workers take in turn: names with commas between them; `auto` and `cuda` are all that there are.
+    """The devices that workers take in turn: names separated by commas; `auto` and `cuda` mean all CUDA devices.
 
     Raises:
         DeviceError: one that is not here, or the CPU together with others.

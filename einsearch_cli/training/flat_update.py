@@ -1,7 +1,7 @@
 """The parameters of one or several runs in one tensor, and the update that clips and steps them there.
 
-Clipping and AdamW over a list of parameters took 0.45 of the 1.8 ms of a step at width 48. Here clipping is four operations
-for all runs together, and AdamW one call for every learning rate, in all runs that have it.
+Clipping and AdamW over a list of parameters took 0.45 of the 1.8 ms of a step at width 48. Here clipping is four
+operations for all runs together, and AdamW is one call per learning rate, for all runs that have it.
 """
 
 # Axes in this file: R runs, P parameters of a run (all numbers of its network, and padding).
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from einsearch_cli.training.groups import Options
 
 ALIGNMENT: Final = 16
-"""Numbers of a cache line: a run's numbers start at one, so that sums do not depend on its place among the runs."""
+"""Numbers in a cache line. Every run starts at a new line, so sums do not depend on its place among the runs."""
 EPSILON: Final = 1e-8
-"""What AdamW adds to the root of the mean square."""
+"""The number that AdamW adds to the root of the mean square."""
 
 
 @dataclass(frozen=True)
 class FlatLayout:
-    """Where the parameters of a network lie in a row of numbers: those with equal options side by side."""
+    """The places of a network's parameters in a row of numbers; those with equal options are neighbours."""
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
     groups: tuple[tuple[int, int], ...]
-    """First number and the one after the last, of each group of equal options."""
+    """First number, and the number after the last, of each group of equal options."""
     padding: int
 
     @property
     def first_of_groups(self) -> tuple[int, ...]:
-        """Number of the first parameter of each group."""
+        """The index of the first parameter of each group."""
         starts = [0, *accumulate(shape.numel() for shape in self.shapes)]
         return tuple(starts.index(start) for start, _ in self.groups)
 
@@ -58,7 +58,7 @@ class FlatLayout:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Numbers of each parameter, and of the padding."""
+        """The sizes of all parameters and of the padding."""
         return (*(shape.numel() for shape in self.shapes), self.padding)
 
     def split(self, row_P: Tensor) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ class FlatAdamW:
         betas: tuple[float, float],
         clip_norm: float,
     ) -> None:
-        """`options` are those of every run, by name; the layout's groups have equal options within a run."""
+        """`options` are those of every run, by parameter name; a group of the layout has equal options in a run."""
         self.layout, self.clip_norm = layout, clip_norm
         self.beta1, self.beta2 = betas
         self.values_RP = values_RP
@@ -106,7 +106,7 @@ class FlatAdamW:
         self._prepare(options)
 
     def _prepare(self, options: Sequence[Mapping[str, Options]]) -> None:
-        """Views for the calls of a step."""
+        """Make the views that the calls of a step use."""
         layout, firsts = self.layout, self._firsts
         everything = (self.values_RP, self.gradients_RP, self.mean_RP, self.square_RP)
         self._parts = [
@@ -122,12 +122,12 @@ class FlatAdamW:
         return [self.layout.names[number] for number in self.layout.first_of_groups]
 
     def stop(self, run: int) -> None:
-        """Let a run take no more steps."""
+        """Stop a run: it takes no more steps."""
         self._stopped.add(run)
         self._calls = self._grouped()
 
     def _grouped(self) -> list[tuple[list[list[Tensor]], list[Tensor], Options]]:
-        """Values, gradients and moments that one call steps, with its counts and options: runs mostly have equal rates."""
+        """Values, gradients and moments that one call updates, with its counts and options; most runs have equal rates."""
         found: dict[tuple[tuple[str, float], ...], list[list[Tensor]]] = {}
         for run, tensors, options in self._parts:
             if run not in self._stopped:
@@ -137,13 +137,13 @@ class FlatAdamW:
         return [(lists, [self.steps] * len(lists[0]), dict(options)) for options, lists in found.items()]
 
     def step(self, fraction: float | Tensor) -> Tensor:
-        """Clip the gradients in `gradients_RP` and take a step; gives the norm of every run before.
+        """Clip the gradients in `gradients_RP` and take a step; returns the norm of every run before clipping.
 
         Args:
-            fraction: of the peak learning rates.
+            fraction: fraction of the peak learning rates.
         """
         norm_R1 = torch.linalg.vector_norm(self.gradients_RP, dim=1, keepdim=True)
-        # As torch.nn.utils.clip_grad_norm_ does it.
+        # as in torch.nn.utils.clip_grad_norm_
         self.gradients_RP.mul_((self.clip_norm / (norm_R1 + 1e-6)).clamp_(max=1.0))
         self.steps += 1
         self._move(fraction)
@@ -151,7 +151,7 @@ class FlatAdamW:
         return norm_R
 
     def _move(self, fraction: float | Tensor) -> None:
-        """Change the values by the clipped gradients."""
+        """Move the values by the clipped gradients."""
         for (values, gradients, means, squares), steps, options in self._calls:
             torch._fused_adamw_(
                 values,
@@ -174,7 +174,7 @@ class FlatAdamW:
         return self.values_RP, self.mean_RP, self.square_RP, self.steps
 
     def run_state(self, run: int) -> dict[str, Any]:
-        """All that the next step of a run depends on, besides gradients; tensors are not copied."""
+        """Everything that a run's next step depends on, except gradients; tensors are not copied."""
         return {
             "values": self.values_RP[run],
             "mean": self.mean_RP[run],
@@ -183,7 +183,7 @@ class FlatAdamW:
         }
 
     def load_run_state(self, run: int, state: Mapping[str, Any]) -> None:
-        """Go on from a state; views of the values see it. All runs must have taken as many steps."""
+        """Continue from a state; views of the values see it. All runs must have taken the same number of steps."""
         self.values_RP[run].copy_(state["values"])
         self.mean_RP[run].copy_(state["mean"])
         self.square_RP[run].copy_(state["square"])
@@ -193,15 +193,15 @@ class FlatAdamW:
 class JointAdamW(FlatAdamW):
     """Clipping and AdamW for all runs and groups at once, by a dozen operations over whole tensors, as suits a GPU.
 
-    Nothing in it waits for the device or depends on the step but the tensors of `state` and the fraction, so that a
-    CUDA graph can hold a step. A run that has stopped moves on; its losses mean nothing.
+    Nothing in it waits for the device. Besides the tensors of `state`, only the fraction changes from step to step, so
+    a CUDA graph can hold a step. A run that has stopped keeps moving; its losses mean nothing.
     """
 
     def stop(self, run: int) -> None:
-        """Nothing: a step is the same for all runs."""
+        """Do nothing: the step is the same for all runs."""
 
     def _prepare(self, options: Sequence[Mapping[str, Options]]) -> None:
-        """Rates and decays for every number."""
+        """Set rates and decays for every number."""
         layout, firsts = self.layout, self._firsts
         sizes = [end - start for start, end in layout.groups]
 

@@ -13,7 +13,7 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.layers import learning_rate_multipliers
 
 Options = Mapping[str, float]
-"""What an optimizer is to know about a parameter: `lr` at its peak, `weight_decay`, and what it adds to them."""
+"""The options of a parameter for an optimizer: `lr` at its peak, `weight_decay`, and those of the optimizer itself."""
 
 Group = dict[str, Any]
 """A group of `torch.optim`: `params`, their options, and `peak_lr`."""
@@ -26,9 +26,9 @@ def parameter_options(
 
     Args:
         model: holds the parameters.
-        multipliers: of the learning rate, by name; 1 for a parameter that is not listed.
-        learning_rate: at multiplier 1.
-        weight_decay: of matrices; gains, biases and parameters of norms have none.
+        multipliers: factors on the learning rate, by name; 1 for a parameter that is not listed.
+        learning_rate: learning rate at multiplier 1.
+        weight_decay: weight decay of matrices; gains, biases and parameters of norms have none.
     """
     decayed = _decayed(model)
     return {
@@ -41,19 +41,19 @@ def parameter_options(
 
 
 def optimizer_groups(model: nn.Module, lr: float, weight_decay: float) -> list[Group]:
-    """Parameter groups for an optimizer of `torch.optim`: learning rates of factors, and no decay where it does harm.
+    """Parameter groups for an optimizer of `torch.optim`: learning rates of factors, and decay only of matrices.
 
-    A factor of a structured layer has its own learning rate (`learning_rate_multipliers`), all other parameters have
-    `lr`. Gains, biases and parameters of norms do not decay. There is one group for each distinct pair of learning
-    rate and decay, in the order of the parameters; those that take no gradient are left out.
+    A factor of a structured layer has its own learning rate (`learning_rate_multipliers`); all other parameters have
+    `lr`. Gains, biases and parameters of norms do not decay. There is one group for each distinct pair of learning rate
+    and decay, in the order of the parameters. Parameters that do not require a gradient are left out.
 
     Args:
         model: any module, such as one after `swap_linear`.
         lr: learning rate of dense layers; not negative.
-        weight_decay: of matrices, embeddings included; not negative.
+        weight_decay: weight decay of matrices, embeddings included; not negative.
 
     Raises:
-        SpecError: a negative or infinite `lr` or `weight_decay`, or a model without parameters that take a gradient.
+        SpecError: a negative or infinite `lr` or `weight_decay`, or a model without parameters that require a gradient.
 
     >>> from einsearch_cli import optimizer_groups, swap_linear
     >>> model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64))
@@ -70,13 +70,13 @@ def optimizer_groups(model: nn.Module, lr: float, weight_decay: float) -> list[G
     groups = _members(model, parameter_options(model, multipliers, learning_rate=lr, weight_decay=weight_decay))
     if not groups:
         raise SpecError(
-            f"{type(model).__name__} has no parameter that takes a gradient", remedy="set requires_grad on some"
+            f"{type(model).__name__} has no parameter that requires a gradient", remedy="set requires_grad on some"
         )
     return groups
 
 
 def _decayed(model: nn.Module) -> set[str]:
-    """Tensors of two or more dimensions that are neither biases, such as those of packed experts, nor in a norm."""
+    """Names of tensors of two or more dimensions, without those in norms and biases, such as packed experts have."""
     norms = tuple(name for name, module in model.named_modules() if "norm" in type(module).__name__.lower())
     return {
         name
@@ -86,10 +86,10 @@ def _decayed(model: nn.Module) -> set[str]:
 
 
 def grouped(model: nn.Module, options: Mapping[str, Options]) -> list[Group]:
-    """One group for each distinct combination of options, not for each tensor, which is what fused steps are fast with.
+    """One group for each distinct combination of options: fused steps are fast with few groups.
 
-    The peak learning rate of a group is kept under "peak_lr"; `set_learning_rates` scales it.
-    Parameters are found by name, so the model may have been sharded since the options were taken.
+    The peak learning rate of a group is stored under "peak_lr"; `set_learning_rates` scales it. Parameters are found by
+    name, so the model may be sharded after the options were computed.
     """
     return [{**group, "peak_lr": group["lr"]} for group in _members(model, options)]
 

@@ -13,7 +13,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """The context of forward passes. Casts of weights are not kept, so that a recorded step has them."""
+    """The context of forward passes; casts of weights are not cached, so a recorded step contains them."""
     import torch
 
     if precision == "float32":

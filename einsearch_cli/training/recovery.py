@@ -1,4 +1,4 @@
-"""Training a compressed model to give what the dense one gives."""
+"""Recovery: a compressed model is trained to reproduce the outputs of the dense one."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def recover(
 ) -> list[float]:
     """Train a compressed model for a few steps with the dense model as its teacher.
 
-    The loss is the Kullback-Leibler divergence of the model's logits from the teacher's, in nats per token (Hinton et al. 2015,
-    arXiv 1503.02531); for models whose results have no `logits`, the squared distance of their first
-    tensors over the squared norm. AdamW with the groups of `optimizer_groups`, without decay; the rate falls to zero
-    linearly. Factors whose gradients are switched off stay as they are.
+    The loss is the Kullback-Leibler divergence of the model's logits from the teacher's, in nats per token (Hinton et
+    al. 2015, arXiv 1503.02531). For models whose results have no `logits`, it is the squared distance of their first
+    tensors, divided by the squared norm. The optimizer is AdamW with the groups of `optimizer_groups`, without decay;
+    the rate falls linearly to zero. Factors that do not require a gradient stay unchanged.
 
     Args:
-        model: trained in place; its mode is kept.
-        teacher: stays as it is, in evaluation mode.
-        batches: one a step, from the first again after the last; as in `compress`.
-        steps: updates.
-        lr: of a dense layer, at the start.
+        model: the compressed model, trained in place; its mode is kept.
+        teacher: the dense model in evaluation mode; it stays unchanged.
+        batches: one per step, as in `compress`; after the last comes the first again.
+        steps: number of updates.
+        lr: learning rate of a dense layer at the start.
         call: as in `compress`.
-        watch: told the number of every step and its loss.
+        watch: called with the number of every step and its loss.
 
     Returns:
         The loss of every step, before its update.
 
     Raises:
         DataError: if there are no batches.
-        SpecError: for a negative or infinite rate, or a model without parameters that take a gradient.
+        SpecError: for a negative or infinite rate, or a model without parameters that require a gradient.
         DivergedError: if the loss is NaN or infinite.
 
     >>> import copy

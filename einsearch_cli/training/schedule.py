@@ -8,7 +8,7 @@ from typing import Final, Literal
 ScheduleShape = Literal["cosine", "constant", "wsd"]
 
 WSD_DECAY: Final = 0.2
-"""Share of the steps over which warm-up–stable–decay falls at the end: Hägele et al. 2024 (arXiv 2405.18392)."""
+"""Share of the steps over which warm-up–stable–decay falls: Hägele et al. 2024 (arXiv 2405.18392)."""
 
 
 def lr_fraction(step: int, steps: int, *, warmup: float, final: float, shape: ScheduleShape = "cosine") -> float:
@@ -17,8 +17,8 @@ def lr_fraction(step: int, steps: int, *, warmup: float, final: float, shape: Sc
     Args:
         step: updates made before.
         steps: updates of the whole run.
-        warmup: share of the steps that the rise takes.
-        final: what `cosine` and `wsd` fall to; `constant` stays at 1.
+        warmup: share of the steps during which the rate rises.
+        final: fraction at which `cosine` and `wsd` end; `constant` stays at 1.
         shape: `cosine`, `constant`, or `wsd`: constant, then straight down over the last fifth.
 
     >>> [round(lr_fraction(step, 10, warmup=0.2, final=0.1), 3) for step in (0, 1, 2, 9)]
@@ -48,7 +48,7 @@ def warmup_steps(steps: int, warmup: float) -> int:
 
 
 def validation_marks(steps: int, points: int) -> frozenset[int]:
-    """Steps (1-based) after which to validate: `points` of them, evenly spaced, the last always among them.
+    """Steps (1-based) after which to validate: `points` of them, evenly spaced, always including the last.
 
     >>> sorted(validation_marks(10, 3))
     [3, 7, 10]

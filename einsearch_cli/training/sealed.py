@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a folder per step that appears whole or not at all, every byte of it checked when it is read.
+"""Checkpoints on disk: a folder per step that appears whole or not at all, and is verified when it is read.
 
 FOLDER/step-00000100/NAME.safetensors   tensors, one file or several
                      state.json         everything else, with the digests of the others and of itself
@@ -21,15 +21,15 @@ from einsearch_cli.files import sync_folder, write_atomically, write_error
 
 STATE: Final = "state.json"
 KEPT: Final = 2
-"""Checkpoints that are kept; should the last one be damaged, there is one before."""
+"""Checkpoints that are kept; if the last one is damaged, there is an earlier one."""
 GOES_ON: Final = "make room and run the same command again: it goes on from the last checkpoint"
 WRITABLE: Final = "make the folder writable and run the same command again: it goes on from the last checkpoint"
-"""Remedies against what stops a run in the middle."""
+"""Remedies for errors that stop a run in the middle."""
 
 _NAME: Final = re.compile(r"step-(\d{8,})")
 _DRAFT: Final = ".draft-"
 
-if TYPE_CHECKING:  # a folder that is no checkpoint is refused before torch is loaded
+if TYPE_CHECKING:  # a folder that is not a checkpoint is refused before torch is loaded
     from torch import Tensor
 
 Tensors = dict[str, "Tensor"]
@@ -42,13 +42,13 @@ def save_sealed(folder: Path, step: int, files: Mapping[str, Tensors], content: 
     moment leaves the earlier checkpoints as they were.
 
     Args:
-        folder: of all checkpoints of a run.
+        folder: the folder of all checkpoints of a run.
         step: number of updates made.
         files: tensors by the name of their file.
-        content: what JSON can hold, `format` among it.
+        content: values for JSON, including `format`.
 
     Raises:
-        OutputError: the disk is full or refuses; earlier checkpoints are untouched.
+        OutputError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -76,14 +76,14 @@ def save_sealed(folder: Path, step: int, files: Mapping[str, Tensors], content: 
 
 
 def draft_of(target: Path) -> Path:
-    """Name of a folder to prepare a checkpoint in, next to it; `tidy` removes one that a killed process left."""
+    """Name of a neighbouring folder in which a checkpoint is prepared; `tidy` removes what a killed process left."""
     return target.with_name(f"{_DRAFT}{target.name}-{secrets.token_hex(4)}")
 
 
 def place(draft: Path, target: Path) -> None:
-    """Give a checkpoint whose files are forced to disk its name."""
+    """Give a checkpoint its name once its files are on disk."""
     sync_folder(draft)
-    if target.exists():  # damaged, or from a run that was started over
+    if target.exists():  # damaged, or from a run that was started again
         _remove(target)
     os.replace(draft, target)
     sync_folder(target.parent)
@@ -98,24 +98,24 @@ def _digest_of(content: dict[str, Any]) -> str:
 
 
 def _synced_digest(path: Path) -> str:
-    """SHA-256 of a file that is on disk for good."""
+    """SHA-256 of a file after it was forced to disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(path: Path) -> None:
-    """A folder half removed must not look like a checkpoint."""
+    """Remove a folder in such a way that a half-removed one does not look like a checkpoint."""
     doomed = path.with_name(f"{_DRAFT}{path.name}-{secrets.token_hex(4)}")
     os.replace(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def tidy(newest: Path) -> None:
-    """Remove all but a checkpoint and the one before it, and what killed processes left.
+    """Remove all but a checkpoint and the one before it, including what killed processes left.
 
-    A run that saves at a step could not go on from those of later steps: they are damaged, or of another version, and
-    would be taken for the newest again and again.
+    Checkpoints of later steps are removed too. They are damaged or of another version, since the run did not continue
+    from them, and would be taken for the newest again and again.
     """
     folder = newest.parent
     known = sealed_in(folder)
@@ -139,7 +139,7 @@ def _step(path: Path) -> int:
 
 
 def read_state(path: Path, version: int) -> dict[str, Any]:
-    """What a checkpoint holds besides tensors, with the digests of its files under `files`.
+    """The contents of a checkpoint except tensors, with the digests of its files under `files`.
 
     Args:
         path: the folder of the checkpoint.
@@ -168,7 +168,7 @@ def read_state(path: Path, version: int) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, name: str, state: Mapping[str, Any]) -> Tensors:
-    """The tensors of a file of a checkpoint, which is held against the digest that its state has of it.
+    """The tensors of one file of a checkpoint, verified by the digest in its state.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -195,5 +195,5 @@ def read_tensors(path: Path, name: str, state: Mapping[str, Any]) -> Tensors:
 
 
 def of_other_version(problem: str) -> CheckpointError:
-    """The error for what is whole, and of another version."""
+    """The error for a checkpoint that is whole but of another version."""
     return CheckpointError(problem, remedy="use the version of einsearch that wrote it")

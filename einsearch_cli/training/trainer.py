@@ -12,7 +12,7 @@ from einsearch_cli.training.groups import optimizer_groups
 
 
 class StructuredTraining:
-    """For `class MyTrainer(StructuredTraining, Trainer)`: the learning rates of factors, and balanced experts.
+    """A mix-in for `class MyTrainer(StructuredTraining, Trainer)`: learning rates of factors, and balanced experts.
 
     Works with the `Trainer` of transformers, and with trainers derived from it, such as those of trl.
 
@@ -20,13 +20,13 @@ class StructuredTraining:
       relative to `learning_rate`, and gains, biases and norms do not decay. Schedules of the Trainer keep the ratios.
       An optimizer that is given, and one that takes other groups (GaLore, LOMO), stays as it is.
     - In training the auxiliary loss of the model's layers of experts is added; padding, where `attention_mask` is 0,
-      does not count. A model without them trains as ever.
+      does not count. A model without experts trains as before.
     """
 
     auxiliary_weight = AUXILIARY_WEIGHT
     """Weight of the auxiliary loss."""
 
-    # What the Trainer behind it has.
+    # Attributes of the Trainer that is mixed in.
     model: Any
     args: Any
     optimizer: Any
@@ -38,7 +38,7 @@ class StructuredTraining:
     current_gradient_accumulation_steps: int
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        """The optimizer that was given, or the one that `optim=` names."""
+        """The given optimizer, or the one that `optim=` names."""
         own = self.model if model is None else model
         if self.optimizer is None:
             kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, own)
@@ -50,7 +50,7 @@ class StructuredTraining:
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of the Trainer; in training with the auxiliary loss."""
+        """The loss of the Trainer; in training, plus the auxiliary loss."""
         config = getattr(self.model, "config", None)
         mask = None if getattr(config, "is_encoder_decoder", False) else inputs.get("attention_mask")
         with AuxiliaryLoss(model, self.auxiliary_weight, mask=mask) as auxiliary:
@@ -62,7 +62,7 @@ class StructuredTraining:
         return (loss, *outputs) if return_outputs else loss
 
     def _micro_batches(self, num_items_in_batch: Any) -> int:
-        """How many micro-batches make a step, if the Trainer is not going to divide by that itself."""
+        """The number of micro-batches of a step, if the Trainer does not divide by it itself."""
         is_scaled = self.loss_is_scaled_for_ga
         if is_scaled is None:
             by_model = self.model_accepts_loss_kwargs and num_items_in_batch is not None

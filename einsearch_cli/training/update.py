@@ -1,4 +1,4 @@
-"""One update of the parameters: the same for proxy and full runs."""
+"""One update of the parameters, shared by proxy and full runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _UNWATCHED: Final = nullcontext()
 
 @dataclass(frozen=True, kw_only=True)
 class GuideStep:
-    """What the guides do in one step."""
+    """The state of the guides in one step."""
 
     weight: float
-    """a, from 1 to 0."""
+    """The mixing weight a, from 1 to 0."""
     evaluate: bool
-    """Whether they are computed at all."""
+    """Whether the guides are computed at all."""
 
 
 def _alone(last: bool) -> AbstractContextManager[object]:  # noqa: ARG001
@@ -35,20 +35,20 @@ def _alone(last: bool) -> AbstractContextManager[object]:  # noqa: ARG001
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """The change of parameters by the losses of a batch's parts."""
+    """Changes parameters by the losses of a batch's parts."""
 
     optimizer: Optimizer
-    """Optimizer whose groups have their peak learning rates under `peak_lr`."""
+    """Optimizer whose groups hold their peak learning rates under `peak_lr`."""
     parameters: Collection[Tensor]
     """Parameters whose gradients are clipped together."""
     clip_norm: float
-    """Gradients are scaled down to this norm when theirs is larger."""
+    """Norm to which larger gradients are scaled down."""
     auxiliary: AuxiliaryLoss
-    """Hears the routers, and adds its loss to that of each part."""
+    """Listens to the routers and adds its loss to that of each part."""
     guide: SelfGuide | None = None
     """The guides of a self-guided network."""
     exchange: Callable[[bool], AbstractContextManager[object]] = _alone
-    """Context of one part, given whether it is the last: several processes exchange gradients in that one only."""
+    """Context of one part, given whether it is the last: processes exchange gradients only in the last one."""
 
     def step(
         self,
@@ -58,12 +58,12 @@ class Update:
         guide: GuideStep | None = None,
         watch: AbstractContextManager[object] = _UNWATCHED,
     ) -> tuple[Tensor, Tensor]:
-        """One update; gives the mean loss before it and the norm of its gradient, both without dimensions.
+        """One update; returns the mean loss before it and the norm of its gradient, both as scalars.
 
         Args:
             losses: compute the mean losses of equal parts of the batch, one after another, to save memory.
-            fraction: of the peak learning rates.
-            guide: what the guides do; None leaves them as they are.
+            fraction: fraction of the peak learning rates.
+            guide: the state of the guides; None leaves them as they are.
             watch: context of the forward and backward passes.
         """
         if self.guide is not None and guide is not None:
@@ -77,7 +77,7 @@ class Update:
         return loss, norm
 
     def _gradients(self, losses: Sequence[Callable[[], Tensor]]) -> Tensor:
-        """Sum up the gradients of all parts; gives the mean of their losses."""
+        """Sum the gradients of all parts; returns the mean of their losses."""
         parts = len(losses)
         found = []
         for number, compute in enumerate(losses):
@@ -90,17 +90,17 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What a message about a run that diverged says."""
+    """Facts about a run for the message that it diverged."""
 
     steps: int
     run: str
-    """Which run, in words that follow the number of steps."""
+    """Description of the run that follows the number of steps."""
     learning_rate: float
     rate_name: str = "the learning rate"
     warmup_name: str = "the warm-up"
 
     def finite(self, loss: float, kind: str, step: int) -> float:
-        """The loss of a step (1-based); DivergedError if it is NaN or infinite."""
+        """Return the loss of a step (1-based); DivergedError if it is NaN or infinite."""
         if math.isfinite(loss):
             return loss
         raise DivergedError(

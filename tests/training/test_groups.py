@@ -68,7 +68,7 @@ def test_rates_that_cannot_be(lr: float, weight_decay: float, problem: str) -> N
 
 
 def test_a_frozen_model_has_no_groups() -> None:
-    with pytest.raises(SpecError, match="Linear has no parameter that takes a gradient"):
+    with pytest.raises(SpecError, match="Linear has no parameter that requires a gradient"):
         optimizer_groups(nn.Linear(2, 2).requires_grad_(False), 1e-3, 0.0)
 
 

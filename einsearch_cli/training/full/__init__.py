@@ -1,4 +1,4 @@
-"""Full runs: one transformer trained on tokens, with checkpoints; what `einsearch train` does."""
+"""Full runs: one transformer trained on tokens, with checkpoints, as `einsearch train` does."""
 
 from typing import TYPE_CHECKING
 

@@ -31,31 +31,31 @@ FORMAT: Final = 1
 
 _PICKLES: Final = (".pt", ".pth", ".pkl", ".ckpt")
 _TORCH_STARTS: Final = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
-"""What a file of `torch.save` begins with, now and before torch 1.6; a .bin file may hold anything, tokens too."""
+"""First bytes of files by `torch.save`, before and since torch 1.6; a .bin file may hold anything, even tokens."""
 
 Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """What a checkpoint knows besides tensors."""
+    """The part of a checkpoint that is not tensors."""
 
     step: int
-    """Updates made."""
+    """Number of updates made."""
     flops: int
     """Training FLOPs so far, without embeddings and head."""
     elapsed_s: float
     """Wall time so far, over all sessions."""
     guided: bool
-    """Whether there are guides among the parameters."""
+    """Whether guides are among the parameters."""
     guide_weight: float
-    """a in the last step; 0 without guides."""
+    """The guides' mixing weight a in the last step; 0 without guides."""
     spec: dict[str, Any]
-    """`TrainSpec.same_run()`."""
+    """The result of `TrainSpec.same_run()`."""
     config: dict[str, Any]
     """Settings of the transformer."""
     tokenizer: dict[str, Any] | None
-    """`Tokenizer.to_json()`."""
+    """The result of `Tokenizer.to_json()`."""
     data_digest: str
     """SHA-256 of the tokens."""
     orders: dict[str, str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and found whole."""
+    """A checkpoint that was read completely and is undamaged."""
 
     path: Path
     state: RunState
@@ -76,7 +76,7 @@ def save_checkpoint(run: Path, state: RunState, model: Tensors, optimizer: Tenso
     """Write a checkpoint next to the earlier ones and remove all but the last of these (`save_sealed`).
 
     Raises:
-        OutputError: the disk is full or refuses; earlier checkpoints are untouched.
+        OutputError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
     files = {MODEL: model, OPTIMIZER: optimizer}
     return save_sealed(run / FOLDER, state.step, files, {"format": FORMAT, **asdict(state)})
@@ -88,15 +88,15 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 
 def read_newest(run: Path, warn: Warn, *, with_optimizer: bool = True) -> Checkpoint | None:
-    """The newest whole checkpoint of a run; None when it has none at all.
+    """The newest whole checkpoint of a run; None if the run has no checkpoint.
 
     Args:
         run: folder of the run.
-        warn: called with a line for every damaged checkpoint that is passed over.
+        warn: called with a line for every damaged checkpoint that is skipped.
         with_optimizer: as in `read_checkpoint`.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole.
+        CheckpointError: there are checkpoints, but all are damaged.
     """
     problems = []
     for path in reversed(checkpoints_of(run)):
@@ -122,7 +122,7 @@ def read_newest_spec(run: Path) -> dict[str, Any] | None:
 
 
 def read_checkpoint(path: Path, *, with_optimizer: bool = True) -> Checkpoint:
-    """A checkpoint folder, every byte of it checked.
+    """Read a checkpoint folder and verify every byte of it.
 
     Args:
         path: the folder.

@@ -1,4 +1,4 @@
-"""What refutes a guided run: the same network without guides, on as many tokens and on as many FLOPs."""
+"""Controls of a guided run: the same network without guides, on equal tokens and on equal FLOPs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from einsearch_cli.training.full.train_spec import TrainSpec
 
 
 def with_controls(specs: Sequence[TrainSpec], vocabulary_of: Callable[[TrainSpec], int]) -> list[TrainSpec]:
-    """The runs, and for each that asks for `controls` the two without guides, unless the list has them already.
+    """The runs, followed for each that asks for `controls` by its two controls, unless the list has them already.
 
-    NAME-equal-tokens takes as many steps as the guided run, NAME-equal-flops as many as its training FLOPs pay for,
-    embeddings and head included.
+    NAME-equal-tokens takes as many steps as the guided run. NAME-equal-flops takes as many as the guided run's training
+    FLOPs pay for, embeddings and head included.
 
     Raises:
         SpecError: a control has the name of another run.

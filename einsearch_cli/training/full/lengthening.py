@@ -14,14 +14,14 @@ from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.schedule import warmup_steps
 
 _OF_LENGTH: Final = {"steps", "tokens", "schedule.warmup"}
-"""The keys that may differ."""
+"""The keys that may differ when a run is lengthened."""
 
 
 def is_longer(before: Mapping[str, Any], now: TrainSpec) -> bool:
     """Whether `now` is the run `before` with more steps, and every step of `before` is the same in both.
 
-    That is so where the learning rate stays constant after equally many steps of warm-up, and there are no guides,
-    whose weight depends on the length of the run.
+    This needs a constant learning rate after the same number of warm-up steps, and no guides, whose weight depends on
+    the length of the run.
     """
     if not _differing(before, now) <= _OF_LENGTH:
         return False
@@ -30,7 +30,7 @@ def is_longer(before: Mapping[str, Any], now: TrainSpec) -> bool:
 
 
 def refuse_other(run: Path, before: Mapping[str, Any], now: TrainSpec) -> None:
-    """Raise CheckpointError unless a folder's run is the one that is wanted, or can be made longer to be that one."""
+    """Raise CheckpointError unless the folder's run is the wanted one, or can be lengthened to it."""
     differing = _differing(before, now)
     if not differing or is_longer(before, now):
         return
@@ -45,10 +45,10 @@ def refuse_other(run: Path, before: Mapping[str, Any], now: TrainSpec) -> None:
 
 
 def refuse_folder_of_other(run: Path, now: TrainSpec) -> None:
-    """Compare a run with what its folder holds, before torch is loaded and data are read.
+    """Compare a run with the contents of its folder, before torch is loaded and data are read.
 
     Raises:
-        CheckpointError: as `refuse_other`.
+        CheckpointError: as in `refuse_other`.
     """
     finished = read_result(run)
     before = read_newest_spec(run) if finished is None else finished.spec
@@ -61,7 +61,7 @@ def _differing(before: Mapping[str, Any], now: TrainSpec) -> set[str]:
 
 
 def _stored(before: Mapping[str, Any]) -> TrainSpec:
-    """The spec that a folder holds, without the ratio if flop_matched is set: a spec may not give both."""
+    """The spec stored in a folder, without the ratio if flop_matched is set: a spec may not give both."""
     guidance = before.get("guidance")
     if guidance is not None and guidance["flop_matched"]:
         before = {**before, "guidance": {key: value for key, value in guidance.items() if key != "ratio"}}

@@ -1,4 +1,4 @@
-"""A trained transformer from its folder."""
+"""Load a trained transformer from its folder."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def load_model(
 ) -> tuple[Transformer, Tokenizer | None]:
     """The transformer of a run or of one of its checkpoints, in evaluation mode, with its tokenizer if it has one.
 
-    A run whose guided part is not over gives a model with guides, at the weight that they had.
+    A run that is still in its guided part gives a model with guides, at their current weight.
 
     Args:
-        path: folder of a run, of which the newest whole checkpoint is taken, or of a checkpoint.
-        device: where the model goes.
-        warn: called with a line for every damaged checkpoint that is passed over.
+        path: folder of a run, whose newest whole checkpoint is used, or folder of a checkpoint.
+        device: device of the model.
+        warn: called with a line for every damaged checkpoint that is skipped.
 
     Raises:
-        CheckpointError: no checkpoint there, a damaged one, or a pickle.
+        CheckpointError: there is no checkpoint, a damaged one, or a pickle.
     """
     checkpoint = _find(path, warn)
     import torch
@@ -70,7 +70,7 @@ def _find(path: Path, warn: Warn) -> Checkpoint:
 
 
 def refuse_without_checkpoint(path: Path) -> None:
-    """Raise CheckpointError unless this is the folder of a checkpoint, or of a run that has some; none is read."""
+    """Raise CheckpointError unless this is the folder of a checkpoint, or of a run that has some; nothing is read."""
     refuse_pickle(path)
     if (path / STATE).exists() or checkpoints_of(path):
         return

@@ -19,10 +19,10 @@ METRICS: Final = "metrics.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics:
-    """Numbers of one step."""
+    """The numbers of one step."""
 
     step: int
-    """Updates made, this one included."""
+    """Number of updates made, including this one."""
     tokens: int
     """Tokens seen so far, repeated ones counted again."""
     flops: int
@@ -45,15 +45,15 @@ class StepMetrics:
     """Held-out share of the least used expert of any layer, times the number of experts; None without experts."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `validation_loss` and `smallest_load` only where there is one."""
+        """The numbers as plain values; `validation_loss` and `smallest_load` only if they exist."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 class MetricsFile:
     """Appends to the metrics of a run.
 
-    Lines after `step` are dropped: they were written after the checkpoint that the run goes on from. OutputError where
-    the file cannot be written.
+    Lines after `step` are dropped, because they were written after the checkpoint from which the run goes on.
+    OutputError if the file cannot be written.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -64,18 +64,18 @@ class MetricsFile:
             self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, metrics: StepMetrics) -> None:
-        """One line."""
+        """Write one line."""
         with _refusing(self.path):
             self._file.write(json.dumps(metrics.to_json()) + "\n")
             self._file.flush()
 
     def sync(self) -> None:
-        """Force all lines to disk: before a checkpoint, so that none up to it can be missing."""
+        """Force all lines to disk; done before a checkpoint, so that none up to it can be missing."""
         with _refusing(self.path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """No lines after this."""
+        """Close the file."""
         self._file.close()
 
 
@@ -83,7 +83,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.
 
     Raises:
-        DataError: there are none.
+        DataError: the run has no metrics.
     """
     lines = [json.loads(line) for line in _whole_lines(run / METRICS)]
     if not lines:
@@ -92,7 +92,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
-    """Lines that are JSON objects; a killed process, or a full disk, may leave the last one cut off."""
+    """Lines that are JSON objects; a killed process or a full disk may leave the last line incomplete."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):

@@ -1,4 +1,4 @@
-"""The network of a run with its optimizer: built, guided, compiled, spread over processes, saved and loaded by name."""
+"""The network of a run with its optimizer: built, guided, compiled, distributed, saved and loaded by name."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from einsearch_cli.training.update import GuideStep, Update
 
 
 class Network:
-    """Transformer and optimizer of one process; every parameter is referred to by its name in the plain model.
+    """Transformer and optimizer of one process; parameters are identified by their names in the plain model.
 
-    Structured layers have guides if `guided`. Rows that do not divide into equal parts for all processes raise SpecError.
+    Structured layers have guides if `guided`. SpecError if the rows cannot be divided evenly among the processes.
     """
 
     def __init__(self, spec: TrainSpec, config: TransformerConfig, world: World, *, guided: bool) -> None:
@@ -48,13 +48,13 @@ class Network:
         self.model.to(world.device)
         self.model.recomputes_blocks = spec.recompute
         if spec.compile:
-            # torch counts compilations per function, over all networks of a process: the fifth run of a file
-            # reached its limit of 8 and went on uncompiled.
+            # torch counts compilations per function, over all networks of a process: the fifth run of a file reached
+            # its limit of 8 and continued uncompiled.
             torch.compiler.reset()
             for block in self.model.blocks:
                 block.compile()
         self._wrapped: nn.Module = self._spread()
-        # Taken now: after a validation FSDP2 leaves whole parameters in place of some sharded ones.
+        # Taken now, since after a validation FSDP2 leaves whole parameters in place of some sharded ones.
         self.parameters = dict(self.model.named_parameters())
         self.auxiliary = AuxiliaryLoss(self.model)
         self.optimizer = self.kind.make(grouped(self.model, options), spec.optimizer)
@@ -68,7 +68,7 @@ class Network:
         )
 
     def _spread(self) -> nn.Module:
-        """The module to call: the model itself, or what shares the work with other processes."""
+        """The module to call: the model itself, or its wrapper that shares the work with other processes."""
         if self.world.size == 1:
             return self.model
         if self.spec.parallel == "fsdp":
@@ -81,17 +81,17 @@ class Network:
                 fully_shard(block, mesh=mesh, shard_placement_fn=placement)
             fully_shard(self.model, mesh=mesh, shard_placement_fn=placement)
             return self.model
-        # In stochastic mode guides have no gradient in some steps, the same ones in all processes.
+        # In stochastic mode, guides have no gradient in some steps; these are the same in all processes.
         stochastic = self.guide is not None and self.spec.guidance is not None and self.spec.guidance.mode != "full"
         return DistributedDataParallel(self.model, find_unused_parameters=stochastic)
 
     def step(self, batch: Batch, guide: GuideStep | None, fraction: float) -> tuple[float, float]:
-        """One update with this process's rows; gives their mean loss before it, and the norm of the gradient.
+        """One update with this process's rows; returns their mean loss before it and the norm of the gradient.
 
         Args:
             batch: (B, T) inputs and targets.
-            guide: what guides do in this step; None without any.
-            fraction: of the peak learning rates.
+            guide: the state of the guides in this step; None without guides.
+            fraction: fraction of the peak learning rates.
         """
         parts = _parts(batch, self.spec.accumulation)
         loss, norm = self._update.step([partial(self._loss, *part) for part in parts], fraction, guide=guide)
@@ -99,7 +99,7 @@ class Network:
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
-        """Mean loss of rows, without update."""
+        """The mean loss of rows, without an update."""
         return self._loss(*batch).item()
 
     def _loss(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Network:
 
     @contextmanager
     def _exchange(self, last: bool) -> Iterator[None]:
-        """Gradients are exchanged in the last part of an accumulated batch only."""
+        """Exchange gradients only in the last part of an accumulated batch."""
         if isinstance(self._wrapped, FSDPModule):
             self._wrapped.set_requires_gradient_sync(last)
             yield
@@ -122,10 +122,10 @@ class Network:
             yield
 
     def without_guide(self) -> Network:
-        """The network that goes on when the guides are over; this one is used up.
+        """The network that continues when the guides end; this network must not be used afterwards.
 
-        Parameters and moments move over by name, as from a checkpoint: wrappers that share work
-        between processes hold on to the parameters that they were made with.
+        Parameters and moments are moved by name, as from a checkpoint: wrappers that share work between processes keep
+        the parameters that they were made with.
         """
         assert self.guide is not None
         for name in self.guide.parameters():
@@ -141,7 +141,7 @@ class Network:
         return plain
 
     def model_tensors(self) -> Tensors:
-        """Whole parameters by name, on the CPU; a collective operation."""
+        """The whole parameters by name, on the CPU; a collective operation."""
         return {name: _whole(value.detach()).cpu() for name, value in self.parameters.items()}
 
     def optimizer_tensors(self) -> Tensors:
@@ -154,7 +154,7 @@ class Network:
 
     @torch.no_grad()
     def load(self, model: Tensors, optimizer: Tensors) -> None:
-        """Take over what `model_tensors` and `optimizer_tensors` gave, in any number of processes."""
+        """Load what `model_tensors` and `optimizer_tensors` returned, in any number of processes."""
         load_parameters(self.parameters, model)
         for name, value in self.parameters.items():
             keys = {kind: f"{kind}:{name}" for kind in self.kind.state_names}
@@ -167,7 +167,7 @@ class Network:
 
 
 def _refuse_unequal_parts(spec: TrainSpec, world: World) -> None:
-    """Parts of different sizes would weigh their rows differently."""
+    """Raise SpecError for parts of different sizes, which would weigh their rows differently."""
     parts = spec.accumulation * world.size
     if spec.batch % parts:
         raise SpecError(
@@ -178,7 +178,7 @@ def _refuse_unequal_parts(spec: TrainSpec, world: World) -> None:
 
 
 def _start_anew(model: Transformer, rule: Initialisation) -> None:
-    """Draw structured layers by another rule; those that started at zero, at the end of a residual branch, do so again."""
+    """Draw structured layers again by another rule; those that are zero at the end of a residual branch stay zero."""
     for layer in model.structured_layers().values():
         if isinstance(layer, EinsumLinear):
             is_zero = not layer.factors[layer.plan.steps[-1].factor].any()
@@ -189,7 +189,7 @@ def _start_anew(model: Transformer, rule: Initialisation) -> None:
 
 @torch.no_grad()
 def load_parameters(parameters: Mapping[str, Tensor], tensors: Tensors) -> None:
-    """Give every parameter the value under its name, sharded as it is; CheckpointError for other names or shapes."""
+    """Load every parameter by its name, with its sharding; CheckpointError for other names or shapes."""
     if odd := sorted(set(parameters) ^ set(tensors)):
         raise of_other_version(
             f"the checkpoint and the network differ in {len(odd)} parameters, the first is {odd[0]!r}"
@@ -206,7 +206,7 @@ def load_parameters(parameters: Mapping[str, Tensor], tensors: Tensors) -> None:
 def shard_axis(shape: tuple[int, ...], processes: int) -> int:
     """The axis along which FSDP2 shards a parameter: the longest that divides evenly, else the first.
 
-    Other axes than the first have to divide evenly, and the first of a factor may have length 1.
+    An axis other than the first must divide evenly; the first axis of a factor may have length 1.
 
     >>> shard_axis((1, 64, 256), 2), shard_axis((8, 8, 8), 2), shard_axis((7, 5), 2)
     (2, 0, 0)
@@ -225,7 +225,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A new tensor with the values of a whole one, where and as the parameter is."""
+    """A new tensor with the values of a whole one, on the parameter's device and sharded like it."""
     tensor = tensor.to(parameter.device)
     if isinstance(parameter, DTensor):
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
@@ -233,5 +233,5 @@ def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _copy(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A copy that torch has aligned: products of tensors that lie as a file has them may differ in the last bit."""
+    """A copy that torch has aligned: products of tensors aligned as in a file may differ in the last bit."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=parameter.device).copy_(tensor)

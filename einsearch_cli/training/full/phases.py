@@ -1,4 +1,4 @@
-"""The steps of a run: which are guided, which tokens they see, and what they cost."""
+"""The steps of a run: which ones are guided, which tokens they see, and what they cost."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from einsearch_cli.training.update import GuideStep
 
 @dataclass(frozen=True, kw_only=True)
 class Phases:
-    """Everything about the steps of a run that is known before it starts."""
+    """All facts about the steps of a run that are known before it starts."""
 
     steps: int
-    """Optimizer updates."""
+    """Number of optimizer updates."""
     guided_steps: int
     """Steps with guides, at the start of the run."""
     repeated_steps: int
@@ -28,7 +28,7 @@ class Phases:
     """Trainable numbers without guides."""
     guide_params: int
     state_bytes: int
-    """What the optimizer keeps, while guides are there if they ever are."""
+    """Bytes of the optimizer's state; with guides, if the run ever has guides."""
     body_flops: int
     """Training FLOPs of a step without guides, embeddings and head."""
     head_flops: int
@@ -41,7 +41,7 @@ class Phases:
     seed: int
 
     def guide(self, step: int) -> GuideStep | None:
-        """What the guides do in `step` (0-based); None when they are gone."""
+        """The state of the guides in `step` (0-based); None after they have ended."""
         if step >= self.guided_steps:
             return None
         weight = guide_weight(step, self.guided_steps)
@@ -62,7 +62,7 @@ class Phases:
         return step * self.body_flops + self._evaluated_before(step) * self.guide_flops
 
     def _evaluated_before(self, step: int) -> int:
-        """Steps before this one that compute the guides; draws have to be made to be counted."""
+        """Steps before this one that compute the guides; random draws have to be repeated to be counted."""
         guided = min(step, self.guided_steps)
         if not self.stochastic:
             return guided
@@ -74,8 +74,8 @@ def phases_of(spec: TrainSpec, config: TransformerConfig) -> Phases:
     """The steps of a run, from its spec and network; nothing is allocated.
 
     Raises:
-        SpecError: a guide for a network without structured layers, or FLOPs that are to match those of a dense
-            model which costs no more.
+        SpecError: a guide for a network without structured layers, or `flop_matched` with a dense model that costs
+            no more than the structured one.
         LayerError: a guide for layers of experts.
     """
     model = meta_transformer(config)

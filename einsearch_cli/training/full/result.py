@@ -1,4 +1,4 @@
-"""Results of a full run, which its folder keeps."""
+"""The result of a full run, kept in the run's folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ RESULT: Final = "result.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A finished run."""
+    """The result of a finished run."""
 
     name: str
     structure: str
-    """Structure of the layers that have one."""
+    """The structure of the structured layers."""
     loss: float
     """Held-out loss at the end, nats per token."""
     params: int
@@ -37,16 +37,16 @@ class RunResult:
     elapsed_s: float
     """Wall time, validation included, over all sessions."""
     spec: dict[str, Any]
-    """`TrainSpec.same_run()`."""
+    """The result of `TrainSpec.same_run()`."""
     data_digest: str
 
     def save(self, run: Path) -> None:
-        """Write it into the folder of the run."""
+        """Write the result into the folder of the run."""
         write_atomically(run / RESULT, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_result(run: Path) -> RunResult | None:
-    """The result of a run that has finished; None of one that has not.
+    """The result of a finished run; None for an unfinished one.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -64,7 +64,7 @@ def read_result(run: Path) -> RunResult | None:
 
 
 def refuse_other_run(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise CheckpointError, with the keys that differ, unless a folder's run is the one that is wanted."""
+    """Raise CheckpointError, naming the keys that differ, unless the folder's run is the wanted one."""
     differing = differences(before, now)
     if differing:
         shown = "; ".join(differing[:3]) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
@@ -75,7 +75,7 @@ def refuse_other_run(run: Path, before: dict[str, Any], now: dict[str, Any]) -> 
 
 
 def refuse_other_data(run: Path, before: str, now: str) -> None:
-    """Raise CheckpointError unless the tokens are those that a folder's run was trained on."""
+    """Raise CheckpointError unless the tokens are those on which the folder's run was trained."""
     if before != now:
         raise CheckpointError(
             f"{run} holds a run on other data: the tokens had SHA-256 {before[:12]}…, now {now[:12]}…",

@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases and MLflow: the numbers of metrics.jsonl sent there too."""
+"""TensorBoard, Weights & Biases and MLflow, which receive the numbers of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from einsearch_cli.errors import SpecError
 from einsearch_cli.files import write_atomically
 
 IDENTITIES: Final = "trackers.json"
-"""Keeps the number that a service gave the run, so that a resumed run goes on under it."""
+"""The file that keeps a run's identifiers at the services, so that a resumed run continues under them."""
 
 
 @dataclass(frozen=True)
 class Tracker:
-    """Gets the numbers of logged steps."""
+    """A service that receives the numbers of logged steps."""
 
     log: Callable[[int, dict[str, float]], object]
-    """Told a step, and its numbers by name."""
+    """A function that takes a step and its numbers by name."""
     close: Callable[[], object]
-    """Called when the run is over, or stops."""
+    """A function that is called when the run is over or stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """What a service learns of a run when it starts or goes on."""
+    """The facts that a service receives when a run starts or is resumed."""
 
     folder: Path
     title: str
     settings: Mapping[str, Any]
     """The spec of the run as plain values."""
     step: int
-    """Updates made already; numbers that an interrupted session sent after it are replaced."""
+    """Updates already made; numbers that an interrupted session sent after them are replaced."""
 
 
 def open_trackers(names: Sequence[str], run: TrackedRun) -> list[Tracker]:
-    """The trackers of these names (tensorboard, wandb, mlflow); SpecError if the package of one is not installed."""
+    """The trackers of these names (tensorboard, wandb, mlflow); SpecError if the package of one is missing."""
     return [_OPENERS[name](run) for name in names]
 
 
@@ -101,7 +101,7 @@ def _keep_identity(folder: Path, name: str, identity: str) -> None:
 
 
 def _identities(folder: Path) -> dict[str, str]:
-    """What is kept; nothing if it is not there or damaged: the run then goes on under a new number."""
+    """The stored identifiers; empty if the file is missing or damaged, and the run then gets new ones."""
     try:
         known = json.loads((folder / IDENTITIES).read_text(encoding="utf-8"))
     except (OSError, ValueError):

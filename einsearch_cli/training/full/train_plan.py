@@ -1,4 +1,4 @@
-"""What a full run will cost, and how fast it goes here, before it starts."""
+"""The costs of a full run and its speed on this machine, before it starts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from einsearch_cli.training.full.world import World
 from einsearch_cli.training.update import GuideStep
 
 _WEIGHT_AND_GRADIENT: Final = 2 * 4
-"""Bytes of a parameter in float32."""
+"""Bytes of a parameter and its gradient in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
-    """A run before it starts."""
+    """The costs of a run before it starts."""
 
     spec: TrainSpec
     config: TransformerConfig
@@ -34,15 +34,15 @@ class TrainPlan:
     total_flops: int
     """Training FLOPs of the run."""
     dense_total_flops: int
-    """Training FLOPs of the dense model on the tokens that are seen for the first time."""
+    """Training FLOPs of the dense model on the tokens that are not repetitions."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of the run, repeated ones counted again."""
+        """Tokens of the run; repeated tokens count again."""
         return self.phases.steps * self.phases.tokens_per_step
 
     def estimate_on(self, device: Accelerator, devices: int = 1) -> Estimate:
-        """Memory and time on a card, while guides are there if they ever are."""
+        """Memory and time on an accelerator; with guides, if the run ever has guides."""
         spec = self.spec
         rows = max(1, spec.batch // spec.accumulation // devices)
         again = self.flops // 3 if spec.recompute else 0
@@ -65,7 +65,7 @@ def plan_run(spec: TrainSpec, vocabulary: int) -> TrainPlan:
     """The plan of a run on data with `vocabulary` distinct tokens; nothing is allocated.
 
     Raises:
-        SpecError, SizeError, LayerError: a network or guide that cannot be.
+        SpecError, SizeError, LayerError: a network or guide that is not possible.
     """
     config = spec.config(vocabulary)
     phases = phases_of(spec, config)
@@ -81,7 +81,7 @@ def plan_run(spec: TrainSpec, vocabulary: int) -> TrainPlan:
 
 
 def probe_seconds(plan: TrainPlan, data: TokenData, world: World, steps: int = 3) -> float | None:
-    """Seconds that the steps of a run will take here, from a few of them; None if memory is too small to try.
+    """The seconds that the steps of a run will take here, from a few steps; None if memory is too small to try.
 
     Validation and saving are left out.
     """
@@ -99,7 +99,7 @@ def probe_seconds(plan: TrainPlan, data: TokenData, world: World, steps: int = 3
 
 
 def _step_seconds(plan: TrainPlan, data: TokenData, world: World, guide: GuideStep | None, steps: int) -> float:
-    """Median of a few steps after one to warm up."""
+    """The median of a few steps after a warm-up step."""
     with torch.random.fork_rng(devices=[]):
         network = Network(plan.spec, plan.config, world, guided=guide is not None)
     sampler = data.sampler(

@@ -1,4 +1,4 @@
-"""What a full run is: `TrainSpec`, every setting as a plain value."""
+"""`TrainSpec`: every setting of a full run as a plain value."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, fin
 from einsearch_cli.training.precision import Precision
 from einsearch_cli.training.schedule import ScheduleShape
 
-if TYPE_CHECKING:  # which loads torch
+if TYPE_CHECKING:  # the import loads torch
     from einsearch_cli.models import StructuredNetwork
     from einsearch_cli.training.groups import Options
 
 FREE_TO_CHANGE: Final = frozenset({"name", "data", "validation", "checkpoint", "metrics", "parallel", "controls"})
-"""Keys that a run may go on with other values of: they do not decide the weights, or (`data`) a digest tells."""
+"""Keys that may change when a run goes on: they do not affect the weights, or (`data`) a digest is compared."""
 
 MAX_STEPS: Final = 10_000_000
-"""The longest published runs take about a million; draws of a stochastic guide are counted one by one."""
+"""The most steps of a run: the longest published runs have a million, and draws of a guide are counted one by one."""
 
 
 class OptimizerSpec(UpdateSettings):
-    """Optimizer; the defaults are those of Wei et al. 2024 (arXiv 2406.16450) for their smallest model."""
+    """Optimizer of a full run; defaults are those of Wei et al. 2024 (arXiv 2406.16450) for their smallest model."""
 
     learning_rate: float = Field(default=6e-4, gt=0)
     """Base learning rate, at `base_width`."""
     base_width: Whole | None = Field(default=None, ge=1, le=1 << 24, examples=[768])
-    """Width at which dense layers train at the base rate; other widths scale it by muP. The model's own if not given."""
+    """Width at which dense layers train at the base rate; muP scales it for other widths. By default the model's own.
+    """
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay of matrices, per step times the learning rate; gains, biases and norms have none."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
@@ -51,14 +52,14 @@ class OptimizerSpec(UpdateSettings):
 
 
 class ScheduleSpec(Settings):
-    """Learning rate over the steps of the run."""
+    """The learning rate over the steps of the run."""
 
     shape: ScheduleShape = "cosine"
     """cosine, constant, or wsd: constant, then straight down over the last fifth of the steps."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises linearly."""
     final: float = Field(default=0.1, ge=0, le=1)
-    """Share of the learning rate that cosine and wsd fall to."""
+    """The share of the learning rate at which cosine and wsd end."""
 
 
 class GuidanceSpec(Settings):
@@ -67,9 +68,9 @@ class GuidanceSpec(Settings):
     mode: Literal["full", "stochastic"] = "full"
     """full evaluates the guides in every guided step, stochastic with a probability equal to their weight."""
     ratio: float = Field(default=0.5, gt=0, le=1)
-    """Share of the steps that are guided; not with flop_matched, which follows from the costs."""
+    """Share of the steps that is guided; not allowed with flop_matched, where it follows from the costs."""
     flop_matched: bool = False
-    """Guide as many steps, and repeat their tokens at the end, as the training FLOPs of the dense model pay for."""
+    """Guide as many steps, and repeat their tokens at the end, as the training FLOPs of the dense model allow."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -81,26 +82,26 @@ class GuidanceSpec(Settings):
 
 
 class ValidationSpec(Settings):
-    """Loss over held-out tokens."""
+    """When the loss over held-out tokens is measured."""
 
     points: Whole = Field(default=10, ge=1, le=1_000_000)
-    """Times it is measured, evenly spaced over the steps; the last one is the end of the run."""
+    """Number of measurements, evenly spaced over the steps; the last one is at the end of the run."""
     blocks: Whole = Field(default=64, ge=1, le=65_536)
-    """Held-out blocks it is averaged over; fewer where the held-out tokens are short."""
+    """Held-out blocks per measurement; fewer if there are fewer."""
 
 
 class CheckpointSpec(Settings):
-    """How often a run is saved; the end, and being stopped, save it anyway."""
+    """How often a run is saved; it is also saved at its end and when it is stopped."""
 
     every: Whole = Field(default=1000, ge=1, le=MAX_STEPS)
-    """Steps from one checkpoint to the next."""
+    """Steps between checkpoints."""
 
 
 class MetricsSpec(Settings):
-    """Where the numbers of the run go."""
+    """Where the numbers of the run are written."""
 
     every: Whole = Field(default=1, ge=1, le=MAX_STEPS)
-    """Steps from one line of metrics.jsonl to the next."""
+    """Steps between lines of metrics.jsonl."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         default=(), strict=False, examples=[["tensorboard"]]
     )
@@ -118,9 +119,9 @@ class TrainSpec(Settings):
     name: FolderName = "train"
     """Name of the run and of its folder under runs/."""
     model: ModelSettings = Field(default_factory=lambda: ModelSettings.model_validate({"preset": "s"}))
-    """`preset` and changes to it, or all sizes; the vocabulary is that of the data unless given."""
+    """A `preset` and changes to it, or all sizes; the vocabulary is by default that of the data."""
     data: DataSettings = DataSettings()
-    """Where the tokens come from; without it, the Python standard library's source."""
+    """Source of the tokens; by default the Python standard library's source code."""
     batch: Whole = Field(default=8, ge=1, le=1 << 24)
     """Rows of `context` tokens in one step, of all processes together."""
     accumulation: Whole = Field(default=1, ge=1, le=1 << 24)
@@ -128,7 +129,7 @@ class TrainSpec(Settings):
     steps: Whole | None = Field(default=None, ge=1, le=MAX_STEPS, examples=[1000])
     """Optimizer updates, before those that a FLOP-matched guide adds."""
     tokens: float | None = Field(default=None, gt=0, examples=[1e7])
-    """Tokens to train on, in place of steps; rounded up to whole steps."""
+    """Tokens to train on, instead of `steps`; rounded up to whole steps."""
     initialisation: Initialisation = "spectral"
     """Start of structured layers: spectral (muP), svd (nearest to a dense start), orthogonal (orthogonal blocks)."""
     seed: Whole = Field(default=0, ge=0, lt=1 << 32)
@@ -138,17 +139,17 @@ class TrainSpec(Settings):
     schedule: ScheduleSpec = ScheduleSpec()
     """Learning rate over the steps."""
     guidance: GuidanceSpec | None = None
-    """Self-guided training; none unless given."""
+    """Self-guided training; off by default."""
     controls: bool = False
-    """Train a guided network without guides too, once on as many tokens and once on as many training FLOPs."""
+    """Also train the guided network without guides, once on as many tokens and once on as many training FLOPs."""
     precision: Precision = "float32"
     """bfloat16 is autocast: products in bfloat16, weights and optimizer in float32."""
     recompute: bool = False
-    """Compute activations inside blocks again in the backward pass rather than keep them (activation checkpointing)."""
+    """Recompute activations inside blocks in the backward pass instead of keeping them (activation checkpointing)."""
     compile: bool = False
     """Compile every block with torch.compile."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """Under torchrun: whole copies of the model (DDP), or one copy sharded over the processes (FSDP2)."""
+    """With torchrun: copies of the model (DDP), or one copy sharded over the processes (FSDP2)."""
     validation: ValidationSpec = ValidationSpec()
     """Held-out loss."""
     checkpoint: CheckpointSpec = CheckpointSpec()
@@ -180,7 +181,7 @@ class TrainSpec(Settings):
 
     @property
     def context(self) -> int:
-        """Tokens in a row."""
+        """Number of tokens in a row."""
         return self.model.context
 
     @property
@@ -190,9 +191,9 @@ class TrainSpec(Settings):
 
     @property
     def base_steps(self) -> int:
-        """Steps before those that a FLOP-matched guide adds."""
+        """Steps of the run, before those that a FLOP-matched guide adds."""
         return self.steps or -int(-(self.tokens or 0.0) // self.tokens_per_step)
 
     def same_run(self) -> dict[str, Any]:
-        """Everything that decides what is trained, as plain values; two runs with equal ones have equal weights."""
+        """Everything that determines what is trained, as plain values; runs with equal values have equal weights."""
         return {key: value for key, value in self.model_dump(mode="json").items() if key not in FREE_TO_CHANGE}

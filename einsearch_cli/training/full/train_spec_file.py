@@ -1,4 +1,4 @@
-"""Full runs from a YAML file: common keys, and a list of runs that change some of them."""
+"""Full runs from a YAML file: common keys, and a list of runs that change some of these."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ EXAMPLE = "specs/train-structured.yaml"
 def load_train_specs(
     path: Path, changes: Mapping[str, Any] | None = None, texts: Mapping[str, str] | None = None
 ) -> tuple[str, list[TrainSpec]]:
-    """Name of the file's work and its runs, in order; a file without `runs` has one, of that name.
+    """The file's name and its runs, in order; a file without `runs` has one run, of that name.
 
     Args:
         path: a YAML file; paths in it are relative to its folder.
-        changes: values that win over the file in every run; a dot in a key leads to a key inside another.
-        texts: what was typed for the changes, for messages.
+        changes: values that replace those of the file in every run; a dot in a key leads to a nested key.
+        texts: the changes as they were typed, for messages.
 
     Raises:
         SpecError: with file and line of the first key or value that is wrong.
@@ -76,7 +76,7 @@ def _checked_runs(runs: object, document: YamlDocument) -> list[dict[str, Any]]:
 
 
 def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": value}` as nested mappings."""
+    """Turn `{"a.b": value}` into nested mappings."""
     found: dict[str, Any] = {}
     for key, given in changes.items():
         parts = key.split(".")
@@ -94,7 +94,7 @@ def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes win; mappings are merged key by key."""
+    """Merge mappings key by key; changes win."""
     result = dict(base)
     for key, value in changes.items():
         before = result.get(key)
@@ -104,16 +104,16 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the keys of a run are given: with --set, in the run's own part of the file, or in the common one."""
+    """The place where each key of a run is given: with --set, in the run's own part of the file, or in the common one."""
 
     document: YamlDocument
     changes: Mapping[str, Any]
     texts: Mapping[str, str]
-    """Dotted key → what was typed after --set."""
+    """The text typed after --set, by dotted key."""
     run: Location = ()
 
     def __call__(self, location: Location) -> Given:
-        """How a setting is named: by --set, or with file and line."""
+        """How a message names a setting: by --set, or by file and line."""
         named = in_code(location)
         if location and self._is_changed(location):
             text = self.texts.get(named.name)
@@ -138,5 +138,5 @@ class _Places:
 
 
 def _rebased(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The keys with paths of data read from the folder of their file."""
+    """The keys, with paths of data read from the folder of their file."""
     return {**data, "data": DataSettings.rebased(data["data"], folder)} if "data" in data else data

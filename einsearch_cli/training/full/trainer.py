@@ -1,4 +1,4 @@
-"""One full run: steps, validation, metrics, checkpoints, and going on after an interruption."""
+"""One full run: steps, validation, metrics, checkpoints, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -36,37 +36,37 @@ RANDOM_STATE: Final = "random:cpu"
 
 
 class Listener(Protocol):
-    """Receives the progress of a run, in the first process."""
+    """Receives the progress of a run, in the first process only."""
 
     def on_step(self, metrics: StepMetrics, steps: int) -> None:
-        """After every step, with the number of all steps."""
+        """Called after every step, with the number of all steps."""
 
     def say(self, text: str) -> None:
-        """Warnings and news in words."""
+        """Called with warnings and news in words."""
 
 
 class Silent:
-    """A listener that keeps it to itself."""
+    """A listener that ignores everything."""
 
     def on_step(self, metrics: StepMetrics, steps: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def train_full(
     spec: TrainSpec, data: TokenData, run: Path, world: World, listener: Listener | None = None
 ) -> RunResult:
-    """Train a transformer as its spec says, or go on where an earlier call was interrupted.
+    """Train a transformer as its spec says, or continue where an earlier call was interrupted.
 
-    On one CPU process the weights at the end are the same to the last bit however often it was
-    interrupted. A finished run is not trained again, but goes on if it has more steps now and a constant schedule.
+    On one CPU process, the final weights are the same to the last bit, however often the run was interrupted. A
+    finished run is not trained again; with more steps than before and a constant schedule, it is continued.
 
     Args:
         spec: the run.
         data: its tokens.
-        run: folder for checkpoints, metrics and the result; made if missing.
+        run: folder for checkpoints, metrics and the result; created if missing.
         world: the processes that share the work.
         listener: receives the progress of the run.
 
@@ -74,7 +74,7 @@ def train_full(
         KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint.
         DivergedError: a loss became NaN or infinite.
         CheckpointError: the folder holds another run, or one on other data, or only damaged checkpoints.
-        OutputError: the folder cannot be written, or another process has it.
+        OutputError: the folder cannot be written, or another process holds it.
         SpecError, SizeError, DataError: a spec, network or data that do not fit each other.
     """
     told = listener if listener is not None and world.is_first else Silent()
@@ -90,7 +90,7 @@ def train_full(
 
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    """The folder for this process alone."""
+    """Lock the folder for this process."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run / ".lock").acquire(timeout=0)
@@ -106,7 +106,7 @@ def _locked(run: Path) -> Iterator[None]:
 
 
 class _StopRequest:
-    """Ctrl-C and SIGTERM wait for the end of a step: the first sets `wanted`; a second one interrupts at once."""
+    """The first Ctrl-C or SIGTERM sets `wanted`, so the run stops after a step; the second one interrupts it at once."""
 
     def __init__(self) -> None:
         self.wanted = False
@@ -193,7 +193,7 @@ class _Run:
         self.listener.say(f"going on from {checkpoint.path}: step {self.done:,} of {self.phases.steps:,}")
 
     def finish(self) -> RunResult:
-        """All steps that are left."""
+        """Train all remaining steps."""
         loss = math.nan
         with _StopRequest() as stop:
             while self.done < self.phases.steps:
@@ -202,14 +202,14 @@ class _Run:
                     self._save()
                 if stopped and self.done < self.phases.steps:
                     raise KeyboardInterrupt
-        if math.isnan(loss):  # killed after the last checkpoint and before the result
+        if math.isnan(loss):  # killed after the last checkpoint, before the result was written
             loss = self._validate()
         return self._result(loss)
 
     def _step(self, stop: _StopRequest) -> tuple[float, bool]:
-        """One update; gives the held-out loss, if it was measured, and whether some process was asked to stop.
+        """One update; returns the held-out loss, if it was measured, and whether a process was asked to stop.
 
-        One process alone notices at once; several agree in the exchange of losses.
+        A single process notices a request at once; several processes agree on it when they exchange losses.
         """
         step = self.done
         fraction = self._fraction(step)
@@ -262,14 +262,14 @@ class _Run:
             tracker.log(metrics.step, values)
 
     def _validate(self) -> float:
-        """Mean held-out loss, with the guides as they weigh after the last step; `auxiliary` then knows the loads."""
+        """The mean held-out loss, with the guides' weight of the last step; `auxiliary` then holds the experts' loads."""
         network, world = self.network, self.world
         if network.guide is not None:
             guide = self.phases.guide(self.done)
             network.guide.set_weight(0.0 if guide is None else guide.weight, evaluate=True)
         network.model.eval()
         own = count = 0.0
-        # Sharded models need all processes in every pass: those without a batch of their own repeat one.
+        # Sharded models need all processes in every pass, so processes without a batch of their own repeat one.
         with network.auxiliary:
             for first in range(0, len(self.held_out), world.size):
                 index = first + world.rank

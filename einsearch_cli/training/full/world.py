@@ -1,4 +1,4 @@
-"""The processes of a run and the device of each."""
+"""The processes of a run and their devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from einsearch_cli.training.devices import choose_device
 
 @dataclass(frozen=True)
 class World:
-    """One process among those that torchrun started, or the only one."""
+    """One of the processes that torchrun started, or the only one."""
 
     device: torch.device
     rank: int = 0
@@ -23,11 +23,11 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sums(self, *values: float) -> tuple[float, ...]:
-        """Values summed over all processes."""
+        """Sums of values over all processes."""
         if self.size == 1:
             return values
         flat = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -37,7 +37,7 @@ class World:
 
 @contextmanager
 def open_world(device_name: str) -> Iterator[World]:
-    """The processes that torchrun started, as its environment says; without it, this process alone.
+    """Join the processes that torchrun started, according to its environment; without torchrun, this process is alone.
 
     Raises:
         DeviceError: no such device here.

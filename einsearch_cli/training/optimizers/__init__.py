@@ -1,7 +1,7 @@
-"""The register of optimizers: every other file of this folder is one, and its name is the optimizer's.
+"""The register of optimizers: every other file of this folder defines one optimizer of the same name.
 
-A file is imported when its optimizer is first asked for, so that what can be known without torch is.
-Another package adds an optimizer by calling `register`.
+A file is imported when its optimizer is first needed, so that costs and checks work without torch. Another package adds
+an optimizer by calling `register`.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ DEFAULT: Final = "adamw"
 
 
 class OptimizerKind(ABC):
-    """What a run has to know about an optimizer.
+    """Everything that a run needs to know about an optimizer.
 
     Contract (tests/training/optimizers/contract.py):
         - `options` names every parameter of a model.
-        - `make` gives one `torch.optim.Optimizer`, which keeps for a parameter only tensors named in
+        - `make` returns a `torch.optim.Optimizer`, which keeps for a parameter only tensors named in
           `state_names`, and whose steps are a function of gradients, parameters, state and groups.
         - `flat_steps` makes the same steps as `make`.
-        - `state_bytes` is what these tensors take for each number of a parameter, of the parameter's shape.
+        - `state_bytes` is the number of bytes of these tensors for each number of a parameter.
     """
 
     name: ClassVar[str]
     state_names: ClassVar[tuple[str, ...]]
-    """What a checkpoint holds for a parameter, if it is there."""
+    """Names of the tensors that a checkpoint holds for a parameter, if they exist."""
     least_state_bytes: ClassVar[int]
-    """Bytes kept for each number of a matrix, in float32."""
+    """Fewest bytes kept for each number of a matrix, in float32."""
     has_flat_steps: ClassVar[bool] = False
-    """Whether there are `flat_steps`."""
+    """Whether `flat_steps` is available."""
 
     @abstractmethod
     def options(
         self, model: StructuredNetwork, *, base_width: int, learning_rate: float, weight_decay: float
     ) -> dict[str, Options]:
-        """The options of every parameter by name: the learning-rate rule."""
+        """The options of every parameter by name: this is the learning-rate rule."""
 
     @abstractmethod
     def make(self, groups: Sequence[Group], settings: UpdateSettings) -> Optimizer:
@@ -62,9 +62,9 @@ class OptimizerKind(ABC):
         options: Sequence[Mapping[str, Options]],  # noqa: ARG002
         settings: UpdateSettings,  # noqa: ARG002
     ) -> FlatAdamW | None:
-        """The steps of several runs whose parameters lie in one tensor, each with its own options; None where there are none.
+        """The steps of several runs whose parameters lie in one tensor; None if this optimizer has none.
 
-        With them the runs of a study can train at once (`training.proxy.packing`).
+        With flat steps, the runs of a study can train at once (`training.proxy.packing`).
         """
         return None
 
@@ -85,7 +85,7 @@ OptimizerName = Annotated[str, AfterValidator(OPTIMIZERS.check)]
 
 
 class UpdateSettings(Settings):
-    """How gradients become changes of parameters; proxy and full runs have defaults and further keys of their own."""
+    """How gradients become changes of parameters; proxy and full runs have their own defaults and further keys."""
 
     name: OptimizerName = DEFAULT
     """Optimizer: adamw, or muon, which orthogonalises the updates of matrices and leaves the rest to AdamW."""
@@ -98,10 +98,10 @@ class UpdateSettings(Settings):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """Decay of AdamW's running mean of squared gradients."""
     clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
-    """Gradients are scaled down to this norm when theirs is larger."""
+    """Norm to which larger gradients are scaled down."""
 
     @model_serializer(mode="wrap")
     def _without_default_name(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Studies and runs of before there was a choice go on: their settings have no name."""
+        """Leave the default name out, so that studies and runs from before there was a choice can go on."""
         values: dict[str, Any] = dump(self)
         return {key: value for key, value in values.items() if (key, value) != ("name", DEFAULT)}

@@ -28,7 +28,7 @@ class AdamW(OptimizerKind):
     def options(
         self, model: StructuredNetwork, *, base_width: int, learning_rate: float, weight_decay: float
     ) -> dict[str, Options]:
-        """Learning rates as `StructuredNetwork.learning_rate_multipliers` says, and weight decay."""
+        """Learning rates by `StructuredNetwork.learning_rate_multipliers`, and weight decay."""
         from einsearch_cli.training.groups import parameter_options
 
         multipliers = model.learning_rate_multipliers(base_width)
@@ -43,7 +43,7 @@ class AdamW(OptimizerKind):
     def flat_steps(
         self, layout: FlatLayout, values_RP: Tensor, options: Sequence[Mapping[str, Options]], settings: UpdateSettings
     ) -> FlatAdamW:
-        """On a CPU with the same kernel, called for every run and group; elsewhere for all of them at once."""
+        """On a CPU, the same kernel called for every run and group; on a GPU, one update for all of them at once."""
         from einsearch_cli.training.flat_update import FlatAdamW, JointAdamW
 
         betas, kind = (settings.beta1, settings.beta2), FlatAdamW if values_RP.is_cpu else JointAdamW

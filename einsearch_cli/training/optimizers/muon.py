@@ -1,4 +1,4 @@
-"""Muon: matrices move along orthogonalised momentum, everything else by AdamW.
+"""Muon: matrices move along orthogonalised momentum, everything else uses AdamW.
 
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/); Liu et al. 2025 (arXiv 2502.16982, "Moonlight").
 """
@@ -25,25 +25,28 @@ from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, fin
 
 MOMENTUM: Final = 0.95
 COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
-"""Coefficients of X and its two next odd powers: Jordan et al. 2024. Singular values end between 0.7 and 1.2, which is enough."""
+"""Coefficients of X and its next two odd powers: Jordan et al. 2024.
+
+Singular values end between 0.7 and 1.2, which is close enough to 1.
+"""
 ITERATIONS: Final = 5
 SMALLEST_NORM: Final = 1e-7
-"""Matrices of a smaller norm keep their direction and lose length."""
+"""Norm below which matrices keep their direction and lose length."""
 ADAMW_RMS: Final = 0.2
 """Root mean square of an AdamW update at learning rate 1: Liu et al. 2025, section 2.2."""
 
 
 class Muon(Optimizer):
-    """Groups with an `adjustment` above 0 are batches of matrices, (..., rows, columns); the others train by AdamW.
+    """Groups with an `adjustment` above 0 are batches of matrices, (..., rows, columns); other groups use AdamW.
 
-    Each matrix of a batch is orthogonalised by itself, all in one Newton–Schulz iteration. It moves by
-    lr · adjustment along the result, after it has shrunk by lr · weight_decay.
+    All matrices of a batch are orthogonalised separately, in one Newton–Schulz iteration. A matrix first shrinks by lr
+    · weight_decay, then moves by lr · adjustment along the result.
 
     Args:
         params: parameters, or groups with options.
-        lr: learning rate of both.
-        weight_decay: decoupled, of both.
-        adjustment: of the length of a step; 0.2 · sqrt(max(rows, columns)) takes over a rate that suits AdamW.
+        lr: learning rate, for both kinds of groups.
+        weight_decay: decoupled weight decay, for both kinds.
+        adjustment: factor on the length of a step; 0.2 · sqrt(max(rows, columns)) suits a rate chosen for AdamW.
         betas: decays of AdamW's two running means.
         eps: added to AdamW's denominator.
 
@@ -71,7 +74,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update; gives what the closure gives, which computes gradients first."""
+        """One update; returns the result of the closure, which computes gradients first."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -91,7 +94,7 @@ class Muon(Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
         momentum = state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
-        direction = _orthogonal_as(gradient.lerp(momentum, MOMENTUM))  # Nesterov's
+        direction = _orthogonal_as(gradient.lerp(momentum, MOMENTUM))  # Nesterov's momentum
         value.mul_(1 - group["lr"] * group["weight_decay"])
         value.add_(direction, alpha=-group["lr"] * group["adjustment"])
 
@@ -124,7 +127,7 @@ class Muon(Optimizer):
 
 
 def _orthogonal_as(direction: Tensor) -> Tensor:
-    """`orthogonalised`, sharded as it was: a matrix cannot be orthogonalised in pieces."""
+    """`orthogonalised`, with the sharding of `direction`: a matrix cannot be orthogonalised in pieces."""
     if isinstance(direction, DTensor):
         whole = orthogonalised(direction.full_tensor())
         return distribute_tensor(whole, direction.device_mesh, direction.placements, src_data_rank=None)
@@ -132,11 +135,11 @@ def _orthogonal_as(direction: Tensor) -> Tensor:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Every matrix of a batch, (..., M, N), with its singular values moved close to 1.
+    """Move the singular values of every matrix of a batch, (..., M, N), close to 1.
 
-    An odd polynomial of X acts on its singular values alone and leaves the singular vectors: five rounds of
-    aX + b(XXᵀ)X + c(XXᵀ)²X bring every singular value that is not tiny close to 1. They have to be at most 1 at the
-    start, which dividing by the Frobenius norm ensures. On a GPU in bfloat16, which is enough (Jordan et al. 2024).
+    An odd polynomial of X acts on its singular values alone and keeps the singular vectors. Five rounds of aX + b(XXᵀ)X
+    + c(XXᵀ)²X bring every singular value that is not tiny close to 1. At the start they have to be at most 1, which
+    dividing by the Frobenius norm ensures. On a GPU it runs in bfloat16, which is precise enough (Jordan et al. 2024).
 
     >>> found = orthogonalised(torch.eye(4).expand(3, 2, 4, 4))
     >>> found.shape, bool((torch.linalg.matrix_norm(found, 2) - 1).abs().max() < 0.3)
@@ -145,7 +148,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     work = torch.promote_types(matrices.dtype, torch.float32)
     x_BMN = matrices.to(work).reshape(-1, *matrices.shape[-2:])
     is_tall = x_BMN.shape[1] > x_BMN.shape[2]
-    if is_tall:  # XXᵀ is then the smaller of the two products
+    if is_tall:  # so that XXᵀ is the smaller of the two products
         x_BMN = x_BMN.mT
     x_BMN = x_BMN / torch.linalg.matrix_norm(x_BMN, keepdim=True).clamp(min=SMALLEST_NORM)
     if x_BMN.is_cuda:
@@ -163,12 +166,12 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 class MuonKind(OptimizerKind):
     """Muon for factors, guides and hidden dense layers; AdamW for embedding, input layer, head, routers and vectors.
 
-    The learning rates carry a rate that suits AdamW at the base width w over to all matrices:
-    lr · 0.2 · sqrt(w) · sqrt(fan_out / fan_in) / number of factors. At width w a square matrix then has the rate of
-    Liu et al. 2025 (arXiv 2502.16982), 0.2 · sqrt(max(rows, columns)). The spectral condition (Yang et al. 2023,
-    arXiv 2310.17813) gives the dependence on the shape: a change of spectral norm sqrt(fan_out / fan_in) changes
-    features equally at every width. The number of factors counts as with AdamW (Potapczynski et al. 2024,
-    arXiv 2410.02117): their changes add up in the product. Weight decay is not adjusted.
+    A rate that suits AdamW at the base width w is converted for every matrix: lr · 0.2 · sqrt(w) · sqrt(fan_out /
+    fan_in) / number of factors. At width w, a square matrix then has the rate of Liu et al. 2025 (arXiv 2502.16982),
+    0.2 · sqrt(max(rows, columns)). The spectral condition (Yang et al. 2023, arXiv 2310.17813) gives the dependence on
+    the shape: a change of spectral norm sqrt(fan_out / fan_in) changes features equally at every width. The number of
+    factors enters as with AdamW (Potapczynski et al. 2024, arXiv 2410.02117), since their changes add up in the
+    product. Weight decay is not adjusted.
     """
 
     name = "muon"
@@ -178,7 +181,7 @@ class MuonKind(OptimizerKind):
     def options(
         self, model: StructuredNetwork, *, base_width: int, learning_rate: float, weight_decay: float
     ) -> dict[str, Options]:
-        """Matrices as above; everything else as with AdamW."""
+        """Options of matrices as above; those of everything else as with AdamW."""
         rest = find_optimizer("adamw").options(
             model, base_width=base_width, learning_rate=learning_rate, weight_decay=weight_decay
         )
@@ -199,12 +202,12 @@ class MuonKind(OptimizerKind):
         return Muon(groups, betas=(settings.beta1, settings.beta2))
 
     def state_bytes(self, options: Options) -> int:
-        """One running mean for matrices, two for the rest."""
+        """Bytes of one running mean for matrices, and of two for the rest."""
         return 4 if "adjustment" in options else 8
 
 
 def _spectral_norms(model: StructuredNetwork) -> dict[str, float]:
-    """sqrt(fan_out / fan_in) of every matrix that Muon moves, by parameter name, shared among factors."""
+    """sqrt(fan_out / fan_in) of every matrix that Muon moves, by parameter name; factors share that of their layer."""
     found: dict[str, float] = {}
     for layer, module in model.named_modules():
         if isinstance(module, FactoredModule):

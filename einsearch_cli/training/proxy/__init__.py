@@ -1,1 +1,1 @@
-"""Proxy runs: many small networks at equal compute, to rank structures."""
+"""Proxy runs: small networks at equal compute, which rank structures."""

@@ -1,7 +1,7 @@
-"""Coordinate check: how large the outputs of every layer are at the start, and how far a few steps move them.
+"""Coordinate check: the size of every layer's outputs at the start, and how far a few steps move them.
 
-A learning rate carries over from one width to another if both stay the same while the network becomes wider: the test of
-muP by Yang et al. 2022 (arXiv 2203.03466, appendix D.1).
+A learning rate carries over to a wider network if both stay the same. This is the test of muP by Yang et al. 2022
+(arXiv 2203.03466, appendix D.1).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEPS: Final = (1, 10)
 
 
 def coordinates(run: ProxyRun) -> tuple[LayerCoordinates, ...]:
-    """The coordinate check of one network: `STEPS` optimizer steps, whatever the budget of `run` pays for.
+    """The coordinate check of one network: `STEPS` optimizer steps, regardless of the budget of `run`.
 
     Raises:
         DivergedError: a loss became NaN or infinite within these steps.
@@ -43,7 +43,7 @@ def coordinates(run: ProxyRun) -> tuple[LayerCoordinates, ...]:
 
 @torch.no_grad()
 def _outputs(trainer: SingleTrainer) -> dict[str, Tensor]:
-    """What every linear layer and embedding gives for the first held-out batch, by name."""
+    """The outputs of every linear layer and embedding for the first held-out batch, by name."""
     model, found = trainer.model, {}
 
     def keep(name: str) -> object:

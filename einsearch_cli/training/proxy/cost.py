@@ -1,4 +1,4 @@
-"""What a proxy run costs, before its data are there, its network is built, or torch is loaded."""
+"""The cost of a proxy run, known before its data exist, its network is built, or torch is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from einsearch_cli.training.optimizers import find_optimizer
 from einsearch_cli.training.proxy.run_settings import ProxyRun
 
 MINIMUM_STEPS: Final = 10
-"""Fewer steps than this say nothing about a structure."""
+"""The fewest steps of a run; fewer say nothing about a structure."""
 
 _FLOAT: Final = 4
 """Bytes of a float32."""
@@ -22,13 +22,13 @@ _FLOAT: Final = 4
 
 @dataclass(frozen=True, kw_only=True)
 class RunCost:
-    """What a run will cost, known before it starts."""
+    """The cost of a run, known before it starts."""
 
     steps: int
-    """Optimizer updates the budget pays for."""
+    """Number of optimizer updates that the budget pays for."""
 
     train_flops_per_step: int
-    """FLOPs of the forward and backward pass as the structure needs them, without embeddings and head."""
+    """FLOPs of the forward and backward pass by the structure's formula, without embeddings and head."""
 
     total_flops_per_step: int
     """FLOPs of the forward and backward pass, with embeddings and head."""
@@ -38,7 +38,7 @@ class RunCost:
 
 
 def minimal_budget(run: ProxyRun) -> int:
-    """Training FLOPs of `MINIMUM_STEPS` steps, the least that a run can be given.
+    """Training FLOPs of `MINIMUM_STEPS` steps, the smallest budget of a run.
 
     Raises:
         SizeError: the network is too large for the memory of this machine.
@@ -58,7 +58,7 @@ def run_cost(run: ProxyRun) -> RunCost:
 
 
 def _check_memory(run: ProxyRun, count: NetworkCount) -> None:
-    """Weights, gradients and what the optimizer keeps, before any activation."""
+    """Raise SizeError if weights, gradients and the optimizer's state alone exceed the memory."""
     needed = (2 * _FLOAT + find_optimizer(run.optimizer.name).least_state_bytes) * count.params
     available = machine_bytes()
     if available is not None and needed > available:
@@ -73,7 +73,7 @@ def cost_of(run: ProxyRun, count: NetworkCount) -> RunCost:
     """Steps and FLOPs of a run whose network has this count.
 
     Raises:
-        SpecError: as of `run_cost`.
+        SpecError: as in `run_cost`.
     """
     per_step = _flops_per_step(run, count)
     if not run.budget_flops >= MINIMUM_STEPS * per_step or math.isinf(run.budget_flops):

@@ -1,4 +1,4 @@
-"""Attention of several runs as that of one larger batch, where torch's transform would take one run after another."""
+"""Attention of several runs as one larger batch, where torch's transform would handle one run after another."""
 
 # Axes in this file: R runs, B batch, H heads, T positions, D head size.
 
@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 class FoldedAttention(TorchFunctionMode):
     """While active, `vmap` puts its axis into the batch of `scaled_dot_product_attention`.
 
-    On a CPU torch has no rule for this, warns, and calls attention once for every run; in the backward pass each of
-    these calls fills and adds tensors of all runs.
+    On a CPU, torch has no rule for this. It warns and calls attention once for every run, and in the backward pass each
+    of these calls fills and adds tensors of all runs.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -28,7 +28,7 @@ class FoldedAttention(TorchFunctionMode):
 
 
 class _Folded(torch.autograd.Function):
-    """Never runs by itself: outside of `vmap` there is nothing to fold."""
+    """A function for `vmap` only: without `vmap` there is nothing to fold."""
 
     @staticmethod
     def forward(query_BHTD: Tensor, key_BHTD: Tensor, value_BHTD: Tensor, options: dict[str, Any]) -> Tensor:

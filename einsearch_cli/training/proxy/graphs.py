@@ -1,4 +1,4 @@
-"""A training step as a CUDA graph: a GPU repeats it from its own memory, and Python sends one call for all its kernels."""
+"""A training step as a CUDA graph: the GPU repeats its kernels from one call of Python."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from einsearch_cli.data import Batch
 
 _WARM_UPS = 3
-"""Steps before the capture, in which cuBLAS and the allocator take what they need."""
+"""Steps before the capture, in which cuBLAS and the allocator get the memory that they need."""
 
 
 class StepGraph:
-    """A step whose shapes are fixed and which waits for nothing, captured once.
+    """A step with fixed shapes that never waits for the device, captured once.
 
     Args:
-        step: (fraction of the learning rates, *batch) to losses.
-        state: all tensors that the step changes and that outlive it; the capture leaves them as they were.
-        batch: like all batches to come.
+        step: a function from (fraction of the learning rates, *batch) to losses.
+        state: all tensors that the step changes and that outlive it; the capture leaves them unchanged.
+        batch: a batch with the shape of all later ones.
     """
 
     def __init__(self, step: Callable[..., Tensor], state: Sequence[Tensor], batch: Batch) -> None:
@@ -31,7 +31,7 @@ class StepGraph:
             tensor.copy_(values)
 
     def run(self, fraction: float, batch: Batch) -> Tensor:
-        """The losses of one step, of which nothing has been read yet."""
+        """The losses of one step, which have not been read yet."""
         self._fraction.fill_(fraction)
         for own, given in zip(self._batch, batch, strict=True):
             own.copy_(given, non_blocking=True)
@@ -49,6 +49,6 @@ def _captured(step: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(
         graph, stream=aside
-    ):  # torch's own stream for captures stays on the first device that had one
+    ):  # torch's own stream for captures stays on the device of the first capture
         losses = step()
     return graph, losses

@@ -1,4 +1,4 @@
-"""Runs in progress on disk: when their states are saved, and what happens when a process is asked to end."""
+"""States of runs in progress: when they are saved, and what happens when a process is asked to end."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ PREEMPTED: Final = 128 + signal.SIGTERM
 
 
 class RunProgress(TypedDict):
-    """Everything about a run in progress."""
+    """The complete state of a run in progress."""
 
     trainer: dict[str, Any]
-    """`Trainer.run_state`."""
+    """The result of `Trainer.run_state`."""
     curve: list[tuple[float, float]]
     elapsed_s: float
     """Wall time of the run so far, over all processes."""
 
 
 class StateKeeper:
-    """Saves the states of the runs of a pack now and then, and gives back what earlier processes have saved.
+    """Saves the states of the runs of a pack from time to time, and returns what earlier processes have saved.
 
-    Within `end_when_saved`, a process that is asked to end by SIGTERM saves once more first. A state that cannot be
-    written ends nothing: the run goes on without it.
+    Within `end_when_saved`, a process that SIGTERM asks to end saves once more first. If a state cannot be written, the
+    run goes on without it.
 
     Args:
-        folders: one of its own for every run.
-        whose: for every run, text that is equal for runs that train the same.
+        folders: a separate folder for every run.
+        whose: for every run, a text that is equal for runs that train the same.
         interval_s: seconds between two saves.
         warn: called with the number of the run and a line for every state that cannot be used or written.
     """
@@ -49,17 +49,17 @@ class StateKeeper:
 
     @property
     def is_due(self) -> bool:
-        """Whether states are to be saved now; the clock of the machine may be set to any time meanwhile."""
+        """Whether states should be saved now; changes of the machine's clock have no effect."""
         return _asked.to_end or time.monotonic() >= self._due_s
 
     def read(self, number: int) -> RunProgress | None:
-        """The state from which a run goes on; None if it begins at its first step."""
+        """The state from which a run goes on; None if it starts from its first step."""
         found = read_run_state(self._folders[number], self._whose[number], lambda text: self._warn(number, text))
         return None if found is None else RunProgress(**found)  # type: ignore[typeddict-item]
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Save all runs within it; a process that was asked to end does so after it."""
+        """Save all runs within this context; a process that was asked to end does so after it."""
         yield
         self._due_s = time.monotonic() + self._interval_s
         if _asked.to_end:
@@ -75,14 +75,14 @@ class StateKeeper:
 
 
 class _Asked:
-    """Whether this process was asked to end, and whether it waits for a save to do so."""
+    """Whether this process was asked to end, and whether a save has to come first."""
 
     def __init__(self) -> None:
         self.to_end = False
         self.waits = False
 
     def end(self, *_: object) -> None:
-        """What SIGTERM does."""
+        """The handler of SIGTERM."""
         self.to_end = True
         if not self.waits:
             sys.exit(PREEMPTED)
@@ -92,17 +92,17 @@ _asked: Final = _Asked()
 
 
 def save_on_sigterm() -> None:
-    """From now on SIGTERM ends this process when the runs in progress are saved, or at once where none is."""
+    """Let SIGTERM end this process after the runs in progress are saved, or at once if there are none."""
     signal.signal(signal.SIGTERM, _asked.end)
 
 
 @contextmanager
 def end_when_saved() -> Iterator[None]:
-    """Within it, a `StateKeeper` sees to the end of a process that is asked to."""
+    """Let a `StateKeeper` end the process within this context when it is asked to."""
     _asked.waits = True
     try:
         yield
     finally:
         _asked.waits = False
-    if _asked.to_end:  # all runs have ended by themselves
+    if _asked.to_end:  # all runs ended before a save
         sys.exit(PREEMPTED)

@@ -1,4 +1,4 @@
-"""Which runs train as a program, several at once, and how their layers multiply there: the rules, in one place."""
+"""The rules of packing: which runs train as one program, and how their layers multiply in it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ Elsewhere MKL rounds products of the second run otherwise than those of the firs
 def trains_as_program(run: ProxyRun) -> bool:
     """Whether a run trains as a program, alone or with others; equal for runs that differ in seed and learning rate.
 
-    Where the tokens go through a mixture of experts depends on data, which no fixed program does. A GPU gains at any width.
+    The way of tokens through a mixture of experts depends on data, which a fixed program cannot follow. On a GPU, a
+    program is faster at any width.
     """
     is_small = run.width * run.task.tokens_per_batch <= MOST_NUMBERS or run.device != "cpu"
     has_flat_steps = find_optimizer(run.optimizer.name).has_flat_steps
@@ -54,14 +55,14 @@ def trains_as_program(run: ProxyRun) -> bool:
 
 
 def packs_of(runs: Sequence[ProxyRun]) -> list[list[int]]:
-    """The numbers of runs that train at once: all of them, or each alone."""
+    """The numbers of the runs that train at once: all of them, or each alone."""
     numbers = list(range(len(runs)))
     is_packed = trains_as_program(runs[0]) and (runs[0].width % _WIDTHS == 0 or runs[0].device != "cpu")
     return [numbers] if is_packed else [[number] for number in numbers]
 
 
 def fix_routes(model: nn.Module) -> None:
-    """Let every structured layer multiply as is fastest in a program: by its formed matrix, or factor by factor."""
+    """Fix how every structured layer multiplies in a program: by its formed matrix, or factor by factor."""
     for layer in model.modules():
         if isinstance(layer, EinsumLinear):
             size = layer.in_features * layer.out_features

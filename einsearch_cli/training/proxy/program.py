@@ -1,7 +1,7 @@
-"""One training step of several runs as a program: losses and gradients, written down once, run in every step.
+"""One training step of several runs as a program: losses and gradients, recorded once, executed in every step.
 
-`torch.func` makes the network and the task's loss a function of one row of parameters, batched over runs; a recorder
-writes down the operations of its forward and backward pass. What runs then is straight-line code without autograd, modules
+`torch.func` makes the network and the task's loss a function of one row of parameters, batched over runs. A recorder
+writes down the operations of its forward and backward pass. The result is straight-line code without autograd, modules
 or transforms, and there is no second network to maintain.
 """
 
@@ -33,7 +33,7 @@ from einsearch_cli.training.proxy.rewrites import rewritten
 RunLoss = Callable[[StructuredNetwork, Batch], Tensor]
 """The loss of a network on a batch."""
 _KEPT: Final = 64
-"""Programs that a process keeps, of 4 to 5 MB each: a study returns to the same networks stage after stage."""
+"""Programs that a process keeps, 4 to 5 MB each: a study returns to the same networks in every stage."""
 
 
 @dataclass(frozen=True)
@@ -43,32 +43,34 @@ class StepProgram:
     compute: Callable[..., tuple[Tensor, Tensor]]
     """(values_RP, inputs, targets), the data with the runs as first axis, to losses_R and gradients_RP."""
     product_flops: int
-    """FLOPs of all matrix products for one run, attention left out where it is an operation of its own."""
+    """FLOPs of all matrix products of one run, without attention if that is an operation of its own."""
     has_attention: bool
-    """Whether it is."""
+    """Whether attention is an operation of its own."""
 
 
 _programs: OrderedDict[Hashable, StepProgram] = OrderedDict()
 _rounds_alike: dict[Hashable, bool] = {}
-"""Whether runs of a pack are what they are alone, by task and network; the same for packs of any size. On a GPU they are so up
-to rounding only: its products of several matrices are other kernels."""
+"""Whether a run in a pack rounds as it does alone, by task and network; the size of the pack does not matter.
+
+On a GPU the two agree only up to rounding, since products of several matrices use other kernels.
+"""
 _TRIED: Final = 3
-"""Random values at which that is tried: of 30 networks that round otherwise one value shows 26, three show 29."""
+"""Random values at which this is tested: of 30 networks that round differently, one value finds 26, three find 29."""
 _ROUNDS_OTHERWISE: Final = "products of several runs at once round otherwise than those of one"
 
 
 def step_program(
     key: Hashable, loss: RunLoss, model: StructuredNetwork, layout: FlatLayout, values_RP: Tensor, batch: Batch
 ) -> StepProgram:
-    """The program for this key, written down if it is new; `batch` has the runs as first axis.
+    """The program for this key, recorded if it is new; `batch` has the runs as first axis.
 
     Args:
-        key: equal for equal losses and networks.
-        loss: of a network and a batch, a scalar.
-        model: the network; its own parameters take no part.
-        layout: of a row of the values.
+        key: a value that is equal for equal losses and networks.
+        loss: a function of a network and a batch that returns a scalar.
+        model: the network; its own parameters are not used.
+        layout: the layout of a row of the values.
         values_RP: the parameters of every run.
-        batch: of the shape of all batches to come.
+        batch: a batch with the shape of all later ones.
 
     Raises:
         NotAProgramError: the loss or the network decides by the values of tensors, or draws random numbers; or several runs
@@ -88,16 +90,17 @@ def step_program(
         _programs[key, runs] = program
         while len(_programs) > _KEPT:
             _programs.popitem(last=False)
-        return_memory()  # what stays of a program pins the space of a step's tensors: 8 programs took 280 MB, and now 170
+        return_memory()  # old programs keep the memory of steps from being freed: 8 programs took 280 MB, and now 170
     _programs.move_to_end((key, runs))
     return _programs[key, runs]
 
 
 def _is_alike(pack: StepProgram, alone: StepProgram, values_RP: Tensor, batch: Batch) -> bool:
-    """Whether the second run of a pack has the numbers that it has alone, to the last bit, at random values.
+    """Whether the second run of a pack computes, at random values, exactly what it computes alone.
 
-    MKL's products round otherwise where a matrix begins off a cache line, as those of the second run do where a matrix of
-    one run is no multiple of a line: with 46 × 46 numbers, not with 48 × 48. The last bits grow to 1% of a loss in a whole run.
+    MKL rounds products differently if a matrix does not begin at a cache line. The second run's matrices do not if a
+    matrix is not a multiple of a line: with 46 × 46 numbers, but not with 48 × 48. Over a whole run, the last bits grow
+    to 1% of the loss.
     """
     generator = torch.Generator().manual_seed(0)
     for _ in range(_TRIED):
@@ -114,10 +117,10 @@ def _only(batch: Batch, run: int) -> Batch:
 
 
 def written_down(function: Callable[..., Any], *inputs: Tensor) -> Program:
-    """The program of a function of batched runs that takes gradients of first order.
+    """The program of a function of batched runs that computes first-order gradients.
 
     Raises:
-        NotAProgramError: it decides by the values of tensors, or draws random numbers.
+        NotAProgramError: the function branches on the values of tensors, or draws random numbers.
     """
     with first_order_gradients(), FoldedAttention():
         return rewritten(recorded(function, *inputs))
@@ -162,9 +165,9 @@ def _step_program(
 
 
 class _ProductCounter(Interpreter):
-    """Counts the FLOPs of matrix products, without attention, as `product_flops` of torch's counter does.
+    """Counts the FLOPs of matrix products without attention, as `product_flops` of torch's counter does.
 
-    Torch's own imports the compiler, which takes a second.
+    torch's counter would import the compiler, which takes a second.
     """
 
     def __init__(self, program: Program) -> None:
@@ -180,17 +183,20 @@ class _ProductCounter(Interpreter):
 
 
 def product_flops(counter: FlopCounterMode) -> int:
-    """FLOPs of the matrix products that a counter has seen; it misses attention on a CPU, so that is left out everywhere."""
+    """FLOPs of the matrix products that a counter has seen.
+
+    It misses attention on a CPU, so attention is left out everywhere.
+    """
     counts: dict[Any, int] = counter.get_flop_counts()["Global"]
     return sum(flops for operation, flops in counts.items() if "attention" not in str(operation))
 
 
 def without_python(program: Program, *inputs: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The program run by torch's own interpreter: 0.7 ms of 2.3 less for 250 operations, and the same to the last bit.
+    """Run the program by torch's interpreter: saves 0.7 of 2.3 ms for 250 operations, with identical results.
 
-    It takes no list of booleans, as the gradient of LayerNorm has; then, and where torch no longer has that interpreter,
-    the program runs as Python. `torch.jit.trace` does the same and keeps all that it has traced as long as the process: 4 MB
-    for a program, and more than a gigabyte in a study of 150 networks.
+    The interpreter takes no list of booleans, which the gradient of LayerNorm has. In that case, and where torch no
+    longer has this interpreter, the program runs as Python. `torch.jit.trace` would do the same but keeps all that it
+    has traced until the process ends: 4 MB for a program, more than a gigabyte in a study of 150 networks.
     """
     try:
         with torch.no_grad(), warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """Rewrites of a recorded program: the same numbers by fewer operations.
 
-What a function transform writes down is full of views that change nothing, of constants that are computed in every step and
-of products in a bad order of operands: 484 operations for a step of a narrow MLP, of which 200 are left.
+A function transform records many views that change nothing, constants that are computed in every step, and products
+with operands in a slow order. A step of a narrow MLP has 484 operations, of which 200 are left.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from einsearch_cli.training.proxy.recording import Program
 aten = torch.ops.aten
 
 _SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh.default}
-"""What a program without gradients may leave out."""
+"""Operations that a program without gradients may leave out."""
 _RESHAPES = {aten.view.default, aten._unsafe_view.default}
 _MAYBE_SAME = {*_RESHAPES, aten.expand.default, aten.permute.default, aten.transpose.int}
 
 
 def rewritten(program: Program) -> Program:
-    """The program with all rewrites, without the values of its nodes.
+    """The program after all rewrites, without the values of its nodes.
 
-    One that writes into its own tensors stays as it is, except for what nobody reads.
+    A program that writes into its own tensors keeps all operations whose results are used.
     """
     graph = program.graph
     if not any(_writes(node) for node in graph.nodes):
@@ -42,7 +42,7 @@ def rewritten(program: Program) -> Program:
             rewrite(graph)
     graph.eliminate_dead_code()
     for node in graph.nodes:
-        node.meta.clear()  # values of the step that was recorded
+        node.meta.clear()  # values of the recorded step
     return program
 
 
@@ -67,7 +67,7 @@ def _replace(node: Node, other: Node) -> None:
 
 
 def _fold_constants(program: Program) -> None:
-    """Compute once what no input takes part in."""
+    """Compute once whatever does not depend on an input."""
     known: dict[Node, Any] = {}
     for node in list(program.graph.nodes):
         if node.op == "get_attr":
@@ -98,7 +98,7 @@ def _drop_what_changes_nothing(graph: Graph) -> None:
 
 
 def _plain_selects(graph: Graph) -> None:
-    """Taking the only element of an axis, and putting it back, is a view."""
+    """Make a view of taking the only element of an axis, and of putting it back."""
     for node in _calls(graph, aten.select.int):
         if _value(node.args[0]).shape[node.args[1]] == 1:  # type: ignore[index]
             node.target, node.args = aten.squeeze.dim, (node.args[0], node.args[1])
@@ -116,7 +116,7 @@ def _join_views(graph: Graph) -> None:
 
 
 def _share(graph: Graph) -> None:
-    """Compute once what is asked for twice."""
+    """Compute equal operations once."""
     known: dict[str, Node] = {}
     for node in list(graph.nodes):
         if node.op == "call_function":
@@ -126,7 +126,7 @@ def _share(graph: Graph) -> None:
 
 
 def _add_biases(graph: Graph) -> None:
-    """A bias is added by the product itself."""
+    """Let a product add its bias."""
     for node in _calls(graph, aten.add.Tensor):
         for bias, product in (node.args[:2], node.args[1::-1]):
             if not (isinstance(bias, Node) and isinstance(product, Node) and len(node.args) == 2 and not node.kwargs):
@@ -139,11 +139,11 @@ def _add_biases(graph: Graph) -> None:
 
 
 def _transpose_columns(graph: Graph) -> None:
-    """A product of one column as one of one row.
+    """Turn a product with one column into one with one row.
 
-    MKL takes 80 µs for 48 × 512 × 1, and 8 the other way around; and one column alone it sums in another order than
-    those of several runs. A row that is a view has the strides of a row: after a transposition it has those of a column
-    still, by which MKL on Intel sums the rows of one run otherwise than those of several.
+    MKL takes 80 µs for 48 × 512 × 1, but 8 µs the other way around; it also sums one column alone in another order than
+    the columns of several runs. The row must be a view with the strides of a row. After a transposition, it would keep
+    the strides of a column, by which MKL on Intel sums the rows of one run differently from those of several.
     """
     for node in _calls(graph, aten.bmm.default):
         first, second = node.args

@@ -24,42 +24,44 @@ from einsearch_cli.training.proxy.trainer import PackTrainer, SingleTrainer, Tra
 from einsearch_cli.training.schedule import validation_marks
 
 _LONGEST_WAIT_S: Final = 0.5
-"""Time for which this process may wait for a GPU; then fewer steps are sent ahead."""
+"""The longest time that this process may wait for a GPU; if it takes longer, fewer steps are sent ahead."""
 _FILLED: Final = 0.8
-"""Share of a GPU's free memory that a pack may take by its estimate. With several workers on one GPU it may still be too much:
-the pack is then halved."""
+"""Share of a GPU's free memory that a pack may use by its estimate.
+
+With several workers on one GPU this may still be too much; the pack is then halved.
+"""
 _ROUGH_BYTES: Final = 80
-"""Bytes for each parameter and each result of a product: twenty numbers, gradients, moments and copies among them."""
+"""Bytes for each parameter and each result of a product: twenty numbers, including gradients, moments and copies."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """What is known after a step."""
+    """Facts about a step that has just ended."""
 
     step: int
-    """Steps done."""
+    """Number of steps done."""
     steps: int
-    """Steps in all."""
+    """Number of all steps."""
     loss: float
     """Training loss before the step."""
     routing: Callable[[], tuple[RoutingStatistics, ...]]
-    """What the routers did with the latest batch; computed when called, before the next step only."""
+    """A function that returns the routers' statistics of the latest batch; valid until the next step."""
 
 
 @dataclass(frozen=True)
 class RunSpeed:
-    """How fast a run is on this machine."""
+    """The speed of a run on this machine."""
 
     cost: RunCost
     step_s: float
     """Seconds of one step: the median of a few."""
     fixed_s: float
-    """Seconds for building the network and for all validations, however many steps there are."""
+    """Seconds for building the network and for all validations, independent of the number of steps."""
     shared_s: float = 0.0
-    """The part of a step that a pack of runs spends once for all of them."""
+    """The part of a step that a pack spends once for all its runs."""
 
     def seconds(self, budget_flops: float, together: int = 1) -> float:
-        """Wall time of the run on another budget; its share, if several train at once."""
+        """Wall time of the run on another budget; if several train at once, its share of theirs."""
         step_s = self.step_s - self.shared_s * (1 - 1 / together)
         return self.fixed_s + budget_flops / self.cost.train_flops_per_step * step_s
 
@@ -67,8 +69,8 @@ class RunSpeed:
 def train(run: ProxyRun, on_progress: Callable[[StepDone], None] | None = None) -> RunOutcome:
     """Train one network from scratch until the budget is spent.
 
-    On one thread the result is the same to the last bit for the same run, also among others in `train_pack`; torch's global
-    random state is left as it was. Runs on the CPU with the threads that torch is set to.
+    On one thread, the same run gives the same result to the last bit, also among others in `train_pack`. torch's global
+    random state is restored. On the CPU, runs use the threads that torch is set to.
 
     Args:
         run: what to train.
@@ -95,15 +97,15 @@ def train_pack(
 ) -> None:
     """Train runs of one task, structure, width and budget at once; they differ in seed and learning rate.
 
-    Each has its own data, clipping and learning rate, and diverges alone. Results are those of each run alone, except
-    for `elapsed_s`: the time of the pack until the run ended, divided by the number of runs.
+    Each run has its own data, clipping and learning rate, and diverges alone. Results equal those of each run alone,
+    except for `elapsed_s`: the time of the pack until the run ended, divided by the number of runs.
 
     Args:
         runs: what to train; several only where `packing.packs_of` puts them together. A pack that memory does not
             suffice for is halved, and its runs begin again.
         on_progress: called for every step of every run, with the place of the run; on a GPU for several steps at a time.
-        on_end: called once for every run with what came out of it.
-        keeper: gives the states from which the runs go on, and is given theirs now and then.
+        on_end: called once for every run with its outcome.
+        keeper: stores the states of the runs from time to time, and provides those from which they go on.
 
     Raises:
         SpecError: the budget is too small.
@@ -125,18 +127,18 @@ def _equally_far(states: Sequence[RunProgress | None]) -> list[list[int]]:
 
 
 def _parts_that_fit(runs: Sequence[ProxyRun], numbers: list[int]) -> list[list[int]]:
-    """Parts of equal size that the memory of a GPU suffices for; on a CPU all at once.
+    """Parts of equal size that fit into the memory of a GPU; on a CPU, all at once.
 
-    A step of one run is tried where a rough estimate does not rule out that memory is short: trying takes a second.
+    One step is tried where a rough estimate does not rule out that memory is too small; trying takes a second.
     """
     run = runs[numbers[0]]
     device = torch.device(run.device)
     if device.type == "cpu" or len(numbers) == 1:
         return [numbers]
     cost = run_cost(run)
-    torch.cuda.empty_cache()  # what earlier packs have left does not count as free
+    torch.cuda.empty_cache()  # memory cached by earlier packs does not count as free
     free, _ = torch.cuda.mem_get_info(device)
-    activations = cost.total_flops_per_step / (6 * run.width)  # results of all products, as each took their width
+    activations = cost.total_flops_per_step / (6 * run.width)  # results of all products, each as large as its width
     if len(numbers) * _ROUGH_BYTES * (cost.params + activations) < _FILLED * free:
         return [numbers]
     torch.cuda.reset_peak_memory_stats(device)
@@ -156,7 +158,7 @@ def _train_at_once(
     states: Sequence[RunProgress | None],
     keeper: StateKeeper | None,
 ) -> None:
-    """Train the runs of these numbers, which have done the same number of steps, in parts where it must be."""
+    """Train the runs of these numbers, which have done the same number of steps; in parts if necessary."""
     for part in _left_in_parts(runs, numbers, on_progress, on_end, states, keeper):
         _train_at_once(runs, part, on_progress, on_end, states, keeper)
 
@@ -169,7 +171,7 @@ def _left_in_parts(
     states: Sequence[RunProgress | None],
     keeper: StateKeeper | None,
 ) -> list[list[int]]:
-    """Train the runs of these numbers at once; gives those that have to begin again: each alone, or in two halves."""
+    """Train the runs of these numbers at once; returns those that have to start again, each alone or in two halves."""
     started_s, going = time.perf_counter(), list(numbers)
     first, *others = numbers
     try:
@@ -188,7 +190,7 @@ def _left_in_parts(
 
 
 def trainer_of(run: ProxyRun) -> Trainer:
-    """A program for one run that has one, else its network's own passes."""
+    """A program for a run that has one, else the network's own passes."""
     if trains_as_program(run):
         with suppress(NotAProgramError):
             return PackTrainer([run])
@@ -196,7 +198,7 @@ def trainer_of(run: ProxyRun) -> Trainer:
 
 
 class _Progress:
-    """The course of a trainer's runs from the first step to their ends."""
+    """The course of a trainer's runs from their first step to their ends."""
 
     def __init__(
         self,
@@ -215,11 +217,11 @@ class _Progress:
         self.going = list(names)
         """Numbers of the runs that have not ended."""
         self.unread: list[Tensor] = []
-        """Losses of the latest steps that nobody has looked at."""
+        """Losses of the latest steps that have not been read."""
         self.most_unread = trainer.most_unread
 
     def go(self, states: Sequence[RunProgress | None]) -> None:
-        """Train to the end, from these states of all runs of the pack, by name."""
+        """Train to the end, from these states of the pack's runs, by name."""
         self._go_on_from([state for name in self.names if (state := states[name]) is not None])
         steps = self.trainer.cost.steps
         while self.going and self.trainer.done < steps:
@@ -235,7 +237,7 @@ class _Progress:
                 self._save(self.keeper)
 
     def _read(self) -> None:
-        """Look at the losses of the latest steps, if any are unread; the device is waited for."""
+        """Read the losses of the latest steps, if any are unread; this waits for the device."""
         if not self.unread:
             return
         started_s = time.perf_counter()
@@ -251,7 +253,7 @@ class _Progress:
                     self.on_progress(self.names[place], StepDone(step, steps, losses_R[place], self.trainer.routing))
 
     def _places(self) -> list[int]:
-        """Places in the trainer of runs that have not ended."""
+        """Places in the trainer of the runs that have not ended."""
         return [place for place, name in enumerate(self.names) if name in self.going]
 
     def _go_on_from(self, states: Sequence[RunProgress]) -> None:
@@ -272,7 +274,7 @@ class _Progress:
         return (time.perf_counter() - self.started_s) / len(self.trainer.runs)
 
     def _validate(self, place: int) -> None:
-        """Add a point to the curve of a run; the last one is its end."""
+        """Add a point to the curve of a run; the last point is its end."""
         cost, step, loss = self.trainer.cost, self.trainer.done, self.trainer.validate(place)
         if not self._is_finite(place, loss, "validation", step):
             return
@@ -281,7 +283,7 @@ class _Progress:
             self._end(place, self._outcome(place))
 
     def _is_finite(self, place: int, loss: float, kind: str, step: int) -> bool:
-        """Whether the run goes on; one that has diverged ends."""
+        """Whether the loss is finite; if not, the run has diverged and ends."""
         try:
             self.trainer.courses[place].finite(loss, kind, step)
         except DivergedError as error:
@@ -311,20 +313,20 @@ class _Progress:
 
 
 def probe(run: ProxyRun, steps: int = 5, pack: int = 1) -> RunSpeed:
-    """Time a few steps of a run on this machine, after two to warm up, and everything else it has to do.
+    """Time a few steps of a run on this machine, after two warm-up steps, and everything else that it does.
 
     Args:
         run: what to time.
-        steps: that are timed.
+        steps: number of timed steps.
         pack: runs that may train at once; with more than one, such a pack is timed too.
     """
     run.task.prepare()
-    trainer_of(run)  # writes the program down, which later runs of the same network spare
+    trainer_of(run)  # records the program, which later runs of the same network reuse
     started_s = time.perf_counter()
     trainer = trainer_of(run)
     setup_s = time.perf_counter() - started_s
     step_s = _step_seconds(trainer, steps)
-    trainer.validate(0)  # the first one loads kernels
+    trainer.validate(0)  # the first step loads kernels
     started_s = time.perf_counter()
     trainer.validate(0)
     validations_s = run.optimizer.validations * (time.perf_counter() - started_s)
@@ -343,10 +345,10 @@ def probe(run: ProxyRun, steps: int = 5, pack: int = 1) -> RunSpeed:
 
 
 def _step_seconds(trainer: Trainer, steps: int) -> float:
-    """The median of a few steps, after two."""
+    """The median of a few steps, after two warm-up steps."""
     times_s: list[float] = []
     for _ in range(steps + 2):
         started_s = time.perf_counter()
-        trainer.step()  # a GPU is waited for
+        trainer.step()  # wait for a GPU
         times_s.append(time.perf_counter() - started_s)
     return statistics.median(times_s[2:])

@@ -1,4 +1,4 @@
-"""Settings of one training run and what comes out of it."""
+"""The settings of one training run, and its outcome."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from einsearch_cli.training.precision import Precision
 class OptimizerSettings(UpdateSettings):
     """Optimizer with warm-up and cosine decay, the same for every candidate.
 
-    Without a learning rate the task's own is taken, which was chosen for AdamW.
+    By default, the learning rate is the task's own, which was chosen for AdamW.
     """
 
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Fraction of the steps over which the learning rate rises linearly."""
 
     final: float = Field(default=0.0, ge=0, le=1)
-    """Fraction of the learning rate that is left at the last step."""
+    """Fraction of the learning rate at the last step."""
 
     auxiliary_weight: float = Field(default=AUXILIARY_WEIGHT, ge=0)
-    """Weight of the loss that keeps the load of experts balanced; without experts it does nothing."""
+    """Weight of the loss that balances the load of experts; it has no effect without experts."""
 
     validations: Whole = Field(default=10, ge=1, le=1_000_000)
     """Points of the loss curve, evenly spaced over the steps; the last one is the end of the run."""
@@ -40,7 +40,7 @@ class ProxyRun:
     """Data, network and loss."""
 
     structure: LayerSpec
-    """Carried by every linear layer but the head, or by its experts."""
+    """The structure of every linear layer but the head, or of its experts."""
 
     width: int
     """Width of the network."""
@@ -58,12 +58,12 @@ class ProxyRun:
     """bfloat16 is autocast: products in bfloat16, weights and optimizer in float32."""
 
     device: str = "cpu"
-    """Where it is trained, in torch's words. Starts and data are equal everywhere, losses up to rounding."""
+    """The device, in torch's words. Starts and data are equal everywhere, losses up to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcome:
-    """Result of a finished run."""
+    """The result of a finished run."""
 
     loss: float
     """Validation loss at the end."""
@@ -75,14 +75,17 @@ class RunOutcome:
     """Trainable numbers, embeddings and head included."""
 
     train_flops: float
-    """Training FLOPs spent, without embeddings and head; at most the budget, short of it by less than a step."""
+    """Training FLOPs spent, without embeddings and head; less than a step below the budget."""
 
     total_flops: float
-    """Training FLOPs spent, with embeddings and head. Validation is in neither."""
+    """Training FLOPs spent, with embeddings and head; validation is not counted."""
 
     executed_flops: float
-    """`total_flops` as this machine carried them out: more where factors are multiplied with each other in every step, or
-    intermediates are computed twice. Counted by torch in the first step; attention by the network's own formula."""
+    """`total_flops` as this machine executed them.
+
+    They are more if factors are multiplied with each other in every step, or intermediates are computed twice. torch
+    counts them in the first step; attention is counted by the network's own formula.
+    """
 
     steps: int
     """Optimizer updates."""
@@ -91,7 +94,7 @@ class RunOutcome:
     """Base learning rate that was used."""
 
     elapsed_s: float
-    """Wall time, validation included, reading or labelling the data not; of a pack, its time over the number of its runs."""
+    """Wall time with validation, without reading or labelling data; in a pack, its time divided by the number of runs."""
 
     routing: tuple[RoutingStatistics, ...] = ()
-    """What the routers did with the held-out data at the end; empty without experts."""
+    """The routers' statistics for the held-out data at the end; empty without experts."""

@@ -1,4 +1,4 @@
-"""The state of a proxy run on disk, from which it goes on as if nothing had happened.
+"""The state of a proxy run on disk, from which it continues exactly.
 
 FOLDER/step-00000100/state.safetensors   all tensors of the state
                      state.json          everything else, and whose state it is (`training.sealed`)
@@ -24,7 +24,7 @@ _TENSOR, _TUPLE, _PAIRS = "tensor", "tuple", "pairs"
 
 
 def save_run_state(folder: Path, whose: str, step: int, state: Mapping[str, Any]) -> None:
-    """Write the state of a run next to the earlier one.
+    """Write the state of a run next to its earlier one.
 
     Args:
         folder: of this run alone.
@@ -33,7 +33,7 @@ def save_run_state(folder: Path, whose: str, step: int, state: Mapping[str, Any]
         state: tensors, plain values, and lists, tuples and dicts of them.
 
     Raises:
-        OutputError: the disk is full or refuses; the earlier state is untouched.
+        OutputError: the disk is full or cannot be written; the earlier state is untouched.
     """
     tensors: Tensors = {}
     content = {"format": FORMAT, "program": _program(), "whose": whose, "state": _packed(state, tensors)}
@@ -41,11 +41,11 @@ def save_run_state(folder: Path, whose: str, step: int, state: Mapping[str, Any]
 
 
 def read_run_state(folder: Path, whose: str, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest whole state of a run; None if it has to begin at its first step.
+    """The newest whole state of a run; None if it has to start from its first step.
 
     Args:
         folder: of this run alone.
-        whose: as it was saved.
+        whose: the text with which the state was saved.
         warn: called with a line if there are states and the newest cannot be used.
     """
     problems, found = [], None
@@ -72,12 +72,12 @@ def _read(path: Path, whose: str) -> dict[str, Any]:
 
 
 def _program() -> str:
-    """What has to be the same for a run to go on as it would have."""
+    """The versions that must be the same for a run to continue exactly."""
     return f"einsearch {__version__} with torch {torch.__version__}"
 
 
 def _packed(value: Any, tensors: Tensors) -> Any:
-    """The value as JSON; its tensors go to `tensors`."""
+    """The value as JSON; its tensors are added to `tensors`."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()

@@ -1,4 +1,4 @@
-"""Trainers: all that runs in progress consist of, one run by its layers' own passes or several as a program."""
+"""Trainers hold runs in progress: one run by its layers' own passes, or several as a program."""
 
 # Axes in this file: R runs, P parameters of a run.
 
@@ -36,8 +36,8 @@ _UNWATCHED: Final = nullcontext()
 class Trainer(ABC):
     """Runs of one task, structure, width and budget in progress; they differ in seed and learning rate.
 
-    All that a step of a run depends on is in `run_state`: a trainer goes on from it as this one would, whatever other
-    runs train with it.
+    `run_state` contains everything that a step of a run depends on. Another trainer continues from it exactly, whatever
+    other runs train with it.
     """
 
     def __init__(self, runs: Sequence[ProxyRun]) -> None:
@@ -60,29 +60,29 @@ class Trainer(ABC):
         """Batches with the runs as first axis."""
         self.held_out = tuple(Batch(*(tensor.to(self.device) for tensor in batch)) for batch in self.task.validation())
         self.done = 0
-        """Steps taken."""
+        """Number of steps taken."""
 
     @abstractmethod
     def advance(self) -> Tensor:
-        """One optimizer update of every run; gives the training losses before it, for which nothing has waited yet."""
+        """One optimizer update of every run; returns the training losses before it, without waiting for them."""
 
     def step(self) -> list[float]:
-        """One optimizer update of every run; gives the training losses before it."""
+        """One optimizer update of every run; returns the training losses before it."""
         losses: list[float] = self.advance().tolist()
         return losses
 
     @abstractmethod
     def validate(self, number: int) -> float:
-        """Mean loss of a run over the held-out batches."""
+        """The mean loss of a run over the held-out batches."""
 
     @abstractmethod
     def stop(self, number: int) -> None:
-        """Let a run take no more steps; its losses mean nothing from then on."""
+        """Stop a run: it takes no more steps, and its losses mean nothing from then on."""
 
     @property
     @abstractmethod
     def executed_flops(self) -> int:
-        """FLOPs of a step of one run as this machine carries them out."""
+        """FLOPs of a step of one run as this machine executes them."""
 
     @abstractmethod
     def _update_state(self, number: int) -> dict[str, Any]: ...
@@ -91,20 +91,20 @@ class Trainer(ABC):
     def _load_update_state(self, number: int, state: Mapping[str, Any]) -> None: ...
 
     def routing(self) -> tuple[RoutingStatistics, ...]:
-        """What the routers did with the latest batch; empty without experts."""
+        """The routers' statistics for the latest batch; empty without experts."""
         return ()
 
     def run_state(self, number: int) -> dict[str, Any]:
-        """Parameters, moments and the number of steps of a run; tensors are not copied."""
+        """Parameters, moments and number of steps of a run; tensors are not copied."""
         return {"done": self.done, "kind": type(self).__name__, **self._update_state(number)}
 
     def takes(self, state: Mapping[str, Any]) -> bool:
-        """Whether the trainer can go on from a state: not from one of the other kind, which another device may choose."""
+        """Whether the trainer can continue from a state; each kind of trainer writes and reads its own."""
         own = type(self).__name__
         return bool(state.get("kind", own) == own)
 
     def load_run_states(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from states of all runs after equally many steps; a trainer that has taken no step yet is needed."""
+        """Continue from states of all runs after the same number of steps; only before this trainer's first step."""
         [done] = {state["done"] for state in states}
         for number, state in enumerate(states):
             self._load_update_state(number, state)
@@ -114,7 +114,7 @@ class Trainer(ABC):
 
     @property
     def most_unread(self) -> int:
-        """Steps whose losses may be looked at together: a GPU runs ahead of this process, which waits for it now and then."""
+        """The most steps whose losses may stay unread: a GPU runs ahead of this process, which must wait now and then."""
         return 1 if self.device.type == "cpu" else 50
 
     def _fraction(self) -> float:
@@ -129,7 +129,7 @@ class Trainer(ABC):
         )
 
     def _with_attention(self, products: int) -> int:
-        """Torch's counter misses attention on a CPU; the network's own formula has it."""
+        """FLOPs with attention by the network's own formula, as torch's counter misses attention on a CPU."""
         return products + self.models[0].training_flops_per_token().attention * self.task.tokens_per_batch
 
     def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
@@ -146,7 +146,7 @@ class Trainer(ABC):
 
 
 class SingleTrainer(Trainer):
-    """One run of any network and optimizer, by the passes that its layers choose for themselves."""
+    """One run of any network and optimizer, by the passes that its layers choose themselves."""
 
     def __init__(self, run: ProxyRun) -> None:
         super().__init__([run])
@@ -192,15 +192,15 @@ class SingleTrainer(Trainer):
         return loss.detach()
 
     def validate(self, number: int) -> float:  # noqa: ARG002
-        """Mean loss over the held-out batches; `auxiliary` then knows what the routers did with them."""
+        """Mean loss over the held-out batches; `auxiliary` then holds the routers' statistics."""
         with self.auxiliary:
             return self._held_out_loss(self.model)
 
     def stop(self, number: int) -> None:
-        """Nothing goes on after the only run."""
+        """Do nothing: the only run has ended."""
 
     def routing(self) -> tuple[RoutingStatistics, ...]:
-        """What the routers did with the latest batch."""
+        """The routers' statistics for the latest batch."""
         return self.auxiliary.statistics()
 
     @property
@@ -224,10 +224,10 @@ class SingleTrainer(Trainer):
 class PackTrainer(Trainer):
     """Runs that one program trains at once, each with its own data, clipping, learning rates and end.
 
-    A run's losses do not depend on the pack that it is in: a single one is a pack of one.
+    A run's losses do not depend on its pack; a single run is a pack of one.
 
     Raises:
-        NotAProgramError: the task's loss cannot be written down as a program.
+        NotAProgramError: the task's loss cannot be recorded as a program.
     """
 
     def __init__(self, runs: Sequence[ProxyRun]) -> None:
@@ -238,7 +238,7 @@ class PackTrainer(Trainer):
         del self.models[1:]
         fix_routes(self.models[0])
         update = find_optimizer(self.settings.name).flat_steps(self._layout, values_RP, options, self.settings)
-        assert update is not None  # `trains_as_program`
+        assert update is not None  # see `trains_as_program`
         self._update = update
         first = runs[0]
         example = next(self.task.joint_batches([run.seed for run in runs], self.device))
@@ -272,12 +272,12 @@ class PackTrainer(Trainer):
         return losses_R
 
     def validate(self, number: int) -> float:
-        """Mean loss of a run over the held-out batches, by the network's own passes."""
+        """The mean loss of a run over the held-out batches, by the network's own passes."""
         self._layout.show_(self._update.values_RP[number], self.models[0])
         return self._held_out_loss(self.models[0])
 
     def stop(self, number: int) -> None:
-        """Step a run no more, on a CPU; it is still computed, as another program would have to be written."""
+        """Stop updating a run, on a CPU; it is still computed, as leaving it out needs another program."""
         self._update.stop(number)
 
     @property

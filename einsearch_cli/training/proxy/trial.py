@@ -1,4 +1,4 @@
-"""One training run of a study: what is asked for, and what came out."""
+"""`Trial` and `TrialResult`: one training run of a study and its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from einsearch_cli.structures.record import Record
 
 Status = Literal["ok", "diverged", "failed"]
 Stage = Literal["explore", "rates", "pilot", "main", "confirmation"]
-"""Why a run is made: to find candidates, learning rates or best widths, to measure there, or to measure the best once more."""
+"""The purpose of a run: to find candidates, learning rates or best widths, to measure, or to confirm the best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +22,21 @@ class Trial(Record):
     width: int
     seed: int
     rung: int
-    """0 is the cheapest rung."""
+    """Number of the rung; 0 is the cheapest."""
     budget_flops: float
-    """FLOPs of forward and backward passes, embeddings and head left out."""
+    """FLOPs of forward and backward passes, without embeddings and head."""
     balanced: bool = True
-    """False for an ablation: experts without the loss that keeps their load balanced. It is never ranked."""
+    """False for an ablation, which trains experts without the loss that balances their load. It is never ranked."""
     stage: Stage = "main"
     rate: float = 1.0
-    """Learning rate in multiples of the study's base rate."""
+    """The learning rate in multiples of the study's base rate."""
 
     @property
     def key(self) -> str:
-        """Equal for trials that train the same; the study runs each key once.
+        """A text that is equal for trials that train the same; the study runs each key once.
 
-        Neither rung nor stage is in it: they say what a run is for, and another plan may use it otherwise.
+        It contains neither rung nor stage: they are the purpose of a run, and another plan may use the run for another
+        purpose.
         """
         rate = "" if self.rate == 1 else f"|rate={self.rate:.9g}"
         balance = "" if self.balanced else "|unbalanced"
@@ -43,13 +44,13 @@ class Trial(Record):
 
     @property
     def pack_key(self) -> Hashable:
-        """Equal for trials that can train at once, as they differ in seed and learning rate alone."""
+        """A value that is equal for trials that can train at once, because only seed and learning rate differ."""
         return self.structure, self.width, self.budget_flops, self.balanced
 
 
 @dataclass(frozen=True, slots=True)
 class TrialResult(Record):
-    """What a trial ended with.
+    """The result of a trial.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> trial = Trial(parse_structure("dense"), width=64, seed=0, rung=0, budget_flops=1e9)
@@ -64,24 +65,24 @@ class TrialResult(Record):
     """Held-out loss at the end of the run; None unless the status is ok."""
     params: int
     train_flops: float
-    """Training FLOPs spent, embeddings and head left out."""
+    """Training FLOPs spent, without embeddings and head."""
     total_flops: float
-    """Training FLOPs spent, embeddings and head included."""
+    """Training FLOPs spent, with embeddings and head."""
     steps: int
     elapsed_s: float
     curve: tuple[tuple[float, float], ...]
-    """Training FLOPs so far and held-out loss."""
+    """Pairs of training FLOPs so far and held-out loss."""
     error: str | None = None
     executed_flops: float | None = None
-    """`total_flops` as the machine carried them out, which may be more; None where they were not counted."""
+    """`total_flops` as the machine executed them, which may be more; None if they were not counted."""
     routing: tuple[RoutingStatistics, ...] = ()
-    """What the routers did with the held-out data at the end of the run; empty without experts."""
+    """The routers' statistics for the held-out data at the end of the run; empty without experts."""
     tokens: float | None = None
-    """Tokens, or samples, trained on; None where the run has no loss."""
+    """Tokens, or samples, trained on; None if the run has no loss."""
     learning_rate: float | None = None
-    """Base learning rate of the run; None where it has no loss."""
+    """Base learning rate of the run; None if it has no loss."""
     trained_as: LayerSpec | None = None
-    """The structure whose run this is, where both are one network at this width; None for a run of its own."""
+    """The structure whose run this is, if both are one network at this width; None for a run of its own."""
 
 
 def failed_result(trial: Trial, status: Status, error: str, elapsed_s: float) -> TrialResult:

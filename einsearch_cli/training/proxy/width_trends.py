@@ -1,4 +1,4 @@
-"""What a coordinate check measured, and how it changes while networks become wider."""
+"""The measurements of a coordinate check, and how they change as networks become wider."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Final
 from einsearch_cli.structures import LayerSpec, parse_layer, short_name
 
 HEALTHY_SLOPE: Final = 0.25
-"""Exponents of the width within ± this are healthy: with rules for the width that do not fit, they are ±1/2 or ±1."""
+"""Exponents of the width within ± this value are healthy; with rules that do not fit, they are ±1/2 or ±1."""
 WARNED_SLOPE: Final = 0.5
-"""Beyond ± this a learning rate is not expected to carry over."""
+"""Beyond ± this value, a learning rate is not expected to carry over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +28,19 @@ class LayerCoordinates:
     """Root mean square of the change of outputs after 1 and 10 steps at the full learning rate, without warm-up."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the structure in its text notation; `from_json` reads them back."""
+        """Plain values, with the structure as text; `from_json` reads them back."""
         plain = {"structure": str(self.structure), "width": self.width, "layer": self.layer, "start": self.start}
         return {**plain, "changes": list(self.changes)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> LayerCoordinates:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(parse_layer(row["structure"]), row["width"], row["layer"], row["start"], tuple(row["changes"]))
 
 
 @dataclass(frozen=True, slots=True)
 class WidthTrend:
-    """How the outputs of one layer change while the network becomes wider: exponents of the width, 0 is ideal."""
+    """How the outputs of one layer change as the network becomes wider, as exponents of the width; 0 is ideal."""
 
     structure: LayerSpec
     layer: str
@@ -49,12 +49,12 @@ class WidthTrend:
     change: float
     """rms of the change after the last step, at the widest network."""
     start_slope: float | None
-    """None where an output starts at zero, as that of the head does."""
+    """Exponent of the rms at the start; None if an output starts at zero, as that of the head does."""
     change_slope: float | None
 
     @property
     def worst(self) -> float:
-        """The slope that is furthest from 0."""
+        """The slope that is farthest from 0."""
         return max(
             (slope for slope in (self.start_slope, self.change_slope) if slope is not None), key=abs, default=0.0
         )
@@ -94,7 +94,7 @@ def _slope(points: list[tuple[int, float]]) -> float | None:
 
 
 def worst_trends(found: Iterable[LayerCoordinates]) -> dict[LayerSpec, WidthTrend]:
-    """The layer of each structure whose outputs change most with the width."""
+    """For each structure, the layer whose outputs change most with the width."""
     worst: dict[LayerSpec, WidthTrend] = {}
     for trend in width_trends(found):
         if trend.structure not in worst or abs(trend.worst) > abs(worst[trend.structure].worst):
@@ -103,7 +103,7 @@ def worst_trends(found: Iterable[LayerCoordinates]) -> dict[LayerSpec, WidthTren
 
 
 def trend_warnings(found: Iterable[LayerCoordinates]) -> tuple[str, ...]:
-    """The structures whose learning rate is not expected to carry over to other widths, one sentence each."""
+    """One sentence for every structure whose learning rate is not expected to carry over to other widths."""
     return tuple(
         f"{short_name(structure)}: outputs of {trend.layer} go as width^{trend.worst:+.2f} in the coordinate check: "
         "its learning rate may not carry over to other widths"
