@@ -1,1 +1,1 @@
-"""Many runs: the study and its stages, the database that remembers them, and the engine that runs them."""
+"""Studies of many runs: their stages, the database that records them, and the engines that run them."""

@@ -1,4 +1,4 @@
-"""A bound on an exponent, as settings have it."""
+"""A bound on an exponent, as settings give it."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ def _check_bound(text: str) -> str:
 
 
 Bound = Annotated[str, BeforeValidator(_bound_text), AfterValidator(_check_bound)]
-"""A bound on an exponent, taken exactly: 0.33 is 33/100."""
+"""A bound on an exponent, read exactly: 0.33 is 33/100."""

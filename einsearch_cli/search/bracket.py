@@ -1,7 +1,7 @@
-"""Which points of a row to measure next, until the lowest one has a neighbour on both sides.
+"""Choose which points of a row to measure next, until the lowest one has a neighbour on both sides.
 
-The search for a learning rate and for a width are the same: points have whole numbers, a measurement is a loss (infinite
-where a run has none), and more points are asked for only beyond an end where the best one lies.
+Learning rates and widths are searched alike. Points are whole numbers, and a measurement is a loss (infinite if a run
+has none). More points are requested only beyond an end at which the best one lies.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 Neighbour = Callable[[int, int], int | None]
-"""(point, step) -> the point `step` steps up, or down if negative; None where there is none."""
+"""A function (point, step) that returns the point `step` steps up, or down if negative; None if there is none."""
 
 MOST_POINTS: Final = 16
-"""Points measured in one search; a row that needs more has no minimum worth finding."""
+"""The most points measured in one search; a row that needs more has no useful minimum."""
 
 
 def next_points(values: Mapping[int, float], neighbour: Neighbour, *, leaps: bool = False) -> list[int]:
-    """Points to measure next; none when the best one has both neighbours, or there are no more.
+    """Points to measure next; empty if the best one has both neighbours, or there are no more.
 
-    Where every value is infinite, the lowest point's lower neighbour is tried: lower rates and narrower networks
+    If every value is infinite, the lower neighbour of the lowest point is tried: lower rates and narrower networks
     diverge less.
 
     Args:
-        values: what was measured.
-        neighbour: where the row ends, and which of its points are missing.
-        leaps: go further and further beyond an end where the best point stays, and fill in afterwards.
+        values: the measurements by point.
+        neighbour: gives the neighbours of a point; it knows the ends of the row and its gaps.
+        leaps: take ever longer steps beyond an end while the best point stays there, and fill the gaps afterwards.
 
     >>> line = lambda point, step: point + step
     >>> next_points({-1: 3.0, 0: 2.0, 1: 1.0}, line)
@@ -50,13 +50,13 @@ def next_points(values: Mapping[int, float], neighbour: Neighbour, *, leaps: boo
 
 
 def best_point(values: Mapping[int, float]) -> int | None:
-    """The point with the lowest value, the lower point on a tie; None where no value is finite."""
+    """The point with the lowest value, the lower point in a tie; None if no value is finite."""
     finite = [point for point, value in values.items() if math.isfinite(value)]
     return min(finite, key=lambda point: (values[point], point), default=None)
 
 
 def _stride(measured: int) -> int:
-    """1 for the first two extensions of a row of three points, as a guess is rarely far off; then 2 and 4."""
+    """The step of an extension: 1 for the first two, as a guess is rarely far off; then 2 and 4."""
     return 1 if measured < 5 else 2 if measured == 5 else 4
 
 

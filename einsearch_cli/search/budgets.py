@@ -1,4 +1,4 @@
-"""Whether a study's budget pays for its runs: arithmetic, before data are prepared or torch is loaded."""
+"""Check whether a study's budget pays for its runs: arithmetic, before data are prepared or torch is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from einsearch_cli.training.proxy.run_settings import ProxyRun
 
 
 def width_grid(spec: StudySpec, task: AnyTask) -> WidthGrid:
-    """The widths of a study: those that were given, or the grid that is searched."""
+    """The widths of a study: the given ones, or the grid that is searched."""
     return WidthGrid(task, spec.optimizer, None if spec.widths is None else tuple(spec.widths))
 
 
@@ -25,7 +25,7 @@ def check_budgets(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTas
 
     Raises:
         SpecError: if the budget of the first rung pays for too few steps of some run.
-        SizeError: if a structure does not fit a width, or any, or a network cannot be allocated.
+        SizeError: if a structure does not fit a given width or any width, or a network cannot be allocated.
     """
     grid, budget = width_grid(spec, task), rung_budgets(spec.budget_flops, spec.halving)[0]
     for structure in (*candidates, *spec.controls_of(candidates)):
@@ -35,7 +35,7 @@ def check_budgets(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTas
 
 
 def _needed_widths(grid: WidthGrid, structure: LayerSpec, budget_flops: float) -> tuple[int, ...]:
-    """The given widths; of the grid none where some width fits, else the one that comes nearest to fitting."""
+    """The widths that must fit: the given ones, or none of a grid if some width fits, else the one that nearly fits."""
     if grid.fixed is not None:
         return grid.fixed
     number = grid.guess(structure, budget_flops)
@@ -47,7 +47,7 @@ def _needed_widths(grid: WidthGrid, structure: LayerSpec, budget_flops: float) -
 
 
 def first_runs(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, device: str = "cpu") -> list[ProxyRun]:
-    """One run of the cheapest rung for every structure and width, as far as these are known at the start."""
+    """One run of the cheapest rung for every structure and width that are known at the start."""
     grid, budgets = width_grid(spec, task), rung_budgets(spec.budget_flops, spec.halving)
 
     def expected(structure: LayerSpec) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Controls: what a candidate has to beat before its gain can be credited to its idea."""
+"""Controls: structures that a candidate has to beat before its gain can be credited to its idea."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from einsearch_cli.taxonomy import taxonomy_of
 
 
 def controls_of(candidate: LayerSpec) -> tuple[LayerSpec, ...]:
-    """The candidate without its experts, and what is left without bonds.
+    """The candidate without its experts, and the candidate without its bonds.
 
-    Without its bonds a structure has to keep its factors and a rank that grows with the width: low-rank has no such
-    control. Whole networks as experts have dense, which every study trains.
+    Without its bonds, a structure has to keep its factors and a rank that grows with the width, so low-rank has no such
+    control. The control of whole networks as experts is dense, which every study trains.
 
     >>> from einsearch_cli.structures import parse_layer, short_name
     >>> texts = ("btt-moe:experts=8,top=2", "btt:r=4", "tt:r=2", "low-rank", "monarch", "ffn-moe:experts=8,top=2")
@@ -27,7 +27,7 @@ def controls_of(candidate: LayerSpec) -> tuple[LayerSpec, ...]:
 
 
 def with_controls(candidates: Iterable[LayerSpec]) -> dict[LayerSpec, tuple[LayerSpec, ...]]:
-    """Each control that is not a candidate itself, and the candidates that it belongs to."""
+    """Each control that is not a candidate itself, with the candidates to which it belongs."""
     listed = list(candidates)
     found: dict[LayerSpec, tuple[LayerSpec, ...]] = {}
     for candidate in listed:

@@ -1,4 +1,4 @@
-"""The coordinate check of the structures of a study, after its runs."""
+"""The coordinate check of a study's structures, made after its runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOTE = "coordinates"
 
 
 def checked_trials(results: Iterable[TrialResult]) -> list[Trial]:
-    """A finished run of each structure at the narrowest, the middle and the widest width that its highest rung tried."""
+    """A finished run of each structure at the narrowest, the middle and the widest width of its highest rung."""
     found: dict[LayerSpec, dict[int, dict[int, Trial]]] = {}
     for result in results:
         if result.status == "ok":
@@ -36,7 +36,7 @@ def checked_trials(results: Iterable[TrialResult]) -> list[Trial]:
 def check_coordinates(
     store: StudyStore, results: Iterable[TrialResult], task: AnyTask, spec: StudySpec, device: str = "cpu"
 ) -> tuple[LayerCoordinates, ...]:
-    """Root mean squares of all layers of the networks that were ranked, each at its learning rate; known ones are kept.
+    """Root mean squares of all layers of the ranked networks, each at its learning rate; known results are reused.
 
     A network that diverges without a warm-up is left out.
     """

@@ -13,11 +13,11 @@ OPTION = "--engine-option"
 
 
 class EngineOptions(Settings):
-    """Base of the options of an engine; each field is one."""
+    """Base class of the options of an engine; each field is an option."""
 
 
 def split_words(words: Sequence[str]) -> dict[str, str]:
-    """Options as they were typed, by key; a key given twice has its last value.
+    """Options as they were typed, by key; if a key is given twice, the last value counts.
 
     Raises:
         SpecError: a word without a key, `=` or a value.
@@ -35,7 +35,9 @@ def split_words(words: Sequence[str]) -> dict[str, str]:
 
 
 def read_options(engine: str, kind: type[EngineOptions] | None, words: Mapping[str, str]) -> EngineOptions:
-    """The options of an engine, each from text: numbers, true and false are read as in YAML, texts as they are.
+    """Read the options of an engine from text.
+
+    Numbers, true and false are read as in YAML; other text is taken literally.
 
     Args:
         engine: its name, for messages.
@@ -77,7 +79,7 @@ def read_options(engine: str, kind: type[EngineOptions] | None, words: Mapping[s
 
 
 def _takes_numbers(annotation: Any) -> bool:
-    """Whether a type is, or has among its alternatives, a number or a truth value.
+    """Whether a type is a number or a truth value, or has one among its alternatives.
 
     >>> _takes_numbers(int | None), _takes_numbers(str | None)
     (True, False)

@@ -1,4 +1,4 @@
-"""Candidates that become the same network at a width, such as thirds and quarters of 64; they are trained once."""
+"""Candidates that become the same network at a width, such as thirds and quarters of 64, which are trained once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
 
-if TYPE_CHECKING:  # a study's folder is looked at before torch is loaded
+if TYPE_CHECKING:  # a study's folder is checked before torch is loaded
     from torch import nn
 
     from einsearch_cli.models import StructuredNetwork
 
 
 class EqualNetworks:
-    """Which structures are one network at which width; networks are looked at when they are asked for.
+    """Finds which structures are one network at which width; networks are built when they are needed.
 
     Args:
-        key_of: equal for (structure, width) whose networks are the same.
+        key_of: a function of (structure, width) with equal values for equal networks.
     """
 
     def __init__(self, key_of: Callable[[LayerSpec, int], Hashable]) -> None:
@@ -48,13 +48,13 @@ class EqualNetworks:
         return cls(key_of)
 
     def key(self, structure: LayerSpec, width: int) -> Hashable:
-        """Equal where structures are the same network at this width."""
+        """A key that is equal for structures with the same network at this width."""
         if (structure, width) not in self._keys:
             self._keys[structure, width] = self._key_of(structure, width)
         return self._keys[structure, width]
 
     def groups(self, structures: Iterable[LayerSpec], widths: Sequence[int]) -> list[tuple[int, tuple[LayerSpec, ...]]]:
-        """(width, structures that are one network there) wherever there are at least two, narrow widths first."""
+        """Pairs (width, structures that are one network there) of at least two structures, narrow widths first."""
         found: dict[tuple[int, Hashable], list[LayerSpec]] = {}
         for structure in structures:
             for width in widths:
@@ -63,12 +63,12 @@ class EqualNetworks:
         return sorted(several, key=lambda group: group[0])
 
     def distinct(self, structures: Iterable[LayerSpec], width: int) -> int:
-        """Number of different networks at a width."""
+        """The number of different networks at a width."""
         return len({self.key(structure, width) for structure in structures})
 
 
 def _network_key(model: StructuredNetwork) -> Hashable:
-    """Equal for networks of one task and width that have the same layers under the same names."""
+    """A key that is equal for networks of one task and width with the same layers under the same names."""
     return tuple((name, _layer_key(layer)) for name, layer in model.structured_layers().items())
 
 
@@ -83,9 +83,9 @@ def _layer_key(layer: nn.Module) -> Hashable:
 
 
 def _matrix_key(sized: SizedStructure, plan: Plan) -> Hashable:
-    """What a layer computes: its sizes and orders, with factors named by the order in which they meet the input.
+    """A key of what a layer computes: sizes and orders, with factors named by the order in which they meet the input.
 
-    The start and the learning rates of a factor follow from these sizes, whatever exponents they were chosen for.
+    The start and the learning rates of a factor follow from these sizes, whatever exponents they came from.
     """
     names = {step.factor: chr(ord("A") + number) for number, step in enumerate(plan.steps)}
 

@@ -1,4 +1,4 @@
-"""What a study will cost, said before it starts."""
+"""The estimate of a study's cost, shown before it starts."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
 
-if TYPE_CHECKING:  # how long loading torch takes is measured here
+if TYPE_CHECKING:  # the time for loading torch is measured here
     from einsearch_cli.training import ProxyRun, RunSpeed
 
 LOADING_S: Final = 3.0
-"""Seconds in which a worker loads torch, where this process cannot tell, as it has loaded it before."""
+"""Assumed seconds in which a worker loads torch, if this process cannot tell because it has loaded it before."""
 
 _PROBED_PACK: Final = 3
-"""Runs of the pack that is timed, at most; larger ones follow from it and from a run alone."""
+"""Most runs of the pack that is timed; larger packs follow from it and from a single run."""
 
 MOST_PROBING_S: Final = 10.0
-"""Probing stops after this long; the rest is taken to run at the mean speed of what was probed."""
+"""Seconds after which probing stops; the other runs are assumed to have the mean speed of those probed."""
 _LEAST_PROBING_S: Final = 2.0
 _PROBING_SHARE: Final = 0.02
-"""Share of the expected time of a study that its estimate may take: a short study does not wait long."""
+"""Share of a study's expected time that its estimate may take, so that a short study does not wait long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class StudyEstimate:
 
     stages: tuple[StageEstimate, ...]
     networks: EqualNetworks
-    """Which candidates are one network, and so trained once."""
+    """Which candidates are one network, and so are trained once."""
     equal: tuple[tuple[int, tuple[LayerSpec, ...]], ...]
-    """(width, candidates that are one network there), as far as widths are known at the start."""
+    """Pairs (width, candidates that are one network there), for widths that are known at the start."""
     start_up_s: float
-    """Until the engine's workers are there."""
+    """Seconds until the engine's workers are ready."""
 
     @property
     def runs(self) -> int:
@@ -68,7 +68,7 @@ class StudyEstimate:
 
     @property
     def seconds(self) -> float:
-        """Wall time, with the start of the workers."""
+        """Wall time, including the start of the workers."""
         return self.start_up_s + sum(stage.seconds for stage in self.stages)
 
     @property
@@ -90,7 +90,7 @@ def _known(seconds: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class StudyTiming:
-    """What was timed for a study: its plan is priced by it at any budget."""
+    """The timings of a study, by which its plan is priced at any budget."""
 
     networks: EqualNetworks
     speeds: tuple[RunSpeed, ...]
@@ -98,10 +98,10 @@ class StudyTiming:
     start_up_s: float
     workers: int
     pack: int = 1
-    """Runs that a worker trains at once, at most."""
+    """The most runs that a worker trains at once."""
 
     def estimate(self, spec: StudySpec, candidates: Sequence[LayerSpec]) -> StudyEstimate:
-        """The plan with its cost; every run of a budget takes the mean time of those that were timed."""
+        """The plan with its cost; every run of a budget takes the mean time of the timed runs."""
 
         def seconds(stage: PlannedStage) -> float:
             if not self.speeds:
@@ -118,9 +118,9 @@ class StudyTiming:
 
 
 def time_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, engine: Engine) -> StudyTiming:
-    """Prepare the data and time a few steps of some runs: for 2% of the study's time, at least 2 and at most 10 seconds.
+    """Prepare the data and time a few steps of some runs: for 2% of the study's time, 2 to 10 seconds.
 
-    Budgets have been checked before (`check_budgets`).
+    `check_budgets` has to be called before.
     """
     start_up_s = engine.start_up_s(_loading_seconds())
     task.prepare()
@@ -137,7 +137,7 @@ def time_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, 
 
 
 def _loading_seconds() -> float:
-    """How long this process takes to load what a worker loads, unless it has done so before."""
+    """The time in which this process loads what a worker loads, unless it has loaded it before."""
     is_loaded = "torch" in sys.modules
     started_s = time.perf_counter()
     import einsearch_cli.training.proxy.run  # noqa: F401
@@ -146,18 +146,18 @@ def _loading_seconds() -> float:
 
 
 def _probed(runs: Sequence[ProxyRun], pack: int) -> Iterator[RunSpeed]:
-    """Speeds of the runs, in an order in which any first few of them are spread over structures and widths."""
+    """Speeds of the runs, in an order in which the first few are spread over structures and widths."""
     from einsearch_cli.training.proxy.run import probe
 
     stride = next(number for number in range(round(0.618 * len(runs)), 0, -1) if math.gcd(number, len(runs)) == 1)
     for place in range(len(runs)):
-        with suppress(DivergedError), one_thread():  # it will be reported when the run itself diverges
+        with suppress(DivergedError), one_thread():  # reported when the run itself diverges
             yield probe(runs[place * stride % len(runs)], pack=min(pack, _PROBED_PACK))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Workers have one thread each, so a probe must not use more."""
+    """Limit torch to one thread, as workers have one thread each."""
     import torch
 
     before = torch.get_num_threads()

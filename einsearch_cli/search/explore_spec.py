@@ -1,4 +1,4 @@
-"""What a study asks of a search in the continuous space."""
+"""Settings of a search in the continuous space of structures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from einsearch_cli.taxonomy import Bounds
 
 SAMPLERS: Final = ("tpe", "cma-es", "random")
 NAMED: Final = ("monarch", "btt:r=d^1/4", "tt:r=d^1/4", "kronecker", "low-rank")
-"""Families that a search begins with where a study names no candidates."""
+"""Families with which a search begins if a study names no candidates."""
 EXPLORING_SEED: Final = 2000
-"""First seed of the runs that only search; no seed of a ranking or a confirmation reaches it."""
+"""First seed of the runs that only search; seeds of rankings and confirmations stay below it."""
 LEAST_RUNS: Final = 10
 
 
@@ -32,13 +32,13 @@ class ExploreSpec(Settings):
     factors: Whole = Field(default=2, ge=1, le=4)
     """Largest number of factors."""
     runs: Whole = Field(default=60, ge=LEAST_RUNS, le=100_000)
-    """Runs of the cheapest rung that the search may take, those that repeat the best with other seeds included."""
+    """Runs of the cheapest rung that the search may take, including repetitions of the best with other seeds."""
     sampler: Annotated[str, AfterValidator(_check_sampler)] = "tpe"
-    """Who proposes exponents: tpe, cma-es or random, of Optuna."""
+    """The sampler that proposes exponents: tpe, cma-es or random, from Optuna."""
     finalists: Whole = Field(default=3, ge=1, le=50)
-    """How many of the best structures found are ranked with the others."""
+    """Number of the best structures found that are ranked with the others."""
     batch: Whole = Field(default=4, ge=1, le=1000)
-    """Structures that are proposed at once, so that workers train them side by side."""
+    """Structures that are proposed at once, so that workers train them in parallel."""
     min_psi: Bound = "1"
     """Smallest rank exponent ψ."""
     max_omega: Bound = "0"

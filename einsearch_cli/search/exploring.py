@@ -1,7 +1,7 @@
-"""The search for candidates: many structures, one short run each, then the best once more with other seeds.
+"""The search for candidates: many structures with one short run each, then the best again with other seeds.
 
-It comes before the ranking of a study and runs on its cheapest rung, through the same stages, store and engine. Its runs
-have seeds of their own, so the ranking is not made from the runs that chose the candidates.
+The search comes before the ranking of a study and runs on its cheapest rung, through the same stages, store and engine.
+Its runs have separate seeds, so the runs that chose the candidates are not part of the ranking.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:  # importing Optuna takes half a second
     import optuna
 
 MOST_KNOWN: Final = 60
-"""The search ends early when this many proposals in a row are networks that were trained before."""
+"""The number of proposals in a row that are known networks, after which the search ends early."""
 
 
 def explore(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, stages: Stages) -> Exploration:
-    """Search for structures that are worth ranking with the candidates; `spec.explore` says how.
+    """Search for structures worth ranking with the candidates, as `spec.explore` says.
 
     1. The first two candidates find their best width (and rate), which says how many FLOPs per token pay at this budget.
     2. Every other candidate, and then every proposal, is trained once at the width whose FLOPs come nearest to that.
@@ -44,18 +44,18 @@ def explore(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, sta
     3. The best get a second seed, the best half of them two more; the order after that is the result.
 
     Raises:
-        SpecError: no proposal is a network that was not known before.
+        SpecError: every proposal is a network that was known before.
     """
     return _Exploring(spec, candidates, task, stages).run()
 
 
 @dataclass
 class _Network:
-    """What is known of one network."""
+    """Results of one network."""
 
     structure: LayerSpec
     number: int
-    """Number of its width on the grid of widths."""
+    """Number of its width in the grid of widths."""
     log_losses: list[float] = field(default_factory=list)
     is_proposal: bool = False
 
@@ -68,11 +68,11 @@ class _Exploring:
         self.proposals = Proposals(spec.explore, spec.first_seed)
         self.networks: dict[Hashable, _Network] = {}
         self.anchors: list[tuple[float, float]] = []
-        """(ν, log of the FLOPs per token at the best width) of the structures whose width was searched."""
+        """Pairs (ν, log of the FLOPs per token at the best width) of the structures whose width was searched."""
         self.rate = 1.0
         self.repeated = 0
         self._trained: set[str] = set()
-        """Keys of the runs that this search took."""
+        """Keys of the runs of this search."""
 
     @property
     def seed(self) -> int:
@@ -80,7 +80,7 @@ class _Exploring:
 
     @property
     def left(self) -> int:
-        """Runs that may still be spent on structures that are new."""
+        """Runs that may still be spent on new structures."""
         return self.explore.runs - self.explore.repeats - len(self._trained)
 
     def run(self) -> Exploration:
@@ -122,7 +122,7 @@ class _Exploring:
         return Trial(structure, self.grid.width(number), seed, 0, self.budget, stage="explore", rate=rate)
 
     def _find_widths(self, structures: Sequence[LayerSpec]) -> None:
-        """Best widths, and rates there, of structures that the others are placed by."""
+        """Find the best widths, and the rates there, of the structures that serve as anchors for all others."""
         seed, budget = self.seed, self.budget
         found = self.stages.search(
             "explore", 0,
@@ -155,7 +155,7 @@ class _Exploring:
                 self._train([item])
 
     def _count(self) -> None:
-        """Count the runs that are new; what is a copy of another network's run cost nothing."""
+        """Count the new runs; a copy of another network's run costs nothing."""
         for trial, result in self.stages.results.items():
             if trial.stage == "explore" and result.trained_as is None:
                 self._trained.add(trial.key)
@@ -165,12 +165,12 @@ class _Exploring:
         return math.inf if flops is None else math.log(flops)
 
     def _wanted(self, structure: LayerSpec) -> float:
-        """Log FLOPs per token that pay for a structure, between those of the anchors by ν."""
+        """Log of the FLOPs per token that pay off for a structure, interpolated between those of the anchors by ν."""
         at = float(taxonomy_of(expert_of(structure)).nu)
         return float(np.interp(at, [nu for nu, _ in self.anchors], [flops for _, flops in self.anchors]))
 
     def _place(self, structure: LayerSpec, number: int | None = None) -> _Network | None:
-        """The network of a structure at the width that pays, known or new; None if it fits none."""
+        """The network of a structure at the width that pays off, known or new; None if it fits no width."""
         if number is None:
             fitting = self.grid.around(structure, self.grid.guess(structure, self.budget), self.budget)
             if not fitting:
@@ -181,7 +181,7 @@ class _Exploring:
         return self.networks.setdefault(key, _Network(structure, number))
 
     def _nearest(self, structure: LayerSpec, number: int) -> int:
-        """Step towards the width whose FLOPs per token are nearest to those wanted."""
+        """Step to the width whose FLOPs per token are nearest to the wanted ones."""
         wanted = self._wanted(structure)
         away = abs(self._log_flops(structure, number) - wanted)
         for step in (-1, 1):
@@ -213,7 +213,7 @@ class _Exploring:
             if item is None or item.log_losses:
                 self.proposals.tell(trial, math.inf if item is None else item.log_losses[0])
                 known += 1
-            else:  # reported when it has been trained
+            else:  # reported after its training
                 asked.append((trial, item))
                 known += id(item) in new
                 new[id(item)] = item
@@ -225,7 +225,7 @@ class _Exploring:
         return bool(new)
 
     def _repeat(self) -> list[_Network]:
-        """The networks that were found, best first; the best have been trained with more seeds."""
+        """The networks found, best first, after the best were trained with more seeds."""
         order = sorted((n for n in self.networks.values() if n.is_proposal), key=lambda item: item.log_losses[0])
         order = [item for item in order if math.isfinite(item.log_losses[0])]
         left = self.explore.runs - len(self._trained)

@@ -1,4 +1,4 @@
-"""Rungs of a study and who goes on to the next (successive halving)."""
+"""Rungs of a study, and which structures go on to the next one (successive halving)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from einsearch_cli.search.spec import HalvingSpec
 from einsearch_cli.structures import LayerSpec
 
 Controls = Mapping[LayerSpec, tuple[LayerSpec, ...]]
-"""Each control and the candidates that brought it."""
+"""Controls, each with the candidates that brought it."""
 
 
 def rung_budgets(budget_flops: float, halving: HalvingSpec) -> tuple[float, ...]:
@@ -22,7 +22,7 @@ def rung_budgets(budget_flops: float, halving: HalvingSpec) -> tuple[float, ...]
 
 
 def places(keep: float, others: int) -> int:
-    """How many of the other structures go on."""
+    """The number of the other structures that go on."""
     return math.ceil(keep * others)
 
 
@@ -35,12 +35,12 @@ def promoted(
 ) -> list[LayerSpec]:
     """The structures that go on: those that always do, the best share of the candidates, and controls.
 
-    A control goes on with any of its candidates, and on its own account where it is as good as the last candidate
-    that does. Ties keep the given order; a structure without a loss never goes on.
+    A control goes on with any of its candidates, and by itself if it is as good as the last candidate that goes on.
+    Ties keep the given order; a structure without a loss never goes on.
 
     Args:
         scores: loss of each structure, infinite if it has none.
-        structures: those of this rung.
+        structures: structures of this rung.
         keep: share of the candidates that goes on.
         always: the yardstick and the baselines.
         controls: not counted in the share.

@@ -1,4 +1,4 @@
-"""What makes the runs of a study comparable with others: a study of another identity is refused."""
+"""The identity of a study: everything on which the comparability of its runs depends."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.tasks import AnyTask
 
 FORMAT = 3
-"""Rises when the same trial gives another result or has another key: 3 since a key holds the budget and the rate."""
+"""Number of the format; it rises when a trial's result or key changes. Since 3, a key holds the budget and the rate."""
 
 
 def readable(spec: StudySpec, task: AnyTask) -> dict[str, Any]:
-    """What makes runs comparable, as plain values: for people who ask what differs between two studies."""
+    """The identity as plain values, for people who ask how two studies differ."""
     return {
         **_deciding(spec),
         "task_format": task.format,
@@ -24,13 +24,13 @@ def readable(spec: StudySpec, task: AnyTask) -> dict[str, Any]:
 
 
 def _deciding(spec: StudySpec) -> dict[str, Any]:
-    """The settings that decide what a trial gives, without those of the task."""
+    """The settings that determine the result of a trial, without those of the task."""
     settings = spec.model_dump(mode="json", include={"task", "optimizer"}) | {"format": FORMAT}
-    # Studies that were begun before there was a choice go on.
+    # Studies from before there was a choice keep their identity.
     return settings if spec.precision == "float32" else settings | {"precision": spec.precision}
 
 
 def fingerprint(spec: StudySpec, task: AnyTask) -> str:
-    """SHA-256 of everything that decides what a trial gives; which trials there are may change."""
+    """SHA-256 of everything that determines the result of a trial; the set of trials may change."""
     settings = {**_deciding(spec), "data": task.fingerprint()}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Trials on their way to a worker: jobs and packs, what they need, how they are trained, and what comes back."""
+"""Jobs and packs of trials for workers: what they need, how they are trained, and their results."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ PROGRESS_INTERVAL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class TrialSetup:
-    """What all trials of a study need, as plain values that can be written as JSON."""
+    """Everything that all trials of a study need, as plain values for JSON."""
 
     task: str
     """Name of the task."""
     task_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the task."""
     optimizer: dict[str, Any] = field(default_factory=dict)
-    """Fields of `OptimizerSettings`."""
+    """Values for the fields of `OptimizerSettings`."""
     precision: Precision = "float32"
-    """Number type in which products are taken."""
+    """Number type of products."""
     devices: tuple[str, ...] = ("cpu",)
-    """Where workers train, in turn; `auto` is CUDA where a worker has it."""
+    """Devices of the workers, in turn; `auto` is CUDA if a worker has it."""
     pack: int = 1
-    """Runs that a worker trains at once, at most; they differ in seed and learning rate alone."""
+    """The most runs that a worker trains at once; they differ only in seed and learning rate."""
     run_timeout_s: float | None = None
-    """Seconds that a run may take; a pack may take as long as its runs one after another. None sets no limit."""
+    """Seconds that a run may take, None for no limit; a pack may take the sum over its runs."""
     worker_memory: int | None = None
-    """Bytes of memory that a worker may allocate; None sets no limit."""
+    """Bytes of memory that a worker may allocate; None for no limit."""
     folder: str | None = None
-    """Folder of the study, where runs in progress are saved; None where workers do not see it, and save nothing."""
+    """The study's folder, where runs are saved; None if workers do not see it, so that nothing is saved."""
     checkpoint_s: float = 300.0
     """Seconds between two saves of a run."""
     plugins: tuple[str, ...] = field(default_factory=loaded_plugins)
-    """Where tasks and optimizers of the study may be registered."""
+    """Plug-ins that may register tasks and optimizers of the study."""
     data_folder: str | None = None
-    """Where copies of the task's data files lie, on a machine that does not have them in their own place."""
+    """Folder with copies of the task's data files, on a machine that lacks the originals."""
 
     def __post_init__(self) -> None:
         for name in ("devices", "plugins"):  # JSON has lists
@@ -64,7 +64,7 @@ class TrialSetup:
 
 @dataclass(frozen=True, slots=True)
 class Job(Record):
-    """A trial with the number under which its study keeps it."""
+    """A trial with its number in the study."""
 
     number: int
     trial: Trial
@@ -80,7 +80,7 @@ class TrialProgress:
     steps: int
     loss: float
     routing: tuple[RoutingStatistics, ...]
-    """What the routers did with the latest training batch, layer by layer; empty without experts."""
+    """The routers' statistics for the latest training batch, layer by layer; empty without experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +90,16 @@ class TrialFinished:
     number: int
     result: TrialResult
     worker_died: bool = False
-    """Whether it has failed only because its worker ended: the study then tries it again."""
+    """Whether the trial failed only because its worker ended; the study then tries it again."""
     output: str = ""
-    """What its worker printed meanwhile, shortened; of failed trials only."""
+    """The worker's output meanwhile, shortened; only for failed trials."""
     log: Path | None = None
-    """Where the study has written the output."""
+    """The file to which the study has written the output."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrialNote:
-    """Something that the user should know of a running trial, in a line."""
+    """A line that the user should know about a running trial."""
 
     number: int
     trial: Trial
@@ -116,29 +116,29 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True)
 class TrialTriedAgain:
-    """A trial whose worker died waits in the queue again, under a number to come."""
+    """A trial whose worker died and that waits in the queue again; it will get a new number."""
 
     number: int
     trial: Trial
     reason: str
     deaths: int
-    """Workers that have died with this trial in hand."""
+    """Number of workers that died while they trained this trial."""
     log: Path | None = None
-    """Where the study has written what the worker printed."""
+    """The file to which the study has written the worker's output."""
 
 
 Pack = Sequence[Job]
-"""Jobs of one structure, width and budget, which one worker trains at once; each ends by itself."""
+"""Jobs of one structure, width and budget that one worker trains at once; each ends on its own."""
 
 JobEvent = TrialProgress | TrialNote | TrialFinished
 Report = Callable[[JobEvent], None]
 
 
 def run_pack(jobs: Pack, setup: TrialSetup, report: Report) -> None:
-    """Train the jobs of a pack here, on the threads that torch is set to; at once where they are alike enough.
+    """Train the jobs of a pack here, on the threads that torch is set to; at once if they are alike enough.
 
-    Every job ends in one `TrialFinished`, whatever goes wrong with it or with the others; what `report` raises goes on.
-    A job's result does not depend on the others, except for the time it took (see `train_pack`).
+    Every job ends in one `TrialFinished`, whatever goes wrong with it or with the others. Exceptions of `report` are
+    passed on. A job's result does not depend on the others, except for its time (see `train_pack`).
     """
     alike: dict[Hashable, list[Job]] = {}
     for job in jobs:
@@ -160,7 +160,7 @@ def run_pack(jobs: Pack, setup: TrialSetup, report: Report) -> None:
 
 
 def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], None]) -> TrialResult:
-    """Train one trial here, as a pack of its own."""
+    """Train one trial here, as a pack of one."""
     ends: list[TrialResult] = []
 
     def tell(event: JobEvent) -> None:
@@ -174,7 +174,7 @@ def run_trial(job: Job, setup: TrialSetup, report: Callable[[TrialProgress], Non
 
 
 def _runs(jobs: Pack, setup: TrialSetup) -> list[ProxyRun]:
-    """What the trials of jobs ask for."""
+    """The runs of the jobs' trials."""
     from einsearch_cli.training import OptimizerSettings, ProxyRun
     from einsearch_cli.training.devices import use_device
 
@@ -206,7 +206,7 @@ def _runs(jobs: Pack, setup: TrialSetup) -> list[ProxyRun]:
 
 @lru_cache(maxsize=1)
 def _task(name: str, settings: str, cache_folder: Path, data_folder: str | None) -> AnyTask:
-    """The task of a study is opened once in a process: reading the teacher's data takes 10 ms."""
+    """Open the task of a study, once per process: reading the teacher's data takes 10 ms."""
     from einsearch_cli.tasks import open_task
 
     task = open_task(name, json.loads(settings), cache_folder)
@@ -214,7 +214,7 @@ def _task(name: str, settings: str, cache_folder: Path, data_folder: str | None)
 
 
 class _PackReport:
-    """Turns what happens to the runs of a pack into events of its jobs."""
+    """Turns events of the runs of a pack into events of its jobs."""
 
     def __init__(self, jobs: Pack, setup: TrialSetup, report: Report) -> None:
         self.jobs, self.setup, self.report = jobs, setup, report
@@ -261,7 +261,7 @@ class _PackReport:
         self._send(TrialFinished(self.jobs[number].number, result, output=output))
 
     def _keeper(self) -> StateKeeper | None:
-        """What saves the runs in the study's folder, if workers see it."""
+        """Saves the runs in the study's folder, if workers see it."""
         from einsearch_cli.training.proxy.keeping import StateKeeper
 
         setup, trials = self.setup, [job.trial for job in self.jobs]
@@ -281,7 +281,7 @@ class _PackReport:
 
 
 def _traceback(error: Exception) -> str:
-    """Where in the code an unexpected error was raised; nothing for what has a message of its own."""
+    """The place in the code where an unexpected error was raised; empty for errors with a message of their own."""
     return "" if isinstance(error, EinsearchError) else "".join(traceback.format_exception(error))
 
 

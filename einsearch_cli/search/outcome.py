@@ -1,4 +1,4 @@
-"""What a study found: runs by what they are for, learning rates, controls, and the price of a step."""
+"""The outcome of a study: runs by their purpose, learning rates, controls, and the price of a step."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from einsearch_cli.structures.record import Record
 from einsearch_cli.training.proxy.trial import TrialResult
 
 MOST_SHIFT = 2.0
-"""A warning is given where the best rate moves by more than this factor between widths and budgets."""
+"""The factor of a best rate's shift between widths and budgets beyond which a warning is given."""
 
 Tried = tuple[tuple[float, float | None], ...]
-"""(rate in multiples of the base rate, loss), None where the run had none."""
+"""Pairs (rate in multiples of the base rate, loss), with None if the run had no loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunedRate(Record):
-    """The learning rate of one structure, and how sure it is."""
+    """The learning rate of one structure, and how certain it is."""
 
     base: float
-    """The study's base rate, which the others are multiples of."""
+    """The study's base rate; all others are multiples of it."""
     rate: float
-    """Best rate on the cheapest rung, used on all rungs but the last."""
+    """The best rate on the cheapest rung, used on all rungs but the last."""
     width: int
-    """Width at which the rate was found."""
+    """The width at which the rate was found."""
     tried: Tried
     curvature: float | None
-    """Curvature of log loss in log rate: half of it is lost by a rate off by a factor of e; None without a parabola."""
+    """Curvature of log loss in log rate; a rate off by a factor of e loses half of it. None without a parabola."""
     edge: Edge | None
-    """The end of the tried rates at which the best one lies; None where both sides are worse."""
+    """The end of the tried rates at which the best one lies; None if both sides are worse."""
     reason: str | None
-    """Why `rate` is not known to be the best one; None where it is."""
+    """Why `rate` may not be the best one; None if it is."""
     last_rate: float
     """The rate of the last rung."""
     last_width: int | None = None
-    """Width at which the rate was checked; None before."""
+    """The width at which the rate was checked; None before the check."""
     last_tried: Tried = ()
     shift: float | None = None
-    """Best rate of the last rung over best rate of the first: 1 where muP carries it over exactly."""
+    """Best rate of the last rung divided by that of the first; 1 if muP carries it over exactly."""
 
     @classmethod
     def found(cls, base: float, rate: float, width: int, at: Vertex | None, tried: Tried) -> Self:
-        """The rate that the cheapest rung gives; `at` is None where every run diverged."""
+        """The rate found on the cheapest rung; `at` is None if every run diverged."""
         return cls(
             base=base,
             rate=rate,
@@ -59,19 +59,19 @@ class TunedRate(Record):
         )
 
     def checked_at(self, width: int, at: Vertex, tried: Tried, moves: bool) -> Self:
-        """A copy with the check on the last rung; its rate changes only if one of the neighbours was better."""
+        """A copy with the check on the last rung; the rate changes only if one of its neighbours was better."""
         shift = math.exp(at.at)
         rate = float(f"{self.rate * shift:.3g}") if moves else self.rate
         return replace(self, last_rate=rate, last_width=width, last_tried=tried, shift=shift)
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the last rung at the task's base width."""
+        """The learning rate of the last rung at the task's base width."""
         return self.base * self.last_rate
 
     @property
     def is_edge(self) -> bool:
-        """Whether a better rate may lie beyond those that were tried."""
+        """Whether a better rate may lie beyond the tried ones."""
         return self.edge is not None
 
     def to_json(self) -> dict[str, Any]:
@@ -81,71 +81,71 @@ class TunedRate(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending(Record):
-    """What was planned, and how seeds were added where they decide."""
+    """The plan of a study, and how seeds were added where they matter."""
 
     planned_runs: int
-    """Runs that were expected before the study."""
+    """The number of runs expected before the study."""
     planned_flops: float
-    """Their training FLOPs."""
+    """Training FLOPs of the expected runs."""
     looks: tuple[int, ...]
-    """Seeds a width at which verdicts may be looked at; one where no seeds are added."""
+    """Numbers of seeds per width at which verdicts may be examined; a single one if no seeds are added."""
     extended: tuple[int, ...] = ()
-    """How many candidates got the seeds of the second look, of the third, and so on."""
+    """Numbers of candidates that got the seeds of the second look, of the third, and so on."""
     saved_runs: int = 0
-    """Runs that were not made as they could decide nothing."""
+    """Runs that were skipped because they could not change a verdict."""
     saved_flops: float = 0.0
-    """Their training FLOPs."""
+    """Training FLOPs of the skipped runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exploration(Record):
-    """The search for candidates that came before the ranking."""
+    """The search for candidates before the ranking."""
 
     sampler: str
-    """Who proposed structures."""
+    """The sampler that proposed structures."""
     factors: int
     """Largest number of factors."""
     runs: int
-    """Runs that the search took, all on the cheapest rung."""
+    """Runs of the search, all on the cheapest rung."""
     pruned: int
-    """Points of the space that were proposed and failed the pruning criteria; none was trained."""
+    """Proposed points that failed the pruning criteria; none was trained."""
     repeated: int
-    """Proposals that were a network trained before; none was trained again."""
+    """Proposals of networks that had been trained before; none was trained again."""
     found: tuple[LayerSpec, ...]
     """Structures that went on to the ranking, best first."""
     rival: LayerSpec | None = None
-    """The best candidate that was given, which the best one found is compared with; None where none has a loss."""
+    """The best given candidate, with which the best one found is compared; None if none has a loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOutcome:
-    """Everything that the stages of a study gave."""
+    """The results of all stages of a study."""
 
     ranked: tuple[TrialResult, ...]
-    """Runs of the ranking: every width that was tried at the structure's rate, seeds of the ranking."""
+    """Runs of the ranking: every width that was tried at the structure's rate, with the ranking's seeds."""
     confirmation: tuple[TrialResult, ...] = ()
-    """The best and the yardstick once more, from seeds that decided nothing."""
+    """The best and the yardstick again, from seeds that had no part in any decision."""
     tuning: tuple[TrialResult, ...] = ()
-    """Runs that only looked for a rate."""
+    """Runs that only searched for a rate."""
     explored: tuple[TrialResult, ...] = ()
     """Runs that searched for candidates; none is in the ranking."""
     exploration: Exploration | None = None
-    """What that search did; None where the candidates were given."""
+    """The result of that search; None if the candidates were given."""
     unbalanced: tuple[TrialResult, ...] = ()
-    """Runs with experts, done once more without the loss that balances their load."""
+    """Runs with experts, repeated without the loss that balances their load."""
     rates: Mapping[LayerSpec, TunedRate]
     controls: Mapping[LayerSpec, tuple[LayerSpec, ...]]
-    """Structures that the study added, and the candidates that brought each."""
+    """Structures that the study added, each with the candidates that brought it."""
     spending: Spending
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
-        """All runs."""
+        """The results of all runs."""
         return (*self.ranked, *self.confirmation, *self.tuning, *self.unbalanced, *self.explored)
 
 
 def rate_warnings(rates: Mapping[LayerSpec, TunedRate]) -> tuple[str, ...]:
-    """What a reader has to know of the learning rates, one sentence each."""
+    """Warnings about the learning rates, one sentence each."""
     found = []
     for structure, tuned in rates.items():
         name = short_name(structure)

@@ -1,4 +1,4 @@
-"""Which process works on a study, and whether it still lives."""
+"""The process that works on a study, and whether it is still alive."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from einsearch_cli.files import write_atomically
 from einsearch_cli.structures.record import Record
 
 OWNER: Final = ".owner"
-"""File in a study's folder that says who holds its lock; left behind by a process that was killed."""
+"""File in a study's folder that names the holder of its lock; a killed process leaves it behind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner(Record):
-    """A process, on whichever machine."""
+    """A process on some machine."""
 
     pid: int
     host: str
     since: str
     """When it took the study: UTC, ISO 8601."""
     ticks: int | None = None
-    """When it started, in clock ticks since its machine did, which no change of the clock changes; None if unknown."""
+    """Its start in clock ticks since its machine started, which changes of the clock do not affect; None if unknown."""
 
     @classmethod
     def here(cls) -> Self:
@@ -38,15 +38,15 @@ class Owner(Record):
 
     @property
     def is_alive(self) -> bool | None:
-        """Whether it still runs; None where another machine would have to be asked."""
+        """Whether it still runs; None if another machine would have to be asked."""
         if self.host != socket.gethostname():
             return None
         try:
             os.kill(self.pid, 0)
-        except (ProcessLookupError, OverflowError):  # the latter of a number that no process has
+        except (ProcessLookupError, OverflowError):  # the latter for a number that no process has
             return False
         except PermissionError:
-            pass  # of another user
+            pass  # a process of another user
         ticks = _start_ticks(self.pid)
         return ticks is None or self.ticks is None or ticks == self.ticks
 
@@ -55,7 +55,7 @@ class Owner(Record):
 
 
 def utc_now() -> str:
-    """The time of the clock, to the second.
+    """The clock's time, to the second.
 
     >>> len(utc_now())
     20
@@ -64,18 +64,18 @@ def utc_now() -> str:
 
 
 def write_owner(folder: Path) -> None:
-    """Say in the folder of a study that this process has it."""
+    """Record in a study's folder that this process has it."""
     write_atomically(folder / OWNER, json.dumps(Owner.here().to_json()))
 
 
 def remove_owner(folder: Path) -> None:
-    """Say in the folder of a study that this process has it no more."""
+    """Remove the record that this process has the study."""
     with suppress(OSError):
         (folder / OWNER).unlink(missing_ok=True)
 
 
 def read_owner(folder: Path) -> Owner | None:
-    """The living process that has the study, as far as the folder says; None if it says nothing or names a dead one."""
+    """The living process that has the study, according to its folder; None if there is none."""
     try:
         found = pydantic.TypeAdapter(Owner).validate_json((folder / OWNER).read_text(encoding="utf-8"), strict=True)
     except (OSError, ValueError):
@@ -84,7 +84,7 @@ def read_owner(folder: Path) -> Owner | None:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat; None where there is none. The name of the program, field 2, may hold anything."""
+    """Field 22 of /proc/PID/stat, None without it; the program's name, field 2, may hold anything."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return int(fields[19])

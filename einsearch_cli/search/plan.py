@@ -1,4 +1,4 @@
-"""What a study will run, stage by stage: exact where results decide nothing, else the number that is expected."""
+"""The plan of a study, stage by stage: exact numbers of runs where possible, else expected ones."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 StudyStage = Literal[
     "explore", "rates", "widths", "rate check", "seeds", "more seeds", "confirmation", "without balance loss"
 ]
-"""Stages in the order in which a rung has them."""
+"""Stages in their order on a rung."""
 TUNING: Final[tuple[StudyStage, ...]] = ("rates", "rate check")
-"""Stages whose runs only look for learning rates."""
+"""Stages whose runs only search for learning rates."""
 
 RATE_RUNS: Final = 4.0
-"""Runs to find a rate: three, and one more where the best is at an edge."""
+"""Runs to find a rate: three, and one more if the best is at an edge."""
 CHECK_RUNS: Final = 2.5
-"""Runs to check a rate, besides the one that is there: two, and one more where the best rate has moved."""
+"""Runs to check a rate, in addition to the existing one: two, and one more if the best rate has moved."""
 PILOT_RUNS: Final = 4.0
-"""Runs to find the best width: three, and one more where the best is at an edge."""
+"""Runs to find the best width: three, and one more if the best is at an edge."""
 SEEDED_WIDTHS: Final = 3.3
-"""Widths that all seeds are spent on: three, and sometimes one more."""
+"""Widths that get all seeds: three, and sometimes one more."""
 UNDECIDED: Final = 0.5
-"""Share of the seeds that a study may add which candidates get: 0.4 in simulated studies with gains from 0.8 to 1.35."""
+"""Share of the possible extra seeds that is used: 0.4 in simulated studies with gains from 0.8 to 1.35."""
 MOVES: Final = 0.25
-"""Share of structures whose rate changes on the last rung, so that the seeds there share no run with the pilots."""
+"""Share of structures whose rate changes on the last rung, so that the seeds there reuse no run of the pilots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class PlannedStage:
     budget_flops: float
     structures: int
     runs: float
-    """Expected number; a whole number where no result can change it."""
+    """Expected number; a whole number if no result can change it."""
 
     @property
     def train_flops(self) -> float:
@@ -51,7 +51,7 @@ class PlannedStage:
 def alike(stage: StudyStage, spec: StudySpec) -> int:
     """Runs of one structure and width that wait at once in a stage, and so may train in one pack.
 
-    Rates are tried in threes, or in twos where one is known; seeds come together, widths one by one.
+    Rates are tried in threes, or in twos if one is known. Seeds come together, widths one by one.
     """
     together = {"rates": 3, "rate check": 2, "seeds": spec.seeds, "more seeds": spec.seeds, "confirmation": spec.seeds}
     return together.get(stage, 1)
@@ -64,8 +64,8 @@ def planned_stages(
 
     Args:
         spec: the study.
-        candidates: without the controls, which are added here, and without those that the study is to find itself.
-        networks: which structures are one network at a width that the user gave, where that is known.
+        candidates: without the controls, which are added here, and without those that the study itself searches for.
+        networks: which structures are one network at a width that the user gave, if known.
     """
     controls = spec.controls_of(candidates)
     structures, always = [*candidates, *controls], len(spec.compared_with())

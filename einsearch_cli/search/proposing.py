@@ -17,17 +17,17 @@ if TYPE_CHECKING:  # importing Optuna takes half a second
     import optuna
 
 MOST_DRAWS: Final = 20_000
-"""Points that may be drawn in a row without one that passes the criteria."""
+"""The most points drawn in a row without one that passes the criteria."""
 _STARTUP: Final = 12
 """Structures that are drawn at random before a sampler learns from losses."""
 
 
 _WIDER: Final = {"min_psi": "1/2", "max_omega": "1/4", "max_nu": "1"}
-"""Bounds that leave structures of two factors."""
+"""Bounds that some structures of two factors meet."""
 
 
 def check_space(spec: ExploreSpec) -> None:
-    """Check, before anything is trained, that the space has a structure other than dense that passes the criteria.
+    """Check, before any training, that some structure other than dense passes the criteria.
 
     Raises:
         SpecError: none was found among `MOST_DRAWS` random points; the message names the criterion that most of them fail.
@@ -60,7 +60,7 @@ def check_space(spec: ExploreSpec) -> None:
 
 
 def failed(structure: Structure, spec: ExploreSpec) -> list[str]:
-    """The settings of the criteria that a structure fails; empty where it passes all."""
+    """The settings of the criteria that a structure fails; empty if it passes all."""
     known, bounds = taxonomy_of(structure), spec.bounds
     if not reasons_against(known, bounds):
         return []
@@ -73,9 +73,9 @@ def failed(structure: Structure, spec: ExploreSpec) -> list[str]:
 
 
 class Proposals:
-    """Structures that a sampler proposes, each within the bounds; the same losses give the same proposals.
+    """Structures that a sampler proposes, all within the bounds; the same losses give the same proposals.
 
-    Points outside the bounds are reported to the sampler as failed, which it leaves out of what it learns from, and it is
+    Points outside the bounds are reported to the sampler as failed, so that it does not learn from them, and it is
     asked again.
     """
 
@@ -85,7 +85,7 @@ class Proposals:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.spec, self.cube = spec, Cube(spec.factors)
         self.pruned = 0
-        """Points that were outside the bounds."""
+        """Number of points that were outside the bounds."""
         self._distributions: dict[str, optuna.distributions.BaseDistribution] = {
             name: optuna.distributions.FloatDistribution(low, high)
             for name, (low, high) in zip(self.cube.names, self.cube.ranges, strict=True)
@@ -94,7 +94,7 @@ class Proposals:
         self._worst = -math.inf
 
     def add(self, structure: LayerSpec, log_loss: float) -> None:
-        """Tell the sampler of a structure that it did not propose; one outside the space is left out."""
+        """Report a structure to the sampler that it did not propose; a structure outside the space is ignored."""
         import optuna
 
         if not isinstance(structure, Structure) or failed(structure, self.spec):
@@ -124,7 +124,7 @@ class Proposals:
         )
 
     def tell(self, trial: optuna.Trial, log_loss: float) -> None:
-        """The loss of a proposal; one without a loss counts as the worst so far."""
+        """Report the loss of a proposal; one without a loss counts as the worst so far."""
         if math.isfinite(log_loss):
             self._worst = max(self._worst, log_loss)
         else:

@@ -1,6 +1,7 @@
-"""Where the states of runs in progress lie: STUDY/checkpoints/, one folder for each run.
+"""Folders of the states of runs in progress: STUDY/checkpoints/, one folder for each run.
 
-Where workers do not see the folder of the study, they lie in another one of the same form, which it names.
+If workers do not see the study's folder, the states are in another folder of the same form, which the study's folder
+names.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from einsearch_cli.training.proxy.trial import Trial
 
 CHECKPOINTS: Final = "checkpoints"
 _ELSEWHERE: Final = "checkpoints.elsewhere"
-"""File in the folder of a study with the path of the other one."""
+"""File in the folder of a study with the path of the other folder."""
 
 
 def run_folder(study: Path, trial: Trial) -> Path:
-    """The folder of a run; it is named by the trial's key, so a later process finds it."""
+    """The folder of a run; its name is the trial's key, so a later process finds it."""
     return study / CHECKPOINTS / hashlib.sha256(trial.key.encode()).hexdigest()[:24]
 
 
 def elsewhere(study: Path) -> Path | None:
-    """The other folder of a study for states of its runs, if it has one."""
+    """The other folder with states of the study's runs, if there is one."""
     with suppress(OSError):
         return Path((study / _ELSEWHERE).read_text(encoding="utf-8"))
     return None
 
 
 def keep_elsewhere(study: Path, folder: Path) -> None:
-    """Note the other folder of a study for states of its runs."""
+    """Record the other folder with states of the study's runs."""
     write_atomically(study / _ELSEWHERE, str(folder))
 
 
@@ -49,7 +50,7 @@ def _places(study: Path) -> list[Path]:
 
 
 def remove_run_folder(study: Path, trial: Trial) -> None:
-    """The run has a result: its states are of no use any more. What cannot be removed stays."""
+    """Remove the states of a run that has a result; anything that cannot be removed stays."""
     for folder in _places(study):
         shutil.rmtree(run_folder(folder, trial), ignore_errors=True)
 

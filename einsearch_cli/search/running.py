@@ -1,4 +1,4 @@
-"""Trials that wait are given to an engine; those whose worker dies are tried again."""
+"""Give waiting trials to an engine, and try those again whose worker died."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from einsearch_cli.search.run_folders import remove_run_folder
 from einsearch_cli.search.store import StudyStore
 
 MOST_DEATHS: Final = 3
-"""Workers that may die with one trial in hand: it is tried again twice, and has failed with the third."""
+"""Deaths of workers with one trial after which it has failed; it is tried again twice."""
 LOGS: Final = "logs"
-"""Folder in that of a study, for what workers printed before their runs failed."""
+"""Folder in the study's folder with the output of workers before their runs failed."""
 
 RunEvent = TrialStarted | TrialTriedAgain | JobEvent
 
@@ -25,12 +25,12 @@ RunEvent = TrialStarted | TrialTriedAgain | JobEvent
 def run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[RunEvent], None]) -> None:
     """Run all trials of the queue.
 
-    Deaths of workers, which may come from outside (a killed process, too little memory), are not results: such
-    a trial is tried again, alone, and has failed when `MOST_DEATHS` workers have died with it.
+    Deaths of workers are not results, as their cause may lie outside (a killed process, too little memory). Such a
+    trial is tried again, alone, and has failed when `MOST_DEATHS` workers have died with it.
     """
 
     def next_pack() -> Pack:
-        """All workers get a share of what waits."""
+        """The next pack, sized so that all workers get a share of the queue."""
         share = math.ceil(store.waiting() / engine.workers)
         pack = [Job(*taken) for taken in store.take_pack(min(share, engine.setup.pack))]
         for job in pack:
@@ -49,7 +49,7 @@ def run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[RunEvent]
                 on_event(TrialTriedAgain(event.number, trial, event.result.error or "", died, event.log))
                 return
             store.finish(event.number, event.result)
-            if event.result.status != "failed":  # the next process tries that again, from its last state
+            if event.result.status != "failed":  # the next process tries it again, from its last state
                 remove_run_folder(store.folder, trial)
         on_event(event)
 
@@ -57,7 +57,7 @@ def run_waiting(store: StudyStore, engine: Engine, on_event: Callable[[RunEvent]
 
 
 def _logged(event: TrialFinished, store: StudyStore) -> TrialFinished:
-    """The event with the place of its output, which is written there; unchanged where there is none."""
+    """The event with the file of its output, which is written here; unchanged if there is no output."""
     if event.result.status != "failed" or not event.output:
         return event
     path = Path(LOGS) / f"run-{event.number}.log"
@@ -67,5 +67,5 @@ def _logged(event: TrialFinished, store: StudyStore) -> TrialFinished:
 
 
 def _with_error(event: TrialFinished, more: str) -> TrialFinished:
-    """The event with more words on what went wrong."""
+    """The event with further words about the error."""
     return replace(event, result=replace(event.result, error=f"{event.result.error}{more}"))

@@ -1,4 +1,4 @@
-"""What the runs of a study need on another machine: plug-ins and data, as they are on this one."""
+"""Everything that the runs of a study need on another machine: plug-ins and data."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from einsearch_cli.files import draft_folder, open_atomically, write_error
 from einsearch_cli.search.job import TrialSetup
 
 PIECE_BYTES: Final = 64 << 20
-"""Files travel in pieces of this size, so that a node needs no more memory for a large one."""
+"""Bytes of a piece of a file, so that a node needs no more memory for a large file."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShippedFile:
-    """A file of the machine where the study is."""
+    """A file on the study's machine."""
 
     name: str
     """Name of the file in the folder of the copy."""
     path: str
-    """Absolute, on the machine of the study."""
+    """Absolute path on the study's machine."""
     size: int
     changed_ns: int
 
     @classmethod
     def of(cls, name: str, path: Path) -> ShippedFile:
-        """A file that is there."""
+        """Describe an existing file."""
         status = path.stat()
         return cls(name, str(path.resolve()), status.st_size, status.st_mtime_ns)
 
@@ -45,7 +45,7 @@ class ShippedFile:
         return (status.st_size, status.st_mtime_ns) == (self.size, self.changed_ns)
 
     def pieces(self) -> Iterator[bytes]:
-        """Content of the file, piece by piece."""
+        """The file's content in pieces."""
         with open(self.path, "rb") as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece
@@ -53,7 +53,7 @@ class ShippedFile:
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """A setup with all files that it names; small, without their contents."""
+    """A setup with all files that it names; small, as it does not include their contents."""
 
     setup: TrialSetup
     plugins: tuple[ShippedFile, ...]
@@ -63,24 +63,24 @@ class Shipment:
 
     @property
     def folder_name(self) -> str:
-        """Equal for equal files."""
+        """A name that is equal for equal files."""
         identity = repr([(file.name, file.path, file.size, file.changed_ns) for file in (*self.plugins, *self.data)])
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 Fetch = Callable[[ShippedFile], Iterator[bytes]]
-"""Gives the content of a file from the machine of the study."""
+"""A function that returns the content of a file from the study's machine."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of einsearch and torch here."""
+    """The versions of einsearch and torch here."""
     from importlib.metadata import version
 
     return {name: version(name).partition("+")[0] for name in ("einsearch", "torch")}
 
 
 def pack_up(setup: TrialSetup) -> Shipment:
-    """What must be on another machine for this setup; the data are prepared first.
+    """List what another machine needs for this setup; the data are prepared first.
 
     Raises:
         DataError: the data cannot be read.
@@ -100,10 +100,10 @@ def pack_up(setup: TrialSetup) -> Shipment:
 
 
 def unpack(shipment: Shipment, fetch: Fetch) -> TrialSetup:
-    """The setup for this machine; files that it lacks are fetched once and kept in the cache folder.
+    """The setup for this machine; missing files are fetched once and kept in the cache folder.
 
     Raises:
-        StudyError: other versions here than there.
+        StudyError: versions here differ from those on the study's machine.
         OutputError: the cache folder cannot be written.
     """
     _check_versions(shipment.versions)

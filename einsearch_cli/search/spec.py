@@ -1,4 +1,4 @@
-"""What a user asks of a study, in YAML or on the command line."""
+"""The settings of a study, from YAML or the command line."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from einsearch_cli.training.precision import Precision
 YARDSTICK = "dense"
 MAX_CANDIDATES = 500
 MAX_BUDGET_FLOPS: Final = 1e24
-"""Most FLOPs of one run; the largest published training runs took about 5e25, on tens of thousands of accelerators."""
+"""The most FLOPs of one run; the largest published runs took about 5e25, on tens of thousands of accelerators."""
 BUDGETS: Final = ("budget_flops", "total_flops", "time")
-"""Settings of which a study has one."""
+"""Settings of which a study has exactly one."""
 CONFIRMING_SEED: Final = 1000
-"""Seeds of the ranking end below it; those of the confirmation are as much higher."""
+"""First seed of confirmations: their seeds are this much higher than those of the ranking, which stay below it."""
 
 Width = Annotated[Whole, Field(ge=1, le=1_000_000)]
 """Width of a network."""
@@ -65,7 +65,7 @@ class SpaceSpec(Settings):
     """A grid of structures, pruned."""
 
     grid: Whole = Field(ge=1, le=24, examples=[4])
-    """Exponents are multiples of 1/grid."""
+    """Denominator of the exponents: they are multiples of 1/grid."""
     factors: Whole = Field(default=2, ge=1, le=4)
     """Largest number of factors."""
     min_psi: Bound = "1"
@@ -75,13 +75,13 @@ class SpaceSpec(Settings):
     max_nu: Bound = "1"
     """Largest compute exponent ν."""
     family: Annotated[str, AfterValidator(_check_family)] | None = Field(default=None, examples=["monarch"])
-    """Only this family; generic for structures of none."""
+    """The only family to keep; `generic` for structures of no family."""
     limit: Whole | None = Field(default=None, ge=1, le=1_000_000_000, examples=[20])
-    """Take no more than this many, best ω, ψ, ν first."""
+    """The most structures to take, best ω, ψ, ν first."""
     experts: Whole | None = None
-    """Make a layer of this many experts of every structure; with `top`."""
+    """Number of experts of the layers that are made of the structures; needs `top`."""
     top: Whole | None = None
-    """Experts that a token goes through; with `experts`."""
+    """Experts that a token goes through; needs `experts`."""
 
     @model_validator(mode="after")
     def _check_experts(self) -> Self:
@@ -105,12 +105,12 @@ class SpaceSpec(Settings):
 
 
 class HalvingSpec(Settings):
-    """Successive halving (Jamieson and Talwalkar 2016): train all on little, go on with the best."""
+    """Successive halving (Jamieson and Talwalkar 2016): train all on a small budget, go on with the best."""
 
     rungs: Whole = Field(default=3, ge=1, le=10)
     """Compute levels; the last one is the full budget. A trend needs three, a scaling law four."""
     factor: Whole = Field(default=3, ge=2, le=100)
-    """Each rung has this many times the budget of the one before."""
+    """Budget of each rung, as a multiple of the one before."""
     keep: float = Field(default=0.5, gt=0, le=1)
     """Share of the structures that goes on from each rung; the yardstick and the baselines always do."""
 
@@ -131,34 +131,37 @@ class StudySpec(Settings):
     structures: list[Any] = Field(default_factory=list, examples=[["monarch", "btt:r=2"]])
     """Candidates as text or mappings: structures, or layers of experts such as btt-moe:experts=8,top=2."""
     baselines: list[Any] = Field(default_factory=list, examples=[["low-rank"]])
-    """Candidates that, like dense, go on to every rung, and that all others are compared with too."""
+    """Candidates that, like dense, go on to every rung, and with which all others are compared."""
     files: list[str] = Field(default_factory=list, examples=[["more.yaml"]])
     """Files of candidates, relative to the study file."""
     space: SpaceSpec | None = None
     """A pruned grid of candidates."""
     explore: ExploreSpec | None = None
-    """Candidates are searched for in the continuous space, before all are ranked; `einsearch search` sets it."""
+    """A search for candidates in the continuous space, before all are ranked; `einsearch search` sets it."""
     widths: list[Width] | None = Field(default=None, min_length=1, examples=[[64, 128, 256]])
-    """Widths that every candidate is trained at, from all seeds. Without them the best width of every candidate is
-    searched on every rung, with one run a width, and the seeds go to it and its two neighbours."""
+    """Widths at which every candidate is trained, from all seeds.
+
+    By default the best width of every candidate is searched on every rung, with one run per width, and the seeds go to
+    it and its two neighbours.
+    """
     rates: Literal["tuned", "fixed"] = "tuned"
     """Learning rates: tuned on the cheapest rung for every candidate, or the optimizer's for all."""
     controls: bool = True
-    """Also train what candidates are variants of: without experts, and without bonds."""
+    """Whether to train controls too: candidates without their experts, and without their bonds."""
     confirm: Whole = Field(default=1, ge=0, le=100)
-    """How many of the best are trained once more, with the yardstick, from seeds that decided nothing before."""
+    """How many of the best are trained again, with the yardstick, from seeds that had no part in any decision."""
     seeds: Whole = Field(default=3, ge=1, le=1000)
     """Runs per candidate and width."""
     most_seeds: Whole | None = Field(default=None, ge=1, le=CONFIRMING_SEED, examples=[12])
-    """Candidates that cannot be told from dense after the last rung get more seeds there, up to this many."""
+    """Most seeds for candidates that cannot be told apart from dense on the last rung."""
     first_seed: Whole = Field(default=0, ge=0, le=CONFIRMING_SEED - 1)
-    """The first of these seeds. The same study from other seeds is an independent repetition."""
+    """The first of these seeds. A study repeated with other seeds is independent."""
     budget_flops: float = Field(default=1e11, gt=0, le=MAX_BUDGET_FLOPS)
-    """Training FLOPs of every run of the last rung (forward and backward pass, embeddings and head left out)."""
+    """Training FLOPs of every run of the last rung (forward and backward pass, without embeddings and head)."""
     total_flops: float | None = Field(default=None, gt=0, le=MAX_BUDGET_FLOPS)
-    """Training FLOPs of all runs together, in place of `budget_flops`: the budget of a run is planned from them."""
+    """Training FLOPs of all runs together, instead of `budget_flops`; the budget of a run follows from them."""
     time: Duration | None = Field(default=None, examples=["2h"])
-    """How long the study may take on this machine, such as 2h, 90m or 3600s: also in place of `budget_flops`."""
+    """How long the study may take on this machine, such as 2h, 90m or 3600s; also instead of `budget_flops`."""
     halving: HalvingSpec = HalvingSpec()
     """Successive halving."""
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -166,9 +169,10 @@ class StudySpec(Settings):
     precision: Precision = "float32"
     """bfloat16 is autocast: products in bfloat16, weights and optimizer in float32."""
     coordinates: bool = False
-    """Check after the study how outputs of all layers change with the width (coordinate check), at the tuned rates."""
+    """Check after the study how the outputs of all layers change with the width (coordinate check), at the tuned rates.
+    """
     ablate_balance: bool = False
-    """Train each candidate with experts once more, at its best width, without the loss that balances their load."""
+    """Train each candidate with experts again, at its best width, without the loss that balances their load."""
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
@@ -197,7 +201,7 @@ class StudySpec(Settings):
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """Numbers of seeds a width at which verdicts are looked at: doubled up to `most_seeds`.
+        """Numbers of seeds per width at which verdicts are examined: doubled up to `most_seeds`.
 
         >>> StudySpec(seeds=3, most_seeds=10).looks, StudySpec(seeds=3).looks
         ((3, 6, 10), (3,))
@@ -225,7 +229,7 @@ class StudySpec(Settings):
         return sorted(widths)
 
     def compared_with(self) -> list[LayerSpec]:
-        """The yardstick, then the baselines, each once: what every candidate is compared with.
+        """The yardstick and the baselines, each once, with which every candidate is compared.
 
         >>> [str(layer) for layer in StudySpec(baselines=["monarch", "dense"]).compared_with()]
         ['XA^1 YA^1', 'XA^1/2 XAB^1/2 YB^1/2 YAB^1/2']
@@ -252,7 +256,7 @@ class StudySpec(Settings):
         return distinct
 
     def controls_of(self, candidates: Sequence[LayerSpec]) -> dict[LayerSpec, tuple[LayerSpec, ...]]:
-        """Structures that are trained too, each with the candidates that brought it; none if `controls` is off.
+        """Structures that are also trained, each with the candidates that brought it; empty if `controls` is off.
 
         >>> spec = StudySpec(structures=["btt:r=4"])
         >>> [str(layer) for layer in spec.controls_of(spec.candidates())]
@@ -261,7 +265,7 @@ class StudySpec(Settings):
         return with_controls(candidates) if self.controls else {}
 
     def open_task(self) -> AnyTask:
-        """The task with its settings checked."""
+        """The task, with its settings checked."""
         return open_task(self.task, self.task_settings)
 
 
@@ -297,7 +301,7 @@ def parse_study_spec(data: Mapping[str, Any], origin: Origin = in_code) -> Study
 
 
 def _check_task(spec: StudySpec, origin: Origin) -> None:
-    """Read the settings of the task once with their place in the file, for the message."""
+    """Read the settings of the task with their place in the file, for the message."""
     try:
         kind = find_task(spec.task)
     except SpecError as error:

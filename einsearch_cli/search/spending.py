@@ -1,4 +1,4 @@
-"""A budget for a whole study, in FLOPs or in time, from which that of its runs follows."""
+"""A budget for a whole study, in FLOPs or in time, from which the budget of its runs follows."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from einsearch_cli.settings import duration_s
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
 
-if TYPE_CHECKING:  # it loads a database
+if TYPE_CHECKING:  # the import loads a database
     from einsearch_cli.search.store import StudyStore
 
 _NOTE = "time_budget"
 _ROUNDS = 3
-"""Steps are timed again at the widths of the budget that was found, at most so often."""
+"""The most rounds in which steps are timed again, at the widths of the budget that was found."""
 _CLOSE = 1.2
-"""A budget within this factor of the one before is not timed again."""
+"""The factor within which a budget is close enough to the one before not to be timed again."""
 
 
 def with_run_budget(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> StudySpec:
-    """The study with the budget of a run that its `total_flops` pay for, and fewer rungs where the cheapest would be too short.
+    """The study with a budget per run from its `total_flops`, and with fewer rungs if the cheapest is too short.
 
-    A study with a `time` gets a budget to begin with: what its time pays for is known when steps were timed.
+    A study with a `time` gets a provisional budget: what its time pays for is known after steps were timed.
     """
     if spec.time is not None:
         return _payable(spec, candidates, task)
@@ -45,9 +45,9 @@ def with_run_budget(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyT
 def estimate_budgeted(
     spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, engine: Engine, store: StudyStore | None = None
 ) -> tuple[StudySpec, StudyEstimate]:
-    """The study with its estimate; where it has a `time`, with the budget of a run for which the estimate is that time.
+    """The study with its estimate; if it has a `time`, with the budget per run for which the estimate equals that time.
 
-    The store remembers this budget: a study that goes on must not have another because a step took longer today.
+    The store remembers this budget: a study that continues must not get another one because a step took longer today.
 
     Raises:
         DataError: if the task's data cannot be read.
@@ -92,7 +92,7 @@ def _with_most_rungs(
     budget_of: Callable[[StudySpec], float],
     named: str,
 ) -> StudySpec:
-    """The study with as many of its rungs as its budget pays for; `budget_of` is given it with a budget of 1."""
+    """The study with as many of its rungs as its budget pays for; `budget_of` is called with a study of budget 1."""
     for rungs in range(spec.halving.rungs, 0, -1):
         halving = spec.halving.model_copy(update={"rungs": rungs})
         unit = spec.model_copy(update={"budget_flops": 1.0, "halving": halving})
@@ -107,7 +107,7 @@ def _with_most_rungs(
 
 
 def _payable(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> StudySpec:
-    """The study with a budget that pays for all its runs: the default, or ten times as much until it does."""
+    """The study with a budget that pays for all its runs: the default, times ten until it does."""
     while True:
         try:
             check_budgets(spec, candidates, task)

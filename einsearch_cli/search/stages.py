@@ -1,4 +1,4 @@
-"""Stages of trials: what has no result yet is run, one run for equal networks, and every trial gets its result."""
+"""Stages of trials: missing results are computed, with one run for equal networks, and every trial gets its result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ANY: Final = parse_structure("dense")
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """Trials of a stage are about to run: how many it has so far, and how many of these are finished."""
+    """Trials of a stage are about to run: the number of its trials so far, and how many of these are finished."""
 
     stage: StudyStage
     rung: int
@@ -60,7 +60,7 @@ class Stages:
         *,
         leaps: bool = False,
     ) -> dict[LayerSpec, dict[int, float]]:
-        """Measure points of every structure until its lowest has neighbours; mean log losses by point."""
+        """Measure points of every structure until its lowest has neighbours; returns mean log losses by point."""
         wanted = {structure: points for structure, points in starts.items() if points}
         values: dict[LayerSpec, dict[int, float]] = {structure: {} for structure in wanted}
         goes_on = False
@@ -78,7 +78,7 @@ class Stages:
         return values
 
     def run(self, stage: StudyStage, rung: int, trials: Sequence[Trial], *, goes_on: bool = False) -> None:
-        """Run the trials that have no result yet; equal networks once. `goes_on`: more trials of the stage before."""
+        """Run the trials that have no result yet, equal networks once; `goes_on` adds trials to the stage before."""
         if not trials:
             return
         pairs = [(trial, self._source(trial)) for trial in trials]
@@ -104,11 +104,11 @@ class Stages:
             self.results[trial] = replace(result, trial=trial, trained_as=copied)
 
     def _source(self, trial: Trial) -> Trial:
-        """The trial whose run stands for this one: the first of the study that trains the same network."""
+        """The trial whose run stands for this one: the study's first trial of the same network."""
         key = self.networks.key(trial.structure, trial.width)
         return self._sources.setdefault((key, replace(trial, structure=_ANY, stage="main")), trial)
 
 
 def log_loss(result: TrialResult) -> float:
-    """Log of a run's loss, infinite where it has none."""
+    """Logarithm of a run's loss, infinite if it has none."""
     return math.log(result.loss) if is_finished(result) and result.loss is not None else math.inf

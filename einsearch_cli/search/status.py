@@ -1,4 +1,4 @@
-"""How far a study is: a small file in its folder that its process replaces, and anyone may read at any time."""
+"""The status of a study: a small file that its process replaces, and anyone may read at any time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ STATUS: Final = "status.json"
 FORMAT: Final = 1
 
 State = Literal["preparing", "running", "timing", "finished", "stopped", "failed", "killed"]
-"""`timing`: all runs have ended, and steps are timed. `killed`: the process is gone without a word; only readers say so."""
+"""The state of a study.
+
+`timing`: all runs have ended, and steps are timed. `killed`: the process is gone without having ended the study; only
+readers find this.
+"""
 ENDS: Final[tuple[State, ...]] = ("finished", "stopped", "failed", "killed")
 
 
 @dataclass(frozen=True, slots=True)
 class StageStatus(Record):
-    """The stage that runs now."""
+    """The current stage."""
 
     name: str
     rung: int
-    """0 is the cheapest."""
+    """Number of the rung; 0 is the cheapest."""
     rungs: int
     budget_flops: float
     """Training FLOPs of each run."""
@@ -38,19 +42,19 @@ class StageStatus(Record):
 
 @dataclass(frozen=True, slots=True)
 class RunCounts(Record):
-    """Runs of the study, those of earlier processes included."""
+    """Numbers of runs of the study, including those of earlier processes."""
 
     expected: int | None = None
-    """Runs in all, by the plan; results may make it more or fewer. None before the plan is made."""
+    """All runs by the plan, None before the plan is made; results may change the number."""
     ok: int = 0
     diverged: int = 0
     failed: int = 0
     tried_again: int = 0
-    """How often a run was given to another worker, as its worker had died; by this process."""
+    """How often this process gave a run to another worker because its worker had died."""
     running: int = 0
-    """Runs that the engine has."""
+    """Runs that the engine has taken."""
     queued: int = 0
-    """Runs of the stage that the engine does not have yet."""
+    """Runs of the stage that the engine has not taken yet."""
 
     @property
     def ended(self) -> int:
@@ -60,19 +64,19 @@ class RunCounts(Record):
 
 @dataclass(frozen=True, slots=True)
 class Cost(Record):
-    """What the study has cost so far, earlier processes included."""
+    """The cost of the study so far, including earlier processes."""
 
     train_flops: float = 0.0
-    """Training FLOPs of runs with a loss; embeddings and head left out."""
+    """Training FLOPs of runs with a loss, without embeddings and head."""
     total_flops: float = 0.0
-    """Training FLOPs of runs with a loss, embeddings and head included."""
+    """Training FLOPs of runs with a loss, with embeddings and head."""
     core_hours: float = 0.0
-    """Time that runs took, times the cores of each."""
+    """Hours of runs, times the cores of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus(Record):
-    """A run that the engine has."""
+    """A run that the engine has taken."""
 
     number: int
     structure: str
@@ -82,14 +86,14 @@ class RunStatus(Record):
     """Learning rate in multiples of the study's base rate."""
     step: int = 0
     steps: int | None = None
-    """None before its first sign of life."""
+    """Number of steps; None before its first sign of life."""
     loss: float | None = None
-    """Loss of the latest training batch that was reported."""
+    """Loss of the latest reported training batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyStatus(Record):
-    """How far a study is."""
+    """The status of a study."""
 
     format: int = FORMAT
     study: str
@@ -97,22 +101,22 @@ class StudyStatus(Record):
     task: str
     state: State
     error: str | None = None
-    """Why it has failed."""
+    """Why the study has failed."""
     process: Owner
-    """Who runs it, or ran it last."""
+    """The process that runs the study, or ran it last."""
     alive: bool | None = None
-    """Whether that process lives; None in the file itself, and where another machine would have to be asked."""
+    """Whether that process is alive; None in the file itself, and if another machine would have to be asked."""
     updated: str
-    """When the file was written: UTC, ISO 8601. While a study runs, every 10 seconds at least."""
+    """When the file was written: UTC, ISO 8601. While a study runs, at least every 10 seconds."""
     engine: str
     workers: int
     stage: StageStatus | None = None
     runs: RunCounts = RunCounts()
     running: tuple[RunStatus, ...] = ()
     runs_per_hour: float | None = None
-    """Since this process has begun; None before its first run has ended."""
+    """Runs per hour of this process; None before its first run has ended."""
     eta_s: float | None = None
-    """Seconds to the end, expected; None where nothing is known of it."""
+    """Expected seconds to the end; None if unknown."""
     cost: Cost = Cost()
 
     @property
@@ -122,15 +126,15 @@ class StudyStatus(Record):
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last sign of life; 0 where the clock was set back meanwhile."""
+        """Seconds since the last sign of life; 0 if the clock was set back meanwhile."""
         return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(self.updated)).total_seconds())
 
 
 def read_status(folder: Path) -> StudyStatus:
-    """How far the study in a folder is; reads one file, and takes no lock that the study could wait for.
+    """Read the status of the study in a folder: one file, without a lock for which the study would have to wait.
 
     Raises:
-        StudyError: there is no study, or its file is of another version.
+        StudyError: the folder has no study, or its file is of another version.
     """
     path = folder / STATUS
     try:
@@ -142,7 +146,7 @@ def read_status(folder: Path) -> StudyStatus:
                 remedy="use the version of einsearch that runs the study",
             )
         found = pydantic.TypeAdapter(StudyStatus).validate_json(text, strict=True)
-        datetime.now(UTC) - datetime.fromisoformat(found.updated)  # a time, with its zone
+        datetime.now(UTC) - datetime.fromisoformat(found.updated)  # a time with its zone
     except OSError as error:
         raise _no_status(folder, path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

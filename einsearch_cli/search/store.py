@@ -1,7 +1,7 @@
-"""The memory of a study: an Optuna study in an SQLite database inside the study's folder.
+"""The store of a study: an Optuna study in an SQLite database inside the study's folder.
 
-One process writes. It holds a lock on the folder, so a trial found running at
-the start was left behind by a process that died, and can be run again.
+One process writes. It holds a lock on the folder, so a trial found running at the start was left behind by a process
+that died, and can be run again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 DATABASE = "study.db"
 RESULTS = "results.json"
-"""The file of results next to the database; every call makes it again from the database."""
+"""The file of results next to the database; every call rewrites it from the database."""
 _RESULT, _FINGERPRINT, _SETTINGS, _STRUCTURE = "result", "fingerprint", "settings", "structure"
 _GOES_ON = "make room and run the same command again: finished runs are kept"
 _WRITABLE = "make it writable and run the same command again: finished runs are kept"
@@ -43,9 +43,9 @@ _REFUSALS = {
     "SQLITE_CANTOPEN": errno.EACCES,
     "SQLITE_IOERR": errno.EIO,
 }
-"""What SQLite says when the system does not let it write, the database itself being sound."""
+"""Messages of SQLite when the system does not let it write, although the database is sound."""
 _LITTLE_ROOM = 1 << 16
-"""Bytes; with less, any refusal is put down to a full disk: the journal next to the database needs some too."""
+"""Bytes of free disk below which any refusal is blamed on a full disk, as the journal needs some too."""
 _DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "width": IntDistribution(1, 2**30),
     "seed": IntDistribution(0, 2**30),
@@ -55,13 +55,12 @@ _DISTRIBUTIONS: dict[str, BaseDistribution] = {
 
 
 class StudyStore:
-    """Trials to do, running and finished; safe against being killed at any time.
+    """Trials waiting, running and finished; safe against being killed at any time.
 
-    Use as a context manager. Raises `StudyError` if another process has the
-    folder, if the database is damaged, or if it belongs to another study.
-    `settings` says in words what another study differs in; a `fingerprint` of None takes whatever study is there.
-    The queue is in memory, as a study can compute it again; the database holds
-    every trial that was started, and reading it costs the same for every trial.
+    Use as a context manager. Raises `StudyError` if another process has the folder, if the database is damaged, or if
+    it belongs to another study. `settings` says in words how another study differs; a `fingerprint` of None accepts any
+    study. The queue is in memory, as a study can compute it again. The database holds every trial that was started;
+    reading it takes equally long for every trial.
     """
 
     def __init__(
@@ -78,9 +77,9 @@ class StudyStore:
         self._running: dict[int, optuna.Trial] = {}
         self._results: dict[str, TrialResult] = {}
         self._given: set[str] = set()
-        """Keys of trials that this process has begun: one that crashes is done again by the next process."""
+        """Keys of trials that this process has started; the next process repeats those that crash."""
         self._deaths: Counter[str] = Counter()
-        """How many workers have died with a trial in hand, by its key."""
+        """Number of workers that died while they trained a trial, by its key."""
 
     def __enter__(self) -> Self:
         self._acquire()
@@ -118,7 +117,7 @@ class StudyStore:
             raise write_error(f"to the study folder {self.folder}", error, full=_GOES_ON) from error
 
     def _refuse_lost_database(self) -> None:
-        """A new study in this folder would replace the results of one whose database was lost."""
+        """Refuse a new study in a folder with results whose database is lost, since it would replace them."""
         path = self.folder / DATABASE
         if not (path.exists() and path.stat().st_size) and (self.folder / RESULTS).exists():
             raise StudyError(
@@ -147,7 +146,7 @@ class StudyStore:
             self._study.set_user_attr(_SETTINGS, self._settings)
 
     def _refuse_former_format(self, before: Mapping[str, Any]) -> None:
-        """Studies of earlier versions are known by their number alone: whatever else differs says nothing more."""
+        """Refuse studies of earlier formats by their number alone, as other differences say nothing more."""
         theirs, ours = before.get("format", 1), self._settings.get("format", 1)
         if before and theirs != ours:
             raise StudyError(
@@ -157,7 +156,7 @@ class StudyStore:
             )
 
     def _refuse_former_task(self, before: Mapping[str, Any]) -> None:
-        """Studies of a task that has since changed are known by the number of its format, 1 where none was noted."""
+        """Refuse studies of a task whose format has changed; a study without a number has format 1."""
         task, ours = self._settings.get("task"), self._settings.get("task_format", 1)
         theirs = before.get("task_format", 1)
         if before.get("task") == task and theirs != ours:
@@ -170,7 +169,7 @@ class StudyStore:
     def _recover(self) -> None:
         """Read all results, and settle trials that a killed process left running.
 
-        Such a trial is finished if its result is there; if not, it has failed and is done again.
+        Such a trial is finished if its result exists; otherwise it has failed and is repeated.
         """
         for frozen in self._study.get_trials(deepcopy=False):
             text = frozen.user_attrs.get(_RESULT)
@@ -180,14 +179,14 @@ class StudyStore:
             if result is not None:
                 self._results[result.trial.key] = result
         for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            # Left by a kill between the two calls of `take`; the next `take` would be given it for its own.
+            # A kill between the two calls of `take` left this trial; the next `take` would receive it.
             self._study.tell(self._study.ask(), state=TrialState.FAIL)
 
     def add(self, trials: Iterable[Trial]) -> None:
         """Put trials in the queue, except those that are finished.
 
-        A trial that failed for a reason outside of it (a crash) is done again by the next process; one that diverged
-        would diverge again.
+        A trial that failed for an outside reason (a crash) is repeated by the next process; one that diverged would
+        diverge again.
         """
         ended = {key for key, result in self._results.items() if result.status != "failed"}
         known = ended | self._given | {trial.key for trial in self._queue}
@@ -211,9 +210,9 @@ class StudyStore:
         return asked.number, trial
 
     def take_pack(self, most: int) -> list[tuple[int, Trial]]:
-        """The next trial of the queue, with others that can train in one pack with it; empty if the queue is.
+        """The next trial of the queue, with others that can train in one pack with it; empty if the queue is empty.
 
-        A trial whose worker died is given alone, so that it cannot take others with it once more.
+        A trial whose worker died is given alone, so that it cannot affect others again.
         """
         if not self._queue:
             return []
@@ -228,19 +227,19 @@ class StudyStore:
         return [taken for _ in packed if (taken := self.take()) is not None]
 
     def finish(self, number: int, result: TrialResult) -> None:
-        """Record the result of a running trial: first what came out, then that it is over."""
+        """Record the result of a running trial: first the result itself, then that the trial is over."""
         with _database_errors(self.folder / DATABASE):
             self._running.pop(number).set_user_attr(_RESULT, json.dumps(result.to_json()))
             self._tell(number, result)
         self._results[result.trial.key] = result
 
     def count_death(self, trial: Trial) -> int:
-        """Note that a worker died with a trial in hand; how many have, while this process had the study."""
+        """Record that a worker died with a trial; returns how many have since this process has the study."""
         self._deaths[trial.key] += 1
         return self._deaths[trial.key]
 
     def put_back(self, number: int, trial: Trial) -> None:
-        """Put a running trial in front of the queue again, without a result."""
+        """Put a running trial at the front of the queue again, without a result."""
         with _database_errors(self.folder / DATABASE):
             del self._running[number]
             self._tell(number, None)
@@ -258,22 +257,22 @@ class StudyStore:
         return None if found is None else replace(found, trial=trial)
 
     def results(self) -> list[TrialResult]:
-        """The latest result of every trial that has one, by budget, then in the order they came in."""
+        """The latest result of every trial that has one, by budget, then in order of arrival."""
         return sorted(self._results.values(), key=lambda result: result.trial.budget_flops)
 
     def noted(self, name: str) -> Any:
-        """What was written down under this name, or None."""
+        """The value noted under this name, or None."""
         return self._study.user_attrs.get(name)
 
     def note(self, name: str, value: Any) -> None:
-        """Write down a value that JSON can hold: a decision that has to be the same when the study goes on."""
+        """Note a JSON value: a decision that must stay the same when the study continues."""
         with _database_errors(self.folder / DATABASE):
             self._study.set_user_attr(name, value)
 
 
 @contextmanager
 def _database_errors(path: Path) -> Iterator[None]:
-    """Say of any error of the database, or of what is written in it, which file it is and what helps."""
+    """Turn any error of the database, or of its content, into a message with the file and a remedy."""
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, LookupError, TypeError, ValueError) as error:
@@ -299,7 +298,7 @@ def _database_errors(path: Path) -> Iterator[None]:
 
 def _open_study(path: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Not an f-string: a ? or # in the folder's name would end the path and put the file elsewhere.
+    # This is not an f-string: a ? or # in the folder's name would end the path and put the file elsewhere.
     url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 30}})
     return optuna.create_study(storage=storage, study_name="einsearch", direction="minimize", load_if_exists=True)

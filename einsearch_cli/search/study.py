@@ -1,7 +1,7 @@
 """A whole study: stages of trials, each decided from the finished results of those before.
 
-Every decision is a function of results, and every trial has a key under which its result is kept. So a study that is
-interrupted decides the same again, and one that is asked for more seeds, candidates or rungs trains only what is missing.
+Every decision is a function of results, and every trial has a key under which its result is kept. So an interrupted
+study makes the same decisions again, and a study with more seeds, candidates or rungs trains only what is missing.
 """
 
 from __future__ import annotations
@@ -43,12 +43,17 @@ def run_study(
     engine: Engine,
     on_event: Callable[[StudyEvent], None],
 ) -> StudyOutcome:
-    """Run what is not finished yet and return what the study found.
+    """Run everything that is not finished yet and return the outcome of the study.
 
-    Stages: with `spec.explore` a search for more candidates; rates on the cheapest rung; on every rung one run a width
-    around the best one, then all seeds at the three best; on the last rung the rates are checked before, and undecided
-    candidates get more seeds; then the confirmation, and runs without balance loss.
-    Of candidates that are one network at a width only the first is trained there; the others get its result.
+    Stages:
+
+    - with `spec.explore`, a search for more candidates;
+    - learning rates on the cheapest rung;
+    - on every rung, one run per width around the best one, then all seeds at the three best;
+    - on the last rung, a check of the rates before that, and more seeds for undecided candidates;
+    - the confirmation, and runs without balance loss.
+
+    If candidates are one network at a width, only the first is trained there; the others get its result.
 
     Stages are synchronous: one is decided when all trials of the one before have ended, so the outcome does not depend
     on timing, on the number of workers, or on interruptions.
@@ -81,14 +86,14 @@ class _Course:
         self.structures = [*candidates, *self.controls]
         self.grid = width_grid(spec, task)
         self.first = spec.ranking_seeds[:1]
-        """The seed that looks for rates and widths."""
+        """The seed of the runs that search for rates and widths."""
         self.always = spec.compared_with()
         self.rates: dict[LayerSpec, TunedRate] = {}
         self._noted: dict[str, dict[str, Any]] = dict(stages.store.noted(_RATES) or {})
-        """Rates that the study has found, by `_note_key`: with other rungs it keeps what it trained at them."""
+        """Rates that the study has found, by `_note_key`; with other rungs, it keeps what it trained at them."""
         self.best_widths: dict[LayerSpec, dict[float, float]] = {structure: {} for structure in self.structures}
         self.chosen: dict[tuple[LayerSpec, int], list[int]] = {}
-        """(structure, rung) -> numbers of the widths that all seeds were trained at."""
+        """Numbers of the widths at which all seeds were trained, by (structure, rung)."""
 
     def run(self) -> StudyOutcome:
         last = len(self.budgets) - 1
@@ -122,7 +127,7 @@ class _Course:
         )
 
     def _ranked(self) -> dict[str, Trial]:
-        """The trials so far that the ranking is made from, by key."""
+        """The trials so far on which the ranking is based, by key."""
         main = self._distinct(trial for trial in self.results if trial.stage == "main" and trial.balanced)
         pilots = (t for t in self.results if t.stage == "pilot" and t.rate == self._rate(t.structure, t.rung))
         return main | self._distinct(pilots, main)
@@ -132,7 +137,7 @@ class _Course:
 
     @staticmethod
     def _distinct(trials: Iterable[Trial], known: Mapping[str, Trial] | None = None) -> dict[str, Trial]:
-        """The first trial of every key, except known ones: one run may serve several stages."""
+        """The first trial of every key, without known ones: one run may serve several stages."""
         found: dict[str, Trial] = {}
         for trial in trials:
             if trial.key not in (known or {}):
@@ -140,7 +145,7 @@ class _Course:
         return found
 
     def _rate(self, structure: LayerSpec, rung: int) -> float:
-        """The rate of the seeds: that of a check if the rung is the last, or was when it was trained."""
+        """The rate of the seeds: the checked one if the rung is the last, or was the last when it was trained."""
         if structure not in self.rates:
             return 1.0
         if rung + 1 == len(self.budgets):
@@ -161,7 +166,7 @@ class _Course:
         seeds: Iterable[int],
         rate: float | None = None,
     ) -> list[Trial]:
-        """Trials of one structure at one width, at its rate unless another is given; pilots come before any check of it."""
+        """Trials of one structure at one width, by default at its rate; pilots come before any check of the rate."""
         width, budget = self.grid.width(number), self.budgets[rung]
         if rate is None:
             is_early = stage == "pilot" and structure in self.rates
@@ -169,7 +174,7 @@ class _Course:
         return [Trial(structure, width, seed, rung, budget, stage=stage, rate=rate) for seed in seeds]
 
     def _tune_rates(self) -> None:
-        """Base rate x {1/2, 1, 2} at the width expected to be best, then further on where the best is at an edge."""
+        """Try the base rate x {1/2, 1, 2} at the width expected to be best, and further rates beyond an edge."""
         budget = self.budgets[0]
         noted = {s: self._noted.get(self._note_key("first", s)) for s in self.structures}
         elsewhere = {s: note["tuned"] for s, note in noted.items() if note is not None and note["budget"] != budget}
@@ -201,12 +206,12 @@ class _Course:
         return float(self.grid.task.settings.learning_rate if given is None else given)
 
     def _near(self, structure: LayerSpec, number: int, budget: float) -> int | None:
-        """The width that fits nearest to one of this number."""
+        """The fitting width that is nearest to the one of this number."""
         fitting = self.grid.around(structure, number, budget)
         return min(fitting, key=lambda other: (abs(other - number), other), default=None)
 
     def _run_rung(self, rung: int, structures: Sequence[LayerSpec]) -> dict[LayerSpec, float]:
-        """Find the best width of every structure and spend the seeds there; the loss at its best width."""
+        """Find the best width of every structure and spend the seeds there; returns the loss at its best width."""
         is_last = rung + 1 == len(self.budgets)
         starts = {s: self._expected_widths(s, rung) for s in structures}
         checks = self.spec.is_tuned and is_last
@@ -223,13 +228,13 @@ class _Course:
         return scores
 
     def _score(self, structure: LayerSpec, rung: int, scores: dict[LayerSpec, float]) -> None:
-        """Note the best width of a structure at a rung, and its loss there."""
+        """Record the best width of a structure at a rung, and its loss there."""
         if (minimum := self._minimum(structure, rung)) is not None:
             scores[structure] = minimum.log_loss
             self.best_widths[structure][self.budgets[rung]] = minimum.width
 
     def _minimum(self, structure: LayerSpec, rung: int) -> Minimum | None:
-        """The loss of a structure at its best width of a rung, as the ranking has it; None without a finished run."""
+        """The loss of a structure at its best width of a rung, as in the ranking; None without a finished run."""
         runs = [self.results[trial] for trial in self._distinct(self._measured(structure, rung)).values()]
         levels = levels_of(observations_of(runs)).get(structure, ())
         found = surface(levels) if levels else None
@@ -252,7 +257,7 @@ class _Course:
         return self.grid.around(structure, number, budget)
 
     def _window(self, losses: Mapping[int, float]) -> list[int]:
-        """The best width with its two neighbours; all widths where the user gave them."""
+        """The best width with its two neighbours; all widths if the user gave them."""
         best = best_point(losses)
         if self.spec.widths is not None or best is None:
             return sorted(losses)
@@ -272,7 +277,7 @@ class _Course:
         )
 
     def _check_rates(self, rung: int, pilots: Mapping[LayerSpec, Mapping[int, float]]) -> None:
-        """Try the neighbours of each rate once more at the best width of the last rung, and follow the better one."""
+        """Try the neighbours of each rate at the best width of the last rung, and follow the better one."""
         best = {s: number for s, losses in pilots.items() if (number := best_point(losses)) is not None}
         values = self.stages.search(
             "rate check",
@@ -293,10 +298,10 @@ class _Course:
         self.stages.store.note(_RATES, self._noted)
 
     def _add_seeds(self, rung: int, survivors: Sequence[LayerSpec], scores: dict[LayerSpec, float]) -> Spending:
-        """More seeds at the best widths of candidates whose verdict they may settle, and of the yardstick.
+        """Add seeds at the best widths of candidates whose verdict they may settle, and of the yardstick.
 
-        At every look the ranking is made as it will be at the end, with bounds for all looks, so the level of its
-        verdicts holds. A candidate that comes to be undecided again gets the seeds that it lacks.
+        At every look, the ranking is made as it will be at the end, with bounds for all looks, so the level of its
+        verdicts holds. A candidate that becomes undecided again gets the seeds that it lacks.
         """
         yardstick, looks, extended = self.always[0], self.spec.looks, list[int]()
         finished = [s for s in survivors if self.budgets[rung] in self.best_widths[s]]
@@ -332,9 +337,9 @@ class _Course:
         )
 
     def _confirm(self, survivors: Sequence[LayerSpec], scores: Mapping[LayerSpec, float]) -> list[Trial]:
-        """The best and the yardstick once more, on the last rung around their best widths, from seeds of their own.
+        """Train the best and the yardstick again, on the last rung around their best widths, from separate seeds.
 
-        After a search, the best of what it found and the best of what was given.
+        After a search, these are the best found and the best given candidate.
         """
         yardstick, *_ = self.always
         rivals = [s for s in survivors if s != yardstick and math.isfinite(scores[s])]
@@ -353,7 +358,7 @@ class _Course:
         return trials
 
     def _champions(self, structures: Sequence[LayerSpec], scores: Mapping[LayerSpec, float]) -> list[LayerSpec]:
-        """After a search, the best of what it found and the best of what was given: they are compared to the end."""
+        """After a search, the best found and the best given candidate, which are compared to the end."""
         if not self.found:
             return []
         given = [s for s in structures if s not in (*self.found, *self.controls, self.always[0])]
@@ -384,13 +389,13 @@ class _Course:
 
 
 def _three_around(numbers: list[int], middle: int) -> list[int]:
-    """A number with its two neighbours; the three at the end where it is one."""
+    """A number with its two neighbours; at an end, the three numbers there."""
     first = min(max(numbers.index(middle) - 1, 0), max(len(numbers) - 3, 0))
     return numbers[first : first + 3]
 
 
 def _lowest(values: Mapping[float, float]) -> Vertex | None:
-    """Lowest point of the parabola through the best value; None where no value is finite."""
+    """Lowest point of the parabola through the best value; None if no value is finite."""
     if not any(map(math.isfinite, values.values())):
         return None
     return vertex(list(values), list(values.values()))

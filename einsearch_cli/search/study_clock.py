@@ -1,4 +1,4 @@
-"""How long a study will still take."""
+"""The time that a study will still take."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class StudyClock:
-    """Time left: the estimate for what is still to do, scaled by how fast it has gone so far.
+    """Time left: the estimate for the remaining runs, scaled by the speed so far.
 
-    It uses the monotonic clock: setting the time of the machine changes nothing.
+    It uses the monotonic clock, so setting the machine's time changes nothing.
     """
 
     def __init__(self, estimate: StudyEstimate) -> None:
@@ -22,7 +22,7 @@ class StudyClock:
         """When the first worker gave a sign of life."""
         self._done_s = 0.0
         self._left = 0.0
-        """Runs of this stage that are still expected."""
+        """Expected remaining runs of this stage."""
         self._stage = 0
         self._shown: tuple[str, int] | None = None
 
@@ -33,18 +33,18 @@ class StudyClock:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since then; 0 before."""
+        """Seconds since the first sign of life; 0 before."""
         return 0.0 if self._started_s is None else time.perf_counter() - self._started_s
 
     def begin(self) -> bool:
-        """Workers are there; False if this was known before."""
+        """Record that workers are ready; False if this was known before."""
         if self._started_s is not None:
             return False
         self._started_s = time.perf_counter()
         return True
 
     def start_stage(self, event: StageStarted) -> bool:
-        """Trials are about to run; whether they belong to the stage that was shown last."""
+        """Record that trials are about to run; returns whether they belong to the stage shown last."""
         stages = self._estimate.stages
         place = next(
             (i for i, s in enumerate(stages) if (s.planned.stage, s.planned.rung) == (event.stage, event.rung)), 0
@@ -56,7 +56,7 @@ class StudyClock:
         return goes_on
 
     def finish(self) -> None:
-        """A run has ended."""
+        """Record that a run has ended."""
         self._left = max(0.0, self._left - 1)
         self._done_s += self._per_run()
 
@@ -65,7 +65,7 @@ class StudyClock:
         return stage.seconds / max(1.0, stage.planned.runs)
 
     def left_s(self) -> float:
-        """Seconds until the end of the study; nan where no step could be timed."""
+        """Seconds until the end of the study; nan if no step could be timed."""
         later = sum(stage.seconds for stage in self._estimate.stages[self._stage + 1 :])
         left = self._left * self._per_run() + later
         if self._started_s is None:

@@ -1,4 +1,4 @@
-"""Seconds of a training step, the third price of a structure: timed in a race, as nothing else runs."""
+"""Seconds of a training step, timed in a race while nothing else runs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Place = tuple[LayerSpec, int]
 
 _NOTE = "step_seconds"
 _ENDLESS_FLOPS = 1e24
-"""Budget of a run that is only timed: its warm-up never ends, so that no rate makes it diverge."""
+"""Budget of a run that is only timed: its warm-up never ends, so no rate makes it diverge."""
 
 
 def timed_places(results: Iterable[TrialResult]) -> list[Place]:
-    """The networks that the ranking rests on: those with a finished run of the main stage, each once."""
+    """The networks on which the ranking rests: those with a finished run of the main stage, each once."""
     main = (result for result in results if result.status == "ok" and result.trial.stage == "main")
     return list(dict.fromkeys((result.trial.structure, result.trial.width) for result in main))
 
 
 def known_seconds(store: StudyStore, places: Iterable[Place], device: str) -> dict[Place, float] | None:
-    """What an earlier race found, or None where it lacks one of these: times of two races are not compared."""
+    """The times of an earlier race, or None if one of these is missing: times of two races are not compared."""
     noted = {(text, width): seconds for text, width, seconds in store.noted(_note(device)) or ()}
     found = {place: noted.get((str(place[0]), place[1])) for place in places}
     known = {place: seconds for place, seconds in found.items() if seconds is not None}
@@ -36,16 +36,17 @@ def known_seconds(store: StudyStore, places: Iterable[Place], device: str) -> di
 
 
 def _note(device: str) -> str:
-    """Under which the seconds of a kind of device are kept."""
+    """The name under which seconds of a kind of device are stored."""
     return _NOTE if device == "cpu" else f"{_NOTE} on {device.partition(':')[0]}"
 
 
 def race_steps(
     store: StudyStore, places: Iterable[Place], task: AnyTask, spec: StudySpec, device: str
 ) -> dict[Place, float]:
-    """Seconds of a training step of each network: the median of rounds in which each takes its turn, on one thread.
+    """Seconds of a training step of each network: the median of rounds in which all take turns, on one thread.
 
-    On a CPU by the layers' own passes. On a GPU as runs train there: as a CUDA graph, unless there are experts.
+    On a CPU, the layers' own passes are timed. On a GPU, steps are timed as runs train there: as a CUDA graph, unless
+    there are experts.
     """
     from einsearch_cli.training.proxy.recording import is_out_of_memory
 
@@ -57,7 +58,7 @@ def race_steps(
             if not is_out_of_memory(error):
                 raise
             durations_s = {}
-            for name, place in by_name.items():  # each has been trained here, so each fits by itself
+            for name, place in by_name.items():  # each has been trained here, so each one fits alone
                 durations_s |= _raced({name: place}, task, spec, device)
     found = {by_name[name]: statistics.median(times_s) for name, times_s in durations_s.items()}
     store.note(_note(device), [[str(structure), width, seconds] for (structure, width), seconds in found.items()])
@@ -65,7 +66,7 @@ def race_steps(
 
 
 def _raced(places: Mapping[str, Place], task: AnyTask, spec: StudySpec, device: str) -> Mapping[str, Sequence[float]]:
-    """The times of steps in turn; the networks are gone afterwards."""
+    """The times of steps in turn; the networks are freed afterwards."""
     import torch
 
     from einsearch_cli.speed.race import Race

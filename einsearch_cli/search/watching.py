@@ -1,4 +1,4 @@
-"""What the process of a study writes for those who watch it: `status.json`, replaced, and `events.jsonl`, which grows."""
+"""Files for those who watch a study: `status.json`, which is replaced, and `events.jsonl`, which grows."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ if TYPE_CHECKING:
 
 EVENTS: Final = "events.jsonl"
 LEAST_INTERVAL_S: Final = 1.0
-"""Between two writes of the status, so that many short runs cost no more than a few long ones."""
+"""Seconds between two writes of the status at least, so that many short runs cost no more than a few long ones."""
 HEARTBEAT_S: Final = 10.0
-"""Between two writes when nothing happens."""
+"""Seconds between two writes if nothing happens."""
 
 
 class StudyWatch:
-    """Writes both files within its context; give it every event of the study.
+    """Writes both files within its context; call it with every event of the study.
 
-    The status is written by a thread of its own, so that no run waits for a disk; what goes wrong there is raised
-    by the next event.
+    A separate thread writes the status, so that no run waits for a disk; the next event raises errors of that thread.
 
     Args:
         folder: of the study; its lock is held.
@@ -97,7 +96,7 @@ class StudyWatch:
                 raise
 
     def plan(self, estimate: StudyEstimate) -> None:
-        """The plan is made; workers start."""
+        """Record the plan; workers start."""
         self._clock = StudyClock(estimate)
         runs = replace(self._status.runs, expected=estimate.runs)
         self._set(replace(self._status, state="running", runs=runs))
@@ -108,11 +107,11 @@ class StudyWatch:
         )
 
     def timing(self) -> None:
-        """All runs have ended; what is left is done by this process itself."""
+        """Record that all runs have ended; this process does the rest itself."""
         self._set(replace(self._status, state="timing", stage=None))
 
     def __call__(self, event: StudyEvent) -> None:
-        """Take note of an event."""
+        """Record an event."""
         if self._problem is not None:
             raise self._problem
         if isinstance(event, TrialProgress):
@@ -205,7 +204,7 @@ class StudyWatch:
             self._change.notify()
 
     def _write_on(self) -> None:
-        """Write what has changed, at most once a second, and a sign of life now and then, until the study is over."""
+        """Write changes, at most once a second, and a sign of life now and then, until the study is over."""
         try:
             while True:
                 with self._change:
@@ -248,11 +247,11 @@ class StudyWatch:
         )
 
     def _place(self, log: Path | None) -> str | None:
-        """A log as it is named in the study's folder, which may move."""
+        """The path of a log relative to the study's folder, which may move."""
         return None if log is None else str(log.relative_to(self._folder))
 
     def _tell(self, event: str, **content: Any) -> None:
-        """Add a line to the events; one that a killed process has left half-written is ended first."""
+        """Add a line to the events; an incomplete line of a killed process is ended first."""
         path = self._folder / EVENTS
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = json.dumps({"event": event, "time": now, **content}, ensure_ascii=False)
@@ -286,6 +285,6 @@ def _of_trial(number: int, trial: Trial) -> RunStatus:
 
 
 def _named(trial: Trial) -> dict[str, Any]:
-    """What a trial is, as events name it."""
+    """The trial as events describe it."""
     names = ("width", "seed", "rate", "rung", "stage", "budget_flops", "balanced")
     return {"structure": str(trial.structure), **{name: getattr(trial, name) for name in names}}

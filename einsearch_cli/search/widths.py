@@ -1,4 +1,4 @@
-"""Widths that a structure can have, and where its best one is expected."""
+"""Widths that a structure can have, and the one that is expected to be best."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from einsearch_cli.training.proxy.cost import MINIMUM_STEPS, minimal_budget
 from einsearch_cli.training.proxy.run_settings import OptimizerSettings, ProxyRun
 
 TOKENS_PER_PARAMETER: Final = 20.0
-"""The compute-optimal number of tokens per parameter (Hoffmann et al. 2022); here only where a search starts."""
+"""The compute-optimal number of tokens per parameter (Hoffmann et al. 2022); used only as the start of a search."""
 _LAST: Final = 40
 """Number of the widest width, 2^20."""
 _MISSING: Final = 6
-"""This many widths in a row may be missing (a factor of 8) before a row counts as ended."""
+"""Widths in a row that may be missing (a factor of 8) before a row counts as ended."""
 _NEAR: Final = 16
-"""How far from the guess the first width may lie: a factor of 256."""
+"""Largest distance of the first width from the guess: a factor of 256."""
 
 
 def grid_width(number: int) -> int:
-    """Width of this number in the geometric grid of ratio √2, rounded to sizes with many divisors.
+    """The width of this number in the geometric grid of ratio √2, rounded to sizes with many divisors.
 
     >>> [grid_width(number) for number in range(8, 17)]
     [16, 24, 32, 48, 64, 96, 128, 192, 256]
@@ -34,7 +34,7 @@ def grid_width(number: int) -> int:
 
 
 def grid_number(width: float) -> int:
-    """Number of the nearest width of the grid.
+    """The number of the nearest width in the grid.
 
     >>> grid_number(64), grid_number(90)
     (12, 13)
@@ -46,7 +46,7 @@ def grid_number(width: float) -> int:
 
 @dataclass
 class WidthGrid:
-    """Which widths of the grid, or of a list, a structure can be trained at, on which budget."""
+    """The widths of the grid, or of a list, at which a structure can be trained on a budget."""
 
     task: AnyTask
     optimizer: OptimizerSettings
@@ -59,7 +59,7 @@ class WidthGrid:
         return grid_width(number) if self.fixed is None else self.fixed[number]
 
     def fits(self, structure: LayerSpec, number: int, budget_flops: float) -> bool:
-        """Whether the structure has this width, the machine room for it, and the budget enough steps."""
+        """Whether the structure can have this width, the machine has room for it, and the budget pays for enough steps."""
         return self.least_budget(structure, self.width(number)) <= budget_flops
 
     def least_budget(self, structure: LayerSpec, width: int) -> float:
@@ -77,7 +77,7 @@ class WidthGrid:
         return known
 
     def neighbour(self, structure: LayerSpec, number: int, step: int, budget_flops: float) -> int | None:
-        """The next width that fits, `step` widths up or down; missing ones are passed over when |step| is 1."""
+        """The next width that fits, `step` widths up or down; missing ones are skipped if |step| is 1."""
         last = _LAST if self.fixed is None else len(self.fixed) - 1
         first = 2 if self.fixed is None else 0
         for further in range(_MISSING if abs(step) == 1 else 1):
@@ -87,7 +87,7 @@ class WidthGrid:
         return None
 
     def around(self, structure: LayerSpec, number: int, budget_flops: float) -> list[int]:
-        """The nearest width that fits and its two neighbours; fewer where there are no more, none if none is near."""
+        """The nearest width that fits and its two neighbours; fewer if there are fewer, none if none is near."""
         if self.fixed is not None:
             return [number for number in range(len(self.fixed)) if self.fits(structure, number, budget_flops)]
         near = range(max(2, number - _NEAR), min(_LAST, number + _NEAR) + 1)
@@ -99,10 +99,10 @@ class WidthGrid:
         return sorted([centre, *(other for other in neighbours if other is not None)])
 
     def guess(self, structure: LayerSpec, budget_flops: float) -> int:
-        """Number of the width at which the budget pays for `TOKENS_PER_PARAMETER`.
+        """The number of the width at which the budget pays for `TOKENS_PER_PARAMETER`.
 
-        A step costs 6 FLOPs per parameter and token, so that FLOPs per token are √(6 C / tokens per parameter). A
-        structure that shares parameters, or has experts, is judged by its FLOPs.
+        A step costs 6 FLOPs per parameter and token, so FLOPs per token are √(6 C / tokens per parameter). A structure
+        that shares parameters, or has experts, is judged by its FLOPs.
         """
         if self.fixed is not None:
             return len(self.fixed) // 2
@@ -119,16 +119,16 @@ class WidthGrid:
         return best
 
     def flops_per_token(self, structure: LayerSpec, number: int) -> float | None:
-        """Training FLOPs per token at a width; None for one that the structure cannot have."""
+        """Training FLOPs per token at a width; None if the structure cannot have it."""
         least = self.least_budget(structure, self.width(number))
         return least / (MINIMUM_STEPS * self.task.tokens_per_batch) if math.isfinite(least) else None
 
 
 def log_slope(best: Mapping[float, float]) -> float:
-    """Slope of log best width over log compute, from what was found on the rungs so far.
+    """Slope of log best width over log compute, from the results of the rungs so far.
 
-    With one rung it is 1/3, between dense networks (parameters grow with width² and with √C: 1/4) and such whose
-    parameters grow with the width (1/2).
+    With one rung it is 1/3. This lies between dense networks (parameters grow with width² and with √C: 1/4) and those
+    whose parameters grow with the width (1/2).
 
     >>> round(log_slope({1e9: 32.0, 4e9: 64.0}), 3), round(log_slope({1e9: 32.0}), 3)
     (0.5, 0.333)

@@ -1,4 +1,4 @@
-"""What a worker prints, kept in bounded memory: the beginning and the end."""
+"""The output of a worker in bounded memory: its beginning and its end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _FIRST: Final = 1 << 14
 _LAST: Final = 1 << 16
 _PIECE: Final = 1 << 16
 _PIECES: Final = 64
-"""Pieces that are read at once, at most, so that a worker that prints without end leaves time for the others."""
+"""The most pieces that are read at once, so that a worker that prints without end leaves time for the others."""
 
 
 class WorkerOutput:
-    """Reads the pipe that a worker prints into and keeps the first 16 kB and the last 64 kB since `clear`.
+    """Reads the pipe into which a worker prints, and keeps the first 16 kB and the last 64 kB since `clear`.
 
     Args:
         handle: reading end of the pipe; reading never waits.
@@ -26,11 +26,11 @@ class WorkerOutput:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was read."""
+        """Forget all output so far."""
         self._first, self._last, self._left_out = b"", b"", 0
 
     def read(self) -> None:
-        """Take what waits in the pipe."""
+        """Read what waits in the pipe."""
         for _ in range(_PIECES):
             try:
                 piece = os.read(self._handle, _PIECE)
@@ -51,6 +51,6 @@ class WorkerOutput:
         self._last = last[-_LAST:]
 
     def text(self) -> str:
-        """What is kept, with a line that says how much is left out between."""
+        """The stored output, with a line that says how much was left out in between."""
         between = f"\n… {self._left_out:,} bytes left out …\n" if self._left_out else ""
         return self._first.decode(errors="replace") + between + self._last.decode(errors="replace")

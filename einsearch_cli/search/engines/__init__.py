@@ -1,4 +1,4 @@
-"""The register of engines, which run the trials of a study: every other file of this folder is one.
+"""The register of engines, which run the trials of a study: every other file of this folder defines one.
 
 Another package adds an engine by calling `register`; `einsearch rank --engine NAME` then takes it.
 """
@@ -29,8 +29,8 @@ class Engine(ABC):
         - Every job of every pack that `next_pack` gives ends in exactly one `TrialFinished`, in any order; before it
           there may be any number of `TrialProgress` and `TrialNote`. `search.job.run_pack` trains a pack anywhere and
           reports all of them.
-        - A job that fails ends with a failed result; other jobs go on. So does all that a worker has in hand when it
-          dies, with `worker_died`: the study then tries these jobs again, each alone.
+        - A job that fails ends with a failed result; other jobs go on. If a worker dies, its unfinished jobs end with
+          failed results and `worker_died`: the study then tries these jobs again, each alone.
         - `next_pack` and `on_event` are called in the thread that called `run`. What they raise, Ctrl-C included,
           leaves `run`.
         - Making an engine starts nothing. It is a context manager; leaving it ends whatever still runs, without
@@ -40,23 +40,23 @@ class Engine(ABC):
         setup: what a worker needs besides its jobs. Setups, jobs and results can be pickled, and written as JSON.
         workers: how many packs are to run at once; the engine decides if it is None.
         options: text by key, as `--engine-option KEY=VALUE` gives it; `options_type` says what there is.
-        folder: of the study, where an engine may keep files in a folder of its own name; none if it is None.
+        folder: the study's folder, where an engine may keep files in a folder of its own name; None if there is none.
 
     Raises:
-        SpecError: more workers than the engine can have, an option that it does not take, or a package that is not
+        SpecError: more workers than the engine can have, an unknown option, or a package that is not
             installed.
         StudyError: a cluster that cannot be reached.
     """
 
     name: ClassVar[str]
     package: ClassVar[str | None] = None
-    """What has to be installed for it; the extra of einsearch that brings it has the engine's name."""
+    """The required package, if any; the extra of einsearch that installs it has the engine's name."""
     is_local: ClassVar[bool] = False
-    """Whether workers are processes of this machine, whose cores and memory then limit their number."""
+    """Whether workers are processes of this machine, so that its cores and memory limit their number."""
     options_type: ClassVar[type[EngineOptions] | None] = None
-    """What `--engine-option` may set; None for an engine without options."""
+    """The type of the options for `--engine-option`; None for an engine without options."""
     saves_runs: ClassVar[bool] = False
-    """Whether the states of runs in progress come into the folder of the study, and runs go on from there."""
+    """Whether the states of running trials are saved in the study's folder, and runs continue from there."""
 
     def __init__(
         self,
@@ -74,21 +74,21 @@ class Engine(ABC):
             )
         self.setup = setup
         self.options = read_options(self.name, self.options_type, options or {})
-        """Options of the engine, an `options_type`; None for an engine without."""
+        """The options of the engine, an `options_type`; None for an engine without options."""
         self.folder = folder
         self.workers = workers or self.default_workers()
-        """Packs that run at once."""
+        """The number of packs that run at once."""
 
     def default_workers(self) -> int:
-        """Number of workers if none is asked for."""
+        """The number of workers if none is given."""
         return 1
 
     def start_up_s(self, loading_s: float) -> float:  # noqa: ARG002
-        """Seconds until all workers are there, if one process loads torch in `loading_s` seconds."""
+        """Seconds until all workers are ready, if one process loads torch in `loading_s` seconds."""
         return 0.0
 
     def device_here(self) -> str:
-        """What this process times steps on: the first device of the workers, or the CPU where only workers have it."""
+        """The device on which this process times steps: the workers' first, or the CPU if only workers have it."""
         from einsearch_cli.training.devices import use_device
 
         try:
@@ -106,7 +106,7 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
-        """Run packs until none runs and `next_pack` gives an empty one; it is asked whenever a worker is free."""
+        """Run packs until none runs and `next_pack` returns an empty one; it is called whenever a worker is free."""
 
     @abstractmethod
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The engine of this machine: worker processes that take packs of jobs from a pipe and send back what happens."""
+"""The engine of this machine: worker processes take packs of jobs from a pipe and send back events."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from einsearch_cli.version import __version__
 
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PREEMPTED: Final = 128 + signal.SIGTERM
-"""Exit code of a worker that was asked to end, and has saved its runs before."""
+"""Exit code of a worker that was asked to end and has saved its runs."""
 _FALSE_STARTS: Final = 3
-"""Workers in a row that may die before they take their pack; then its jobs have failed."""
+"""Workers in a row that may die before they take their pack; then the pack's jobs have failed."""
 _NO_MEMORY: Final = ("MemoryError", "allocate memory", "not enough memory", "bad_alloc")
 _SAVING_S: Final = 5.0
-"""Seconds in which all workers may save their runs when a study is left."""
+"""Seconds that all workers get to save their runs when a study is left."""
 
 
 @dataclass(frozen=True)
 class _Begun:
-    """What a worker sends when it takes a pack, from when on its time counts."""
+    """The message of a worker that starts a pack, from which on its time counts."""
 
     version: str
     """Version of einsearch that the worker has loaded."""
@@ -45,8 +45,8 @@ class _Begun:
 class LocalProcesses(Engine):
     """One process per worker on this machine, each with one thread.
 
-    Workers start when there is work for them, stay for the next `run`, and end with the context. Each leads a process
-    group, so that what it has started ends with it.
+    Workers start when there is work for them, stay for the next `run`, and end with the context. Each one leads a
+    process group, so that its child processes end with it.
     """
 
     name = "local"
@@ -63,21 +63,21 @@ class LocalProcesses(Engine):
         super().__init__(setup, workers, options, folder)
         self._team: list[_Worker] = []
         self._returned: list[Pack] = []
-        """Packs of workers that died while they loaded torch: no job is to blame."""
+        """Packs of workers that died while they loaded torch; no job is to blame."""
         self._false_starts = 0
         """Workers in a row that died while they loaded torch."""
 
     def default_workers(self) -> int:
-        """One for every core, or CUDA device."""
+        """One worker for every core or CUDA device."""
         devices = self.setup.devices
         return len(devices) if devices != ("cpu",) else os.cpu_count() or 1
 
     def start_up_s(self, loading_s: float) -> float:
-        """Each worker loads torch, at most as many at once as there are cores."""
+        """Seconds until each worker has loaded torch; at most as many load at once as there are cores."""
         return loading_s * max(1.0, self.workers / (os.cpu_count() or 1))
 
     def stop(self) -> None:
-        """Let idle workers go, give the others time to save their runs, and kill them."""
+        """End idle workers, give the others time to save their runs, and kill them."""
         self._returned.clear()
         deadline_s = time.monotonic() + _SAVING_S
         if self.setup.folder is not None:
@@ -90,7 +90,7 @@ class LocalProcesses(Engine):
             worker.stop()
 
     def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
-        """Run packs until none are left."""
+        """Run packs until none is left."""
         while self._assign(next_pack):
             busy = [worker for worker in self._team if worker.jobs]
             ready = set(connection.wait([handle for w in busy for handle in w.handles()], _patience_s(busy)))
@@ -101,10 +101,10 @@ class LocalProcesses(Engine):
                     self._look_after(worker, on_event)
 
     def _look_after(self, worker: _Worker, on_event: Report) -> None:
-        """Take the jobs of a dead worker back where they are not to blame: before it took them, or if it was asked to end."""
+        """Take the jobs of a dead worker back if they are not to blame: before it took them, or if it was asked to end."""
         if not worker.jobs or worker.process.is_alive():
             self._false_starts = 0 if worker.has_begun else self._false_starts
-        elif worker.has_begun:  # asked to end by SIGTERM: it has saved what it had
+        elif worker.has_begun:  # asked to end by SIGTERM: it has saved its runs
             self._returned.append(worker.take_back())
         else:
             self._false_starts += 1
@@ -115,7 +115,7 @@ class LocalProcesses(Engine):
                     on_event(event)
 
     def _assign(self, next_pack: Callable[[], Pack]) -> bool:
-        """Give every idle worker a pack, replacing dead ones; False when nothing runs any more."""
+        """Give every idle worker a pack, and replace dead workers; False if nothing runs any more."""
         self._team = [worker for worker in self._team if worker.jobs or worker.process.is_alive()]
         idle = [worker for worker in self._team if not worker.jobs]
         while idle or len(self._team) < self.workers:
@@ -129,13 +129,13 @@ class LocalProcesses(Engine):
         return bool(self._returned) or any(worker.jobs for worker in self._team)
 
     def _setup_of_next(self) -> TrialSetup:
-        """The setup of the next worker, with the device that the fewest workers have."""
+        """The setup of the next worker, with the device that has the fewest workers."""
         taken = [device for worker in self._team for device in worker.setup.devices]
         return replace(self.setup, devices=(min(self.setup.devices, key=taken.count),))
 
 
 def _patience_s(busy: list[_Worker]) -> float | None:
-    """Seconds until the first of these workers has taken too long; None if there is no limit."""
+    """Seconds until the first of these workers is overdue; None if there is no limit."""
     deadlines_s = [worker.deadline_s for worker in busy if worker.deadline_s is not None]
     return max(0.0, min(deadlines_s) - time.monotonic()) if deadlines_s else None
 
@@ -152,11 +152,11 @@ class _Worker:
         self.output = WorkerOutput(self._printed.fileno())
         self.process = context.Process(target=_work, args=(far_end, printing, setup), daemon=True)
         self.jobs: dict[int, Job] = {}
-        """Jobs of its pack that have not ended, by number."""
+        """Unfinished jobs of its pack, by number."""
         self.has_begun = False
-        """Whether it has taken its pack."""
+        """Whether the worker has taken its pack."""
         self.deadline_s: float | None = None
-        """When its pack has taken too long, on the monotonic clock; None without a limit, or before it has begun."""
+        """When the pack is overdue, by the monotonic clock; None without a limit, or before it has started."""
         with _environment(_WORKER_ENVIRONMENT), without_interrupts():
             self.process.start()
         far_end.close()
@@ -170,7 +170,7 @@ class _Worker:
             self.pipe.send(tuple(pack))
 
     def handles(self) -> list[Connection | int]:
-        """What becomes ready when there is something to do: messages, output, or the end of the process."""
+        """Handles that become ready when there is something to do: messages, output, or the end of the process."""
         printed = [self._printed] if self.output.is_open else []
         return [self.pipe, self.process.sentinel, *printed]
 
@@ -179,7 +179,7 @@ class _Worker:
         return self.deadline_s is not None and time.monotonic() >= self.deadline_s
 
     def events(self) -> Iterator[JobEvent]:
-        """What the worker has sent; failed results if it died, or had to be killed, with jobs in hand."""
+        """Events that the worker has sent; failed results if it died, or had to be killed, with unfinished jobs."""
         self.output.read()
         try:
             while self.jobs and self.pipe.poll():
@@ -212,19 +212,19 @@ class _Worker:
         self.deadline_s = None if limit_s is None else time.monotonic() + limit_s * len(self.jobs)
 
     def dead(self) -> Iterator[TrialFinished]:
-        """Failed results for what a dead worker had in hand."""
+        """Failed results for the unfinished jobs of a dead worker."""
         reason = f"the worker process died with exit code {self.process.exitcode}"
         if self.process.exitcode == -signal.SIGKILL:
             reason += " (killed; perhaps out of memory)"
         yield from self._all_failed(reason, worker_died=True)
 
     def take_back(self) -> Pack:
-        """The jobs that it had in hand."""
+        """Remove and return the unfinished jobs."""
         jobs, self.jobs = tuple(self.jobs.values()), {}
         return jobs
 
     def _all_failed(self, reason: str, *, worker_died: bool) -> Iterator[TrialFinished]:
-        """Failed results for all jobs in hand; what is left of the worker is killed."""
+        """Failed results for all unfinished jobs; the rest of the worker is killed."""
         self._kill()
         self.output.read()
         jobs, self.jobs = self.jobs, {}
@@ -233,7 +233,7 @@ class _Worker:
             yield TrialFinished(job.number, failed, worker_died, self.output.text())
 
     def _explained(self, event: TrialFinished) -> TrialFinished:
-        """A failed result with what the worker has printed, and with the limit that it has met."""
+        """A failed result with the worker's output and, if it met one, the limit."""
         result, memory = event.result, self.setup.worker_memory
         if result.status != "failed":
             return event
@@ -244,7 +244,7 @@ class _Worker:
         return replace(event, result=result, output=self.output.text() + event.output)
 
     def ask_to_end(self) -> None:
-        """Let it save what it has in hand and go."""
+        """Ask the worker to save its runs and end."""
         if self.jobs:
             self.process.terminate()
 
@@ -258,8 +258,8 @@ class _Worker:
         self._printed.close()
 
     def _kill(self) -> None:
-        """End the process and whatever it has started."""
-        with suppress(ProcessLookupError):  # it has not come so far as to lead a group, or nothing is left of it
+        """Kill the process and its child processes."""
+        with suppress(ProcessLookupError):  # it does not lead a group yet, or nothing is left of it
             os.killpg(self.process.pid or 0, signal.SIGKILL)
         self.process.kill()
         self.process.join()
@@ -283,7 +283,7 @@ def _work(pipe: Connection, printing: Connection, setup: TrialSetup) -> None:
 
     save_on_sigterm()
     retain_memory()
-    torch.set_num_threads(1)  # two processes of one thread train more per second than one of two
+    torch.set_num_threads(1)  # two processes of one thread train more per second than one of two threads
     with suppress(EOFError, BrokenPipeError):
         while (pack := pipe.recv()) is not None:
             pipe.send(_Begun(__version__))
@@ -291,7 +291,7 @@ def _work(pipe: Connection, printing: Connection, setup: TrialSetup) -> None:
 
 
 def _die_with_parent() -> None:
-    """A parent that was killed cannot stop its workers; without it their results are lost anyway."""
+    """End with the parent: without it, the results of a worker are lost anyway."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -300,11 +300,12 @@ def _die_with_parent() -> None:
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back while a worker starts, which inherits this and leaves stopping to its parent.
+    """Block Ctrl-C while a worker starts, which inherits this and leaves stopping to its parent.
 
-    The mask is what the worker inherits. Here any other thread may take the signal and Python still interrupts the main
-    one, so the handlers wait too: a worker whose parent is interrupted before it has sent everything prints a traceback.
-    The process that tracks resources for all workers starts first, as its start ends with unblocking Ctrl-C.
+    The worker inherits the mask. In this process, any other thread may take the signal, and Python still interrupts the
+    main thread, so the handlers wait too: a worker whose parent is interrupted before it has sent everything prints a
+    traceback. The process that tracks resources for all workers starts first, because its start ends with unblocking
+    Ctrl-C.
     """
     resource_tracker.ensure_running()
     held: list[tuple[int, FrameType | None]] = []
@@ -326,7 +327,7 @@ def without_interrupts() -> Iterator[None]:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the time in which a process starts."""
+    """Set environment variables while a process starts."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update({name: value for name, value in values.items() if before[name] is None})
     try:

@@ -31,7 +31,7 @@ from einsearch_cli.search.shipping import pack_up
 from einsearch_cli.training.proxy.trial import failed_result
 
 _CONNECT_S: Final = 90.0
-"""A cluster that has not answered by then is not there; a busy machine takes 20 s to start one."""
+"""Seconds after which a cluster that has not answered counts as absent; a busy machine takes 20 s to start one."""
 _PROBE_S: Final = 5.0
 _STOP_S: Final = 10.0
 _GOES_ON: Final = "start it again and run the same command: finished runs are kept"
@@ -41,7 +41,7 @@ class RayOptions(EngineOptions):
     """Options of the `ray` engine."""
 
     address: str | None = None
-    """`auto` for the cluster that this machine is a node of, or HOST:PORT; without one Ray is started here."""
+    """`auto` for the cluster that this machine belongs to, or HOST:PORT; by default, Ray is started here."""
 
     @field_validator("address")
     @classmethod
@@ -54,9 +54,10 @@ class RayOptions(EngineOptions):
 
 @register
 class RayTasks(Engine):
-    """A Ray task for every pack, with one core each, and a GPU with `--device cuda`.
+    """Runs every pack as a Ray task with one core, and with a GPU for `--device cuda`.
 
-    A process of its own talks to Ray, which ends the process that it is used in when the cluster is lost, and prints there.
+    A separate process talks to Ray, because Ray ends the process that uses it when the cluster is lost, and prints
+    there.
     """
 
     name = "ray"
@@ -68,12 +69,12 @@ class RayTasks(Engine):
 
     @property
     def address(self) -> str | None:
-        """Where the cluster is; None for one that is started here."""
+        """The address of the cluster; None if it is started here."""
         assert isinstance(self.options, RayOptions)
         return self.options.address
 
     def default_workers(self) -> int:
-        """All cores, or GPUs, of the cluster, which is asked; or the cores of this machine."""
+        """All cores, or GPUs, of the cluster, which is asked for them; or the cores of this machine."""
         if self.address is None and not self._gpus:
             return os.cpu_count() or 1
         bridge = _Bridge(Connect(self.address, None, None, self._gpus))
@@ -84,17 +85,17 @@ class RayTasks(Engine):
 
     @property
     def _gpus(self) -> int:
-        """Number of GPUs that a task needs."""
+        """The number of GPUs that a task needs."""
         return int(self.setup.devices[0].startswith("cuda"))
 
     def start_up_s(self, loading_s: float) -> float:
-        """Ray starts or is connected to, then each worker loads torch."""
+        """Seconds to start Ray or connect to it, and until each worker has loaded torch."""
         cores = os.cpu_count() or 1
         crowd = max(1.0, self.workers / cores) if self.address is None else 1.0
         return loading_s * (2 + crowd)
 
     def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
-        """Run packs until none are left."""
+        """Run packs until none is left."""
         if self._bridge is None:
             self._bridge = _Bridge(Connect(self.address, self.workers, pack_up(self.setup), self._gpus))
         running: dict[int, dict[int, Job]] = {}
@@ -116,14 +117,14 @@ class RayTasks(Engine):
                 on_event(answer.event)
 
     def stop(self) -> None:
-        """End all tasks, and Ray where it was started for them."""
+        """End all tasks, and Ray if it was started for them."""
         if self._bridge is not None:
             self._bridge.stop()
             self._bridge = None
 
 
 class _Bridge:
-    """The process that talks to Ray, from this side.
+    """This side of the process that talks to Ray.
 
     Raises:
         StudyError: the cluster cannot be reached.
@@ -159,7 +160,7 @@ class _Bridge:
             raise
 
     def train(self, pack: Pack) -> int:
-        """Have a pack trained; its number."""
+        """Have a pack trained; returns its number."""
         self._packs += 1
         try:
             self._pipe.send(Train(self._packs, tuple(pack)))
@@ -168,7 +169,7 @@ class _Bridge:
         return self._packs
 
     def answer(self) -> Answer:
-        """What happens next.
+        """Wait for the next answer.
 
         Raises:
             EinsearchError: the cluster is lost, or its nodes cannot run the study.
@@ -204,7 +205,7 @@ class _Bridge:
         return "of this machine" if self._address is None else f"at {self._address}"
 
     def _last_line(self) -> str:
-        """What Ray said last."""
+        """The last line that Ray printed."""
         self._printed.seek(0)
         lines = [line for line in self._printed.read().decode(errors="replace").splitlines() if line.strip()]
         return f" ({lines[-1].strip()[:200]})" if lines else ""
@@ -217,7 +218,7 @@ REACHING: Final = (
 
 
 def _refuse_unreachable(address: str) -> None:
-    """Say at once that nothing listens there: Ray itself tries for minutes."""
+    """Raise an error at once if nothing listens at the address; Ray itself tries for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
@@ -227,13 +228,15 @@ def _refuse_unreachable(address: str) -> None:
 
 
 def _environment(address: str | None) -> dict[str, str]:
-    """Whoever reaches a port of Ray can have it run any code, so a token is asked for unless the user says otherwise."""
+    """Environment of the bridge; a token is required by default, as whoever reaches a port of Ray can run any code."""
     ours = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_NUM_REDIS_GET_RETRIES": "5"}
-    found = ours | os.environ  # five retries of a second each: of twenty, all are waited for if the token is wrong
+    found = (
+        ours | os.environ
+    )  # five retries of a second each; by default there are twenty, all of them waited for if the token is wrong
     if address is None:
         from secrets import token_hex
 
         found["RAY_AUTH_TOKEN"] = token_hex(32)
         found["RAY_AUTH_MODE"] = "token"
-        found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # then Ray listens on 127.0.0.1 alone
+        found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray then listens only on 127.0.0.1
     return found

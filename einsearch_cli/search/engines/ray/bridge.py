@@ -26,7 +26,7 @@ from einsearch_cli.search.run_folders import run_folder
 from einsearch_cli.search.shipping import ShippedFile
 
 _ON_THE_WAY: Final = 4
-"""Events, or pieces of states, that a task may be ahead of this process: so large states fill no memory."""
+"""Events, or pieces of states, that a task may be ahead of this process, so that large states do not fill memory."""
 
 
 def main() -> None:
@@ -35,17 +35,17 @@ def main() -> None:
         bridge.serve()
     with suppress(Exception):
         ray.shutdown()  # ends all tasks, and Ray itself if it was started here
-    os._exit(0)  # without waiting for the threads that follow tasks
+    os._exit(0)  # does not wait for the threads that follow tasks
 
 
 class Bridge:
-    """Starts a task for each pack and passes on what happens in it, by one thread a task; nothing is polled."""
+    """Starts a task for each pack and passes on its events, with one thread per task; nothing is polled."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._sending, self._putting = threading.Lock(), threading.Lock()
         self._contents: dict[str, list[Any]] = {}
-        """References to the pieces of every file, by path, once a node lacks them."""
+        """References to the pieces of every file, by path; stored once a node lacks the files."""
 
     def serve(self) -> None:
         """Answer the engine until it closes the pipe."""
@@ -59,7 +59,7 @@ class Bridge:
         folder = None if connect.shipment is None else connect.shipment.setup.folder
         self._study = None if folder is None else Path(folder)
         needs = {"num_cpus": 1, "num_gpus": connect.gpus, "max_retries": 0, "num_returns": "streaming"}
-        # Ray ends a process after one task that has a GPU, and with it the worker that has loaded torch.
+        # Ray ends a process after one task with a GPU, and with it the worker that has loaded torch.
         needs["max_calls"] = 0
         self._task = ray.remote(**needs, _generator_backpressure_num_objects=_ON_THE_WAY)(train_pack)
         tasks = int(ray.cluster_resources().get("GPU" if connect.gpus else "CPU", 0))
@@ -94,7 +94,7 @@ class Bridge:
             yield from self._trained(train.pack, states)
 
     def _trained(self, pack: Pack, states: list[Any]) -> Iterator[JobEvent]:
-        """What happens to the runs of a pack; the states that come meanwhile are written into the folder of the study."""
+        """Events of the runs of a pack; states that arrive meanwhile are written into the study's folder."""
         incoming = None if self._study is None else Incoming(self._study, pack)
         trials = {job.number: job.trial for job in pack}
         for reference in self._task.remote(pack, self._shipment, self._contents, states):
@@ -109,13 +109,13 @@ class Bridge:
                     yield TrialNote(found.number, trials[found.number], words)
 
     def _states(self, pack: Pack) -> list[Any]:
-        """References to the pieces of all states from which the runs of a pack go on."""
+        """References to the pieces of all states from which the runs of a pack continue."""
         found: list[Any] = []
         if self._study is None:
             return found
         for job in pack:
             if (state := newest_state(run_folder(self._study, job.trial))) is not None:
-                with suppress(OSError):  # it cannot be read: the run begins again
+                with suppress(OSError):  # it cannot be read: the run starts again
                     for piece in pieces_of(job.number, state):
                         found.append(ray.put(piece))
         return found
@@ -136,7 +136,7 @@ def _connect(connect: Connect) -> None:
     if connect.address is not None:
         ray.init(address=connect.address, **quiet)
     else:
-        # "local", as a cluster that has crashed leaves its address behind, which would be taken
+        # "local", since a crashed cluster leaves its address behind, which would be used
         ray.init("local", num_cpus=connect.workers, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
 
 
@@ -148,7 +148,7 @@ def _unreachable(connect: Connect, error: BaseException) -> StudyError:
 
 
 def _refusal(error: ray.exceptions.RayTaskError) -> EinsearchError:
-    """Why no node can run the study: what the task raised before it began to train."""
+    """Why no node can run the study: the error that the task raised before it began to train."""
     if isinstance(error.cause, EinsearchError):
         return error.cause
     return StudyError(

@@ -1,4 +1,4 @@
-"""What the engine and the process that talks to Ray say to each other."""
+"""Messages between the engine and the process that talks to Ray."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from einsearch_cli.search.shipping import Shipment
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Reach a cluster, or start one on this machine."""
+    """Connect to a cluster, or start one on this machine."""
 
     address: str | None
-    """`auto` or HOST:PORT; None starts one."""
+    """`auto` or HOST:PORT; None starts a cluster."""
     workers: int | None
-    """Cores of one that is started."""
+    """Number of cores of a cluster that is started."""
     shipment: Shipment | None
-    """What runs need; None where only the cores are counted."""
+    """Everything that runs need; None if only the cores are counted."""
     gpus: int = 0
     """Number of GPUs that a task needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The cluster is there."""
+    """The cluster is connected."""
 
     tasks: int
-    """Number of tasks that the cluster has room for at once."""
+    """The number of tasks that the cluster can run at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """A node tells of a pack."""
+    """An event from the node that trains a pack."""
 
     number: int
     event: JobEvent
@@ -49,7 +49,7 @@ class Happened:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A pack is over."""
+    """The end of a pack."""
 
     number: int
     death: str | None
@@ -58,7 +58,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The study cannot go on."""
+    """An error after which the study cannot continue."""
 
     error: EinsearchError
 

@@ -1,4 +1,4 @@
-"""What runs on the nodes of a Ray cluster; Ray itself is not needed to import it."""
+"""Code that runs on the nodes of a Ray cluster; importing it does not need Ray."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from einsearch_cli.search.job import JobEvent, Pack, TrialFinished, TrialNote, T
 from einsearch_cli.search.shipping import Shipment, ShippedFile, unpack
 
 PROGRESS_S: Final = 1.0
-"""At most one sign of life a second crosses the network for each run."""
+"""Seconds between signs of life of a run that cross the network, at least."""
 LOOK_S: Final = 1.0
-"""New states of runs are looked for this often."""
+"""Seconds between two searches for new states of runs."""
 
 _teams: dict[str, LocalProcesses] = {}
-"""The worker of this process, by what it trains and where; it stays for the next pack, so that torch is loaded once."""
+"""Workers of this process, by what they train and where; they stay for the next pack, so that torch is loaded once."""
 
 
 class FilesMissing(Exception):
-    """Files that this node has neither in their own place nor in its cache."""
+    """Raised for files that this node has neither in their own place nor in its cache."""
 
     def __init__(self, files: tuple[ShippedFile, ...]) -> None:
         super().__init__(files)
@@ -41,20 +41,20 @@ class FilesMissing(Exception):
 def train_pack(
     pack: Pack, shipment: Shipment, contents: Mapping[str, list[Any]], states: Sequence[Any]
 ) -> Iterator[JobEvent | StatePiece]:
-    """Train a pack here; what happens, as it happens, and the states of its runs when they are saved.
+    """Train a pack here; yields its events as they happen, and the states of its runs when they are saved.
 
-    The worker process is that of the local engine, with its limits and its reports of deaths. The engine has a thread
-    of its own, since it reports by calls and Ray takes what a generator gives.
+    The worker process is that of the local engine, with its limits and its reports of deaths. The engine has a separate
+    thread, since it reports by calls, while Ray reads a generator.
 
     Args:
-        pack: to train.
-        shipment: what it needs.
+        pack: the pack to train.
+        shipment: everything that it needs.
         contents: references to the pieces of files, by path.
-        states: references to pieces of states from which runs go on.
+        states: references to pieces of states from which runs continue.
 
     Raises:
         FilesMissing: files are needed of which `contents` has no references.
-        StudyError: other versions here than where the study is.
+        StudyError: versions here differ from those on the study's machine.
     """
     setup = _unpacked(shipment, contents)
     folder = None
@@ -73,7 +73,7 @@ def train_pack(
         if outgoing is not None:
             if not isinstance(event, TrialFinished):
                 yield from outgoing.pieces()
-            elif event.result.status == "failed":  # it may be tried again, and go on from there
+            elif event.result.status == "failed":  # it may be tried again, and continue from its state
                 yield from outgoing.pieces_of(event.number)
         if event is not None:
             yield event
@@ -82,7 +82,7 @@ def train_pack(
 
 
 def _events(pack: Pack, setup: TrialSetup, patience_s: float | None = None) -> Iterator[JobEvent | None]:
-    """What happens in the training of a pack; None where nothing has for as long as this."""
+    """Events of the training of a pack; None each time nothing has happened for `patience_s` seconds."""
     events: SimpleQueue[JobEvent | BaseException | None] = SimpleQueue()
     threading.Thread(target=_train, args=(pack, setup, events), daemon=True).start()
     told_s: dict[int, float] = {}
@@ -105,16 +105,16 @@ def _events(pack: Pack, setup: TrialSetup, patience_s: float | None = None) -> I
 
 @cache
 def _own_folder() -> Path:
-    """Where runs are saved on this node; this process removes it at its end, or the next one if this one is killed."""
+    """The folder for states on this node, removed when this process ends or, if it is killed, by the next one."""
     return _open.enter_context(draft_folder(default_cache_folder() / "runs"))
 
 
 _open: Final = ExitStack()
-"""What is open as long as this process."""
+"""Files and folders that stay open as long as this process."""
 
 
 def _receive(states: Sequence[Any], incoming: Incoming) -> None:
-    """Write down states from which runs go on; what cannot be written is begun again."""
+    """Write the states from which runs continue; a run whose state cannot be written starts again."""
     if states:
         import ray
 
@@ -126,7 +126,7 @@ def _receive(states: Sequence[Any], incoming: Incoming) -> None:
 def _train(pack: Pack, setup: TrialSetup, events: SimpleQueue[JobEvent | BaseException | None]) -> None:
     waiting = [pack]
     try:
-        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a worker keeps the one that it began with
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a worker keeps the folder that it started with
         engine = _teams.setdefault(f"{setup} {gpus}", LocalProcesses(setup, 1))
         engine.run(lambda: waiting.pop() if waiting else (), events.put)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""The states of runs on their way between a node, which saves them, and the folder of the study: each goes in pieces."""
+"""States of runs on their way, in pieces, between the node that saves them and the study's folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from einsearch_cli.search.run_folders import run_folder
 from einsearch_cli.training.sealed import draft_of, place, sealed_in, tidy
 
 PIECE_BYTES: Final = 16 << 20
-"""Size of the pieces in which states are sent: a node with 64 tasks holds at most 4 GB of them."""
+"""Bytes of the pieces in which states are sent: a node with 64 tasks holds at most 4 GB of them."""
 _PAUSE: Final = 9.0
-"""The pause after states were sent, as a multiple of the time that they took: large ones take a tenth of the time at most."""
+"""The pause after sending states, as a multiple of the time for sending: large states take a tenth of the time at most.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,11 @@ class StatePiece:
     number: int
     """Number of the job."""
     checkpoint: str
-    """Name of its folder."""
+    """Name of the checkpoint's folder."""
     file: str
     content: bytes
     left: int
-    """Pieces of the checkpoint that are still to come."""
+    """Number of pieces of the checkpoint still to come."""
 
 
 def newest_state(folder: Path) -> Path | None:
@@ -41,10 +42,10 @@ def newest_state(folder: Path) -> Path | None:
 
 
 def pieces_of(number: int, checkpoint: Path) -> Iterator[StatePiece]:
-    """A checkpoint in pieces; it may be removed once the first piece is there.
+    """A checkpoint in pieces; it may be removed once the first piece is made.
 
     Raises:
-        OSError: it is not there, or cannot be read.
+        OSError: it does not exist, or cannot be read.
     """
     with ExitStack() as stack:
         paths = sorted(checkpoint.iterdir())
@@ -58,27 +59,27 @@ def pieces_of(number: int, checkpoint: Path) -> Iterator[StatePiece]:
 
 
 class Incoming:
-    """Writes the states of the runs of a pack, each of which appears whole or not at all.
+    """Writes the states of the runs of a pack; each appears whole or not at all.
 
     Args:
-        folder: of the study, or one of the same form on a node.
-        pack: whose states come.
+        folder: the study's folder, or one of the same form on a node.
+        pack: the pack whose states arrive.
     """
 
     def __init__(self, folder: Path, pack: Pack) -> None:
         self._folders = {job.number: run_folder(folder, job.trial) for job in pack}
         self._begun: dict[int, tuple[str, Path | None]] = {}
-        """Checkpoints of which pieces have come, by the number of the job, with their drafts; None if it could not be written."""
+        """Checkpoints with some of their pieces, by job number, with their drafts; None if one could not be written."""
 
     def take(self, piece: StatePiece) -> None:
         """Write the next piece of a checkpoint.
 
         Raises:
-            OSError: the disk is full or refuses. The rest of this checkpoint is passed by.
+            OSError: the disk is full or cannot be written. The rest of this checkpoint is skipped.
         """
         target = self._folders[piece.number] / piece.checkpoint
         name, draft = self._begun.get(piece.number, ("", None))
-        if name != piece.checkpoint:  # of one before it the rest never comes
+        if name != piece.checkpoint:  # the rest of an earlier one never comes
             self._drop(draft)
             draft = draft_of(target)
         if draft is None:
@@ -106,11 +107,11 @@ class Incoming:
 
 
 class Outgoing:
-    """Finds new states of the runs of a pack; those that are there before it are known to the study.
+    """Finds new states of the runs of a pack; the study knows those that exist already.
 
     Args:
-        folder: where the runs are saved.
-        pack: of the runs.
+        folder: the folder where the runs are saved.
+        pack: the pack of the runs.
     """
 
     def __init__(self, folder: Path, pack: Pack) -> None:
@@ -119,7 +120,7 @@ class Outgoing:
         self._due_s = 0.0
 
     def pieces(self) -> Iterator[StatePiece]:
-        """The newest state of every run, unless it was sent before; after large ones there is a pause first."""
+        """The newest state of every run, unless it was sent before; large states are followed by a pause."""
         if (started_s := time.monotonic()) < self._due_s:
             return
         for number in self._folders:
@@ -132,9 +133,9 @@ class Outgoing:
         newest = newest_state(self._folders[number])
         if newest is not None and newest != self._sent[number]:
             self._sent[number] = newest
-            with suppress(FileNotFoundError):  # a newer one has just taken its place
+            with suppress(FileNotFoundError):  # a newer one has just replaced it
                 yield from pieces_of(number, newest)
 
     def end(self, number: int) -> None:
-        """The run is over: its states are removed."""
+        """Remove the states of a run that is over."""
         shutil.rmtree(self._folders.pop(number), ignore_errors=True)

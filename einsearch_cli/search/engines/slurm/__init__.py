@@ -31,9 +31,9 @@ from einsearch_cli.settings import Duration, PathSetting, Whole, duration_s
 from einsearch_cli.training.proxy.trial import failed_result
 
 _MOST_WORKERS: Final = 64
-"""Without --workers, no more runs are trained at once, however large the partition is."""
+"""The most runs that are trained at once without --workers, however large the partition is."""
 SHARED: Final = ".einsearch-slurm"
-"""Folder of this engine's folders, in that of the study, or in one that is given."""
+"""Folder of this engine's folders, in the study's folder or in the given one."""
 _BEATS_PER_LEASE: Final = 10
 _SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.05, 1.0
 
@@ -45,31 +45,31 @@ class SlurmOptions(EngineOptions):
     """`local` runs the tasks as processes of this machine, to try a study without a cluster."""
 
     partition: str | None = None
-    """Partition of the tasks; the cluster's default if not given."""
+    """Partition of the tasks; by default the cluster's."""
 
     account: str | None = None
-    """Account that pays for them."""
+    """Account that pays for the tasks."""
 
     qos: str | None = None
-    """Quality of service."""
+    """Quality of service of the tasks."""
 
     time: Duration = "1h"
-    """Time limit of a task. A study may take longer: tasks that end are replaced, and their runs go on."""
+    """Time limit of a task. A study may take longer: tasks that end are replaced, and their runs continue."""
 
     cores: Whole = Field(default=1, ge=1, le=1024)
-    """Runs that a task trains at once, on a core each."""
+    """Runs that a task trains at once, each on one core."""
 
     memory: str | None = None
     """Memory of a task, such as 4GB."""
 
     gpus: Whole = Field(default=0, ge=0, le=64)
-    """GPUs of a task."""
+    """Number of GPUs of a task."""
 
     folder: PathSetting | None = None
-    """Folder on a disk that all nodes share, where runs in progress are saved too; the study's folder if not given."""
+    """Folder on a disk that all nodes share, where runs are saved too; by default the study's folder."""
 
     lease: Duration = "60s"
-    """A worker that shows no sign of life for this long is dead, and its runs are tried again."""
+    """Time without a sign of life after which a worker counts as dead and its runs are tried again."""
 
     @field_validator("memory")
     @classmethod
@@ -81,7 +81,7 @@ class SlurmOptions(EngineOptions):
 
 @register
 class SlurmWorkers(Engine):
-    """A job array whose tasks stay for the whole study, so that a run does not wait in Slurm's queue."""
+    """A job array whose tasks stay for the whole study, so that runs do not wait in Slurm's queue."""
 
     name = "slurm"
     package = "submitit"
@@ -98,22 +98,22 @@ class SlurmWorkers(Engine):
         self._side: StudySide | None = None
         self._left: LeftBehind | None = None
         self._lock: FileLock | None = None
-        """Lock of the folder that an option gives; that of the study has another."""
+        """Lock of the folder that an option gives; the study's folder has its own."""
         self._packs = 0
         self._running: dict[int, dict[int, Job]] = {}
-        """Jobs that have not ended, by their numbers and that of their pack."""
+        """Unfinished jobs, by their numbers and that of their pack."""
         super().__init__(setup, workers, options, folder)
         if self.chosen.executor == "slurm" and shutil.which("sbatch") is None:
             raise _no_slurm()
 
     @property
     def chosen(self) -> SlurmOptions:
-        """The options."""
+        """The options of the engine."""
         assert isinstance(self.options, SlurmOptions)
         return self.options
 
     def default_workers(self) -> int:
-        """All cores of the partition that can be used, at most 64; for the local executor those of this machine."""
+        """All usable cores of the partition, at most 64; for the local executor, those of this machine."""
         if self.chosen.executor == "local":
             return os.cpu_count() or 1
         partition = [f"--partition={self.chosen.partition}"] if self.chosen.partition else []
@@ -125,17 +125,21 @@ class SlurmWorkers(Engine):
         except subprocess.SubprocessError as error:
             said = str(getattr(error, "stderr", None) or error).strip()
             raise StudyError(f"Slurm does not answer: {said}", remedy="try `sinfo`, or give --workers") from error
-        nodes = dict(line.split() for line in found.stdout.splitlines())  # a line for each partition that a node is in
-        cores = sum(int(part) for counts in nodes.values() for part in counts.split("/")[:2])  # allocated, idle
+        nodes = dict(
+            line.split() for line in found.stdout.splitlines()
+        )  # one line for each partition that a node is in
+        cores = sum(
+            int(part) for counts in nodes.values() for part in counts.split("/")[:2]
+        )  # columns: allocated, idle
         return min(max(cores, 1), _MOST_WORKERS)
 
     def start_up_s(self, loading_s: float) -> float:
-        """Each worker loads torch; nobody knows how long tasks wait in the queue."""
+        """Seconds until each worker has loaded torch; the wait in the queue is not known."""
         crowd = self.workers / (os.cpu_count() or 1) if self.chosen.executor == "local" else 1.0
         return loading_s * (1 + max(1.0, crowd))
 
     def run(self, next_pack: Callable[[], Pack], on_event: Report) -> None:
-        """Run packs until none are left."""
+        """Run packs until none is left."""
         side, running = self._started(), self._running
         lease_s, pause_s = _seconds(self.chosen.lease), _SHORTEST_LOOK_S
 
@@ -160,7 +164,7 @@ class SlurmWorkers(Engine):
             pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
             for number, event in side.events():
                 if event.number not in running.get(number, {}):
-                    continue  # from a worker that was taken for dead
+                    continue  # from a worker that counted as dead
                 pause_s = _SHORTEST_LOOK_S
                 tell(number, event)
             self._tell_left(tell)
@@ -172,14 +176,14 @@ class SlurmWorkers(Engine):
             time.sleep(pause_s)
 
     def _tell_left(self, tell: Callable[[int, JobEvent], None]) -> None:
-        """End the jobs that workers of an earlier process have handed in."""
+        """End the jobs whose results workers of an earlier process have handed in."""
         if self._left is not None:
             packs = {job.number: pack for pack, jobs in self._running.items() for job in jobs.values()}
             for end in self._left.ends([job for jobs in self._running.values() for job in jobs.values()]):
                 tell(packs[end.number], end)
 
     def _started(self) -> StudySide:
-        """The shared folder, with tasks to come."""
+        """The shared folder, with its tasks started."""
         if self._side is not None:
             return self._side
         base = self._base()
@@ -199,7 +203,7 @@ class SlurmWorkers(Engine):
         return side
 
     def _base(self) -> Path:
-        """Where every process of this study has its shared folder; a given folder may serve several studies."""
+        """The folder in which every process of this study has its shared folder; a given one may serve several studies."""
         if self.chosen.folder is None:
             return (default_cache_folder() if self.folder is None else self.folder).resolve() / SHARED
         above = self.chosen.folder.resolve() / SHARED
@@ -209,7 +213,7 @@ class SlurmWorkers(Engine):
         return known if known is not None and known.parent == above else _new_base(above)
 
     def _taken(self, base: Path) -> Path:
-        """The folder of this study for its processes, for this one alone; another one if a copy of the study has it."""
+        """Take the study's folder for this process; another one if a copy of the study has it."""
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_folder_of_others(base)
         if self.folder is not None and self.chosen.folder is not None:
@@ -225,7 +229,7 @@ class SlurmWorkers(Engine):
         return base
 
     def stop(self) -> None:
-        """End all tasks and remove the shared folder, but for results that the study has not taken."""
+        """End all tasks and remove the shared folder, except for results that the study has not taken."""
         if self._side is not None:
             self._side.stop()
             self._team.stop()
@@ -245,7 +249,7 @@ def _new_base(above: Path) -> Path:
 
 
 def _refuse_folder_of_others(folder: Path) -> None:
-    """Tasks execute what lies there: submitit hands them their function as a pickle."""
+    """Refuse a folder that others can write to: tasks execute its files, as submitit passes functions as pickles."""
     found = folder.stat()
     if found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise StudyError(

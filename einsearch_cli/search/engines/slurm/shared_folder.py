@@ -1,4 +1,4 @@
-"""The folder through which a study and its workers on other machines speak; every file in it appears by one rename.
+"""The shared folder of a study and its workers on other machines; every file in it appears by one rename.
 
     shipment.json          what workers need besides packs
     study.beat             a number that rises while the study runs
@@ -9,10 +9,12 @@
     said/….json            an ended job, or a note on a running one; the study removes it
     beats/WORKER.json      a number that rises while the worker lives, and how far its runs are
 
-Clocks of other machines are never compared: who does not change a file for a while, by the clock of the one who looks, is
-dead. Two workers may train one pack, if the first was taken for dead: the study counts the first end of each job.
+Clocks of different machines are never compared. A process is dead if it does not change a file for a while, by the
+clock of the observer. Two workers may train one pack if the first was taken for dead: the study counts the first end of
+each job.
 
-Every process of a study has a folder of its own. Those of killed ones stay until what was handed in there is with the study.
+Every process of a study has its own folder. The folders of killed processes stay until the study has all results that
+were handed in there.
 """
 
 from __future__ import annotations
@@ -42,14 +44,14 @@ def _read(path: Path) -> Any:
 
 
 def _replace(path: Path, document: Any) -> None:
-    """Write what may be lost with the machine: without waiting for the disk."""
+    """Write a file that may be lost if the machine crashes: without waiting for the disk."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(document), encoding="utf-8")
     draft.replace(path)
 
 
 def _names(folder: Path) -> list[str]:
-    """Files that are whole."""
+    """Names of the files that are whole."""
     return sorted(name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith("."))
 
 
@@ -60,7 +62,7 @@ class _Watched:
         self._seen: dict[str, tuple[str, float]] = {}
 
     def silent_s(self, path: Path) -> float:
-        """Seconds since it has changed; a file that is not there counts from when it was first missed."""
+        """Seconds since the file has changed; a missing file counts from when it was first missed."""
         text = ""
         with suppress(OSError):
             text = path.read_text(encoding="utf-8")
@@ -72,7 +74,7 @@ class _Watched:
 
 
 class StudySide:
-    """What the study does with the folder."""
+    """The study's side of the folder."""
 
     def __init__(self, root: Path, shipment: Shipment) -> None:
         self.root = root
@@ -85,7 +87,7 @@ class StudySide:
         self.beat()
 
     def beat(self) -> None:
-        """Show that the study lives."""
+        """Show that the study is alive."""
         self._beats += 1
         _replace(self.root / "study.beat", self._beats)
 
@@ -95,19 +97,19 @@ class StudySide:
         write_atomically(self.root / "waiting" / f"{number}.json", document)
 
     def events(self) -> Iterator[tuple[int, JobEvent]]:
-        """What has happened since, with the numbers of the packs; some may come twice."""
+        """Events since the last call, with the numbers of the packs; some may come twice."""
         for name in _names(self.root / "said"):
             path = self.root / "said" / name
             document = _read(path)
             yield document["pack"], _event(document)
-            path.unlink()  # after the study has it
-        for name in _names(self.root / "taken"):  # of the worker that has the pack now
+            path.unlink()  # removed after the study has read it
+        for name in _names(self.root / "taken"):  # from the worker that has the pack now
             yield from self._progress(name.partition("@")[2])
 
     def _progress(self, name: str) -> Iterator[tuple[int, TrialProgress]]:
         try:
             runs = _read(self.root / "beats" / name)["runs"]
-        except FileNotFoundError:  # it has taken a pack, and not shown itself yet
+        except FileNotFoundError:  # it has taken a pack, but not given a sign of life yet
             return
         for number, run in runs.items():
             if self._told.get(number) != run:
@@ -117,7 +119,7 @@ class StudySide:
                 yield run["pack"], TrialProgress(job.number, job.trial, run["step"], run["steps"], run["loss"], routing)
 
     def lost(self, lease_s: float) -> list[int]:
-        """Packs whose worker has been silent for so long; they are taken away from it."""
+        """Packs whose worker has been silent for this long; they are taken away from it."""
         found = []
         for name in _names(self.root / "taken"):
             number, _, worker = name.removesuffix(".json").partition("@")
@@ -127,14 +129,14 @@ class StudySide:
         return found
 
     def has_come(self, task: str) -> bool:
-        """Whether a worker has begun in a task of the cluster."""
+        """Whether a worker has started in a task of the cluster."""
         return any(name.startswith(f"{task}-") for name in _names(self.root / "beats"))
 
     def refuse(self) -> None:
-        """Pass on why a worker cannot work.
+        """Raise an error if a worker has reported that it cannot work.
 
         Raises:
-            StudyError: it has said so.
+            StudyError: the worker's reason.
         """
         path = self.root / "refused.json"
         if path.exists():
@@ -142,21 +144,21 @@ class StudySide:
             raise StudyError(document["problem"], remedy=document["remedy"])
 
     def stop(self) -> None:
-        """Let workers go."""
+        """Ask the workers to end."""
         _stop(self.root)
 
     def remove(self, wanted: Collection[str]) -> None:
-        """Remove the folder, unless a trial of these keys was handed in: that is for the next process of the study."""
+        """Remove the folder, unless it has results of trials with these keys: they are for the study's next process."""
         ends = (end for _, end in _handed_in(self.root))
         if not any(end.result.trial.key in wanted for end in ends):
             shutil.rmtree(self.root, ignore_errors=True)
 
 
 class LeftBehind:
-    """What workers have handed in for processes of the study that are gone.
+    """Results that workers handed in for processes of the study that are gone.
 
     Args:
-        base: the folder in which every process of the study has its own.
+        base: the folder in which every process of the study has its own folder.
     """
 
     def __init__(self, base: Path) -> None:
@@ -167,7 +169,7 @@ class LeftBehind:
             _stop(root)
 
     def ends(self, jobs: Iterable[Job]) -> Iterator[TrialFinished]:
-        """The ends of these jobs, as far as they were handed in, now or since."""
+        """The ends of these jobs, if they were handed in, now or since."""
         for path, end in (found for root in self._roots for found in _handed_in(root, self._seen)):
             self._seen.add(path)
             self._found.setdefault(end.result.trial.key, (path, end))
@@ -175,10 +177,10 @@ class LeftBehind:
             if (found := self._found.pop(job.trial.key, None)) is not None:
                 path, end = found
                 yield replace(end, number=job.number, result=replace(end.result, trial=job.trial))
-                path.unlink(missing_ok=True)  # after the study has it
+                path.unlink(missing_ok=True)  # removed after the study has read it
 
     def tidy(self) -> None:
-        """Remove the folders in which nothing is left."""
+        """Remove the folders that are empty."""
         kept = {path.parent.parent for path, _ in self._found.values()}
         for root in self._roots:
             if root not in kept:
@@ -191,22 +193,24 @@ def _stop(root: Path) -> None:
 
 
 def _handed_in(root: Path, seen: Collection[Path] = ()) -> Iterator[tuple[Path, TrialFinished]]:
-    """Results that the study has not taken, with their files; a failed run is tried again by the next process anyway."""
+    """Results that the study has not taken, with their files; failed runs are left out, as they are tried again anyway."""
     with suppress(FileNotFoundError):
         for path in (root / "said" / name for name in _names(root / "said")):
             if path not in seen:
-                with suppress(OSError, ValueError, LookupError, TypeError, EinsearchError):  # of another version
+                with suppress(
+                    OSError, ValueError, LookupError, TypeError, EinsearchError
+                ):  # written by another version
                     event = _event(_read(path))
                     if isinstance(event, TrialFinished) and event.result.status != "failed":
                         yield path, event
 
 
 class WorkerSide:
-    """What one worker does with the folder.
+    """A worker's side of the folder.
 
     Args:
         root: the folder.
-        name: of the worker, as no other has it.
+        name: the worker's name, which no other worker has.
     """
 
     def __init__(self, root: Path, name: str) -> None:
@@ -217,7 +221,7 @@ class WorkerSide:
         self._beats = self._said = 0
 
     def shipment(self) -> Shipment:
-        """What workers need besides packs."""
+        """Everything that workers need besides packs."""
         document = _read(self.root / "shipment.json")
         setup = document["setup"]
         plugins, data = (tuple(ShippedFile(**file) for file in document[name]) for name in ("plugins", "data"))
@@ -229,7 +233,7 @@ class WorkerSide:
         )
 
     def take(self) -> Pack:
-        """A pack that waits; an empty one if none does."""
+        """Take a waiting pack; an empty one if none waits."""
         for name in sorted(_names(self.root / "waiting"), key=lambda name: int(name.removesuffix(".json"))):
             number = name.removesuffix(".json")
             taken = self.root / "taken" / f"{number}@{self.name}.json"
@@ -241,7 +245,7 @@ class WorkerSide:
         return ()
 
     def tell(self, event: JobEvent) -> None:
-        """Note how far a run is, or hand in a note or the end of a job."""
+        """Record the progress of a run, or hand in a note or the end of a job."""
         pack = next(pack for pack, jobs in self._packs.items() if event.number in jobs)
         if isinstance(event, TrialProgress):
             self._runs[event.number] = {
@@ -265,7 +269,7 @@ class WorkerSide:
             (self.root / "taken" / f"{pack}@{self.name}.json").unlink(missing_ok=True)
 
     def give_back(self) -> None:
-        """Let other workers have what this one has not ended, unless the study has taken it away."""
+        """Return unfinished jobs for other workers, unless the study has taken the pack away."""
         for number, jobs in self._packs.items():
             taken = self.root / "taken" / f"{number}@{self.name}.json"
             if taken.exists():
@@ -275,19 +279,19 @@ class WorkerSide:
         self._packs, self._runs = {}, {}
 
     def beat(self) -> None:
-        """Show that this worker lives, and how far its runs are."""
+        """Show that this worker is alive, and the progress of its runs."""
         self._beats += 1
         runs: Mapping[int, Any] = dict(self._runs)
         _replace(self.root / "beats" / f"{self.name}.json", {"beats": self._beats, "runs": runs})
 
     def is_over(self, patience_s: float) -> bool:
-        """Whether the study has ended, or has been silent for so long."""
+        """Whether the study has ended, or has been silent for this long."""
         if (self.root / "stop").exists() or not self.root.exists():
             return True
         return self._watched.silent_s(self.root / "study.beat") > patience_s
 
     def refuse(self, error: EinsearchError) -> None:
-        """Say why no worker can work."""
+        """Report why no worker can work."""
         document = {"problem": error.problem, "remedy": error.remedy}
         write_atomically(self.root / "refused.json", json.dumps(document))
 

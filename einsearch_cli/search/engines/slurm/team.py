@@ -1,4 +1,4 @@
-"""The tasks of a cluster that work for a study, submitted by submitit."""
+"""The tasks of a cluster that work for a study; submitit submits them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from einsearch_cli.search.engines.local import without_interrupts
 from einsearch_cli.search.engines.slurm.worker import work
 
 _LOOK_S: Final = 10.0
-"""Slurm's queue is asked no more often."""
+"""Seconds between two queries of Slurm's queue, at least."""
 _ANSWER_S: Final = 30.0
 _MOST_DUDS: Final = 3
-"""Tasks that end before they begin to work, with none that works: a fourth would too."""
+"""The most tasks that may end before they start to work, with none that works: a fourth would too."""
 _ENDING_S: Final = 15.0
 
 
@@ -25,9 +25,9 @@ class Team:
     """Tasks of a cluster, replaced when they end.
 
     Args:
-        executor: submitit's.
-        arguments: of `work`.
-        has_come: whether a worker has begun in the task of this number.
+        executor: the executor of submitit.
+        arguments: the arguments of `work`.
+        has_come: whether a worker has started in the task of this number.
     """
 
     def __init__(self, executor: Any, arguments: Sequence[object], has_come: Callable[[str], bool]) -> None:
@@ -43,7 +43,7 @@ class Team:
         """Keep this number of tasks queued or running.
 
         Raises:
-            StudyError: the cluster refuses them, or they end before they begin.
+            StudyError: the cluster refuses them, or they end before they start.
         """
         if time.monotonic() - self._looked_s < (1.0 if self.is_local else _LOOK_S) and len(self._jobs) >= wanted:
             return
@@ -64,16 +64,16 @@ class Team:
         if self._duds >= _MOST_DUDS:
             raise StudyError(
                 f"{self._duds} tasks of the cluster ended before they began to work{_last_line(job)}",
-                remedy="mend what it says; einsearch must be installed for the nodes as it is here",
+                remedy="fix this error; einsearch must be installed for the nodes as it is here",
             )
 
     def _submitted(self, number: int) -> list[Any]:
         try:
-            # Submitit's process for a task of this machine stays in our terminal, and prints a traceback at Ctrl-C.
+            # submitit's process for a task of this machine stays in our terminal, and prints a traceback at Ctrl-C.
             quiet = without_interrupts() if self.is_local else nullcontext()
             with quiet, self._executor.batch():
                 return [self._executor.submit(work, *self._arguments) for _ in range(number)]
-        except Exception as error:  # submitit wraps what sbatch says in several kinds
+        except Exception as error:  # submitit wraps sbatch's errors in several kinds
             reason = str(error).strip().splitlines()
             raise StudyError(
                 f"the cluster takes no tasks: {reason[-1][:300] if reason else type(error).__name__}",
@@ -81,7 +81,7 @@ class Team:
             ) from error
 
     def _alive(self) -> set[str]:
-        """Numbers of the tasks that are queued or running; all of them while Slurm does not answer."""
+        """Numbers of the tasks that are queued or running; all tasks while Slurm does not answer."""
         if self.is_local:
             return {job.job_id for job in self._jobs if not job.done()}
         names = [job.job_id for job in self._jobs]
@@ -98,9 +98,9 @@ class Team:
         return set(found.stdout.split())
 
     def stop(self) -> None:
-        """End all tasks. Those of this machine, which hear no Ctrl-C, find that the study is over within a second."""
+        """End all tasks; tasks of this machine, which do not receive Ctrl-C, notice the end within a second."""
         for job in self._jobs if not self.is_local else ():
-            with suppress(Exception):  # a cluster that does not answer; its tasks end by themselves
+            with suppress(Exception):  # a cluster that does not answer; its tasks end without this
                 job.cancel(check=False)
         deadline_s = time.monotonic() + _ENDING_S
         while self._alive() and time.monotonic() < deadline_s:
@@ -109,7 +109,7 @@ class Team:
 
 
 def _last_line(job: Any) -> str:
-    """What a task said last, in words for a message."""
+    """The last line that a task printed, shortened for a message."""
     for path in (job.paths.stderr, job.paths.stdout):
         with suppress(OSError):
             lines = [line for line in Path(path).read_text(errors="replace").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What a task of the job array runs: workers of the local engine, fed from the shared folder until the study is over."""
+"""The program of a task of the job array: local workers, fed from the shared folder until the study is over."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from einsearch_cli.search.job import JobEvent, Pack, TrialFinished
 from einsearch_cli.search.shipping import ShippedFile, unpack
 
 LOOK_S: Final = 0.2
-"""The folder is looked at no more often for new packs while runs are trained."""
+"""Seconds between two looks for new packs while runs are trained, at least."""
 LONGEST_LOOK_S: Final = 2.0
 _STOP_S: Final = 1.0
-"""The end of the study is looked for this often."""
+"""Seconds between two looks for the end of the study."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-"""What ends a task: cancelling, preemption, and submitit's warning before the time limit."""
+"""Signals that end a task: cancelling, preemption, and submitit's warning before the time limit."""
 _SIGNAL_LAG_S: Final = 1.0
-"""Slurm signals all processes of a task; within this time a dead one and our own signal are one event."""
+"""Slurm signals all processes of a task; within this time, a dead process and our own signal are one event."""
 
 
 class _Leave(BaseException):
-    """Raised in a task that is to end."""
+    """Raised in a task that has to end."""
 
 
 def work(root: str, cores: int, beat_s: float, patience_s: float) -> None:
-    """Train packs until the study is over, or this task is to end: then unfinished runs go back.
+    """Train packs until the study is over or this task has to end; unfinished runs are then returned.
 
     Args:
         root: the shared folder.
-        cores: worker processes.
+        cores: number of worker processes.
         beat_s: seconds between signs of life.
-        patience_s: a study that has been silent for this long is over.
+        patience_s: seconds after which a silent study counts as over.
     """
     side = WorkerSide(Path(root), f"{_task()}-{os.getpid()}")
     for sign in _SIGNALS:
@@ -73,7 +73,7 @@ def _task() -> str:
 
 
 def _leave(*_: int | FrameType | None) -> None:
-    for sign in _SIGNALS:  # once is enough
+    for sign in _SIGNALS:  # one signal is enough
         signal.signal(sign, signal.SIG_IGN)
     raise _Leave
 
