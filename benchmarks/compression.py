@@ -35,8 +35,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from einsearch_cli.compression import compress
 from einsearch_cli.data.tokens.texts import text_files
-from einsearch_cli.layers import DenseLayer, compress, plan_swaps, swap_linear
+from einsearch_cli.swap import DenseLayer, plan_swaps, swap_linear
 
 ROW = 128
 ROWS = 64

@@ -13,7 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from einsearch_cli.layers import EinsumLinear, SelfGuidedLinear, project_
+from einsearch_cli.guided import SelfGuidedLinear
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.projection import project_
 
 ROUNDS = 7
 

@@ -22,7 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from einsearch_cli.layers import EinsumLinear, StructuredMoE
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.moe import StructuredMoE
 
 EXPERTS = (4, 8, 16, 32)
 EXPERT_STRUCTURES = ("btt:r=1", "btt:r=2", "low-rank", "kronecker")

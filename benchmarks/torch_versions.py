@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("tests/layers", "tests/export/test_copies.py", "tests/models")
+ROOMS = ("layers", "moe", "guided", "projection", "swap", "compression", "models")
+TESTS = (*(f"tests/{room}" for room in ROOMS), "tests/export/test_copies.py")
 BESIDE = ("pytest", "pytest-timeout", "hypothesis", "networkx")
 """What the tests need; those of packages that are missing are skipped."""
 

@@ -6,33 +6,36 @@ never train start without torch.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
+from einsearch_cli import moved
 from einsearch_cli.after_import import after_import
 from einsearch_cli.lazy import lazy_names
 from einsearch_cli.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from einsearch_cli.compression import compress as compress
     from einsearch_cli.export import (
         dense_copy as dense_copy,
         load_swapped as load_swapped,
         save_swapped as save_swapped,
     )
     from einsearch_cli.layers import (
-        AuxiliaryLoss as AuxiliaryLoss,
         EinsumLinear as EinsumLinear,
-        StructuredMoE as StructuredMoE,
-        SwapReport as SwapReport,
-        apply_swaps as apply_swaps,
-        compress as compress,
         merge as merge,
         merged as merged,
-        plan_swaps as plan_swaps,
-        swap_linear as swap_linear,
         unmerge as unmerge,
     )
+    from einsearch_cli.moe import AuxiliaryLoss as AuxiliaryLoss, StructuredMoE as StructuredMoE
     from einsearch_cli.reports import read_study as read_study
     from einsearch_cli.structures import Structure as Structure, parse_structure as parse_structure
+    from einsearch_cli.swap import (
+        SwapReport as SwapReport,
+        apply_swaps as apply_swaps,
+        plan_swaps as plan_swaps,
+        swap_linear as swap_linear,
+    )
     from einsearch_cli.taxonomy import classify as classify
     from einsearch_cli.training.groups import optimizer_groups as optimizer_groups
 else:
@@ -42,6 +45,8 @@ else:
         """The public names, for completion and `dir`."""
         return sorted(__all__)
 
+
+sys.meta_path.insert(0, moved.MovedModules())
 
 # Other packages know swapped models wherever einsearch is imported, before or after them: `from_pretrained` of
 # transformers and diffusers loads them, LoRA of peft finds their layers, and so does `quantize_` of torchao.

@@ -18,7 +18,8 @@ from einsearch_cli.cli.progress import share_progress
 from einsearch_cli.errors import SpecError
 
 if TYPE_CHECKING:
-    from einsearch_cli.layers import Progress as CompressionProgress, Swap, SwapReport
+    from einsearch_cli.compression import Progress as CompressionProgress
+    from einsearch_cli.swap import Swap, SwapReport
 
 HELP = """Project the dense matrices of a trained model onto a structure.
 

@@ -14,23 +14,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from einsearch_cli.compression import compress
 from einsearch_cli.errors import EinsearchError, OutputError, SpecError
 from einsearch_cli.export.copies import dense_copy
 from einsearch_cli.export.placing import place, refuse_other_than_safetensors
 from einsearch_cli.files import refuse_unwritable
-from einsearch_cli.layers import (
-    Costs,
-    EinsumLinear,
-    Kept,
-    Swap,
-    SwapReport,
-    compress,
-    kept_weights,
-    project_,
-    set_layer_orders_,
-)
+from einsearch_cli.layers import EinsumLinear, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
+from einsearch_cli.projection import project_
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, Structure
+from einsearch_cli.swap import Costs, Kept, Swap, SwapReport, kept_weights
 from einsearch_cli.taxonomy import layer_costs
 
 SWAPS_ENTRY: Final = "einsearch_swaps"

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.export.hugging_face import forget_swaps
-from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE
+from einsearch_cli.guided import SelfGuidedLinear
+from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.choose import executor_for
 from einsearch_cli.layers.execution.executor import reference_layer
 from einsearch_cli.layers.execution.scaling import reference_scaled_last
-from einsearch_cli.layers.moe.fused import FusedExperts
 from einsearch_cli.layers.plans.plan import Call
-from einsearch_cli.layers.pointwise import PointwiseConv
 from einsearch_cli.layers.torch_private import is_any_autocast
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.models.transformer import Transformer
+from einsearch_cli.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.swap.fused_experts import FusedExperts
+from einsearch_cli.swap.pointwise import PointwiseConv
 
 _Model = TypeVar("_Model", bound=nn.Module)
 

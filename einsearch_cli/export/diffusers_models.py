@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from einsearch_cli.export.hugging_face import METHOD, swaps_of
-from einsearch_cli.layers import apply_swaps
+from einsearch_cli.swap import apply_swaps
 
 
 class _Method(StrEnum):

@@ -18,14 +18,16 @@ from torch import nn
 
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.files import make_folder, write_atomically
-from einsearch_cli.layers import EinsumLinear, StructuredMoE, SwapReport, apply_swaps
-from einsearch_cli.layers.moe.experts import Experts
-from einsearch_cli.layers.moe.fused import FusedExperts
-from einsearch_cli.layers.pointwise import PointwiseConv
-from einsearch_cli.layers.swap.attention import SplitMultiheadAttention
-from einsearch_cli.layers.swap.finding import find_sites
-from einsearch_cli.layers.swap.report import Swap
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.moe import StructuredMoE
+from einsearch_cli.moe.experts import Experts
 from einsearch_cli.structures import LayerSpec
+from einsearch_cli.swap import SwapReport, apply_swaps
+from einsearch_cli.swap.attention import SplitMultiheadAttention
+from einsearch_cli.swap.finding import find_sites
+from einsearch_cli.swap.fused_experts import FusedExperts
+from einsearch_cli.swap.pointwise import PointwiseConv
+from einsearch_cli.swap.report import Swap
 
 METHOD: Final = "einsearch"
 PREFIX: Final = "einsearch-"

@@ -23,10 +23,10 @@ from einsearch_cli.export.programs import compare_outputs
 from einsearch_cli.export.tokenizer_files import SAMPLE, tokenizer_files
 from einsearch_cli.export.twins import Twin, twin_config, twin_of
 from einsearch_cli.files import draft_folder, sync_folder, write_atomically, write_error
-from einsearch_cli.layers import SwapReport, apply_swaps, plan_swaps
 from einsearch_cli.layers.feature_orders import layer_orders
 from einsearch_cli.lazy import optional_package
 from einsearch_cli.models.transformer import Transformer
+from einsearch_cli.swap import SwapReport, apply_swaps, plan_swaps
 
 _COMPARED_TOKENS = 32
 """Tokens of the two texts on which both models are run."""

@@ -24,7 +24,7 @@ def refuse_write() -> NoReturn:
     raise LayerError(
         "a write to the weight of a structured layer: it is computed from layer.factors and layer.gain, and what is "
         "written to it would be lost",
-        remedy="change layer.factors, put a matrix into them with einsearch_cli.layers.project_(layer, matrix), or make "
+        remedy="change layer.factors, put a matrix into them with einsearch_cli.projection.project_(layer, matrix), or make "
         "the layer an nn.Linear first: einsearch_cli.export.dense_copy(model)",
     )
 

@@ -20,6 +20,7 @@ from einsearch_cli.layers.execution.scaling import is_first_order, reference_sca
 from einsearch_cli.layers.explanation import LayerExplanation, explanation
 from einsearch_cli.layers.feature_orders import FactoredModule
 from einsearch_cli.layers.inputs import check_dtype, check_input, check_parameters, check_width, output_for
+from einsearch_cli.layers.learning_rates import StructuredLayer
 from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.plan import Call
 from einsearch_cli.layers.plans.planner import Route, RouteTable, Use, dense_route, route_table, routes
@@ -33,7 +34,7 @@ _linear, _addmm = functional.linear, torch.addmm
 _num_threads = torch.get_num_threads
 
 
-class EinsumLinear(FactoredModule):
+class EinsumLinear(FactoredModule, StructuredLayer):
     """y = W x + b, where W is the einsum of a structure's factors.
 
     Input (..., in_features), output (..., out_features), for any leading shape. Each factor is stored as a batch of
@@ -277,18 +278,14 @@ class EinsumLinear(FactoredModule):
             self._merging = None
         return super().train(mode)
 
-    def __repr__(self) -> str:
-        """One line, unless there is more to show than the factors, such as parametrizations.
+    def extra_repr(self) -> str:
+        """The arguments that made the layer, as `nn.Linear` shows them.
 
         >>> EinsumLinear(64, 64, "monarch")
         EinsumLinear(in_features=64, out_features=64, structure='XA^1/2 XAB^1/2 YB^1/2 YAB^1/2', bias=True)
         >>> EinsumLinear(64, 64, "dense", order="standard")
         EinsumLinear(in_features=64, out_features=64, structure='XA^1 YA^1', bias=True, order='XA/YA')
         """
-        return f"{type(self).__name__}({self.extra_repr()})" if not self._modules else super().__repr__()
-
-    def extra_repr(self) -> str:
-        """The arguments that made the layer, as `nn.Linear` shows them."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"structure={self._structure_text!r}, bias={self.bias is not None}{self._order_text}"

@@ -6,13 +6,26 @@ from collections.abc import Callable
 
 from torch import nn
 
-from einsearch_cli.layers.einsum_linear import EinsumLinear
-from einsearch_cli.layers.moe.feed_forward import FeedForwardMoE
-from einsearch_cli.layers.moe.fused import FusedExperts
-from einsearch_cli.layers.moe.layer import StructuredMoE
 
-STRUCTURED = (EinsumLinear, StructuredMoE, FeedForwardMoE)
-"""Layers that know their FLOPs, their learning rates, and how to start at zero."""
+class OwnLearningRates(nn.Module):
+    """A module that knows the learning rates of all factors and routers inside it."""
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        """Multiplier of each on the rate of a dense layer in its place, by parameter name."""
+        raise NotImplementedError
+
+
+class StructuredLayer(OwnLearningRates):
+    """A layer in place of dense ones: one with a structure, or with experts of one."""
+
+    @property
+    def flops_per_token(self) -> int:
+        """2 × multiply-adds of one forward pass per token."""
+        raise NotImplementedError
+
+    def zero_last_factor_(self) -> None:
+        """Make the output zero, without the bias."""
+        raise NotImplementedError
 
 
 def learning_rate_multipliers(
@@ -40,6 +53,6 @@ def learning_rate_multipliers(
     return {
         f"{layer}.{name}".removeprefix("."): multiplier * (1.0 if dense_multiplier is None else dense_multiplier(layer))
         for layer, module in model.named_modules()
-        if isinstance(module, (*STRUCTURED, FusedExperts))
+        if isinstance(module, OwnLearningRates)
         for name, multiplier in module.learning_rate_multipliers().items()
     }

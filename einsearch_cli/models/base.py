@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from torch import nn
 
-from einsearch_cli.layers import EinsumLinear, StructuredMoE, learning_rate_multipliers
-from einsearch_cli.layers.learning_rates import STRUCTURED
+from einsearch_cli.layers import EinsumLinear, learning_rate_multipliers
+from einsearch_cli.layers.learning_rates import StructuredLayer
 from einsearch_cli.models.counts import FlopCount, NetworkCount
+from einsearch_cli.moe import StructuredMoE
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of
 
 LinearRule = Callable[[int, int, bool], nn.Module]
@@ -67,7 +68,7 @@ class StructuredNetwork(nn.Module, ABC):
         >>> list(MLP(8, 16, 1, depth=3, make_linear=structured_linear(parse_layer("monarch"))).structured_layers())
         ['layers.0', 'layers.1']
         """
-        return {name: module for name, module in self.named_modules() if isinstance(module, STRUCTURED)}
+        return {name: module for name, module in self.named_modules() if isinstance(module, StructuredLayer)}
 
     def parameter_count(self) -> int:
         """Trainable numbers in the whole network: embeddings, head, biases and gains included."""
@@ -114,7 +115,7 @@ def zero_head(in_features: int, out_features: int, *, bias: bool) -> nn.Linear:
 
 def zero_output_(layer: nn.Module) -> None:
     """Make the last linear layer of a residual block give zero at the start."""
-    if isinstance(layer, STRUCTURED):
+    if isinstance(layer, StructuredLayer):
         layer.zero_last_factor_()
         return
     for value in layer.parameters(recurse=False):
@@ -123,7 +124,7 @@ def zero_output_(layer: nn.Module) -> None:
 
 def linear_flops(layer: nn.Module) -> int:
     """Forward FLOPs per token of one linear layer, or of one network of experts; bias not counted."""
-    if isinstance(layer, STRUCTURED):
+    if isinstance(layer, StructuredLayer):
         return layer.flops_per_token
     if isinstance(layer, nn.Linear):
         return 2 * layer.in_features * layer.out_features

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from einsearch_cli.errors import SizeError
-from einsearch_cli.layers.initialisation import start_at_unit_rms_
 from einsearch_cli.models.base import (
     LinearRule,
     StructuredNetwork,
@@ -17,6 +16,7 @@ from einsearch_cli.models.base import (
     zero_head,
 )
 from einsearch_cli.models.counts import FlopCount
+from einsearch_cli.projection.initialisation import start_at_unit_rms_
 
 # Axes in this file: B batch, I input, W width, O output.
 

@@ -12,7 +12,7 @@ from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.structures import LayerSpec, short_name
 
 if TYPE_CHECKING:
-    from einsearch_cli.layers import RoutingStatistics
+    from einsearch_cli.structures import RoutingStatistics
     from einsearch_cli.training.proxy.trial import TrialResult
 
 _HEADS = ("structure", "layer", "least used", "most used", "entropy of a token", "entropy of the mean", "dropped")

@@ -7,7 +7,6 @@ from functools import singledispatch
 from typing import Any, Final
 
 from einsearch_cli.errors import SizeError
-from einsearch_cli.layers.swap.report import SwapReport
 from einsearch_cli.reports.diagram import diagram_svg
 from einsearch_cli.reports.headline import headline
 from einsearch_cli.reports.markup import Html, element, joined
@@ -18,6 +17,7 @@ from einsearch_cli.reports.tables import gain_text, ranking_table, width_text, w
 from einsearch_cli.scaling import Ranking
 from einsearch_cli.speed.results import BenchResult
 from einsearch_cli.structures import Structure, short_name
+from einsearch_cli.swap.report import SwapReport
 from einsearch_cli.taxonomy import Classification, classify
 
 _WIDTH: Final = 1024

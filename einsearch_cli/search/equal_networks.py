@@ -73,7 +73,8 @@ def _network_key(model: StructuredNetwork) -> Hashable:
 
 
 def _layer_key(layer: nn.Module) -> Hashable:
-    from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, StructuredMoE
+    from einsearch_cli.layers import EinsumLinear
+    from einsearch_cli.moe import FeedForwardMoE, StructuredMoE
 
     if isinstance(layer, EinsumLinear):
         return _matrix_key(layer.sized, layer.plan)

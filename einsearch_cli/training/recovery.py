@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from einsearch_cli.compression.compressing import call_model
+from einsearch_cli.compression.sensitivity import difference, output_of
+from einsearch_cli.compression.stages import Call
 from einsearch_cli.errors import DataError, DivergedError
-from einsearch_cli.layers.calibration.compressing import call_model
-from einsearch_cli.layers.calibration.sensitivity import difference, output_of
-from einsearch_cli.layers.calibration.stages import Call
 from einsearch_cli.training.groups import optimizer_groups
 
 

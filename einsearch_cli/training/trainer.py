@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from einsearch_cli.layers import AuxiliaryLoss
+from einsearch_cli.moe import AuxiliaryLoss
 from einsearch_cli.structures import AUXILIARY_WEIGHT
 from einsearch_cli.training.groups import optimizer_groups
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from einsearch_cli.errors import DivergedError
-from einsearch_cli.layers import AuxiliaryLoss, SelfGuide
+from einsearch_cli.guided import SelfGuide
+from einsearch_cli.moe import AuxiliaryLoss
 from einsearch_cli.training.groups import set_learning_rates
 
 _UNWATCHED: Final = nullcontext()

@@ -15,8 +15,10 @@ from torch import nn
 
 from einsearch_cli.data.tokens import BytesTokenizer
 from einsearch_cli.export import load_transformer, save_run
-from einsearch_cli.layers import EinsumLinear, SwapReport, apply_swaps, project_
+from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
+from einsearch_cli.projection import project_
+from einsearch_cli.swap import SwapReport, apply_swaps
 from einsearch_cli.training.full import load_model
 
 TOKENS = torch.randint(0, 256, (2, 12), generator=torch.Generator().manual_seed(0))

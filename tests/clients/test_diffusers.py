@@ -13,7 +13,7 @@ from torch import nn
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.export import dense_copy, load_swapped, remember_swaps, save_swapped
-from einsearch_cli.layers import swap_linear
+from einsearch_cli.swap import swap_linear
 from tests.clients.test_transformers import build
 
 diffusers = pytest.importorskip("diffusers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from einsearch_cli.layers import swap_linear
+from einsearch_cli.swap import swap_linear
 from tests.clients.test_transformers import build, output
 
 accelerate = pytest.importorskip("accelerate")

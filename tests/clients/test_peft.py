@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.export import dense_copy, load_swapped, save_swapped
-from einsearch_cli.layers import EinsumLinear, swap_linear
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.swap import swap_linear
 from tests.clients.test_transformers import build
 
 peft = pytest.importorskip("peft")

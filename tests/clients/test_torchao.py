@@ -11,7 +11,8 @@ from torch import nn
 from einsearch_cli import merged
 from einsearch_cli.errors import LayerError, SpecError
 from einsearch_cli.export import dense_copy, load_swapped, remember_swaps, save_swapped
-from einsearch_cli.layers import EinsumLinear, swap_linear
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.swap import swap_linear
 from tests.clients.test_transformers import build
 
 torchao = pytest.importorskip("torchao.quantization")

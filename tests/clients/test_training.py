@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from einsearch_cli import optimizer_groups, swap_linear
 from einsearch_cli.export import load_swapped, remember_swaps
-from einsearch_cli.layers import AuxiliaryLoss, StructuredMoE
+from einsearch_cli.moe import AuxiliaryLoss, StructuredMoE
 from einsearch_cli.training import StructuredTraining
 from tests.clients.test_transformers import build
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from einsearch_cli.export import load_swapped, save_swapped
-from einsearch_cli.layers import EinsumLinear, swap_linear
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.swap import swap_linear
 from tests.clients.architectures import ARCHITECTURES
 
 transformers = pytest.importorskip("transformers")

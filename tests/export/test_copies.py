@@ -8,8 +8,10 @@ from torch import nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.export import ServingLinear, dense_copy, serving_copy
-from einsearch_cli.layers import EinsumLinear, StructuredMoE, guide_layers
+from einsearch_cli.guided import guide_layers
+from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
+from einsearch_cli.moe import StructuredMoE
 
 STRUCTURES = ["btt:r=2", "block-shuffle:blocks=2", "kronecker:n=3", "monarch"]
 

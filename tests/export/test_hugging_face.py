@@ -14,7 +14,7 @@ from torch import nn
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.export import load_swapped, save_swapped
-from einsearch_cli.layers import swap_linear
+from einsearch_cli.swap import swap_linear
 
 transformers = pytest.importorskip("transformers")
 

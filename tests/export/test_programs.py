@@ -14,8 +14,10 @@ from torch.export import Dim
 
 from einsearch_cli.errors import LayerError, OutputError, RunFailedError
 from einsearch_cli.export import programs, save_onnx, save_program
-from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, StructuredMoE, swap_linear
+from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
+from einsearch_cli.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.swap import swap_linear
 
 
 def _layers() -> nn.Sequential:

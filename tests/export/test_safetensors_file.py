@@ -13,7 +13,8 @@ from torch import nn
 
 from einsearch_cli.errors import LayerError, OutputError, SpecError
 from einsearch_cli.export import dense_copy, load_transformer, safetensors_file, save_run, save_transformer
-from einsearch_cli.layers import guide_layers, layer_orders, set_layer_orders_
+from einsearch_cli.guided import guide_layers
+from einsearch_cli.layers import layer_orders, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
 from einsearch_cli.training.full import load_model
 

@@ -18,8 +18,10 @@ from einsearch_cli.data.tokens.subwords import GPT2_PATTERN, HuggingFaceTokenize
 from einsearch_cli.errors import DataError, LayerError, OutputError
 from einsearch_cli.export import save_for_transformers, transformers_folder
 from einsearch_cli.export.twins import twin_of
-from einsearch_cli.layers import EinsumLinear, StructuredMoE, guide_layers
+from einsearch_cli.guided import guide_layers
+from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.models.transformer import Transformer, TransformerConfig, preset
+from einsearch_cli.moe import StructuredMoE
 
 transformers = pytest.importorskip("transformers")
 

@@ -20,7 +20,11 @@ from torch.nn.utils import parametrizations, prune
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.export import dense_copy
-from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE, project_, swap_linear
+from einsearch_cli.guided import SelfGuidedLinear
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.projection import project_
+from einsearch_cli.swap import swap_linear
 
 SCRIPT = "ignore:.torch.jit.script. is deprecated"
 """Forward mode of torch warns of its own code at its first use."""

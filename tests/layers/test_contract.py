@@ -8,16 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from einsearch_cli.layers import (
-    EinsumLinear,
-    FeedForwardMoE,
-    SelfGuidedLinear,
-    SplitMultiheadAttention,
-    StructuredMoE,
-    swap_linear,
-)
-from einsearch_cli.layers.moe.routing import Router
+from einsearch_cli.guided import SelfGuidedLinear
+from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.plans.planner import routes
+from einsearch_cli.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.moe.routing import Router
+from einsearch_cli.swap import SplitMultiheadAttention, swap_linear
 from tests.layers.contract import LayerContract, Subject
 
 

@@ -18,15 +18,10 @@ from torch.nn.utils import parametrize, prune
 
 from einsearch_cli import optimizer_groups
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers import (
-    EinsumLinear,
-    FeedForwardMoE,
-    SelfGuidedLinear,
-    StructuredMoE,
-    guide_layers,
-    merge,
-)
-from einsearch_cli.layers.moe.experts import Experts
+from einsearch_cli.guided import SelfGuidedLinear, guide_layers
+from einsearch_cli.layers import EinsumLinear, merge
+from einsearch_cli.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.moe.experts import Experts
 
 KINDS = {
     "plain": lambda: EinsumLinear(16, 16, "btt:r=2"),

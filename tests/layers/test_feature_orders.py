@@ -16,21 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from einsearch_cli.errors import EinsearchError, LayerError, StructureError
-from einsearch_cli.layers import (
-    EinsumLinear,
-    SelfGuidedLinear,
-    StructuredMoE,
-    SwapReport,
-    apply_swaps,
-    layer_orders,
-    merged,
-    project_,
-    set_layer_orders_,
-    swap_linear,
-)
-from einsearch_cli.layers.moe.experts import Experts
-from einsearch_cli.layers.projection import projecting
+from einsearch_cli.guided import SelfGuidedLinear
+from einsearch_cli.layers import EinsumLinear, layer_orders, merged, set_layer_orders_
+from einsearch_cli.moe import StructuredMoE
+from einsearch_cli.moe.experts import Experts
+from einsearch_cli.projection import project_, projecting
 from einsearch_cli.structures import FeatureOrder, Structure, parse_structure, standard_order
+from einsearch_cli.swap import SwapReport, apply_swaps, swap_linear
 from tests.structures.strategies import extents, shared_extents
 
 DATA = Path(__file__).parent / "data"

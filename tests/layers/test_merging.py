@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from einsearch_cli import layers
+from einsearch_cli import swap_linear
 from einsearch_cli.export.copies import ServingLinear
-from einsearch_cli.layers import EinsumLinear, FeedForwardMoE, SelfGuidedLinear, StructuredMoE, merge, merged, unmerge
+from einsearch_cli.guided import SelfGuidedLinear
+from einsearch_cli.layers import EinsumLinear, merge, merged, unmerge
 from einsearch_cli.layers.execution.dense import DenseExecutor
 from einsearch_cli.layers.execution.merged import merged_weights
+from einsearch_cli.moe import FeedForwardMoE, StructuredMoE
+from einsearch_cli.swap import SplitMultiheadAttention
 
 SEEDS = range(20)
 ROUTES = [None, "(xA)B", "x(AB)"]
@@ -95,7 +98,7 @@ def test_other_layers_keep_no_values_either(edit: Callable[[nn.Parameter], None]
     serving = ServingLinear(EinsumLinear(16, 16, "btt:r=2"))
     attention = nn.MultiheadAttention(16, 2, batch_first=True).eval()
     holder = nn.ModuleDict({"attention": attention})
-    layers.swap_linear(holder, "btt:r=2")
+    swap_linear(holder, "btt:r=2")
     split = holder["attention"]
     whole: list[tuple[nn.Module, Callable[[], Tensor]]] = [
         (experts, lambda: experts(x)),
@@ -117,7 +120,7 @@ def test_other_layers_keep_no_values_either(edit: Callable[[nn.Parameter], None]
 
 
 def _same_call(module: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(module, layers.SplitMultiheadAttention):
+    if isinstance(module, SplitMultiheadAttention):
         y: Tensor = module(x[None], x[None], x[None])[0]
         return y
     result: Tensor = module(x)

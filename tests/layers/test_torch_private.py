@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from einsearch_cli.layers import EinsumLinear, StructuredMoE, torch_private
+from einsearch_cli.layers import EinsumLinear, torch_private
 from einsearch_cli.layers.tracing import is_plain
+from einsearch_cli.moe import StructuredMoE
 
 NAMES = {
     "are_transforms_active": "_C._are_functorch_transforms_active",
@@ -78,7 +79,7 @@ def test_layers_compute_the_same_without(name: str, monkeypatch: pytest.MonkeyPa
     stand_in = getattr(_without(NAMES[name], monkeypatch), name)
     original = getattr(torch_private, name)
     assert stand_in is not original
-    users = [module for key, module in sys.modules.items() if key.startswith("einsearch_cli.layers")]
+    users = [module for key, module in sys.modules.items() if key.startswith("einsearch_cli.")]
     places = [(module, key) for module in users for key, value in list(vars(module).items()) if value is original]
     assert places
     for module, key in places:
@@ -137,7 +138,10 @@ def test_traces_of_modules_are_recognised_by_their_map(monkeypatch: pytest.Monke
 
 
 def test_no_other_file_uses_private_names() -> None:
-    package, private = Path(torch_private.__file__).parent, re.compile(r"torch(\.\w+)*\._(?!_version)|forward_ad\._")
+    package, private = (
+        Path(torch_private.__file__).parents[1],
+        re.compile(r"torch(\.\w+)*\._(?!_version)|forward_ad\._"),
+    )
     users = [path.name for path in package.rglob("*.py") if private.search(path.read_text())]
     assert users == ["torch_private.py"]
 
@@ -146,7 +150,10 @@ def test_the_compiler_is_loaded_by_compiled_code_alone() -> None:
     """It takes 1.5 s of the 3 in which a command with layers starts."""
     text = """
 import sys, torch
-from einsearch_cli.layers import EinsumLinear, StructuredMoE, SelfGuidedLinear, swap_linear
+from einsearch_cli.guided import SelfGuidedLinear
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.moe import StructuredMoE
+from einsearch_cli.swap import swap_linear
 EinsumLinear(16, 16, "btt:r=2")(torch.ones(2, 16, requires_grad=True)).sum().backward()
 print(*[name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
 """

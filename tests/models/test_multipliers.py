@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from einsearch_cli.layers import EinsumLinear, StructuredMoE, learning_rate_multipliers
+from einsearch_cli.layers import EinsumLinear, learning_rate_multipliers
 from einsearch_cli.models import MLP, StructuredNetwork, Transformer, proxy_config, structured_linear
+from einsearch_cli.moe import StructuredMoE
 from einsearch_cli.structures import parse_layer, parse_structure
 
 

@@ -12,9 +12,9 @@ import pytest
 from torch import nn
 
 from einsearch_cli.errors import OutputError
-from einsearch_cli.layers import SwapReport, swap_linear
 from einsearch_cli.showing import Tabular
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.swap import SwapReport, swap_linear
 from einsearch_cli.taxonomy import classify
 from tests.reports.test_page import HOSTILE, Checker
 from tests.reports.test_speed import RESULT

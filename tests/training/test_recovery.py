@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from einsearch_cli.compression import compress
 from einsearch_cli.errors import DataError, DivergedError
-from einsearch_cli.layers import compress
 from einsearch_cli.training.recovery import recover
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from einsearch_cli.errors import DivergedError
-from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, StructuredMoE, guide_layers
+from einsearch_cli.guided import guide_layers
+from einsearch_cli.layers import EinsumLinear
+from einsearch_cli.moe import AuxiliaryLoss, StructuredMoE
 from einsearch_cli.training.update import Course, GuideStep, Update
 
 ROWS = torch.randn(12, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

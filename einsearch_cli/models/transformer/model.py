@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers import FeedForwardMoE
 from einsearch_cli.models.base import (
     LinearRule,
     StructuredNetwork,
@@ -23,6 +22,7 @@ from einsearch_cli.models.counts import FlopCount
 from einsearch_cli.models.transformer.blocks import Attention, Block, FeedForward, make_norm, rotation
 from einsearch_cli.models.transformer.config import TransformerConfig
 from einsearch_cli.models.transformer.key_value_cache import KeyValueCache
+from einsearch_cli.moe import FeedForwardMoE
 from einsearch_cli.structures import MixtureOfExperts, parse_structure
 
 # Axes in this file: B batch, T position, W width, V vocabulary.

@@ -44,7 +44,7 @@ def load_model(
     checkpoint = _find(path, warn)
     import torch
 
-    from einsearch_cli.layers import guide_layers
+    from einsearch_cli.guided import guide_layers
     from einsearch_cli.layers.feature_orders import set_recorded_orders_
     from einsearch_cli.models.transformer import Transformer
     from einsearch_cli.training.full.network import load_parameters

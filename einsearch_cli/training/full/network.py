@@ -16,9 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from einsearch_cli.data import Batch
 from einsearch_cli.errors import SpecError
-from einsearch_cli.layers import AuxiliaryLoss, EinsumLinear, Initialisation, SelfGuide, guide_layers, initialise_
+from einsearch_cli.guided import SelfGuide, guide_layers
+from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.feature_orders import layer_orders, set_layer_orders_
 from einsearch_cli.models.transformer import Transformer, TransformerConfig
+from einsearch_cli.moe import AuxiliaryLoss
+from einsearch_cli.projection import Initialisation, initialise_
 from einsearch_cli.training.full.train_spec import TrainSpec
 from einsearch_cli.training.full.world import World
 from einsearch_cli.training.groups import grouped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from einsearch_cli.errors import SpecError
-from einsearch_cli.layers import flop_matched_guide, guide_is_evaluated, guide_layers, guide_weight
+from einsearch_cli.guided import flop_matched_guide, guide_is_evaluated, guide_layers, guide_weight
 from einsearch_cli.models import TRAINING_TO_FORWARD, FlopCount
 from einsearch_cli.models.transformer import TransformerConfig, dense_twin, meta_transformer
 from einsearch_cli.structures import parse_structure

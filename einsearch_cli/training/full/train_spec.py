@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from einsearch_cli.data.tokens import DataSettings
 from einsearch_cli.errors import SpecError
-from einsearch_cli.layers.initialisation_names import Initialisation
 from einsearch_cli.models.transformer import ModelSettings, TransformerConfig
+from einsearch_cli.projection.initialisation_names import Initialisation
 from einsearch_cli.settings import FolderName, RuleError, Settings, Whole
 from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, find_optimizer
 from einsearch_cli.training.precision import Precision

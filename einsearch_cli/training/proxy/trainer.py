@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from einsearch_cli.data import Batch
-from einsearch_cli.layers import AuxiliaryLoss
 from einsearch_cli.models import StructuredNetwork
+from einsearch_cli.moe import AuxiliaryLoss
 from einsearch_cli.structures import RoutingStatistics
 from einsearch_cli.training.flat_update import FlatLayout
 from einsearch_cli.training.groups import Options, grouped

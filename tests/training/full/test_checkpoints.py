@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from einsearch_cli.data.tokens import held_out_batches
 from einsearch_cli.errors import CheckpointError, Exit, OutputError
-from einsearch_cli.layers import SelfGuidedLinear, guide_weight
+from einsearch_cli.guided import SelfGuidedLinear, guide_weight
 from einsearch_cli.training.full import load_model, read_metrics, train_full
 from einsearch_cli.training.full.checkpoint import RunState, checkpoints_of, read_checkpoint, save_checkpoint
 from tests.training.full.runs import CPU, Told, assert_same_run, run_tiny, tiny_data, tiny_spec

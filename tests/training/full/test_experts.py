@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from einsearch_cli.data import Batch
 from einsearch_cli.data.tokens import held_out_batches
-from einsearch_cli.layers import AuxiliaryLoss, StructuredMoE
 from einsearch_cli.models import Transformer
+from einsearch_cli.moe import AuxiliaryLoss, StructuredMoE
 from einsearch_cli.training.full import read_metrics
 from einsearch_cli.training.full.network import Network
 from tests.training.full.runs import CPU, final_tensors, run_tiny, tiny_data, tiny_spec

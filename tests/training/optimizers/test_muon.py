@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from einsearch_cli.layers import EinsumLinear, guide_layers
+from einsearch_cli.guided import guide_layers
+from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.models import MLP, structured_linear
 from einsearch_cli.models.base import dense_linear
 from einsearch_cli.models.transformer import Transformer, TransformerConfig

@@ -1,0 +1,10 @@
+"""Compressing a trained model by what its layers are given: second moments of inputs, and a budget for all layers."""
+
+from typing import TYPE_CHECKING
+
+from einsearch_cli.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from einsearch_cli.compression.compressing import Progress as Progress, compress as compress
+else:
+    __getattr__, __all__ = lazy_names(__name__, __file__)

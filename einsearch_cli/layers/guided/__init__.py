@@ -1,1 +1,0 @@
-"""Self-guided training: a dense matrix leads a structured layer through the first part of training."""

@@ -1,1 +1,0 @@
-"""Layers of experts: routing, sparse execution, and the loss that keeps the load balanced."""

@@ -1,1 +1,0 @@
-"""From a dense matrix to the nearest matrix of a structure."""

@@ -1,1 +1,0 @@
-"""Swapping the linear layers of a model: plan it, show it, then do it."""
