@@ -34,9 +34,15 @@ def test_every_page_is_on_the_site_and_fetches_nothing(site: Path) -> None:
 
 
 def test_the_reference_has_the_public_names(site: Path) -> None:
-    page = (site / "docs/reference/python/layers.html").read_text(encoding="utf-8")
-    for name in ("EinsumLinear", "swap_linear", "compress", "project_", "merged"):
-        assert f'id="einsearch_cli.layers.{name}"' in page
+    for name in (
+        "layers.EinsumLinear",
+        "layers.merged",
+        "swap.swap_linear",
+        "compression.compress",
+        "projection.project_",
+    ):
+        page = site / f"docs/reference/python/{name.partition('.')[0]}.html"
+        assert f'id="einsearch_cli.{name}"' in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["cli.md", "spec-keys.md", "results.md", "speed.md"])
