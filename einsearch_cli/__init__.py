@@ -48,7 +48,7 @@ else:
 
 sys.meta_path.insert(0, moved.MovedModules())
 
-# Other packages know swapped models wherever einsearch is imported, before or after them: `from_pretrained` of
+# These calls let other packages find swapped models, in whatever order they are imported: `from_pretrained` of
 # transformers and diffusers loads them, LoRA of peft finds their layers, and so does `quantize_` of torchao.
 after_import("transformers.quantizers.auto", "einsearch_cli.export.hugging_face:register_layers")
 after_import("transformers.models.auto.configuration_auto", "einsearch_cli.export.hugging_face:register_names")

@@ -1,4 +1,4 @@
-"""`python -m einsearch_cli`: the same as `einsearch`, for torchrun."""
+"""`python -m einsearch_cli`, which is the same as `einsearch`; torchrun needs it."""
 
 from einsearch_cli.cli.main import run
 

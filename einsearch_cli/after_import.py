@@ -1,4 +1,4 @@
-"""Functions that are called as soon as another package is imported, without importing anything of either before."""
+"""Functions that are called as soon as another package is imported, without importing either of them before."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from types import ModuleType
 
 
 def after_import(module: str, function: str) -> None:
-    """Call a function, given as `module:name`, once: now if the other module is imported already, else after its import.
+    """Call a function, given as `module:name`, once: now if the other module is imported already, else afterwards.
 
-    A module without a name is only imported; it does then what is to be done.
+    A module without a function name is only imported, which does the work.
 
     >>> after_import("sys", "this:d.clear")  # doctest: +ELLIPSIS
     The Zen of Python, by Tim Peters
@@ -38,12 +38,12 @@ def _call(function: str) -> None:
         ImportError,
         AttributeError,
         TypeError,
-    ) as error:  # of another version: its import must not fail because of us
+    ) as error:  # another version of the package: its import must not fail because of us
         warnings.warn(f"einsearch does not work with a package that was imported: {function}: {error}", stacklevel=2)
 
 
 class _Watch(MetaPathFinder):
-    """Finds a module by the other finders, and stands between its import and its own loader."""
+    """Finds a module by the other finders, and wraps its loader."""
 
     def __init__(self, module: str, function: str) -> None:
         self._module, self._function = module, function
@@ -54,7 +54,7 @@ class _Watch(MetaPathFinder):
         path: Sequence[str] | None,  # noqa: ARG002
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
-        """The module's own place, with a loader that calls the function; None for other modules."""
+        """The module's own spec, with a loader that calls the function; None for other modules."""
         if fullname != self._module:
             return None
         sys.meta_path.remove(self)
@@ -76,7 +76,7 @@ class _Telling(Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, and then the function."""
+        """Run the module, then the function."""
         assert module.__spec__ is not None
         if self._watch in sys.meta_path:
             sys.meta_path.remove(self._watch)

@@ -1,4 +1,4 @@
-"""What is computed once and kept on disk, whole or not at all."""
+"""A cache on disk: results are computed once and stored whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ Arrays = dict[str, "npt.NDArray[Any]"]
 Found = TypeVar("Found")
 
 SETTLED_S: Final = 2.0
-"""A file changed more recently may change again without a new time stamp: FAT counts in two seconds."""
+"""Seconds for which a changed file may change again without a new time stamp: FAT counts in two seconds."""
 _ELSEWHERE: Final = "make it writable, or set XDG_CACHE_HOME to a folder that is"
 
 
 def default_cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/einsearch`, or `~/.cache/einsearch`."""
+    """The default cache folder: `$XDG_CACHE_HOME/einsearch`, or `~/.cache/einsearch`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "einsearch"
 
 
 def computed_once(lock: Path, read: Callable[[], Found | None], compute: Callable[[], Found]) -> Found:
-    """What `read` finds, or else what `compute` gives and keeps for the next `read`.
+    """Return what `read` finds, or else what `compute` returns and stores for the next `read`.
 
-    Of several processes that ask at once, one computes and the others wait for it.
+    If several processes ask at once, one computes and the others wait for it.
 
     Args:
-        lock: file that stands for the result while it is computed; its folder is made when missing.
-        read: what is kept and intact; None if nothing is.
-        compute: makes the result and keeps it, by renaming a finished file, so that a killed process leaves no part.
+        lock: file that stands for the result while it is computed; its folder is created if missing.
+        read: returns the stored result if it is intact; else None.
+        compute: makes the result and stores it by renaming a finished file, so that a killed process leaves no part.
 
     Raises:
         OSError: the folder cannot be written.
@@ -56,12 +56,12 @@ def computed_once(lock: Path, read: Callable[[], Found | None], compute: Callabl
 
 
 def cached_arrays(folder: Path, kind: str, key: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:
-    """What `compute` gives, from the cache file of this `kind` and `key` when it is there and intact.
+    """The arrays that `compute` returns, from the cache file of this `kind` and `key` if it is intact.
 
     A file that is damaged (the archive has checksums), or that belongs to another key, is computed again.
 
     Args:
-        folder: cache folder, made when missing.
+        folder: cache folder, created if missing.
         kind: first part of the file name.
         key: everything the arrays depend on; plain JSON values.
         compute: makes the arrays.
@@ -86,7 +86,7 @@ def cached_arrays(folder: Path, kind: str, key: Mapping[str, object], compute: C
 
 
 def array_file(folder: Path, kind: str, key: Mapping[str, object]) -> Path:
-    """The file in which `cached_arrays` keeps the arrays of a key."""
+    """The file in which `cached_arrays` stores the arrays of a key."""
     return folder / f"{kind}-{hashlib.sha256(_text_of(key).encode()).hexdigest()[:16]}.npz"
 
 
@@ -109,15 +109,15 @@ def _read_arrays(path: Path, key: str) -> Arrays | None:
 def cached_for_files(
     folder: Path, kind: str, files: Sequence[Path], compute: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """What `compute` finds out about files, from the cache folder while size, time and inode of all are as they were.
+    """The facts about files that `compute` returns, cached while size, time and inode of all files are unchanged.
 
-    A cache folder that cannot be written costs time, no more.
+    If the cache folder cannot be written, this only costs time.
 
     Args:
-        folder: cache folder, made when missing.
-        kind: first part of the file name; say the format's number when what is kept changes.
-        files: all that the result depends on, in this order.
-        compute: gives plain JSON values.
+        folder: cache folder, created if missing.
+        kind: first part of the file name; include the format's number.
+        files: all files on which the result depends, in this order.
+        compute: returns plain JSON values.
 
     Raises:
         DataError: a file is missing or may not be looked at.

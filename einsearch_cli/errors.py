@@ -1,8 +1,7 @@
 """Every error that einsearch raises on purpose.
 
-A message says what was found, which rule it breaks, and what to do next; the
-command line prints it on stderr without a traceback and exits with the error's
-`exit_code`.
+A message says what was found, which rule it breaks, and what to do next. The command line prints it on stderr without a
+traceback and exits with the error's `exit_code`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class EinsearchError(Exception):
     Args:
         problem: the offending value and the rule it breaks.
         remedy: what the user can do about it.
-        keys: the settings that it is about, the most likely cause first; so a reader of a file can say where they stand.
+        keys: the settings concerned, the most likely cause first, so that a reader of a file can name their lines.
     """
 
     exit_code: ClassVar[Exit] = Exit.BAD_INPUT
@@ -60,7 +59,7 @@ def near_name(name: str, known: Iterable[str]) -> str | None:
 
 
 def near_or_all(name: str, known: Sequence[str]) -> str:
-    """The known name that was probably meant, or all of them if none is near; for a remedy.
+    """A remedy: the known name that was probably meant, or all names if none is near.
 
     >>> near_or_all("randon", ["tpe", "cma-es", "random"]), near_or_all("grid", ["tpe", "cma-es", "random"])
     ('random', 'tpe, cma-es or random')
@@ -69,7 +68,7 @@ def near_or_all(name: str, known: Sequence[str]) -> str:
 
 
 class PluginError(EinsearchError):
-    """A module of a user's, or of an installed package, that cannot be imported or registers something else."""
+    """A user's module, or that of an installed package, that cannot be imported or does not register what it should."""
 
 
 class RuleError(ValueError):
@@ -77,8 +76,8 @@ class RuleError(ValueError):
 
     Args:
         rule: what is wrong and what is needed.
-        remedy: a value to write instead; where a validator looks at several settings, what to do.
-        key: the setting that it is about, where a validator looks at several.
+        remedy: a value to write instead; an instruction if a validator checks several settings.
+        key: the setting concerned, if a validator checks several.
     """
 
     def __init__(self, rule: str, *, remedy: str, key: str | None = None) -> None:
@@ -120,11 +119,11 @@ class StudyError(EinsearchError):
 
 
 class CheckpointError(EinsearchError):
-    """A checkpoint that is damaged, of a kind that is not read, or of another run."""
+    """A checkpoint that is damaged, of an unsupported kind, or of another run."""
 
 
 class FitError(EinsearchError):
-    """Losses that no scaling law can be fitted to, or that one says nothing about."""
+    """Losses to which no scaling law can be fitted, or whose law says nothing."""
 
 
 class DeviceError(EinsearchError):

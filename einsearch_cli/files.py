@@ -1,8 +1,7 @@
-"""The one way in which outputs are written: whole or not at all, and never in place of a device.
+"""All outputs are written here: whole or not at all, and never in place of a device.
 
-A plain file is replaced by its finished successor in one rename; a link is followed; missing folders are made.
-Text and tables also flow into a pipe or a character device, such as `/dev/stdout`. Everything else that
-is not a plain file is refused and stays as it is.
+A plain file is replaced by its finished successor in one rename; a link is followed; missing folders are made. Text and
+tables also flow into a pipe or a character device, such as `/dev/stdout`. Anything else is refused and stays unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import BinaryIO, Final
 from einsearch_cli.errors import OutputError
 
 ROOM: Final = "make room and run the same command again: nothing is lost"
-"""What helps where the disk is full."""
+"""The remedy for a full disk."""
 _OTHERWISE: Final = "give a path in a folder that you may write to"
 _REMEDIES: Final = {
     errno.EROFS: "give a path on a file system that can be written",
@@ -32,7 +31,7 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _DRAFT: Final = re.compile(r"\..*\.[0-9a-f]{12}\.einsearch-draft", re.DOTALL)
 _WRAPPED: Final = re.compile(r"os error (\d+)|Errno (\d+)")
 _LINKS: Final = 40
-"""Links followed before a path counts as a loop, as in Linux."""
+"""Links that are followed before a path counts as a loop, as in Linux."""
 _KINDS: Final = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
@@ -59,13 +58,13 @@ def write_atomically(path: str | os.PathLike[str], text: str | bytes) -> None:
 
 @contextmanager
 def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends, and is gone if it fails.
+    """A binary file that replaces `path` when the block ends, and disappears if the block fails.
 
     The content goes to a draft in the same folder, is forced to disk, and takes the place of `path` in one rename.
     A pipe or a character device is written to directly.
 
     Raises:
-        OutputError: the path is a folder, a block device or a socket, or the system refuses to write;
+        OutputError: the path is a folder, a block device or a socket, or the system cannot write;
             nothing is left behind.
     """
     try:
@@ -84,7 +83,7 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 draft.chmod(target.stat().st_mode & 0o777)
             os.replace(draft, target)
         sync_folder(target.parent)
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         raise
     except OSError as error:
         raise write_error(repr(os.fspath(path)), error) from error
@@ -92,17 +91,17 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextmanager
 def draft_folder(target: Path) -> Iterator[Path]:
-    """An empty folder next to `target` to prepare it in, gone after the block unless it was renamed."""
+    """An empty folder next to `target` in which to prepare it; it is removed after the block unless it was renamed."""
     with _locked_draft(target, is_folder=True) as (draft, _):
         yield draft
 
 
 def refuse_unwritable(path: str | os.PathLike[str], *, is_stream: bool = True) -> Path:
-    """Say that a file cannot be written there before much is computed for it.
+    """Raise OutputError if a file cannot be written, before anything expensive is computed for it.
 
     Args:
-        path: of the file.
-        is_stream: whether a pipe or a character device will do.
+        path: path of the file.
+        is_stream: whether a pipe or a character device is allowed.
 
     Returns:
         The path with links followed.
@@ -146,7 +145,7 @@ def refuse_unwritable(path: str | os.PathLike[str], *, is_stream: bool = True) -
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is a pipe or a device, such as `/dev/stdout`, which is written into."""
+    """Whether a path is a pipe or a device, such as `/dev/stdout`, which is written to directly."""
     return _descriptor(path) is not None or (path.exists() and not path.is_file())
 
 
@@ -159,27 +158,27 @@ def make_folder(folder: Path) -> None:
 
 
 def write_error(what: str, error: BaseException, *, full: str = ROOM, otherwise: str = _OTHERWISE) -> OutputError:
-    """What the system says of a failed write, with what helps against just that.
+    """The error for a failed write, with the system's reason and a remedy for it.
 
     Args:
-        what: what was to be written, as it stands in the message.
-        error: of the system, or of a library that wraps it.
-        full: what helps where the disk is full.
-        otherwise: what helps against what has no remedy of its own.
+        what: what was to be written, in words for the message.
+        error: error of the system, or of a library that wraps it.
+        full: remedy for a full disk.
+        otherwise: remedy for errors without their own.
 
     >>> write_error("'a.json'", OSError(errno.ENOSPC, "No space left on device")).remedy
     'make room and run the same command again: nothing is lost'
     """
     number = _number_of(error)
     reason = os.strerror(number) if number else str(error).partition("\n")[0]
-    if number == errno.EEXIST:  # of a folder to make: one that is there would do
+    if number == errno.EEXIST:  # making a folder: an existing one would be fine
         reason = "it is not a folder"
     remedy = _REMEDIES.get(number, otherwise)
     return OutputError(f"cannot write {what}: {reason}", remedy=full if number in _FULL else remedy)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can do that (Windows cannot open a folder)."""
+    """Make the rename itself durable, if the system can do that (Windows cannot open a folder)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -198,7 +197,7 @@ def _dangling(path: Path) -> Path | None:
 
 
 def _number_of(error: BaseException) -> int:
-    """The system's number of an error; Rust's and Python's libraries leave it in the text only. 0 if there is none."""
+    """The system's number of an error, or 0; libraries in Rust and Python may give it only in the text."""
     number = getattr(error, "errno", None)
     if isinstance(number, int):
         return number
@@ -207,14 +206,14 @@ def _number_of(error: BaseException) -> int:
 
 
 def _why_not(folder: Path) -> int:
-    """Read-only file systems refuse root too."""
+    """The system's number for why a folder cannot be written; read-only file systems refuse root too."""
     return errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
 
 
 def _open_stream(path: Path, target: Path) -> int | None:
-    """A descriptor for what is written to directly; None for a plain file or a new one."""
+    """A descriptor for writing directly; None for a plain file or a new one."""
     descriptor = _descriptor(path)
-    if descriptor is not None:  # opened by name it would be cut to nothing, and written from its start
+    if descriptor is not None:  # opening it by name would truncate it and write from its start
         return os.dup(descriptor)
     if target.exists() and not target.is_file():
         return os.open(target, os.O_WRONLY)
@@ -222,7 +221,7 @@ def _open_stream(path: Path, target: Path) -> int | None:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The number of this process's open file that a path such as /dev/stdout or /dev/fd/3 stands for."""
+    """The number of this process's open file behind a path such as /dev/stdout or /dev/fd/3."""
     own = (Path(f"/proc/{os.getpid()}/fd"), Path("/dev/fd"))
     for _ in range(_LINKS):
         folder = path.parent.resolve()
@@ -238,12 +237,12 @@ def _descriptor(path: Path) -> int | None:
 def _locked_draft(target: Path, *, is_folder: bool) -> Iterator[tuple[Path, int]]:
     """A draft next to `target` and its descriptor, locked as long as this process works on it.
 
-    The system drops the lock of a process that dies, however it dies: a draft that can be locked has no writer.
+    The system releases the lock of a process that dies, however it dies. So a draft that can be locked has no writer.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_dead_drafts(target.parent)
     draft, lock = _new_draft(target, is_folder)
-    while not _is_mine(draft, lock):  # another process took it for a dead one in the moment before the lock
+    while not _is_mine(draft, lock):  # another process took it for a dead one just before the lock
         os.close(lock)
         draft, lock = _new_draft(target, is_folder)
     try:
@@ -254,7 +253,7 @@ def _locked_draft(target: Path, *, is_folder: bool) -> Iterator[tuple[Path, int]
 
 
 def _new_draft(target: Path, is_folder: bool) -> tuple[Path, int]:
-    # Not tempfile: its files are readable by the owner only, and the mode stays after the rename.
+    # Not tempfile: its files are readable only by their owner, and keep this mode after the rename.
     stem = os.fsdecode(os.fsencode(target.name)[:100])
     draft = target.with_name(f".{stem}.{secrets.token_hex(6)}.einsearch-draft")
     if is_folder:
@@ -268,7 +267,7 @@ def _is_mine(draft: Path, lock: int) -> bool:
         _lock(lock)
     except BlockingIOError:
         return False
-    except OSError:  # no locks here: then no draft is taken for a dead one either
+    except OSError:  # without locks, no draft is taken for a dead one either
         return True
     try:
         return os.path.samestat(os.fstat(lock), draft.stat())
@@ -277,8 +276,10 @@ def _is_mine(draft: Path, lock: int) -> bool:
 
 
 def _lock(handle: int) -> None:
-    """Take the lock of an open file, or raise OSError: another has it, or this system (Windows, some network drives)
-    has no locks."""
+    """Take the lock of an open file; OSError if another process has it or the system has no locks.
+
+    Windows and some network drives have no locks.
+    """
     try:
         import fcntl
     except ImportError as error:

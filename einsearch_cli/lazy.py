@@ -1,4 +1,4 @@
-"""Modules that are imported on first use, so that a command starts with what it needs, and optional packages."""
+"""Modules that are imported on first use, so that a command starts with only what it needs, and optional packages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from einsearch_cli.errors import EinsearchError
 
 
 def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
-    """The `__getattr__` (PEP 562) and the `__all__` of a package.
+    """The `__getattr__` (PEP 562) and the `__all__` of a package with lazy names.
 
-    The names are those that its `__init__.py` imports `as` themselves, which type checkers take for a promise.
+    The names are those that its `__init__.py` imports as themselves (`import X as X`), which type checkers treat as
+    public.
 
     Args:
         package: its `__name__`; none of the names may be a module of the package itself.
@@ -42,14 +43,14 @@ def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], list[str]
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(home[name]), name)
-        setattr(sys.modules[package], name, value)  # the next use finds it without coming here
+        setattr(sys.modules[package], name, value)  # the next access finds it without this function
         return value
 
     return load, sorted(home)
 
 
 def optional_package(module: str, needs: str, remedy: str, kind: type[EinsearchError]) -> Any:
-    """A package that einsearch does without unless it is asked for; `needs` is the first part of the message.
+    """Import an optional package; if it is missing, raise an error whose message begins with `needs`.
 
     >>> from einsearch_cli.errors import OutputError
     >>> optional_package("resvg_pie", "PNG needs the package resvg-pie", "pip install 'einsearch[png]'", OutputError)

@@ -1,4 +1,4 @@
-"""The machine that a process runs on: its processor and memory, and what becomes of memory that is freed."""
+"""The machine of a process: its processor, its memory, and the handling of freed memory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _RETAINED_BYTES: Final = 1 << 30
-"""Blocks up to this size are reused; larger ones come from the system and go back to it."""
+"""Blocks up to this size are reused; larger ones come from the system and return to it."""
 _PROCESSORS = Path("/proc/cpuinfo")
 
 
 def retain_memory() -> bool:
-    """Keep freed memory in this process for later tensors; False where the C library is not glibc.
+    """Keep freed memory in this process for later tensors; False if the C library is not glibc.
 
-    By default glibc returns blocks of 32 MiB and more, and asks for new ones at every step,
-    whose pages are then zeroed at 0.4 ms per MiB. Meant for processes of our own: it changes
-    the allocator of the whole process.
+    By default, glibc returns blocks of 32 MiB and more, and requests new ones at every step, whose pages are then
+    zeroed at 0.4 ms per MiB. This changes the allocator of the whole process, so it is meant for our own processes.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -35,7 +34,7 @@ def retain_memory() -> bool:
 
 
 def return_memory() -> bool:
-    """Give memory that is free now back to the system, `retain_memory` or not; False where the C library is not glibc."""
+    """Return memory that is free now to the system, even after `retain_memory`; False if the C library is not glibc."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, TypeError, AttributeError):
@@ -53,13 +52,13 @@ def memory_bytes(device: torch.device) -> int | None:
 
 
 def machine_bytes() -> int | None:
-    """Physical memory of this machine; None where the system does not tell."""
+    """Physical memory of this machine; None if the system does not say."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
 
 
 @lru_cache
 def processor_name() -> str:
-    """Model of the processor, as far as the system tells; nothing is decided by it."""
+    """Model of the processor, if the system says; no decision depends on it."""
     try:
         with _PROCESSORS.open(encoding="utf-8", errors="replace") as lines:
             named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,4 +1,4 @@
-"""Plug-ins: modules of users that register tasks, optimizers, engines and whatever else has a register."""
+"""Plug-ins: users' modules that register tasks, optimizers, engines and other things with a register."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TRIED: set[tuple[str, str]] = set()
 def load_plugins(names: Iterable[str]) -> None:
     """Import plug-ins, each once per process.
 
-    A process that works for another one loads what `loaded_plugins` gave there.
+    A process that works for another one loads the `loaded_plugins` of that process.
 
     Args:
         names: names of modules that Python finds, or paths of files that end in .py; empty ones are skipped.
@@ -32,7 +32,7 @@ def load_plugins(names: Iterable[str]) -> None:
         if name not in _LOADED:
             try:
                 _import(name)
-            except Exception as error:  # whatever the code of a user raises
+            except Exception as error:  # a user's code may raise anything
                 raise PluginError(
                     f"plug-in {name} cannot be imported: {type(error).__name__}: {error}",
                     remedy="give the path of a .py file, or the name of an installed module; --traceback shows the line",
@@ -41,13 +41,15 @@ def load_plugins(names: Iterable[str]) -> None:
 
 
 def loaded_plugins() -> tuple[str, ...]:
-    """What `load_plugins` has imported in this process, in order; paths are absolute."""
+    """The plug-ins that this process has imported, in order; paths are absolute."""
     return tuple(_LOADED)
 
 
 @cache
 def installed(group: str) -> Mapping[str, EntryPoint]:
-    """What installed packages register, by its name: entry points of the group `einsearch.GROUP`; nothing is imported.
+    """The names that installed packages register, with their entry points of the group `einsearch.GROUP`.
+
+    Nothing is imported.
 
     Args:
         group: `families`, `tasks`, `optimizers` or `engines`.
@@ -64,7 +66,7 @@ def load_installed(group: str, name: str) -> None:
     point = installed(group)[name]
     try:
         point.load()
-    except Exception as error:  # whatever the code of a package raises
+    except Exception as error:  # a package's code may raise anything
         package = "a package" if point.dist is None else point.dist.name
         raise PluginError(
             f"plug-in {point.value} of {package}, which registers {name!r} in einsearch.{group}, cannot be imported: "
@@ -92,5 +94,5 @@ def _import(name: str) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
+    sys.modules[spec.name] = module  # dataclasses and pickle look up their module there
     spec.loader.exec_module(module)

@@ -14,7 +14,7 @@ Entry = TypeVar("Entry")
 
 
 def add_once(nouns: str, known: dict[str, Entry], name: str, entry: Entry) -> Entry:
-    """Add a thing to those of one kind, such as 'families', by name.
+    """Add a thing of some kind, such as 'families', to the known ones by name.
 
     Raises:
         ValueError: another one has that name.
@@ -26,27 +26,26 @@ def add_once(nouns: str, known: dict[str, Entry], name: str, entry: Entry) -> En
 
 
 class Register(Generic[Entry]):
-    """Things of one kind by name: one for every file of a package, those of installed packages, and those that
-    plug-ins add.
+    """Things of one kind by name, from a package's files, from installed packages and from plug-ins.
 
-    A file, or the module of an installed package, is imported when its thing is first asked for, so that names are
-    known without it. It adds the thing under its own name.
+    A file, or the module of an installed package, is imported when its thing is first needed; names are known without
+    that. It adds the thing under its own name.
 
     Args:
-        noun: what one of them is, such as `optimizer`.
-        package: name of the package whose files they are.
+        noun: the word for one of them, such as `optimizer`.
+        package: name of the package with the files.
         path: folders of the package.
     """
 
     def __init__(self, noun: str, package: str, path: Iterable[str]) -> None:
         self.entries: dict[str, Entry] = {}
-        """What has been added so far."""
+        """Things that have been added so far."""
         self._noun = noun
         self._package = package
         self._path = list(path)
 
     def add(self, entry: Entry) -> Entry:
-        """Make a thing known by its `name`; also a decorator of classes.
+        """Add a thing under its `name`; also works as a decorator of classes.
 
         Raises:
             ValueError: another one has that name.
@@ -61,13 +60,13 @@ class Register(Generic[Entry]):
         return tuple(sorted(self._files() | set(self.entries) | set(installed(self._group))))
 
     def check(self, name: str) -> str:
-        """A name, for a setting that is one."""
+        """Return a name if it is known, for settings; else raise an error."""
         if name not in self.names():
             raise RuleError(f"the {self._noun}s are {', '.join(self.names())}", remedy=near_or_all(name, self.names()))
         return name
 
     def find(self, name: str) -> Entry:
-        """The thing of this name."""
+        """Find the thing of this name."""
         try:
             self.check(name)
         except RuleError as error:

@@ -1,4 +1,4 @@
-"""Results as tables: of pandas, and as HTML in notebooks. Neither is imported before it is asked for."""
+"""Results as tables of pandas, and as HTML in notebooks; neither is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 class Shown:
-    """Shown by notebooks as HTML; `reports.notebooks` knows how."""
+    """Notebooks show objects of this class as HTML, by `reports.notebooks`."""
 
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        # By its name, as the objects to show belong to layers of the program below that of the reports.
+        # Imported by its name, as objects to show belong to layers of the program below the reports.
         html: str = import_module("einsearch_cli.reports.notebooks").html_of(self)
         return html
 
 
 class Tabular(Shown):
-    """Has rows of plain values."""
+    """A result with rows of plain values."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class Tabular(Shown):
         raise NotImplementedError
 
     def to_pandas(self) -> pandas.DataFrame:
-        """`records` as a table of pandas.
+        """The `records` as a table of pandas.
 
         Raises:
             OutputError: if pandas is not installed.

@@ -1,3 +1,3 @@
-"""The version; in a module of its own, so that all layers of the program may import it."""
+"""The version, in a separate module so that all layers of the program may import it."""
 
 __version__ = "0.1.0"

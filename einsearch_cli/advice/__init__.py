@@ -1,1 +1,1 @@
-"""Which structure to take for a layer: candidates of a size, what studies say of them, and a recommendation; no torch."""
+"""Advice on the structure of a layer: candidates of a size, evidence from studies, and a recommendation; no torch."""

@@ -1,7 +1,7 @@
-"""What studies found, in one small file each: the package has some, and users add their own.
+"""Evidence from studies, one small file each: the package has some, and users add their own.
 
-A file holds of every structure what the study's ranking says, with its scale (budgets and widths) and its source. It is
-read without torch.
+A file contains the entry of every structure in the study's ranking, the study's scale (budgets and widths) and its
+source. Reading it needs no torch.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ _KEPT: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding(Record):
-    """What one study found of one structure."""
+    """The result of one study for one structure."""
 
     structure: LayerSpec
     family: str
     rung: int | None
-    """Highest rung that it reached, from 0; None without a finished run."""
+    """Highest rung that the structure reached, from 0; None without a finished run."""
     budget_flops: float | None
-    """Training FLOPs of a run there."""
+    """Training FLOPs of a run at that rung."""
     width: int | None
-    """Best width that was measured there."""
+    """Best width measured at that rung."""
     seeds: int
     verdict: str
-    """Against the yardstick of the study."""
+    """Verdict against the yardstick of the study."""
     compute_gain: float | None
-    """Yardstick's training FLOPs over this structure's at equal loss."""
+    """The yardstick's training FLOPs divided by this structure's at equal loss."""
     compute_gain_low: float | None
     compute_gain_high: float | None
     seconds_gain: float | None
-    """Yardstick's seconds over this structure's at equal loss, on the machine of the study."""
+    """The yardstick's seconds divided by this structure's at equal loss, on the machine of the study."""
     seconds_gain_low: float | None
     seconds_gain_high: float | None
     confirmed_gain: float | None
-    """The gain from runs that decided nothing; None where the structure was not confirmed."""
+    """The gain from runs that had no part in any decision; None if the structure was not confirmed."""
     confirmed_gain_low: float | None
     confirmed_gain_high: float | None
 
     @property
     def gain(self) -> tuple[float, float | None, float | None] | None:
-        """The gain to quote with its 95% interval: the confirmed one where there is one."""
+        """The gain to quote, with its 95% interval: the confirmed one if there is one."""
         if self.confirmed_gain is not None:
             return self.confirmed_gain, self.confirmed_gain_low, self.confirmed_gain_high
         return None if self.compute_gain is None else (self.compute_gain, self.compute_gain_low, self.compute_gain_high)
@@ -68,7 +68,7 @@ class Finding(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence(Record):
-    """What one study found, with its scale and where it comes from."""
+    """The results of one study, with its scale and its source."""
 
     name: str
     task: str
@@ -77,20 +77,20 @@ class Evidence(Record):
     """Training FLOPs of a run of the cheapest rung."""
     most_budget_flops: float
     least_width: int
-    """Smallest width of the networks that the ranking rests on."""
+    """Smallest width of the networks on which the ranking rests."""
     most_width: int
     source: str
-    """The file that it was made from, as it was given."""
+    """The file from which the evidence was made, as it was given."""
     digest: str
     """First 16 digits of the SHA-256 of that file."""
     commands: tuple[str, ...]
-    """What made the study."""
+    """Commands that made the study."""
     environment: Mapping[str, str]
     findings: tuple[Finding, ...]
     format: int = FORMAT
 
     def of(self, structure: LayerSpec) -> Finding | None:
-        """What it says of this very structure."""
+        """The finding for this very structure."""
         return next((found for found in self.findings if found.structure == structure), None)
 
 
@@ -98,7 +98,7 @@ def evidence_of(run: Path) -> Evidence:
     """The evidence in the results.json of a study, or in its folder.
 
     Raises:
-        SpecError: no such file, or not the results of a study.
+        SpecError: the file is missing, or does not hold the results of a study.
     """
     file = run / "results.json" if run.is_dir() else run
     try:
@@ -174,7 +174,7 @@ def _read(document: Mapping[str, Any], where: str) -> Evidence:
 
 
 def user_folder() -> Path:
-    """Where `einsearch evidence add` keeps files: EINSEARCH_EVIDENCE, or einsearch/evidence in the user's data folder."""
+    """The folder for `einsearch evidence add`: EINSEARCH_EVIDENCE, or einsearch/evidence in the user's data folder."""
     if own := os.environ.get("EINSEARCH_EVIDENCE"):
         return Path(own)
     home = os.environ.get("XDG_DATA_HOME")
@@ -182,7 +182,7 @@ def user_folder() -> Path:
 
 
 def known_evidence(runs: Iterable[Path] = ()) -> list[Evidence]:
-    """The evidence of the package, then that which the user has added, then that of these runs; each study once.
+    """The evidence of the package, then the user's, then that of these runs; each study once.
 
     Raises:
         SpecError: a file that cannot be read.
@@ -198,7 +198,7 @@ def known_evidence(runs: Iterable[Path] = ()) -> list[Evidence]:
 
 
 def add_evidence(runs: Sequence[Path], folder: Path, name: str | None = None) -> list[Path]:
-    """Write the evidence of each run into a file of the folder; the files, in order.
+    """Write the evidence of each run into a file of the folder; returns the files, in order.
 
     A file is named by the study, or by `name` if there is one run. A file of another study is not replaced.
 
@@ -219,7 +219,7 @@ def add_evidence(runs: Sequence[Path], folder: Path, name: str | None = None) ->
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for numbers that strict JSON cannot hold."""
+    """The value, with null for numbers that strict JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -228,7 +228,7 @@ def _finite(value: Any) -> Any:
 
 
 def matching(evidence: Iterable[Evidence], structure: LayerSpec) -> Iterator[tuple[Evidence, Finding, bool]]:
-    """What is known of a structure: of itself (True), else of others of its family with other parameters (False)."""
+    """Findings on a structure: those of itself (True), else those of its family with other parameters (False)."""
     for study in evidence:
         if (own := study.of(structure)) is not None:
             yield study, own, True

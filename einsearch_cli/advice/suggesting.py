@@ -1,4 +1,4 @@
-"""Structures for a layer of given dimensions and size, with what they cost, and which one to take."""
+"""Suggestions of structures for a layer of given dimensions and size, with costs and a recommendation."""
 
 from __future__ import annotations
 
@@ -21,52 +21,52 @@ from einsearch_cli.taxonomy import Bounds, Space, flops_per_token, survivors, ta
 Prefer = Literal["training", "decoding", "memory"]
 
 LEAST_SHARE: Final = 0.75
-"""A structure has the wanted size from this share of it on, up to all of it."""
+"""The share of the wanted size from which on a structure counts as having it."""
 _TUNED: Final = (
     "low-rank:r={}", "btt:r={}", "tt:r={}", "monarch:blocks={}", "block-shuffle:blocks={}", "block-dense:blocks=4,r={}",
     "block-dense:blocks=16,r={}",
 )  # fmt: skip
-"""Families with a parameter that sets the size."""
+"""Families with a parameter that determines the size."""
 _FIXED: Final = ("monarch", "kronecker", "monarch:n=3", "kronecker:n=3")
-"""Families without one."""
+"""Families without such a parameter."""
 _GRID: Final = 4
 _MOST_ENUMERATED: Final = 6
-"""Structures of a grid that are offered besides the families, those nearest in size."""
+"""The number of structures from a grid that are suggested in addition to the families: the nearest in size."""
 _TRAINED_BYTES: Final = 16
-"""Bytes of a parameter in training with AdamW: the number, its gradient, two moments; float32."""
+"""Bytes of a parameter in training with AdamW in float32: the number, its gradient and two moments."""
 _RATIO: Final = 1.10
-"""Predicted times within this factor count as equal: the cost model is no better."""
+"""Predicted times within this factor count as equal, as the cost model is no better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement(Record):
-    """What one study says of a structure, or of another one of its family."""
+    """The statement of one study on a structure, or on another one of its family."""
 
     text: str
     source: str
-    """File that the evidence was made from."""
+    """File from which the evidence was made."""
     task: str
     structure: str
     """The structure that was studied."""
     same: bool
-    """Whether that is the suggested one; False: its family with other parameters."""
+    """Whether the studied structure is the suggested one; if not, it is of the same family with other parameters."""
     gain: float | None
-    """Yardstick's training FLOPs over the structure's for equal loss."""
+    """The yardstick's training FLOPs divided by the structure's at equal loss."""
     gain_low: float | None
     gain_high: float | None
     """95% interval."""
     confirmed: bool
-    """Whether the gain comes from runs that decided nothing."""
+    """Whether the gain comes from runs that had no part in any decision."""
     budget_flops: float | None
     widest: int
-    """Widest network of the study."""
+    """Width of the study's widest network."""
     at_this_scale: bool
     """Whether the layer is no wider than the networks of the study."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggestion(Record):
-    """One structure that has the wanted size."""
+    """A structure that has the wanted size."""
 
     structure: Structure
     name: str
@@ -77,17 +77,17 @@ class Suggestion(Record):
     params: int
     flops_per_token: int
     certified_rank: int
-    """The rank of W for almost all factors is at least this."""
+    """A lower bound of the rank of W for almost all factors."""
     rank_bound: int
-    """No choice of factors gives more."""
+    """An upper bound of the rank for any choice of factors."""
     training_us: float
     """Predicted time of a forward and backward pass of all tokens."""
     decoding_us: float
     """Predicted time of a forward pass of one token."""
     inference_bytes: int
-    """Bytes of the parameters, float32."""
+    """Bytes of the parameters in float32."""
     training_bytes: int
-    """Bytes of parameters, gradients, two moments and the activations that all tokens leave behind."""
+    """Bytes of parameters, gradients, two moments and the activations of all tokens."""
     statements: tuple[Statement, ...] = ()
 
     @property
@@ -98,23 +98,23 @@ class Suggestion(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice(Record):
-    """Suggestions for one layer, the best first, and why."""
+    """Suggestions for one layer, the best first, with the reasons."""
 
     d_in: int
     d_out: int
     wanted: str
-    """The size that was asked for, in words."""
+    """The requested size, in words."""
     tokens: int
     prefer: str
     cost_model: str
-    """Where the constants of predicted times come from."""
+    """Source of the constants behind predicted times."""
     calibrated: bool
     dense: Suggestion
     suggestions: tuple[Suggestion, ...]
     recommendation: str
-    """In plain words."""
+    """The recommendation in plain words."""
     snippet: str
-    """Python that makes the layer."""
+    """Python code that makes the layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Wanted:
     words: str
 
     def size(self, sized: SizedStructure) -> int:
-        """What counts of a structure."""
+        """The size of a structure in the chosen unit."""
         return sized.params if self.of == "params" else flops_per_token(sized)
 
 
@@ -142,16 +142,16 @@ def advise(
 ) -> Advice:
     """Structures of a size with costs and evidence, best first.
 
-    First come those whose certified rank is at least half of the highest one; among these, what is preferred decides by
-    predicted time or by bytes; among predicted times that are as good as equal, the evidence.
+    Structures whose certified rank is at least half of the highest one come first. Among these, predicted time or bytes
+    decide, as `prefer` says; among practically equal predicted times, the evidence decides.
 
     Args:
         d_in, d_out: dimensions of the layer.
         wanted: its size.
-        evidence: what studies found.
+        evidence: results of studies.
         profile: constants of the cost model.
-        tokens: of a training step.
-        prefer: what the layer should be good at.
+        tokens: tokens of a training step.
+        prefer: the quality that matters most.
 
     Raises:
         SizeError: no structure has that size; the message names the nearest sizes.
@@ -189,7 +189,7 @@ def advise(
 
 
 def _candidates(d_in: int, d_out: int, wanted: Wanted) -> Iterator[SizedStructure]:
-    """Families at the parameter that comes nearest to the size from below, families without one, and a grid."""
+    """Families at the parameter whose size is nearest from below, families without a parameter, and a grid."""
     for text in _TUNED:
         yield from _tuned(text, d_in, d_out, wanted)
     for text in _FIXED:
@@ -203,7 +203,7 @@ def _candidates(d_in: int, d_out: int, wanted: Wanted) -> Iterator[SizedStructur
 
 
 def _at(structure: Structure, d_in: int, d_out: int) -> Iterator[SizedStructure]:
-    """The structure at these dimensions, if it has sizes there without padding."""
+    """The structure at these dimensions, if it has sizes without padding."""
     try:
         sized = structure.at(d_in, d_out)
     except EinsearchError:
@@ -213,7 +213,7 @@ def _at(structure: Structure, d_in: int, d_out: int) -> Iterator[SizedStructure]
 
 
 def _rough_size(structure: Structure, d_in: int, d_out: int, wanted: Wanted) -> float:
-    """Parameters, or FLOPs, of the exact extents: without integers, which take a hundred times as long."""
+    """Parameters, or FLOPs, of the exact extents: finding integers would take a hundred times as long."""
     base = {"X": d_in, "Y": d_out}
     sizes = {
         carriers: extent.at(next((base[tensor] for tensor in "XY" if tensor in carriers), min(base.values())))
@@ -224,9 +224,9 @@ def _rough_size(structure: Structure, d_in: int, d_out: int, wanted: Wanted) -> 
 
 
 def _tuned(text: str, d_in: int, d_out: int, wanted: Wanted) -> Iterator[SizedStructure]:
-    """The family at the number that gives the largest size up to the one wanted, and the number before; by bisection.
+    """The family at the parameter with the largest size up to the wanted one, and at the one before; by bisection.
 
-    Numbers are those that fit hardware: up to 8 all, then multiples of 8.
+    Parameters fit hardware: all numbers up to 8, then multiples of 8.
     """
     numbers = [*range(1, 8), *range(8, min(d_in, d_out) + 1, 8)]
     if text.startswith("block-dense"):  # blocks divide the rank
@@ -246,7 +246,7 @@ def _tuned(text: str, d_in: int, d_out: int, wanted: Wanted) -> Iterator[SizedSt
 
     if not numbers:
         return
-    if "blocks={}" in text:  # block-shuffle shrinks with the number of blocks, monarch has its least size in the middle
+    if "blocks={}" in text:  # block-shuffle shrinks with the number of blocks; monarch is smallest in the middle
         fitting = [(size(place), place) for place in range(len(numbers))]
         best = max((item for item in fitting if item[0] <= wanted.number), default=None)
         place = min(fitting)[1] if best is None else best[1]
@@ -289,7 +289,7 @@ def _calls(tokens: int) -> tuple[tuple[int, Use], tuple[int, Use]]:
 
 
 def _ordered(suggestions: Sequence[Suggestion], prefer: Prefer) -> list[Suggestion]:
-    """Best first; see `advise`."""
+    """Suggestions, the best first; see `advise`."""
     highest = max(item.certified_rank for item in suggestions)
 
     def cost(item: Suggestion) -> float:
@@ -301,17 +301,17 @@ def _ordered(suggestions: Sequence[Suggestion], prefer: Prefer) -> list[Suggesti
     first.sort(key=cost)
     rest.sort(key=lambda item: (-item.certified_rank, cost(item)))
     equal = [item for item in first if cost(item) <= _RATIO * cost(first[0])]
-    equal.sort(key=lambda item: -_least_gain(item))  # stable: the cheaper first where nothing is known
+    equal.sort(key=lambda item: -_least_gain(item))  # the sort is stable: the cheaper first if nothing is known
     return [*equal, *first[len(equal) :], *rest]
 
 
 def _least_gain(item: Suggestion) -> float:
-    """The best lower end of the gains that were measured of this very structure; 0 where none was."""
+    """The highest lower end of the gains measured for this very structure; 0 if there is none."""
     return max((s.gain_low for s in item.statements if s.same and s.gain_low is not None), default=0.0)
 
 
 def _statements(item: Suggestion, evidence: Sequence[Evidence], width: int) -> Iterator[Statement]:
-    """What each study says, of this very structure if it has that; else of the best one of its family."""
+    """Each study's statement on this very structure, or else on the best one of its family."""
     for study in evidence:
         found = list(matching([study], item.structure))
         if not found:
@@ -325,7 +325,7 @@ def _gain_of(finding: Finding) -> float:
 
 
 def _statement(study: Evidence, finding: Finding, same: bool, width: int) -> Statement:
-    """In words and numbers; `width` is the larger dimension of the layer."""
+    """A statement in words and numbers; `width` is the larger dimension of the layer."""
     gain, low, high = finding.gain or (None, None, None)
     subject = f"{short_name(finding.structure)}{'' if same else ' (the family with another parameter)'}"
     against = short_name(study.yardstick)

@@ -1,6 +1,6 @@
 """Scaling from losses: best widths, compute gains, verdicts, trends, and the ranking.
 
-Pure functions on numbers: no torch, no files, no printing.
+All functions are pure functions of numbers: no torch, no files, no printing.
 """
 
 from __future__ import annotations

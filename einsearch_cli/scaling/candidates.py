@@ -36,7 +36,8 @@ def observations_of(
 ) -> list[Observation]:
     """The finished runs as plain numbers.
 
-    `step_seconds` is the time of a training step by (structure, width), from a race of all of them on an idle machine.
+    `step_seconds` maps (structure, width) to the time of a training step, from a race of all of them on an idle
+    machine.
     """
     found = []
     for result in results:
@@ -73,11 +74,10 @@ def rank_candidates(
 ) -> Ranking:
     """Rank every structure of `results` by loss at equal training compute.
 
-    Structures that reached a higher rung come before those stopped earlier, then the
-    lower loss first; structures without a finished run come last, with loss None. The
-    yardstick takes part like any other and is listed even when it has no run at all.
-    Verdicts hold for all candidates together: in 95% of studies of structures equal to the
-    yardstick none is called better or worse. `looks`, `at` and `laws`: see `compare`.
+    Structures that reached a higher rung come before those stopped earlier, then the lower loss first. Structures
+    without a finished run come last, with loss None. The yardstick is ranked like any other structure and is listed
+    even without a run. Verdicts hold for all candidates together: if all are equal to the yardstick, 95% of studies
+    call none better or worse. For `looks`, `at` and `laws`, see `compare`.
 
     >>> from einsearch_cli.structures import parse_layer
     >>> rank_candidates([], parse_layer("dense")).entries[0].verdict
@@ -101,7 +101,7 @@ def rank_candidates(
 
 
 def _merit(entry: RankingEntry) -> tuple[bool, int, float]:
-    """Sorts the better structure first; equal merit is a tie."""
+    """A key that sorts better structures first; equal keys are a tie."""
     if entry.loss is None or entry.rung is None:
         return True, 0, 0.0
     return False, -entry.rung, entry.loss

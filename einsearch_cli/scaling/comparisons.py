@@ -1,4 +1,4 @@
-"""Every structure of a study against the yardstick: from observations to verdicts."""
+"""Comparison of every structure of a study with the yardstick, from observations to verdicts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from einsearch_cli.scaling.trend import Trend, trend
 Verdict = Literal["yardstick", "better", "worse", "cannot tell", "failed"]
 Price = Literal["flops", "total", "seconds"]
 PRICES: tuple[Price, ...] = ("flops", "total", "seconds")
-"""What compute may be counted in: training FLOPs without embeddings and head, with them, and seconds on a machine."""
+"""Units of compute: training FLOPs without embeddings and head, FLOPs with them, and seconds on a machine."""
 
 ONE_SEED = "no width was trained from two seeds, so how much losses vary is not known"
 INCLUDES_ZERO = "the interval for all candidates together includes 0"
@@ -29,7 +29,7 @@ INCLUDES_ZERO = "the interval for all candidates together includes 0"
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its 95% intervals; ends are None where they are not known."""
+    """A number with its 95% intervals; unknown ends are None."""
 
     value: float
     low: float | None = None
@@ -42,30 +42,30 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """Yardstick's compute / structure's compute for the same loss, or what is known of it."""
+    """The yardstick's compute divided by the structure's for the same loss, or what is known about it."""
 
     estimate: Estimate | None = None
     at_loss: float | None = None
     at_least: float | None = None
-    """The gain is larger than this, as far as was measured."""
+    """Lower bound of the gain from the measured losses."""
     at_most: float | None = None
-    """The gain is smaller than this, as far as was measured."""
+    """Upper bound of the gain from the measured losses."""
     reason: str | None = None
-    """Why there is no estimate, or what it lacks."""
+    """Why there is no estimate, or what limits it."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One structure against the yardstick."""
+    """The comparison of one structure with the yardstick."""
 
     structure: Hashable
     surface: Surface | None = None
-    """None where no run finished."""
+    """Minima of the loss over widths; None if no run finished."""
     difference: Estimate | None = None
     """Loss / yardstick's loss − 1 at the highest rung of the structure, each at its best width."""
     p_value: float | None = None
     p_adjusted: float | None = None
-    """How often the most different of as many equal candidates would differ that much."""
+    """Probability that the most different of as many equal candidates differs by that much."""
     verdict: Verdict = "failed"
     reason: str | None = None
     """Why the verdict is 'cannot tell'."""
@@ -76,7 +76,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """The comparison made once more from runs with new seeds, which had no part in choosing the structure."""
+    """The comparison repeated with new seeds, which had no part in choosing the structure."""
 
     difference: Estimate
     gain: Gain
@@ -86,7 +86,7 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class Study:
-    """All comparisons of a study, and the noise that they were judged by."""
+    """All comparisons of a study, and the noise by which they were judged."""
 
     comparisons: Mapping[Hashable, Comparison]
     noise: Noise
@@ -104,9 +104,9 @@ def compare(
 ) -> Study:
     """Compare every structure with the yardstick.
 
-    `looks` are the numbers of seeds a width at which the study stops to look whether it needs more: each look is one
-    more chance of a false verdict, so the bounds are Pocock's (1977). `at` is a compute at which losses are predicted;
-    `laws` whether scaling laws are fitted at all, which takes seconds with dozens of candidates.
+    `looks` are the numbers of seeds per width at which the study checks whether it needs more. Each look is another
+    chance of a false verdict, so the bounds are Pocock's (1977). `at` is a compute at which losses are predicted.
+    `laws` says whether scaling laws are fitted, which takes seconds with dozens of candidates.
     """
     runs = list(observations)
     levels = levels_of(runs)
@@ -169,15 +169,15 @@ def _against(
 
 @dataclass(frozen=True, slots=True)
 class _Difference:
-    """Log loss minus the yardstick's at one rung."""
+    """Log loss of a structure minus that of the yardstick at one rung."""
 
     value: float
     share: float
-    """Share of the variance that comes from the yardstick."""
+    """Share of the variance that is due to the yardstick."""
     own_reason: str | None
     other_reason: str | None
     error: float | None = None
-    """Standard error; None where the noise is not known."""
+    """Standard error; None if the noise is not known."""
     degrees: float = 1.0
 
     @property
@@ -220,7 +220,8 @@ def _judged(
     verdict: Verdict = "cannot tell"
     reason: str | None = INCLUDES_ZERO
     if abs(found.t) > critical:
-        # A best width at an edge bounds the loss from above only: that cannot make its structure worse than another.
+        # A best width at an edge bounds the loss only from above, so it cannot make its structure worse than another
+        # one.
         reason = found.own_reason if found.value > 0 else found.other_reason
         if reason is None:
             verdict = "worse" if found.value > 0 else "better"
@@ -273,10 +274,10 @@ def _gain(
 def _in_seconds(
     structure: Hashable, own: Surface, yardstick: Hashable, reference: Surface, flops: Gain, noise: Noise
 ) -> Gain:
-    """The gain in FLOPs times the ratio of paces, each at its structure's best width for the compute that it spends.
+    """The gain in FLOPs times the ratio of paces, each at its structure's best width for its compute.
 
-    Where a width is not known well, neither is its pace: log gain = log gain in FLOPs + log ratio of paces, and the
-    interval of the sum is made from those of its terms (MOVER, Zou and Donner 2008), as that of the first is not symmetric.
+    If a width is not known well, neither is its pace: log gain = log gain in FLOPs + log ratio of paces. The interval
+    of the sum is made from the intervals of its terms (MOVER, Zou and Donner 2008), as the first one is not symmetric.
     """
     found = log_gain(own, reference)
     if found is None or flops.estimate is None:
@@ -322,10 +323,10 @@ def _name_trends(found: dict[Hashable, Comparison]) -> None:
 
 
 def _renewed(runs: Sequence[Observation], surfaces: Mapping[Hashable, Surface]) -> dict[Hashable, tuple[Surface, int]]:
-    """The surfaces moved to the losses of the confirmation, and its seeds.
+    """The surfaces moved to the losses of the confirmation, with the numbers of its seeds.
 
-    The loss at the best width is fitted to the new runs alone: the curvature and the best width of the runs that a
-    structure was chosen by are part of its luck. Only the shape of the loss over compute is left of these.
+    The loss at the best width is fitted to the new runs alone: curvature and best width of the runs by which a
+    structure was chosen are part of its luck. Only the shape of the loss over compute is kept.
     """
     again: dict[Hashable, list[Observation]] = defaultdict(list)
     for run in runs:

@@ -1,7 +1,8 @@
-"""Whether the exponents of a structure predict its loss: rank correlations, and a joint fit, with intervals over structures.
+"""Test whether the exponents of a structure predict its loss: rank correlations and a joint fit, with intervals.
 
-The structures are the sample here, so intervals come from drawing structures with replacement (Efron 1979). Exponents of
-one study hang together, as its structures were not drawn at random: a coefficient says what this set of structures shows.
+The sample here is the structures, so intervals come from drawing structures with replacement (Efron 1979). The
+structures of a study are not drawn at random, so their exponents are correlated: a coefficient describes this set of
+structures only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from einsearch_cli.scaling.noise import Floats
 from einsearch_cli.structures.record import Record
 
 LEAST_STRUCTURES = 10
-"""Fewer structures say nothing about four exponents."""
+"""The fewest structures; fewer say nothing about four exponents."""
 _DRAWS = 2000
 _SEED = 0
 
@@ -35,9 +36,9 @@ class ExponentEffect(Record):
     correlation_high: float
     """High end of that interval."""
     correlation_p: float
-    """Two-sided p of the correlation by itself."""
+    """Two-sided p of this correlation alone."""
     slope: float
-    """Log loss for each unit of the exponent, all others held: 0.1 is 10% more loss."""
+    """Change of log loss per unit of the exponent, with all others fixed: 0.1 is 10% more loss."""
     slope_low: float
     """Low end of its 95% interval over structures."""
     slope_high: float
@@ -46,18 +47,18 @@ class ExponentEffect(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RungEffects(Record):
-    """What the exponents say of the loss at one rung."""
+    """The relation of exponents and loss at one rung."""
 
     rung: int
-    """0 is the cheapest of the study."""
+    """Number of the rung; 0 is the study's cheapest."""
     budget_flops: float
     """Training FLOPs of a run."""
     structures: int
-    """Structures compared."""
+    """Number of structures compared."""
     explained: float
-    """Share of the variance of log loss that the joint fit explains, in-sample."""
+    """Share of the in-sample variance of log loss that the joint fit explains."""
     effects: tuple[ExponentEffect, ...]
-    """One for each exponent that varies."""
+    """One effect for each exponent that varies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class EffectTrend(Record):
     exponent: str
     """The exponent: `ω`, `1 − ψ`, `ν` or `bond`."""
     per_decade: float
-    """Change of the slope for ten times the compute."""
+    """Change of the slope when compute grows tenfold."""
     low: float
     """Low end of its 95% interval over structures."""
     high: float
@@ -76,22 +77,22 @@ class EffectTrend(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExponentEffects(Record):
-    """What the exponents of a study's structures say of their losses."""
+    """The relation of the exponents of a study's structures to their losses."""
 
     rungs: tuple[RungEffects, ...]
-    """Cheapest first."""
+    """Effects at every rung, cheapest first."""
     trends: tuple[EffectTrend, ...]
-    """One for each exponent; empty with one rung."""
+    """One trend for each exponent; empty with one rung."""
 
 
 def exponent_effects(
     exponents: Sequence[Mapping[str, float]], log_losses: Sequence[Sequence[float]], budgets: Mapping[int, float]
 ) -> ExponentEffects | None:
-    """Correlations and joint fits at every rung; None with fewer than ten structures, or where no exponent varies.
+    """Correlations and joint fits at every rung; None for fewer than ten structures, or if no exponent varies.
 
     Args:
-        exponents: of each structure, by name; the same names for all.
-        log_losses: of each structure, at every rung; all were trained at all of these.
+        exponents: the exponents of each structure, by name; all have the same names.
+        log_losses: the log losses of each structure; all structures were trained at all rungs.
         budgets: training FLOPs of a run, by rung, cheapest first.
 
     The fit is log loss = a + Σ b_k x_k by least squares at each rung. The trend of b_k is the slope of a straight line
@@ -139,7 +140,7 @@ def exponent_effects(
 
 
 def _fit(x_SK: Floats, y_SR: Floats) -> Floats | None:
-    """Slopes of every exponent at every rung; None where the exponents of these structures hang together linearly."""
+    """Slopes of every exponent at every rung; None if the exponents of these structures are linearly dependent."""
     centred_SK = x_SK - x_SK.mean(axis=0)
     slopes_KR, _, rank, _ = np.linalg.lstsq(centred_SK, y_SR - y_SR.mean(axis=0), rcond=1e-9)
     return slopes_KR if rank == x_SK.shape[1] else None
@@ -152,7 +153,7 @@ def _explained(x_SK: Floats, y_S: Floats, slopes_K: Floats) -> float:
 
 
 def _correlation(x_S: Floats, y_S: Floats, draws_DS: np.ndarray) -> dict[str, float]:
-    from scipy.stats import rankdata, spearmanr  # 1 s to import: only where a report is made
+    from scipy.stats import rankdata, spearmanr  # takes 1 s to import; needed only for reports
 
     found: Any = spearmanr(x_S.tolist(), y_S.tolist())
     x_DS, y_DS = rankdata(x_S[draws_DS], axis=1), rankdata(y_S[draws_DS], axis=1)

@@ -11,35 +11,36 @@ from einsearch_cli.scaling.noise import Floats
 from einsearch_cli.scaling.surface import Surface
 
 REACH = 0.5
-"""How far below the cheapest run compute is read off, in log compute: a factor of 1.65."""
+"""How far below the cheapest run compute is extrapolated, in log compute: a factor of 1.65."""
 _STEP = 1e-5
-"""Step of the central differences that differentiate gains in log losses."""
+"""Step of the central differences for derivatives of gains with respect to log losses."""
 
 
 @dataclass(frozen=True)
 class LogGain:
-    """log of C_yardstick(L) / C_structure(L) at one loss L, linear in the log losses around the measured ones."""
+    """Logarithm of C_yardstick(L) / C_structure(L) at one loss L, linearised in the measured log losses."""
 
     value: float
     at_log_loss: float
     log_compute: float
     """Log of the structure's compute at that loss."""
     gradient: Floats
-    """Derivatives in the log losses of the structure's minima, then in those of the yardstick's."""
+    """Derivatives with respect to the log losses of the structure's minima, then the yardstick's."""
 
 
 def log_compute_at(log_c: Floats, losses: Floats, target: Floats) -> Floats:
-    """log compute at which each row of `losses` reaches its target, on the parabola in log compute through three rungs.
+    """Log compute at which each row of `losses` reaches its target, by a parabola in log compute through three rungs.
 
-    Symbols: `log_c` (n,) and `losses` (rows, n) at the rungs, `target` (rows,). Three rungs around the first row's
-    target carry the parabola, two a straight line, one only itself. Straight lines in (log C, log L) alone would
-    assume that the loss falls to 0, and shrink gains to 1 where it does not. NaN where the loss does not fall.
+    Symbols: `log_c` (n,) and `losses` (rows, n) at the rungs, `target` (rows,). The parabola goes through the three
+    rungs around the first row's target; two rungs give a straight line, one only itself. Straight lines in (log C, log
+    L) would assume that the loss falls to 0, and shrink gains to 1 where it does not. The result is NaN where the loss
+    does not fall.
     """
     n = len(log_c)
     if n == 1:
         return np.where(np.abs(losses[:, 0] - target) < 1e-12, log_c[0], np.nan)
     if n > 2:
-        at = int(np.clip(np.sum(losses[0] > target[0]), 2, n - 1))  # the first rung below the target
+        at = int(np.clip(np.sum(losses[0] > target[0]), 2, n - 1))  # number of the first rung below the target
         log_c, losses = log_c[at - 2 : at + 1], losses[:, at - 2 : at + 1]
     x, y = log_c, losses
     last = (y[:, -1] - y[:, -2]) / (x[-1] - x[-2])
@@ -49,15 +50,15 @@ def log_compute_at(log_c: Floats, losses: Floats, target: Floats) -> Floats:
             return line
         first = (y[:, 1] - y[:, 0]) / (x[1] - x[0])
         bend = (last - first) / (x[2] - x[0])
-        slope = last + bend * (x[2] - x[1])  # of the parabola at the last of the three
+        slope = last + bend * (x[2] - x[1])  # slope of the parabola at the last of the three
         root = np.sqrt(slope * slope - 4 * bend * (y[:, 2] - target))
-        curve = x[2] + 2 * (y[:, 2] - target) / (root - slope)  # the falling branch, in its stable form
+        curve = x[2] + 2 * (y[:, 2] - target) / (root - slope)  # the falling branch, in its numerically stable form
     inside = (curve[0] >= x[0] - REACH) and (curve[0] <= x[2] + REACH)
     return curve if inside and bool(np.all(np.isfinite(curve))) else line
 
 
 def log_gain(structure: Surface, yardstick: Surface, price: int = 0, rung: int | None = None) -> LogGain | None:
-    """The gain at the lowest loss that both reach, or at a rung; None where no compute can be read off.
+    """The gain at the lowest loss that both reach, or at a rung; None if no compute can be read off.
 
     At a rung below the last it is read at the lower of the two losses there, so that both lie between measured rungs.
     """
@@ -90,21 +91,21 @@ def _is_within(log_c: Floats, at: float) -> bool:
 
 @dataclass(frozen=True)
 class GainTests:
-    """The contrasts of log losses that are 0 if log gain has a given value, for a grid of values.
+    """Contrasts of log losses that are 0 if log gain has a given value, for a grid of values.
 
-    A gain is a difference of losses divided by a slope, and its errors are not symmetric where the slope is small. So
-    intervals are made the way of Fieller (1954): they hold the gains whose contrast does not differ from 0.
+    A gain is a difference of losses divided by a slope, and its errors are not symmetric if the slope is small. So
+    intervals follow Fieller (1954): they contain the gains whose contrast does not differ from 0.
     """
 
     gains: Floats
-    """log gain, rising."""
+    """Values of log gain, rising."""
     weights: Floats
-    """(gains, minima): weights of the structure's log losses, then of the yardstick's."""
+    """Weights (gains, minima) of the structure's log losses, then of the yardstick's."""
 
     def interval(self, losses: Floats, halves: Floats, around: float) -> tuple[float, float]:
-        """The accepted gains around an estimate; infinite where all gains on that side are accepted.
+        """The accepted gains around an estimate; an end is infinite if all gains on its side are accepted.
 
-        `halves` holds how far each contrast may be from 0.
+        `halves` is how far each contrast may be from 0.
         """
         over = np.abs(self.weights @ losses) - halves
         centre = int(np.clip(np.searchsorted(self.gains, around), 1, len(self.gains) - 1))
@@ -122,10 +123,10 @@ class GainTests:
 
 
 def gain_tests(structure: Surface, yardstick: Surface, price: int = 0) -> GainTests | None:
-    """Contrasts for every gain that the runs can speak of.
+    """Contrasts for every gain on which the runs give information.
 
-    A larger gain than that at which the two ends of the curves coincide is tested by the yardstick's last loss, which
-    the structure should have reached at compute / gain; a smaller one the other way round.
+    A gain larger than the one at which the ends of the two curves coincide is tested by the yardstick's last loss,
+    which the structure should have reached at compute / gain. A smaller gain is tested the other way round.
     """
     own_c, other_c = structure.log_prices(price), yardstick.log_prices(price)
     if own_c is None or other_c is None:
@@ -149,7 +150,7 @@ def gain_tests(structure: Surface, yardstick: Surface, price: int = 0) -> GainTe
 
 
 def _interpolation(log_c: Floats, x: Floats) -> Floats:
-    """Weights of the rungs by which a curve is read at `x`: Lagrange's on the three rungs around it, or on both."""
+    """Weights of the rungs by which a curve is read at `x`: Lagrange's on the three rungs around it, or on both rungs."""
     n = len(log_c)
     weights = np.zeros((len(x), n))
     if n == 2:

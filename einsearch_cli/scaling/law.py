@@ -1,7 +1,8 @@
-"""Scaling laws: L = L0 + (C / C0)^(−a), fitted to the losses at best widths, and what follows from them.
+"""Scaling laws: L = L0 + (C / C0)^(−a), fitted to the losses at best widths, and their predictions.
 
-Symbols: L0 the loss that no compute removes, a the exponent, C0 a scale; x is log C. Axes of arrays: R resamples, N points,
-P parameters. A law is fitted as log L = log(L0 + exp(b − a (x − x̄))), so that its parameters hardly hang together.
+Symbols: L0 is the loss that no compute removes, a the exponent, C0 a scale; x is log C. Axes of arrays: R resamples, N
+points, P parameters. A law is fitted as log L = log(L0 + exp(b − a (x − x̄))), so that its parameters are nearly
+uncorrelated.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from einsearch_cli.scaling.surface import Surface
 from einsearch_cli.structures.record import Record
 
 FEWEST = 4
-"""Rungs: a law has three unknowns, and one more rung shows whether it holds."""
+"""The fewest rungs: a law has three unknowns, and one more rung shows whether it holds."""
 RESAMPLES = 400
 _SEED = 20240
 """Seed of the resamples, so that equal losses always give equal intervals."""
 WIDEST = 4.0
-"""An exponent whose interval ends differ by more than this factor says nothing."""
+"""The largest ratio between the ends of an exponent's interval; a wider one says nothing."""
 MISFIT = 1e-3
-"""p of the test of fit below which losses do not follow a law."""
+"""The p of the test of fit below which losses do not follow a law."""
 _STEEPEST, _FLATTEST = 3.0, 1e-3
-"""Exponents that are believed."""
+"""The range of exponents that are believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +62,17 @@ class LossCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Law(Record):
-    """L = floor + (C / scale)^(−exponent), with 95% bootstrap intervals."""
+    """A law L = floor + (C / scale)^(−exponent), with 95% bootstrap intervals."""
 
     floor: float
-    """L0."""
+    """The loss L0 that no compute removes."""
     floor_low: float
     floor_high: float
     exponent: float
     exponent_low: float
     exponent_high: float
     scale: float
-    """C0 in training FLOPs: there the loss is L0 + 1."""
+    """The scale C0 in training FLOPs, at which the loss is L0 + 1."""
     scale_low: float
     scale_high: float
     shared_floor: bool
@@ -81,7 +82,7 @@ class Law(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction(Record):
-    """A loss that was not measured."""
+    """The prediction of a loss that was not measured."""
 
     compute: float
     loss: float
@@ -89,7 +90,7 @@ class Prediction(Record):
     high: float
     """95% interval for the loss of one run: error of the fit and seed noise together."""
     decades_beyond: float
-    """log10 of how far `compute` lies above the most expensive or below the cheapest run; 0 between them."""
+    """Distance of `compute` from the most expensive or cheapest run in powers of ten; 0 between them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,7 @@ class Crossover(Record):
     compute: float
     low: float | None
     high: float | None
-    """95% bootstrap interval; an end is None where more than 2.5% of the resampled laws do not cross on that side."""
+    """95% bootstrap interval; an end is None if over 2.5% of the resampled laws do not cross on its side."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ class Laws:
 
     curves: Mapping[Hashable, LossCurve]
     centre: float
-    """x̄."""
+    """The centre x̄ of log compute."""
     parameters: Floats
-    """(1 + R, structures, 3): L0, b and a; the first row is the fit, the others resamples."""
+    """Array (1 + R, structures, 3) of L0, b and a; the first row is the fit, the others are resamples."""
     shared_floor: bool
 
     def _of(self, name: Hashable) -> Floats:
@@ -150,7 +151,7 @@ class Laws:
         x, curve = math.log(compute), self.curves[name]
         found = _log_loss(self._of(name), x - self.centre)
         noise = math.sqrt(curve.run_variance) * np.random.default_rng(_SEED).standard_normal(len(found))
-        noise[0] = 0.0  # the estimate
+        noise[0] = 0.0  # the first row is the estimate
         low, high = _percentiles(found + noise)
         beyond = max(x - curve.log_compute[-1], curve.log_compute[0] - x, 0.0) / math.log(10)
         return Prediction(
@@ -162,7 +163,7 @@ class Laws:
         )
 
     def crossover(self, first: Hashable, second: Hashable, decades: float = 3.0) -> Crossover:
-        """Where two laws meet, searched up to `decades` decades beyond the runs on both sides.
+        """The compute at which two laws meet, searched up to `decades` decades beyond the runs on both sides.
 
         Raises:
             FitError: they do not meet there.
@@ -205,20 +206,21 @@ def _percentiles(draws: Floats) -> tuple[float, float]:
 
 
 def _log_loss(parameters: Floats, x: Floats | float) -> Floats:
-    """(R,) at one x of (R, 3), or (R, N) at N of (R, 3, 1)."""
+    """Log losses: (R,) at one x from (R, 3), or (R, N) at N values from (R, 3, 1)."""
     found: Floats = np.log(parameters[:, 0] + np.exp(np.clip(parameters[:, 1] - parameters[:, 2] * x, -500, 500)))
     return found
 
 
 def fit_laws(curves: Mapping[Hashable, LossCurve], *, shared_floor: bool = True) -> Laws:
-    """Fit a law to each curve, by default with one L0 for all (they are losses of one task).
+    """Fit a law to each curve, by default with one L0 for all, as they are losses of one task.
 
     Robust least squares on log losses in units of their errors: soft-L1 loss, Levenberg–Marquardt with the analytic
     Jacobian, L0 ≥ 0 (Hoffmann et al. 2022 fit laws robustly, too). Intervals come from a parametric bootstrap: the
-    fitted losses with errors of the measured covariance, enlarged where the residuals are larger than it says.
+    fitted losses with errors of the measured covariance, which are enlarged if the residuals are larger than the
+    covariance says.
 
     Raises:
-        FitError: losses that no law can be fitted to, by name, with what would settle it.
+        FitError: losses to which no law can be fitted; the message says what would help.
     """
     for name, curve in curves.items():
         check_curve(name, curve)
@@ -245,7 +247,7 @@ def fit_laws(curves: Mapping[Hashable, LossCurve], *, shared_floor: bool = True)
 
 
 def check_curve(name: Hashable, curve: LossCurve) -> None:
-    """Refuse what no law can be fitted to."""
+    """Raise FitError for losses to which no law can be fitted."""
     x, y = curve.log_compute, curve.log_losses
     bad = [i for i in range(len(y)) if not (math.isfinite(y[i]) and math.isfinite(x[i]))]
     if bad:
@@ -272,7 +274,7 @@ def check_curve(name: Hashable, curve: LossCurve) -> None:
 
 
 def _inflation(curves: Mapping[Hashable, LossCurve], residuals: Floats, members: Floats, unknowns: int) -> float:
-    """How much larger the residuals are than their errors say, at least 1."""
+    """The ratio of the residuals to their expected size, at least 1."""
     from scipy.special import chdtrc
 
     freedom = len(residuals) - unknowns
@@ -292,7 +294,7 @@ def _inflation(curves: Mapping[Hashable, LossCurve], residuals: Floats, members:
 
 
 class _Problem:
-    """Batches of least-squares problems with the same points: R rows of log losses at once."""
+    """Least-squares problems with the same points, solved for R rows of log losses at once."""
 
     def __init__(self, x: Floats, errors: Floats, members: Floats, structures: int, shared_floor: bool) -> None:
         self.x, self.errors, self.members, self.structures = x, errors, members.astype(int), structures
@@ -301,19 +303,19 @@ class _Problem:
         self.unknowns = self.floors + 2 * structures
 
     def log_losses(self, parameters: Floats) -> Floats:
-        """(R, N) of (R, P)."""
+        """Log losses (R, N) of parameters (R, P)."""
         floor, b, a = np.moveaxis(self.by_structure(parameters)[:, self.members], -1, 0)
         found: Floats = np.log(floor + np.exp(b - a * self.x))
         return found
 
     def by_structure(self, parameters: Floats) -> Floats:
-        """(R, structures, 3) of (R, P)."""
+        """Parameters (R, P) arranged as (R, structures, 3)."""
         n, f = self.structures, self.floors
         parts = parameters[:, self.floor_of], parameters[:, f : f + n], parameters[:, f + n :]
         return np.stack(parts, axis=-1)
 
     def solve(self, y: Floats, start: Floats | None = None) -> Floats:
-        """The best parameters of each row of log losses; of three starts the one that ends lowest, or from one start."""
+        """The best parameters for each row of log losses; from one start, or the best result from three."""
         if start is not None:
             return self._descend(y, np.repeat(start, len(y), axis=0))[0]
         ends = [
@@ -338,7 +340,7 @@ class _Problem:
         return found
 
     def _descend(self, y: Floats, parameters: Floats) -> tuple[Floats, Floats]:
-        """Levenberg–Marquardt, every row with a damping of its own, on residuals reweighted for the soft-L1 loss."""
+        """Levenberg–Marquardt with a separate damping for every row, on residuals reweighted for the soft-L1 loss."""
         p, f, n = self.unknowns, self.floors, self.structures
         rows = np.arange(len(y))
         least = np.array([0.0] * f + [-np.inf] * n + [_FLATTEST] * n)

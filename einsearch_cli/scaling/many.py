@@ -1,7 +1,7 @@
-"""Comparing many candidates with one yardstick, several times: what keeps the chance of a false verdict at its level.
+"""Repeated comparisons of many candidates with one yardstick, with a controlled chance of a false verdict.
 
-A z or t value that one comparison exceeds in 5% of studies by chance is exceeded by one of 42 in almost every second
-study. Dunnett's test (1955) takes the candidates together, knowing that they share the yardstick's runs.
+Chance alone exceeds the critical z or t value of one comparison in 5% of studies; with 42 comparisons, in almost every
+second study. Dunnett's test (1955) judges the candidates together and knows that they share the yardstick's runs.
 """
 
 from __future__ import annotations
@@ -17,56 +17,56 @@ import numpy as np
 from einsearch_cli.scaling.noise import CONFIDENCE, Floats
 
 _LARGE = 12.0
-"""|t| beyond which p counts as 0."""
+"""The |t| beyond which p counts as 0."""
 
 
 @dataclass(frozen=True)
 class Dunnett:
-    """The largest |t| of several comparisons with one yardstick, when no candidate differs from it.
+    """Distribution of the largest |t| of several comparisons with one yardstick if no candidate differs from it.
 
     Candidate i has t_i = (√(1−λ_i²) Z_i + λ_i Z_0) / S with independent normal Z and S² a χ² over its degrees of
-    freedom, where λ_i² is the share of the variance of the difference that the yardstick brings. The distribution is
-    integrated over Z_0 and S (Dunnett 1955; Hochberg and Tamhane 1987, ch. 5, for unequal shares).
+    freedom. λ_i² is the yardstick's share of the variance of the difference. The distribution is integrated over Z_0
+    and S (Dunnett 1955; Hochberg and Tamhane 1987, ch. 5, for unequal shares).
     """
 
     shares: tuple[float, ...]
-    """λ_i² of every candidate."""
+    """The share λ_i² of every candidate."""
     degrees: float
     """Degrees of freedom of the variance."""
     looks: tuple[float, ...] = ()
-    """Seeds at which the study may stop to look, rising; none or one where it looks once."""
+    """Rising numbers of seeds at which the study may stop; empty or one number if there is a single look."""
 
     def p_values(self, t: Sequence[float]) -> list[float]:
-        """Adjusted p value of each |t|: how often the largest of all would be that large by chance."""
+        """Adjusted p value of each |t|: the probability that the largest of all is that large by chance."""
         grid, tails = self._tails
         return [float(np.exp(np.interp(min(abs(value), _LARGE), grid, tails))) for value in t]
 
     @cached_property
     def critical(self) -> float:
-        """The |t| that the largest exceeds with probability 5% by chance, over all looks."""
+        """The |t| that the largest one exceeds by chance with probability 5%, over all looks."""
         grid, tails = self._tails
         return float(np.interp(-math.log(1 - CONFIDENCE), -tails, grid))
 
     @cached_property
     def _tails(self) -> tuple[Floats, Floats]:
-        """log P(largest > t) on a grid of t."""
+        """Values of log P(largest > t) on a grid of t."""
         grid = np.concatenate([np.linspace(0, 1.6, 17)[:-1], np.linspace(1.6, 5, 35)[:-1], np.linspace(5, _LARGE, 15)])
         tails = np.maximum(1 - _within(grid, np.array(sorted(self.shares)), self.degrees), 1e-15)
         logs = np.log(np.minimum.accumulate(tails))
         if len(self.looks) < 2:
             return grid, logs
-        # At one look |t| has to be larger for the same chance over all looks: move every t of the grid there.
+        # With several looks, |t| at each has to be larger for the same chance over all: move every t of the grid there.
         return np.array([repeated(value, self.looks) for value in grid]), logs
 
 
 def step_down(
     t: Sequence[float], shares: Sequence[float], degrees: float, looks: tuple[float, ...] = ()
 ) -> list[tuple[float, float]]:
-    """Adjusted p value of each comparison, and the |t| that it had to exceed.
+    """Adjusted p value of each comparison, and the critical |t| that applied to it.
 
-    The most different candidate is judged among all, the next one among those that are left, and so on until one is not
-    told from the yardstick (Marcus, Peritz and Gabriel 1976; Dunnett and Tamhane 1991). So candidates that are clearly
-    worse do not make it harder to see that another one is better.
+    The most different candidate is judged among all, the next one among the remaining ones, and so on until one cannot
+    be told apart from the yardstick (Marcus, Peritz and Gabriel 1976; Dunnett and Tamhane 1991). So clearly worse
+    candidates do not make it harder to see that another one is better.
     """
     order = sorted(range(len(t)), key=lambda i: -abs(t[i]))
     found = [(1.0, 0.0)] * len(t)
@@ -84,7 +84,7 @@ def step_down(
 
 
 def _within(t: Floats, shares: Floats, degrees: float) -> Floats:
-    """P(all |t_i| ≤ t) for every t, by Gauss quadrature over the yardstick's error and over the variance."""
+    """The probability that all |t_i| ≤ t, for every t, by Gauss quadrature over the yardstick's error and the variance."""
     from scipy.special import gammaincinv, ndtr
 
     z, z_weight = np.polynomial.hermite_e.hermegauss(24)
@@ -104,7 +104,7 @@ def _within(t: Floats, shares: Floats, degrees: float) -> Floats:
 
 @lru_cache(maxsize=4096)
 def repeated(z: float, looks: tuple[float, ...]) -> float:
-    """The value that |Z| must exceed at some look as rarely as it exceeds `z` when there is one look.
+    """The bound that |Z| exceeds at any of several looks as rarely as it exceeds `z` at one look.
 
     Z at look k is the standardised mean of the first `looks[k]` seeds; the same bound holds at every look (Pocock
     1977), and the chance of crossing it is integrated look by look (Armitage, McPherson and Rowe 1969).
@@ -125,7 +125,7 @@ def repeated(z: float, looks: tuple[float, ...]) -> float:
 
 
 def _crossing(bound: float, looks: Sequence[float]) -> float:
-    """P(|Z| > bound at one of the looks)."""
+    """The probability that |Z| exceeds the bound at one of the looks."""
     from scipy.special import ndtr
 
     x, weight = np.polynomial.legendre.leggauss(48)

@@ -18,19 +18,19 @@ CONFIDENCE = 0.95
 """Level of every interval in this package."""
 
 UNEQUAL = 0.01
-"""p of the test below which every structure keeps a variance of its own."""
+"""The p of the test below which every structure keeps its own variance."""
 PAIRED = 0.01
-"""p of the test below which seeds are taken to move all losses of a rung together."""
+"""The p of the test below which seeds are assumed to move all losses of a rung together."""
 
 
 @lru_cache(maxsize=4096)
 def t_quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
-    """Two-sided Student-t quantile.
+    """The two-sided Student-t quantile.
 
     >>> round(t_quantile(2), 4)
     4.3027
     """
-    from scipy.special import stdtrit  # 0.3 s to import: only when an interval is wanted
+    from scipy.special import stdtrit  # takes 0.3 s to import; needed only for intervals
 
     return float(stdtrit(degrees, 0.5 + confidence / 2))
 
@@ -62,22 +62,22 @@ class Variance:
 
 @dataclass(frozen=True)
 class Noise:
-    """How much log losses vary between seeds.
+    """The variation of log losses between seeds.
 
-    One variance for the whole study has many degrees of freedom, so it is known well from three seeds a cell, where a
-    structure's own would be wrong by half. It is kept only where the Brown–Forsythe test (1974) does not contradict.
+    One variance for the whole study has many degrees of freedom, so three seeds per cell determine it well; a
+    structure's own variance would be wrong by half. It is used unless the Brown–Forsythe test (1974) contradicts it.
     """
 
     pooled: Variance | None
-    """Variance over all cells of the study; None where no cell has two seeds."""
+    """Variance over all cells of the study; None if no cell has two seeds."""
     own: Mapping[Hashable, Variance]
-    """Variance of each structure, where they differ; empty where one holds for all."""
+    """Variance of each structure, if they differ; empty if one variance holds for all."""
     seed: Variance | None
-    """Variance of a seed's effect on all runs of a rung, where a test finds one; `pooled` is then without it."""
+    """Variance of a seed's effect on all runs of a rung, if a test finds one; `pooled` then excludes it."""
     homogeneity_p: float | None
-    """p of the Brown–Forsythe test that all structures have one variance; None where it cannot be made."""
+    """The p of the Brown–Forsythe test that all structures have one variance; None if it is not possible."""
     pairing_p: float | None
-    """p of the F test that a seed moves all losses of a rung together; None where it cannot be made."""
+    """The p of the F test that a seed moves all losses of a rung together; None if it is not possible."""
 
     def of(self, structure: Hashable) -> Variance | None:
         """The variance of one run of a structure."""
@@ -86,8 +86,8 @@ class Noise:
     def of_contrasts(self, first: Part, second: Part | None = None) -> tuple[Floats, Floats] | None:
         """Variances of linear combinations of log losses of one or two structures, and their degrees of freedom.
 
-        What a seed does to all runs of a rung cancels where the weights of the two add up to 0 there. Degrees of
-        freedom of a sum of variances are Satterthwaite's (1946). None where no cell has two seeds.
+        A seed's effect on all runs of a rung cancels if the weights of the two structures sum to 0 there. Degrees of
+        freedom of a sum of variances are Satterthwaite's (1946). The result is None if no cell has two seeds.
         """
         parts = [first] if second is None else [first, second]
         found = [(self.of(part.structure), part.units) for part in parts]
@@ -113,16 +113,16 @@ class Noise:
 
 @dataclass(frozen=True)
 class Part:
-    """What one structure brings to contrasts of log losses."""
+    """The contribution of one structure to contrasts of log losses."""
 
     structure: Hashable
     weights: Floats
-    """(contrasts, rungs)."""
+    """Weights of the log losses, (contrasts, rungs)."""
     covariance: Floats
     """Covariance of the log losses, for a unit variance of one run."""
     rungs: tuple[int, ...]
     seeds: tuple[int, ...]
-    """A width."""
+    """Number of seeds per width."""
 
     @property
     def units(self) -> Floats:
@@ -143,8 +143,8 @@ def noise_of(levels: Mapping[Hashable, Sequence[Level]]) -> Noise:
                 n = len(cell.logs)
                 if n > 1:
                     middle = _median(cell.logs)
-                    # Brown–Forsythe's |residual from the median|; with an odd number of seeds one is always 0 and
-                    # would hide differences (Hines and Hines 2000), so it is left out.
+                    # Brown–Forsythe uses |residual from the median|. With an odd number of seeds one residual is always
+                    # 0 and would hide differences, so it is left out (Hines and Hines 2000).
                     near = sorted(abs(value - middle) for value in cell.logs)
                     around += near[n % 2 :]
                     total += sum((value - cell.log_mean) ** 2 for value in cell.logs)
@@ -171,7 +171,7 @@ def _median(values: Sequence[float]) -> float:
 
 
 def _brown_forsythe(groups: list[list[float]]) -> float | None:
-    """p of the one-way analysis of variance of the absolute deviations from the medians."""
+    """The p of the one-way analysis of variance of absolute deviations from the medians."""
     groups = [group for group in groups if len(group) > 1]
     n, k = sum(map(len, groups)), len(groups)
     if k < 2 or n <= k:
@@ -188,10 +188,10 @@ def _brown_forsythe(groups: list[list[float]]) -> float | None:
 def _seed_effects(
     structures: Iterable[Sequence[Level]], pooled: Variance
 ) -> tuple[Variance, Variance | None, float | None]:
-    """The variance left when each seed may move all runs of a rung, that of this effect, and p of the F test for it.
+    """The variance without a common effect of seeds, the variance of this effect, and the p of the F test for it.
 
-    Only rungs whose measured cells all have the same seeds can be paired. Without a clear effect nothing is taken out:
-    pairing would cost degrees of freedom and gain nothing.
+    Only rungs whose measured cells all have the same seeds can be paired. Without a clear effect nothing is removed,
+    since pairing would cost degrees of freedom and gain nothing.
     """
     rungs: dict[int, list[Cell]] = defaultdict(list)
     for mine in structures:

@@ -17,25 +17,25 @@ from einsearch_cli.training.proxy.trial import Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """The loss of one finished run, and what it cost."""
+    """The loss of one finished run, with its costs."""
 
     structure: Hashable
     rung: int
-    """0 is the cheapest."""
+    """Number of the rung; 0 is the cheapest."""
     width: int
     seed: int
     loss: float
-    """Held-out loss, finite and above 0: everything is computed on its logarithm."""
+    """Held-out loss, finite and above 0: all computations use its logarithm."""
     budget: float
-    """Training FLOPs that every run of the rung was given, embeddings and head left out."""
+    """Training FLOPs allotted to every run of the rung, without embeddings and head."""
     compute: float
-    """Training FLOPs spent, embeddings and head left out."""
+    """Training FLOPs spent, without embeddings and head."""
     total: float
     """Training FLOPs spent, with embeddings and head."""
     seconds: float | None = None
-    """Time for the same steps on a machine that does nothing else; None where that was not measured."""
+    """Seconds of the same steps on an idle machine; None if not measured."""
     tokens: float | None = None
-    """Samples or tokens trained on; None where that is not known."""
+    """Samples or tokens trained on; None if not known."""
     params: int = 0
     """Parameters of the network."""
     stage: Stage = "main"
@@ -47,10 +47,10 @@ class Observation:
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one structure at one rung and one width, of one stage."""
+    """The runs of one structure at one rung, one width and one stage."""
 
     runs: tuple[Observation, ...]
-    """Sorted by seed, each seed once, never empty."""
+    """The runs, sorted by seed; each seed occurs once, and there is at least one."""
 
     @property
     def width(self) -> int:
@@ -70,7 +70,7 @@ class Cell:
 
     @property
     def losses(self) -> tuple[tuple[int, float], ...]:
-        """(seed, loss) of every run."""
+        """Pairs (seed, loss) of every run."""
         return tuple((run.seed, run.loss) for run in self.runs)
 
     @property
@@ -101,13 +101,13 @@ class Level:
     rung: int
     budget_flops: float
     cells: tuple[Cell, ...]
-    """Every width that was measured, narrow to wide; those of pilot runs only where a level has nothing else."""
+    """Every width that was measured, narrow to wide; widths of pilot runs only if the level has no others."""
     pilots: tuple[Cell, ...] = ()
-    """Widths that only pilot runs tried, where `cells` are others."""
+    """Widths that only pilot runs tried, if `cells` has others."""
 
     @cached_property
     def all_cells(self) -> tuple[Cell, ...]:
-        """Every width with a finished run, those of pilots included, narrow to wide."""
+        """Every width with a finished run, including pilots, narrow to wide."""
         return tuple(sorted((*self.cells, *self.pilots), key=lambda cell: cell.width))
 
     @cached_property
@@ -118,22 +118,22 @@ class Level:
     def eligible(self) -> tuple[Cell, ...]:
         """The widths with the most finished seeds.
 
-        A width at which some seeds diverged would be judged by its lucky ones, so it
-        stands for the structure only when no width did better.
+        A width at which some seeds diverged would be judged by its lucky ones, so it represents the structure only if
+        no width has more finished seeds.
         """
         most = max(len(cell.runs) for cell in self.cells)
         return tuple(cell for cell in self.cells if len(cell.runs) == most)
 
     @cached_property
     def best(self) -> Cell:
-        """The eligible width with the lowest mean loss; the narrower one on a tie."""
+        """The eligible width with the lowest mean loss; the narrower one in a tie."""
         return min(self.eligible, key=lambda cell: (cell.log_mean, cell.width))
 
 
 def levels_of(observations: Iterable[Observation]) -> dict[Hashable, tuple[Level, ...]]:
     """The levels of every structure, cheapest first, from runs of the stages 'pilot' and 'main'.
 
-    When the same run is listed twice, the later one counts.
+    If the same run is listed twice, the later one counts.
     """
     found: dict[tuple[Hashable, int, float], dict[tuple[Stage, int], dict[int, Observation]]] = {}
     for run in observations:

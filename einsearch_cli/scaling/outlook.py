@@ -1,4 +1,4 @@
-"""What the scaling law of every structure of a study says, or why it has none."""
+"""The scaling law of every structure of a study, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from einsearch_cli.scaling.surface import Surface
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """What a structure's scaling law says, or why there is none."""
+    """A structure's scaling law, or the reason why there is none."""
 
     law: Law | None = None
     crossover: Crossover | None = None
-    """Where the law meets the yardstick's; None where the laws do not meet within three decades of the runs."""
+    """The crossing with the yardstick's law; None if the laws do not meet within three decades of the runs."""
     prediction: Prediction | None = None
-    """At the compute that was asked for."""
+    """The prediction at the requested compute."""
     reason: str | None = None
-    """Why there is no law, and what would settle it."""
+    """Why there is no law, and what would help."""
 
 
 def outlooks(
     surfaces: Mapping[Hashable, Surface], noise: Noise, yardstick: Hashable, at: float | None = None
 ) -> dict[Hashable, Outlook]:
-    """The laws of all structures with one L0; where that fits badly, each with an L0 of its own."""
+    """The laws of all structures with a common L0; if that fits badly, each with its own."""
     curves: dict[Hashable, LossCurve] = {}
     found: dict[Hashable, Outlook] = {}
     for name, one in surfaces.items():
@@ -55,7 +55,7 @@ def outlooks(
 
 
 def _said(error: FitError) -> str:
-    """One sentence: what is wrong, and what would settle it."""
+    """The error in one sentence: what is wrong, and what would help."""
     return error.problem if error.remedy is None else f"{error.problem}: {error.remedy}"
 
 

@@ -1,4 +1,4 @@
-"""A study's runs over tokens per parameter: how far does it pay to train one network for longer?"""
+"""Losses of a study's runs over tokens per parameter: how far does longer training of one network pay off?"""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from einsearch_cli.scaling.observations import Observation, cell_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overtraining:
-    """Loss against tokens per parameter at one width (Sardana et al. 2024): how far training longer pays."""
+    """Loss against tokens per parameter at one width (Sardana et al. 2024): how far longer training pays off."""
 
     structure: Hashable
     width: int
     points: tuple[tuple[float, float], ...]
-    """(tokens per parameter, geometric mean of the losses), rising."""
+    """Pairs (tokens per parameter, geometric mean of the losses), rising."""
 
 
 def overtraining(observations: Iterable[Observation]) -> tuple[Overtraining, ...]:
-    """One curve for each structure and width that was trained at two budgets or more; needs `tokens`."""
+    """One curve for each structure and width with two budgets or more; observations without `tokens` are ignored."""
     groups: dict[tuple[Hashable, int], dict[int, list[Observation]]] = {}
     for run in observations:
         if run.tokens is not None and run.params > 0:

@@ -1,4 +1,4 @@
-"""The minimum of a curve that was measured at a few points, such as loss against log rate or log width."""
+"""The minimum of a curve measured at a few points, such as loss against log rate or log width."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ Edge = Literal["low", "high"]
 
 @dataclass(frozen=True, slots=True)
 class Vertex:
-    """The lowest point of a parabola, or the best measured point where no parabola can be drawn."""
+    """The lowest point of a parabola, or the best measured point if no parabola can be drawn."""
 
     at: float
-    """x of the minimum; that of the best measured point unless `is_optimum`."""
+    """x of the minimum, or of the best measured point unless `is_optimum`."""
     value: float
-    """y of the minimum; that of the best measured point unless `is_optimum`."""
+    """y of the minimum, or of the best measured point unless `is_optimum`."""
     curvature: float | None
-    """Coefficient of x² in the parabola; None where none was drawn."""
+    """Coefficient of x² in the parabola; None without a parabola."""
     edge: Edge | None
-    """The end of the measured points at which the best one lies: beyond it y may still fall."""
+    """The end of the measured points at which the best one lies; y may fall further beyond it."""
     reason: str | None
-    """Why this is not an optimum; None where it is one."""
+    """Why this is not an optimum; None if it is."""
 
     @property
     def at_edge(self) -> bool:
-        """Whether more points beyond `edge` are needed before anything can be said."""
+        """Whether points beyond `edge` are needed for any conclusion."""
         return self.edge is not None
 
     @property
     def is_optimum(self) -> bool:
-        """Whether measured points on both sides are worse, so that the minimum lies between them."""
+        """Whether measured points on both sides are worse, so the minimum lies between them."""
         return self.reason is None
 
 
 def vertex(x: Sequence[float], y: Sequence[float]) -> Vertex:
-    """Minimum of the parabola through the best point and its two neighbours (Brent 1973, ch. 5).
+    """The minimum of the parabola through the best point and its two neighbours (Brent 1973, ch. 5).
 
-    A y that is infinite or NaN stands for a run that diverged: it bounds the search on its side, so the best point
-    next to it is not at an edge, but no parabola passes through it.
+    An infinite or NaN y stands for a run that diverged. It bounds the search on its side, so the best point next to it
+    is not at an edge, but no parabola passes through it.
 
     >>> found = vertex([0.0, 1.0, 2.0], [4.0, 1.0, 4.0])
     >>> found.at, found.value, found.is_optimum
@@ -70,7 +70,7 @@ def vertex(x: Sequence[float], y: Sequence[float]) -> Vertex:
     curvature = (right - left) / (x2 - x0)
     if curvature <= 0:
         return Vertex(at, value, curvature, None, "the curve is flat around the best point")
-    slope = left + curvature * (at - x0)  # of the parabola at the best point
+    slope = left + curvature * (at - x0)  # derivative of the parabola at the best point
     shift = -slope / (2 * curvature)
     return Vertex(at + shift, value + slope * shift + curvature * shift * shift, curvature, None, None)
 

@@ -22,51 +22,56 @@ from einsearch_cli.structures import LayerSpec, parse_layer
 from einsearch_cli.structures.record import Record
 
 FORMAT: Final = 3
-"""Format of a stored ranking: 3 since a study has stages; 2 since losses are compared at fitted best widths."""
+"""Format of a stored ranking; 2: losses are compared at fitted best widths, 3: a study has stages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingEntry(Record):
-    """One structure in the ranking; plain values only, None where something is not known."""
+    """One structure in the ranking, as plain values; unknown ones are None."""
 
     structure: LayerSpec
     family: str
     rank: int
-    """1 is best; structures with exactly equal results share a rank."""
+    """Place of the structure, 1 is best; structures with exactly equal results share a rank."""
     loss: float | None
-    """Validation loss at the best width of the highest rung that has a finished run: the minimum of a parabola in log
-    width through geometric means over seeds; None when no run finished."""
+    """Validation loss at the best width of the highest rung with a finished run; None if no run finished.
+
+    It is the minimum of a parabola in log width through geometric means over seeds.
+    """
     loss_low: float | None
     loss_high: float | None
-    """95% Student-t interval for `loss`, with the error of the fit; None where no width of the study has two seeds."""
+    """95% Student-t interval for `loss`, with the error of the fit; None if no width has two seeds."""
     rung: int | None
-    """The rung `loss` belongs to, from 0."""
+    """Number of the rung to which `loss` belongs, from 0."""
     budget_flops: float | None
-    """Training FLOPs every run of that rung was given; embeddings and head not counted."""
+    """Training FLOPs allotted to every run of that rung, without embeddings and head."""
     best_width: float | None
-    """The width at the minimum, as a real number; the best width that was trained where `width_reason` is given."""
+    """The width at the minimum, as a real number; the best trained width if `width_reason` is given."""
     best_width_low: float | None
     best_width_high: float | None
-    """95% interval for `best_width`, from the fit; None where no parabola could be drawn."""
+    """95% interval for `best_width`, from the fit; None without a parabola."""
     width: int | None
     """The trained width with the lowest mean loss."""
     width_edge: Edge | None
-    """'low' or 'high' where `width` is the narrowest or widest tried at that rung: a better one may lie beyond."""
+    """'low' or 'high' if `width` is the narrowest or widest tried at that rung: a better one may lie beyond."""
     width_reason: str | None
-    """Why `loss` is only an upper bound of the loss at the best width; None where the minimum was found."""
+    """Why `loss` is only an upper bound of the loss at the best width; None if the minimum was found."""
     curvature: float | None
-    """Second-order coefficient of log loss in log width, the mean over rungs."""
+    """Second-order coefficient of log loss in log width, averaged over rungs."""
     params: int | None
     """Parameters of the network at `width`."""
     seeds: int
-    """Seeds a width behind `loss`."""
+    """Seeds per width behind `loss`."""
     runs_finished: int
-    """Runs of this structure that finished, all rungs, widths and stages together."""
+    """Finished runs of this structure at all rungs, widths and stages."""
     runs_failed: int
-    """Runs of this structure that diverged or crashed, or whose loss is not a positive number."""
+    """Runs of this structure that diverged or crashed, or have a loss that is not a positive number."""
     verdict: Verdict
-    """'better' or 'worse' than the yardstick: the adjusted interval of `difference` excludes 0 and the best widths
-    that this rests on were found. Else 'cannot tell'; 'failed' without a finished run."""
+    """The verdict on the difference to the yardstick: 'better', 'worse', 'cannot tell' or 'failed'.
+
+    'better' and 'worse' need an adjusted interval of `difference` that excludes 0, and best widths that were found.
+    'failed' means that no run finished.
+    """
     verdict_reason: str | None
     """Why the verdict is 'cannot tell'."""
     difference: float | None
@@ -76,58 +81,67 @@ class RankingEntry(Record):
     """95% interval for `difference` of this structure alone."""
     difference_low_adjusted: float | None
     difference_high_adjusted: float | None
-    """95% interval for `difference` at the level at which the candidate was judged among all (step-down Dunnett): it
-    leaves out 0 exactly where the verdict holds for all candidates together."""
+    """95% interval for `difference` at the level at which the candidate was judged among all.
+
+    The level is that of the step-down Dunnett test. The interval excludes 0 exactly if the verdict holds for all
+    candidates together.
+    """
     p_value: float | None
-    """How often a structure equal to the yardstick would differ that much."""
+    """Probability that a structure equal to the yardstick differs by that much."""
     p_adjusted: float | None
-    """How often the most different of all candidates would, if all were equal to the yardstick."""
+    """Probability that the most different of all candidates does, if all are equal to the yardstick."""
     compute_gain: float | None
-    """Yardstick's training FLOPs / this structure's for the loss `compute_gain_loss`; embeddings and head left out."""
+    """The yardstick's training FLOPs divided by this structure's at `compute_gain_loss`, without embeddings and head.
+    """
     compute_gain_low: float | None
     compute_gain_high: float | None
-    """95% interval for `compute_gain` of this structure alone; an end is None where the data do not bound it."""
+    """95% interval for `compute_gain` of this structure alone; an end is None if the data do not bound it."""
     compute_gain_low_adjusted: float | None
     compute_gain_high_adjusted: float | None
-    """95% interval for `compute_gain`, adjusted for all candidates as the one of `difference` is."""
+    """95% interval for `compute_gain`, adjusted for all candidates like that of `difference`."""
     compute_gain_loss: float | None
     """The loss at which compute is compared: the lowest that both reach."""
     compute_gain_at_least: float | None
-    """Measured lower bound, when there is no common loss."""
+    """Measured lower bound of the gain, if there is no common loss."""
     compute_gain_at_most: float | None
-    """Measured upper bound, when there is no common loss."""
+    """Measured upper bound of the gain, if there is no common loss."""
     compute_gain_reason: str | None
-    """Why the gain or its interval is missing, or what it suffers from."""
+    """Why the gain or its interval is missing, or what limits it."""
     total_gain: float | None
     total_gain_low: float | None
     total_gain_high: float | None
-    """The compute gain in FLOPs that include embeddings and head, with its plain 95% interval."""
+    """Plain 95% interval of the compute gain in FLOPs with embeddings and head."""
     seconds_gain: float | None
     seconds_gain_low: float | None
     seconds_gain_high: float | None
-    """The compute gain in seconds, with its plain 95% interval: None where steps were not timed in a race. The interval
-    carries the errors of losses and of best widths, on which the seconds a FLOP hang, and no error of the times."""
+    """Plain 95% interval of the gain in seconds; None if steps were not timed in a race.
+
+    The interval includes the errors of losses and of best widths, on which the seconds per FLOP depend, but no error of
+    the times.
+    """
     reversed_in: tuple[Price, ...]
-    """Prices in which the gain lies on the other side of 1 than in FLOPs, and both intervals leave out 1."""
+    """Prices in which the gain lies on the other side of 1 than in FLOPs, if both intervals exclude 1."""
     trend: Trend | None
-    """The gain at every rung and how it changes with compute; None for the yardstick and without finished runs."""
+    """The gain at every rung and its change with compute; None for the yardstick and without finished runs."""
     law: Law | None
-    """L = floor + (C / scale)^(−exponent), from four rungs on."""
+    """The law L = floor + (C / scale)^(−exponent), from four rungs on."""
     law_reason: str | None
-    """Why there is no law, and what would settle it."""
+    """Why there is no law, and what would help."""
     crossover: Crossover | None
-    """The compute at which its law meets the yardstick's; None where they do not meet within three decades of the runs."""
+    """The compute at which its law meets the yardstick's; None if they do not meet within three decades of the runs."""
     prediction: Prediction | None
-    """Loss of the structure at the compute that was asked for; None where none was."""
+    """Predicted loss of the structure at the requested compute; None if none was requested."""
     confirmed_gain: float | None
     confirmed_gain_low: float | None
     confirmed_gain_high: float | None
-    """The compute gain from runs with new seeds, which had no part in choosing the structure, with its plain 95%
-    interval: the one to quote. None where there was no confirmation."""
+    """Plain 95% interval of the compute gain in the confirmation; None without a confirmation.
+
+    The confirmation uses new seeds, which had no part in choosing the structure, so its gain is the one to quote.
+    """
     confirmed_difference: float | None
     confirmed_difference_low: float | None
     confirmed_difference_high: float | None
-    """`difference` from the runs of the confirmation, with the 95% interval for all structures confirmed together."""
+    """95% interval of `difference` in the confirmation, for all confirmed structures together."""
     confirmed_seeds: int
     """Seeds of the confirmation; 0 without one."""
     confirmed_verdict: Verdict | None
@@ -135,7 +149,7 @@ class RankingEntry(Record):
 
     @property
     def quoted_gain(self) -> tuple[float, float | None, float | None] | None:
-        """The gain that may be quoted, with its interval: that of the confirmation where there was one."""
+        """The gain that may be quoted, with its interval: that of the confirmation if there was one."""
         if self.confirmed_gain is not None:
             return self.confirmed_gain, self.confirmed_gain_low, self.confirmed_gain_high
         if self.compute_gain is None or self.confirmed_seeds:
@@ -147,7 +161,7 @@ class RankingEntry(Record):
         return {"flops": self.compute_gain, "total": self.total_gain, "seconds": self.seconds_gain}[price]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON; the structure is written in its text notation."""
+        """Plain values for JSON, with the structure in its text notation."""
         return Record.to_json(self) | {"structure": str(self.structure)}
 
     @classmethod
@@ -214,24 +228,24 @@ class Ranking(Tabular):
     yardstick: LayerSpec
     entries: tuple[RankingEntry, ...]
     confidence: float = CONFIDENCE
-    """Level of all intervals."""
+    """Confidence level of all intervals."""
     noise: float | None = None
-    """Standard deviation of the log loss of one run between seeds, over all cells of the study; None with one seed."""
+    """Standard deviation of the log loss of one run between seeds, over the whole study; None with one seed."""
     noise_degrees: float | None = None
     """Degrees of freedom of `noise`."""
     own_noise: bool = False
-    """Whether every structure was judged by its own noise, as a test found them different (p below 1%)."""
+    """Whether every structure was judged by its own noise, because a test found them different (p below 1%)."""
     paired: bool = False
-    """Whether structures were compared seed by seed, as a test found that seeds move all losses together."""
+    """Whether structures were compared seed by seed, because a test found that seeds move all losses together."""
 
     def entry_of(self, structure: LayerSpec) -> RankingEntry | None:
-        """The entry of one structure, or None when it is not ranked."""
+        """The entry of one structure, or None if it is not ranked."""
         return next((entry for entry in self.entries if entry.structure == structure), None)
 
     def ordered(self, by: Price) -> tuple[RankingEntry, ...]:
-        """The entries by their gain in one price, the highest first; by FLOPs that is the ranking itself.
+        """The entries by their gain in one price, the highest first; in FLOPs this is the ranking itself.
 
-        Where a gain is not known in that price, a structure that is better than the yardstick comes first, one that is
+        If a gain is not known in that price, a structure that is better than the yardstick comes first, and one that is
         worse last.
         """
         if by == "flops":
@@ -247,8 +261,8 @@ class Ranking(Tabular):
     def undecided(self, resolution: float = 0.01) -> tuple[LayerSpec, ...]:
         """The structures whose verdict more seeds may settle, best first.
 
-        Left out are those that are decided, those whose best width was not found (more widths are needed, not seeds),
-        and those whose adjusted interval lies within ± `resolution` of the yardstick's loss: they are as good as equal.
+        Left out are decided structures, those whose best width was not found (more widths are needed, not seeds), and
+        those whose adjusted interval lies within ± `resolution` of the yardstick's loss, which are practically equal.
         """
         open_ends = []
         for entry in self.entries:
@@ -259,7 +273,7 @@ class Ranking(Tabular):
         return tuple(open_ends)
 
     def records(self) -> list[dict[str, Any]]:
-        """One row for each structure, best first: the fields of `RankingEntry` that are plain values."""
+        """One row per structure, best first: the fields of `RankingEntry` that are plain values."""
         return [
             {name: value for name, value in entry.to_json().items() if name not in _NESTED} for entry in self.entries
         ]

@@ -1,4 +1,4 @@
-"""Loss over width at every rung: where its minimum lies, how low it is, and how well both are known."""
+"""Loss over width at every rung: the place and value of its minimum, and their errors."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from einsearch_cli.scaling.observations import Cell, Level
 from einsearch_cli.scaling.parabola import Edge
 
 LEAST_CURVATURE = 0.05
-"""Smallest curvature of log loss in log width that is believed; 0.22 to 0.32 were measured."""
+"""The smallest curvature of log loss in log width that is believed; measured values are 0.22 to 0.32."""
 WIDEST_STEP = 2.1
-"""Neighbouring widths further apart than this factor cannot say how low the loss is between them."""
+"""The largest factor between neighbouring widths that can show how low the loss is between them."""
 
 LEAST_DROP = 0.1
-"""Fall of log loss from the first to the last rung from which slopes over compute are believed."""
+"""The least fall of log loss from the first to the last rung for which slopes over compute are believed."""
 CHOSEN = 1.1
-"""Factor on variances where pilot runs chose the widths: the chosen ones among them are the first seed, and what luck adds
-in choosing is in no residual. Without it intervals cover 93% instead of 95% in simulated studies; to fit the other pilot
-runs too makes that 90%."""
+"""Factor on variances if pilot runs chose the widths.
+
+The chosen pilots are the first seed, and no residual contains the luck of the choice. In simulated studies, intervals
+cover 95% with this factor, 93% without it, and 90% if the other pilot runs are fitted too.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Logarithm of the seconds that a training FLOP takes."""
+    """Logarithm of the seconds per training FLOP."""
 
     log_seconds: float
     error: float | None
-    """Standard error for a unit variance of one run, from that of the best width; None where that is not known."""
+    """Standard error for a unit variance of one run, from that of the best width; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,19 @@ class Minimum:
     level: Level
     log_loss: float
     width: float
-    """The best width as a real number; that of the best cell where no parabola could be drawn."""
+    """The best width as a real number; that of the best cell without a parabola."""
     width_error: float | None
-    """Standard error of log width for a unit variance of one run; None where no parabola could be drawn."""
+    """Standard error of log width for a unit variance of one run; None without a parabola."""
     curvature: float | None
-    """Curvature of log loss in log width at this rung; None where no parabola could be drawn."""
+    """Curvature of log loss in log width at this rung; None without a parabola."""
     edge: Edge | None
-    """The best width is the lowest or highest of all that were tried, so a better one may lie beyond."""
+    """The end of the tried widths at which the best one lies, so that a better one may lie beyond."""
     reason: str | None
-    """Why the loss at the best width is not known, only an upper bound of it; None where it is known."""
+    """Why the loss at the best width has only an upper bound; None if it is known."""
     log_prices: tuple[float, float]
     """Logarithms of FLOPs and total FLOPs of a run at the best width."""
     pace: Pace | None = None
-    """Seconds a FLOP at the best width; None where steps were not timed at all widths around it."""
+    """Seconds per FLOP at the best width; None if steps were not timed at all widths around it."""
 
     @property
     def best(self) -> Cell:
@@ -70,18 +72,18 @@ class Surface:
     """The minima of one structure at all its rungs."""
 
     minima: tuple[Minimum, ...]
-    """Cheapest rung first."""
+    """Minima at all rungs, the cheapest first."""
     covariance: Floats
     """Covariance of the log losses of the minima, for a unit variance of one run."""
     curvature: float | None
-    """Mean curvature of log loss in log width over the rungs; None where no rung has three widths."""
+    """Mean curvature of log loss in log width over the rungs; None if no rung has three widths."""
 
     @property
     def log_losses(self) -> Floats:
         return np.array([minimum.log_loss for minimum in self.minima])
 
     def log_prices(self, price: int) -> Floats | None:
-        """Logarithm of one price at every rung; None where it does not rise."""
+        """Logarithm of one price at every rung; None if it does not rise."""
         values = np.array([minimum.log_prices[price] for minimum in self.minima])
         return values if np.all(np.diff(values) > 0) else None
 
@@ -99,7 +101,7 @@ class Surface:
         return Pace(float(row @ np.array([pace.log_seconds for pace in known])), error)
 
     def part(self, structure: Hashable, weights: Floats) -> Part:
-        """What this structure brings to contrasts, by its name and the weights of its minima in each."""
+        """This structure's contribution to contrasts, by its name and the weights of its minima."""
         rungs = tuple(minimum.level.rung for minimum in self.minima)
         seeds = tuple(len(minimum.best.runs) for minimum in self.minima)
         return Part(structure, weights, self.covariance, rungs, seeds)
@@ -110,11 +112,11 @@ class Surface:
 
 
 def surface(levels: Sequence[Level]) -> Surface:
-    """One parabola in log width per rung, with curvatures that have one unknown, fitted to the mean log losses.
+    """Fit one parabola in log width per rung to the mean log losses; the curvatures share one unknown.
 
-    One unknown for all rungs costs no coverage in simulations, and makes the minimum known as well from three widths
-    as from many. The variance of a minimum is that of the fit at its place (the delta method: the derivative in the
-    place is 0 there). Rungs at which the best width is not an optimum keep the loss of their best cell.
+    In simulations, one unknown for all rungs costs no coverage, and three widths determine the minimum as well as many.
+    The variance of a minimum is that of the fit at its place (the delta method: the derivative in the place is 0
+    there). Rungs at which the best width is not an optimum keep the loss of their best cell.
     """
     windows = [_window(level) for level in levels]
     fitted = [i for i, window in enumerate(windows) if window.problem is None]
@@ -146,15 +148,15 @@ def surface(levels: Sequence[Level]) -> Surface:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Parabolas of n rungs: log loss = level + tilt x + curvature · bend x²; parameters (n levels, n tilts, curvature)."""
+    """Parabolas of n rungs: log loss = level + tilt x + curvature · bend x², with n levels, n tilts and one curvature."""
 
     beta: Floats
     inverse: Floats
     """Covariance of `beta` for a unit variance of one run."""
     x: tuple[float, ...]
-    """Place of each minimum, by log width from the centre of its window."""
+    """Place of each minimum, as log width from the centre of its window."""
     places: Floats
-    """(n, parameters): what the log loss of each minimum is made of."""
+    """Array (n, parameters): the derivatives of each minimum's log loss."""
 
     def place_error(self, x: float, row: Floats, bend: float) -> float:
         """Standard error of the place of a minimum, for a unit variance of one run."""
@@ -165,7 +167,7 @@ class _Fit:
 
 
 def _fit(windows: Sequence[_Window], bends: Floats) -> _Fit:
-    """Weighted least squares, each cell with its number of seeds."""
+    """Weighted least squares, with the number of seeds as the weight of each cell."""
     n = len(windows)
     cells = [(r, x, cell) for r, window in enumerate(windows) for x, cell in zip(window.x, window.cells, strict=True)]
     design = np.zeros((len(cells), 2 * n + 1))
@@ -187,9 +189,9 @@ def _fit(windows: Sequence[_Window], bends: Floats) -> _Fit:
 def _bends(windows: Sequence[_Window], fit: _Fit) -> Floats:
     """Curvature of each rung as a multiple of their mean.
 
-    A wrong width raises the reducible part of the loss by a factor, and compute lowers the same part, so where the loss
-    nears a floor the curvature in log width shrinks as the slope in log compute does. One constant curvature would
-    bias gains by 1% where half of the loss is irreducible.
+    A wrong width multiplies the reducible part of the loss by a factor, and compute lowers the same part. So where the
+    loss nears a floor, the curvature in log width shrinks like the slope in log compute. One constant curvature would
+    bias gains by 1% if half of the loss is irreducible.
     """
     y = fit.places @ fit.beta
     if len(windows) < 3 or y[0] - y[-1] < LEAST_DROP:
@@ -242,7 +244,7 @@ _ENDS = {"low": "narrowest", "high": "widest"}
 
 
 def _measured(level: Level, window: _Window) -> Minimum:
-    """The best cell as it was measured."""
+    """The best cell as measured."""
     best = level.best
     return Minimum(
         level=level,
@@ -258,13 +260,13 @@ def _measured(level: Level, window: _Window) -> Minimum:
 
 
 def _prices(cells: Sequence[Cell], log_width: float) -> tuple[float, float]:
-    """Logarithms of the prices at a width between those of the cells, on straight lines in log width."""
+    """Logarithms of the prices at a width between those of the cells, by straight lines in log width."""
     totals = [math.fsum(run.total for run in cell.runs) / len(cell.runs) for cell in cells]
     return _between(cells, log_width, [cell.compute for cell in cells]), _between(cells, log_width, totals)
 
 
 def _pace(cells: Sequence[Cell], log_width: float, width_error: float | None) -> Pace | None:
-    """Seconds a FLOP there, with the error that the width brings: the slope of the pace over log width times its own."""
+    """Seconds per FLOP at a width, with the error from the width: the slope of the pace over log width times its error."""
     paces = [cell.runs[0].seconds / cell.runs[0].compute for cell in cells if cell.runs[0].seconds]
     if len(paces) < len(cells):
         return None

@@ -1,4 +1,4 @@
-"""How a gain changes with compute."""
+"""The change of a gain with compute."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TrendWord = Literal["rising", "falling", "cannot tell"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RungGain(Record):
-    """The compute gain read at one rung."""
+    """The compute gain at one rung."""
 
     rung: int
     budget_flops: float
@@ -34,24 +34,24 @@ class Trend(Record):
     """How the compute gain over the yardstick changes with compute."""
 
     rungs: tuple[RungGain, ...]
-    """The gain at every rung at which it can be read off, cheapest first."""
+    """The gain at every rung at which it can be read off, the cheapest first."""
     per_decade: float | None
-    """Factor by which the gain grows when compute is ten times as large; None with fewer than two rungs."""
+    """Factor by which the gain changes when compute grows tenfold; None with fewer than two rungs."""
     low: float | None
     high: float | None
     """95% interval of `per_decade`; None without two seeds."""
     p_value: float | None
-    """How often a gain that does not change with compute would show such a slope."""
+    """Probability of such a slope if the gain does not change with compute."""
     word: TrendWord
-    """'rising' or 'falling' where the p value, adjusted for all candidates by Holm's method, is below 5%."""
+    """'rising' or 'falling' if the p value, adjusted for all candidates by Holm's method, is below 5%."""
 
 
 def trend(structure: Surface, yardstick: Surface, noise: Noise, name: Hashable, yardstick_name: Hashable) -> Trend:
     """The gain at each rung, and its slope over log compute by generalised least squares (Aitken 1935).
 
-    Gains of neighbouring rungs are read off the same curves, so their errors hang together; the covariance of all is
-    carried from the fits to the slope. Rungs at which a best width was not found are left out. `word` is left at
-    'cannot tell': it depends on how many candidates there are.
+    Gains of neighbouring rungs are read off the same curves, so their errors are correlated; the fit of the slope uses
+    the covariance of all. Rungs at which a best width was not found are left out. `word` stays 'cannot tell', as it
+    depends on the number of candidates.
     """
     bounded = {minimum.level.rung for side in (structure, yardstick) for minimum in side.minima if minimum.reason}
     rungs_of_both = [m.level.rung for m in structure.minima if yardstick.at(m.level.rung) is not None]
@@ -112,6 +112,6 @@ def _half(first: Part, second: Part, noise: Noise) -> float:
 
 
 def scaled(log_value: float, shift: float) -> float | None:
-    """exp(`log_value` + `shift`), or None where that is not known or too large or too small to mean anything."""
+    """The exponential of `log_value` + `shift`; None if it is unknown, or too large or too small to mean anything."""
     moved = log_value + shift
     return math.exp(moved) if abs(moved) < 300 else None

@@ -1,4 +1,4 @@
-"""What users set in files and with options: strict types, and refusals in our own words."""
+"""Settings from files and options: strict types, and errors in our own words."""
 
 from einsearch_cli.errors import RuleError as RuleError
 from einsearch_cli.settings.differences import differences as differences

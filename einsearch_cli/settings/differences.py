@@ -1,4 +1,4 @@
-"""What differs between two versions of settings, in words."""
+"""Describe in words how two versions of settings differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`key was A and is B` for every plain value that differs; of lists, what was lost and gained.
+    """`key was A and is B` for every plain value that differs; for lists, the lost and the new entries.
 
     >>> differences({"steps": 30, "a": {"b": 1}, "c": ["x", "y"]}, {"steps": 40, "a": {"b": 1}, "c": ["y", "z"]})
     ['c has lost "x" and gained "z"', 'steps was 30 and is 40']

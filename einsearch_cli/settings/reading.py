@@ -1,4 +1,4 @@
-"""Settings from plain values; what is wrong is named as the user gave it."""
+"""Read settings from plain values; errors name a setting as the user gave it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Given:
     """How a user gave a setting, for messages."""
 
     name: str
-    """`optimizer.beta1` in a file, `--seeds` on the command line."""
+    """Name of the setting: `optimizer.beta1` in a file, `--seeds` on the command line."""
     write: Callable[[str], str]
-    """How to write it with another value: `beta1: 0.9`, `--seeds 3`."""
+    """Text that sets another value: `beta1: 0.9`, `--seeds 3`."""
     place: str = ""
     """File and line, with a colon and a space at the end."""
     text: str | None = None
-    """The value as it was typed, where that is known."""
+    """The value as it was typed, if known."""
     is_change: bool = False
-    """Whether it was given last, as a change to what stands in a file."""
+    """Whether it was given last, as a change to a file's value."""
 
 
 Origin = Callable[[Location], Given]
@@ -40,13 +40,13 @@ Model = TypeVar("Model", bound=Settings)
 
 
 def in_code(location: Location) -> Given:
-    """How settings are named that come from Python, or from a file whose lines are not known."""
+    """Names of settings that come from Python, or from a file whose lines are not known."""
     keys = [part for part in location if isinstance(part, str)]
     return Given(".".join(keys), lambda value: f"{keys[-1]}: {value}" if keys else value)
 
 
 def in_document(document: YamlDocument) -> Origin:
-    """How settings are named that stand in a YAML document."""
+    """Names of settings in a YAML document."""
 
     def given(location: Location) -> Given:
         named = in_code(location)
@@ -65,13 +65,13 @@ class Fault:
 
     location: Location
     rule: str
-    """What is needed."""
+    """The requirement that is broken."""
     remedy: str
-    """A value that obeys the rule, or what to do if `names` is false."""
+    """A value that obeys the rule; if `names` is false, an instruction."""
     has_value: bool = True
     value: Any = None
     names: bool = True
-    """Whether the message begins with the name of the setting, and the remedy is a value of it."""
+    """Whether the message begins with the setting's name, and the remedy is a value of it."""
 
     def error(self, origin: Origin) -> SettingError:
         """The error that names the setting as `origin` does."""
@@ -80,7 +80,7 @@ class Fault:
         if self.names:
             is_entry = bool(self.location) and isinstance(self.location[-1], int)
             name = f"an entry of {given.name}" if is_entry else given.name
-            if self.has_value or given.text is not None:  # null stands for what is missing
+            if self.has_value or given.text is not None:  # null counts as missing
                 problem = f"{name} is {shown(self.value, given.text)}: {self.rule}"
             else:
                 problem = f"{name} is missing: {self.rule}"
@@ -91,11 +91,11 @@ class Fault:
 
 
 def read_settings(kind: type[Model], values: Mapping[str, Any], origin: Origin = in_code) -> Model:
-    """The settings that plain values describe.
+    """Make settings from plain values.
 
     Raises:
         SettingError: naming the first value that breaks a rule, the rule, and what to write instead.
-        EinsearchError: of the kind that the settings raise where they do not fit each other.
+        EinsearchError: the kind that the settings raise if they do not fit each other.
 
     >>> from einsearch_cli.search.spec import HalvingSpec
     >>> read_settings(HalvingSpec, {"factor": 1e1}).factor
@@ -115,7 +115,7 @@ def read_settings(kind: type[Model], values: Mapping[str, Any], origin: Origin =
 
 
 def _placed(error: EinsearchError, kind: type[BaseModel], values: Mapping[str, Any], origin: Origin) -> EinsearchError:
-    """An error of settings that do not fit each other, with the place of the one that was changed, or else its first."""
+    """An error of settings that do not fit each other, placed at the one that was changed, or else at the first."""
     owner = _owner(kind, error.keys)
     inner = values.get(owner[0]) if owner else values
     given: list[Location] = [(*owner, key) for key in error.keys if isinstance(inner, Mapping) and key in inner] or [
@@ -127,7 +127,7 @@ def _placed(error: EinsearchError, kind: type[BaseModel], values: Mapping[str, A
 
 
 def _owner(kind: type[BaseModel], keys: Sequence[str]) -> tuple[str, ...]:
-    """Where the settings stand that have these keys: at the top, or under a key of their own."""
+    """The place of the settings with these keys: at the top, or under a key of their own."""
     inside = ((name, model) for name, field in kind.model_fields.items() for model in models_in(field.annotation))
     if set(keys) <= set(kind.model_fields):
         return ()
@@ -166,7 +166,7 @@ def _broken_rule(location: Location, broken: RuleError, value: Any) -> Fault:
 
 
 def _field_at(kind: type[BaseModel], location: Location) -> tuple[type[BaseModel], FieldInfo | None]:
-    """The model that the last key of a location belongs to, and its field where it has one."""
+    """The model to which the last key of a location belongs, and its field if there is one."""
     owner, field = kind, cast(FieldInfo | None, None)
     for part in location:
         if isinstance(part, str):

@@ -1,4 +1,4 @@
-"""The base of all settings, and the types that they share."""
+"""The base class of all settings, and the types that they share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, without unknown keys; true is not 1, and "3" is not 3."""
+    """Base class of all settings: frozen, without unknown keys; true is not 1, and "3" is not 3."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -26,7 +26,7 @@ class Settings(BaseModel):
 
 
 def folder_name(text: str, otherwise: str) -> str:
-    """Text as the name of a folder: what is not allowed becomes -.
+    """Text as the name of a folder: characters that are not allowed become -.
 
     >>> folder_name("my study (2)", "study"), folder_name("…", "study")
     ('my-study-2', 'study')
@@ -48,7 +48,7 @@ def _path(value: object) -> object:
 
 
 def duration_s(text: str) -> float | None:
-    """Seconds of a duration, or None for other text.
+    """The seconds of a duration, or None for other text.
 
     >>> duration_s("2h"), duration_s("90m"), duration_s("3600s"), duration_s("1.5d"), duration_s("2 hours")
     (7200.0, 5400.0, 3600.0, 129600.0, None)

@@ -1,4 +1,4 @@
-"""Values, rules and examples of settings in words."""
+"""Describe values, rules and examples of settings in words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Limits = dict[str, Any]
 
 
 def shown(value: Any, text: str | None = None) -> str:
-    """A value for a message: as it was typed where that is known.
+    """A value for a message, as it was typed if that is known.
 
     >>> shown(8, "010"), shown(None, "null"), shown("no"), shown([1, 1]), shown(["a"])
     ('010', 'null', "'no'", '[1, 1]', 'a list')
@@ -37,7 +37,7 @@ def shown(value: Any, text: str | None = None) -> str:
 
 
 def needed(field: FieldInfo | None, *, entry: bool, empty: bool) -> str:
-    """What a field needs, or an entry of its list."""
+    """The requirement of a field, or of an entry of its list."""
     if field is None:
         return _MAPPING
     kind, limits = _plain(field.annotation, field.metadata)
@@ -92,7 +92,7 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def example(field: FieldInfo | None) -> str:
-    """A value that a field takes, as a file has it: a given example, the default, or the least that is allowed."""
+    """A value for a field, as in a file: a given example, the default, or the smallest allowed value."""
     if field is None:
         return "{KEY: VALUE}"
     value = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
