@@ -2,9 +2,10 @@
 
     python benchmarks/captured.py [--widths 1024 4096 8192] [--rounds 9] [--out benchmarks/results/captured-h200.json]
 
-bfloat16, 16,384 tokens, forward and backward pass. A step of a narrow layer takes the host longer than the GPU; a captured one,
-which replays all of its kernels at once, shows the GPU's part. The ways of one layer, the captured `nn.Linear` and the captured
-bare products run in turn, round after round; ratios to these two are medians over the rounds.
+Settings: bfloat16, 16,384 tokens, forward and backward pass. A step of a narrow layer takes the host longer than the
+GPU. A captured step replays all of its kernels at once, so it shows the GPU's part. The ways of one layer, the captured
+`nn.Linear` and the captured bare products run in turn, round after round; ratios to these two are medians over the
+rounds.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def training_step(layer: Callable[[Tensor], Tensor], parameters: list[nn.Paramet
 
 
 def captured(step: Step) -> Step:
-    """The same in a CUDA graph."""
+    """The step as a captured CUDA graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,4 +1,4 @@
-"""Compression of a small trained Llama: by weights alone, by calibration data, and by methods of others.
+"""Compression of a small trained Llama: by weights alone, by calibration data, and by published methods.
 
     python benchmarks/compression.py [--train-s 400] [--seeds 3] [--model llama.pt] [--out benchmarks/results/compression.json]
 
@@ -60,7 +60,7 @@ def llama(width: int = 128, layers: int = 3, hidden: int = 344) -> Any:
 
 
 def parts() -> tuple[Bytes, Bytes, Bytes]:
-    """Bytes of the files for training, calibration and losses."""
+    """The bytes of the files for training, for calibration and for losses."""
     files = text_files(None)
     random.Random(0).shuffle(files)
     first, second = int(0.8 * len(files)), int(0.9 * len(files))
@@ -72,13 +72,13 @@ def parts() -> tuple[Bytes, Bytes, Bytes]:
 
 
 def rows(data: Bytes, count: int, draws: torch.Generator) -> Tensor:
-    """Rows that begin anywhere, (count, 128)."""
+    """Rows from random places, (count, 128)."""
     starts = torch.randint(0, len(data) - ROW - 1, (count,), generator=draws).tolist()
     return torch.stack([torch.from_numpy(data[start : start + ROW].astype(np.int64)) for start in starts])
 
 
 def train(model: Any, data: Bytes, train_s: float) -> int:
-    """AdamW at 3e-3 with a cosine over this much CPU time, batches of 16 rows; gives the number of steps."""
+    """Train with AdamW at 3e-3, a cosine over this much CPU time and batches of 16 rows; returns the number of steps."""
     draws = torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     started_s, step = time.process_time(), 0
@@ -99,14 +99,14 @@ def train(model: Any, data: Bytes, train_s: float) -> int:
 
 @torch.no_grad()
 def loss_of(model: Any, data: Bytes) -> float:
-    """Nats per byte on 256 rows."""
+    """The loss in nats per byte on 256 rows."""
     draws = torch.Generator().manual_seed(2)
     batches = [rows(data, 16, draws) for _ in range(16)]
     return statistics.fmean(model(input_ids=batch, labels=batch).loss.item() for batch in batches)
 
 
 def ranks(model: nn.Module, keep: float) -> dict[int, str]:
-    """Low-rank structures that keep a share of every layer's parameters, by the sum of its widths."""
+    """Low-rank structures that keep this share of every layer's parameters, by the sum of its widths."""
     found = {}
     for swap in plan_swaps(model, "dense").replaced:
         both = swap.in_features + swap.out_features
@@ -115,7 +115,7 @@ def ranks(model: nn.Module, keep: float) -> dict[int, str]:
 
 
 def by_weights(model: Any, _: list[Any], structure: str | float) -> float:
-    """The share that the plain projection keeps."""
+    """Compress by the plain projection; returns the share of parameters kept."""
     if isinstance(structure, str):
         reports = [swap_linear(model, structure, project=True)]
     else:
@@ -133,7 +133,7 @@ def _has_widths(names: list[str], both: int, layer: DenseLayer, name: str) -> bo
 
 
 def by_data(model: Any, batches: list[Any], structure: str | float) -> float:
-    """The share that `compress` keeps, with one structure or with equal shares of all layers."""
+    """Compress with `compress`, with one structure or equal shares for all layers; returns the share kept."""
     if isinstance(structure, str):
         report = compress(model, batches, structure)
     else:
@@ -146,7 +146,7 @@ def by_data(model: Any, batches: list[Any], structure: str | float) -> float:
 
 
 def by_scales(model: Any, batches: list[Any], keep: float, root_of: Callable[[Tensor], Tensor]) -> float:
-    """Truncated decompositions of W S, as dense matrices, where S is made of the dense model's inputs."""
+    """Replace matrices by truncated decompositions of W S, S from the dense inputs; returns the share kept."""
     inputs: dict[str, list[Tensor]] = {}
     layers = {swap.name: model.get_submodule(swap.name) for swap in plan_swaps(model, "dense").replaced}
 
@@ -171,26 +171,26 @@ def by_scales(model: Any, batches: list[Any], keep: float, root_of: Callable[[Te
 
 
 def asvd(model: Any, batches: list[Any], keep: float) -> float:
-    """A diagonal of mean absolute inputs to the power of 1/2."""
+    """Compress with S a diagonal: mean absolute inputs to the power of 1/2."""
     return by_scales(model, batches, keep, lambda x: x.abs().mean(0).sqrt().diag())
 
 
 def svd_llm(model: Any, batches: list[Any], keep: float) -> float:
-    """The Cholesky root of the inputs' second moment."""
+    """Compress with S the Cholesky root of the inputs' second moment."""
     return by_scales(
         model, batches, keep, lambda x: torch.linalg.cholesky(x.T @ x / len(x) + 1e-8 * torch.eye(x.shape[1]).double())
     )
 
 
 def budget(model: Any, batches: list[Any], families: list[str], keep: float) -> float:
-    """The share that `compress` keeps within a budget, layers that stay dense included."""
+    """Compress within a budget, layers that stay dense included; returns the share kept."""
     whole = plan_swaps(model, "dense").total.params_before
     total = compress(model, batches, families, keep).total
     return (total.params_after + whole - total.params_before) / whole
 
 
 def cases() -> Iterator[tuple[str, str, str, Callable[[Any, list[Any]], float]]]:
-    """Family, share or parameters, method, and what runs it."""
+    """Family, share or parameters, method, and the function that runs it."""
     for keep in SHARES:
         share = f"keep {keep:g}"
         yield "low-rank", share, "plain", partial(by_weights, structure=keep)
@@ -206,10 +206,10 @@ def cases() -> Iterator[tuple[str, str, str, Callable[[Any, list[Any]], float]]]
 
 
 def memory() -> dict[str, float]:
-    """Bytes of a float32 Llama with 24 layers, and the most resident memory while it is compressed; on Linux."""
+    """Bytes of a float32 Llama with 24 layers, and the most resident memory during its compression; on Linux."""
     draws = torch.Generator().manual_seed(0)
     batches = [{"input_ids": torch.randint(0, 256, (4, ROW), generator=draws)} for _ in range(3)]
-    compress(llama(64, 2, 128).eval(), batches, "low-rank:r=8")  # what is loaded and kept once does not count
+    compress(llama(64, 2, 128).eval(), batches, "low-rank:r=8")  # memory that is loaded once and kept does not count
     before = _resident("VmRSS")
     model = llama(256, 24, 688).eval()
     size = sum(p.numel() * p.itemsize for p in model.parameters())
@@ -282,7 +282,7 @@ def main() -> None:
         _write(found, options.out)
         spread = f"{statistics.fmean(losses):.4f} +- {max(losses) - min(losses):.4f}"
         print(f"{family:24} {share:10} {method:9} {kept:6.1%}  {spread}  {row['cpu_s']:.1f} s", flush=True)
-    # In a process of its own: what earlier cases have freed would be used again, and not count.
+    # In a separate process: memory freed by earlier cases would be used again, and not count.
     alone = subprocess.run([sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True)
     found["memory"] = json.loads(alone.stdout.splitlines()[-1])
     print(f"memory: {found['memory']['ratio']:.2f} of the model", flush=True)
@@ -290,7 +290,7 @@ def main() -> None:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The rows as Markdown: mean losses, and what they are above that of the dense model.
+    """The rows as Markdown: mean losses, and their differences from the dense model's.
 
     >>> row = {"family": "monarch", "method": "plain", "kept": 0.144, "losses": [2.5, 2.7], "cpu_s": 1.04}
     >>> print(table({"dense": 1.25, "rows": [row]}).splitlines()[-1])

@@ -1,12 +1,12 @@
-"""The planner's constants for CPUs: the round numbers that lose least at stored times of routes, and what they lose elsewhere.
+"""Choose round numbers as the planner's constants for CPUs by stored times of routes, and measure what they lose.
 
     python benchmarks/constants.py benchmarks/results/routes.json benchmarks/results/routes-xeon.json
 
-A combination of constants is judged by what it would choose, at the times that `benchmarks/routes.py` measured of every
-route. All combinations of the round numbers below are compared on cases whose width and structure are both not held
-out, each machine and use counting equally; among equal ones that predict the times best. Narrow layers, which these
-files do not have, must train by the matrix of their factors. The table has the time of the chosen routes over that of
-the fastest ones (geometric means), apart for cases of a held-out width or structure.
+A combination of constants is judged by its choices, at the times that `benchmarks/routes.py` measured for every route.
+All combinations of the round numbers below are compared on cases where neither width nor structure is held out; each
+machine and use counts equally. Ties go to the combination that predicts the times best. Narrow layers, which these
+files do not contain, must train by the matrix of their factors. The table shows the time of the chosen routes divided
+by that of the fastest ones (geometric means), separately for cases of a held-out width or structure.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ Chosen = tuple[Array, float, float]
 
 
 class Fold(NamedTuple):
-    """Cases of one machine and use: (cases, routes, constants) nanoseconds per unit of every constant."""
+    """Cases of one machine and use: an array (cases, routes, constants) of nanoseconds per unit of every constant."""
 
     unit_ns: dict[float, Array]
-    """By the bytes of the cache, which is no factor but a limit."""
+    """Nanoseconds by the bytes of the cache, which is not a factor but a limit."""
     absent_ns: Array
-    """Infinite where a case has no such route, else zero."""
+    """Infinite if a case has no such route, else zero."""
     is_dense: NDArray[np.bool_]
     seconds: Array
-    """Infinite where there is no such route, or it was not measured."""
+    """Measured seconds; infinite if there is no such route, or it was not measured."""
 
     def lost(self, constants: Array, cache: float, margin: float) -> Array:
-        """Logarithm of the chosen route's time over that of the fastest, case by case."""
+        """Log of the chosen route's time divided by that of the fastest, case by case."""
         predicted_ns = self.unit_ns[cache] @ constants + self.absent_ns
         chosen = np.argmin(np.where(self.is_dense, margin * predicted_ns, predicted_ns), axis=1)
         ratios: Array = self.seconds[np.arange(len(chosen)), chosen] / self.seconds.min(axis=1)
         return np.log(ratios)
 
     def error(self, constants: Array, cache: float, _margin: float) -> float:
-        """Root mean square of the logarithms of predicted over measured times, whose proportions alone count."""
+        """Root mean square of log(predicted / measured time), up to a common factor."""
         there = np.isfinite(self.seconds)
         ratios = np.log((self.unit_ns[cache] @ constants)[there] / self.seconds[there])
         return float(ratios.std())
@@ -122,7 +122,7 @@ def combinations() -> Iterator[Chosen]:
 
 
 def forms_narrow_layers(constants: Array, cache: float, _margin: float) -> bool:
-    """Whether narrow layers train by the matrix of their factors, also without a margin in its favour."""
+    """Whether narrow layers train by the matrix of their factors even without the margin."""
     profile = replace(profile_of(constants.tolist(), cache), dense_margin=1.0)
     layers = [parse_structure(text).at(width, width) for text in NARROW for width in (32, 48)]
     return all(best_route(sized, 512, profile, Use.training).is_dense for sized in layers)

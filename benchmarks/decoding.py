@@ -2,13 +2,12 @@
 
     python benchmarks/decoding.py [--widths 1024 2048] [--rounds 15] [--out benchmarks/results/decoding.json]
 
-Two blocks; a small vocabulary, so that blocks and not the head are measured. Four ways for
-each structure, three of them of merged models: `chosen`, as generation has it, each layer by the route that its
-planner expects to be fastest for the number of tokens; `factors`, always by the factors; `merged`, always by one dense
-matrix. `unmerged` is the model without `merge`, which keeps nothing from call to call.
-A decoding step reads one token in each of 1, 4 or 16 rows behind 64 tokens in the key-value
-cache; prefill reads 4,096 tokens in one row into an empty one. All networks of a case run in
-turn, round after round; ratios are medians over the rounds.
+The networks have two blocks and a small vocabulary, so that blocks are measured and not the head. Each structure is run
+in four ways, three of them as merged models. `chosen` is what generation uses: each layer takes the route that its
+planner expects to be fastest for the number of tokens. `factors` always uses the factors, `merged` always one dense
+matrix. `unmerged` is the model without `merge`, which keeps nothing between calls. A decoding step reads one token in
+each of 1, 4 or 16 rows behind 64 tokens in the key-value cache. Prefill reads 4,096 tokens in one row into an empty
+cache. All networks of a case run in turn, round after round; ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ ROWS = (1, 4, 16)
 
 
 def structures(width: int) -> dict[str, str]:
-    """Those of Wei et al. 2024 with about a third of the parameters of the feed-forward networks."""
+    """Structures of Wei et al. 2024 with about a third of the parameters of the feed-forward networks."""
     return {
         "dense": "dense",
         "low-rank": f"low-rank:r={width // 4}",
@@ -50,7 +49,7 @@ def structures(width: int) -> dict[str, str]:
 
 
 def transformer(width: int, structure: str) -> Transformer:
-    """Two blocks of this width, in evaluation mode; random, its zero layers included."""
+    """Two blocks of this width, in evaluation mode, with random weights in the layers that start at zero too."""
     config = TransformerConfig(
         vocabulary=256, width=width, layers=2, heads=width // 64, context=PREFILL, structure=structure
     )
@@ -63,7 +62,7 @@ def transformer(width: int, structure: str) -> Transformer:
 
 
 def fix_routes(model: Transformer, way: str) -> None:
-    """Merge the model, with its factors, or one matrix, or what is expected to be fastest; or leave it unmerged."""
+    """Merge the model with its factors, one matrix, or the route expected to be fastest; or leave it unmerged."""
     for layer in model.structured_layers().values():
         assert isinstance(layer, EinsumLinear)
         dense = dense_route(layer.sized)
@@ -74,7 +73,7 @@ def fix_routes(model: Transformer, way: str) -> None:
 
 
 def networks(width: int) -> dict[str, Transformer]:
-    """One for each structure and way; those of one structure share their parameters."""
+    """One network for each structure and way; networks of one structure share their parameters."""
     found = {}
     for name, structure in structures(width).items():
         first = transformer(width, structure)
@@ -107,7 +106,7 @@ def decoding_step(model: Transformer, rows: int) -> Callable[[], object]:
 
 
 def prefill(model: Transformer) -> Callable[[], object]:
-    """Reads `PREFILL` tokens into an empty cache."""
+    """A call that reads `PREFILL` tokens into an empty cache."""
     cache = KeyValueCache(model.config, batch=1)
     tokens_BT = torch.randint(256, (1, PREFILL))
 
@@ -120,7 +119,7 @@ def prefill(model: Transformer) -> Callable[[], object]:
 
 
 def measure(models: dict[str, Transformer], case: str, rounds: int) -> list[dict[str, Any]]:
-    """All networks in turn: seconds, and time over that of the dense one."""
+    """Time all networks in turn: seconds, and time divided by that of the dense one."""
     makers = {f"decode {rows}": lambda model, rows=rows: decoding_step(model, rows) for rows in ROWS}
     make = makers.get(case, prefill)
     race = Race({name: make(model) for name, model in models.items()}, CPU)
@@ -144,7 +143,7 @@ def _flops(model: Transformer) -> int:
 
 
 def main() -> None:
-    """Measure all cases, print a table, and write the figures where asked to."""
+    """Measure all cases, print a table, and write the figures if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="*", default=[1024], help="of the transformer")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds of a decoding step")
@@ -172,7 +171,7 @@ def main() -> None:
 
 
 def print_case(rows: list[dict[str, Any]]) -> None:
-    """All networks of one case."""
+    """Print all networks of one case."""
     for row in rows:
         print(
             f"{row['width']:<6}{row['case']:<11}{row['network']:<24}{1e3 * row['median_s']:10.2f} ms"

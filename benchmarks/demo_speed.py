@@ -1,11 +1,11 @@
-"""The study of the first demo by the code of then and by the code of now: time, and whether both say the same.
+"""Time of the first demo's study with the code of that time and with today's, and whether both give the same result.
 
     python benchmarks/demo_speed.py [--rounds 3] [--old b9ef05e] [--out benchmarks/results/demo_speed.json]
 
 Both train the same 126 runs: 7 structures at the widths 48, 128 and 256, 3 seeds, 2 rungs, fixed learning rates. They
-take turns, each as a whole process with a folder of its own, on all cores; labels of the data are cached before. Wall time
-counts on a machine that does nothing else. CPU time of all processes is printed too: other work disturbs it less.
-The old code is taken from git, so a clone with its history is needed.
+take turns, each as a whole process with its own folder, on all cores; labels of the data are cached before. Wall time
+counts on an idle machine. The CPU time of all processes is printed too, as other work disturbs it less. The old code is
+taken from git, so a clone with its history is needed.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ budget_flops: 2.5e10
 halving: {rungs: 2, factor: 4, keep: 1}
 """
 SAME_RUNS = "rates: fixed\ncontrols: false\nconfirm: 0\n"
-"""What makes today's code train the runs of then, and no others."""
+"""Settings with which today's code trains exactly the old runs."""
 MOST = 0.4
-"""Share of the old time that the study may take."""
+"""The largest share of the old time that the study may take."""
 Key = tuple[str, int, int, int]
 """Structure, width, seed and rung of a run."""
 
 
 def study_s(code: Path, study: str, workers: int) -> tuple[float, float, dict[Key, float]]:
-    """Wall and CPU seconds of a study by the code of a folder, and the losses of its runs."""
+    """Wall and CPU seconds of a study by the code in a folder, and the losses of its runs."""
     with tempfile.TemporaryDirectory() as scratch:
         spec, out = Path(scratch) / "demo.yaml", Path(scratch) / "run"
         spec.write_text(study)
@@ -87,7 +87,7 @@ def ranking(losses: dict[Key, float]) -> list[str]:
 
 
 def compared(old: dict[Key, float], new: dict[Key, float]) -> dict[str, Any]:
-    """Whether both studies trained the same runs, and how far their losses lie apart."""
+    """Whether both studies trained the same runs, and how far their losses differ."""
     apart = sorted(abs(new[key] / old[key] - 1) for key in old.keys() & new.keys())
     return {
         "runs": len(old),
@@ -106,7 +106,7 @@ def summary(seconds: Iterable[tuple[float, float]]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Run both in turn and print what each took."""
+    """Run both in turn and print their times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="studies of each")
     parser.add_argument("--old", default="b9ef05e", help="commit of the old code")

@@ -1,4 +1,4 @@
-"""What a study takes on a GPU: all figures in one run of less than 8 minutes.
+"""The speed of a study on a GPU: all figures in one run of less than 8 minutes.
 
     python -m benchmarks.gpu [--device cuda] [--parts demo text packs losses] [--out benchmarks/results/gpu.json]
 
@@ -7,7 +7,7 @@ text    dense runs on text at widths 256 to 1024 with products in bfloat16: trai
 packs   steps a second of narrow runs, for packs of several sizes, over those of one CPU core with packs of eight
 losses  how far the losses of the first steps are from those of the CPU
 
-Without a GPU the same code runs on the CPU at sizes that it can bear, to show that it works; such figures are not written.
+Without a GPU, the same code runs on the CPU at small sizes, to show that it works; such figures are not written.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run_of(task: AnyTask, structure: str, width: int, device: torch.device, **ot
 
 
 def step_s(trainer: Trainer, steps: int, rounds: int = 5) -> float:
-    """Seconds of a step while nobody looks at the losses: the median over rounds."""
+    """Seconds of a step while nobody reads the losses: the median over rounds."""
     trainer.step()
     found = []
     for _ in range(rounds):
@@ -107,14 +107,14 @@ def text(device: torch.device) -> list[dict[str, Any]]:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """What the maker gives for dense products in bfloat16; None for an unknown device."""
+    """The maker's figure for dense products in bfloat16; None for an unknown device."""
     name = torch.cuda.get_device_name(device).lower() if device.type == "cuda" else ""
     known = [card for key, card in ACCELERATORS.items() if key in name.replace(" ", "")]
     return known[0].peak_flops("bfloat16") if known else None
 
 
 def packs(device: torch.device) -> list[dict[str, Any]]:
-    """Steps of runs a second over those of one core."""
+    """Steps of runs per second, divided by those of one core."""
     task, found = open_task("teacher"), []
     sizes = (8, 64, 256) if device.type == "cuda" else (8,)
     for structure in ("dense", "monarch", "btt:r=2"):

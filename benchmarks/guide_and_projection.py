@@ -1,4 +1,4 @@
-"""What a guide adds to a training step, and how long projections take: CPU time on one thread.
+"""The cost of a guide in a training step, and the time of projections: CPU time on one thread.
 
 python benchmarks/guide_and_projection.py [--width 1024] [--tokens 2048]
 """

@@ -1,12 +1,12 @@
-"""Whether the statistics of the ranking keep what they promise: simulated studies with known truth, ranked by the real code.
+"""Check the statistics of the ranking by simulated studies with known truth, which the real code ranks.
 
     python -m benchmarks.intervals --studies 500 --out benchmarks/results/intervals.json
     python -m benchmarks.intervals --read benchmarks/results/intervals.json --format markdown
 
-The group "whole studies" runs the study itself on an engine that trains nothing; the others make their runs here.
-Truth: the loss of a structure with gain g is L0 + (1 − L0) (g C)^−¼ · exp(k ln²(w / w_opt)), where w_opt grows as √C. Widths
-are at a ratio of √2 with a random phase; one run a width finds the best three, which get the other seeds. As in a study,
-the runs that found them are the first seed of the three; the confirmation is at three widths, too.
+The group "whole studies" runs the real study on an engine that trains nothing; the others make their runs here. Truth:
+the loss of a structure with gain g is L0 + (1 − L0) (g C)^−¼ · exp(k ln²(w / w_opt)), where w_opt grows as √C. Widths
+are at a ratio of √2 with a random phase. One run per width finds the best three, which get the other seeds. As in a
+study, the runs that found them are the first seed of the three; the confirmation is at three widths, too.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ CHEAPEST = 1e9
 """Training FLOPs of a run of the first rung."""
 DENSE = parse_layer("dense")
 OTHERS = tuple(parse_layer(f"btt:r={rank}") for rank in range(2, 102))
-"""Names for as many candidates as a study may have; nothing is computed with them."""
+"""Names for as many candidates as a study may have; they are never trained."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of one structure."""
+    """The true properties of one structure."""
 
     gain: float = 1.0
     curvature: float = 0.22
@@ -54,9 +54,9 @@ class Truth:
     noise: float = 1.0
     """Its seed noise as a multiple of the study's."""
     drift: float = 0.0
-    """How much log gain grows per unit of log compute."""
+    """Growth of log gain per unit of log compute."""
     step_slope: float = 1.0
-    """Seconds of a step go as width to this power; FLOPs go as its square."""
+    """Exponent of the width in the seconds of a step; in its FLOPs it is 2."""
 
 
 YARDSTICK = Truth(curvature=0.32, best=700.0)
@@ -64,7 +64,7 @@ YARDSTICK = Truth(curvature=0.32, best=700.0)
 
 @dataclass(frozen=True)
 class Design:
-    """How a study is made."""
+    """The design of a study."""
 
     floor: float = 0.0
     """L0 as a share of the loss at the first rung."""
@@ -73,7 +73,7 @@ class Design:
     seeds: int = 3
     rungs: int = 3
     shared: float = 0.0
-    """Standard deviation of what a seed does to all runs of a rung."""
+    """Standard deviation of a seed's effect on all runs of a rung."""
     ratio: float = math.sqrt(2)
     """Ratio of neighbouring widths."""
     fixed: int = 0
@@ -81,14 +81,14 @@ class Design:
 
 
 class Simulation:
-    """One study: runs with new seeds can be added to what it has."""
+    """One study, to which runs with new seeds can be added."""
 
     def __init__(self, truths: Sequence[Truth], design: Design, source: np.random.Generator) -> None:
         self.truths, self.design, self.source = truths, design, source
         self.structures: tuple[LayerSpec, ...] = (DENSE, *OTHERS[: len(truths) - 1])
         self.results: list[TrialResult] = []
         self.given: set[tuple[int, int, int, int]] = set()
-        """Measured by structure, rung, width and seed."""
+        """Measured losses by structure, rung, width and seed."""
         self.effects: dict[tuple[int, int], float] = {}
         self.pilots: dict[tuple[int, int, int], float] = {}
         """Losses of the first seed, by structure, rung and width."""
@@ -118,7 +118,7 @@ class Simulation:
         return grid[centre - 1 : centre + 2]
 
     def add(self, which: Sequence[int], seeds: Sequence[int], first_rung: int = 0) -> None:
-        """Runs from more seeds for some of the structures."""
+        """Add runs from more seeds for some of the structures."""
         for i in which:
             for rung, widths in enumerate(self.widths[i][first_rung:], first_rung):
                 for width in widths:
@@ -128,7 +128,7 @@ class Simulation:
                             self._run(i, rung, width, seed, "main")
 
     def confirm(self, ranking: Ranking, count: int, seeds: int) -> None:
-        """The best structures and the yardstick once more, from new seeds, at the three best widths of the last rung."""
+        """Train the best structures and the yardstick again, from new seeds, at the three best widths of the last rung."""
         chosen = [entry for entry in ranking.entries if entry.structure != DENSE][:count]
         for entry in [*chosen, ranking.entry_of(DENSE)]:
             if entry is not None and entry.width is not None:
@@ -158,7 +158,7 @@ class Simulation:
         return rank_candidates(self.results, DENSE, looks=looks, step_seconds=step_s)
 
     def entry(self, ranking: Ranking, i: int = 1) -> RankingEntry:
-        """What the ranking says of a structure."""
+        """The entry of a structure in the ranking."""
         found = ranking.entry_of(self.structures[i])
         assert found is not None
         return found
@@ -194,7 +194,7 @@ def coverage(truth: Truth, design: Design, source: np.random.Generator) -> Outco
 
 
 def _gain_at_the_end(truth: Truth, design: Design) -> float:
-    """The true gain where it is read: at the lowest loss that both reach."""
+    """The true gain at the place where it is read: at the lowest loss that both reach."""
     last = (design.rungs - 1) * math.log(4.0)
     log_gain = math.log(truth.gain)
     if log_gain + truth.drift * last > 0:  # the structure needs less than the yardstick's whole budget
@@ -203,7 +203,7 @@ def _gain_at_the_end(truth: Truth, design: Design) -> float:
 
 
 def _seconds_at_the_end(truth: Truth, design: Design) -> float:
-    """The true gain in seconds where it is read, each structure at its best width for the compute that it spends."""
+    """The true gain in seconds at the place where it is read, each structure at its best width for its compute."""
     last, gain = (design.rungs - 1) * math.log(4.0), _gain_at_the_end(truth, design)
     spent = [last - max(math.log(gain), 0.0), last + min(math.log(gain), 0.0)]
     paces = [
@@ -221,7 +221,7 @@ def equal(count: int, design: Design, source: np.random.Generator) -> Outcome:
 
 
 def power(count: int, advantage: float, worse: int, design: Design, source: np.random.Generator) -> Outcome:
-    """Whether one of several candidates with a lower loss is found; `worse` of the others are worse by as much."""
+    """Whether one of several candidates with a lower loss is found; `worse` of the others are worse by the same amount."""
     gain = (1 - advantage) ** (-1 / EXPONENT)
     others = [Truth(gain=1 / gain)] * worse + [Truth()] * (count - 1 - worse)
     ranking = (study := Simulation((YARDSTICK, Truth(gain=gain), *others), design, source)).ranking()
@@ -232,7 +232,7 @@ def power(count: int, advantage: float, worse: int, design: Design, source: np.r
 
 
 def winner(gains: Sequence[float], design: Design, source: np.random.Generator) -> Outcome:
-    """The quoted gain of the winner over its true gain, and the gain that it was chosen by."""
+    """The quoted gain of the winner divided by its true gain, and the gain by which it was chosen."""
     study = Simulation((YARDSTICK, *[Truth(gain=gain) for gain in gains]), design, source)
     study.confirm(study.ranking(), 3, 3)
     best = next(entry for entry in study.ranking().entries if entry.structure != DENSE)
@@ -248,7 +248,7 @@ def winner(gains: Sequence[float], design: Design, source: np.random.Generator) 
 def spending(
     gains: Sequence[float], looks: Sequence[int], is_known: bool, design: Design, source: np.random.Generator
 ) -> Outcome:
-    """Whether any verdict is false where the last rung has more seeds for undecided comparisons only, and what that takes."""
+    """Whether a verdict is false if only undecided comparisons get more seeds on the last rung, and their number."""
     study = Simulation((YARDSTICK, *[Truth(gain=gain) for gain in gains]), replace(design, seeds=looks[0]), source)
     bounds = looks if is_known else ()
     ranking = study.ranking(bounds)
@@ -336,7 +336,7 @@ Study = Callable[[np.random.Generator], Outcome]
 
 
 def cases() -> Iterator[tuple[str, str, Study]]:
-    """(group, case, how to simulate one study)."""
+    """Triples (group, case, function that simulates one study)."""
     for floor in (0.0, 0.5):
         for noise in (0.018, 0.005):
             for gain in (1.0, 0.6, 1.5):
@@ -392,7 +392,7 @@ def _with(simulate: Callable[..., Outcome], *given: Any) -> Study:
 
 
 def measure(study: Study, studies: int, seed: int = 0) -> dict[str, float]:
-    """Means over studies; medians of what is not a share. Simulated twice with one seed it gives equal figures."""
+    """Means over studies, medians of values that are not shares; the same seed gives the same figures."""
     source = np.random.default_rng(seed)
     outcomes = [study(source) for _ in range(studies)]
     names = dict.fromkeys(name for outcome in outcomes for name in outcome)

@@ -2,9 +2,9 @@
 
     python benchmarks/model_speed.py [--rounds 15] [--out benchmarks/results/models.json]
 
-The networks and batch sizes of the proxy tasks, with their optimizer: forward, loss,
-backward, clipping and a fused AdamW with one group per learning rate. Both networks of a
-pair run in turn, round after round; the ratio is the median over the rounds.
+The networks, batch sizes and optimizer are those of the proxy tasks: forward, loss, backward, clipping and a fused
+AdamW with one group per learning rate. Both networks of a pair run in turn, round after round; the ratio is the median
+over the rounds.
 
   GPT  width 256, 2 blocks, 8 × 128 tokens, every linear layer but the head structured
   MLP  width 1024, depth 5, 512 samples, every layer structured but the first and the head
@@ -60,7 +60,7 @@ def mlp(make_linear: LinearRule) -> tuple[StructuredNetwork, Step]:
 
 
 def training_step(model: StructuredNetwork, loss: Callable[[], Tensor]) -> Step:
-    """One update as `einsearch_cli.training` makes it."""
+    """One update as in `einsearch_cli.training`."""
     settings = OptimizerSettings()
     kind = find_optimizer(settings.name)
     options = kind.options(model, base_width=64, learning_rate=1e-3, weight_decay=0.0)
@@ -101,7 +101,7 @@ def measure(name: str, structure: str, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure both networks, print a table, and write the figures where asked to."""
+    """Measure both networks, print a table, and write the figures if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--structures", nargs="*", default=["btt:r=1", "btt:r=2"], help="what replaces dense")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

@@ -1,4 +1,4 @@
-"""Speed of layers of experts on one thread, compared with all experts computed and masked, and with bare products.
+"""Speed of layers of experts on one thread, compared with running and masking all experts, and with bare products.
 
     python benchmarks/moe_speed.py [--quick] [--rounds 9] [--width 512] [--tokens 4096] [--top 2]
 
@@ -30,7 +30,7 @@ EXPERT_STRUCTURES = ("btt:r=1", "btt:r=2", "low-rank", "kronecker")
 
 
 class AllExperts(nn.Module):
-    """The masked computation: what a layer costs that runs every expert on every token."""
+    """The masked computation: a layer that runs every expert on every token."""
 
     def __init__(self, layer: StructuredMoE) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class AllExperts(nn.Module):
 
 
 def step(layer: nn.Module, x: Tensor, backward: bool) -> Callable[[], None]:
-    """One pass over fresh gradients, or without any."""
+    """A pass that makes new gradients, or none."""
     x = x.clone().requires_grad_(backward)
     y_grad = torch.randn_like(x)
 
@@ -84,7 +84,7 @@ def products(layer: EinsumLinear, rows: int, backward: bool) -> Callable[[], Non
 
 
 def median_ms(candidates: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median processor time of each candidate over interleaved rounds, after one to warm up."""
+    """Median processor time of each candidate over interleaved rounds, after a warm-up round."""
     times_ms: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name, run in candidates.items():

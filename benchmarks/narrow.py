@@ -1,12 +1,13 @@
-"""One training step of narrow layers over `nn.Linear` of the same width: where calls, not arithmetic, decide.
+"""The time of one training step of narrow layers divided by that of `nn.Linear`: calls dominate, not arithmetic.
 
     python benchmarks/narrow.py [--widths 32 48 64 96 128] [--rounds 31] [--kinds single packed]
         [--out benchmarks/results/narrow.json]
 
-float32, one thread, 512 rows; forward and backward pass with gradients of the input and of all parameters. All layers of a
-width run in turn, round after round, on the clock of `speed.race`; a ratio is the median over the rounds of time over
-`nn.Linear`'s in the same round. `MOST` says what a single layer may take, `MOST_PACKED` what each of `RUNS` layers may that
-step together, as a program (`training.proxy.program`), the way that narrow runs of a study train.
+Settings: float32, one thread, 512 rows; forward and backward pass with gradients of the input and of all parameters.
+All layers of a width run in turn, round after round, on the clock of `speed.race`; a ratio is the median over the
+rounds of time divided by that of `nn.Linear` in the same round. `MOST` is the limit of a single layer. `MOST_PACKED` is
+the limit of each of `RUNS` layers that step together as a program (`training.proxy.program`), as narrow runs of a study
+train.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ MOST_PACKED = 0.9
 
 
 def step(layer: nn.Module, width: int) -> Callable[[], None]:
-    """One forward and backward pass whose gradients start afresh."""
+    """One forward and backward pass with new gradients."""
     x, y_grad = torch.randn(ROWS, width, requires_grad=True), torch.randn(ROWS, width)
     leaves = (x, *layer.parameters())
 
@@ -78,18 +79,18 @@ def packed_step(text: str, width: int) -> Callable[[], None]:
 
 
 def single(width: int, rounds: int) -> dict[str, float]:
-    """Seconds of `nn.Linear`, and of the single layers the multiples of it."""
+    """Seconds of `nn.Linear`, and the times of single layers as multiples of it."""
     return raced({text: step(EinsumLinear(width, width, text), width) for text in STRUCTURES}, width, rounds)
 
 
 def packed(width: int, rounds: int) -> dict[str, float]:
-    """Ratios for one of several layers that take their steps as one batch."""
+    """Ratios for one of several layers that step as one batch."""
     found = raced({text: packed_step(text, width) for text in STRUCTURES}, width, rounds)
     return {name: value if name == LINEAR else value / RUNS for name, value in found.items()}
 
 
 def raced(steps: dict[str, Callable[[], None]], width: int, rounds: int) -> dict[str, float]:
-    """Seconds of `nn.Linear`, and of the steps the multiples of it."""
+    """Seconds of `nn.Linear`, and the times of the steps as multiples of it."""
     race = Race({LINEAR: step(nn.Linear(width, width), width), **steps}, CPU)
     race.run(rounds)
     base_s = race.durations_s.pop(LINEAR)
@@ -101,7 +102,7 @@ def raced(steps: dict[str, Callable[[], None]], width: int, rounds: int) -> dict
 
 
 def main() -> None:
-    """Measure every width, print a row for each, and say which layers take more than they may."""
+    """Measure every width, print a row for each, and name the layers that exceed their limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--rounds", type=int, default=31)

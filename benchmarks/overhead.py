@@ -1,10 +1,10 @@
-"""What a study spends on a run besides its steps and validations, and what its driver does while workers train.
+"""The overhead of a study per run, besides steps and validations, and the load of its driver while workers train.
 
     python -m benchmarks.overhead [--runs 200] [--steps 50] [--pack 8] [--out benchmarks/results/overhead.json]
 
-Runs of one narrow network that differ in their seeds, trained by one worker of the local engine and kept in a study's
-database. Steps and validations are timed apart, in this process; the rest is opening and closing of runs: networks, programs,
-pipes and database. The driver's share is its CPU time while one long run trains.
+Runs of one narrow network that differ in their seeds are trained by one worker of the local engine and stored in a
+study's database. Steps and validations are timed separately, in this process. The rest is opening and closing of runs:
+networks, programs, pipes and database. The driver's share is its CPU time while one long run trains.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def training_s(steps: int, pack: int) -> float:
 
 
 def study_s(trials: list[Trial], pack: int) -> tuple[float, float]:
-    """Wall seconds of the trials after the worker is there, and CPU seconds of this process meanwhile."""
+    """Wall seconds of the trials once the worker is ready, and CPU seconds of this process meanwhile."""
     first = Trial(STRUCTURE, WIDTH, 1_000_000, 0, budget_of(10))
     kind = find_engine("local")
     with tempfile.TemporaryDirectory() as folder, StudyStore(Path(folder), "overhead") as store:

@@ -1,4 +1,4 @@
-"""Generic ranks: how often they are below the smallest cut, and how long one takes.
+"""Generic ranks: how often they are below the smallest cut, and how long their computation takes.
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/rank.py [--networks 10000] [--factors 2 3] [--widths 256 1024] [--svd]
 
@@ -34,14 +34,14 @@ _TRIALS = 3
 
 @dataclass(frozen=True, slots=True)
 class Shortfalls:
-    """Ranks of random networks against the smallest cut."""
+    """Ranks of random networks compared with the smallest cut."""
 
     networks: int
     below: int
     above: int
-    """Must be 0."""
+    """Number of ranks above the bound, which must be 0."""
     examples: tuple[tuple[dict[str, int], int, int], ...]
-    """Sizes, bound and rank of those below."""
+    """Sizes, bound and rank of the networks below the bound."""
 
 
 def random_network(source: random.Random, factors: int, largest: int = 40) -> dict[str, int]:

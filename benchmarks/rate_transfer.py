@@ -3,10 +3,15 @@
     python -m benchmarks.rate_transfer --out benchmarks/results/rate_transfer.json
     python -m benchmarks.rate_transfer --read benchmarks/results/rate_transfer.json
 
-The student of the teacher task trains for the same number of steps at every width, from the same seeds, at rates a factor of 2
-apart. Rules: `factors` (every factor has its own rate, which the project uses), `layers` (every factor has the rate of a dense
-layer in its place, which falls as 1/width), `one` (all parameters have the base rate at every width). For each it says the best
-loss of every width, at which rate it was, and what is lost at the widest one by the rate that was best at the narrowest.
+The student of the teacher task trains for the same number of steps at every width, from the same seeds, at rates a
+factor of 2 apart. There are three rules:
+
+- `factors`: every factor has its own rate, as in this project;
+- `layers`: every factor has the rate of a dense layer of its shape, which falls as 1/width;
+- `one`: all parameters have the base rate at every width.
+
+The table gives the best loss of every width with its rate, and the loss at the widest one if the rate is the best one
+of the narrowest.
 """
 
 from __future__ import annotations

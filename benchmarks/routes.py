@@ -1,12 +1,12 @@
-"""What the planner loses: the time of every route of a layer, and of the one that is chosen over the fastest.
+"""The losses of the planner: times of every route of a layer, and of the chosen one divided by the fastest.
 
     python benchmarks/routes.py [--widths 256 512 1024 2048 4096] [--rounds 5] [--busy] [--out benchmarks/results/routes.json]
 
-float32, one thread: inference of merged layers and of others, and training. Routes of one case run in turn, round
-after round; times are medians over the rounds, or with `--busy`, where others use the machine, the fastest of them.
-Of layers that are not merged, matrices that take more FLOPs to merge than 32 products of the dense one are left out.
-The constants of the planner are the stored ones of this machine (`einsearch bench --calibrate`) or the defaults. The
-defaults were chosen by a part of these cases: `benchmarks/constants.py` says what they lose in the others.
+Settings: float32, one thread; inference of merged layers and of others, and training. Routes of one case run in turn,
+round after round. Times are medians over the rounds; with `--busy`, for a machine that others use, the fastest of them.
+For layers that are not merged, matrices that take more FLOPs to merge than 32 dense products are left out. The
+constants of the planner are the stored ones of this machine (`einsearch bench --calibrate`) or the defaults. The
+defaults were chosen by a part of these cases: `benchmarks/constants.py` shows their losses in the others.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TOKENS = {
     Use.training: (4, 16, 64, 256, 1024),
 }
 MOST_ELEMENTS = 1 << 20
-"""Of an input: what is larger takes long and is decided by the FLOPs."""
+"""The most elements of an input; larger ones take long, and FLOPs decide their time."""
 MOST_DENSE_PRODUCTS = 32
 
 

@@ -1,13 +1,13 @@
-"""Does a search find what is better than known structures, and is a sampler better than chance?
+"""Does a search find better structures than the known ones, and is a sampler better than chance?
 
     python -m benchmarks.search_regret --out runs/regret            # 30 minutes on two cores
     python -m benchmarks.search_regret --read benchmarks/results/search_regret.json
 
-On the teacher task, three seeds each: TPE and random search in the same space (two factors, ψ ≥ 1/2, ω = 0, ν ≤ 1), each for
-60 runs of 3e9 FLOPs, anchors, named families and repeated runs included; and TPE with three factors. Then the first structure
-that each search found, the 23 vectors of Potapczynski et al. 2024 and dense are ranked at the same budget, each at its best
-width, and the best of these are confirmed with new seeds. All figures come from the confirmation. The regret of a search is
-its log loss over the lowest of all.
+On the teacher task, with three seeds each: TPE and random search in the same space (two factors, ψ ≥ 1/2, ω = 0, ν ≤
+1), each for 60 runs of 3e9 FLOPs including anchors, named families and repeated runs; and TPE with three factors. Then
+the best structure of each search, the 23 vectors of Potapczynski et al. 2024 and dense are ranked at the same budget,
+each at its best width, and the best of these are confirmed with new seeds. All figures come from the confirmation. The
+regret of a search is its log loss minus the lowest of all.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RUNS = 60
 SEEDS = range(3)
 SEARCHES = (("tpe", 2), ("random", 2), ("tpe", 3))
 CONFIRMED = 30
-"""Structures that are confirmed: all that have a loss."""
+"""Number of structures that are confirmed: all that have a loss."""
 VECTORS = (
     "1/2|0|1/2|0|1/2|1/2|0", "1/3|0|2/3|0|2/3|1/3|0", "1/4|0|3/4|0|3/4|1/4|0", "2/3|0|1/3|0|1/3|2/3|0",
     "3/4|0|1/4|0|1/4|3/4|0", "2/3|0|1/3|0|2/3|1/3|0", "1/3|0|2/3|0|1/3|2/3|0", "3/4|0|1/4|0|3/4|1/4|0",
@@ -56,7 +56,10 @@ VECTORS = (
 
 
 def spec_of(seed: int = 0, structures: Sequence[str] = (), confirm: int = 0, **search: Any) -> StudySpec:
-    """A study on one rung with the teacher's own learning rate, whose optimum is within a factor of two for all structures."""
+    """A study on one rung with the teacher's own learning rate.
+
+    Its optimum is within a factor of two of this rate for all structures.
+    """
     return StudySpec.model_validate({
         "budget_flops": BUDGET_FLOPS,
         "halving": {"rungs": 1},
@@ -70,7 +73,7 @@ def spec_of(seed: int = 0, structures: Sequence[str] = (), confirm: int = 0, **s
 
 
 def measure(out: Path, workers: int) -> dict[str, Any]:
-    """Run all searches and the ranking of what they found; what is there in `out` is not run again."""
+    """Run all searches and the ranking of their results; results in `out` are not computed again."""
     task = spec_of().open_task()
     task.prepare()
     networks = EqualNetworks.of_task(task)
@@ -104,7 +107,7 @@ def measure(out: Path, workers: int) -> dict[str, Any]:
 def judged(
     runs: Sequence[TrialResult], confirmation: Sequence[TrialResult], searches: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Confirmed losses, the best of the 23 vectors, and every search against it."""
+    """Confirmed losses, the best of the 23 vectors, and every search compared with it."""
     losses = confirmed_losses(confirmation)
     lowest = min(losses.values())
     vectors = {parse_structure(f"({vector})") for vector in VECTORS}
@@ -152,13 +155,13 @@ def confirmed_losses(confirmation: Sequence[TrialResult]) -> dict[LayerSpec, flo
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where a search's structure was not among those confirmed."""
+    """The mean; None if a search's structure was not among those confirmed."""
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) == len(values) else None
 
 
 def tell(document: dict[str, Any]) -> None:
-    """The figures as a table."""
+    """Print the figures as a table."""
     print(
         f"best of the 23 vectors: {document['best_vector']}, loss {document['confirmed'][document['best_vector']]:.4f}"
     )
@@ -173,7 +176,7 @@ def tell(document: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure and write, or read, the figures."""
+    """Measure and write the figures, or read them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/search-regret"))
     parser.add_argument("--workers", type=int, default=2)

@@ -1,9 +1,9 @@
-"""Time and memory of going through whole spaces, against their size.
+"""Time and memory of searching whole spaces, against their size.
 
     python benchmarks/space_search.py [--quick] [--out benchmarks/results/space_search.json]
 
-Every case runs in a process of its own, so that its peak memory is its own, and
-the best of several runs is kept (one run where that takes more than ten seconds).
+Every case runs in a separate process, so that its peak memory is its own. The best of several runs is kept (one run if
+it takes more than ten seconds).
 
   survivors  structures that need all factors, with ψ = 1, ω = 0 and ν < 1: the
              pruned search, as `einsearch enumerate --exactly --min-psi 1

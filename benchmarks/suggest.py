@@ -3,8 +3,8 @@
     python -m benchmarks.suggest --out benchmarks/results/suggest.json     # about 6 minutes on one core
     python -m benchmarks.suggest --read benchmarks/results/suggest.json
 
-For each case the structure that is recommended is timed against all others of the size that have at least half of the highest
-certified rank, in turn on one thread. It agrees where its median time is within 15% of the best. No width of the cases had
+For each case, the recommended structure is timed against all others of the size with at least half of the highest
+certified rank, in turn on one thread. It agrees if its median time is within 15% of the best. No width of the cases had
 a part in choosing the constants of the cost model. The certified ranks of all suggestions are compared with exact ranks
 where these take seconds.
 """
@@ -41,14 +41,14 @@ CASES: tuple[tuple[int, int, float, int, Prefer], ...] = (
     (1280, 3840, 1 / 4, 1, "decoding"),
     (2304, 768, 1 / 16, 1, "decoding"),
 )
-"""d_in, d_out, share of the parameters, tokens, what is preferred."""
+"""d_in, d_out, share of the parameters, tokens, and the preference."""
 WITHIN = 1.15
 _RANKED = 1300
 """Largest dimension at which exact ranks are computed."""
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """All cases."""
+    """Measure all cases."""
     torch.set_num_threads(1)
     return [_case(*case, rounds=rounds) for case in CASES]
 
@@ -95,7 +95,7 @@ def _call(structure: Structure, d_in: int, d_out: int, tokens: int, prefer: Pref
 
 
 def _ranks(suggestions: Any, d_in: int, d_out: int) -> list[dict[str, Any]]:
-    """Certified and exact rank of each suggestion; the exact one only where it takes seconds."""
+    """Certified and exact rank of each suggestion; the exact one only if it takes seconds."""
     if min(d_in, d_out) > _RANKED or max(d_in, d_out) > 2 * _RANKED:
         return []
     return [
@@ -105,7 +105,7 @@ def _ranks(suggestions: Any, d_in: int, d_out: int) -> list[dict[str, Any]]:
 
 
 def tell(document: dict[str, Any]) -> None:
-    """The figures as a table."""
+    """Print the figures as a table."""
     for row in document["cases"]:
         print(
             f"{row['d_in']:5} x {row['d_out']:5}, {row['share']:.3f}, {row['tokens']:5} tokens, {row['prefer']:8}: "
@@ -118,7 +118,7 @@ def tell(document: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure and write, or read, the figures."""
+    """Measure and write the figures, or read them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "suggest.json")
     parser.add_argument("--rounds", type=int, default=9)

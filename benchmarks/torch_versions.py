@@ -1,4 +1,4 @@
-"""Whether the tests pass with other versions of torch: each gets an environment of its own, which is removed afterwards.
+"""Run the tests with other versions of torch, each in a new environment that is removed afterwards.
 
     python benchmarks/torch_versions.py 2.9.1 latest
     python benchmarks/torch_versions.py 2.9.1 --tests tests/layers --index https://download.pytorch.org/whl/cpu
@@ -20,18 +20,18 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("layers", "moe", "guided", "projection", "swap", "compression", "models")
 TESTS = (*(f"tests/{room}" for room in ROOMS), "tests/export/test_copies.py")
 BESIDE = ("pytest", "pytest-timeout", "hypothesis", "networkx")
-"""What the tests need; those of packages that are missing are skipped."""
+"""Packages that the tests need; tests of missing packages are skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One version."""
+    """The result for one version."""
 
     wanted: str
     torch: str
-    """As it was installed; empty if it could not be."""
+    """The installed version; empty if it could not be installed."""
     summary: str
-    """The last line of pytest, or of pip where that failed."""
+    """The last line of pytest, or of pip if that failed."""
     seconds: float
 
 
@@ -68,7 +68,7 @@ def tested(version: str, python: str, index: str | None, tests: list[str]) -> Ou
         if is_there.returncode:
             return Outcome(version, "", _last(is_there.stderr), time.perf_counter() - started_s)
         ran = subprocess.run(
-            # Not quiet, so that the last line counts; warnings of other versions are no errors.
+            # Not quiet, so that the last line counts; warnings of other versions are not errors.
             [own, "-m", "pytest", "-v", "-W", "default", "-p", "no:cacheprovider", "--no-header", *tests],
             cwd=ROOT,
             capture_output=True,
