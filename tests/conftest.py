@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Settings of all tests."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -16,8 +16,11 @@ from einsearch_cli.training.optimizers import OPTIMIZERS
 
 
 def pytest_sessionstart() -> None:
-    """Commands that tests start and interrupt inherit whether SIGINT is ignored, as it is in the processes of
-    pytest-xdist, under nohup and in background jobs of a shell; there they would never stop."""
+    """Let commands that tests start and interrupt react to SIGINT.
+
+    They inherit whether SIGINT is ignored, as it is in the processes of pytest-xdist, under nohup and in background
+    jobs of a shell; there they would never stop.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -29,7 +32,7 @@ collect_ignore = [
     "faults/jumping_clock.py",
     "faults/dying_saves.py",
 ]
-"""Plug-ins: looking for doctests in them would register what they hold in the process of all tests."""
+"""Plug-ins: looking for doctests in them would register their contents in the process of all tests."""
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def registers() -> Iterator[None]:
-    """What plug-ins register in this process is forgotten after the test."""
+    """Remove what plug-ins registered in this process after the test."""
     from einsearch_cli.reports.page import _SECTIONS
 
     yield

@@ -1,4 +1,4 @@
-"""Functions that are called after the import of a module, in processes of their own."""
+"""Functions that are called after the import of a module, in separate processes."""
 
 import ast
 import subprocess
@@ -30,7 +30,7 @@ def test_the_function_is_called_once_when_the_module_is_whole(tmp_path: Path, is
     assert found.stdout.split("\n")[0] == "[2] SourceFileLoader True"
 
 
-def test_a_module_that_does_not_exist_is_missing_as_ever() -> None:
+def test_a_module_that_does_not_exist_raises_the_usual_error() -> None:
     lines = [
         "from einsearch_cli.after_import import after_import",
         "after_import('no_such_module', 'builtins:print')",

@@ -35,7 +35,7 @@ def test_computed_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first["numbers"], second["numbers"])
 
 
-def test_another_key_is_computed_anew(tmp_path: Path) -> None:
+def test_another_key_is_computed_again(tmp_path: Path) -> None:
     compute = Counter()
     for key in ({"a": 1}, {"a": 2}, {"a": 1, "b": None}):
         cached_arrays(tmp_path, "kind", key, compute)

@@ -64,7 +64,7 @@ def test_a_file_written_just_now_is_not_cached_for_files(file: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"files": "x", "found": {}}'])
-def test_a_damaged_note_is_made_anew(file: Path, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_note_is_made_again(file: Path, tmp_path: Path, damage: bytes) -> None:
     compute, _ = counter()
     cached_for_files(tmp_path / "c", "kind", [file], compute)
     (note,) = (tmp_path / "c").glob("*.json")

@@ -1,4 +1,4 @@
-"""The one writer of all outputs."""
+"""The writer of all outputs."""
 
 import errno
 import io
@@ -85,7 +85,7 @@ def test_missing_folders_are_made_when_the_file_is_written(tmp_path):
 @pytest.mark.parametrize(("kind", "minor"), [(stat.S_IFCHR, 3), (stat.S_IFBLK, 250)], ids=["null", "disk"])
 def test_a_device_stays_a_device(tmp_path, kind, minor):
     node = tmp_path / "node"
-    os.mknod(node, kind | 0o600, os.makedev(1, minor))  # RAM disk 250 is not there
+    os.mknod(node, kind | 0o600, os.makedev(1, minor))  # RAM disk 250 does not exist
     with pytest.raises(OutputError, match=r"node': it is a (block )?device, a plain file is needed"):
         place(node, lambda draft: draft.write_bytes(b"data"))
     if kind == stat.S_IFCHR:
@@ -124,7 +124,7 @@ def test_files_of_other_writers_follow_links(tmp_path):
 
 
 def test_standard_output_is_written_on_not_replaced(tmp_path):
-    """`>>` to a file: what was in it stays."""
+    """With `>>` to a file, its contents stay."""
     log = tmp_path / "log"
     log.write_text("before\n")
     script = "from einsearch_cli.files import write_atomically; write_atomically('/dev/stdout', 'text\\n')"
@@ -156,7 +156,7 @@ def test_drafts_of_dead_writers_go_and_those_of_others_stay(tmp_path):
 
 
 def test_two_writers_of_one_file_at_once(tmp_path):
-    """The one that ends last wins; both files are whole, and none takes the other's draft for a dead one."""
+    """The writer that ends last wins; both files are whole, and neither takes the other's draft for a dead one."""
     with open_atomically(tmp_path / "a") as first, open_atomically(tmp_path / "a") as second:
         first.write(b"first")
         second.write(b"second")

@@ -1,4 +1,4 @@
-"""Packages that register by entry points, installed by pip into a folder of their own."""
+"""Packages that register by entry points, installed by pip into a separate folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The name of the processor; freed memory stays with processes of our own."""
+"""The name of the processor, and freed memory that stays with our own processes."""
 
 import os
 import subprocess
@@ -63,7 +63,7 @@ def test_elsewhere_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not is_glibc(), reason="another C library")
 def test_free_memory_goes_back_when_it_is_returned() -> None:
-    """64 MiB that a small tensor behind them keeps from the end of the heap."""
+    """A small tensor behind these 64 MiB keeps them from the end of the heap."""
     code = (
         "import torch\n"
         "from einsearch_cli.machine import retain_memory, return_memory\n"

@@ -1,4 +1,4 @@
-"""The tour in examples/ runs, and prints what is stored in it."""
+"""The tour in examples/ runs, and prints its stored outputs."""
 
 import os
 import sysconfig
@@ -29,5 +29,5 @@ def test_the_tour_runs_and_prints_what_it_shows(tmp_path: Path, monkeypatch: pyt
     assert all(cell.outputs for cell in code)
     for shown, found in zip(code, (cell for cell in run.cells if cell.cell_type == "code"), strict=True):
         assert {output.output_type for output in shown.outputs} == {output.output_type for output in found.outputs}
-        if not shown.source.startswith("%%bash"):  # what a study finds differs in its last digits
+        if not shown.source.startswith("%%bash"):  # results of a study differ in their last digits
             assert printed(shown) == printed(found)

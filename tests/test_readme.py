@@ -1,4 +1,4 @@
-"""Everything in the README that can be run runs, and gives what the README shows."""
+"""Every example in the README runs, and prints what the README shows."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^\$ (einsearch .+?)\n(.*?)(?=^\$ |^```)", README, re.M | re.S)
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
 REST = "..."
-"""In what is shown: any text within a line, or on a line of its own any number of lines."""
+"""The mark for any text within a shown line or, on a line of its own, for any number of lines."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples need: the studies, and a folder of text."""
+    """The files of the examples: the studies, and a folder of text."""
     made = tmp_path_factory.mktemp("readme")
     (made / "specs").symlink_to(ROOT / "specs")
     (made / "my_corpus").mkdir()
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pattern_of(shown: str) -> re.Pattern[str]:
-    """What an output has to match in full.
+    """The pattern that a whole output has to match.
 
     >>> bool(pattern_of("a ... c\\n...\\nz\\n").fullmatch("a b c\\n1\\n2\\nz\\n"))
     True
@@ -79,7 +79,7 @@ WRITTEN: dict[str, Callable[[Path], None]] = {
     "btt.svg": is_the_picture_of_a_btt,
     "runs/mine": has_a_loss_for_every_run,
 }
-"""What a file or folder named by `--out` has to hold."""
+"""The required contents of a file or folder named by `--out`."""
 
 
 @pytest.mark.parametrize(("command", "shown"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
@@ -112,7 +112,7 @@ def test_the_readme_shows_all_three_commands() -> None:
 
 
 def test_python_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From top to bottom: a block may use what those above it made."""
+    """Blocks run from top to bottom, since one may use the results of those above."""
     names: dict[str, Any] = {}
     for code in PYTHON:
         names = names_after(code, tmp_path, names)
@@ -128,7 +128,7 @@ def names_after(code: str, folder: Path, before: dict[str, Any]) -> dict[str, An
 def test_the_layer_of_the_readme_is_a_drop_in_and_its_swap_spares_the_decoder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the text around the first block says."""
+    """The text around the first block is true."""
     import torch
 
     names = names_after(PYTHON[0], tmp_path, {})
@@ -143,7 +143,7 @@ def test_the_layer_of_the_readme_is_a_drop_in_and_its_swap_spares_the_decoder(
 
 
 def test_the_ranking_shown_is_that_of_the_stored_study() -> None:
-    """Table and sentences, from the runs in examples/demo/results.json."""
+    """Table and sentences come from the runs in examples/demo/results.json."""
     study = read_study(ROOT / "examples" / "demo")
     shown = ranking_table(study)
     rows = table([dict(zip(shown.headers, row, strict=True)) for row in shown.rows])

@@ -1,4 +1,4 @@
-"""Settings of every kind refuse what is not theirs, in our own words."""
+"""Settings of every kind refuse wrong values in our own words."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_hostile_values_are_refused_in_our_own_words(kind: type[Settings]) -> No
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_remedies_can_be_typed(kind: type[Settings]) -> None:
-    """What is proposed in place of a list is a value of the same field."""
+    """Values proposed for a list are values of the same field."""
     for key, field in kind.model_fields.items():
         if field.annotation == list[Any] or "dict" in str(field.annotation):
             continue

@@ -1,4 +1,4 @@
-"""Files of evidence: made from studies, read back, and held against them."""
+"""Files of evidence: made from studies, read back, and compared with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suggestions: sizes, ranks, order, and statements held against the evidence."""
+"""Suggestions: sizes, ranks, order, and statements compared with the evidence."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_first_is_the_cheapest_of_high_rank() -> None:
         assert f'"{found.suggestions[0].name}")' in found.snippet
 
 
-def test_flops_are_a_size_too() -> None:
+def test_flops_can_be_the_wanted_size() -> None:
     found = advise(256, 256, Wanted(20_000, "flops", "x"), (), DEFAULT_CPU)
     assert all(15_000 <= item.flops_per_token <= 20_000 for item in found.suggestions)
 

@@ -16,7 +16,7 @@ SMALL = ("bench", "monarch", "low-rank:r=4", "--widths", "32", "--tokens", "16,8
 
 @pytest.fixture(autouse=True)
 def threads():
-    """The command sets the threads of its process, which is that of all tests here."""
+    """Restore the number of threads, which the command sets for the whole process of the tests."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -112,7 +112,7 @@ def test_without_a_gpu_cuda_is_refused_with_the_remedy(einsearch) -> None:
 
 
 def test_ctrl_c_shows_what_was_measured() -> None:
-    """It comes when the second case, of many seconds, has begun."""
+    """The interruption comes when the second case, of many seconds, has started."""
     words = ["bench", "monarch", "--widths", "32,2048", "--tokens", "4096", "--modes", "training", "--rounds", "3"]
     child = subprocess.Popen(
         [sys.executable, "-m", "einsearch_cli.cli.main", *words, "--format", "json"],

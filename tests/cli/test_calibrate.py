@@ -24,7 +24,7 @@ from einsearch_cli.layers.plans.machine_profile import (
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """An empty cache folder; the profile and the threads of the process as before afterwards."""
+    """An empty cache folder; the process's profile and threads are restored afterwards."""
     before = torch.get_num_threads()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     profile_for.cache_clear()
@@ -35,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(before)
 
 
-def test_what_was_measured_is_used_from_then_on(einsearch) -> None:
+def test_measured_constants_are_used_from_then_on(einsearch) -> None:
     outcome = einsearch("bench", "--calibrate", "--threads", "1", "--format", "json")
     assert outcome.code == 0
     told = json.loads(outcome.out)
@@ -81,7 +81,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_damaged_file_is_as_good_as_none(text: str) -> None:
+def test_a_damaged_file_counts_as_missing(text: str) -> None:
     path = store_profile(replace(DEFAULT_CPU, source="ours"), 1, torch.float32)
     assert profile_for("cpu", 1, torch.float32).source == "ours"
     path.write_text(text)
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_as_good_as_none(text: str) -> None:
 
 
 @pytest.mark.parametrize("extra", [("monarch",), ("--device", "cuda"), ("--out", "speed.json")])
-def test_what_calibration_does_not_heed_is_refused(einsearch, extra: tuple[str, ...]) -> None:
+def test_options_that_calibration_ignores_are_refused(einsearch, extra: tuple[str, ...]) -> None:
     outcome = einsearch("bench", "--calibrate", *extra)
     assert outcome.code == 2
     assert f"--calibrate with {' '.join(extra)}: calibration measures this CPU" in outcome.err

@@ -14,7 +14,7 @@ import pytest
         (("XA=2 XB=2 XAB YA=3 YB", "--d-in", 8, "--d-out", 9), {"XA": 2, "XB": 2, "XAB": 2, "YA": 3, "YB": 3}, 7),
     ],
 )
-def test_ranks_below_the_bound_are_said_and_explained(einsearch, words, sizes, rank: int) -> None:
+def test_ranks_below_the_bound_are_shown_and_explained(einsearch, words, sizes, rank: int) -> None:
     item = json.loads(einsearch("classify", *words, "--rank", "--format", "json").out)
     assert sizes is None or item["sizes"] == sizes
     assert (item["rank"], item["rank_method"]) == (rank, "exact mod p")
@@ -43,7 +43,7 @@ def test_unusual_dimensions(einsearch, words, rank: int) -> None:
     assert json.loads(einsearch("classify", *words, "--rank", "--format", "json").out)["rank"] == rank
 
 
-def test_matrices_too_large_are_refused_by_name_at_once(einsearch) -> None:
+def test_too_large_matrices_are_refused_by_name_at_once(einsearch) -> None:
     started_s = time.perf_counter()
     found = einsearch("classify", "XA^1/4 XB^1/2 XAB^1/4 YA^1/2 YB^1/2", "--d-in", 2**40 - 4, "--rank")
     assert time.perf_counter() - started_s < 5

@@ -31,7 +31,7 @@ def test_draws_every_notation(einsearch, tmp_path: Path) -> None:
     words = ("bgn,gnf,gfo->bfo", "--sizes", "g=4,n=256,f=4,o=256")
     equation = einsearch(
         "draw", *words
-    ).out  # the same network; the title says in which order the equation reads features
+    ).out  # the network is the same; the title gives the order in which the equation reads features
     assert "order:XAB,XA/YAB,YB" in equation.splitlines()[0]
     assert equation.splitlines()[1:] == carriers.splitlines()[1:]
 

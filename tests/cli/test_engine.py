@@ -1,4 +1,4 @@
-"""`rank --engine`: an engine of a plug-in, and what is said of names."""
+"""`rank --engine`: an engine of a plug-in, and errors for wrong names."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_names_of_engines_are_known_to_help_completion_and_errors(
     from einsearch_cli import cli
     from einsearch_cli.cli import commands
 
-    for name in ("rank", "study_options"):  # which list the engines when they are imported
+    for name in ("rank", "study_options"):  # these modules list the engines when they are imported
         monkeypatch.delitem(sys.modules, f"einsearch_cli.cli.{name}", raising=False)
         monkeypatch.delattr(cli, name, raising=False)
     assert "local, patient, ray, slurm, or one that a plug-in registers" in " ".join(

@@ -53,7 +53,7 @@ def test_files_read_back_to_the_same_structures(einsearch, tmp_path: Path, suffi
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "yaml"])
-def test_layers_of_experts_read_back_too(einsearch, tmp_path: Path, suffix: str) -> None:
+def test_layers_of_experts_are_read_back(einsearch, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"list.{suffix}"
     words = ["enumerate", "--grid", "2", "--min-psi", "1", "--max-omega", "0", "--max-nu", "1/2"]
     assert einsearch(*words, "--experts", 8, "--top", 2, "--format", suffix, "--out", path).code == 0
@@ -234,7 +234,7 @@ def test_bad_input_is_named_with_exit_code_2_and_no_traceback(einsearch, words, 
 
 @pytest.mark.parametrize(("words", "limit_s"), [(["--help"], 0.5), (["enumerate", "--grid", "4"], 1.5)])
 def test_commands_that_do_not_train_start_fast(words: list[str], limit_s: float) -> None:
-    """Processor time, the least of five: other work on the machine must not fail this."""
+    """Processor time, the least of five, so that other work on the machine does not fail this test."""
     times_s = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -244,7 +244,7 @@ def test_commands_that_do_not_train_start_fast(words: list[str], limit_s: float)
     assert min(times_s) < limit_s
 
 
-def test_a_reader_that_stops_early_is_no_error_and_a_full_disk_is_named() -> None:
+def test_a_reader_that_stops_early_is_not_an_error_and_a_full_disk_is_named() -> None:
     command = f"{sys.executable} -m einsearch_cli.cli.main enumerate --grid 6"
     script = f"set -o pipefail; {command} 2>/dev/null | head -1"
     first = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""`classify --explain-plan`: its words say what the planner does."""
+"""`classify --explain-plan` says what the planner does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from einsearch_cli.structures import parse_structure
 
 
 def share_said(einsearch) -> float:
-    """The part of the dense matrix's time below which another route is taken, as the card has it."""
+    """The share of the dense matrix's time below which another route is taken, as the card states it."""
     outcome = einsearch("classify", "monarch", "--d-in", 256, "--tokens", 16, "--explain-plan")
     assert outcome.code == 0
     (percent,) = re.findall(r"left only for routes predicted to take less than (\d+)% of its time", outcome.out)

@@ -1,4 +1,4 @@
-"""Plug-ins: where they are found, and what is said of those that cannot be imported."""
+"""Plug-ins: where they are found, and errors for those that cannot be imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown of a study while it runs."""
+"""Progress of a study while it runs."""
 
 from __future__ import annotations
 

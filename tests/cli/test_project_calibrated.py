@@ -27,7 +27,7 @@ def _quiet() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A small Llama for bytes, with its tokenizer, and a text beside it."""
+    """A small Llama for bytes with its tokenizer, and a text next to it."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,

@@ -131,7 +131,7 @@ def test_the_same_command_again_repeats_nothing(einsearch, tmp_path: Path) -> No
 
 
 def wait_until_gone(session: int) -> None:
-    """No process of the session may outlive its first one by more than moments."""
+    """Wait until every process of the session has ended, which takes moments after its first one."""
     deadline_s = time.monotonic() + 30
     with suppress(ProcessLookupError):
         while True:

@@ -99,7 +99,7 @@ def test_a_study_of_experts_from_start_to_report(einsearch, tmp_path: Path) -> N
 
 
 def test_flops_grow_with_the_experts_of_a_token_not_with_all() -> None:
-    """Whole networks by hand: attention scores, and every linear layer with its router."""
+    """FLOPs of whole networks by hand: attention scores, and every linear layer with its router."""
     task = open_task("text", SMALL_TASK)
     width, vocabulary_free = 32, 4 * 32 * 32  # scores and values: 2 · 2 · context · width
     dense_step = {}
@@ -141,9 +141,9 @@ def smallest_load(outcome: RunOutcome) -> float:
 def test_the_balance_loss_keeps_every_expert_in_use(
     text: str, weight: float, budget: float, settings: dict[str, Any]
 ) -> None:
-    """Which expert a token meets is a matter of the last bit, so the load of one run is luck: the median of five is judged.
+    """The last bit decides which expert a token meets, so the load of one run is luck: the median of five is judged.
 
-    It is known when three of them are on one side.
+    It is known as soon as three of them are on one side.
     """
     balanced: list[RunOutcome] = []
     even: list[bool] = []

@@ -59,7 +59,7 @@ def test_two_studies_side_by_side(einsearch, stored: Path) -> None:
     assert "4 have the same verdict in both (100%)" in found.err
 
 
-def test_what_cannot_be_reported(einsearch, stored: Path, tmp_path: Path) -> None:
+def test_impossible_reports_are_refused(einsearch, stored: Path, tmp_path: Path) -> None:
     assert einsearch("report", tmp_path / "nothing").err.startswith(f"error: {tmp_path / 'nothing'}: no such file")
     assert "3 studies: one is reported, or two are compared" in einsearch("report", stored, stored, stored).err
     for words in (

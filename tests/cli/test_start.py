@@ -1,4 +1,4 @@
-"""Commands start with what they need: what each of them imports, and how soon it refuses what it can tell at once."""
+"""Commands start with only what they need: what each of them imports, and how early it refuses errors."""
 
 import ast
 import importlib
@@ -34,7 +34,7 @@ print("CODE", code, *sorted(set(sys.modules) & set({libraries!r})), file=sys.std
 
 
 def imported_by(*words: str) -> tuple[int, set[str]]:
-    """Exit code of a command line in a process of its own, and which of the large libraries it imported."""
+    """Exit code of a command line in a separate process, and which of the large libraries it imported."""
     code = _RUN.format(libraries=LIBRARIES)
     outcome = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     exit_code, *names = outcome.stderr.splitlines()[-1].removeprefix("CODE ").split()
@@ -108,7 +108,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("words", REFUSED, ids=" ".join)
-def test_what_is_wrong_with_the_words_is_said_before_torch_is_loaded(
+def test_errors_of_the_command_line_are_reported_before_torch_is_loaded(
     words: tuple[str, ...], places: dict[str, str]
 ) -> None:
     code, names = imported_by(*(word.format(**places) for word in words))
@@ -133,8 +133,8 @@ def test_a_folder_that_cannot_be_used_is_refused_before_data_are_prepared(tmp_pa
 
 
 @pytest.mark.parametrize("words", ["tasks", "suggest --d-in 4096 --d-out 11008 --keep 1/8"])
-def test_what_needs_no_torch_takes_little_time(words: str) -> None:
-    """Three to five times what an idle machine needs: torch alone would take more."""
+def test_commands_without_torch_start_fast(words: str) -> None:
+    """The limits are three to five times what an idle machine needs; torch alone would take more."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "einsearch_cli", *words.split()], capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -148,7 +148,7 @@ def _lazy_packages() -> list[Path]:
 
 @pytest.mark.parametrize("path", _lazy_packages(), ids=lambda path: str(path.parent.name))
 def test_lazy_packages_give_what_they_promise(path: Path) -> None:
-    """What type checkers see is what `__all__` names, and every name is there on first use."""
+    """`__all__` lists exactly what type checkers see, and every name is available on first use."""
     name = ".".join(path.parent.relative_to(Path(einsearch_cli.__file__).parent.parent).parts)
     package = importlib.import_module(name)
     seen = {

@@ -1,4 +1,4 @@
-"""Closed, full and narrow-minded standard streams."""
+"""Closed and full standard streams, and streams that cannot encode all characters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EINSEARCH = f"{sys.executable} -m einsearch_cli"
 
 
 def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What a shell makes of `einsearch …`."""
+    """The result of `einsearch …` in a shell."""
     text = command.replace("einsearch", EINSEARCH)
     settings = {**os.environ, "PYTHONPATH": str(Path.cwd()), **environment}
     return subprocess.run(
@@ -42,7 +42,7 @@ def test_streams_that_do_not_work(tmp_path: Path, command: str, code: int, err: 
 
 
 def test_a_closed_stream_does_not_lend_its_number_to_a_file(tmp_path: Path) -> None:
-    """Otherwise what anybody prints would end up in the file."""
+    """Otherwise, prints of any code would end up in the file."""
     found = shell("einsearch enumerate --grid 1 --out found.yaml <&- 2>&-", tmp_path)
     assert found.returncode == 0
     assert (tmp_path / "found.yaml").read_text().startswith("structures:\n- ")

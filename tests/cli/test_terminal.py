@@ -1,4 +1,4 @@
-"""What appears at a real terminal: no bar within a table, lines that fit, no controls from outside."""
+"""Output at a real terminal: no bar within a table, lines that fit, no control characters from outside."""
 
 from __future__ import annotations
 

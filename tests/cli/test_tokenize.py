@@ -54,7 +54,7 @@ def test_files_that_are_there_stay(einsearch: Callable[..., Any], book: Path, tm
     assert (out / "train.bin").read_bytes() == b"precious"
 
 
-def test_what_cannot_be_encoded(einsearch: Callable[..., Any], book: Path, tmp_path: Path) -> None:
+def test_inputs_that_cannot_be_encoded_are_refused(einsearch: Callable[..., Any], book: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for arguments, message in (
         ((tmp_path / "missing",), "missing does not exist"),
@@ -71,7 +71,7 @@ def test_what_cannot_be_encoded(einsearch: Callable[..., Any], book: Path, tmp_p
         assert not list(tmp_path.rglob("*.bin"))
 
 
-def test_a_type_too_small(einsearch: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_type_that_is_too_small_is_refused(einsearch: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "many.txt"
     path.write_text("".join(map(chr, range(0x4E00, 0x4E00 + 400))))
     done = einsearch("tokenize", path, "--out", tmp_path / "o", "--tokenizer", "characters", "--token-type", "uint8")

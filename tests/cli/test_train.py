@@ -1,4 +1,4 @@
-"""`einsearch train` as a user meets it."""
+"""`einsearch train` from the command line."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_all_runs_and_their_comparison(einsearch: Einsearch, spec: Path) -> None
 
 
 def test_controls_are_planned_trained_and_named_in_the_summary(einsearch: Einsearch, spec: Path) -> None:
-    """One guided run then has a folder of its own next to those of its controls."""
+    """With controls, even a single guided run has its own folder next to theirs."""
     spec.write_text(SPEC.split("runs:")[0] + "guidance: {ratio: 0.5}\ncontrols: true\nname: led\n")
     out, change = spec.parent / "runs", ("--set", "model.structure=low-rank:r=4")
     names = ["led", "led-equal-tokens", "led-equal-flops"]
@@ -101,7 +101,7 @@ def test_controls_are_planned_trained_and_named_in_the_summary(einsearch: Einsea
 
 
 def check_page(page: str) -> None:
-    """Whole HTML that loads nothing, with both figures."""
+    """Check that the HTML is complete, loads nothing, and has both figures."""
     parser = HTMLParser()
     parser.feed(page)
     for part in ("flops", "steps"):
@@ -119,7 +119,7 @@ def test_a_device_that_is_not_there(einsearch: Einsearch, spec: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["abacus", "meta"])
-def test_a_device_that_is_none(einsearch: Einsearch, spec: Path, device: str) -> None:
+def test_an_unknown_device_is_refused(einsearch: Einsearch, spec: Path, device: str) -> None:
     outcome = einsearch("train", spec, "--device", device)
     assert outcome.code == 2
     assert "try: use auto, cpu or cuda" in outcome.err
@@ -147,7 +147,7 @@ def test_bad_input_is_named(einsearch: Einsearch, spec: Path, setting: str, prob
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(spec: Path) -> None:
-    """A real process and a real signal; the run is far too long to end by itself."""
+    """A real process and a real signal; the run is far too long to end on its own."""
     out = spec.parent / "runs"
     command = [sys.executable, "-m", "einsearch_cli", "train", str(spec), "--out", str(out), "--device", "cpu"]
     command += ["--set", "steps=1000000", "--set", "checkpoint.every=1000000"]
@@ -166,7 +166,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(spec: Path) -> None:
 
 
 def _finished(out: Path, spec: Path, **changes: object) -> None:
-    """A folder that holds a finished run, without training one."""
+    """Make a folder that looks like that of a finished run, without training."""
     _, [run] = load_train_specs(spec, changes)
     out.mkdir(parents=True, exist_ok=True)
     counts = dict.fromkeys(("params", "guided_steps", "repeated_steps", "tokens", "flops", "total_flops"), 1)

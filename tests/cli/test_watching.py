@@ -1,4 +1,4 @@
-"""`status` and `watch`, while a study runs in another process."""
+"""`status` and `watch` while a study runs in another process."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_status_for_people(einsearch: Callable, tmp_path: Path) -> None:  # 
         ({"process": replace(Owner.here(), host="far")}, ["on far, since", "gave its last sign of life"]),
     ],
 )
-def test_the_status_of_what_does_not_run(
+def test_the_status_of_studies_that_do_not_run(
     changes: dict[str, object], says: list[str], tmp_path: Path, einsearch
 ) -> None:
     write(tmp_path, replace(RUNNING, **changes))  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ HEAD_OF_8 = {"head_dim": 8}
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build one, and what it is given."""
+    """How to build a network, and its inputs."""
 
     config: str
     """Name of its config class."""
@@ -42,7 +42,7 @@ class Architecture:
     """The `Auto…` class that builds it."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: str = "tokens"
-    """tokens, pixels, sound or pairs (of tokens)."""
+    """The kind of inputs: tokens, pixels, sound or pairs (of tokens)."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {

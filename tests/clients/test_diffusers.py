@@ -41,7 +41,7 @@ def made(name: str) -> tuple[Any, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["DiT", "UNet"])
 def test_a_model_comes_back_by_load_swapped_and_by_from_pretrained(name: str, tmp_path: Path) -> None:
-    """With convolutions of size 1, of which a UNet has some."""
+    """The models include convolutions of size 1, which a UNet has."""
     model, given = made(name)
     report = swap_linear(model, "monarch", lambda layer, _: min(layer.in_features, layer.out_features) > 4)
     assert any(swap.kind == "Conv2d" for swap in report.replaced) == (name == "UNet")

@@ -1,4 +1,4 @@
-"""The scripts in examples/clients run, are short, and say what they should."""
+"""The scripts in examples/clients run, are short, and print what they should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that accelerate keeps elsewhere and brings along before a call."""
+"""Weights that accelerate stores elsewhere and loads before a call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ accelerate = pytest.importorskip("accelerate")
 
 @pytest.mark.parametrize("name", ["Llama", "GptOss", "MobileNetV2"])
 def test_every_kind_of_structured_layer_is_brought_along(name: str) -> None:
-    """GptOss has packed experts with biases, MobileNetV2 convolutions of size 1."""
+    """GptOss has packed experts with biases; MobileNetV2 has convolutions of size 1."""
     model = build(name)
     assert swap_linear(model, "monarch").replaced
     with torch.no_grad():

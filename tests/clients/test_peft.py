@@ -1,4 +1,4 @@
-"""LoRA of peft on swapped models, without a line of the user's that names einsearch's layers."""
+"""LoRA of peft on swapped models, without naming einsearch's layers anywhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.clients.test_transformers import build
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-# peft calls transformers by names of earlier versions.
+# peft uses names of earlier versions of transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
 
 TOKENS = torch.arange(3, 19).reshape(2, 8)
@@ -31,7 +31,7 @@ def swapped(name: str = "Llama") -> Any:
 
 
 def drawn(model: Any, **options: Any) -> Any:
-    """With adapters that do something: by default those of peft start at zero."""
+    """Add adapters that have an effect; peft's start at zero by default."""
     torch.manual_seed(1)
     return peft.get_peft_model(model, peft.LoraConfig(r=3, init_lora_weights=False, **options)).eval()
 
@@ -70,7 +70,7 @@ def test_the_adapter_adds_what_its_factors_say_and_trains_alone() -> None:
     assert with_gradient == {name for name, _ in adapted.named_parameters() if "lora_" in name}
 
 
-def test_adapters_are_saved_and_loaded_beside_the_swapped_model(tmp_path: Path) -> None:
+def test_adapters_are_saved_and_loaded_next_to_the_swapped_model(tmp_path: Path) -> None:
     model = swapped()
     save_swapped(model, model.report, tmp_path / "base")
     adapted = drawn(model, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
@@ -78,7 +78,7 @@ def test_adapters_are_saved_and_loaded_beside_the_swapped_model(tmp_path: Path) 
     base = load_swapped(tmp_path / "base", transformers.AutoModelForCausalLM)
     loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     assert torch.equal(logits(loaded), logits(adapted))
-    adapted.save_pretrained(tmp_path / "base")  # as Trainers do, into one folder
+    adapted.save_pretrained(tmp_path / "base")  # as Trainers do, into the same folder
     whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     torch.testing.assert_close(logits(whole), logits(adapted))
 

@@ -60,7 +60,7 @@ def test_factors_have_their_rates_gains_do_not_decay_and_checkpoints_load(tmp_pa
 
 
 class _Plain(nn.Module):
-    """Without a config, as models of no library are."""
+    """A model without a config, unlike those of any library."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def test_other_optimizers_of_the_trainer_take_the_groups(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_experts_are_balanced_with_padding_left_out_and_micro_batches_shared(steps: int, tmp_path: Path) -> None:
-    """The gradient of the router of a whole step against one that is computed by hand, without any Trainer."""
+    """The router's gradient of a whole step, compared with one computed by hand without a Trainer."""
     model = build("Llama")
     swap_linear(model, "btt-moe:experts=4,top=1", lambda _, name: "down_proj" in name)
     (layer,) = (module for module in model.modules() if isinstance(module, StructuredMoE))

@@ -1,4 +1,4 @@
-"""What a user of transformers does with a swapped model, in every architecture of a table; nothing is fetched."""
+"""Typical uses of a swapped model of transformers, in every architecture of a table; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def output_in(dtype: torch.dtype, model: nn.Module, name: str) -> Tensor:
 
 
 KEEPS_FLOAT = ("XLNet",)
-"""Architectures of which `from_pretrained` leaves some parameters in float32, those of dense models too."""
+"""Architectures of which `from_pretrained` leaves some parameters in float32, in dense models too."""
 FLOAT_OUTPUT = ("Mamba",)
-"""Architectures that add their residuals up in float32."""
+"""Architectures that add their residuals in float32."""
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -69,7 +69,7 @@ def test_dense_factors_give_the_output_of_the_dense_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_swapped_model_trains_and_comes_back_from_its_folder(name: str, tmp_path: Path) -> None:
-    """By `load_swapped` and by plain `from_pretrained`, also in bfloat16 and after another save."""
+    """The model is loaded by `load_swapped` and by plain `from_pretrained`, also in bfloat16 and after another save."""
     model = build(name)
     report = swap_linear(model, "monarch")
     output(model, name).square().mean().backward()

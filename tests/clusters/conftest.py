@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def here(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Results of the small study with the local engine."""
+    """Results of the small study on the local engine."""
     return results(tmp_path_factory.mktemp("studies") / "local", "--workers", "2")
 
 
@@ -32,18 +32,18 @@ class RayCluster:
 
     address: str
     head: list[int]
-    """Processes of the first node, the cluster's own among them."""
+    """Processes of the first node, including the cluster's own."""
     other: list[int]
     """Processes of the second node."""
 
 
 @contextmanager
 def ray_cluster(patch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
-    """A cluster of this block; commands within find its token in their environment."""
+    """Run a cluster within the block; commands find its token in their environment."""
     for name, value in {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # which makes Ray stay on 127.0.0.1
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # with it, Ray stays on 127.0.0.1
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
         "PYTHONPATH": str(ROOT),

@@ -1,6 +1,6 @@
 """Two Ray nodes on loopback, of one core each: python -m tests.clusters.ray_cluster
 
-Prints the address, then one line of process ids a node: those of the head first. Ends both when standard input ends.
+Prints the address, then one line of process ids per node, the head's first. Ends both nodes when standard input ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 MEMORY_BYTES = 80_000_000
-"""For objects; Ray's least is 75 MB."""
+"""Memory for objects; Ray's minimum is 75 MB."""
 
 
 def main() -> None:

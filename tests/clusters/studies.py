@@ -37,7 +37,7 @@ def start(folder: Path, *words: str, own_session: bool = False) -> subprocess.Po
 
 
 def results(folder: Path, *words: str) -> list[dict[str, Any]]:
-    """What a study ends with: its runs, less the seconds that they took."""
+    """The final runs of a study, without the seconds that they took."""
     process = start(folder, *words)
     _, errors = process.communicate(timeout=150)
     assert process.returncode == 0, errors
@@ -45,7 +45,7 @@ def results(folder: Path, *words: str) -> list[dict[str, Any]]:
 
 
 def stored(folder: Path) -> list[dict[str, Any]]:
-    """The runs of a folder, in an order that is not that of their ends."""
+    """The runs of a folder in a fixed order."""
     runs = json.loads((folder / "results.json").read_text())["results"]
     kept = [{key: value for key, value in run.items() if key != "elapsed_s"} for run in runs]
     return sorted(kept, key=lambda run: json.dumps(run, sort_keys=True))

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    """Its nodes and all tests have one cache."""
+    """A cluster whose nodes and tests share one cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         with ray_cluster(patch) as found:
@@ -55,11 +55,11 @@ def children_named(word: str) -> list[str]:
 
 
 def kill_trees(roots: list[int]) -> list[int]:
-    """Kill these processes and all that descend from them, as when a machine is switched off."""
+    """Kill these processes and all their descendants, as switching off a machine does."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.splitlines())}
     doomed = list(roots)
-    for process in doomed:  # it grows meanwhile
+    for process in doomed:  # the tree grows meanwhile
         doomed += [child for child, parent in parents.items() if parent == process]
     for process in doomed:
         with suppress(ProcessLookupError):
@@ -111,9 +111,7 @@ def test_a_study_ends_with_the_results_of_the_local_engine(
     assert results(tmp_path / "ray", *words) == here
 
 
-def test_a_lost_node_fails_what_it_had_in_hand_which_goes_on_elsewhere_from_its_last_state(
-    cluster: RayCluster, tmp_path: Path
-) -> None:
+def test_runs_of_a_lost_node_go_on_elsewhere_from_their_last_states(cluster: RayCluster, tmp_path: Path) -> None:
     setup, jobs = replace(SETUP, folder=str(tmp_path), checkpoint_s=0.5), [job(n, budget_flops=1.5e9) for n in range(2)]
     states = {n: run_folder(tmp_path, jobs[n].trial) for n in range(2)}
     steps: dict[int, list[int]] = {n: [] for n in range(4)}

@@ -38,13 +38,13 @@ class TestSlurmWorkers(EngineContract):
 
 
 def workers_of(folder: Path) -> list[int]:
-    """Process ids of the workers that have shown themselves."""
+    """Process ids of the workers that have given a sign of life."""
     return [int(beat.stem.rpartition("-")[2]) for beat in folder.glob(".einsearch-slurm/*/beats/[!.]*.json")]
 
 
 @pytest.mark.parametrize(("sign", "died"), [(signal.SIGTERM, False), (signal.SIGKILL, True)])
 def test_a_task_that_is_ended_is_replaced(sign: signal.Signals, died: bool, tmp_path: Path) -> None:
-    """Preempted, it gives its runs back, and they begin again elsewhere; lost, they are tried again by the study."""
+    """A preempted task returns its runs, and they start elsewhere; runs of a lost task are tried again by the study."""
     ended: list[int] = []
 
     def end(event: Event) -> None:
@@ -111,10 +111,10 @@ def test_runs_trained_one_by_one_have_the_results_of_packs(tmp_path: Path, here:
 WORDS = ("--engine", "slurm", "--workers", "2", "--engine-option", "executor=local")
 
 
-def test_what_is_handed_in_after_the_driver_was_killed_is_neither_lost_nor_trained_again(
+def test_results_handed_in_after_the_driver_was_killed_are_neither_lost_nor_trained_again(
     tmp_path: Path, here: list[dict[str, Any]]
 ) -> None:
-    """The first driver dies when its workers have begun; they hand in what they have trained, which the second one takes."""
+    """The first driver dies when its workers have started; the second one takes the results that they hand in."""
     folder = tmp_path / "study"
     with start(folder, *WORDS) as study:  # its pipes are closed, which the tasks have too
         try:
@@ -137,8 +137,8 @@ def handed_in(folder: Path) -> list[dict[str, Any]]:
     return [document for document in found if "result" in document]
 
 
-def test_ctrl_c_ends_a_study_without_a_word_of_its_tasks(tmp_path: Path) -> None:
-    """In a terminal it reaches all processes that were started there."""
+def test_ctrl_c_ends_a_study_and_its_tasks_print_nothing(tmp_path: Path) -> None:
+    """In a terminal, Ctrl-C reaches all processes that were started there."""
     folder = tmp_path / "study"
     study = start(folder, *WORDS, own_session=True)
     try:

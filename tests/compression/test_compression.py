@@ -90,8 +90,8 @@ def test_outputs_are_nearer_than_by_the_plain_projection(structure: str) -> None
     assert len(report.replaced) == 7
 
 
-def test_every_layer_is_fitted_to_the_dense_model_on_what_it_is_given() -> None:
-    """By passes over the whole models, all data at once, and least squares in place of moments."""
+def test_every_layer_is_fitted_to_the_dense_model_on_its_own_inputs() -> None:
+    """The reference uses passes over the whole models with all data at once, and least squares instead of moments."""
     model, batches = _network(), [torch.randn(40, 16) for _ in range(12)]
     report = compress(model, batches, "low-rank:r=12")
     expected, dense, x = _network().eval(), _network().eval(), torch.cat(batches)
@@ -100,7 +100,7 @@ def test_every_layer_is_fitted_to_the_dense_model_on_what_it_is_given() -> None:
     with torch.no_grad():
         for name in order:
             given, old = _given(expected, name, x), dense.get_submodule(name)
-            # The head is outside of the blocks, of which alone there are copies.
+            # The head is outside the blocks; only blocks are copied.
             wanted = (given if name == "head" else _given(dense, name, x)) @ old.weight.double().T
             layer = EinsumLinear(old.in_features, old.out_features, "low-rank:r=12")
             mean = 0.0 if old.bias is None else given.mean(0)
@@ -171,7 +171,7 @@ def test_a_report_rebuilds_the_model() -> None:
     assert torch.equal(rebuilt.eval()(batches[0]), model.eval()(batches[0]))
 
 
-def test_attentions_are_taken_apart_and_said_to_be_attentions() -> None:
+def test_attentions_are_split_and_reported_as_attentions() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
@@ -268,7 +268,7 @@ def test_tokens_of_another_tokenizer_are_named() -> None:
 
 
 class Caching(nn.Module):
-    """Blocks that attend to all that their cache holds, as a part of a model with settings of its own."""
+    """Blocks that attend to everything in their cache, in a model with settings of its own."""
 
     def __init__(self, always: bool) -> None:
         super().__init__()
@@ -363,7 +363,7 @@ def test_a_chain_whose_states_change_in_place_between_blocks_is_taken_as_a_whole
 
 
 class Giving(nn.Module):
-    """Two layers, whose output a function turns into what the model returns; it has no token embedding, as models of images."""
+    """Two layers, whose output a function turns into the model's; without token embedding, like models of images."""
 
     def __init__(self, give: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -411,7 +411,7 @@ def test_tokens_of_all_batches_count_but_for_padding() -> None:
         compress(Masked(), [{"x": torch.randn(2, 16, 16), "attention_mask": mask}] * 4, "low-rank:r=4")
 
 
-def test_the_mask_of_an_encoder_is_none_of_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mask_of_an_encoder_does_not_apply_to_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()

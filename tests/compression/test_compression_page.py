@@ -1,4 +1,4 @@
-"""The page on compression shows what the benchmark measured, and the benchmark what the page says of it."""
+"""The page on compression shows the figures of the benchmark, and the benchmark does what the page says."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_generated_pages_are_current(name: str, generated: dict[str, str]) -> No
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The pages as a process of its own writes them: here, plug-ins of other tests may be registered."""
+    """The pages, written in a separate process, as plug-ins of other tests may be registered in this one."""
     folder = tmp_path_factory.mktemp("generated")
     subprocess.run([sys.executable, str(ROOT / "docs/generate.py"), str(folder)], check=True, cwd=ROOT)
     return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}

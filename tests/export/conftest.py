@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """The system itself refuses to write files beyond 2,000 bytes, as a full disk does."""
+    """Let the system itself refuse files beyond 2,000 bytes, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     yield

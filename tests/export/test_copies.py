@@ -1,4 +1,4 @@
-"""Dense and serving copies give what the model gives, and leave it alone."""
+"""Dense and serving copies return the model's outputs, and leave the model unchanged."""
 
 from __future__ import annotations
 

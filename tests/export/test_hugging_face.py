@@ -71,7 +71,7 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     assert torch.equal(loaded(_tokens()).logits, model(_tokens()).logits)
 
 
-def test_options_the_generation_and_files_beside_are_as_from_pretrained_has_them(tmp_path: Path) -> None:
+def test_options_generation_and_further_files_are_as_with_from_pretrained(tmp_path: Path) -> None:
     model = _llama()
     model.generation_config.eos_token_id = [42, 43]
     save_swapped(model, swap_linear(model, "monarch"), tmp_path)
@@ -98,7 +98,7 @@ def test_what_is_saved_of_a_loaded_model_loads_again_with_head_and_without(tmp_p
     assert all(torch.equal(states[0][f"model.{name}"], value) for name, value in body.state_dict().items())
 
 
-def test_folders_of_earlier_versions_have_the_swaps_beside_the_config(tmp_path: Path) -> None:
+def test_folders_of_earlier_versions_have_the_swaps_next_to_the_config(tmp_path: Path) -> None:
     model = _gpt2()
     report = swap_linear(model, "monarch", lambda _, name: "mlp" in name)
     model.save_pretrained(tmp_path)

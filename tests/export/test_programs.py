@@ -65,7 +65,7 @@ def test_onnxruntime_computes_what_the_transformer_computes(tmp_path: Path) -> N
 
 
 def _mixtral(experts: bool) -> Any:
-    """With structured attention, and structured experts or those of transformers."""
+    """A Mixtral with structured attention, and with structured experts or those of transformers."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.MixtralConfig(
@@ -88,7 +88,7 @@ AXES = {0: Dim("batch", min=1, max=64), 1: Dim("tokens", min=1, max=64)}
 
 
 def test_a_model_of_transformers_is_a_program_of_any_batch_and_length(tmp_path: Path) -> None:
-    """In a process that imports torch alone: the experts of transformers have an operation of their own otherwise."""
+    """It runs in a process that imports torch alone; otherwise the experts of transformers have their own operation."""
     model, path = _mixtral(experts=False), tmp_path / "model.pt2"
     before = dict(vars(model.config))
     assert save_program(model, path, _texts(2, 8), dict.fromkeys(("input_ids", "attention_mask"), AXES)) < 1e-5
@@ -157,7 +157,7 @@ def test_what_cannot_be_traced_or_written_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_program_that_differs_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_with_other_outputs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "serving_copy", lambda _: nn.Linear(13, 8))
     with pytest.raises(RunFailedError, match=r"gives outputs that differ from the model's by .* more than 0.001"):
         save_program(_layers(), tmp_path / "model.pt2", (torch.randn(2, 13),))

@@ -69,7 +69,7 @@ def test_files_and_runs_without_orders_are_in_the_fast_order(
 
 
 def test_a_full_disk_is_named(model: Transformer, tmp_path: Path, full_disk: None) -> None:  # noqa: ARG001
-    """What the system says comes through safetensors as an error of its own kind."""
+    """safetensors wraps the system's error in one of its own."""
     with pytest.raises(OutputError, match=r"cannot write '.*model.safetensors': .*File too large"):
         save_transformer(model, tmp_path / "model.safetensors")
     with pytest.raises(OutputError, match=r"cannot write '.*run': .*File too large"):

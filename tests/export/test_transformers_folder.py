@@ -30,7 +30,7 @@ LLAMA = {"norm": "rms", "activation": "swiglu"}
 
 
 def _model(**changes: Any) -> Transformer:
-    """Every parameter is random: a zero head, a gain of 1 or a bias of 0 would hide what is mixed up."""
+    """A model with every parameter random: a zero head, a gain of 1 or a bias of 0 would hide a mix-up."""
     torch.manual_seed(0)
     model = Transformer(TransformerConfig(**{**SIZES, **changes}))
     with torch.no_grad():
@@ -131,7 +131,7 @@ def _byte_pairs() -> Tokenizer:
 
 
 def _with_ends() -> Tokenizer:
-    """Its file adds a token at each end of a text, which `einsearch train` does not."""
+    """A tokenizer whose file adds a token at each end of a text, which `einsearch train` does not."""
     import tokenizers
 
     words = tokenizers.Tokenizer.from_str(_byte_pairs().to_json()["tokenizer_json"])
@@ -236,7 +236,7 @@ def test_guided_models_are_merged_or_refused(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["merged"]
 
 
-def test_what_goes_wrong_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: None) -> None:  # noqa: ARG001
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: None) -> None:  # noqa: ARG001
     with pytest.raises(OutputError, match=r"cannot write '.*out': File too large"):
         save_for_transformers(_model(**LLAMA), tmp_path / "out", BytesTokenizer())
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Driven:
-    """The study that others are compared with."""
+    """The study with which others are compared."""
     study = Driven(tmp_path_factory.mktemp("undisturbed") / "study")
     study.run()
     study.assert_every_run_once()

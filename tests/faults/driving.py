@@ -1,4 +1,4 @@
-"""Starts studies as a user does, disturbs them, and counts what came of their runs."""
+"""Starts studies as a user does, disturbs them, and counts the results of their runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RUNS = 8
 
 @dataclass
 class Driven:
-    """A study in a folder of its own, driven by one process after another."""
+    """A study in its own folder, driven by one process after another."""
 
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Driven:
         self.errors = self.folder.with_suffix(".err")
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """A process that runs the study, in a session of its own; what it says goes to `errors`."""
+        """Start a process that runs the study, in a new session; its messages go to `errors`."""
         command = [sys.executable, "-m", "einsearch_cli", "rank", str(self.spec), "--out", str(self.folder), *words]
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
@@ -69,7 +69,7 @@ class Driven:
             )
 
     def run(self, *words: str, code: int = 0) -> str:
-        """Run the study to its end, and what it has said in all."""
+        """Run the study to its end; returns all its messages."""
         process = self.start(*words)
         try:
             found = process.wait(timeout=PATIENCE_S)
@@ -100,12 +100,12 @@ class Driven:
             time.sleep(0.02)
 
     def move(self, to: Path) -> None:
-        """Go on in another folder."""
+        """Move the study to another folder."""
         shutil.move(self.folder, to)
         self.folder = to
 
     def ranking(self) -> list[dict[str, Any]]:
-        """What the study found, without what was timed."""
+        """The study's ranking, without times."""
         found = json.loads((self.folder / "results.json").read_text())["ranking"]
         return [
             {key: value for key, value in entry.items() if not key.startswith("seconds") and key != "reversed_in"}
@@ -113,7 +113,7 @@ class Driven:
         ]
 
     def losses(self) -> dict[str, float]:
-        """The loss of every run, to the last bit, by what the run is."""
+        """The loss of every run, to the last bit, by the run's description."""
         runs = json.loads((self.folder / "results.json").read_text())["results"]
         return {f"{run['structure']} {run['width']} {run['seed']} {run['rung']}": run["loss"] for run in runs}
 
@@ -146,7 +146,7 @@ def workers_of(pid: int) -> list[int]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill -9 the process of a study alone, and see that no worker outlives it by more than moments."""
+    """Kill only the process of a study (kill -9), and check that its workers end within moments."""
     workers = workers_of(process.pid)
     process.kill()
     process.wait()
@@ -157,14 +157,14 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there, and no zombie that nobody has collected yet."""
+    """Whether a process exists and is not a zombie."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
 
 def send(pid: int, sign: signal.Signals) -> None:
-    """A signal to a process that may have ended."""
+    """Send a signal to a process that may have ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, sign)
 

@@ -1,4 +1,4 @@
-"""A plug-in: the first worker that saves a run is killed when its checkpoint is written and has no name yet."""
+"""A plug-in: the first worker that saves a run is killed after its checkpoint is written but not named."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A plug-in: every look at the clock of the machine finds it an hour further, or an hour back."""
+"""A plug-in: every look at the machine's clock finds it an hour later, or an hour earlier."""
 
 import datetime
 import itertools

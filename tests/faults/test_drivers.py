@@ -1,4 +1,4 @@
-"""The process of a study is killed, refused, starved of disk, or finds another clock."""
+"""The process of a study is killed, refused, out of disk space, or has a jumping clock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(tmp_path: Path) ->
     study.assert_every_run_once()
 
 
-def test_runs_go_on_from_their_checkpoints_and_damaged_ones_are_said(tmp_path: Path, undisturbed: Driven) -> None:
+def test_runs_go_on_from_their_checkpoints_and_damaged_ones_are_reported(tmp_path: Path, undisturbed: Driven) -> None:
     study = Driven(tmp_path / "study")
     for damage in ("none", "flipped", "truncated", "empty"):
         process = study.start("--checkpoint-every", "0.1s", "--workers", "1")

@@ -24,7 +24,7 @@ UNRULY_WIDTH = 24
 
 
 def unruly(act: str, folder: Path, **limits: Any) -> TrialSetup:
-    """Trials of width 24 do this."""
+    """A setup whose trials of width 24 misbehave like this."""
     settings = SMALL | {"act": act, "folder": str(folder)}
     return TrialSetup("unruly", settings, plugins=(str(UNRULY),), **limits)
 
@@ -64,7 +64,7 @@ def test_a_run_that_prints_without_end_fills_no_memory(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 50_000
 
 
-def test_what_a_worker_has_started_ends_with_it(tmp_path: Path) -> None:
+def test_child_processes_of_a_worker_end_with_it(tmp_path: Path) -> None:
     with LocalProcesses(unruly("start_another", tmp_path, run_timeout_s=5.0), 1) as engine:
         assert endings(engine, [job(0, width=UNRULY_WIDTH)])[0].result.status == "failed"
         child = int((tmp_path / "child").read_text())

@@ -1,4 +1,4 @@
-"""Workers are killed, asked to end, and run what hangs, prints, dies or computes no numbers."""
+"""Workers are killed, asked to end, and run code that hangs, prints, dies or computes no numbers."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_a_run_that_prints_a_gigabyte_fills_no_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_thread", "registers")
-def test_numbers_that_are_none_end_their_own_run_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NaN at step 5 in one run of a pack, an infinity at the first step in another."""
+def test_losses_that_are_not_numbers_end_only_their_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run of a pack has a NaN at step 5, another an infinity at the first step."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     small = {"teacher_width": 16, "pool_size": 2048, "validation_size": 128, "batch_size": 64}
     jobs = [Job(n, Trial(parse_structure("monarch"), 16, n, 0, 2e7)) for n in range(4)]

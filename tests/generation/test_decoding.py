@@ -14,7 +14,7 @@ PROMPT = [3, 1, 4]
 
 @torch.no_grad()
 def slowly(model: Transformer, prompt: list[int], steps: int, sampling: Sampling, seed: int) -> list[int]:
-    """Reads everything again for every token."""
+    """Decode slowly: every step reads all tokens again."""
     generator = torch.Generator().manual_seed(seed)
     tokens = list(prompt)
     for _ in range(steps):
@@ -46,7 +46,7 @@ def test_a_changed_factor_is_seen_by_the_next_decoding() -> None:
 
 
 def test_a_model_is_merged_while_it_decodes() -> None:
-    """Until the last token, or until the decoding is given up."""
+    """It stays merged until the last token, or until the decoding is abandoned."""
     model = awake(config_of("btt in attention, grouped"))
     layers = model.structured_layers().values()
     steps = iter(Decoding(model, PROMPT, max_tokens=3))
@@ -143,6 +143,6 @@ def test_prompts_that_cannot_be_continued(prompt: list[int], message: str) -> No
         Decoding(Transformer(config_of("plain")), prompt, max_tokens=1)
 
 
-def test_words_that_are_no_ids() -> None:
+def test_words_that_are_not_ids_are_refused() -> None:
     with pytest.raises(PromptError, match=r"'1\.5' is not a token id: ids are whole numbers"):
         IdCodec().read("3 1.5")

@@ -11,7 +11,7 @@ EVENLY = (torch.arange(20_000) + 0.5) / 20_000
 
 
 def shares(sampling: Sampling, logits: torch.Tensor = LOGITS) -> torch.Tensor:
-    """How often each token comes up when the drawn numbers lie evenly between 0 and 1."""
+    """How often each token is drawn if the random numbers lie evenly between 0 and 1."""
     tokens = sampling.choose(logits.expand(len(EVENLY), -1), EVENLY)
     return torch.bincount(tokens, minlength=len(logits)) / len(EVENLY)
 
@@ -52,7 +52,7 @@ def test_rows_are_drawn_apart() -> None:
     assert Sampling().choose(logits, torch.tensor([0.5, 0.5, 0.5])).tolist() == [1, 0, 2]
 
 
-def test_the_largest_number_below_one_is_a_token_too() -> None:
+def test_the_largest_number_below_one_gives_a_token() -> None:
     assert Sampling(top_p=0.5).choose(LOGITS[None], torch.tensor([1 - 2**-24])).tolist() == [1]
     assert Sampling().choose(LOGITS[None], torch.tensor([1 - 2**-24])).tolist() == [4]
 

@@ -1,4 +1,4 @@
-"""Self-guided layers: their definition, their start, how they are steered and dropped."""
+"""Self-guided layers: their definition, their start, and how they are steered and dropped."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_rates_and_flops_reach_those_of_the_model() -> None:
 
 def test_compiled_code_serves_every_weight() -> None:
     class Counter:
-        """A compiler that only counts what it is given."""
+        """A compiler that only counts its calls."""
 
         graphs = 0
 
@@ -233,7 +233,7 @@ def test_autocast_and_half_precision() -> None:
     torch.testing.assert_close(half(x.bfloat16()).float(), exact, rtol=0.05, atol=0.05 * exact.abs().max().item())
 
 
-def test_drawing_anew_keeps_the_guide_equal() -> None:
+def test_drawing_again_keeps_the_guide_equal() -> None:
     guided = _apart(EinsumLinear(16, 16, "btt:r=2"))
     for start in (guided.reset_parameters, guided.zero_last_factor_):
         start()

@@ -1,4 +1,4 @@
-"""One hostile command line: what is typed, what is around it, and what must come of it."""
+"""One hostile command line with its surroundings and the required result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Case:
     """
 
     command: str | tuple[str, ...] = field(kw_only=False)
-    """What follows `einsearch`, as in a shell; a tuple where quoting would hide what is meant."""
+    """The words after `einsearch`, as in a shell; a tuple where quoting would obscure them."""
     says: tuple[str, ...] = ()
     """What stderr must contain."""
     code: int = 2
@@ -24,9 +24,9 @@ class Case:
     shows: tuple[str, ...] = ()
     """What stdout must contain."""
     never: tuple[str, ...] = ()
-    """What neither stdout nor stderr may contain, besides what no case may."""
+    """Texts that neither stdout nor stderr may contain, in addition to those forbidden everywhere."""
     files: Mapping[str, str | bytes] = field(default_factory=dict)
-    """Path → content, made before the command runs."""
+    """Files by path, made before the command runs."""
     stdin: str | bytes = ""
 
     @property
@@ -36,7 +36,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The name of its test: the command, shortened, with the first line of the first file where there is one."""
+        """The name of its test: the shortened command, with the first line of the first file if there is one."""
         text = shlex.join(self.argv)
         content = next(iter(self.files.values()), "")
         shown = content if isinstance(content, str) else content.decode("utf-8", "replace")
@@ -50,5 +50,5 @@ def refused(command: str | tuple[str, ...], *says: str, **around: object) -> Cas
 
 
 def accepted(command: str | tuple[str, ...], *shows: str, **around: object) -> Case:
-    """A command line that looks odd, is right, and prints this."""
+    """A command line that looks odd but is right, and prints this."""
     return Case(command, shows=shows, code=0, **around)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Files, paths, names and streams: what must not be written, read, overwritten or obeyed."""
+"""Files, paths, names and streams that must not be written, read, overwritten or obeyed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be refused before data are prepared: nothing says that it prepares, and the message names what to change."""
+"""Errors that are found before data are prepared; the message names what to change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths, streams and options that end somewhere else than the user thinks."""
+"""Paths, streams and options that do not end where the user thinks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ TABLE = "structure    family    ω\n-----------  --------  ---\nXA^1 YA^1    den
 MARKDOWN = "| structure   | family   |\n|:------------|:---------|\n| XA^1 YA^1   | dense    |\n"
 GRID = "enumerate --grid 2"
 MARK = b"\xef\xbb\xbf"
-"""The byte order mark that some editors put first."""
+"""The byte order mark that some editors write first."""
 
 CASES: tuple[Case, ...] = (
     refused(f"{GRID} --out noext", "does not say the format", ".yaml, .yml", "--out noext.yaml, or add --format table"),

@@ -1,4 +1,4 @@
-"""Studies and training runs in YAML, and files of structures: what was typed is read as YAML 1.2, and refused by name."""
+"""Studies and training runs in YAML, and files of structures: text is read as YAML 1.2, and errors name it."""
 
 from __future__ import annotations
 

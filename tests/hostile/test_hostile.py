@@ -1,4 +1,4 @@
-"""Hostile command lines: every one is answered with the right value, or refused by name.
+"""Hostile command lines: each one gets the right answer, or an error that names the cause.
 
 Each module `cases_AREA.py` in this folder exports `CASES`, a tuple of `Case`.
 """

@@ -103,14 +103,14 @@ def _dense_by_columns(layer: EinsumLinear) -> Tensor:
         fixed = dict(zip(inputs, setting, strict=True))
         operands = [_slice(factors[f], sized.carriers_of(f), fixed) for f in sized.factors]
         left = ["".join(letters[c] for c in sized.carriers_of(f) if c not in fixed) for f in sized.factors]
-        # A pure output index that no sliced factor carries cannot be: Y's indices all have a factor.
+        # Every index of Y is carried by a factor, so this cannot be an output index alone.
         column = torch.einsum(f"{','.join(left)}->{''.join(letters[c] for c in outputs)}", *operands)
         columns.append(column.reshape(-1))
     return (torch.stack(columns, dim=1) * scale)[: layer.out_features, : layer.in_features]
 
 
 def _in_order(layer: EinsumLinear, tensor: str) -> list[str]:
-    """The indices of X or Y in the order in which the layer lays them out; those of size 1 first."""
+    """The indices of X or Y in the layer's order; those of size 1 first."""
     order = layer.plan.input_order if tensor == "X" else layer.plan.output_order
     return [c for c in layer.sized.carriers_of(tensor) if c not in order] + list(order)
 

@@ -1,4 +1,4 @@
-"""What every layer owes to torch: each way of differentiating, transforming, tracing and copying it gives the right value.
+"""The contract of layers with torch: differentiating, transforming, tracing and copying give the right values.
 
 A subclass of `LayerContract` supplies subjects. The numbers to compare with come from finite differences in float64,
 or from the same layer called as any user calls it, in a loop.
@@ -29,14 +29,14 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Subject:
-    """A layer in float64, an input of it, and of what else the loss is made."""
+    """A layer in float64, an input, and the rest of the loss."""
 
     layer: nn.Module
     x: Tensor
 
     @property
     def values(self) -> Tensors:
-        """The input as `x` and all parameters by name, as leaves of their own."""
+        """The input as `x` and all parameters by name, as separate leaves."""
         named = {"x": self.x, **dict(self.layer.named_parameters())}
         return {name: value.detach().clone().requires_grad_() for name, value in named.items()}
 
@@ -49,12 +49,12 @@ class Subject:
         return loss_of(self.output(values))
 
     def gradient(self, values: Tensors, **options: Any) -> Tensors:
-        """The first derivatives of the loss, those of what takes no part being zero."""
+        """The first derivatives of the loss; unused values have zero."""
         return gradient(self.loss(values), values, **options)
 
 
 def loss_of(y: Tensor) -> Tensor:
-    """A loss whose curvature depends on where it is taken."""
+    """A loss whose curvature depends on the point."""
     return y.square().sum() / 2 + y.sin().sum()
 
 
@@ -97,7 +97,7 @@ def assert_same(found: Tensors, wanted: Tensors, tolerance: float = 1e-9) -> Non
 
 
 def replicas_of(module: nn.Module, count: int, monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """As `nn.DataParallel` makes them, by torch's own code: plain tensors, results of the parameters, in their places."""
+    """Replicas by torch's own code, as `nn.DataParallel` makes them: plain tensors in place of parameters."""
 
     def copies(tensors: list[Tensor], devices: list[int], detach: bool = False) -> list[list[Tensor]]:
         return [[tensor.detach() if detach else tensor * 1.0 for tensor in tensors] for _ in devices]
@@ -108,7 +108,7 @@ def replicas_of(module: nn.Module, count: int, monkeypatch: pytest.MonkeyPatch) 
 
 
 def in_thread(function: Callable[[], Any], grad: bool = True) -> Any:
-    """The result of a function that runs in a thread of its own, as one of `nn.DataParallel` does."""
+    """The result of a function that runs in a separate thread, as those of `nn.DataParallel` do."""
 
     def run() -> Any:
         with torch.set_grad_enabled(grad):
@@ -121,7 +121,7 @@ def in_thread(function: Callable[[], Any], grad: bool = True) -> Any:
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, from forward mode and traces
 @pytest.mark.filterwarnings("ignore:Using backward\\(\\) with create_graph=True:UserWarning")
 class LayerContract:
-    """Inherit it, and parametrize the fixture `subject`."""
+    """Tests for subclasses, which parametrize the fixture `subject`."""
 
     @pytest.fixture
     def subject(self) -> Subject:
@@ -197,7 +197,7 @@ class LayerContract:
         assert_same(found, slope(second, values, direction), tolerance=1e-5)
 
     def test_a_layer_in_series(self, subject: Subject) -> None:
-        """The second call's input depends on the parameters too."""
+        """The input of the second call depends on the parameters too."""
         values = subject.values
         width, wide = subject.x.shape[-1], subject.output(values).shape[-1]
         back = random_like({"back": torch.empty(wide, width, dtype=torch.float64)})["back"] / wide**0.5
@@ -293,7 +293,7 @@ class LayerContract:
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
     def test_functional_call(self, subject: Subject) -> None:
-        """With other parameters it is the layer that has them."""
+        """With other parameters, the layer computes like one that has them."""
         other = copy.deepcopy(subject.layer)
         with torch.no_grad():
             for parameter in other.parameters():
@@ -317,7 +317,7 @@ class LayerContract:
             torch.testing.assert_close(traced(x), layer(x), rtol=1e-9, atol=1e-9)
 
     def test_replicas_in_threads(self, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As of `nn.DataParallel`: the batch in halves, the gradients summed in the parameters."""
+        """As with `nn.DataParallel`: the batch is halved, and the gradients are summed in the parameters."""
         halves = [subject.x, random_like({"x": subject.x}, seed=8)["x"]]
         layer = copy.deepcopy(subject.layer)
         for grad in (False, True):

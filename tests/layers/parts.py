@@ -1,4 +1,4 @@
-"""What tests of the parts of a layer need of it, from its public surface."""
+"""Helpers for tests of the parts of a layer, from its public surface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from einsearch_cli.layers.plans.planner import routes
 
 
 def factors_of(layer: EinsumLinear) -> list[Tensor]:
-    """In the order in which they meet the activation."""
+    """The factors in the order in which they meet the activation."""
     return [layer.factors[step.factor] for step in layer.plan.steps]
 
 
@@ -23,18 +23,18 @@ def padded_bias_of(layer: EinsumLinear) -> Tensor | None:
 
 
 def operator_name_of(layer: EinsumLinear) -> str:
-    """The name by which the operators of compiled code know the layer's plan."""
+    """The name by which the operators of compiled code identify the layer's plan."""
     return register_plan(layer.plan)
 
 
 def reference_output(layer: EinsumLinear, x: Tensor) -> Tensor:
-    """In operations that torch differentiates by itself; inputs of two axes."""
+    """The output by operations that torch differentiates itself; inputs have two axes."""
     inputs = (layer.padded(x), layer.gain, padded_bias_of(layer), *factors_of(layer))
     return reference_layer(layer.plan, *inputs)[:, : layer.out_features]
 
 
 def route_taken(layer: EinsumLinear, x: Tensor) -> str:
-    """The route of a call, told by its FLOPs; the routes of the layer must differ in them."""
+    """The route of a call, found by its FLOPs; the layer's routes must differ in these."""
     with FlopCounterMode(display=False) as counter:
         layer(x)
     tokens = x.numel() // layer.in_features

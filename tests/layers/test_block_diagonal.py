@@ -1,4 +1,4 @@
-"""Indices that input and output share: the layer against its equation, applied to one basis vector after another."""
+"""Indices that input and output share: the layer compared with its equation, one basis vector after another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARED = [s for s in survivors(Space(2, 2, block_diagonal=True)) if s.is_block_d
 
 
 def axes(layer: EinsumLinear, tensor: str) -> list[str]:
-    """The indices of X or Y in the order in which the layer lays them out; those of size 1 first."""
+    """The indices of X or Y in the layer's order; those of size 1 first."""
     order = layer.plan.input_order if tensor == "X" else layer.plan.output_order
     return [c for c in layer.sized.carriers_of(tensor) if c not in order] + list(order)
 

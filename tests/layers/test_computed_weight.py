@@ -1,4 +1,4 @@
-"""`weight` of a structured layer is read as any tensor, and a write into it raises: it never vanishes."""
+"""`weight` of a structured layer can be read as any tensor; writing into it raises an error and is never lost."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_copies_of_a_layer_refuse_too(layer: EinsumLinear) -> None:
                 WRITES[write](twin)
 
 
-def test_what_the_error_advises_does_it() -> None:
+def test_the_remedy_of_the_error_works() -> None:
     layer, matrix = EinsumLinear(16, 16, "dense"), torch.randn(16, 16)
     project_(layer, matrix)
     torch.testing.assert_close(layer.weight.detach(), matrix, rtol=1e-4, atol=1e-5)

@@ -22,7 +22,7 @@ def random_input(*shape: int) -> Tensor:
 
 
 def einsum_linear(structure: str, d_in: int, d_out: int, bias: bool = True, route: int | None = None) -> EinsumLinear:
-    """Factors in turn far above their cap and far below."""
+    """A layer whose factors are alternately far above and far below their cap."""
     torch.manual_seed(0)
     layer = EinsumLinear(d_in, d_out, structure, bias=bias, dtype=torch.float64)
     randomize(layer)
@@ -44,7 +44,7 @@ def randomize(layer: nn.Module) -> None:
 
 
 def assert_no_ties(layer: nn.Module, x: Tensor) -> None:
-    """A difference quotient must not change which experts are chosen."""
+    """Check that a difference quotient does not change which experts are chosen."""
     for router in (module for module in layer.modules() if isinstance(module, Router)):
         tokens = x.reshape(-1, x.shape[-1])
         logits = (tokens @ router.weight.T).sort(dim=1, descending=True).values
@@ -116,7 +116,7 @@ class TestFeedForwardMoE(LayerContract):
 
 
 class Attends(nn.Module):
-    """An attention to itself, of which some tokens may be hidden."""
+    """Self-attention in which some tokens may be masked."""
 
     def __init__(self, attention: nn.Module, **options: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""EinsumLinear where nn.Linear could be: shapes, copies, precision, compilers, devices, errors."""
+"""EinsumLinear as a replacement of nn.Linear: shapes, copies, precision, compilers, devices, errors."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_structure_object_and_text_are_the_same() -> None:
 
 
 def test_transformer_encoder_layer_reads_the_weight() -> None:
-    """Its inference path takes `linear1.weight`, which a structured layer computes."""
+    """Its inference path reads `linear1.weight`, which a structured layer computes."""
     torch.manual_seed(0)
     encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
     encoder.linear1 = EinsumLinear(16, 32, "monarch")  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Every executor, on tensors of a CPU, against operations that torch differentiates by itself."""
+"""Every executor, on CPU tensors, compared with operations that torch differentiates itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ("cpu", "gpu", "dense")
 
 
 def executor_of(layer: EinsumLinear, kind: str, tokens: int) -> Executor | None:
-    """None where the layer is not one matrix."""
+    """The executor; None if the layer does not use one matrix."""
     if kind == "dense":
         route = dense_route(layer.sized)
         return None if route is None else DenseExecutor(layer.plan, route.plan)
@@ -35,7 +35,7 @@ def executor_of(layer: EinsumLinear, kind: str, tokens: int) -> Executor | None:
 
 
 def inputs_of(layer: EinsumLinear, *shape: int) -> list[Tensor]:
-    """Leaves x, gain, bias and factors of values that a layer may have."""
+    """Leaves x, gain, bias and factors with realistic values."""
     x = torch.randn(*shape, layer.plan.padded_in, dtype=torch.float64)
     bias = torch.randn(layer.plan.padded_out, dtype=torch.float64)
     factors = [layer.factors[step.factor].detach() for step in layer.plan.steps]
@@ -48,14 +48,14 @@ def in_chunks(plan: Plan, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...
 
 
 def assert_gradients(executor: Executor, inputs: list[Tensor]) -> None:
-    """Values and gradients are those of the reference, those of a second backward pass too."""
+    """Check values and gradients against the reference, also those of a second backward pass."""
     expected, y = executor.reference(*inputs), execute(executor, *inputs)
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
     with torch.no_grad():
         torch.testing.assert_close(executor.forward(*inputs[:3], inputs[3:])[0], y)
     grad = torch.randn_like(y)
     wanted = torch.autograd.grad(expected, inputs, grad)
-    for _ in range(2):  # the second pass computes again what the first one overwrote
+    for _ in range(2):  # the second pass recomputes what the first one overwrote
         for found, other in zip(torch.autograd.grad(y, inputs, grad, retain_graph=True), wanted, strict=True):
             torch.testing.assert_close(found, other, rtol=1e-10, atol=1e-9)
 
@@ -86,7 +86,7 @@ def test_random_structures(factors: int, seed: int, kind: str, tokens: int) -> N
 def test_chunks_of_uneven_length(
     case: Any, sizes: tuple[int, ...], keeps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All plans of all routes, with results that are saved and with results that are computed again."""
+    """All plans of all routes are tested, with saved results and with recomputed ones."""
     plans = (
         plan for route in routes(case.layer().sized) for plan in (route.plan, route.plan.few_tokens) if plan is not None
     )

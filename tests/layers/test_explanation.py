@@ -1,4 +1,4 @@
-"""`EinsumLinear.explain` says what a call does: compared with what calls are seen to do."""
+"""`EinsumLinear.explain` says what a call does; it is compared with what calls actually do."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_calls_have_the_flops_of_the_route(text: str, tokens: int) -> None:
 
 
 @torch.no_grad()
-def test_what_a_call_would_be_now() -> None:
+def test_the_explanation_of_a_call_is_up_to_date() -> None:
     layer = EinsumLinear(256, 256, "monarch").eval()
     assert layer.explain(1).use.value == "inference"
     merge(layer)

@@ -1,4 +1,4 @@
-"""Factors are parameters of the layer itself, under the names that they had as a module of their own."""
+"""Factors are parameters of the layer itself, under the names that they had when they were a separate module."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_the_layer_has_no_other_module_and_the_old_names() -> None:
 
 
 class _Offloaded:
-    """Parameters are on the meta device but during calls, as by `AlignDevicesHook` of accelerate.
+    """Parameters are on the meta device except during calls, as with `AlignDevicesHook` of accelerate.
 
-    That one replaces `forward` of every module with parameters of its own, and finds a parameter by the parts of its
+    This hook replaces `forward` of every module with parameters of its own, and finds a parameter by the parts of its
     name (`set_module_tensor_to_device` of accelerate 1.15).
     """
 
@@ -159,7 +159,7 @@ def test_sharded_layers(layer: nn.Module, x: Tensor) -> None:
 
 
 def _of_a_version_with_a_module(layer: EinsumLinear) -> dict[str, Any]:
-    """What a pickle of the layer held when factors were in an `nn.ParameterDict`."""
+    """The contents of the layer's pickle when factors were in an `nn.ParameterDict`."""
     state = layer.__getstate__()
     parameters = dict(state["_parameters"])
     held = nn.ParameterDict({name: parameters.pop(f"factors.{name}") for name in sorted(layer.factors)})
@@ -251,7 +251,7 @@ def _steps(layer: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer, steps:
 
 
 def test_an_optimizer_of_matrices_moves_the_factors(x: Tensor) -> None:
-    """The matrices take the steps of a plain optimizer over the same factors."""
+    """The matrices take the same steps as in a plain optimizer over the factors."""
     layer = EinsumLinear(16, 16, "btt:r=2")
     twin = copy.deepcopy(layer)
     matrices = [matrix for found in layer.factor_matrices().values() for matrix in found]
@@ -290,7 +290,7 @@ def test_gradients_of_matrices_are_those_of_the_factors(x: Tensor) -> None:
     assert (layer.factors["B"].grad == 1).all()
 
 
-def test_matrices_of_experts_and_of_what_has_none() -> None:
+def test_matrices_of_experts_and_factors_without_matrices() -> None:
     experts = StructuredMoE(16, 16, "btt-moe:experts=4,top=2").experts
     found = experts.factor_matrices()
     assert len(found["factors.A"]) == 4 * 4

@@ -37,7 +37,7 @@ def _float64() -> Any:
 
 
 def dense_of_equation(equation: str, sizes: dict[str, int], factors: list[Tensor]) -> Tensor:
-    """W of an equation as written, one column for every input: features row-major over its letters."""
+    """W of an equation as written, one column for every input: features are row-major over its letters."""
     x, *_ = equation.replace("...", "").split(",")
     width = torch.Size([sizes[letter] for letter in x]).numel()
     columns = [
@@ -48,7 +48,7 @@ def dense_of_equation(equation: str, sizes: dict[str, int], factors: list[Tensor
 
 
 def error_of(text: str | Structure, weight: Tensor) -> float:
-    """What projecting leaves, and leaves in the call too."""
+    """The error that a projection leaves, checked in a call too."""
     layer = EinsumLinear(weight.shape[1], weight.shape[0], text, bias=False)
     found = project_(layer, weight)
     x = torch.randn(3, weight.shape[1])
@@ -74,7 +74,7 @@ EQUATIONS = [
 
 @pytest.mark.parametrize("text", EQUATIONS)
 def test_an_equation_is_computed_as_it_is_written(text: str) -> None:
-    """The product of factors drawn for the equation, written out by einsum, is in reach and comes back exactly."""
+    """The product of factors drawn for the equation, computed by einsum, can be reached and is found exactly."""
     equation, _, rest = text.partition(";")
     sizes = {part.strip()[0]: int(part.strip()[2:]) for part in rest.split(",")}
     plain = equation.replace("...", "")
@@ -315,7 +315,7 @@ def test_orders_that_no_layer_can_have() -> None:
 
 
 def test_the_recorded_order_builds_the_same_plan(market: dict[str, Any]) -> None:
-    """Axes of stored factors included, whatever a search over fixed features alone would choose."""
+    """The axes of stored factors are included, whatever a search over fixed features alone would choose."""
     for case in market.values():
         layer = case.layer()
         again = EinsumLinear(case.d_in, case.d_out, case.text, order=layer.order)
@@ -360,7 +360,7 @@ def test_layers_with_tied_weights_keep_one_order() -> None:
 
 
 def test_files_of_versions_without_orders_are_the_same_function() -> None:
-    """Recipes, states and outputs that commit b9ef05e wrote."""
+    """Recipes, states and outputs were written by commit b9ef05e."""
     torch.set_default_dtype(torch.float32)
     model = nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 36), nn.Linear(36, 16))
     for report in json.loads((DATA / "before_orders.json").read_text()):
@@ -372,7 +372,7 @@ def test_files_of_versions_without_orders_are_the_same_function() -> None:
 
 
 def _as_version_1(state: Any) -> Any:
-    """The same state as versions without orders wrote it."""
+    """The state as versions without orders wrote it."""
     for metadata in state._metadata.values():
         metadata.pop("einsearch_order", None)
         metadata["version"] = 1
@@ -383,7 +383,7 @@ EQUATION = "...ab,acr,bdr->...cd; a=4,b=4,c=4,d=4,r=2"
 
 
 def _before() -> Any:
-    """State, layers and outputs of `EQUATION` that commit b9ef05e wrote, in float32."""
+    """State, layers and outputs of `EQUATION` in float32, written by commit b9ef05e."""
     torch.set_default_dtype(torch.float32)
     return torch.load(DATA / "before_orders.pt", weights_only=False)
 

@@ -54,7 +54,7 @@ def gradients(layer: EinsumLinear, x: Tensor, y_grad: Tensor) -> list[Tensor]:
 
 
 def plain_gradients(layer: EinsumLinear, x: Tensor, y_grad: Tensor) -> list[Tensor]:
-    """By torch's autograd, through operations that it differentiates by itself."""
+    """Gradients by torch's autograd, through operations that it differentiates itself."""
     named = [parameter for parameter in (x, *layer.parameters()) if parameter.requires_grad]
     return list(torch.autograd.grad(reference_output(layer, x), named, y_grad))
 
@@ -79,7 +79,7 @@ def test_matrix_and_gradients_of_random_structures(factors: int, seed: int) -> N
 
 @pytest.mark.parametrize("text", NARROW)
 @pytest.mark.parametrize("shape", [(7,), (3, 2)], ids=str)
-def test_what_takes_no_part_gets_no_gradient_and_changes_no_other(text: str, shape: tuple[int, ...]) -> None:
+def test_unused_parameters_get_no_gradient_and_change_no_other(text: str, shape: tuple[int, ...]) -> None:
     layer, y_grad = forced(text), torch.randn(*shape, 16, dtype=torch.float64)
     for number in range(3 + len(layer.factors)):
         x = torch.randn(*shape, 16, dtype=torch.float64, requires_grad=number > 0)
@@ -148,7 +148,7 @@ def test_under_autocast_the_matrix_is_formed_in_the_dtype_of_the_factors(text: s
 
 
 class Operations(TorchDispatchMode):
-    """Counts what torch is asked to do."""
+    """Counts torch's operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class Operations(TorchDispatchMode):
     ("text", "most"), [("dense", 7), ("kronecker", 17), ("monarch", 18), ("low-rank", 17), ("tt:r=4", 29)]
 )
 def test_a_training_step_takes_few_operations(text: str, most: int) -> None:
-    """More than the 10 of `nn.Linear`, of whose 95 µs each one costs 1 to 6 (width 32, 512 tokens)."""
+    """`nn.Linear` has 10 operations in 95 µs; each further one costs 1 to 6 µs (width 32, 512 tokens)."""
     torch.manual_seed(0)
     taken = {}
     for name, layer in (("linear", nn.Linear(32, 32)), (text, EinsumLinear(32, 32, text))):

@@ -1,4 +1,4 @@
-"""Layers on a GPU against float64 on the CPU: every route, forward and backward; run where there is one."""
+"""Layers on a GPU compared with float64 on the CPU: every route, forward and backward; needs a GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 4e-2}
 
 
 def pair(text: str, dtype: torch.dtype) -> tuple[EinsumLinear, EinsumLinear]:
-    """A layer with capped and other factors on the GPU, and its double on the CPU."""
+    """A layer with capped and other factors on the GPU, and its copy on the CPU."""
     torch.manual_seed(0)
     layer = EinsumLinear(256, 256, text, dtype=dtype)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_triton_adds_a_bias(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(y, expected)
 
 
-def test_triton_serves_what_it_can() -> None:
+def test_triton_is_used_where_it_can_be() -> None:
     bias = torch.randn(64, device="cuda")
     assert kernels_for(bias, [bias.bfloat16()]) is not None
     for other in (bias.double(), bias[::2], bias[:0]):

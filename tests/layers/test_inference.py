@@ -1,4 +1,4 @@
-"""Calls without gradients, of layers that are merged and of others: the values are those of the parameters now."""
+"""Calls without gradients, with and without merging: the outputs are those of the current parameters."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_half_precision_on_the_cpu_gives_what_single_precision_gives(layer: Eins
 
 
 def test_a_scale_whose_gradients_overflow_half_precision_on_their_way(layer: EinsumLinear) -> None:
-    """The gain's gradient, about 2**15, is a sum over parts beyond 2**16."""
+    """The gain's gradient, about 2**15, is a sum of parts beyond 2**16."""
     with torch.no_grad():
         for factor in layer.factors.values():
             factor.mul_(1.5)
@@ -202,7 +202,7 @@ def test_shapes_on_the_meta_device(layer: EinsumLinear, grad: bool) -> None:
 
 
 def test_a_merged_layer_repeats_factors_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Along axes that only the activation has, and for few tokens not at all."""
+    """They are repeated along axes that only the activation has, and not at all for few tokens."""
     repeats = []
     monkeypatch.setattr(products, "repeated", lambda *arguments: repeats.append(1) or repeated(*arguments))
     layer, x = merge(EinsumLinear(256, 256, "(0.5|0.25|0.25|0.25|0.5|0.25|0)").eval()), torch.randn(20, 256)
@@ -232,7 +232,7 @@ def test_what_is_merged_is_kept_once_for_both_plans_of_a_route() -> None:
 
 @pytest.mark.parametrize("merges", [False, True])
 def test_factors_are_repeated_only_for_the_plan_that_wants_it(merges: bool) -> None:
-    """Both plans of one route serve one layer in turn, each with weights of its own."""
+    """Both plans of one route serve one layer in turn, each with its own weights."""
     layer = EinsumLinear(256, 256, "XA^1/2 XB^1/4 XAB^1/4 YA^1/4 YB^1/2 YAB^1/4 AB^1/4", dtype=torch.float64)
     layer = merge(layer) if merges else layer
     layer.route = "(xA)B"
@@ -247,7 +247,7 @@ def test_factors_are_repeated_only_for_the_plan_that_wants_it(merges: bool) -> N
     ("dtype", "autocast", "is_few"),
     [(torch.float32, None, False), (torch.float64, None, True), (torch.float32, torch.bfloat16, True)],
 )
-def test_how_many_tokens_are_few_goes_by_the_dtype_of_the_products(
+def test_the_dtype_of_the_products_decides_how_many_tokens_are_few(
     dtype: torch.dtype, autocast: torch.dtype | None, is_few: bool
 ) -> None:
     layer, x = EinsumLinear(1024, 1024, "block-shuffle:blocks=4", dtype=dtype), torch.randn(40, 1024, dtype=dtype)

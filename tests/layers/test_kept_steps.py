@@ -1,4 +1,4 @@
-"""Into which chunks a call is cut, which intermediates are kept for the backward pass, and what neither may cost."""
+"""The chunks of a call, the intermediates kept for the backward pass, and what both may cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.layers.parts import reference_output
 STRUCTURES = ("monarch", "monarch:n=3", "btt:r=2", "btt:r=4", "tt:r=4", "tt:n=3,r=4", "kronecker", "low-rank")
 WIDTHS = (256, 512, 1024, 2048, 4096)
 CACHE_BYTES = {"default": 2 << 20, "small cache": 1 << 20}
-"""Second-level cache of a core of the processors that chunks are cut for."""
+"""Second-level cache per core of the processors for which chunks are sized."""
 LENGTHS = {
     "default": DEFAULT_CPU.chunks,
     "small cache": ChunkLengths(
@@ -26,9 +26,9 @@ LENGTHS = {
     ),
 }
 SHORT = {"default": 300, "small cache": 192}
-"""Tokens of a chunk that is not worth cutting further, however wide its activations are."""
+"""The number of tokens of a chunk that is not worth cutting further, however wide its activations are."""
 DEAR_TO_REPEAT = 200
-"""Numbers summed over: computing so long sums a second time costs more than holding the result."""
+"""The numbers in a sum beyond which recomputing costs more than keeping the result."""
 
 
 @pytest.fixture(params=LENGTHS)
@@ -61,7 +61,7 @@ def test_chunks_cover_all_tokens_in_nearly_equal_lengths(text: str, lengths: Chu
 
 @pytest.mark.parametrize("text", STRUCTURES)
 def test_a_chunk_stays_in_the_cache_and_is_worth_its_calls(text: str, processor: str, lengths: ChunkLengths) -> None:
-    """Unless packing factors that overflow the cache anyway for every chunk costs more than the activations."""
+    """Longer chunks pay only if packing factors that overflow the cache costs more than the activations."""
     for width in WIDTHS:
         plan = plan_of(text, width)
         cached = max(step.matrix_elements for step in plan.steps) < 1 << 15 and plan.params <= 1 << 18
@@ -88,14 +88,14 @@ def test_chunks_are_longer_where_every_chunk_costs_more(lengths: ChunkLengths) -
 
 
 def kept_elements(plan: Plan, tokens: int, lengths: ChunkLengths) -> int:
-    """Elements of intermediates that live from the forward to the backward pass; those dear to repeat left out."""
+    """Elements of intermediates that live from the forward to the backward pass, without those expensive to recompute."""
     kept = zip(kept_steps(plan, tokens, lengths), plan.steps, plan.widths[1:-1], strict=False)
     return tokens * sum(width for is_kept, step, width in kept if is_kept and step.weight_shape[1] <= DEAR_TO_REPEAT)
 
 
 @pytest.mark.parametrize("text", STRUCTURES)
 def test_what_is_kept_takes_no_more_memory_than_a_dense_layer(text: str, lengths: ChunkLengths) -> None:
-    """A dense layer holds four numbers for every weight in training: itself, its gradient and Adam's moments."""
+    """In training, a dense layer holds four numbers for every weight: itself, its gradient and Adam's moments."""
     for width in WIDTHS:
         plan = plan_of(text, width)
         for tokens in (512, 1024, 4096, 16384, 65536):
@@ -104,8 +104,8 @@ def test_what_is_kept_takes_no_more_memory_than_a_dense_layer(text: str, lengths
 
 
 @pytest.mark.parametrize("text", STRUCTURES)
-def test_what_fits_easily_is_kept(text: str, lengths: ChunkLengths) -> None:
-    """A result that is not kept is computed twice: all are kept in half the room of a dense weight and its gradient."""
+def test_small_results_are_kept(text: str, lengths: ChunkLengths) -> None:
+    """Results that are not kept are computed twice; if half a dense weight and gradient is room enough, all are kept."""
     for width in WIDTHS:
         plan = plan_of(text, width)
         for tokens in (1, 100, 256, 512, 1024, 2048):
@@ -115,7 +115,7 @@ def test_what_fits_easily_is_kept(text: str, lengths: ChunkLengths) -> None:
 
 @pytest.mark.parametrize("text", STRUCTURES)
 def test_a_call_of_few_tokens_or_of_one_chunk_computes_nothing_twice(text: str, lengths: ChunkLengths) -> None:
-    """Its backward pass would hold all results at once anyway."""
+    """Their backward pass would hold all results at once anyway."""
     for width in WIDTHS:
         plan = plan_of(text, width)
         for tokens in (1, 64, 256, 1024):
@@ -124,7 +124,7 @@ def test_a_call_of_few_tokens_or_of_one_chunk_computes_nothing_twice(text: str, 
 
 
 def test_the_first_results_are_kept_and_the_later_ones_computed_again() -> None:
-    """The backward pass starts from the last: what it needs first is computed last."""
+    """The backward pass starts from the last result: what it needs first is recomputed last."""
     plan = plan_of("monarch:n=3", 1024)
     found = [kept_steps(plan, tokens) for tokens in range(400, 8000, 100)]
     assert [*dict.fromkeys(found)] in (

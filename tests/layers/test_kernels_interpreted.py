@@ -1,4 +1,4 @@
-"""Every Triton kernel without a GPU, in small sizes, by Triton's interpreter: `make kernels`."""
+"""Every Triton kernel without a GPU, at small sizes, by Triton's interpreter: `make kernels`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.layers.parts import factors_of
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Two programs for whatever number of multiprocessors, and how often that was asked."""
+    """Two programs for any number of multiprocessors, with a count of the queries."""
     asked: list[int] = []
     monkeypatch.setattr(tensor_train, "_programs", lambda x, _: asked.append(1) or min(2, x.shape[0]))
     return asked
@@ -97,7 +97,7 @@ def test_two_cores_as_their_products(d_in: int, d_out: int, text: str, tokens: i
 
 
 def test_there_is_no_other_kernel() -> None:
-    """A new one needs a test above."""
+    """A new kernel needs a test above."""
     tested = {"_add_bias", "_squares", "_scale_last", "_products", "_add_scale", "_multiply", "_sum_gradients"}
     helpers = {"_sum_of_products"}
     found = {name for module in (by_triton, tensor_train) for name in _kernels(module)}

@@ -1,7 +1,8 @@
-"""What the planner loses by its constants: its choices at the times that were measured of every route.
+"""The planner's losses by its constants: its choices at the measured times of every route.
 
-Every file `benchmarks/results/routes*.json` has the seconds of all routes on one machine. The constants were chosen
-by `benchmarks/constants.py` without the held-out widths and structures, so what is lost there is a forecast.
+Every file `benchmarks/results/routes*.json` contains the seconds of all routes on one machine.
+`benchmarks/constants.py` chose the constants without the held-out widths and structures, so the loss there is a
+forecast.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def measured(path: Path) -> list[Case]:
 
 
 def mean_loss(path: Path, profile: MachineProfile, is_meant: Callable[[Case], bool]) -> float:
-    """Part by which what is chosen takes longer than the fastest route, in the geometric mean."""
+    """The excess time of the chosen route over the fastest one, as a geometric mean."""
     logarithms = []
     for case in filter(is_meant, measured(path)):
         sized = parse_structure(case["structure"]).at(case["width"], case["width"])

@@ -1,4 +1,4 @@
-"""Merging on request: without it nothing of the values is kept, and with it every change that torch sees ends it."""
+"""Merging on request: without it, no values are kept; with it, every change that torch sees ends it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _quantise(factor: nn.Parameter) -> None:
 
 
 def _descend(factor: nn.Parameter) -> None:
-    """By hand, without the largest element, which is the scale of a quantiser."""
+    """A descent step by hand that spares the largest element, which is the scale of a quantiser."""
     change = 0.05 * torch.randn_like(factor.data)
     change.view(-1)[factor.data.abs().argmax()] = 0
     factor.data -= change
@@ -88,7 +88,7 @@ def test_an_edit_past_torch_is_in_the_next_output(layer: EinsumLinear, edit: Cal
 @pytest.mark.parametrize("edit", UNSEEN.values(), ids=UNSEEN)
 @torch.no_grad()
 def test_other_layers_keep_no_values_either(edit: Callable[[nn.Parameter], None]) -> None:
-    """Experts, guided layers, split attention and layers for serving."""
+    """Experts, guided layers, split attention and layers for serving are tested."""
     torch.manual_seed(0)
     x = torch.randn(5, 16)
     experts = StructuredMoE(16, 16, "btt-moe:r=2,experts=4,top=2").eval()
@@ -114,7 +114,7 @@ def test_other_layers_keep_no_values_either(edit: Callable[[nn.Parameter], None]
                 edit(parameter)
         fresh = copy.deepcopy(module)
         assert not torch.allclose(call(), before, atol=1e-6)
-        with torch.enable_grad():  # a copy, by the route of training, has nothing from before
+        with torch.enable_grad():  # a copy, by the route of training, keeps nothing from before
             expected = _same_call(fresh, x)
         torch.testing.assert_close(call(), expected.detach())
 
@@ -146,7 +146,7 @@ def test_only_a_merged_layer_keeps_products(layer: EinsumLinear, monkeypatch: py
 
 
 def _fused_step(layer: EinsumLinear) -> None:
-    """SGD that leaves the largest element of every factor alone, as its gradient is zero."""
+    """A step of SGD that leaves the largest element of every factor unchanged, as its gradient is zero."""
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.5, fused=True)
     for factor in layer.factors.values():
         factor.grad = torch.ones_like(factor)
@@ -164,7 +164,7 @@ def _step(layer: EinsumLinear) -> None:
 
 
 def _flat(layer: EinsumLinear) -> None:
-    """Gives parameters other memory through `.data`."""
+    """Give parameters other memory through `.data`."""
     values = nn.utils.parameters_to_vector(layer.parameters())
     nn.utils.vector_to_parameters(1.5 * values, layer.parameters())
 
@@ -205,7 +205,7 @@ def test_merging_ends_by_itself(layer: EinsumLinear, event: Callable[[EinsumLine
     assert not layer.is_merged
     torch.testing.assert_close(layer(x), dense(layer, x))
     assert not torch.allclose(layer(x), before, atol=1e-6)
-    layer.factors["B"].data.mul_(0.5)  # nothing is kept any more
+    layer.factors["B"].data.mul_(0.5)  # nothing is kept
     torch.testing.assert_close(layer(x), dense(layer, x))
 
 
@@ -231,8 +231,8 @@ def test_an_optimizer_ends_the_merging_of_what_it_trains() -> None:
 
 
 @torch.no_grad()
-def test_an_optimizer_of_one_flat_tensor_ends_it_too() -> None:
-    """Parameters that are views of what is trained have no version of their own."""
+def test_an_optimizer_of_one_flat_tensor_ends_merging() -> None:
+    """Parameters that are views of the trained tensor have no version counter of their own."""
     layer, x = EinsumLinear(16, 16, "btt:r=2", bias=False), torch.randn(3, 16)
     flat = nn.Parameter(nn.utils.parameters_to_vector(layer.parameters()))
     nn.utils.vector_to_parameters(flat.data, layer.parameters())
@@ -244,7 +244,7 @@ def test_an_optimizer_of_one_flat_tensor_ends_it_too() -> None:
 
 @torch.no_grad()
 def test_a_merged_call_takes_values_from_before() -> None:
-    """The caller's duty: an edit that torch cannot see is not in the output until `unmerge`."""
+    """The caller must call `unmerge`: an edit that torch cannot see does not reach the output before."""
     layer, x = merge(EinsumLinear(16, 16, "btt:r=2")), torch.randn(3, 16)
     before = layer(x)
     layer.factors["A"].data.zero_()
@@ -349,7 +349,7 @@ def test_swapped_in_parameters_are_used_by_a_merged_layer(layer: EinsumLinear) -
 
 
 def test_threads_share_a_merged_model() -> None:
-    """Contexts that open and close elsewhere neither break a call nor end the merging of another thread."""
+    """Contexts that open and close in other threads neither break a call nor end the merging of this one."""
     torch.manual_seed(0)
     model = nn.Sequential(*(EinsumLinear(32, 32, "btt:r=2") for _ in range(3))).eval()
     x, wrong, start = torch.randn(3, 32), [], Barrier(4)

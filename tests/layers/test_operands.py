@@ -1,4 +1,4 @@
-"""Where products on a GPU write, and which copies that leaves."""
+"""Where products on a GPU write their results, and which copies remain."""
 
 from __future__ import annotations
 

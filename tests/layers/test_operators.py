@@ -1,4 +1,4 @@
-"""What compiled code calls in place of the layer's plain operations."""
+"""The operators that compiled code calls instead of the layer's plain operations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.layers.parts import factors_of, operator_name_of, padded_bias_of
 
 
 def operators_in(module: nn.Module, x: Tensor) -> set[str]:
-    """The names of what the graph of a compiled module calls."""
+    """The names of all calls in the graph of a compiled module."""
     found: set[str] = set()
 
     def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
@@ -54,7 +54,7 @@ def test_exported_programs_consist_of_operators_of_torch() -> None:
 @pytest.mark.parametrize("cap", [False, True])
 @pytest.mark.parametrize("keeps", [False, True])
 def test_operators_keep_their_promises(market: dict[str, Any], name: str, cap: bool, keeps: bool) -> None:
-    """What they say of shapes, of memory and of gradients."""
+    """Their declarations of shapes, memory and gradients are correct."""
     layer = market[name].layer(cap=cap)
     x = torch.randn(3, layer.plan.padded_in, dtype=torch.float64, requires_grad=keeps)
     bias = padded_bias_of(layer)
@@ -79,7 +79,7 @@ def test_operators_keep_their_promises_of_factors_that_lie_otherwise() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_operators_keep_their_promises_under_autocast() -> None:
-    """All is of half precision but the gain, and with it its gradient."""
+    """Everything is in half precision except the gain and its gradient."""
     layer = EinsumLinear(16, 16, "btt:r=2")
     x, grad = torch.randn(2, 3, 16).bfloat16()
     factors, bias, gain = (
@@ -112,7 +112,7 @@ def test_inputs_of_any_stride(lies: str) -> None:
 @pytest.mark.parametrize("name", ["btt-2", "tt", "generic", "all-of-three"])
 @pytest.mark.parametrize("cap", [False, True])
 def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the operators do on a GPU, with tensors of the CPU."""
+    """The operators' GPU behaviour, with tensors of the CPU."""
     layer = market[name].layer(cap=cap)
     plan, operator_name = layer.plan, operator_name_of(layer)
     monkeypatch.setattr(autograd, "_executor", lambda _, x: GpuExecutor(plan, x.shape[0]))
@@ -143,8 +143,8 @@ def test_gradients_that_are_not_wanted_are_not_given() -> None:
             assert len(structured_linear_gradients(x, x, layer.gain, factors, list(kept), name, wanted)) == sum(wanted)
 
 
-def test_wide_intermediates_are_computed_anew() -> None:
-    """As in eager mode: memory that is fetched anew in every step is dear."""
+def test_wide_intermediates_are_computed_again() -> None:
+    """As in eager mode: allocating new memory in every step is expensive."""
     wide, narrow = (EinsumLinear(1024, 1024, text, device="meta").plan for text in ("btt:r=4", "monarch"))
     cpu, gpu = (Call(device, torch.float32, 1, trains=True) for device in ("cpu", "cuda"))
     assert kept_when_compiled(wide, cpu) == (False,)
@@ -211,7 +211,7 @@ def test_dtypes_that_do_not_fit_are_named() -> None:
 
 @pytest.mark.parametrize("name", ["btt-2", "prime-in-and-out"])
 def test_operators_can_be_differentiated_as_often_as_the_layer(market: dict[str, Any], name: str) -> None:
-    """Where the compiler leaves the backward pass to torch, as with the backend `eager`."""
+    """The compiler leaves the backward pass to torch, as with the backend `eager`."""
     torch.compiler.reset()
     layer = market[name].layer(cap=True)
     compiled: Any = torch.compile(layer, backend="eager", fullgraph=True)

@@ -1,4 +1,4 @@
-"""What the contraction plan promises about copies, and its own bookkeeping."""
+"""The contraction plan: its promises about copies, and its bookkeeping."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ TOKEN_MAJOR_OVER_FEATURE_MAJOR = {
     ("btt:r=4", 1024, 2): {12: 1.05, 16: 0.95, 24: 0.96, 32: 0.62, 40: 0.89, 48: 0.86, 64: 0.49, 128: 0.45},
     (GENERIC, 4096, 4): {1: 0.48, 4: 0.64, 8: 0.69},
 }
-"""Times of forward passes on an EPYC, by structure, width, bytes of an element and tokens (log of 2026-11-28)."""
+"""Ratios of forward times on an EPYC, by structure, width, bytes of an element and tokens (log of 2026-11-28)."""
 
 
 @pytest.mark.parametrize("key", TOKEN_MAJOR_OVER_FEATURE_MAJOR, ids=str)
 def test_few_tokens_are_those_that_are_faster_token_major(key: tuple[str, int, int]) -> None:
-    """At the measured times the choice takes at most 6% longer than the better of the two, in the mean."""
+    """At the measured times, the choice takes on average at most 6% longer than the better of the two."""
     text, width, itemsize = key
     plan = plan_of(text, width, width)
     lost = [
@@ -119,7 +119,7 @@ def test_plan_is_made_once() -> None:
 
 
 def test_many_indices_are_planned_in_bounded_time() -> None:
-    """Eighteen index classes: the search is cut off, the plan stays complete."""
+    """With eighteen index classes, the search is cut off, and the plan is still complete."""
     inputs = ["XA", "XB", "XC", "XAB", "XAC", "XBC", "XABC"]
     text = " ".join(f"{c}^1/7" for c in inputs) + " " + " ".join(f"{c.replace('X', 'Y')}^1/7" for c in inputs)
     plan = plan_of(f"{text} AB=2 AC=2 BC=2 ABC=2", 2**7, 2**7)
@@ -147,8 +147,8 @@ STORED = {
 
 
 @pytest.mark.parametrize(("text", "d_in", "d_out"), STORED)
-def test_what_saved_factors_mean(text: str, d_in: int, d_out: int) -> None:
-    """Input features -> output features; then each factor in the order in which they meet: its axes B | K | N."""
+def test_the_meaning_of_saved_factors_stays_the_same(text: str, d_in: int, d_out: int) -> None:
+    """Input features -> output features, then each factor in the order in which they meet, with its axes B | K | N."""
     plan = stored_plan(parse_structure(text).at(d_in, d_out))
     factors = [
         f"{step.factor}: {' | '.join(' '.join(axes) or '-' for axes in step.weight_axes)} {step.weight_shape}"
@@ -159,7 +159,7 @@ def test_what_saved_factors_mean(text: str, d_in: int, d_out: int) -> None:
 
 
 def test_gradients_of_plain_matrices_lie_as_the_tokens_do() -> None:
-    """And those of the factors with the longer side innermost."""
+    """Gradients of the factors have the longer side innermost."""
     first, second = plan_of("low-rank").steps
     assert not first.grad_is_feature_major
     assert not second.grad_is_feature_major

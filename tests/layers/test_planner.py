@@ -1,4 +1,4 @@
-"""Every route of random structures against the plain contraction, and what the planner says of them."""
+"""Every route of random structures compared with the plain contraction, and the planner's explanations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.layers.parts import factors_of, reference_output, route_taken
 
 
 def random_layer(factors: str, random: Random) -> EinsumLinear:
-    """Random sets of carriers with sizes 1 to 3 that need all factors: hyperedges, broadcasts, outer products."""
+    """Random carrier sets with sizes 1 to 3 that need all factors: hyperedges, broadcasts, outer products."""
     subsets = ["".join(some) for n in range(1, len(factors) + 1) for some in combinations(factors, n)]
     while True:
         inputs, outputs = (
@@ -59,7 +59,7 @@ def results(layer: EinsumLinear, x: Tensor, y_grad: Tensor) -> list[Tensor]:
 
 @settings(max_examples=120, deadline=None)
 @given(factors=st.integers(1, 4), seed=st.integers(0, 10**6), tokens=st.sampled_from([0, 1, 3, 13]))
-def test_every_route_is_the_plain_contraction_and_that_the_definition(
+def test_every_route_equals_the_plain_contraction_and_the_definition(
     dense_by_columns: Callable[[EinsumLinear], Tensor], factors: int, seed: int, tokens: int
 ) -> None:
     """Routes and plain contraction share the plan's shapes and permutations; the definition does not."""
@@ -89,7 +89,7 @@ def test_every_route_is_the_plain_contraction_and_that_the_definition(
 
 
 def test_a_layer_trains_by_the_route_that_was_set_last() -> None:
-    """Or tests by every route would all go by the first one."""
+    """Otherwise, tests by every route would all use the first one."""
     layer, x = EinsumLinear(64, 64, "btt:r=2", bias=False), torch.randn(50, 64)
     factors, dense = routes(layer.sized)
     for route in (factors, dense, factors):
@@ -97,8 +97,8 @@ def test_a_layer_trains_by_the_route_that_was_set_last() -> None:
         assert route_taken(layer, x) == layer.explain(50).route == route.text
 
 
-def test_what_was_found_out_for_another_dtype_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if products of one large matrix were free in float64."""
+def test_decisions_for_another_dtype_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of one large matrix are made to seem free in float64."""
     free = replace(DEFAULT_CPU, mac_ns=(*DEFAULT_CPU.mac_ns[:-1], 0.0))
     profiles = {torch.float32: DEFAULT_CPU, torch.float64: free}
     monkeypatch.setattr(
@@ -117,8 +117,8 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("threads")
-def test_the_number_of_threads_decides_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a second thread made all products of one large matrix free."""
+def test_the_planner_considers_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second thread is made to make all products of one large matrix seem free."""
     profiles = {1: DEFAULT_CPU, 2: replace(DEFAULT_CPU, mac_ns=(*DEFAULT_CPU.mac_ns[:-1], 0.0))}
     monkeypatch.setattr(
         "einsearch_cli.layers.einsum_linear.profile_for", lambda _device, threads, _dtype: profiles[threads]
@@ -132,8 +132,8 @@ def test_the_number_of_threads_decides_too(monkeypatch: pytest.MonkeyPatch) -> N
     assert taken == ["(xA)B", "x(AB)", "(xA)B"]
 
 
-def test_autocast_decides_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if products of one large matrix were free in bfloat16."""
+def test_the_planner_considers_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of one large matrix are made to seem free in bfloat16."""
     free = replace(DEFAULT_CPU, mac_ns=(*DEFAULT_CPU.mac_ns[:-1], 0.0))
     profiles = {torch.float32: DEFAULT_CPU, torch.bfloat16: free}
     monkeypatch.setattr(
@@ -149,7 +149,7 @@ def test_autocast_decides_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_dtype_decides_too(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_planner_considers_the_dtype(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(
         "einsearch_cli.layers.einsum_linear.profile_for",
@@ -170,7 +170,7 @@ def test_wider_numbers_cost_more() -> None:
             for dtype in (torch.bfloat16, torch.float32, torch.float64)
         ]
         assert all(a <= b < c for a, b, c in zip(*times, strict=True))
-    # Beside bfloat16's units, those of float32 on a GPU are slower by more than the bytes.
+    # Compared with bfloat16, float32 on a GPU is slower by more than the bytes.
     assert DEFAULT_GPU.of_dtype(torch.float32).mac_ns_at(512) > 4 * DEFAULT_GPU.mac_ns_at(512)
 
 
@@ -189,7 +189,7 @@ def test_many_chunks_are_one(text: str) -> None:
 
 
 def test_routes_are_the_contraction_orders_that_let_groups_meet_the_activation() -> None:
-    """FLOPs against those of the taxonomy, which counts all binary trees."""
+    """FLOPs are compared with those of the taxonomy, which counts all binary trees."""
     for text in ("btt:r=2", "tt:n=3,r=2", "XA^1 AB=2 BC=2 YC^1"):
         sized = parse_structure(text).at(64, 64)
         known = {order.tree: order for order in contraction_orders(sized, 1)}
@@ -302,7 +302,7 @@ def test_a_plan_of_groups_keeps_the_orders_of_features() -> None:
 
 
 def test_the_fast_route_and_the_plain_one_are_separate_code() -> None:
-    """So that comparing them means something."""
+    """Comparing them means something only then."""
     layer = EinsumLinear(64, 64, "btt:r=2", bias=False)
     weights = [factor.detach() for factor in factors_of(layer)]
     x = torch.randn(3, 64)

@@ -1,4 +1,4 @@
-"""The scale without waiting for a device, against operations that torch differentiates by itself."""
+"""Scaling without waiting for a device, compared with operations that torch differentiates itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STDS = (0.5, 0.25, 0.125)
 
 
 def inputs(scales: tuple[float, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, list[Tensor]]:
-    """A gain and factors whose rms is about so many times their init std."""
+    """A gain, and factors whose rms is about `scales` times their init std."""
     shapes = [(4, 5, 6), (3, 7, 2), (1, 8, 4)]
     factors = [
         (torch.randn(shape, dtype=torch.float64) * std * scale).to(dtype).requires_grad_()

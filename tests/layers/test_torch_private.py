@@ -1,4 +1,4 @@
-"""Without any one name of torch that it does not promise, layers compute the same; and nothing starts the compiler."""
+"""Layers compute the same without any private name of torch; and nothing starts the compiler."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _owner(path: str) -> tuple[Any, str]:
 
 
 def _without(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module as it is where torch has no such name."""
+    """The module as it is without this name of torch."""
     spec = spec_from_file_location("copy_of_torch_private", torch_private.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -89,7 +89,7 @@ def test_layers_compute_the_same_without(name: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_stand_ins_send_calls_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The safe answer of each one that has two."""
+    """The safe answer of each stand-in that has two answers."""
     x = torch.ones(2)
     answers: dict[str, Any] = {
         name: getattr(_without(NAMES[name], monkeypatch), name)
@@ -145,7 +145,7 @@ def test_no_other_file_uses_private_names() -> None:
 
 
 def test_the_compiler_is_loaded_by_compiled_code_alone() -> None:
-    """It takes 1.5 s of the 3 in which a command with layers starts."""
+    """The compiler takes 1.5 s of the 3 s in which a command with layers starts."""
     text = """
 import sys, torch
 from einsearch_cli.guided import SelfGuidedLinear

@@ -1,4 +1,4 @@
-"""Tensor-Trains of two cores: the formula of the fused kernel, in torch, against operations that torch differentiates."""
+"""Tensor-Trains of two cores: the formula of the fused kernel in torch, compared with torch's own gradients."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def gradients(
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Those of torch above in place of Triton's; gives the names of what was called."""
+    """Replace Triton's kernels by those of torch above; returns the names of calls."""
     called: list[str] = []
 
     def noted(function):  # type: ignore[no-untyped-def]
@@ -114,7 +114,7 @@ def test_only_what_is_wanted_is_computed(kernels: list[str], place: int) -> None
     assert kernels[1:] == [["multiply"], ["gradients"], [], ["gradients"], ["gradients"]][place]
 
 
-def test_what_is_none_of_them() -> None:
+def test_other_layers_are_not_two_cores() -> None:
     families = ["dense", "low-rank:r=4", "monarch", "btt:r=2", "tt:n=3,r=2", "block-dense:blocks=4,r=4"]
     for text in [*families, "XAB^1/2 XB^1/2 YA^1/2 YB^1/2"]:
         assert two_cores(EinsumLinear(256, 256, text, device="meta").plan) is None, text
@@ -142,7 +142,7 @@ def test_a_cpu_has_no_kernels() -> None:
 
 
 def test_nothing_but_input_and_output_moves() -> None:
-    """In half precision: 3 passes over both in training, and the factors."""
+    """In half precision, training needs 3 passes over both, and the factors."""
     sized = EinsumLinear(64, 64, "tt:r=4", device="meta").sized
     (own, *_) = (item for item in explain(sized, 1000, DEFAULT_GPU, Use.merged) if item.text != "x(AB)")
     params = 2 * 8 * 8 * 4
@@ -157,7 +157,7 @@ def test_nothing_but_input_and_output_moves() -> None:
 def test_kernels_that_do_not_run_are_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As where there is no C compiler: torch's operations do the same, more slowly."""
+    """As without a C compiler: torch's operations do the same, but more slowly."""
 
     def fails(*_: object) -> None:
         raise RuntimeError("no C compiler")

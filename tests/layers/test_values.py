@@ -1,4 +1,4 @@
-"""Values, gradients and costs of the layer, each against a separate route."""
+"""Values, gradients and costs of the layer, each compared with a separate route."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_entry_of_the_gradient_agrees_with_finite_differences(market: dict
 
 @pytest.mark.parametrize(("name", "number"), [("btt-2", 0), ("btt-2", 1), ("dense", 0)])
 def test_gradients_to_differentiate_again_of_a_layer_in_series(market: dict[str, Any], name: str, number: int) -> None:
-    """The second call's input depends on the factors too, whose gradients by that way are not to come in twice."""
+    """The second call's input depends on the factors too; these gradients must not be counted twice."""
     layer = market[name].layer(cap=True)
     layer.route = routes(layer.sized)[number].text
     back = torch.randn(layer.in_features, layer.out_features, dtype=torch.float64)
@@ -105,7 +105,7 @@ def test_second_derivatives(market: dict[str, Any], name: str, number: int) -> N
 
 @pytest.mark.parametrize("frozen", ["gain", "bias", "factors.A"])
 @pytest.mark.parametrize("name", ["btt-2", "dense"])
-def test_parameters_learn_beside_a_frozen_one(market: dict[str, Any], name: str, frozen: str) -> None:
+def test_parameters_learn_next_to_a_frozen_one(market: dict[str, Any], name: str, frozen: str) -> None:
     layer = market[name].layer(cap=True)
     layer.route = routes(layer.sized)[0].text
     layer.get_parameter(frozen).requires_grad_(False)
@@ -125,7 +125,7 @@ def test_parameters_learn_beside_a_frozen_one(market: dict[str, Any], name: str,
 def test_gradients_agree_with_those_of_the_recorded_route(
     market: dict[str, Any], name: str, gain: float, tokens: int
 ) -> None:
-    """For any scale, without bias, inputs of three axes, fewer and more tokens than features."""
+    """Any scale, with and without bias, inputs of three axes, fewer and more tokens than features."""
     layer = market[name].layer(cap=True, bias=False)
     layer.route = routes(layer.sized)[0].text
     layer.gain.data.fill_(gain)
@@ -145,7 +145,7 @@ def test_gradients_agree_with_those_of_the_recorded_route(
 @pytest.mark.parametrize("cap", [False, True])
 @pytest.mark.parametrize("trained", [["bias"], ["gain"], ["factors.A"], ["gain", "bias"]])
 def test_gradients_of_some_parameters_are_those_of_all(case: Any, cap: bool, trained: list[str]) -> None:
-    """Also where nothing but a bias is trained, and the norms of factors above their cap do not matter."""
+    """This includes training nothing but a bias, where the norms of factors above their cap do not matter."""
     layer = case.layer(cap=cap)
     for route in routes(layer.sized):
         layer.route = route.text
@@ -158,7 +158,7 @@ def test_gradients_of_some_parameters_are_those_of_all(case: Any, cap: bool, tra
 
 
 def test_a_graph_can_be_walked_twice(case: Any) -> None:
-    """What was kept for the backward pass may be overwritten by the first one."""
+    """The first backward pass may overwrite what was kept."""
     layer = case.layer()
     for route in routes(layer.sized):
         layer.route = route.text
@@ -170,7 +170,7 @@ def test_a_graph_can_be_walked_twice(case: Any) -> None:
 
 
 def test_checkpointing_keeps_no_intermediates() -> None:
-    """They are kept past the hooks by which checkpointing frees what is saved."""
+    """They are kept past the hooks by which checkpointing frees saved tensors."""
     layer = EinsumLinear(64, 64, "btt:r=1")
     layer.route = "(xA)B"
     x = torch.randn(3, 64, requires_grad=True)
@@ -206,7 +206,7 @@ def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:
 
 @pytest.mark.parametrize("name", ["btt-2", "prime-in-and-out", "dense", "kronecker-of-three"])
 def test_inputs_that_outlive_their_transform(market: dict[str, Any], name: str) -> None:
-    """Such as one that a hook kept: a wrapper around the input, through which gradients still have to reach it."""
+    """A hook may keep a wrapper around the input, through which gradients still have to reach it."""
     layer = market[name].layer()
     x = torch.randn(3, market[name].d_in, dtype=torch.float64, requires_grad=True)
     inputs = (x, *layer.parameters())
@@ -243,7 +243,7 @@ def test_flops_are_those_that_torch_counts(case: Any) -> None:
     assert layer.flops_per_token == flops_per_token(layer.sized)
 
 
-def test_many_tokens_compute_cheap_intermediates_anew(market: dict[str, Any]) -> None:
+def test_many_tokens_compute_cheap_intermediates_again(market: dict[str, Any]) -> None:
     layer = market["btt-2"].layer(bias=False)
     layer.route = routes(layer.sized)[0].text
     tokens = 10_000
@@ -289,7 +289,7 @@ def test_init_statistics(text: str) -> None:
 
 
 def test_fans_of_a_btt_layer() -> None:
-    """A: (α → δφρ), B: (βγρ → ε), worked by hand for 64 = 8 · 8, rank 2."""
+    """Worked by hand for 64 = 8 · 8 and rank 2. A: (α → δφρ), B: (βγρ → ε)."""
     layer = EinsumLinear(64, 64, "btt:r=2")
     fans = {role.factor: (role.fan_in, role.fan_out) for role in layer.plan.roles}
     assert fans == {"A": (8, 16), "B": (16, 8)}
@@ -317,7 +317,7 @@ def test_cap_bounds_the_layer_however_large_a_factor_grows() -> None:
 @pytest.mark.parametrize("factor", ["A", "B"])
 @pytest.mark.parametrize("width", [16, 320])
 def test_one_entry_that_is_not_a_number_spreads_to_everything(text: str, factor: str, width: int) -> None:
-    """Its norm is not below the cap; a training that went wrong is not to look half right.
+    """A norm with NaN is not below the cap, so a failed training does not look half right.
 
     MKL takes a NaN that scales a product for 1, on some processors and for some sizes.
     """
@@ -372,7 +372,7 @@ def test_half_precision_parameters_do_not_overflow_the_norm() -> None:
 
 @pytest.mark.parametrize("cap", [0.5, 3.0], ids=["below-cap", "above-cap"])
 def test_the_gradient_of_the_gain_does_not_overflow_half_precision(cap: float) -> None:
-    """It is a sum over all outputs."""
+    """The gradient is a sum over all outputs."""
     torch.manual_seed(0)
     layer = EinsumLinear(64, 64, "btt:r=2", bias=False)
     layer.route = "(xA)B"

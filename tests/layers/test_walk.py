@@ -1,4 +1,4 @@
-"""The way of x through a layer: few functions, and those that docs/design/architecture.md names."""
+"""The way of x through a layer: few functions, all named in docs/design/architecture.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCS = (Path(__file__).parents[2] / "docs" / "design" / "architecture.md").read_
 
 
 def walk(function: Callable[[], object], x: Tensor) -> list[str]:
-    """The functions of our layers that get x, or rows of it, each where it is called first."""
+    """The functions of our layers that receive x, or rows of it, each at its first call."""
     found: list[str] = []
     memory = x.untyped_storage().data_ptr()
 
@@ -49,7 +49,7 @@ def walk(function: Callable[[], object], x: Tensor) -> list[str]:
 
 
 def returns(names: list[str]) -> int:
-    """How often the way comes back to a file that it has left."""
+    """How often the way returns to a file that it has left."""
     files = [name.rpartition(".")[0] for name in names]
     return sum(here != before and here in files[:at] for at, (before, here) in enumerate(pairwise(files), start=1))
 

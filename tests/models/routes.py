@@ -1,4 +1,4 @@
-"""Counting FLOPs needs layers that do what is counted, not what is fastest at the small sizes of a test."""
+"""Counting FLOPs needs layers that compute what is counted, not what is fastest at a test's small sizes."""
 
 from torch import nn
 

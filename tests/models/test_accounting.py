@@ -1,4 +1,4 @@
-"""Counts by part, against the published ones, the formulas, and a network that is really built."""
+"""Counts by part, compared with published ones, formulas, and a network that is really built."""
 
 import time
 
@@ -95,7 +95,7 @@ def test_the_twin_differs_in_the_structure_alone() -> None:
 
 @pytest.mark.parametrize("structure", ["dense", "low-rank:r=512", "block-shuffle:blocks=4", "btt:r=4"])
 def test_the_largest_presets_are_built_on_the_meta_device_in_a_moment(structure: str) -> None:
-    """Well below the five seconds that are asked for, on a busy machine too."""
+    """The limit is well below five seconds, even on a busy machine."""
     started_s = time.thread_time()
     model = meta_transformer(preset("xl", structure=structure, structured="all"))
     assert time.thread_time() - started_s < 2.5

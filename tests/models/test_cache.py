@@ -1,4 +1,4 @@
-"""Reading a text in pieces gives what reading it at once gives."""
+"""Reading a text in pieces gives the same as reading it at once."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_pieces_equal_the_whole(kind: str, lengths: list[int]) -> None:
 @pytest.mark.parametrize("route", ["(xA)B", "x(AB)"])
 @torch.no_grad()
 def test_pieces_equal_the_whole_on_every_route(route: str) -> None:
-    """Merged for single tokens, factors for many, and the other way round."""
+    """Layers are merged for single tokens and use factors for many, and the other way round."""
     model = awake(config_of("btt in attention, grouped"))
     expected = model(TOKENS)
     for layer in model.structured_layers().values():

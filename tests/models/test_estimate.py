@@ -1,4 +1,4 @@
-"""Estimates of memory and time, against what torch allocates and against sums by hand."""
+"""Estimates of memory and time, compared with torch's allocations and sums by hand."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_time_is_flops_over_what_the_card_does() -> None:
 
 
 def saved_bytes(model: Transformer, tokens_BT: Tensor) -> int:
-    """What autograd keeps for the backward pass besides parameters, each memory once."""
+    """Bytes that autograd keeps for the backward pass in addition to parameters, each memory once."""
     own = {value.untyped_storage().data_ptr() for value in model.parameters()}
     seen: dict[int, int] = {}
 
@@ -87,7 +87,7 @@ def test_recomputation_saves_memory_and_costs_a_forward_pass() -> None:
     assert 1.25 < recomputed.flops / kept.flops < 4 / 3
 
 
-def test_what_does_not_fit() -> None:
+def test_a_run_that_needs_too_much_memory_does_not_fit() -> None:
     assert estimate(preset("xl"), H100, tokens=1e9, batch=4).fits
     assert not estimate(preset("xl"), accelerator("rtx4090"), tokens=1e9, batch=4).fits
 

@@ -25,7 +25,7 @@ def test_flops_equal_torchs_own_counter(text: str, dense_input: bool) -> None:
 @pytest.mark.parametrize("text", [*STRUCTURES, "btt-moe:experts=4,top=2", "dense-moe:experts=4,top=1"])
 @pytest.mark.parametrize("dense_input", [False, True])
 def test_training_flops_equal_torchs_own_counter(text: str, dense_input: bool) -> None:
-    """The samples take no gradient, so the first layer spares a product."""
+    """The samples need no gradient, so the first layer saves a product."""
     model = MLP(8, 64, 3, depth=4, make_linear=structured_linear(parse_layer(text)), dense_input=dense_input)
     keep_factors_apart(model)
     with FlopCounterMode(display=False) as counter:
@@ -59,7 +59,7 @@ def test_starts_at_zero_and_every_parameter_learns_within_two_steps(text: str) -
 
 
 def test_activations_keep_their_size_when_the_width_grows() -> None:
-    """Spectral muP: what a hidden unit holds at the start does not depend on the width."""
+    """With spectral muP, the size of a hidden unit at the start does not depend on the width."""
     torch.manual_seed(0)
     x = torch.randn(512, 8)
     sizes = []
@@ -82,7 +82,7 @@ def test_impossible_sizes() -> None:
     ["dense", "low-rank", "btt:r=d^1/4", "tt:r=4", "kronecker", "block-dense:r=4", "btt-moe:experts=8,top=4"],
 )
 def test_every_layer_starts_with_outputs_of_unit_rms(text: str) -> None:
-    """Without norms nothing makes up for a bottleneck or a bond: low-rank would start at a quarter, and fall with width."""
+    """Without norms, nothing makes up for a bottleneck: low-rank would start at a quarter, and fall with width."""
     torch.manual_seed(0)
     inputs, found = torch.randn(500, 256), []
     for _ in range(12):

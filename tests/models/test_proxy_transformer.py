@@ -44,12 +44,12 @@ def test_a_token_sees_the_order_of_earlier_ones(awake: Transformer) -> None:
 
 
 def test_only_distances_count(awake: Transformer) -> None:
-    """Rotary positions: with one earlier token repeated, shifting everything changes nothing."""
+    """Positions are rotary: with one earlier token repeated, shifting everything changes nothing."""
     torch.testing.assert_close(logits(awake, [5] * 4)[0], logits(awake, [5] * 4)[3])
 
 
 def test_against_a_plain_implementation(awake: Transformer) -> None:
-    """One block at a time, one head at a time, complex rotations, an explicit mask."""
+    """The reference uses one block and one head at a time, complex rotations, and an explicit mask."""
     tokens = [3, 1, 4, 1, 5, 9]
     length, size = len(tokens), 64
 

@@ -14,7 +14,7 @@ TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
 def matrix(layer: nn.Module) -> Tensor:
-    """Column by column, the bias taken off."""
+    """The layer's matrix, column by column, without the bias."""
     size = layer.in_features
     zero = layer(torch.zeros(1, size, dtype=torch.float64))
     return (layer(torch.eye(size, dtype=torch.float64)) - zero).T
@@ -33,7 +33,7 @@ def normed(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def turned(x: Tensor, base: float) -> Tensor:
-    """Pairs of numbers of one head as complex ones."""
+    """Rotate pairs of numbers of one head as complex numbers."""
     length, size = x.shape
     angle = torch.outer(torch.arange(length).double(), base ** (-torch.arange(0, size, 2).double() / size))
     result = torch.complex(x[:, : size // 2], x[:, size // 2 :]) * torch.exp(1j * angle)
@@ -41,7 +41,7 @@ def turned(x: Tensor, base: float) -> Tensor:
 
 
 def plain_attention(attention: nn.Module, config: TransformerConfig, x: Tensor) -> Tensor:
-    """One head at a time, with an explicit mask."""
+    """Attention one head at a time, with an explicit mask."""
     query, key, value = (affine(getattr(attention, name), x) for name in ("query", "key", "value"))
     size, heads = config.head_size, []
     for head in range(config.heads):

@@ -29,7 +29,7 @@ def config_of(kind: str, **changes: object) -> TransformerConfig:
 
 
 def awake(config: TransformerConfig, seed: int = 0) -> Transformer:
-    """In float64, with random numbers where a fresh network has zeros and ones."""
+    """A float64 network with random numbers where a fresh one has zeros and ones."""
     torch.manual_seed(seed)
     model = Transformer(config).double().eval()
     with torch.no_grad():

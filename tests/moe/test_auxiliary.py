@@ -1,4 +1,4 @@
-"""The auxiliary loss: its value by hand, and in every way in which a model is trained."""
+"""The auxiliary loss: its value by hand, and every way in which a model is trained."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXPERTS, TOP = 4, 2
 
 
 class Residual(nn.Module):
-    """Two layers of experts, the second perhaps checkpointed."""
+    """Two layers of experts, the second of which may be checkpointed."""
 
     def __init__(self, reentrant: bool | None = None) -> None:
         super().__init__()
@@ -324,7 +324,7 @@ def test_a_loss_of_its_own_copies() -> None:
 
 
 def padded(x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """As (rows, 24), the tokens at the front of rows of unequal lengths; noise and NaN behind, and the mask."""
+    """Rows (rows, 24) of unequal lengths with tokens at the front and noise or NaN behind, and the mask."""
     lengths = torch.arange(1, rows + 1) * 2 * len(x) // (rows * (rows + 1))
     lengths[-1] += len(x) - lengths.sum()
     mask = torch.arange(24)[None] < lengths[:, None]
@@ -500,7 +500,7 @@ SHARES = ((12, 12), (4, 20), (0, 24))
 
 @pytest.fixture(scope="module")
 def of_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[tuple[int, int], int, bool], dict[str, Any]]:
-    """What each of two processes found, by shares, rank and whether they pad their rows."""
+    """Results of each of two processes, by shares, rank and padding."""
     folder = tmp_path_factory.mktemp("processes")
     command = [sys.executable, "-m", "tests.moe.test_auxiliary"]
     root = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Layers of experts against all experts computed and masked, their costs, and bad input."""
+"""Layers of experts compared with running and masking all experts; their costs, and bad input."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make(structure: str, experts: int, top: int, d_in: int = 36, d_out: int = 16
 
 
 def expert_matrix(layer: StructuredMoE, expert: int) -> Tensor:
-    """One expert as an `EinsumLinear` of its own, then as a dense matrix."""
+    """One expert as a separate `EinsumLinear`, then as a dense matrix."""
     single = EinsumLinear(
         layer.in_features, layer.out_features, layer.mixture.structure, bias=False, dtype=layer.router.weight.dtype
     )
@@ -58,7 +58,7 @@ def expert_matrix(layer: StructuredMoE, expert: int) -> Tensor:
 
 
 def masked(layer: StructuredMoE, x: Tensor) -> Tensor:
-    """All experts on all tokens; the gates of those that a token does not use are zero."""
+    """All experts on all tokens, with gates of zero where a token does not use the expert."""
     logits = x @ layer.router.weight.T
     order = logits.sort(dim=1, descending=True).indices
     chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order[:, : layer.mixture.top], True)
@@ -130,7 +130,7 @@ def test_sizes_that_nothing_divides(structure: str, d_in: int, d_out: int) -> No
 
 @pytest.mark.parametrize("structure", FAMILIES)
 def test_grouped_products_give_the_same(structure: str) -> None:
-    """The route of a GPU, here in float32 on the CPU; one expert has no rows."""
+    """The route of a GPU, run here in float32 on the CPU; one expert has no rows."""
     layer = make(structure, 4, 2, 64, 64, dtype=torch.float32)
     plan = layer.experts.plan
     rows = torch.randn(24, plan.padded_in, requires_grad=True)
@@ -275,7 +275,7 @@ def test_zero_last_factor_gives_zero_output_that_can_learn() -> None:
 
 
 def test_the_router_learns_from_the_task_alone() -> None:
-    """Two groups of tokens need two different maps; the gates have to find that out."""
+    """Two groups of tokens need two different maps, and the gates have to discover that."""
     torch.manual_seed(0)
     layer = StructuredMoE(8, 8, "dense-moe:experts=2,top=1", bias=False)
     nn.init.normal_(layer.router.weight, std=0.01)
@@ -445,7 +445,7 @@ def test_plain_route_can_be_differentiated_twice() -> None:
 
 
 def test_checkpointing_keeps_no_intermediates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are saved past the hooks by which checkpointing frees what is saved."""
+    """They are saved past the hooks by which checkpointing frees saved tensors."""
     kept: list[Any] = []
     forward = EachExpert.forward
 

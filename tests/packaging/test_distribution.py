@@ -1,4 +1,4 @@
-"""The wheel and the sdist as a user gets them; run by `make package`, as pip fetches what they need."""
+"""The wheel and the sdist as a user gets them; run by `make package`, as pip downloads what they need."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
 def run(*words: str | Path, cwd: Path) -> str:
-    """Standard output of a command that has to succeed, without the tree of the project in its path."""
+    """Standard output of a command that must succeed, without the project's tree in its path."""
     found = subprocess.run([str(word) for word in words], cwd=cwd, env=_environment(), capture_output=True, text=True)
     assert found.returncode == 0, f"{found.stdout}\n{found.stderr}"
     return found.stdout
@@ -98,7 +98,7 @@ COMMANDS = (
 
 @pytest.mark.parametrize("version", PYTHONS)
 def test_it_installs_and_starts_without_torch(wheel: Path, metadata: Message, tmp_path: Path, version: str) -> None:
-    """Whatever does not train: torch is left out, which PyPI gives with two gigabytes of CUDA."""
+    """Commands that do not train work without torch, which comes with two gigabytes of CUDA from PyPI."""
     python = _interpreter(version)
     if python is None:
         pytest.skip(f"there is no Python {version} here")
@@ -117,7 +117,7 @@ def test_it_installs_and_starts_without_torch(wheel: Path, metadata: Message, tm
 
 
 def _interpreter(version: str) -> str | None:
-    """A Python of this version in the path or among those of pyenv, whose commands in the path may be switched off."""
+    """A Python of this version from the path or from pyenv, whose commands in the path may be disabled."""
     found = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
     works = (str(each) for each in found if each and not subprocess.run([each, "-V"], capture_output=True).returncode)
     return next(works, None)
@@ -143,7 +143,7 @@ text: bytes = classify(parse_structure("monarch")).family
 
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_type_checkers_find_an_editable_install(tmp_path: Path, checker: str) -> None:
-    """By what README says: `pip install -e .`; a right script passes, and both errors of a wrong one are found."""
+    """With `pip install -e .`, as README says: a correct script passes, and both errors of a wrong one are found."""
     if checker == "pyright" and shutil.which("node") is None:
         pytest.skip("pyright needs node")
     run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)

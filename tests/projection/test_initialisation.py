@@ -1,4 +1,4 @@
-"""Starts by singular value decomposition and by orthogonal blocks, against their definitions."""
+"""Starts by singular value decomposition and by orthogonal blocks, compared with their definitions."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_spectral_is_the_layer_own_start() -> None:
         ),
     ],
 )
-def test_what_no_rule_can_do(structure: str, rule: Any, std: float | None, message: str) -> None:
+def test_impossible_initialisations_are_refused(structure: str, rule: Any, std: float | None, message: str) -> None:
     with pytest.raises(LayerError) as caught:
         initialise_(EinsumLinear(27, 27, structure), rule, std)
     assert str(caught.value) == message

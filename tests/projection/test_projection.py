@@ -1,4 +1,4 @@
-"""From dense matrices to structures: against singular values, exact members of a structure, and searches."""
+"""From dense matrices to structures, compared with singular values, exact members of a structure, and searches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from einsearch_cli.projection import Projection, project_
 from einsearch_cli.structures import FeatureOrder, parse_structure
 
 SEARCHED = {"input-of-two"}
-"""Members of these structures are found by a search that may end near them."""
+"""Structures whose members are found by a search that may end near them."""
 
 
 def _error(layer: EinsumLinear, weight: Tensor) -> float:
@@ -60,8 +60,8 @@ def test_low_rank_is_the_truncated_singular_value_decomposition() -> None:
 
 
 @pytest.mark.parametrize("name", ["monarch", "btt-2", "block-shuffle", "block-dense", "tt", "kronecker"])
-def test_every_block_is_cut_as_its_singular_values_say(market: dict[str, Any], name: str) -> None:
-    """The blocks, cut out of the matrix entry by entry, and their singular values beyond the bond: the least of all orders."""
+def test_every_block_is_cut_by_its_singular_values(market: dict[str, Any], name: str) -> None:
+    """Blocks are cut out of the matrix entry by entry; the error is their singular values beyond the bond."""
     case = market[name]
     layer = _fresh(case)
     weight = torch.randn(case.d_out, case.d_in, dtype=torch.float64)
@@ -121,7 +121,7 @@ def test_no_step_of_gradient_descent_improves_a_search() -> None:
 
 
 def test_free_entries_of_the_padding_are_used() -> None:
-    """13 inputs are read as 14 or more: what W has there is up to the factors."""
+    """13 inputs are read as 14 or more, and the factors may choose W there."""
     torch.manual_seed(0)
     layer = EinsumLinear(13, 16, "kronecker", dtype=torch.float64)
     weight = torch.randn(16, 13, dtype=torch.float64)
@@ -140,7 +140,7 @@ def _error_inside(padded: EinsumLinear, weight: Tensor) -> float:
 
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
 def test_the_product_is_exact_however_large(size: float) -> None:
-    """Beyond the caps the gain takes over; factors are equally large beside their init std."""
+    """Beyond the caps the gain takes over; all factors are equally large relative to their init std."""
     torch.manual_seed(0)
     layer = EinsumLinear(36, 16, "btt:r=2")
     weight = size * torch.randn(16, 36)
@@ -206,7 +206,7 @@ def test_half_precision() -> None:
         ),
     ],
 )
-def test_what_cannot_be_projected(layer: EinsumLinear, weight: Tensor, message: str) -> None:
+def test_weights_that_cannot_be_projected_are_refused(layer: EinsumLinear, weight: Tensor, message: str) -> None:
     with pytest.raises(LayerError) as caught:
         project_(layer, weight)
     assert str(caught.value) == message

@@ -1,4 +1,4 @@
-"""Projection for given inputs: against gradient descent to convergence, singular values, and the plain projection."""
+"""Projection for given inputs, compared with converged gradient descent, singular values, and plain projection."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _fresh(case: Any, order: Any = None) -> EinsumLinear:
 
 
 def _output_error(layer: EinsumLinear, weight: Tensor, moment: Tensor) -> float:
-    """By its definition: on inputs with exactly this second moment."""
+    """The output error by its definition: on inputs with exactly this second moment."""
     values, vectors = torch.linalg.eigh(moment)
     inputs = (vectors * values.clamp_min(0).sqrt()).T
     lost = inputs @ (weight - layer.to_dense().detach()).T
@@ -38,7 +38,7 @@ def _output_error(layer: EinsumLinear, weight: Tensor, moment: Tensor) -> float:
 
 
 def _descended(layer: EinsumLinear, weight: Tensor, moment: Tensor, steps: int = 400) -> float:
-    """Where gradient descent ends that starts from the layer: the slow, obvious route."""
+    """The end of gradient descent from the layer: the slow, obvious route."""
     optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
     norm = ((weight @ moment) * weight).sum()
 

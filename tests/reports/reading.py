@@ -1,7 +1,7 @@
-"""Reads the figures of a page as a person does: by the ticks and by where the marks lie.
+"""Reads the figures of a page as a person does: by the ticks and the places of the marks.
 
-A figure that is read here is checked at once: labels of ticks say their values, axes rise to the right and upwards, and
-every mark lies where the axes have the numbers that it carries. Tests compare these numbers with the source.
+Reading a figure checks it: labels of ticks give their values, axes rise to the right and upwards, and every mark is at
+the place of its numbers. Tests compare these numbers with the source.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import pytest
 PIXEL = 0.3
 """Coordinates are rounded to a tenth of a pixel."""
 SHARE = 0.01
-"""What is read off the axes agrees with the number to one percent."""
+"""Numbers read off the axes agree to one percent."""
 MARKS = {"dot", "faint", "hollow", "badge", "bar", "line", "median"}
-"""Classes of what shows a number."""
+"""Classes of elements that show a number."""
 _VOID = {"meta", "br", "hr", "col", "input", "img", "link"}
 _DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−", "0123456789--")
 
@@ -110,7 +110,7 @@ class Axis:
         return all(abs(tick.place - place) < PIXEL for tick, place in zip(self.ticks, expected, strict=True))
 
     def read(self, place: float) -> float:
-        """The number at a place; on an axis of categories that of the tick there."""
+        """The number at a place; on an axis of categories, that of the tick there."""
         if self._scale is None:
             near = min(self.ticks, key=lambda tick: abs(tick.place - place))
             return near.value if abs(near.place - place) < PIXEL else math.nan
@@ -120,18 +120,18 @@ class Axis:
         return back(forward(first.value) + share * (forward(last.value) - forward(first.value)))
 
     def close(self, number: float) -> object:
-        """What is as near to a number as it can be read off."""
+        """A matcher for numbers that are as close as they can be read off."""
         span = self.ticks[-1].value - self.ticks[0].value
         return pytest.approx(number, rel=SHARE, abs=0.002 * span if self.is_linear else 0.0)
 
     def is_cut_off(self, number: float, place: float) -> bool:
-        """Whether a mark ends at the edge of the figure, outside of the ticks, because its number is further out."""
+        """Whether a mark ends at the edge of the figure, beyond the ticks, because its number is further out."""
         low, high = self.ticks[0], self.ticks[-1]
         shown = self.read(place)
         return (number < shown and place < low.place) or (number > shown and place > high.place)
 
     def stays_with_its_tick(self, place: float, own: float) -> bool:
-        """Whether a mark that was moved sideways has passed no other tick than the one that it belongs to."""
+        """Whether a mark that was moved sideways is still nearest to its own tick."""
         low, high = sorted((place, own))
         nearest = min(self.ticks, key=lambda tick: abs(tick.place - own))
         return not any(low < tick.place < high for tick in self.ticks if tick is not nearest)
@@ -139,7 +139,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something drawn, with the numbers that it carries."""
+    """A drawn element, with the numbers that it shows."""
 
     kind: str
     key: str
@@ -149,14 +149,14 @@ class Mark:
     ends: tuple[float, ...]
     """Low and high end of an interval."""
     dodge: float
-    """Pixels by which it was moved sideways."""
+    """Pixels by which the mark was moved sideways."""
     places: tuple[Place, ...]
-    """Heights rise upwards here."""
+    """Places of the mark; heights rise upwards here."""
     tip: str
 
     @property
     def is_upright(self) -> bool:
-        """Whether an interval runs upwards."""
+        """Whether an interval is vertical."""
         return self.places[0][0] == self.places[-1][0]
 
 
@@ -170,7 +170,7 @@ class Panel:
         return [mark for mark in self.marks if mark.kind == kind]
 
     def check(self) -> None:
-        """Every mark lies where its numbers are."""
+        """Check that every mark is at the place of its numbers."""
         for mark in self.marks:
             if mark.ends:
                 self._check_interval(mark)
@@ -193,7 +193,7 @@ class Panel:
 
 
 class Figure:
-    """A figure of a page, by panel; a figure with one panel has that of the name ''."""
+    """A figure of a page, by panel; the name of a single panel is ''."""
 
     def __init__(self, box: Element) -> None:
         drawings = box.findall("div/svg")
@@ -206,7 +206,7 @@ class Figure:
 
     @property
     def panel(self) -> Panel:
-        """The only one."""
+        """The only panel."""
         (found,) = self.panels.values()
         return found
 
@@ -262,7 +262,7 @@ def _places(item: Element) -> list[Place]:
 
 
 def table_rows(page: str, head: str) -> list[list[list[str]]]:
-    """The table with a column of this name: rows of cells, each with the texts of its parts."""
+    """The rows of the table with a column of this name: cells with the texts of their parts."""
     for found in _Tree(page).root.iter("table"):
         if head in ["".join(cell.itertext()) for cell in found.iter("th")]:
             body = found.find("tbody")
@@ -279,7 +279,7 @@ def figures(page: str) -> dict[str, Figure]:
 
 @dataclass(frozen=True)
 class Forest:
-    """A small bar of a table: places are counted from the zero line."""
+    """A small bar in a table; places are counted from the zero line."""
 
     key: str
     value: float | None

@@ -46,7 +46,7 @@ def test_document_is_strict_json_that_reads_back(study):
 
 
 def test_gains_over_a_baseline_are_quotients_of_those_over_dense(study):
-    """Losses are parallel power laws here, so gains at equal loss multiply."""
+    """The losses are parallel power laws, so gains at equal loss multiply."""
     made = study(baselines=("monarch",))
     [compared] = json.loads(json.dumps(results_document(made)))["comparisons"]
     over_monarch = {str(entry.structure): entry for entry in Ranking.from_json(compared).entries}

@@ -1,4 +1,4 @@
-"""The section on experts: what is counted, and where the marks lie."""
+"""The section on experts: its counts, and the places of its marks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.reports.reading import figures
 
 
 def routing(*least: float) -> tuple[RoutingStatistics, ...]:
-    """Layers of four experts, the least used of which has this share, in units of a quarter."""
+    """Layers of four experts, whose least used one has this share in units of a quarter."""
     return tuple(
         RoutingStatistics(f"blocks.{n}", (share / 4, *[(1 - share / 4) / 3] * 3), 1.2, 1.3, 0)
         for n, share in enumerate(least)
@@ -42,7 +42,7 @@ def test_starved_layers_are_counted(study) -> None:
     assert "No slots were dropped" in page
 
 
-def test_the_ablation_stands_beside_the_run_it_repeats(study) -> None:
+def test_the_ablation_is_shown_next_to_the_run_it_repeats(study) -> None:
     page = render_report(with_experts(study(), (0.5, 1.0), (0.0, 0.25)))
     assert "then 1 of 2 layers have an expert below 0.25" in page
     assert re.search(r"Losses without it: monarch 9\.875 instead of 0\.\d+\.", page)

@@ -1,6 +1,6 @@
-"""Every figure, read by its ticks, against the numbers that it was made from.
+"""Every figure, read by its ticks, compared with its source numbers.
 
-`tests.reports.reading` has checked by then that marks lie where their numbers are.
+`tests.reports.reading` has already checked that marks are at the places of their numbers.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from tests.reports.test_speed import measured, result_of
 from tests.reports.test_training_findings import finished
 
 CLOSE = 1e-5
-"""Numbers on marks have six digits."""
+"""Tolerance of numbers on marks, which have six digits."""
 
 
 def noisy(made: StudyReport, spread: float = 0.03, seed: int = 0) -> StudyReport:
-    """The same study with losses that scatter, so that intervals have a length, and with FLOPs a little below the budget."""
+    """The study with scattered losses, so that intervals have a length, and with FLOPs a little below the budget."""
     source = random.Random(seed)
     results = tuple(
         replace(run, loss=run.loss * math.exp(source.gauss(0, spread)), train_flops=0.97 * run.train_flops)
@@ -65,10 +65,10 @@ def test_every_mark_of_every_page_lies_where_its_numbers_are(study, case: str) -
 
 
 def fitted(levels: Sequence[Level]) -> list[tuple[float, float, float]]:
-    """(FLOPs, loss, its variance for a unit variance of one run) at the best width of every rung, by least squares.
+    """Fitted (FLOPs, loss, variance for a unit variance of one run) at the best width of every rung.
 
-    Three widths a rung: a parabola in log width for each, with one curvature for all at first, then with curvatures
-    in the ratio of the slopes that the minima have in log compute.
+    Three widths per rung give a parabola in log width each, by least squares: first with one curvature for all, then
+    with curvatures in the ratio of the slopes that the minima have in log compute.
     """
     found = _fitted(levels, [1.0] * len(levels))
     x, y = ([math.log(item[k]) for item in found] for k in (0, 1))
@@ -144,7 +144,7 @@ def test_a_best_width_that_was_not_found_has_a_hollow_mark(study) -> None:
 
 
 def test_names_at_the_ends_of_lines_lie_apart(study) -> None:
-    """Runs of one budget spend nearly the same FLOPs, so that lines end at nearly the same place."""
+    """Runs of one budget use nearly equal FLOPs, so lines end at nearly the same place."""
     made = study(rungs=3)
     spent = {item: 0.95 + 0.01 * number for number, item in enumerate(made.structures)}
     runs = [replace(run, train_flops=spent[run.trial.structure] * run.train_flops) for run in made.results]
@@ -261,7 +261,7 @@ def test_one_budget_has_a_column_per_structure(study) -> None:
 
 
 def test_learning_curves(study) -> None:
-    """Of the last rung and the best width: every seed, from 2% of the FLOPs on."""
+    """Curves of the last rung and the best width: every seed, from 2% of the FLOPs on."""
     made = study(rungs=2, seeds=2)
     figure = figures(render_report(made))["learning"]
     looks = identities(made)
@@ -292,7 +292,7 @@ def test_loss_against_the_exponents(study) -> None:
     assert list(found.panels) == ["omega", "psi", "nu"]
     assert f"at {flops_text(1e10)} training FLOPs" in found.title, "the budget that all had"
     for name, panel in found.panels.items():
-        losses = {item: levels[0].best.mean for item, levels in made.levels.items()}  # the rung that all reached
+        losses = {item: levels[0].best.mean for item, levels in made.levels.items()}  # the rung that all have reached
         assert len(panel.of("badge")) == len(losses)
         badges = {mark.key: (mark.x[0], mark.y[0]) for mark in panel.of("badge")}
         for item, loss in losses.items():
@@ -383,7 +383,7 @@ def test_speed(axes) -> None:
 
 
 def values_of(axes, item) -> tuple[float, float]:
-    """By hand, not by the functions of the figure."""
+    """Values by hand, not by the functions of the figure."""
     if axes is OVERHEAD:
         return float(item.flops), item.vs_bare.median
     dense = 2 * item.case.mode.passes * item.case.tokens * item.case.width**2
@@ -392,7 +392,7 @@ def values_of(axes, item) -> tuple[float, float]:
 
 @pytest.mark.parametrize("spread", [0.01, 0.3])
 def test_small_bars_of_the_ranking(study, spread: float) -> None:
-    """One scale for all rows: better on the left of zero, worse on the right; long bars end at the edge."""
+    """One scale for all rows: better is left of zero, worse right of it; long bars end at the edge."""
     made = noisy(study(baselines=("monarch",)), spread)
     rows = forests(render_report(made))
     looks = identities(made)
@@ -428,7 +428,7 @@ def test_rungs_are_counted_from_one_wherever_a_person_reads(study) -> None:
 
 
 def test_structures_have_one_name_each_in_table_figures_and_sentences(study) -> None:
-    """Both of these are of no family; the terminal calls them by their carrier sets."""
+    """Both of these belong to no family; the terminal calls them by their carrier sets."""
     from einsearch_cli.reports import headline, ranking_table
 
     texts = ("XA^1/2 XAB^1/2 YA^1/2 YB^1/2", "XA^1/2 XB^1/2 YB^1/2 YAB^1/2")
@@ -449,7 +449,7 @@ TEXTS = ("dense", "btt:r=2", "monarch", "low-rank", "kronecker", "XA^1/2 XAB^1/2
 
 @pytest.mark.parametrize("more", [{"rungs": 3, "stopped": ("low-rank",)}, {"rungs": 1}], ids=["budgets", "one budget"])
 def test_no_name_of_a_figure_leaves_it_or_lies_on_another(study, more) -> None:
-    """With letters of seven pixels; on narrow screens names at the ends of lines are hidden and the legend has them."""
+    """Letters have seven pixels; on narrow screens, names at the ends of lines are hidden and the legend has them."""
     made = study(texts=TEXTS, loss_name="validation loss (mean squared error / target variance)", **more)
     page = render_report(made)
     for drawing in re.findall(r'<svg class="plot".*?</svg>', page):
@@ -467,7 +467,7 @@ def test_no_name_of_a_figure_leaves_it_or_lies_on_another(study, more) -> None:
 
 
 def text_boxes(drawing: str) -> Iterator[tuple[float, float, float, str]]:
-    """Left and right end and height of each text, but for the numbers in discs."""
+    """Left and right end and height of each text, except numbers in discs."""
     for attributes, words in re.findall(r"<text ([^>]*)>([^<]*)", drawing):
         given = dict(re.findall(r'(\S+)="([^"]*)"', attributes))
         classes = given["class"].split()

@@ -36,7 +36,7 @@ def test_the_law_stands_in_the_report(lawful: StudyReport) -> None:
         assert float(floor[0]) == pytest.approx(0.3, abs=0.06)
 
 
-def test_without_four_rungs_the_reason_is_said(study) -> None:
+def test_without_four_rungs_the_reason_is_given(study) -> None:
     assert "No scaling law: 2 rungs, and a scaling law needs 4" in render_report(study(rungs=2))
 
 

@@ -1,4 +1,4 @@
-"""What a page looks like in a browser: names that can be read, and tables that fit; without Chromium it is not tested."""
+"""Pages in a browser: readable names, and tables that fit; needs Chromium."""
 
 from __future__ import annotations
 

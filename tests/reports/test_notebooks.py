@@ -1,4 +1,4 @@
-"""What notebooks show of results, and results as rows of plain values."""
+"""Results in notebooks, and results as rows of plain values."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_ranking_and_a_study_are_tables(study: Any) -> None:
     assert broken.records()[0]["total_flops"] is None
 
 
-def test_words_of_users_are_no_html(study: Any) -> None:
+def test_words_of_users_are_escaped(study: Any) -> None:
     made = study(["dense", "monarch"], title=HOSTILE, rungs=1)
     assert "<script>alert(1)</script>\"' onmouseover=x & </style> \\x00" in Checker(made._repr_html_()).text
 

@@ -12,7 +12,7 @@ VOID = {"meta", "br", "hr", "col", "input", "img", "link"}
 
 
 class Checker(HTMLParser):
-    """Reads a page, insists that every tag is closed, and keeps what tests ask about."""
+    """Reads a page, checks that every tag is closed, and keeps what tests ask for."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The pages of `rank`, `train` and `bench`: one register of sections, one way in which words become HTML."""
+"""The pages of `rank`, `train` and `bench`: one register of sections, and one way from words to HTML."""
 
 from __future__ import annotations
 

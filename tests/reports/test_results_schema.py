@@ -1,4 +1,4 @@
-"""results.json is what its schema in docs/ says, field by field."""
+"""results.json agrees with its schema in docs/, field by field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the script of a page does, in a browser; without Chromium on this machine it is not tested."""
+"""The script of a page in a browser; needs Chromium."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ function told() { var tip = document.getElementById("tip"); return tip.hidden ? 
 
 
 def result_in_browser(page: str, folder: Path, code: str, width: int = 1280) -> Any:
-    """What a function with this body returns when the page has been read in a window of this width."""
+    """The return value of a function with this body, after the page was loaded in a window of this width."""
     # The policy of a page lets only its own script run.
     free = re.sub(r"<meta http-equiv[^>]*>", "", page)
     probe = f"<script>{HELPERS}document.title = JSON.stringify((function () {{ {code} }}()));</script></body>"

@@ -1,4 +1,4 @@
-"""What the page says of a search: where it looked, what it found, and the Pareto front of loss and costs."""
+"""The page of a search: where it looked, what it found, and the Pareto front of loss and costs."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_every_baseline_has_a_sentence(study):
     assert "of low-rank's compute (gain" in against[1]
 
 
-def test_best_dense_is_said_so(study):
+def test_a_dense_winner_is_reported(study):
     lines = headline(study(texts=("dense", "low-rank")))
     assert "dense reaches the lowest loss" in lines[0]
     assert "The best other structure, low-rank, ends 20.0% above dense's loss" in lines[1]
@@ -53,12 +53,12 @@ def test_one_seed_claims_no_interval(study):
         ({"texts": ("dense",), "failed": ("dense",)}, "No run finished"),
     ],
 )
-def test_what_is_missing_is_said(study, settings, said):
+def test_missing_parts_are_reported(study, settings, said):
     assert said in " ".join(headline(study(**settings)))
 
 
 def test_a_name_stands_for_one_structure():
-    """Of all with exponents in thirds and quarters, families or not: a name reads back to its structure."""
+    """Names of all structures with exponents in thirds and quarters read back to the same structure."""
     for grid in (3, 4):
         for layer in StudySpec.model_validate({"space": {"grid": grid}}).candidates():
             assert parse_layer(short_name(layer)) == layer

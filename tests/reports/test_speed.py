@@ -131,7 +131,7 @@ def test_names_of_lines_are_within_the_panel_and_cover_no_mark(layer_s: float) -
         assert not any(x - 4 < a < x + width + 4 and y - 6 < b < y + 15 for a, b in (mark.places[0] for mark in marks))
 
 
-def test_layers_are_told_apart() -> None:
+def test_layers_are_distinguished() -> None:
     looks = looks_of(["dense", *(f"layer {n}" for n in range(20))], "dense")
     assert looks["dense"].tone == "ink"
     assert len({(look.tone, look.marker) for look in looks.values()}) == 21

@@ -1,4 +1,4 @@
-"""Studies read back from results.json: the same ranking, tables and pages from the runs alone."""
+"""Studies read back from results.json: runs alone give the same ranking, tables and pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.reports.test_figures import noisy
 
 
 def whole(study) -> StudyReport:
-    """A study with something in every part."""
+    """A study with content in every part."""
     made = noisy(study(rungs=3, baselines=("monarch",)))
     made = replace(made, results=tuple(replace(run, steps=500 * 4**run.trial.rung) for run in made.results))
     named = {text: parse_structure(text) for text in ("dense", "monarch", "low-rank")}
@@ -182,7 +182,7 @@ def test_learning_rates_are_drawn_and_warned_of(study) -> None:
     assert "muP does not carry it over here" in page
 
 
-def test_what_was_planned_spent_and_saved_is_said(study) -> None:
+def test_planned_spent_and_saved_runs_are_reported(study) -> None:
     made = whole(study)
     facts = dict(spending_facts(made))
     assert facts["Planned"] == "about 90 runs, 2×10¹² FLOPs"

@@ -1,4 +1,4 @@
-"""The tables of the reports, cell by cell, against the numbers that they were made from."""
+"""The tables of the reports, cell by cell, compared with their source numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.training.full.runs import tiny_spec
 
 
 def percent(share: float) -> str:
-    """By hand: one digit behind the point and a sign."""
+    """A percentage by hand: one decimal and a sign."""
     return f"{100 * share:+.1f}%".replace("-", "−")
 
 
@@ -55,7 +55,7 @@ def test_every_cell_of_the_ranking(study) -> None:
 
 @pytest.mark.parametrize(("widths", "arrow"), [((64, 128), "↑ 128"), ((128, 256), "↓ 128"), ((64, 128, 256), "128")])
 def test_an_arrow_marks_the_edge_of_the_widths(study, widths: tuple[int, ...], arrow: str) -> None:
-    """The fixture's best width is the second narrowest, or the narrowest where 64 is missing."""
+    """The fixture's best width is the second narrowest, or the narrowest if 64 is missing."""
     made = study(rungs=1, widths=widths)
     results = tuple(replace(run, loss=run.loss * (1 + 0.1 * (run.trial.width != 128))) for run in made.results)
     page = render_report(replace(made, results=results, ranking=type(made.ranking)(

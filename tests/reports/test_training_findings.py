@@ -1,4 +1,4 @@
-"""What a comparison of full runs says in sentences."""
+"""Sentences about a comparison of full runs."""
 
 from dataclasses import replace
 

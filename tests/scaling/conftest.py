@@ -32,7 +32,7 @@ def run() -> MakeRun:
 
 @pytest.fixture
 def cells(run: MakeRun) -> Callable[..., list[TrialResult]]:
-    """Runs at three widths, the middle one best: `cells("dense", [0.50, 0.52, 0.54])` with one loss a seed."""
+    """Runs at three widths, the middle one best: `cells("dense", [0.50, 0.52, 0.54])` with one loss per seed."""
 
     def make(text, losses, *, factors=(1.1, 1.0, 1.1), widths=(64, 96, 144), **more):
         return [

@@ -1,4 +1,4 @@
-"""What exponents say of the loss, against a slow reference and against truths that were put in."""
+"""Relations of exponents and losses, compared with a slow reference and with known truths."""
 
 import math
 import random
@@ -13,7 +13,7 @@ BUDGETS = {0: 1e9, 1: 1e10, 2: 1e11}
 
 
 def drawn(count: int, seed: int, noise: float = 0.02) -> tuple[list[dict[str, float]], list[list[float]]]:
-    """Structures whose log loss rises by 0.3 with ω, and by 0.5 with ν at first, 0.2 less for each decade of compute."""
+    """Structures whose log loss rises by 0.3 with ω, and by 0.5 with ν at first, 0.2 less per decade of compute."""
     draw = random.Random(seed)
     rows = [{"ω": draw.randint(0, 4) / 4, "ν": draw.randint(0, 6) / 6, "bond": 0.0} for _ in range(count)]
     losses = [
@@ -42,7 +42,7 @@ def test_slopes_and_correlations_are_those_of_the_plain_formulas() -> None:
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    """95% intervals over 24 structures; resampling so few is a little too sure of itself."""
+    """95% intervals over 24 structures; resampling this few is a little overconfident."""
     held = {"slope": 0, "trend": 0}
     for seed in range(60):
         found = exponent_effects(*drawn(24, seed, noise=0.1), BUDGETS)
@@ -65,7 +65,7 @@ def test_few_structures_say_nothing(count: int) -> None:
     assert exponent_effects(*drawn(count, seed=0), BUDGETS) is None
 
 
-def test_exponents_that_hang_together_say_nothing_apart() -> None:
+def test_dependent_exponents_have_no_separate_effects() -> None:
     rows = [{"ω": number / 12, "ν": 1 - number / 12} for number in range(12)]
     assert exponent_effects(rows, [[math.sin(number)] for number in range(12)], {0: 1e9}) is None
 

@@ -1,4 +1,4 @@
-"""Scaling laws: against scipy's own robust fit, against the truth, and what is refused."""
+"""Scaling laws: compared with scipy's own robust fit and with the truth; and what is refused."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_intervals_cover_the_law_that_the_losses_come_from() -> None:
 
 
 def test_a_prediction_is_of_one_run_and_not_of_the_mean_of_many() -> None:
-    """Losses that are means of ten seeds; the run that is predicted has the noise of one."""
+    """Losses are means of ten seeds; the predicted run has the noise of one."""
     source, inside = np.random.default_rng(5), []
     for _ in range(60):
         means = curve(law_losses(0.5, 0.25, 6) * np.exp(0.004 * source.standard_normal(6)), 0.004)

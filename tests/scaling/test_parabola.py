@@ -1,4 +1,4 @@
-"""The minimum of a measured curve, against numpy's own fit and by hand."""
+"""The minimum of a measured curve, compared with numpy's own fit and by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_best_three_points_make_the_parabola_whatever_their_order() -> None:
 
 
 @pytest.mark.parametrize(("y", "edge", "word"), [([1, 2, 3], "low", "lowest"), ([3, 2, 1], "high", "highest")])
-def test_a_best_point_at_an_end_is_no_optimum(y: list[float], edge: str, word: str) -> None:
+def test_a_best_point_at_an_end_is_not_an_optimum(y: list[float], edge: str, word: str) -> None:
     found = vertex([0, 1, 2], y)
     assert (found.edge, found.at_edge, found.is_optimum, found.curvature) == (edge, True, False, None)
     assert (found.at, found.value) == ({"low": 0, "high": 2}[edge], 1)
@@ -45,7 +45,7 @@ def test_a_diverged_neighbour_bounds_the_search_but_carries_no_parabola(diverged
     assert vertex([0, 1, 2, 3], [1.2, 1.0, 1.3, diverged]).is_optimum
 
 
-def test_equal_losses_are_no_optimum() -> None:
+def test_equal_losses_are_not_an_optimum() -> None:
     found = vertex([0, 1, 2, 3], [2, 1, 1, 1])
     assert found.is_optimum
     assert vertex([0, 1, 2, 3], [1, 1, 1, 1]).edge == "low"

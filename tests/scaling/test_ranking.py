@@ -91,7 +91,7 @@ def test_one_seed_gives_no_verdict(cells):
 @pytest.mark.parametrize(
     ("dense", "monarch", "verdict", "reason"),
     [
-        ((1.1, 1.0, 1.1), (1.2, 1.1, 1.0), "better", None),  # its loss is at most what was measured
+        ((1.1, 1.0, 1.1), (1.2, 1.1, 1.0), "better", None),  # its loss is at most the measured one
         ((1.2, 1.1, 1.0), (1.1, 1.0, 1.1), "cannot tell", "of the yardstick: the best width, 144, is the widest"),
     ],
 )
@@ -306,7 +306,7 @@ def test_a_best_width_that_is_not_known_leaves_the_gain_in_seconds_without_an_in
 
 
 def test_seconds_are_read_at_each_structures_own_best_width(cells):
-    """At equal FLOPs a wider network takes fewer steps; where all steps take equally long, it takes less time."""
+    """At equal FLOPs a wider network takes fewer steps; if all steps take equally long, it takes less time."""
     results = []
     for rung in range(3):
         for text, widths in (("dense", (64, 96, 144)), ("monarch", (96, 144, 216))):

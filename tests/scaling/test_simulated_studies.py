@@ -19,7 +19,7 @@ def test_intervals_cover_the_true_gain() -> None:
         assert abs(math.log(case["gain"] / gain)) < (0.06 if design.noise > 0.01 and design.floor else 0.03)
 
 
-def test_many_equal_candidates_are_rarely_told_apart() -> None:
+def test_many_equal_candidates_are_rarely_distinguished() -> None:
     found = measure(lambda source: equal(12, Design(noise=0.005), source), 60)
     assert found["better"] + found["worse"] <= 0.10
 
@@ -28,7 +28,7 @@ def test_a_candidate_with_five_percent_less_loss_is_found() -> None:
     assert measure(lambda source: power(6, 0.05, 0, Design(), source), 20)["found"] >= 0.8
 
 
-def test_the_quoted_gain_of_the_winner_is_not_what_it_was_chosen_by() -> None:
+def test_the_quoted_gain_of_the_winner_is_not_the_one_that_chose_it() -> None:
     found = measure(lambda source: winner((1.0,) * 8, Design(), source), 60)
     assert abs(found["quoted"]) < 0.02
     assert found["chosen_by"] > 0.03

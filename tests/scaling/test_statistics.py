@@ -1,4 +1,4 @@
-"""The parts of the statistics, each against scipy or a simulation."""
+"""The parts of the statistics, each compared with scipy or a simulation."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_surface_gives_back_its_own_minima() -> None:
 
 
 def test_near_a_floor_the_curvature_falls_with_the_slope() -> None:
-    """A wrong width raises the reducible part of the loss only: one constant curvature would be off by up to 0.2% here."""
+    """A wrong width raises only the reducible part of the loss: one constant curvature would be off by up to 0.2% here."""
     widths = [(80.0 * 2**rung, [round(80 * 2 ** (rung + 0.5 * k + shift)) for k in (-1, 0, 1)]) for rung, shift in
               ((0, 0.24), (1, -0.24), (2, 0.24))]  # fmt: skip
     runs = [

@@ -1,4 +1,4 @@
-"""What every engine owes to a study: inherit the class and give `kind`."""
+"""The contract of engines: inherit the class and give `kind`."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class EngineContract:
 
     kind: type[Engine]
     options: ClassVar[Mapping[str, str]] = {}
-    """What `--engine-option` would say."""
+    """The options that `--engine-option` would give."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-        """One with two workers for all tests that need not stop it."""
+        """An engine with two workers for all tests that do not need to stop it."""
         with pytest.MonkeyPatch.context() as patch, cls.kind(SETUP, 2, cls.options) as engine:
             patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
             yield engine
@@ -122,7 +122,7 @@ class EngineContract:
 
     @pytest.mark.parametrize("cause", [KeyboardInterrupt, StudyError])
     def test_leaving_ends_what_runs(self, engine: Engine, cause: type[BaseException]) -> None:  # noqa: ARG002
-        """Ctrl-C, and an error of the study such as a full disk, are no failure of a trial."""
+        """Ctrl-C, and an error of the study such as a full disk, are not failures of a trial."""
         events: list[Event] = []
         children, threads = set(active_children()), threading.active_count()
 

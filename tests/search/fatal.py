@@ -9,7 +9,7 @@ from einsearch_cli.tasks.teacher import TeacherTask
 
 
 class Fatal(TeacherTask):
-    """The teacher task, but for one width."""
+    """The teacher task, except at one width."""
 
     name = "fatal"
 

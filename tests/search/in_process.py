@@ -37,5 +37,5 @@ class InProcess(Engine):
 
 
 def as_text(sent: Job | TrialResult) -> Any:
-    """What another machine would read."""
+    """The text that another machine would read."""
     return json.loads(json.dumps(sent.to_json()))

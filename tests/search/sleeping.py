@@ -20,7 +20,7 @@ from einsearch_cli.training.proxy.trial import Trial
 
 
 class Sleeping(TeacherTask):
-    """Silent for an hour: no pipe that breaks ends a worker here."""
+    """A task that is silent for an hour, so that no broken pipe ends a worker."""
 
     name = "sleeping"
 

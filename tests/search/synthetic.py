@@ -33,12 +33,12 @@ class Law:
     growth: float = 1 / 3
     exponent: float = 0.25
     curvature: float = 0.3
-    """Of log loss over log width."""
+    """Curvature of log loss over log width."""
     rate_curvature: float = 0.05
     rate_drift: float = 0.0
-    """Best rate goes as compute to this power."""
+    """Exponent of compute in the best rate."""
     diverges_from: float = math.inf
-    """Rates from here on diverge."""
+    """Rates from this one on diverge."""
     noise: float = 0.0
 
     def best_width(self, budget: float) -> float:
@@ -62,12 +62,12 @@ class Law:
 
 
 class Interrupted(Exception):
-    """What a test stops a study with."""
+    """The exception with which a test stops a study."""
 
 
 @dataclass
 class Synthetic(Engine):
-    """Answers every trial by the law of its structure; the trials it was given are in `ran`."""
+    """Answers every trial by the law of its structure; `ran` lists the trials."""
 
     laws: Callable[[LayerSpec], Law]
     stop_after: float = math.inf
@@ -84,14 +84,14 @@ class Synthetic(Engine):
         while pack := next_pack():
             for job in pack:
                 if len(self.ran) >= self.stop_after:
-                    raise Interrupted  # with jobs in hand
+                    raise Interrupted  # raised with unfinished jobs
                 self.ran.append(job.trial)
                 on_event(TrialFinished(job.number, self.laws(job.trial.structure).result(job.trial)))
 
 
 @dataclass
 class Course:
-    """What a study did."""
+    """The course of a study."""
 
     ran: list[Trial]
     outcome: StudyOutcome
@@ -106,7 +106,7 @@ class Course:
 
 
 class MemoryStore:
-    """What a study asks of its store, without a disk; outlives several runs as a folder does."""
+    """The parts of the store that a study needs, without a disk; it outlives several runs as a folder does."""
 
     folder = Path("no folder")
 
@@ -151,7 +151,7 @@ class MemoryStore:
         self._notes[name] = value
 
     def interrupt(self) -> None:
-        """A process that ends takes its queue with it."""
+        """A process that ends loses its queue."""
         self._queue = []
 
 
@@ -163,7 +163,7 @@ def run_synthetic(
     store: MemoryStore | StudyStore | None = None,
     stop_after: float = math.inf,
 ) -> Course:
-    """Run a study whose losses are those of the laws; every structure is a network of its own unless said otherwise."""
+    """Run a study whose losses follow the laws; by default, every structure is a separate network."""
     engine, stages = Synthetic(laws, stop_after), list[StageStarted]()
     task, kept = spec.open_task(), MemoryStore() if store is None else store
 

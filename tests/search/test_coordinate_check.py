@@ -1,4 +1,4 @@
-"""Which networks of a study get a coordinate check, and what is kept of it."""
+"""Which networks of a study get a coordinate check, and what is stored of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines keep their contract: the one of this package, and one of a plug-in."""
+"""Engines meet their contract: those of this package, and one of a plug-in."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""How long a study will take, by a clock that the tests set."""
+"""Estimates of a study's time, by a clock that the tests set."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FIXED_S = 2.0
 
 
 def known_speed(run: ProxyRun, steps: int = 5, pack: int = 1) -> RunSpeed:  # noqa: ARG001
-    """Two seconds and a time for every thousand FLOPs that depends on the width."""
+    """A run takes two seconds plus a time per thousand FLOPs that depends on the width."""
     cost = RunCost(steps=10, train_flops_per_step=STEP_FLOPS, total_flops_per_step=STEP_FLOPS, params=1)
     return RunSpeed(cost, step_s=STEP_S[run.width], fixed_s=FIXED_S)
 
@@ -56,7 +56,7 @@ def study_estimate(spec: StudySpec, task: AnyTask, workers: int = 1) -> StudyEst
 
 
 def run_s(budget_flops: float) -> float:
-    """Mean over the widths, by hand."""
+    """The mean over the widths, by hand."""
     return FIXED_S + budget_flops / STEP_FLOPS * (1e-4 + 3e-4) / 2
 
 
@@ -81,7 +81,7 @@ def test_more_workers_than_runs_help_no_further(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_probing_stops_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look at the clock takes four seconds: three probes fit into ten, narrow and wide ones among them."""
+    """Each look at the clock takes four seconds, so three probes fit into ten, narrow and wide ones among them."""
     clock = count(0.0, 4.0)
     probed: list[ProxyRun] = []
     monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
@@ -106,7 +106,7 @@ def test_a_study_without_a_finite_step_has_no_time(monkeypatch: pytest.MonkeyPat
 
 
 def test_runs_without_balance_loss_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for every mixture of experts, in the last rung."""
+    """There is one such run for every mixture of experts, in the last rung."""
     changes = {"structures": ["btt-moe:experts=4,top=2"], "widths": [16], "ablate_balance": True, "budget_flops": 1e9}
     spec = StudySpec.model_validate(SPEC.model_dump() | changes)
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
@@ -114,8 +114,8 @@ def test_runs_without_balance_loss_are_counted_too(monkeypatch: pytest.MonkeyPat
     assert [stage.planned.runs for stage in found.stages] == [2 * 3, 2 * 3, 1]
 
 
-def test_what_tuning_costs_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four candidates: four runs each for the rate, two and a half for its check with three left."""
+def test_the_cost_of_tuning_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four candidates: four runs each for the rate, and two and a half for its check with three left."""
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
     spec = SPEC.model_copy(update={"rates": "tuned"})
     found = study_estimate(spec, open_task("teacher", SETTINGS))
@@ -125,7 +125,7 @@ def test_what_tuning_costs_is_known_beforehand(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_runs_that_train_at_once_share_a_part_of_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of a step is shared: by three rates or seeds, two rates besides a known one, and no widths."""
+    """Half of a step is shared: by three rates or seeds, by two rates besides a known one, and by no widths."""
 
     def sharing(run: ProxyRun, pack: int) -> RunSpeed:
         assert pack == 3, "larger packs follow from it"

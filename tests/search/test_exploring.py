@@ -1,4 +1,4 @@
-"""The search for candidates, with an engine that only pretends to train."""
+"""The search for candidates, on an engine that only pretends to train."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def spec_of(**explore: object) -> StudySpec:
 
 
 def law(structure: LayerSpec) -> Law:
-    """Little ω and ν pay; the best structures of the space are 20% below dense at equal compute."""
+    """Small ω and ν pay off; the best structures of the space are 20% below dense at equal compute."""
     known = taxonomy_of(expert_of(structure))
     return Law(gain=math.exp(2 * (1 - float(known.nu)) - 4 * float(known.omega)), noise=0.01)
 
 
 def proposals(course: Course) -> dict[LayerSpec, list[float]]:
-    """Log losses of the structures of the search that were not given, by structure."""
+    """Log losses of the structures that the search proposed, by structure."""
     given = spec_of().candidates()
     found: dict[LayerSpec, list[float]] = {}
     for result in course.outcome.explored:
@@ -97,7 +97,7 @@ def test_a_search_that_was_interrupted_goes_on_where_it_was() -> None:
     assert ran == len(whole.ran), "nothing was trained twice"
 
 
-def test_equal_networks_are_trained_once_and_their_loss_is_told() -> None:
+def test_equal_networks_are_trained_once_and_the_sampler_gets_their_loss() -> None:
     def rounded(structure: LayerSpec, _: int) -> object:
         known = taxonomy_of(expert_of(structure))
         return round(8 * float(known.nu)), round(4 * float(known.omega)), round(4 * float(known.psi))
@@ -110,7 +110,7 @@ def test_equal_networks_are_trained_once_and_their_loss_is_told() -> None:
     assert course.outcome.exploration.repeated > 0
 
 
-def test_exponents_that_all_round_to_one_network_are_said() -> None:
+def test_exponents_that_all_round_to_one_network_are_reported() -> None:
     with pytest.raises(SpecError, match="found no network besides those of the candidates") as caught:
         run_synthetic(
             spec_of().model_copy(update={"widths": [64]}), law, networks=EqualNetworks(lambda _, width: width)
@@ -125,7 +125,7 @@ def test_a_search_whose_candidates_take_all_runs_says_so() -> None:
 
 @pytest.mark.parametrize("scale", [0.2, 1.0, 4.0])
 def test_every_structure_is_trained_where_its_flops_pay(scale: float) -> None:
-    """Best widths are anchored on two structures; others are placed by FLOPs per token, however far that is from the guess."""
+    """Best widths are known for two anchors; others are placed by FLOPs per token, however far that is from the guess."""
     spec = spec_of()
     course = run_synthetic(spec, lambda s: Law(width=scale * (40 if s == DENSE else 110), gain=law(s).gain))
     grid = width_grid(spec, spec.open_task())

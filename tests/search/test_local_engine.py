@@ -1,4 +1,4 @@
-"""Worker processes: how long they live, and signals."""
+"""Worker processes: their lifetimes, and signals."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_workers_stay_and_a_killed_one_fails_its_trial_only() -> None:
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    """Also those that have nothing to send and so never meet the broken pipe."""
+    """This includes workers that have nothing to send and so never notice the broken pipe."""
     parent = subprocess.Popen(
         [sys.executable, "-m", "tests.search.sleeping", str(tmp_path)], cwd=Path(__file__).parents[2]
     )
@@ -67,7 +67,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_before_it_takes_its_pack_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its jobs are not to blame, so no try of them is used up; a third such worker in a row ends them."""
+    """Its jobs are not to blame, so none of their tries is used up; a third such worker in a row ends them."""
     usual_start = _Worker.start
     for deaths, status in ((2, "ok"), (3, "failed")):
         killed: list[int] = []
@@ -94,7 +94,7 @@ def test_a_worker_of_another_version_ends_the_study(monkeypatch: pytest.MonkeyPa
 
 
 def comes_true(condition: Callable[[], bool], within_s: float) -> bool:
-    """Wait for something, for `within_s` seconds at most."""
+    """Wait for a condition, for `within_s` seconds at most."""
     started_s = time.perf_counter()
     while not (met := condition()) and time.perf_counter() - started_s < within_s:
         time.sleep(0.05)
@@ -102,7 +102,7 @@ def comes_true(condition: Callable[[], bool], within_s: float) -> bool:
 
 
 def test_an_interrupt_waits_until_a_worker_has_started() -> None:
-    """Other threads, such as torch's, take a signal that the main one holds back."""
+    """Other threads, such as torch's, take a signal that the main one blocks."""
     end = threading.Event()
     threading.Thread(target=end.wait, args=(60,), daemon=True).start()
     after = []
@@ -137,14 +137,14 @@ if __name__ == "__main__":
 
 
 def test_the_first_worker_of_a_process_holds_interrupts_back_too(tmp_path: Path) -> None:
-    """Starting the first one also starts a process that tracks resources, after which Ctrl-C is unblocked."""
+    """Starting the first one also starts a process that tracks resources, which then unblocks Ctrl-C."""
     (tmp_path / "first.py").write_text(SIGNALS_OF_A_WORKER)
     found = subprocess.run([sys.executable, tmp_path / "first.py"], capture_output=True, text=True, check=True)
     assert found.stdout == "True\n"
 
 
 def test_workers_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By workers that only note where they were to train."""
+    """The workers only record where they would train."""
     devices: list[str] = []
 
     class Noted(RuntimeError): ...

@@ -1,4 +1,4 @@
-"""States of runs on their way between nodes and the folder of a study; no Ray is needed to try it."""
+"""States of runs between nodes and the folder of a study; this needs no Ray."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def save(study: Path, number: int, step: int) -> Path:
 
 
 def step_in(study: Path, number: int) -> int | None:
-    """The step of the newest state, whose every byte is checked."""
+    """The step of the newest state, after every byte was checked."""
     told: list[str] = []
     found = read_run_state(run_folder(study, PACK[number].trial), "mine", told.append)
     assert told == []
@@ -78,7 +78,9 @@ def test_one_that_breaks_off_leaves_the_state_before_it_and_no_files(tmp_path: P
     ]
 
 
-def test_a_full_disk_is_said_once_and_the_next_state_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_once_and_the_next_state_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, there, place = tmp_path / "here", Incoming(tmp_path / "there", PACK), tmp_path / "there"
     pieces, synced = list(pieces_of(0, save(here, 0, 1))), os.fsync
 
@@ -137,12 +139,12 @@ SAVED = replace(SETUP, checkpoint_s=0.0)
 
 
 def train(setup: TrialSetup) -> list[Any]:
-    """What a node tells of a pack."""
+    """The events that a node sends for a pack."""
     return list(train_pack(PACK[:1], Shipment(setup, (), (), versions()), {}, []))
 
 
 @pytest.mark.usefixtures("_node")
-def test_a_node_tells_states_before_the_end_of_a_run_and_keeps_none(
+def test_a_node_sends_states_before_the_end_of_a_run_and_keeps_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node, "LOOK_S", 0.02)  # the run is short
@@ -168,7 +170,7 @@ def test_a_node_that_cannot_save_trains_on_and_says_so(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def _node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This process is that of a node, with a cache of its own, and loses its worker afterwards."""
+    """Let this process be that of a node, with its own cache, and lose its worker afterwards."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(node, "_open", ExitStack())
     monkeypatch.setattr(node, "_teams", {})

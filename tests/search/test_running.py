@@ -29,7 +29,7 @@ TRIALS = [Trial(parse_structure("monarch"), 16, seed, 0, 1e9) for seed in range(
 
 
 class Told(Engine):
-    """Ends every job as it is told; `packs` are the seeds of each pack that it was given."""
+    """Ends every job as prescribed; `packs` are the seeds of each pack that it received."""
 
     name = "told"
 

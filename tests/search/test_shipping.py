@@ -1,4 +1,4 @@
-"""What travels to other machines: a task reads the same there as here, and plug-ins are the same files."""
+"""Data and plug-ins on other machines: a task reads the same there as here, and plug-ins are the same files."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ CONTENTS: dict[str, bytes] = {}
 
 
 def send(shipment: Shipment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialSetup:
-    """Unpack where nothing of this machine is there but what is fetched."""
+    """Unpack on a machine that has nothing of this one except fetched files."""
     CONTENTS.update({file.path: Path(file.path).read_bytes() for file in (*shipment.plugins, *shipment.data)})
-    for gone in tmp_path.iterdir():  # all that was shipped lies there, but plug-ins of other tests
+    for gone in tmp_path.iterdir():  # all shipped files are there, except plug-ins of other tests
         if gone.is_dir():
             shutil.rmtree(gone)
         else:

@@ -38,7 +38,7 @@ def result(number: int) -> TrialResult:
     return TrialResult(job(number).trial, "ok", 0.5, 1, 2.0, 3.0, 4, 5.0, ((1.0, 0.75),))
 
 
-def test_what_workers_need_and_all_events_arrive_as_they_were_sent(study: StudySide) -> None:
+def test_shipments_and_events_arrive_as_they_were_sent(study: StudySide) -> None:
     first = worker(study, "first")
     assert first.shipment() == SHIPMENT
     study.put(1, [job(0), job(1)])
@@ -70,7 +70,7 @@ def test_a_pack_is_taken_once_and_the_first_one_first(study: StudySide) -> None:
     assert sides[1].take() == ()
 
 
-def test_a_pack_whose_file_another_worker_has_just_renamed_is_passed_by(
+def test_a_pack_that_another_worker_has_just_taken_is_skipped(
     study: StudySide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in (1, 2):
@@ -88,7 +88,7 @@ def test_a_pack_whose_file_another_worker_has_just_renamed_is_passed_by(
     assert slow.take() == (job(2),)
 
 
-def test_what_a_preempted_worker_has_not_ended_goes_to_another(study: StudySide) -> None:
+def test_unfinished_jobs_of_a_preempted_worker_go_to_another(study: StudySide) -> None:
     first, second = worker(study, "first"), worker(study, "second")
     study.put(1, [job(0), job(1)])
     first.take()
@@ -148,8 +148,8 @@ def test_a_worker_that_cannot_work_ends_the_study(study: StudySide) -> None:
     assert caught.value.remedy == "install this one"
 
 
-def test_the_first_end_of_a_job_counts_and_what_no_pack_has_is_passed_by() -> None:
-    """Two workers may have trained a pack, if one of them was taken for dead."""
+def test_the_first_end_of_a_job_counts_and_unknown_jobs_are_skipped() -> None:
+    """Two workers may have trained a pack, if one of them counted as dead."""
 
     class Side:
         def put(self, number: int, pack: Pack) -> None:
@@ -204,7 +204,7 @@ def test_progress_is_that_of_the_worker_that_has_the_pack(study: StudySide) -> N
 
 
 def hand_in(study: StudySide, *events: TrialNote | TrialFinished) -> None:
-    """A worker takes a pack and tells its events."""
+    """Let a worker take a pack and report its events."""
     side = worker(study, f"worker-{events[0].number}")
     study.put(events[0].number, [job(event.number) for event in events])
     side.take()
@@ -212,7 +212,7 @@ def hand_in(study: StudySide, *events: TrialNote | TrialFinished) -> None:
         side.tell(event)
 
 
-def test_what_was_handed_in_to_a_killed_process_is_the_next_ones(tmp_path: Path) -> None:
+def test_results_handed_in_to_a_killed_process_go_to_the_next_one(tmp_path: Path) -> None:
     killed = StudySide(tmp_path / "killed", SHIPMENT)
     hand_in(killed, TrialFinished(0, result(0)))
     hand_in(killed, TrialFinished(1, failed_result(job(1).trial, "failed", "died", 1.0), worker_died=True))

@@ -37,13 +37,13 @@ def test_rungs_that_would_be_too_short_are_left_out() -> None:
 
 
 def known_speed(run: ProxyRun, pack: int = 1) -> RunSpeed:  # noqa: ARG001
-    """A step takes longer in a wider network; its network and validations half a second."""
+    """A step takes longer in a wider network; building the network and validations take half a second."""
     cost = RunCost(steps=10, train_flops_per_step=1000 * run.width, total_flops_per_step=1000, params=1)
     return RunSpeed(cost, step_s=1e-6 * run.width**0.5, fixed_s=0.5)
 
 
 class Notes:
-    """What a study's folder remembers."""
+    """The notes in a study's folder."""
 
     def __init__(self) -> None:
         self.kept: dict[str, object] = {}

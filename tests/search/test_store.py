@@ -311,7 +311,7 @@ def test_another_study_says_what_differs(tmp_path: Path) -> None:
 
 
 def test_a_study_of_a_former_format_of_its_task_is_refused_by_name(tmp_path: Path) -> None:
-    """The number was not noted before there was a second one."""
+    """There was no number before there was a second format."""
     before = {"task": "text", "task_settings": {"path": None, "block_size": 128}}
     now = {"task": "text", "task_settings": {"context": 128}, "task_format": 2}
     with StudyStore(tmp_path, "f", before):

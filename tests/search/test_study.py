@@ -1,4 +1,4 @@
-"""The course of a study, with an engine that only pretends to train."""
+"""The course of a study, on an engine that only pretends to train."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DENSE, MONARCH, LOW_RANK, BTT = (parse_structure(text) for text in ("dense", "mo
 
 def spec_of(**settings: object) -> StudySpec:
     given = {"structures": ["monarch", "low-rank"], "budget_flops": 2.5e10, "halving": {"keep": 1}, "confirm": 0}
-    given |= {"task_settings": {"batch_size": 16}}  # so that wide networks have steps enough
+    given |= {"task_settings": {"batch_size": 16}}  # so that wide networks have enough steps
     return StudySpec.model_validate(given | settings)
 
 
@@ -259,7 +259,7 @@ def test_a_finished_study_takes_more_seeds_candidates_and_rungs() -> None:
     [(4, 2.5e10, {2.5e10 / 27}), (4, 7.5e10, {7.5e10}), (5, 7.5e10, {2.5e10 / 27, 7.5e10})],
 )
 def test_rungs_below_and_above_leave_all_runs_of_the_others(rungs: int, budget_flops: float, fresh: set[float]) -> None:
-    """Also where the best rate moves with compute: a rung keeps the rates that it was trained with."""
+    """A rung keeps the rates with which it was trained, also if the best rate moves with compute."""
     store, law = MemoryStore(), Law(rate=1.5, rate_drift=0.3)
     first = run_synthetic(spec_of(), lambda _: law, store=store)
     assert any(tuned.last_rate != tuned.rate for tuned in first.outcome.rates.values())
@@ -269,7 +269,7 @@ def test_rungs_below_and_above_leave_all_runs_of_the_others(rungs: int, budget_f
     assert run_synthetic(spec, lambda _: law, store=store).ran == []
 
 
-def test_other_seeds_repeat_the_study_independently_beside_the_first() -> None:
+def test_other_seeds_repeat_the_study_independently_of_the_first() -> None:
     store = MemoryStore()
     first, second = (
         run_synthetic(spec_of(confirm=1, first_seed=seed), lambda _: Law(noise=0.01), store=store) for seed in (0, 3)
@@ -281,7 +281,7 @@ def test_other_seeds_repeat_the_study_independently_beside_the_first() -> None:
     assert run_synthetic(spec_of(confirm=1), lambda _: Law(noise=0.01), store=store).ran == []
 
 
-def test_only_candidates_that_are_not_told_from_dense_get_more_seeds() -> None:
+def test_only_undecided_candidates_get_more_seeds() -> None:
     laws = {DENSE: Law(noise=0.02), MONARCH: Law(gain=3.0, noise=0.02), LOW_RANK: Law(gain=1.02, noise=0.02)}
     course = run_synthetic(spec_of(most_seeds=10, confirm=1), laws.__getitem__)
     seeds: dict[tuple[LayerSpec, int], set[int]] = {}
@@ -301,7 +301,7 @@ def test_only_candidates_that_are_not_told_from_dense_get_more_seeds() -> None:
 
 
 def test_a_verdict_has_to_hold_over_all_looks() -> None:
-    """An advantage that one look would call, but that the bounds for three looks do not: it gets more seeds."""
+    """An advantage that one look would call better, but the bounds for three looks do not, gets more seeds."""
     laws = {DENSE: Law(noise=0.03), MONARCH: Law(gain=1.1, noise=0.03)}
     once = run_synthetic(spec_of(structures=["monarch"]), laws.__getitem__).outcome
     called = {looks: rank_candidates(once.ranked, DENSE, looks=looks).entry_of(MONARCH) for looks in ((3,), (3, 6, 12))}

@@ -1,4 +1,4 @@
-"""Who watches a study sees what happens in it, and disturbs nothing."""
+"""Watchers of a study see what happens in it, and disturb nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def watch(folder: Path, results: tuple[TrialResult, ...] = ()) -> StudyWatch:
 
 
 def written(watch: StudyWatch) -> dict[str, Any]:
-    """What the thread would write now."""
+    """The status that the thread would write now."""
     found: dict[str, Any] = json.loads(json.dumps(watch._snapshot().to_json()))
     validate("status", found)
     return found
@@ -138,7 +138,7 @@ def test_the_thread_writes_what_changes_and_a_sign_of_life(tmp_path: Path, monke
         (ValueError("odd"), "failed", "ValueError: odd"),
     ],
 )
-def test_the_end_is_said(tmp_path: Path, cause: BaseException, state: str, error: str | None) -> None:
+def test_the_end_is_reported(tmp_path: Path, cause: BaseException, state: str, error: str | None) -> None:
     with pytest.raises(type(cause)), watch(tmp_path):
         raise cause
     found = read_status(tmp_path)
@@ -189,7 +189,7 @@ def test_a_process_that_is_gone_was_killed(tmp_path: Path) -> None:
         assert (read_status(tmp_path).state, read_status(tmp_path).alive) == (state, alive)
 
 
-def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
+def test_a_process_is_distinguished_from_a_later_one_with_its_number() -> None:
     here = Owner.here()
     assert here.is_alive
     assert replace(here, ticks=(here.ticks or 0) + 1).is_alive is False
@@ -222,8 +222,10 @@ def test_the_owner_of_a_folder(tmp_path: Path) -> None:
         ('{"format": 99}', "has format 99: this version of einsearch reads 1"),
     ],
 )
-def test_what_is_no_status_is_named(tmp_path: Path, content: str | dict[str, object] | None, says: str) -> None:
-    """Also one of which a single value is wrong."""
+def test_a_file_that_is_not_a_status_is_refused(
+    tmp_path: Path, content: str | dict[str, object] | None, says: str
+) -> None:
+    """Files with a single wrong value are refused too."""
     (tmp_path / "study.db").touch()
     if isinstance(content, dict):
         with watch(tmp_path):

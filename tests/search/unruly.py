@@ -22,11 +22,11 @@ class UnrulySettings(TeacherSettings):
     """Settings of the `unruly` task."""
 
     act: str = "behave"
-    """What goes wrong."""
+    """The kind of misbehaviour."""
     unruly_width: int = 24
-    """Where it does."""
+    """The width that misbehaves."""
     folder: str = ""
-    """For files that say what has happened."""
+    """Folder for files that record what has happened."""
 
 
 def hang(_: Path) -> None:
@@ -58,31 +58,31 @@ def start_another(folder: Path) -> None:
 
 
 def die(_: Path) -> None:
-    """Be killed, as by the system when memory runs out."""
+    """End as if the system had killed the process for lack of memory."""
     print("dying", flush=True)  # noqa: T201
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_once(folder: Path) -> None:
-    """Be killed the first time only."""
+    """Be killed, but only the first time."""
     if not (folder / "died").exists():
         (folder / "died").touch()
         die(folder)
 
 
 def behave(_: Path) -> None:
-    """Do nothing of the kind."""
+    """Behave well."""
 
 
 def poison(_: Path) -> None:
-    """Nothing while the network is built."""
+    """Do nothing while the network is built."""
 
 
 ACTS = {act.__name__: act for act in (behave, hang, allocate, print_much, start_another, die, die_once, poison)}
 
 
 class Unruly(TeacherTask):
-    """The teacher task, but for one width; with `poison` for the data of two seeds."""
+    """The teacher task, except at one width; `poison` affects the data of two seeds."""
 
     name = "unruly"
     settings_type = UnrulySettings
@@ -94,7 +94,7 @@ class Unruly(TeacherTask):
         return super().build_model(structure, width)
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Seed 1 meets a NaN in its fifth batch, seed 2 an infinity in its first."""
+        """Seed 1 has a NaN in its fifth batch, seed 2 an infinity in its first."""
         for number, batch in enumerate(super().batches(seed)):
             if self.settings.act == "poison" and (seed, number) in ((1, 4), (2, 0)):
                 yield Batch(batch.inputs, torch.full_like(batch.targets, float("nan" if seed == 1 else "inf")))

@@ -19,7 +19,7 @@ from tests.structures.strategies import extents
 
 
 def brute_force(n: int, targets: tuple[float, ...]) -> float | None:
-    """Squared log distance of the best fitting factorization, trying every tuple of divisors."""
+    """Squared log distance of the best fitting factorization, by trying every tuple of divisors."""
     found = [
         sum(math.log(s / t) ** 2 for s, t in zip(sizes, targets, strict=True))
         for sizes in product([d for d in range(1, n + 1) if n % d == 0], repeat=len(targets))
@@ -68,7 +68,7 @@ def test_known_sizes(text: str, d: int, padded: int, sizes: dict[str, int]) -> N
     assert (sized.padding is None) == (padded == d)
 
 
-def test_padding_is_said() -> None:
+def test_padding_is_reported() -> None:
     assert parse_structure("monarch").at(257, 64).padding == "d_in 257 is padded to 260, as 257 has no fitting divisors"
 
 
@@ -102,14 +102,14 @@ def test_the_equation_is_one_that_numpy_reads() -> None:
         # Both (4, 5) and (5, 4) are nearest for YA and YB; with the first the rank is 17 although every cut is 18 or more.
         ("XA^1/4 XB^1/2 XAB^1/4 YA^1/2 YB^1/2", 18, 20, {"YA": 5, "YB": 4}, 18),
         ("XA^1/4 XB^1/2 XAB^1/4 YA^1/2 YB^1/2", 112, 112, {"YA": 14, "YB": 8}, 112),
-        # Here a cut tells: with YA 2, YB 128 no rank is above 640.
+        # Here a cut decides: with YA 2, YB 128 no rank is above 640.
         ("XA^2/3 XAB^1/3 YA^1/6 YB^2/3 YAB^1/6 AB^1/3", 1024, 1024, {"YA": 4, "YB": 64}, 1024),
-        # Three of four choices are of full rank; of these 43,008 parameters are nearest to 2·768^(3/2).
+        # Three of four choices have full rank; of these, 43,008 parameters are nearest to 2·768^(3/2).
         ("monarch", 768, 768, {"XA": 24, "XAB": 32, "YB": 32, "YAB": 24}, 768),
         ("btt:r=4", 2048, 2048, {"XA": 32, "XAB": 64, "YB": 64, "YAB": 32}, 2048),
     ],
 )
-def test_of_equally_near_sizes_those_of_full_rank_are_chosen(
+def test_among_equally_near_sizes_full_rank_is_chosen(
     text: str, d_in: int, d_out: int, sizes: dict[str, int], rank: int
 ) -> None:
     sized = parse_structure(text).at(d_in, d_out)

@@ -113,7 +113,7 @@ def test_an_interruption_keeps_the_rounds_before_it() -> None:
     assert bench_of(cases).run(interrupt_at_once).measurements == ()
 
 
-def test_json_is_plain_and_tells_no_names_or_paths() -> None:
+def test_json_is_plain_and_contains_no_names_or_paths() -> None:
     import os
     import platform
 
@@ -167,7 +167,7 @@ def test_cases_that_are_refused(arguments: tuple, problem: str) -> None:
         cases_of(*arguments)
 
 
-def test_what_cannot_run_is_refused_before_anything_runs(monkeypatch) -> None:
+def test_impossible_runs_are_refused_before_anything_runs(monkeypatch) -> None:
     case = Case(Mode.decode, 64, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SpecError, match="device cuda"):

@@ -1,4 +1,4 @@
-"""Peaks are exact where they can be worked out by hand."""
+"""Peaks are exact where they can be computed by hand."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from einsearch_cli.structures import parse_structure
 CPU = torch.device("cpu")
 
 
-def test_what_is_freed_in_between_does_not_count_twice() -> None:
+def test_memory_freed_in_between_does_not_count_twice() -> None:
     def call() -> torch.Tensor:
         first, second = torch.empty(1000), torch.empty(3000)
         del first
@@ -22,7 +22,7 @@ def test_what_is_freed_in_between_does_not_count_twice() -> None:
     assert peak_bytes(call, CPU) == 4 * 4000
 
 
-def test_what_was_held_before_does_not_count() -> None:
+def test_memory_held_before_does_not_count() -> None:
     held = [torch.empty(10_000)]
     assert peak_bytes(lambda: torch.empty(10), CPU) == 40
     assert peak_bytes(held.clear, CPU) == 0

@@ -10,7 +10,7 @@ from einsearch_cli.speed.race import ENOUGH_S, FEWEST_ROUNDS, MOST_ROUNDS, clock
 
 CPU = torch.device("cpu")
 SETTINGS = Race.run.__globals__
-"""Not the module by name: collecting its examples may import it once more."""
+"""The module's settings, not imported by name, as collecting doctests may import the module again."""
 
 
 def busy(seconds: float) -> None:

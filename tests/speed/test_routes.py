@@ -28,7 +28,7 @@ def test_einsums_are_the_same_map(structure: str, width: int) -> None:
 
 
 class PlainRoute(EinsumLinear):
-    """The contraction in operations that torch differentiates by itself."""
+    """The contraction in operations that torch differentiates itself."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         factors = [self.factors[step.factor] for step in self.plan.steps]
@@ -37,7 +37,7 @@ class PlainRoute(EinsumLinear):
 
 @pytest.mark.usefixtures("one_thread")
 def test_training_is_faster_than_by_the_plain_route() -> None:
-    """On one thread it takes less than half the time; if the fast route were lost, the same."""
+    """On one thread, it takes less than half the time; if the fast route were lost, it would take the same."""
     x, y_grad = torch.randn(1024, 1024, requires_grad=True), torch.randn(1024, 1024)
 
     def step(layer: nn.Module) -> None:
@@ -55,7 +55,7 @@ def test_training_is_faster_than_by_the_plain_route() -> None:
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="a property of MKL's products")
 @pytest.mark.usefixtures("one_thread")
 def test_few_tokens_are_faster_token_major() -> None:
-    """A third of the time on an EPYC, half on a Xeon; without the plan for few tokens, all of it."""
+    """They take a third of the time on an EPYC, half on a Xeon; without the plan for few tokens, all of it."""
     layer = EinsumLinear(2048, 2048, "block-shuffle:blocks=4").requires_grad_(False)
     x, usual = torch.randn(4, 2048), CpuExecutor(layer.plan, 4)
     chosen = executor_for(layer.plan, Call("cpu", torch.float32, tokens=4, trains=False))

@@ -13,8 +13,8 @@ from einsearch_cli.structures.normal_form import FACTOR_LETTERS, Carriers, Exten
 def step_exponents(exponents: Mapping[Carriers, Fraction], order: tuple[str, ...]) -> Iterator[Fraction]:
     """Sum of the exponents of all indices present in each step.
 
-    An index is present in a step if the activation has it (it came with X or
-    with an earlier factor) or the factor has it, and someone still needs it.
+    An index is present in a step if the activation has it (from X or an earlier factor) or the factor has it, and if a
+    later factor or Y needs it.
     """
     met = {"X"}
     for position, factor in enumerate(order):
@@ -28,7 +28,7 @@ def largest_step(exponents: Mapping[Carriers, Fraction], order: tuple[str, ...])
 
 
 def named_by_trying_all_orders(extents: Extents) -> Extents:
-    """Of the cheapest orders the one that gives the smallest θ, written out with a number for every class."""
+    """The naming by the cheapest order with the smallest θ, written out with a number for every class."""
     factors = factors_of(extents)
     exponents = {carriers: extent.exponent for carriers, extent in extents.items()}
     orders = list(permutations(factors))

@@ -30,7 +30,7 @@ def extents(draw: st.DrawFn, max_factors: int = 3) -> dict[str, Extent]:
 
 @st.composite
 def shared_extents(draw: st.DrawFn, max_factors: int = 3) -> dict[str, Extent]:
-    """The same with indices that X and Y share, which take a part of both sides; at least one factor is left."""
+    """Carrier sets with indices that X and Y share, which take a part of both sides; at least one factor is left."""
     given = draw(extents(max_factors))
     letters = sorted({tensor for carriers in given for tensor in carriers} - {"X", "Y"})
     part = Fraction(draw(st.integers(1, 3)), 4)

@@ -43,7 +43,7 @@ SMALLER = {
     "khatri-rao:r=1": "kronecker:n=3",
     "cp:n=1": "low-rank",
 }
-"""Texts of which a simpler one says the same."""
+"""Texts with a simpler equivalent."""
 
 
 @pytest.mark.parametrize("text", MEMBERS)

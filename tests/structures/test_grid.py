@@ -29,7 +29,7 @@ def brute_force_points(factors: int, grid: int, block_diagonal: bool = False) ->
 
 
 def plain_points(factors: int, grid: int) -> list[Point]:
-    """All grid points, side by side, where filtering every assignment takes too long."""
+    """All grid points, sides combined directly, where filtering every assignment takes too long."""
     masks = [text_of_carriers(c) for c in IndexClasses(factors).carriers]
     groups = [[c for c in masks if side in c] for side in "XY"]
     bonds = [c for c in masks if "X" not in c and "Y" not in c]
@@ -65,7 +65,7 @@ def transposed(point: Point) -> Point:
 
 
 def absorbs_nothing(point: Point, factors: int) -> bool:
-    """No factor's indices are all carried by another one, in words of the normal form."""
+    """Whether no factor's indices are all carried by another one, in the words of the normal form."""
     live = [set(c) for c, v in point.items() if v]
     letters = "ABCD"[:factors]
     held = [[c for c in live if f in c] for f in letters]

@@ -1,4 +1,4 @@
-"""Records: what is written is read back to an equal object."""
+"""Records: written data are read back to an equal object."""
 
 from __future__ import annotations
 

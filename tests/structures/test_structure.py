@@ -50,7 +50,7 @@ def test_every_notation_reads_back_to_an_equal_structure(given_extents: dict[str
 def test_names_and_order_of_letters_and_operands_and_splitting_an_index_change_nothing(
     given_extents: dict[str, Extent], random
 ) -> None:
-    """As an equation: every index as one or two letters, at random, factors and the axes of tensors in any order."""
+    """Each equation has every index as one or two letters, and factors and axes in any order, at random."""
     free = random.sample(ascii_letters, len(ascii_letters))
     letters: dict[str, str] = {}
     sizes: dict[str, Extent] = {}
@@ -85,7 +85,7 @@ def test_absorbing_one_factor_can_make_another_superfluous() -> None:
 
 
 def test_absorption_equals_the_product_of_the_factors() -> None:
-    """Both namings of a factor that carries less than the other."""
+    """Both namings of a factor that carries fewer indices than the other are tested."""
     brute = set()
     for a, b in permutations("AB"):
         brute.add(

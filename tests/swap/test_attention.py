@@ -89,7 +89,7 @@ def test_gradients_are_slices_of_those_of_the_packed_weight() -> None:
 
 
 def test_a_swapped_attention_is_the_dense_one_with_the_matrices_of_its_layers() -> None:
-    """The slow route: pack the dense matrices of the structured layers into an nn.MultiheadAttention."""
+    """The slow route packs the dense matrices of the structured layers into an nn.MultiheadAttention."""
     model = nn.ModuleDict({"attention": _dense(batch_first=True)})
     report = swap_linear(model, "btt:r=2")
     assert [swap.name for swap in report.replaced] == [
@@ -208,7 +208,7 @@ def _encoder(nested: bool = True) -> nn.TransformerEncoder:
 
 @pytest.mark.parametrize("part", ["", "self_attn", "linear", "layers.1"])
 def test_an_encoder_gives_the_same_in_eval_mode_as_in_training_mode(part: str) -> None:
-    """Torch's fast path, which takes weights past forward() in eval mode without gradients, would not notice us."""
+    """torch's fast path, which reads weights without forward() in eval mode, would not notice our layers."""
     model = _encoder()
     swap_linear(model, "btt:r=1", lambda _layer, name: part in name)
     x = torch.randn(3, 5, 16)
@@ -223,7 +223,7 @@ def test_an_encoder_gives_the_same_in_eval_mode_as_in_training_mode(part: str) -
 
 
 def _calls_of_structured_layers(model: nn.Module) -> dict[str, int]:
-    """Counts calls without hooks, which switch the fast path off by themselves."""
+    """Count calls without hooks, as hooks switch off the fast path."""
     called: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, EinsumLinear):

@@ -1,4 +1,4 @@
-"""What a swap covers of a model: every weight is in the report, and the totals check themselves."""
+"""Coverage of a swap: every weight of a model is in the report, and the totals add up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from einsearch_cli.swap import Kept, SwapReport, apply_swaps, plan_swaps, swap_l
 
 
 class FusedExperts(nn.Module):
-    """Experts as transformers fuses them, biases included."""
+    """Experts as transformers fuses them, with biases."""
 
     def __init__(self, experts: int = 4, width: int = 8, hidden: int = 12) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ def test_json_has_what_stays_and_older_json_is_read() -> None:
 
 
 class Holder:
-    """Any object, with an attribute and a slot."""
+    """A plain object with an attribute and a slot."""
 
     __slots__ = ("__dict__", "__private", "slot")
 
@@ -345,7 +345,7 @@ def test_a_registered_layer_that_a_list_holds_too_stays() -> None:
     model.wrapped = (nn.Sequential(model.other),)
     model.third = nn.Linear(4, 4)
     model.copies = {"w": model.third.weight}
-    model.optimizer = torch.optim.SGD(model.parameters())  # made again after the swap, as ever
+    model.optimizer = torch.optim.SGD(model.parameters())  # made again after the swap
     model.free = nn.Linear(4, 4)
     report = plan_swaps(model, "monarch")
     assert [swap.name for swap in report.replaced] == ["free"]
@@ -362,7 +362,7 @@ def test_a_registered_layer_that_a_list_holds_too_stays() -> None:
 
 
 def test_a_list_that_holds_the_same_layer_would_have_computed_the_dense_one() -> None:
-    """What the reason above is for: the list's layer is the one that the model calls."""
+    """Without this reason, the list's layer would be the one that the model calls."""
 
     class Calls(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The report of a swap on tiny random models of transformers: nothing that multiplies is left out."""
+"""The report of a swap on tiny random models of transformers: nothing that multiplies is missing."""
 
 from __future__ import annotations
 

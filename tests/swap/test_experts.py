@@ -24,7 +24,7 @@ KINDS = ("Mixtral", "GptOss", "Qwen2Moe", "DeepseekV3")
 
 
 def experts_of(name: str) -> tuple[nn.Module, str]:
-    """A model's experts, their weights drawn, and their name."""
+    """The experts of a model with drawn weights, and their name."""
     torch.manual_seed(0)
     made = ARCHITECTURES[name]
     model = getattr(transformers, made.auto).from_config(getattr(transformers, made.config)(**made.settings))
@@ -44,7 +44,7 @@ def routed(model: nn.Module, name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_dense_factors_give_what_the_experts_gave_and_train_all_that_they_trained(name: str) -> None:
-    """The way of tokens to experts against the library's own loop, with gradients of tokens and of gates."""
+    """The way of tokens to experts is compared with the library's own loop, with gradients of tokens and of gates."""
     model, at = experts_of(name)
     x, index, weights = routed(model, at)
     results = []

@@ -1,4 +1,4 @@
-"""What swap_linear leaves, and says why; and what it refuses."""
+"""Layers that swap_linear leaves, with reasons, and errors that it raises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from einsearch_cli.swap import DenseLayer, plan_swaps, swap_linear
 
 
 class OwnLinear(nn.Linear):
-    """A subclass with something of its own, as quantised and adapted layers are."""
+    """A subclass with extra behaviour, as quantised and adapted layers have."""
 
     bits = 4
 
@@ -28,7 +28,7 @@ class ForeignLinear(nn.Module):
 
 
 class Adapter(nn.Module):
-    """Laid out as peft's LoRA layers are."""
+    """An adapter laid out like peft's LoRA layers."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Adapter(nn.Module):
 
 
 class LoRALinear(nn.Module):
-    """Laid out as torchtune's LoRA layer is."""
+    """A layer laid out like torchtune's LoRA layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Swapping in layers of experts, and training what comes out."""
+"""Swaps to layers of experts, and training of the result."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ def test_bias_dtype_mode_and_frozen_weights_are_kept() -> None:
     assert all(p.dtype is torch.float64 and not p.requires_grad for p in layer.parameters())
 
 
-def test_whole_networks_are_no_linear_layers() -> None:
+def test_whole_networks_are_not_linear_layers() -> None:
     with pytest.raises(LayerError, match="replaces whole feed-forward networks"):
         swap_linear(encoder(), "ffn-moe:experts=4,top=2")

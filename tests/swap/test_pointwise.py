@@ -67,7 +67,7 @@ def test_a_mixture_of_experts_may_take_the_place_of_a_convolution() -> None:
 
 
 class Written(nn.Linear):
-    """As transformers writes Falcon's."""
+    """A linear layer written as transformers writes Falcon's."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = x @ self.weight.T

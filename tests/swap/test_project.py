@@ -1,4 +1,4 @@
-"""Swaps that keep the weights: a model whose matrices are of the structure already computes the same."""
+"""Swaps that keep the weights: a model whose matrices have the structure already computes the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from einsearch_cli.projection import project_
 from einsearch_cli.swap import SwapReport, apply_swaps, plan_swaps, swap_linear
 
 FULL = "low-rank:r=16"
-"""Of full rank at the widths below, so that nothing is lost."""
+"""Structures of full rank at the widths below, so that nothing is lost."""
 
 
 def _network() -> nn.Sequential:

@@ -142,7 +142,7 @@ def test_totals_agree_with_counting_the_model() -> None:
 
 
 def _counted_flops(model: nn.Module) -> int:
-    """By torch's counter, for one token, recorded so that every layer contracts its factors."""
+    """FLOPs of one token by torch's counter, with layers that contract their factors."""
     with FlopCounterMode(display=False) as counter:
         torch.func.vmap(model)(torch.randn(1, 1, 16))
     return int(counter.get_total_flops())

@@ -90,7 +90,7 @@ def test_llama_has_every_layer_replaced() -> None:
 
 
 def test_a_conv1d_keeps_what_it_multiplies_with() -> None:
-    """With the matrices of the structured layers, transposed, a dense GPT-2 gives the same logits."""
+    """A dense GPT-2 with the transposed matrices of the structured layers gives the same logits."""
     model, dense = _gpt2(), _gpt2()
     swap_linear(model, "btt:r=2")
     for name, layer in model.named_modules():

@@ -1,4 +1,4 @@
-"""What every task must do: see `Task`."""
+"""The contract of tasks: see `Task`."""
 
 from pathlib import Path
 

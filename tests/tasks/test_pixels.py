@@ -49,7 +49,7 @@ class TestDigitContract(TaskContract):
 
 
 def reference_patches(images: list[np.ndarray], scale: int) -> list[list[int]]:
-    """Patches, pixel by pixel."""
+    """Patches, cut pixel by pixel."""
     found = []
     for image in images:
         for top in range(image.shape[0] // scale // 8):
@@ -119,7 +119,7 @@ def test_copies_of_its_files_are_all_that_another_machine_needs(folder: Path, tm
 
 
 def test_a_network_learns_what_neighbours_tell(tmp_path: Path) -> None:
-    """On smooth ramps the loss falls far below that of independent values."""
+    """On smooth ramps, the loss falls far below that of independent values."""
     ramps = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)[None, :, :, None].repeat(3, axis=3)
     np.save(tmp_path / "ramps.npy", ramps)
     task = small(tmp_path, tmp_path / "ramps.npy", scale=1, held_out_fraction=0.2)
@@ -180,7 +180,7 @@ def no_patches(folder: Path) -> Path:
         (no_patches, {}, r"other\.npz cannot be read: it is not an archive of `training` and `held_out`"),
     ],
 )
-def test_images_that_do_not_serve_are_named(
+def test_unusable_images_are_named(
     folder: Path, tmp_path: Path, source: object, settings: dict[str, int], message: str
 ) -> None:
     task = small(tmp_path / "cache", source(folder), **settings)  # type: ignore[operator]

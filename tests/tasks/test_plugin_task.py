@@ -1,4 +1,4 @@
-"""A task that stands outside the package, the one of docs/guide/plugins.md: it keeps the contract and is listed."""
+"""A task outside the package, the one of docs/guide/plugins.md: it meets the contract and is listed."""
 
 from __future__ import annotations
 

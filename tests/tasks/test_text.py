@@ -1,4 +1,4 @@
-"""The text task: what it reads is what a full training run reads."""
+"""The text task reads the same as a full training run."""
 
 import itertools
 from pathlib import Path
@@ -87,8 +87,8 @@ def test_targets_are_the_next_tokens_of_the_text(book: Path, tmp_path: Path, tok
             assert task.data.tokenizer.decode(inputs.tolist()) in BOOK
 
 
-def test_token_files_will_do(book: Path, tmp_path: Path) -> None:
-    """What `einsearch tokenize` wrote is the same data: a study may go on with it."""
+def test_token_files_are_accepted(book: Path, tmp_path: Path) -> None:
+    """The output of `einsearch tokenize` counts as the same data, so a study can continue with it."""
     of_text = small(book, tmp_path)
     folder = tmp_path / "tokens" / of_text.data.training.base.filename.parent.name  # type: ignore[union-attr]
     of_files = open_task("text", {"data": {"tokens": str(folder)}, **SMALL}, tmp_path)
@@ -116,7 +116,7 @@ def test_a_format_has_a_fingerprint_of_its_own(book: Path, tmp_path: Path, monke
     assert small(book, tmp_path).fingerprint() != before
 
 
-def test_a_teacher_of_before_formats_has_the_fingerprint_that_it_had() -> None:
+def test_a_teacher_from_before_formats_keeps_its_fingerprint() -> None:
     expected = "8517"
     assert open_task("teacher", {"pool_size": 64}).fingerprint()[:4] == expected
 

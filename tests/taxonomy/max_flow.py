@@ -14,9 +14,8 @@ from einsearch_cli.structures.normal_form import Carriers, text_of_carriers
 def input_side(exponents: Mapping[Carriers, Fraction]) -> frozenset[str]:
     """The tensors on the input's side of the smallest cut between X and Y.
 
-    Every index is a node that lets as much through as its exponent says, in
-    whole numbers of the common denominator, so the result is exact. Where
-    several cuts are equal it is the one nearest to the input.
+    Every index is a node whose capacity is its exponent, in whole numbers of the common denominator, so the result is
+    exact. Among equal cuts, it is the one nearest to the input.
     """
     graph = incidence_graph(exponents)
     # networkx gives the cut nearest to the sink, so the flow goes from Y to X; the graph is the same both ways.

@@ -16,13 +16,13 @@ def params_formula(structure: Structure) -> sympy.Expr:
 
 
 def flops_formula(structure: Structure) -> sympy.Expr:
-    """In the order of the factors' names."""
+    """FLOPs in the order of the factors' names."""
     order = structure.factors
     steps = [({"X", *order[: place + 1]}, {"Y", *order[place:]}) for place in range(len(order))]
     return 2 * sympy.Add(*(_product(structure, step) for step in steps))
 
 
 def _product(structure: Structure, sides: Iterable[set[str]]) -> sympy.Expr:
-    """The extents of all indices with a carrier on both sides."""
+    """The product of the extents of all indices with a carrier on both sides."""
     extents = [extent for carriers, extent in structure.indices if all(side & set(carriers) for side in sides)]
     return sympy.Mul(*(sympy.Rational(e.coefficient) * D ** sympy.Rational(e.exponent) for e in extents))

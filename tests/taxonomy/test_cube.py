@@ -1,4 +1,4 @@
-"""Points of the cube and the structures that they stand for."""
+"""Points of the cube and their structures."""
 
 from __future__ import annotations
 

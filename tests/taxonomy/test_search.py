@@ -1,4 +1,4 @@
-"""The search against one structure at a time, which shares no code with it but the normal form."""
+"""The search compared with one structure at a time, which shares no code with it but the normal form."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def whole_classification(factors: int, grid: int) -> tuple[np.ndarray, ...]:
 def test_pruning_loses_nothing(
     space: tuple[int, int], min_psi: int, max_omega: int, max_nu: int, data: st.DataObject
 ) -> None:
-    """The pruned search against the whole classification, filtered afterwards."""
+    """The pruned search is compared with the whole classification, filtered afterwards."""
     grid = Grid(IndexClasses(space[0]), space[1])
     numbers, omega, psi, nu = whole_classification(*space)
     low, high = [0] * len(grid.classes.carriers), [space[1]] * len(grid.classes.carriers)
@@ -203,7 +203,7 @@ def test_results_come_out_during_the_search_and_progress_ends_at_one() -> None:
     assert shares[-1] == pytest.approx(1)
 
 
-def test_a_space_that_is_too_large_is_refused_with_its_size_and_what_would_do() -> None:
+def test_a_space_that_is_too_large_is_refused_with_its_size_and_a_remedy() -> None:
     with pytest.raises(StructureError) as caught:
         survivors(Space(4, 4))
     assert "457,207,031,250,000 points" in caught.value.problem

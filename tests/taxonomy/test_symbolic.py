@@ -142,7 +142,7 @@ def test_too_many_factors_are_refused() -> None:
 
 @pytest.mark.parametrize("grid", [2, 3, 4, 5, 6])
 def test_formulas_are_written_as_sympy_writes_them(grid: int) -> None:
-    """Sums of several powers too: sympy's own order of terms is the reference."""
+    """This includes sums of several powers; sympy's own order of terms is the reference."""
     space = Space(grid, 2, EVERYTHING)
     texts = ["low-rank:r=64", "low-rank:r=d/4", "low-rank:r=3", "block-dense:blocks=4,r=d/4", "XA=2 XB=2 XAB YA=3 YB"]
     for structure in [*survivors(space)[:60], *map(parse_structure, texts)]:

@@ -85,7 +85,7 @@ def everything(factors: int, grid: int) -> tuple[Structure, ...]:
     st.fractions(-1, 2, max_denominator=6),
     st.booleans(),
 )
-def test_filters_go_by_the_best_tree_and_pruning_loses_nothing(
+def test_filters_use_the_best_tree_and_pruning_loses_nothing(
     space: tuple[int, int], tau: Fraction, min_psi: Fraction, max_omega: Fraction, max_nu: Fraction, pareto: bool
 ) -> None:
     factors, grid = space

@@ -1,4 +1,4 @@
-"""Clipping and AdamW on flat parameters, against torch's own on lists of them."""
+"""Clipping and AdamW on flat parameters, compared with torch's own on lists of parameters."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def mlp(seed: int, text: str) -> MLP:
 @pytest.mark.parametrize("kind", [FlatAdamW, JointAdamW])
 @pytest.mark.parametrize("text", ["btt:r=2", "tt:r=2", "btt-moe:experts=4,top=2"])
 def test_steps_are_those_of_torch(text: str, kind: type[FlatAdamW]) -> None:
-    """Norms on both sides of the clip; every run has its own rate, decay differs between parameters."""
+    """Norms lie on both sides of the clip; rates differ between runs, decay between parameters."""
     settings = OptimizerSettings(clip_norm=1.0)
     models = [mlp(seed, text) for seed in range(2)]
     options = [
@@ -51,7 +51,7 @@ def test_steps_are_those_of_torch(text: str, kind: type[FlatAdamW]) -> None:
 
 
 def test_a_step_everywhere_depends_on_its_tensors_alone() -> None:
-    """What a CUDA graph repeats must not depend on numbers of Python: two steps from one state are one step."""
+    """A CUDA graph must not depend on Python numbers: two steps from one state are equal."""
     models = [mlp(0, "monarch")]
     options = [ADAMW.options(models[0], base_width=64, learning_rate=0.01, weight_decay=0.1)]
     layout = FlatLayout.of(models[0], options[0])

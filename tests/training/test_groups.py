@@ -30,7 +30,7 @@ def test_biases_and_norms_of_any_shape_have_no_decay() -> None:
 
 
 def test_groups_of_a_model_after_a_swap() -> None:
-    """Factors have rates of their own; one frozen layer is left out; a tied weight is in one group."""
+    """Factors have their own rates; one frozen layer is left out; a tied weight is in one group."""
     model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
     swap_linear(model, "btt:r=2", filter=lambda _, name: name == "2")
     model[4].weight = model[3].weight

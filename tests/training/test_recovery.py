@@ -16,7 +16,7 @@ from einsearch_cli.training.recovery import recover
 
 
 class Classifier(nn.Module):
-    """Gives logits as models of transformers do."""
+    """Returns logits as models of transformers do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def test_the_divergence_of_logits_falls() -> None:
     assert functional.kl_div(first, second, log_target=True, reduction="batchmean") < losses[0]
 
 
-def test_what_cannot_be_trained() -> None:
+def test_impossible_recoveries_are_refused() -> None:
     dense = Classifier()
     with pytest.raises(DataError, match="no batches to recover with"):
         recover(copy.deepcopy(dense), dense, [], 3)

@@ -1,4 +1,4 @@
-"""The update that proxy and full runs share, against plain steps of torch in float64."""
+"""The update that proxy and full runs share, compared with plain steps of torch in float64."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ def update_of(model: nn.Module, *, clip_norm: float = 1e9, weight: float = 0.5, 
 
 
 def test_a_step_by_hand() -> None:
-    """Gradients of the loss and of the balance loss, cut to the norm, times a fraction of the peak learning rate."""
+    """Gradients of the loss and of the balance loss are clipped, then multiplied by a fraction of the peak rate."""
     model, plain = network(), network()
     loss, norm = update_of(model, clip_norm=0.01).step(losses(model, 1), 0.5)
     auxiliary = AuxiliaryLoss(plain, 0.5)
@@ -83,7 +83,7 @@ def test_guides_weigh_what_the_step_says() -> None:
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run(loss: float) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_run(loss: float) -> None:
     course = Course(steps=2000, run="of a", learning_rate=0.3, rate_name="optimizer.learning_rate")
     assert course.finite(1.5, "training", 3) == 1.5
     with pytest.raises(DivergedError, match=f"held-out loss became {loss} at step 1,003 of 2,000 of a") as caught:

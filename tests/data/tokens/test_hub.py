@@ -1,4 +1,4 @@
-"""Hugging Face datasets, from local files: nothing is fetched."""
+"""Hugging Face datasets from local files; nothing is downloaded."""
 
 import json
 import sys
@@ -157,7 +157,7 @@ def refusal(make: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_what_cannot_be_loaded(tmp_path: Path, streaming: bool) -> None:
+def test_datasets_that_cannot_be_loaded_are_refused(tmp_path: Path, streaming: bool) -> None:
     good = write(tmp_path, "json")
     broken = tmp_path / "broken.json"
     broken.write_text("not json\n")

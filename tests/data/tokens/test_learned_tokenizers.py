@@ -1,4 +1,4 @@
-"""Tokenizers that are made from the training text; subwords against byte-pair encoding done slowly and in the open."""
+"""Tokenizers learned from the training text; subwords compared with slow, explicit byte-pair encoding."""
 
 import re
 import sys
@@ -59,7 +59,7 @@ def byte_pairs(text: str, merges: int) -> list[bytes]:
 
 
 def test_merges_are_of_the_most_frequent_pairs() -> None:
-    # Every pair has a frequency of its own, so that the order of equally frequent ones does not matter.
+    # All pairs have different frequencies, so the order of equally frequent ones does not matter.
     text = " abcd" * 100 + " bcd" * 50 + " cd" * 27 + " xy" * 90 + " xyz" * 13 + " qxy" * 3 + " a" * 7
     tokenizer = HuggingFaceTokenizer.train([text], 256 + 6)
     assert tokenizer.vocabulary == 262

@@ -12,7 +12,7 @@ KEYS = tuple(range(11, 11 + ROUNDS))
 
 
 def numbers(length: int) -> np.ndarray:
-    """Tokens that are their own places."""
+    """Tokens that are equal to their places."""
     return np.arange(length, dtype=np.uint16)
 
 
@@ -23,7 +23,7 @@ def test_a_permutation_visits_each_once(size: int) -> None:
 
 
 def test_a_permutation_needs_no_neighbours() -> None:
-    """One place alone goes where it goes among all."""
+    """A single place goes where it goes among all."""
     order = permute(np.arange(1000, dtype=np.uint64), 1000, KEYS)
     assert [int(permute(np.array([place], dtype=np.uint64), 1000, KEYS)[0]) for place in range(20)] == order[
         :20
@@ -41,7 +41,7 @@ def test_permutations_are_spread_like_random_ones() -> None:
 
 
 def test_a_large_corpus_is_permuted_in_place() -> None:
-    """A billion blocks: nothing of that length is made."""
+    """With a billion blocks, nothing of that length is allocated."""
     order = permute(np.arange(1000, dtype=np.uint64), 10**9, KEYS)
     assert len(set(order.tolist())) == 1000
     assert order.max() < 10**9
@@ -75,7 +75,7 @@ def test_targets_are_the_next_tokens() -> None:
 
 
 def test_a_step_is_the_same_whatever_came_before() -> None:
-    """Over the end of an epoch too: 99 blocks do not divide by 4."""
+    """This holds over the end of an epoch too, as 99 blocks do not divide by 4."""
     straight = BlockSampler(numbers(1000), block=10, batch=4, seed=3)
     seen = [straight.batch_at(step) for step in range(60)]
     for step in (59, 24, 0):

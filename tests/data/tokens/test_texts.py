@@ -106,7 +106,7 @@ def test_text_is_encoded_once(book: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("change", [{"tokenizer": "characters"}, {"held_out_fraction": 0.2}, {"text": "changed"}])
-def test_other_settings_or_texts_are_encoded_anew(
+def test_other_settings_or_texts_are_encoded_again(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
 ) -> None:
     first = open_tokens(DataSettings(text=book), tmp_path / "cache")
@@ -120,7 +120,7 @@ def test_other_settings_or_texts_are_encoded_anew(
 
 
 @pytest.mark.parametrize("damage", ["cut off", "no meta", "damaged meta", "other key", "missing"])
-def test_damaged_token_files_in_the_cache_are_written_anew(book: Path, tmp_path: Path, damage: str) -> None:
+def test_damaged_token_files_in_the_cache_are_written_again(book: Path, tmp_path: Path, damage: str) -> None:
     settings, cache = DataSettings(text=book), tmp_path / "cache"
     expected = open_tokens(settings, cache).training.tolist()
     folder = token_folder(cache)
@@ -183,7 +183,7 @@ def _open(text: Path, cache: Path, log: Path) -> None:
         file.write(f"{data.digest} {len(data.training)}\n")
 
 
-def test_of_processes_that_ask_at_once_one_encodes(book: Path, tmp_path: Path) -> None:
+def test_only_one_of_several_processes_encodes(book: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     context = multiprocessing.get_context("fork")
     children = [context.Process(target=_open, args=(book, tmp_path / "cache", log)) for _ in range(3)]

@@ -55,7 +55,7 @@ def test_every_type(tmp_path: Path, token_type: str) -> None:
     np.testing.assert_array_equal(open_tokens(settings, tmp_path).training, TOKENS[:4750])
 
 
-def test_meta_says_what_is_there(folder: Path, tmp_path: Path) -> None:
+def test_meta_describes_the_token_files(folder: Path, tmp_path: Path) -> None:
     (folder / "meta.json").write_text(json.dumps({"vocabulary": 256, "tokenizer": {"kind": "bytes"}}))
     data = open_tokens(DataSettings(tokens=folder), tmp_path)
     assert data.vocabulary == 256

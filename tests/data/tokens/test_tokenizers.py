@@ -77,7 +77,7 @@ class TokenizerContract:
     def test_a_lone_surrogate_counts_as_a_question_mark(self, tokenizer: Tokenizer) -> None:
         assert tokenizer.encode("a\ud800b").tolist() == tokenizer.encode("a?b").tolist()
 
-    def test_numbers_that_are_no_tokens_do_not_break_decoding(self, tokenizer: Tokenizer) -> None:
+    def test_numbers_that_are_not_tokens_do_not_break_decoding(self, tokenizer: Tokenizer) -> None:
         assert "a" in tokenizer.decode([*tokenizer.encode("a").tolist(), 999_999])
 
     def test_pieces_give_the_tokens_of_the_whole(self, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_a_damaged_merge_table(tmp_path: Path, content: bytes | None, message: s
 
 
 def test_a_merge_table_of_another_pattern(tmp_path: Path, merge_table: Path) -> None:
-    """Cut into words as GPT-2 does, it would give other tokens without a word."""
+    """Cut into words as GPT-2 does, it would silently give other tokens."""
     renamed = merge_table.rename(tmp_path / "cl100k_base.tiktoken")
     assert refusal(lambda: open_tokenizer(f"tiktoken:{renamed}")).startswith(
         f"merge table {renamed} is that of tiktoken's 'cl100k_base', which does not cut text into words as GPT-2 does\n"
@@ -199,7 +199,7 @@ def test_a_merge_table_of_another_pattern(tmp_path: Path, merge_table: Path) -> 
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "No such file"), ("{}", "not a tokenizer.json")])
-def test_a_tokenizer_json_that_is_none(tmp_path: Path, content: str | None, message: str) -> None:
+def test_a_file_that_is_not_a_tokenizer_json_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "t.json"
     if content is not None:
         path.write_text(content)

@@ -3,4 +3,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def always_one_thread(one_thread: None) -> None:
-    """Runs are compared to the last bit."""
+    """Use one thread, as runs are compared to the last bit."""

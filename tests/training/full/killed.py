@@ -1,4 +1,4 @@
-"""A process that trains every kind of run and is killed by SIGKILL, twice, somewhere in or after a random step.
+"""A process that trains every kind of run and is killed by SIGKILL, twice, in or after a random step.
 
 python -m tests.training.full.killed FOLDER SEED
 """
@@ -18,10 +18,10 @@ from tests.training.full.runs import CPU, KINDS, tiny_data, tiny_spec
 
 
 class Killer(Silent):
-    """The kill comes at any point of a step, of a validation or of a checkpoint being written.
+    """Kills at any point of a step, of a validation or of a checkpoint being written.
 
-    Many steps of a fast machine fit into the delay: a run that goes on behind `step` is killed too, and the last step
-    waits for the kill.
+    On a fast machine, many steps fit into the delay: a run that continues beyond `step` is killed too, and the last
+    step waits for the kill.
     """
 
     def __init__(self, step: int, delay_s: float) -> None:

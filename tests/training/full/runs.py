@@ -21,7 +21,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "self-guided": {"guidance": {"mode": "stochastic", "ratio": 0.5}},
     "accumulation": {"accumulation": 4},
 }
-"""The kinds of run that have to be resumed exactly."""
+"""The kinds of run that must be resumed exactly."""
 
 
 def tiny_spec(**changes: Any) -> TrainSpec:
@@ -50,7 +50,7 @@ def run_tiny(folder: Path, data: TokenData | None = None, **changes: Any) -> Run
 
 
 class Told(Silent):
-    """A listener that keeps what it was told, and interrupts as Ctrl-C does after a step."""
+    """A listener that keeps all messages, and interrupts as Ctrl-C does after a step."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at = stop_at
@@ -65,7 +65,7 @@ class Told(Silent):
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
-    """All metrics but the clock's."""
+    """All metrics except times."""
     return [{key: value for key, value in line.items() if key != "tokens_per_s"} for line in read_metrics(folder)]
 
 

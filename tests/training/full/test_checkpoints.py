@@ -1,4 +1,4 @@
-"""What is written, what survives, and what is refused."""
+"""Checkpoints: what is written, what survives, and what is refused."""
 
 import os
 import shutil
@@ -99,7 +99,7 @@ def test_no_whole_checkpoint_is_a_named_error(run: Path) -> None:
     assert caught.value.remedy == f"restore one from a backup, or remove {run / 'checkpoints'} to start over"
 
 
-def test_a_draft_of_a_killed_process_is_no_checkpoint(run: Path) -> None:
+def test_a_draft_of_a_killed_process_is_not_a_checkpoint(run: Path) -> None:
     (run / "checkpoints" / "step-00000008").rename(run / "checkpoints" / ".draft-step-00000009-00")
     told = Told()
     train_full(tiny_spec(), tiny_data(), run, CPU, told)
@@ -166,7 +166,7 @@ def test_a_model_is_read_without_the_optimizer_and_from_the_checkpoint_before_a_
 
 
 def test_the_model_of_a_guided_phase_has_its_guides(tmp_path: Path) -> None:
-    """Stopped after 4 of 6 guided steps: the guides weigh what they will in the fifth."""
+    """The run was stopped after 4 of 6 guided steps; the guides have their weight of the fifth."""
     told = Told(stop_at=4)
     with pytest.raises(KeyboardInterrupt):
         train_full(tiny_spec(guidance={"mode": "full"}), tiny_data(), tmp_path, CPU, told)
@@ -214,7 +214,7 @@ except OutputError as error:
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, finished: Path) -> None:
-    """The system itself refuses to write on, as a full disk does; the run goes on when there is room."""
+    """The system itself refuses to write, as a full disk does; the run continues when there is room."""
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "cannot save the checkpoint of step 6" in done.stdout
@@ -232,7 +232,7 @@ def test_saving_over_a_damaged_checkpoint_of_the_same_step(tmp_path: Path) -> No
 
 
 def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file and both folders are forced to disk, with all of their bytes; only then may a crash find them."""
+    """Every file and both folders are forced to disk with all their bytes before a crash could find them."""
     synced: dict[int, int] = {}
     renamed: list[set[int]] = []
     real_sync, real_replace = os.fsync, os.replace

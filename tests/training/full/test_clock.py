@@ -10,7 +10,7 @@ from einsearch_cli.training.full import StepMetrics, read_metrics, train_full, t
 from tests.training.full.runs import CPU, Told, tiny_data, tiny_spec
 
 TOKENS = 8 * 16
-"""Of a step of the tiny run."""
+"""Tokens in a step of the tiny run."""
 TICK_S = 0.25
 
 
@@ -43,7 +43,7 @@ def test_tokens_a_second_times_seconds_are_tokens(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_the_time_of_a_run_counts_all_its_sessions(tmp_path: Path) -> None:
-    """Every step reads the clock twice; start, checkpoint and end once each."""
+    """Every step reads the clock twice; start, checkpoint and end read it once each."""
     whole = train_full(tiny_spec(), tiny_data(), tmp_path / "whole", CPU)
     assert whole.elapsed_s == pytest.approx(TICK_S * (2 * 12 + 4 + 1))
     with pytest.raises(KeyboardInterrupt):
@@ -53,7 +53,7 @@ def test_the_time_of_a_run_counts_all_its_sessions(tmp_path: Path) -> None:
 
 
 def test_no_step_is_faster_than_the_run(tmp_path: Path) -> None:
-    """By the real clock: the steps together take less than the whole run, and some of it."""
+    """The real clock is used: the steps together take a part of the run's time."""
     result = train_full(tiny_spec(metrics={"every": 1}), tiny_data(), tmp_path, CPU)
     steps_s = sum(TOKENS / line["tokens_per_s"] for line in read_metrics(tmp_path))
     assert 0.02 * result.elapsed_s < steps_s < result.elapsed_s

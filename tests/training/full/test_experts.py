@@ -1,4 +1,4 @@
-"""Full training of networks with experts: the loss that balances their load, and the load that is shown."""
+"""Full training of networks with experts: the loss that balances their load, and the reported load."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ EXPERTS = {"structure": "btt-moe:experts=4,top=2", "structured": "all"}
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 def test_the_balance_loss_of_every_part_reaches_the_routers(recompute: bool) -> None:
-    """The mean over the parts of an accumulated batch, on top of the gradient of the task."""
+    """It is the mean over the parts of an accumulated batch, added to the gradient of the task."""
     spec = tiny_spec(model=EXPERTS, accumulation=2, recompute=recompute, optimizer={"clip_norm": 1e9})
     batch = Batch(*torch.randint(0, 256, (2, 8, 16), generator=torch.Generator().manual_seed(0)))
     gradients = []

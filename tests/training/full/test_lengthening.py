@@ -1,4 +1,4 @@
-"""A finished run with a constant schedule goes on when it gets more steps; others say why they cannot."""
+"""A finished run with a constant schedule continues when it gets more steps; other runs say why they cannot."""
 
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,9 @@ def test_a_longer_run_is_the_one_that_was_as_long_from_the_start(
     ],
     ids=["cosine", "wsd", "warm-up", "guides", "flop-matched guides", "seed", "shorter"],
 )
-def test_others_say_why(tmp_path: Path, changes: dict[str, Any], longer: dict[str, Any], message: str) -> None:
+def test_runs_that_cannot_be_lengthened_say_why(
+    tmp_path: Path, changes: dict[str, Any], longer: dict[str, Any], message: str
+) -> None:
     run_tiny(tmp_path, steps=6, **changes)
     with pytest.raises(CheckpointError, match=message):
         run_tiny(tmp_path, **{"steps": 12, **changes, **longer})

@@ -1,4 +1,4 @@
-"""Ways to compute a step that have to give the same numbers."""
+"""Different ways to compute a step give the same numbers."""
 
 from pathlib import Path
 
@@ -28,11 +28,11 @@ def test_recomputed_activations_change_nothing(tmp_path: Path) -> None:
     assert curve(tmp_path / "recomputed") == curve(tmp_path / "kept")
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch looks at its inputs
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch reads its inputs
 def test_compiled_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the guided part and after it, all blocks with one compilation each way, without a break in the graph.
+    """Through the guided part and after it, all blocks share one compilation each way, without a break in the graph.
 
-    The tracer is the real one; its code is run as it is, since the default back end compiles for a minute.
+    The tracer is the real one. Its code runs as it is, since the default back end compiles for a minute.
     """
     torch._dynamo.reset()
     counters.clear()
@@ -46,7 +46,7 @@ def test_compiled_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_every_network_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch gives up on a function that was compiled too often, in whatever networks."""
+    """torch stops compiling a function that was compiled too often, in any networks."""
     torch._dynamo.reset()
     counters.clear()
     monkeypatch.setattr(Block, "compile", lambda block: nn.Module.compile(block, backend="eager"))
@@ -66,7 +66,7 @@ def test_bfloat16_is_near(tmp_path: Path) -> None:
 
 
 def test_other_starts_of_structured_layers() -> None:
-    """Blocks of orthogonal columns; the layers at the end of a residual branch start at zero all the same."""
+    """Blocks have orthogonal columns; the layers at the end of a residual branch still start at zero."""
     model = {**TINY, "structure": "block-shuffle:blocks=2"}
     spec = tiny_spec(model=model, initialisation="orthogonal")
     network = Network(spec, spec.config(256), CPU, guided=False)

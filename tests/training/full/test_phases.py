@@ -1,4 +1,4 @@
-"""Which steps are guided, what they see, and what they cost."""
+"""Guided steps, the tokens they see, and their costs."""
 
 import pytest
 import torch
@@ -34,9 +34,9 @@ def test_the_guide_lasts_for_its_ratio() -> None:
 @pytest.mark.parametrize("mode", ["full", "stochastic"])
 @pytest.mark.parametrize("steps", [100, 1000])
 def test_flops_match_those_of_dense(mode: str, steps: int) -> None:
-    """The first tokens come again at the end, and the sum is that of the dense model, never more than a step off.
+    """The first tokens are repeated at the end, and the sum is that of the dense model, less than a step below.
 
-    In stochastic mode the draws decide: the sum is within four standard deviations.
+    In stochastic mode the draws matter: the sum is within four standard deviations.
     """
     spec = tiny_spec(steps=steps, guidance={"mode": mode, "flop_matched": True})
     plan = plan_run(spec, 256)
@@ -94,7 +94,7 @@ def test_flops_that_cannot_match() -> None:
 
 
 def test_dropping_the_guide_moves_everything_else_over() -> None:
-    """Weights, moments and learning rates of the other parameters go on as they are."""
+    """Weights, moments and learning rates of the other parameters stay as they are."""
     spec = tiny_spec(guidance={"mode": "full"})
     network = Network(spec, spec.config(256), CPU, guided=True)
     batch = BlockSampler(tiny_data().training, block=16, batch=8, seed=0).batch_at(0)

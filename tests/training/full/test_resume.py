@@ -39,7 +39,7 @@ def test_killed_at_random_steps(killed: Path, tmp_path: Path, kind: str) -> None
 
 @pytest.mark.parametrize("step", [2, 5, 6, 7], ids=lambda step: f"step {step}")
 def test_interrupted_by_ctrl_c(tmp_path: Path, step: int) -> None:
-    """In the guided half, at its end, and after it; Ctrl-C leaves a checkpoint of the very step."""
+    """Interrupted in the guided part, at its end, and after it; Ctrl-C leaves a checkpoint of that very step."""
     guided = KINDS["self-guided"]
     told = Told(stop_at=step)
     with pytest.raises(KeyboardInterrupt):

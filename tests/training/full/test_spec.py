@@ -91,7 +91,7 @@ def test_tokens_in_place_of_steps(tmp_path: Path) -> None:
         ("- a\n", " a training run is a mapping of keys"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, problem: str) -> None:
+def test_errors_name_the_line(tmp_path: Path, text: str, problem: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(EinsearchError) as caught:
         load_train_specs(path)
@@ -157,7 +157,7 @@ def test_the_model_is_written_as_it_was_given_and_read_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("key", ["runs.dense.steps", "a..b", ""])
-def test_changes_that_are_none(tmp_path: Path, key: str) -> None:
+def test_changes_of_the_list_of_runs_are_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(SpecError, match=f"--set {key}: a change is made to every run"):
         load_train_specs(written(tmp_path, COMMON), {key: 3})
 
@@ -172,7 +172,7 @@ def test_changes_that_are_none(tmp_path: Path, key: str) -> None:
         ({"steps": None, "tokens": 1e30}, "--set: tokens: 1e+30 in steps of 128 are 7.81e+27 steps, a run has at most"),
     ],
 )
-def test_what_is_wrong_on_the_command_line_is_named_so(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+def test_errors_of_options_name_the_option(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(EinsearchError) as caught:
         load_train_specs(written(tmp_path, COMMON), changes)
     assert caught.value.problem.startswith(problem)

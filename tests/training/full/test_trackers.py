@@ -1,4 +1,4 @@
-"""Trackers get what metrics.jsonl gets; those that are not installed say how to install them."""
+"""Trackers receive the numbers of metrics.jsonl; missing ones say how to install them."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ from tests.training.full.runs import CPU, Told, run_tiny, tiny_data, tiny_spec
 
 
 class Recorder(ModuleType):
-    """Stands for wandb or mlflow: keeps what it is given."""
+    """A stand-in for wandb or mlflow that keeps what it receives."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -71,13 +71,13 @@ def test_a_service_gets_every_line_and_a_resumed_run_goes_on_under_its_number(
 
 
 def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
-    """The real package; a resumed run replaces what came after its checkpoint."""
+    """The real package is used; a resumed run replaces the numbers after its checkpoint."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     spec = tiny_spec(metrics={"trackers": ["tensorboard"]})
     with pytest.raises(KeyboardInterrupt):
         train_full(spec, tiny_data(), tmp_path, CPU, Told(stop_at=5))
-    shutil.rmtree(checkpoints_of(tmp_path)[-1])  # as if it was killed: it goes on from step 3
+    shutil.rmtree(checkpoints_of(tmp_path)[-1])  # as if it had been killed: it continues from step 3
     train_full(spec, tiny_data(), tmp_path, CPU)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

@@ -21,7 +21,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "self-guided": {"steps": 20, **GUIDED, "model": {"structure": "btt:r=2"}, "recompute": True},
     "muon": {"steps": 20, "optimizer": {"name": "muon", "learning_rate": 1e-2}, "model": {"structure": "btt:r=2"}},
 }
-"""Twenty steps each; every one with DDP and with FSDP2."""
+"""Runs of twenty steps each, all of them with DDP and with FSDP2."""
 
 
 def main(folder: Path) -> None:

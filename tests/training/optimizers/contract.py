@@ -1,4 +1,4 @@
-"""What every optimizer owes to the trainers: inherit the class and give `kind`."""
+"""The contract of optimizers: inherit the class and give `kind`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def mlp(text: str, width: int = 64) -> MLP:
 
 @pytest.mark.usefixtures("one_thread")
 class OptimizerContract:
-    """Tests of one optimizer through everything that the project does with it."""
+    """Tests of one optimizer in everything that the project does with it."""
 
     kind: OptimizerKind
 
@@ -69,7 +69,7 @@ class OptimizerContract:
             assert option["weight_decay"] == (0.0 if is_spared else 0.1), name
 
     def test_decay_alone_shrinks_matrices(self) -> None:
-        """Zero gradients move matrices toward zero and nothing else."""
+        """Zero gradients move only matrices, toward zero."""
         model = mlp("btt:r=2")
         optimizer = self.made(model)
         before = {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -93,7 +93,7 @@ class OptimizerContract:
             assert (far != origin).any()
 
     @pytest.mark.parametrize("text", LAYERS)
-    def test_the_state_is_what_it_says(self, text: str) -> None:
+    def test_the_state_has_the_promised_tensors_and_bytes(self, text: str) -> None:
         model = mlp(text)
         optimizer, options = self.made(model), self.options(model)
         self.stepped(model, optimizer, seed=1)
@@ -107,7 +107,7 @@ class OptimizerContract:
         assert min(map(self.kind.state_bytes, options.values())) >= self.kind.least_state_bytes
 
     def test_a_copied_state_goes_on_as_the_first(self) -> None:
-        """Steps depend on gradients, parameters, state and groups only."""
+        """Steps depend only on gradients, parameters, state and groups."""
         first, second = mlp("btt-moe:experts=4,top=2"), mlp("btt-moe:experts=4,top=2")
         optimizer = self.made(first)
         for seed in range(3):

@@ -1,4 +1,4 @@
-"""AdamW against its own rules."""
+"""AdamW compared with its own rules."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Muon against torch.optim.Muon, which takes one matrix at a time, and against singular values."""
+"""Muon compared with torch.optim.Muon, which takes one matrix at a time, and with singular values."""
 
 import math
 
@@ -23,7 +23,7 @@ SHAPES = ((8, 8), (4, 16), (16, 4), (1, 7), (7, 1), (1, 1))
 
 @pytest.fixture
 def _float32_muon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch orthogonalises in bfloat16, whose rounding would hide small differences."""
+    """Let torch orthogonalise in float32, as rounding of bfloat16 would hide small differences."""
     monkeypatch.setattr(Tensor, "bfloat16", Tensor.clone)
 
 
@@ -57,7 +57,7 @@ class TestMuon(OptimizerContract):
         assert (found - start).norm() > 0.5
 
     def test_a_dense_structure_is_trained_as_by_torch_in_bfloat16(self) -> None:
-        """The factor of a dense structure is the weight turned over."""
+        """The factor of a dense structure is the transposed weight."""
         torch.manual_seed(0)
         layer = EinsumLinear(64, 64, "dense")
         (factor,) = layer.factors.values()
@@ -73,7 +73,7 @@ class TestMuon(OptimizerContract):
     @pytest.mark.parametrize("shape", SHAPES, ids=str)
     @pytest.mark.parametrize("batch", [(5,), (2, 3)], ids=str)
     def test_each_matrix_of_a_batch_is_trained_by_itself(self, batch: tuple[int, ...], shape: tuple[int, int]) -> None:
-        """Matrices of very different size in one batch: another one's norm must not leak in."""
+        """Matrices of very different size are in one batch; their norms must not mix."""
         sizes = torch.logspace(-2, 2, math.prod(batch)).reshape(*batch, 1, 1)
         moves = gradients(*batch, *shape) * sizes
         together = nn.Parameter(torch.ones(*batch, *shape))
@@ -86,7 +86,7 @@ class TestMuon(OptimizerContract):
             torch.testing.assert_close(found[tuple(index)], expected, rtol=1e-4, atol=1e-5)
 
     def test_the_rest_is_trained_by_adamw(self) -> None:
-        """To the last bit."""
+        """The results agree to the last bit."""
         ours, theirs = mlp("btt:r=2"), mlp("btt:r=2")
         optimizer = self.made(ours)
         adamw = torch.optim.AdamW(
@@ -143,7 +143,7 @@ class TestMuon(OptimizerContract):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_singular_values_come_close_to_one(shape: tuple[int, int]) -> None:
-    """And singular vectors stay: UᵀXV is diagonal."""
+    """Singular vectors stay: UᵀXV is diagonal."""
     matrices = gradients(6, *shape, steps=1)[0]
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     diagonal = u.mT @ orthogonalised(matrices) @ v.mT

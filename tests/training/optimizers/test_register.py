@@ -29,8 +29,8 @@ def test_a_name_is_given_once() -> None:
         register(Other())
 
 
-def test_settings_of_before_there_was_a_choice_are_the_same() -> None:
-    """So studies and runs that were begun then go on."""
+def test_settings_from_before_there_was_a_choice_stay_valid() -> None:
+    """Studies and runs that were started then can continue."""
     assert "name" not in OptimizerSettings().model_dump()
     assert "name" not in TrainSpec(steps=3).same_run()["optimizer"]
     assert TrainSpec(steps=3).same_run()["optimizer"]["beta2"] == 0.999

@@ -1,4 +1,4 @@
-"""The coordinate check, against a network built and trained apart."""
+"""The coordinate check, compared with a network that is built and trained separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on CUDA devices against the same runs on the CPU, and in other numbers."""
+"""Runs on CUDA devices compared with the same runs on the CPU, and in other precisions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("task", ["teacher", "text"])
 @pytest.mark.parametrize("structure", [*STRUCTURES, "dense-moe:experts=4,top=2"])
 def test_a_gpu_trains_as_the_cpu_does(tmp_path: Path, task: str, structure: str) -> None:
-    """The first steps of runs with the same start and data: they part by rounding, which grows with the steps."""
+    """The first steps of runs with the same start and data differ by rounding, which grows with the steps."""
     opened = small_teacher(tmp_path) if task == "teacher" else open_task("text", SMALL_TEXT)
     runs = several(opened, structure)
     if "moe" in structure:
@@ -57,7 +57,7 @@ def test_a_run_goes_on_from_a_state_of_another_device(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_products_in_bfloat16_train_nearly_as_well(tmp_path: Path, structure: str) -> None:
-    """As one run and in a pack, by a program and by the layers themselves: autocast is in all of them."""
+    """One run and a pack are tested, by a program and by the layers themselves: autocast is in all of them."""
     runs = [replace(run, precision="bfloat16") for run in several(small_teacher(tmp_path), structure)]
     together, alone = PackTrainer(runs), SingleTrainer(runs[0])
     exact = PackTrainer([replace(run, precision="float32") for run in runs])

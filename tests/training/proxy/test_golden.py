@@ -1,4 +1,4 @@
-"""Short loss curves kept in tests/golden: a refactor that moves them has changed the training.
+"""Short loss curves stored in tests/golden: a refactor that moves them has changed the training.
 
 There is one file for each kind of processor. After a change that is meant to move the curves, or for another kind, run
 this file as a program.
@@ -26,7 +26,7 @@ def _vendor() -> str:
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 KIND = f"{_vendor()}-{torch.backends.cpu.get_cpu_capability()}-torch-{torch.__version__.partition('+')[0]}"
-"""Processors of one kind sum in the same order, with the same version of torch."""
+"""The kind of processor; one kind sums in the same order, with the same version of torch."""
 OWN = GOLDEN / f"training_curves_{KIND}.json"
 STRUCTURES = ("dense", "monarch", "btt:r=2", "low-rank", "kronecker")
 
@@ -42,7 +42,7 @@ def curve(folder: Path, structure: str) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_the_curve_has_not_moved(tmp_path: Path, structure: str) -> None:
-    """To 1e-5 on a kind of processor that has a file; elsewhere as closely as other kinds agree."""
+    """The tolerance is 1e-5 on a kind of processor that has a file; elsewhere it is the difference between kinds."""
     path, tolerance = (OWN, 1e-5) if OWN.exists() else (min(GOLDEN.glob("training_curves_*.json")), 5e-3)
     expected = json.loads(path.read_text())[structure]
     for (flops, loss), (expected_flops, expected_loss) in zip(curve(tmp_path, structure), expected, strict=True):

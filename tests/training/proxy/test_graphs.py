@@ -1,4 +1,4 @@
-"""Steps as CUDA graphs. What a graph is given and gives back is tested without a GPU, by one that only remembers its step."""
+"""Steps as CUDA graphs, tested without a GPU: a stand-in remembers the step."""
 
 from __future__ import annotations
 

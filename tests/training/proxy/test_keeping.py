@@ -1,4 +1,4 @@
-"""Runs that are stopped at any moment go on as if nothing had happened, to the last bit."""
+"""Runs that are stopped at any moment continue exactly, to the last bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Ends = dict[int, RunOutcome | DivergedError]
 
 
 class Stopped(Exception):
-    """What stops a pack."""
+    """The exception that stops a pack."""
 
 
 def keeper(folder: Path, runs: int, said: list[str] | None = None, interval_s: float = 0.0) -> StateKeeper:
@@ -39,7 +39,7 @@ def keeper(folder: Path, runs: int, said: list[str] | None = None, interval_s: f
 def train(
     runs: list[ProxyRun], keep: StateKeeper | None = None, stop_after: int | None = None
 ) -> tuple[Ends, list[int]]:
-    """What came out of every run, and the steps of the first that were made."""
+    """The outcome of every run, and the steps of the first one that were made."""
     ends: Ends = {}
     steps: list[int] = []
 
@@ -81,7 +81,7 @@ def test_a_stopped_pack_goes_on_to_the_same_results(tmp_path: Path, kind: str) -
         assert isinstance(whole[2], DivergedError), "its neighbours do not notice"
 
 
-def test_runs_that_have_come_to_different_steps_end_as_ever(tmp_path: Path) -> None:
+def test_runs_at_different_steps_end_as_usual(tmp_path: Path) -> None:
     runs = pack(small_teacher(tmp_path), "program")[:2]
     whole, _ = train(runs)
     with pytest.raises(Stopped):
@@ -91,7 +91,7 @@ def test_runs_that_have_come_to_different_steps_end_as_ever(tmp_path: Path) -> N
     assert {n: plain(end) for n, end in ends.items()} == {n: plain(end) for n, end in whole.items()}
 
 
-def test_a_damaged_state_is_said_and_the_run_begins_again(tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported_and_the_run_starts_again(tmp_path: Path) -> None:
     runs = pack(small_teacher(tmp_path), "program")[:1]
     whole, all_steps = train(runs)
     with pytest.raises(Stopped):
@@ -108,7 +108,7 @@ def test_a_damaged_state_is_said_and_the_run_begins_again(tmp_path: Path) -> Non
 
 
 def test_states_are_saved_when_the_interval_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the monotonic clock: the clock of the machine may be set to any time."""
+    """The monotonic clock is used, as the machine's clock may be set to any time."""
     now = [0.0]
     monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(keeping.time, "time", lambda: pytest.fail("the clock of the machine"))

@@ -68,7 +68,7 @@ def trained(runs: Sequence[ProxyRun]) -> list[RunOutcome | DivergedError]:
 
 
 def same(one: RunOutcome | DivergedError, other: RunOutcome | DivergedError) -> bool:
-    """Equal but for the time."""
+    """Whether outcomes are equal except for the time."""
     if isinstance(one, DivergedError) or isinstance(other, DivergedError):
         return str(one) == str(other)
     return replace(one, elapsed_s=0.0) == replace(other, elapsed_s=0.0)
@@ -77,7 +77,7 @@ def same(one: RunOutcome | DivergedError, other: RunOutcome | DivergedError) -> 
 @pytest.mark.parametrize("width", [32, 46, 81, 90])
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_a_run_does_not_depend_on_its_pack(tmp_path: Path, structure: str, width: int) -> None:
-    """Also where the matrix of one run ends within a cache line, so that those of the next would begin there."""
+    """This includes matrices that end within a cache line, so that those of the next run would begin there."""
     runs = several(small_teacher(tmp_path), structure, width=width, weight_decay=0.1)
     together = trained(runs)
     assert all(same(end, train(run)) for end, run in zip(together, runs, strict=True))
@@ -95,7 +95,7 @@ def test_a_run_on_text_does_not_depend_on_its_pack(structure: str) -> None:
 @pytest.mark.parametrize("task", ["teacher", "text"])
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_a_program_steps_as_the_layers_themselves(tmp_path: Path, task: str, structure: str) -> None:
-    """Against autograd through the network's own passes, one run after another."""
+    """The reference is autograd through the network's own passes, one run after another."""
     runs = several(small_teacher(tmp_path) if task == "teacher" else open_task("text", SMALL_TEXT), structure)
     together, alone = PackTrainer(runs), [SingleTrainer(run) for run in runs]
     for _ in range(4):
@@ -106,7 +106,7 @@ def test_a_program_steps_as_the_layers_themselves(tmp_path: Path, task: str, str
 
 
 def test_a_program_is_written_down_again_for_another_order_of_the_parameters(tmp_path: Path) -> None:
-    """Weight decay makes more groups of parameters, which lie elsewhere."""
+    """Weight decay makes more groups of parameters, which are stored in other places."""
     for decay in (0.0, 0.1):
         runs = several(small_teacher(tmp_path), "low-rank", weight_decay=decay)
         together, alone = PackTrainer(runs), SingleTrainer(runs[0])
@@ -115,7 +115,7 @@ def test_a_program_is_written_down_again_for_another_order_of_the_parameters(tmp
 
 
 class Spoiled(TeacherTask):
-    """The teacher task with one NaN, in the data of seed 1."""
+    """The teacher task with one NaN in the data of seed 1."""
 
     def batches(self, seed: int) -> Iterator[Batch]:
         for step, batch in enumerate(super().batches(seed), start=1):
@@ -137,7 +137,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
 
 
 def test_losses_that_are_read_late_are_those_of_their_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, which is some steps ahead of the process that looks at its losses."""
+    """On a GPU, the process reads losses some steps late."""
 
     def ends_and_steps() -> tuple[list[RunOutcome | DivergedError], list[tuple[int, int, float]]]:
         steps: list[tuple[int, int, float]] = []
@@ -161,7 +161,7 @@ def test_losses_that_are_read_late_are_those_of_their_steps(tmp_path: Path, monk
 
 
 def test_packs_are_as_large_as_the_memory_of_a_gpu_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run needs 3 GB, and 80% of 10 GB may be taken: 5 runs train in three parts."""
+    """A run needs 3 GB, and 80% of 10 GB may be used, so 5 runs train in three parts."""
 
     class OneStep:
         def __init__(self, runs: Sequence[ProxyRun]) -> None:
@@ -211,7 +211,7 @@ def test_progress_is_of_each_run(tmp_path: Path) -> None:
 
 
 def test_the_time_of_a_run_is_its_share_of_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that says 10 at the start and 40 at the end."""
+    """The clock says 10 at the start and 40 at the end."""
     clock = iter([10.0, *[40.0] * 100])
     monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     ends = trained(several(small_teacher(tmp_path), "dense", steps=10))
@@ -234,7 +234,7 @@ def test_a_trainer_goes_on_from_a_state(tmp_path: Path, structure: str, optimize
     save_run_state(tmp_path / "run", "me", 5, first.run_state(len(first.runs) - 1))
     state = read_run_state(tmp_path / "run", "me", pytest.fail)
     assert state is not None
-    if is_program:  # with another run, or alone: states are those of runs, not of packs
+    if is_program:  # with another run, or alone: states belong to runs, not to packs
         alone = PackTrainer([replace(run, seed=1)])
         alone.load_run_states([state])
         assert [alone.step()[0] for _ in range(3)] == [losses[n][1] for n in range(5, 8)]
@@ -252,7 +252,7 @@ def test_a_trainer_goes_on_from_a_state(tmp_path: Path, structure: str, optimize
 
 
 def test_which_runs_train_as_a_program(tmp_path: Path) -> None:
-    """With 128 samples a step, up to width 1024; neither experts nor another optimizer."""
+    """With 128 samples per step, they do up to width 1024, but not with experts or another optimizer."""
     task = small_teacher(tmp_path)
     assert trains_as_program(run_of(task, "monarch", width=1024))
     assert not trains_as_program(run_of(task, "monarch", width=1025))
@@ -266,7 +266,7 @@ def test_which_runs_train_as_a_program(tmp_path: Path) -> None:
 
 
 class Looking(TeacherTask):
-    """The loss decides by a value, which no fixed program can."""
+    """A loss that branches on a value, which no fixed program can."""
 
     def loss(self, model: StructuredNetwork, batch: Batch) -> Tensor:
         found = super().loss(model, batch)
@@ -299,7 +299,7 @@ def test_a_loss_that_looks_at_values_trains_one_by_one(tmp_path: Path) -> None:
 def test_a_pack_that_memory_does_not_suffice_for_is_halved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """Memory for two runs: of three, one and two begin again; a run that has diverged before does not."""
+    """Memory suffices for two runs. Of three, one and two start again; a run that has diverged before does not."""
     advance, sizes = PackTrainer.advance, list[int]()
 
     def scarce(trainer: PackTrainer) -> Tensor:
@@ -322,7 +322,7 @@ def test_a_pack_that_memory_does_not_suffice_for_is_halved(
 def test_a_pack_that_memory_does_not_suffice_for_while_it_is_written_down_is_halved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of a step's tensors are alive then. A run alone fails, and is not trained another way."""
+    """All tensors of a step are alive during recording. A single run fails, and is not trained in another way."""
     loss, sizes = TeacherTask.loss, list[int]()
 
     class Scarce(TeacherTask):
@@ -353,7 +353,7 @@ def test_a_pack_that_memory_does_not_suffice_for_while_it_is_written_down_is_hal
 
 
 def test_a_run_begins_again_where_its_state_is_of_the_other_kind_of_trainer(tmp_path: Path) -> None:
-    """As where a run goes on from a GPU on a CPU, which trains wide networks by their own passes."""
+    """A run may continue from a GPU on a CPU, which trains wide networks by their own passes."""
     run = several(small_teacher(tmp_path), "monarch", steps=12)[0]
     single, pack = SingleTrainer(run), PackTrainer([run])
     for _ in range(5):
@@ -399,7 +399,7 @@ def test_an_error_that_is_not_of_memory_halves_nothing(tmp_path: Path, monkeypat
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_programs_that_are_not_kept_leave_no_memory_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`torch.jit.trace` would keep 4 MB for each of them as long as the process."""
+    """`torch.jit.trace` would keep 4 MB for each of them until the process ends."""
     task = small_teacher(tmp_path)
     monkeypatch.setattr(program, "_KEPT", 1)
 

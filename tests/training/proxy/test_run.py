@@ -38,7 +38,7 @@ def without_clock(outcome: RunOutcome) -> dict[str, object]:
 
 
 def test_the_teacher_task_is_learned(tmp_path: Path) -> None:
-    """The real teacher, a pool of 16,384: 3e9 FLOPs take the loss from 1 to below 0.3; linear leaves 0.6."""
+    """On the real teacher, with a pool of 16,384, 3e9 FLOPs reduce the loss from 1 to below 0.3; linear leaves 0.6."""
     settings = {"pool_size": 16_384, "validation_size": 2048}
     task = open_task("teacher", settings, tmp_path)
     for structure in ("dense", "monarch"):
@@ -48,7 +48,7 @@ def test_the_teacher_task_is_learned(tmp_path: Path) -> None:
 
 
 def test_the_text_task_is_learned() -> None:
-    """The standard library: from log(128) = 4.85 nats to below 3.0 within 60 steps of 512 characters."""
+    """On the standard library, the loss falls from log(128) = 4.85 nats to below 3.0 in 60 steps of 512 characters."""
     task = TextTask(TextSettings(context=64, batch=8, layers=1, learning_rate=0.02, validation_blocks=16))
     run = ProxyRun(task=task, structure=parse_structure("monarch"), width=64, budget_flops=0.0)
     per_step = 3 * 512 * plan_flops(task)
@@ -151,12 +151,12 @@ def test_counting_the_first_step_changes_no_bit(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_plan_allocates_no_network(tmp_path: Path) -> None:
-    """A matrix of 400 GB is planned, not made."""
+    """A matrix of 400 GB is planned, but not allocated."""
     plan = run_cost(run_of(small_teacher(tmp_path), width=320_000, budget_flops=1e30))
     assert plan.params > 1e11
 
 
-def test_progress_is_told_after_every_step(tmp_path: Path) -> None:
+def test_progress_is_reported_after_every_step(tmp_path: Path) -> None:
     told: list[StepDone] = []
     outcome = train(run_of(small_teacher(tmp_path), budget_flops=1e8), told.append)
     assert [done.step for done in told] == list(range(1, outcome.steps + 1))
@@ -165,7 +165,7 @@ def test_progress_is_told_after_every_step(tmp_path: Path) -> None:
     assert told[0].routing() == (), "a network without experts has no routers"
 
 
-def test_progress_knows_what_the_routers_did_with_the_batch_of_the_step() -> None:
+def test_progress_has_the_routers_statistics_of_the_step() -> None:
     """Routers start at zero: all tokens of the first step go to the same two experts."""
     task = open_task("text", {"context": 32, "batch": 4, "layers": 1, "validation_blocks": 4})
     run = ProxyRun(task=task, structure=parse_layer("btt-moe:experts=4,top=2"), width=32, budget_flops=3e8)
@@ -191,13 +191,13 @@ def test_a_budget_too_small_names_the_least(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("budget", [float("nan"), float("inf"), -1.0])
-def test_a_budget_that_is_no_number_of_flops(tmp_path: Path, budget: float) -> None:
+def test_a_budget_must_be_a_number_of_flops(tmp_path: Path, budget: float) -> None:
     with pytest.raises(SpecError, match=r"a budget of (nan|inf|-1) training FLOPs"):
         run_cost(run_of(small_teacher(tmp_path), budget_flops=budget))
 
 
 class Spoiled(TeacherTask):
-    """The teacher task with one NaN on the way."""
+    """The teacher task with one NaN in its data."""
 
     spoil_at = 7
 
@@ -251,7 +251,7 @@ def test_the_estimated_time_is_of_the_order_of_the_real_one(tmp_path: Path) -> N
 def test_the_estimate_is_what_is_fixed_and_a_step_for_every_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that ticks once whenever it is read: building the network, each step and each validation take a second."""
+    """The clock ticks once per reading, so building the network, each step and each validation take a second."""
     ticks = count()
     monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     speed = probe(run_of(small_teacher(tmp_path), budget_flops=1e8, validations=4))

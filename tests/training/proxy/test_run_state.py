@@ -1,4 +1,4 @@
-"""States of runs come back as they were, and damaged ones are never used."""
+"""States of runs are restored exactly, and damaged ones are never used."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_newest_state_counts_and_two_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_run_that_began_again_goes_on_from_its_new_states(tmp_path: Path) -> None:
-    """Those of later steps could not be used: they do not push the new ones out."""
+    """States of later steps could not be used; they must not displace the new ones."""
     for step in (8, 9):
         save_run_state(tmp_path, "me", step, {"done": step})
         hurt(sealed_in(tmp_path)[-1] / STATE, "flipped")
