@@ -1,4 +1,4 @@
-"""What autocast does to the operands of a matrix product, for layers that compute them themselves."""
+"""The effect of autocast on the operands of matrix products, for layers that compute these themselves."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def without_autocast(kind: str) -> AbstractContextManager[object]:
-    """Turns autocast off; device types that have none, such as meta, need nothing."""
+    """A context that turns autocast off; device types without autocast, such as meta, need nothing."""
     return torch.autocast(kind, enabled=False) if _is_available(kind) else nullcontext()
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The dtype to which autocast casts the operands of a matrix product; None outside of it."""
+    """The dtype to which autocast casts the operands of a matrix product; None without autocast."""
     kind = x.device.type
     if not (_is_available(kind) and torch.is_autocast_enabled(kind)):
         return None
@@ -23,17 +23,17 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def _is_available(kind: str) -> bool:
-    """Compilers of torch up to 2.11 break their graph at its own question."""
+    """Whether a device type has autocast; torch's own question breaks the graph of compilers up to torch 2.11."""
     return kind in ("cpu", "cuda") or torch.amp.is_autocast_available(kind)
 
 
 def cast_dtype(tensor: Tensor, autocast: torch.dtype | None) -> torch.dtype:
-    """The dtype in which a tensor is multiplied: that of autocast, which leaves float64 alone."""
+    """The dtype in which a tensor is multiplied: that of autocast, except for float64."""
     return tensor.dtype if autocast is None or tensor.dtype is torch.float64 else autocast
 
 
 def cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> list[Any]:
-    """The tensors as autocast multiplies them."""
+    """The tensors, cast as autocast multiplies them."""
     if dtype is None:
         return list(tensors)
     return [tensor if tensor is None else tensor.to(cast_dtype(tensor, dtype)) for tensor in tensors]

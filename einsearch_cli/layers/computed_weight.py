@@ -1,6 +1,6 @@
 """The read-only `weight` of a structured layer: its dense matrix, computed from the factors at each access.
 
-Code that writes into the weight of a linear layer would change a copy only, so a write raises an error instead.
+Code that writes into the weight of a linear layer would change only a copy, so a write raises an error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def refuse_write() -> NoReturn:
 
 
 class ComputedWeight(Tensor):
-    """Dense matrix of a layer, or a view of it: it reads like any tensor, and a write raises an error.
+    """The dense matrix of a layer, or a view of it: it reads like any tensor, and a write raises an error.
 
     >>> from einsearch_cli import EinsumLinear
     >>> layer = EinsumLinear(16, 16, "btt:r=2")
@@ -43,7 +43,7 @@ class ComputedWeight(Tensor):
     """
 
     _is_hf_initialized = True
-    """Blocks of transformers draw the weights of their layers when they are built; this they leave alone."""
+    """Always true: blocks of transformers initialise their layers' weights, but skip those with this mark."""
 
     @classmethod
     def __torch_function__(
@@ -63,7 +63,7 @@ class ComputedWeight(Tensor):
                 refuse_write()
             return _marked(result, {_storage(tensor) for tensor in mine})
 
-    def set_(self, *_: Any, **__: Any) -> NoReturn:  # torch does not ask `__torch_function__`
+    def set_(self, *_: Any, **__: Any) -> NoReturn:  # torch does not call `__torch_function__` for these
         refuse_write()
 
     @property
@@ -76,13 +76,13 @@ class ComputedWeight(Tensor):
         super().__setattr__("__class__", nn.Parameter)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse another class, the first thing that `torch.utils.swap_tensors` sets."""
+        """Refuse to change the class, which is the first step of `torch.utils.swap_tensors`."""
         if name == "__class__":
             refuse_write()
         super().__setattr__(name, value)
 
     def __dlpack__(self, **_: Any) -> NoReturn:
-        """Raise LayerError, as a write on the other side of DLPack cannot be seen."""
+        """Raise LayerError, as writes through DLPack cannot be detected."""
         raise LayerError(
             "the weight of a structured layer through DLPack: it is computed, and a write to the shared memory "
             "would be lost",
@@ -103,7 +103,7 @@ def computed_weight(compute: Callable[[], Tensor]) -> Tensor:
     if is_traced():
         return compute()
     has_grad = torch.is_grad_enabled()
-    # Tensors of the inference mode have no versions, by which writes are found.
+    # Tensors of the inference mode have no version counters, by which writes are detected.
     with torch.inference_mode(mode=False), torch.set_grad_enabled(has_grad):
         return _computed(compute())
 
@@ -130,7 +130,7 @@ class WithoutWeight(dict[str, Any]):
             refuse_write()
         super().__delitem__(name)
 
-    # By way of `__setitem__`, past which a dict's own go.
+    # By way of `__setitem__`, which a dict's own methods bypass.
     setdefault, update = MutableMapping.setdefault, MutableMapping.update
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]  # dict overloads it
@@ -159,7 +159,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def _is_write(name: str) -> bool:
-    """Whether a method of this name changes its tensor; needed as some of these raise no version.
+    """Whether a method of this name changes its tensor; needed because some of these do not raise the version.
 
     >>> [_is_write(name) for name in ("__set__", "apply_", "requires_grad_", "__get__", "clone")]
     [True, True, False, False, False]
@@ -178,7 +178,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _innermost(tensor: Tensor) -> Tensor:
-    """The tensor that the transforms of `torch.func` have wrapped; the tensor itself outside of them."""
+    """The tensor inside the wrappers of `torch.func`; without transforms, the tensor itself."""
     while is_wrapped(tensor):
         tensor = unwrapped(tensor)
     return tensor

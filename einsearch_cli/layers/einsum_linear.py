@@ -28,32 +28,32 @@ from einsearch_cli.layers.torch_private import is_any_autocast, unwrap_if_dead
 from einsearch_cli.layers.tracing import calls_operators, is_plain
 from einsearch_cli.structures import FeatureOrder, Structure, parse_structure
 
-# Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of them.
+# Looked up once: a small layer takes 8 µs, and every attribute of a module costs 0.05 of these.
 _is_grad_enabled = torch.is_grad_enabled
 _linear, _addmm = functional.linear, torch.addmm
 _num_threads = torch.get_num_threads
 
 
 class EinsumLinear(FactoredModule, StructuredLayer):
-    """y = W x + b, where W is the einsum of a structure's factors.
+    """A linear layer y = W x + b, where W is the einsum of a structure's factors.
 
     Input (..., in_features), output (..., out_features), for any leading shape. Each factor is stored as a batch of
-    matrices, (batch, fan_in, fan_out), and meets the activation in one batched matrix product. The order in which
-    features are read as index axes is that of the equation if the structure is given as one, else the layer's own,
-    chosen for speed; `order` says another. Where a dimension has no fitting divisors the input is padded with zeros and
-    the output is cut.
+    matrices, (batch, fan_in, fan_out), and meets the activation in one batched matrix product. The features are read as
+    index axes in the order of the equation, if the structure is given as one; otherwise in an order chosen for speed.
+    `order` sets another. Where a dimension has no fitting divisors, the input is padded with zeros and the output is
+    cut.
 
-    Stability, from Qiu et al. 2024 (arXiv 2406.06248), and Potapczynski et al. 2024 (arXiv 2410.02117): every factor is
-    divided by max(1, rms / init std), and the product has a learnable gain. All these numbers are folded into one
-    (`rms_scale`).
+    For stability, following Qiu et al. 2024 (arXiv 2406.06248) and Potapczynski et al. 2024 (arXiv 2410.02117), every
+    factor is divided by max(1, rms / init std), and the product has a learnable gain. All these numbers are folded into
+    one (`rms_scale`).
 
     Args:
         in_features: width of the input.
         out_features: width of the output.
         structure: a `Structure`, or any text that `parse_structure` reads.
         bias: whether to add a learnable bias, zero at start.
-        device: where the parameters live; `meta` allocates nothing.
-        dtype: a floating dtype, torch's default one if None.
+        device: device of the parameters; `meta` allocates nothing.
+        dtype: a floating-point dtype; None means torch's default.
         order: which index counts slowest along the features. None: as an equation is written, else `fast`.
             `fast`: chosen for speed, for layers that are trained from scratch. `standard`: the documented order of
             the family (`docs/reference/families.md`), so that a Kronecker product is `torch.kron(A, B)`. Or a
@@ -62,7 +62,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
     Raises:
         StructureError: if the text is not a structure, or the order one of other indices.
         SizeError: if the structure does not fit the widths, or its parameters do not fit the memory of the device.
-        LayerError: if the dtype is not a floating one.
+        LayerError: if the dtype is not a floating-point one.
 
     >>> layer = EinsumLinear(64, 64, "monarch")
     >>> layer(torch.ones(2, 3, 64)).shape
@@ -96,7 +96,9 @@ class EinsumLinear(FactoredModule, StructuredLayer):
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        self.factors = self.factors  # behind the bias, as optimizers count the parameters of old checkpoints
+        self.factors = (
+            self.factors
+        )  # behind the bias, since optimizers of old checkpoints count the parameters in this order
         self.reset_parameters()
 
     @torch.no_grad()
@@ -108,10 +110,10 @@ class EinsumLinear(FactoredModule, StructuredLayer):
 
     @property
     def route(self) -> str | None:
-        """The one way in which the layer multiplies, such as `(xA)B`; None, the default, lets the planner choose.
+        """The fixed way in which the layer multiplies, such as `(xA)B`; None, the default, lets the planner choose.
 
         With `x(AB)`, a call multiplies the factors with each other first; a merged layer keeps that product (see
-        `merge`). Fixed to the factors' own sequence, a merged layer keeps no matrix, only its scale.
+        `merge`). A merged layer whose route is the factors' own sequence keeps no matrix, only its scale.
 
         >>> layer = EinsumLinear(64, 64, "monarch")
         >>> layer.route = "(xA)B"
@@ -131,13 +133,16 @@ class EinsumLinear(FactoredModule, StructuredLayer):
                 f"route {text!r}: this layer's are {', '.join(known)}", remedy="one of these, or None for the fastest"
             )
         self._route = None if text is None else known[text]
-        self._calls: list[Resolved | None] = [None, None]  # decided for earlier calls, without gradients and with them
+        self._calls: list[Resolved | None] = [
+            None,
+            None,
+        ]  # decisions for earlier calls, without gradients and with them
         if self._merging is not None:
             self._merging.weights = None
 
     @property
     def is_merged(self) -> bool:
-        """Whether calls without gradients may use what was kept from calls before; see `merge`."""
+        """Whether calls without gradients may use what earlier calls kept; see `merge`."""
         return self._merging is not None and self._merging.is_current(self._parameters)
 
     @property
@@ -150,7 +155,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         """The dense matrix, computed at each access, for code that reads the weight of a linear layer.
 
         Raises:
-            LayerError: at every write into it, or in its place, as it would be lost.
+            LayerError: at every attempt to write or replace it, as the change would be lost.
         """
         return computed_weight(lambda: self.to_dense().contiguous())
 
@@ -159,13 +164,13 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         refuse_write()
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Register a parameter; a `weight`, or what tools store in its place, is refused."""
+        """Register a parameter; a `weight`, or what tools store instead of it, is refused."""
         if name.startswith("weight"):  # `weight_orig`, `weight_g`
             refuse_write()
         super().register_parameter(name, param)
 
     def to_dense(self) -> Tensor:
-        """W as one tensor of shape (out_features, in_features), scaling included; differentiable.
+        """W as one tensor of shape (out_features, in_features), with its scale; differentiable.
 
         >>> layer = EinsumLinear(12, 8, "low-rank:r=2", bias=False)
         >>> x = torch.ones(12)
@@ -174,7 +179,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         """
         route = dense_route(self.sized)
         with without_autocast(self.gain.device.type):
-            if route is None:  # blocks on a diagonal: one column after another
+            if route is None:  # W is block-diagonal: one column after another
                 identity = torch.eye(self.in_features, device=self.gain.device, dtype=self.gain.dtype)
                 columns = contract(self.plan, self.padded(identity), self._scaled_factors())
                 return columns[:, : self.out_features].T
@@ -188,18 +193,18 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> LayerExplanation:
-        """How a call of this many tokens is computed: its route, products, chunks and executor.
+        """Explain how a call of this many tokens is computed: its route, products, chunks and executor.
 
-        Compiled, traced and transformed calls multiply by the factors' own sequence, or by the route that is set.
+        Compiled, traced and transformed calls use the factors' own sequence, or the route that is set.
 
         Args:
             tokens: rows of the input, all leading axes together.
-            use: `training`, `inference` or `merged`; if None, what a call would be now.
-            device: kind of device; that of the parameters if None.
-            dtype: in which products are computed; that of the parameters, or of autocast, if None.
+            use: `training`, `inference` or `merged`; None means the use of a call made now.
+            device: kind of device; None means that of the parameters.
+            dtype: dtype of the products; None means that of the parameters, or of autocast.
 
         Raises:
-            LayerError: for another use.
+            LayerError: for an unknown use.
 
         >>> print(EinsumLinear(64, 64, "monarch").explain(1000, "training", device="cuda", dtype=torch.bfloat16))
         ... # doctest: +ELLIPSIS
@@ -235,10 +240,10 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         return tensor.permute(axes).reshape([self.sized.size(carriers) for carriers in carried])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features).
+        """Map (..., in_features) to (..., out_features).
 
         Raises:
-            LayerError: for another input width, dtype or device, or an input that is not floating.
+            LayerError: for another input width, dtype or device, or an input that is not floating-point.
         """
         if not is_plain(x):
             other = output_for(self, x, self.in_features)
@@ -273,7 +278,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
             raise
 
     def train(self, mode: bool = True) -> EinsumLinear:
-        """Sets the mode as any module's; training ends what `merge` began, evaluation does not."""
+        """Set the mode like any module; training ends what `merge` began, evaluation does not."""
         if mode:
             self._merging = None
         return super().train(mode)
@@ -292,12 +297,12 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         )
 
     def _infer_merged(self, x: Tensor, merging: Merging) -> Tensor:
-        """Without gradients, as a layer that is merged unless its parameters have changed since."""
+        """Compute without gradients as a merged layer, unless its parameters have changed since."""
         if not self.is_merged:
             self._merging = None
         if self._merging is not merging or x.is_meta:  # a scale on meta has no value
             return self._contract(x, has_grad=False)
-        check_width(x, self.in_features)  # rows of another width may be reshaped, and there may be none of them
+        check_width(x, self.in_features)  # rows of another width may be reshaped, and there may be none
         autocast, kept = autocast_dtype(x), merging.weights
         if kept is None or kept.autocast is not autocast:
             call = Call(x.device.type, cast_dtype(self.gain, autocast), x.numel() // self.in_features, trains=False)
@@ -309,7 +314,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         return self.cut(y).reshape(*x.shape[:-1], self.out_features)
 
     def _record(self, x: Tensor) -> Tensor:
-        """For compilers, tracers and function transforms: the factors' own sequence unless another route is fixed."""
+        """The path of compilers, tracers and function transforms: the factors' own sequence unless a route is fixed."""
         dtype, route = autocast_dtype(x), self._route
         is_own = route is None or route.is_own
         is_operator = is_own and calls_operators() and not self.plan.is_dense
@@ -320,7 +325,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         rows = self.padded(x.reshape(-1, self.in_features))
         rows, bias, *factors = cast(dtype, rows, self._padded_bias(self.bias), *factors)
         if is_operator:
-            check_parameters(x, self)  # the compiler does not look inside an operator
+            check_parameters(x, self)  # the compiler does not trace into an operator
             y = structured_linear(rows, self.gain, bias, factors, self._operator_name, _is_grad_enabled())[0]
         else:
             y = contract(plan, rows, factors)
@@ -328,7 +333,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         return self.cut(y).reshape(*x.shape[:-1], self.out_features)
 
     def _contract(self, x: Tensor, has_grad: bool) -> Tensor:
-        """From the factors as they are now."""
+        """Compute from the factors as they are now."""
         call, autocast = self._calls[has_grad], autocast_dtype(x) if is_any_autocast() else None
         if call is None or not call.serves(x, autocast):
             call = self._calls[has_grad] = self._resolve(x, autocast, has_grad)
@@ -366,14 +371,14 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         return route_table(self.sized, profile_for(call.device, _num_threads(), call.dtype), use)
 
     def _order_changed(self) -> None:
-        """Note what follows from the plan, and drop what was decided by another one."""
-        # Made beforehand, as compilers show a layer, and cannot follow how these are made.
+        """Derive everything that follows from the plan, and drop decisions of an earlier one."""
+        # These are made beforehand, as compilers cannot follow their making.
         self._structure_text, self._order_text = str(self.structure), self._order_shown()
         self._operator_name = register_plan(self.plan)
         self.route = self.route
 
     def _scaled_factors(self) -> list[Tensor]:
-        """The factors in the order in which they meet, the last one times the scale."""
+        """The factors in the order in which they meet, the last one multiplied by the scale."""
         factors = self._factors()
         scaled = scaled_last if is_first_order() else reference_scaled_last
         return [*factors[:-1], scaled(self.gain, factors, self.plan.stds)]
@@ -383,16 +388,16 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         return functional.pad(bias, (0, padding)) if padding and bias is not None else bias
 
     def _apply(self, fn: Any, recurse: bool = True) -> EinsumLinear:
-        """Moves to another device or dtype; what was merged or decided stays behind."""
+        """Move to another device or dtype; merged matrices and decisions are dropped."""
         self._merging, self._calls = None, [None, None]
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are without what can be made again, and not merged."""
+        """The state of copies and pickles: not merged, and without what can be made again."""
         return {**super().__getstate__(), "_merging": None, "_calls": [None, None], "_route": self.route}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Layers that versions without orders have pickled stay in the fast order, in which they were written."""
+        """Read pickles of versions without orders: their layers stay in the fast order, in which they were written."""
         parameters, buffers = WithoutWeight(state["_parameters"]), BuffersWithoutWeight(state["_buffers"])
         kept = {**state, "_route": None, "_merging": None, "_parameters": parameters, "_buffers": buffers}
         super().__setstate__(kept)

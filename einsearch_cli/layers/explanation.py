@@ -1,4 +1,4 @@
-"""How a layer computes a call of some size: which route, in which products and chunks, and by which executor."""
+"""The explanation of a call of some size: its route, products, chunks and executor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from einsearch_cli.sizing import SizedStructure
 
 @dataclass(frozen=True, slots=True)
 class LayerExplanation:
-    """What `EinsumLinear.explain` finds; `str()` of it is for people."""
+    """The result of `EinsumLinear.explain`; `str()` of it is for people."""
 
     sized: SizedStructure
     tokens: int
@@ -25,17 +25,17 @@ class LayerExplanation:
     dtype: torch.dtype
     """The dtype of the products."""
     route: str
-    """Such as `(xA)B`, or `x(AB)` where factors are multiplied first."""
+    """The route, such as `(xA)B`, or `x(AB)` if factors are multiplied first."""
     plan: Plan
-    """The products, for this many tokens."""
+    """The products for this many tokens."""
     executor: str
-    """`cpu` runs the steps of the plan in chunks of tokens, `gpu` at once; `dense` forms one matrix."""
+    """The executor: `cpu` runs the plan's steps in chunks of tokens, `gpu` at once; `dense` forms one matrix."""
     chunks: tuple[int, ...]
-    """Tokens of every chunk."""
+    """Number of tokens of every chunk."""
     kept: tuple[bool, ...]
-    """Whether the result of each step but the last is kept for the backward pass; empty without one."""
+    """Whether the result of each step but the last is kept for the backward pass; empty without a backward pass."""
     predicted_us: dict[str, float]
-    """Microseconds of every route that the planner compares, by its cost model."""
+    """Predicted microseconds of every route that the planner compares."""
 
     def __str__(self) -> str:
         sized, dtype = self.sized, str(self.dtype).removeprefix("torch.")
@@ -55,7 +55,7 @@ class LayerExplanation:
 
 
 def explanation(sized: SizedStructure, route: Route, use: Use, call: Call, profile: MachineProfile) -> LayerExplanation:
-    """How `route` is taken in a call."""
+    """Explain how `route` is used in a call."""
     tokens, plan = call.tokens, route.plan.at(call.tokens, profile.token_major)
     return LayerExplanation(
         sized=sized,

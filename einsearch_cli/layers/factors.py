@@ -1,4 +1,4 @@
-"""The factors of a layer, which are parameters of the layer itself: seen by name, and as single matrices."""
+"""The factors of a layer, which are parameters of the layer itself: by name, and as single matrices."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def parameter_name(factor: str) -> str:
 class Factors(nn.ParameterDict):
     """The factors of a layer by name: a view of the layer's own parameters.
 
-    Tools that compute a parameter from others, such as parametrizations and pruning, keep more than a parameter in
-    its place. Once one of them is used on this view, the view becomes a module of the layer and holds the factors.
+    Some tools compute a parameter from others, such as parametrizations and pruning, and store more than a parameter in
+    its place. Once such a tool is used on this view, the view becomes a module of the layer and holds the factors.
     """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        # Replicas of `nn.DataParallel` have plain tensors, which are no parameters.
+        # Replicas of `nn.DataParallel` have plain tensors instead of parameters.
         held = vars(layer).get("_former_parameters") or layer._parameters
-        # Not `_parameters = …`, which would be a change of the module.
+        # Not `_parameters = …`, which would count as a change of the module.
         vars(self).update(_modules_of_layer=layer._modules, _parameters=_Part(held))
         self._keys.update(dict.fromkeys(self._parameters))
 
@@ -51,7 +51,7 @@ class Factors(nn.ParameterDict):
         super().register_buffer(name, tensor, persistent)
 
     def become_module(self) -> None:
-        """Make this a module of the layer, which holds the factors from now on."""
+        """Make this a module of the layer, which then holds the factors."""
         modules = vars(self).pop("_modules_of_layer", None)
         if modules is not None:
             own = dict(self._parameters)
@@ -84,9 +84,9 @@ class _Part(MutableMapping[str, Any]):
 
 
 class FactorMatrix(nn.Parameter):
-    """One matrix of a factor, (fan_out, fan_in), as `nn.Linear` stores its weight: a view, and so is its gradient.
+    """One matrix of a factor, (fan_out, fan_in), as `nn.Linear` stores its weight; it and its gradient are views.
 
-    It is for optimizers. Whoever steps it or sets its gradient changes those of the factor.
+    It is for optimizers: stepping it or setting its gradient changes those of the factor.
     """
 
     _factor: nn.Parameter
@@ -100,7 +100,7 @@ class FactorMatrix(nn.Parameter):
 
     @property
     def grad(self) -> Tensor | None:
-        """The part of the factor's gradient; None where the factor has none. Setting None takes the whole one away."""
+        """The matrix's part of the factor's gradient, or None; setting None removes the whole gradient."""
         whole = self._factor.grad
         return None if whole is None else _matrices(whole)[self._index]
 

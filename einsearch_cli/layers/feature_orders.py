@@ -1,4 +1,4 @@
-"""Modules that are made of factors, and the order in which they read and write features, as part of what they are."""
+"""Modules that are made of factors and own the order in which they read and write features."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from einsearch_cli.structures import FeatureOrder, Structure, standard_order
 FAST: Final = "fast"
 STANDARD: Final = "standard"
 _KEY: Final = "einsearch_order"
-"""Key of a layer's order in the metadata that torch keeps with a state."""
+"""Key of a layer's order in the metadata that torch stores with a state."""
 _VERSION: Final = 2
-"""Version of a layer's state in these metadata. States of version 1 record no order and are in the fast one."""
+"""Version of a layer's state in these metadata. States of version 1 record no order and have the fast one."""
 
 
 def sized_for(structure: Structure, d_in: int, d_out: int, order: FeatureOrder | str | None) -> SizedStructure:
-    """Sizes of a structure at these widths, with the order of features that `EinsumLinear` describes.
+    """Sizes of a structure at these widths, with an order of features as `EinsumLinear` describes.
 
     Raises:
         SizeError: if the structure does not fit the widths.
@@ -46,13 +46,13 @@ def sized_for(structure: Structure, d_in: int, d_out: int, order: FeatureOrder |
 class FactoredModule(nn.Module):
     """A module made of a structure's factors, which read and write features in an order that its state records.
 
-    Factors are parameters of the module itself, named `factors.A`, `factors.B`, …, so that whatever moves a module's
-    own parameters before a call also moves them. Names with a dot are the ones of all earlier versions, in which
-    the factors had a module of their own; `factors` answers wherever torch looks for that module.
+    Factors are parameters of the module itself, named `factors.A`, `factors.B`, …, so whatever moves a module's own
+    parameters before a call also moves them. Names with a dot come from earlier versions, in which the factors had a
+    separate module; `factors` answers wherever torch looks for that module.
 
-    The metadata of a torch state dict hold the order, and `load_state_dict` reads it there: a layer whose order is open takes
-    it over, and one with another order refuses the state. A state of version 1 records no order and is in the fast one: a
-    layer that has its order from an equation takes the fast one then, and a layer that was built with `order=` refuses the
+    The metadata of a torch state dict contain the order, and `load_state_dict` reads it: a layer whose order is open
+    takes it, and one with another order refuses the state. A state of version 1 records no order and has the fast one:
+    a layer with the order of an equation then takes the fast one, and a layer that was built with `order=` refuses the
     state. Formats without these metadata, such as safetensors, need `str(layer.order)` stored next to the tensors.
     """
 
@@ -74,13 +74,13 @@ class FactoredModule(nn.Module):
         dtype: torch.dtype,
         experts: tuple[int, ...] = (),
     ) -> None:
-        """Make factors (*experts, batch, fan_in, fan_out) without values yet, if the device has the memory."""
+        """Create factors (*experts, batch, fan_in, fan_out) without values, if the device has the memory."""
         self.in_features, self.out_features, self.structure = d_in, d_out, structure
         self.sized = sized_for(structure, d_in, d_out, order)
         _check_allocation(self.sized, device, dtype, *experts)
         self.plan = stored_plan(self.sized)
         shapes = {step.factor: step.weight_shape for step in self.plan.steps}
-        # One axis, as sharding (`fully_shard`) takes no parameters without one.
+        # One axis, since sharding (`fully_shard`) does not accept parameters without axes.
         self.gain = nn.Parameter(torch.empty(experts or 1, device=device, dtype=dtype))
         self.factors = {
             name: torch.empty(*experts, *shapes[name], device=device, dtype=dtype) for name in sorted(shapes)
@@ -91,7 +91,7 @@ class FactoredModule(nn.Module):
     def factors(self) -> nn.ParameterDict:
         """The factors by name, each (batch, fan_in, fan_out): the parameters themselves.
 
-        Assigning those of another layer, or a dictionary, makes them the layer's own.
+        Assigning those of another layer, or a dictionary, copies them into this layer.
         """
         apart = self._modules.get(FACTORS)
         return apart if isinstance(apart, nn.ParameterDict) else Factors(self)
@@ -104,26 +104,26 @@ class FactoredModule(nn.Module):
         found = dict(values.items())
         self._modules.pop(FACTORS, None)
         for name, value in found.items():
-            self._parameters.pop(parameter_name(name), None)  # to be the last ones, as they have always been
+            self._parameters.pop(parameter_name(name), None)  # to be the last ones, as they always were
             parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
             self.register_parameter(parameter_name(name), parameter)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == FACTORS:  # nn.Module would take it for a module, without asking the property
+        if name == FACTORS:  # nn.Module would treat it as a module, without asking the property
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Register a parameter, factors by way of another name: torch refuses the dot in theirs."""
+        """Register a parameter; factors get it under another name first, as torch refuses the dot in theirs."""
         allowed = name.replace(".", "_") if name.startswith(parameter_name("")) else name
-        # Not past torch's method, which tools watch or replace, for example to build models on the meta device.
+        # By torch's own method, which tools watch or replace, for example to build models on the meta device.
         super().register_parameter(allowed, param)
         if allowed != name:
             self._parameters[name] = self._parameters.pop(allowed)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """The modules inside: none, but for factors that a tool keeps in one."""
+        """The modules inside: none, unless a tool keeps factors in one."""
         # `torch.jit.trace` finds parameters by the parts of their names, and asks here before it looks at them.
         if is_traced_by_module() and FACTORS not in self._modules:
             Factors(self).become_module()
@@ -132,9 +132,9 @@ class FactoredModule(nn.Module):
     def factor_matrices(self) -> dict[str, tuple[FactorMatrix, ...]]:
         """The matrices of every factor, by parameter name, as parameters of two axes (fan_out, fan_in).
 
-        For optimizers that take nothing but matrices, such as `torch.optim.Muon`. They are views of the factors, and
-        their gradients of the factors' gradients. Make them where you make the optimizer: after moves to a device or
-        dtype.
+        These are for optimizers that take only matrices, such as `torch.optim.Muon`. They are views of the factors, and
+        their gradients are views of the factors' gradients. Make them together with the optimizer, after moves to a
+        device or dtype.
 
         Raises:
             LayerError: for a factor that is sharded or parametrized.
@@ -162,7 +162,7 @@ class FactoredModule(nn.Module):
 
     @torch.no_grad()
     def zero_last_factor_(self) -> None:
-        """Make W zero by the factor that meets last, for the last layer of a residual block.
+        """Make W zero by setting the factor that meets last to zero, for the last layer of a residual block.
 
         >>> from einsearch_cli import EinsumLinear
         >>> layer = EinsumLinear(16, 16, "btt:r=2")
@@ -175,8 +175,9 @@ class FactoredModule(nn.Module):
     def learning_rate_multipliers(self) -> dict[str, float]:
         """Adam learning rates of the factors relative to the muP rate of a dense layer.
 
-        (in_features / fan_in) / number of factors, by parameter name; gain and bias are not listed, as they train at the
-        base rate itself, without the dense layer's muP multiplier. Potapczynski et al. 2024 (arXiv 2410.02117).
+        The value is (in_features / fan_in) / number of factors, by parameter name. Gain and bias are not listed, as
+        they train at the base rate itself, without the dense layer's muP multiplier. Source: Potapczynski et al. 2024
+        (arXiv 2410.02117).
 
         >>> from einsearch_cli import EinsumLinear
         >>> EinsumLinear(64, 64, "btt:r=2").learning_rate_multipliers()
@@ -188,15 +189,15 @@ class FactoredModule(nn.Module):
         }
 
     def _note_factors(self) -> None:
-        """Names of the factors in the order in which they meet."""
+        """Store the names of the factors in the order in which they meet."""
         self._names = tuple(parameter_name(step.factor) for step in self.plan.steps)
 
     def _factors(self) -> list[Tensor]:
-        """In the order in which they meet."""
+        """The factors in the order in which they meet."""
         parameters: Any = self._parameters
         try:
             return [parameters[name] for name in self._names]
-        except KeyError:  # parametrized or pruned, or the tensors of a replica of `nn.DataParallel`
+        except KeyError:  # parametrized or pruned factors, or tensors of a replica of `nn.DataParallel`
             factors = self.factors
             return [factors[step.factor] for step in self.plan.steps]
 
@@ -210,18 +211,18 @@ class FactoredModule(nn.Module):
         return y[..., : self.out_features].contiguous() if self.plan.padded_out > self.out_features else y
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are without the plan, which all layers of one structure share."""
+        """The state of copies and pickles, without the plan, which all layers of one structure share."""
         return {**self.__dict__, "plan": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "plan": stored_plan(state["sized"])})  # type: ignore[no-untyped-call]
         self._note_factors()
-        if FACTORS in self._modules:  # of a version that had a module for them
+        if FACTORS in self._modules:  # a version that had a module for them
             self.factors = self.factors
 
     @property
     def order(self) -> FeatureOrder:
-        """Which index counts slowest along input and output, and along the axes of the stored factors.
+        """The index that counts slowest along input and output, and along the axes of the stored factors.
 
         Setting it reads the same parameters in another order: `fast`, `standard`, a `FeatureOrder` or its text.
         """
@@ -248,7 +249,7 @@ class FactoredModule(nn.Module):
         """Drop everything that was computed for the previous order."""
 
     def _order_shown(self) -> str:
-        """The order as text for `extra_repr`; empty where the structure alone gives it."""
+        """The order as text for `extra_repr`; empty if the structure alone gives it."""
         return "" if self._is_order_default else f", order={str(self.sized.order or FAST)!r}"
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -310,7 +311,7 @@ def _whole_order(plan: Plan, factors: Sequence[str]) -> FeatureOrder:
 
 
 def layer_orders(model: nn.Module) -> dict[str, str]:
-    """Order of every structured layer by module name, as text, for files that hold tensors alone.
+    """Order of every structured layer by module name, as text, for files that contain only tensors.
 
     >>> from einsearch_cli.layers import EinsumLinear
     >>> layer_orders(nn.Sequential(EinsumLinear(16, 16, "low-rank:r=2"), nn.ReLU()))
@@ -339,9 +340,9 @@ def set_layer_orders_(model: nn.Module, orders: Mapping[str, str]) -> None:
 
 
 def set_recorded_orders_(model: nn.Module, orders: Mapping[str, str]) -> None:
-    """Give a model the orders that a file records; a layer without a record gets the fast order.
+    """Give a model the orders that a file records; layers without a record get the fast order.
 
-    Files of versions without orders record none, and they were written in the fast order.
+    Files of versions without orders record none, as they were written in the fast order.
 
     Raises:
         LayerError: if a name is not that of a structured layer.

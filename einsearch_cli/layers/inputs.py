@@ -1,6 +1,6 @@
-"""What a layer says of an input, or of a dtype, that it cannot take; and inputs that are not dense tensors.
+"""Errors for inputs and dtypes that a layer cannot take, and inputs that are not dense tensors.
 
-The others are nested tensors and the proxies of `torch.fx.symbolic_trace`.
+Inputs that are not dense are nested tensors and the proxies of `torch.fx.symbolic_trace`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def check_dtype(dtype: torch.dtype) -> None:
 
 
 def check_width(x: Tensor, in_features: int) -> None:
-    """Raise LayerError if the last dimension is another one."""
+    """Raise LayerError if the last dimension is not `in_features`."""
     if x.ndim == 0 or x.shape[-1] != in_features:
         raise LayerError(
             f"input of shape {tuple(x.shape)}: the last dimension must be in_features = {in_features}",
@@ -34,7 +34,7 @@ def check_width(x: Tensor, in_features: int) -> None:
 
 
 def check_input(x: Tensor, in_features: int, dtype: torch.dtype) -> None:
-    """Raise LayerError if the last dimension is another one, or the input is not floating."""
+    """Raise LayerError if the last dimension is not `in_features`, or the input is not floating-point."""
     check_width(x, in_features)
     if not x.is_floating_point():
         raise LayerError(
@@ -51,7 +51,7 @@ def check_parameters(x: Tensor, layer: nn.Module) -> None:
                 f"input on {x.device}, parameter {name} on {parameter.device}: a product needs both on one device",
                 remedy="move the whole layer and its input with .to(device)",
             )
-        # Whole numbers are a factor in 8 bits, which is read in the dtype of its scales.
+        # Whole numbers are an 8-bit factor, which is read in the dtype of its scales.
         if parameter.is_floating_point() and cast_dtype(parameter, autocast) != cast_dtype(x, autocast):
             raise LayerError(
                 f"input of dtype {x.dtype}, parameter {name} of {parameter.dtype}: a product needs one dtype",
@@ -61,9 +61,9 @@ def check_parameters(x: Tensor, layer: nn.Module) -> None:
 
 
 def _named_parameters(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Also of a replica by `nn.DataParallel`, which has no parameters but plain tensors in their places."""
+    """The parameters by name, also of a replica by `nn.DataParallel`, which has plain tensors instead."""
     for prefix, module in layer.named_modules():
-        # Hooks of a part may bring its parameters along when it is called.
+        # Hooks of a part may load its parameters when it is called.
         if module is not layer and (module._forward_pre_hooks or "forward" in vars(module)):
             continue
         tensors = vars(module).get("_former_parameters") or module._parameters
@@ -73,10 +73,10 @@ def _named_parameters(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def output_for(layer: nn.Module, x: Tensor | fx.Proxy, in_features: int) -> Tensor | None:
-    """What a layer that acts on the last axis alone gives for an input that is not a dense tensor; None for a dense one.
+    """The output of a layer on the last axis for an input that is not a dense tensor; None for a dense one.
 
     Raises:
-        LayerError: if a layer is traced that is not part of a model, or the features are jagged.
+        LayerError: if the traced layer is not part of a model, or the features are jagged.
     """
     if not isinstance(x, fx.Proxy):
         return _nested(layer, x, in_features) if x.is_nested else None
@@ -91,7 +91,7 @@ def output_for(layer: nn.Module, x: Tensor | fx.Proxy, in_features: int) -> Tens
 
 def _nested(layer: nn.Module, x: Any, in_features: int) -> Tensor:
     """The layer's output for every part of a nested tensor, in its layout."""
-    forward = type(layer).forward  # not `layer(…)`, which would call its hooks once more
+    forward = type(layer).forward  # not `layer(…)`, which would call its hooks again
     if x.layout is not torch.jagged:
         return torch.nested.as_nested_tensor([forward(layer, part) for part in x.unbind()])
     axis = next(axis for axis, size in enumerate(x.shape) if not isinstance(size, int))

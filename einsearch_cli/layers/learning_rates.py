@@ -1,4 +1,4 @@
-"""Learning rates for the factors of every structured layer in any model."""
+"""Learning rates for the factors of every structured layer in a model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class OwnLearningRates(nn.Module):
     """A module that knows the learning rates of all factors and routers inside it."""
 
     def learning_rate_multipliers(self) -> dict[str, float]:
-        """Multiplier of each on the rate of a dense layer in its place, by parameter name."""
+        """Multiplier of each parameter on the rate of a dense layer in its place, by parameter name."""
         raise NotImplementedError
 
 
 class StructuredLayer(OwnLearningRates):
-    """A layer in place of dense ones: one with a structure, or with experts of one."""
+    """A layer that replaces dense ones, with a structure or experts of one."""
 
     @property
     def flops_per_token(self) -> int:
@@ -31,16 +31,16 @@ class StructuredLayer(OwnLearningRates):
 def learning_rate_multipliers(
     model: nn.Module, dense_multiplier: Callable[[str], float] | None = None
 ) -> dict[str, float]:
-    """What to multiply the learning rate by, for every factor and router of a structured layer, by parameter name.
+    """Multipliers on the learning rate for every factor and router of a structured layer, by parameter name.
 
-    With Adam a factor wants (in_features / fan_in) / number of factors times the rate of the dense layer in
-    its place. Parameters that are not listed, gains and biases among them, keep the base rate. Source:
-    Potapczynski et al. 2024 (arXiv 2410.02117).
+    With Adam, a factor needs (in_features / fan_in) / number of factors times the rate of the dense layer in its place.
+    Parameters that are not listed, including gains and biases, keep the base rate. Source: Potapczynski et al. 2024
+    (arXiv 2410.02117).
 
     Args:
-        model: any module; may be a structured layer itself.
-        dense_multiplier: from the name of a layer to the multiplier of a dense layer in its place, such
-            as fan-in of the base model / fan-in under muP; all 1 if None.
+        model: any module, or a structured layer itself.
+        dense_multiplier: a function from the name of a layer to the multiplier of a dense layer in its place, such
+            as fan-in of the base model / fan-in under muP; None means 1 for all.
 
     `einsearch_cli.optimizer_groups` makes the groups of an optimizer from them.
 

@@ -1,4 +1,4 @@
-"""Merging on request: layers that keep the product of their factors between calls without gradients."""
+"""Merging on request: layers keep the product of their factors between calls without gradients."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _lock = Lock()
 
 
 def merge(model: _Model) -> _Model:
-    """Let structured layers keep what they multiply, for many calls without gradients, as in decoding.
+    """Let structured layers keep merged matrices, for many calls without gradients, as in decoding.
 
-    A merged layer forms each matrix that its planner prefers once, when a call first needs it, and keeps it with
-    the layer's scale. Without merging, a layer reads its factors at every call and keeps nothing that
-    was made of their values. Only calls without gradients (`torch.no_grad`, `torch.inference_mode`) use what is kept.
+    A merged layer forms each matrix that its planner prefers when a call first needs it, and keeps it with the layer's
+    scale. Without merging, a layer reads its factors at every call and keeps nothing that depends on their values. Only
+    calls without gradients (`torch.no_grad`, `torch.inference_mode`) use kept matrices.
 
-    Merging ends with `unmerge`, `train()`, a step of an optimizer of the layer's parameters, `load_state_dict`, a
-    move to another device or dtype, and any change of a parameter that torch can see. Copies of a merged
-    layer are not merged. Before an edit that torch cannot see, such as one through `.data`, through a NumPy
-    view or by a replayed CUDA graph, call `unmerge` yourself.
+    Merging ends with `unmerge`, `train()`, a step of an optimizer of the layer's parameters, `load_state_dict`, a move
+    to another device or dtype, and any change of a parameter that torch can see. Copies of a merged layer are not
+    merged. Some edits are invisible to torch, such as those through `.data`, a NumPy view or a replayed CUDA graph:
+    call `unmerge` before them.
 
     Args:
         model: any module; its layers of type `EinsumLinear` are merged, the others stay as they are.
@@ -52,7 +52,7 @@ def merge(model: _Model) -> _Model:
 
 
 def unmerge(model: _Model) -> _Model:
-    """End the merging of all structured layers, also where a context of `merged` is still open.
+    """End the merging of all structured layers, even if a context of `merged` is still open.
 
     >>> model = unmerge(merge(EinsumLinear(16, 16, "btt:r=2")))
     >>> model.is_merged
@@ -67,8 +67,8 @@ def unmerge(model: _Model) -> _Model:
 def merged(model: nn.Module) -> Iterator[None]:
     """Merge the structured layers of a model for as long as the context is open; see `merge`.
 
-    At the end every layer is as before: unmerged, unless `merge` or another open context asked for
-    it. Where merging ended inside the context, it stays ended.
+    At the end, every layer is unmerged again, unless `merge` or another open context asked for it. If merging ended
+    inside the context, it stays ended.
 
     >>> import torch
     >>> layer, x = EinsumLinear(16, 16, "btt:r=2"), torch.randn(3, 16)
@@ -99,7 +99,7 @@ def _structured(model: nn.Module) -> list[EinsumLinear]:
 
 
 def _begin(layer: EinsumLinear) -> Merging | None:
-    """The layer's merging, a new one if there is none; None where torch cannot say whether parameters change."""
+    """The layer's merging, a new one if there is none; None if torch cannot say whether parameters change."""
     if not layer.is_merged:
         parameters: dict[str, Any] = {name: layer._parameters.get(name) for name in ("gain", *layer._names)}
         can_be_watched = all(is_plain_type(p) and not p.is_inference() and not p.is_meta for p in parameters.values())
@@ -110,11 +110,11 @@ def _begin(layer: EinsumLinear) -> Merging | None:
 
 
 def _end_where_trained(optimizer: Optimizer, *_: Any) -> None:
-    """Fused optimizers change parameters without raising their versions."""
+    """End the merging of layers that an optimizer trains: fused optimizers do not raise versions of parameters."""
     if not _layers:
         return
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # Sharded parameters change others that are gathered from them: these end all merging.
+    # Sharded parameters change others that are gathered from them, so these end all merging.
     storages = {tensor.untyped_storage()._cdata for tensor in trained} if all(map(is_plain_type, trained)) else None
     with _lock:
         for layer in list(_layers):

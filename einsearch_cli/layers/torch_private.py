@@ -1,6 +1,6 @@
-"""What the layers need of torch that it does not promise to keep, and what they do in a version without it.
+"""The private names of torch that the layers need, with stand-ins for versions without them.
 
-Every stand-in is right and perhaps slower: mostly it sends calls to the reference. Names are looked up once, as an
+Every stand-in is correct but may be slower: most send calls to the reference. Names are looked up once, because an
 attribute of a module costs 0.05 of the 6 µs of a small layer.
 """
 
@@ -30,48 +30,48 @@ def _found(path: str, stand_in: Any) -> Any:
 
 
 are_transforms_active: Callable[[], bool] = _found("_C._are_functorch_transforms_active", lambda: True)
-"""Whether a transform of `torch.func` is active. Without it: always, so every call goes to the reference."""
+"""Whether a transform of `torch.func` is active. Stand-in: always, so every call uses the reference."""
 tracing_state: Callable[[], Any] = _found("_C._get_tracing_state", lambda: _found("jit.is_tracing", None)() or None)
-"""None unless `torch.jit.trace` runs."""
+"""The state of `torch.jit.trace`; None unless it runs."""
 is_batch_of_gradients: Callable[[Tensor], bool] = _found("_C._functorch.is_legacy_batchedtensor", lambda _: True)
-"""Whether a gradient stands for several (`is_grads_batched=True`). Without it: always, so gradients go to the reference."""
+"""Whether a gradient stands for several (`is_grads_batched=True`). Stand-in: always, so gradients use the reference."""
 is_batched: Callable[[Tensor], bool] = _found("_C._functorch.is_batchedtensor", lambda _: False)
-"""Whether a tensor is one of `torch.func.vmap`. Without it an error is torch's own, not ours."""
+"""Whether a tensor belongs to `torch.func.vmap`. Without it, errors are torch's own, not ours."""
 is_wrapped: Callable[[Tensor], bool] = _found("_C._functorch.is_functorch_wrapped_tensor", lambda _: False)
-"""Whether a transform of `torch.func` has wrapped a tensor. Without it writes are not noticed inside transforms."""
+"""Whether a transform of `torch.func` has wrapped a tensor. Without it, writes inside transforms are not noticed."""
 unwrapped: Callable[[Tensor], Tensor] = _found("_C._functorch.get_unwrapped", lambda tensor: tensor)
-"""What a transform has wrapped."""
+"""The tensor inside a transform's wrapper."""
 unwrap_if_dead: Callable[[Tensor], Tensor] = _found("_C._functorch.unwrap_if_dead", lambda tensor: tensor)
-"""The tensor itself, where the transform that wrapped it is over. Without it such tensors raise torch's error."""
+"""The tensor itself, if the transform that wrapped it is over. Without it, such tensors raise torch's error."""
 is_any_autocast: Callable[[], bool] = _found("_C._is_any_autocast_enabled", lambda: True)
-"""Whether autocast is on for any device. Without it every call asks for its own."""
+"""Whether autocast is on for any device. Without it, every call asks for its own device."""
 saving_hooks: Callable[[bool], Any] = _found("_C._autograd._top_saved_tensors_default_hooks", lambda _: ())
-"""None unless hooks see what is saved for the backward pass. Without it: always, so that nothing is kept there."""
+"""Hooks that see tensors saved for the backward pass, or None. Stand-in: always hooks, so nothing is kept."""
 graph_task: Callable[[], int] = _found("_C._current_graph_task_id", lambda: -1)
-"""-1 outside of a backward pass. Without it, what checkpointing computes once more is counted twice."""
+"""The number of the backward pass; -1 outside. Without it, checkpointing's recomputations are counted twice."""
 without_torch_function: Callable[[], AbstractContextManager[Any]] = _found(
     "_C.DisableTorchFunctionSubclass", _found("_C.DisableTorchFunction", None)
 )
-"""A context in which functions of torch do not ask `__torch_function__`; all versions have one of the two."""
+"""A context in which torch functions do not call `__torch_function__`; all versions have one of the two."""
 
 
 def is_forward_mode() -> bool:
-    """Whether derivatives run forwards. Without the level: always, so every call goes to the reference."""
+    """Whether forward-mode derivatives run. Stand-in: always, so every call uses the reference."""
     return bool(getattr(forward_ad, "_current_level", 0) >= 0)
 
 
 def is_exporting() -> bool:
-    """Whether a program is exported: by the flag, as up to torch 2.11 the compiler takes `is_exporting()` for true."""
+    """Whether a program is exported: by the flag, as the compiler up to torch 2.11 treats `is_exporting()` as true."""
     return bool(getattr(torch.compiler, "_is_exporting_flag", True))
 
 
 def is_traced_by_module() -> bool:
-    """Whether `torch.jit.trace` has begun to record a module. Without its map: never, and it refuses names with dots."""
+    """Whether `torch.jit.trace` has begun to record a module. Stand-in: never; torch then refuses names with dots."""
     return getattr(getattr(torch.jit, "_trace", None), "_trace_module_map", None) is not None
 
 
 def norms(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
-    """The norms of all tensors; a GPU is not waited for."""
+    """The norms of all tensors, without waiting for a GPU."""
     together = _found("_foreach_norm", None)
     if together is None:
         return torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors])
@@ -79,13 +79,13 @@ def norms(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
 
 
 def constant_when_compiled(function: Function) -> Function:
-    """`torch.compiler.assume_constant_result`, which imports the compiler, for 1.5 s. It sets no more than this mark."""
+    """Mark a function as `torch.compiler.assume_constant_result` does, without its import of the compiler (1.5 s)."""
     vars(function)["_dynamo_marked_constant"] = True
     return function
 
 
 def never_compiled(function: Function) -> Function:
-    """`torch.compiler.disable`, once the compiler is there; the mark is what makes it break its graph at calls."""
+    """Apply `torch.compiler.disable` once the compiler is loaded; the mark makes it break its graph at calls."""
     disabled: list[Callable[..., Any]] = []
 
     @wraps(function)

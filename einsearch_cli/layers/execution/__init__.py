@@ -1,1 +1,1 @@
-"""Plans carried out on tensors: the obvious way, the fast ways with their gradients, and operators for compilers."""
+"""Execution of plans on tensors: a reference, fast executors with their gradients, and operators for compilers."""

@@ -1,8 +1,8 @@
 """Executors as functions of torch: one for autograd, and one operator with its gradient for compiled code.
 
-What `torch.compile` makes of the plain operations copies every rearranged operand: a training step of monarch took
-3.4 times that of the eager layer on a CPU (width 1024, 4,096 tokens) and 10.5 times on an H200 (width 8192). So compilers
-call the operator and do not look inside; it takes the layer's own sequence of factors, whatever the number of tokens.
+The code that `torch.compile` makes from plain operations copies every rearranged operand. A training step of monarch
+then took 3.4 times that of the eager layer on a CPU (width 1024, 4,096 tokens) and 10.5 times on an H200 (width 8192).
+So compilers call an opaque operator. It uses the layer's own sequence of factors for any number of tokens.
 """
 
 from __future__ import annotations
@@ -37,20 +37,22 @@ class _Executed(torch.autograd.Function):
         inputs, wanted, (grad,) = ctx.saved_tensors, ctx.needs_input_grad[1:], grads
         if needs_reference_gradients(grad):
             return None, *reference_gradients(ctx.executor.reference, inputs, grad, wanted)
-        # The first pass may overwrite what was saved; a second one over the same graph computes it again.
+        # The first pass may overwrite saved results; a second one over the same graph computes them again.
         saved, ctx.saved = ctx.saved, None
         return None, *ctx.executor.backward(inputs, saved, grad, wanted)
 
 
 execute: Any = super(torch.autograd.Function, _Executed).apply
-"""(executor, x, gain, bias, *factors) to the output, differentiable.
+"""A function of (executor, x, gain, bias, *factors) that returns the output, differentiable.
+
+It is `_Executed.apply` without the check of every argument for function transforms, which never get here.
 
 This is `_Executed.apply` without its look at every argument for function transforms, under which layers do not come here.
 """
 
 
 def may_save() -> bool:
-    """Not under hooks, such as those of activation checkpointing: there what is saved is not to stay in memory."""
+    """Whether results may be saved; not under hooks, such as checkpointing's, which want no results in memory."""
     return saving_hooks(True) is None
 
 
@@ -58,7 +60,7 @@ _plans: dict[str, Plan] = {}
 
 
 def register_plan(plan: Plan) -> str:
-    """The name under which the operators find a layer's plan; the same in every process."""
+    """The name by which the operators find a layer's plan; it is the same in every process."""
     sized = plan.sized
     name = f"{sized.structure} of {sized.padded_in} to {sized.padded_out}: {sized.sizes}, {sized.order or 'fast'}"
     _plans[name] = plan
@@ -74,7 +76,7 @@ def register_plan(plan: Plan) -> str:
 def structured_linear(
     x: Tensor, gain: Tensor, bias: Tensor | None, factors: list[Tensor], name: str, keeps: bool
 ) -> list[Tensor]:
-    """(tokens, padded_in) to (tokens, padded_out); and if `keeps`, the results of steps that the backward pass needs."""
+    """Map (tokens, padded_in) to (tokens, padded_out); with `keeps`, also return the step results that backward needs."""
     executor, kept = _executor(name, x), _kept(name, x)
     y, saved = executor.forward(x, gain, bias, factors, kept if keeps else None)
     if saved is None:
@@ -91,7 +93,7 @@ def structured_linear(
 def structured_linear_gradients(
     grad: Tensor, x: Tensor, gain: Tensor, factors: list[Tensor], saved: list[Tensor], name: str, wanted: list[bool]
 ) -> list[Tensor]:
-    """The gradients that are wanted of x, gain, bias and factors."""
+    """The wanted gradients of x, gain, bias and factors."""
     given = iter(saved)
     results = [next(given) if keeps else None for keeps in _kept(name, x)]
     inputs = x, gain, None, *factors
@@ -110,7 +112,7 @@ def _(x: Tensor, _gain: Tensor, _bias: Tensor | None, _factors: list[Tensor], na
 def _(
     grad: Tensor, x: Tensor, gain: Tensor, factors: list[Tensor], _saved: list[Tensor], _name: str, wanted: list[bool]
 ) -> list[Tensor]:
-    # Contiguous, whatever the factors are; and the gain has a dtype of its own under autocast.
+    # They are contiguous, whatever the factors are; under autocast, the gain has its own dtype.
     alike = [(x, x.shape), (gain, gain.shape), (grad, grad.shape[1:]), *((factor, factor.shape) for factor in factors)]
     return [tensor.new_empty(shape) for (tensor, shape), wants in zip(alike, wanted, strict=True) if wants]
 
@@ -143,5 +145,5 @@ def _executor(name: str, x: Tensor) -> Executor:
 
 
 def _kept(name: str, x: Tensor) -> tuple[bool, ...]:
-    """Which results are saved: the decision of one call may not depend on the number of tokens in compiled code."""
+    """Which results are saved; in compiled code, this must not depend on the number of tokens."""
     return kept_when_compiled(_plans[name], Call(x.device.type, x.dtype, 1, trains=True))

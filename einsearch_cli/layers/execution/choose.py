@@ -1,4 +1,4 @@
-"""Which executor serves a plan in a call: the only place that chooses."""
+"""The choice of the executor for a plan in a call; no other place chooses."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _num_threads = torch.get_num_threads
 
 @lru_cache(maxsize=4096)
 def executor_for(plan: Plan, call: Call, stored: Plan | None = None) -> Executor:
-    """The executor of a plan for calls like this.
+    """The executor of a plan for calls of this kind.
 
-    With `stored`, the layer's own plan, it takes the factors of that, for `plan` is the one of their product.
+    With `stored`, the layer's own plan, it takes that plan's factors, and `plan` is the plan of their product.
     """
     if stored is not None:
         return _dense_executor(stored, plan)
-    # That of the first such call: chunks suit one core, whatever number of threads there are later.
+    # The first such call decides: chunks suit one core, whatever number of threads there is later.
     profile = profile_for(call.device, _num_threads(), call.dtype)
     plan = plan.at(call.tokens, profile.token_major)
     return CpuExecutor(plan, call.tokens, profile.chunks) if call.is_cpu else GpuExecutor(plan, call.tokens)
 
 
 _dense_executor = lru_cache(maxsize=1024)(DenseExecutor)
-"""One executor serves all numbers of tokens."""
+"""The dense executor, which serves all numbers of tokens."""
 
 
 class Resolved(NamedTuple):
-    """What a layer decided at a call, for the next inputs of the same shape; nothing made from values."""
+    """The decisions of a layer at a call, for the next inputs of the same shape; nothing depends on values."""
 
     shape: torch.Size
     """The shape of the input, before padding."""
@@ -49,11 +49,11 @@ class Resolved(NamedTuple):
     is_own: bool
     """Whether the executor takes the layer's own factors, and scales them itself."""
     is_plain: bool
-    """Whether it takes input, bias and factors as they are, without padding or casts too."""
+    """Whether it also takes input, bias and factors unchanged, without padding or casts."""
     executor: Executor
 
     def serves(self, x: Tensor, autocast: torch.dtype | None) -> bool:
-        """Whether nothing that matters has changed."""
+        """Whether the decisions also hold for this input: nothing that matters has changed."""
         return (
             x.shape == self.shape
             and x.is_cpu is self.is_cpu
@@ -63,7 +63,7 @@ class Resolved(NamedTuple):
 
 
 def resolved(x: Tensor, call: Call, own: Plan, route: Route, autocast: torch.dtype | None) -> Resolved:
-    """For inputs like `x` (..., in_features) of a layer whose plan is `own`."""
+    """The decisions for inputs like `x` (..., in_features) of a layer whose plan is `own`."""
     sized, is_formed = own.sized, route.is_dense and call.is_cpu
     is_own = is_formed or route.is_own
     is_plain = is_own and autocast is None and (own.padded_in, own.padded_out) == (sized.d_in, sized.d_out)

@@ -1,9 +1,9 @@
-"""The executor of a CPU: products over chunks of tokens that stay in the cache.
+"""The executor for CPUs: products over chunks of tokens that stay in the cache.
 
-What makes it fast (figures in `docs/design/log`): intermediates of a chunk stay in the second-level cache and never reach main
-memory; every batched product writes a contiguous result, which keeps MKL's batched path; the scale is folded into a
-product; the bias is added by the pass that writes the output. Intermediates are saved for the backward pass only where the
-layer still needs no more memory than the dense one it stands for, and are computed again otherwise.
+Four things make it fast (figures in `docs/design/log`). Intermediates of a chunk stay in the second-level cache and
+never reach main memory. Every batched product writes a contiguous result, which keeps MKL's batched path. The scale is
+folded into a product. The bias is added by the pass that writes the output. Intermediates are saved for the backward
+pass only while the layer needs no more memory than the dense layer that it replaces, and are recomputed otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from einsearch_cli.layers.plans.plan import Plan
 
 
 class CpuExecutor(Executor):
-    """Factors meet the activation one after another, chunk by chunk."""
+    """Lets factors meet the activation one after another, chunk by chunk."""
 
     is_cpu = True
 
@@ -46,7 +46,7 @@ class CpuExecutor(Executor):
         scale, rows, results = scale_of(gain, factors, self.limits), as_rows(x), self._nothing
         if keeps and not self.is_whole:
             results = memory_for_results(self.plan, rows, keeps)
-        # The output is not a view, of which torch would keep account.
+        # The output is not a view, which would cost torch bookkeeping.
         y = x.new_empty(*x.shape[:-1], self.plan.padded_out)
         y_rows = y if y.ndim == 2 else y.view(self.tokens, self.plan.padded_out)
         found = self.multiply(rows, y_rows, scale.value, bias, factors, results)
@@ -61,7 +61,7 @@ class CpuExecutor(Executor):
         wants_x, wants_gain, *others = wanted
         rows = as_rows(x)
         x_grad = memory_for_x_grad(rows, saved) if wants_x else None
-        wants_scale = wants_gain or any(scale.norms)  # caps pass the scale's gradient on to factors
+        wants_scale = wants_gain or any(scale.norms)  # caps pass the scale's gradient on to the factors
         slope, bias_grad, grads = self.gradients(
             as_rows(grad), rows, x_grad, scale.value, factors, results, (wants_scale, *others)
         )
@@ -77,9 +77,9 @@ class CpuExecutor(Executor):
     def multiply(
         self, x: Tensor, y: Tensor, scale: float, bias: MaybeTensor, factors: Tensors, results: Results
     ) -> Results:
-        """Write the output (tokens, padded_out) to `y`, and results of the steps to the memory in `results`, if any.
+        """Write the output (tokens, padded_out) to `y`, and step results to the memory in `results`, if any.
 
-        Gives these results, for a call of a single chunk also those in memory of their own.
+        Returns these results; for a call with a single chunk, also those without given memory.
         """
         factors, sizes = self.prepared(factors), self._sizes
         if self.is_whole:
@@ -93,7 +93,7 @@ class CpuExecutor(Executor):
         self, grad: Tensor, x: Tensor, x_grad: MaybeTensor, scale: float, factors: Tensors, results: Results,
         wanted: Sequence[bool],
     ) -> tuple[float | None, MaybeTensor, list[MaybeTensor]]:  # fmt: skip
-        """Gradients of scale, bias and factors, where wanted; that of x is written to `x_grad` if given."""
+        """The wanted gradients of scale, bias and factors; that of x is written to `x_grad` if given."""
         wants_scale, wants_bias, *wants_factors = wanted
         wants_factors[-1] |= wants_scale
         sizes, bias_grad, prepared = self._sizes, None, self.prepared(factors)
@@ -106,7 +106,7 @@ class CpuExecutor(Executor):
             x_grads = _split((x_grad,), sizes)[0]
             chunked = zip(self._parts, grad.split(sizes), x.split(sizes), x_grads, *_split(results, sizes), strict=True)
             for products, grad_part, x_part, x_grad_part, *kept in chunked:
-                if bias_grad is not None:  # while the chunk is on its way into the cache
+                if bias_grad is not None:  # while the chunk is loaded into the cache
                     bias_grad.view(1, -1).addmm_(grad.new_ones(1, grad_part.shape[0]), grad_part)
                 products.backward(grad_part, x_part, x_grad_part, scale, prepared, kept, wants_factors, sums)
         grads, slope = self._parts[0].factor_gradients(sums), None
@@ -117,7 +117,7 @@ class CpuExecutor(Executor):
         return slope, bias_grad, grads
 
     def prepared(self, factors: Tensors) -> Tensors:
-        """Factors repeated along the axes that only the activation has; along the tokens it is done chunk by chunk."""
+        """Factors repeated along the axes that only the activation has; along the tokens this is done chunk by chunk."""
         return repeated_factors(self.plan, factors)
 
 

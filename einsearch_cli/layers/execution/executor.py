@@ -1,4 +1,4 @@
-"""What an executor is: one way to compute a layer, and its gradients, on one kind of device."""
+"""`Executor`: one way to compute a layer, and its gradients, on one kind of device."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Inputs = Sequence[Any]
 
 
 class Saved(NamedTuple):
-    """What a forward pass leaves to the backward pass besides its inputs."""
+    """The values that a forward pass saves for the backward pass in addition to its inputs."""
 
     scale: Any
-    """The scale as the executor has it; None if it is to be computed again."""
+    """The scale in the executor's form; None if it has to be computed again."""
     results: Sequence[Any]
-    """Tensors or None: the results of all steps but the last, None for those to be computed again."""
+    """Results of all steps but the last; None for those that have to be computed again."""
     may_overwrite: bool = True
 
 
@@ -33,43 +33,43 @@ Output = tuple[Tensor, Saved | None]
 
 
 class Executor:
-    """y = scale · W x + bias for a fixed number of tokens, where the scale follows from gain and factors (`scaling`).
+    """Computes y = scale · W x + bias for a fixed number of tokens, with the scale of gain and factors (`scaling`).
 
-    To support another device, derive a class with `forward` and `backward`, and return it from `executor_for`. Its
-    tests are those of `tests/layers/test_executors.py`, which run every executor against the reference.
+    To support another device, derive a class with `forward` and `backward`, and return it from `executor_for`.
+    `tests/layers/test_executors.py` runs every executor against the reference.
     """
 
     plan: Plan
     keeps: Sequence[bool]
-    """Which results of the steps a differentiable call saves by default."""
+    """Which step results a differentiable call saves by default."""
 
     def __init__(self, plan: Plan, stored: Plan | None = None) -> None:
-        """`stored` has the factors that are given, if they are not those of the plan's own steps."""
+        """`stored` is the plan of the given factors, if they are not those of the plan's own steps."""
         self.plan, self._stored = plan, stored or plan
         self.limits = self._stored.limits
 
     def forward(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, factors: Tensors, keeps: Keeps = None) -> Output:
-        """(..., padded_in) to (..., padded_out), and what `backward` may use of it; nothing is saved without `keeps`.
+        """Map (..., padded_in) to (..., padded_out); with `keeps`, also return what `backward` may use.
 
-        Factors are those of the plan's steps in their order; without a gain they are scaled already.
+        Factors are those of the plan's steps in their order; without a gain they are already scaled.
         """
         raise NotImplementedError
 
     def backward(self, inputs: Inputs, saved: Saved | None, grad: Tensor, wanted: Sequence[bool]) -> list[MaybeTensor]:
-        """Gradients of the inputs (x, gain, bias, *factors) where wanted; what was not saved is computed again."""
+        """The wanted gradients of the inputs (x, gain, bias, *factors); values that were not saved are computed again."""
         raise NotImplementedError
 
     def reference(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, *factors: Tensor) -> Tensor:
-        """The output in operations that torch differentiates by itself, as often as asked."""
+        """The output in operations that torch itself can differentiate any number of times."""
         return reference_layer(self._stored, x, gain, bias, *factors)
 
     def prepared(self, factors: Tensors) -> Tensors:
-        """Factors in a form that `forward` takes too, for callers that pass the same ones many times."""
+        """The factors in a form that `forward` also takes, for callers that pass the same ones many times."""
         return factors
 
 
 def reference_layer(plan: Plan, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, *factors: Tensor) -> Tensor:
-    """The layer's output (..., padded_out) for x (..., padded_in); without a gain nothing is scaled."""
+    """The layer's output (..., padded_out) for x (..., padded_in); without a gain, nothing is scaled."""
     if gain is not None:
         factors = (*factors[:-1], reference_scaled_last(gain, factors, plan.stds))
     y = contract(plan, x.reshape(-1, x.shape[-1]), factors)

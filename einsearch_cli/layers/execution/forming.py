@@ -1,7 +1,7 @@
-"""A layer's matrix formed from its factors, and their gradients from the matrix's, by few calls of torch.
+"""Forming a layer's matrix from its factors, and their gradients from that of the matrix, in few calls of torch.
 
-A narrow layer forms its matrix in every training step: that takes less time than what lies between the products of its
-factors, if it takes few calls. They are chosen once for a layer's sizes. `merged.merged_weights` is the reference.
+A narrow layer forms its matrix in every training step. With few calls, this takes less time than the work between the
+products of its factors. The calls are chosen once for a layer's sizes. `merged.merged_weights` is the reference.
 
 Axes: B batch (in both operands and the result), M and N in one operand and the result, K summed.
 """
@@ -22,7 +22,7 @@ from einsearch_cli.layers.plans.plan import Axes, Groups, Plan
 from einsearch_cli.sizing import SizedStructure
 
 _CALL, _MATRIX, _SUMMED = 2_000, 100, 3
-"""What a call of torch, a matrix of a batched product, an element multiplied and summed take, in elements that are copied."""
+"""Costs, in copied elements: a call of torch, a matrix of a batched product, an element multiplied and summed."""
 Function = Callable[..., Tensor]
 
 
@@ -32,7 +32,7 @@ class _Memory(NamedTuple):
     place: int
     shape: tuple[int, ...]
     axes: Axes
-    """As they lie in memory."""
+    """The axes in the order in which they lie in memory."""
 
 
 class _Way(NamedTuple):
@@ -45,7 +45,7 @@ class _Way(NamedTuple):
 
 
 class Forming:
-    """From the factors of the plan `stored` to the matrix of the plan `dense`, and back to the gradients of the factors.
+    """Maps the factors of the plan `stored` to the matrix of the plan `dense`, and its gradient back to theirs.
 
     >>> from einsearch_cli.layers.plans.planner import dense_route, stored_plan
     >>> from einsearch_cli.structures import parse_structure
@@ -78,10 +78,10 @@ class Forming:
         self._found = [program.read(gradients[factor.place], stored_as[factor.place]) for factor in factors]
         self._backward = program.take()
         self._unread = set(range(grad)) - {place for _, places in self._backward for place in places}
-        """What the backward pass does not need."""
+        """The tensors that the backward pass does not need."""
 
     def forward(self, factors: Sequence[Tensor]) -> tuple[Tensor, list[Any]]:
-        """The matrix (padded_in, padded_out) of the stored factors, and what `backward` needs of them."""
+        """The matrix (padded_in, padded_out) of the stored factors, and the values that `backward` needs."""
         values: list[Any] = [factor if factor.is_contiguous() else factor.contiguous() for factor in factors]
         for function, places in self._forward:
             values.append(function(*[values[place] for place in places]))
@@ -91,7 +91,7 @@ class Forming:
         return matrix, values
 
     def backward(self, grad: Tensor, values: Sequence[Any]) -> list[Tensor]:
-        """The gradients of all factors from the contiguous one of the matrix, and what `forward` gave."""
+        """The gradients of all factors from the contiguous gradient of the matrix and the values from `forward`."""
         values = [*values, grad]
         for function, places in self._backward:
             values.append(function(*[values[place] for place in places]))
@@ -99,7 +99,7 @@ class Forming:
 
 
 class _Program:
-    """Instructions over a list of tensors; a view that is made once serves all instructions that follow."""
+    """Instructions over a list of tensors; a view that is made once serves all later instructions."""
 
     def __init__(self, sized: SizedStructure, given: int) -> None:
         self._sized, self._places = sized, given
@@ -107,12 +107,12 @@ class _Program:
         self._views: dict[tuple[int, Groups], int] = {}
 
     def take(self) -> list[tuple[Function, tuple[int, ...]]]:
-        """The instructions since the last time: a function, and the places of its operands among all tensors."""
+        """The instructions since the last call: functions, with the places of their operands among all tensors."""
         taken, self._instructions = self._instructions, []
         return taken
 
     def next_place(self) -> int:
-        """The place of a tensor that is given or made next."""
+        """The place of the next tensor that is given or made."""
         self._places += 1
         return self._places - 1
 
@@ -120,7 +120,7 @@ class _Program:
         return tuple(math.prod(map(self._sized.size, group)) for group in groups)
 
     def read(self, memory: _Memory, groups: Groups) -> int:
-        """The place of the tensor with these axes along its dimensions."""
+        """The place of a tensor with these axes along its dimensions; it is made if necessary."""
         place, view, _ = self._reading(memory, groups)
         if view is None:
             return place
@@ -129,7 +129,7 @@ class _Program:
         return self._views[memory.place, groups]
 
     def multiply(self, first: _Memory, second: _Memory, target: Axes, groups: Groups | None) -> _Memory:
-        """The cheapest way to the product, whose axes are `target`; it is read as `groups` afterwards, if there are any."""
+        """Multiply in the cheapest way; the product has the axes `target`, and is read as `groups` later, if given."""
 
         def cost(way: _Way) -> float:
             made = _Memory(-1, self.shape(way.result), _axes(way.result))
@@ -142,7 +142,7 @@ class _Program:
         return _Memory(self.next_place(), self.shape(best.result), _axes(best.result))
 
     def _reading(self, memory: _Memory, groups: Groups) -> tuple[int, Function | None, float]:
-        """What is read, what is done to it, and what that costs."""
+        """How to read a memory as these groups: the place, the function to apply (if any), and its cost."""
         shape, swapped = self.shape(groups), (*groups[:-2], *reversed(groups[-2:]))
         if (memory.axes, memory.shape) == (_axes(groups), shape):
             return memory.place, None, 0
@@ -155,7 +155,7 @@ class _Program:
         sizes = self.shape(tuple((axis,) for axis in memory.axes))
         strides = {axis: math.prod(sizes[at + 1 :]) for at, axis in enumerate(memory.axes)}
         is_view = all(strides[a] == strides[b] * self._sized.size(b) for group in groups for a, b in pairwise(group))
-        # A batched product whose batch lies innermost would go one matrix at a time.
+        # A batched product whose batch is innermost would process one matrix at a time.
         if is_view and not (len(groups) == 3 and memory.axes[-1:] and memory.axes[-1] in groups[0]):
             stride = tuple(strides[group[-1]] if group else 1 for group in groups)
             return memory.place, partial(torch.as_strided, size=shape, stride=stride), _CALL
@@ -163,7 +163,7 @@ class _Program:
         return memory.place, partial(_copied, *lying, shape), 2 * _CALL + math.prod(shape)
 
     def _ways(self, first: _Memory, second: _Memory, target: Axes) -> Iterator[_Way]:
-        """Element by element; or as a matrix product, in every order of the axes of B, M, N and K in which they lie."""
+        """Ways to multiply: element by element, or as a matrix product, with B, M, N and K in orders found in memory."""
         one, two = set(first.axes), set(second.axes)
         summed = one & two - set(target)
         if not summed or two <= one:

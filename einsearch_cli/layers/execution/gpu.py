@@ -1,7 +1,7 @@
-"""The executor of a GPU: all tokens in one chunk, and a scale that never becomes a number of Python.
+"""The executor for GPUs: all tokens in one chunk, and a scale that never becomes a Python number.
 
-A call takes long there, and for a number the GPU would have to be waited for. All results are saved, except those that a
-fused kernel keeps on the chip (Tensor-Trains of two cores in half precision).
+A Python number would make the host wait for the GPU, where a call takes long. All results are saved, except those that
+a fused kernel keeps on the chip (Tensor-Trains of two cores in half precision).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from einsearch_cli.layers.plans.two_cores import two_cores
 
 
 class GpuExecutor(CpuExecutor):
-    """Factors meet the activation one after another, the last one scaled before."""
+    """Lets factors meet the activation one after another, with the last one scaled beforehand."""
 
     is_cpu = False
 
@@ -44,7 +44,8 @@ class GpuExecutor(CpuExecutor):
         scaled, norms = saved.scale if saved and saved.scale else scaled_on_device(gain, factors, self.limits)
         saved = None if saved is None else saved._replace(scale=None)
         wants_x, wants_gain, wants_bias, *wants_factors = wanted
-        # The scale's gradient needs that of the last factor, and those of all factors above their caps need the scale's.
+        # The scale's gradient needs that of the last factor; the gradients of all factors above their caps need the
+        # scale's.
         wants_scale = wants_gain or True in wants_factors
         without_gain = wants_x, False, wants_bias, *wants_factors[:-1], wants_scale
         x_grad, gain_grad, bias_grad, *grads = super().backward(
@@ -61,7 +62,7 @@ class GpuExecutor(CpuExecutor):
         kernels = self._fused(x, factors, bias)
         if kernels is not None:
             kernels.multiply(self._cores, x, y, scale, bias, factors)
-        elif self.plan.is_dense and bias is not None:  # a product of one matrix adds the bias on its way
+        elif self.plan.is_dense and bias is not None:  # a product of one matrix adds the bias itself
             torch.addmm(bias, x, factors[0][0], out=y)
         else:
             return super().multiply(x, y, scale, bias, factors, results)
@@ -82,5 +83,5 @@ class GpuExecutor(CpuExecutor):
         return None, *kernels.gradients(self._cores, grad, x, factors, wants_bias)
 
     def _fused(self, x: Tensor, factors: Tensors, bias: MaybeTensor) -> ModuleType | None:
-        """One kernel each for output, factors and the input's gradient, where there are any for these tensors."""
+        """Fused kernels for output, factors and the input's gradient, if there are any for these tensors."""
         return None if self._cores is None else two_core_kernels(self._cores, x, factors, bias)

@@ -1,4 +1,4 @@
-"""Factors multiplied with each other, and what a layer that was merged for inference keeps of them from call to call."""
+"""Products of factors, and the matrices that a layer merged for inference keeps between calls."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from einsearch_cli.layers.torch_private import constant_when_compiled
 from einsearch_cli.sizing import SizedStructure
 
 Labelled = tuple[Axes, Tensor]
-"""A tensor and the carrier sets of its axes."""
+"""A tensor with the carrier sets of its axes."""
 
 
 def merged_weights(stored: Plan, wanted: Plan, factors: Sequence[Tensor]) -> list[Tensor]:
-    """The weights of a plan of groups from the factors of the layer's own plan, in the order of its steps; differentiable.
+    """The weights of a plan of groups from the factors of the layer's own plan; differentiable.
 
-    The result is in the order of `wanted.steps`, each of its `weight_shape`.
+    Each weight has the `weight_shape` of its step in `wanted.steps`.
     """
     sized = stored.sized
     labelled = {
@@ -45,14 +45,14 @@ def _merged_step(sized: SizedStructure, step: Step, tensors: list[Labelled]) -> 
 
 @constant_when_compiled
 def _pairs(sized: SizedStructure, tensors: tuple[Axes, ...], target: Axes) -> tuple[tuple[int, int, Axes], ...]:
-    """For compilers, which cannot follow the search."""
+    """The pairs to multiply, cached because compilers cannot follow the search."""
     return tuple(merging_pairs(sized, tensors, target))
 
 
 def _pair_product(sized: SizedStructure, first: Labelled, second: Labelled, target: Axes) -> Tensor:
     """The product of two tensors with the axes `target`, contiguous; other axes are summed over."""
     if set(joint_axes(first[0], second[0])) <= set(target):
-        # Small operands brought into the order of the large result first: 3 to 9 times faster than einsum.
+        # Bringing small operands into the order of the large result first is 3 to 9 times faster than einsum.
         return _aligned(sized, first, target) * _aligned(sized, second, target)
     letter = {axis: chr(ord("a") + number) for number, axis in enumerate(joint_axes(first[0], second[0]))}
     left, right, result = ("".join(letter[axis] for axis in axes) for axes in (first[0], second[0], target))
@@ -60,7 +60,7 @@ def _pair_product(sized: SizedStructure, first: Labelled, second: Labelled, targ
 
 
 def _aligned(sized: SizedStructure, tensor: Labelled, target: Axes) -> Tensor:
-    """The tensor with its axes in the order of `target`, of length 1 where it has none."""
+    """The tensor with its axes in the order of `target`, and axes of length 1 where it has none."""
     axes, values = tensor
     order = [axes.index(axis) for axis in target if axis in axes]
     shape = [sized.size(axis) if axis in axes else 1 for axis in target]
@@ -68,20 +68,20 @@ def _aligned(sized: SizedStructure, tensor: Labelled, target: Axes) -> Tensor:
 
 
 class Merging:
-    """The time during which one layer may keep what it makes of its parameters, from `merge` to `unmerge`.
+    """The period from `merge` to `unmerge`, in which a layer may keep what it makes of its parameters.
 
-    It notes identity, memory and version of every parameter, which all in-place operations of torch and
-    `load_state_dict` change. Fused optimizers raise no versions; `layers.merging` watches for their steps.
+    It records identity, memory and version of every parameter; all in-place operations of torch and `load_state_dict`
+    change one of these. Fused optimizers do not raise versions; `layers.merging` watches their steps.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self._noted = [(name, tensor, tensor._version, tensor.data_ptr()) for name, tensor in parameters.items()]
         self.is_asked = False
-        """Whether it is to outlive all contexts."""
+        """Whether it outlives all contexts."""
         self.contexts = 0
-        """The number of contexts that are open."""
+        """Number of open contexts."""
         self.weights: KeptWeights | None = None
-        """There once a call needed it."""
+        """The kept matrices; None until a call needs them."""
 
     def is_current(self, parameters: Mapping[str, Any]) -> bool:
         """Whether the parameters are still those that were merged, without a change that torch can see."""
@@ -91,21 +91,21 @@ class Merging:
         return True
 
     def touches(self, storages: set[int]) -> bool:
-        """Whether a parameter lies in one of these storages, given by their addresses."""
+        """Whether a parameter lies in one of the storages with these addresses."""
         return any(tensor.untyped_storage()._cdata in storages for _, tensor, *_ in self._noted)
 
 
 class KeptWeights:
-    """Scaled and merged factors of one layer, in the dtype that autocast wants, each made when a route first needs it."""
+    """Scaled and merged factors of one layer in the dtype of autocast, each made when a route first needs it."""
 
     weight: Tensor
-    """Scaled W of shape (padded_out, padded_in), in the layer's orders of features; there once it was needed.
+    """The scaled W of shape (padded_out, padded_in), in the layer's orders of features; None until it is needed.
 
-    Where the layer widens, it lies in memory transposed: products of 1 to 16 tokens take 0.59 to 1.04 of the
-    time of a matrix that lies as `nn.Linear`'s does. Where it narrows, they would take 0.98 to 1.28 of it.
+    If the layer widens, W is stored transposed: products of 1 to 16 tokens then take 0.59 to 1.04 of the time with the
+    layout of `nn.Linear`. If it narrows, they would take 0.98 to 1.28 of it.
     """
     transposed: Tensor
-    """`weight` as (padded_in, padded_out), a view: making it takes 0.7 of the 10 µs of a product of width 256."""
+    """`weight` as (padded_in, padded_out), a view; making it takes 0.7 of the 10 µs of a product of width 256."""
 
     def __init__(
         self, plan: Plan, factors: Sequence[Tensor], gain: Tensor, autocast: torch.dtype | None, routes: RouteTable
@@ -118,19 +118,20 @@ class KeptWeights:
         self._prepared: dict[Plan, Sequence[Tensor]] = {}
         sized = plan.sized
         self.is_plain = autocast is None and (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out)
-        """Whether inputs of two axes are multiplied as they are, without padding or casts."""
+        """Whether inputs of two axes are multiplied directly, without padding or casts."""
         self.dense_limit: float = -1
-        """Elements of an input without padding up to which `weight` alone gives the output; none before it is there."""
+        """The most elements of an input without padding for which `weight` alone gives the output; 0 until it exists.
+        """
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """(tokens, padded_in) to (tokens, padded_out) by the fastest route."""
+        """Map (tokens, padded_in) to (tokens, padded_out) by the fastest route."""
         route = self._route_table.at(x.shape[0])
         if route.is_dense:
             return functional.linear(x, self._dense(route), bias)
         executor = executor_for(route.plan, Call(x.device.type, x.dtype, x.shape[0], trains=False))
         weights = self._prepared.get(executor.plan)
         if weights is None:
-            # Kept too: repeating took a third of a call of one token through the generic structure of width 4096.
+            # Kept too: repeating took a third of a one-token call through the generic structure of width 4096.
             weights = self._prepared[executor.plan] = executor.prepared(self._merged(route))
         return executor.forward(x, None, bias, weights)[0]
 
@@ -146,7 +147,7 @@ class KeptWeights:
         return self.weight
 
     def _merged(self, route: Route) -> list[Tensor]:
-        """Once for all plans of a route."""
+        """The merged weights of a route, made once for all its plans."""
         if route.text not in self._products:
             merged = merged_weights(self._plan, route.plan, self._factors)
             self._products[route.text] = [weight.to(cast_dtype(weight, self.autocast)) for weight in merged]

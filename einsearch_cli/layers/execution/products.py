@@ -1,7 +1,7 @@
 """The products of a plan over one chunk of tokens, forward and backward: the inner loop of all executors.
 
-Every view is prepared once for a number of tokens (`plans.operands`), as the Python between the products of a small layer
-takes as long as they do.
+Every view is prepared once per number of tokens (`plans.operands`), because the Python code between the products of a
+small layer takes as long as the products.
 
 Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
 """
@@ -25,11 +25,11 @@ _as_strided, _add = torch.as_strided, torch.add
 _mm, _bmm, _addmm, _baddbmm = torch.mm, torch.bmm, torch.addmm, torch.baddbmm
 
 Results = Sequence[Tensor | None]
-"""The results of all steps but the last; None where there is no memory for one, or it is to be computed again."""
+"""Results of all steps but the last; None for a result that has no memory, or is computed again."""
 
 
 def nothing_like(x: Tensor) -> Tensor:
-    """What a product is added to zero times."""
+    """An empty tensor for products that are added to zero times something."""
     return _nothing(x.dtype, x.device)
 
 
@@ -53,7 +53,7 @@ class _Step:
         self.result, self.rows_grad = operands.result, operands.rows_grad
         gaps = (None if view.is_contiguous else view for view in (self.result, self.rows_grad))
         self.result_gaps, self.rows_grad_gaps = gaps
-        """Where a product leaves gaps, or another order, in memory of its own; None if it lies contiguous."""
+        """How to make a product contiguous that leaves gaps or has another order; None if it is contiguous."""
 
     def read(self, factor: Tensor) -> Tensor:
         """The stored factor as an operand."""
@@ -69,7 +69,7 @@ class _Step:
         return (factor.mT, rows) if self.is_feature_major else (rows, factor)
 
     def result_of(self, activation: Tensor, factor: Tensor, into: MaybeTensor) -> Tensor:
-        """The result of a step but the last, in the memory that is given, if any is."""
+        """The result of a step other than the last, in the given memory, if any."""
         left, right = self.operands(activation, factor)
         if into is None:
             return self.new(left, right, 1.0, self.result_gaps)
@@ -77,18 +77,18 @@ class _Step:
         return into
 
     def grad_operands(self, grad: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """The operands of the product that gives the gradient of the rows."""
+        """The operands of the product for the gradient of the rows."""
         grads = _as_strided(grad, *self.grad)
         return (factor, grads) if self.grad_feature_major else (grads, factor.mT)
 
     def rows_gradient(self, grad: Tensor, factor: Tensor, scale: float) -> Tensor:
-        """The gradient of the rows, in memory of its own."""
+        """The gradient of the rows, in new memory."""
         return self.new(*self.grad_operands(grad, factor), scale, self.rows_grad_gaps)
 
     def factor_gradient(
         self, activation: Tensor, grad: Tensor, scale: float, total: MaybeTensor, tokens: int
     ) -> Tensor:
-        """The gradient of the factor as an operand, added to the total of the chunks before."""
+        """The gradient of the factor as an operand, added to the total of the earlier chunks."""
         if self.rows_copy is not None:
             activation = _as_strided(activation, *self.rows_copy.source).contiguous()
         left, right = _as_strided(activation, *self.rows_rows), _as_strided(grad, *self.grad_rows)
@@ -96,14 +96,14 @@ class _Step:
             left, right = right, left
         if total is None:
             return self.scaled(left, right, scale)
-        # The last chunk may be shorter, and with it the repetitions along the tokens.
+        # The last chunk may be shorter, and has fewer repetitions along the tokens.
         part = total if self.expanded is None else total[:tokens]
         self.add_product(part, left, right, beta=1, alpha=scale, out=part)
         return total
 
     def new(self, left: Tensor, right: Tensor, scale: float, gaps: View | None) -> Tensor:
-        """A product in memory of its own."""
-        if gaps is None:  # an allocation before and `out` would cost a small layer 8 to 14 µs
+        """A product in new memory."""
+        if gaps is None:  # an allocation and `out` would cost a small layer 8 to 14 µs
             return self.scaled(left, right, scale)
         memory = left.new_empty(math.prod(gaps.sizes))
         self.scaled(left, right, scale, _as_strided(memory, *gaps))
@@ -116,7 +116,7 @@ class _Step:
         return self.add_product(nothing_like(left) if out is None else out, left, right, beta=0, alpha=scale, out=out)
 
     def stored(self, total: MaybeTensor) -> MaybeTensor:
-        """The gradient as the factor is stored."""
+        """The gradient in the layout of the stored factor."""
         if total is None:
             return None
         swapped = total.mT if self.factor_grad_by_grad else total
@@ -128,7 +128,7 @@ class _Step:
 
 
 class Products:
-    """Both passes over a chunk of this many tokens, without anything that autograd sees."""
+    """Both passes over a chunk of this many tokens, without autograd."""
 
     def __init__(self, plan: Plan, tokens: int, is_cpu: bool) -> None:
         operands = plan_operands(plan, is_cpu, tokens)
@@ -140,8 +140,8 @@ class Products:
     def forward(
         self, x: Tensor, y: Tensor, scale: float, bias: MaybeTensor, factors: Tensors, results: Results
     ) -> list[Tensor]:
-        """Write the output to `y`, and the results of steps to the memory in `results`, if any; gives these results."""
-        if scale != scale:  # MKL's products on processors of Intel take an alpha that is NaN for 1; it is to spread
+        """Write the output to `y`, and step results to the memory in `results`, if any; returns these results."""
+        if scale != scale:  # MKL's products on Intel processors treat an alpha that is NaN as 1, but it should spread
             x = x * scale
         activation, found = x, []
         for step, factor, into in zip(self._before, factors, results):  # noqa: B905  (there is one factor more)
@@ -151,7 +151,7 @@ class Products:
         left, right = last.operands(activation, last.read(factors[-1]))
         if write is None:
             last.scaled(left, right, scale, _as_strided(y, *last.result))
-            if bias is not None:  # a third of the time that a product which starts from the bias takes for it
+            if bias is not None:  # takes a third of the time that a product which starts from the bias takes for it
                 if self.is_cpu:
                     y.add_(bias)
                 else:
@@ -161,7 +161,7 @@ class Products:
         lies, wanted = _as_strided(result, *write.source), _as_strided(y, *write.target)
         if bias is None:
             wanted.copy_(lies)
-        else:  # three quarters of the time of a copy and a pass for the bias
+        else:  # takes three quarters of the time of a copy and a pass for the bias
             _add(lies, bias.view(write.target.sizes[1:]), out=wanted)
         return found
 
@@ -169,10 +169,10 @@ class Products:
         self, grad: Tensor, x: Tensor, x_grad: MaybeTensor, scale: float, factors: Tensors, results: Results,
         wanted: Sequence[bool], sums: list[MaybeTensor],
     ) -> None:  # fmt: skip
-        """Add the gradients of the factors that are wanted to `sums`, and write that of x to `x_grad`, if it is given.
+        """Add the wanted gradients of factors to `sums`, and write that of x to `x_grad`, if given.
 
-        What is None of `results` is computed again. Before the first chunk all sums are None. The gradient of the last
-        factor is scaled by `scale`, or not at all where that is zero.
+        Results that are None are computed again. Before the first chunk all sums are None. The gradient of the last
+        factor is scaled by `scale`, or not at all if that is zero.
         """
         if scale != scale:
             grad = grad * scale
@@ -204,14 +204,14 @@ class Products:
             _as_strided(x_grad, *write.target).copy_(lies)
 
     def factor_gradients(self, sums: Sequence[MaybeTensor]) -> list[MaybeTensor]:
-        """The sums over all chunks as the factors are stored."""
+        """The sums over all chunks in the layout of the stored factors."""
         return [step.stored(total) for step, total in zip(self.steps, sums, strict=True)]
 
 
 def repeated_factors(plan: Plan, factors: Tensors) -> Tensors:
-    """Factors repeated along the axes that only the activation has, unless they are already.
+    """Factors repeated along the axes that only the activation has, unless they are repeated already.
 
-    Along the tokens it is done chunk by chunk.
+    Along the tokens, this is done chunk by chunk.
     """
     if not plan.repeats_factors:
         return factors
@@ -222,18 +222,18 @@ def repeated_factors(plan: Plan, factors: Tensors) -> Tensors:
 
 
 def as_rows(tensor: Tensor) -> Tensor:
-    """(tokens, features), contiguous."""
+    """The tensor as contiguous rows (tokens, features)."""
     rows = tensor if tensor.ndim == 2 else tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
     return rows if rows.is_contiguous() else rows.contiguous()
 
 
 def memory_for_results(plan: Plan, rows: Tensor, keeps: Sequence[bool]) -> Results:
-    """Memory (tokens, width) for the results that are to be saved."""
+    """Memory (tokens, width) for the results that will be saved."""
     widths = zip(plan.widths[1:-1], keeps, strict=True)
     return [rows.new_empty(rows.shape[0], width) if kept else None for width, kept in widths]
 
 
 def memory_for_x_grad(x: Tensor, saved: Saved) -> Tensor:
-    """The memory of the first saved result where the sizes agree: each chunk of it is read before it is written."""
+    """The memory of the first saved result if the sizes agree; each of its chunks is read before it is written."""
     first: MaybeTensor = saved.results[0] if saved.results and saved.may_overwrite else None
     return first.view(x.shape) if first is not None and first.numel() == x.numel() else torch.empty_like(x)

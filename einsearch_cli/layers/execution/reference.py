@@ -1,6 +1,6 @@
-"""The reference: the factors of a plan meet an activation in operations that torch differentiates by itself.
+"""The reference: the factors of a plan meet an activation in operations that torch itself differentiates.
 
-Compilers, function transforms and derivatives of derivatives get it; the executors compute the same faster.
+Compilers, function transforms and higher derivatives use it; the executors compute the same faster.
 
 Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
 """
@@ -19,9 +19,9 @@ _is_grad_enabled = torch.is_grad_enabled
 
 
 def needs_reference_gradients(grad: Tensor) -> bool:
-    """Whether a backward pass is to be differentiated again, or runs for many output gradients at once.
+    """Whether a backward pass will be differentiated again, or runs for many output gradients at once.
 
-    The first is `create_graph=True`, the second `is_grads_batched=True`.
+    The first case is `create_graph=True`, the second `is_grads_batched=True`.
     """
     return _is_grad_enabled() or is_batch_of_gradients(grad)
 
@@ -29,13 +29,14 @@ def needs_reference_gradients(grad: Tensor) -> bool:
 def reference_gradients(
     function: Callable[..., Tensor], inputs: Sequence[Tensor | None], grad: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Gradients of the `inputs` of a function where wanted, by torch's autograd, from the gradient of its result.
+    """The wanted gradients of a function's `inputs` by torch's autograd, from the gradient of its result.
 
     The gradient may stand for a batch of gradients.
     """
     creates_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Aliases: an input may itself depend on a factor, as where a layer is applied in series. That way is not ours.
+        # Aliases: an input may itself depend on a factor, as when a layer is applied twice. That path must not count
+        # here.
         aliases = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
         asked = [tensor for tensor, wants in zip(aliases, wanted, strict=True) if wants and tensor is not None]
         found = iter(torch.autograd.grad(function(*aliases), asked, grad, create_graph=creates_graph))
@@ -43,9 +44,9 @@ def reference_gradients(
 
 
 def contract(plan: Plan, activation: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Let the factors meet an activation of shape (tokens, padded_in); gives (tokens, padded_out).
+    """Let the factors meet an activation of shape (tokens, padded_in); returns (tokens, padded_out).
 
-    `weights` are the factors in the order of `plan.steps`, each of its `weight_shape`.
+    `weights` are the factors in the order of `plan.steps`, each with the `weight_shape` of its step.
     """
     tokens, axes = activation.shape[0], plan.start
     for step, weight_BKN in zip(plan.steps, weights, strict=True):
@@ -58,7 +59,7 @@ def contract(plan: Plan, activation: Tensor, weights: Sequence[Tensor]) -> Tenso
 
 
 def arranged(tensor: Tensor, axes: Axes, groups: Groups, sizes: Mapping[str, int]) -> Tensor:
-    """A tensor whose memory has these axes, with a group of them along each dimension."""
+    """The tensor rearranged so that its memory has these axes, with a group of them along each dimension."""
     order = tuple(axis for group in groups for axis in group)
     if order != axes:
         tensor = tensor.reshape([sizes[axis] for axis in axes]).permute([axes.index(axis) for axis in order])
@@ -66,7 +67,7 @@ def arranged(tensor: Tensor, axes: Axes, groups: Groups, sizes: Mapping[str, int
 
 
 def repeated(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
-    """The factor repeated along the activation's own axes that are read as batch; a matrix if there is no batch."""
+    """The factor repeated along the activation's own axes that are read as batch; a matrix without batch."""
     if not step.is_batched:
         return weight_BKN[0]
     if not (step.is_repeated or step.is_along_tokens):
@@ -79,7 +80,7 @@ def repeated(weight_BKN: Tensor, step: Step, tokens: int) -> Tensor:
 
 
 def sum_repeats(grad_BKN: Tensor, step: Step, tokens: int) -> Tensor:
-    """The gradient of a factor from that of its repetition (along `tokens` tokens, if along any)."""
+    """The gradient of a factor from that of its repetition, along `tokens` tokens if it is repeated along these."""
     matrix, sizes = grad_BKN.shape[1:], step.sizes(tokens)
     full = grad_BKN.reshape(*(sizes[axis] for axis in step.batch), *matrix)
     summed = [place for place, axis in enumerate(step.batch) if axis not in step.weight_axes[0]]

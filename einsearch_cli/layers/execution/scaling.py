@@ -1,4 +1,4 @@
-"""The scale of a layer: its gain and the rms caps of its factors, as value and as gradient. Nothing else computes either.
+"""The scale of a layer: its gain and the rms caps of its factors, with gradients. It is computed only here.
 
 Every factor is divided by max(1, rms / init std): Qiu et al. 2024 (arXiv 2406.06248). All caps and the gain make one
 number, which multiplies the last factor or is folded into a product:
@@ -11,9 +11,9 @@ With s = ∂L/∂scale = ⟨F_last, gradient of the scaled F_last⟩, the gradie
 
     ∂L/∂gain = s · caps ∂L/∂F_k  = −s · scale / ‖F_k‖² · F_k                   where ‖F_k‖ > limit_k, else zero
 
-These lines stand here three times: in operations that torch differentiates (`reference_scale`), in numbers of Python for a
-CPU (`scale_of`, `scale_gradients`), and in tensors that stay on the device (`scaled_on_device`, `gradients_on_device`), which
-Triton's kernels do in fewer launches (`kernels.by_triton`).
+These lines are implemented three times: in operations that torch differentiates (`reference_scale`), in Python numbers
+for a CPU (`scale_of`, `scale_gradients`), and in tensors that stay on the device (`scaled_on_device`,
+`gradients_on_device`). Triton kernels do the last in fewer launches (`kernels.by_triton`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from einsearch_cli.layers.execution.reference import needs_reference_gradients, 
 
 _vector_norm, _dot = torch.linalg.vector_norm, torch.dot
 _MATRICES = (-3, -2, -1)
-"""Axes of a stored factor; those of experts or of runs may come before."""
+"""Number of axes of a stored factor; axes of experts or of runs may come before."""
 _SUMMED = (torch.float32, torch.float64)
-"""Dtypes that are summed as they are; half precision is summed in float32."""
+"""Dtypes that are summed directly; half precision is summed in float32."""
 _FEW = 1 << 14
-"""Elements whose product takes less time to write than two views."""
+"""The most elements whose product takes less time to write than two views."""
 
 
 def limits_of(factors: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, ...]:
@@ -46,9 +46,9 @@ def limits_of(factors: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, 
 
 
 def reference_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
-    """gain / Π max(1, rms(factor) / std), of the shape of the gain, in float32 at least; differentiable.
+    """The scale gain / Π max(1, rms(factor) / std), with the gain's shape, in float32 at least; differentiable.
 
-    With factors (experts, batch, fan_in, fan_out) every expert has a gain and caps of its own.
+    With factors (experts, batch, fan_in, fan_out), every expert has its own gain and caps.
 
     >>> reference_scale(torch.tensor([3.0]), [torch.full((1, 2, 2), 4.0)], [2.0])
     tensor([1.5000])
@@ -63,21 +63,21 @@ def reference_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[floa
 
 
 def reference_scaled_last(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
-    """The last factor of a layer times its scale, in operations that torch differentiates by itself."""
+    """The last factor of a layer times its scale, in operations that torch itself differentiates."""
     return (factors[-1] * reference_scale(gain, factors, stds)).to(factors[-1].dtype)
 
 
 class Scale(NamedTuple):
-    """The scale of one layer in numbers of Python: an operation on a tensor of one element takes up to 20 µs."""
+    """The scale of one layer in Python numbers: an operation on a one-element tensor takes up to 20 µs."""
 
     value: float
     caps: float
     norms: tuple[float, ...]
-    """Norms of the factors above their caps, zero for the others."""
+    """Norms of the factors above their caps; zero for the others."""
 
 
 UNSCALED = Scale(1.0, 1.0, ())
-"""For factors that are scaled already."""
+"""The scale for factors that are scaled already."""
 
 
 def scale_of(gain: Tensor | None, factors: Sequence[Tensor], limits: Sequence[float]) -> Scale:
@@ -86,21 +86,21 @@ def scale_of(gain: Tensor | None, factors: Sequence[Tensor], limits: Sequence[fl
         return UNSCALED
     caps, norms = 1.0, []
     for factor, limit in zip(factors, limits):  # noqa: B905  (0.2 µs)
-        # To name the factor's own dtype takes 1 of 8 µs. A dot product's last bit depends on where the factor lies.
+        # Naming the factor's own dtype takes 1 of 8 µs. The last bit of a dot product depends on where the factor lies.
         norm = (_vector_norm(factor) if factor.dtype in _SUMMED else _vector_norm(factor, dtype=torch.float32)).item()
         if norm <= limit:
             norms.append(0.0)
-        else:  # also a norm that is NaN, which must spread
+        else:  # true for a norm that is NaN, which must spread
             norms.append(norm)
             caps *= limit / norm
     return Scale(gain.item() * caps, caps, tuple(norms))
 
 
 def per_scale(scale: float, x: Tensor, x_grad: Tensor | None, last: Tensor, last_grad: Tensor | None) -> float:
-    """∂L/∂scale. `last_grad` is that of the last factor times `scale`, or without it where the scale is zero.
+    """The derivative ∂L/∂scale; `last_grad` is that of the last factor times `scale`, unless the scale is zero.
 
     A layer is linear in x and in its last factor, so ⟨x, ∂L/∂x⟩ and ⟨F, ∂L/∂F⟩ are both scale · ∂L/∂scale. The pair
-    with fewer elements is taken.
+    with fewer elements is used.
     """
     first, second = last, last_grad
     if last_grad is None or (scale and x_grad is not None and x.numel() < last.numel()):
@@ -116,7 +116,7 @@ def per_scale(scale: float, x: Tensor, x_grad: Tensor | None, last: Tensor, last
 def scale_gradients(
     scale: Scale, slope: float, gain: Tensor, factors: Sequence[Tensor], grads: Sequence[Tensor | None]
 ) -> Tensor:
-    """The gradient of the gain, from `slope` = ∂L/∂scale; what goes through the caps is added to `grads` of factors."""
+    """The gradient of the gain from `slope` = ∂L/∂scale; parts through the caps are added to the factors' `grads`."""
     for factor, grad, norm in zip(factors, grads, scale.norms):  # noqa: B905  (0.2 µs)
         if norm and grad is not None:
             grad.add_(factor, alpha=-slope * scale.value / norm**2)
@@ -136,11 +136,11 @@ def scaled_last(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) 
 
 
 DeviceScale = tuple[Tensor, ...]
-"""What `gradients_on_device` needs of the forward pass: norms, caps and scale, in one tensor where a kernel wrote them."""
+"""The values that `gradients_on_device` needs of the forward pass: norms, caps and scale, one tensor by a kernel."""
 
 
 def scaled_on_device(gain: Tensor, factors: Sequence[Tensor], limits: tuple[float, ...]) -> tuple[Tensor, DeviceScale]:
-    """The scaled last factor without autograd, by kernels where there are any."""
+    """The scaled last factor without autograd, by kernels if there are any."""
     kernels = None if is_first_order() else kernels_for(gain, factors)
     if kernels is None:
         return scaled_by_torch(gain, factors, limits)
@@ -155,17 +155,17 @@ def gradients_on_device(
     limits: tuple[float, ...],
     saved: DeviceScale,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Gradients of gain and factors, from those of the factors before the last (None: zero) and of the scaled last."""
+    """Gradients of gain and factors, from those of the earlier factors (None means zero) and of the scaled last one."""
     if len(saved) > 1:
         return gradients_by_torch(grads, gain, factors, limits, saved)
     kernels = kernels_for(gain, factors)
-    assert kernels is not None  # whose forward pass this was
+    assert kernels is not None  # the kernels of the same forward pass
     found = [torch.zeros_like(f) if g is None else g for f, g in zip(factors, grads, strict=True)]
     return kernels.add_scale_(tuple(found), gain, tuple(factors), limits, *saved), found
 
 
 def scaled_by_torch(gain: Tensor, factors: Sequence[Tensor], limits: tuple[float, ...]) -> tuple[Tensor, DeviceScale]:
-    """`scaled_on_device` in operations of torch; any axes may come before those of factors and gain."""
+    """The function `scaled_on_device` in torch operations; further axes may come before those of factors and gain."""
     dtype, last = _norm_dtype(gain.dtype), factors[-1]
     norms = torch.stack([_vector_norm(factor, dim=_MATRICES, dtype=dtype) for factor in factors], dim=-1)
     at_cap = _like(limits, norms)
@@ -181,11 +181,11 @@ def gradients_by_torch(
     limits: tuple[float, ...],
     saved: DeviceScale,
 ) -> tuple[Tensor, list[Tensor]]:
-    """`gradients_on_device` in operations of torch."""
+    """The function `gradients_on_device` in torch operations."""
     (norms, caps, scale), last_grad = saved, grads[-1]
     assert last_grad is not None
     slope = (last_grad * factors[-1]).sum(_MATRICES, dtype=scale.dtype)[..., None]
-    # Not a comparison with >: a norm that is NaN must spread.
+    # A comparison with > would not spread a norm that is NaN.
     pulls = (slope * scale / -norms.square()).masked_fill(norms <= _like(limits, norms), 0.0)
     found = []
     for factor, grad, pull in zip(factors, (*grads[:-1], last_grad), pulls.unbind(-1), strict=True):
@@ -239,10 +239,10 @@ _is_first_order: ContextVar[bool] = ContextVar("is_first_order", default=False)
 
 @contextmanager
 def first_order_gradients() -> Iterator[None]:
-    """Inside, function transforms get gradients that cannot be differentiated again, by fewer operations.
+    """A context in which function transforms get gradients by fewer operations; these cannot be differentiated again.
 
-    A program of a training step is written down once and run thousands of times (`training.proxy.program`), and every
-    operation on single elements takes 2 to 3 µs of it. Torch's own gradient of the scale of two factors takes 40.
+    A program of a training step is recorded once and run thousands of times (`training.proxy.program`), and every
+    operation on single elements takes 2 to 3 µs. torch's own gradient of the scale of two factors takes 40 µs.
     """
     token = _is_first_order.set(True)
     try:
@@ -252,17 +252,17 @@ def first_order_gradients() -> Iterator[None]:
 
 
 def is_first_order() -> bool:
-    """Whether gradients of first order are enough; never in compiled code, which cannot ask."""
+    """Whether first-order gradients are enough; always false in compiled code, which cannot ask."""
     return not torch.compiler.is_compiling() and _is_first_order.get()
 
 
 def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Sums over half-precision factors are taken in float32."""
+    """The dtype of sums: float32 for half-precision factors."""
     return dtype if dtype.itemsize >= 4 else torch.float32
 
 
 def _like(limits: tuple[float, ...], norms: Tensor) -> Tensor:
-    """Numbers of Python take long to a GPU, so they stay there; what is recorded as a program has its own."""
+    """The numbers as a tensor like `norms`; cached on a GPU because transfers are slow, but new in recorded programs."""
     if norms.is_cuda and not is_first_order():
         return _kept_tensor(limits, norms.dtype, norms.device)
     return norms.new_tensor(limits)

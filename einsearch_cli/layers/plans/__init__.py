@@ -1,1 +1,1 @@
-"""What a layer computes, in which order and layout, and what that costs; no tensor is touched here."""
+"""Plans: what a layer computes, in which order and layout, and at what cost; no tensor is used here."""

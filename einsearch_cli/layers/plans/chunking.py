@@ -1,4 +1,4 @@
-"""Into which chunks of tokens a call is cut, and which intermediates are kept for the backward pass."""
+"""How a call is cut into chunks of tokens, and which intermediates are kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from einsearch_cli.layers.plans.plan import Call, Plan
 from einsearch_cli.layers.plans.two_cores import is_fused
 
 _WITH_GRADIENT = 2
-"""What a dense layer holds for each weight in a backward pass: itself and its gradient."""
+"""Numbers that a dense layer holds per weight in a backward pass: itself and its gradient."""
 _WITH_MOMENTS = 4
-"""What it holds while it is trained: Adam's two moments too."""
+"""Numbers that it holds per weight in training, with Adam's two moments."""
 _DEAR = 128
-"""Elements summed over beyond which computing an intermediate again always costs more than keeping it."""
+"""Summed elements beyond which recomputing an intermediate always costs more than keeping it."""
 
 
 @lru_cache(maxsize=4096)
 def chunks(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.chunks) -> tuple[int, ...]:
-    """The length of every chunk of tokens, all nearly the same; a single one without lengths, as for a GPU."""
+    """The length of every chunk of tokens, all nearly equal; a single chunk without lengths, as for a GPU."""
     if lengths is None or plan.is_dense:
         return (tokens,)
     least = lengths.of_few if tokens <= lengths.few else lengths.least
@@ -32,7 +32,7 @@ def chunks(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.c
     if 2 * tokens <= 3 * wanted:
         return (tokens,)
     length = -(-tokens // -(-tokens // wanted))
-    # An odd number of eights keeps the rows of feature-major intermediates from falling onto the same cache lines.
+    # An odd multiple of 8 keeps the rows of feature-major intermediates from sharing cache lines.
     length += -length % 8
     length += 8 * (length // 8 % 2 == 0)
     whole, rest = divmod(tokens, length)
@@ -41,12 +41,12 @@ def chunks(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.c
 
 @lru_cache(maxsize=4096)
 def kept_steps(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.chunks) -> tuple[bool, ...]:
-    """Whether the result of each step but the last is kept for the backward pass, rather than computed again.
+    """Whether the result of each step but the last is kept for the backward pass, rather than recomputed.
 
-    The earliest results are kept as long as the layer needs no more memory than a dense one, and all that are
-    expensive to compute again. Calls of few tokens or of a single chunk keep everything: their backward pass would
-    hold it all at once anyway. A single result as wide as the input is kept sooner, as the input's gradient will take
-    its memory.
+    The earliest results are kept as long as the layer needs no more memory than a dense one, plus all results that are
+    expensive to recompute. Calls with few tokens or a single chunk keep everything: their backward pass would hold it
+    all at once anyway. A single result as wide as the input is kept sooner, as the input's gradient will reuse its
+    memory.
     """
     between, dense = plan.widths[1:-1], plan.padded_in * plan.padded_out
     if lengths is None or len(chunks(plan, tokens, lengths)) == 1 or tokens <= lengths.few:
@@ -62,9 +62,10 @@ def kept_steps(plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_C
 
 @lru_cache(maxsize=1024)
 def kept_when_compiled(plan: Plan, call: Call) -> tuple[bool, ...]:
-    """As `kept_steps` for compiled code, which serves any number of tokens.
+    """The steps to keep in compiled code, which serves any number of tokens; see `kept_steps`.
 
-    On a CPU what is no wider than the input or expensive to repeat; on a GPU all but what one kernel keeps on the chip.
+    On a CPU, these are results no wider than the input or expensive to recompute; on a GPU, all but those that one
+    kernel keeps on the chip.
     """
     between = plan.widths[1:-1]
     if not call.is_cpu:

@@ -1,6 +1,6 @@
 """Predicted time of a plan: arithmetic, weights read, copies and calls.
 
-The model is coarse on purpose: it decides between plans of one layer, whose costs usually differ severalfold. The
+The model is deliberately coarse: it chooses between plans of one layer, whose costs usually differ severalfold. The
 constants are a `MachineProfile`.
 """
 
@@ -18,28 +18,28 @@ from einsearch_cli.layers.plans.two_cores import is_fused
 from einsearch_cli.sizing import SizedStructure
 
 _MERGE_STEPS, _TRAINED_MERGE_STEPS = 25, 60
-"""Steps that a product of two factors is worth in a call, without gradients and with torch's autograd for them."""
+"""The cost of a product of two factors in steps, in a call without gradients and with torch's autograd."""
 _FORM_STEPS, _TRAINED_FORM_STEPS = 3, 8
-"""Steps that a product is worth where a CPU forms one matrix (`execution.forming`)."""
+"""The cost of a product in steps when a CPU forms one matrix (`execution.forming`)."""
 _MERGE_PASSES, _FORM_PASSES = 4, 6
-"""Passes over a product in a training step."""
+"""Number of passes over a product in a training step."""
 
 
 def inference_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
-    """One forward pass, with merged factors at hand."""
+    """Nanoseconds of one forward pass, without the cost of merging factors."""
     plan = plan.at(tokens, profile.token_major)
     if is_fused(plan, profile):  # bound by memory
         moved_ns = tokens * (plan.padded_in + plan.padded_out) * profile.memory_weight_ns
         return profile.layer_ns + profile.step_ns + moved_ns
     calls_ns = len(chunks(plan, tokens, profile.chunks)) * len(plan.steps) * profile.step_ns
-    # The merged plan of one step takes a route of its own, as short as `nn.Linear`'s.
+    # The merged plan of one step has its own code path, as short as that of `nn.Linear`.
     layer_ns = 0.0 if plan.is_dense else profile.layer_ns
     products_ns = sum(_product_ns(step, tokens, profile) for step in plan.steps)
     return layer_ns + calls_ns + products_ns + _copies_ns(_copies(plan, profile)[0], tokens, profile)
 
 
 def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
-    """One forward and backward pass, with factors merged before: three products a step, and what is computed again."""
+    """Nanoseconds of a forward and backward pass with merged factors: three products per step, and recomputed results."""
     plan = plan.at(tokens, profile.token_major)
     total = 3 * inference_ns(plan, tokens, profile)
     if is_fused(plan, profile):
@@ -50,7 +50,7 @@ def training_ns(plan: Plan, tokens: int, profile: MachineProfile) -> float:
 
 
 def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_training: bool) -> float:
-    """Multiplying the factors of every group within a call; training needs two gradients of every product too."""
+    """Nanoseconds to multiply the factors of every group in a call; training also needs two gradients per product."""
     is_formed = plan.is_dense and profile.is_cpu
     calls, passes = (_FORM_STEPS if is_formed else _MERGE_STEPS), 1
     if is_training:
@@ -65,7 +65,7 @@ def merging_ns(sized: SizedStructure, plan: Plan, profile: MachineProfile, is_tr
 
 
 def inference_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
-    """To and from main memory or cache in a forward pass: weights, input, every intermediate twice, output, copies."""
+    """Bytes of a forward pass to and from memory or cache: weights, input, every intermediate twice, output, copies."""
     plan = plan.at(tokens, profile.token_major)
     first, *between, last = plan.widths
     moved = first + last
@@ -75,10 +75,10 @@ def inference_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
 
 
 def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
-    """In a forward and a backward pass, with factors merged before and their gradients taken apart after.
+    """Bytes of a forward and a backward pass, with merged factors and their gradients.
 
-    Backward, every step reads its weights, its rows and twice the gradient of its result, and writes those of
-    its weights and rows. What is computed again is read and written once more.
+    In the backward pass, every step reads its weights, its rows and twice the gradient of its result, and writes the
+    gradients of its weights and rows. Recomputed results are read and written once more.
     """
     plan = plan.at(tokens, profile.token_major)
     if is_fused(plan, profile):
@@ -89,7 +89,7 @@ def training_bytes(plan: Plan, tokens: int, profile: MachineProfile) -> int:
     for own, (before, after), keeps in zip(steps, pairwise(plan.widths), kept, strict=True):
         elements += (2 if keeps else 3) * (before + after)
         elements += 2 * _elements(own.rows.copy) if own.rows.copy and not keeps else 0
-    weights = 2 * plan.params + 3 * merged_elements(plan)  # one is written, and its gradient read for two others
+    weights = 2 * plan.params + 3 * merged_elements(plan)  # one is written, and its gradient is read for two others
     return inference_bytes(plan, tokens, profile) + profile.itemsize * (weights + tokens * elements)
 
 
@@ -99,7 +99,7 @@ def merged_elements(plan: Plan) -> int:
 
 
 def _copies(plan: Plan, profile: MachineProfile) -> tuple[list[Copy], list[Copy]]:
-    """What is copied forward, and backward unless it is computed again."""
+    """The copies of a forward pass, and of a backward pass unless they are recomputed."""
     operands = plan_operands(plan, profile.is_cpu)
     forward = [*(own.rows.copy for own in operands.steps), operands.write]
     backward = [*(own.grad.copy for own in operands.steps), operands.write_grad]
@@ -107,7 +107,7 @@ def _copies(plan: Plan, profile: MachineProfile) -> tuple[list[Copy], list[Copy]
 
 
 def _elements(copy: Copy) -> int:
-    """For one token."""
+    """The elements of a copy for one token."""
     return math.prod(copy.target.sizes) // ANY_TOKENS
 
 
@@ -118,7 +118,7 @@ def _copies_ns(copies: list[Copy], tokens: int, profile: MachineProfile) -> floa
 
 
 def _product_ns(step: Step, tokens: int, profile: MachineProfile) -> float:
-    """Arithmetic, the start of every matrix, and bringing the weights in, which is what a product of few rows costs."""
+    """Arithmetic, the start of every matrix, and loading the weights, which dominates products of few rows."""
     _, k, n = step.weight_shape
     elements = math.prod(step.weight_shape)
     arithmetic_ns = tokens * step.macs_per_token * profile.mac_ns_at(min(k, n))

@@ -1,12 +1,13 @@
-"""Choice of memory orders: the plan whose passes over memory cost the least.
+"""Choice of memory orders: the plan with the cheapest passes over memory.
 
-A batched matrix product is fast when each operand's three axis groups (batch, rows, contracted; see `plan`) lie in memory as
-one run each, the innermost axis is not a batch one, and the result is written with its batch outermost. What is free is
-the order of the features, of the indices inside each factor, and whether a result has its features or its tokens innermost;
-a shortest path over memory orders finds the cheapest plan. Rows other than the tokens may also be read as batch, the
-factor repeated along them (stride 0); so may the tokens themselves where the factor shares no index with what stays.
+A batched matrix product is fast under three conditions (axis groups: batch, rows, contracted; see `plan`). Each group
+of an operand's axes is one run of memory, the innermost axis is not a batch axis, and the result is written with its
+batch outermost. The free choices are the order of the features, the order of the indices inside each factor, and
+whether a result has its features or its tokens innermost; a shortest path over memory orders finds the cheapest plan.
+Rows other than the tokens may also be read as batch, with the factor repeated along them (stride 0), and so may the
+tokens themselves if the factor shares no index with what stays.
 
-Costs decide between layouts of the same arithmetic, so only their proportions matter.
+Costs choose between layouts of the same arithmetic, so only their ratios matter.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import FeatureOrder
 
 _MAX_ORDERS = 24
-"""Orders of a group that are tried; more arise only with three factors and many indices."""
+"""The most orders of a group that are tried; more arise only with three factors and many indices."""
 _BEAM = 128
-"""Memory orders that are kept after each step."""
+"""Number of memory orders that are kept after each step."""
 _FINALISTS = 24
-"""Forward plans whose backward pass is costed too."""
+"""Number of forward plans whose backward pass is costed too."""
 _COSTS: Final = DEFAULT_CPU.layout
-"""On every machine: stored factors and features lie in the order that is chosen by them."""
+"""Costs for every machine, since they determine the order in which factors and features are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,13 @@ class _Path:
 
 @lru_cache(maxsize=1024)
 def plan_for(sized: SizedStructure, order: tuple[str, ...], features: FeatureOrder | None = None) -> Plan:
-    """The plan for factors, or groups of factors multiplied before, that meet the activation in this order.
+    """The plan for factors, or products of factors, that meet the activation in this order.
 
-    `features` fixes the orders of the input and output axes, and perhaps of those of stored factors, which are
-    chosen freely else.
+    `features` fixes the orders of the input and output axes, and optionally those of stored factors, which are
+    otherwise free.
 
     Raises:
-        LayerError: if no plan stores its factors so.
+        LayerError: if no plan stores its factors in this way.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> plan = plan_for(parse_structure("btt:r=1").at(64, 64), ("A", "B"))
@@ -86,6 +87,9 @@ def _forward_paths(
     end: Axes | None,
     stored: Mapping[str, Axes],
 ) -> Iterator[_Path]:
+    # A shortest path: a node is a memory order of the activation after a step, an edge a layout of the step's product. Only
+    # the cheapest path to each memory order can be part of the best plan. Of the memory orders after a step, the 128
+    # cheapest are followed, so that layers with many indices are planned in bounded time.
     paths = {start: _Path(0.0, (), ()) for start in starts}
     for role in roles:
         found: dict[Axes, _Path] = {}
@@ -103,7 +107,7 @@ def _forward_paths(
 
 
 def _with_gradients(path: _Path, sizes: Mapping[str, int]) -> _Path:
-    """The path with the cheapest memory orders of the gradients, their cost added."""
+    """The path with the cheapest memory orders of the gradients, with their cost added."""
     choices = (
         tuple(replace(draft, grad_is_feature_major=major) for draft, major in zip(path.drafts, majors, strict=True))
         for majors in product((False, True), repeat=len(path.drafts))
@@ -114,11 +118,15 @@ def _with_gradients(path: _Path, sizes: Mapping[str, int]) -> _Path:
 
 
 def _plain_gradients(drafts: Sequence[Draft], sizes: Mapping[str, int]) -> list[Draft]:
-    """Between two plain matrices the gradient lies as the tokens do, if its rows are aligned; both ways are views.
+    """Between two plain matrices, store the gradient like the tokens if its rows are aligned; both ways are views.
 
-    For 4,096 tokens, the products backward from the result of low-rank's first factor take 0.76 of the time at width 1024
-    and 0.88 at 2048 (Xeon, AVX-512); with AVX2 0.92 and 1.02. On a GPU rows of 90 elements of half precision, which begin
-    anywhere, make a step of width 8192 a third slower.
+    For 4,096 tokens, the products backward from the result of low-rank's first factor take these parts of the time:
+
+    width 1024   width 2048
+    AVX-512      0.76         0.88
+    AVX2         0.92         1.02
+
+    On a GPU, unaligned rows of 90 half-precision elements make a step of width 8192 a third slower.
     """
     found, is_after_plain = [], True
     for draft in drafts:
@@ -130,7 +138,7 @@ def _plain_gradients(drafts: Sequence[Draft], sizes: Mapping[str, int]) -> list[
 
 
 def _token_major(drafts: Sequence[Draft]) -> list[Draft]:
-    """The steps with all results and gradients token-major and no factor repeated; they are stored as they were."""
+    """The steps with all results and gradients token-major and no factor repeated; the stored layout stays the same."""
     memory, found = drafts[0].before, []
     for draft in drafts:
         batch = tuple(axis for axis in draft.batch if axis in (*draft.role.batch, TOKENS))
@@ -141,7 +149,7 @@ def _token_major(drafts: Sequence[Draft]) -> list[Draft]:
 
 
 def _input_orders(role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Axes]:
-    """Orders of the input features that the first step reads as a view."""
+    """Orders of the input features that the first step can read as a view."""
     kept, batch, contracted = (_live(axes, sizes) for axes in (role.kept, role.batch, role.contracted))
     for outer, inner in product(_orders(kept), _orders(batch)):
         yield (TOKENS, *outer, *inner, *contracted)
@@ -167,7 +175,7 @@ def _forward_ns(draft: Draft, sizes: Mapping[str, int]) -> float:
     total_ns = _read_ns(draft.before, draft.batch, draft.rows, draft.contracted, sizes)
     total_ns += _product_ns(b, r, k, n, draft.before[-1] in draft.rows, draft.is_feature_major)
     if not set(draft.batch) <= set(draft.role.batch):
-        # The factor is copied for its repetitions, once forward and twice backward. Along the tokens it is not, but its
+        # The factor is copied for its repetitions, once forward and twice backward; along the tokens it is not, but its
         # gradient is summed over them.
         total_ns += (1.0 if TOKENS in draft.batch else 3.0) * b * k * n * _COSTS.copy_ns
     return total_ns
@@ -180,7 +188,7 @@ def _backward_ns(drafts: Sequence[Draft], end: Axes, sizes: Mapping[str, int]) -
         rows_inside, grad_rows_inside = draft.before[-1] in draft.rows, memory[-1] in draft.rows
         total_ns += _read_ns(memory, draft.batch, draft.rows, draft.new, sizes)
         total_ns += _product_ns(b, r, n, k, grad_rows_inside, draft.grad_is_feature_major)
-        # The gradient of a factor is contracted over R, which is best when just one operand has R innermost.
+        # The gradient of a factor is contracted over R, which is fastest if exactly one operand has R innermost.
         factor = {2: 1.45, 1: 1.0, 0: 1.2}[rows_inside + grad_rows_inside]
         total_ns += b * r * k * n * _COSTS.mac_ns * factor * _narrowness(k, n)
         memory = draft.grad_before
@@ -188,7 +196,7 @@ def _backward_ns(drafts: Sequence[Draft], end: Axes, sizes: Mapping[str, int]) -
 
 
 def _copy_ns(source: Axes, target: Axes, sizes: Mapping[str, int]) -> float:
-    """Rearranging an activation that lies as `source` into `target`; zero if that moves nothing."""
+    """The cost of rearranging an activation from `source` into `target`; zero if nothing moves."""
     if source == target:
         return 0.0
     run = 1
@@ -200,7 +208,7 @@ def _copy_ns(source: Axes, target: Axes, sizes: Mapping[str, int]) -> float:
 
 
 def _read_ns(memory: Axes, batch: Axes, rows: Axes, contracted: Axes, sizes: Mapping[str, int]) -> float:
-    """Reading batch, rows and contracted axes for a product: free as a view, else a copy."""
+    """The cost of reading batch, rows and contracted axes for a product: free as a view, else a copy."""
     if is_view(memory, (batch, rows, contracted)):
         return 0.0
     inner = (*contracted, *rows) if memory[-1] in rows else (*rows, *contracted)
@@ -208,10 +216,10 @@ def _read_ns(memory: Axes, batch: Axes, rows: Axes, contracted: Axes, sizes: Map
 
 
 def _product_ns(b: int, r: int, k: int, n: int, rows_inside: bool, feature_major: bool) -> float:
-    """One batched product of (B, R, K) and (B, K, N).
+    """The cost of one batched product of (B, R, K) and (B, K, N).
 
-    Measured for 32 × 32 matrices and 120 to 256 tokens against contiguous operands: strided
-    rows cost 10–30%, results with the features innermost from rows with the tokens innermost 12%.
+    Compared with contiguous operands, for 32 × 32 matrices and 120 to 256 tokens: strided rows cost 10–30%, and results
+    with features innermost from rows with tokens innermost 12%.
     """
     factor = 1.0
     if rows_inside:

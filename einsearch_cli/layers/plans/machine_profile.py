@@ -1,7 +1,7 @@
-"""Everything that depends on the machine: what arithmetic and memory traffic cost, and the limits that follow from it.
+"""Everything that depends on the machine: costs of arithmetic and memory traffic, and the limits that follow from them.
 
-There is one default for CPUs and one for GPUs. `einsearch bench --calibrate` measures a CPU's own profile and stores
-it per machine, number of threads and dtype; it is never required.
+There is one default for CPUs and one for GPUs. `einsearch bench --calibrate` measures a CPU's own profile and stores it
+by machine, number of threads and dtype; it is optional.
 """
 
 from __future__ import annotations
@@ -21,59 +21,65 @@ from einsearch_cli.cache import default_cache_folder
 from einsearch_cli.files import write_atomically
 from einsearch_cli.machine import processor_name
 
-if TYPE_CHECKING:  # what a network costs is known without torch
+if TYPE_CHECKING:  # costs of networks are known without torch
     import torch
 
 WIDTHS = (4, 8, 16, 32, 64, 128, 512)
-"""Widths of the matrices of a product for which the time of a multiply-add is known."""
+"""Matrix widths for which the time of a multiply-add is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkLengths:
-    """Into which chunks of tokens a CPU cuts a call, so that what lies between two products stays in its cache.
+    """Lengths of chunks into which a CPU cuts a call, so that the data between two products stay in its cache.
 
-    Forward and backward passes over bare products at width 4096 and 4,096 tokens (btt:r=4), in chunks of 136 and of 504:
-    1.19 and 1.88 on a Xeon of 2 MB of second-level cache a core, 1.42 and 1.27 on an EPYC of 0.5 MB, whose cache the
-    factors overflow (`docs/design/log/2026-11.md`, 2026-11-25 to 2026-11-28). The defaults lose less where they are wrong.
+    Time of forward and backward passes as a multiple of the bare products (btt:r=4, width 4096, 4,096 tokens):
+
+    chunks of 136   chunks of 504
+    Xeon, 2 MB cache a core      1.19            1.88
+    EPYC, 0.5 MB cache a core    1.42            1.27
+
+    The factors overflow the EPYC's cache (`docs/design/log/2026-11.md`, 2026-11-25 to 2026-11-28). The defaults lose
+    less where they are wrong.
     """
 
     elements: int = 1 << 17
-    """Elements that the widest intermediate of a chunk has."""
+    """Elements of a chunk's widest intermediate."""
     wide_matrix: int = 1 << 15
-    """Elements of a matrix that is wide: packing it for every chunk costs more."""
+    """Elements from which on a matrix is wide: packing it for every chunk costs more."""
     wide_elements: int = 1 << 19
-    """As `elements`, where matrices are wide."""
+    """Elements of a chunk's widest intermediate when factor matrices are wide."""
     large_matrix: int = 1 << 18
-    """Elements of a matrix beyond which it overflows the cache itself."""
+    """Elements above which a matrix overflows the cache on its own."""
     large: int = 1000
     """Tokens below which packing a large matrix for every chunk costs more than 2%."""
     many_params: int = 1 << 18
-    """Elements of factors that overflow the cache, into which every chunk brings them again."""
+    """Elements above which the factors overflow the cache, and every chunk loads them again."""
     of_many_params: int = 136
-    """Least number of tokens of a chunk where factors have `many_params` elements."""
+    """Fewest tokens of a chunk if factors have more than `many_params` elements."""
     few: int = 300
-    """Calls of so few tokens keep all intermediates, which are small, in however many chunks they run."""
+    """Calls with up to this many tokens keep all intermediates, which are small, in any number of chunks."""
     of_few: int = 256
-    """Tokens below which the calls of a chunk cost more than the cache saves, where there are few tokens."""
+    """Fewest tokens of a chunk in such a call; below, the calls cost more than the cache saves."""
     least: int = 72
-    """Tokens at least where there are many: 72 take 0.88 to 1.02 of the time of 136 where activations are 4096 wide."""
+    """Fewest tokens of a chunk in other calls: 72 take 0.88 to 1.02 of the time of 136 with activations of width 4096.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenMajor:
-    """Tokens up to which a CPU writes products token-major, by the factor of a layer that costs most.
+    """Tokens up to which a CPU writes products token-major, by the layer's most expensive factor.
 
-    Four matrices of 1024 × 1024 take 30 times as long feature-major for one token, 10 times for 4 and 1.7 times for 16,
-    which pays for a copy between products (measured on an EPYC: `docs/design/log/2026-11.md`, 2026-11-28).
+    Four matrices of 1024 × 1024 take 30 times as long feature-major for one token, 10 times for 4 and 1.7 times for 16.
+    This pays for a copy between products (EPYC: `docs/design/log/2026-11.md`, 2026-11-28).
     """
 
     usual: int
     repeated: int
-    """With a factor that is repeated to many elements."""
+    """Limit for a factor that is repeated to many elements."""
     wide: int
-    """With a wide matrix: compared with it a copy between products costs little."""
+    """Limit for a wide matrix, compared with which a copy between products costs little."""
     huge: int
-    """With a huge matrix: compared with it a copy costs next to nothing."""
+    """Limit for a huge matrix, compared with which a copy costs almost nothing."""
     repeated_elements: int = 1 << 17
     wide_elements: int = 1 << 15
     huge_elements: int = 1 << 18
@@ -81,10 +87,10 @@ class TokenMajor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutCosts:
-    """Nanoseconds by which the order of features, and of a factor's axes in memory, is chosen; see `layout`.
+    """Nanoseconds that determine the order of features and of a factor's axes in memory; see `layout`.
 
-    A stored factor is read in that order on every machine, so it is always chosen by the default profile, and other
-    values would read factors that were saved before as other matrices.
+    A stored factor is read in that order on every machine, so the default profile always determines it; with other
+    values, saved factors would be read as other matrices.
     """
 
     copy_ns: float = 0.22
@@ -98,7 +104,7 @@ class LayoutCosts:
     small: int = 16
     """Matrices narrower than this leave part of the arithmetic units idle."""
     tokens: int = 240
-    """Tokens of the call for which the layout is chosen; the result is right for any number."""
+    """Number of tokens for which the layout is chosen; the result is correct for any number."""
 
 
 _TOKEN_MAJOR = {
@@ -106,48 +112,48 @@ _TOKEN_MAJOR = {
     4: TokenMajor(usual=11, repeated=32, wide=32, huge=128),
     8: TokenMajor(usual=11, repeated=32, wide=256, huge=256),
 }
-"""By bytes of an element."""
+"""Limits by bytes of an element."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineProfile:
-    """One kind of device and one dtype. Of nanoseconds only the proportions decide between plans."""
+    """Costs and limits of one kind of device and one dtype; only the ratios of nanoseconds decide between plans."""
 
     layer_ns: float
-    """One call of a layer that contracts its factors, besides its steps."""
+    """One call of a layer that contracts its factors, without its steps."""
     step_ns: float
     """One step: views, dispatch and checks."""
     matrix_ns: float
     """One matrix of a batched product."""
     mac_ns: tuple[float, ...]
-    """One multiply-add of a product whose matrices are as wide as `WIDTHS`."""
+    """One multiply-add of a product, by the width of its matrices (`WIDTHS`)."""
     cached_weight_ns: float
     """One weight of a product, read from cache and packed."""
     memory_weight_ns: float
     """One weight of a product, read from main memory and packed."""
     one_row: float = 0.4
-    """Part of that which a matrix times one vector takes, which packs no weights."""
+    """The part of that cost for a matrix times one vector, which packs no weights."""
     cache_bytes: float
-    """Weights up to here stay in cache between calls."""
+    """Bytes of weights that stay in cache between calls."""
     copy_ns: float
     """One element of a copy in long runs, within the second-level cache."""
     run_ns: float
     """The start of every run of a copy."""
     dense_margin: float = 0.8
-    """The dense matrix is left only for plans predicted to take less than this part of its time."""
+    """A plan must be predicted to take less than this part of the dense matrix's time to be preferred to it."""
     chunks: ChunkLengths | None = field(default_factory=ChunkLengths)
-    """None for a device that takes every call at once."""
+    """None for a device that processes every call at once."""
     token_major: TokenMajor | None = _TOKEN_MAJOR[4]
     """None for a device without plans for few tokens."""
     layout: LayoutCosts = field(default_factory=LayoutCosts)
     source: str
-    """Where the numbers come from."""
+    """The source of the numbers."""
     is_cpu: bool = True
     itemsize: int = 4
     """Bytes of an element."""
 
     def mac_ns_at(self, width: int) -> float:
-        """For the width nearest below; the narrowest known one grows in proportion.
+        """The cost for the nearest lower width; below the narrowest known one, it grows in proportion.
 
         >>> DEFAULT_CPU.mac_ns_at(2) == 2 * DEFAULT_CPU.mac_ns_at(4)
         True
@@ -157,10 +163,10 @@ class MachineProfile:
         return self.mac_ns[max(number for number, known in enumerate(WIDTHS) if known <= width)]
 
     def of_dtype(self, dtype: torch.dtype) -> MachineProfile:
-        """A guess for another dtype, from bytes and from the units that multiply it.
+        """A guess for another dtype, from its bytes and the arithmetic units for it.
 
-        Half precision keeps the constants of float32 on a CPU: some have units for it (a product of bfloat16 takes 0.22
-        of the time on a Xeon with AMX), on others it is slower. Calibration tells.
+        On a CPU, half precision keeps the constants of float32. Some CPUs have units for it (a product of bfloat16
+        takes 0.22 of the time on a Xeon with AMX); on others it is slower. Calibration measures this.
 
         >>> import torch
         >>> DEFAULT_CPU.of_dtype(torch.float64).mac_ns_at(64) == 2 * DEFAULT_CPU.mac_ns_at(64)
@@ -188,9 +194,9 @@ class MachineProfile:
 
 _BY_BYTES = ("cached_weight_ns", "memory_weight_ns", "copy_ns", "run_ns")
 _PLAIN_GPU_MAC_NS = 3.3e-5
-"""A multiply-add of float32 or float64 on an H200: 60 TFLOP/s by its data sheet, a thirteenth of bfloat16."""
+"""One multiply-add of float32 or float64 on an H200: 60 TFLOP/s by its data sheet, a thirteenth of bfloat16."""
 DEFAULT_CPU = MachineProfile(
-    # Of 62,208 combinations of round numbers those that lose least at times of two machines (`benchmarks/constants.py`).
+    # The best of 62,208 combinations of round numbers for the times of two machines (`benchmarks/constants.py`).
     layer_ns=2_000, step_ns=10_000, matrix_ns=50,
     mac_ns=(0.2, 0.05, 0.01, 0.01, 0.01, 0.01, 0.01),
     cached_weight_ns=0.1, memory_weight_ns=0.2,
@@ -210,7 +216,7 @@ DEFAULT_GPU = MachineProfile(
 
 @lru_cache(maxsize=64)
 def profile_for(device_type: str, threads: int, dtype: torch.dtype) -> MachineProfile:
-    """The stored profile of this machine for this many threads and this dtype; else one for float32, or the defaults."""
+    """The stored profile of this machine for these threads and this dtype; else a float32 one, or the defaults."""
     if device_type != "cpu":
         return DEFAULT_GPU.of_dtype(dtype)
     found = _stored(threads, _name(dtype), dtype.itemsize)
@@ -218,14 +224,14 @@ def profile_for(device_type: str, threads: int, dtype: torch.dtype) -> MachinePr
 
 
 def float32_profile(device_type: str, threads: int) -> MachineProfile:
-    """What `profile_for` gives for float32, without torch."""
+    """The profile that `profile_for` returns for float32, without torch."""
     if device_type != "cpu":
         return DEFAULT_GPU.of_itemsize(4)
     return _stored(threads, "float32", 4) or DEFAULT_CPU
 
 
 def _stored(threads: int, dtype: str, itemsize: int) -> MachineProfile | None:
-    """Never required: a damaged file, or one of another version, is as good as none."""
+    """A stored profile; None if there is none, it is damaged, or it is of another version."""
     try:
         profile = _of_json(json.loads(_path(threads, dtype).read_text()))
     except (OSError, ValueError, TypeError, KeyError):
@@ -241,7 +247,7 @@ def _of_json(stored: dict[str, Any]) -> MachineProfile:
 
 
 def _numbers(value: Any) -> Iterator[Any]:
-    """All entries, of nested ones too, but texts and truth values where these belong."""
+    """All entries, nested ones too, except texts and truth values where these belong."""
     if isinstance(value, dict):
         for name, entry in value.items():
             yield from () if name in ("source", "is_cpu") else _numbers(entry)
@@ -252,7 +258,7 @@ def _numbers(value: Any) -> Iterator[Any]:
 
 
 def store_profile(profile: MachineProfile, threads: int, dtype: torch.dtype) -> Path:
-    """Write the profile where `profile_for` finds it.
+    """Write the profile to the place where `profile_for` finds it.
 
     Raises:
         OutputError: if the folder cannot be written.
@@ -264,7 +270,7 @@ def store_profile(profile: MachineProfile, threads: int, dtype: torch.dtype) -> 
 
 
 def profile_path(threads: int, dtype: torch.dtype) -> Path:
-    """In the user's cache folder; the name holds processor, torch, threads and dtype: none is mistaken for another."""
+    """A path in the user's cache folder, whose name contains processor, torch, threads and dtype."""
     return _path(threads, _name(dtype))
 
 

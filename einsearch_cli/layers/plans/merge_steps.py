@@ -1,7 +1,7 @@
-"""In which order factors are multiplied with each other, before they meet any activation.
+"""The order in which factors are multiplied with each other before they meet an activation.
 
-Merging all factors of a layer gives its dense matrix (pre-merge, Wei et al. 2024, arXiv 2406.16450); merging some gives a
-plan of fewer steps.
+Merging all factors of a layer gives its dense matrix (pre-merge, Wei et al. 2024, arXiv 2406.16450); merging some of
+them gives a plan with fewer steps.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Item = TypeVar("Item")
 
 
 def merging_pairs(sized: SizedStructure, tensors: Sequence[Axes], target: Axes) -> Iterator[tuple[int, int, Axes]]:
-    """Which two are multiplied next, and the axes of their product, which goes to the end of the others.
+    """The pair to multiply next, and the axes of the product, which is appended to the other tensors.
 
-    The pair whose product is smallest, so that the largest one is left to the last, which has the axes `target`.
+    The pair with the smallest product comes first, so the largest product is the last one, with the axes `target`.
     """
     tensors = list(tensors)
 
     def product_of(first: int, second: int) -> Axes:
-        """Axes that no other tensor and the result do not have are summed over."""
+        """The axes of a product: axes that no other tensor and the result have are summed over."""
         wanted = {axis for axes in (*without(tensors, first, second), target) for axis in axes}
         return tuple(axis for axis in joint_axes(tensors[first], tensors[second]) if axis in wanted)
 
@@ -50,10 +50,10 @@ def merging_macs(sized: SizedStructure, step: Step) -> int:
 
 
 def without(items: Sequence[Item], first: int, second: int) -> list[Item]:
-    """The items but two."""
+    """The items without two of them."""
     return [item for number, item in enumerate(items) if number not in (first, second)]
 
 
 def joint_axes(first: Axes, second: Axes) -> Axes:
-    """The axes of either, those of the first before."""
+    """The axes of both, the first one's before."""
     return (*first, *(axis for axis in second if axis not in first))

@@ -1,10 +1,11 @@
-"""Sizes and strides of every operand of a plan, for a number of tokens, and products that write where the next one reads.
+"""Sizes and strides of every operand of a plan, and products that write directly where the next one reads.
 
-Each operand of a product is one strided view of contiguous memory; a small layer spends most of its time between its products.
+Each operand of a product is one strided view of contiguous memory. Views are prepared per number of tokens, as a small
+layer spends most of its time between its products.
 
-A batched product of cuBLAS writes its blocks anywhere in memory, as long as one axis of each block lies without gaps. So
-on a GPU most copies that rearrange an intermediate, the output or the input's gradient fall away: the product before writes
-the rearranged memory itself. MKL would leave its batched path for it.
+A batched product of cuBLAS writes its blocks anywhere in memory, as long as one axis of each block is contiguous. So on
+a GPU most copies that rearrange an intermediate, the output or the input's gradient are unnecessary: the product before
+writes the rearranged memory itself. MKL would leave its batched path for this.
 
 Axes: B batch, R rows (tokens among them), K contracted, N new; see `plan`.
 """
@@ -19,7 +20,7 @@ from typing import NamedTuple
 from einsearch_cli.layers.plans.plan import TOKENS, Axes, Groups, Plan, Step, is_view, product_of
 
 ANY_TOKENS = 1009
-"""Tokens for questions that all numbers of tokens answer alike."""
+"""A number of tokens for questions whose answer does not depend on it."""
 
 
 class View(NamedTuple):
@@ -30,7 +31,7 @@ class View(NamedTuple):
 
     @property
     def swapped(self) -> View:
-        """The last two axes exchanged."""
+        """The view with its last two axes exchanged."""
         *sizes, i, j = self.sizes
         *strides, p, q = self.strides
         return View((*sizes, j, i), (*strides, q, p))
@@ -41,44 +42,45 @@ class View(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """What is copied as it lies and as it is wanted, the axes in the order that is wanted."""
+    """A copy from its source to its target layout, with axes in the order of the target."""
 
     source: View
     target: View
     run: int
-    """Elements that are moved as they lie, within the innermost block; 1 where the tokens are among their axes."""
+    """Elements that are moved as one run, within the innermost block; 1 if the tokens are among their axes."""
 
 
 class Operand(NamedTuple):
     """Blocks of an activation or gradient, for a product with a factor and for the gradient of the factor."""
 
     copy: Copy | None
-    """What is copied before, as no view of the memory serves a product."""
+    """The copy to make before, if no view of the memory serves a product."""
     by_factor: View
-    """For the product with the factor, in the memory or in the copy."""
+    """The operand for the product with the factor, in the memory or in the copy."""
     by_rows: View
-    """For the gradient of the factor."""
+    """The operand for the gradient of the factor."""
 
 
 class StepOperands(NamedTuple):
     """The operands of the three products of one step."""
 
     rows: Operand
-    """`by_factor` is (B, R, K), or (B, K, R) where the result is feature-major; `by_rows` (B, K, R) or swapped."""
+    """`by_factor` is (B, R, K), or (B, K, R) if the result is feature-major; `by_rows` is (B, K, R) or swapped."""
     result: View
     grad: Operand
-    """`by_factor` is (B, R, N), or (B, N, R) where the rows' gradient is feature-major; `by_rows` (B, R, N) or swapped."""
+    """`by_factor` is (B, R, N), or (B, N, R) if the rows' gradient is feature-major; `by_rows` is (B, R, N) or swapped.
+    """
     rows_grad: View
 
 
 class PlanOperands(NamedTuple):
-    """The operands of all steps, and what is copied at the end of each pass."""
+    """The operands of all steps, and the copies at the end of each pass."""
 
     steps: tuple[StepOperands, ...]
     write: Copy | None
-    """From the last result to the output; None if it lies so already."""
+    """The copy from the last result to the output; None if it is not needed."""
     write_grad: Copy | None
-    """From the gradient of the first rows to that of the input; None if it lies so already."""
+    """The copy from the gradient of the first rows to that of the input; None if it is not needed."""
 
 
 @lru_cache(maxsize=4096)
@@ -104,6 +106,9 @@ def plan_operands(plan: Plan, is_cpu: bool, tokens: int = ANY_TOKENS) -> PlanOpe
     )
     if is_cpu or not tokens:
         return PlanOperands(tuple(steps), write, write_grad)
+    # On a GPU, a product can write its blocks where a copy would move them (`_carried`), so the copy is dropped. Forward,
+    # this is the copy of the next step's rows; backward, that of the earlier step's gradient; at the ends, those of the
+    # output and of the input's gradient, which is how Monarch gets rid of both its copies.
     for number, later in enumerate(steps[1:]):
         before = steps[number]
         if into := _carried(before.result, later.rows.copy):
@@ -125,11 +130,11 @@ def contiguous(sizes: Sequence[int]) -> View:
 
 
 def _step_operands(step: Step, tokens: int) -> StepOperands:
-    """With every result contiguous."""
+    """The operands of a step when every result is contiguous."""
     draft, sizes = step.draft, step.sizes(tokens)
     rows_copy, rows = _blocks(draft.before, (draft.batch, draft.rows, draft.contracted), sizes)
     grad_copy, grad = _blocks(step.grad_after, (draft.batch, draft.rows, draft.new), sizes)
-    is_swapped = step.weight_grad_is_swapped  # (B, N, R) times (B, R, K) in place of (B, K, R) times (B, R, N)
+    is_swapped = step.weight_grad_is_swapped  # (B, N, R) times (B, R, K) instead of (B, K, R) times (B, R, N)
     batch, r, k, n = step.extents(tokens)
     b = (batch,) if step.is_batched else ()
     return StepOperands(
@@ -143,16 +148,16 @@ def _step_operands(step: Step, tokens: int) -> StepOperands:
 
 
 def _blocks(memory: Axes, groups: Groups, sizes: Mapping[str, int]) -> tuple[Copy | None, View]:
-    """What is copied, if anything, and the batch (if there is any), rows and last group in memory or copy."""
+    """The copy to make, if any, and the view of batch (if any), rows and last group in the memory or copy."""
     batch, rows, last = groups
     copy, at = None, dict(zip(memory, _lying(memory, sizes).strides, strict=True))
     if not is_view(memory, groups):
-        # Rows that lie innermost stay so, which moves longer runs.
+        # Rows that are innermost stay so, which moves longer runs.
         blocks = (batch, last, rows) if memory[-1] in rows else groups
         copy = _copy(memory, blocks, sizes)
         at = dict(zip((axis for block in blocks for axis in block), copy.target.strides, strict=True))
     groups = groups if batch else (rows, last)
-    # Each block is one run of the memory or copy, so its innermost stride is that of all.
+    # Each block is one run of the memory or copy, so its innermost stride is that of the block.
     strides = tuple(at[group[-1]] if group else 1 for group in groups)
     return copy, View(tuple(product_of(group, sizes) for group in groups), strides)
 
@@ -173,7 +178,7 @@ def _lying(axes: Axes, sizes: Mapping[str, int]) -> View:
 
 
 def _carried(result: View, copy: Copy | None) -> View | None:
-    """The blocks of a contiguous result as they lie in a contiguous copy of it; None if no product can write them so.
+    """The blocks of a result in the layout of a copy of it; None if no product can write them there.
 
     >>> blocks = contiguous((8, 10, 4))
     >>> tuple(_carried(blocks, Copy(View((10, 8, 4), (4, 40, 1)), contiguous((10, 8, 4)), 4)))
@@ -181,8 +186,9 @@ def _carried(result: View, copy: Copy | None) -> View | None:
     """
     if copy is None:
         return None
-    # Axes of the copy from the inside of the result outwards, as (stride in the result, size, stride in the copy). Every
-    # axis of the result is then made of the first of these, as far as they also follow each other in the copy.
+    # List the axes of the copy from the inside of the result outwards, as (size, stride in the copy). A product can
+    # write the copy itself if each axis of its result consists of the next of these, and they also follow each other in
+    # the copy: then the axis has a single stride there. One of the last two axes must have stride 1.
     moved = zip(copy.source.strides, copy.source.sizes, copy.target.strides, strict=True)
     axes = [(size, stride) for _, size, stride in sorted(item for item in moved if item[1] != 1)]
     strides: list[int] = []
@@ -196,7 +202,7 @@ def _carried(result: View, copy: Copy | None) -> View | None:
 
 
 def _taken(size: int, axes: list[tuple[int, int]]) -> int | None:
-    """The single stride, if any, of an axis that is made of the first of `axes`, inner ones first, which are taken away."""
+    """Remove the axes that make up one of this size, inner ones first; returns its single stride, or None."""
     first, reach = 0, 0
     while size != 1:
         axis, stride = axes.pop(0)

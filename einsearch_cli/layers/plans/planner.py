@@ -1,8 +1,8 @@
-"""Which way to multiply: all plans of a layer, and the fastest for a number of tokens.
+"""The planner: all ways to multiply in a layer, and the fastest one for a number of tokens.
 
-A plan lets groups of factors meet the activation one after another; the factors of a group are multiplied with each other
-before. One group of all factors is the dense matrix (pre-merge, Wei et al. 2024, arXiv 2406.16450). A merged layer keeps
-the products, so they are free; every other call pays for those that it makes.
+A plan lets groups of factors meet the activation one after another; the factors of a group are multiplied with each
+other first. One group with all factors is the dense matrix (pre-merge, Wei et al. 2024, arXiv 2406.16450). A merged
+layer keeps these products, so they are free; every other call pays for its own.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from einsearch_cli.structures import FeatureOrder
 from einsearch_cli.taxonomy import meeting_order
 
 _MAX_GROUPED = 4
-"""With more factors only the sequence and the dense matrix are considered: 5 factors have 52 partitions."""
+"""The most factors whose partitions are tried, 5 factors have 52; with more, only the sequence and the dense matrix."""
 _TOKENS = tuple(sorted({round(2 ** (number / 2)) for number in range(41)}))
 """Numbers of tokens, up to a million, at which plans are compared."""
 
 
 class Use(StrEnum):
-    """What a call is for, which decides what it has to pay for."""
+    """The use of a call, which decides what it has to pay for."""
 
     inference = "inference"
     """A forward pass that multiplies the factors of a group itself."""
     merged = "merged"
-    """A forward pass with these products at hand: of a layer that was merged for inference."""
+    """A forward pass of a merged layer, which has these products already."""
     training = "training"
-    """Forward and backward pass; both take the products of factors apart."""
+    """A forward and backward pass; both include the products of factors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One plan of a layer, with what it costs."""
+    """One plan of a layer, with its costs."""
 
     text: str
-    """Such as `(xA)B`, or `x(AB)` where factors are multiplied first."""
+    """The route as text, such as `(xA)B`, or `x(AB)` if factors are multiplied first."""
     plan: Plan
     flops_per_token: int
     """FLOPs of the steps that hold the activation."""
@@ -64,18 +64,18 @@ class Route:
 
     @property
     def is_own(self) -> bool:
-        """Whether the layer's factors meet the activation one after another, none multiplied with others before."""
+        """Whether the layer's factors meet the activation one after another, none multiplied with others first."""
         return all(len(step.factor) == 1 for step in self.plan.steps)
 
     @property
     def is_dense(self) -> bool:
-        """Whether one matrix is all there is; indices shared by X and Y leave a batch of blocks instead."""
+        """Whether the route is a single matrix; with indices shared by X and Y, it is a batch of blocks instead."""
         return self.plan.is_dense
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What the planner knows of one route at a number of tokens."""
+    """The planner's figures for one route at a number of tokens."""
 
     text: str
     flops: int
@@ -95,7 +95,7 @@ class RouteTable:
 
     @property
     def dense_limit(self) -> float:
-        """Up to how many tokens the dense matrix is best without a break; 0 if it is not best for one token."""
+        """The number of tokens up to which the dense matrix is always best; 0 if it is not best for one token."""
         if not self.routes[0].is_dense:
             return 0
         return self.starts[1] - 1 if len(self.starts) > 1 else math.inf
@@ -108,7 +108,7 @@ def stored_plan(sized: SizedStructure) -> Plan:
     """The plan that fixes the orders of features and in which layers store their factors.
 
     Raises:
-        LayerError: if the order of the sized structure is none that a layer can read.
+        LayerError: if no layer can read the order of the sized structure.
     """
     if sized.order is not None and sized.order.is_split:
         raise LayerError(
@@ -121,9 +121,9 @@ def stored_plan(sized: SizedStructure) -> Plan:
 
 @lru_cache(maxsize=1024)
 def routes(sized: SizedStructure) -> tuple[Route, ...]:
-    """All plans of a layer worth a look, its own sequence of factors first.
+    """All plans of a layer that may be worth using, its own sequence of factors first.
 
-    Left out are those that need more FLOPs per token than the dense matrix.
+    Plans that need more FLOPs per token than the dense matrix are left out.
 
     >>> from einsearch_cli.structures import parse_structure
     >>> [route.text for route in routes(parse_structure("tt:n=3,r=2").at(64, 64))]
@@ -152,7 +152,7 @@ def _macs_per_token(sized: SizedStructure, order: tuple[str, ...]) -> int:
 
 
 def dense_route(sized: SizedStructure) -> Route | None:
-    """The route that multiplies all factors to one matrix; None if X and Y share indices."""
+    """The route that multiplies all factors into one matrix; None if X and Y share indices."""
     return next((route for route in routes(sized) if route.is_dense), None)
 
 
@@ -171,6 +171,9 @@ def route_table(sized: SizedStructure, profile: MachineProfile, use: Use) -> Rou
 def best_route(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Use) -> Route:
     """The route predicted to be fastest, with a margin in favour of the dense matrix."""
 
+    # Few tokens favour routes that read few weights, many tokens those with few FLOPs; routes that merge factors in the call
+    # pay for that too. As predictions err, another route must be predicted to take less than `dense_margin`, 0.8 by
+    # default, of the dense matrix's time.
     def weighed_ns(route: Route) -> float:
         return predicted_ns(sized, route, tokens, profile, use) * (profile.dense_margin if route.is_dense else 1.0)
 
@@ -178,7 +181,7 @@ def best_route(sized: SizedStructure, tokens: int, profile: MachineProfile, use:
 
 
 def predicted_ns(sized: SizedStructure, route: Route, tokens: int, profile: MachineProfile, use: Use) -> float:
-    """One forward pass, or in training one forward and backward pass, with the products of factors that are not at hand."""
+    """Nanoseconds of a forward pass, or in training of both passes, with the products of factors that a call must make."""
     if use is Use.merged:
         return inference_ns(route.plan, tokens, profile)
     passes_ns = training_ns if use is Use.training else inference_ns
@@ -191,7 +194,7 @@ def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Us
     chosen = best_route(sized, tokens, profile, use)
 
     def bytes_moved(plan: Plan) -> int:
-        """A call that is not merged writes its products of factors first."""
+        """Bytes moved by a call; without merging, it writes its products of factors first."""
         if use is Use.training:
             return training_bytes(plan, tokens, profile)
         return inference_bytes(plan, tokens, profile) + merges * profile.itemsize * merged_elements(plan)
@@ -213,7 +216,7 @@ def explain(sized: SizedStructure, tokens: int, profile: MachineProfile, use: Us
 
 
 def _partitions(factors: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """All ways to put factors into groups, the one group of all first."""
+    """All ways to put factors into groups, the single group of all factors first."""
     if len(factors) > _MAX_GROUPED:
         yield from (("".join(factors),), tuple(factors))
         return

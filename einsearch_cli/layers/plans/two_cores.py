@@ -1,7 +1,7 @@
-"""Tensor-Trains of two cores, of which Kronecker products are those without a bond: what a fused kernel needs to know.
+"""Tensor-Trains of two cores, or Kronecker products without a bond: the data for a fused kernel.
 
-For each token the input is a matrix X (P × Q) and the output a matrix Y (M × N), with Y = Σ_r F_rᵀ X S_r. Both cores
-together are small, so that a kernel holds them, X and Y on the chip, and no intermediate reaches memory.
+For each token, the input is a matrix X (P × Q) and the output a matrix Y (M × N), with Y = Σ_r F_rᵀ X S_r. Both cores
+together are small, so a kernel holds them, X and Y on the chip, and no intermediate reaches memory.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from einsearch_cli.layers.plans.plan import Call, Plan
 _LARGEST = 128
 """Sizes up to which X, Y and both cores fit on the chip together: widths up to 16,384."""
 _LARGEST_BOND = 16
-"""The kernel is written out for each of its values."""
+"""The largest bond: the kernel is written out for each of its values."""
 
 
 class TwoCores(NamedTuple):
-    """Sizes, and strides in elements; indices as in the formula above."""
+    """Sizes, and strides in elements; indices are named as in the formula above."""
 
     sizes: tuple[int, int, int, int, int]
-    """P, Q, M, N and R; R is 1 where there is no bond."""
+    """P, Q, M, N and R; R is 1 without a bond."""
     x: tuple[int, int]
     """Strides of p and q among the features of a token."""
     y: tuple[int, int]
@@ -35,7 +35,7 @@ class TwoCores(NamedTuple):
 
     @property
     def transposed(self) -> TwoCores:
-        """The transposed matrix, with the same stored factors: it leads from gradients of Y to those of X."""
+        """The transposed matrix with the same stored factors, which leads from gradients of Y to those of X."""
         (p, q, m, n, r), first, second = self.sizes, self.first, self.second
         return TwoCores(
             (m, n, p, q, r), self.y, self.x, (first[1], first[0], first[2]), (second[1], second[0], second[2])
@@ -44,7 +44,7 @@ class TwoCores(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def two_cores(plan: Plan) -> TwoCores | None:
-    """None if the plan is none of these, or too large.
+    """The two cores of a plan; None if it has another form, or is too large.
 
     >>> from einsearch_cli.layers import EinsumLinear
     >>> two_cores(EinsumLinear(64, 64, "tt:r=2", device="meta").plan).sizes

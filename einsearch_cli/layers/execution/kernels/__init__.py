@@ -1,4 +1,4 @@
-"""Triton's kernels for small work around the products on a GPU, where they run; torch for CUDA brings Triton along.
+"""Triton kernels for small work around the products on a GPU, if they run; torch for CUDA includes Triton.
 
 Figures are in `docs/design/log/2026-11.md`, 2026-11-27.
 """
@@ -17,13 +17,13 @@ from einsearch_cli.layers.plans.two_cores import TwoCores
 
 _logger = logging.getLogger(__name__)
 _COUNTABLE = (1 << 31) - (1 << 20)
-"""Elements that the kernels count in 32 bits, with room for the step of a loop."""
+"""The most elements that the kernels count in 32 bits, with room for the step of a loop."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""Float64 sums are torch's."""
+"""Dtypes of the kernels; float64 sums are torch's."""
 
 
 def kernels_for(gain: Tensor, factors: Sequence[Tensor]) -> ModuleType | None:
-    """`by_triton` where it can take these: contiguous, on the current device, factors of one dtype; else None."""
+    """The module `by_triton` for contiguous tensors on the current device and factors of one dtype; else None."""
     if not gain.is_cuda or gain.dtype not in _DTYPES or gain.get_device() != torch.cuda.current_device():
         return None
     dtype = factors[0].dtype
@@ -36,7 +36,7 @@ def kernels_for(gain: Tensor, factors: Sequence[Tensor]) -> ModuleType | None:
 
 
 def add_bias_(y: Tensor, bias: Tensor) -> None:
-    """y (tokens, features), contiguous, += bias."""
+    """Add the bias to a contiguous y (tokens, features) in place."""
     kernels = kernels_for(bias, (bias,)) if y.numel() else None
     if kernels is None:
         y.add_(bias)
@@ -55,7 +55,7 @@ def two_core_kernels(cores: TwoCores, x: Tensor, factors: Sequence[Tensor], bias
 
 @lru_cache(maxsize=64)
 def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> ModuleType | None:
-    """The cores may not fit on the chip of this device."""
+    """The kernels if they run; the cores may not fit on the chip of this device."""
     from einsearch_cli.layers.execution.kernels import tensor_train
 
     p, q, m, n, r = cores.sizes
@@ -67,7 +67,7 @@ def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> Module
         tensor_train.multiply(cores, x, y, 1.0, bias, (first, second))
         tensor_train.multiply(cores.transposed, y, x, 1.0, None, (first, second))
         tensor_train.gradients(cores, y, x, (first, second), wants_bias=True)
-    except Exception as error:  # whatever is wrong, products of torch do the same
+    except Exception as error:  # whatever is wrong, torch's products do the same
         _log(f"the fused kernel for {cores.sizes}", error)
         return None
     return tensor_train
@@ -75,7 +75,7 @@ def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> Module
 
 @lru_cache(maxsize=64)
 def _tried(device: int) -> ModuleType | None:
-    """Triton may be missing, or unable to compile here: it needs a C compiler when first used."""
+    """The kernels if they run; Triton may be missing, or unable to compile because there is no C compiler."""
     try:
         from einsearch_cli.layers.execution.kernels import by_triton
 
@@ -90,5 +90,5 @@ def _tried(device: int) -> ModuleType | None:
 
 
 def _log(kernels: str, error: Exception) -> None:
-    """Once for each device, as whether kernels run is asked once."""
+    """Log that kernels do not run; once per device, as this is tested once."""
     _logger.warning("%s do not run here, torch's operations take their place: %s", kernels, error, exc_info=True)

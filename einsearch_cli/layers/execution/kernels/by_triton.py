@@ -1,6 +1,6 @@
 """Kernels for small work around the products on a GPU, in Triton; `kernels_for` chooses between them and torch.
 
-Sums are taken in float32, partial ones first, always in the same order.
+Sums are taken in float32, from partial sums, always in the same order.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import triton.language as tl
 from torch import Tensor
 
 _PROGRAMS = 256
-"""Partial sums of a factor."""
+"""Number of partial sums of a factor."""
 _BLOCK = 2048
-"""Elements that a program reads at once."""
+"""Number of elements that a program reads at once."""
 _COLUMNS, _ROWS = 1024, 8
-"""What a program adds a bias to."""
+"""Number of elements to which a program adds a bias."""
 
 
 def add_bias_(y: Tensor, bias: Tensor) -> None:
-    """y (tokens, features) += bias, 2.9 times as fast as torch's addition with a broadcast axis (H200, bfloat16)."""
+    """Add the bias to y (tokens, features) in place; 2.9 times as fast as torch's broadcast (H200, bfloat16)."""
     tokens, features = y.shape
     _add_bias[(triton.cdiv(tokens, _ROWS), triton.cdiv(features, _COLUMNS))](
         y, bias, tokens, features, ROWS=_ROWS, COLUMNS=_COLUMNS
@@ -27,7 +27,7 @@ def add_bias_(y: Tensor, bias: Tensor) -> None:
 
 
 def scaled_last(gain: Tensor, factors: tuple[Tensor, ...], norms_at_cap: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """The last factor times gain / Π max(1, norm / norm at cap), and what `add_scale_` needs of it."""
+    """The last factor times gain / Π max(1, norm / norm at cap), and the values that `add_scale_` needs."""
     count, last = len(factors), factors[-1]
     partials, scale_and_norms = (
         gain.new_empty(count * _PROGRAMS, dtype=torch.float32),
@@ -48,7 +48,7 @@ def add_scale_(
     norms_at_cap: tuple[float, ...],
     scale_and_norms: Tensor,
 ) -> Tensor:
-    """Turn gradients of a product, the scaled factor last, into those of the unscaled factors; returns the gain's."""
+    """Turn gradients with respect to scaled factors into those of the unscaled ones, in place; returns the gain's."""
     partials, gain_grad = gain.new_empty(_PROGRAMS, dtype=torch.float32), torch.empty_like(gain)
     numels = tuple(factor.numel() for factor in factors)
     _products[(_PROGRAMS,)](partials, grads[-1], factors[-1], numels[-1], PROGRAMS=_PROGRAMS, BLOCK=_BLOCK)
@@ -72,7 +72,7 @@ def _add_bias(y, bias, tokens, features, ROWS: tl.constexpr, COLUMNS: tl.constex
 
 @triton.jit
 def _sum_of_products(a, b, numel, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr):
-    """Sum of products over the part of two tensors that belongs to a program."""
+    """The sum of products over a program's part of two tensors."""
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for begin in range(tl.program_id(0) * BLOCK, numel, PROGRAMS * BLOCK):
         places = begin + tl.arange(0, BLOCK)
@@ -100,13 +100,13 @@ def _scale_last(
     scaled, scale_and_norms, partials, gain, last, numel, norms_at_cap,
     COUNT: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`scale_and_norms` gets all norms, the product of the caps, and the scale."""
+    """Write all norms, the product of the caps, and the scale to `scale_and_norms`."""
     is_first = tl.program_id(0) == 0
     caps = 1.0
     for number in tl.static_range(COUNT):
         parts = tl.load(partials + number * PROGRAMS + tl.arange(0, PROGRAMS))
         norm = tl.sqrt(tl.sum(parts, axis=0))
-        # Not a comparison with >: a norm that is NaN must spread.
+        # A comparison with > would not spread a norm that is NaN.
         caps *= tl.where(norm <= norms_at_cap[number], 1.0, norms_at_cap[number] / norm)
         tl.store(scale_and_norms + number, norm, mask=is_first)
     scale = caps * tl.load(gain).to(tl.float32)
@@ -123,7 +123,7 @@ def _add_scale(
     gain_grad, grads, scale_and_norms, partials, factors, numels, norms_at_cap,
     COUNT: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Each factor's through its norm is added, where that is above the cap; the last one's is scaled before."""
+    """Add each factor's gradient through its norm if that is above the cap; the last factor's is scaled before."""
     per_scale = tl.sum(tl.load(partials + tl.arange(0, PROGRAMS)), axis=0)
     caps, scale = tl.load(scale_and_norms + COUNT), tl.load(scale_and_norms + COUNT + 1)
     if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):

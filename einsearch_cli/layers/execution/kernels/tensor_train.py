@@ -1,8 +1,8 @@
-"""A Tensor-Train of two cores in one kernel a pass, in Triton; `plans.two_cores` has the formula.
+"""A Tensor-Train of two cores in one kernel per pass, in Triton; `plans.two_cores` has the formula.
 
-A program holds both cores and takes one token after another, whose intermediate never leaves the chip. A training step
-so reads and writes six tensors as large as the input, where products with the intermediate in memory do twelve, and more
-with a bond. Figures are in `docs/design/log/2026-11.md`, 2026-11-27.
+A program holds both cores and processes one token after another, whose intermediate never leaves the chip. So a
+training step reads and writes six tensors as large as the input. Products with the intermediate in memory need twelve,
+and more with a bond. Figures are in `docs/design/log/2026-11.md`, 2026-11-27.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 from einsearch_cli.layers.plans.two_cores import TwoCores
 
 _ON_EACH = 4
-"""Programs for every multiprocessor."""
+"""Programs per multiprocessor."""
 _AHEAD = 3
-"""Tokens that are loaded ahead. Products with a bond load the cores too for each token, for which there is no room then."""
+"""Tokens that are loaded ahead; with a bond, the cores are loaded for each token and leave no room for this."""
 _MANY_SUMS = 24_576
 """Sums of gradients beyond which the registers of four warps overflow."""
 _LARGE_BLOCKS = 16_384
-"""Elements of X and Y beyond which there is no room to load them ahead."""
+"""Elements of X and Y above which there is no room to load them ahead."""
 
 
 def multiply(
     cores: TwoCores, x: Tensor, y: Tensor, scale: float, bias: Tensor | None, factors: Sequence[Tensor]
 ) -> None:
-    """y (tokens, features) = scale · Σ_r F_rᵀ X S_r + bias for every token; all contiguous."""
+    """Compute y (tokens, features) = scale · Σ_r F_rᵀ X S_r + bias for every token; all tensors are contiguous."""
     _multiply[(_programs(x, _ON_EACH),)](
         y, x, *factors, x if bias is None else bias, x.shape[0], scale, *_constants(cores),
         HAS_BIAS=bias is not None, STAGES=_AHEAD if cores.sizes[-1] == 1 else 1, num_warps=4,
@@ -39,7 +39,7 @@ def multiply(
 def gradients(
     cores: TwoCores, grad: Tensor, x: Tensor, factors: Sequence[Tensor], wants_bias: bool
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Gradients of bias and factors from that of the output; sums are taken in float32, always in the same order."""
+    """Gradients of bias and factors from that of the output; sums are in float32, always in the same order."""
     p, q, m, n, r = cores.sizes
     sums = p * m + q * n + m * n
     programs = _programs(x, 2 if sums < _MANY_SUMS else 1)
@@ -106,7 +106,7 @@ def _sum_gradients(
     SIZES: tl.constexpr, X: tl.constexpr, Y: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
     BLOCKS: tl.constexpr, HAS_BIAS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Every program writes the sums over its tokens, for one value of the bond: of both factors, then of the bias."""
+    """Let every program write its sums over tokens for one value of the bond: of both factors, then of the bias."""
     r, program = tl.program_id(0), tl.program_id(1)
     P: tl.constexpr = BLOCKS[0]
     Q: tl.constexpr = BLOCKS[1]
