@@ -1,4 +1,4 @@
-"""Compressing a trained model by what its layers are given: second moments of inputs, and a budget for all layers."""
+"""Compression of a trained model by its data: second moments of layers' inputs, and a budget for all layers."""
 
 from typing import TYPE_CHECKING
 

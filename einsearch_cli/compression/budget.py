@@ -1,4 +1,4 @@
-"""Which structure each layer gets, so that all together keep to a budget and err least."""
+"""Choose a structure for each layer, so that all together keep to a budget with the smallest error."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ class Option:
     """One way to store one layer."""
 
     structure: Structure | None
-    """None leaves the layer as it is."""
+    """The structure; None leaves the layer as it is."""
     cost: int
-    """Parameters, or FLOPs per token."""
+    """The cost in parameters, or FLOPs per token."""
     error: float
-    """What it adds to the sum that is kept small."""
+    """The layer's term in the sum that is minimised."""
 
 
 def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, Option]:
-    """For every layer one of its options, so that the costs sum up to at most the budget and the errors to little.
+    """One option for every layer, so that the costs sum to at most the budget and the errors to little.
 
-    A price per unit of cost decides: each layer takes the option whose error plus price times cost is least. The
-    lowest price that keeps to the budget is found by bisection, which gives the best choice among those whose
-    sum of costs is the same (Everett 1963). What is left of the budget goes, one layer after another, to
-    the options that lower the error most for their cost.
+    A price per unit of cost decides: each layer takes the option with the smallest error plus price times cost. The
+    lowest price that keeps to the budget is found by bisection; it gives the best choice among those with the same sum
+    of costs (Everett 1963). The rest of the budget goes, one layer after another, to the options that lower the error
+    most for their cost.
 
     Raises:
         SizeError: if the cheapest options together exceed the budget.

@@ -1,4 +1,4 @@
-"""`compress`: the layers of a trained model become structured ones that do nearly the same to the inputs they get."""
+"""`compress`: replace the layers of a trained model by structured ones that do nearly the same to their inputs."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from einsearch_cli.swap.planning import Filter, plan_swaps
 from einsearch_cli.swap.report import Swap, SwapReport
 
 _PROBES: Final = 2
-"""Batches on which it is measured how the output of the model changes with that of a layer."""
+"""Batches on which the effect of a layer's error on the model's output is measured."""
 Unit = Literal["params", "flops"]
 _WORDS: Final = {"params": "parameters", "flops": "FLOPs per token"}
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a compression is."""
+    """The progress of a compression."""
 
     doing: str
     """`measuring` layers for a budget, or `replacing` them."""
     layers: tuple[str, ...]
-    """Done just now."""
+    """Layers that have just been done."""
     done: int
     total: int
 
 
 def call_model(model: nn.Module, batch: Any) -> object:
-    """Run a model on a mapping of arguments, a sequence of them, or its only one."""
+    """Run a model on a mapping of arguments, a sequence of them, or a single one."""
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(*batch) if isinstance(batch, tuple | list) else model(batch)
@@ -62,40 +62,40 @@ def compress(
     call: Call = call_model,
     watch: Callable[[Progress], object] = lambda _: None,
 ) -> SwapReport:
-    """Replace the linear layers of a trained model, in place, by structured ones that suit what they are given.
+    """Replace the linear layers of a trained model, in place, by structured ones that suit their inputs.
 
-    As `swap_linear(model, structure, filter, project=True)`, but every layer's outputs are to come near to those of the dense
-    layer for the inputs that it gets: E‖(W − V) x‖² is lowered, not ‖W − V‖ (see `project_`). The model runs over
-    calibration batches, block after block. A layer sees its inputs as the layers that were replaced before it
-    make them. Only second moments of one layer's inputs are held, (in_features, in_features), and what one block is
-    given. Where a layer has a bias, the bias makes up for the mean of what is lost.
+    This is `swap_linear(model, structure, filter, project=True)`, except that every layer's outputs come near to those
+    of the dense layer for the inputs that it gets: E‖(W − V) x‖² is lowered, not ‖W − V‖ (see `project_`). The model
+    runs over calibration batches, block after block. A layer's inputs are those that the already replaced layers
+    produce. Only second moments of one layer's inputs, (in_features, in_features), and the inputs of one block are
+    held. If a layer has a bias, it makes up for the mean of the error.
 
-    The target is what the layer gave in the dense model, so that each layer makes up for errors of those before it. For
-    that, a copy of one block and the states of the dense model before it are held; a model whose blocks are no chain, each
-    given the output of the one before, is taken as a whole, and its layers come near to the dense ones on the
-    inputs that they get.
+    The target is the layer's output in the dense model, so each layer makes up for errors of earlier ones. For this, a
+    copy of one block and the dense model's states before it are held. A model whose blocks are not a chain, each taking
+    the output of the one before, is treated as a whole, and its layers come near to the dense ones on the inputs that
+    they get.
 
-    With `keep`, every layer gets a structure of its own. The errors of all layers are weighted by how much the
-    output of the model changes when that layer alone is of low rank. The budget goes where it lowers their sum most;
-    a layer may also stay dense.
+    With `keep`, every layer gets its own structure. The errors of all layers are weighted by how much the output of the
+    model changes when that layer alone is of low rank. The budget goes where it lowers their sum most; a layer may also
+    stay dense.
 
     Args:
         model: any module that `swap_linear` takes; its mode is kept, the passes are in evaluation mode.
         batches: calibration data; the tokens of all together must outnumber the inputs of the widest layer.
-        structure: one for all layers, or a mapping from their names, or with `keep` one or several of which the
-            budget chooses: structures, and names of families such as `low-rank`, `btt` or `block-shuffle`, of which it
-            chooses the rank or the number of blocks too.
-        keep: share of the layers' parameters that is to stay.
-        unit: what `keep` is a share of, `params` or `flops`.
+        structure: one for all layers, or a mapping from their names. With `keep`, one or several from which the
+            budget chooses: structures, and names of families such as `low-rank`, `btt` or `block-shuffle`, whose
+            rank or number of blocks it also chooses.
+        keep: share of the layers' parameters to keep.
+        unit: the unit of `keep`, `params` or `flops`.
         filter: as in `swap_linear`.
         call: runs the model on a batch. By default a mapping is given as `model(**batch)`, a tuple or list
             as `model(*batch)`, and a tensor as `model(batch)`.
-        watch: told after every group of layers that are given the same inputs.
+        watch: called after every group of layers with the same inputs.
 
     Raises:
-        LayerError: as `swap_linear`, and for inputs that are not finite.
-        DataError: if the batches are none, too few, or have tokens that the model does not know.
-        SizeError: for a budget that no choice keeps to.
+        LayerError: as in `swap_linear`, and for inputs that are not finite.
+        DataError: if there are no batches, too few, or tokens that the model does not know.
+        SizeError: for a budget that no choice can meet.
 
     >>> mlp = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     >>> report = compress(mlp, [torch.randn(32, 64) for _ in range(8)], keep=0.5)
@@ -137,7 +137,7 @@ class _Run:
     watch: Callable[[Progress], object]
 
     def chosen(self, plan: SwapReport, texts: Sequence[str], keep: float, unit: Unit) -> dict[str, Structure]:
-        """The structures of all layers that do not stay dense, by a budget."""
+        """The structures of all layers that do not stay dense, chosen by a budget."""
         options: dict[str, list[Option]] = {}
         runs = [partial(self.call, self.model, batch) for batch in self.batches[:_PROBES]]
         expected = [output_of(run()) for run in runs]
@@ -175,7 +175,7 @@ class _Run:
         return replace(plan, applied=True, replaced=tuple(done[swap.name] for swap in plan.replaced))
 
     def _groups(self, plan: SwapReport, doing: str, copies: bool) -> Iterator[tuple[Stage, Group]]:
-        """All groups of layers that are given the same, in the order in which the model calls them."""
+        """All groups of layers with the same inputs, in the order in which the model calls them."""
         names = [swap.name for swap in plan.replaced if swap.tied_to is None and self._is_heard(swap.name)]
         done = 0
         for stage in stages_of(self.model, self.batches, self.call, names, copies):
@@ -188,10 +188,10 @@ class _Run:
                 yield stage, group
                 done += len(group.names)
                 self.watch(Progress(doing, group.names, done, done + len(names)))
-            return_memory()  # of the matrices that were replaced: their places are too small for what comes next
+            return_memory()  # memory of replaced matrices, whose gaps are too small for what comes next
 
     def _check_length(self, stage: Stage, groups: Sequence[Group], widest: int) -> None:
-        """Refuse calibration data whose tokens, without the padding, are fewer than the inputs of the widest layer."""
+        """Raise DataError if the tokens without padding are fewer than the inputs of the widest layer."""
         if not groups:
             return
         group = max(groups, key=lambda group: group.tokens)
@@ -208,7 +208,7 @@ class _Run:
             )
 
     def _mask(self, number: int, layer: str) -> Tensor | None:
-        """Which tokens that a layer is given are none of the padding, where a batch says it."""
+        """Which of a layer's tokens are not padding, if the batch says so."""
         batch = self.batches[number]
         if not isinstance(batch, Mapping):
             return None
@@ -216,8 +216,8 @@ class _Run:
         own, other = (mask if isinstance(mask, Tensor) else None for mask in masks)
         has_decoder = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
         if (has_decoder or any(str(name).startswith("decoder_") for name in batch)) and "decoder" in layer.split("."):
-            # A decoder is given its own tokens, and in attentions to the encoder those of the encoder: where the
-            # shapes do not tell them apart, all count.
+            # A decoder gets its own tokens and, in cross-attention, those of the encoder: if shapes do not distinguish
+            # them, all count.
             own = None if own is not None and other is not None and own.shape == other.shape else other
         return None if own is None else own.bool()
 
@@ -244,13 +244,13 @@ class _Run:
         return moments
 
     def _is_heard(self, name: str) -> bool:
-        """Whether a layer is a module of its own, whose inputs can be seen."""
+        """Whether a layer is a separate module, whose inputs can be observed."""
         holder, _, own = name.rpartition(".")
         return own in self.model.get_submodule(holder)._modules
 
 
 def _project(moments: Moments, _: Swap, new: EinsumLinear, weight: Tensor) -> Projection:
-    """Give a new layer the values that suit its inputs, and its bias what makes up for the mean of the rest."""
+    """Fit a new layer to its inputs, and let its bias make up for the mean of the error."""
     wanted = weight.detach().to("cpu", torch.float64)
     found = project_(new, moments.target(wanted), moments.second)
     near = new.to_dense().to(wanted)
@@ -324,7 +324,7 @@ def _check_batches(model: nn.Module, batches: Sequence[Any]) -> None:
 
 @contextmanager
 def _in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Without dropout and caches of keys and values; what was set before is set again at the end."""
+    """Switch off dropout and caches of keys and values; all settings are restored at the end."""
     modes = {name: module.training for name, module in model.named_modules()}
     cached: list[tuple[Any, Any]] = []
     for config in _configs(model):
@@ -336,7 +336,9 @@ def _in_evaluation(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for name, module in model.named_modules():
-            while name not in modes:  # what is new, such as a part of an attention, is in the mode of what it is in
+            while (
+                name not in modes
+            ):  # new modules, such as a part of an attention, take the mode of the module around them
                 name = name.rpartition(".")[0]
             module.training = modes[name]
         for config, value in cached:
@@ -344,7 +346,7 @@ def _in_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def _configs(model: nn.Module) -> Iterator[Any]:
-    """The settings of a model and of its parts: parts may have their own, or share those of the whole."""
+    """The settings of a model and of its parts, which may have their own or share those of the whole."""
     for module in model.modules():
         config = getattr(module, "config", None)
         yield from (config, getattr(config, "text_config", None))

@@ -1,4 +1,4 @@
-"""Second moments of what layers are given, summed up batch after batch."""
+"""Second moments of layers' inputs, summed batch after batch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 _DAMPING = 1e-4
-"""Part of the mean of a moment's diagonal that is added to it, as inputs may be nearly dependent."""
+"""Part of the mean of a moment's diagonal that is added to the diagonal, as inputs may be nearly dependent."""
 
 _LEAST: Final = torch.finfo(torch.float32).tiny
-"""Added too, for inputs that are always zero."""
+"""A constant added too, for inputs that are always zero."""
 
 
 class Moments:
-    """Moments of the inputs x of a layer, and of the inputs z that it had before other layers changed.
+    """Moments of a layer's inputs x, and of its inputs z before other layers changed.
 
-    With these, E‖W z − V x‖² is known for all matrices W and V. A layer with a bias makes up for means, so
-    there inputs without their means count.
+    They give E‖W z − V x‖² for all matrices W and V. A layer with a bias makes up for means, so its inputs count
+    without their means.
 
     Args:
-        width: of x and z.
+        width: width of x and z.
         centred: whether inputs count without their means.
 
     >>> found = Moments(2, centred=False)
@@ -39,7 +39,7 @@ class Moments:
         self._shifts: dict[str, Tensor] = {}
 
     def add(self, x: Tensor, z: Tensor | None = None) -> None:
-        """Count more inputs, (…, width); z are those of the same tokens in the unchanged model."""
+        """Add more inputs, (…, width); z are those of the same tokens in the unchanged model."""
         rows = self._shifted("x", x)
         self.tokens += len(rows)
         self._count("x", rows.sum(dim=0))
@@ -51,7 +51,7 @@ class Moments:
             self._count("zz", others.T @ others)
 
     def _shifted(self, name: str, inputs: Tensor) -> Tensor:
-        """Rows of inputs, less the mean of the first ones where means do not count: it may be far above their spread."""
+        """Rows of inputs, minus the mean of the first ones if inputs are centred: it may be far above their spread."""
         rows = inputs.detach().reshape(-1, self._width).float()
         if not self.centred:
             return rows
@@ -62,23 +62,22 @@ class Moments:
     def _count(self, name: str, value: Tensor) -> None:
         if name not in self._sums:
             self._sums[name] = torch.zeros_like(value, device="cpu")
-        self._sums[name] += value.to("cpu")  # in float32: rounding is far below what is added to the diagonal
+        self._sums[name] += value.to("cpu")  # in float32, as rounding is far below what is added to the diagonal
 
     @property
     def second(self) -> Tensor:
-        """E[x xᵀ], float64, its diagonal raised a little."""
+        """The moment E[x xᵀ] in float64, with its diagonal raised a little."""
         return self._raised(self._about_mean("xx"))
 
     @property
     def is_finite(self) -> bool:
-        """Whether all inputs were, and their squares."""
+        """Whether all inputs and their squares were finite."""
         return all(bool(torch.isfinite(value).all()) for value in self._sums.values())
 
     def target(self, weight: Tensor) -> Tensor:
-        """The matrix V of all that makes E‖W z − V x‖² least: W where z is x.
+        """The matrix V that minimises E‖W z − V x‖² among all matrices; W if z is x.
 
-        The nearest V of a structure is the one for which E‖(target − V) x‖² is least, as what is left of W z is
-        uncorrelated with x.
+        The nearest V of a structure minimises E‖(target − V) x‖², as the rest of W z is uncorrelated with x.
         """
         if "zx" not in self._sums:
             return weight
@@ -93,7 +92,7 @@ class Moments:
         return math.sqrt(max(0.0, lost) / norm) if norm > 0 else 0.0
 
     def lost_mean(self, weight: Tensor, near: Tensor) -> Tensor:
-        """E[W z − V x], which a bias makes up for."""
+        """The mean E[W z − V x], which a bias makes up for."""
         x, z = (self._mean(name) for name in ("x", "z" if "z" in self._sums else "x"))
         return weight @ z - near @ x
 
@@ -102,7 +101,7 @@ class Moments:
         return mean + self._shifts[name].to(mean) if name in self._shifts else mean
 
     def _about_mean(self, name: str) -> Tensor:
-        """E of an outer product, without the one of the means where inputs are centred."""
+        """The expectation of an outer product, minus that of the means if inputs are centred."""
         found = self._sums[name].double().div_(self.tokens)
         if not self.centred:
             return found

@@ -1,4 +1,4 @@
-"""What a layer errs with each structure that a budget may choose."""
+"""The error of a layer with each structure that a budget may choose."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 def check_choices(texts: Sequence[str]) -> None:
-    """Refuse what is neither a family nor a structure.
+    """Raise StructureError for texts that are neither a family nor a structure.
 
     Raises:
         StructureError: naming it.
@@ -33,11 +33,11 @@ def check_choices(texts: Sequence[str]) -> None:
 
 
 def options_for(weight: Tensor, moments: Moments, texts: Sequence[str], unit: str, keep: float) -> Iterator[Option]:
-    """The ways to store a layer that are smaller than it is now, with E‖(W − V) x‖² / E‖W x‖² of each.
+    """The options of a layer that are smaller than it is now, with E‖(W − V) x‖² / E‖W x‖² of each.
 
     Args:
         weight: (d_out, d_in).
-        moments: of the layer's inputs.
+        moments: moments of the layer's inputs.
         texts: structures, and families whose rank or number of blocks is left open.
         unit: `params` or `flops`.
         keep: share of the dense costs that all layers together keep; members of families that are far from it are left out, but
@@ -62,7 +62,7 @@ def options_for(weight: Tensor, moments: Moments, texts: Sequence[str], unit: st
 
 
 def _ranks(weight: Tensor, moments: Moments, unit: str, dense: int) -> Iterator[Option]:
-    """All ranks by one decomposition: the squares of the singular values beyond a rank are what it loses."""
+    """All ranks by one decomposition: a rank loses the squares of the singular values beyond it."""
     d_out, d_in = weight.shape
     squares = torch.linalg.svdvals(weight @ torch.linalg.cholesky(moments.second)).square()
     left = squares.flip(0).cumsum(0).flip(0) / squares.sum().clamp_min(torch.finfo(squares.dtype).tiny)
@@ -74,7 +74,7 @@ def _ranks(weight: Tensor, moments: Moments, unit: str, dense: int) -> Iterator[
 
 
 def _members(text: str) -> Iterator[Structure]:
-    """A structure, or the members of a family by what it leaves open."""
+    """A structure, or the members of a family, by the open parameter."""
     family = FAMILIES.get(text)
     if family is None:
         yield parse_structure(text)
@@ -88,7 +88,7 @@ def _members(text: str) -> Iterator[Structure]:
 
 
 def _cost(structure: Structure, d_in: int, d_out: int, unit: str) -> int | None:
-    """None where the structure does not fit the widths."""
+    """The cost of a structure; None if it does not fit the widths."""
     try:
         costs = layer_costs(structure, d_in, d_out)
     except EinsearchError:

@@ -1,4 +1,4 @@
-"""How much a model's output changes when one of its layers errs."""
+"""How much a model's output changes when one of its layers has an error."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TINY = 1e-12
 
 
 def output_of(result: Any) -> Tensor:
-    """The tensor that a model's result is about: the logits, or else the first one of floating point.
+    """The main tensor of a model's result: the logits, or else the first floating-point one.
 
     Raises:
-        LayerError: if there is none.
+        LayerError: if the result has no such tensor.
     """
     logits = getattr(result, "logits", None)
     if isinstance(logits, Tensor):
@@ -44,7 +44,7 @@ def _values(result: Any) -> Iterator[Tensor]:
 
 
 def difference(result: Any, expected: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of logits in nats, else the squared distance over the squared norm."""
+    """The mean Kullback-Leibler divergence of logits in nats, else the squared distance divided by the squared norm."""
     found = output_of(result)
     if getattr(result, "logits", None) is None:
         return (found - expected).square().sum() / expected.square().sum().clamp_min(_TINY)
@@ -57,15 +57,15 @@ def sensitivity(
 ) -> float:
     """Change of the model's output per squared relative error of one layer.
 
-    Measured at the error that a low-rank layer of the budget's size has, since outputs change less and less per
-    error as errors grow. Gradients of the loss say it for small errors only.
+    It is measured at the error of a low-rank layer of the budget's size, since outputs change less per error as errors
+    grow. Gradients of the loss hold for small errors only.
 
     Args:
         weight: (d_out, d_in), a view of the parameter of a layer, changed for the time of the call.
-        moments: of the layer's inputs.
-        keep: share of the parameters that is to stay.
+        moments: moments of the layer's inputs.
+        keep: share of the parameters to keep.
         runs: the model on some batches.
-        expected: what `output_of` gives for them without the change.
+        expected: the results of `output_of` for them without the change.
     """
     d_out, d_in = weight.shape
     rank = max(1, int(keep * d_in * d_out / (d_in + d_out)))

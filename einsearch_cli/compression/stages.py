@@ -1,4 +1,4 @@
-"""A model cut into pieces that run one after another, so that a piece runs again without those before it."""
+"""A model cut into stages that run one after another, so that a stage runs again without those before it."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 Call = Callable[[nn.Module, Any], object]
-"""Runs a model on a batch."""
+"""A function that runs a model on a batch."""
 
 
 _CACHES: Final = ("past_key_values", "past_key_value", "layer_past", "cache_params")
-"""Names under which blocks are given caches."""
+"""Names under which blocks receive caches."""
 
 
 class _ReachedError(Exception):
-    """Ends a forward pass at the last layer that is listened to."""
+    """Ends a forward pass at the last observed layer."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a model, and how it runs on what it is given for each of the calibration batches."""
+    """A part of a model, and how it runs on its inputs for each of the calibration batches."""
 
     name: str
     """Name of the module; empty for the whole model."""
     batches: int
     run: Callable[[int], object]
-    """On the batch of this number, given what the changed stages before it make of the batch."""
+    """Run the part on the batch of this number, with the inputs from the changed stages before it."""
     copy: nn.Module | None
-    """The module as it was; None for the whole model, of which there is no copy."""
+    """The module before its changes; None for the whole model, which is not copied."""
     run_copy: Callable[[int], object]
-    """The copy on the batch of this number, given what the stages before it made of it when they were unchanged."""
+    """Run the copy on the batch of this number, with the inputs from the unchanged stages before it."""
 
     def has(self, layer: str) -> bool:
-        """Whether a layer of the model is in it."""
+        """Whether a layer of the model is in this stage."""
         return not self.name or layer == self.name or layer.startswith(f"{self.name}.")
 
     def copied(self, layer: str) -> nn.Module | None:
-        """The layer of that name as it was."""
+        """The layer of that name in the copy."""
         return None if self.copy is None else self.copy.get_submodule(layer[len(self.name) + 1 :])
 
 
 def stages_of(
     model: nn.Module, batches: Sequence[Any], call: Call, names: Sequence[str], copies: bool
 ) -> Iterator[Stage]:
-    """The blocks of a model one after another, each given what those before it make of the batches by then.
+    """The blocks of a model one after another, each with its inputs from the present blocks before it.
 
-    Changes that are made to a block before the next stage is asked for are seen by all later ones. A model
-    whose blocks are no chain, in which each takes the output of the one before, is a single stage. Layers outside of
-    the blocks are in a last stage, the whole model.
+    Changes to a block before the next stage is requested are seen by all later ones. A model whose blocks are not a
+    chain, in which each takes the output of the one before, is a single stage. Layers outside of the blocks are in a
+    last stage, the whole model.
 
     Args:
-        model: in evaluation mode.
+        model: the model in evaluation mode.
         batches: calibration data.
         call: runs the model on one batch.
         names: the layers that matter.
-        copies: whether blocks are copied before they change: two blocks and two states of each batch are held then.
+        copies: whether blocks are copied before they change; two blocks and two states of each batch are then held.
     """
     chain = _chain(model, batches[0], call, names)
     if chain:
@@ -81,7 +81,7 @@ def _is_within(layer: str, blocks: Iterable[str]) -> bool:
 
 @dataclass
 class _Given:
-    """What a block is given in one pass besides the output of the block before it."""
+    """The inputs of a block in one pass other than the output of the block before it."""
 
     args: tuple[Any, ...]
     options: Mapping[str, Any]
@@ -116,7 +116,7 @@ def _blocks(model: nn.Module, batches: Sequence[Any], call: Call, chain: list[st
 
 
 def _uncached(value: Any) -> Any:
-    """None for a cache of keys and values: a block runs often, and each run would add to it."""
+    """A value without caches of keys and values: a block runs often, and each run would add to them."""
     return None if any(kind.__name__.endswith("Cache") for kind in type(value).__mro__) else value
 
 
@@ -127,7 +127,7 @@ def _itself(module: nn.Module) -> nn.Module:
 def _run_block(
     block: Callable[[], nn.Module], states: Sequence[Tensor], given: Sequence[_Given], number: int
 ) -> object:
-    # A clone, as a block may add to what it is given in place.
+    # A clone, as a block may change its inputs in place.
     return block()(states[number].clone(), *given[number].args, **given[number].options)
 
 
@@ -136,7 +136,7 @@ def _first_tensor(output: object) -> Any:
 
 
 def _chain(model: nn.Module, batch: object, call: Call, names: Sequence[str]) -> list[str]:
-    """Names of the blocks, if each is called once and takes the output of the one before it; else none."""
+    """Names of the blocks, if each is called once and takes the output of the one before it; else empty."""
     best: list[str] = []
     most = 0
     for name, module in model.named_modules():
@@ -178,18 +178,18 @@ def _is_chain(blocks: list[nn.Module], run: Callable[[], object]) -> bool:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that are given the same tensors, all with a bias or none."""
+    """Layers with the same inputs, all with a bias or all without."""
 
     names: tuple[str, ...]
     calls: int
     """Calls of each layer in one pass."""
     has_bias: bool
     tokens: int
-    """Tokens of the first batch."""
+    """Number of tokens of the first batch."""
 
 
 def groups_of(stage: Stage, model: nn.Module, names: Sequence[str]) -> list[Group]:
-    """The layers of a stage by what they are given for the first batch, in the order of their first calls."""
+    """The layers of a stage grouped by their inputs for the first batch, in the order of their first calls."""
     found: list[tuple[Tensor, int, list[str]]] = []
     calls: dict[str, int] = {}
 
@@ -217,7 +217,7 @@ def groups_of(stage: Stage, model: nn.Module, names: Sequence[str]) -> list[Grou
 
 
 def inputs_of(layer: nn.Module, calls: int, run: Callable[[], object]) -> list[Tensor]:
-    """What a layer is given in a pass, (…, width) each; the pass ends with the last of its calls."""
+    """A layer's inputs in a pass, (…, width) each; the pass ends with the last of its calls."""
     found: list[Tensor] = []
 
     def note(_: int, layer: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -249,7 +249,7 @@ def _rows(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _is_same(first: Tensor, second: Tensor, version: int) -> bool:
-    """Whether a tensor is another one, and holds what that one held at an earlier version."""
+    """Whether a tensor is another one with the contents that this one had at an earlier version."""
     return _version(first) == version and (
         first is second
         or (first.data_ptr() == second.data_ptr() and first.shape == second.shape and first.stride() == second.stride())
@@ -257,7 +257,7 @@ def _is_same(first: Tensor, second: Tensor, version: int) -> bool:
 
 
 def _version(x: Any) -> int:
-    """How often a tensor was changed in place, where torch counts it."""
+    """How often a tensor was changed in place, if torch counts it."""
     return x._version if isinstance(x, Tensor) and not x.is_inference() else 0
 
 
@@ -265,7 +265,7 @@ def _version(x: Any) -> int:
 def _listening(
     modules: Sequence[nn.Module], note: Callable[[int, nn.Module, tuple[Any, ...], dict[str, Any]], None]
 ) -> Iterator[None]:
-    """Calls `note` with the place of a module, itself and its arguments before each of its calls."""
+    """Call `note` with a module's place, itself and its arguments before each of its calls."""
 
     def hook(place: int) -> Callable[..., None]:
         return lambda module, args, options: note(place, module, args, options)

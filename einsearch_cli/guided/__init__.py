@@ -1,4 +1,4 @@
-"""Self-guided training: a dense matrix leads a structured layer through the first part of training."""
+"""Self-guided training: a dense matrix guides a structured layer through the first part of training."""
 
 from typing import TYPE_CHECKING
 

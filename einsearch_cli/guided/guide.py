@@ -15,7 +15,7 @@ from einsearch_cli.layers.learning_rates import StructuredLayer
 
 
 class SelfGuide:
-    """The guided layers of a model, steered together; made by `guide_layers`.
+    """The guided layers of a model, steered together; `guide_layers` makes it.
 
     Steer it before every step, and drop it when the guided part is over:
 
@@ -49,10 +49,10 @@ class SelfGuide:
         return {name: value for name, value in self._model.named_parameters() if value in guides}
 
     def set_weight(self, weight: float, evaluate: bool = True) -> None:
-        """Give every guide the weight a; with `evaluate` false this step is that of the structured model.
+        """Give every guide the weight a; with `evaluate` false, the step is that of the structured model.
 
         Raises:
-            LayerError: for a weight outside of 0 to 1.
+            LayerError: for a weight below 0 or above 1.
         """
         if not 0 <= weight <= 1:
             raise LayerError(
@@ -63,13 +63,13 @@ class SelfGuide:
             layer.set_weight(weight, evaluate)
 
     def drop(self, optimizer: Optimizer | None = None) -> None:
-        """Put plain structured layers in place of the guided ones; nothing refers to the guides after that.
+        """Replace guided layers by plain structured ones; nothing refers to the guides afterwards.
 
-        Parameters and their names are those that the model had before. A model in `DistributedDataParallel` has to be
-        wrapped again, as the wrapper keeps a list of parameters.
+        Parameters and their names are again those from before. A model in `DistributedDataParallel` has to be wrapped
+        again, as the wrapper keeps a list of parameters.
 
         Args:
-            optimizer: forgets the guides and what it keeps for them.
+            optimizer: an optimizer that forgets the guides and their state.
         """
         guides = set(self.parameters().values())
         _replace(self._model, {layer: layer.structured for layer in self.layers.values()})
@@ -84,13 +84,13 @@ class SelfGuide:
 def guide_layers(model: nn.Module, names: Iterable[str] | None = None) -> SelfGuide:
     """Give the structured layers of a model dense guides, in place.
 
-    The model gives the same output as before, whatever weight the guides have. Make the optimizer, and wrap or compile the
-    model, afterwards.
+    The output stays the same, whatever weight the guides have. Make the optimizer, and wrap or compile the model,
+    afterwards.
 
     Args:
-        model: holds `EinsumLinear` layers and is not one itself.
-        names: the layers to guide; all structured ones if None, without those whose structure is dense, which would
-            have themselves as guides.
+        model: a module that contains `EinsumLinear` layers and is not one itself.
+        names: the layers to guide; None means all structured ones except those whose structure is dense, which
+            would guide themselves.
 
     Raises:
         LayerError: if a name is not that of a structured layer, a layer of experts is among them, or nothing is left.
@@ -102,7 +102,7 @@ def guide_layers(model: nn.Module, names: Iterable[str] | None = None) -> SelfGu
         names = [name for name, layer in layers.items() if isinstance(layer, StructuredLayer) and not _is_dense(layer)]
     for name in names:
         layer = _checked(name, layers.get(name), model)
-        # Layers with tied factors share the gain too, and then the guide.
+        # Layers with tied factors share the gain too, and therefore the guide.
         guided[layer] = SelfGuidedLinear(layer, guides.get(layer.gain))
         guides[layer.gain] = guided[layer]._parameters[GUIDE]  # type: ignore[assignment]
     if not guided:
@@ -119,7 +119,7 @@ def _is_dense(layer: nn.Module) -> bool:
 
 
 def _checked(name: str, layer: nn.Module | None, model: nn.Module) -> EinsumLinear:
-    """The layer, if it can be guided."""
+    """The layer, if it can be guided; else LayerError."""
     if isinstance(layer, StructuredLayer) and not isinstance(layer, EinsumLinear):
         raise LayerError(
             f"{name or 'the model'} is a {type(layer).__name__}: only layers without experts can be guided",
@@ -145,6 +145,6 @@ def _checked(name: str, layer: nn.Module | None, model: nn.Module) -> EinsumLine
 def _replace(model: nn.Module, news: Mapping[Any, nn.Module]) -> None:
     """Put new layers in place of old ones under all names that the model has for them."""
     for module in list(model.modules()):
-        for slot, child in list(module._modules.items()):  # not named_children, which gives a child once
+        for slot, child in list(module._modules.items()):  # not named_children, which lists a child once
             if child in news:
                 setattr(module, slot, news[child])

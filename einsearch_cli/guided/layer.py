@@ -18,16 +18,16 @@ _Layer = TypeVar("_Layer", bound=EinsumLinear)
 
 
 class SelfGuidedLinear(EinsumLinear):
-    """o = a · W x + (1 − a) · (structured x) + b, with a dense guide W that starts as the product of the factors.
+    """A layer o = a · W x + (1 − a) · (structured x) + b, whose dense guide W starts as the product of the factors.
 
-    Self-guided training of Wei et al. 2024 (arXiv 2406.16450). The weight a is a tensor, not a number of
-    Python, so that compiled code serves every value of it. Parameters keep the names that they have in the
-    structured layer; `guide`, of shape (out_features, in_features), is one more. It starts as `to_dense()`,
-    so in the order of features that the structured layer has, and the output is the same for every a.
+    Self-guided training follows Wei et al. 2024 (arXiv 2406.16450). The weight a is a tensor, not a Python number, so
+    that compiled code works for every value. Parameters keep their names in the structured layer; `guide`, of shape
+    (out_features, in_features), is added. It starts as `to_dense()`, in the structured layer's order of features, so
+    the output does not depend on a.
 
     Args:
         layer: the structured layer; the parameters are shared with it, not copied.
-        guide: a guide to share with another layer that has the same factors; a new one if None.
+        guide: the guide of another layer with the same factors, to be shared; None makes a new one.
 
     >>> layer = EinsumLinear(16, 16, "btt:r=2")
     >>> guided, x = SelfGuidedLinear(layer), torch.ones(16)
@@ -40,9 +40,9 @@ class SelfGuidedLinear(EinsumLinear):
 
     guide: Tensor
     mix: Tensor
-    """The weight a, without dimensions; not part of the state, as it follows from the step."""
+    """The mixing weight a, a scalar; not part of the state, as it follows from the step."""
     is_evaluated: bool
-    """Whether the guide takes part; without it the layer is the structured one, at its cost."""
+    """Whether the guide is used; without it the layer computes as the structured one, at its cost."""
 
     def __init__(self, layer: EinsumLinear, guide: nn.Parameter | None = None) -> None:
         _share(layer, self)
@@ -52,7 +52,9 @@ class SelfGuidedLinear(EinsumLinear):
                 torch.empty(self.out_features, self.in_features, device=self.gain.device, dtype=self.gain.dtype)
             )
         self.register_parameter(GUIDE, guide)
-        self.factors = self.factors  # behind the guide, as optimizers count the parameters of old checkpoints
+        self.factors = (
+            self.factors
+        )  # behind the guide, since optimizers of old checkpoints count the parameters in this order
         self.register_buffer("mix", torch.ones((), device=guide.device, dtype=guide.dtype), persistent=False)
         self.is_evaluated = True
         if own:
@@ -60,7 +62,7 @@ class SelfGuidedLinear(EinsumLinear):
 
     @property
     def structured(self) -> EinsumLinear:
-        """The structured layer alone, as a plain `EinsumLinear` with the same parameters."""
+        """The structured layer alone, as a plain `EinsumLinear` that shares the parameters."""
         plain = _share(self, EinsumLinear.__new__(EinsumLinear))
         for state in (plain._parameters, plain._buffers):
             state.pop(GUIDE, None)
@@ -70,13 +72,13 @@ class SelfGuidedLinear(EinsumLinear):
         return plain
 
     def set_weight(self, weight: float, evaluate: bool = True) -> None:
-        """Give the guide the weight a; with `evaluate` false it is left out, as in a step of the stochastic mode."""
+        """Give the guide the weight a; with `evaluate` false it is skipped, as in some steps of the stochastic mode."""
         self.mix.fill_(weight)
         self.is_evaluated = evaluate
 
     @torch.no_grad()
     def start_guide_(self) -> None:
-        """Make the guide equal to the product of the factors, scaling included."""
+        """Make the guide equal to the product of the factors, with their scale."""
         self.guide.copy_(super().to_dense())
 
     def reset_parameters(self) -> None:
@@ -99,34 +101,34 @@ class SelfGuidedLinear(EinsumLinear):
 
     @property
     def guide_flops_per_token(self) -> int:
-        """2 × multiply-adds of the guide, per token, where it is evaluated."""
+        """2 × multiply-adds of the guide per token, when it is evaluated."""
         return 2 * self.in_features * self.out_features
 
     @property
     def flops_per_token(self) -> int:
-        """2 × multiply-adds of one forward pass per token as the layer stands: with the guide if it is evaluated."""
+        """2 × multiply-adds of one forward pass per token in the present state: with the guide if it is evaluated."""
         return self.plan.flops_per_token + (self.guide_flops_per_token if self.is_evaluated else 0)
 
     def to_dense(self) -> Tensor:
-        """The matrix that the layer multiplies by now: a · W + (1 − a) · product of the factors."""
+        """The present matrix of the layer: a · W + (1 − a) · product of the factors."""
         product = super().to_dense()
         return torch.lerp(product, self.guide, self.mix) if self.is_evaluated else product
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features)."""
+        """Map (..., in_features) to (..., out_features)."""
         other = output_for(self, x, self.in_features)
         if other is not None:
             return other
         structured = super().forward(x)
         if not self.is_evaluated:
             return structured
-        # Both have the bias, which therefore counts once: a · b + (1 − a) · b.
+        # Both terms have the bias, which therefore counts once: a · b + (1 − a) · b.
         dense = functional.linear(x, self.guide, self.bias)
         return torch.lerp(structured, dense, self.mix.to(structured.dtype))
 
 
 def _share(source: EinsumLinear, target: _Layer) -> _Layer:
-    """Give a bare layer everything that another one has, parameters and hooks shared."""
+    """Share everything of one layer, including parameters and hooks, with a bare layer."""
     nn.Module.__init__(target)
     state: dict[str, Any] = source.__getstate__()
     for name in ("_parameters", "_buffers", "_modules"):

@@ -1,4 +1,4 @@
-"""How the weight of the guide falls, when it is evaluated, and how long it may last."""
+"""The weight of the guide over the steps, when it is evaluated, and how long it may last."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def guide_weight(step: int, guided_steps: int) -> float:
 def guide_is_evaluated(step: int, weight: float, seed: int) -> bool:
     """Stochastic mode: true with probability `weight`; the same on every process and after every resume.
 
-    The draw depends on step and seed alone, so nothing has to be stored.
+    The draw depends only on step and seed, so nothing has to be stored.
 
     >>> [guide_is_evaluated(step, 0.5, seed=0) for step in range(6)]
     [True, False, True, True, True, True]
@@ -36,18 +36,18 @@ def guide_is_evaluated(step: int, weight: float, seed: int) -> bool:
 def flop_matched_guide(
     steps: int, *, dense_flops: float, structured_flops: float, guide_flops: float, stochastic: bool
 ) -> int:
-    """Guided steps g such that guiding g steps, and repeating the tokens of g steps at the end, costs as much
-    as training the dense model on `steps` steps.
+    """Number of guided steps g with which training costs as much as the dense model on `steps` steps.
 
-    (steps + g) · structured + n · guide ≤ steps · dense, where the guide is evaluated in n = g steps, or in
-    stochastic mode in n = (g + 1) / 2 of them on average. At most `steps`, as there are no more tokens to
-    repeat. Wei et al. 2024 (arXiv 2406.16450), self-guided training at equal FLOPs.
+    Guiding g steps, and repeating their tokens at the end, must satisfy (steps + g) · structured + n · guide ≤ steps ·
+    dense. The guide is evaluated in n = g steps, or in stochastic mode in n = (g + 1) / 2 of them on average. g is at
+    most `steps`, as there are no more tokens to repeat. Source: Wei et al. 2024 (arXiv 2406.16450), self-guided
+    training at equal FLOPs.
 
     Args:
         steps: optimizer steps of the dense model.
-        dense_flops: of the dense model, per token or per step.
-        structured_flops: of the structured model without guides, in the same unit.
-        guide_flops: of all guides, in the same unit.
+        dense_flops: FLOPs of the dense model, per token or per step.
+        structured_flops: FLOPs of the structured model without guides, in the same unit.
+        guide_flops: FLOPs of all guides, in the same unit.
         stochastic: whether the guide is evaluated only with probability a.
 
     >>> costs = dict(dense_flops=100, structured_flops=60, guide_flops=60)

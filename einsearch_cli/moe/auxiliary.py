@@ -1,4 +1,4 @@
-"""The auxiliary loss of all layers of experts in a model, and what their routers did."""
+"""The auxiliary loss of all layers of experts in a model, and statistics of their routers."""
 
 # Axes in this file: L layers, T tokens, E experts.
 
@@ -26,11 +26,11 @@ LOGSUMEXP_WEIGHT: Final = 0.1
 """Weight of the mean squared logsumexp within the auxiliary loss."""
 
 _adding = Lock()
-"""Held where a sum is replaced: replicas run in several threads. Not one per loss, which could not be copied then."""
+"""A lock for replacing sums, as replicas run in several threads; not one per loss, which could not be copied then."""
 
 
 class AuxiliaryLoss:
-    """Listens to the routers of a model while it is the active context; entering it starts from nothing.
+    """Listens to the routers of a model while it is the active context; entering it resets all sums.
 
     The model itself needs no change: wrap its forward pass.
 
@@ -39,27 +39,27 @@ class AuxiliaryLoss:
         (loss + auxiliary.loss()).backward()
 
     - Padding: give `mask`, so that only real tokens count in loss and statistics.
-    - Gradient accumulation: one context for every micro-batch, and `loss + auxiliary.loss()` divided
-      as the loss alone would be. The balance is then that of the micro-batch. All forward passes inside
+    - Gradient accumulation: use one context for every micro-batch, and divide `loss + auxiliary.loss()`
+      like the loss alone. The balance is then that of the micro-batch. All forward passes inside
       one context count as one batch.
-    - Checkpointing: a forward pass that is computed again during the backward pass is not counted
+    - Checkpointing: a forward pass that is recomputed during the backward pass is not counted
       again. Reentrant checkpointing cuts the graph and is refused.
     - Distributed data parallel: `loss()` is a collective operation. The shares f are those of the global
-      batch, and so is the mean of the losses over the processes, as of their gradients.
-    - Threads: passes of other threads are not heard, nor those of other contexts. Replicas of `nn.DataParallel`,
-      which run in threads, are heard by the context in which they are made. A thread of your own is heard
-      if it runs in a copy of the context, `contextvars.copy_context().run`.
+      batch, and so is the mean of the losses, and of their gradients, over the processes.
+    - Threads: passes in other threads or contexts do not count. Replicas of `nn.DataParallel`, which run in
+      threads, count in the context in which they are made. Passes in a thread of your own count if it runs
+      in a copy of the context, `contextvars.copy_context().run`.
 
     Args:
         model: any module; routers are found anywhere in it, at every entering.
         weight: factor of the auxiliary loss when it is added to the model's own.
         group: the processes that share a batch; all processes if torch.distributed is in use.
-        mask: boolean, or whole numbers of which 0 is false: true where a token counts, false where it is
-            padding, like the attention mask of transformers. Of the shape of the tokens, so (batch, length) for
-            inputs of (batch, length, features). It may be set between passes as the attribute `mask`.
+        mask: boolean, or whole numbers with 0 as false: true where a token counts, false where it is padding,
+            like the attention mask of transformers. It has the shape of the tokens, (batch, length) for inputs of
+            (batch, length, features). The attribute `mask` may be changed between passes.
 
     Raises:
-        LayerError: if the mask is of a floating dtype.
+        LayerError: if the mask has a floating-point dtype.
 
     >>> from einsearch_cli.moe import StructuredMoE
     >>> model = nn.Sequential(StructuredMoE(16, 16, "btt-moe:experts=4,top=2"))
@@ -88,7 +88,7 @@ class AuxiliaryLoss:
 
     @property
     def mask(self) -> Tensor | None:
-        """Which tokens count in the passes to come; all of them if None."""
+        """The tokens that count in the next passes; all of them if None."""
         return self._mask
 
     @mask.setter
@@ -107,7 +107,7 @@ class AuxiliaryLoss:
                 remedy="make another AuxiliaryLoss(model) for the inner context, or for each thread",
             )
         self._is_listening = True
-        # Found again, as layers may have been swapped in since: 0.3 ms for 12 transformer blocks.
+        # Searched again, as layers may have been swapped in since: 0.3 ms for 12 transformer blocks.
         self._names = self._routers()
         self._sums.clear()
         listeners.set((*listeners.get(), self))
@@ -118,15 +118,15 @@ class AuxiliaryLoss:
         listeners.set(tuple(listener for listener in listeners.get() if listener is not self))
 
     def record(self, router: Router, decisions: Decisions, *, is_replica: bool) -> None:
-        """Add a forward pass of a router; those of other models, and those after the context, are ignored.
+        """Add a forward pass of a router; routers of other models are ignored, as are passes after the context.
 
         Raises:
-            LayerError: if the mask is not that of the router's tokens.
+            LayerError: if the mask does not fit the router's tokens.
         """
         if not self._is_listening or router not in self._names:
             return
         counts_T = self._counts(router, decisions, is_replica)
-        # Checkpointing, which did not see the mask when it computes again, must not be asked to save it.
+        # Checkpointing did not see the mask and must not be asked to save it, as it does not see it when it recomputes.
         with nullcontext() if counts_T is None else _past_saving_hooks():
             sums = sums_over(decisions, counts_T)
         with _adding:
@@ -138,12 +138,12 @@ class AuxiliaryLoss:
         """weight · mean over layers of [E · Σ f_e p_e + 0.1 · mean(logsumexp²)], a scalar.
 
         f is the share of all slots that went to an expert, p the mean softmax over all experts; both sum to 1. Fedus et
-        al. 2022 (arXiv 2101.03961), equation 4, and Zoph et al. 2022 (arXiv 2202.08906), equation 5, weighed as in
-        Potapczynski et al. 2024. Zero for a model without experts, and for a batch without tokens.
+        al. 2022 (arXiv 2101.03961), equation 4, and Zoph et al. 2022 (arXiv 2202.08906), equation 5, weighted as in
+        Potapczynski et al. 2024. The loss is zero for a model without experts, and for a batch without tokens.
 
         Raises:
-            LayerError: if the model has routers and none of them was heard, or if a forward pass in
-                training went without gradients.
+            LayerError: if the model has routers and none of them was recorded, or if a forward pass in
+                training ran without gradients.
         """
         totals = self._totals()
         if not totals:
@@ -151,7 +151,7 @@ class AuxiliaryLoss:
         losses = []
         for (router, sums), (tokens, slots_E, *_) in zip(totals.items(), self._exchanged(totals), strict=True):
             self._check_gradient(router, sums)
-            # With processes of unequal batches the mean over processes is still that over tokens.
+            # This keeps the mean over processes a mean over tokens if batches are unequal.
             per_process = (tokens.clamp(min=1) / self._processes()).to(sums.squared_logsumexp.dtype)
             shares_E = slots_E / slots_E.sum().clamp(min=1)
             balance = router.experts * (shares_E * sums.probabilities_E).sum() / per_process
@@ -159,7 +159,7 @@ class AuxiliaryLoss:
         return self.weight * torch.stack(losses).mean()
 
     def statistics(self) -> tuple[RoutingStatistics, ...]:
-        """What every router that was heard did, in the model's order, over the batches of all processes."""
+        """The statistics of every recorded router, in the model's order, over the batches of all processes."""
         totals, found = self._totals(), []
         for router, (tokens, slots_E, entropy, probabilities_E) in zip(totals, self._exchanged(totals), strict=True):
             count = max(1.0, tokens.item())
@@ -179,7 +179,7 @@ class AuxiliaryLoss:
         return {module: name.rpartition(".")[0] for name, module in modules if isinstance(module, Router)}
 
     def _counts(self, router: Router, decisions: Decisions, is_replica: bool) -> Tensor | None:
-        """Which tokens count, or None if all do."""
+        """The tokens that count, or None if all do."""
         if self.mask is None:
             return None
         name, shape = self._names[router] or "the model", tuple(decisions.shape)
@@ -197,11 +197,11 @@ class AuxiliaryLoss:
         return self.mask.reshape(-1).to(decisions.device, torch.bool)
 
     def _totals(self) -> dict[Router, RoutingSums]:
-        """The sums of every router that was heard, in the model's order, on its own device."""
+        """The sums of every recorded router, in the model's order, each on its own device."""
         totals = {}
         for router, name in self._names.items():
             if router in self._sums:
-                # In the order of devices, as that of threads would change the last bit from step to step.
+                # In the order of devices, since the order of threads would change the last bit from step to step.
                 by_device = sorted(self._sums[router].items(), key=lambda item: str(item[0]))
                 totals[router] = reduce(RoutingSums.plus, (_live(sums, name) for _, sums in by_device))
         return totals
@@ -230,7 +230,7 @@ class AuxiliaryLoss:
         return dist.get_world_size(self._group) if dist.is_available() and dist.is_initialized() else 1
 
     def _exchanged(self, totals: dict[Router, RoutingSums]) -> Iterator[tuple[Tensor, ...]]:
-        """Tokens, slots, entropy and probabilities of each router over all processes; a GPU need not be waited for."""
+        """Tokens, slots, entropy and probabilities of each router over all processes, without waiting for a GPU."""
         if not totals:
             return
         told = ((s.tokens, s.slots_E, s.token_entropy, s.probabilities_E) for s in totals.values())
@@ -242,12 +242,12 @@ class AuxiliaryLoss:
 
 
 def _past_saving_hooks() -> AbstractContextManager[Any]:
-    """What is saved inside stays as it is, also under hooks such as those of checkpointing."""
+    """A context that hides saved tensors from hooks, such as those of checkpointing."""
     return nullcontext() if may_save() else saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _live(sums: RoutingSums, name: str) -> RoutingSums:
-    """These sums, unless they are those of a vmap that is over."""
+    """The sums, or an error if they belong to a vmap that is over."""
     if is_batched(sums.probabilities_E) and not is_transformed():
         raise LayerError(
             f"the forward pass of {name or 'the model'} ran inside vmap, whose tensors end with it",

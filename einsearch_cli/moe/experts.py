@@ -26,7 +26,7 @@ _WEIGHT = "weight"
 
 
 class NoWeight(nn.Module):
-    """A module without a weight, which raises an error where one is assigned or registered.
+    """A module without a weight; assigning or registering one raises an error.
 
     >>> from einsearch_cli.moe import StructuredMoE
     >>> StructuredMoE(16, 16, "btt-moe:experts=2,top=1").weight = 0  # doctest: +ELLIPSIS
@@ -41,13 +41,13 @@ class NoWeight(nn.Module):
         super().__setattr__(name, value)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Register a parameter; a `weight`, or what tools store in its place, is refused."""
+        """Register a parameter; a `weight`, or what tools store instead of it, is refused."""
         if name.startswith(_WEIGHT):  # `weight_orig`, `weight_g`
             self._refuse(name)
         super().register_parameter(name, param)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Register a buffer; a `weight`, or what tools store in its place, is refused."""
+        """Register a buffer; a `weight`, or what tools store instead of it, is refused."""
         if name.startswith(_WEIGHT):
             self._refuse(name)
         super().register_buffer(name, tensor, persistent)
@@ -60,11 +60,11 @@ class NoWeight(nn.Module):
 
 
 class Experts(NoWeight, FactoredModule):
-    """Many matrices of one structure; each row of the input meets that of its expert.
+    """Many matrices of one structure; each row of the input is multiplied by that of its expert.
 
-    Factors are stored as (experts, batch, fan_in, fan_out). The index of the expert is one more batch index: fan-in,
+    Factors are stored as (experts, batch, fan_in, fan_out). The index of the expert is one more batch index. So fan-in,
     fan-out, initial deviation, cap and learning rate are those of a single `EinsumLinear`, whose plan every expert
-    follows. Arguments and errors are those of `EinsumLinear`, with the number of experts.
+    follows. Arguments and errors are those of `EinsumLinear`, plus the number of experts.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Experts(NoWeight, FactoredModule):
         self.reset_parameters()
 
     def forward(self, rows: Tensor, groups: Groups) -> Tensor:
-        """(rows, padded_in), sorted by expert, to (rows, padded_out)."""
+        """Map rows sorted by expert, (rows, padded_in), to (rows, padded_out)."""
         factors = self._factors()
         if rows.is_cpu:
             rows, *factors = cast(autocast_dtype(rows), rows, *factors)
@@ -91,15 +91,15 @@ class Experts(NoWeight, FactoredModule):
             return y
         scales_E = reference_scale(self.gain, factors, self.plan.stds)
         rows, *factors = cast(autocast_dtype(rows), rows, *factors)
-        # The counter of FLOPs, which is what the meta device is for, does not know grouped_mm.
+        # The meta device serves the counter of FLOPs, which does not know grouped_mm.
         if rows.dtype is torch.bfloat16 and not rows.is_meta and can_be_grouped(self.plan, rows):
             return contract_in_groups(self.plan, rows, groups.ends_E, scales_E, factors)
         return contract_each(self.plan, rows, groups.sizes(), scales_E, factors)
 
     def plain_forward(self, rows_ERF: Tensor) -> Tensor:
-        """Every expert on rows of its own, (E, R, padded_in) to (E, R, padded_out), whatever their values are.
+        """Multiply separate rows for every expert, (E, R, padded_in), to (E, R, padded_out), independently of values.
 
-        In operations that torch differentiates, traces and transforms by itself, on any device.
+        The operations are such that torch differentiates, traces and transforms them itself, on any device.
         """
         factors = self._factors()
         scales_E = reference_scale(self.gain, factors, self.plan.stds)

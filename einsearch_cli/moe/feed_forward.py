@@ -14,17 +14,17 @@ from einsearch_cli.structures import MixtureOfExperts
 
 
 class FeedForwardMoE(MixtureLayer):
-    """y = Σ g_e(x) · D_e GELU(U_e x) over the experts e that a router chooses for x.
+    """A layer y = Σ g_e(x) · D_e GELU(U_e x) over the experts e that a router chooses for x.
 
     One router serves both matrices of an expert; there is no bias. Routing, gates and auxiliary loss are those of
     `StructuredMoE`. Shazeer et al. 2017 (arXiv 1701.06538), Fedus et al. 2022 (arXiv 2101.03961).
 
     Args:
-        width: of input and output.
+        width: width of input and output.
         hidden: width between the two matrices.
         mixture: a `MixtureOfExperts` of whole networks, or text such as `ffn-moe:experts=8,top=2`.
-        device: where the parameters live; `meta` allocates nothing.
-        dtype: a floating dtype, torch's default one if None.
+        device: device of the parameters; `meta` allocates nothing.
+        dtype: a floating-point dtype; None means torch's default.
 
     >>> layer = FeedForwardMoE(16, 64, "ffn-moe:experts=8,top=2")
     >>> layer(torch.ones(3, 16)).shape, layer.flops_per_token == 2 * 2 * (2 * 16 * 64) + 2 * 16 * 8

@@ -1,7 +1,7 @@
-"""Rows that are sorted by expert meet the factors of their experts: three routes to one result.
+"""Rows sorted by expert are multiplied by the factors of their experts: three routes to one result.
 
-`contract_each` is the reference. `EachExpert` is the executor of a CPU. `contract_in_groups` makes one grouped matrix
-product of every step, for a GPU.
+`contract_each` is the reference. `EachExpert` is the executor for CPUs. `contract_in_groups` makes one grouped matrix
+product per step, for GPUs.
 
 Axes: R rows (slots), E experts; B batch, K contracted, N new of a factor, see `plan`.
 """
@@ -25,13 +25,13 @@ from einsearch_cli.layers.plans.plan import TOKENS, Call, Plan, product_of
 
 
 def contract_each(plan: Plan, rows: Tensor, sizes: Sequence[int], scales_E: Tensor, weights: Tensors) -> Tensor:
-    """The rows (R, padded_in), `sizes` of them for each expert, to (R, padded_out).
+    """Map the rows (R, padded_in), `sizes` of them for each expert, to (R, padded_out).
 
-    In operations that torch differentiates by itself, as often as asked. Rows are sorted by expert, the plan is that
-    of one expert, and weights are factors (E, B, K, N) in the order of its steps.
+    torch itself can differentiate the operations any number of times. Rows are sorted by expert, the plan is that of
+    one expert, and weights are factors (E, B, K, N) in the order of its steps.
     """
     parts = rows.split(list(sizes))
-    # Without any rows the first expert's product of nothing keeps the graph together.
+    # Without rows, the first expert's product of nothing keeps the graph connected.
     busy = [expert for expert, size in enumerate(sizes) if size] or [0]
     return torch.cat(contract_experts(plan, [parts[expert] for expert in busy], busy, scales_E, weights))
 
@@ -39,7 +39,7 @@ def contract_each(plan: Plan, rows: Tensor, sizes: Sequence[int], scales_E: Tens
 def contract_experts(
     plan: Plan, parts: Tensors, experts: Iterable[int], scales_E: Tensor, weights: Tensors
 ) -> list[Tensor]:
-    """Rows (R, padded_in) for each of these experts, to (R, padded_out); like `contract_each` otherwise."""
+    """Map the rows (R, padded_in) of each of these experts to (R, padded_out); otherwise like `contract_each`."""
     found = []
     for part, expert in zip(parts, experts, strict=True):
         *first, last = (weight[expert] for weight in weights)
@@ -49,9 +49,9 @@ def contract_experts(
 
 
 class EachExpert(Executor):
-    """The executor of a CPU for every expert on its slice of the rows, which are sorted by expert.
+    """The executor of a CPU for every expert on its slice of the sorted rows.
 
-    Gains (E,) and factors (E, B, K, N) are those of all experts, which share memory for what is saved.
+    Gains (E,) and factors (E, B, K, N) belong to all experts, whose saved results share memory.
     """
 
     def __init__(self, plan: Plan, sizes: Sequence[int]) -> None:
@@ -121,10 +121,10 @@ def _part(results: Results, begin: int, end: int) -> Results:
 
 
 def contract_in_groups(plan: Plan, rows: Tensor, ends_E: Tensor, scales_E: Tensor, weights: Tensors) -> Tensor:
-    """The product of `contract_each` with one `grouped_mm` for every step; nothing is read back from the device.
+    """The product of `contract_each` with one `grouped_mm` per step; nothing is read back from the device.
 
-    A step whose factor has batch indices is a product of B·E groups. Arguments are those of `contract_each`, with one
-    past the last row of every expert (`ends_E`) in place of numbers of rows.
+    A step whose factor has batch indices is a product of B·E groups. Arguments are those of `contract_each`, with
+    `ends_E`, one past the last row of every expert, instead of numbers of rows.
     """
     *first, last = weights
     scaled = (last * scales_E[:, None, None, None]).to(last.dtype)
@@ -144,7 +144,7 @@ def contract_in_groups(plan: Plan, rows: Tensor, ends_E: Tensor, scales_E: Tenso
 
 
 def can_be_grouped(plan: Plan, rows: Tensor) -> bool:
-    """Whether `grouped_mm` takes the steps of this plan: rows of every operand begin at multiples of 16 bytes."""
+    """Whether `grouped_mm` can compute this plan: rows of every operand must begin at multiples of 16 bytes."""
     if not hasattr(functional, "grouped_mm") or rows.shape[0] == 0:
         return False
     return all(size * rows.itemsize % 16 == 0 for step in plan.steps for size in step.weight_shape[1:])

@@ -1,7 +1,7 @@
-"""Tokens sorted by expert, and back.
+"""Sorting tokens by expert, and back.
 
-Every token has K slots, one for each of its experts. Sorted by expert the slots are
-rows: those of expert 0 first, then those of expert 1, and so on. No slot is dropped, whatever the load.
+Every token has K slots, one for each of its experts. Sorted by expert, the slots become rows: those of expert 0 first,
+then those of expert 1, and so on. No slot is dropped, whatever the load.
 
 Axes: T tokens, K slots of a token, R = T·K rows, F features, E experts.
 """
@@ -20,17 +20,17 @@ from einsearch_cli.layers.execution.reference import needs_reference_gradients, 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Which slot became which row."""
+    """The mapping between slots and rows."""
 
     token_of_row: Tensor
     slot_of_row: Tensor
-    """Slots counted through, token by token."""
+    """The slot of each row; slots are numbered token by token."""
     row_of_slot_TK: Tensor
     ends_E: Tensor
-    """One past the last row of each expert."""
+    """The end of each expert's rows: one past the last."""
 
     def sizes(self) -> list[int]:
-        """Rows of each expert; on the meta device, where nothing has a value, all belong to the first."""
+        """Number of rows of each expert; on the meta device, which has no values, all belong to the first."""
         if self.ends_E.is_meta:
             return [len(self.slot_of_row), *[0] * (len(self.ends_E) - 1)]
         ends = self.ends_E.tolist()
@@ -48,15 +48,15 @@ def group(experts_TK: Tensor, experts: int) -> Groups:
     expert_of_row, slot_of_row = experts_TK.reshape(-1).sort(stable=True)
     row_of_slot = torch.empty_like(slot_of_row)
     row_of_slot[slot_of_row] = torch.arange(tokens * top, device=experts_TK.device)
-    # Not a cumulative sum of counts: on a GPU that one is not deterministic.
+    # Not a cumulative sum of counts, which is not deterministic on a GPU.
     ends_E = torch.searchsorted(expert_of_row, torch.arange(experts, device=experts_TK.device), right=True)
     return Groups(slot_of_row // top, slot_of_row, row_of_slot.view(tokens, top), ends_E)
 
 
 def dispatch(x_TF: Tensor, gates_TK: Tensor, groups: Groups) -> Tensor:
-    """The rows (R, F): each slot's token times its gate.
+    """The rows (R, F): the token of each slot times its gate.
 
-    As experts are linear, a gate may as well multiply what goes in.
+    As experts are linear, a gate may multiply the input instead of the output.
     """
     rows: Tensor = _Dispatch.apply(x_TF, gates_TK, groups)  # type: ignore[no-untyped-call]
     return rows
@@ -69,7 +69,7 @@ def combine(rows_RF: Tensor, groups: Groups) -> Tensor:
 
 
 def plain_dispatch(x_TF: Tensor, gates_TK: Tensor, groups: Groups) -> Tensor:
-    """`dispatch` in operations that torch differentiates by itself, as often as asked."""
+    """The function `dispatch` in operations that torch itself can differentiate any number of times."""
     return x_TF[groups.token_of_row] * gates_TK.reshape(-1)[groups.slot_of_row, None]
 
 
@@ -105,7 +105,7 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # It may be differentiated again as it is.
+        # The result can be differentiated again.
         return grads[0].index_select(0, ctx.groups.token_of_row), None
 
 
@@ -115,7 +115,7 @@ def _weighted_sum(rows_RF: Tensor, row_of_slot_TK: Tensor, gates_TK: Tensor | No
 
 
 def _slot_products(grad_RF: Tensor, row_of_slot_TK: Tensor, x_TF: Tensor) -> Tensor:
-    """Product of each token's features with the gradient of each of its rows, summed over features."""
+    """The product of each token's features with the gradient of each of its rows, summed over features."""
     products = [
         (grad_RF.index_select(0, rows_T) * x_TF).sum(dim=1, dtype=torch.promote_types(x_TF.dtype, torch.float32))
         for rows_T in row_of_slot_TK.unbind(dim=1)

@@ -1,4 +1,4 @@
-"""Layers of experts, of which each token uses a few; `StructuredMoE`, where an expert is one matrix."""
+"""Layers of experts, of which each token uses a few; in `StructuredMoE`, an expert is one matrix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from einsearch_cli.structures import FeatureOrder, MixtureOfExperts, parse_layer
 
 
 class MixtureLayer(NoWeight, StructuredLayer):
-    """A router with the experts that it chooses among: what is the same whatever an expert is."""
+    """A router with its experts: the common part of all such layers, whatever an expert is."""
 
     def __init__(
         self,
@@ -35,9 +35,9 @@ class MixtureLayer(NoWeight, StructuredLayer):
     def learning_rate_multipliers(self) -> dict[str, float]:
         """Adam learning rates of factors and router relative to the muP rate of a dense layer.
 
-        A factor has that of the same factor in an `EinsumLinear`, as fan-in is that of one
-        expert; the router is a dense matrix. Gains and bias are not listed, as they
-        train at the base rate itself. Potapczynski et al. 2024 (arXiv 2410.02117).
+        A factor has the rate of the same factor in an `EinsumLinear`, as fan-in is that of one expert; the router is a
+        dense matrix. Gains and bias are not listed, as they train at the base rate itself. Source: Potapczynski et al.
+        2024 (arXiv 2410.02117).
 
         >>> StructuredMoE(64, 64, "btt-moe:r=2,experts=8,top=2").learning_rate_multipliers()
         {'experts.factors.A': 4.0, 'experts.factors.B': 2.0, 'router.weight': 1.0}
@@ -51,19 +51,20 @@ class MixtureLayer(NoWeight, StructuredLayer):
 
     @property
     def flops_per_token(self) -> int:
-        """2 × multiply-adds of one forward pass per token: the router and `top` experts, whatever their number."""
+        """2 × multiply-adds of one forward pass per token: the router and `top` experts, however many experts there
+        are."""
         of_expert = sum(experts.plan.flops_per_token for experts in self._experts().values())
         return self.router.flops_per_token + self.mixture.top * of_expert
 
     @never_compiled
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features).
+        """Map (..., in_features) to (..., out_features).
 
-        Tracers, exported programs, forward-mode derivatives and transforms of torch.func cannot follow the
-        sorting of tokens: they get `plain_forward`, at the cost of all experts.
+        Tracers, exported programs, forward-mode derivatives and transforms of torch.func cannot follow the sorting of
+        tokens. They use `plain_forward`, at the cost of all experts.
 
         Raises:
-            LayerError: for another input width, dtype or device, or an input that is not floating.
+            LayerError: for another input width, dtype or device, or an input that is not floating-point.
         """
         other = output_for(self, x, self.router.weight.shape[1])
         if other is not None:
@@ -75,10 +76,10 @@ class MixtureLayer(NoWeight, StructuredLayer):
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
     def plain_forward(self, x: Tensor) -> Tensor:
-        """Output of `forward` by plain operations of torch, on any device: every token goes through all experts.
+        """The output of `forward` by plain operations of torch, on any device: every token goes through all experts.
 
-        Gates are zero for the experts that a token does not use. Nothing depends on values but the values: so
-        this can be traced and transformed.
+        Gates are zero for experts that a token does not use. Values influence only values, so this can be traced and
+        transformed.
 
         >>> layer, x = StructuredMoE(16, 8, "low-rank-moe:r=4,experts=4,top=2"), torch.randn(5, 16)
         >>> torch.allclose(layer(x), layer.plain_forward(x), atol=1e-5)
@@ -93,14 +94,14 @@ class MixtureLayer(NoWeight, StructuredLayer):
         raise NotImplementedError
 
     def _all(self, tokens: Tensor, gates_ET: Tensor) -> Tensor:
-        """Output of every token by all experts, weighed by gates that may be zero."""
+        """Output of every token by all experts, weighted by gates that may be zero."""
         raise NotImplementedError
 
     def _experts(self) -> dict[str, Experts]:
         return {name: child for name, child in self.named_children() if isinstance(child, Experts)}
 
     def _routed(self, x: Tensor) -> tuple[Tensor, Routing]:
-        """Tokens (T, width) and their routing; raise LayerError for an input (..., width) that cannot be taken."""
+        """Tokens (T, width) and their routing; LayerError for an input (..., width) that cannot be used."""
         width = self.router.weight.shape[1]
         check_input(x, width, self.router.weight.dtype)
         check_parameters(x, self)
@@ -108,29 +109,29 @@ class MixtureLayer(NoWeight, StructuredLayer):
 
 
 class StructuredMoE(MixtureLayer):
-    """y = Σ g_e(x) W_e x + b over the experts e that a router chooses for x.
+    """A layer y = Σ g_e(x) W_e x + b over the experts e that a router chooses for x.
 
     Every W_e is a matrix of the same structure; the gates g are the softmax over the `top` largest logits of the
     router. Only the chosen experts run, and no token is dropped. Input (..., in_features), output (..., out_features),
     for any leading shape; every entry of the leading shape is a token. Source: Potapczynski et al. 2024 (arXiv
     2410.02117), "BTT Mixture of Experts".
 
-    In training add the auxiliary loss, which keeps the load balanced: see `AuxiliaryLoss`.
-    With `top` = 1 the gate is 1 whatever the logits are, so that loss alone trains the router.
+    In training, add the auxiliary loss, which balances the load: see `AuxiliaryLoss`. With `top` = 1 the gate is 1 for
+    any logits, so that loss alone trains the router.
 
     Args:
         in_features: width of the input.
         out_features: width of the output.
         mixture: a `MixtureOfExperts`, or text such as `btt-moe:experts=16,top=2`.
-        bias: whether to add a learnable bias, zero at start, whatever the experts are.
-        device: where the parameters live; `meta` allocates nothing.
-        dtype: a floating dtype, torch's default one if None.
-        order: of the features of all experts, as of `EinsumLinear`.
+        bias: whether to add a learnable bias, zero at the start, shared by all experts.
+        device: device of the parameters; `meta` allocates nothing.
+        dtype: a floating-point dtype; None means torch's default.
+        order: order of the features of all experts, as in `EinsumLinear`.
 
     Raises:
-        StructureError: if the text is no mixture of experts.
+        StructureError: if the text is not a mixture of experts.
         SizeError: if the structure does not fit the widths, or the parameters do not fit the memory of the device.
-        LayerError: if the dtype is not a floating one, or the experts are whole networks.
+        LayerError: if the dtype is not a floating-point one, or the experts are whole networks.
 
     >>> layer = StructuredMoE(64, 64, "btt-moe:experts=4,top=2")
     >>> layer(torch.ones(2, 3, 64)).shape
@@ -164,7 +165,7 @@ class StructuredMoE(MixtureLayer):
         self.experts = Experts(in_features, out_features, one, count, device, dtype, order)
 
     def zero_last_factor_(self) -> None:
-        """Make every expert zero by the factor that meets last, for the last layer of a residual block."""
+        """Make every expert zero through its last factor, for the last layer of a residual block."""
         self.experts.zero_last_factor_()
 
     def _chosen(self, tokens: Tensor, routing: Routing, groups: Groups) -> Tensor:
@@ -188,7 +189,7 @@ class StructuredMoE(MixtureLayer):
 
 
 def _checked_mixture(mixture: MixtureOfExperts | str, dtype: torch.dtype, of_networks: bool) -> MixtureOfExperts:
-    """The mixture that a text names, of single layers or of whole networks as asked."""
+    """The mixture that a text names; it must have single matrices, or whole networks, as experts."""
     check_dtype(dtype)
     found = parse_layer(mixture) if isinstance(mixture, str) else mixture
     if not isinstance(found, MixtureOfExperts):

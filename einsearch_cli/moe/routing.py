@@ -1,4 +1,4 @@
-"""The router: which experts a token goes through, with which gates, who hears of it, and the sums that remain."""
+"""The router: the experts and gates of each token, listeners to its decisions, and their sums."""
 
 # Axes in this file: T tokens, I input features, E experts, K experts of a token.
 
@@ -22,7 +22,7 @@ class Routing:
 
     experts_TK: Tensor
     gates_TK: Tensor
-    """Positive, of sum 1 for every token; in float32, or float64 for such an input."""
+    """Positive gates with sum 1 for every token; in float32, or float64 for such an input."""
 
     def gates_of_all(self, experts: int) -> Tensor:
         """The gates of all experts, (T, E): zero for those that a token does not use."""
@@ -32,10 +32,10 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """One call of a router, token by token."""
+    """The decisions of one call of a router, token by token."""
 
     shape: torch.Size
-    """Shape of the tokens as the layer got them; T is their number."""
+    """Shape of the tokens in the layer's input; T is their number."""
     experts_TK: Tensor
     logits_TE: Tensor
     logsumexp_T: Tensor
@@ -45,7 +45,7 @@ class Decisions:
 
     @property
     def device(self) -> torch.device:
-        """Where the call ran."""
+        """The device of the call."""
         return self.logits_TE.device
 
     @torch.no_grad()
@@ -55,7 +55,7 @@ class Decisions:
 
 
 class Listener(Protocol):
-    """Whoever wants to know what routers did."""
+    """Receives the decisions of routers."""
 
     def record(self, router: Router, decisions: Decisions, *, is_replica: bool) -> None:
         """Called at every forward pass of any router.
@@ -65,15 +65,15 @@ class Listener(Protocol):
 
 
 listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
-"""Listeners that are active now, in this thread."""
+"""The active listeners in this thread."""
 
 
 class Router(nn.Module):
     """Sends every token to the `top` experts with the largest logits.
 
-    A linear map in_features × experts without bias, zero at the start; the gates are the softmax over the logits that
-    are kept, always in float32 or wider. Potapczynski et al. 2024 (arXiv 2410.02117), "BTT Mixture of Experts". A token
-    whose logits are NaN gets gates that are NaN.
+    The logits are a linear map in_features × experts without bias, zero at the start. The gates are the softmax over
+    the logits that are kept, always in float32 or wider. Source: Potapczynski et al. 2024 (arXiv 2410.02117), "BTT
+    Mixture of Experts". A token with NaN in its logits gets gates that are NaN.
 
     >>> router = Router(4, experts=3, top=2)
     >>> router(torch.ones(5, 4)).gates_TK[0]
@@ -81,7 +81,7 @@ class Router(nn.Module):
     """
 
     _replica: tuple[Router, tuple[Listener, ...]] | None = None
-    """For a replica: the router that it was made from, and who listened then."""
+    """In a replica: the router from which it was made, and its listeners at that time."""
 
     def __init__(
         self,
@@ -102,25 +102,25 @@ class Router(nn.Module):
         return 2 * self.weight.numel()
 
     def forward(self, x: Tensor) -> Routing:
-        """Routing of the tokens of x, (..., I), which are counted through row by row."""
+        """The routing of the tokens of x, (..., I), which are numbered row by row."""
         with without_autocast(x.device.type):
             wide = torch.promote_types(x.dtype, torch.float32)
             x_TI = x.reshape(-1, x.shape[-1]).to(wide)
-            # The transposed product is the faster one: experts are few.
+            # The transposed product is faster, as there are few experts.
             logits_TE = (self.weight.to(wide) @ x_TI.T).T.contiguous()
             kept_TK, experts_TK = logits_TE.topk(self.top, dim=1)
             router, heard_by = self._speaks_as()
             if heard_by or torch.is_grad_enabled():
                 decisions = _decisions(x.shape[:-1], logits_TE, experts_TK)
-                # A checkpointed layer is computed again in the backward pass. Nothing is recorded then, but it has to
-                # save just the same tensors: hence the decisions are formed without listeners too.
+                # A checkpointed layer is recomputed in the backward pass. Nothing is recorded then, but it has to save
+                # exactly the same tensors, so the decisions are formed without listeners too.
                 if graph_task() == -1:
                     for listener in heard_by:
                         listener.record(router, decisions, is_replica=router is not self)
             return Routing(experts_TK, kept_TK.softmax(dim=1))
 
     def _speaks_as(self) -> tuple[Router, tuple[Listener, ...]]:
-        """The router that this is, or is a replica of, and who listens to it; nobody to what is only traced."""
+        """The router that this is, or is a replica of, with its listeners; without listeners if it is only traced."""
         here = () if is_traced() else listeners.get()
         if self._replica is None:
             return self, here
@@ -128,7 +128,7 @@ class Router(nn.Module):
         return original, tuple(dict.fromkeys((*before, *here)))
 
     def _replicate_for_data_parallel(self) -> Router:
-        """A replica runs in a thread of its own, which nobody listens in: those who listen here hear it."""
+        """Make a replica, which runs in a separate thread without listeners; the listeners here receive its calls."""
         replica: Router = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         replica._replica = self._replica or (self, listeners.get())
         return replica
@@ -144,23 +144,23 @@ def _decisions(shape: torch.Size, logits_TE: Tensor, experts_TK: Tensor) -> Deci
 
 
 class RoutingSums(NamedTuple):
-    """What calls of a router add to the statistics of its layer."""
+    """Sums over a router's calls, for the statistics of its layer."""
 
     tokens: Tensor
     slots_E: Tensor
-    """Tokens sent to each expert."""
+    """Number of tokens sent to each expert."""
     probabilities_E: Tensor
-    """With gradient, as the next one."""
+    """Sum of probabilities, with gradient, like the next field."""
     squared_logsumexp: Tensor
     token_entropy: Tensor
 
     def plus(self, other: RoutingSums) -> RoutingSums:
-        """Both together, on the device of the first."""
+        """The sum of both, on the device of the first."""
         return RoutingSums(*(mine + others.to(mine.device) for mine, others in zip(self, other, strict=True)))
 
 
 def sums_over(decisions: Decisions, counts_T: Tensor | None) -> RoutingSums:
-    """The sums over all tokens, or over those that count; a device need not be waited for."""
+    """The sums over all tokens, or over those that count, without waiting for a device."""
     probabilities_TE, squares_T = decisions.probabilities_TE, decisions.squared_logsumexp_T
     entropy_T = decisions.entropy_T()
     experts = torch.arange(probabilities_TE.shape[1], device=decisions.device)

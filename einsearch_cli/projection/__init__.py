@@ -1,4 +1,4 @@
-"""From a dense matrix to the nearest matrix of a structure, and starts by rules."""
+"""Projection of a dense matrix to the nearest matrix of a structure, and initialisation rules."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Factors by alternating least squares: one after another is made the best for the others."""
+"""Alternating least squares: one factor after another is fitted while the others stay fixed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from einsearch_cli.projection.contracting import Factors, Target, contracted, pr
 # Axes in this file: B batch of blocks, P rows and Q columns of a block, R and R' bond.
 
 _TRIAL_SWEEPS = 20
-"""From every start; only the best goes on."""
+"""Sweeps from every start, after which only the best one continues."""
 _SWEEPS = 400
 _EXACT = 1e-11
 _RIDGE = 1e-12
@@ -23,7 +23,7 @@ _RIDGE = 1e-12
 
 
 class Problem(Protocol):
-    """What factors are fitted to."""
+    """The problem to which factors are fitted."""
 
     @property
     def target(self) -> Target:
@@ -31,16 +31,16 @@ class Problem(Protocol):
 
     @property
     def tolerance(self) -> float:
-        """Ten sweeps that lower the error by less than this part of it are the last."""
+        """The relative decrease of the error in ten sweeps below which the fit ends."""
 
     def pull(self, product: Tensor) -> Tensor:
-        """What every factor is solved for, its free entries as the product gives them."""
+        """The right side for every factor, with free entries as in `product`."""
 
     def error(self, pull: Tensor, product: Tensor) -> float:
         """Relative distance from the target to a product, which the fit lowers."""
 
     def improved(self, pull: Tensor, factors: Factors, factor: str) -> Tensor:
-        """One factor, better or best for the others as they are."""
+        """A better or the best value of one factor, with the others fixed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class PlainProblem:
     tolerance: float = 1e-3
 
     def pull(self, product: Tensor) -> Tensor:
-        """The target, its free entries as the product gives them."""
+        """The target, with free entries as in `product`."""
         return self.target.filled(product)
 
     def error(self, pull: Tensor, product: Tensor) -> float:
@@ -61,7 +61,7 @@ class PlainProblem:
         return error / norm if norm else 0.0
 
     def improved(self, pull: Tensor, factors: Factors, factor: str) -> Tensor:
-        """The best factor for the others."""
+        """The best factor, with the others fixed."""
         return _best(self.target, pull, factors, factor)
 
 
@@ -75,9 +75,9 @@ class _State:
 def fit(problem: Problem, starts: Iterable[Factors]) -> Factors:
     """The best factors that alternating least squares finds from any of the starts.
 
-    After every sweep over the factors their last change is tried once more, and somewhat larger from sweep
-    to sweep, and kept if that lowers the error (Harshman 1970 does so for canonical polyadic
-    decompositions): three times fewer sweeps where several factors share a bond.
+    After every sweep over the factors, their last change is tried again, somewhat larger from sweep to sweep, and kept
+    if that lowers the error. Harshman 1970 does so for canonical polyadic decompositions. It takes three times fewer
+    sweeps if several factors share a bond.
     """
     states = (_sweeps(problem, _state(problem, start), _TRIAL_SWEEPS) for start in starts)
     best = min(states, key=lambda state: state.error)
@@ -123,8 +123,8 @@ def _state(problem: Problem, factors: Factors) -> _State:
 def _best(target: Target, values: Tensor, factors: Factors, factor: str) -> Tensor:
     """The factor for which the product with all others is nearest to the target.
 
-    For fixed values of the indices that it shares with the others and with input or output, this is an
-    ordinary least-squares problem, target[P, Q] ≈ factor[P, R] · others[R, Q], solved by its normal equations.
+    For fixed values of the indices that it shares with the others and with input or output, this is an ordinary
+    least-squares problem, target[P, Q] ≈ factor[P, R] · others[R, Q]. It is solved by its normal equations.
     """
     sized, axes = target.sized, target.axes
     others = [(sized.carriers_of(name), value) for name, value in factors.items() if name != factor]

@@ -1,4 +1,4 @@
-"""Tensors with named axes: a dense matrix as one, and products of several, two at a time."""
+"""Tensors with named axes: a dense matrix as a tensor, and products of several tensors, two at a time."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Factors = dict[str, Tensor]
 Labelled = tuple[Axes, Tensor]
 
 _NOISE = 1e-13
-"""Part of the squared norm below which a difference of squares is none."""
+"""Part of the squared norm below which a difference of squares counts as zero."""
 
 
 def product_of(sized: SizedStructure, factors: Mapping[str, Tensor], axes: Axes) -> Tensor:
-    """The product of all factors, with these axes; bonds are summed over."""
+    """The product of all factors with these axes; bonds are summed over."""
     return contracted([(sized.carriers_of(factor), value) for factor, value in factors.items()], axes)
 
 
 def contracted(operands: Sequence[Labelled], wanted: Axes) -> Tensor:
-    """The product of operands, summed over all axes but the wanted ones.
+    """The product of operands, summed over all axes except the wanted ones.
 
-    Multiplied first is always the pair whose product adds least to the memory. The
-    order of the operands, which plain einsum follows, would form the outer product of the two ends of a
-    chain: 32 GiB instead of 0.1 for two bonds of 64 at 1024 × 1024.
+    The pair whose product adds least to the memory is always multiplied first. The order of the operands, which plain
+    einsum follows, would form the outer product of the two ends of a chain: 32 GiB instead of 0.1 for two bonds of 64
+    at 1024 × 1024.
     """
     left = list(operands)
     while len(left) > 2:
@@ -68,21 +68,21 @@ def _einsum(operands: Sequence[Labelled], wanted: Axes) -> Tensor:
 
 
 class Target:
-    """What the product of a structure's factors is to come near to.
+    """The tensor to which the product of a structure's factors should be near.
 
-    Entries that exist only because of padding are free: a layer never uses
-    them, so `filled` takes what the factors give there.
+    Entries that exist only because of padding are free: a layer never uses them, so `filled` takes the factors' values
+    there.
 
     Args:
-        sized: with the order in which the features of the matrix count.
-        weight: (d_out, d_in).
+        sized: the sized structure, with the order of the matrix's features.
+        weight: the dense matrix, (d_out, d_in).
     """
 
     def __init__(self, sized: SizedStructure, weight: Tensor) -> None:
         self.sized = sized
         self.axes = tuple(c for c, _ in sized.sizes if set(c) & set("XY") and set(c) - set("XY"))
         self.copies = sized.size("XY")
-        """Along an index that no factor carries the matrix is the same again and again; `values` are the means."""
+        """Means of the matrix along indices that no factor carries, along which it would be constant."""
         rows, columns = sized.padded_out - sized.d_out, sized.padded_in - sized.d_in
         counts = self.by_index(torch.nn.functional.pad(torch.ones_like(weight), (0, columns, 0, rows)))
         self.values = self.by_index(torch.nn.functional.pad(weight, (0, columns, 0, rows))) / counts.clamp_min(1)
@@ -95,25 +95,26 @@ class Target:
         return self._known is not None
 
     def filled(self, product: Tensor) -> Tensor:
-        """The target, with the entries of a product of factors where it is free."""
+        """The target, with the entries of a product where it is free."""
         return self.values if self._known is None else torch.where(self._known, self.values, product)
 
     def distance(self, product: Tensor) -> float:
-        """From the dense matrix to the matrix of a product, what lies outside of all blocks included."""
+        """The distance from the dense matrix to that of a product, including entries outside of all blocks."""
         inside = (self.filled(product) - product).square().sum().item()
         return math.sqrt(self._outside + self.copies * inside)
 
     def dense(self, product: Tensor) -> Tensor:
-        """The matrix (d_out, d_in) that a product of factors with the axes stands for."""
+        """The matrix (d_out, d_in) of a product of factors with the target's axes."""
         inputs, outputs = self.sized.features("X"), self.sized.features("Y")
-        # Along an index that X and Y share the matrix is diagonal.
+        # Along an index that X and Y share, the matrix is diagonal.
         diagonals = [((c, c + "'"), torch.eye(self.sized.size(c), dtype=product.dtype)) for c in outputs if c in inputs]
         wanted = (*(c + "'" if c in inputs else c for c in outputs), *inputs)
         matrix = contracted([(self.axes, product), *diagonals], wanted)
         return matrix.reshape(self.sized.padded_out, self.sized.padded_in)[: self.sized.d_out, : self.sized.d_in]
 
     def by_index(self, weight: Tensor) -> Tensor:
-        """(padded_out, padded_in) to the axes; of an index that X and Y share, the diagonal; without factors, summed."""
+        """Map (padded_out, padded_in) to the axes; indices shared by X and Y take the diagonal, or a sum without
+        factors."""
         letters, both = self.sized.letters, (*self.sized.features("Y"), *self.sized.features("X"))
         shape = [self.sized.size(c) for c in both]
         separate = "".join(letters[c] for c in both)

@@ -1,4 +1,4 @@
-"""Packed dense matrices of experts, projected one after another."""
+"""Projection of packed dense matrices of experts, one after another."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from einsearch_cli.projection.projecting import project_
 def project_experts_(experts: Experts, weight_EOI: Tensor) -> float:
     """Give every expert the factors nearest to its dense matrix; returns ‖W − structured W‖ / ‖W‖ over all experts.
 
-    One order of features serves all experts. If it is open, it is the best one for the first expert.
+    One order of features serves all experts. If it is open, the best one for the first expert is taken.
 
     Args:
         experts: structured matrices; they are overwritten.
-        weight_EOI: (experts, out_features, in_features).
+        weight_EOI: the dense matrices, (experts, out_features, in_features).
 
     Raises:
         LayerError: if a weight is not finite.

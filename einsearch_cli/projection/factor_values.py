@@ -1,4 +1,4 @@
-"""Giving a layer chosen factors, so that its matrix is exactly their product."""
+"""Give a layer chosen factors, so that its matrix is exactly their product."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from einsearch_cli.layers.execution.scaling import scale_of
 
 @torch.no_grad()
 def set_factors_(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> None:
-    """Store factors, and the gain that makes up for their rms caps: `to_dense()` is then their product.
+    """Store factors, and a gain that makes up for their rms caps, so that `to_dense()` is their product.
 
-    A factor with an rms above its init std is divided by their ratio in every
-    pass; the gain is the product of these ratios, 1 if there are none.
+    A factor with an rms above its init std is divided by their ratio in every pass; the gain is the product of these
+    ratios, or 1.
 
     Args:
-        layer: gets the values; its bias stays.
+        layer: the layer that gets the values; its bias stays.
         tensors: every factor with an axis for each of its indices, as `factor_tensor` gives it.
 
     Raises:
-        LayerError: if the layer is no plain `EinsumLinear`.
+        LayerError: if the layer is not a plain `EinsumLinear`.
 
     >>> layer = EinsumLinear(4, 4, "low-rank:r=2", bias=False)
     >>> set_factors_(layer, {"A": torch.full((4, 2), 6.0), "B": torch.full((4, 2), 0.5)})
@@ -40,7 +40,7 @@ def set_factors_(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> None:
     for step in layer.plan.steps:
         stored = step.axes
         carried = layer.sized.carriers_of(step.factor)
-        live = [carriers for carriers in carried if carriers in stored]  # those of size 1 are left out
+        live = [carriers for carriers in carried if carriers in stored]  # axes of size 1 are left out
         values = tensors[step.factor].reshape([layer.sized.size(carriers) for carriers in live])
         permuted = values.permute([live.index(carriers) for carriers in stored])
         layer.factors[step.factor].copy_(permuted.reshape(step.weight_shape))
@@ -50,9 +50,9 @@ def set_factors_(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> None:
 
 
 def evenly_scaled(layer: EinsumLinear, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Factors scaled, each by a number, to be equally large relative to their init std, with their product unchanged.
+    """Factors multiplied by numbers that make them equally large relative to their init std, with the same product.
 
-    Learning rates of the factors suit these proportions. A product of zero keeps its factors.
+    Learning rates of the factors suit these proportions. If the product is zero, the factors stay.
     """
     ratios = {
         role.factor: tensors[role.factor].square().mean().sqrt().item() / role.init_std for role in layer.plan.roles

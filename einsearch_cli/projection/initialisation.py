@@ -1,4 +1,4 @@
-"""Starts of a layer other than its own spectral muP one."""
+"""Initialisation rules of a layer in addition to its own spectral muP one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from einsearch_cli.projection.initialisation_names import INITIALISATIONS, Initi
 from einsearch_cli.projection.projecting import nearest_factors
 
 _CLOSED = 2
-"""Factors up to which the nearest matrix of the structure is found by decompositions alone."""
+"""The most factors for which the nearest matrix of the structure is found by decompositions alone."""
 
 
 @torch.no_grad()
@@ -30,16 +30,17 @@ def initialise_(layer: EinsumLinear, rule: Initialisation, std: float | None = N
     - `orthogonal`: every matrix (fan_in, fan_out) of a factor has orthonormal rows or columns, whichever are
       fewer: the rule of Wei et al. 2024 for BlockShuffle and BlockDense.
 
-    The layer's matrix is exactly the product of these factors: its gain starts as what their rms caps take away.
+    The layer's matrix is exactly the product of these factors: its gain starts with the value that undoes their rms
+    caps.
 
     Args:
-        layer: its factors are drawn again.
+        layer: the layer whose factors are drawn.
         rule: one of `INITIALISATIONS`.
-        std: deviation of the dense start of `svd`; that of the spectral muP start of a
-            dense layer, sqrt(min(in, out)) / in, if None.
+        std: deviation of the dense start of `svd`; None means that of the spectral muP start of a
+            dense layer, sqrt(min(in, out)) / in.
 
     Raises:
-        LayerError: for a layer that is no plain `EinsumLinear`, an unknown rule, a `std` without `svd`, and `svd` for a
+        LayerError: for a layer that is not a plain `EinsumLinear`, an unknown rule, a `std` without `svd`, and `svd` for a
             structure whose nearest matrix only a search finds: more than two factors, or padding.
 
     >>> layer = EinsumLinear(64, 64, "block-shuffle:blocks=4", bias=False)
@@ -68,12 +69,12 @@ def initialise_(layer: EinsumLinear, rule: Initialisation, std: float | None = N
 
 @torch.no_grad()
 def start_at_unit_rms_(network: nn.Module) -> None:
-    """Set the gains of freshly drawn layers so that each starts with the output size of a dense layer in its place.
+    """Set the gains of freshly drawn layers so that their outputs start as large as a dense layer's.
 
-    Spectral muP draws a factor for its own fan-in and fan-out, so a bottleneck or a bond makes the output smaller:
-    inputs of rms 1 come out of a low-rank layer of rank r with sqrt(r / width). Norms and residual streams make up for
-    that; a network without them learns slower, and more so the wider it is. The rms of the output is the product of
-    sqrt(min(1, fan_out / fan_in)) over the factors, times 1 / sqrt(top) for the mean of `top` experts.
+    Spectral muP draws a factor for its own fan-in and fan-out, so a bottleneck or a bond makes the output smaller: a
+    low-rank layer of rank r maps inputs of rms 1 to outputs of rms sqrt(r / width). Norms and residual streams make up
+    for that. A network without them learns more slowly, and more so the wider it is. The rms of the output is the
+    product of sqrt(min(1, fan_out / fan_in)) over the factors, times 1 / sqrt(top) for the mean of `top` experts.
 
     >>> layer = EinsumLinear(256, 256, "low-rank:r=16")
     >>> start_at_unit_rms_(layer)
@@ -88,7 +89,7 @@ def start_at_unit_rms_(network: nn.Module) -> None:
 
 
 def _shrinkage(layer: EinsumLinear | Experts) -> float:
-    """By how much the output of a dense layer is larger."""
+    """The ratio of a dense layer's output size to that of the layer."""
     factors = math.prod(max(1.0, role.fan_in / role.fan_out) for role in layer.plan.roles)
     return math.sqrt(factors / max(1.0, layer.in_features / layer.out_features))
 

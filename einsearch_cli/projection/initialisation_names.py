@@ -1,10 +1,10 @@
-"""The starts of a layer by name, for settings that are read before torch is loaded."""
+"""Names of initialisation rules, for settings that are read before torch is loaded."""
 
 from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
 Initialisation = Literal["spectral", "svd", "orthogonal"]
-"""`spectral`: spectral muP, the layer's own; `svd`: nearest to a dense start; `orthogonal`: orthogonal blocks."""
+"""The rules: `spectral` (muP, the layer's own), `svd` (nearest to a dense start), `orthogonal` (orthogonal blocks)."""
 
 INITIALISATIONS: Final[tuple[Initialisation, ...]] = get_args(Initialisation)

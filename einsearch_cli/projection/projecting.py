@@ -24,60 +24,58 @@ from einsearch_cli.structures import FeatureOrder, standard_order
 from einsearch_cli.taxonomy import meeting_order
 
 _CLOSED = 2
-"""Factors up to which decompositions alone are exact."""
+"""The most factors for which decompositions alone are exact."""
 _MAX_TRIED = 36
-"""Orders of the indices of input and output together; three on each side have as many."""
+"""The most orders of the indices of input and output together; three indices on each side have this many."""
 _STARTS = 2
-"""From which a fit for given inputs is tried."""
+"""Number of starts of a fit for given inputs."""
 _NOTICEABLE = 1e-6
 _EXACT = 1e-6
-"""Relative distance at which no other order is tried: rounding of a weight in float32 leaves about 1e-7."""
+"""Relative distance at which no other order is tried; float32 rounding of a weight leaves about 1e-7."""
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """How near a structure came to a dense matrix."""
+    """The result of a projection: how near a structure came to a dense matrix."""
 
     relative_error: float
     """‖W − structured W‖ / ‖W‖, Frobenius norms; 0 for W = 0."""
     is_optimal: bool
-    """Whether no matrix of the structure is nearer in this order of features: known for up to two factors
-    without padding."""
+    """Whether no matrix of the structure is nearer in this order; known for up to two factors without padding."""
     order: FeatureOrder
-    """In which order the layer counts its features now."""
+    """The order in which the layer now counts its features."""
     output_error: float | None = None
-    """√(E‖(W − structured W) x‖² / E‖W x‖²) for inputs x of the given second moment; None where none was given."""
+    """√(E‖(W − structured W) x‖² / E‖W x‖²) for inputs x of the given second moment; None without a moment."""
 
 
 @torch.no_grad()
 def project_(layer: EinsumLinear, weight: Tensor, moment: Tensor | None = None) -> Projection:
     """Give a layer the factors whose product is nearest to a dense matrix, in the Frobenius norm or for its inputs.
 
-    With up to two factors (low-rank, Kronecker, tensor-train, Monarch,
-    BTT, BlockShuffle, BlockDense, …) by singular value decompositions, which is exact; with
-    more factors the same gives a start for alternating least squares, which ends in a
-    local minimum. Computed in float64. The bias stays as it is; the gain becomes what
-    the rms caps of the factors take away.
+    With up to two factors (low-rank, Kronecker, tensor-train, Monarch, BTT, BlockShuffle, BlockDense, …), singular
+    value decompositions give the exact result. With more factors, they give a start for alternating least squares,
+    which ends in a local minimum. Everything is computed in float64. The bias stays unchanged; the gain undoes the rms
+    caps of the factors.
 
-    A layer that was built without an order of features gets one, as a matrix has a structure in some order only:
-    the standard order (`torch.kron(A, B)`, row-major: see `docs/reference/families.md`), or of all orders of its indices, if
-    they are at most 36, and its own, the nearest. A general matrix takes the time of all these orders. To try one order
-    only, build the layer with `order=`. `layer.order` is that order then. A layer
-    with an order, such as that of an equation, keeps it.
+    A matrix has a structure in some order of features only, so a layer that was built without an order gets one. The
+    standard order is tried (`torch.kron(A, B)`, row-major: see `docs/reference/families.md`), the layer's own, and all
+    orders of its indices if they are at most 36; the nearest wins. A general matrix takes the time of all these orders.
+    To try one order only, build the layer with `order=`. `layer.order` is the chosen order. A layer with an order, such
+    as that of an equation, keeps it.
 
-    With `moment`, the second moment M = E[x xᵀ] of the layer's inputs, its outputs are to come near to those of the dense
-    matrix: E‖(W − V) x‖² = tr((W − V) M (W − V)ᵀ) is lowered. For low-rank layers that is a decomposition of W L with M = L Lᵀ
-    (Wang et al. 2024, SVD-LLM, arXiv 2403.07378) and exact; other structures start from such decompositions and from the
-    projection without a moment, and go on by alternating least squares. So the outputs are never
-    farther off than without a moment.
+    With `moment`, the second moment M = E[x xᵀ] of the layer's inputs, the projection makes outputs near to those of
+    the dense matrix: it lowers E‖(W − V) x‖² = tr((W − V) M (W − V)ᵀ). For low-rank layers, this is an exact
+    decomposition of W L with M = L Lᵀ (Wang et al. 2024, SVD-LLM, arXiv 2403.07378). Other structures start from such
+    decompositions and from the projection without a moment, and continue by alternating least squares. So the outputs
+    are never farther off than without a moment.
 
     Args:
         layer: a structured layer; its matrix is overwritten.
-        weight: (out_features, in_features).
-        moment: (in_features, in_features), symmetric and positive semidefinite.
+        weight: the dense matrix, (out_features, in_features).
+        moment: the second moment, (in_features, in_features), symmetric and positive semidefinite.
 
     Raises:
-        LayerError: if weight or moment have another shape or are not finite, or the layer is no plain `EinsumLinear`.
+        LayerError: if weight or moment have another shape or are not finite, or the layer is not a plain `EinsumLinear`.
 
     >>> from torch import nn
     >>> weight = nn.Linear(64, 64).weight
@@ -104,7 +102,7 @@ def project_(layer: EinsumLinear, weight: Tensor, moment: Tensor | None = None) 
 
 
 def relative_distance(difference: Tensor, weight: Tensor, moment: Tensor | None = None) -> float:
-    """‖D‖ / ‖W‖ for a difference D of matrices, or the root of E‖D x‖² / E‖W x‖²; 0 for W = 0."""
+    """The ratio ‖D‖ / ‖W‖ for a difference D of matrices, or the root of E‖D x‖² / E‖W x‖²; 0 for W = 0."""
     of_both = [
         (matrix if moment is None else matrix @ moment).mul(matrix).sum().item() for matrix in (difference, weight)
     ]
@@ -117,7 +115,7 @@ def _projected(layer: EinsumLinear, weight: Tensor) -> tuple[SizedStructure, Fac
 
 
 def _weighted(layer: EinsumLinear, weight: Tensor, moment: Tensor) -> tuple[SizedStructure, Factors, bool]:
-    """The best of the projection without the moment, and of a fit in the order of features whose start is the best."""
+    """The better of the projection without the moment, and of a fit in the order of features with the best start."""
     several = [layer.sized.ordered(order) for order in orders_tried(layer)]
     best = _nearest(several, weight, moment)
     sized = best.problem.target.sized
@@ -132,7 +130,7 @@ def _weighted(layer: EinsumLinear, weight: Tensor, moment: Tensor) -> tuple[Size
 
 
 def orders_tried(layer: EinsumLinear) -> list[FeatureOrder]:
-    """The standard order, the layer's own, and all others if they are few; of a layer with an order, only that."""
+    """The standard order, the layer's own, and all others if they are few; for a layer with an order, only that one."""
     own = FeatureOrder(*layer.order.sides)
     standard = layer.sized.ordered(standard_order(layer.structure)).order
     if not layer.is_order_open or standard is None:
@@ -145,11 +143,11 @@ def orders_tried(layer: EinsumLinear) -> list[FeatureOrder]:
 
 
 def nearest_factors(sized: SizedStructure, weight: Tensor) -> tuple[Factors, bool]:
-    """The nearest factors that are found, and whether there are none nearer; singular values are split evenly.
+    """The nearest factors found, and whether none can be nearer; singular values are split evenly.
 
     Args:
-        sized: with the order in which the features of the matrix count.
-        weight: (d_out, d_in), on the CPU and in float64, as the factors are.
+        sized: the sized structure, with the order of the matrix's features.
+        weight: the dense matrix, (d_out, d_in), on the CPU and in float64, like the factors.
     """
     return _start(sized, weight).finished()
 
@@ -158,21 +156,21 @@ def nearest_factors(sized: SizedStructure, weight: Tensor) -> tuple[Factors, boo
 class _Start:
     problem: Problem
     factors: list[Factors]
-    """By decompositions, in up to three orders of the factors; the best first."""
+    """Factors by decompositions, in up to three orders of the factors; the best first."""
     error: float
     """Error of the first of `factors`."""
     is_best: bool
-    """Whether none is better than the first."""
+    """Whether no factors are better than the first."""
 
     def finished(self) -> tuple[Factors, bool]:
         return (self.factors[0] if self.is_best else fit(self.problem, self.factors)), self.is_best
 
 
 def _nearest(several: Sequence[SizedStructure], weight: Tensor, moment: Tensor | None = None) -> _Start:
-    """The nearest start over several orders of features; of equally near ones the first.
+    """The nearest start over several orders of features; the first among equally near ones.
 
-    The search ends at the first order that is exact up to rounding. With more than two factors it compares distances
-    before alternating least squares, which are zero too where the matrix has the structure.
+    The search ends at the first order that is exact up to rounding. With more than two factors, it compares distances
+    before alternating least squares, which are zero too if the matrix has the structure.
     """
     start = partial(_start, weight=weight) if moment is None else partial(_weighted_start, weight=weight, moment=moment)
     best = start(several[0])
@@ -209,7 +207,7 @@ def _weighted_problem(sized: SizedStructure, weight: Tensor, moment: Tensor) -> 
 
 
 def _decompositions(target: Target, values: Tensor) -> list[Factors]:
-    """Factors of values with the axes of the target, in up to three orders of the factors."""
+    """Factors of values with the target's axes, in up to three orders of the factors."""
     sized = target.sized
     roles = {role.factor: role for role in factor_roles(sized, meeting_order(sized))}
     return [split(sized, values, target.axes, roles, order) for order in orders(sized)]

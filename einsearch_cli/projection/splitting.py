@@ -18,7 +18,7 @@ from einsearch_cli.sizing import SizedStructure
 _MAX_ORDERS = 3
 _MAX_TRIED = 5000
 _ZERO = 1e-13
-"""Singular values below this part of the largest are noise of float64."""
+"""The part of the largest singular value below which others are float64 noise."""
 
 
 def split(
@@ -26,12 +26,11 @@ def split(
 ) -> Factors:
     """Split off one factor after another, each by a truncated decomposition of every block.
 
-    For fixed values of the indices that two factors share with input or output, their product is a matrix
-    whose rows are the indices of the first alone and whose columns are those of the second
-    alone; its rank is at most the bond. These blocks are disjoint parts of the whole, so
-    their best approximations (Eckart and Young 1936) are together the best for two factors:
-    low-rank matrices, rearranged Kronecker products (Van Loan and Pitsianis 1993), and the blocks of Monarch
-    and block tensor-train matrices are all of this form. Singular values are split evenly.
+    For fixed values of the indices that two factors share with input or output, their product is a matrix. Its rows are
+    the indices of the first factor alone, its columns those of the second alone, and its rank is at most the bond.
+    These blocks are disjoint parts of the whole, so their best approximations (Eckart and Young 1936) together are the
+    best for two factors. Low-rank matrices, rearranged Kronecker products (Van Loan and Pitsianis 1993), and the blocks
+    of Monarch and block tensor-train matrices are all of this form. Singular values are split evenly.
     """
     factors: Factors = {}
     rest = list(order)
@@ -46,9 +45,8 @@ def split(
 def orders(sized: SizedStructure) -> list[tuple[str, ...]]:
     """The best orders in which to split factors off, at most 3.
 
-    Best are those whose bonds exceed the ranks of the blocks least: a factor taken from
-    the middle of a chain first would get a bond as large as both its bonds multiplied.
-    Which of the last two comes first makes no difference.
+    The best orders are those whose bonds exceed the ranks of the blocks least: a factor taken from the middle of a
+    chain first would get a bond as large as both its bonds multiplied. The order of the last two makes no difference.
     """
     different = (order for order in permutations(sized.factors) if order[-2:] == tuple(sorted(order[-2:])))
     excesses = {order: _excess(sized, order) for order in islice(different, _MAX_TRIED)}
@@ -79,7 +77,7 @@ def _groups(sized: SizedStructure, axes: Axes, factor: str, rest: set[str]) -> t
 def _split_off(
     sized: SizedStructure, target: Tensor, axes: Axes, factor: str, rest: set[str], std: float
 ) -> tuple[Tensor, Tensor, Axes]:
-    """One factor, and what the others have to give together, with its axes."""
+    """One factor, and the product that the others have to give together, with its axes."""
     batch, rows, columns, bonds = _groups(sized, axes, factor, rest)
     sizes = [[sized.size(c) for c in group] for group in (batch, rows, columns, bonds)]
     b, p, q, r = (math.prod(group) for group in sizes)
@@ -94,10 +92,10 @@ def _split_off(
 
 
 def _halves(blocks_BPQ: Tensor, rank: int, std: float) -> tuple[Tensor, Tensor]:
-    """U √S and √S V of every block, cut to a rank.
+    """Split every block into U √S and √S V, cut to a rank.
 
-    Where the bond is larger than the rank of a block, the first half is random there and the second zero: with
-    zeros on both sides neither could ever learn.
+    If the bond is larger than the rank of a block, the first half is random there and the second zero: with zeros on
+    both sides neither could ever learn.
     """
     u_BPK, s_BK, v_BKQ = torch.linalg.svd(blocks_BPQ, full_matrices=False)
     u_BPK, s_BK, v_BKQ = u_BPK[..., :rank], s_BK[..., :rank], v_BKQ[..., :rank, :]

@@ -1,4 +1,4 @@
-"""A target whose inputs are not all equally likely: errors are counted by the second moment of the inputs."""
+"""Fitting for given inputs: errors are weighted by the second moment of the inputs."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from torch import Tensor
 from einsearch_cli.projection.contracting import Axes, Factors, Labelled, Target, contracted
 from einsearch_cli.sizing import SizedStructure
 
-# Axes in this file: B batch, N unknowns of one system, R bonds, and I, I' input features that one factor alone carries.
+# Axes in this file: B batch, N unknowns of one system, R bonds, and I, I' input features that only one factor carries.
 
 _ITERATIONS = 4
-"""Conjugate-gradient steps for a factor before the next one has its turn; 32 take nine times as long and end as near."""
+"""Conjugate-gradient steps for a factor before the next factor; 32 take nine times as long and end equally near."""
 _LARGEST = 1 << 25
-"""Elements up to which all matrices of the normal equations are formed."""
+"""The most elements for which all matrices of the normal equations are formed."""
 _RIDGE = 1e-10
 """Part of its mean by which the diagonal of a matrix is raised before it is inverted."""
 
 
 def again(axis: str) -> str:
-    """Name of an axis that is summed over a second time."""
+    """The second name of an axis that is summed over twice."""
     return axis + "'"
 
 
 def once(axis: str) -> str:
-    """The axis of which this may be the second name."""
+    """The axis behind a name, which may be its second name."""
     return axis.rstrip("'")
 
 
 def is_input(axis: str) -> bool:
-    """Whether an axis belongs to the input alone: those that the output has too are fixed where the output is."""
+    """Whether an axis belongs to the input alone; axes that the output shares are fixed with the output."""
     return "X" in axis and "Y" not in axis
 
 
 class WeightedProblem:
     """The nearest product for inputs of a given second moment.
 
-    With M = E[x xᵀ] the distance from W to V is the root of E‖(W − V) x‖² = tr((W − V) M (W − V)ᵀ).
+    With M = E[x xᵀ], the distance from W to V is the root of E‖(W − V) x‖² = tr((W − V) M (W − V)ᵀ).
 
     Args:
-        target: of the matrix W.
-        weight: W, (d_out, d_in).
-        moment: M, (d_in, d_in), symmetric and positive semidefinite.
+        target: the target of the matrix W.
+        weight: the matrix W, (d_out, d_in).
+        moment: the moment M, (d_in, d_in), symmetric and positive semidefinite.
     """
 
     tolerance = 3e-3
@@ -57,7 +57,7 @@ class WeightedProblem:
         rows, columns = sized.padded_out - sized.d_out, sized.padded_in - sized.d_in
         padded = torch.nn.functional.pad(moment, (0, columns, 0, columns)) if columns else moment
         self.moment = _by_index(sized, target.axes, padded)
-        """With the axes of the input, and once more with each of them `again`."""
+        """The moment with the axes of the input, and once more with each of them `again`."""
         self._wanted = target.by_index(torch.nn.functional.pad(weight @ moment, (0, columns, 0, rows)))
         known = torch.nn.functional.pad(torch.ones(sized.d_out, sized.padded_in), (0, 0, 0, rows))
         self._known = target.by_index(known) > 0 if rows else None
@@ -65,7 +65,7 @@ class WeightedProblem:
 
     @property
     def is_whitened(self) -> bool:
-        """Whether one factor carries all inputs alone, so that it can mix them as it likes."""
+        """Whether one factor carries all inputs alone, so that it can mix them freely."""
         inputs = {c for c in self.target.axes if "X" in c}
         return any(
             set(_roles(self.target.sized, self.target.axes, factor).own) == inputs
@@ -79,7 +79,7 @@ class WeightedProblem:
         return contracted([(moved, product), self.moment], axes)
 
     def pull(self, product: Tensor) -> Tensor:
-        """The target times the moment; rows that exist only because of padding are as the product has them."""
+        """The target times the moment; rows that exist only because of padding are as in `product`."""
         return self._wanted if self._known is None else torch.where(self._known, self._wanted, self.weighed(product))
 
     def distance(self, product: Tensor) -> float:
@@ -88,18 +88,19 @@ class WeightedProblem:
         return math.sqrt(max(0.0, ((difference @ self._second_moment) * difference).sum().item()))
 
     def error(self, pull: Tensor, product: Tensor) -> float:  # noqa: ARG002
-        """Distance over that of a matrix of zeros."""
+        """The distance divided by that of a zero matrix."""
         return self.distance(product) / self._norm if self._norm else 0.0
 
     def improved(self, pull: Tensor, factors: Factors, factor: str) -> Tensor:
-        """A factor for which the product with all others is nearer to the target: the best one, if that is fast."""
+        """A factor for which the product with all others is nearer to the target; the best one, if that is fast."""
         sized, axes = self.target.sized, self.target.axes
         roles = _roles(sized, axes, factor)
         systems, unknowns = (
             math.prod(sized.size(c) for c in group)
             for group in (roles.batch, (*roles.shared, *roles.own, *roles.bonds))
         )
-        # Multiply-adds of a decomposition against those of products with the moment, one for the residual included.
+        # Multiply-adds of a decomposition, compared with those of products with the moment, one for the residual
+        # included.
         exact, iterated = systems * unknowns**3 / 3, (_ITERATIONS + 1) * 2 * sized.d_in**2 * sized.d_out
         if exact <= iterated and systems * unknowns**2 <= _LARGEST:
             return _best(self, pull, factors, factor)
@@ -107,7 +108,7 @@ class WeightedProblem:
 
 
 def _by_index(sized: SizedStructure, axes: Axes, moment: Tensor) -> Labelled:
-    """(padded_in, padded_in) to the axes; of an index that X and Y share, the diagonal; without factors, summed."""
+    """Map (padded_in, padded_in) to the axes; shared indices of X and Y take the diagonal, or a sum without factors."""
     inputs = sized.features("X")
     both = (*inputs, *(again(c) if is_input(c) else c for c in inputs))
     wanted = tuple(dict.fromkeys(c for c in both if once(c) in axes))
@@ -117,16 +118,16 @@ def _by_index(sized: SizedStructure, axes: Axes, moment: Tensor) -> Labelled:
 
 @dataclass(frozen=True, slots=True)
 class _Roles:
-    """What the axes of one factor are to the others."""
+    """The roles of one factor's axes for the others."""
 
     batch: Axes
-    """Axes of the output: for each of their values the factor has a least-squares problem of its own."""
+    """Axes of the output; for each of their values, the factor has a separate least-squares problem."""
     rows: Axes
-    """Axes of the output and of no other factor: the problems for their values have one matrix."""
+    """Axes of the output and of no other factor; the problems for their values share one matrix."""
     shared: Axes
-    """Axes of the input and of other factors too."""
+    """Axes of the input that other factors carry too."""
     own: Axes
-    """Axes of the input and of no other factor."""
+    """Axes of the input that no other factor carries."""
     bonds: Axes
 
 
@@ -163,9 +164,9 @@ def _solved(problem: WeightedProblem, pull: Tensor, factors: Factors, factor: st
     """A factor for which the product with all others is nearer to the target.
 
     The problem is linear in the factor, H(F) = R. It is solved by conjugate gradients from the present factor, so the
-    distance cannot grow. The preconditioner is the part of H that couples no two values of a shared input
-    axis, made a Kronecker product: a matrix over the factor's own inputs times one over its bonds. So the
-    first iteration ends with the exact solution where no input axis is shared.
+    distance cannot grow. The preconditioner is the part of H that couples no two values of a shared input axis,
+    approximated by a Kronecker product: a matrix over the factor's own inputs times one over its bonds. So if no input
+    axis is shared, the first iteration ends with the exact solution.
     """
     sized, axes = problem.target.sized, problem.target.axes
     carried = sized.carriers_of(factor)
@@ -205,7 +206,7 @@ def _preconditioner(
     names, moment = problem.moment
     rest = tuple(dict.fromkeys(c for c in names if once(c) not in carried))
     kept = tuple(c for c in blocks if c in names)
-    # The trace over the factor's own inputs leaves what couples the inputs of the others.
+    # The trace over the factor's own inputs leaves the part that couples the inputs of the others.
     same = tuple(once(c) if once(c) in carried else c for c in names)
     of_others = _divided(contracted([(same, moment)], (*kept, *rest)), own.diagonal(dim1=-2, dim2=-1).sum(-1), rest)
     twice = [(tuple(c if "Y" in c or c in blocks else again(c) for c in axes), value) for axes, value in others]
@@ -225,7 +226,7 @@ def _preconditioner(
 
 
 def _over_own_inputs(problem: WeightedProblem, roles: _Roles) -> tuple[Tensor, Axes]:
-    """The moment of a factor's own inputs in every block, (B, I, I), and the axes that it stands for."""
+    """The moment of a factor's own inputs in every block, (B, I, I), and the axes of the blocks."""
     names, moment = problem.moment
     blocks = tuple(c for c in (*roles.shared, *roles.batch) if c in names)
     same = tuple(c if once(c) in roles.own else once(c) for c in names)
@@ -252,15 +253,15 @@ def _inverse(matrices_BNN: Tensor) -> Tensor:
 
 
 def whitened_starts(problem: WeightedProblem, split: Callable[[Tensor], list[Factors]]) -> list[Factors]:
-    """Factors by decompositions in coordinates in which the inputs are uncorrelated, as far as a factor can mix them.
+    """Factors by decompositions in coordinates with uncorrelated inputs, as far as a factor can mix these.
 
-    Every factor may mix the inputs that it alone carries. So these are made uncorrelated, on average over
-    all other inputs: W L with M = L Lᵀ, and L⁻¹ goes into the factor. Low-rank matrices are
-    then the best of all (Wang et al. 2024, SVD-LLM, arXiv 2403.07378), others a start.
+    Every factor may mix the inputs that it alone carries. So these are made uncorrelated, on average over all other
+    inputs: W L with M = L Lᵀ is decomposed, and L⁻¹ goes into the factor. For low-rank matrices this is the best result
+    (Wang et al. 2024, SVD-LLM, arXiv 2403.07378), for others a start.
 
     Args:
-        problem: of all factors together.
-        split: gives factors for a matrix with the axes of the target, several times.
+        problem: the problem of all factors together.
+        split: returns several lists of factors for a matrix with the axes of the target.
     """
     sized, axes = problem.target.sized, problem.target.axes
     values = problem.target.values

@@ -1,4 +1,4 @@
-"""Carries out a planned swap."""
+"""Carry out a planned swap."""
 
 from __future__ import annotations
 
@@ -29,34 +29,32 @@ from einsearch_cli.swap.report import Swap, SwapReport
 def swap_linear(
     model: nn.Module, structure: LayerSpec | str, filter: Filter | None = None, project: bool = False
 ) -> SwapReport:
-    """Replace the linear layers of a model, in place, by structured ones.
+    """Replace the linear layers of a model by structured ones, in place.
 
-    Replaced are `nn.Linear`, the `Conv1D` of transformers, convolutions of kernel size 1, the four
-    projections of `nn.MultiheadAttention`, and the packed weights of the experts of transformers, which become as many
-    structured matrices. The new layers start from random values, to be trained
-    from scratch, or with `project` from the nearest matrix to the old weight (see
-    `project_`) and the old bias, to compress a trained model. The report holds the order
-    in which every new layer counts its features. Make the optimizer
-    after the swap. Device, dtype, training mode, `requires_grad` and the presence
-    of a bias are kept. Tied weights stay tied: a module held twice is converted
-    once, and linear layers that share a weight become layers that share factors.
-    Call it again, with another filter, to give other layers another structure.
+    Replaced are `nn.Linear`, the `Conv1D` of transformers, convolutions of kernel size 1, the four projections of
+    `nn.MultiheadAttention`, and the packed weights of the experts of transformers, each of which becomes several
+    structured matrices. The new layers start from random values, to be trained from scratch. With `project`, they start
+    from the nearest matrix to the old weight (see `project_`) and the old bias, to compress a trained model. Device,
+    dtype, training mode, `requires_grad` and the presence of a bias are kept. Tied weights stay tied: a module held
+    twice is converted once, and linear layers that share a weight become layers that share factors. Make the optimizer
+    after the swap. Call it again, with another filter, to give other layers another structure.
 
-    The report begins with the share of the model's parameters and FLOPs that is covered, and lists every
-    other weight of two or more dimensions by kind: embeddings, convolutions, fused experts, and so on. A
-    layer that a list or another plain Python object holds is out of reach and named; one that such an
-    object holds besides the model stays, since code that reads it there would go on with the dense layer.
+    The report begins with the share of the model's parameters and FLOPs that is covered, and lists every other weight
+    of two or more dimensions by kind: embeddings, convolutions, fused experts, and so on. It also holds the order in
+    which every new layer counts its features. A layer that only a list or another plain Python object holds cannot be
+    reached and is named. A layer that such an object holds in addition to the model stays, since code that reads it
+    there would go on with the dense layer.
 
-    Code that reads `layer.weight` and does not call the layer gets the dense matrix, formed at each
-    access: right, but slower than a dense layer. Code that writes there gets a LayerError.
+    Code that reads `layer.weight` without calling the layer gets the dense matrix, formed at each access: correct, but
+    slower than a dense layer. Code that writes there gets a LayerError.
 
     Args:
         model: any module that is not itself a linear layer.
         structure: a `Structure`, a `MixtureOfExperts`, or any text that `parse_layer` reads, such as
             `btt-moe:experts=16,top=2`; with experts, train with `AuxiliaryLoss(model)`.
-        filter: called with a `DenseLayer` and its name for every linear layer
-            that can be replaced; False leaves it. Without one all are replaced but the
-            output layer of a model of transformers, so that its vocabulary can still be resized.
+        filter: called with a `DenseLayer` and its name for every linear layer that can be replaced; False leaves it.
+            By default all are replaced except the output layer of a model of transformers, so that its vocabulary
+            can still be resized.
         project: keep as much of the old weights as the structure can hold; the report has the errors.
 
     Raises:
@@ -87,14 +85,14 @@ def swap_linear(
 
 
 Projecting = Callable[[Swap, EinsumLinear, Tensor], Projection]
-"""Gives a new layer the values that are nearest to a weight (out_features, in_features); its bias is the old one."""
+"""Gives a new layer the values nearest to a weight (out_features, in_features); its bias is the old one."""
 
 
 def apply_swaps(model: nn.Module, plan: SwapReport, project: bool | Projecting = False) -> SwapReport:
-    """Carry out a plan on the model it was made for, or on one built like it.
+    """Carry out a plan on the model for which it was made, or on one built like it.
 
-    Everything that can be checked is checked first, memory included; then one
-    layer after another is replaced, and its old weights can be freed.
+    Everything that can be checked is checked first, memory included. Then layers are replaced one after another, so
+    that their old weights can be freed.
 
     Raises:
         LayerError: if the model does not have the linear layers of the plan, or has weights
@@ -113,7 +111,7 @@ def apply_swaps(model: nn.Module, plan: SwapReport, project: bool | Projecting =
     _check_memory(model, plan, sites)
     if project:
         _check_projection(plan, sites)
-    del sites  # it holds every old layer, which would keep all old weights alive
+    del sites  # it holds every old layer, which would keep all old weights in memory
     replaced = _replace_all(model, plan, project)
     _keep_fast_paths_off(model)
     return replace(plan, applied=True, replaced=replaced)
@@ -134,7 +132,7 @@ def _check_site(swap: Swap, site: Site | None) -> None:
 
 
 def check_projection(model: nn.Module, plan: SwapReport) -> None:
-    """Refuse a plan whose layers have weights that no structure is near to.
+    """Raise LayerError for a plan that projects weights to which no structure is near.
 
     Raises:
         LayerError: naming a layer, or the mixture of experts.
@@ -163,7 +161,7 @@ def _check_layers_can_be_built(plan: SwapReport) -> None:
 
 
 def _check_memory(model: nn.Module, plan: SwapReport, sites: dict[str, Site]) -> None:
-    """Refuse a swap after which the model would not fit the memory of a device that it fits now."""
+    """Raise SizeError if the model would no longer fit the memory of a device after the swap."""
     growth: dict[torch.device, int] = defaultdict(int)
     for swap in plan.replaced:
         weight = sites[swap.name].weight
@@ -182,7 +180,7 @@ def _check_memory(model: nn.Module, plan: SwapReport, sites: dict[str, Site]) ->
 
 
 def _replace_all(model: nn.Module, plan: SwapReport, project: bool | Projecting) -> tuple[Swap, ...]:
-    """The swaps with the errors of their projections."""
+    """Replace all layers of a plan; returns the swaps with the errors of their projections."""
     done: list[Swap] = []
     news: dict[str, EinsumLinear | StructuredMoE] = {}
     biases: dict[Tensor, nn.Parameter] = {}
@@ -213,7 +211,7 @@ def _replace_all(model: nn.Module, plan: SwapReport, project: bool | Projecting)
 def _replace_experts(
     model: nn.Module, holders: tuple[str, ...], swap: Swap, structure: LayerSpec, project: bool | Projecting
 ) -> Swap:
-    """Replace one packed weight of fused experts; gives the swap with the error of its projection."""
+    """Replace one packed weight of fused experts; returns the swap with the error of its projection."""
     assert not isinstance(structure, MixtureOfExperts)
     fused = model.get_submodule(holders[0])
     if not isinstance(fused, FusedExperts):
@@ -232,7 +230,7 @@ def _replace_experts(
 
 
 def _keep(old: nn.Module, swap: Swap, new: nn.Module, project: bool | Projecting) -> Projection | None:
-    """Project the old weight and copy the bias; gives the errors, None where the factors are shared."""
+    """Project the old weight and copy the bias; returns the errors, None if the factors are shared."""
     assert isinstance(new, EinsumLinear)
     weight, bias = old._parameters["weight"], old._parameters["bias"]
     assert weight is not None
@@ -263,7 +261,7 @@ def _new_layer(
 
 
 def _share_matrix(first: EinsumLinear | StructuredMoE, second: EinsumLinear | StructuredMoE) -> None:
-    """Give the second layer everything of the first but its bias, where the dense weights were tied."""
+    """Share everything of the first layer but its bias with the second, whose dense weight was tied to the first's."""
     for name, child in first.named_children():
         setattr(second, name, child)
     if isinstance(first, EinsumLinear) and isinstance(second, EinsumLinear):
@@ -272,7 +270,7 @@ def _share_matrix(first: EinsumLinear | StructuredMoE, second: EinsumLinear | St
 
 
 def split_attentions(model: nn.Module, plan: SwapReport) -> None:
-    """Take the attentions apart whose projections a plan replaces; the model computes the same."""
+    """Split the attentions whose projections a plan replaces; the model computes the same."""
     for swap in plan.replaced:
         if swap.kind == "MultiheadAttention":
             _split_attention(model, tuple(name.rpartition(".")[0] for name in (swap.name, *swap.aliases)))
@@ -280,7 +278,7 @@ def split_attentions(model: nn.Module, plan: SwapReport) -> None:
 
 
 def _split_attention(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Take the attention under these names apart, unless an earlier layer of the plan has done so."""
+    """Split the attention under these names, unless an earlier layer of the plan has done so."""
     attention = model.get_submodule(names[0])
     if isinstance(attention, nn.MultiheadAttention):
         _put(model, names, SplitMultiheadAttention(attention))
@@ -307,14 +305,13 @@ _WITHOUT_FAST_PATH = (EinsumLinear, StructuredMoE, SplitMultiheadAttention)
 def _keep_fast_paths_off(model: nn.Module) -> None:
     """Make torch's transformer encoders call their structured layers in eval mode too.
 
-    Their fast path reads `layer.weight`, for which a structured layer forms its
-    whole dense matrix at every call; and it makes nested tensors, which a
-    structured attention does not take.
+    Their fast path reads `layer.weight`, for which a structured layer forms its whole dense matrix at every call. It
+    also makes nested tensors, which a structured attention does not accept.
     """
     for module in model.modules():
         if not any(isinstance(inner, _WITHOUT_FAST_PATH) for inner in module.modules()):
             continue
-        # What torch itself sets where the fast path does not apply.
+        # torch itself sets this where the fast path does not apply.
         if isinstance(module, nn.TransformerEncoderLayer):
             vars(module)["activation_relu_or_gelu"] = 0
         elif isinstance(module, nn.TransformerEncoder):

@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention` taken apart, so that each of its projections can be replaced."""
+"""`nn.MultiheadAttention` split into its projections, so that each can be replaced."""
 
 # Axes in this file: N batch, L queries, S keys and values, H heads, D features of a head, E features of all heads.
 
@@ -19,14 +19,13 @@ PARTS: Final = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class SplitMultiheadAttention(nn.Module):
-    """`nn.MultiheadAttention` with four linear layers of its own in place of packed weights.
+    """An `nn.MultiheadAttention` with four separate linear layers instead of packed weights.
 
-    `forward` takes the same arguments and gives the same results; nested
-    tensors are refused. It starts with copies of the dense weights, and
-    `swap_linear` then replaces those layers that it was asked to.
+    `forward` takes the same arguments and gives the same results; nested tensors are refused. It starts with copies of
+    the dense weights, of which `swap_linear` then replaces the requested ones.
 
     Args:
-        attention: the attention to take apart, without `add_bias_kv` and `add_zero_attn`.
+        attention: the attention to split, without `add_bias_kv` and `add_zero_attn`.
 
     >>> dense = nn.MultiheadAttention(16, 2, batch_first=True)
     >>> split, x = SplitMultiheadAttention(dense), torch.randn(3, 5, 16)
@@ -34,8 +33,8 @@ class SplitMultiheadAttention(nn.Module):
     True
     """
 
-    # What nn.TransformerEncoderLayer and nn.TransformerEncoder ask before they take weights
-    # past forward(): these answers make them call it.
+    # nn.TransformerEncoderLayer and nn.TransformerEncoder read these before they bypass forward(); the values make them
+    # call it.
     _qkv_same_embed_dim: ClassVar[bool] = False
     in_proj_weight: ClassVar[None] = None
     in_proj_bias: ClassVar[None] = None
@@ -63,7 +62,7 @@ class SplitMultiheadAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Arguments and results of `nn.MultiheadAttention.forward`.
+        """Compute with the arguments and results of `nn.MultiheadAttention.forward`.
 
         Raises:
             LayerError: for nested tensors, a mask of another shape or dtype than
@@ -123,7 +122,7 @@ def _attention_weights(q_NHLD: Tensor, k_NHSD: Tensor, mask: Tensor | None, drop
 def _attention(
     q_NHLD: Tensor, k_NHSD: Tensor, v_NHSD: Tensor, mask: Tensor | None, dropout: float, is_causal: bool
 ) -> Tensor:
-    """By a kernel of torch's wherever its derivatives do."""
+    """Attention by one of torch's kernels, if its derivatives allow that."""
     if is_transformed():
         return _plain_attention(q_NHLD, k_NHSD, v_NHSD, mask, dropout, is_causal)
     y_NHLD = functional.scaled_dot_product_attention(q_NHLD, k_NHSD, v_NHSD, mask, dropout, is_causal=is_causal)
@@ -136,7 +135,7 @@ def _attention(
 def _plain_attention(
     q_NHLD: Tensor, k_NHSD: Tensor, v_NHSD: Tensor, mask: Tensor | None, dropout: float, is_causal: bool
 ) -> Tensor:
-    """In operations that torch differentiates by itself, as often as asked."""
+    """Attention in operations that torch itself can differentiate any number of times."""
     if is_causal:
         later = torch.ones(q_NHLD.shape[2], k_NHSD.shape[2], dtype=torch.bool, device=q_NHLD.device).triu(1)
         mask = _additive(later, q_NHLD.dtype)
@@ -144,9 +143,9 @@ def _plain_attention(
 
 
 class _DifferentiableAgain(torch.autograd.Function):
-    """Hands on the result of torch's kernels, whose gradients cannot be differentiated again, nor come in batches.
+    """Passes on the result of torch's kernels, whose gradients cannot be differentiated again, nor come in batches.
 
-    Where that is asked the gradient does not go to the kernel, but straight to its inputs, by plain operations.
+    In these cases, the gradient bypasses the kernel and goes straight to its inputs, by plain operations.
     """
 
     @staticmethod
@@ -170,7 +169,7 @@ class _DifferentiableAgain(torch.autograd.Function):
 def _merged_mask(
     attn_mask: Tensor | None, key_padding_mask: Tensor | None, q_NHLD: Tensor, k_NHSD: Tensor
 ) -> Tensor | None:
-    """Both masks as one that is added to the scores; None if there is none."""
+    """Both masks as one that is added to the scores; None if there is neither."""
     batch, heads, length, _ = q_NHLD.shape
     keys = k_NHSD.shape[2]
     merged = None
@@ -214,7 +213,7 @@ def _dense_part(attention: nn.MultiheadAttention, part: int) -> nn.Module:
 
 
 def _plain_linear(old: nn.Linear) -> nn.Linear:
-    """A plain linear layer with the very parameters of a subclass."""
+    """A plain linear layer that shares the parameters of a subclass."""
     linear = nn.Linear(old.in_features, old.out_features, bias=old.bias is not None, device="meta")
     linear.weight, linear.bias = old.weight, old.bias
     return linear

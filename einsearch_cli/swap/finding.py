@@ -1,4 +1,4 @@
-"""Finds the linear layers of a model, and says which of them cannot be replaced."""
+"""Find the linear layers of a model, and the reasons why some cannot be replaced."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from einsearch_cli.swap.subclasses import acts_as_linear
 
 @dataclass(frozen=True, slots=True)
 class DenseLayer:
-    """What a filter is shown of a linear layer, whatever kind of module holds its weight."""
+    """A linear layer as a filter sees it, whatever kind of module holds its weight."""
 
     in_features: int
     out_features: int
     bias: bool
     module: nn.Module
-    """nn.Linear, Conv1D, a convolution, or the nn.MultiheadAttention or fused experts of which it is one weight."""
+    """The nn.Linear, Conv1D or convolution; or the nn.MultiheadAttention or fused experts that hold the weight."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,17 +43,17 @@ class Site:
     module: nn.Module
     """The module at that name; for a projection in nn.MultiheadAttention, the attention."""
     holder: nn.Module
-    """The module that has the parameters."""
+    """The module that holds the parameters."""
     weight_slot: str
     bias_slot: str
     in_features: int
     out_features: int
     reason: str | None
-    """Why it cannot be replaced."""
+    """Why the layer cannot be replaced."""
     experts: int = 1
-    """How many matrices the weight holds."""
+    """Number of matrices in the weight."""
     top: int = 1
-    """How many of them a token uses."""
+    """Number of these that a token uses."""
 
     @property
     def weight(self) -> nn.Parameter | None:
@@ -65,7 +65,7 @@ class Site:
 
     @property
     def flops(self) -> int:
-        """Forward per token, of the dense layer; of experts those that a token uses."""
+        """Forward FLOPs per token of the dense layer; for experts, those of the experts that a token uses."""
         return 2 * self.in_features * self.out_features * self.top
 
     @property
@@ -74,13 +74,13 @@ class Site:
 
 
 Holders = dict[nn.Parameter, list[tuple[nn.Module, str, str]]]
-"""Parameter → modules that hold it, with their names and the name they hold it by."""
+"""Every parameter with the modules that hold it, their names, and its name in each."""
 
 
 def find_sites(model: nn.Module) -> list[Site]:
-    """The linear layers of a model in its order; what belongs to an adapter is not looked into.
+    """The linear layers of a model in its order; adapters are not searched.
 
-    A model that is itself a linear layer, wrapped or compiled raises LayerError: new parameters would go unnoticed.
+    A model that is itself a linear layer, wrapped or compiled raises LayerError, as new parameters would go unnoticed.
     """
     names: dict[nn.Module, list[str]] = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):
@@ -106,9 +106,9 @@ def find_sites(model: nn.Module) -> list[Site]:
 
 
 def _without_held(model: nn.Module, sites: list[Site]) -> list[Site]:
-    """The sites, with a reason to stay for those whose module or weight a plain Python object holds too.
+    """The sites; those whose module or weight a plain Python object holds too get a reason to stay.
 
-    Code that reads it there would go on with the dense layer.
+    Code that reads it there would continue with the dense layer.
     """
     held = {reference.target: reference for reference in plain_references(model)}
     return [
@@ -126,7 +126,7 @@ def _reference_to(site: Site, held: dict[nn.Module | Tensor, Reference]) -> Refe
 
 
 def parameter_holders(model: nn.Module) -> Holders:
-    """Who holds which parameter."""
+    """The modules that hold each parameter."""
     holders: Holders = defaultdict(list)
     for name, module in model.named_modules():
         for slot, parameter in module._parameters.items():
@@ -154,7 +154,7 @@ def _refuse_wrapper(module: nn.Module, name: str) -> None:
 def _sites_of(
     model: nn.Module, module: nn.Module, name: str, aliases: tuple[str, ...], holders: Holders
 ) -> Iterator[Site]:
-    """The linear layers that a module is or packs; none for any other module."""
+    """The linear layers that a module is or packs; empty for any other module."""
     if isinstance(module, nn.MultiheadAttention):
         yield from _attention_sites(module, name, aliases, holders)
     elif isinstance(module, EinsumLinear):
@@ -211,7 +211,7 @@ def _attention_sites(
 def _expert_sites(
     model: nn.Module, module: nn.Module, name: str, aliases: tuple[str, ...], holders: Holders
 ) -> Iterator[Site]:
-    """The packed weights of fused experts that have experts, rows and columns as their axes."""
+    """The packed weights of fused experts, with axes for experts, rows and columns."""
     reason = _reason_to_keep_experts(module, holders)
     above = [model.get_submodule(name.rsplit(".", end)[0]) for end in range(1, name.count(".") + 1)]
     for part, slot in (packed_slots(module) or {}).items():

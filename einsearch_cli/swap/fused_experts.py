@@ -1,4 +1,4 @@
-"""Experts of other libraries, whose matrices lie in two packed parameters, with structured matrices in their place."""
+"""Experts of other libraries with two packed parameters, and structured matrices to replace these."""
 
 # Axes in this file: T tokens, K slots of a token, R = T·K rows, E experts, F features.
 
@@ -23,10 +23,10 @@ _OPTIONS: Final = ("has_gate", "has_bias", "has_post_expert_norm", "is_transpose
 
 
 def packed_slots(module: nn.Module) -> dict[str, str] | None:
-    """Name of the packed parameter for each of `up` and `down`; None for a module that is no fused experts.
+    """The names of the packed parameters for `up` and `down`; None for a module without fused experts.
 
     transformers 5 describes all its experts by the same attributes, from which its own grouped and batched products
-    compute them (`use_experts_implementation`); so do we.
+    compute them (`use_experts_implementation`); this function reads the same attributes.
     """
     own = vars(module)
     if not all(isinstance(own.get(name), bool) for name in _OPTIONS) or not hasattr(module, "_apply_gate"):
@@ -35,14 +35,14 @@ def packed_slots(module: nn.Module) -> dict[str, str] | None:
 
 
 class FusedExperts(OwnLearningRates):
-    """The experts of a transformers model, of whose two packed weights one or both are structured.
+    """The experts of a transformers model with one or both of their packed weights structured.
 
-    y = Σ g_k · D_k act(U_k x) over the experts of a token, as the model's router chose and weighed them. The gated
-    activation, biases and the norm behind the experts are those of the module that this one is made from, under the
-    same names; a weight that is not structured stays the same parameter.
+    They compute y = Σ g_k · D_k act(U_k x) over the experts of a token, as the model's router chose and weighted them.
+    The gated activation, the biases and the norm after the experts are those of the original module, under the same
+    names; a weight that is not structured stays the same parameter.
 
     Args:
-        experts: fused experts of transformers, which this module takes over with everything that they hold.
+        experts: fused experts of transformers, whose contents this module takes over.
     """
 
     def __init__(self, experts: nn.Module) -> None:
@@ -52,13 +52,13 @@ class FusedExperts(OwnLearningRates):
             vars(self)[name] = dict(value) if name in ("_parameters", "_modules", "_buffers") else value
 
     def put(self, part: str, experts: Experts) -> None:
-        """Structured matrices in place of the packed weight of `up` or `down`."""
+        """Put structured matrices in place of the packed weight of `up` or `down`."""
         del self._parameters[self.slots[part]]
         setattr(self, part, experts)
 
     @property
     def slots(self) -> dict[str, str]:
-        """Name of the packed parameter of each part, whether it is structured by now or not."""
+        """Name of the packed parameter of each part, structured or not."""
         found = packed_slots(self)
         assert found is not None
         return found
@@ -74,9 +74,9 @@ class FusedExperts(OwnLearningRates):
 
     @never_compiled
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Tokens (T, features), experts of each token (T, K) and their weights (T, K) to tokens (T, features).
+        """Map tokens (T, features), their experts (T, K) and weights (T, K) to tokens (T, features).
 
-        Tracers, exported programs and transforms of torch.func get `plain_forward`, at the cost of all experts.
+        Tracers, exported programs and transforms of torch.func use `plain_forward`, at the cost of all experts.
 
         Raises:
             LayerError: if the experts are split over processes.
@@ -97,7 +97,7 @@ class FusedExperts(OwnLearningRates):
         return combine(rows_RF * gates_R[:, None], groups).to(hidden_states.dtype)
 
     def plain_forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Output of `forward` by plain operations of torch: every token goes through all experts."""
+        """The output of `forward` by plain operations of torch: every token goes through all experts."""
         gates_TE = top_k_weights.new_zeros(hidden_states.shape[0], self._count).scatter_add(
             1, top_k_index, top_k_weights
         )
@@ -122,7 +122,7 @@ class FusedExperts(OwnLearningRates):
         return normed
 
     def _multiplied(self, part: str, rows_RF: Tensor, groups: Groups, expert_of_row: Tensor) -> Tensor:
-        """Each row times the matrix of its expert."""
+        """Multiply each row by the matrix of its expert."""
         experts, bias = self._modules.get(part), self._bias(part)
         if isinstance(experts, Experts):
             rows_RF = experts.cut(experts(experts.padded(rows_RF), groups))
@@ -145,7 +145,7 @@ class FusedExperts(OwnLearningRates):
         return weight.mT if self.is_transposed else weight  # type: ignore[no-any-return]
 
     def learning_rate_multipliers(self) -> dict[str, float]:
-        """Adam learning rates of the factors relative to the muP rate of a dense layer: those of one expert."""
+        """Adam learning rates of the factors relative to the muP rate of a dense layer; they are those of one expert."""
         return {
             f"{part}.{name}": value
             for part, experts in self.structured.items()
@@ -154,9 +154,9 @@ class FusedExperts(OwnLearningRates):
 
     @torch.no_grad()
     def dense(self) -> nn.Module:
-        """The module that this one was made from, with the matrices that the factors make.
+        """The original module, with matrices formed from the factors.
 
-        Its parameters are copies of those here that are dense, and new ones for those that are structured.
+        Dense parameters are copied; structured ones become new parameters.
         """
         found: Any = self.kind.__new__(self.kind)
         own = {name: value for name, value in vars(self).items() if name != "kind"}

@@ -1,4 +1,4 @@
-"""Plans a swap: which linear layers are replaced, at what cost, and which stay and why."""
+"""Plan a swap: which linear layers are replaced, at what cost, and which stay and why."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from einsearch_cli.swap.weights import kept_weights
 from einsearch_cli.taxonomy import layer_costs
 
 Filter = Callable[[DenseLayer, str], bool]
-"""Says for a linear layer and its name whether it is to be swapped."""
+"""A function of a linear layer and its name that says whether to swap it."""
 
 
 def plan_swaps(
     model: nn.Module, structure: LayerSpec | str | Mapping[str, LayerSpec], filter: Filter | None = None
 ) -> SwapReport:
-    """What `swap_linear` would do, without doing it; arguments and errors are the same.
+    """Plan what `swap_linear` would do, without doing it; arguments and errors are the same.
 
-    The structure may be a mapping from names of layers, whose other layers stay as they are.
+    The structure may be a mapping from names of layers; other layers stay unchanged.
 
     >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     >>> plan = plan_swaps(model, "low-rank:r=8", lambda layer, name: layer.in_features == layer.out_features)
@@ -63,13 +63,13 @@ def plan_swaps(
 
 
 def _output_layer(model: nn.Module) -> nn.Module | None:
-    """The layer that a model of transformers names as its output layer."""
+    """The output layer, according to a model of transformers."""
     name = getattr(model, "get_output_embeddings", None)
     return name() if callable(name) else None
 
 
 def _filtered(site: Site, filter: Filter | None, head: nn.Module | None) -> str | None:
-    if filter is None:  # as adapters and quantisers do it
+    if filter is None:  # as adapters and quantisers do
         return "it is the output layer, which only a filter replaces" if site.holder is head else None
     try:
         wanted = filter(site.shown, site.name)
@@ -95,7 +95,7 @@ def _sized(site: Site, structure: LayerSpec) -> Swap | str:
 
 
 def _drop_shared_with_others(candidates: dict[Site, Swap], holders: Holders) -> dict[str, str]:
-    """Remove candidates that share a parameter with a module that stays; name → reason."""
+    """Remove candidates that share a parameter with a module that stays; returns reasons by name."""
     dropped: dict[str, str] = {}
     while found := next(_shared_with_others(candidates, holders), None):
         site, reason = found
@@ -110,13 +110,13 @@ def _shared_with_others(candidates: dict[Site, Swap], holders: Holders) -> Itera
         for slot, parameter in site.holder._parameters.items():
             for other, name, other_slot in holders[parameter] if parameter is not None else ():
                 twin = converted.get(other)
-                # A Conv1D's weight is the transpose of a linear layer's: the two cannot share factors.
+                # A Conv1D's weight is the transpose of a linear layer's, so the two cannot share factors.
                 if twin is None or other_slot != slot or (twin.kind == "Conv1D") != (site.kind == "Conv1D"):
                     yield site, f"{slot} is shared with {name or 'the model itself'}"
 
 
 def _with_ties(candidates: dict[Site, Swap]) -> tuple[Swap, ...]:
-    """The swaps with `tied_to` set where an earlier layer has the same weight."""
+    """The swaps, with `tied_to` set if an earlier layer has the same weight."""
     first: dict[tuple[nn.Parameter | None, str], str] = {}
     swaps = []
     for site, swap in candidates.items():

@@ -10,24 +10,26 @@ KINDS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def is_pointwise(module: nn.Module) -> bool:
-    """Whether a convolution multiplies the channels of each position by one matrix, and does nothing else."""
+    """Whether a convolution only multiplies the channels of each position by one matrix."""
     return (
         isinstance(module, KINDS)
         and module.groups == 1
         and all(size == 1 for size in (*module.kernel_size, *module.stride))
-        and (isinstance(module.padding, str) or not any(module.padding))  # a text says 0 for a kernel of size 1
+        and (
+            isinstance(module.padding, str) or not any(module.padding)
+        )  # 0 may be given as text for a kernel of size 1
     )
 
 
 class PointwiseConv(nn.Module):
     """A linear layer applied to the channels of each position, in place of a convolution of kernel size 1.
 
-    Input (N, in_channels, …) or (in_channels, …) with as many axes of positions as the convolution has. The memory
-    format of the input is kept, as convolutions keep it.
+    The input is (N, in_channels, …) or (in_channels, …), with as many axes of positions as the convolution has. The
+    memory format of the input is kept, as convolutions keep it.
 
     Args:
-        linear: from (…, in_features) to (…, out_features).
-        convolution: the one that it replaces, which gives the number of axes of positions.
+        linear: a layer from (…, in_features) to (…, out_features).
+        convolution: the convolution to replace, which gives the number of axes of positions.
 
     >>> import torch
     >>> convolution = nn.Conv2d(3, 5, 1)
@@ -59,13 +61,13 @@ class PointwiseConv(nn.Module):
         return self.linear.bias  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, …) to (N, out_channels, …)."""
+        """Map (N, in_channels, …) to (N, out_channels, …)."""
         channels = -1 - len(self.kernel_size)
         y: Tensor = self.linear(x.movedim(channels, -1)).movedim(-1, channels)
         return y.contiguous() if x.is_contiguous() else y
 
     def convolution(self, weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Module:
-        """A convolution like the one that was replaced, with this matrix (out_channels, in_channels)."""
+        """A convolution like the replaced one, with this matrix (out_channels, in_channels)."""
         made = self.kind(
             self.in_channels, self.out_channels, self.kernel_size, padding=self.padding, bias=False, device="meta"
         )
@@ -74,5 +76,5 @@ class PointwiseConv(nn.Module):
         return made.train(self.training)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
-        """The widths, as a convolution shows them."""
+        """The widths, in the form of a convolution."""
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"

@@ -1,7 +1,7 @@
-"""What the modules of a model multiply by their own weights: kinds of modules, their products and FLOPs."""
+"""Products of modules with their own weights: kinds of modules, their products and FLOPs."""
 
-# A FLOP count is 2 per multiply-add with a weight, for one token, and a module counts once. None is "not known":
-# the count then depends on the input, or on code that this package does not know.
+# A FLOP count is 2 per multiply-add with a weight, for one token; a module counts once. None means "not known": the
+# count then depends on the input, or on code that this package does not know.
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _TOP: Final = (
     "num_experts_per_tok", "num_experts_per_token", "_experts_per_token", "num_selected_experts", "moe_top_k",
     "moe_topk", "moe_k", "top_k_experts", "router_top_k",
 )  # fmt: skip
-# Configs of transformers have had a top_k that is of sampling.
+# Configs of transformers have had a top_k for sampling.
 _TOP_OF_MODULES: Final = (*_TOP, "top_k", "topk")
 
 
 def conv1d_class(module: nn.Module) -> type[nn.Module] | None:
-    """The Conv1D of transformers that this is an instance of, found by name so that transformers stays optional."""
+    """The Conv1D class of transformers that this is an instance of, found by name so that transformers stays optional."""
     for kind in type(module).__mro__:
         if kind.__name__ == "Conv1D" and kind.__module__.split(".")[0] == "transformers":
             return kind
@@ -41,7 +41,7 @@ def conv1d_class(module: nn.Module) -> type[nn.Module] | None:
 
 
 def width(module: nn.Module, side: str) -> int:
-    """in_features or out_features of a module that may have none, which then counts as 0."""
+    """The in_features or out_features of a module; 0 if it has none."""
     found = getattr(module, side, 0)
     return found if isinstance(found, int) else 0
 
@@ -75,7 +75,7 @@ class Place:
     name: str
     module: nn.Module
     above: tuple[nn.Module, ...]
-    """The modules that hold it, the nearest first."""
+    """The modules that contain it, the nearest first."""
     tensors: dict[str, nn.Parameter]
     """Its parameters of two or more dimensions, and those of unknown shape, by name."""
     buffer_entries: int
@@ -84,14 +84,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What a module does with its weights."""
+    """The product of a module with its weights."""
 
     kind: str
     flops: int | None
-    """Forward per token; None where it is not known."""
+    """Forward FLOPs per token; None if not known."""
     note: str = ""
     dense: bool = True
-    """False for what is structured already."""
+    """Whether the weights are dense; False for structured layers."""
 
 
 def product_of(place: Place) -> Product | None:
@@ -102,7 +102,7 @@ def product_of(place: Place) -> Product | None:
 
 
 def is_opaque(module: nn.Module) -> bool:
-    """Whether a module's product is known as a whole, so that its insides are not looked into."""
+    """Whether a module's product is known as a whole, so that its insides are not searched."""
     return isinstance(module, StructuredLayer) or (not isinstance(module, nn.Linear) and is_foreign_linear(module))
 
 
@@ -151,7 +151,7 @@ _BY_CLASS: Final[tuple[tuple[Any, Callable[[Any], int | None], str], ...]] = (
     (RNNCellBase, _cell_flops, ""),
     (nn.Bilinear, _bilinear_flops, ""),
 )
-"""Class of a module, its FLOPs, and a note on them."""
+"""FLOPs by class of the module, with a note."""
 
 
 def _conv_flops(module: _ConvNd) -> int | None:
@@ -177,7 +177,7 @@ def _of_known_class(place: Place) -> Product | None:
 
 
 def _experts(place: Place) -> Product | None:
-    """Tensors of three dimensions are matrices of experts; of those of two, biases only add."""
+    """The product of fused experts: tensors of three dimensions are matrices, those of two are added biases."""
     tensors = place.tensors
     if isinstance(place.module, Experts):
         experts = place.module
@@ -195,10 +195,10 @@ def _experts(place: Place) -> Product | None:
 
 
 def _expert_count(module: nn.Module, weights: Mapping[str, Tensor]) -> int | None:
-    """How many experts a module's tensors hold; None if it holds no fused experts.
+    """Number of experts in a module's tensors; None if it has no fused experts.
 
-    Every tensor of three dimensions has one entry per expert in its first; tensors of two dimensions
-    may have the rows of all experts one below the other.
+    The first dimension of a three-dimensional tensor counts experts; a two-dimensional tensor may contain the rows of
+    all experts, one below the other.
     """
     noted = next(_integers((module,), _COUNTS), None)
     leading = {value.shape[0] for value in weights.values() if value.ndim == 3}
@@ -213,12 +213,12 @@ def _expert_count(module: nn.Module, weights: Mapping[str, Tensor]) -> int | Non
 
 
 def experts_per_token(module: nn.Module, above: Iterable[nn.Module], count: int) -> int | None:
-    """How many experts a router gives a token: noted by the module, those around it, or a config; else None.
+    """Number of experts per token, from attributes of the module, those around it, or a config; else None.
 
     Args:
-        module: the one that holds the experts.
+        module: the module that holds the experts.
         above: the modules that hold it, the nearest first.
-        count: experts that there are.
+        count: number of experts.
     """
     around = list(above)
     near = [module, *(each for parent in around[:2] for each in (parent, *parent.children()))]
@@ -229,7 +229,7 @@ def experts_per_token(module: nn.Module, above: Iterable[nn.Module], count: int)
 
 
 def _is_router(module: nn.Module, weight: Tensor) -> bool:
-    """Whether a matrix scores experts: it has a row for each of those that the module notes."""
+    """Whether a matrix scores experts: it has one row for each."""
     return weight.ndim == 2 and weight.shape[0] in set(_integers((module,), _COUNTS))
 
 

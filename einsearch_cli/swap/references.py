@@ -1,4 +1,4 @@
-"""Finds modules and parameters that a model holds through plain Python objects, where `model.modules()` ends."""
+"""Find modules and parameters that a model holds through plain Python objects, where `model.modules()` ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from einsearch_cli.layers.learning_rates import StructuredLayer
 
 _OF_EVERY_MODULE: Final = vars(nn.Module()).keys()
 _CONTAINERS: Final = (list, tuple, deque, set, frozenset)
-# Optimizers are made after a swap, so what they hold before it does not matter.
+# Optimizers are made after a swap, so their earlier contents do not matter.
 _ENDS: Final = (str, bytes, bytearray, int, float, complex, type, ModuleType, torch.optim.Optimizer)
 
 
@@ -25,7 +25,7 @@ class Reference:
     """A module or a parameter that something other than a module's registers holds."""
 
     path: str
-    """As in Python, from the model: `blocks.0.layers[1]`."""
+    """Path in Python from the model: `blocks.0.layers[1]`."""
     target: nn.Module | Tensor
     origin: nn.Module
     """The module of the model at which the path leaves the registers."""
@@ -47,7 +47,7 @@ def plain_references(model: nn.Module) -> Iterator[Reference]:
 
 
 def unreachable(model: nn.Module, references: Iterable[Reference]) -> dict[str, str]:
-    """Path → what it is, for all that the model's registers do not list; what lies inside of it is not named again."""
+    """Descriptions by path of everything that the model's registers do not list; contents are not listed again."""
     known: set[object] = {*model.modules(), *model.parameters()}
     found = {}
     for reference in references:
@@ -68,7 +68,7 @@ def _described(target: nn.Module | Tensor) -> str:
 
 
 def _behind(origin: nn.Module, name: str, registered: set[nn.Module], seen: set[int]) -> Iterator[Reference]:
-    # Breadth first, so that a holder is met before what it holds; a queue, as chains of objects may be long.
+    # Breadth first, so that a holder comes before its contents; a queue, as chains of objects may be long.
     queue = deque(_attributes(origin, name))
     while queue:
         path, held = queue.popleft()
@@ -89,7 +89,7 @@ def _behind(origin: nn.Module, name: str, registered: set[nn.Module], seen: set[
 
 
 def _attributes(module: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
-    """What a module, or its class, holds besides parameters, buffers, submodules and hooks."""
+    """Contents of a module, or its class, other than parameters, buffers, submodules and hooks."""
     own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
     of_class = {
         name: value
@@ -102,7 +102,7 @@ def _attributes(module: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _parts(held: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The objects that one plain object holds, with their paths."""
+    """The objects that a plain object holds, with their paths."""
     if isinstance(held, dict):
         yield from ((f"{path}[{key!r}]", value) for key, value in list(held.items()))
     elif isinstance(held, _CONTAINERS):
@@ -128,7 +128,7 @@ def _cells(function: FunctionType) -> Iterator[Any]:
 
 
 def _fields(held: Any) -> Iterator[tuple[str, Any]]:
-    """Attributes and slots of an object, read past its properties."""
+    """Attributes and slots of an object, read without running its properties."""
     try:
         own = object.__getattribute__(held, "__dict__")
     except AttributeError:

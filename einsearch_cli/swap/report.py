@@ -1,4 +1,4 @@
-"""What a swap does to a model, as values, as text and as JSON."""
+"""The effect of a swap on a model, as values, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _WIDTH: Final = 80
 class Costs(Record):
     """Parameters, and forward FLOPs per token of products with weights, before and after.
 
-    2 FLOPs per multiply-add. Every layer counts once, however often the model calls it. Attention
-    scores are not products with weights and do not count.
+    FLOPs are 2 per multiply-add. Every layer counts once, however often the model calls it. Attention scores are not
+    products with weights and do not count.
     """
 
     params_before: int
@@ -35,7 +35,7 @@ class Costs(Record):
 
     @classmethod
     def of_model(cls, params_before: int, params_after: int, kept: Sequence[Kept], replaced: Sequence[Swap]) -> Costs:
-        """The costs of a whole model from its parameters, the weights that stay, and the layers that are replaced."""
+        """The costs of a whole model from its parameters, the weights that stay, and the replaced layers."""
         flops = sum(each.flops or 0 for each in kept)
         return cls(
             params_before,
@@ -55,27 +55,32 @@ class Swap(Record):
 
     name: str
     kind: str
-    """What holds the weight: Linear, Conv1D, MultiheadAttention, Conv2d and so on, or FusedExperts."""
+    """The kind of module that holds the weight: Linear, Conv1D, MultiheadAttention, Conv2d and so on, or FusedExperts.
+    """
     aliases: tuple[str, ...]
     """Other names under which the model holds the same module."""
     tied_to: str | None
-    """The layer that holds the factors this one shares, if the weights were tied."""
+    """The layer whose factors this one shares, if the weights were tied."""
     in_features: int
     out_features: int
     costs: Costs
-    """Costs of this layer without bias and gain: for experts all parameters, and the FLOPs of those a token uses."""
+    """Costs without bias and gain; for experts all parameters, and the FLOPs of those that a token uses."""
     relative_error: float | None = None
-    """‖W − structured W‖ / ‖W‖ (Frobenius) where the old weight was projected, over all experts of a packed weight;
-    None where the layer starts from random values."""
+    """‖W − structured W‖ / ‖W‖ (Frobenius) after a projection; None if the layer starts from random values.
+
+    For packed experts, the norms run over all of them.
+    """
     order: str | None = None
-    """Order of the features of the new layer, as text of a `FeatureOrder`; None in plans, which leave it open, and in
-    reports of versions that did not write it."""
+    """Order of the features of the new layer, as text of a `FeatureOrder`.
+
+    None in plans, which leave it open, and in reports of versions that did not write it.
+    """
     experts: int = 1
-    """How many matrices of these widths the weight holds: more than one where experts are packed into one tensor."""
+    """Number of matrices of these widths in the weight; more than one for packed experts."""
     output_error: float | None = None
     """√(E‖y − structured y‖² / E‖y‖²) of the outputs for calibration data; None without such data."""
     structure: LayerSpec | None = None
-    """Structure of this layer, where layers of one report have different ones; None for that of the report."""
+    """Structure of this layer if layers of the report differ; None for the structure of the report."""
 
     def __str__(self) -> str:
         also = "".join(f", also {alias}" for alias in self.aliases)
@@ -91,13 +96,13 @@ class Swap(Record):
 
     @property
     def sides(self) -> str:
-        """The order of the features, such as `XA,XB/YA,YB`; empty where it is not known, or the only one there is."""
+        """The order of the features, such as `XA,XB/YA,YB`; empty if it is not known, or the only one."""
         order = None if self.order is None else FeatureOrder.of_text(self.order)
         return "" if order is None or order.is_only_one else str(FeatureOrder(*order.sides))
 
     @property
     def grows(self) -> tuple[str, ...]:
-        """Which of parameters and FLOPs the structure has more of than the dense layer."""
+        """Of parameters and FLOPs, those of which the structured layer has more than the dense one."""
         return tuple(
             what
             for what, before, after in (
@@ -110,25 +115,25 @@ class Swap(Record):
 
 @dataclass(frozen=True, slots=True)
 class Kept(Record):
-    """Weights of two or more dimensions that stay as they are, of one kind of module."""
+    """Weights of two or more dimensions that stay, of one kind of module."""
 
     kind: str
-    """The class of the module that holds them, with nn. for those of torch."""
+    """Class of the module that holds them, with `nn.` for torch's own."""
     names: tuple[str, ...]
-    """Names of the parameters, those of packed weights of which a part is replaced included."""
+    """Names of the parameters, including packed weights of which a part is replaced."""
     params: int
-    """Elements that stay; a shared parameter counts once, where it is multiplied."""
+    """Number of elements that stay; a shared parameter counts once, where it is multiplied."""
     flops: int | None
-    """Forward per token; None where it depends on the input or is not known."""
+    """Forward FLOPs per token; None if they depend on the input or are not known."""
     note: str = ""
-    """Remark on the kind: what these weights do, and what their FLOPs stand for."""
+    """A remark: what these weights do, and what their FLOPs stand for."""
     dense: bool = True
-    """False for layers that are structured already."""
+    """Whether the weights are dense; False for structured layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwapReport(Record, Tabular):
-    """What a swap does to a model, what it leaves, and why.
+    """The effect of a swap on a model, with the layers that stay and the reasons.
 
     >>> from torch import nn
     >>> from einsearch_cli.swap import plan_swaps
@@ -141,32 +146,32 @@ class SwapReport(Record, Tabular):
 
     structure: LayerSpec
     applied: bool
-    """False for a plan, True once it is carried out."""
+    """False for a plan, True after it was carried out."""
     replaced: tuple[Swap, ...]
     skipped: dict[str, str]
-    """Name of a linear layer that stays → the reason."""
+    """The reason for each linear layer that stays, by name."""
     model: Costs
-    """The whole model: all its parameters, biases and gains included, and all FLOPs that are known."""
+    """Costs of the whole model: all its parameters, including biases and gains, and all known FLOPs."""
     kept: tuple[Kept, ...] | None = None
-    """All other weights of two or more dimensions, the largest kind first; None in reports of before it was counted."""
+    """All other weights of two or more dimensions, the largest kind first; None in reports that did not count them."""
     unreachable: dict[str, str] = field(default_factory=dict)
-    """Path of a module or parameter that a plain Python object holds, where no swap reaches → what it is."""
+    """Descriptions by path of modules and parameters held by plain Python objects, which a swap cannot reach."""
 
     @property
     def total(self) -> Costs:
-        """The replaced layers together, biases and gains left out; tied factors count once, their FLOPs each time."""
+        """The sum over replaced layers without biases and gains; tied factors count once, their FLOPs each time."""
         own = [swap.costs for swap in self.replaced if swap.tied_to is None]
         before, after = sum(costs.params_before for costs in own), sum(costs.params_after for costs in own)
         return Costs.of_model(before, after, (), self.replaced)
 
     @property
     def covered_params(self) -> float:
-        """Share of the model's parameters that the replaced layers had, biases left out."""
+        """Share of the model's parameters that the replaced layers had, without biases."""
         return _share(self.total.params_before, self.model.params_before)
 
     @property
     def covered_flops(self) -> float:
-        """Share of the model's known FLOPs that the replaced layers had; `uncounted` says what is not known."""
+        """Share of the model's known FLOPs that the replaced layers had; `uncounted` lists what is not known."""
         return _share(self.total.flops_before, self.model.flops_before)
 
     @property
@@ -180,9 +185,9 @@ class SwapReport(Record, Tabular):
         return self.model.params_before - self.total.params_before - sum(each.params for each in self.kept or ())
 
     def records(self) -> list[dict[str, Any]]:
-        """One row for each linear layer, first the replaced ones; of one that stays the name and the reason.
+        """One row per linear layer, the replaced ones first; layers that stay have only a name and a reason.
 
-        With structures of their own or errors of outputs, layers have columns for these too.
+        If layers have different structures or errors of outputs, there are columns for these.
         """
         more = [name for name in ("structure", "output_error") if {getattr(s, name) for s in self.replaced} - {None}]
         replaced = [
@@ -208,17 +213,17 @@ class SwapReport(Record, Tabular):
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` reads it back to an equal report, which `apply_swaps` takes."""
+        """The report as plain data; `from_json` reads it back to an equal report for `apply_swaps`."""
         return {**Record.to_json(self), "total": self.total.to_json()}
 
     @property
     def summary(self) -> str:
-        """What is covered, and what stays by kind, as text; `str(report)` lists the layers too."""
+        """A summary as text: what is covered, and what stays by kind; `str(report)` lists the layers too."""
         return "\n".join(_summary_lines(self))
 
     @property
     def structure_text(self) -> str:
-        """The structure of all layers, or those that layers have: of several of one family, the range of their sizes."""
+        """The structure of all layers, or their structures, with ranges of sizes within a family."""
         own = dict.fromkeys(_short(swap.structure) for swap in self.replaced if swap.structure is not None)
         return "; ".join(_ranges(own)) if own else str(self.structure)
 
@@ -235,7 +240,7 @@ def _plain(value: LayerSpec | float | None) -> str | float | None:
 
 
 def _ranges(texts: Iterable[str]) -> Iterator[str]:
-    """Texts such as `low-rank:r=1` and `low-rank:r=31` as `low-rank, ranks 1–31`; others as they are."""
+    """Texts of one family joined to a range: `low-rank:r=1` and `low-rank:r=31` become `low-rank, ranks 1–31`."""
     sizes: dict[tuple[str, str], list[int]] = {}
     for text in texts:
         found = re.fullmatch(r"([\w-]+):(r|blocks)=(\d+)", text)
@@ -253,7 +258,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def _summary_lines(report: SwapReport) -> Iterator[str]:
-    """What is covered first, then what stays by kind, and what could not be reached."""
+    """Lines on what is covered, then on what stays by kind, and on what could not be reached."""
     yield from _headline(report)
     yield from _wrapped(f"  these layers: {report.total}", tight=True)
     yield from _wrapped(f"  whole model:  {report.model}", tight=True)
@@ -268,7 +273,7 @@ def _summary_lines(report: SwapReport) -> Iterator[str]:
 
 
 def _headline(report: SwapReport) -> Iterator[str]:
-    """The share of parameters and FLOPs that the swap covers, and what is not known of it."""
+    """The share of parameters and FLOPs that the swap covers, and what is not known about it."""
     found = len(report.replaced) + len(report.skipped)
     done = "replaced" if report.applied else "would replace"
     known = "known " if report.uncounted or report.kept is None else ""
@@ -324,7 +329,7 @@ def _layer_lines(report: SwapReport) -> Iterator[str]:
 
 
 def _wrapped(text: str, tight: bool = False) -> Iterator[str]:
-    """Lines of 80 columns, indented as the text is; `before -> after` stays on one, with `tight` all between commas."""
+    """Lines of 80 columns with the text's indentation; `before -> after` is not broken, with `tight` only commas break."""
     indent = " " * (len(text) - len(text.lstrip()))
     glued = re.sub(r"(?<=[^ ,:]) (?=[^ (])", "\0", text.lstrip()) if tight else text.lstrip().replace(" -> ", "\0->\0")
     wrapper = textwrap.TextWrapper(_WIDTH, indent, f"{indent}    ", break_long_words=False, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""Subclasses of `nn.Linear` that compute what `nn.Linear` does, in code of their own."""
+"""Subclasses of `nn.Linear` with code of their own that computes what `nn.Linear` does."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 _OF_A_LINEAR: Final = vars(nn.Linear(1, 1, device="meta")).keys() | {"_is_hf_initialized"}
-"""Attributes that every linear layer has, and a mark by which transformers remembers that it has drawn the values."""
+"""Attributes of every linear layer, and the mark by which transformers remembers that it has drawn the values."""
 _HARMLESS: Final = frozenset(
     ("__module__", "__qualname__", "__doc__", "__annotations__", "__annotate__", "__annotate_func__",
      "__annotations_cache__", "__static_attributes__", "__firstlineno__", "__parameters__", "__orig_bases__",
      "__init__", "forward", "reset_parameters", "extra_repr")
 )  # fmt: skip
-"""What a class may define: how it starts, how it is shown, and the product."""
+"""What a class may define besides: how it starts, how it is shown, and the product."""
 _LINEAR_FUNCTIONS: Final = (
     functional.linear, operator.matmul, torch.matmul, operator.add, torch.add, torch.t, torch.transpose, torch.permute,
 )  # fmt: skip
@@ -27,11 +27,11 @@ _TRANSPOSES: Final = ("T", "mT")
 
 
 def acts_as_linear(module: nn.Linear) -> bool:
-    """Whether an instance of a subclass is x Wᵀ + b in training and in evaluation, and holds nothing more.
+    """Whether an instance of a subclass computes x Wᵀ + b in training and in evaluation, and holds nothing else.
 
-    Its code is traced. If it consists of products, sums and transposes alone, its result is a polynomial in x, W and
-    b, and one of small degree that equals x Wᵀ + b at random points is equal to it everywhere. So a bound, a dropout
-    or a rounding, which small inputs would not show, are noticed.
+    Its code is traced. If it consists of products, sums and transposes only, its result is a polynomial in x, W and b.
+    A polynomial of small degree that equals x Wᵀ + b at random points equals it everywhere. So a bound, a dropout or a
+    rounding is detected, even if small inputs would not show it.
 
     >>> class Own(nn.Linear):
     ...     def forward(self, x):
@@ -74,7 +74,7 @@ def _is_product(probe: nn.Linear, x: Tensor) -> bool:
             return False
         with torch.no_grad():
             return torch.allclose(probe(x), functional.linear(x, probe.weight, probe.bias), rtol=1e-10, atol=1e-12)
-    except Exception:  # whatever a stranger's code raises: it is not known to be a product
+    except Exception:  # unknown code may raise anything: it is not known to be a product
         return False
 
 

@@ -1,4 +1,4 @@
-"""Counts every weight of two or more dimensions in a model by kind, whatever module holds it."""
+"""Count every weight of two or more dimensions in a model by kind, whatever module holds it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def kept_weights(
 ) -> tuple[Kept, ...]:
     """The weights that stay, by kind, the largest kind first; each tensor counts once, where it multiplies.
 
-    Together with `taken` their parameters are all those of the model in tensors of two or more dimensions.
+    Together with `taken`, they contain all parameters of the model in tensors of two or more dimensions.
 
     Args:
-        model: before the swap.
-        taken: parameter → how many of its elements are replaced.
-        flops_taken: module → forward FLOPs per token of its products that are replaced.
+        model: the model before the swap.
+        taken: number of replaced elements by parameter.
+        flops_taken: forward FLOPs per token of replaced products, by module.
     """
     places = [(place, product) for place in _places(model) if (product := product_of(place)) is not None]
     owners = _owners(places)
@@ -52,7 +52,7 @@ def _together(group: list[Kept]) -> Kept:
 
 
 def _owners(places: list[tuple[Place, Product]]) -> dict[nn.Parameter, Place]:
-    """Where a tensor that several modules hold is counted: where it is multiplied, not where it is looked up."""
+    """The place where a shared tensor is counted: where it is multiplied, not where it is looked up."""
     owners: dict[nn.Parameter, tuple[int, Place]] = {}
     for place, product in places:
         rank = 0 if product.flops else 1 if product.flops is None else 2
@@ -63,7 +63,7 @@ def _owners(places: list[tuple[Place, Product]]) -> dict[nn.Parameter, Place]:
 
 
 def _places(model: nn.Module) -> Iterator[Place]:
-    """The modules of a model that may multiply, each once, with the tensors that are theirs."""
+    """The modules of a model that may multiply, each once, with their own tensors."""
     seen: set[nn.Module] = set()
     stack: list[tuple[str, nn.Module, tuple[nn.Module, ...]]] = [("", model, ())]
     while stack:
