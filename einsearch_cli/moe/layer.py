@@ -51,8 +51,7 @@ class MixtureLayer(NoWeight, StructuredLayer):
 
     @property
     def flops_per_token(self) -> int:
-        """2 × multiply-adds of one forward pass per token: the router and `top` experts, however many experts there
-        are."""
+        """2 × multiply-adds of one forward pass per token: the router and `top` experts of however many."""
         of_expert = sum(experts.plan.flops_per_token for experts in self._experts().values())
         return self.router.flops_per_token + self.mixture.top * of_expert
 

@@ -113,8 +113,7 @@ class Target:
         return matrix.reshape(self.sized.padded_out, self.sized.padded_in)[: self.sized.d_out, : self.sized.d_in]
 
     def by_index(self, weight: Tensor) -> Tensor:
-        """Map (padded_out, padded_in) to the axes; indices shared by X and Y take the diagonal, or a sum without
-        factors."""
+        """Map (padded_out, padded_in) to the axes; shared ones of X and Y take the diagonal, or a sum without factors."""
         letters, both = self.sized.letters, (*self.sized.features("Y"), *self.sized.features("X"))
         shape = [self.sized.size(c) for c in both]
         separate = "".join(letters[c] for c in both)
