@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--read", type=Path, help="show a file of before")
+    parser.add_argument("--read", type=Path, help="show a stored file")
     options = parser.parse_args()
     if options.read:
         print(table(summary(json.loads(options.read.read_text())["runs"])))

@@ -103,7 +103,7 @@ class AuxiliaryLoss:
     def __enter__(self) -> Self:
         if self._is_listening:
             raise LayerError(
-                "this AuxiliaryLoss is listening already: what it heard would be lost",
+                "this AuxiliaryLoss is active already: its sums would be lost",
                 remedy="make another AuxiliaryLoss(model) for the inner context, or for each thread",
             )
         self._is_listening = True
@@ -210,7 +210,7 @@ class AuxiliaryLoss:
         """The loss of a model without experts."""
         if routers := self._routers():
             raise LayerError(
-                f"none of the model's {len(routers)} routers was heard: a forward pass counts that runs inside the "
+                f"none of the model's {len(routers)} routers was recorded: a forward pass counts if it runs inside the "
                 "context, after it was entered last and in the same thread",
                 remedy="call the model itself, not a copy, inside `with AuxiliaryLoss(model) as auxiliary:`",
             )

@@ -53,7 +53,7 @@ def vertex(x: Sequence[float], y: Sequence[float]) -> Vertex:
     """
     points = sorted(zip(x, y, strict=True))
     if len({at for at, _ in points}) < len(points):
-        raise ValueError(f"each x stands once, found {[at for at, _ in points]}")
+        raise ValueError(f"each x may occur only once, found {[at for at, _ in points]}")
     finite = [i for i, (_, value) in enumerate(points) if math.isfinite(value)]
     if not finite:
         raise ValueError(f"no finite y among {len(points)} points")

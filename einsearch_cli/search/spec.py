@@ -224,7 +224,8 @@ class StudySpec(Settings):
         twice = next((width for width in widths if widths.count(width) > 1), None)
         if twice is not None:
             raise RuleError(
-                f"{twice} stands twice in it, each width stands once", remedy=yaml_text(sorted(set(widths)))
+                f"{twice} is listed twice, and each width may be listed only once",
+                remedy=yaml_text(sorted(set(widths))),
             )
         return sorted(widths)
 

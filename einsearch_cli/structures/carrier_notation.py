@@ -75,7 +75,7 @@ def refuse_second(carriers: str, terms: Container[str], text: str) -> None:
     """Raise StructureError for a carrier set that an earlier term has already given."""
     if carriers in terms:
         raise StructureError(
-            f"{carriers} stands twice in {text[:80]!r}: a carrier set has one index",
+            f"{carriers} occurs twice in {text[:80]!r}: a carrier set has one index",
             remedy=f"merge the two, adding their exponents, into one {carriers}",
         )
 

@@ -167,7 +167,7 @@ def _check_keys(node: yaml.Node, location: Location, lines: dict[Location, int],
             raise SpecError(f"{source}:{_line(key)}: keys must be plain words", remedy="see the files in specs/")
         if name in keys:
             raise SpecError(
-                f"{source}:{_line(key)}: key {name!r} stands twice: a key may stand once",
+                f"{source}:{_line(key)}: key {name!r} occurs twice: a key may occur only once",
                 remedy="remove one of the two",
             )
         keys.add(name)

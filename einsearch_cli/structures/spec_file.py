@@ -201,13 +201,14 @@ def _collect(entries: Iterable[tuple[str, Any]], source: str, block_diagonal: bo
 
 
 def _loads(text: str, where: str) -> Any:
-    """Read JSON with its numbers as they were typed, and refuse a key that stands twice."""
+    """Read JSON with its numbers as they were typed, and refuse a key that occurs twice."""
 
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise SpecError(
-                f"{where}: key {twice[0][:40]!r} stands twice: a key may stand once", remedy="remove one of the two"
+                f"{where}: key {twice[0][:40]!r} occurs twice: a key may occur only once",
+                remedy="remove one of the two",
             )
         return dict(pairs)
 

@@ -102,7 +102,7 @@ class Swap(Record):
 
     @property
     def grows(self) -> tuple[str, ...]:
-        """Of parameters and FLOPs, those of which the structured layer has more than the dense one."""
+        """Which of parameters and FLOPs the structured layer has more of than the dense one."""
         return tuple(
             what
             for what, before, after in (

@@ -94,7 +94,7 @@ PARAMS = (
     refused("params s --structured none", "'none' is not one of", never=("Value error",)),
 )
 RANK = (
-    refused("rank monarch --widths 64,64", "--widths is [64, 64]: 64 stands twice", "--widths 64"),
+    refused("rank monarch --widths 64,64", "--widths is [64, 64]: 64 is listed twice", "--widths 64"),
     refused("rank monarch --widths 0", "0 is not a whole number from 1 to 1,000,000"),
     refused("rank monarch --widths ''", "an empty entry is not a whole number"),
     refused("rank monarch --widths 64,", "an empty entry is not a whole number"),

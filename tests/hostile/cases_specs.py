@@ -29,7 +29,7 @@ STUDIES = (
     study(M + "seeds: [3]", "seeds is [3]"),
     study(M + "seeds: 1e400", "seeds is 1e400"),
     study(M + "widths: [yes]", "an entry of widths is 'yes'"),
-    study(M + "widths: [064, 64]", "64 stands twice"),
+    study(M + "widths: [064, 64]", "64 is listed twice"),
     study(M + "widths: []", "at least one entry is needed"),
     study(M + "widths: 64", "widths is 64: a list is needed"),
     study(M + "budget_flops: -1", "budget_flops is -1"),
@@ -62,7 +62,7 @@ STUDIES = (
     study("a: [", "not valid YAML"),
     study("!!python/object/apply:os.system ['true']", "the tag"),
     study("a: !!bool maybe", "'maybe' is not of the type bool"),
-    study("a: 1\na: 2", "key 'a' stands twice"),
+    study("a: 1\na: 2", "key 'a' occurs twice"),
 )
 RUNS = (
     run(S + "batch: true", "t.yaml:2: batch is true: a whole number"),
@@ -96,7 +96,7 @@ FILES = (
     refused("classify a.yaml", "'1e-9'", files={"a.yaml": "{XA: 1e-9, XB: rest, YA: 1}"}),
     refused("classify a.yaml", "'true'", files={"a.yaml": "{XA: true, YA: 1}"}),
     refused("classify a.json", "index XA is true", files={"a.json": '{"indices": {"XA": true, "YA": 1}}'}),
-    refused("classify a.json", "stands twice", files={"a.json": '{"indices": {"XA": 1, "XA": 1}}'}),
+    refused("classify a.json", "occurs twice", files={"a.json": '{"indices": {"XA": 1, "XA": 1}}'}),
     refused("classify a.csv", "no column 'structure'", files={"a.csv": "name\nx\n"}),
 )
 CASES: tuple[Case, ...] = (*STUDIES, *RUNS, *FILES)

@@ -16,7 +16,7 @@ CARRIERS = (
     refused("classify 'XA^1_0 YA'", "'1_0'", "is not an exponent"),
     refused("classify 'XA^٣ YA'", "U+0663"),
     refused("classify 'XA^½ XB YA YB'", "U+00BD"),
-    refused("classify 'XA XA YA'", "XA stands twice"),
+    refused("classify 'XA XA YA'", "XA occurs twice"),
     refused("classify 'XAA YA'", "names a tensor twice"),
     refused("classify 'XY'", "carried by both X and Y"),
     refused("classify 'XYA'", "carried by both X and Y"),

@@ -271,7 +271,7 @@ def test_replicas_are_heard_where_they_were_made_alone(monkeypatch: pytest.Monke
         in_thread(lambda: before(x))
         (inside,) = replicas_of(found, 1, monkeypatch)
     in_thread(lambda: inside(x))
-    with pytest.raises(LayerError, match="none of the model's 2 routers was heard"):
+    with pytest.raises(LayerError, match="none of the model's 2 routers was recorded"):
         auxiliary.loss()
 
 
@@ -289,7 +289,9 @@ def test_a_forward_pass_that_is_not_heard_is_an_error(where: str) -> None:
                 copy.deepcopy(found)(x)
     if where == "after":
         found(x)
-    with pytest.raises(LayerError, match=r"none of the model's 2 routers was heard[\s\S]*inside `with AuxiliaryLoss"):
+    with pytest.raises(
+        LayerError, match=r"none of the model's 2 routers was recorded[\s\S]*inside `with AuxiliaryLoss"
+    ):
         auxiliary.loss()
     assert auxiliary.statistics() == ()
 

@@ -54,5 +54,5 @@ def test_equal_losses_are_not_an_optimum() -> None:
 def test_what_cannot_be_read_is_refused() -> None:
     with pytest.raises(ValueError, match="no finite y among 2 points"):
         vertex([0, 1], [math.nan, math.inf])
-    with pytest.raises(ValueError, match="each x stands once"):
+    with pytest.raises(ValueError, match="each x may occur only once"):
         vertex([0, 0, 1], [1, 2, 3])

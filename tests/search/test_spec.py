@@ -54,7 +54,7 @@ def test_numbers_in_scientific_notation(tmp_path: Path) -> None:
     [
         ("structures: [monarch]\nwidht: [64]\n", "mine.yaml:2: unknown key 'widht'"),
         ("structures: [monarch]\nhalving:\n  rungs: 2\n  eta: 3\n", "mine.yaml:4: unknown key 'halving.eta'"),
-        ("widths: [64, 64]\n", "mine.yaml:1: widths is [64, 64]: 64 stands twice"),
+        ("widths: [64, 64]\n", "mine.yaml:1: widths is [64, 64]: 64 is listed twice"),
         ("widths: []\n", "widths is an empty list: at least one entry is needed"),
         ("seeds: 0\n", "mine.yaml:1: seeds is 0: a whole number from 1 to 1,000 is needed"),
         (

@@ -141,7 +141,7 @@ def test_bounds_left_out_follow_from_the_others(bounds: list[Linear]) -> None:
 def test_structures_with_letters(text: str, shown: str | None) -> None:
     assert has_free_exponents(text) or "^(" in text
     if shown is None:
-        with pytest.raises(StructureError, match="AB stands twice"):
+        with pytest.raises(StructureError, match="AB occurs twice"):
             parse_free_structure(text)
         return
     free = parse_free_structure(text)

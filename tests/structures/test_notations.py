@@ -159,7 +159,7 @@ def test_files_of_every_format(tmp_path: Path, name: str, text: str) -> None:
         ("a.yaml", "structures: []\n", "holds no structure"),
         ("a.yaml", "structures: [dense]\nwidth: 3\n", "a.yaml:2: unknown key 'width'"),
         ("a.yaml", "- a: [\n", "not valid YAML"),
-        ("a.yaml", "- dense\n- {XA: 1, XA: 1, YA: 1}\n", "a.yaml:2: key 'XA' stands twice"),
+        ("a.yaml", "- dense\n- {XA: 1, XA: 1, YA: 1}\n", "a.yaml:2: key 'XA' occurs twice"),
         ("a.yaml", "!!python/object/apply:os.system ['true']\n", "a.yaml:1: the tag '!!python/object/apply:os.system'"),
         ("a.yaml", "", "is empty"),
         ("a.yaml", "- " * 30 + "dense", "more than 20 levels"),

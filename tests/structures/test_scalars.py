@@ -91,7 +91,7 @@ def test_keys_are_text() -> None:
         ("a: !!set {b}", "the tag '!!set'"),
         ("a: !mine x", "the tag '!mine'"),
         ("!!python/name:os.system a: x", "the tag '!!python/name:os.system'"),
-        ("a: 1\n'a': 2", "x.yaml:2: key 'a' stands twice"),
+        ("a: 1\n'a': 2", "x.yaml:2: key 'a' occurs twice"),
     ],
 )
 def test_tags_and_keys_that_are_refused(text: str, problem: str) -> None:
@@ -133,7 +133,7 @@ def test_whole_numbers(text: str, number: int | None) -> None:
         ("a.json", '{"indices": {"XA": 1e-9, "XB": "rest", "YA": 1}}', "'1e-9'"),
         ("a.json", '{"indices": {"XA": true, "YA": 1}}', "index XA is true: it must be an exponent"),
         ("a.json", '{"indices": {"XA": NaN, "YA": 1}}', "'NaN'"),
-        ("a.json", '{"indices": {"XA": 1, "XA": 1, "YA": 1}}', "key 'XA' stands twice"),
+        ("a.json", '{"indices": {"XA": 1, "XA": 1, "YA": 1}}', "key 'XA' occurs twice"),
         ("a.yaml", "{structure: btt, experts: true, top: 1}", "experts is 'true': it must be a whole number"),
         ("a.yaml", "{structure: btt, experts: 4, top: 1:30}", "top is '1:30': it must be a whole number"),
     ],

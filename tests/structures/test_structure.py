@@ -111,7 +111,7 @@ def test_absorption_equals_the_product_of_the_factors() -> None:
         ("XYA^1 YA^1", "'XYA' in 'XYA^1 YA^1' is carried by both X and Y"),
         ("XA^1 YA^1 AA^1/2", "names a tensor twice"),
         ("XA^1 YA^1 X^1/2", "carried by one tensor"),
-        ("XA^1 YA^1 XA^1/2", "XA stands twice"),
+        ("XA^1 YA^1 XA^1/2", "XA occurs twice"),
         ("Xα^1 YA^1", "'α' (U+03B1, GREEK SMALL LETTER ALPHA), character 2 of the term 'Xα^1', names no tensor"),
         ("XA^1 YA^1 AB", "the bond AB in 'XA=1 YA=1 AB=rest' has no extent"),
         ("XA=4 XB=4 YA^1", "the input exponents of 'XA=4 XB=4 YA^1' sum to 0"),

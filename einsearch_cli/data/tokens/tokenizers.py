@@ -21,7 +21,7 @@ class Tokenizer(ABC):
 
     Contract:
         - `encode` gives unsigned integers below `vocabulary`; the empty text gives none, a lone surrogate counts as "?".
-        - `decode(encode(text)) == text` but for characters that the tokenizer does not know.
+        - `decode(encode(text)) == text` except for characters that the tokenizer does not know.
         - `tokenizer_from_json(tokenizer.to_json())` is an equal tokenizer and needs no file and no network.
     """
 

@@ -181,7 +181,7 @@ def config_from(values: Mapping[str, Any], origin: Origin = in_code) -> Transfor
 
     Raises:
         SettingError: an unknown key, a missing one, or a value of the wrong type.
-        SizeError: as of `TransformerConfig`.
+        SizeError: as in `TransformerConfig`.
 
     >>> config_from({"vocabulary": 10, "width": "wide", "layers": 1, "heads": 1})
     Traceback (most recent call last):

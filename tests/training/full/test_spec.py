@@ -77,7 +77,7 @@ def test_tokens_in_place_of_steps(tmp_path: Path) -> None:
         (COMMON + "runs: 3\n", "9: runs is a list of 1 to 200 mappings"),
         (COMMON + "runs:\n- {seed: 1}\n", "10: a run is a mapping with a name"),
         (COMMON + "runs:\n- {name: a}\n- {name: a}\n", "11: two runs are named 'a'"),
-        (COMMON + RUNS + "  model: 3\n", "15: key 'model' stands twice"),
+        (COMMON + RUNS + "  model: 3\n", "15: key 'model' occurs twice"),
         (
             COMMON + RUNS.replace("weight_decay: 0.0", "weight_decay: -1"),
             "14: optimizer.weight_decay is -1: a number from 0 on",
