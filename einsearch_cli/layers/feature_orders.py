@@ -91,7 +91,7 @@ class FactoredModule(nn.Module):
     def factors(self) -> nn.ParameterDict:
         """The factors by name, each (batch, fan_in, fan_out): the parameters themselves.
 
-        Assigning those of another layer, or a dictionary, copies them into this layer.
+        Assigning those of another layer, or a dictionary, makes these the parameters of this layer; they are not copied.
         """
         apart = self._modules.get(FACTORS)
         return apart if isinstance(apart, nn.ParameterDict) else Factors(self)

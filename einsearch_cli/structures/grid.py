@@ -51,7 +51,7 @@ class Grid:
         self.inputs = compositions(grid, len(classes.shared) + len(classes.sides))
         """Exponents of every input side: first those that the output shares, then those of the input alone."""
         self.filled = self.inputs[:, len(classes.shared) :].sum(axis=1, dtype=np.int16)
-        """What the shared indices leave to the input and to the output."""
+        """The remainder that the shared indices leave to the input and to the output."""
         totals = range(grid + 1) if classes.block_diagonal else range(grid, grid + 1)
         sides = [compositions(total, len(classes.sides)) for total in totals]
         self.outputs = np.concatenate(sides)

@@ -92,7 +92,7 @@ def _family_of_mixture(family: str) -> str:
 
 
 LayerSpec = Structure | MixtureOfExperts
-"""What the linear layers of a network carry: a structure or a layer of experts."""
+"""The layers that a network carries: a structure or a layer of experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class NamedStructure:
 
     @property
     def layer(self) -> LayerSpec:
-        """What a linear layer carries."""
+        """The structure or layer of experts that a linear layer carries."""
         return self.mixture or self.structure
 
 

@@ -13,7 +13,7 @@ AUXILIARY_WEIGHT: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class RoutingStatistics(Record):
-    """What the router of one layer did with some tokens."""
+    """Statistics of the router of one layer over some tokens."""
 
     layer: str
     load: tuple[float, ...]

@@ -18,7 +18,7 @@ _HARMLESS: Final = frozenset(
      "__annotations_cache__", "__static_attributes__", "__firstlineno__", "__parameters__", "__orig_bases__",
      "__init__", "forward", "reset_parameters", "extra_repr")
 )  # fmt: skip
-"""What a class may define besides: how it starts, how it is shown, and the product."""
+"""Names that a class may define in addition: how it starts, how it is shown, and the product."""
 _LINEAR_FUNCTIONS: Final = (
     functional.linear, operator.matmul, torch.matmul, operator.add, torch.add, torch.t, torch.transpose, torch.permute,
 )  # fmt: skip

@@ -18,11 +18,11 @@ class Case:
     command: str | tuple[str, ...] = field(kw_only=False)
     """The words after `einsearch`, as in a shell; a tuple where quoting would obscure them."""
     says: tuple[str, ...] = ()
-    """What stderr must contain."""
+    """Texts that stderr must contain."""
     code: int = 2
     """The exit code."""
     shows: tuple[str, ...] = ()
-    """What stdout must contain."""
+    """Texts that stdout must contain."""
     never: tuple[str, ...] = ()
     """Texts that neither stdout nor stderr may contain, in addition to those forbidden everywhere."""
     files: Mapping[str, str | bytes] = field(default_factory=dict)

@@ -38,7 +38,7 @@ _dense_executor = lru_cache(maxsize=1024)(DenseExecutor)
 
 
 class Resolved(NamedTuple):
-    """The decisions of a layer at a call, for the next inputs of the same shape; nothing depends on values."""
+    """The decisions of a layer at a call, for the next inputs of the same shape; nothing here is made from values."""
 
     shape: torch.Size
     """The shape of the input, before padding."""

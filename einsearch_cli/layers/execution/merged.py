@@ -45,7 +45,7 @@ def _merged_step(sized: SizedStructure, step: Step, tensors: list[Labelled]) -> 
 
 @constant_when_compiled
 def _pairs(sized: SizedStructure, tensors: tuple[Axes, ...], target: Axes) -> tuple[tuple[int, int, Axes], ...]:
-    """The pairs to multiply, cached because compilers cannot follow the search."""
+    """The pairs to multiply; a constant for compilers, which cannot follow the search."""
     return tuple(merging_pairs(sized, tensors, target))
 
 

@@ -29,7 +29,7 @@ Results = Sequence[Tensor | None]
 
 
 def nothing_like(x: Tensor) -> Tensor:
-    """An empty tensor for products that are added to zero times something."""
+    """A scalar zero as the operand that a product is added to, with factor zero."""
     return _nothing(x.dtype, x.device)
 
 

@@ -1,4 +1,4 @@
-"""What a family is, the register of all families, and how their text is read."""
+"""The type of families, the register of all families, and how their text is read."""
 
 from __future__ import annotations
 
