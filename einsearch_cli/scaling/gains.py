@@ -131,6 +131,9 @@ def gain_tests(structure: Surface, yardstick: Surface, price: int = 0) -> GainTe
     own_c, other_c = structure.log_prices(price), yardstick.log_prices(price)
     if own_c is None or other_c is None:
         return None
+    # Under a gain g, the structure reaches a loss at compute C / g that the yardstick reaches at C. So the contrast is zero:
+    # the yardstick's last loss, less the structure's loss read at x = log(C / g). The grid of x, 161 points along one curve,
+    # gives the gains; the second part exchanges the roles of the two curves.
     n, m = len(own_c), len(other_c)
     grids = []
     if n > 1:

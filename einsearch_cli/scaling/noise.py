@@ -98,6 +98,8 @@ class Noise:
             return None
         if not self.own:
             terms = [(np.sum([value for value, _ in terms], axis=0), terms[0][1])]
+        # A seed adds the same number to all losses of a rung, and a mean over n seeds has 1 / n of its variance. Where the
+        # weights of both structures at a rung sum to 0, as in a difference, the effect is gone before it is squared.
         if self.seed is not None:
             shared: dict[int, Floats] = {}
             for part in parts:

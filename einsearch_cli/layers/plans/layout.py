@@ -158,6 +158,9 @@ def _input_orders(role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Axes]:
 
 
 def _drafts(memory: Axes, role: FactorRole, sizes: Mapping[str, int]) -> Iterator[Draft]:
+    # A draft decides which axes are batch, in which order the factor's new indices lie, and how the result is written. Shared
+    # indices must be batch. Rows other than the tokens may be batch too, with the factor repeated along them (stride 0);
+    # without shared indices, even the tokens may be.
     kept, shared = _live(role.kept, sizes), _live(role.batch, sizes)
     contracted = tuple(axis for axis in memory if axis in role.contracted)
     choices = [shared, (*shared, *kept)] if kept else [shared]
