@@ -184,12 +184,18 @@ class StudyReport(Tabular):
 
         Layers of experts are left out. None with too few structures.
         """
-        compared = {item: fitted for item, fitted in self.surfaces.items() if isinstance(item, Structure)}
         return exponent_effects(
-            [_exponents(item, self.classes[item]) for item in compared],
-            [[m.log_loss for m in fitted.minima if m.level.rung in self.common_rungs] for fitted in compared.values()],
-            self.common_rungs,
+            list(self.exponents.values()), list(map(self.common_log_losses, self.exponents)), self.common_rungs
         )
+
+    @cached_property
+    def exponents(self) -> dict[Structure, dict[str, float]]:
+        """ω, 1 − ψ, ν and the sum of the bonds' exponents, for structures with a finished run; no layers of experts."""
+        return {item: _exponents(item, self.classes[item]) for item in self.surfaces if isinstance(item, Structure)}
+
+    def common_log_losses(self, structure: LayerSpec) -> list[float]:
+        """Log loss of a structure at its best width, at each of `common_rungs`."""
+        return [m.log_loss for m in self.surfaces[structure].minima if m.level.rung in self.common_rungs]
 
     @cached_property
     def common_rungs(self) -> dict[int, float]:

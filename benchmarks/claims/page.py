@@ -1,0 +1,236 @@
+"""The page on claims: prose that stands there, and blocks that are made from the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmarks.claims.rows import Row
+from benchmarks.claims.studies import RANKED, TRAINED, Store
+
+TOPICS = {
+    "omega": ("omega-",),
+    "psi": ("psi-",),
+    "nu": ("nu-",),
+    "laws": ("laws-",),
+    "experts": ("btt-over-standard", "btt-over-dense-", "standard-over-dense"),
+    "kinds": ("btt-over-low-rank", "btt-over-dense-experts"),
+    "more": ("more-",),
+    "steeper": ("steeper",),
+    "overtraining": ("overtraining",),
+    "wide": ("wide",),
+    "guided": ("guided-",),
+    "rates": ("rates-",),
+    "speed": ("speed-",),
+    "merge": ("pre-merge",),
+}
+"""Sections of the page, and the keys of their rows."""
+
+
+def of_topic(rows: Sequence[Row], topic: str) -> list[Row]:
+    """The rows of a section."""
+    others = [prefix for name, prefixes in TOPICS.items() if name != topic for prefix in prefixes]
+    mine = [row for row in rows if row.key.startswith(TOPICS[topic])]
+
+    def closest(row: Row, prefixes: Sequence[str]) -> int:
+        return max((len(prefix) for prefix in prefixes if row.key.startswith(prefix)), default=0)
+
+    return [row for row in mine if closest(row, TOPICS[topic]) > closest(row, others)]
+
+
+def claims_table(rows: Sequence[Row]) -> str:
+    """One line for each claim."""
+    heads = ["claim", "the paper says", "measured here", "95% interval", "p, Holm", "scale", "verdict", "what would tell more"]
+    cells = []
+    for row in rows:
+        value, interval = row.shown()
+        cells.append(
+            [
+                row.claim,
+                f"{row.published} ({row.source})",
+                f"{value}: {row.effect}",
+                interval,
+                p_text(row.p_adjusted),
+                row.scale,
+                f"**{row.verdict}**",
+                f"`{row.would_tell}`",
+            ]
+        )
+    return tabulate(cells, heads, tablefmt="github", disable_numparse=True).replace("|-", "| -").replace("-|", "- |")
+
+
+def p_text(p: float) -> str:
+    """A p value with two digits.
+
+    >>> p_text(0.0123), p_text(1e-9)
+    ('0.012', '< 0.0001')
+    """
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def exponents_table(rungs: Sequence[Mapping[str, Any]]) -> str:
+    """Correlations and slopes of every exponent, rung by rung."""
+    heads = [
+        "task", "exponent", "FLOPs a run", "Spearman", "p, permutations", "Kendall", "slope, others held", "p, permutations",
+        "slope without dense",
+    ]  # fmt: skip
+    cells = [
+        [
+            row["task"],
+            row["exponent"],
+            f"{row['budget_flops']:.2g}".replace("e+", "e"),
+            _interval(row["spearman"], row["spearman_low"], row["spearman_high"]),
+            p_text(row["p"]),
+            _sign(row["kendall"]),
+            _interval(row["slope"], row["slope_low"], row["slope_high"]),
+            p_text(row["slope_p"]),
+            _interval(row["without_dense"], row["without_dense_low"], row["without_dense_high"]),
+        ]
+        for row in rungs
+    ]
+    return tabulate(cells, heads, tablefmt="github", disable_numparse=True)
+
+
+def _sign(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{_sign(value)} [{_sign(low)}, {_sign(high)}]"
+
+
+def topic_lines(rows: Sequence[Row]) -> str:
+    """What was measured for one section: figure, interval, verdict and control of every row."""
+    if not rows:
+        return "Not measured yet."
+    lines = []
+    for row in rows:
+        value, interval = row.shown()
+        control = f" {row.control}" if row.control else ""
+        lines.append(
+            f"- {row.claim}: **{row.verdict}**. {value} {interval} ({row.effect}; {row.interval}; study `{row.study}`).{control}"
+        )
+    return "\n".join(lines)
+
+
+def findings(rows: Sequence[Row]) -> str:
+    """The three most important ones in a paragraph."""
+    by_key = {row.key: row for row in rows}
+    counts = {word: sum(row.verdict == word for row in rows) for word in ("holds", "does not hold", "cannot tell")}
+    parts = [
+        f"Of {len(rows)} measurements of the two papers' claims, {counts['holds']} hold at the scale of this machine, "
+        f"{counts['does not hold']} do not, and {counts['cannot tell']} cannot be told."
+    ]
+    parts += [sentence for sentence in (_taxonomy_finding(by_key), _expert_finding(by_key), _layer_finding(by_key)) if sentence]
+    return " ".join(parts)
+
+
+def _said(row: Row) -> str:
+    value, interval = row.shown()
+    return f"{value} {interval}, {row.verdict}"
+
+
+def _taxonomy_finding(rows: Mapping[str, Row]) -> str | None:
+    for task in ("text", "teacher", "pixels"):
+        if f"omega-{task}" in rows:
+            omega, psi, nu = (rows[f"{key}-{task}"] for key in ("omega", "psi", "nu"))
+            return (
+                f"**The exponents, {task}:** a unit of ω moves log loss by {_said(omega)}; a unit of 1 − ψ by {_said(psi)}; and where "
+                f"ω = 0 and ψ = 1, where it should not matter, a unit of ν by {_said(nu)}."
+            )
+    return None
+
+
+def _expert_finding(rows: Mapping[str, Row]) -> str | None:
+    for study in ("experts", "moe", "experts-small"):
+        row = rows.get(f"btt-over-standard-{study}")
+        if row is not None:
+            return f"**Experts:** {row.effect} is {_said(row)}. {row.control}"
+    return None
+
+
+def _layer_finding(rows: Mapping[str, Row]) -> str | None:
+    cpu, gpu, merge = (rows.get(key) for key in ("speed-31-CPU", "speed-31-H200", "pre-merge"))
+    if cpu is None or gpu is None or merge is None:
+        return None
+    guided = rows.get("guided-flops-guided") or rows.get("guided-flops-guided-small")
+    more = "" if guided is None else f" Guides, on as many FLOPs: {_said(guided)}."
+    return (
+        f"**Speed:** layers with 31% of the parameters run {cpu.shown()[0]} as fast as dense on a CPU ({cpu.verdict}) and "
+        f"{gpu.shown()[0]} on an H200 ({gpu.verdict}); merging them to decode one token: {_said(merge)}.{more}"
+    )
+
+
+def blocks(rows: Sequence[Row], rungs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Every block of the page by its name."""
+    return {
+        "findings": findings(rows),
+        "claims": claims_table(rows),
+        "exponents": exponents_table(rungs) if rungs else "Not measured yet.",
+        **{topic: topic_lines(of_topic(rows, topic)) for topic in TOPICS},
+    }
+
+
+def filled(page: str, parts: Mapping[str, str]) -> str:
+    """The page with new blocks between its marks.
+
+    Raises:
+        ValueError: a block has no place, or a place has no block.
+
+    >>> print(filled("a\\n<!-- begin x -->\\nold\\n<!-- end x -->\\nb", {"x": "new"}))
+    a
+    <!-- begin x -->
+    new
+    <!-- end x -->
+    b
+    """
+    for name, text in parts.items():
+        begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+        if page.count(begin) != 1 or page.count(end) != 1:
+            raise ValueError(f"the page needs one place for {name}: {begin.strip()} … {end.strip()}")
+        before, _, rest = page.partition(begin)
+        page = before + begin + text + end + rest.partition(end)[2]
+    return page
+
+
+def page_of(root: Path) -> Path:
+    """Where the page stands."""
+    explanation = root / "docs" / "explanation"
+    return (explanation if explanation.is_dir() else root / "docs") / "claims.md"
+
+
+def studies_table(store: Store) -> str:
+    """State, runs and time of every study of specs/paper/."""
+    heads = ["study", "command", "state", "runs", "CPU hours", "machine"]
+    cells = []
+    for name in RANKED:
+        study = store.ranked(name) if (store.reproduction / name / "results.json").exists() else None
+        command = f"`einsearch rank specs/paper/{name}.yaml --out runs/{name}`"
+        if study is None:
+            cells.append([name, command, "not finished", "", "", ""])
+        else:
+            hours = math.fsum(run.elapsed_s for run in study.all_runs) / 3600
+            cells.append([name, command, "finished", f"{len(study.all_runs):,}", f"{hours:.1f}", _machine(dict(study.environment))])
+    for name in TRAINED:
+        runs = store.trained(name)
+        command = f"`einsearch train specs/paper/{name}.yaml --set seed=0 --out runs/{name}-0`"
+        if runs is None:
+            cells.append([name, command, "not finished", "", "", ""])
+        else:
+            count = [len(mine) for mine in runs.seeds.values()]
+            hours = math.fsum(run["elapsed_s"] for mine in runs.seeds.values() for run in mine.values()) / 3600
+            state = f"seeds {', '.join(map(str, runs.seeds))}"
+            cells.append([name, command, state, " + ".join(map(str, count)), f"{hours:.1f}", "AMD EPYC, one core"])
+    timings = store.timings("rate_transfer.json")
+    done = "not finished" if timings is None else f"widths {', '.join(map(str, sorted({run['width'] for run in timings['runs']})))}"
+    command = "`python -m benchmarks.rate_transfer --out benchmarks/results/rate_transfer.json`"
+    cells.append(["rate_transfer", command, done, "" if timings is None else f"{len(timings['runs']):,}", "", ""])
+    return tabulate(cells, heads, tablefmt="github", disable_numparse=True)
+
+
+def _machine(environment: Mapping[str, str]) -> str:
+    return f"{environment.get('cores', '?')} cores, torch {environment.get('torch', '?')}"

@@ -1,0 +1,138 @@
+"""Where studies of the papers stand, how they are read, and how finished ones are brought in."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from einsearch_cli.files import write_atomically
+from einsearch_cli.reports import StudyReport
+from einsearch_cli.reports.stored import read_study
+
+ROOT = Path(__file__).parents[2]
+TRAINED = ("ffn-rates", "ffn", "guided", "guided-small", "wide", "overtraining")
+RANKED = ("taxonomy-teacher", "taxonomy-text", "taxonomy-pixels", "experts", "experts-small")
+TIMINGS = "rate_transfer.json"
+
+
+@dataclass(frozen=True)
+class TrainedRuns:
+    """Runs of one training spec by name, for every seed that has finished runs."""
+
+    name: str
+    seeds: Mapping[int, Mapping[str, Mapping[str, Any]]]
+
+    def both(self, *names: str) -> Iterator[tuple[Mapping[str, Any], ...]]:
+        """These runs of each seed that has all of them."""
+        for runs in self.seeds.values():
+            if all(name in runs for name in names):
+                yield tuple(runs[name] for name in names)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of runs, in the order of the spec."""
+        return list(dict.fromkeys(name for runs in self.seeds.values() for name in runs))
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files that claims are judged by."""
+
+    root: Path = ROOT
+
+    @property
+    def reproduction(self) -> Path:
+        return self.root / "examples" / "reproduction"
+
+    def ranked(self, name: str) -> StudyReport | None:
+        """A study of `einsearch rank` by its folder in examples/ or examples/reproduction/; None before it has finished."""
+        for folder in (self.reproduction / name, self.root / "examples" / name):
+            if (folder / "results.json").exists():
+                return self._read[folder]
+        return None
+
+    @cached_property
+    def _read(self) -> Mapping[Path, StudyReport]:
+        class Read(dict[Path, StudyReport]):
+            def __missing__(self, folder: Path) -> StudyReport:
+                self[folder] = read_study(folder)
+                return self[folder]
+
+        return Read()
+
+    def trained(self, name: str) -> TrainedRuns | None:
+        """The runs of a training spec, whose folders are NAME-SEED; None before the first has finished."""
+        seeds = {}
+        for seed in range(100):
+            path = self.reproduction / f"{name}-{seed}" / "results.json"
+            if path.exists():
+                document = json.loads(path.read_text("utf-8"))
+                seeds[seed] = {run["name"]: run for run in document["runs"] if math.isfinite(run["loss"])}
+        return TrainedRuns(name, seeds) if any(seeds.values()) else None
+
+    def timings(self, name: str) -> Any:
+        """A file of benchmarks/results/; None where it is not there."""
+        path = self.root / "benchmarks" / "results" / name
+        return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+def collect(runs: Path, root: Path = ROOT) -> list[Path]:
+    """Bring studies of the papers in from the folder that holds their folders: results and reports, no checkpoints.
+
+    Of a training spec that has not finished, the runs that have are taken. Returns what was written.
+    """
+    store, written = Store(root), []
+    for name in RANKED:
+        written += _copied(runs / name, store.reproduction / name)
+    for name in TRAINED:
+        for folder in sorted(runs.glob(f"{name}-[0-9]*")):
+            there = _copied(folder, store.reproduction / folder.name)
+            written += there or _collected(folder, store.reproduction / folder.name)
+    if (runs / TIMINGS).exists():
+        written.append(root / "benchmarks" / "results" / TIMINGS)
+        shutil.copyfile(runs / TIMINGS, written[-1])
+    return written
+
+
+def _copied(source: Path, target: Path) -> list[Path]:
+    if not (source / "results.json").exists():
+        return []
+    target.mkdir(parents=True, exist_ok=True)
+    names = [name for name in ("results.json", "report.html") if (source / name).exists()]
+    for name in names:  # what was written where is nobody's business: commands name runs/
+        text = (source / name).read_text("utf-8").replace(f"{source.parent.resolve()}/", "runs/")
+        write_atomically(target / name, text)
+    return [target / name for name in names]
+
+
+def _collected(folder: Path, target: Path) -> list[Path]:
+    """The runs of a training spec that have finished, in the form of its results.json."""
+    from einsearch_cli.reports.training import FinishedRun, TrainingReport, curve_of, training_document
+    from einsearch_cli.training.full.result import read_result
+
+    finished = []
+    for run in sorted(folder.iterdir()):
+        result = read_result(run) if run.is_dir() else None
+        if result is not None:
+            lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines() if line]
+            finished.append(FinishedRun(result, curve_of(lines)))
+    if not finished:
+        return []
+    digest = finished[0].result.data_digest[:12]
+    name, _, seed = folder.name.rpartition("-")
+    report = TrainingReport(
+        title=f"{name}, unfinished",
+        runs=tuple(finished),
+        data=f"tokens with SHA-256 {digest}…",
+        commands=(f"einsearch train specs/paper/{name}.yaml --set seed={seed} --out runs/{folder.name}",),
+        environment=(),
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(target / "results.json", json.dumps(training_document(report), indent=1, allow_nan=False) + "\n")
+    return [target / "results.json"]
