@@ -15,7 +15,9 @@ from einsearch_cli.files import write_atomically
 def main() -> None:
     """Collect what has finished, judge, write."""
     parser = argparse.ArgumentParser(description="Judge the papers' claims by the committed studies.")
-    parser.add_argument("--collect", type=Path, action="append", default=[], metavar="RUNS", help="folder of studies to bring in first")
+    parser.add_argument(
+        "--collect", type=Path, action="append", default=[], metavar="RUNS", help="folder of studies to bring in first"
+    )
     options = parser.parse_args()
     for runs in options.collect:
         for path in collect(runs):

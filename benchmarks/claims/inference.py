@@ -13,7 +13,7 @@ import numpy as np
 from einsearch_cli.scaling.noise import CONFIDENCE, Floats, t_quantile
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
-LEVEL = 1 - CONFIDENCE
+LEVEL = round(1 - CONFIDENCE, 9)
 
 
 class Estimate(Protocol):
@@ -170,8 +170,7 @@ def of_units(by_seed: Sequence[Sequence[float]], units: str) -> StudentEstimate 
     if len(seeds) > 1:
         return of_replicates([statistics.fmean(values) for values in seeds], "seeds")
     if len(seeds) == 1 and len(seeds[0]) > 1:
-        found = of_replicates(seeds[0], f"{units} of one seed")
-        return found
+        return of_replicates(seeds[0], f"{units} of one seed")
     return None
 
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from benchmarks.claims.rows import Row
 from benchmarks.claims.studies import RANKED, TRAINED, Store
 
@@ -44,7 +42,16 @@ def of_topic(rows: Sequence[Row], topic: str) -> list[Row]:
 
 def claims_table(rows: Sequence[Row]) -> str:
     """One line for each claim."""
-    heads = ["claim", "the paper says", "measured here", "95% interval", "p, Holm", "scale", "verdict", "what would tell more"]
+    heads = [
+        "claim",
+        "the paper says",
+        "measured here",
+        "95% interval",
+        "p, Holm",
+        "scale",
+        "verdict",
+        "what would tell more",
+    ]
     cells = []
     for row in rows:
         value, interval = row.shown()
@@ -57,10 +64,21 @@ def claims_table(rows: Sequence[Row]) -> str:
                 p_text(row.p_adjusted),
                 row.scale,
                 f"**{row.verdict}**",
-                f"`{row.would_tell}`",
+                row.would_tell,
             ]
         )
-    return tabulate(cells, heads, tablefmt="github", disable_numparse=True).replace("|-", "| -").replace("-|", "- |")
+    return table(heads, cells)
+
+
+def table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, without padding: cells are sentences.
+
+    >>> print(table(["a", "b"], [["1", "2"]]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2 |
+    """
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *cells))
 
 
 def p_text(p: float) -> str:
@@ -92,7 +110,7 @@ def exponents_table(rungs: Sequence[Mapping[str, Any]]) -> str:
         ]
         for row in rungs
     ]
-    return tabulate(cells, heads, tablefmt="github", disable_numparse=True)
+    return table(heads, cells)
 
 
 def _sign(value: float) -> str:
@@ -122,16 +140,20 @@ def findings(rows: Sequence[Row]) -> str:
     by_key = {row.key: row for row in rows}
     counts = {word: sum(row.verdict == word for row in rows) for word in ("holds", "does not hold", "cannot tell")}
     parts = [
-        f"Of {len(rows)} measurements of the two papers' claims, {counts['holds']} hold at the scale of this machine, "
+        f"Of {len(rows)} measurements of the two papers' claims, {counts['holds']} hold at the scale of these studies, "
         f"{counts['does not hold']} do not, and {counts['cannot tell']} cannot be told."
     ]
-    parts += [sentence for sentence in (_taxonomy_finding(by_key), _expert_finding(by_key), _layer_finding(by_key)) if sentence]
+    parts += [
+        sentence
+        for sentence in (_taxonomy_finding(by_key), _expert_finding(by_key), _layer_finding(by_key))
+        if sentence
+    ]
     return " ".join(parts)
 
 
 def _said(row: Row) -> str:
     value, interval = row.shown()
-    return f"{value} {interval}, {row.verdict}"
+    return f"{value} {interval} ({row.verdict})"
 
 
 def _taxonomy_finding(rows: Mapping[str, Row]) -> str | None:
@@ -139,8 +161,8 @@ def _taxonomy_finding(rows: Mapping[str, Row]) -> str | None:
         if f"omega-{task}" in rows:
             omega, psi, nu = (rows[f"{key}-{task}"] for key in ("omega", "psi", "nu"))
             return (
-                f"**The exponents, {task}:** a unit of ω moves log loss by {_said(omega)}; a unit of 1 − ψ by {_said(psi)}; and where "
-                f"ω = 0 and ψ = 1, where it should not matter, a unit of ν by {_said(nu)}."
+                f"**The exponents, {task}:** a unit of ω moves log loss by {_said(omega)}; a unit of 1 − ψ by "
+                f"{_said(psi)}; and where ω = 0 and ψ = 1, where it should not matter, a unit of ν by {_said(nu)}."
             )
     return None
 
@@ -149,7 +171,7 @@ def _expert_finding(rows: Mapping[str, Row]) -> str | None:
     for study in ("experts", "moe", "experts-small"):
         row = rows.get(f"btt-over-standard-{study}")
         if row is not None:
-            return f"**Experts:** {row.effect} is {_said(row)}. {row.control}"
+            return f"**Experts:** the {row.effect} is {_said(row)}. {row.control}"
     return None
 
 
@@ -214,7 +236,16 @@ def studies_table(store: Store) -> str:
             cells.append([name, command, "not finished", "", "", ""])
         else:
             hours = math.fsum(run.elapsed_s for run in study.all_runs) / 3600
-            cells.append([name, command, "finished", f"{len(study.all_runs):,}", f"{hours:.1f}", _machine(dict(study.environment))])
+            cells.append(
+                [
+                    name,
+                    command,
+                    "finished",
+                    f"{len(study.all_runs):,}",
+                    f"{hours:.1f}",
+                    _machine(dict(study.environment)),
+                ]
+            )
     for name in TRAINED:
         runs = store.trained(name)
         command = f"`einsearch train specs/paper/{name}.yaml --set seed=0 --out runs/{name}-0`"
@@ -226,10 +257,14 @@ def studies_table(store: Store) -> str:
             state = f"seeds {', '.join(map(str, runs.seeds))}"
             cells.append([name, command, state, " + ".join(map(str, count)), f"{hours:.1f}", "AMD EPYC, one core"])
     timings = store.timings("rate_transfer.json")
-    done = "not finished" if timings is None else f"widths {', '.join(map(str, sorted({run['width'] for run in timings['runs']})))}"
+    done = (
+        "not finished"
+        if timings is None
+        else f"widths {', '.join(map(str, sorted({run['width'] for run in timings['runs']})))}"
+    )
     command = "`python -m benchmarks.rate_transfer --out benchmarks/results/rate_transfer.json`"
     cells.append(["rate_transfer", command, done, "" if timings is None else f"{len(timings['runs']):,}", "", ""])
-    return tabulate(cells, heads, tablefmt="github", disable_numparse=True)
+    return table(heads, cells)
 
 
 def _machine(environment: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,16 +64,17 @@ class Row:
     control: str
     """What the control measured, in one sentence."""
     would_tell: str
-    """The command whose result would tell more."""
+    """The command whose result would tell more, and where it has to run."""
 
     def shown(self) -> tuple[str, str]:
         """Figure and interval as texts."""
-        one = {
+        texts: dict[Unit, Callable[[float], str]] = {
             "percent": lambda x: f"{math.expm1(x):+.1%}".replace("-", "−"),
             "plain": lambda x: f"{x:+.2f}".replace("-", "−"),
             "factor": lambda x: f"{math.exp(x):.2f}×",
             "share": lambda x: f"{x:+.0%}".replace("-", "−"),
-        }[self.unit]
+        }
+        one = texts[self.unit]
         return one(self.value), f"[{one(self.low)}, {one(self.high)}]"
 
 
@@ -173,11 +175,11 @@ def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
     sample = Sample.of_study(study)
     bare, full = sample.without_dense(), sample.full()
     last, slopes, controls = len(sample.budgets) - 1, joint_slopes(sample), joint_slopes(bare)
-    scale = _ranked_scale(study, f"{len(sample.names)} structures")
-    shared = {
+    scale = _ranked_scale(study, f"{len(sample.names)} structures, {_edges(study)}")
+    shared: dict[str, Any] = {
         "study": f"taxonomy-{task}",
         "scale": scale,
-        "would_tell": f"einsearch rank specs/paper/taxonomy-{'text' if task == 'teacher' else task}.yaml --budget 1e15",
+        "would_tell": f"`einsearch rank specs/paper/taxonomy-{'text' if task == 'teacher' else task}.yaml --budget 1e15`",
     }
     for name, key, claim in (
         ("ω", "omega", "A smaller ω gives a lower loss"),
@@ -198,7 +200,7 @@ def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
             ),
             **shared,
         )
-    bare_full = nu_slope(full.without_dense(), last)
+    within = full.where(full.inner)
     yield Draft(
         key=f"nu-{task}",
         claim=f"At ω = 0 and ψ = 1, ν hardly matters ({task})",
@@ -207,7 +209,11 @@ def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
         effect=f"log loss for each unit of ν, {FULL}",
         says=Claim("within", NU_MARGIN),
         found=nu_slope(full, last),
-        control=f"Without dense, whose ν is 1, the slope is {_signed(bare_full)}.",
+        control=(
+            f"Without dense, whose ν is 1, the slope is {_signed(nu_slope(full.without_dense(), last))}. A large ν has a "
+            "small best width, and where it is the narrowest that was tried the loss is too large: the "
+            f"{len(within.names)} whose best width lies inside the grid have {_nu_text(within, last)}."
+        ),
         **shared,
     )
     at_first = [nu_slope(full, rung) for rung in range(len(full.budgets))]
@@ -230,7 +236,7 @@ def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
         yield Draft(
             key=f"laws-{task}",
             claim=f"Structures of ω = 0 and ψ = 1 have dense's scaling exponent ({task})",
-            published="\"often negligible impact on the scaling laws\"",
+            published='"often negligible impact on the scaling laws"',
             source=f"{S}, README of its code",
             effect="exponent of the loss over compute, against dense's",
             says=Claim("within", EXPONENT_MARGIN),
@@ -241,12 +247,27 @@ def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
         )
 
 
+def _nu_text(sample: Sample, rung: int) -> str:
+    if len({row["ν"] for row in sample.exponents}) < 2 or len(sample.names) < 3:
+        return "too few values of ν for a slope"
+    return f"a slope of {_signed(nu_slope(sample, rung))}"
+
+
+def _edges(study: StudyReport) -> str:
+    """At how many structures the best width is the narrowest or the widest, at the highest common rung."""
+    rung = max(study.common_rungs)
+    edges = [m.edge for item in study.exponents for m in study.surfaces[item].minima if m.level.rung == rung]
+    return f"best width the narrowest of {edges.count('low')} and the widest of {edges.count('high')}"
+
+
 def _extreme_trends(study: StudyReport) -> str:
     trends = [
         (entry.trend.per_decade, str(entry.structure))
         for entry in study.ranking.entries
         if entry.trend is not None and entry.trend.per_decade is not None
     ]
+    if not trends:
+        return "No gain over dense can be read at two rungs, as best widths are the narrowest or the widest."
     words = [entry.trend.word for entry in study.ranking.entries if entry.trend is not None]
     (low, lowest), (high, highest) = min(trends), max(trends)
     return (
@@ -305,7 +326,7 @@ def contrast(study: StudyReport, first: LayerSpec, second: LayerSpec) -> Student
         weights[0, at] = sign
         parts.append(fitted.part(item, weights))
         value += sign * fitted.minima[at].log_loss
-    variance = noise_of(study.levels).of_contrasts(*parts)
+    variance = noise_of(dict(study.levels)).of_contrasts(*parts)
     if variance is None:
         return None
     seeds = min(entry.seeds for entry in study.ranking.entries if entry.structure in (first, second))
@@ -343,7 +364,9 @@ def expert_rows(store: Store) -> Iterator[Draft]:
             yield Draft(
                 key=f"{key}-{name}",
                 claim=claim,
-                published="16 experts are better than 8" if key.startswith("more") else '"a substantial compute-efficiency gain"',
+                published="16 experts are better than 8"
+                if key.startswith("more")
+                else '"a substantial compute-efficiency gain"',
                 source=f"{S}, section on experts" if key.startswith("more") else f"{S}, abstract",
                 effect=f"loss of {_named(one)} against {_named(other)} at equal training FLOPs",
                 says=Claim("below"),
@@ -352,7 +375,8 @@ def expert_rows(store: Store) -> Iterator[Draft]:
                 study=name,
                 scale=_ranked_scale(study),
                 control=_without_experts(study, first, second),
-                would_tell="einsearch rank specs/paper/experts.yaml" + (" --budget 1e15" if name == "experts" else ""),
+                would_tell="`einsearch rank specs/paper/experts.yaml"
+                + (" --budget 1e15`" if name == "experts" else "`"),
             )
 
 
@@ -370,7 +394,9 @@ def _without_experts(study: StudyReport, structure: LayerSpec, other: LayerSpec)
     entry = study.ranking.entry_of(structure)
     if entry is None or entry.total_gain is None or entry.seconds_gain is None:
         return "The structure without experts was not trained." if found is None else "The rival is its control."
-    return f"Its gain over dense is {entry.total_gain:.2f} with the head counted and {entry.seconds_gain:.2f} in seconds."
+    return (
+        f"Its gain over dense is {entry.total_gain:.2f} with the head counted and {entry.seconds_gain:.2f} in seconds."
+    )
 
 
 # Feed-forward networks: claims of Wei et al. 2024.
@@ -388,7 +414,9 @@ def _trained_scale(runs: TrainedRuns, used: Sequence[str]) -> str:
 
     def span(name: str, shown: Callable[[float], str]) -> str:
         values = sorted(float(run[name]) for run in chosen)
-        return shown(values[0]) if shown(values[0]) == shown(values[-1]) else f"{shown(values[0])} to {shown(values[-1])}"
+        return (
+            shown(values[0]) if shown(values[0]) == shown(values[-1]) else f"{shown(values[0])} to {shown(values[-1])}"
+        )
 
     return (
         f"text: {span('params', lambda x: f'{x:,.0f}')} parameters, {span('flops', _power)} training FLOPs, "
@@ -406,7 +434,11 @@ def feed_forward_rows(store: Store) -> Iterator[Draft]:
     by_seed: list[list[float]] = []
     equal: list[list[float]] = []
     used: set[str] = set()
-    whole = [size for size in sizes if any(all(f"{kind}-{size}" in mine for kind in ("dense", *kinds)) for mine in runs.seeds.values())]
+    whole = [
+        size
+        for size in sizes
+        if any(all(f"{kind}-{size}" in mine for kind in ("dense", *kinds)) for mine in runs.seeds.values())
+    ]
     for mine in runs.seeds.values():
         if len(whole) < 2 or not all(f"{kind}-{size}" in mine for kind in ("dense", *kinds) for size in whole):
             continue
@@ -424,7 +456,10 @@ def feed_forward_rows(store: Store) -> Iterator[Draft]:
         claim="Structured feed-forward networks have steeper curves in training FLOPs",
         published="steeper curves for all three structures",
         source=f"{F}, abstract",
-        effect=f"slope of log loss over log FLOPs minus dense's, mean of {len(kinds)} structures, widths {', '.join(map(str, whole))}",
+        effect=(
+            f"slope of log loss over log FLOPs minus dense's, mean of {len(kinds)} structures, "
+            f"widths {', '.join(map(str, whole))}"
+        ),
         says=Claim("below"),
         found=found,
         study="ffn",
@@ -436,8 +471,32 @@ def feed_forward_rows(store: Store) -> Iterator[Draft]:
                 if at_equal is None
                 else f"Read at equal FLOPs off dense's curve, the difference of slopes is {_signed_small(at_equal)}."
             )
+            + _rates_control(store, runs, kinds)
         ),
-        would_tell="einsearch train specs/paper/ffn.yaml --set seed=0, with widths of 768 to 2048",
+        would_tell="`einsearch train specs/paper/ffn.yaml` with widths of 768 to 2048",
+    )
+
+
+def _rates_control(store: Store, runs: TrainedRuns, kinds: Sequence[str]) -> str:
+    """What the best of the rates of `ffn-rates` would have gained on the one rate of all runs, at one size."""
+    tuned = store.trained("ffn-rates")
+    if tuned is None:
+        return ""
+    gains: dict[str, list[float]] = {"dense": [], "structured": []}
+    for seed, mine in tuned.seeds.items():
+        for kind in ("dense", *kinds):
+            losses = [run["loss"] for name, run in mine.items() if re.fullmatch(rf"{kind}-[\d.]+e-\d", name)]
+            own = runs.seeds.get(seed, {}).get(f"{kind}-48")
+            if losses and own is not None:
+                gains["dense" if kind == "dense" else "structured"].append(
+                    math.log(min(*losses, own["loss"]) / own["loss"])
+                )
+    if not all(gains.values()):
+        return ""
+    dense, others = (f"{-math.expm1(statistics.fmean(values)):.1%}" for values in gains.values())
+    return (
+        f" All have one learning rate: at width 48 the best of five would lower dense's loss by {dense}, that of structured "
+        f"ones by {others}."
     )
 
 
@@ -468,15 +527,14 @@ def _steeper_on_the_teacher(store: Store) -> Iterator[Draft]:
     """Before the study of feed-forward networks has finished: trends of gains in the committed studies of many seeds."""
     kinds = ("low-rank", "block-shuffle:blocks=4", "block-dense:blocks=4,r=16")
     trends = []
-    for name in ("seeds/first", "seeds/second"):
-        study = store.ranked(name)
-        if study is None:
-            return
+    studies = [study for name in ("seeds/first", "seeds/second") if (study := store.ranked(name)) is not None]
+    for study in studies:
         entries = {entry.structure: entry for entry in study.ranking.entries}
         mine = [entries[parse_layer(kind)].trend for kind in kinds]
         trends.append([math.log10(found.per_decade) for found in mine if found is not None and found.per_decade])
     found = of_units(trends, "structures")
-    assert found is not None
+    if found is None:
+        return
     yield Draft(
         key="steeper",
         claim="Structured feed-forward networks have steeper curves in training FLOPs",
@@ -486,9 +544,9 @@ def _steeper_on_the_teacher(store: Store) -> Iterator[Draft]:
         says=Claim("above"),
         found=found,
         study="seeds",
-        scale=_ranked_scale(study, "all layers, not feed-forward networks alone"),
+        scale=_ranked_scale(studies[0], "all layers, not feed-forward networks alone"),
         control="Two sets of seeds that share no run.",
-        would_tell="einsearch train specs/paper/ffn.yaml --set seed=0",
+        would_tell="`einsearch train specs/paper/ffn.yaml`",
     )
 
 
@@ -533,7 +591,7 @@ def overtraining_rows(store: Store) -> Iterator[Draft]:
             f"At {most} tokens per parameter of dense the loss against dense at equal FLOPs is {_percent(ends_found)}: a network "
             "with a third of the parameters has less room, which no length of training removes."
         ),
-        would_tell="einsearch train specs/paper/overtraining.yaml --set model.width=768, --set model.layers=12",
+        would_tell="`einsearch train specs/paper/overtraining.yaml` with a width of 768",
     )
 
 
@@ -570,7 +628,7 @@ def wide_rows(store: Store) -> Iterator[Draft]:
         study="wide",
         scale=_trained_scale(runs, sorted(used)),
         control=f"Against dense with the same grouped heads for keys and values it is {_percent(grouped)}.",
-        would_tell="einsearch train specs/paper/wide.yaml --set seed=0, with widths of 768 to 1536",
+        would_tell="`einsearch train specs/paper/wide.yaml` with widths of 768 to 1536",
     )
 
 
@@ -593,7 +651,10 @@ def guided_rows(store: Store) -> Iterator[Draft]:
             one: str, other: str, complete: Sequence[Mapping[str, Any]] = complete, guided: Sequence[str] = guided
         ) -> StudentEstimate | None:
             return of_units(
-                [[_apart(mine, f"{run}{one}", f"{run}{other}" if other != "dense" else "dense") for run in guided] for mine in complete],
+                [
+                    [_apart(mine, f"{run}{one}", f"{run}{other}" if other != "dense" else "dense") for run in guided]
+                    for mine in complete
+                ],
                 "structures",
             )
 
@@ -601,14 +662,14 @@ def guided_rows(store: Store) -> Iterator[Draft]:
         to_dense, plain = of("", "dense"), of("-equal-flops", "dense")
         if at_flops is None or at_tokens is None or to_dense is None or plain is None:
             continue
-        shared = {
+        shared: dict[str, Any] = {
             "source": f"{F}, section on self-guided training",
             "says": Claim("below"),
             "unit": "percent",
             "study": name,
             "scale": scale,
-            "would_tell": "einsearch train specs/paper/guided.yaml --set seed=0"
-            + (", with a width of 768 and more" if name == "guided" else ""),
+            "would_tell": "`einsearch train specs/paper/guided.yaml`"
+            + (" with a width of 768" if name == "guided" else ""),
         }
         yield Draft(
             key=f"guided-flops-{name}",
@@ -617,10 +678,10 @@ def guided_rows(store: Store) -> Iterator[Draft]:
             effect="loss with guides against without, on as many FLOPs",
             found=at_flops,
             control=(
-                f"At the training FLOPs of dense the loss against dense is {_percent(to_dense)} with guides and {_percent(plain)} "
-                "without: the second figure is the one that the paper does not have."
+                f"At the training FLOPs of dense the loss against dense is {_percent(to_dense)} with guides and "
+                f"{_percent(plain)} without: the second figure is the one that the paper does not have."
             ),
-            **shared,  # type: ignore[arg-type]
+            **shared,
         )
         yield Draft(
             key=f"guided-tokens-{name}",
@@ -629,7 +690,7 @@ def guided_rows(store: Store) -> Iterator[Draft]:
             effect="loss with guides against without, on as many tokens",
             found=at_tokens,
             control="The guided run repeats tokens at its end, and has the guides' FLOPs on top.",
-            **shared,  # type: ignore[arg-type]
+            **shared,
         )
 
 
@@ -643,12 +704,20 @@ def rate_rows(store: Store) -> Iterator[Draft]:
         return
     runs = document["runs"]
     widths = sorted({run["width"] for run in runs})
-    losses = {(run["rule"], run["structure"], run["width"], run["rate"], run["seed"]): run["loss"] for run in runs}
+    losses: dict[tuple[str, str, int, float, int], float] = {
+        (run["rule"], run["structure"], run["width"], run["rate"], run["seed"]): run["loss"] for run in runs
+    }
     structures = [name for name in dict.fromkeys(run["structure"] for run in runs) if name != "dense"]
     seeds, rates = sorted({run["seed"] for run in runs}), sorted({run["rate"] for run in runs})
     narrow, wide = widths[0], widths[-1]
     rules = sorted({run["rule"] for run in runs})
-    complete = all((rule, name, wide, rate, seed) in losses for rule in rules for name in structures for rate in rates for seed in seeds)
+    complete = all(
+        (rule, name, wide, rate, seed) in losses
+        for rule in rules
+        for name in structures
+        for rate in rates
+        for seed in seeds
+    )
     if not complete:
         return
 
@@ -667,8 +736,14 @@ def rate_rows(store: Store) -> Iterator[Draft]:
             values.append(statistics.fmean(apart))
         return of_replicates(values, "seeds")
 
-    scale = f"teacher: widths {narrow} to {wide}, {document['steps']:,} steps, {len(structures)} structures, rates a factor of 2 apart"
-    for other, said in (("one", "one rate for all parameters"), ("layers", "the rate of a dense layer for all factors")):
+    scale = (
+        f"teacher: widths {narrow} to {wide}, {document['steps']:,} steps, {len(structures)} structures, "
+        "rates a factor of 2 apart"
+    )
+    for other, said in (
+        ("one", "one rate for all parameters"),
+        ("layers", "the rate of a dense layer for all factors"),
+    ):
         tuned = compared(other, wide)
         yield Draft(
             key=f"rates-{other}",
@@ -682,7 +757,7 @@ def rate_rows(store: Store) -> Iterator[Draft]:
             study="rate_transfer",
             scale=scale,
             control=f"With the rate tuned at width {wide} itself the difference is {_percent(tuned)}.",
-            would_tell="python -m benchmarks.rate_transfer --widths 64 256 1024 4096 --seeds 5",
+            would_tell="`python -m benchmarks.rate_transfer --widths 64 256 1024 4096 --seeds 5`",
         )
 
 
@@ -692,7 +767,9 @@ def speed_rows(store: Store) -> Iterator[Draft]:
         document = store.timings(file)
         if document is None:
             continue
-        width = max(row["width"] for row in document["measurements"] if (row["mode"], row["tokens"]) == ("forward", tokens))
+        width = max(
+            row["width"] for row in document["measurements"] if (row["mode"], row["tokens"]) == ("forward", tokens)
+        )
         for kinds, share, published in (
             (("block-dense:r=1/4*d",), "31%", "2.6 times as fast at 32% of the parameters"),
             (("low-rank:r=1/4*d", "block-shuffle"), "50%", "1.4 times as fast at 63%"),
@@ -714,7 +791,7 @@ def speed_rows(store: Store) -> Iterator[Draft]:
                 study=f"layers on {machine}",
                 scale=f"{document['machine']['device']}, {document['settings']['dtype']}, " + " and ".join(kinds),
                 control=_other_widths(document, kinds, tokens),
-                would_tell="einsearch bench --widths 5120, on an A100",
+                would_tell="`einsearch bench --widths 5120` on an A100",
             )
     yield from _merged_rows(store)
 
@@ -726,7 +803,8 @@ def _of_timings(rows: Sequence[Mapping[str, Any]]) -> StudentEstimate:
     """
     logs = [-math.log(row["vs_dense"]["median"]) for row in rows]
     errors = [
-        1.2533 * math.log(row["vs_dense"]["high"] / row["vs_dense"]["low"]) / 1.349 / math.sqrt(row["rounds"]) for row in rows
+        1.2533 * math.log(row["vs_dense"]["high"] / row["vs_dense"]["low"]) / 1.349 / math.sqrt(row["rounds"])
+        for row in rows
     ]
     rounds = sum(row["rounds"] for row in rows)
     error = math.sqrt(sum(error**2 for error in errors)) / len(rows)
@@ -740,7 +818,9 @@ def _other_widths(document: Mapping[str, Any], kinds: Sequence[str], tokens: int
     for row in document["measurements"]:
         if row["name"] in kinds and (row["mode"], row["tokens"]) == ("forward", tokens):
             speeds[row["width"]].append(row["vs_dense"]["median"])
-    found = ", ".join(f"{1 / statistics.geometric_mean(values):.2f} at {width}" for width, values in sorted(speeds.items()))
+    found = ", ".join(
+        f"{1 / statistics.geometric_mean(values):.2f} at {width}" for width, values in sorted(speeds.items())
+    )
     return f"The same by width: {found}. Sessions differ by more than the interval of one."
 
 
@@ -753,15 +833,15 @@ def _merged_rows(store: Store) -> Iterator[Draft]:
         return
     rows = [row for row in document["merged"] if row["structure"] in MERGED]
     width = 2048
-    ratios = defaultdict(dict)  # type: ignore[var-annotated]
+    ratios: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
     for row in rows:
         times = row["seconds"]
         merged = next(seconds for route, seconds in times.items() if route.startswith("x("))
         ratios[row["structure"], row["width"]][row["tokens"]] = math.log(
             min(seconds for route, seconds in times.items() if not route.startswith("x(")) / merged
         )
-    even = {}
-    for (name, at), mine in ratios.items():
+    even: dict[int, list[int]] = {}
+    for (_, at), mine in ratios.items():
         wins = [tokens for tokens in sorted(mine) if mine[tokens] > 0]
         even.setdefault(at, []).append(max(wins) if wins else 0)
     said = "; ".join(f"width {at}: {', '.join(map(str, tokens))}" for at, tokens in sorted(even.items()))
@@ -777,10 +857,14 @@ def _merged_rows(store: Store) -> Iterator[Draft]:
         study="routes",
         scale=f"{document['machine']['device']}, one thread, float32",
         control=f"Largest number of tokens at which merging is faster ({', '.join(MERGED)}; 0: never): {said}.",
-        would_tell="python benchmarks/routes.py, on an A100",
+        would_tell="`python benchmarks/routes.py` on an A100",
     )
 
 
 def document_of(rows: Sequence[Row], rungs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The content of claims.json."""
-    return {"margins": {"ν": NU_MARGIN, "exponents": EXPONENT_MARGIN}, "rows": [asdict(row) for row in rows], "exponents": list(rungs)}
+    return {
+        "margins": {"ν": NU_MARGIN, "exponents": EXPONENT_MARGIN},
+        "rows": [asdict(row) for row in rows],
+        "exponents": list(rungs),
+    }

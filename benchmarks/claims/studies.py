@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +16,14 @@ from typing import Any
 from einsearch_cli.files import write_atomically
 from einsearch_cli.reports import StudyReport
 from einsearch_cli.reports.stored import read_study
+from einsearch_cli.structures import LayerSpec, parse_layer
 
 ROOT = Path(__file__).parents[2]
 TRAINED = ("ffn-rates", "ffn", "guided", "guided-small", "wide", "overtraining")
 RANKED = ("taxonomy-teacher", "taxonomy-text", "taxonomy-pixels", "experts", "experts-small")
 TIMINGS = "rate_transfer.json"
+NEARLY_ALL = 0.9
+"""A rung of an unfinished study counts if no structure has fewer than this share of the runs of another."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,13 @@ class Store:
 def collect(runs: Path, root: Path = ROOT) -> list[Path]:
     """Bring studies of the papers in from the folder that holds their folders: results and reports, no checkpoints.
 
-    Of a training spec that has not finished, the runs that have are taken. Returns what was written.
+    Of studies that have not finished, the runs of a training spec that have are taken, and the rungs of a ranking at which
+    all structures have. Returns what was written.
     """
     store, written = Store(root), []
     for name in RANKED:
-        written += _copied(runs / name, store.reproduction / name)
+        there = _copied(runs / name, store.reproduction / name)
+        written += there or _rungs_collected(runs / name, store.reproduction / name)
     for name in TRAINED:
         for folder in sorted(runs.glob(f"{name}-[0-9]*")):
             there = _copied(folder, store.reproduction / folder.name)
@@ -109,6 +116,48 @@ def _copied(source: Path, target: Path) -> list[Path]:
         text = (source / name).read_text("utf-8").replace(f"{source.parent.resolve()}/", "runs/")
         write_atomically(target / name, text)
     return [target / name for name in names]
+
+
+def _rungs_collected(folder: Path, target: Path) -> list[Path]:
+    """The cheapest rungs of a ranking, as far as all structures have been trained there, in the form of its results.json."""
+    from einsearch_cli.cli.output import environment
+    from einsearch_cli.reports import write_results
+    from einsearch_cli.search.store import StudyStore
+
+    if not (folder / "study.db").exists():
+        return []
+    with tempfile.TemporaryDirectory() as copy:  # the study may be running
+        shutil.copyfile(folder / "study.db", Path(copy) / "study.db")
+        with StudyStore(Path(copy), None) as store:
+            task = store.noted("settings")["task"]
+            main = [run for run in store.results() if run.trial.stage == "main"]
+    counts: dict[int, Counter[LayerSpec]] = defaultdict(Counter)
+    for run in main:
+        counts[run.trial.rung][run.trial.structure] += 1
+    structures = {run.trial.structure for run in main}
+    whole = [
+        rung
+        for rung, count in counts.items()
+        if min(count[item] for item in structures) >= NEARLY_ALL * max(count.values())
+    ]
+    kept = tuple(run for run in main if run.trial.rung in whole)
+    if not kept:
+        return []
+    report = StudyReport.of_runs(
+        [parse_layer("dense")],
+        title=f"{folder.name}, rungs {', '.join(str(rung + 1) for rung in sorted(whole))}",
+        task=task,
+        budget_flops=max(run.trial.budget_flops for run in kept),
+        results=kept,
+        confirmation=(),
+        spending=None,
+        step_seconds={},
+        commands=(f"einsearch rank specs/paper/{folder.name}.yaml --out runs/{folder.name}",),
+        environment=environment(),
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    write_results(target / "results.json", report)
+    return [target / "results.json"]
 
 
 def _collected(folder: Path, target: Path) -> list[Path]:

@@ -33,6 +33,8 @@ class Sample:
     """(S, R)."""
     budgets: tuple[float, ...]
     """Training FLOPs of a run, cheapest rung first."""
+    inner: tuple[bool, ...]
+    """Whether the best width at the last rung lies between others: the loss of a structure at an end is too large."""
 
     @classmethod
     def of_study(cls, study: StudyReport) -> Sample:
@@ -43,13 +45,14 @@ class Sample:
             exponents=tuple(study.exponents[item] for item in structures),
             log_losses=np.array([study.common_log_losses(item) for item in structures]),
             budgets=tuple(study.common_rungs.values()),
+            inner=tuple(_is_inner(study, item) for item in structures),
         )
 
     def where(self, keep: Sequence[bool]) -> Sample:
         """The structures that are kept."""
         at = [number for number, kept in enumerate(keep) if kept]
-        names, exponents = (tuple(part[i] for i in at) for part in (self.names, self.exponents))
-        return Sample(names, exponents, self.log_losses[at], self.budgets)
+        names, exponents = tuple(self.names[i] for i in at), tuple(self.exponents[i] for i in at)
+        return Sample(names, exponents, self.log_losses[at], self.budgets, tuple(self.inner[i] for i in at))
 
     def without_dense(self) -> Sample:
         """All but dense."""
@@ -68,6 +71,11 @@ class Sample:
     def x_SK(self) -> Floats:
         """The exponents that vary."""
         return np.array([[row[name] for name in self.varying] for row in self.exponents])
+
+
+def _is_inner(study: StudyReport, structure: Structure) -> bool:
+    last = max(study.common_rungs)
+    return all(minimum.edge is None for minimum in study.surfaces[structure].minima if minimum.level.rung == last)
 
 
 def slopes_of(x_SK: Floats, y_SR: Floats) -> Floats:
@@ -105,14 +113,17 @@ def slope_trend(sample: Sample, name: str) -> DrawnEstimate:
     # The trend of the slope is the slope of the trends: one regression, which is permuted as such.
     p = freedman_lane(sample.x_SK, sample.log_losses @ line_R, k)
     return DrawnEstimate(
-        slope, drawn_DKR[:, k] @ line_R, f"{len(sample.names)} structures, bootstrap over structures, permutation test", p
+        slope,
+        drawn_DKR[:, k] @ line_R,
+        f"{len(sample.names)} structures, bootstrap over structures, permutation test",
+        p,
     )
 
 
 def _drawn_slopes(x_SK: Floats, y_SR: Floats) -> Floats:
     """(D, K, R); draws whose exponents hang together linearly are drawn again."""
     source, count = np.random.default_rng(SEED), len(x_SK)
-    found = []
+    found: list[Floats] = []
     while len(found) < DRAWS:
         at = source.integers(count, size=count)
         x = x_SK[at] - x_SK[at].mean(axis=0)
@@ -146,7 +157,9 @@ def correlations(sample: Sample, name: str, rung: int) -> dict[str, Any]:
     source = np.random.default_rng(SEED)
     at_DS = source.integers(len(x), size=(DRAWS, len(x)))
     drawn_D = _pearson(rankdata(x[at_DS], axis=1), rankdata(y[at_DS], axis=1))
-    shuffled_D = _pearson(np.broadcast_to(rankdata(x), (DRAWS, len(x))), source.permuted(np.tile(rankdata(y), (DRAWS, 1)), axis=1))
+    shuffled_D = _pearson(
+        np.broadcast_to(rankdata(x), (DRAWS, len(x))), source.permuted(np.tile(rankdata(y), (DRAWS, 1)), axis=1)
+    )
     rho = float(_pearson(rankdata(x)[None], rankdata(y)[None])[0])
     known = drawn_D[np.isfinite(drawn_D)]
     return {
@@ -184,15 +197,13 @@ def exponent_differences(study: StudyReport) -> Estimate:
     def exponent(item: Structure) -> float:
         return -float(np.array(study.common_log_losses(item)) @ line)
 
-    others = [
-        item for item, row in study.exponents.items() if item != dense and row["ω"] == 0 and row["1 − ψ"] == 0
-    ]
+    others = [item for item, row in study.exponents.items() if item != dense and row["ω"] == 0 and row["1 − ψ"] == 0]
     own, values = exponent(dense), [exponent(item) for item in others]
     fitted = study.surfaces[dense]
     weights = np.zeros((1, len(fitted.minima)))
     for rung, weight in zip(study.common_rungs, line, strict=True):
         weights[0, fitted.at(rung) or 0] = weight
-    variance = noise_of(study.levels).of_contrasts(fitted.part(dense, weights))
+    variance = noise_of(dict(study.levels)).of_contrasts(fitted.part(dense, weights))
     if variance is None or len(values) < 2:
         raise ValueError("no two structures, or one seed")
     mean = statistics.fmean(values)

@@ -1,0 +1,73 @@
+"""The page on claims says what the committed studies say."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+
+from benchmarks.claims.page import TOPICS, blocks, filled, of_topic, page_of, studies_table
+from benchmarks.claims.rows import Row, all_rows, document_of
+from benchmarks.claims.studies import ROOT, Store
+
+STORED = ROOT / "benchmarks/results/claims.json"
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(STORED.read_text("utf-8"))
+    return document
+
+
+@pytest.fixture(scope="module")
+def rows(stored: dict[str, Any]) -> list[Row]:
+    return [Row(**row) for row in stored["rows"]]
+
+
+def numbers(value: Any) -> Any:
+    """The value with its floats to five digits: processors differ in the last ones."""
+    if isinstance(value, dict):
+        return {key: numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [numbers(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def test_the_stored_rows_are_those_of_the_committed_studies(stored: dict[str, Any]) -> None:
+    made = json.loads(json.dumps(document_of(*all_rows(Store()))))
+    assert numbers(made) == numbers(stored), "run python -m benchmarks.claims"
+
+
+def test_the_page_has_the_stored_rows(rows: list[Row], stored: dict[str, Any]) -> None:
+    page = page_of(ROOT).read_text("utf-8")
+    assert filled(page, blocks(rows, stored["exponents"])) == page, "run python -m benchmarks.claims"
+
+
+def test_the_table_of_studies_is_that_of_the_files() -> None:
+    readme = (ROOT / "examples/reproduction/README.md").read_text("utf-8")
+    assert filled(readme, {"studies": studies_table(Store())}) == readme, "run python -m benchmarks.claims"
+
+
+def test_every_claim_has_a_row_and_every_row_an_interval(rows: list[Row]) -> None:
+    assert [topic for topic in TOPICS if not of_topic(rows, topic)] == []
+    assert sorted(row.key for topic in TOPICS for row in of_topic(rows, topic)) == sorted(row.key for row in rows)
+    for row in rows:
+        assert math.isfinite(row.high - row.low)
+        assert row.low <= row.value <= row.high
+        assert all((row.scale, row.would_tell, row.control, row.source))
+
+
+def test_no_verdict_is_typed() -> None:
+    page = re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", "", page_of(ROOT).read_text("utf-8"), flags=re.DOTALL)
+    rule, _, rest = page.partition("## All claims")
+    assert rule.count("**holds**") == rule.count("**does not hold**") == 1
+    assert not re.search(r"\*\*(holds|does not hold|cannot tell)\*\*", rest)
+
+
+def test_commands_name_specs_that_are_there(rows: list[Row]) -> None:
+    for row in rows:
+        for name in re.findall(r"specs/paper/[\w-]+\.yaml", row.would_tell):
+            assert (ROOT / name).is_file()

@@ -1,0 +1,108 @@
+"""What exponents say of the loss: planted slopes are found, and null ones are called at the nominal rate."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.claims import taxonomy
+from benchmarks.claims.inference import Claim
+from benchmarks.claims.taxonomy import Sample, correlations, freedman_lane, joint_slopes, nu_slope, slope_trend
+from einsearch_cli.scaling.exponents import exponent_effects
+from einsearch_cli.structures import parse_structure
+
+BUDGETS = (1e9, 1e10, 1e11)
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taxonomy, "DRAWS", 400)
+
+
+def sample(seed: int, slopes: dict[str, float], fading: float = 0.0, noise: float = 0.03, count: int = 24) -> Sample:
+    """Structures with random exponents; ν's slope changes by `fading` a decade."""
+    draw = np.random.default_rng(seed)
+    rows = [
+        {"ω": float(a), "1 − ψ": float(b), "ν": float(c), "bond": float(d)}
+        for a, b, c, d in zip(
+            draw.choice([0, 0, 0.25, 0.5], count), draw.choice([0, 0, 0.25, 0.5], count),
+            draw.choice([0.5, 0.66, 0.75, 1], count), draw.choice([0, 0.25, 0.33], count), strict=True,
+        )
+    ]  # fmt: skip
+    losses = [
+        [
+            sum(slopes.get(k, 0) * v for k, v in row.items()) + r * (fading * row["ν"] - 0.7) + draw.normal(0, noise)
+            for r in range(3)
+        ]
+        for row in rows
+    ]
+    dense = str(parse_structure("dense"))
+    return Sample((dense, *map(str, range(1, count))), tuple(rows), np.array(losses), BUDGETS, (True,) * count)
+
+
+def test_planted_slopes_are_found_and_a_fading_one_fades() -> None:
+    found = sample(0, {"ω": 0.3, "1 − ψ": 0.5, "ν": 0.4}, fading=-0.2)
+    for name, truth in (("ω", 0.3), ("1 − ψ", 0.5)):
+        for estimate in joint_slopes(found)[name]:
+            assert estimate.value == pytest.approx(truth, abs=0.12)
+            assert Claim("above").verdict(estimate, Claim("above").p(estimate)) == "holds"
+    fading = slope_trend(found, "ν")
+    assert fading.value == pytest.approx(-0.2, abs=0.06)
+    assert Claim("below").verdict(fading, Claim("below").p(fading)) == "holds"
+
+
+def test_slopes_are_those_of_the_report() -> None:
+    drawn = sample(1, {"ω": 0.3})
+    effects = exponent_effects(drawn.exponents, drawn.log_losses.tolist(), dict(enumerate(BUDGETS)))
+    assert effects is not None
+    found = joint_slopes(drawn)
+    for rung in effects.rungs:
+        for effect in rung.effects:
+            assert found[effect.exponent][rung.rung].value == pytest.approx(effect.slope)
+    assert slope_trend(drawn, "ν").value == pytest.approx(effects.trends[2].per_decade)
+
+
+def test_null_slopes_are_called_in_5_of_100_studies() -> None:
+    claim, wrong, ps = Claim("above"), 0, []
+    for seed in range(150):
+        drawn = sample(seed, {"ν": 0.4})
+        ps.append(freedman_lane(drawn.x_SK, drawn.log_losses[:, 0], 0))
+        if seed < 60:
+            estimate = joint_slopes(drawn)["ω"][0]
+            wrong += claim.verdict(estimate, claim.p(estimate)) != "cannot tell"
+    assert wrong <= 6
+    assert np.mean(np.array(ps) < 0.05) == pytest.approx(0.05, abs=0.045)
+    assert stats.kstest(ps, "uniform").pvalue > 0.01
+
+
+def test_the_permutation_test_is_the_slow_one_over_all_permutations() -> None:
+    x, y = np.array([0.0, 0.1, 0.4, 0.5, 0.9, 1.0]), np.array([0.1, 0.0, 0.5, 0.2, 0.4, 0.6])
+    every = [abs(stats.pearsonr(x, order)[0]) for order in itertools.permutations(y)]
+    wanted = np.mean(np.array(every) >= abs(stats.pearsonr(x, y)[0]) - 1e-12)
+    assert freedman_lane(x[:, None], y, 0) == pytest.approx(wanted, abs=0.03)
+
+
+def test_correlations_are_those_of_scipy() -> None:
+    drawn = sample(2, {"ω": 0.3})
+    found = correlations(drawn, "ω", 2)
+    x, y = [row["ω"] for row in drawn.exponents], drawn.log_losses[:, 2]
+    assert found["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert found["kendall"] == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert found["spearman_low"] < found["spearman"] < found["spearman_high"]
+    assert found["p"] == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.03)
+
+
+def test_nu_is_judged_among_full_rank_structures_without_sharing() -> None:
+    drawn = sample(3, {"ν": 0.05, "ω": 5.0, "1 − ψ": 5.0}, noise=0.002, count=60)
+    full = drawn.full()
+    assert all(row["ω"] == 0 and row["1 − ψ"] == 0 for row in full.exponents)
+    assert 5 < len(full.names) < 60
+    found, claim = nu_slope(full, 0), Claim("within", 0.1)
+    assert found.value == pytest.approx(0.05, abs=0.01)
+    assert claim.verdict(found, claim.p(found)) == "holds"
+    strong = nu_slope(sample(3, {"ν": 0.5}, noise=0.002, count=60).full(), 0)
+    assert claim.verdict(strong, claim.p(strong)) == "does not hold"
+    assert len(drawn.without_dense().names) == 59
