@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.claims.page import blocks, filled, page_of, studies_table
 from benchmarks.claims.rows import all_rows, document_of
 from benchmarks.claims.studies import ROOT, Store, collect
+from einsearch_cli.errors import EinsearchError
 from einsearch_cli.files import write_atomically
 
 
@@ -19,11 +20,14 @@ def main() -> None:
         "--collect", type=Path, action="append", default=[], metavar="RUNS", help="folder of studies to bring in first"
     )
     options = parser.parse_args()
-    for runs in options.collect:
-        for path in collect(runs):
-            print(f"collected: {path.relative_to(ROOT)}")
     store = Store()
-    rows, rungs = all_rows(store)
+    try:
+        for runs in options.collect:
+            for path in collect(runs):
+                print(f"collected: {path.relative_to(ROOT)}")
+        rows, rungs = all_rows(store)
+    except EinsearchError as error:
+        parser.error(f"{error.problem}; {error.remedy}")
     write_atomically(ROOT / "benchmarks/results/claims.json", text_of(document_of(rows, rungs)))
     readme = store.reproduction / "README.md"
     for path, parts in ((page_of(ROOT), blocks(rows, rungs)), (readme, {"studies": studies_table(store)})):

@@ -554,6 +554,7 @@ def overtraining_rows(store: Store) -> Iterator[Draft]:
     """Does a structured network gain on dense when both are trained for longer?"""
     runs = store.trained("overtraining")
     if runs is None:
+        yield from _overtraining_on_the_teacher(store)
         return
     kinds, levels = _sized(runs)
     by_seed, far, used = [], [], set[str]()
@@ -574,6 +575,7 @@ def overtraining_rows(store: Store) -> Iterator[Draft]:
         far.append(ends)
     found, ends_found = of_units(by_seed, "structures"), of_units(far, "structures")
     if found is None or ends_found is None:
+        yield from _overtraining_on_the_teacher(store)
         return
     most = max(level for level in levels if f"dense-{level}" in used)
     yield Draft(
@@ -592,6 +594,48 @@ def overtraining_rows(store: Store) -> Iterator[Draft]:
             "with a third of the parameters has less room, which no length of training removes."
         ),
         would_tell="`einsearch train specs/paper/overtraining.yaml` with a width of 768",
+    )
+
+
+def _overtraining_on_the_teacher(store: Store) -> Iterator[Draft]:
+    """Before the study of overtraining: low-rank and dense networks of one width on more and more tokens of the teacher."""
+    study = store.ranked("taxonomy-teacher")
+    if study is None or len(study.common_rungs) < 2:
+        return
+    dense, kinds = parse_layer("dense"), [parse_layer(text) for text in ("low-rank", "low-rank:r=d^3/4")]
+    width = min(run.trial.width for run in study.results)
+    chosen = [run for run in study.results if run.trial.width == width and run.trial.rung in study.common_rungs]
+    losses = {(run.trial.structure, run.trial.rung, run.trial.seed): math.log(run.loss) for run in chosen if run.loss}
+    decades = np.log10(list(study.common_rungs.values()))
+    by_seed, last = [], []
+    for seed in sorted({run.trial.seed for run in chosen}):
+        apart = [
+            [
+                losses.get((kind, rung, seed), math.nan) - losses.get((dense, rung, seed), math.nan)
+                for rung in study.common_rungs
+            ]
+            for kind in kinds
+        ]
+        if np.isfinite(apart).all():
+            by_seed.append([float(np.polyfit(decades - decades.mean(), row, 1)[0]) for row in apart])
+            last.append([row[-1] for row in apart])
+    found, ends = of_units(by_seed, "structures"), of_units(last, "structures")
+    if found is None or ends is None:
+        return
+    spent = sorted(run.tokens / run.params for run in chosen if run.trial.structure == dense and run.tokens is not None)
+    yield Draft(
+        key="overtraining",
+        claim="Structured networks gain on dense by overtraining",
+        published="a favourable trend in the overtraining regime",
+        source=f"{F}, abstract",
+        effect=f"change of the loss of low-rank against dense at equal training FLOPs, width {width}, for ten times the FLOPs",
+        says=Claim("below"),
+        found=found,
+        unit="percent",
+        study="overtraining on the teacher",
+        scale=f"teacher: {spent[0]:.0f} to {spent[-1]:.0f} tokens for every parameter of dense, all layers",
+        control=f"At the last rung the loss of low-rank against dense is {_percent(ends)}, all of width {width}.",
+        would_tell="`einsearch train specs/paper/overtraining.yaml`",
     )
 
 

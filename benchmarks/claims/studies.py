@@ -13,9 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from einsearch_cli.errors import SpecError
 from einsearch_cli.files import write_atomically
 from einsearch_cli.reports import StudyReport
 from einsearch_cli.reports.stored import read_study
+from einsearch_cli.settings import differences
 from einsearch_cli.structures import LayerSpec, parse_layer
 
 ROOT = Path(__file__).parents[2]
@@ -77,14 +79,49 @@ class Store:
         for seed in range(100):
             path = self.reproduction / f"{name}-{seed}" / "results.json"
             if path.exists():
-                document = json.loads(path.read_text("utf-8"))
-                seeds[seed] = {run["name"]: run for run in document["runs"] if math.isfinite(run["loss"])}
+                seeds[seed] = {run["name"]: run for run in _runs_of(path)}
+        _refuse_unlike(name, seeds)
         return TrainedRuns(name, seeds) if any(seeds.values()) else None
 
     def timings(self, name: str) -> Any:
         """A file of benchmarks/results/; None where it is not there."""
         path = self.root / "benchmarks" / "results" / name
-        return json.loads(path.read_text("utf-8")) if path.exists() else None
+        return _json(path) if path.exists() else None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpecError(f"{path} cannot be read as JSON: {error}", remedy="copy it again") from error
+
+
+def _runs_of(path: Path) -> list[dict[str, Any]]:
+    """The finished runs in the results.json of a training spec."""
+    document = _json(path)
+    try:
+        return [run for run in document["runs"] if run["name"] and math.isfinite(run["loss"]) and run["flops"] > 0]
+    except (LookupError, TypeError) as error:
+        raise SpecError(
+            f"{path} does not hold the results of `einsearch train`: {type(error).__name__}: {error}",
+            remedy="give the results.json of `einsearch train`",
+        ) from error
+
+
+def _refuse_unlike(name: str, seeds: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Seeds are replicates only if their runs differ in the seed alone."""
+    first: dict[str, tuple[int, Mapping[str, Any]]] = {}
+    for seed, runs in seeds.items():
+        for run, found in runs.items():
+            if "spec" not in found:
+                continue
+            settings = {**found["spec"], "data": found["data_digest"], "seed": None}
+            before = first.setdefault(run, (seed, settings))
+            if unlike := differences(dict(before[1]), settings):
+                raise SpecError(
+                    f"examples/reproduction/{name}-{seed}: run {run} has other settings than in {name}-{before[0]}: {unlike[0]}",
+                    remedy="train both with one spec, or remove one of the folders",
+                )
 
 
 def collect(runs: Path, root: Path = ROOT) -> list[Path]:
@@ -104,6 +141,11 @@ def collect(runs: Path, root: Path = ROOT) -> list[Path]:
     if (runs / TIMINGS).exists():
         written.append(root / "benchmarks" / "results" / TIMINGS)
         shutil.copyfile(runs / TIMINGS, written[-1])
+    if not written:
+        raise SpecError(
+            f"{runs} holds no study of specs/paper with a finished run",
+            remedy=f"give the folder that holds folders such as {RANKED[0]} or {TRAINED[1]}-0",
+        )
     return written
 
 

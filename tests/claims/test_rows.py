@@ -24,6 +24,7 @@ from benchmarks.claims.rows import (
     wide_rows,
 )
 from benchmarks.claims.studies import Store, collect
+from einsearch_cli.errors import SpecError
 
 Loss = Callable[[str, int], float]
 
@@ -257,3 +258,29 @@ def test_finished_studies_are_brought_in_and_unfinished_ones_as_far_as_they_are(
     trained = Store(root).trained("ffn")
     assert trained is not None
     assert trained.names == ["dense-24"]
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="holds no study of specs/paper with a finished run"):
+        collect(tmp_path, tmp_path / "project")
+    folder = tmp_path / "examples/reproduction/wide-0"
+    folder.mkdir(parents=True)
+    for text, said in (
+        ("{", "cannot be read as JSON"),
+        ("[]", "does not hold the results of `einsearch train`"),
+        ('{"runs": [{"name": "dense-48"}]}', "does not hold the results of `einsearch train`"),
+    ):
+        (folder / "results.json").write_text(text)
+        with pytest.raises(SpecError, match=said):
+            all_rows(Store(tmp_path))
+
+
+def test_seeds_that_differ_in_more_than_the_seed_are_refused(tmp_path: Path) -> None:
+    for seed, rate in ((0, 1e-3), (1, 2e-3)):
+        folder = tmp_path / f"examples/reproduction/wide-{seed}"
+        folder.mkdir(parents=True)
+        spec = {"seed": seed, "optimizer": {"learning_rate": rate}}
+        run = {"name": "dense-48", "loss": 3.0, "flops": 1, "spec": spec, "data_digest": "ab"}
+        (folder / "results.json").write_text(json.dumps({"runs": [run]}))
+    with pytest.raises(SpecError, match=r"wide-1: run dense-48 has other settings than in wide-0: .*learning_rate"):
+        Store(tmp_path).trained("wide")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +13,22 @@ from scipy import stats
 
 from benchmarks.claims import taxonomy
 from benchmarks.claims.inference import Claim
-from benchmarks.claims.taxonomy import Sample, correlations, freedman_lane, joint_slopes, nu_slope, slope_trend
+from benchmarks.claims.rows import all_rows
+from benchmarks.claims.studies import Store
+from benchmarks.claims.taxonomy import (
+    Sample,
+    correlations,
+    exponent_differences,
+    freedman_lane,
+    joint_slopes,
+    nu_slope,
+    slope_trend,
+)
+from einsearch_cli.reports import StudyReport, write_results
+from einsearch_cli.scaling import rank_candidates
 from einsearch_cli.scaling.exponents import exponent_effects
 from einsearch_cli.structures import parse_structure
+from einsearch_cli.training.proxy.trial import Trial, TrialResult
 
 BUDGETS = (1e9, 1e10, 1e11)
 
@@ -106,3 +122,50 @@ def test_nu_is_judged_among_full_rank_structures_without_sharing() -> None:
     strong = nu_slope(sample(3, {"ν": 0.5}, noise=0.002, count=60).full(), 0)
     assert claim.verdict(strong, claim.p(strong)) == "does not hold"
     assert len(drawn.without_dense().names) == 59
+
+
+def power_laws(exponents: dict[str, float]) -> StudyReport:
+    """A study whose structures follow power laws, with noise of 0.2%."""
+    draw, results = random.Random(0), []
+    for text, exponent in exponents.items():
+        for rung, width, seed in itertools.product(range(3), (64, 128, 256), range(3)):
+            budget = 1e10 * 4.0**rung
+            loss = (budget / 1e10) ** -exponent * (1 + 0.1 * (width != 128)) * math.exp(draw.gauss(0, 0.002))
+            trial = Trial(parse_structure(text), width, seed, rung, budget)
+            results.append(TrialResult(trial, "ok", loss, width**2, budget, budget, 500, 1.0, (), None, tokens=1e6))
+    ranking = rank_candidates(results, parse_structure("dense"))
+    return StudyReport(title="t", task="teacher", budget_flops=1.6e11, results=tuple(results), ranking=ranking)
+
+
+FULL = ("monarch", "(1/3|0|2/3|0|2/3|1/3|0)", "(1/4|0|3/4|0|3/4|1/4|0)")
+
+
+@pytest.mark.parametrize(("exponent", "verdict"), [(0.3, "holds"), (0.5, "does not hold")])
+def test_exponents_of_laws_are_compared_with_denses(exponent: float, verdict: str) -> None:
+    study = power_laws({"dense": 0.3, "low-rank": 0.9, **dict.fromkeys(FULL, exponent)})
+    found, claim = exponent_differences(study), Claim("within", 0.1)
+    assert found.value == pytest.approx(exponent / 0.3 - 1, abs=0.02)
+    assert claim.verdict(found, claim.p(found)) == verdict
+
+
+def test_rows_of_a_study_of_the_taxonomy(tmp_path: Path) -> None:
+    texts = (
+        "dense",
+        "low-rank",
+        "low-rank:r=d^3/4",
+        "kronecker",
+        "tt:r=d^1/4",
+        *FULL,
+        *("monarch:blocks=d^1/3", "btt:r=d^1/4"),
+    )
+    study = power_laws(dict.fromkeys(texts, 0.3))
+    folder = tmp_path / "examples/reproduction/taxonomy-text"
+    folder.mkdir(parents=True)
+    write_results(folder / "results.json", study)
+    rows, rungs = all_rows(Store(tmp_path))
+    assert [row.key for row in rows] == [f"{name}-text" for name in ("omega", "psi", "nu", "nu-trend", "laws")]
+    words = {row.key: row.verdict for row in rows}
+    assert words["laws-text"] == words["nu-text"] == "holds"
+    assert words["omega-text"] == words["psi-text"] == words["nu-trend-text"] == "cannot tell"
+    assert len(rungs) == 3 * len({row["exponent"] for row in rungs})
+    assert "best width the narrowest of 0 and the widest of 0" in rows[0].scale
