@@ -179,7 +179,7 @@ def _layer_finding(rows: Mapping[str, Row]) -> str | None:
     cpu, gpu, merge = (rows.get(key) for key in ("speed-31-CPU", "speed-31-H200", "pre-merge"))
     if cpu is None or gpu is None or merge is None:
         return None
-    guided = rows.get("guided-flops-guided") or rows.get("guided-flops-guided-small")
+    guided = rows.get("guided-flops")
     more = "" if guided is None else f" Guides, on as many FLOPs: {_said(guided)}."
     return (
         f"**Speed:** layers with 31% of the parameters run {cpu.shown()[0]} as fast as dense on a CPU ({cpu.verdict}) and "
@@ -240,7 +240,7 @@ def studies_table(store: Store) -> str:
                 [
                     name,
                     command,
-                    "finished",
+                    "finished" if study.title == name else study.title,
                     f"{len(study.all_runs):,}",
                     f"{hours:.1f}",
                     _machine(dict(study.environment)),

@@ -21,7 +21,7 @@ from einsearch_cli.settings import differences
 from einsearch_cli.structures import LayerSpec, parse_layer
 
 ROOT = Path(__file__).parents[2]
-TRAINED = ("ffn-rates", "ffn", "guided", "guided-small", "wide", "overtraining")
+TRAINED = ("ffn-rates", "ffn", "guided", "wide", "overtraining")
 RANKED = ("taxonomy-teacher", "taxonomy-text", "taxonomy-pixels", "experts", "experts-small")
 TIMINGS = "rate_transfer.json"
 NEARLY_ALL = 0.9

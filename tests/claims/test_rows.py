@@ -66,7 +66,7 @@ def guided_loss(gain: float, noise: float = 0.002) -> Loss:
 
 def test_guides_that_help_hold_and_guides_that_do_not_cannot_be_told(tmp_path: Path) -> None:
     store = write_runs(tmp_path / "a", "guided", 3, {"dense": 1e9, **GUIDED}, guided_loss(0.05))
-    found = row(finished(list(guided_rows(store))), "guided-flops-guided")
+    found = row(finished(list(guided_rows(store))), "guided-flops")
     assert (found.verdict, found.interval) == ("holds", "3 seeds, t with 2 degrees of freedom")
     assert found.value == pytest.approx(-0.05, abs=0.005)
     assert found.shown()[0] == f"−{-math.expm1(found.value):.1%}"
@@ -83,8 +83,8 @@ def test_guides_that_help_hold_and_guides_that_do_not_cannot_be_told(tmp_path: P
 
 
 def test_one_seed_gives_an_interval_over_structures_that_says_so(tmp_path: Path) -> None:
-    store = write_runs(tmp_path, "guided-small", 1, {"dense": 1e9, **GUIDED}, guided_loss(0.05))
-    found = row(finished(list(guided_rows(store))), "guided-flops-guided-small")
+    store = write_runs(tmp_path, "guided", 1, {"dense": 1e9, **GUIDED}, guided_loss(0.05))
+    found = row(finished(list(guided_rows(store))), "guided-flops")
     assert found.interval == "2 structures of one seed, t with 1 degree of freedom"
     alone = {name: flops for name, flops in GUIDED.items() if name.startswith("low-rank")}
     store = write_runs(tmp_path / "alone", "guided", 1, {"dense": 1e9, **alone}, guided_loss(0.05))
@@ -202,7 +202,7 @@ def test_contrasts_of_two_structures_are_those_of_the_ranking() -> None:
 def test_a_row_without_an_interval_is_refused(tmp_path: Path) -> None:
     drafts = list(guided_rows(write_runs(tmp_path, "guided", 3, {"dense": 1e9, **GUIDED}, guided_loss(0.05))))
     object.__setattr__(drafts[0].found, "error", math.nan)
-    with pytest.raises(ValueError, match="guided-flops-guided has no interval"):
+    with pytest.raises(ValueError, match="guided-flops has no interval"):
         finished(drafts)
 
 
