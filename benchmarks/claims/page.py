@@ -27,6 +27,8 @@ TOPICS = {
     "merge": ("pre-merge",),
 }
 """Sections of the page, and the keys of their rows."""
+AWAITED = {"kinds", "more", "wide", "guided", "rates"}
+"""Sections whose studies had not finished when this was written: the only ones that may be without a row."""
 
 
 def of_topic(rows: Sequence[Row], topic: str) -> list[Row]:

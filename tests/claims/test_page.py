@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.claims.page import TOPICS, blocks, filled, of_topic, page_of, studies_table
+from benchmarks.claims.page import AWAITED, TOPICS, blocks, filled, of_topic, page_of, studies_table
 from benchmarks.claims.rows import Row, all_rows, document_of
 from benchmarks.claims.studies import ROOT, Store
 
@@ -52,7 +52,7 @@ def test_the_table_of_studies_is_that_of_the_files() -> None:
 
 
 def test_every_claim_has_a_row_and_every_row_an_interval(rows: list[Row]) -> None:
-    assert [topic for topic in TOPICS if not of_topic(rows, topic)] == []
+    assert {topic for topic in TOPICS if not of_topic(rows, topic)} <= AWAITED
     assert sorted(row.key for topic in TOPICS for row in of_topic(rows, topic)) == sorted(row.key for row in rows)
     for row in rows:
         assert math.isfinite(row.high - row.low)
