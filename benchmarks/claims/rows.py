@@ -24,6 +24,7 @@ from benchmarks.claims.taxonomy import (
     slope_trend,
 )
 from einsearch_cli.reports import StudyReport
+from einsearch_cli.scaling import levels_of
 from einsearch_cli.scaling.many import holm
 from einsearch_cli.scaling.noise import noise_of
 from einsearch_cli.structures import LayerSpec, expert_of, parse_layer
@@ -326,7 +327,7 @@ def contrast(study: StudyReport, first: LayerSpec, second: LayerSpec) -> Student
         weights[0, at] = sign
         parts.append(fitted.part(item, weights))
         value += sign * fitted.minima[at].log_loss
-    variance = noise_of(dict(study.levels)).of_contrasts(*parts)
+    variance = noise_of(levels_of(study.observations)).of_contrasts(*parts)
     if variance is None:
         return None
     seeds = min(entry.seeds for entry in study.ranking.entries if entry.structure in (first, second))
@@ -747,7 +748,8 @@ def rate_rows(store: Store) -> Iterator[Draft]:
         (run["rule"], run["structure"], run["width"], run["rate"], run["seed"]): run["loss"] for run in runs
     }
     structures = [name for name in dict.fromkeys(run["structure"] for run in runs) if name != "dense"]
-    seeds, rates = sorted({run["seed"] for run in runs}), sorted({run["rate"] for run in runs})
+    seeds = sorted({run["seed"] for run in runs})
+    rates: list[float] = sorted({run["rate"] for run in runs})
     narrow, wide = widths[0], widths[-1]
     rules = sorted({run["rule"] for run in runs})
     complete = all(

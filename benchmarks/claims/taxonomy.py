@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.claims.inference import DrawnEstimate, Estimate, StudentEstimate, of_slope
 from einsearch_cli.reports import StudyReport
+from einsearch_cli.scaling import levels_of
 from einsearch_cli.scaling.noise import Floats, noise_of
 from einsearch_cli.structures import Structure, parse_structure
 
@@ -203,7 +204,7 @@ def exponent_differences(study: StudyReport) -> Estimate:
     weights = np.zeros((1, len(fitted.minima)))
     for rung, weight in zip(study.common_rungs, line, strict=True):
         weights[0, fitted.at(rung) or 0] = weight
-    variance = noise_of(dict(study.levels)).of_contrasts(fitted.part(dense, weights))
+    variance = noise_of(levels_of(study.observations)).of_contrasts(fitted.part(dense, weights))
     if variance is None or len(values) < 2:
         raise ValueError("no two structures, or one seed")
     mean = statistics.fmean(values)
