@@ -1,4 +1,4 @@
-"""What the two papers claim, measured again: every claim with an interval and a verdict.
+"""The claims of the two papers, measured again: every claim with an interval and a verdict.
 
     python -m benchmarks.claims
 

@@ -106,7 +106,7 @@ class DrawnEstimate:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says of an effect: above 0, below 0, or within a margin of 0."""
+    """A paper's claim about an effect: above 0, below 0, or within a margin of 0."""
 
     kind: Literal["above", "below", "within"]
     margin: float = 0.0

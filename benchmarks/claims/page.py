@@ -124,7 +124,7 @@ def _interval(value: float, low: float, high: float) -> str:
 
 
 def topic_lines(rows: Sequence[Row]) -> str:
-    """What was measured for one section: figure, interval, verdict and control of every row."""
+    """The results of one section: figure, interval, verdict and control of every row."""
     if not rows:
         return "Not measured yet."
     lines = []

@@ -43,17 +43,17 @@ class Row:
 
     key: str
     claim: str
-    """In one sentence."""
+    """The claim, in one sentence."""
     published: str
     source: str
     effect: str
-    """What the figure is."""
+    """Description of the figure."""
     unit: Unit
     value: float
     low: float
     high: float
     rule: str
-    """What the claim says of the effect."""
+    """The kind of claim: above, below or within the margin."""
     margin: float
     interval: str
     """Where the interval comes from."""
@@ -63,7 +63,7 @@ class Row:
     study: str
     scale: str
     control: str
-    """What the control measured, in one sentence."""
+    """Result of the control, in one sentence."""
     would_tell: str
     """The command whose result would tell more, and where it has to run."""
 
@@ -169,7 +169,7 @@ def _ranked_scale(study: StudyReport, runs: str = "") -> str:
 
 
 def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
-    """What ω, ψ and ν say of the loss on one task; nothing before its study has finished."""
+    """Effects of ω, ψ and ν on the loss of one task; nothing before its study has finished."""
     study = store.ranked(f"taxonomy-{task}")
     if study is None:
         return
@@ -387,7 +387,7 @@ def _named(text: str) -> str:
 
 
 def _without_experts(study: StudyReport, structure: LayerSpec, other: LayerSpec) -> str:
-    """What the structure of the experts does without experts; where that is the rival, what else experts cost."""
+    """How the experts' structure does without experts; where that is the rival, the other costs of experts."""
     plain = expert_of(structure)
     found = contrast(study, structure, plain)
     if found is not None and plain != other:
@@ -479,7 +479,7 @@ def feed_forward_rows(store: Store) -> Iterator[Draft]:
 
 
 def _rates_control(store: Store, runs: TrainedRuns, kinds: Sequence[str]) -> str:
-    """What the best of the rates of `ffn-rates` would have gained on those of these runs, at one size."""
+    """How much the best rate of `ffn-rates` would have gained over the rates of these runs, at one size."""
     tuned = store.trained("ffn-rates")
     if tuned is None:
         return ""

@@ -60,7 +60,7 @@ class Sample:
         return self.where([name != str(parse_structure("dense")) for name in self.names])
 
     def full(self) -> Sample:
-        """Those without shared parameters and of full rank."""
+        """The structures of full rank without shared parameters."""
         return self.where([row["ω"] == 0 and row["1 − ψ"] == 0 for row in self.exponents])
 
     @cached_property
@@ -86,7 +86,7 @@ def slopes_of(x_SK: Floats, y_SR: Floats) -> Floats:
 
 
 def joint_slopes(sample: Sample) -> dict[str, list[DrawnEstimate]]:
-    """Of each exponent, its slope at every rung: intervals by drawing structures, p by permuting residuals.
+    """Slope of each exponent at every rung: intervals by drawing structures, p by permuting residuals.
 
     The permutation is Freedman and Lane's (1983): residuals of the fit without the exponent are permuted, and the share
     of permutations whose |t| is as large as the observed one is p.

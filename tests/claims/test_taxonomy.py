@@ -1,4 +1,4 @@
-"""What exponents say of the loss: planted slopes are found, and null ones are called at the nominal rate."""
+"""Regressions of loss on the exponents find planted slopes, and report absent ones at the nominal rate."""
 
 from __future__ import annotations
 

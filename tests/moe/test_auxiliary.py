@@ -301,7 +301,7 @@ def test_a_context_is_not_entered_twice_at_once() -> None:
     alone, _ = trained(found, x)
     with AuxiliaryLoss(found) as auxiliary:
         found(x)
-        with pytest.raises(LayerError, match="listening already"), auxiliary:
+        with pytest.raises(LayerError, match="active already"), auxiliary:
             pass
     assert auxiliary.loss().item() == pytest.approx(alone)
     with auxiliary:
