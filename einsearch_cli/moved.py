@@ -21,7 +21,7 @@ _MOVED: Final = {  # the first that fits
 
 
 def moved_to(module: str) -> str | None:
-    """The name that a module has today; None if it has its first one.
+    """The name that a module has today; None if it was never renamed.
 
     >>> moved_to("einsearch_cli.layers.guided.layer"), moved_to("einsearch_cli.layers.merging")
     ('einsearch_cli.guided.layer', None)

@@ -75,7 +75,7 @@ class TunedRate(Record):
         return self.edge is not None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields and the learning rate as plain values."""
         return Record.to_json(self) | {"learning_rate": self.learning_rate}
 
 

@@ -78,7 +78,7 @@ class Stages:
         return values
 
     def run(self, stage: StudyStage, rung: int, trials: Sequence[Trial], *, goes_on: bool = False) -> None:
-        """Run the trials that have no result yet, equal networks once; `goes_on` adds trials to the stage before."""
+        """Run the trials that have no result yet; equal networks run once. `goes_on` continues the stage before."""
         if not trials:
             return
         pairs = [(trial, self._source(trial)) for trial in trials]

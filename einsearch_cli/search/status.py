@@ -107,7 +107,7 @@ class StudyStatus(Record):
     alive: bool | None = None
     """Whether that process is alive; None in the file itself, and if another machine would have to be asked."""
     updated: str
-    """When the file was written: UTC, ISO 8601. While a study runs, at least every 10 seconds."""
+    """When the file was written: UTC, ISO 8601. A running study writes it at least every 10 seconds."""
     engine: str
     workers: int
     stage: StageStatus | None = None

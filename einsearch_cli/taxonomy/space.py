@@ -97,7 +97,7 @@ class SpaceCounts:
     irreducible: int
     """Distinct structures that need all their factors, by Burnside's lemma and inclusion–exclusion."""
     survivors: int
-    """Irreducible ones within the bounds, by search."""
+    """Irreducible structures within the bounds, counted by a search."""
 
 
 @dataclass(frozen=True, slots=True)

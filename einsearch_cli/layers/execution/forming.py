@@ -163,7 +163,7 @@ class _Program:
         return memory.place, partial(_copied, *lying, shape), 2 * _CALL + math.prod(shape)
 
     def _ways(self, first: _Memory, second: _Memory, target: Axes) -> Iterator[_Way]:
-        """Ways to multiply: element by element, or as a matrix product, with B, M, N and K in orders found in memory."""
+        """Ways to multiply: element by element, or as a matrix product whose axes are ordered as one of the tensors is."""
         one, two = set(first.axes), set(second.axes)
         summed = one & two - set(target)
         if not summed or two <= one:

@@ -98,7 +98,7 @@ def _drop_what_changes_nothing(graph: Graph) -> None:
 
 
 def _plain_selects(graph: Graph) -> None:
-    """Make a view of taking the only element of an axis, and of putting it back."""
+    """Turn the selection of an axis's only element, and its reverse, into views."""
     for node in _calls(graph, aten.select.int):
         if _value(node.args[0]).shape[node.args[1]] == 1:  # type: ignore[index]
             node.target, node.args = aten.squeeze.dim, (node.args[0], node.args[1])
