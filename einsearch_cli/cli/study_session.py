@@ -241,6 +241,7 @@ class StudySession:
         self, outcome: StudyOutcome, step_seconds: dict[Place, float], coordinates: tuple[LayerCoordinates, ...]
     ) -> StudyReport:
         from einsearch_cli.reports import StudyReport
+        from einsearch_cli.search.setup import setup_words, whole_spec
 
         found = outcome.exploration
         rivals = [] if found is None or found.rival is None else [found.rival]
@@ -261,6 +262,8 @@ class StudySession:
             step_seconds=step_seconds,
             coordinates=coordinates,
             loss_name=f"validation loss ({self.task.loss_unit})",
+            setup=setup_words(self.spec, self.task),
+            spec=whole_spec(self.spec, self.candidates, self.task),
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=environment(),
         )

@@ -5,8 +5,8 @@ Coordinates are pixels of a chart's viewBox, y pointing down. Names stand at the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from einsearch_cli.reports.looks import Look
 from einsearch_cli.reports.plot import Scale, linear_ticks, log_ticks, padded_range
@@ -43,8 +43,16 @@ class Axis:
             return start + self.places[value][0] * (end - start)
         return Scale(self.low, self.high, start, end, self.logarithmic)(value)
 
+    def with_labels(self, words: Callable[[float], str]) -> Axis:
+        """The axis with other words at its ticks."""
+        return replace(self, ticks=[(value, words(value)) for value, _ in self.ticks])
+
     def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high
+        return self.places is not None or self.low >= self.high or self.low <= value <= self.high
+
+    def nearest(self, value: float) -> float:
+        """The value itself, or the end of the axis beyond which it lies."""
+        return value if self.holds(value) else min(max(value, self.low), self.high)
 
 
 def log_axis(name: str, values: Sequence[float], pad: float = 0.06, most: int = 8) -> Axis:
@@ -86,7 +94,8 @@ class Point:
     x: float
     y: float
     kind: str = "dot"
-    """'dot', 'hollow', 'faint', or 'badge': a disc with a label in it."""
+    """'dot', 'hollow', 'faint', or 'badge': a disc with a label in it. Axes are made for the others: a point that
+    lies outside of them is an arrow at the edge."""
     tip: str | None = None
     """What is said about it on hover, one fact per line."""
     interval: tuple[float, float] | None = None
@@ -157,6 +166,10 @@ class Chart:
     @property
     def bottom(self) -> float:
         return float(self.height - BOTTOM)
+
+    def holds(self, point: Point) -> bool:
+        """Whether a point lies within the axes."""
+        return self.x.holds(point.x) and self.y.holds(point.y)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """The pixel of a pair of values."""

@@ -25,7 +25,8 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     `Exploration`, null where candidates were given), `rates` (`TunedRate.to_json` of each structure), `controls` (structures
     that were added, and the candidates of each), `exponents` (`ExponentEffects.to_json`), `spending` (fields of `Spending`:
     plan, looks, what was saved), `coordinates` (`LayerCoordinates.to_json` of every layer that was checked), `step_seconds`
-    (of a training step, timed in a race), besides `title`, `loss_name`, `run_time_s` (summed over runs) and `environment`,
+    (of a training step, timed in a race), `setup` (what was trained on what, in words), `spec` (the study file that repeats
+    it), besides `title`, `loss_name`, `run_time_s` (summed over runs) and `environment`,
     and the fields of `Ranking`. Structures are written in the text notation, which `parse_layer` reads;
     ω, ψ and ν as exact fractions such as "1/2"; `rung` counts from 0. A run of which `trained_as` names another
     structure is a copy of that one's: both are the same network at this width.
@@ -59,6 +60,8 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         "controls": [{"structure": str(s), "of": list(map(str, of))} for s, of in study.controls.items()],
         "ranking": [entry.to_json() | study.taxonomy_record(entry.structure) for entry in study.ranking.entries],
         "comparisons": [ranking.to_json() for ranking in study.comparisons],
+        "setup": dict(study.setup),
+        "spec": dict(study.spec),
         "environment": dict(study.environment),
         "commands": list(study.commands),
     }

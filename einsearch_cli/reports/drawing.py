@@ -10,9 +10,11 @@ from itertools import pairwise
 
 from einsearch_cli.reports.chart import CHARACTER, COLUMN, TOP, Chart, Line, Place, Point, Rule, Series
 from einsearch_cli.reports.markup import NOTHING, Html, element, joined
-from einsearch_cli.reports.plot import data_of, mark, polyline, spread_apart, swarm, swatch, text
+from einsearch_cli.reports.plot import arrow, data_of, mark, polyline, spread_apart, swarm, swatch, text
 
 LABEL_GAP = 17.0
+_ARROW = 4.5
+"""Radius of the arrows at the edges."""
 _RADII = {"dot": 5.0, "faint": 2.6, "hollow": 5.0, "badge": 8.5}
 
 
@@ -134,7 +136,7 @@ def _rule_names(chart: Chart) -> Iterable[Html]:
 def _drawn(chart: Chart) -> Iterable[Place]:
     """Pixels that marks, intervals and lines go through, a few of each."""
     for item in chart.series:
-        for point in item.points:
+        for point in filter(chart.holds, item.points):
             yield from (
                 (x + item.dodge, y) for x, y in (chart.at(point.x, end) for end in (point.y, *(point.interval or ())))
             )
@@ -172,6 +174,8 @@ def _line(chart: Chart, item: Series, line: Line) -> Html:
 
 
 def _point(chart: Chart, item: Series, point: Point, aside: float) -> Html:
+    if not chart.holds(point):
+        return _beyond(chart, item, point)
     x, y = chart.at(point.x, point.y)
     carried = data_of(x=point.x, y=point.y, dodge=0.0 if chart.y.places else item.dodge + aside)
     if chart.y.places:
@@ -181,6 +185,18 @@ def _point(chart: Chart, item: Series, point: Point, aside: float) -> Html:
     shape = "circle" if point.kind == "badge" else item.look.marker
     drawn = mark(shape, x, y, _radius(point), class_=point.kind, data_tip=point.tip, **carried)
     return joined([_interval(chart, point, x), drawn, _label(chart, item, point, x, y) if point.label else NOTHING])
+
+
+def _beyond(chart: Chart, item: Series, point: Point) -> Html:
+    """An arrow at the edge beyond which a point lies."""
+    x, y = chart.at(chart.x.nearest(point.x), chart.y.nearest(point.y))
+    side = (point.x > chart.x.high) - (point.x < chart.x.low) if chart.x.places is None else 0
+    upright = (point.y < chart.y.low) - (point.y > chart.y.high) if chart.y.places is None else 0
+    room = _ARROW + 1.0  # the arrow lies inside of the chart
+    x, y = x - side * room + (0.0 if side else item.dodge), y - upright * room
+    tip = None if point.tip is None else f"{point.tip}\noutside of the chart, where the arrow points"
+    carried = data_of(x=point.x, y=point.y, dodge=0.0 if side else item.dodge)
+    return arrow(x, y, (side, upright), _ARROW, class_="beyond", data_tip=tip, **carried)
 
 
 def _label(chart: Chart, item: Series, point: Point, x: float, y: float) -> Html:
@@ -215,7 +231,8 @@ def _moved_apart(chart: Chart) -> dict[int, float]:
     groups: dict[float, list[Point]] = {}
     for item in chart.series:
         for point in item.points:
-            groups.setdefault(point.y if is_upright else point.x, []).append(point)
+            if chart.holds(point):
+                groups.setdefault(point.y if is_upright else point.x, []).append(point)
     moved = {}
     for value, points in groups.items():
         along = [chart.at(point.x, point.y)[0 if is_upright else 1] for point in points]

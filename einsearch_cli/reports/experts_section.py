@@ -8,7 +8,7 @@ from einsearch_cli.reports.figure_experts import STARVED, load_figure
 from einsearch_cli.reports.markup import Html, joined
 from einsearch_cli.reports.numbers import loss_text
 from einsearch_cli.reports.page import Page, fill
-from einsearch_cli.reports.table import Cell, Row, number, structure, table
+from einsearch_cli.reports.table import Cell, Row, number, structure, table, without_constants
 from einsearch_cli.structures import LayerSpec, short_name
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def _table(page: Page, shown: list[TrialResult], without: dict[LayerSpec, TrialR
                 cells.append(number("" if other is None else f"{other.routing[position].smallest_load:.2f}"))
             rows.append(Row(cells=cells, look=page.looks[result.trial.structure]))
     heads = (*_HEADS, _WITHOUT) if without else _HEADS
-    return table(heads, rows, numbers=heads[2:], summary=f"Every layer ({len(rows)} rows)")
+    shown, rows, constants = without_constants(heads, rows, keep=set(heads) - {"dropped"})
+    summary = f"Every layer ({len(rows)} rows)"
+    return table(shown, rows, numbers=heads[2:], summary=summary, caption=" ".join(constants))
 
 
 def _counted(shown: list[TrialResult], without: dict[LayerSpec, TrialResult]) -> str:

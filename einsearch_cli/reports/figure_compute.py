@@ -16,7 +16,7 @@ from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.structures import LayerSpec
 
 TALLEST = 12.0
-"""Losses above this many times the median are left out, lest one bad run flatten all others."""
+"""The axis ends at this many times the median loss, lest one bad run flatten all others."""
 SPREAD = 40.0
 """Pixels over which the marks at one of several budgets are spread sideways."""
 COLUMNS = 740.0
@@ -89,7 +89,7 @@ def _series(study: StudyReport, look: Identity, points: list[Point], y: Axis, sh
     name = f"{look.short_label}  {loss_text(shown[-1].y)}" if shown and look.stands_out else ""
     return Series(
         look=look,
-        points=shown,
+        points=points,
         lines=[Line(points=[(point.x, point.y) for point in shown])] if len(shown) > 1 else (),
         name=name,
         label="" if len(study.budgets) == 1 else name,

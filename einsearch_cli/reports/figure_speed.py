@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from einsearch_cli.reports.chart import Axis, Chart, Point, Rule, Series, log_axis
@@ -60,7 +60,7 @@ def speed_figure(result: BenchResult, shown: Comparison) -> Html:
     items = result.measurements
     x = log_axis(shown.x_name, [shown.x(item) for item in items] + [1.0] * shown.is_diagonal, most=5)
     if not shown.is_diagonal:
-        x = replace(x, ticks=[(value, flops_text(value).removeprefix("1×")) for value, _ in x.ticks])
+        x = x.with_labels(lambda value: flops_text(value).removeprefix("1×"))
     y = log_axis(shown.y_name, [*(shown.y(item) for item in items), 1.0])
     looks = looks_of((item.name for item in items), "dense")
     charts = [_chart(result, looks, shown, x, y, mode) for mode in sorted({item.case.mode for item in items})]

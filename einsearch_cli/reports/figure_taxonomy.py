@@ -15,7 +15,7 @@ from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.structures import LayerSpec
 
 TALLEST = 12.0
-"""Losses above this many times the median are left out, as in the loss–compute plot."""
+"""The axis ends at this many times the median loss, as in the loss–compute plot."""
 
 PANELS = (
     ("omega", "ω · parameter sharing", "0: every FLOP has its own parameter"),
@@ -27,16 +27,17 @@ PANELS = (
 def taxonomy_figure(page: Page) -> Html | None:
     """Loss at the largest budget common to all structures, against each exponent that takes several values.
 
-    None without losses.
+    None without losses, and where no exponent does.
     """
     study = page.study
     losses = {item: loss for item, loss in study.common_losses.items() if loss > 0}
     if not losses or study.common_rung is None:
         return None
+    varied = [panel for panel in PANELS if panel[0] not in constant_exponents(study)]
+    if not varied:
+        return None
     ceiling = TALLEST * median(losses.values())
-    losses = {item: loss for item, loss in losses.items() if loss <= ceiling}
-    y = log_axis(study.loss_name, list(losses.values()), 0.08)
-    varied = [panel for panel in PANELS if panel[0] not in constant_exponents(study)] or PANELS[:1]
+    y = log_axis(study.loss_name, [loss for loss in losses.values() if loss <= ceiling], 0.08)
     charts = [_chart(page, losses, y, *panel) for panel in varied]
     budget = flops_text(study.common_rung[1])
     said = f"{study.loss_name} at {budget} training FLOPs against omega, psi and nu for {len(losses)} structures"
@@ -66,7 +67,7 @@ def _chart(page: Page, losses: dict[LayerSpec, float], y: Axis, field: str, titl
         rules=[
             Rule(points=[(value, median(column))] * 2)
             for value, column in zip(sizes, columns, strict=True)
-            if len(column) > 1
+            if len(column) > 1 and y.holds(median(column))
         ],
         panel=field,
         title=title,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from einsearch_cli.reports.chart import Chart, Line, Point, Series, linear_axis, log_axis
 from einsearch_cli.reports.drawing import figure
@@ -43,7 +43,7 @@ def training_figure(report: TrainingReport, measure: Measure) -> Html | None:
     if not points or min(point.loss for point in points) <= 0:
         return None
     x = linear_axis(measure.title, max(measure.value(point) for point in points))
-    x = replace(x, ticks=[(value, measure.shown(value)) for value, _ in x.ticks])
+    x = x.with_labels(measure.shown)
     y = log_axis("held-out loss, nats per token (log scale)", [point.loss for point in points])
     looks = run_looks(report)
     series = [
@@ -58,14 +58,16 @@ def _drawn(curve: tuple[CurvePoint, ...]) -> tuple[CurvePoint, ...]:
 
 
 def _series(run: FinishedRun, look: Look, places: list[tuple[float, float]]) -> Series:
-    tip, name = _tip(run), shortened(run.result.name)
+    tip, name = tip_of(run), shortened(run.result.name)
     end = Point(x=places[-1][0], y=places[-1][1], tip=tip)
     return Series(look=look, points=[end], lines=[Line(points=places, tip=tip)], name=name, label=name)
 
 
-def _tip(run: FinishedRun) -> str:
+def tip_of(run: FinishedRun) -> str:
+    """What the mark of a run shows on hover, one fact per line."""
     result = run.result
     return (
         f"{result.name}\n{result.structure}\nheld-out loss at the end: {loss_text(result.loss)}\n"
-        f"{result.steps:,} steps, {flops_text(result.total_flops)} FLOPs, {duration_text(result.elapsed_s)}"
+        f"{result.params:,} parameters, {result.steps:,} steps, "
+        f"{flops_text(result.total_flops)} FLOPs, {duration_text(result.elapsed_s)}"
     )

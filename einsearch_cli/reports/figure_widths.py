@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from einsearch_cli.reports.chart import Axis, Chart, Line, Point, Series, log_axis
+from einsearch_cli.reports.chart import Chart, Line, Point, Series, log_axis
 from einsearch_cli.reports.drawing import figure
 from einsearch_cli.reports.looks import Identity
 from einsearch_cli.reports.markup import Html
@@ -22,25 +22,31 @@ _STEPS = 12
 
 
 def widths_figure(page: Page) -> Html | None:
-    """Every width of the structures that stand out, with the fitted parabolas; None where no run finished."""
+    """Every width of the structures that stand out, with the fitted parabolas; None with fewer than two widths."""
     study, looks = page.study, page.looks
     named = {item for item, look in looks.items() if look.stands_out}
     runs = [run for run in study.observations if run.structure in named and run.stage != "confirmation"]
-    if not runs:
+    if len({run.width for run in runs}) < 2:
         return None
     budgets = [budget for budget in study.budgets if any(run.rung == budget[0] for run in runs)][-MOST_PANELS:]
-    y = log_axis(f"{study.loss_name} (log scale)", [run.loss for run in runs if run.rung >= budgets[0][0]])
-    charts = [_chart(page, y, rung, budget, runs) for rung, budget in budgets]
+    charts = [_chart(page, rung, budget, runs) for rung, budget in budgets]
     return figure("widths", f"{study.loss_name} against the width of the network, one panel for each budget", charts)
 
 
-def _chart(page: Page, y: Axis, rung: int, budget: float, runs: Sequence[Observation]) -> Chart:
+def _chart(page: Page, rung: int, budget: float, runs: Sequence[Observation]) -> Chart:
+    """One budget; its axes hold the widths that were trained from all seeds, and the parabolas."""
     study, looks = page.study, page.looks
     here = [run for run in runs if run.rung == rung]
     shown = [item for item in study.structures if any(run.structure == item for run in here)]
     series = [_series(study, looks[item], rung, [run for run in here if run.structure == item]) for item in shown]
     series.sort(key=lambda item: item.look.tone != "ink")
-    x = log_axis("width (log scale)", [float(run.width) for run in here], most=5)
+    points = [point for item in series for point in item.points]
+    main = [point for point in points if point.kind != "faint"] or points
+    drawn = [(point.x, point.y) for point in main] + [
+        at for item in series for line in item.lines for at in line.points
+    ]
+    x = log_axis("width (log scale)", [x for x, _ in drawn], most=5)
+    y = log_axis(f"{study.loss_name} (log scale)", [y for _, y in drawn])
     return Chart(x=x, y=y, series=series, panel=f"rung-{rung + 1}", title=f"{flops_text(budget)} FLOPs", width=420)
 
 

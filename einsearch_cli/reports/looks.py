@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.scaling import RankingEntry
@@ -43,12 +44,18 @@ class Identity(Look):
     @property
     def label(self) -> str:
         """Rank and short name."""
-        return f"{self.number} {short_name(self.entry.structure)}"
+        return f"{self.number} {_name(self.entry.structure)}"
 
     @property
     def short_label(self) -> str:
         """The label cut to what fits next to a figure."""
         return shortened(self.label)
+
+
+@lru_cache(maxsize=1024)
+def _name(spec: LayerSpec) -> str:
+    """The name, which takes 0.6 ms to find and stands at every mark of a structure."""
+    return short_name(spec)
 
 
 def identities(study: StudyReport) -> dict[LayerSpec, Identity]:

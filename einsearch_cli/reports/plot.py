@@ -171,6 +171,19 @@ def mark(shape: str, x: float, y: float, radius: float, **attributes: str | floa
     return element("path", d=outline, transform=f"translate({x:.1f} {y:.1f})", **attributes)
 
 
+_ARROW: Points = ((0, -1.3), (1.15, 0.4), (0.4, 0.4), (0.4, 1.3), (-0.4, 1.3), (-0.4, 0.4), (-1.15, 0.4))
+"""An arrow that points up."""
+
+
+def arrow(x: float, y: float, towards: tuple[float, float], radius: float, **attributes: str | float | None) -> Html:
+    """An arrow centred on (x, y) that points in the direction of the vector `towards`."""
+    corners = [(radius * dx, radius * dy) for dx, dy in _ARROW]
+    outline = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in corners) + "Z"
+    turn = math.degrees(math.atan2(towards[0], -towards[1]))
+    moved = f"translate({x:.1f} {y:.1f})" + (f" rotate({turn:.0f})" if turn else "")
+    return element("path", d=outline, transform=moved, **attributes)
+
+
 def data_of(**shown: float | Sequence[float]) -> dict[str, str]:
     """Attributes with the numbers that a mark shows; a sequence for the points of a line.
 

@@ -19,7 +19,7 @@ from einsearch_cli.reports.numbers import (
 from einsearch_cli.reports.page import Page
 from einsearch_cli.reports.plot import Scale, data_of, mark
 from einsearch_cli.reports.study_report import StudyReport, relative_difference
-from einsearch_cli.reports.table import Cell, Row, number, structure, table
+from einsearch_cli.reports.table import Cell, Row, number, structure, table, without_constants
 from einsearch_cli.reports.tables import gain_text, rate_text, width_text, with_interval
 from einsearch_cli.scaling import Ranking, RankingEntry
 from einsearch_cli.structures import short_name
@@ -31,6 +31,8 @@ _HEADS = (
 )
 _OPTIONAL = frozenset({*_GAINS[1:], "learning rate"})
 """Columns that are left out where no structure has a value."""
+_ALWAYS = frozenset(_HEADS) - {"ω", "ψ", "ν"}
+"""Columns that stay where all structures have the same value."""
 _NUMBERS = frozenset(_HEADS) - {"structure", "verdict", "better ◂ 0 ▸ worse"}
 
 _COMPARISON_HEADS = ("structure", "verdict", "compute gain", "loss against the baseline", "better ◂ 0 ▸ worse")
@@ -52,13 +54,15 @@ def ranking_section(page: Page) -> Html:
             rows.append(Row(divider=_stopped(look.entry)))
         rung = look.entry.rung
         rows.append(_row(study, look, scale))
+    heads, rows, constants = without_constants(_HEADS, rows, keep=_ALWAYS)
     kept = [
         position
-        for position, head in enumerate(_HEADS)
+        for position, head in enumerate(heads)
         if head not in _OPTIONAL or any(row.cells[position].text != MISSING for row in rows if row.cells)
     ]
     shown = [replace(row, cells=[row.cells[position] for position in kept]) if row.cells else row for row in rows]
-    return table([_HEADS[position] for position in kept], shown, _NUMBERS, caption=_how_to_read(study))
+    caption = " ".join([*constants, _how_to_read(study)])
+    return table([heads[position] for position in kept], shown, _NUMBERS, caption=caption)
 
 
 def _stopped(entry: RankingEntry) -> str:

@@ -15,14 +15,14 @@ from einsearch_cli.reports.markup import Html
 from einsearch_cli.reports.numbers import MISSING, duration_text, flops_text, loss_text
 from einsearch_cli.reports.page import Page, fill
 from einsearch_cli.reports.study_report import StudyReport
-from einsearch_cli.reports.table import Row, number, structure, table
+from einsearch_cli.reports.table import Row, number, structure, table, without_constants
 from einsearch_cli.scaling import is_finished
 from einsearch_cli.structures import LayerSpec, expert_of, short_name
 from einsearch_cli.taxonomy import taxonomy_of
 from einsearch_cli.training.proxy.trial import TrialResult
 
-_TALLEST = 4.0
-"""Losses above this many times the lowest are left out, lest a bad run flatten all others."""
+_TALLEST = 1.5
+"""The axis ends at this many times the highest loss of a structure that was found or given: other proposals may be far worse."""
 
 
 def search_section(page: Page) -> Html | None:
@@ -42,24 +42,26 @@ def search_section(page: Page) -> Html | None:
 
 
 def search_figure(study: StudyReport) -> Html | None:
-    """Loss of all runs of the search against ω, ψ and ν; None without a finished run."""
+    """Loss of all runs of the search against ω, ψ and ν, as far as these differ; None without a finished run."""
     finished = [result for result in study.explored if is_finished(result)]
     if not finished or study.exploration is None:
         return None
-    lowest = min(_loss(result) for result in finished)
-    shown = [result for result in finished if _loss(result) <= _TALLEST * lowest]
     given = {entry.structure for entry in study.ranking.entries} - set(study.exploration.found)
     groups: tuple[tuple[str, Look, list[TrialResult]], ...] = (
-        ("found", Look("found", "c1", "circle"), [r for r in shown if r.trial.structure in study.exploration.found]),
-        ("given", Look("given", "ink", "square"), [r for r in shown if r.trial.structure in given]),
+        ("found", Look("found", "c1", "circle"), [r for r in finished if r.trial.structure in study.exploration.found]),
+        ("given", Look("given", "ink", "square"), [r for r in finished if r.trial.structure in given]),
         ("proposed", Look("proposed", "quiet", "circle"), []),
     )
     named = {id(result) for _, _, some in groups for result in some}
-    groups[2][2].extend(result for result in shown if id(result) not in named)
-    y = log_axis(f"{study.loss_name} (log scale)", [_loss(result) for result in shown], 0.08)
+    groups[2][2].extend(result for result in finished if id(result) not in named)
+    main = [_loss(result) for _, _, some in groups[:2] for result in some] or [min(map(_loss, finished))]
+    losses = [loss for loss in map(_loss, finished) if loss <= _TALLEST * max(main)]
+    y = log_axis(f"{study.loss_name} (log scale)", losses, 0.08)
     charts = []
     for field, title, hint in PANELS:
-        values = [_exponent(result.trial.structure, field) for result in shown]
+        values = [_exponent(result.trial.structure, field) for result in finished]
+        if len(set(values)) == 1:
+            continue
         charts.append(
             Chart(
                 x=linear_axis(hint, max(1.0, *values) * 1.04),
@@ -74,7 +76,9 @@ def search_figure(study: StudyReport) -> Html | None:
                 width=360,
             )
         )
-    return figure("search", f"{study.loss_name} of {len(shown)} runs of a search against omega, psi and nu", charts)
+    if not charts:
+        return None
+    return figure("search", f"{study.loss_name} of {len(finished)} runs of a search against omega, psi and nu", charts)
 
 
 def _loss(result: TrialResult) -> float:
@@ -162,4 +166,5 @@ def pareto_section(page: Page) -> Html | None:
         "No other structure, at any budget, has a lower loss for as few total FLOPs and seconds as one of these rows. Total "
         "FLOPs have embeddings and head in; time is steps times a timed step on this machine."
     )
-    return table(heads, rows, heads[1:], caption=caption)
+    shown, rows, constants = without_constants(heads, rows, keep=("structure", "loss"))
+    return table(shown, rows, heads[1:], caption=" ".join([caption, *constants]))

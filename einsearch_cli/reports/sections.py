@@ -6,12 +6,16 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import yaml
+
 from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.coordinates_section import coordinates_section
+from einsearch_cli.reports.costs_section import costs_section, widths_table
 from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
 from einsearch_cli.reports.figure_learning import learning_figure
 from einsearch_cli.reports.figure_overtraining import overtraining_figure
+from einsearch_cli.reports.figure_parameters import parameters_figure
 from einsearch_cli.reports.figure_rates import rates_figure
 from einsearch_cli.reports.figure_taxonomy import constant_exponents, taxonomy_figure
 from einsearch_cli.reports.figure_trend import trend_figure
@@ -19,9 +23,10 @@ from einsearch_cli.reports.figure_widths import widths_figure
 from einsearch_cli.reports.headline import headline
 from einsearch_cli.reports.law_section import law_section
 from einsearch_cli.reports.looks import Identity
-from einsearch_cli.reports.markup import Html, joined
+from einsearch_cli.reports.markup import NOTHING, Html, joined
 from einsearch_cli.reports.numbers import (
     MISSING,
+    count_text,
     duration_text,
     factor_text,
     flops_text,
@@ -32,9 +37,10 @@ from einsearch_cli.reports.page import Page, fill, render_page, report_section
 from einsearch_cli.reports.ranking_section import comparison_section, ranking_section
 from einsearch_cli.reports.search_section import pareto_section, search_section
 from einsearch_cli.reports.spending_facts import seeds_text, spending_facts, spending_sentences
+from einsearch_cli.reports.structure_cards import DRAWN_WIDTH, Shown, structure_cards
 from einsearch_cli.reports.study_report import StudyReport
-from einsearch_cli.reports.table import Cell, Row, number, structure, table
-from einsearch_cli.scaling import Trend
+from einsearch_cli.reports.table import Cell, Row, number, structure, table, without_constants
+from einsearch_cli.scaling import Trend, is_finished
 from einsearch_cli.scaling.exponents import ExponentEffects
 from einsearch_cli.search.outcome import TunedRate
 from einsearch_cli.structures import LayerSpec
@@ -52,6 +58,39 @@ LONGEST_ERROR = 600
 def result_section(page: Page) -> Html:
     """The findings in sentences."""
     return fill("findings.html", sentences=headline(page.study))
+
+
+@report_section("setup", "What was trained")
+def setup_section(page: Page) -> Html | None:
+    """Task, data, network and optimizer in plain words, and what repeats the study."""
+    study = page.study
+    facts = {**study.setup, **_steps(study)}
+    if not facts and not study.commands:
+        return None
+    notes = (
+        [] if study.setup else ["An earlier version wrote these results, without the settings of task and optimizer."]
+    )
+    file = yaml.safe_dump(dict(study.spec), sort_keys=False, allow_unicode=True) if study.spec else ""
+    return fill(
+        "setup.html",
+        facts=facts,
+        notes=notes,
+        commands=study.commands,
+        file=file,
+        file_name="The study file: all settings, for einsearch rank",
+    )
+
+
+def _steps(study: StudyReport) -> dict[str, str]:
+    """How long runs were, from the runs."""
+    runs = [result for result in study.results if is_finished(result)]
+    if not runs:
+        return {}
+    steps, tokens = [result.steps for result in runs], [result.tokens for result in runs if result.tokens]
+    batches = {round(result.tokens / result.steps) for result in runs if result.tokens and result.steps}
+    batch = f", {batches.pop():,} tokens or samples each" if len(batches) == 1 and "Batch" not in study.setup else ""
+    seen = f"; {count_text(min(tokens))} to {count_text(max(tokens))} tokens or samples in all" if tokens else ""
+    return {"Steps": f"{min(steps):,} to {max(steps):,} optimizer steps a run{batch}, as the budget pays for{seen}."}
 
 
 @report_section("facts", "What was compared")
@@ -111,15 +150,33 @@ def scaling_section(page: Page) -> Html | None:
     return _captioned(compute_figure(page), " ".join(sentences))
 
 
+@report_section("parameters", "Loss against parameters")
+def parameters_section(page: Page) -> Html | None:
+    """What a model of a given size reaches."""
+    caption = (
+        "One panel for each budget. Dots are best widths with the 95% interval of their mean loss; faint marks are the other "
+        "widths, and an arrow at the edge stands for one that lies outside. Lower left is better: a small network with a "
+        "low loss. All runs of a panel were given the same training FLOPs."
+    )
+    return _captioned(parameters_figure(page), caption)
+
+
+report_section("costs", "Seconds, FLOPs and seeds")(costs_section)
+
+
 @report_section("widths", "Loss against the width of the network")
 def widths_section(page: Page) -> Html | None:
     """Isoflop curves: is the best width in the middle of what was tried, and where does it move to?"""
+    widths = {run.width for run in page.study.observations}
+    if len(widths) < 2:
+        return fill("caption.html", caption=f"All networks are {widths.pop()} wide.") if widths else None
     caption = (
         "One panel for each budget: runs of one budget differ in width, so that narrow networks see more data. "
         "Dots are means over seeds, faint marks single runs that looked for the best width, hollow marks the lowest "
-        "point of the fitted parabola. A structure whose lowest dot is the first or last of its line has no optimum here."
+        "point of the fitted parabola. A structure whose lowest dot is the first or last of its line has no optimum here. "
+        "Every panel has a loss axis of its own; an arrow at its edge stands for a single run that lies outside."
     )
-    return _captioned(widths_figure(page), caption)
+    return _captioned(widths_figure(page), caption, *filter(None, [widths_table(page)]))
 
 
 @report_section("overtraining", "Training one network for longer")
@@ -145,7 +202,8 @@ def rates_section(page: Page) -> Html | None:
         "the best three; muP carries it to other widths. The last rung checks its neighbours at the best width. "
         "Curvature: of log loss over log rate; a flat optimum forgives a wrong rate."
     )
-    return _captioned(rates_figure(page), caption, table(heads, rows, heads[1:5]))
+    shown, rows, constants = without_constants(heads, rows, keep=("structure", *heads[3:5]))
+    return _captioned(rates_figure(page), " ".join([caption, *constants]), table(shown, rows, heads[1:5]))
 
 
 def _rate_cells(look: Identity, rate: TunedRate) -> list[Cell]:
@@ -197,14 +255,17 @@ report_section("law", "Scaling laws")(law_section)
 def taxonomy_section(page: Page) -> Html | None:
     """The three panels and how to read the exponents."""
     drawing = taxonomy_figure(page)
+    constants = [f"All structures have {said}, which is not drawn." for said in constant_exponents(page.study).values()]
     if drawing is None or page.study.common_rung is None:
-        return fill("exponents.html")
+        return joined(
+            [fill("findings.html", sentences=constants[:3]) if constants else NOTHING, fill("exponents.html")]
+        )
     budget = flops_text(page.study.common_rung[1])
     sentences = (
         f"Each disc is a structure, named by its rank, at its loss with {budget} training FLOPs:",
         "the largest budget that all structures were trained with. Dashed lines are medians of a column.",
         "Exponents are spaced evenly, not to scale; the loss is on a log scale.",
-        *(f"All structures have {said}, which is not shown." for said in constant_exponents(page.study).values()),
+        *constants,
     )
     parts = [fill("figure.html", drawing=drawing, caption=" ".join(sentences)), fill("exponents.html")]
     return joined(
@@ -292,13 +353,19 @@ def _listed(values: Iterable[int]) -> str:
     return ", ".join(str(value) for value in sorted(set(values)))
 
 
-@report_section("repeat", "Repeat it")
-def repeat_section(page: Page) -> Html | None:
-    """Commands and environment."""
+@report_section("structures", "The structures")
+def structures_section(page: Page) -> Html | None:
+    """A card for each structure; tables lead here."""
+    widths = {run.trial.structure: run.trial.width for run in page.study.results}  # of those without a finished run
+    shown = [Shown(item, look, look.entry.width or widths.get(item, DRAWN_WIDTH)) for item, look in page.looks.items()]
+    return structure_cards(shown) if shown else None
+
+
+@report_section("environment", "Environment")
+def environment_section(page: Page) -> Html | None:
+    """Versions and processor."""
     study = page.study
-    if not study.commands and not study.environment:
-        return None
-    return fill("repeat.html", commands=study.commands, environment=study.environment)
+    return fill("environment.html", environment=study.environment) if study.environment else None
 
 
 def render_report(study: StudyReport) -> str:

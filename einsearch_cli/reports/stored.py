@@ -75,6 +75,8 @@ def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:
         step_seconds=seconds,
         coordinates=tuple(LayerCoordinates.from_json(row) for row in document["coordinates"]),
         loss_name=document["loss_name"],
+        setup=dict(document.get("setup", {})),
+        spec=dict(document.get("spec", {})),
         commands=tuple(document["commands"]),
         environment=tuple(document["environment"].items()),
         **runs,

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
-from einsearch_cli.scaling import Level, Observation, Ranking, RankingEntry, levels_of, observations_of, rank_candidates
+from einsearch_cli.scaling import (
+    Cell,
+    Level,
+    Observation,
+    Ranking,
+    RankingEntry,
+    is_finished,
+    levels_of,
+    observations_of,
+    rank_candidates,
+)
 from einsearch_cli.scaling.exponents import ExponentEffects, exponent_effects
 from einsearch_cli.scaling.surface import Surface, surface
 from einsearch_cli.search.outcome import Exploration, Spending, TunedRate, rate_warnings
@@ -54,6 +64,10 @@ class StudyReport(Tabular):
     """The coordinate check of the ranked networks, where one was made."""
     loss_name: str = "validation loss"
     """What the loss is, with its unit, e.g. 'validation loss (nats per character)'."""
+    setup: Mapping[str, str] = field(default_factory=dict)
+    """What was trained on what and how: name of a fact -> a sentence; empty for results of earlier versions."""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """All settings, as a study file has them: they repeat the study; empty for results of earlier versions."""
     commands: tuple[str, ...] = ()
     """Shell commands that repeat the study."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -146,6 +160,20 @@ class StudyReport(Tabular):
         """Every finished run as plain numbers."""
         return observations_of(self.results)
 
+    def runs_of(self, structure: LayerSpec, cell: Cell) -> tuple[TrialResult, ...]:
+        """The runs that a width of a structure's level consists of."""
+        found = self._finished[structure, cell.rung, cell.width, cell.runs[0].stage]
+        return tuple(found[seed] for seed in cell.seeds)
+
+    @cached_property
+    def _finished(self) -> dict[tuple[LayerSpec, int, int, str], dict[int, TrialResult]]:
+        """Finished runs by place and stage, then by seed; when a run is listed twice, the later one counts."""
+        found: dict[tuple[LayerSpec, int, int, str], dict[int, TrialResult]] = {}
+        for result in filter(is_finished, self.results):
+            trial = result.trial
+            found.setdefault((trial.structure, trial.rung, trial.width, trial.stage), {})[trial.seed] = result
+        return found
+
     @cached_property
     def surfaces(self) -> dict[LayerSpec, Surface]:
         """Loss over width at every rung, as the ranking fitted it; for structures with a finished run."""
@@ -171,6 +199,17 @@ class StudyReport(Tabular):
         half = math.log(entry.loss_high / entry.loss) * math.sqrt(variance[position] / variance[-1])
         loss = math.exp(fitted.minima[position].log_loss)
         return loss * math.exp(-half), loss * math.exp(half)
+
+    def cell_interval(self, structure: LayerSpec, cell: Cell) -> tuple[float, float] | None:
+        """95% interval of the mean loss of one width over seeds; None without two seeds anywhere.
+
+        The noise of a run is that of the ranking: pooled over the study unless structures differ.
+        """
+        entry, fitted = self.ranking.entry_of(structure), self.surfaces[structure]
+        if entry is None or entry.loss is None or entry.loss_high is None:
+            return None
+        half = math.log(entry.loss_high / entry.loss) / math.sqrt(fitted.covariance[-1, -1] * len(cell.runs))
+        return cell.mean * math.exp(-half), cell.mean * math.exp(half)
 
     @cached_property
     def classes(self) -> dict[LayerSpec, Taxonomy]:

@@ -6,6 +6,7 @@ A plug-in adds a task by calling `register`; `einsearch rank --task NAME` then t
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,6 +137,16 @@ class Task(ABC, Generic[SettingsT]):
     def loss_unit(self) -> str:
         """The unit of the loss, for tables and axes."""
 
+    def described(self) -> dict[str, str]:
+        """What is trained on what, for people: name of a fact -> a sentence; the head of a report.
+
+        A task that does not say it itself is described by its first docstring line and its settings.
+        """
+        purpose = (inspect.getdoc(type(self)) or self.name).partition("\n")[0]
+        settings = self.settings.model_dump(mode="json", exclude={"base_width", "learning_rate"})
+        said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+        return {"Task": purpose, **({"Settings": said} if said else {}), "Batch": f"{self.tokens_per_batch:,} a step"}
+
     def data_digest(self) -> str:
         """SHA-256 of data that the settings alone do not determine; empty if they do."""
         return ""
@@ -214,6 +225,14 @@ class TransformerTask(Task[TransformerSettingsT]):
 
         logits_BTV = model(batch.inputs)
         return F.cross_entropy(logits_BTV.flatten(0, 1), batch.targets.flatten())
+
+    def _network(self) -> str:
+        """The network in words."""
+        layers = self.settings.layers
+        return (
+            f"A decoder-only transformer of {layers} block{'s' * (layers != 1)}, with rotary positions, LayerNorm, GELU and "
+            "heads of at most 64. The structure is in every linear layer, attention included; embeddings and head are dense."
+        )
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -125,6 +125,26 @@ class PixelTask(TransformerTask[PixelSettings]):
         """The unit of the loss: nats per colour value."""
         return "nats per colour value"
 
+    def described(self) -> dict[str, str]:
+        """The images, how they are read, and the network."""
+        settings = self.settings
+        training_NT, held_out_NT = self._training_and_held_out()
+        digits = settings.images == DIGITS
+        source = (
+            "handwritten digits of scikit-learn"
+            if digits
+            else f"images {settings.images}, scaled down {settings.scale}x"
+        )
+        return {
+            "Task": f"Image modelling (task {self.name}): predict the next colour value of a patch.",
+            "Data": f"{len(training_NT):,} patches of {SIDE} × {SIDE} pixels of {source}; {len(held_out_NT):,} held out, of "
+            f"which {sum(len(batch.inputs) for batch in self.validation()):,} give the loss.",
+            "Tokenizer": f"None: a token is a colour value from 0 to 255, or the start; {self.vocabulary} distinct tokens.",
+            "Network": self._network(),
+            "Context": f"{self.context} tokens: the values of a patch.",
+            "Batch": f"{settings.batch:,} patches, {self.tokens_per_batch:,} values, a step.",
+        }
+
     def data_files(self) -> Mapping[str, Path]:
         """The file of patches; the images themselves are not needed elsewhere."""
         self.prepare()

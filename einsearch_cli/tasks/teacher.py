@@ -182,6 +182,24 @@ class TeacherTask(Task[TeacherSettings]):
         """The unit of the loss: the mean squared error divided by the target's variance."""
         return "mean squared error / target variance"
 
+    def described(self) -> dict[str, str]:
+        """The regression, its data and the student."""
+        settings = self.settings
+        inside = settings.depth - 2
+        layers = f"the {inside} hidden one{'s' * (inside != 1)}, width × width"
+        dense = "input layer and head are" if settings.dense_input else "the head is"
+        return {
+            "Task": f"Regression (task {self.name}): predict the output of a fixed random network, the teacher, from "
+            f"{settings.input_size} normal numbers. A constant prediction has a loss of 1.",
+            "Teacher": f"{settings.teacher_layers} linear layers with ReLU between them, {settings.teacher_width:,} wide, "
+            f"random weights and biases (seed {settings.teacher_seed}).",
+            "Data": f"{settings.pool_size:,} labelled samples in a new order on every pass; {settings.validation_size:,} "
+            "others are held out.",
+            "Network": f"An MLP (the student) of {settings.depth} linear layers with ReLU. The structure is in {layers}"
+            f"{'' if settings.dense_input else ', and in the input layer'}; {dense} dense.",
+            "Batch": f"{self.tokens_per_batch:,} samples a step.",
+        }
+
     def data_files(self) -> Mapping[str, Path]:
         """The file of labels; another processor may compute labels that differ in the last digits."""
         self.prepare()

@@ -125,6 +125,21 @@ class TextTask(TransformerTask[TextSettings]):
         names = {"bytes": "byte", "characters": "character"}
         return f"nats per {'token' if tokenizer is None else names.get(tokenizer.kind, 'token')}"
 
+    def described(self) -> dict[str, str]:
+        """The text, its tokens and the network."""
+        settings, data = self.settings, self.data
+        count = sum(len(batch.inputs) for batch in self.validation())
+        unit = self.loss_unit.removeprefix("nats per ")
+        kind = "" if data.tokenizer is None else f"{settings.data.tokenizer or data.tokenizer.kind}, "
+        return {
+            "Task": f"Language modelling (task {self.name}): predict the next {unit}.",
+            "Data": f"{data.described[:1].upper()}{data.described[1:]}; {count:,} held-out rows give the loss.",
+            "Tokenizer": f"{kind}{data.vocabulary:,} distinct tokens.",
+            "Network": self._network(),
+            "Context": f"{settings.context:,} tokens.",
+            "Batch": f"{settings.batch:,} rows, {self.tokens_per_batch:,} tokens, a step.",
+        }
+
     def data_files(self) -> Mapping[str, Path]:
         """The token files, so that a text is encoded once; a stream needs no files."""
         tokenizer = _file_of(self.settings.data.tokenizer)

@@ -17,13 +17,18 @@ from xml.etree.ElementTree import Element, TreeBuilder
 
 import pytest
 
+from einsearch_cli.reports.chart import TOP
+
+EDGE = 7.0
+"""An arrow at an edge is at most this far inside of it."""
 PIXEL = 0.3
 """Coordinates are rounded to a tenth of a pixel."""
 SHARE = 0.01
 """Numbers read off the axes agree to one percent."""
-MARKS = {"dot", "faint", "hollow", "badge", "bar", "line", "median"}
+MARKS = {"dot", "faint", "hollow", "badge", "bar", "line", "median", "beyond"}
 """Classes of elements that show a number."""
 _VOID = {"meta", "br", "hr", "col", "input", "img", "link"}
+_LETTERS = {"k": 1e3, "M": 1e6, "G": 1e9}
 _DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−", "0123456789--")
 
 Place = tuple[float, float]
@@ -55,9 +60,12 @@ class _Tree(HTMLParser):
 def said(label: str) -> tuple[float, float]:
     """The number on a tick, and half of its last digit.
 
-    >>> said("2.5×10¹⁰"), said("10³"), said("1,200"), said("0.05"), said("25%"), said("1/2")
-    ((25000000000.0, 500000000.0), (1000.0, 0.0), (1200.0, 0.5), (0.05, 0.005), (25.0, 0.5), (0.5, 0.0))
+    >>> said("2.5×10¹⁰"), said("10³"), said("1,200"), said("0.05"), said("25%"), said("1/2"), said("1.5k")
+    ((25000000000.0, 500000000.0), (1000.0, 0.0), (1200.0, 0.5), (0.05, 0.005), (25.0, 0.5), (0.5, 0.0), (1500.0, 50.0))
     """
+    if label[-1] in _LETTERS:
+        number, rounding = said(label[:-1])
+        return number * _LETTERS[label[-1]], rounding * _LETTERS[label[-1]]
     plain = label.translate(_DIGITS).replace(",", "").removesuffix("%")
     if "/" in plain:
         return float(Fraction(plain)), 0.0
@@ -90,6 +98,7 @@ class Axis:
         usable = [(forward, back) for forward, back in ways if self._fits(forward)]
         self._scale = usable[0] if usable else None
         self.is_linear = bool(usable) and usable[0][0] is float
+        self.is_numeric = bool(usable)
 
     def _check_labels(self) -> None:
         whole = next((tick.value for tick in self.ticks if tick.label == "100%"), 100.0)
@@ -165,6 +174,8 @@ class Panel:
     x: Axis | None
     y: Axis | None
     marks: tuple[Mark, ...]
+    frame: tuple[Place, Place]
+    """Lower left and upper right corner of the plot."""
 
     def of(self, kind: str) -> list[Mark]:
         return [mark for mark in self.marks if mark.kind == kind]
@@ -172,6 +183,9 @@ class Panel:
     def check(self) -> None:
         """Check that every mark is at the place of its numbers."""
         for mark in self.marks:
+            if mark.kind == "beyond":
+                self._check_arrow(mark)
+                continue
             if mark.ends:
                 self._check_interval(mark)
             for axis, numbers, places, dodge in (
@@ -183,6 +197,26 @@ class Panel:
                     for number, place in zip(numbers, places, strict=True):
                         assert axis.read(place - dodge) == axis.close(number), mark
                         assert axis.stays_with_its_tick(place, place - dodge), mark
+
+    def _check_arrow(self, mark: Mark) -> None:
+        """An arrow stands at the edge beyond which its numbers lie."""
+        sides = []
+        for number, axis, at, place in (
+            (mark.x[0], self.x, 0, mark.places[0][0] - mark.dodge),
+            (mark.y[0], self.y, 1, mark.places[0][1]),
+        ):
+            assert axis is not None
+            low, high = (corner[at] for corner in self.frame)
+            if axis.is_numeric and number < axis.read(low):
+                assert low <= place <= low + EDGE, mark
+                sides.append(-1)
+            elif axis.is_numeric and number > axis.read(high):
+                assert high - EDGE <= place <= high, mark
+                sides.append(1)
+            else:
+                assert axis.read(place) == axis.close(number), mark
+        assert sides, f"an arrow for a point inside of the figure: {mark}"
+        assert "outside of the chart" in mark.tip
 
     def _check_interval(self, mark: Mark) -> None:
         axis = self.y if mark.is_upright else self.x
@@ -225,7 +259,9 @@ def _panel(drawing: Element) -> Panel:
             (kind,) = kinds
             marks.append(_mark(item, kind, key, tip, height))
     x, y = (Axis(ticks[side]) if side in ticks else None for side in ("x", "y"))
-    return Panel(x, y, tuple(marks))
+    [floor] = [item.attrib for item in drawing.iter() if item.attrib.get("class") == "axis"]
+    corners = ((float(floor["x1"]), height - float(floor["y1"])), (float(floor["x2"]), height - TOP))
+    return Panel(x, y, tuple(marks), corners)
 
 
 def _walk(item: Element, key: str = "", tip: str = "") -> Iterator[tuple[Element, str, str]]:
@@ -255,7 +291,7 @@ def _places(item: Element) -> list[Place]:
         return [(float(at["cx"]), float(at["cy"]))]
     if item.tag == "line":
         return [(float(at["x1"]), float(at["y1"])), (float(at["x2"]), float(at["y2"]))]
-    if moved := re.fullmatch(r"translate\((\S+) (\S+)\)", at.get("transform", "")):
+    if moved := re.match(r"translate\((\S+) (\S+)\)", at.get("transform", "")):
         return [(float(moved[1]), float(moved[2]))]
     pairs = (pair.split() for pair in at["d"].removeprefix("M").split("L"))
     return [(float(x), float(y)) for x, y in pairs]

@@ -149,6 +149,12 @@ def results_schema() -> Schema:
         },
         "ranking": _list("#/$defs/ranked", "Every structure, best first."),
         "comparisons": _list("#/$defs/comparison", "The study's runs ranked against every baseline."),
+        "setup": {
+            "type": "object",
+            "description": "What was trained on what and how: name of a fact -> a sentence.",
+            "additionalProperties": {"type": "string"},
+        },
+        "spec": {"type": "object", "description": "All settings, as a study file has them: they repeat the study."},
         "environment": {
             "type": "object",
             "description": "Versions and processor.",
@@ -162,7 +168,9 @@ def results_schema() -> Schema:
         "type": "object",
         "additionalProperties": False,
         "properties": properties,
-        "required": sorted(properties.keys() - {"exponents", "explored", "exploration"}),  # files of before have none
+        "required": sorted(
+            properties.keys() - {"exponents", "explored", "exploration", "setup", "spec"}
+        ),  # files of before have none
         "$defs": dict(sorted(definitions.items())),
     }
 

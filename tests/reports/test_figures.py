@@ -56,6 +56,7 @@ def test_every_mark_of_every_page_lies_where_its_numbers_are(study, case: str) -
     made = study(**CASES[case])
     assert set(figures(render_report(made))) <= {
         "loss-compute",
+        "parameters",
         "widths",
         "overtraining",
         "trend",
@@ -176,16 +177,31 @@ def test_loss_against_width(study) -> None:
             assert lowest.x[0] == pytest.approx(line.x[line.y.index(min(line.y))], rel=0.1)
 
 
-def test_widths_tried_by_one_run_are_faint(study) -> None:
-    made = study(texts=("dense", "monarch"), rungs=1)
+def with_pilots(made: StudyReport, pilots: dict[int, float]) -> StudyReport:
+    """With one run of every structure at each of these widths, and its loss, that looked for the best width."""
     more = tuple(
-        replace(run, trial=replace(run.trial, width=512, stage="pilot"), loss=1.7)
+        replace(run, trial=replace(run.trial, width=width, stage="pilot"), loss=loss, params=width**2)
         for run in made.results
         if run.trial.width == 256 and run.trial.seed == 0
+        for width, loss in pilots.items()
     )
-    made = replace(made, results=(*made.results, *more))
-    panel = figures(render_report(made))["widths"].panel
-    assert {(mark.x, mark.y) for mark in panel.of("faint")} == {((512.0,), (1.7,))}
+    return replace(made, results=(*made.results, *more))
+
+
+@pytest.mark.parametrize("name", ["widths", "parameters"])
+def test_widths_tried_by_one_run_are_faint_and_do_not_stretch_the_axes(study, name: str) -> None:
+    plain = study(texts=("dense", "monarch"), rungs=1)
+    made = with_pilots(plain, {125: 1.0, 512: 1.7, 100: 9.0, 4: 0.01})
+    before, panel = (figures(render_report(some))[name].panel for some in (plain, made))
+    place = (lambda width: float(width)) if name == "widths" else (lambda width: float(width**2))
+    others = {(place(cell.width), cell.mean) for cell in made.levels[made.structures[0]][0].cells if cell.width != 128}
+    tried = {(mark.x[0], mark.y[0]) for mark in panel.of("faint")} - (others if name == "parameters" else set())
+    assert (place(125), 1.0) in tried
+    arrows = {(mark.x[0], mark.y[0]) for mark in panel.of("beyond")}
+    assert {(place(512), 1.7), (place(100), 9.0), (place(4), 0.01)} <= arrows
+    for axis, same in ((panel.x, before.x), (panel.y, before.y)):
+        assert [tick.value for tick in axis.ticks] == [tick.value for tick in same.ticks]
+        assert [tick.place for tick in axis.ticks] == pytest.approx([tick.place for tick in same.ticks], abs=0.2)
 
 
 def test_loss_against_tokens_per_parameter(study) -> None:
@@ -438,7 +454,7 @@ def test_structures_have_one_name_each_in_table_figures_and_sentences(study) -> 
     assert {row[1] for row in ranking_table(made).rows} == {"dense", *texts}
     looks = identities(made)
     for text in texts:
-        assert f"<b>{text}</b></td>" in page, "not a second time below"
+        assert f">{text}</a></b></td>" in page, "not a second time below"
         look = looks[parse_structure(text)]
         assert look.label == f"{look.number} {text}"
     assert any(texts[0] in line for line in headline(made))
@@ -481,7 +497,7 @@ def text_boxes(drawing: str) -> Iterator[tuple[float, float, float, str]]:
 def test_an_exponent_that_all_share_has_no_panel(study) -> None:
     page = render_report(study(texts=("dense", "monarch"), rungs=1))
     assert list(figures(page)["taxonomy"].panels) == ["nu"]
-    assert "All structures have ω = 0, which is not shown." in page
+    assert "All structures have ω = 0, which is not drawn." in page
 
 
 def test_names_and_numbers_are_those_of_their_marks(study) -> None:
@@ -497,7 +513,7 @@ def test_names_and_numbers_are_those_of_their_marks(study) -> None:
     entries = re.findall(r'<span class="entry" data-s="(\w+)">(<svg.*?</svg>)([^<]*)', page)
     gains = sum(entry.trend is not None and len(entry.trend.rungs) > 1 for entry in made.ranking.entries)
     assert len(ends) == 2 * len(looks) - 1 + gains, "loss against compute, gains, and learning curves of all but one"
-    assert len(entries) == 4 * len(looks) - 1 + gains
+    assert len(entries) == 5 * len(looks) - 1 + gains
     for key, sign, _ in entries:
         assert sign == swatch(looks[key].marker, looks[key].tone)
     for key, words in [*ends, *((key, words) for key, _, words in entries)]:

@@ -29,7 +29,7 @@ function column(table, number) {
     return row.cells.length > 1 ? row.cells[number].firstChild.textContent : "divider";
   });
 }
-function sortBy(table, number) { table.tHead.rows[0].cells[number].querySelector("button").click(); }
+function sortBy(table, number) { table.tHead.rows[0].cells[number].querySelector("[role=button]").click(); }
 function told() { var tip = document.getElementById("tip"); return tip.hidden ? null : tip.firstChild.textContent; }
 """
 

@@ -103,8 +103,8 @@ def test_every_layer_of_experts_has_its_row(study) -> None:
     )
     rows = table_rows(render_report(replace(made, results=results)), "most used")
     assert [[cell[0] for cell in row[1:]] for row in rows] == [
-        ["blocks.0", "0.20", f"{4 * (1 - 0.05) / 3:.2f}", "1.20", "1.30", "0"],
-        ["blocks.1", "0.80", f"{4 * (1 - 0.2) / 3:.2f}", "1.20", "1.30", "0"],
+        ["blocks.0", "0.20", f"{4 * (1 - 0.05) / 3:.2f}", "1.20", "1.30"],
+        ["blocks.1", "0.80", f"{4 * (1 - 0.2) / 3:.2f}", "1.20", "1.30"],
     ]
 
 

@@ -1,5 +1,5 @@
 // Details of a mark on hover, on a tap and by the arrow keys; one structure lit up in all figures at once;
-// tables that are sorted by a click on a head.
+// tables that are sorted by a click on a head, and filtered by words.
 (function () {
   "use strict";
   var tip = document.getElementById("tip"), lit = null;
@@ -118,9 +118,39 @@
     });
     groups.forEach(function (rows) { rows.forEach(function (row) { body.appendChild(row); }); });
   }
+  function holds(row, word) {  // a number is the text of a cell, any other word a part of one
+    var isNumber = !isNaN(valueOf(word));
+    return Array.from(row.cells).some(function (cell, column) {
+      var text = shown(row, column).toLowerCase();
+      return isNumber ? text.replace(/,/g, "") === word.replace(/,/g, "") || text.indexOf(word) >= 0 && isNaN(valueOf(text))
+        : cell.textContent.toLowerCase().indexOf(word) >= 0;
+    });
+  }
+  document.querySelectorAll(".filter").forEach(function (box) {
+    var field = box.querySelector("input"), count = box.querySelector("output");
+    var rows = Array.from(box.parentNode.querySelector("table").tBodies[0].rows);
+    function choose() {
+      var words = field.value.toLowerCase().split(/\s+/).filter(Boolean), left = 0;
+      rows.forEach(function (row) {
+        row.hidden = !words.every(function (word) { return holds(row, word); });
+        left += !row.hidden;
+      });
+      count.textContent = words.length ? left + " of " + rows.length + " rows" : rows.length + " rows";
+    }
+    field.addEventListener("input", choose);
+    box.hidden = false;
+    choose();
+  });
   document.querySelectorAll("thead").forEach(function (head) {
     Array.from(head.rows[0].cells).forEach(function (cell, column) {
-      var button = document.createElement("button");
+      var button = document.createElement("span");  // a <button> is blank where a head is repeated on the next printed page
+      button.setAttribute("role", "button");
+      button.tabIndex = 0;
+      button.addEventListener("keydown", function (event) {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        button.click();
+      });
       button.append.apply(button, Array.from(cell.childNodes));
       cell.appendChild(button);
       button.addEventListener("click", function () {

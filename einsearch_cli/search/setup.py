@@ -1,0 +1,73 @@
+"""What a study trains and how, in words for the head of its report, and as a study file that repeats it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from einsearch_cli.search.spec import BUDGETS, StudySpec
+from einsearch_cli.structures import LayerSpec
+from einsearch_cli.tasks import AnyTask
+from einsearch_cli.training.optimizer_words import update_words
+from einsearch_cli.training.optimizers import DEFAULT
+
+
+def setup_words(spec: StudySpec, task: AnyTask) -> dict[str, str]:
+    """Name of a fact -> a sentence: task, data, network, batch, optimizer, learning rates, budget, seeds and widths."""
+    seeds = spec.ranking_seeds
+    numbers = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+    more = f", up to {spec.most_seeds} where the verdict is open" if spec.most_seeds else ""
+    widths = (
+        f"{', '.join(map(str, spec.widths))}, for every candidate."
+        if spec.widths
+        else "Searched: the best width of every candidate on every rung, and its two neighbours."
+    )
+    return {
+        **task.described(),
+        "Optimizer": _optimizer(spec),
+        "Learning rate": _rates(spec, task),
+        "Widths": widths,
+        "Seeds": f"{numbers[0].upper()}{numbers[1:]}, which draw the network's start and the order of the data{more}.",
+    }
+
+
+def _optimizer(spec: StudySpec) -> str:
+    settings = spec.optimizer
+    schedule = f"{settings.warmup:.0%} of the steps warm-up, then a cosine to {settings.final:.0%}"
+    return f"{update_words(settings)}; {schedule}; {spec.precision}."
+
+
+def _rates(spec: StudySpec, task: AnyTask) -> str:
+    given = spec.optimizer.learning_rate
+    rate = task.settings.learning_rate if given is None else given
+    base = f"{rate:g} at width {task.settings.base_width}; muP scales it to other widths and to factors"
+    if spec.is_tuned:
+        return f"Tuned for every candidate on the cheapest rung, around {base}."
+    return f"The same for every candidate, {base}."
+
+
+def whole_spec(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> dict[str, Any]:
+    """All settings of a study as plain values: written to a YAML file, `einsearch rank` trains the same runs from it.
+
+    Candidates are listed, whatever they came from, and the budget is that of a run of the last rung.
+    """
+    dropped = {"files", "space", "structures", "task_settings", *BUDGETS}
+    settings = spec.model_dump(mode="json", exclude=dropped, exclude_none=True)
+    compared = [str(layer) for layer in spec.compared_with()[1:]]
+    listed = [str(layer) for layer in candidates if layer not in spec.compared_with()]
+    return {
+        "name": settings.pop("name"),
+        "task": settings.pop("task"),
+        "task_settings": _given(task.settings.model_dump(mode="json")),
+        "structures": listed,
+        **settings,
+        **({"baselines": compared} if compared else {}),
+        "budget_flops": spec.budget_flops,
+        "optimizer": {"name": DEFAULT, **settings["optimizer"]},
+    }
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings without those that are null."""
+    kept = {key: _given(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in kept.items() if value is not None}
