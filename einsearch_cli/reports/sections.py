@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import yaml
-
 from einsearch_cli.files import write_atomically
 from einsearch_cli.reports.coordinates_section import coordinates_section
 from einsearch_cli.reports.costs_section import costs_section, widths_table
@@ -43,6 +41,7 @@ from einsearch_cli.reports.table import Cell, Row, number, structure, table, wit
 from einsearch_cli.scaling import Trend, is_finished
 from einsearch_cli.scaling.exponents import ExponentEffects
 from einsearch_cli.search.outcome import TunedRate
+from einsearch_cli.search.setup import study_file
 from einsearch_cli.structures import LayerSpec
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def setup_section(page: Page) -> Html | None:
     notes = (
         [] if study.setup else ["An earlier version wrote these results, without the settings of task and optimizer."]
     )
-    file = yaml.safe_dump(dict(study.spec), sort_keys=False, allow_unicode=True) if study.spec else ""
+    file = study_file(study.spec) if study.spec else ""
     return fill(
         "setup.html",
         facts=facts,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import yaml
 
 from einsearch_cli.search.spec import BUDGETS, StudySpec
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.optimizer_words import update_words
 from einsearch_cli.training.optimizers import DEFAULT
+
+_INFINITE: Final = "inf"
+"""Stands for a number that JSON does not have."""
 
 
 def setup_words(spec: StudySpec, task: AnyTask) -> dict[str, str]:
@@ -47,7 +53,7 @@ def _rates(spec: StudySpec, task: AnyTask) -> str:
 
 
 def whole_spec(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> dict[str, Any]:
-    """All settings of a study as plain values: written to a YAML file, `einsearch rank` trains the same runs from it.
+    """All settings of a study as plain values of JSON, from which `study_file` makes a file for `einsearch rank`.
 
     Candidates are listed, whatever they came from, and the budget is that of a run of the last rung.
     """
@@ -63,8 +69,29 @@ def whole_spec(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) 
         **settings,
         **({"baselines": compared} if compared else {}),
         "budget_flops": spec.budget_flops,
-        "optimizer": {"name": DEFAULT, **settings["optimizer"]},
+        "optimizer": {
+            "name": DEFAULT,
+            **settings["optimizer"],
+            "clip_norm": spec.optimizer.clip_norm if math.isfinite(spec.optimizer.clip_norm) else _INFINITE,
+        },
     }
+
+
+def study_file(whole: Mapping[str, Any]) -> str:
+    """The YAML text of a study from what `whole_spec` gave.
+
+    >>> print(study_file({"name": "mine", "structures": ["monarch"], "optimizer": {"clip_norm": "inf"}}).rstrip())
+    name: mine
+    structures:
+    - monarch
+    optimizer:
+      clip_norm: .inf
+    """
+    optimizer = {key: math.inf if value == _INFINITE else value for key, value in whole.get("optimizer", {}).items()}
+    text: str = yaml.safe_dump(
+        {**whole, **({"optimizer": optimizer} if optimizer else {})}, sort_keys=False, allow_unicode=True
+    )
+    return text
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def study() -> MakeStudy:
         failed=(),
         error="loss became NaN",
         baselines=(),
+        yardstick="dense",
         **more,
     ):
         results = []
@@ -42,7 +43,7 @@ def study() -> MakeStudy:
             task=more.pop("task", "teacher"),
             budget_flops=1e10 * 4.0 ** (rungs - 1),
             results=tuple(results),
-            ranking=rank_candidates(results, parse_structure("dense")),
+            ranking=rank_candidates(results, parse_structure(yardstick)),
             comparisons=tuple(rank_candidates(results, parse_structure(text)) for text in baselines),
             **more,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from itertools import product
 
 import pytest
@@ -91,3 +93,39 @@ def test_the_widest_ranking_fits_a_laptop(study, tmp_path) -> None:
     beyond, columns = result_in_browser(page, tmp_path, code, width=1265)
     assert columns == 15
     assert beyond == 0
+
+
+@pytest.mark.parametrize("inside", [703, 1031], ids=["A4 portrait", "A4 landscape"])
+def test_a_printed_page_has_all_columns_rows_and_folded_parts(study, tmp_path, inside: int) -> None:
+    """At the width that is left of A4 between margins of 12 mm, by the rules of print, nothing is cut off or scrolls."""
+    page = render_report(whole(study)).replace("@media print", "@media all")
+    code = """window.dispatchEvent(new Event("beforeprint"));
+    var wrong = [], main = document.querySelector("main");
+    main.style.width = "%dpx";
+    document.querySelectorAll(".scroll, .setup, .structure, .figure, .facts, .drawing").forEach(function (box) {
+      if (box.scrollWidth > box.clientWidth + 1) wrong.push(box.className + " " + box.scrollWidth + " of " + box.clientWidth);
+    });
+    var folded = Array.from(document.querySelectorAll("details")).filter(function (item) { return !item.open; });
+    return [wrong, folded.length, document.querySelectorAll("table button").length, main.clientWidth];"""
+    wrong, folded, buttons, width = result_in_browser(page, tmp_path, code % inside)
+    assert width == inside
+    assert wrong == []
+    assert folded == 0
+    assert buttons == 0, "buttons are blank in a head that is repeated on the next page"
+
+
+def test_a_phone_scrolls_tables_and_not_the_page(page: str, tmp_path) -> None:
+    code = """var frame = document.createElement("iframe");
+    frame.style.cssText = "width: 390px; height: 800px; border: 0";
+    document.body.appendChild(frame);
+    var inside = frame.contentDocument;
+    inside.open(); inside.write(%s); inside.close();
+    return [frame.contentWindow.innerWidth, inside.documentElement.scrollWidth];"""
+    inner, scrolled = result_in_browser(
+        "<html><body></body></html>", tmp_path, code % json.dumps(_without_script(page))
+    )
+    assert (inner, scrolled) == (390, 390)
+
+
+def _without_script(page: str) -> str:
+    return re.sub(r"<meta http-equiv[^>]*>|<script>.*?</script>", "", page, flags=re.S).replace("</", "<\\/")

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,32 @@ def test_marks_tell_their_values_by_arrow_keys_and_on_a_tap_nearby(study, tmp_pa
     assert closed is None
     assert tapped == "5 kronecker"
     assert lit == 1
+
+
+def test_a_table_is_sorted_by_keyboard_and_its_rows_are_chosen_by_words(tmp_path) -> None:
+    times = {"a-monarch": 0.2e-3, "b-monarch": 3e-3, "low-rank": 12e-6}
+    cases = [replace(case, width=width) for case in (TRAINING, DECODE) for width in (64, 256)]
+    page = render_speed(result_of(*(measured(name, case, t) for case in cases for name, t in times.items())), "bench")
+    code = """var table = document.querySelector("table"), seen = [];
+    var field = document.querySelector(".filter input"), count = document.querySelector(".filter output");
+    function chosen() {
+      return Array.from(table.tBodies[0].rows).filter(function (row) { return !row.hidden; }).map(function (row) {
+        return Array.from(row.cells).slice(0, 4).map(function (cell) { return cell.textContent; }).join(" ");
+      });
+    }
+    ["decode 64 monarch", "256 training 1.00", "monarch 6", ""].forEach(function (words) {
+      field.value = words; field.dispatchEvent(new Event("input")); seen.push(chosen(), count.textContent);
+    });
+    var head = table.tHead.rows[0].cells[3].firstChild;
+    ["Enter", " "].forEach(function (key) {
+      head.dispatchEvent(new KeyboardEvent("keydown", { key: key, cancelable: true }));
+      seen.push(head.parentNode.getAttribute("aria-sort"), column(table, 3)[0]);
+    });
+    return seen.concat([head.tabIndex, head.getAttribute("role"), document.querySelector(".filter").hidden]);"""
+    monarchs, said, none, _, parts, _, every, all_said, *rest = result_in_browser(page, tmp_path, code)
+    assert monarchs == ["decode 64 1 a-monarch", "decode 64 1 b-monarch"]
+    assert (said, all_said) == ("2 of 16 rows", "16 rows")
+    assert none == [], "256 and 1.00 are whole cells"
+    assert parts == [], "6 is no part of 64"
+    assert len(every) == 16
+    assert rest == ["ascending", "a-monarch", "descending", "nn.Linear", 0, "button", False]

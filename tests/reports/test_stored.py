@@ -68,6 +68,8 @@ def whole(study) -> StudyReport:
         ),
         ranking=rank_candidates(runs, named["dense"], step_seconds=seconds, looks=(3, 6, 12)),
         comparisons=(rank_candidates(runs, named["monarch"], step_seconds=seconds, looks=(3, 6, 12), laws=False),),
+        setup={"Task": "a task in words", "Batch": "4 rows"},
+        spec={"name": "whole", "structures": ["monarch"], "halving": {"rungs": 3}},
         commands=("einsearch rank x",),
         environment=(("torch", "2"),),
     )

@@ -79,3 +79,10 @@ class TaskContract:
         assert task.fingerprint() == self.make(tmp_path).fingerprint()
         other = type(task)(task.settings.model_copy(update={"learning_rate": 0.123}), tmp_path)
         assert other.fingerprint() != task.fingerprint()
+
+    def test_it_says_in_words_what_is_trained(self, tmp_path: Path) -> None:
+        task = self.make(tmp_path)
+        said = task.described()
+        assert {"Task", "Batch"} <= said.keys()
+        assert all(words.strip() for words in said.values())
+        assert f"{task.tokens_per_batch:,}" in said["Batch"]

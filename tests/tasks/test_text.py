@@ -174,3 +174,12 @@ def test_validation_rows_do_not_overlap(book: Path, tmp_path: Path) -> None:
     task = TextTask(settings, tmp_path)
     rows = sum(len(batch.inputs) for batch in task.validation())
     assert rows == (len(task.data.held_out) - 1) // 16
+
+
+def test_the_words_name_the_text_its_tokens_and_the_network(book: Path, tmp_path: Path) -> None:
+    said = small(book, tmp_path, tokenizer="bpe:280").described()
+    assert str(book) in said["Data"]
+    assert said["Tokenizer"] == "bpe:280, 280 distinct tokens."
+    assert "predict the next token" in said["Task"]
+    assert "decoder-only transformer" in said["Network"]
+    assert "predict the next character" in small(book, tmp_path, tokenizer="characters").described()["Task"]
