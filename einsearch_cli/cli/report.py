@@ -16,12 +16,13 @@ from einsearch_cli.errors import Exit, SpecError
 
 if TYPE_CHECKING:
     from einsearch_cli.reports import StudyReport
+    from einsearch_cli.reports.training import TrainingReport
 
 HELP = """Make the ranking, its tables and its page again from stored runs, or compare two studies.
 
-RUN is a folder that `einsearch rank` wrote, or its results.json. Nothing is
-trained: the ranking is computed again from the stored runs. Two RUNs are
-compared verdict by verdict.
+RUN is a folder that `einsearch rank`, `search` or `train` wrote, or its
+results.json. Nothing is trained: the ranking is computed again from the
+stored runs. Two RUNs of `rank` are compared verdict by verdict.
 
 [bold]Examples[/bold]
 
@@ -76,7 +77,7 @@ def report_command(
     output: Format = format_option(help="Format of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
 ) -> int:
     from einsearch_cli.reports import write_report
-    from einsearch_cli.reports.stored import read_study
+    from einsearch_cli.reports.stored import read_study, read_training
 
     if len(runs) > 2:
         raise SpecError(f"{len(runs)} studies: one is reported, or two are compared", remedy="einsearch report RUN RUN")
@@ -87,6 +88,12 @@ def report_command(
             raise SpecError(f"{option} {target} holds the runs of a study", remedy=f"{option} another name")
     if csv is not None and out is not None and csv.resolve() == out.resolve():
         raise SpecError(f"--csv and --out are both {csv}", remedy="give two names")
+    if len(runs) == 1 and (trained := read_training(runs[0])) is not None:
+        if at is not None or csv is not None or by is not By.flops:
+            raise SpecError(
+                "--at, --by and --csv are for studies", remedy="leave them out for runs of `einsearch train`"
+            )
+        return _report_training(trained, output, out or _page_of(runs[0]))
     studies = [read_study(path, at) for path in runs]
     if len(studies) == 2:
         _compare(studies[0], studies[1], output)
@@ -94,11 +101,31 @@ def report_command(
     (study,), (path,) = studies, runs
     console.data(ranking_text(study, output, by))
     tell(study, at)
-    page = out or (path if path.is_dir() else path.parent) / "report.html"
+    page = out or _page_of(path)
     write_report(page, study)
     console.talk(f"report:  {page}")
     if csv is not None:
         _write_runs(csv, study)
+    return Exit.OK
+
+
+def _page_of(run: Path) -> Path:
+    """The page next to stored results."""
+    return (run if run.is_dir() else run.parent) / "report.html"
+
+
+def _report_training(report: TrainingReport, output: Format, page: Path) -> int:
+    """Runs of `einsearch train` again: their table, what it says, and their page."""
+    from einsearch_cli.files import write_atomically
+    from einsearch_cli.reports.training import result_rows, training_document, training_findings
+    from einsearch_cli.reports.training_page import render_training
+
+    rows = result_rows(report)
+    shown = json.dumps(training_document(report), indent=2) if output is Format.json else render(rows, rows, output)
+    console.data(shown)
+    console.talk("\n".join(["", *training_findings(report), ""]))
+    write_atomically(page, render_training(report) + "\n")
+    console.talk(f"report:  {page}")
     return Exit.OK
 
 

@@ -262,7 +262,7 @@ class StudySession:
             step_seconds=step_seconds,
             coordinates=coordinates,
             loss_name=f"validation loss ({self.task.loss_unit})",
-            setup=setup_words(self.spec, self.task),
+            setup=setup_words(self.spec, self.candidates, self.task),
             spec=whole_spec(self.spec, self.candidates, self.task),
             commands=(shlex.join(["einsearch", *sys.argv[1:]]),),
             environment=environment(),

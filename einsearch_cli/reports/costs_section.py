@@ -34,16 +34,18 @@ def costs_section(page: Page) -> Html | None:
     rows = [Row(cells=_costs(study, look), look=look) for look in page.looks.values() if look.entry.loss is not None]
     if not rows:
         return None
+    is_timed = bool(study.step_seconds)
     sentences = [
         "Every structure at its best width, with the largest budget that it got.",
-        "A step: of training, timed with all other networks in turn (on a CPU: by one thread)."
-        if study.step_seconds
+        "A step: of training, timed with all other networks in turn (on a CPU: by one thread). A run: steps times that."
+        if is_timed
         else "Steps were not timed in this study.",
-        "A run: steps times the time of a step. FLOPs of a run: those that the budget counts; with head: embeddings and "
-        "head included; executed: as counted by torch, where an order of products costs more than the cheapest.",
+        "FLOPs of a run: those that the budget counts; with head: embeddings and head included; executed: as counted by torch, "
+        "where an order of products costs more than the cheapest.",
         _noise(study),
     ]
-    heads, rows, constants = without_constants(_HEADS, rows, keep=("structure", "a step", "a run"))
+    keep = ("structure", *(("a step", "a run") if is_timed else ()))
+    heads, rows, constants = without_constants(_HEADS, rows, keep=keep)
     return table(heads, rows, heads[1:], caption=" ".join([*sentences, *constants]))
 
 

@@ -17,11 +17,13 @@ PAD = 0.12
 
 
 def parameters_figure(page: Page) -> Html | None:
-    """The best width of every structure that stands out, with its interval; None where all networks are of one size."""
+    """The best width of every structure that stands out, with its interval; None where all networks are of one size.
+
+    Structures that do not stand out have one faint mark, at their best width.
+    """
     study = page.study
-    shown = [
-        (look, level) for look in page.looks.values() if look.stands_out for level in study.levels[look.entry.structure]
-    ]
+    shown = [(look, level) for look in page.looks.values() for level in study.levels[look.entry.structure]]
+    shown = sorted(shown, key=lambda pair: not pair[0].stands_out)  # what stands out is drawn on top
     if len({cell.params for _, level in shown for cell in level.all_cells}) < 2:
         return None
     budgets = [budget for budget in study.budgets if any(level.rung == budget[0] for _, level in shown)][-MOST_PANELS:]
@@ -35,7 +37,8 @@ def parameters_figure(page: Page) -> Html | None:
 def _chart(study: StudyReport, rung: int, budget: float, shown: list[tuple[Identity, Level]]) -> Chart:
     series = [_series(study, look, level) for look, level in shown]
     series.sort(key=lambda item: item.look.tone != "ink")
-    main = [point for item in series for point in item.points if point.kind == "dot"]
+    points = [point for item in series for point in item.points]
+    main = [point for point in points if point.kind == "dot"] or points
     heights = [height for point in main for height in (point.y, *(point.interval or ()))]
     x = log_axis("parameters, embeddings and head included (log scale)", [point.x for point in main], PAD, most=5)
     y = log_axis(f"{study.loss_name} (log scale)", heights, PAD)
@@ -50,11 +53,11 @@ def _chart(study: StudyReport, rung: int, budget: float, shown: list[tuple[Ident
 
 
 def _series(study: StudyReport, look: Identity, level: Level) -> Series:
-    """The best width as a dot with its interval, other widths faint."""
+    """The best width as a dot with its interval, other widths faint; of a structure further down the best width, faint."""
     points = []
-    for cell in level.all_cells:
+    for cell in level.all_cells if look.stands_out else (level.best,):
         interval = study.cell_interval(look.entry.structure, cell)
-        is_best, seeds = cell is level.best, len(cell.runs)
+        is_best, seeds = cell is level.best and look.stands_out, len(cell.runs)
         lines = (
             look.label,
             f"{cell.params:,} parameters, width {cell.width}",
@@ -70,4 +73,4 @@ def _series(study: StudyReport, look: Identity, level: Level) -> Series:
                 tip="\n".join(lines),
             )
         )
-    return Series(look=look, points=points, name=look.short_label)
+    return Series(look=look, points=points, name=look.short_label if look.stands_out else "")

@@ -76,7 +76,7 @@ def setup_section(page: Page) -> Html | None:
         notes=notes,
         commands=study.commands,
         file=file,
-        file_name="The study file: all settings, for einsearch rank",
+        file_name=f"The study file: all settings, for einsearch {'rank' if study.exploration is None else 'search'}",
     )
 
 
@@ -154,7 +154,7 @@ def parameters_section(page: Page) -> Html | None:
     """What a model of a given size reaches."""
     caption = (
         "One panel for each budget. Dots are best widths with the 95% interval of their mean loss; faint marks are the other "
-        "widths, and an arrow at the edge stands for one that lies outside. Lower left is better: a small network with a "
+        "widths, and an arrow at the edge stands for one that lies outside. Grey are structures further down the ranking. Lower left is better: a small network with a "
         "low loss. All runs of a panel were given the same training FLOPs."
     )
     return _captioned(parameters_figure(page), caption)

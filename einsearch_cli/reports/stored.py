@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 
 from einsearch_cli.errors import EinsearchError, SpecError
 from einsearch_cli.reports.study_report import StudyReport
+from einsearch_cli.reports.training import CurvePoint, FinishedRun, TrainingReport
 from einsearch_cli.scaling.ranking import FORMAT
 from einsearch_cli.search.outcome import Exploration, Spending, TunedRate
 from einsearch_cli.structures import RoutingStatistics, parse_layer
@@ -54,6 +55,42 @@ def read_study(path: str | os.PathLike[str], at: float | None = None) -> StudyRe
         return _study(document, at)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, EinsearchError) as error:
         raise SpecError(f"{file} is damaged: {type(error).__name__}: {error}", remedy=_AGAIN) from error
+
+
+def read_training(path: str | os.PathLike[str]) -> TrainingReport | None:
+    """The runs of a results.json, or of the folder, that `einsearch train` wrote; None where it is not one of these.
+
+    Raises:
+        SpecError: the results are damaged.
+    """
+    file = Path(path)
+    file = file / "results.json" if file.is_dir() else file
+    try:
+        document = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or "ranking" in document or "runs" not in document:
+        return None
+    from einsearch_cli.training.full import RunResult
+
+    try:
+        runs = tuple(
+            FinishedRun(
+                RunResult(**{name: value for name, value in row.items() if name != "curve"}),
+                tuple(CurvePoint(**point) for point in row["curve"]),
+            )
+            for row in document["runs"]
+        )
+        return TrainingReport(
+            title=document["title"],
+            runs=runs,
+            data=document["data"],
+            commands=tuple(document["commands"]),
+            environment=tuple(document["environment"].items()),
+        )
+    except (LookupError, TypeError, AttributeError) as error:
+        remedy = "the same `einsearch train` command writes them again, without training"
+        raise SpecError(f"{file} is damaged: {type(error).__name__}: {error}", remedy=remedy) from error
 
 
 def _study(document: Mapping[str, Any], at: float | None) -> StudyReport:

@@ -182,10 +182,13 @@ class StudyReport(Tabular):
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What weakens the answer, one sentence each: learning rates and widths whose optimum was not found."""
+        reasons: dict[str, list[str]] = {}
+        for entry in self.ranking.entries:
+            if entry.width_reason is not None:
+                reasons.setdefault(entry.width_reason, []).append(short_name(entry.structure))
         widths = [
-            f"{short_name(entry.structure)}: no optimum over widths on the last rung: {entry.width_reason}"
-            for entry in self.ranking.entries
-            if entry.width_reason is not None
+            f"{', '.join(names)}: no optimum over widths on the last rung: {reason}"
+            for reason, names in reasons.items()
         ]
         return (*rate_warnings(self.rates), *trend_warnings(self.coordinates), *widths)
 

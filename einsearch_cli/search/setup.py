@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from einsearch_cli.search.spec import BUDGETS, StudySpec
-from einsearch_cli.structures import LayerSpec
+from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.optimizer_words import update_words
 from einsearch_cli.training.optimizers import DEFAULT
@@ -18,8 +18,8 @@ _INFINITE: Final = "inf"
 """Stands for a number that JSON does not have."""
 
 
-def setup_words(spec: StudySpec, task: AnyTask) -> dict[str, str]:
-    """Name of a fact -> a sentence: task, data, network, batch, optimizer, learning rates, budget, seeds and widths."""
+def setup_words(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> dict[str, str]:
+    """Name of a fact -> a sentence: task, data, network, batch, optimizer, learning rates, widths and seeds."""
     seeds = spec.ranking_seeds
     numbers = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     more = f", up to {spec.most_seeds} where the verdict is open" if spec.most_seeds else ""
@@ -32,6 +32,7 @@ def setup_words(spec: StudySpec, task: AnyTask) -> dict[str, str]:
         **task.described(),
         "Optimizer": _optimizer(spec),
         "Learning rate": _rates(spec, task),
+        **_balance(spec, candidates),
         "Widths": widths,
         "Seeds": f"{numbers[0].upper()}{numbers[1:]}, which draw the network's start and the order of the data{more}.",
     }
@@ -41,6 +42,12 @@ def _optimizer(spec: StudySpec) -> str:
     settings = spec.optimizer
     schedule = f"{settings.warmup:.0%} of the steps warm-up, then a cosine to {settings.final:.0%}"
     return f"{update_words(settings)}; {schedule}; {spec.precision}."
+
+
+def _balance(spec: StudySpec, candidates: Sequence[LayerSpec]) -> dict[str, str]:
+    if not any(isinstance(layer, MixtureOfExperts) for layer in candidates):
+        return {}
+    return {"Experts": f"A loss of weight {spec.optimizer.auxiliary_weight:g} balances the load of the experts."}
 
 
 def _rates(spec: StudySpec, task: AnyTask) -> str:

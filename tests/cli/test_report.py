@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from einsearch_cli.reports import StudyReport, write_results
+from einsearch_cli.reports.training import TrainingReport, write_training_results
+from einsearch_cli.reports.training_page import render_training
 from tests.reports.conftest import study as study
+from tests.reports.test_figures import TRAINED
 from tests.reports.test_law import lawful as lawful
 from tests.reports.test_stored import whole
 
@@ -86,3 +89,19 @@ def test_losses_are_predicted_where_they_are_asked_for(einsearch, lawful: StudyR
 def test_what_cannot_be_predicted_says_why(einsearch, study, tmp_path: Path) -> None:
     write_results(tmp_path / "results.json", study(rungs=2))
     assert "dense: no prediction: " in einsearch("report", tmp_path, "--at", "1e13").err
+
+
+def test_runs_of_train_are_reported_again(einsearch, tmp_path: Path) -> None:
+    report = TrainingReport(TRAINED.title, TRAINED.runs, "a text", ("einsearch train x",), (("torch", "2"),))
+    write_training_results(tmp_path / "results.json", report)
+    found = einsearch("report", tmp_path)
+    assert found.code == 0
+    assert [line.split()[0] for line in found.out.splitlines()[2:]] == ["dense", "plain", "short"]
+    assert "dense has the lowest held-out loss" in found.err
+    assert (tmp_path / "report.html").read_text() == render_training(report) + "\n"
+    assert einsearch("report", tmp_path, "--csv", tmp_path / "x.csv").code == 2
+    assert json.loads(einsearch("report", tmp_path, "--format", "json").out)["title"] == "study"
+    (tmp_path / "results.json").write_text('{"runs": [{"name": "a"}], "title": "x"}')
+    damaged = einsearch("report", tmp_path)
+    assert damaged.code == 2
+    assert "results.json is damaged" in damaged.err

@@ -254,3 +254,10 @@ def test_a_training_page_says_what_was_trained_and_draws_loss_against_parameters
     assert rows["thin"][-1] == "300"
     assert "a step 100 ms" in page
     assert 'href="#card-' in page
+
+
+def test_structures_with_one_warning_share_its_sentence(study) -> None:
+    made = study(texts=("dense", "monarch", "low-rank"), widths=(128, 256))
+    [said] = made.warnings
+    names = ", ".join(short_name(item) for item in made.structures)
+    assert said.startswith(f"{names}: no optimum over widths on the last rung: 2 widths")

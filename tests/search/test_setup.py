@@ -60,7 +60,7 @@ def test_words_name_task_network_optimizer_rates_and_seeds() -> None:
             "most_seeds": 24,
         }
     )
-    words = setup_words(spec, spec.open_task())
+    words = setup_words(spec, spec.candidates(), spec.open_task())
     assert "512 wide" in words["Teacher"]
     assert "MLP (the student) of 6 linear layers" in words["Network"]
     assert "the 4 hidden ones, width × width" in words["Network"]
@@ -72,7 +72,10 @@ def test_words_name_task_network_optimizer_rates_and_seeds() -> None:
     assert words["Seeds"].startswith("Seeds 12 to 14")
     assert "up to 24 where the verdict is open" in words["Seeds"]
     fixed = spec.model_copy(update={"rates": "fixed", "widths": [32, 64], "seeds": 1, "most_seeds": None})
-    said = setup_words(fixed, fixed.open_task())
+    said = setup_words(fixed, fixed.candidates(), fixed.open_task())
     assert said["Learning rate"].startswith("The same for every candidate, 0.05")
     assert said["Widths"] == "32, 64, for every candidate."
     assert said["Seeds"].startswith("Seed 12,")
+    assert "Experts" not in said
+    experts = StudySpec.model_validate({**STUDIES["experts"], "optimizer": {"auxiliary_weight": 0.2}})
+    assert setup_words(experts, experts.candidates(), experts.open_task())["Experts"].startswith("A loss of weight 0.2")
