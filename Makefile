@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test kernels clusters faults package lint docs benchmark data clean
+.PHONY: demo test kernels clusters faults package lint docs reports benchmark data clean
 
 demo: .venv/installed
 	$(BIN)/einsearch rank specs/demo.yaml --out runs/demo
@@ -49,6 +49,14 @@ docs: .venv/installed-docs
 	$(BIN)/python docs/generate.py
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
 	@echo "file://$(CURDIR)/build/docs/README.html"
+
+# The pages of the stored studies in examples/, made again without training, and pictures of them by Chromium.
+PICTURE = chromium --headless --no-sandbox --disable-gpu --hide-scrollbars
+
+reports: .venv/installed
+	for run in demo search moe structured_ffn; do $(BIN)/einsearch report examples/$$run > /dev/null || exit; done
+	$(PICTURE) --window-size=1280,2260 --screenshot=docs/images/report.png examples/demo/report.html
+	$(PICTURE) --window-size=1280,1820 --screenshot=examples/structured_ffn/report.png examples/structured_ffn/report.html
 
 benchmark: .venv/installed
 	$(BIN)/einsearch bench --out benchmarks/results/layers.json

@@ -154,8 +154,8 @@ def parameters_section(page: Page) -> Html | None:
     """What a model of a given size reaches."""
     caption = (
         "One panel for each budget. Dots are best widths with the 95% interval of their mean loss; faint marks are the other "
-        "widths, and an arrow at the edge stands for one that lies outside. Grey are structures further down the ranking. Lower left is better: a small network with a "
-        "low loss. All runs of a panel were given the same training FLOPs."
+        "widths, and an arrow at the edge stands for one that lies outside. Grey are structures further down the "
+        "ranking. Lower left is better: a small network with a low loss. All runs of a panel were given the same training FLOPs."
     )
     return _captioned(parameters_figure(page), caption)
 

@@ -85,14 +85,6 @@ def _cards(report: TrainingReport) -> list[Shown]:
     return list(found.values())
 
 
-@report_section("parameters", "Held-out loss against parameters", page="train")
-def parameters_section(report: TrainingReport) -> Html | None:
-    """What a model of a given size reaches."""
-    drawing = run_parameters_figure(report)
-    caption = "Lower left is better. One run each, so there are no intervals; FLOPs and steps of the runs may differ."
-    return None if drawing is None else fill("figure.html", drawing=drawing, caption=caption)
-
-
 @report_section("flops", "Held-out loss against training FLOPs", page="train")
 def flops_section(report: TrainingReport) -> Html | None:
     """The curves over training FLOPs."""
@@ -103,6 +95,14 @@ def flops_section(report: TrainingReport) -> Html | None:
 def steps_section(report: TrainingReport) -> Html | None:
     """The curves over optimizer steps."""
     return training_figure(report, STEPS)
+
+
+@report_section("parameters", "Held-out loss against parameters", page="train")
+def parameters_section(report: TrainingReport) -> Html | None:
+    """What a model of a given size reaches."""
+    drawing = run_parameters_figure(report)
+    caption = "Lower left is better. One run each, so there are no intervals; FLOPs and steps of the runs may differ."
+    return None if drawing is None else fill("figure.html", drawing=drawing, caption=caption)
 
 
 @report_section("structures", "The structures", page="train")
