@@ -42,9 +42,9 @@ def _table(page: Page, shown: list[TrialResult], without: dict[LayerSpec, TrialR
                 cells.append(number("" if other is None else f"{other.routing[position].smallest_load:.2f}"))
             rows.append(Row(cells=cells, look=page.looks[result.trial.structure]))
     heads = (*_HEADS, _WITHOUT) if without else _HEADS
-    shown, rows, constants = without_constants(heads, rows, keep=set(heads) - {"dropped"})
+    left, rows, constants = without_constants(heads, rows, keep=set(heads) - {"dropped"})
     summary = f"Every layer ({len(rows)} rows)"
-    return table(shown, rows, numbers=heads[2:], summary=summary, caption=" ".join(constants))
+    return table(left, rows, numbers=heads[2:], summary=summary, caption=" ".join(constants))
 
 
 def _counted(shown: list[TrialResult], without: dict[LayerSpec, TrialResult]) -> str:
