@@ -1,4 +1,4 @@
-"""What a study found, for people and for programs: results.json, tables, one offline HTML page."""
+"""Reports of a study for people and for programs: results.json, tables, one offline HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chart is data: axes and series with values and intervals; `drawing` makes SVG of it.
+"""A chart as data: axes and series with values and intervals, from which `drawing` makes SVG.
 
 Coordinates are pixels of a chart's viewBox, y pointing down. Names stand at the ends of lines.
 """
@@ -18,7 +18,7 @@ TOP, BOTTOM = 26, 42
 COLUMN = 22
 """Pixels between the end of a line and its name."""
 CHARACTER = 8.4
-"""Width of a bold letter of DejaVu Sans, the widest of the fonts, in the mean over names like 'XA^1/2 XAB^1/2'."""
+"""Width of a bold letter of DejaVu Sans, the widest font, on average over names like 'XA^1/2 XAB^1/2'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +29,13 @@ class Axis:
     low: float
     high: float
     ticks: Sequence[tuple[float, str]]
-    """(value, label)."""
+    """Pairs of a value and its label."""
     logarithmic: bool = True
     places: Mapping[float, tuple[float, float]] | None = None
     """Centre and half width of each category, as shares of the axis; None for an axis of numbers."""
     has_grid: bool = True
     are_rows: bool = False
-    """Whether labels stand inside of the chart, above the marks of their category."""
+    """Whether labels stand inside the chart, above the marks of their category."""
 
     def place(self, value: float, start: float, end: float) -> float:
         """The pixel of a value on an axis that runs from `start` to `end`."""
@@ -68,7 +68,7 @@ def linear_axis(name: str, high: float) -> Axis:
 
 
 def category_axis(name: str, sizes: Mapping[float, float], labels: Sequence[str], are_rows: bool = False) -> Axis:
-    """Categories side by side; `sizes` has how much room each one gets."""
+    """An axis of categories next to each other; `sizes` says how much room each one gets."""
     whole = sum(sizes.values())
     places, edge = {}, 0.0
     for value, size in sizes.items():
@@ -97,7 +97,7 @@ class Point:
     """'dot', 'hollow', 'faint', or 'badge': a disc with a label in it. Axes are made for the others: a point that
     lies outside of them is an arrow at the edge."""
     tip: str | None = None
-    """What is said about it on hover, one fact per line."""
+    """Facts shown on hover, one per line."""
     interval: tuple[float, float] | None = None
     """Ends of an upright bar."""
     radius: float | None = None
@@ -115,15 +115,15 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """What has one look and one name."""
+    """Marks with one look and one name."""
 
     look: Look
     points: Sequence[Point] = ()
     lines: Sequence[Line] = ()
     name: str = ""
-    """Shown in the legend."""
+    """The name in the legend."""
     label: str = ""
-    """Shown at the end of the lines."""
+    """The name at the end of the lines."""
     dodge: float = 0.0
     """Pixels by which everything is moved to the right, so that marks at one place do not hide each other."""
 

@@ -1,4 +1,4 @@
-"""The section on the coordinate check: do outputs stay as large while the network becomes wider?"""
+"""The section on the coordinate check: do outputs keep their size as the network becomes wider?"""
 
 from __future__ import annotations
 

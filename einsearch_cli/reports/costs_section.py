@@ -1,4 +1,4 @@
-"""What every structure costs in seconds, FLOPs and parameters, and the loss at every width that was tried."""
+"""Costs of every structure in seconds, FLOPs and parameters, and the loss at every width that was tried."""
 
 from __future__ import annotations
 

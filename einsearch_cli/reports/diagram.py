@@ -65,7 +65,7 @@ def _name(item: Classification) -> str:
 
 
 def _head(item: Classification, width: float) -> list[Html]:
-    """Name, carrier sets, and what is drawn."""
+    """Name, carrier sets, and the subject of the drawing."""
     carriers = textwrap.wrap(str(item.structure), int((width - 2 * LEFT) / 8))
     notes = ["y = W x: x enters at X, y leaves at Y, and W is the einsum of the factors between them."]
     notes += [item.padding] if item.padding else []
@@ -77,7 +77,7 @@ def _head(item: Classification, width: float) -> list[Html]:
 
 
 def _foot(item: Classification, top: float) -> list[Html]:
-    """What ω, ψ and ν are, then what the marks mean."""
+    """The explanation of ω, ψ and ν, then of the marks."""
     lines: list[Html] = []
     for symbol, meaning in legend(item):
         y = top + LINE * len(lines)

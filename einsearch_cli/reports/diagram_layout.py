@@ -1,4 +1,4 @@
-"""Where the tensors and indices of a structure stand in its diagram.
+"""Places of the tensors and indices of a structure in its diagram.
 
 X is on the left, Y on the right, the factors are between them in one row.
 Neighbours are tied by straight lines. Every other index has a track, input
@@ -19,7 +19,7 @@ from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.taxonomy import Cut, meeting_order
 
 MAX_ARRANGED_FACTORS = 6
-"""All orders of that many factors are tried for the shortest lines: 6! = 720."""
+"""The most factors whose orders are all tried for the shortest lines: 6! = 720."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Wire:
     crossing: bool
     """Whether the cut goes through it."""
     anchor: float
-    """Where its label is, and its dot if it has one: between two columns."""
+    """The place of its label, and of its dot if it has one: between two columns."""
 
     @property
     def is_hyperedge(self) -> bool:
@@ -48,7 +48,7 @@ class Layout:
     tensors: tuple[str, ...]
     wires: tuple[Wire, ...]
     cut: float
-    """Between which two columns the cut is."""
+    """The gap between two columns where the cut is."""
 
     @property
     def levels(self) -> tuple[int, int]:

@@ -20,13 +20,13 @@ FIRST_TRACK = 84.0
 TRACK_GAP = 56.0
 CORNER = 26.0
 CHARACTER = 7.6
-"""Width of a character at 13 px, with some room: labels have a ground as wide as their text."""
+"""Width of a character at 13 px, with some room: the ground of a label is as wide as its text."""
 SMALL_CHARACTER = 5.6
 SHIFT = 4.5
 
 PAPER, INK, BOX = "#ffffff", "#1b1e23", "#f4f1e8"
 COLOURS = {"X": "#0072b2", "Y": "#c24e00", "": "#00805c", "XY": "#7b3fa0"}
-"""Input, output, bond, and what input and output share: told apart by people with the common forms of colour blindness."""
+"""Colours of input, output, bond, and indices of both sides; they differ for common forms of colour blindness."""
 CUT_COLOUR = "#b3204d"
 
 
@@ -164,7 +164,7 @@ def _dimension(d: int) -> str:
 
 
 def _spoke(x: float, anchor: float, y: float) -> str:
-    """From a tensor straight to the track of the index, round the corner, and on to its middle."""
+    """A path from a tensor straight to the track of the index, round the corner, and on to its middle."""
     turn_x = x + math.copysign(CORNER, anchor - x)
     turn_y = y - math.copysign(CORNER, y)
     return f"M{x:g} 0V{turn_y:g}Q{x:g} {y:g} {turn_x:g} {y:g}H{anchor:g}"

@@ -11,7 +11,7 @@ from einsearch_cli.structures import Extent, family_text
 from einsearch_cli.taxonomy import Classification
 
 Label = list[tuple[str, int]]
-"""Parts of a label: 1 is raised, -1 is lowered."""
+"""Parts of a label with their heights: 1 is raised, -1 is lowered."""
 
 COLUMN = 12
 """Characters from one tensor to the next."""
@@ -90,7 +90,7 @@ def short_count(number: int) -> str:
 
 
 def legend(item: Classification) -> list[tuple[str, str]]:
-    """Symbol with value, and what it says of this structure."""
+    """Pairs of a symbol with its value, and its meaning for this structure."""
     sharing = f"parameters are shared: FLOPs per parameter grow as {_growth(item.omega)}"
     rank = f"the rank grows as {_growth(item.psi)}, not as d" if item.psi else "the rank does not grow with d"
     cost = (

@@ -1,4 +1,4 @@
-"""`results.json`: everything a study found, for other programs."""
+"""`results.json`: all findings of a study, for other programs."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _ends(chart: Chart, rule: Rule) -> tuple[Place, Place]:
 
 
 def _rule_names(chart: Chart) -> Iterable[Html]:
-    """The name of every rule where it covers no other name and the least of what is drawn, above or below its rule."""
+    """The names of rules, above or below them, where they cover no other name and as little else as possible."""
     drawn = list(_drawn(chart))
     taken: list[tuple[float, float, float]] = []
     for rule in (rule for rule in chart.rules if rule.name):

@@ -1,4 +1,4 @@
-"""Section of the report: how the tokens were spread over the experts."""
+"""The section on experts: how the tokens were spread over them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 _HEADS = ("structure", "layer", "least used", "most used", "entropy of a token", "entropy of the mean", "dropped")
 _WITHOUT = "least used without balance loss"
 MOST_DRAWN = 10
-"""Structures in the figure, the best ones; the table has all."""
+"""The number of structures in the figure, the best ones; the table has all."""
 
 
 def experts_section(page: Page) -> Html | None:
-    """A figure, and one row for every layer of experts; None where no candidate has any."""
+    """A figure, and one row for every layer of experts; None if no candidate has any."""
     shown = _shown(page)
     if not shown:
         return None

@@ -16,11 +16,11 @@ from einsearch_cli.reports.study_report import StudyReport
 from einsearch_cli.structures import LayerSpec
 
 TALLEST = 12.0
-"""The axis ends at this many times the median loss, lest one bad run flatten all others."""
+"""End of the axis as a multiple of the median loss, so that one bad run does not flatten all others."""
 SPREAD = 40.0
 """Pixels over which the marks at one of several budgets are spread sideways."""
 COLUMNS = 740.0
-"""Pixels over which all marks are spread where there is one budget, and a column for every structure."""
+"""Pixels over which all marks are spread if there is one budget, with a column for every structure."""
 
 
 def compute_figure(page: Page) -> Html | None:
@@ -69,7 +69,7 @@ def _points(study: StudyReport, look: Identity) -> list[Point]:
 
 
 def _heights(points: list[Point]) -> list[float]:
-    """What the upright axis has to hold: losses and the ends of their intervals, but nothing far away."""
+    """The values that the upright axis has to show: losses and the ends of their intervals, but nothing far away."""
     highest = TALLEST * median(point.y for point in points)
     floor = min(point.y for point in points) / 2  # an interval may be very wide
     ends = [end for point in points for end in (point.y, *(point.interval or ()))]
@@ -77,7 +77,7 @@ def _heights(points: list[Point]) -> list[float]:
 
 
 def _shifts(page: Page) -> dict[LayerSpec, float]:
-    """Pixels by which structures are moved sideways; with several budgets what is grey may overlap."""
+    """Pixels by which structures are moved sideways; with several budgets, grey marks may overlap."""
     one_budget = len(page.study.budgets) == 1
     present = [item for item in page.study.surfaces if one_budget or page.looks[item].stands_out]
     step = (COLUMNS if one_budget else SPREAD) / max(1, len(present) - 1)

@@ -1,4 +1,4 @@
-"""The loss against the parameters of the network, one panel for each budget: what does a small model cost in loss?"""
+"""The loss against the parameters of the network, one panel per budget: what does a small model cost in loss?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAD = 0.12
 
 
 def parameters_figure(page: Page) -> Html | None:
-    """The best width of every structure that stands out, with its interval; None where all networks are of one size.
+    """The best width of every structure that stands out, with its interval; None if all networks are of one size.
 
     Structures that do not stand out have one faint mark, at their best width.
     """

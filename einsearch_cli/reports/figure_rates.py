@@ -14,7 +14,7 @@ Measured = list[tuple[float, float]]
 
 
 def rates_figure(page: Page) -> Html | None:
-    """A panel for each rung at which rates were compared; None where rates were not tuned."""
+    """A panel for each rung at which rates were compared; None if rates were not tuned."""
     study, looks = page.study, page.looks
     tuned = {item: rate for item, rate in study.rates.items() if looks[item].stands_out}
     first = {item: _measured(rate, rate.tried) for item, rate in tuned.items()}

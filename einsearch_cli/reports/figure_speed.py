@@ -22,7 +22,7 @@ SMALL, LARGE = 3.8, 7.0
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a figure shows: names and values of both axes, and a line that means something."""
+    """A figure's contents: names and values of both axes, and a line that means something."""
 
     name: str
     x_name: str
@@ -30,7 +30,7 @@ class Comparison:
     y_name: str
     y: Callable[[Measurement], float]
     level: str
-    """What is at y = 1."""
+    """The meaning of the line at y = 1."""
     is_diagonal: bool
     """Whether y = x means something too."""
 
@@ -94,7 +94,7 @@ def _point(shown: Comparison, item: Measurement, radius: float) -> Point:
 
 
 def tip(item: Measurement) -> str:
-    """What a point shows on hover, one fact per line."""
+    """The facts of a point shown on hover, one per line."""
     lines = (
         item.name,
         case_title(item.case),

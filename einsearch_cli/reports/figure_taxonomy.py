@@ -1,4 +1,4 @@
-"""How the loss hangs on ω, ψ and ν: a chart for each over the same loss axis."""
+"""How the loss depends on ω, ψ and ν: a chart for each over the same loss axis."""
 
 from __future__ import annotations
 

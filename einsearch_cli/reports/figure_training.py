@@ -18,7 +18,7 @@ SKIPPED_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Measure:
-    """What runs to the right."""
+    """The quantity on the axis to the right."""
 
     name: str
     title: str
@@ -64,7 +64,7 @@ def _series(run: FinishedRun, look: Look, places: list[tuple[float, float]]) -> 
 
 
 def tip_of(run: FinishedRun) -> str:
-    """What the mark of a run shows on hover, one fact per line."""
+    """The facts of a run's mark shown on hover, one per line."""
     result = run.result
     return (
         f"{result.name}\n{result.structure}\nheld-out loss at the end: {loss_text(result.loss)}\n"

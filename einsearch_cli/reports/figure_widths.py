@@ -1,4 +1,4 @@
-"""The loss over the width of the network, one panel for each budget: is the best width in the middle of what was tried?"""
+"""The loss over the width of the network, one panel per budget: does the best width lie within the tried ones?"""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _chart(page: Page, rung: int, budget: float, runs: Sequence[Observation]) ->
 
 
 def _series(study: StudyReport, look: Identity, rung: int, runs: Sequence[Observation]) -> Series:
-    """Widths as dots, those tried by one run only faint, the fitted minimum hollow."""
+    """Widths as dots, those with a single run faint, the fitted minimum hollow."""
     fitted = study.surfaces[look.entry.structure]
     position = fitted.at(rung)
     minimum = None if position is None else fitted.minima[position]
@@ -90,7 +90,7 @@ def _parabola(minimum: Minimum) -> Iterable[tuple[float, float]]:
 
 
 def _tip(look: Identity, study: StudyReport, runs: Sequence[Observation]) -> str:
-    """What a point shows on hover, one fact per line."""
+    """The facts of a point shown on hover, one per line."""
     loss = math.exp(math.fsum(math.log(run.loss) for run in runs) / len(runs))
     seeds = "one run" if len(runs) == 1 else f"{len(runs)} seeds"
     return (

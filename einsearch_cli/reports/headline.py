@@ -1,4 +1,4 @@
-"""What the study found, in sentences computed from the ranking."""
+"""The findings of a study, in sentences computed from the ranking."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _against_yardstick(study: StudyReport, ranked: Sequence[RankingEntry]) -> st
 
 
 def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
-    """The gain to quote: that of runs which decided nothing."""
+    """A sentence on the gain to quote, from runs that had no part in any decision."""
     entry = next((entry for entry in ranked if entry.confirmed_gain is not None), None)
     if entry is None or entry.confirmed_gain is None:
         return None
@@ -76,7 +76,7 @@ def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None
 
 
 def _found(study: StudyReport) -> str | None:
-    """What a search found, with its confirmed gains over dense and over the best candidate that was given."""
+    """The findings of a search, with its confirmed gains over dense and over the best given candidate."""
     search = study.exploration
     if search is None:
         return None
@@ -119,7 +119,7 @@ def _reversals(study: StudyReport, ranked: Sequence[RankingEntry]) -> list[str]:
 
 
 def _controls(study: StudyReport) -> list[str]:
-    """A sentence for every control that ranks above what it is a control of: what was added does not show in the loss."""
+    """A sentence for every control that ranks above the structure that it controls: the addition does not pay off."""
     found = []
     for control, sources in study.controls.items():
         plain = study.ranking.entry_of(control)
@@ -198,7 +198,7 @@ def _gain(entry: RankingEntry, name: str) -> str:
 
 
 def _tally(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
-    """How many of the structures that got the full budget are told from the yardstick."""
+    """How many of the structures with the full budget differ clearly from the yardstick."""
     dense = study.yardstick
     if dense is None or dense.loss is None:
         return None

@@ -1,4 +1,4 @@
-"""The section on scaling laws: what the runs say of more compute, and how far beyond them that is."""
+"""The section on scaling laws: predictions for more compute, and how far beyond the runs they are."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _cells(page: Page, entry: RankingEntry) -> list[Cell]:
 
 
 def prediction_text(entry: RankingEntry, prediction: Prediction) -> str:
-    """A predicted loss with its interval, and how far it lies from what was measured."""
+    """A predicted loss with its interval, and its distance from the measured range."""
     return (
         f"{short_name(entry.structure)}: loss {loss_text(prediction.loss)} at {flops_text(prediction.compute)} FLOPs, "
         f"95% interval {loss_text(prediction.low)} to {loss_text(prediction.high)}{_far(prediction)}"

@@ -14,7 +14,7 @@ MARKERS = ("circle", "square", "diamond", "triangle", "wedge", "hexagon", "cross
 """Shapes of the best structures, so that colour is never the only sign."""
 
 LONGEST_LABEL = 28
-"""Characters next to a figure: as many as '1 btt-moe:experts=16,top=2' has, and two more."""
+"""The most characters next to a figure: two more than in '1 btt-moe:experts=16,top=2'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Look:
     """How one structure, layer or run looks."""
 
     key: str
-    """Ties its marks together for hovering."""
+    """A key that its marks share, for hovering."""
     tone: str
-    """CSS class of its colour: 'ink' for what others are compared with, 'c1'.. for the rest, 'quiet' where colours end."""
+    """CSS class of its colour: 'ink' for the reference, 'c1'.. for the rest, 'quiet' after the last colour."""
     marker: str
 
 
@@ -59,7 +59,7 @@ def _name(spec: LayerSpec) -> str:
 
 
 def identities(study: StudyReport) -> dict[LayerSpec, Identity]:
-    """An identity per structure, best first; as many stand out as there are colours to tell apart."""
+    """An identity per structure, best first; the number of colours limits how many stand out."""
     known: dict[LayerSpec, Identity] = {}
     coloured = 0
     for position, entry in enumerate(study.ranking.entries):
@@ -75,7 +75,7 @@ def identities(study: StudyReport) -> dict[LayerSpec, Identity]:
 
 
 def looks_of(names: Iterable[str], plain: str | None) -> dict[str, Look]:
-    """A look for each name, ink for `plain`; no two have both colour and marker in common until 49 are named."""
+    """A look for each name, ink for `plain`; up to 48 names differ in colour or marker."""
     distinct = list(dict.fromkeys(names))
     count = len(MARKERS)
     looks = {

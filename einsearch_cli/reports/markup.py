@@ -34,7 +34,7 @@ def escaped(child: object) -> Html:
 
 
 def _printable(text: str) -> str:
-    """Control characters and lone surrogates, which no HTML file may contain, become escapes."""
+    """Escape control characters and lone surrogates, which no HTML file may contain."""
     kept = (
         char if char in "\n\t" or ((char.isprintable() or char.isspace()) and ord(char) > 31) else ascii(char)[1:-1]
         for char in text

@@ -1,4 +1,4 @@
-"""What notebooks show of structures, classifications, swaps, rankings, studies and benchmarks."""
+"""HTML for notebooks of structures, classifications, swaps, rankings, studies and benchmarks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from einsearch_cli.swap.report import SwapReport
 from einsearch_cli.taxonomy import Classification, classify
 
 _WIDTH: Final = 1024
-"""A structure alone is drawn as a square matrix of this width."""
+"""The width of the square matrix as which a structure alone is drawn."""
 
 
 @singledispatch

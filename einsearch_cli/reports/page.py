@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Page:
-    """What a section on a study is given to write from."""
+    """The data from which a section on a study is written."""
 
     study: StudyReport
 

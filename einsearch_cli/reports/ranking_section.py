@@ -40,7 +40,7 @@ _VERDICTS = {"failed": "no run finished"}
 
 FOREST_WIDTH, FOREST_HEIGHT = 132, 20
 WIDEST = 0.6
-"""Differences beyond this share of the yardstick's loss are cut off in the small bars."""
+"""The largest difference in the small bars, as a share of the yardstick's loss; larger ones are cut off."""
 
 
 def ranking_section(page: Page) -> Html:
@@ -96,7 +96,7 @@ def _row(study: StudyReport, look: Identity, scale: Scale) -> Row:
 
 
 def _control(study: StudyReport, entry: RankingEntry) -> str:
-    """Why a structure is there that nobody asked for."""
+    """The reason why the study added a structure that the user did not give."""
     sources = study.controls.get(entry.structure, ())
     return f"control of {', '.join(map(short_name, sources))}" if sources else ""
 

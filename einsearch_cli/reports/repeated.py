@@ -1,4 +1,4 @@
-"""Two studies of the same structures side by side: do they come to the same verdicts?"""
+"""Two studies of the same structures compared: do they reach the same verdicts?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Agreement:
     """How far the verdicts of two studies agree."""
 
     rows: list[dict[str, Any]]
-    """One for each structure that both ranked, best of the first study first."""
+    """One row for each structure that both ranked, in the order of the first study."""
     called: int
     """Structures that at least one study calls better or worse."""
     same: int

@@ -1,4 +1,4 @@
-"""Where a search for structures looked, and what it found: loss over ω, ψ and ν, and the Pareto front of loss and costs."""
+"""The section on a search: the structures it tried, their losses over ω, ψ and ν, and the Pareto front with costs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from einsearch_cli.taxonomy import taxonomy_of
 from einsearch_cli.training.proxy.trial import TrialResult
 
 _TALLEST = 1.5
-"""The axis ends at this many times the highest loss of a structure that was found or given: other proposals may be far worse."""
+"""End of the axis as a multiple of the highest loss of a found or given structure; other proposals may be far worse."""
 
 
 def search_section(page: Page) -> Html | None:
@@ -103,7 +103,7 @@ def _point(study: StudyReport, result: TrialResult, field: str) -> Point:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """A structure at its best width of a rung: what it cost and what it reached."""
+    """A structure at its best width of a rung, with its costs and its loss."""
 
     structure: LayerSpec
     rung: int
@@ -118,7 +118,7 @@ _EQUAL: Final = 1.02
 
 
 def pareto_front(study: StudyReport) -> list[Spent]:
-    """What no other row of the ranking beats in loss, total FLOPs and seconds together, cheapest first."""
+    """The rows of the ranking that no other one beats in loss, total FLOPs and seconds together, cheapest first."""
     steps: dict[tuple[LayerSpec, int, int], list[int]] = {}
     for result in study.results:
         if is_finished(result):
@@ -135,7 +135,7 @@ def pareto_front(study: StudyReport) -> list[Spent]:
 
 
 def _beats(one: Spent, other: Spent) -> bool:
-    """Whether one is no worse in all three and better in one; costs are not compared where one is not known."""
+    """Whether one is at least as good in all three and better in one; unknown costs are not compared."""
     costs = [(one.total_flops, other.total_flops)]
     if one.seconds is not None and other.seconds is not None:
         costs.append((one.seconds, other.seconds))

@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from einsearch_cli.training.proxy.trial import Trial
 
 MOST_FAILURES = 100
-"""Rows of failed runs; the rest is only counted."""
+"""The most rows of failed runs; the rest is only counted."""
 LONGEST_ERROR = 600
-"""Characters of an error that are shown."""
+"""The most characters of an error that are shown."""
 
 
 @report_section("result", "Result")
@@ -151,7 +151,7 @@ def scaling_section(page: Page) -> Html | None:
 
 @report_section("parameters", "Loss against parameters")
 def parameters_section(page: Page) -> Html | None:
-    """What a model of a given size reaches."""
+    """The loss that a model of a given size reaches."""
     caption = (
         "One panel for each budget. Dots are best widths with the 95% interval of their mean loss; faint marks are the other "
         "widths, and an arrow at the edge stands for one that lies outside. Grey are structures further down the "

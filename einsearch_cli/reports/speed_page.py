@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """What a section on speed is given to write from."""
+    """The data from which a section on speed is written."""
 
     result: BenchResult
     command: str
@@ -63,7 +63,7 @@ def speedup_section(report: SpeedReport) -> Html:
 
 @report_section("overhead", "Time over that of the bare matrix products", page="bench")
 def overhead_section(report: SpeedReport) -> Html:
-    """What a layer costs besides its products."""
+    """The cost of a layer in addition to its products."""
     caption = (
         "Lower is better. The bare products are the layer's own, on contiguous operands, with results in memory that is "
         "there already, and nothing else: no bias, scaling, views or copies."

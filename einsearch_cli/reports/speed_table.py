@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the speed package needs torch, a report does not
     from einsearch_cli.speed import BenchResult, Case, Measurement, Spread
 
 PAR = 1.05
-"""Up to this multiple of the dense layer's time a layer counts as no slower."""
+"""The largest multiple of the dense layer's time at which a layer does not count as slower."""
 
 
 def by_case(result: BenchResult) -> list[tuple[Case, list[Measurement]]]:
@@ -82,7 +82,7 @@ def speed_rows(result: BenchResult) -> list[dict[str, str]]:
 
 
 def speed_headline(result: BenchResult) -> list[str]:
-    """What the figures say, one sentence for each mode."""
+    """The findings of the benchmark, one sentence for each mode."""
     sentences = []
     for mode in sorted({item.case.mode for item in result.measurements}):
         items = [item for item in result.measurements if item.case.mode is mode]

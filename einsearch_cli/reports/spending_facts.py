@@ -1,4 +1,4 @@
-"""What a study planned, spent and saved, for the facts of its report and for the terminal."""
+"""Planned, spent and saved runs of a study, for the facts of its report and for the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from einsearch_cli.reports.study_report import StudyReport
 
 
 def seeds_text(study: StudyReport) -> str:
-    """Seeds a width, from those of every candidate to the most that one got."""
+    """Seeds per width: the number for every candidate, and the most that one got."""
     plan = study.spending
     if plan is None or not plan.extended:
         return str(len({result.trial.seed for result in study.results}))
@@ -28,7 +28,7 @@ def spending_facts(study: StudyReport) -> list[tuple[str, str]]:
 
 
 def spending_sentences(study: StudyReport) -> list[str]:
-    """Which candidates got more seeds, and what not giving them to the others saved; none in a study of one look."""
+    """Sentences on the candidates with more seeds, and on the runs that this saved; empty for a study with one look."""
     plan = study.spending
     if plan is None or len(plan.looks) == 1:
         return []

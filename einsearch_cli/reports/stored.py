@@ -1,4 +1,4 @@
-"""A study as `results.json` holds it: read back, and ranked again from the runs alone."""
+"""Studies read back from `results.json`, and ranked again from their runs alone."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 
 
 def _check(row: Mapping[str, Any]) -> None:
-    """Refuse values of which no run can have come."""
+    """Raise SpecError for values that no run can have."""
     for name, kinds in _KINDS.items():
         if not isinstance(row[name], kinds) or (isinstance(row[name], bool) and bool not in kinds):
             raise ValueError(f"{name} is {row[name]!r}")

@@ -18,7 +18,7 @@ from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of, not
 from einsearch_cli.taxonomy import Classification, classify, formula_texts, layer_costs
 
 DRAWN_WIDTH: Final = 1024
-"""Rows and columns of the matrix where nothing else is known."""
+"""Rows and columns of the matrix if no width is known."""
 MARGIN: Final = 60.0
 """Room around the row of tensors, for labels."""
 
@@ -45,7 +45,7 @@ def known_layer(text: str) -> LayerSpec | None:
 
 
 def structure_cards(shown: Iterable[Shown]) -> Html:
-    """One card under the other."""
+    """The cards, one below the other."""
     return fill("cards.html", cards=[_card(item) for item in shown])
 
 

@@ -1,4 +1,4 @@
-"""What a report is made from."""
+"""`StudyReport`: the data from which a report is made."""
 
 from __future__ import annotations
 
@@ -43,31 +43,31 @@ class StudyReport(Tabular):
     comparisons: tuple[Ranking, ...] = ()
     """Rankings of these results with other yardsticks, the baselines of the study."""
     unbalanced: tuple[TrialResult, ...] = ()
-    """Runs with experts, each done once more without the loss that balances their load."""
+    """Runs with experts, repeated without the loss that balances their load."""
     confirmation: tuple[TrialResult, ...] = ()
-    """The best and the yardstick once more, from seeds that decided nothing before."""
+    """The best and the yardstick again, from seeds that had no part in any decision."""
     tuning: tuple[TrialResult, ...] = ()
-    """Runs that only looked for learning rates."""
+    """Runs that only searched for learning rates."""
     explored: tuple[TrialResult, ...] = ()
     """Runs that searched for candidates; none is in the ranking."""
     exploration: Exploration | None = None
-    """What that search did; None where candidates were given."""
+    """The result of the search; None if candidates were given."""
     rates: Mapping[LayerSpec, TunedRate] = field(default_factory=dict)
     """The learning rate of each structure, where they were tuned."""
     controls: Mapping[LayerSpec, tuple[LayerSpec, ...]] = field(default_factory=dict)
     """Structures that were added as controls, and the candidates that brought each."""
     spending: Spending | None = None
-    """What was planned, and how seeds were added; None where a study was made without a plan."""
+    """The plan, and how seeds were added; None if a study was made without a plan."""
     step_seconds: Mapping[tuple[LayerSpec, int], float] = field(default_factory=dict)
     """Seconds of a training step by structure and width, from a race of all of them."""
     coordinates: tuple[LayerCoordinates, ...] = ()
     """The coordinate check of the ranked networks, where one was made."""
     loss_name: str = "validation loss"
-    """What the loss is, with its unit, e.g. 'validation loss (nats per character)'."""
+    """Name of the loss with its unit, e.g. 'validation loss (nats per character)'."""
     setup: Mapping[str, str] = field(default_factory=dict)
-    """What was trained on what and how: name of a fact -> a sentence; empty for results of earlier versions."""
+    """Facts about task, data, network and optimizer, as sentences by name; empty for results of earlier versions."""
     spec: Mapping[str, Any] = field(default_factory=dict)
-    """All settings, as a study file has them: they repeat the study; empty for results of earlier versions."""
+    """All settings in the form of a study file that repeats the study; empty for results of earlier versions."""
     commands: tuple[str, ...] = ()
     """Shell commands that repeat the study."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -77,7 +77,7 @@ class StudyReport(Tabular):
 
     @classmethod
     def of_runs(cls, yardsticks: Sequence[LayerSpec], *, at: float | None = None, **parts: Any) -> Self:
-        """A report whose runs are ranked against each yardstick; `at` are FLOPs at which losses are to be predicted.
+        """A report whose runs are ranked against each yardstick; `at` are FLOPs at which losses are predicted.
 
         Laws take the longest, and are those of the first yardstick's ranking. `parts` are all other fields.
         """
@@ -96,11 +96,11 @@ class StudyReport(Tabular):
 
     @property
     def all_runs(self) -> tuple[TrialResult, ...]:
-        """All runs, for whatever they were done."""
+        """All runs, whatever their purpose."""
         return (*self.results, *self.confirmation, *self.tuning, *self.unbalanced, *self.explored)
 
     def records(self) -> list[dict[str, Any]]:
-        """One row for each run, for whatever it was done; `stage` says it."""
+        """One row for each run, whatever its purpose; `stage` names it."""
         return [self.run_record(result) for result in self.all_runs]
 
     def run_record(self, result: TrialResult) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class StudyReport(Tabular):
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """What weakens the answer, one sentence each: learning rates and widths whose optimum was not found."""
+        """Limits of the answer, one sentence each: learning rates and widths whose optimum was not found."""
         reasons: dict[str, list[str]] = {}
         for entry in self.ranking.entries:
             if entry.width_reason is not None:
@@ -216,13 +216,13 @@ class StudyReport(Tabular):
 
     @cached_property
     def classes(self) -> dict[LayerSpec, Taxonomy]:
-        """ω, ψ and ν of each structure, or of its experts; those that a search looked at included."""
+        """ω, ψ and ν of each structure, or of its experts, including those that a search tried."""
         looked_at = (result.trial.structure for result in self.explored)
         return {item: taxonomy_of(expert_of(item)) for item in dict.fromkeys((*self.structures, *looked_at))}
 
     @cached_property
     def exponent_effects(self) -> ExponentEffects | None:
-        """What ω, ψ, ν and bonds say of the loss, at the rungs at which all structures were trained.
+        """The relation of ω, ψ, ν and bonds to the loss, at the rungs at which all structures were trained.
 
         Layers of experts are left out. None with too few structures.
         """

@@ -26,7 +26,7 @@ class Cell:
     badge: str = ""
     """CSS class of a badge around the text."""
     tip: str = ""
-    """What is said about it on hover."""
+    """The text shown on hover."""
     link: str = ""
     """Identifier of the part of the page that the text leads to."""
 
@@ -41,7 +41,7 @@ class Row:
 
 
 def card_id(look: Look | None) -> str:
-    """Where the card of a structure is in its page; empty without a look.
+    """Identifier of a structure's card in its page; empty without a look.
 
     >>> card_id(Look("s3", "c1", "circle"))
     'card-s3'
@@ -113,7 +113,7 @@ def number(text: str, below: str = MISSING) -> Cell:
 
 
 def structure(spec: LayerSpec, look: Look | None = None, below: str = "") -> Cell:
-    """The name of a structure over its notation, if that is not the name already, and over what else is said of it.
+    """The name of a structure, with its notation (unless that is the name) and further text below.
 
     With a look, the name leads to the structure's card.
     """

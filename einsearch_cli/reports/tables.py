@@ -65,7 +65,7 @@ _COLUMNS: tuple[tuple[str, Align], ...] = (
 _OPTIONAL = frozenset({"confirmed gain", "in total FLOPs", "in seconds", "trend", "learning rate"})
 """Columns that are left out where no structure has a value."""
 EDGES = {"high": "↑ ", "low": "↓ ", None: ""}
-"""Signs in front of a number that is the highest or lowest tried: a better one may lie beyond."""
+"""Signs in front of a number that is the highest or lowest tried, so that a better one may lie beyond."""
 
 
 def ranking_table(study: StudyReport, by: Price = "flops") -> Table:

@@ -1,4 +1,4 @@
-"""Full training runs side by side: tables, findings in sentences, and results.json."""
+"""Full training runs compared: tables, findings in sentences, and results.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the training package needs torch, a report does not
 
 
 _EQUAL_FLOPS: Final = 0.005
-"""Difference of log FLOPs up to which runs have equal ones: their steps are whole."""
+"""The largest difference of log FLOPs between runs on equal FLOPs, as their steps are whole."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TrainingReport:
     title: str
     runs: tuple[FinishedRun, ...]
     data: str
-    """Where the tokens come from, in words."""
+    """The source of the tokens, in words."""
     commands: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
 
@@ -120,7 +120,7 @@ def result_rows(report: TrainingReport) -> list[dict[str, str]]:
 
 
 def training_findings(report: TrainingReport) -> list[str]:
-    """What the runs say, in sentences."""
+    """The findings of the runs, in sentences."""
     best = min(report.runs, key=lambda run: run.result.loss)
     loss = f"{loss_text(best.result.loss)} nats per token."
     if len(report.runs) == 1:
@@ -140,7 +140,7 @@ def _flops_apart(run: FinishedRun, guided: FinishedRun) -> float:
 
 
 def _against_controls(guided: FinishedRun, twins: Sequence[FinishedRun]) -> list[str]:
-    """What guides add on equal tokens and on equal FLOPs, for each that was trained."""
+    """The effect of guides on equal tokens and on equal FLOPs, for each pair that was trained."""
     kinds = {
         "as many tokens": [run for run in twins if run.result.steps == guided.result.steps],
         "as many FLOPs": [run for run in twins if _flops_apart(run, guided) < _EQUAL_FLOPS],

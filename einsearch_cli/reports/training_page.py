@@ -99,7 +99,7 @@ def steps_section(report: TrainingReport) -> Html | None:
 
 @report_section("parameters", "Held-out loss against parameters", page="train")
 def parameters_section(report: TrainingReport) -> Html | None:
-    """What a model of a given size reaches."""
+    """The loss that a model of a given size reaches."""
     drawing = run_parameters_figure(report)
     caption = "Lower left is better. One run each, so there are no intervals; FLOPs and steps of the runs may differ."
     return None if drawing is None else fill("figure.html", drawing=drawing, caption=caption)

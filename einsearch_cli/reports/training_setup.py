@@ -1,4 +1,4 @@
-"""What the runs of `einsearch train` train and how, in words and as settings, from what the runs have kept."""
+"""Data, network and optimizer of runs of `einsearch train`, in words and as settings, from what the runs stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLACES = {
 
 
 def training_setup(report: TrainingReport) -> dict[str, str]:
-    """Name of a fact -> a sentence; where runs differ, each value has the names of its runs in front."""
+    """Facts as sentences by name; where runs differ, each value follows the names of its runs."""
     known = [(run.result, spec) for run in report.runs if (spec := _spec_of(run.result)) is not None]
     facts: dict[str, Callable[[RunResult, TrainSpec], str]] = {
         "Network": lambda _, spec: _network(spec.model),

@@ -1,4 +1,4 @@
-"""What a study trains and how, in words for the head of its report, and as a study file that repeats it."""
+"""The setup of a study: in words for the head of its report, and as a study file that repeats it."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class Task(ABC, Generic[SettingsT]):
         """The unit of the loss, for tables and axes."""
 
     def described(self) -> dict[str, str]:
-        """What is trained on what, for people: name of a fact -> a sentence; the head of a report.
+        """The model and its data in words: name of a fact → a sentence; the head of a report shows them.
 
         A task that does not say it itself is described by its first docstring line and its settings.
         """

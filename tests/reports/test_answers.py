@@ -1,4 +1,4 @@
-"""What a researcher asks of a page: what was trained, loss at every width, seconds, seeds, parameters, and each structure."""
+"""A page answers a researcher: what was trained, loss at every width, seconds, seeds, parameters, each structure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.reports.test_training_findings import finished
 
 
 def timed(made: StudyReport) -> StudyReport:
-    """With a network size, a number of steps and a time for a step that differ between structures and widths."""
+    """The report with network sizes, numbers of steps and times of a step that differ between structures and widths."""
     order = {item: number for number, item in enumerate(made.structures, start=1)}
     runs = tuple(
         replace(

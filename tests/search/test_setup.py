@@ -1,4 +1,4 @@
-"""What a report says of a study: words that name its settings, and a study file that trains the same."""
+"""A report describes a study by words that name its settings and by a study file that trains the same."""
 
 import json
 from pathlib import Path
