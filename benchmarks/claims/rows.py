@@ -591,8 +591,8 @@ def overtraining_rows(store: Store) -> Iterator[Draft]:
         study="overtraining",
         scale=_trained_scale(runs, sorted(used)),
         control=(
-            f"At {most} tokens per parameter of dense the loss against dense at equal FLOPs is {_percent(ends_found)}: a network "
-            "with a third of the parameters has less room, which no length of training removes."
+            f"At {most} tokens per parameter of dense the loss against dense at equal FLOPs is {_percent(ends_found)}: there a "
+            "smaller network would run out of room."
         ),
         would_tell="`einsearch train specs/paper/overtraining.yaml` with a width of 768",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -156,15 +157,21 @@ def test_overtraining_is_judged_at_equal_flops(tmp_path: Path, drift: float, ver
     found = row(finished(list(overtraining_rows(write_runs(tmp_path, "overtraining", 3, runs, loss)))), "overtraining")
     assert found.verdict == verdict
     assert found.value == pytest.approx(drift, abs=1e-3)
+    at_end = re.search(r"at equal FLOPs is ([+−][\d.]+)%", found.control)
+    assert at_end is not None
+    assert float(at_end[1].replace("−", "-")) == pytest.approx(
+        100 * math.expm1(drift * math.log10(0.7 * 100)), abs=0.11
+    )
 
 
 def transfer(root: Path, lost: float) -> Store:
-    """Losses whose best rate is 1 at every width under `factors` and moves with the width under the others."""
+    """Losses whose best rate moves by one octave between the widths under `factors`, and by two under the others."""
     runs = [
         {
             "rule": rule, "structure": structure, "width": width, "rate": rate, "seed": seed, "steps": 10,
             "loss": math.exp(
-                lost * (math.log2(rate) + (rule != "factors") * math.log2(width / 32)) ** 2 + 0.001 * math.sin(seed * 9 + width)
+                lost * (math.log2(rate) + (1 if rule == "factors" else 2) * (width == 128)) ** 2
+                + 0.001 * math.sin(seed * 9 + width)
             ),
         }
         for rule in ("factors", "layers", "one") for structure in ("dense", "monarch", "low-rank") for width in (32, 128)
@@ -178,7 +185,7 @@ def transfer(root: Path, lost: float) -> Store:
 def test_rates_are_carried_from_the_narrowest_width(tmp_path: Path) -> None:
     found = finished(list(rate_rows(transfer(tmp_path / "a", 0.1))))
     assert {item.verdict for item in found} == {"holds"}
-    assert found[0].value == pytest.approx(0.4)
+    assert found[0].value == pytest.approx(0.4 - 0.1)
     assert "the difference is +0.0%" in found[0].control
     equal = finished(list(rate_rows(transfer(tmp_path / "b", 0.0))))
     assert {item.verdict for item in equal} == {"cannot tell"}

@@ -101,6 +101,19 @@ def test_the_permutation_test_is_the_slow_one_over_all_permutations() -> None:
     assert freedman_lane(x[:, None], y, 0) == pytest.approx(wanted, abs=0.03)
 
 
+def test_exponents_that_hang_together_are_told_apart_as_least_squares_does() -> None:
+    draw = np.random.default_rng(5)
+    first = draw.normal(size=20)
+    second = first + draw.normal(0, 0.7, size=20)
+    y = second + draw.normal(0, 0.8, size=20)
+    design = np.stack([np.ones(20), first, second], axis=1)
+    beta, squares = np.linalg.lstsq(design, y, rcond=None)[:2]
+    errors = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * squares[0] / 17)
+    for k in (0, 1):
+        wanted = 2 * stats.t.sf(abs(beta[k + 1] / errors[k + 1]), 17)
+        assert freedman_lane(design[:, 1:], y, k) == pytest.approx(wanted, abs=0.05)
+
+
 def test_correlations_are_those_of_scipy() -> None:
     drawn = sample(2, {"ω": 0.3})
     found = correlations(drawn, "ω", 2)
