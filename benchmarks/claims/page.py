@@ -131,6 +131,8 @@ def topic_lines(rows: Sequence[Row]) -> str:
     for row in rows:
         value, interval = row.shown()
         control = f" {row.control}" if row.control else ""
+        if row.flaw:
+            control = f" No interval decides it: {row.flaw}.{control}"
         lines.append(
             f"- {row.claim}: **{row.verdict}**. {value} {interval} ({row.effect}; {row.interval}; study `{row.study}`).{control}"
         )

@@ -27,12 +27,15 @@ from einsearch_cli.reports import StudyReport
 from einsearch_cli.scaling import levels_of
 from einsearch_cli.scaling.many import holm
 from einsearch_cli.scaling.noise import noise_of
-from einsearch_cli.structures import LayerSpec, expert_of, parse_layer
+from einsearch_cli.structures import LayerSpec, expert_of, parse_layer, short_name
 
 NU_MARGIN = 0.10
 """Log loss per unit of ν within which ν hardly matters: from ν = 1/2 to ν = 1 the loss changes by less than 5%."""
 EXPONENT_MARGIN = 0.10
 """Relative difference of exponents within which they are equal: a gain changes by less than 26% for ten times the compute."""
+
+MOST_AT_ENDS = 1 / 3
+"""Share of structures whose best width may be an end of the grid before nothing is concluded from all of them."""
 
 Unit = Literal["percent", "plain", "factor", "share"]
 
@@ -64,6 +67,8 @@ class Row:
     scale: str
     control: str
     """Result of the control, in one sentence."""
+    flaw: str
+    """Reason why no interval can decide it, such as a best width at the end of the grid; empty without one."""
     would_tell: str
     """The command whose result would tell more, and where it has to run."""
 
@@ -95,6 +100,7 @@ class Draft:
     control: str
     would_tell: str
     unit: Unit = "plain"
+    flaw: str = ""
 
 
 def finished(drafts: Sequence[Draft]) -> list[Row]:
@@ -124,7 +130,7 @@ def _row(draft: Draft, p_adjusted: float) -> Row:
         interval=found.how,
         p=draft.says.p(found),
         p_adjusted=p_adjusted,
-        verdict=draft.says.verdict(found, p_adjusted),
+        verdict="cannot tell" if draft.flaw else draft.says.verdict(found, p_adjusted),
     )
 
 
@@ -180,6 +186,7 @@ def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
     shared: dict[str, Any] = {
         "study": f"taxonomy-{task}",
         "scale": scale,
+        "flaw": _grid_flaw(study),
         "would_tell": f"`einsearch rank specs/paper/taxonomy-{'text' if task == 'teacher' else task}.yaml --budget 1e15`",
     }
     for name, key, claim in (
@@ -259,6 +266,15 @@ def _edges(study: StudyReport) -> str:
     rung = max(study.common_rungs)
     edges = [m.edge for item in study.exponents for m in study.surfaces[item].minima if m.level.rung == rung]
     return f"best width the narrowest of {edges.count('low')} and the widest of {edges.count('high')}"
+
+
+def _grid_flaw(study: StudyReport) -> str:
+    rung = max(study.common_rungs)
+    edges = [m.edge for item in study.exponents for m in study.surfaces[item].minima if m.level.rung == rung]
+    share = sum(edge is not None for edge in edges) / len(edges)
+    if share <= MOST_AT_ENDS:
+        return ""
+    return f"the best width of {share:.0%} of the structures is an end of the grid, so losses there are too large"
 
 
 def _extreme_trends(study: StudyReport) -> str:
@@ -376,9 +392,25 @@ def expert_rows(store: Store) -> Iterator[Draft]:
                 study=name,
                 scale=_ranked_scale(study),
                 control=_without_experts(study, first, second),
+                flaw=_width_flaw(study, first, second),
                 would_tell="`einsearch rank specs/paper/experts.yaml"
                 + (" --budget 1e15`" if name == "experts" else "`"),
             )
+
+
+def _width_flaw(study: StudyReport, *structures: LayerSpec) -> str:
+    """Structures whose best width is the narrowest or the widest that was tried, at the highest common rung."""
+    rung = max(study.common_rungs)
+    ends = {
+        item: minimum
+        for item in structures
+        for minimum in study.surfaces[item].minima
+        if minimum.level.rung == rung and minimum.edge is not None
+    }
+    if not ends:
+        return ""
+    named = " and ".join(f"{short_name(item)} ({minimum.width:.0f})" for item, minimum in ends.items())
+    return f"the best width of {named} is an end of the grid, so the loss there is too large by an unknown amount"
 
 
 def _named(text: str) -> str:

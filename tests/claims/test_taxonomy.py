@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -137,13 +138,17 @@ def test_nu_is_judged_among_full_rank_structures_without_sharing() -> None:
     assert len(drawn.without_dense().names) == 59
 
 
-def power_laws(exponents: dict[str, float]) -> StudyReport:
-    """A study whose structures follow power laws, with noise of 0.2%."""
+def power_laws(exponents: dict[str, float], best: Mapping[str, int] = {}) -> StudyReport:
+    """A study whose structures follow power laws, with noise of 0.2%; the best width is 128, or as given."""
     draw, results = random.Random(0), []
     for text, exponent in exponents.items():
         for rung, width, seed in itertools.product(range(3), (64, 128, 256), range(3)):
             budget = 1e10 * 4.0**rung
-            loss = (budget / 1e10) ** -exponent * (1 + 0.1 * (width != 128)) * math.exp(draw.gauss(0, 0.002))
+            loss = (
+                (budget / 1e10) ** -exponent
+                * (1 + 0.1 * (width != best.get(text, 128)))
+                * math.exp(draw.gauss(0, 0.002))
+            )
             trial = Trial(parse_structure(text), width, seed, rung, budget)
             results.append(TrialResult(trial, "ok", loss, width**2, budget, budget, 500, 1.0, (), None, tokens=1e6))
     ranking = rank_candidates(results, parse_structure("dense"))
@@ -182,3 +187,26 @@ def test_rows_of_a_study_of_the_taxonomy(tmp_path: Path) -> None:
     assert words["omega-text"] == words["psi-text"] == words["nu-trend-text"] == "cannot tell"
     assert len(rungs) == 3 * len({row["exponent"] for row in rungs})
     assert "best width the narrowest of 0 and the widest of 0" in rows[0].scale
+
+
+def test_a_best_width_at_the_end_of_the_grid_decides_nothing(tmp_path: Path) -> None:
+    texts = (
+        "dense",
+        "low-rank",
+        "low-rank:r=d^3/4",
+        "kronecker",
+        "tt:r=d^1/4",
+        *FULL,
+        "monarch:blocks=d^1/3",
+        "btt:r=d^1/4",
+    )
+    for ends, share in ((3, ""), (5, "the best width of 50% of the structures is an end of the grid")):
+        study = power_laws(dict.fromkeys(texts, 0.3), best=dict.fromkeys(texts[:ends], 64))
+        folder = tmp_path / str(ends) / "examples/reproduction/taxonomy-text"
+        folder.mkdir(parents=True)
+        write_results(folder / "results.json", study)
+        for row in all_rows(Store(tmp_path / str(ends)))[0]:
+            assert row.flaw.startswith(share)
+            assert bool(row.flaw) == (ends == 5)
+            assert not row.flaw or row.verdict == "cannot tell"
+            assert f"best width the narrowest of {ends}" in row.scale
