@@ -213,7 +213,8 @@ def _collected(folder: Path, target: Path) -> list[Path]:
         if result is not None:
             lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines() if line]
             finished.append(FinishedRun(result, curve_of(lines)))
-    if not finished:
+    there = target / "results.json"
+    if not finished or (there.exists() and len(_runs_of(there)) > len(finished)):
         return []
     digest = finished[0].result.data_digest[:12]
     name, _, seed = folder.name.rpartition("-")

@@ -262,9 +262,13 @@ def test_finished_studies_are_brought_in_and_unfinished_ones_as_far_as_they_are(
     assert json.loads((place / "wide-1/results.json").read_text())["commands"] == [
         "einsearch train x.yaml --out runs/wide-1"
     ]
+    finished_run(tmp_path / "others/ffn-0", "dense-24", 4.0)
+    finished_run(tmp_path / "others/ffn-0", "dense-36", 4.0)
+    assert collect(tmp_path / "others", root), "more runs replace fewer"
+    assert place / "ffn-0/results.json" not in collect(runs, root), "fewer runs do not replace more"
     trained = Store(root).trained("ffn")
     assert trained is not None
-    assert trained.names == ["dense-24"]
+    assert trained.names == ["dense-24", "dense-36"]
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
