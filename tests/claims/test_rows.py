@@ -106,6 +106,18 @@ def test_wide_networks_are_compared_with_dense_and_its_control(tmp_path: Path) -
     assert "it is −4.8%" in found.control
 
 
+def test_a_larger_loss_with_fewer_flops_refutes_nothing(tmp_path: Path) -> None:
+    for share, verdict in ((1.0, "does not hold"), (0.7, "cannot tell")):
+        runs = {f"{kind}-48": share * 1e9 if kind == "wide" else 1e9 for kind in ("wide", "dense", "dense-kv")}
+
+        def loss(run: str, seed: int) -> float:
+            return (3.3 if run.startswith("wide") else 3.0) * math.exp(0.001 * math.sin(9 * seed + len(run)))
+
+        found = row(finished(list(wide_rows(write_runs(tmp_path / str(share), "wide", 3, runs, loss)))), "wide")
+        assert found.verdict == verdict
+        assert bool(found.flaw) == (verdict == "cannot tell")
+
+
 KINDS = ("low-rank-63", "low-rank-32", "block-shuffle-32")
 SIZES = (24, 48, 72, 96)
 
