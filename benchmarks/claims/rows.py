@@ -207,7 +207,7 @@ def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
             control=(
                 f"Without dense the slope is {_signed(controls[name][last])}. By itself the exponent has a rank correlation of "
                 f"{alone['spearman']:+.2f} with the loss (permutation p {alone['p']:.2g})."
-            ),
+            ).replace("-", "−"),
             **shared,
         )
     within = full.where(full.inner)
