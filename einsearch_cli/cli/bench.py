@@ -35,19 +35,24 @@ if TYPE_CHECKING:
 
 HELP = """Compare the speed of layers with nn.Linear and with their own bare matrix products.
 
-SPEC is a structure, as for `einsearch classify`, or a file of structures;
-without one the layers that people use most are measured. All layers of a case
-run in turn, round after round: the ratios are the result, not the seconds.
-Ctrl-C ends the run and shows what was measured so far.
+SPEC is a structure, as for `einsearch classify`, or a file of structures. All
+layers of a case run in turn, round after round: the ratios are the result, not
+the seconds. Ctrl-C ends the run and shows what was measured so far.
 
-Modes: forward is inference on more than 64 tokens, decode on up to 64, training
-is a forward and a backward pass. Layers are merged in decode, as they are in
-generation, and nowhere else (`einsearch_cli.merge`). 'possible' is the speed-up
-that the FLOPs promise, 'realised' the share of it that was reached, '× bare' the
-time over that of the layer's matrix products alone, '× einsum' over that of one
-torch.einsum after another.
+Modes:
 
-[bold]Examples[/bold]
+  forward   inference on more than 64 tokens
+  decode    inference on up to 64 tokens, with merged layers (`einsearch_cli.merge`), as in generation
+  training  a forward and a backward pass
+
+Columns:
+
+  possible  the speed-up that the FLOPs promise
+  realised  the share of it that was reached
+  × bare    the time over that of the layer's matrix products alone
+  × einsum  the time over that of one torch.einsum after another
+
+Examples:
 
   einsearch bench monarch btt:r=4 --widths 1024 --tokens 16,4096
 
@@ -60,12 +65,24 @@ torch.einsum after another.
 
 
 def bench_command(
-    specs: list[str] = typer.Argument(None, metavar="SPEC...", help="Structures, files of structures, or - for stdin."),
-    widths: str | None = typer.Option(None, help="Widths of the layers; 256,512,1024,2048,4096 if not given."),
-    tokens: str | None = typer.Option(
-        None, help="Tokens of a call; 1,4,16,64 in decode and 256,4096 in the others if not given."
+    specs: list[str] = typer.Argument(
+        None,
+        metavar="SPEC",
+        help="Structures, files of structures, or - for stdin.",
+        show_default="the layers that people use most",
     ),
-    modes: str = typer.Option("decode,forward,training", help="What is measured."),
+    widths: str | None = typer.Option(
+        None, metavar="N,N,...", help="Widths of the layers.", show_default="256,512,1024,2048,4096"
+    ),
+    tokens: str | None = typer.Option(
+        None,
+        metavar="N,N,...",
+        help="Tokens of a call.",
+        show_default="1,4,16,64 in decode and 256,4096 in the others",
+    ),
+    modes: str = typer.Option(
+        "decode,forward,training", metavar="MODE,MODE,...", help="What is measured, decode, forward or training."
+    ),
     threads: int = whole_option(
         "--threads", default=1, within=(1, MANY), limit=CORE_LIMIT, help="CPU threads; ratios are steadiest with one."
     ),
@@ -73,7 +90,8 @@ def bench_command(
         "--rounds",
         example=5,
         within=(1, 1_000_000),
-        help="Rounds of every case; 5 to 31 if not given, fewer where a round takes long.",
+        help="Rounds of every case.",
+        shown="5 to 31, fewer where a round takes long",
     ),
     calibrate: bool = flag(
         "--calibrate",
@@ -82,7 +100,9 @@ def bench_command(
     device: Device = typer.Option(Device.cpu, help="Where the layers run."),
     dtype: Dtype = typer.Option(Dtype.float32, help="Type of the tensors."),
     output: Format = format_option(),
-    out: list[Path] = out_file(default=[], help="Also write FILE.json (all figures) or FILE.html (plots); repeatable."),
+    out: list[Path] = out_file(
+        default=[], help="Also write FILE.json (all figures) or FILE.html (plots); repeatable.", shown="no file"
+    ),
 ) -> int:
     _refuse_other_files(out)
     refuse_too_many("--threads", threads)

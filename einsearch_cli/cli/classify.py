@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 HELP = """Classify structures: family, ω ψ ν, the cut that limits the rank, parameters, FLOPs, verdict.
 
-SPEC is a family (btt:r=2), carrier sets ('XA^1/2 XAB=4 YB YAB=4'), a θ vector
-('(0.5|0|0.5|0|0.5|0.5|0)'), an einsum equation with --sizes, a file of
-structures, or - for stdin. Of a layer of experts (btt-moe:experts=16,top=2) the expert
-is classified, and the layer's parameters and FLOPs are added. With letters as exponents ('XA^a XAB^(1-a) YB AB^r') all
-numbers are formulas in the letters.
+SPEC is one of: a family (btt:r=2), carrier sets ('XA^1/2 XAB=4 YB YAB=4'), a
+θ vector ('(0.5|0|0.5|0|0.5|0.5|0)'), an einsum equation with --sizes, a file of
+structures, or - for stdin.
 
-[bold]Examples[/bold]
+For a layer of experts (btt-moe:experts=16,top=2) the structure of one expert is
+classified, and the parameters and FLOPs of the layer are added. If exponents are
+letters ('XA^a XAB^(1-a) YB AB^r'), results are formulas in these letters.
+
+Examples:
 
   einsearch classify monarch
 
@@ -53,8 +55,10 @@ MAX_ORDERS = 15
 
 
 def classify_command(
-    specs: list[str] = typer.Argument(None, metavar="SPEC...", help="Structures, files of structures, or - for stdin."),
-    sizes: str | None = typer.Option(None, help="Sizes of the letters of an einsum equation: g=4,n=256 or g=4,n=rest."),
+    specs: list[str] = typer.Argument(None, metavar="SPEC", help="Structures, files of structures, or - for stdin."),
+    sizes: str | None = typer.Option(
+        None, metavar="SIZES", help="Sizes of the letters of an einsum equation: g=4,n=256 or g=4,n=rest."
+    ),
     d_in: int | None = D_IN,
     d_out: int | None = D_OUT,
     tokens: int = whole_option(
@@ -72,15 +76,15 @@ def classify_command(
         "--explain-plan",
         "The routes that a layer can take with --tokens tokens, with FLOPs, bytes and predicted time; starts torch.",
     ),
-    device: Device | None = typer.Option(None, help="Where the layer of --explain-plan runs; cpu if not given."),
-    dtype: Dtype | None = typer.Option(None, help="Type of its tensors; float32 if not given."),
+    device: Device | None = typer.Option(None, help="Where the layer of --explain-plan runs.", show_default="cpu"),
+    dtype: Dtype | None = typer.Option(None, help="Type of its tensors.", show_default="float32"),
     rank: bool = flag(
         "--rank", "Compute the generic rank with random factors: exactly mod a prime, numerically beyond 8192 × 8192."
     ),
     seed: int = whole_option("--seed", default=0, within=(0, MAX_SEED), help="Seed of the random factors of --rank."),
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
     given: Format | None = FORMAT,
-    out: Path | None = out_file(help="Write to this file."),
+    out: Path | None = out_file(help="Write to this file.", shown="standard output"),
 ) -> None:
     from einsearch_cli.taxonomy import classify
 

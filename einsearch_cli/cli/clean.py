@@ -13,11 +13,12 @@ from einsearch_cli.errors import StudyError
 
 HELP = """Remove checkpoints of finished runs from the folder of a study.
 
-RUN is the folder of a study, the --out of `einsearch rank`, which must not run. A study removes the checkpoints of a
-run itself when the run has a result; some stay behind where its process was killed just then. Checkpoints of runs
-without a result, results, logs and the database stay.
+RUN is the folder of a study, the --out of `einsearch rank`. The study must not be
+running. A study removes the checkpoints of a run when the run has a result. If
+its process is killed at that moment, they stay, and this command removes them.
+Checkpoints of runs without a result, results, logs and the database are kept.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch clean runs/demo --dry-run
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from einsearch_cli.cli.help_page import Command, program_page
 
 SUMMARIES: Final = {
     "enumerate": "List all structures of up to N factors on a grid of exponents, each once, in normal form.",
@@ -53,6 +56,10 @@ class LazyCommands(TyperGroup):
                 param.default = False
         return params
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """What `--help` prints."""
+        formatter.write(program_page(self, ctx, shutil.get_terminal_size().columns))
+
     def resolve_command(self, ctx: Any, args: Sequence[str]) -> tuple[str | None, Any, list[str]]:
         """The command that the words name, itself; running it and completing its options both come here."""
         name, _, rest = super().resolve_command(ctx, list(args))
@@ -66,6 +73,6 @@ def load_command(name: str) -> Any:
     'tasks'
     """
     module = import_module(f"einsearch_cli.cli.{name}")
-    alone = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
-    alone.command(name, help=module.HELP)(getattr(module, f"{name}_command"))
+    alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    alone.command(name, cls=Command, help=module.HELP)(getattr(module, f"{name}_command"))
     return typer.main.get_command(alone)

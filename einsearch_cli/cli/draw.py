@@ -17,7 +17,7 @@ HELP = """Draw a structure as a tensor network, with the cut that limits its ran
 Tensors are boxes, X on the left and Y on the right; indices are lines, with
 their exponent and their size. Without --out it is drawn in the terminal.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch draw monarch
 
@@ -29,11 +29,13 @@ their exponent and their size. Without --out it is drawn in the terminal.
 
 def draw_command(
     spec: str = typer.Argument(..., metavar="SPEC", help="A structure, as for `einsearch classify`."),
-    sizes: str | None = typer.Option(None, help="Sizes of the letters of an einsum equation: g=4,n=256."),
+    sizes: str | None = typer.Option(
+        None, metavar="SIZES", help="Sizes of the letters of an einsum equation: g=4,n=256."
+    ),
     d_in: int | None = D_IN,
     d_out: int | None = D_OUT,
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
-    out: Path | None = out_file(help="Write a picture: FILE.svg, FILE.png, or FILE.txt."),
+    out: Path | None = out_file(help="Write a picture: FILE.svg, FILE.png, or FILE.txt.", shown="the terminal"),
 ) -> None:
     from einsearch_cli.reports.diagram import diagram_svg
     from einsearch_cli.reports.diagram_text import diagram_text

@@ -30,20 +30,20 @@ _REPORT_EVERY = 1000
 
 HELP = """List all structures of up to N factors on a grid of exponents, each once, in normal form.
 
-Spaces of up to 5,000,000 structures come best first (ψ falling, then ω and ν
-rising); larger ones come out while the search runs, in the order in which they
-are found. --order settles it. --limit stops the search in the second case.
+Spaces of up to 5,000,000 structures are sorted, best first: largest ψ, then
+smallest ω, then smallest ν. Structures of larger spaces are written as they are
+found, and --limit ends the search. --order chooses one of the two for any space.
 
---count says how large the space of exactly N factors is: grid points (raw),
-points up to renaming the factors (distinct), those that need all N factors
-(irreducible), and how many of these pass the filters (survivors). Without
-filters all four are computed, not counted.
+--count gives the size of the space of exactly N factors. It counts all grid
+points (raw), points that differ by more than the names of factors (distinct),
+those that need all N factors (irreducible), and how many of these pass the
+filters (survivors). Without filters all four numbers come from formulas.
 
-With --trees TAU, ν and ω are those of the best contraction tree for calls of d^TAU
-tokens, where factors may be multiplied with each other first; filters and order
+With --trees TAU, factors may be multiplied with each other first: ν and ω are
+those of the best contraction tree for calls of d^TAU tokens. Filters and order
 use these values.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch enumerate --grid 4 --min-psi 1 --max-omega 0 --max-nu 1/2
 
@@ -71,7 +71,7 @@ class Order(StrEnum):
 
 
 def enumerate_command(
-    grid: int = whole_option("--grid", "-q", default=4, within=(1, 1000), help="Exponents are multiples of 1/GRID."),
+    grid: int = whole_option("--grid", default=4, within=(1, 1000), help="Exponents are multiples of 1/GRID."),
     factors: int = whole_option("--factors", "-N", default=2, within=(1, MANY), help="Largest number of factors."),
     exactly: bool = flag("--exactly", "Only structures that need all these factors."),
     up_to_transpose: bool = flag("--up-to-transpose", "Only one of two structures that are each other's transpose."),
@@ -93,7 +93,9 @@ def enumerate_command(
         "--top", example=2, within=(1, 4096), help="Experts that a token goes through; needs --experts."
     ),
     limit: int | None = whole_option("--limit", example=100, within=(1, MANY), help="Stop after this many."),
-    order: Order = typer.Option(Order.auto, help="best: sorted; found: while the search runs."),
+    order: Order = typer.Option(
+        Order.auto, help="best: sorted; found: as they are found; auto: best, unless the space is large."
+    ),
     count: bool = flag("--count", "Only say how many there are."),
     output: Format | None = filters.LIST_FORMAT,
     out: Path | None = filters.OUT,

@@ -18,7 +18,7 @@ HELP = """Keep what studies found, for `einsearch suggest`, or list what is know
 intervals, the scale, and where they come from. `list` shows all studies that
 `einsearch suggest` reads.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch evidence add runs/demo
 
@@ -36,13 +36,15 @@ class Action(StrEnum):
 
 
 def evidence_command(
-    action: Action = typer.Argument(help="add or list."),
+    action: Action = typer.Argument(metavar="ACTION", help="What to do."),
     runs: list[Path] | None = typer.Argument(
-        None, metavar="[RUN...]", parser=path_parser("RUN"), help="Folders of studies, or their results.json."
+        None, metavar="RUN", parser=path_parser("RUN"), help="Folders of studies, or their results.json."
     ),
-    name: str | None = typer.Option(None, help="Name of the file of one RUN; that of the study if not given."),
-    out: Path | None = out_folder(help="Folder of the files; that which `einsearch suggest` reads if not given."),
-    output: Format = format_option(help="Of the list: table, json, jsonl, csv, yaml or markdown."),
+    name: str | None = typer.Option(
+        None, metavar="NAME", help="Name of the file of one RUN.", show_default="that of the study"
+    ),
+    out: Path | None = out_folder(help="Folder of the files.", shown="the one that `einsearch suggest` reads"),
+    output: Format = format_option(help="How the list is written"),
 ) -> int:
     from einsearch_cli.advice.evidence import add_evidence, known_evidence, user_folder
 

@@ -18,26 +18,27 @@ if TYPE_CHECKING:
 
 HELP = """Write a trained transformer for other programs.
 
-CKPT is the folder of a run, of which the newest checkpoint is taken, or of a
-checkpoint. Formats:
+CKPT is the folder of a run, whose newest checkpoint is taken, or the folder of a
+checkpoint.
+
+Formats:
 
   safetensors   parameters by name, structured layers as factors; config and tokenizer in the metadata
-
-  dense         the same with every structured layer merged to one matrix, NAME.weight
-
+  dense         like safetensors, with every structured layer merged to one matrix, NAME.weight
   torch-export  a .pt2 program that torch.export.load runs without einsearch
+  onnx          an ONNX model; needs pip install 'einsearch[onnx]'
+  hf            a folder for transformers, tokenizer included; needs pip install 'einsearch[transformers]'
 
-  onnx          an ONNX model; needs pip install 'einsearch\\[onnx]'
+The model in a folder is a Llama, Qwen3, GPT-NeoX, StarCoder2, Arcee or StableLM,
+depending on its norm, activation, heads and biases. Its structured layers are
+merged. With --structured they stay factors, and the folder loads wherever
+einsearch is imported.
 
-  hf            a folder for transformers and what reads its models, tokenizer included: Llama, Qwen3, GPT-NeoX,
-                StarCoder2, Arcee or StableLM, by norm, activation, heads and biases. Structured layers are
-                merged; with --structured they stay, and the folder loads wherever einsearch is imported.
-                Needs pip install 'einsearch\\[transformers]'
+Programs take token ids of shape (batch, tokens), for any batch and for up to
+`context` tokens, and give logits. A program or folder is run once after it is
+written, and the result is compared with that of the model.
 
-Programs take token ids (batch, tokens) of any batch and of any length up to the
-context and give logits; programs and folders are run once after writing and compared with the model.
-
-[bold]Examples[/bold]
+Examples:
 
   einsearch export runs/low-rank --to onnx --out low-rank.onnx
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 HELP = """List the named families with their carrier sets, parameters and formulas.
 
-ω, ψ and ν are given in the number n of axes of the input and of the output, and
-in the exponents of the parameters: r = d^ρ, blocks = d^β; a fixed size has
+ω, ψ and ν are formulas in n, the number of axes of the input and of the output,
+and in the exponents of the parameters: r = d^ρ, blocks = d^β. A fixed size has
 exponent 0.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch families
 

@@ -17,23 +17,28 @@ if TYPE_CHECKING:
     from einsearch_cli.taxonomy import Bounds, ExponentRange, Space
 
 MAX_SPACE_FACTORS = 5
-MIN_PSI = typer.Option("0", help="Smallest rank exponent ψ, such as 1, 1/2 or '>1/2'.")
-MAX_OMEGA = typer.Option("inf", help="Largest parameter sharing ω, such as 0 or '<1/2'.")
-MAX_NU = typer.Option("inf", help="Largest compute exponent ν (dense: 1), such as 3/4 or '<1'.")
+MIN_PSI = typer.Option("0", metavar="BOUND", help="Smallest rank exponent ψ, such as 1, 1/2 or '>1/2'.")
+MAX_OMEGA = typer.Option("inf", metavar="BOUND", help="Largest parameter sharing ω, such as 0 or '<1/2'.")
+MAX_NU = typer.Option("inf", metavar="BOUND", help="Largest compute exponent ν (dense: 1), such as 3/4 or '<1'.")
 FIX = typer.Option(
-    None, "--fix", help="Bound on the exponent of a carrier set, as printed: AB=0, 'XAB<=1/4', XA=1/4..1/2. Repeatable."
+    None,
+    "--fix",
+    metavar="BOUND",
+    help="Bound on the exponent of a carrier set, as printed: AB=0, 'XAB<=1/4', XA=1/4..1/2. Repeatable.",
 )
 BLOCK_DIAGONAL = flag("--allow-block-diagonal", "Also indices that both X and Y carry.")
-FAMILY = typer.Option(None, help="Only this family; see `einsearch families`.")
+FAMILY = typer.Option(
+    None, metavar="NAME", help="Only this family; see `einsearch families`.", show_default="all families"
+)
 TREES = typer.Option(
-    None, "--trees", metavar="TAU", help="ν and ω over trees that multiply factors first, for calls of d^TAU tokens."
+    None,
+    "--trees",
+    metavar="TAU",
+    help="ν and ω over trees that multiply factors first, for calls of d^TAU tokens, such as 1 or 1/2.",
 )
-_FORMAT_HELP = (
-    "table, json, jsonl, csv, yaml, markdown, and for lists parquet; if not given, that of --out's suffix, or table."
-)
-FORMAT = format_option(default=None, help=_FORMAT_HELP)
-LIST_FORMAT = format_option(tuple(Format), default=None, help=_FORMAT_HELP)
-OUT = out_file(help="Write to this file; einsearch rank reads .yaml, .json, .jsonl and .csv.")
+FORMAT = format_option(default=None)
+LIST_FORMAT = format_option(tuple(Format), default=None)
+OUT = out_file(help="Write to this file; einsearch rank reads .yaml, .json, .jsonl and .csv.", shown="standard output")
 PARETO = flag("--pareto", "Only those that none beats in ω, ψ and ν together.")
 
 

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 HELP = """Continue a text with a transformer that `einsearch train` made.
 
-CKPT is the folder of a run, of which the newest checkpoint is taken, or of a
-checkpoint. The continuation goes to stdout as it is written, speed to stderr.
-Keys and values of read tokens are kept; structured layers multiply with merged
-matrices where that is faster.
+CKPT is the folder of a run, whose newest checkpoint is taken, or the folder of a
+checkpoint. The continuation goes to stdout as it is written, its speed to
+stderr. Keys and values of read tokens are kept. Structured layers multiply with
+merged matrices where that is faster.
 
-The same seed gives the same text on the same machine; sample i has the seed
---seed + i, whatever the number of samples. A model trained on token files
+The same seed gives the same text on the same machine. Sample i has the seed
+--seed + i, for any number of samples. A model that was trained on token files
 without a tokenizer takes and gives token ids: --ids --prompt '17 4 291'.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch generate runs/low-rank --prompt 'def ' --temperature 0.8 --top-p 0.95
 
@@ -50,7 +50,7 @@ def generate_command(
     checkpoint: Path = typer.Argument(
         ..., parser=path_parser("CKPT"), metavar="CKPT", help="Folder of a run, or of one of its checkpoints."
     ),
-    prompt: str = typer.Option(..., help="Text to continue; - reads it from stdin."),
+    prompt: str = typer.Option(..., metavar="TEXT", help="Text to continue; - reads it from stdin."),
     max_tokens: int = whole_option(
         "--max-tokens", default=256, within=(1, MANY), help="Most new tokens per sample; fewer where the context ends."
     ),
@@ -71,10 +71,12 @@ def generate_command(
         help="Draw from the likeliest tokens that have this probability together.",
     ),
     samples: int = whole_option("--samples", default=1, within=(1, 1024), help="Continuations, decoded side by side."),
-    seed: int = whole_option("--seed", default=0, within=(0, 2**63 - 1025), help="Of the first sample."),
-    stop: str | None = typer.Option(None, help="End at this token; the tokenizer's end of text if not given."),
+    seed: int = whole_option("--seed", default=0, within=(0, 2**63 - 1025), help="Seed of the first sample."),
+    stop: str | None = typer.Option(
+        None, metavar="TOKEN", help="End at this token.", show_default="the tokenizer's end of text"
+    ),
     ids: bool = flag("--ids", "Prompt, stop token and output are token ids."),
-    device: str = typer.Option("auto", help="auto, cpu or cuda."),
+    device: str = typer.Option("auto", metavar="NAME", help="auto, cpu or cuda; auto is cuda where there is one."),
     output: TextFormat = typer.Option(TextFormat.text, "--format", help="Text as it is written, or JSON at the end."),
 ) -> None:
     from einsearch_cli.generation import Sampling

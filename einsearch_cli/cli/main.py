@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Final
 
 import typer
 from typer.exceptions import TyperException
@@ -18,14 +19,21 @@ from einsearch_cli.errors import EinsearchError, Exit
 from einsearch_cli.plugins import load_all_installed, load_plugins
 from einsearch_cli.version import __version__
 
+EPILOG: Final = """
+Start with:
+
+  einsearch rank specs/demo.yaml
+
+--out makes missing folders and replaces a file, whole; its suffix decides the format.
+"""
+
 app = typer.Typer(
     name="einsearch",
     cls=LazyCommands,
     help="Find better linear layers: enumerate, classify, prune, train and rank structured matrices.",
-    epilog="Start with: einsearch rank specs/demo.yaml\n\n"
-    "--out makes missing folders and replaces a file, whole; its suffix decides the format.",
+    epilog=EPILOG,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -86,11 +86,23 @@ def whole_option(
     default: int | None = None,
     example: int | None = None,
     limit: str | None = None,
+    shown: str | None = None,
 ) -> Any:
-    """An option that takes a whole number within limits; `name` is `--name`, `limit` the rule for the upper one."""
+    """An option that takes a whole number within limits.
+
+    Args:
+        name: `--name`.
+        flags: short names.
+        within: smallest and largest number.
+        help: what it is.
+        default: the number without the option.
+        example: a number for messages.
+        limit: the rule for the largest one, in words.
+        shown: default for `--help`, where it is decided later.
+    """
     least, most = within
     parser = whole_parser(name, least, most, example=(default or least) if example is None else example, limit=limit)
-    return typer.Option(default, name, *flags, parser=parser, metavar="N", help=help)
+    return typer.Option(default, name, *flags, parser=parser, metavar="N", help=help, show_default=shown or True)
 
 
 def whole_parser(name: str, least: int, most: int, *, example: int, limit: str | None = None) -> Callable[[Any], int]:
@@ -144,8 +156,10 @@ POSITIVE: Final[Rule] = ("above 0", lambda number: number > 0)
 SHARE: Final[Rule] = ("above 0 and at most 1", lambda number: 0 < number <= 1)
 
 
-def real_option(name: str, *, rule: Rule, example: str, help: str, default: float | None = None) -> Any:
-    """An option that takes a finite number."""
+def real_option(
+    name: str, *, rule: Rule, example: str, help: str, default: float | None = None, shown: str | None = None
+) -> Any:
+    """An option that takes a finite number; `shown` is its default for `--help`, where that is decided later."""
     text_of_rule, fits = rule
 
     def read(text: Any) -> float:
@@ -157,10 +171,10 @@ def real_option(name: str, *, rule: Rule, example: str, help: str, default: floa
             raise SpecError(f"{name} {_shown(text)}: a number {text_of_rule} is needed", remedy=f"{name} {example}")
         return number
 
-    return typer.Option(default, name, parser=read, metavar="NUMBER", help=help)
+    return typer.Option(default, name, parser=read, metavar="NUMBER", help=help, show_default=shown or True)
 
 
-def duration_option(name: str, *, default: str | None = None, example: str, help: str) -> Any:
+def duration_option(name: str, *, default: str | None = None, example: str, help: str, shown: str | None = None) -> Any:
     """An option that takes a duration, such as 90s, 5m or 2h, and gives seconds."""
 
     def read(text: Any) -> float:
@@ -173,7 +187,7 @@ def duration_option(name: str, *, default: str | None = None, example: str, help
             )
         return seconds
 
-    return typer.Option(default, name, parser=read, metavar="90s|5m|2h", help=help)
+    return typer.Option(default, name, parser=read, metavar="TIME", help=help, show_default=shown or True)
 
 
 def memory_option(name: str, *, least: int, help: str) -> Any:
@@ -189,7 +203,7 @@ def memory_option(name: str, *, least: int, help: str) -> Any:
             )
         return size
 
-    return typer.Option(None, name, parser=read, metavar="4GB", help=help)
+    return typer.Option(None, name, parser=read, metavar="BYTES", help=help, show_default="no limit")
 
 
 def _limit_text(limit: int) -> str:
@@ -212,14 +226,28 @@ def _shown(text: Any) -> str:
     return shown[:60] + "…" * (len(shown) > 60) if plain else repr(shown[:60])
 
 
-def out_file(*, default: Any = None, help: str) -> Any:
+def out_file(*, default: Any = None, help: str, shown: str | None = None) -> Any:
     """The option `--out` of a command that writes a file."""
-    return typer.Option(default, "--out", parser=path_parser("--out", _refuse_folder), metavar="PATH", help=help)
+    return typer.Option(
+        default,
+        "--out",
+        parser=path_parser("--out", _refuse_folder),
+        metavar="PATH",
+        help=help,
+        show_default=shown or True,
+    )
 
 
-def out_folder(*, default: Any = None, help: str) -> Any:
+def out_folder(*, default: Any = None, help: str, shown: str | None = None) -> Any:
     """The option `--out` of a command that writes a folder."""
-    return typer.Option(default, "--out", parser=path_parser("--out", _refuse_file), metavar="PATH", help=help)
+    return typer.Option(
+        default,
+        "--out",
+        parser=path_parser("--out", _refuse_file),
+        metavar="PATH",
+        help=help,
+        show_default=shown or True,
+    )
 
 
 def output_path(text: str, *, is_folder: bool) -> Path:
@@ -308,6 +336,8 @@ def flag(name: str, help: str, default: bool | None = False) -> Any:
 
 
 D_IN = whole_option(
-    "--d-in", example=1024, within=(1, MAX_DIMENSION), help="Input dimension; 1024, or what the sizes fix."
+    "--d-in", example=1024, within=(1, MAX_DIMENSION), help="Input dimension.", shown="what the sizes fix, else 1024"
 )
-D_OUT = whole_option("--d-out", example=1024, within=(1, MAX_DIMENSION), help="Output dimension; d_in if not given.")
+D_OUT = whole_option(
+    "--d-out", example=1024, within=(1, MAX_DIMENSION), help="Output dimension.", shown="what the sizes fix, else d_in"
+)

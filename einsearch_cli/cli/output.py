@@ -68,8 +68,15 @@ def format_option(
             raise typer.BadParameter(f"{text!r} is not one of {names}.")
         return Format(text)
 
-    help = help or f"{', '.join(offered[:-1])} or {offered[-1]}."
-    return typer.Option(default, "--format", parser=read, metavar="FORMAT", help=help)
+    choices = f"{', '.join(offered[:-1])} or {offered[-1]}"
+    return typer.Option(
+        default,
+        "--format",
+        parser=read,
+        metavar="FORMAT",
+        help=f"{help or 'How the result is written'}: {choices}.",
+        show_default=True if default is not None else "what the suffix of --out says, else table",
+    )
 
 
 def chosen_format(

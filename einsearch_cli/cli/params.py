@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 HELP = """Show parameters and FLOPs of a transformer, and what its training takes.
 
-PRESET is s, m, l or xl (110M, 335M, 729M and 1.3B parameters), or wide-m or wide-l
-(narrow attention and wide low-rank feed-forward networks). Every setting can be
-changed with --set. Nothing is allocated. 'of dense' compares with the same
-transformer without structure.
+PRESET is s, m, l or xl (110M, 335M, 729M and 1.3B parameters), or wide-m or
+wide-l (narrow attention, wide low-rank feed-forward networks). --set changes any
+setting. Nothing is allocated. 'of dense' compares with the same transformer
+without structure.
 
-FLOPs are 2 × multiply-adds of one forward pass per token, at the full context. With
---gpu memory and time of a training run with AdamW are estimated; time assumes a
-share of the card's peak (--utilisation).
+FLOPs are 2 × multiply-adds of one forward pass per token, at the full context.
+--gpu adds an estimate of memory and time of a training run with AdamW. The time
+assumes a share of the card's peak, --utilisation.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch params xl --structure low-rank:r=512
 
@@ -58,30 +58,36 @@ class PrecisionName(StrEnum):
 def params_command(
     preset_name: str = typer.Argument(..., metavar="PRESET", help="s, m, l, xl, wide-m or wide-l."),
     structure: str | None = typer.Option(
-        None, help="Structure, as for `einsearch classify`; the preset's own if not given."
+        None, metavar="SPEC", help="Structure, as for `einsearch classify`.", show_default="that of the preset"
     ),
-    structured: Structured | None = typer.Option(None, help="Layers that carry it: feed-forward, attention, or all."),
+    structured: Structured | None = typer.Option(
+        None, help="Layers that carry it: feed-forward, attention, or all.", show_default="those of the preset"
+    ),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
-    gpu: str | None = typer.Option(None, help="Estimate a training run on this card: a100, h100, h200, l40s, …"),
-    gpus: int | None = whole_option(
-        "--gpus", within=(1, 1_000_000), help="Cards that share the tokens; 1 if not given."
+    gpu: str | None = typer.Option(
+        None, metavar="CARD", help="Estimate a training run on this card, such as a100 or h100."
     ),
+    gpus: int | None = whole_option("--gpus", within=(1, 1_000_000), help="Cards that share the tokens.", shown="1"),
     batch: int | None = whole_option(
         "--batch",
         example=8,
         within=(1, 1_000_000_000),
-        help="Rows of the full context that a card holds at once; 8 if not given.",
+        help="Rows of the full context that a card holds at once.",
+        shown=str(BATCH),
     ),
     tokens: float | None = real_option(
         "--tokens",
         rule=(f"from 1 to {MAX_TOKENS:.0e}", lambda number: 1 <= number <= MAX_TOKENS),
         example="26e9",
-        help="Training tokens; 20 per parameter if not given.",
+        help="Training tokens.",
+        shown="20 per parameter",
     ),
-    precision: PrecisionName | None = typer.Option(None, help="Of the matrix products; bfloat16 if not given."),
+    precision: PrecisionName | None = typer.Option(
+        None, help="Numbers of the matrix products.", show_default="bfloat16"
+    ),
     recompute: bool = flag("--recompute", "Compute activations again in the backward pass."),
     utilisation: float | None = real_option(
-        "--utilisation", rule=SHARE, example="0.4", help="Share of the peak FLOP/s that is assumed; 0.4 if not given."
+        "--utilisation", rule=SHARE, example="0.4", help="Share of the peak FLOP/s that is assumed.", shown="0.4"
     ),
     output: Format = format_option(NUMBERS),
 ) -> None:

@@ -23,25 +23,27 @@ if TYPE_CHECKING:
 
 HELP = """Project the dense matrices of a trained model onto a structure.
 
-SOURCE is the folder of a run of `einsearch train`, or a safetensors file with weights
-of linear layers, NAME.weight of shape (out, in), from any program. Every matrix becomes
-the nearest one of the structure, in the Frobenius norm: by singular value
-decompositions with up to two factors, which is exact, else by alternating least squares.
-The order is that in which the indices of input and output count along the features, slowest
-first. Up to 36 orders are tried and the nearest is kept, so three axes on each side take a few times as long as one
-order; an equation fixes the order.
+SOURCE is a folder of a run of `einsearch train`, a folder of a Hugging Face
+language model, or a safetensors file from any program, with weights of linear
+layers: NAME.weight of shape (out, in).
 
-From a run, --out is a new folder that generate, export and project read. From a file,
---out is a file in which NAME.factors.A, ... and NAME.gain are in place of NAME.weight;
-name what is not a linear layer, embeddings above all, with --skip.
+Every matrix becomes the nearest one of the structure, in the Frobenius norm.
+Up to two factors come from singular value decompositions, which are exact, and
+more from alternating least squares. The order, in which features count through
+the indices of input and output, is part of a structure: up to 36 orders are
+tried and the nearest is kept. An equation fixes the order.
 
-SOURCE may also be a folder of a Hugging Face language model, and --calibrate a text file,
-a folder of texts, or a folder of token files. Then every layer's outputs come near to
-those of the dense model for these data, layer after layer, which loses far less. With
---keep the budget of all layers goes where it serves the output most: every layer gets a
-rank of its own, and of several --structure the one that suits it.
+From a run, --out is a new folder that generate, export and project read. From a
+file, --out is a file that has NAME.factors.A, ... and NAME.gain in place of
+NAME.weight. Name what is not a linear layer, above all embeddings, with --skip.
 
-[bold]Examples[/bold]
+--calibrate takes a text file, a folder of texts or a folder of token files. Then
+layer after layer is fitted to the outputs of the dense model on these data,
+which loses far less. With --keep every layer gets a rank of its own, so that the
+budget goes where it serves the output most. With several --structure every layer
+also gets the one that suits it.
+
+Examples:
 
   einsearch project runs/dense --structure low-rank:r=256 --out runs/low-rank
 
@@ -73,12 +75,17 @@ def project_command(
         ..., metavar="SOURCE", help="Folder of a run, checkpoint or Hugging Face model, or a safetensors file."
     ),
     structure: list[str] = typer.Option(
-        [], help="Structure, as for `einsearch classify`; with --keep also families, repeatable, else low-rank."
+        [],
+        metavar="SPEC",
+        help="Structure, as for `einsearch classify`; with --keep also families, and repeatable.",
+        show_default="low-rank with --keep; required without it",
     ),
     out: Path = typer.Option(..., parser=path_parser("--out"), metavar="PATH", help="Folder or file to write."),
-    structured: Structured = typer.Option(Structured.ffn, help="Of a run: layers that carry the structure."),
-    only: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers whose name fits; repeatable."),
-    skip: list[str] = typer.Option([], metavar="PATTERN", help="Of a file: layers to leave as they are; repeatable."),
+    structured: Structured = typer.Option(Structured.ffn, help="For a run: layers that carry the structure."),
+    only: list[str] = typer.Option(
+        [], metavar="PATTERN", help="For a file: layers whose name fits; repeatable.", show_default="all layers"
+    ),
+    skip: list[str] = typer.Option([], metavar="PATTERN", help="For a file: layers to leave as they are; repeatable."),
     calibrate: Path | None = typer.Option(
         None, metavar="PATH", help="Text, folder of texts, or folder of token files."
     ),

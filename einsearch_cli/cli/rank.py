@@ -14,17 +14,21 @@ from einsearch_cli.cli.study_session import Trainers, start_study
 
 HELP = """Train candidates at equal training FLOPs and rank them against dense.
 
-STUDY is a study in YAML (see specs/), a file that `einsearch enumerate`
-wrote, structures, or grid:Q for the pruned two-factor space (ψ = 1, ω = 0).
-Dense is always trained too, as the yardstick, and so are controls: candidates
-without their experts or bonds. Every candidate gets a learning rate of its own
-and is trained from all seeds around its best width; the best half goes on to
-the next rung. With --most-seeds, candidates that are not told from dense get more
-seeds there. At the end the best is confirmed with new seeds. Stop it at any
-time and run the same command again: finished runs are kept. More --seeds,
-candidates or rungs above, asked for later in the same --out, train what is missing.
+STUDY is a study in YAML, a file that `einsearch enumerate` wrote, structures, or
+grid:Q for the pruned two-factor space (ψ = 1, ω = 0). Options replace what the
+study says; their defaults are for a study that does not say it.
 
-[bold]Examples[/bold]
+Dense is always trained too, as the yardstick, and so are controls: candidates
+without their experts or bonds. Every candidate gets its own learning rate and is
+trained from all seeds around its best width. The best half goes on to the next
+rung. With --most-seeds, candidates that cannot be told from dense get more seeds
+there. At the end the best is confirmed with new seeds.
+
+Stop it at any time and run the same command again: finished runs are kept. Ask
+for more --seeds, candidates or rungs above in the same --out, and only what is
+missing is trained.
+
+Examples:
 
   einsearch rank specs/demo.yaml
 
@@ -41,7 +45,7 @@ candidates or rungs above, asked for later in the same --out, train what is miss
 
 
 def rank_command(
-    study: list[str] = typer.Argument(metavar="STUDY.yaml|SPACE...", help="A study, files, structures, or grid:Q."),
+    study: list[str] = typer.Argument(metavar="STUDY", help="A study, structures, files of structures, or grid:Q."),
     task: str | None = options.TASK,
     text: Path | None = options.TEXT,
     images: Path | None = options.IMAGES,

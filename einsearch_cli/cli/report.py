@@ -24,7 +24,7 @@ RUN is a folder that `einsearch rank`, `search` or `train` wrote, or its
 results.json. Nothing is trained: the ranking is computed again from the
 stored runs. Two RUNs of `rank` are compared verdict by verdict.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch report runs/demo
 
@@ -48,6 +48,7 @@ class By(StrEnum):
 
 BY = typer.Option(
     By.flops,
+    metavar="PRICE",
     help="Order of the table: loss at equal FLOPs, or the gain in total FLOPs or in seconds, which are always shown.",
 )
 
@@ -66,15 +67,15 @@ _KEPT = ("study.db", "results.json")
 
 def report_command(
     runs: list[Path] = typer.Argument(
-        metavar="RUN...", parser=path_parser("RUN"), help="One study, or two to compare: folders or results.json."
+        metavar="RUN", parser=path_parser("RUN"), help="One study, or two to compare: folders or results.json."
     ),
     by: By = BY,
     at: float | None = AT,
     csv: Path | None = typer.Option(
         None, parser=path_parser("--csv"), metavar="PATH", help="Write every run of the study to this CSV file."
     ),
-    out: Path | None = out_file(help="Write the page to this file; report.html next to the results if not given."),
-    output: Format = format_option(help="Format of the ranking on stdout: table, json, jsonl, csv, yaml or markdown."),
+    out: Path | None = out_file(help="Write the page to this file.", shown="report.html next to the results"),
+    output: Format = format_option(help="How the ranking is written to standard output"),
 ) -> int:
     from einsearch_cli.reports import write_report
     from einsearch_cli.reports.stored import read_study, read_training

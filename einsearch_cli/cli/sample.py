@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 HELP = """Draw structures of N factors from the continuous space, uniform on the simplices of exponents.
 
-Input and output exponents are uniform on their simplices, bonds on [0, 1];
-exponents are exact multiples of 1/720720. Filters are those of enumerate; a
-random structure shares parameters (ω > 0), so ask for --max-omega 0 with the
-index classes that have to be empty.
+Input and output exponents are uniform on their simplices, bonds on [0, 1].
+Exponents are exact multiples of 1/720720. Filters are those of enumerate. Almost
+every random structure shares parameters (ω > 0). To get others, ask for
+--max-omega 0 and fix the index classes that have to be empty.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch sample --factors 3 -n 10 --seed 0
 

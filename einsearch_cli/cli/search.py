@@ -16,14 +16,17 @@ from einsearch_cli.cli.study_session import Trainers, start_study
 
 HELP = """Search structures with any exponents, and confirm the best against dense and known families.
 
-Exponents are continuous, not on a grid. A sampler proposes structures; what fails
-the pruning criteria (ψ, ω, ν) is never trained, and no network is trained twice.
-Each proposal gets one run on the cheapest rung, the best get more seeds. Then the
-best few are ranked with dense and named families as `einsearch rank` does it, and
-confirmed with new seeds. STUDY is a study in YAML, or structures to begin with.
-Stop it at any time and run the same command again: finished runs are kept.
+Exponents are continuous, not on a grid. A sampler proposes structures. Those
+that fail the pruning criteria (ψ, ω, ν) are not trained, and no network is
+trained twice. Each proposal gets one run on the cheapest rung, and the best get
+more seeds. The best few are then ranked with dense and named families, as
+`einsearch rank` does it, and confirmed with new seeds.
 
-[bold]Examples[/bold]
+STUDY is a study in YAML, or structures to begin with. Options replace what the
+study says; their defaults are for a study that does not say it. Stop it at any
+time and run the same command again: finished runs are kept.
+
+Examples:
 
   einsearch search --task teacher --factors 2
 
@@ -38,33 +41,38 @@ Stop it at any time and run the same command again: finished runs are kept.
 def search_command(
     study: list[str] | None = typer.Argument(
         None,
-        metavar="[STUDY.yaml|STRUCTURE...]",
-        help="A study, or structures to begin with; known families if not given.",
+        metavar="STUDY",
+        help="A study, or structures to begin with.",
+        show_default="known families",
     ),
     factors: int | None = whole_option(
-        "--factors", "-N", example=2, within=(1, 4), help="Largest number of factors; 2 if not given."
+        "--factors", "-N", example=2, within=(1, 4), help="Largest number of factors.", shown="2"
     ),
     runs: int | None = whole_option(
         "--runs",
         example=60,
         within=(10, 100_000),
-        help="Runs of the cheapest rung that the search takes; 60 if not given.",
+        help="Runs of the cheapest rung that the search takes.",
+        shown="60",
     ),
     sampler: str | None = typer.Option(
         None,
-        metavar="tpe|cma-es|random",
+        metavar="NAME",
         autocompletion=lambda: ["tpe", "cma-es", "random"],
-        help="Who proposes exponents; tpe if not given.",
+        help="What proposes exponents: tpe, cma-es or random.",
+        show_default="tpe",
     ),
     finalists: int | None = whole_option(
-        "--finalists", example=3, within=(1, 50), help="How many of the best found are ranked; 3 if not given."
+        "--finalists", example=3, within=(1, 50), help="How many of the best found are ranked.", shown="3"
     ),
     batch: int | None = whole_option(
-        "--batch", example=4, within=(1, 1000), help="Structures that are proposed at once; 4 if not given."
+        "--batch", example=4, within=(1, 1000), help="Structures that are proposed at once.", shown="4"
     ),
-    min_psi: str | None = typer.Option(None, help="Smallest rank exponent ψ; 1 if not given."),
-    max_omega: str | None = typer.Option(None, help="Largest parameter sharing ω; 0 if not given."),
-    max_nu: str | None = typer.Option(None, help="Largest compute exponent ν; 1, that of dense, if not given."),
+    min_psi: str | None = typer.Option(None, metavar="BOUND", help="Smallest rank exponent ψ.", show_default="1"),
+    max_omega: str | None = typer.Option(None, metavar="BOUND", help="Largest parameter sharing ω.", show_default="0"),
+    max_nu: str | None = typer.Option(
+        None, metavar="BOUND", help="Largest compute exponent ν; that of dense is 1.", show_default="1"
+    ),
     task: str | None = options.TASK,
     text: Path | None = options.TEXT,
     images: Path | None = options.IMAGES,

@@ -19,7 +19,7 @@ HELP = """Say how far a study is: runs, stage, rate, time left, cost.
 
 RUN is the folder of a study, the --out of `einsearch rank`. It is read only, whether the study runs or not.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch status runs/demo
 

@@ -29,7 +29,7 @@ DEFAULT_PACK: Final = 8
 MOST_PACKED: Final = 256
 """The most that may be asked for, and what is tried on a GPU."""
 
-TASK = typer.Option(None, help="Proxy task; `einsearch tasks` lists them.")
+TASK = typer.Option(None, metavar="NAME", help="Proxy task; `einsearch tasks` lists them.", show_default="teacher")
 TEXT = typer.Option(
     None,
     parser=path_parser("--text"),
@@ -42,9 +42,18 @@ IMAGES = typer.Option(
     metavar="PATH",
     help="Image, .npy array or folder of images to train on; implies --task pixels.",
 )
-WIDTHS = typer.Option(None, help="Widths of the network, such as 64,128,256; each candidate's best ones if not given.")
+WIDTHS = typer.Option(
+    None,
+    metavar="N,N,...",
+    help="Widths of the network, such as 64,128,256.",
+    show_default="each candidate's best width and its neighbours",
+)
 BUDGET = real_option(
-    "--budget", rule=POSITIVE, example="1e11", help="Training FLOPs of every run of the last rung, such as 1e11."
+    "--budget",
+    rule=POSITIVE,
+    example="1e11",
+    help="Training FLOPs of every run of the last rung.",
+    shown="1e11",
 )
 TOTAL = real_option(
     "--total-flops",
@@ -52,43 +61,52 @@ TOTAL = real_option(
     example="1e13",
     help="Training FLOPs of all runs together, in place of --budget.",
 )
-TIME = typer.Option(None, metavar="2h|90m|3600s", help="How long the study may take here, in place of --budget.")
-SEEDS = whole_option("--seeds", example=3, within=(1, 1000), help="Runs per candidate and width.")
+TIME = typer.Option(
+    None, metavar="TIME", help="How long the study may take here, such as 2h or 90m, in place of --budget."
+)
+SEEDS = whole_option("--seeds", example=3, within=(1, 1000), help="Runs per candidate and width.", shown="3")
 FIRST_SEED = whole_option(
     "--first-seed",
     example=3,
     within=(0, 999),
-    help="The first of these seeds, 0 if not given; the same study from other seeds repeats it.",
+    help="The first of these seeds; the same study from other seeds repeats it.",
+    shown="0",
 )
 MOST_SEEDS = whole_option(
     "--most-seeds",
     example=12,
     within=(1, 1000),
-    help="Most seeds for a candidate that cannot be told from dense; the number of --seeds if not given.",
+    help="Most seeds for a candidate that cannot be told from dense.",
+    shown="the number of --seeds",
 )
 RATES = typer.Option(
-    None, metavar="tuned|fixed", help="Learning rates: tuned for every candidate (default), or one for all."
+    None,
+    metavar="HOW",
+    help="Learning rates: tuned for every candidate, or fixed, one for all.",
+    show_default="tuned",
 )
 CONTROLS = typer.Option(
     None,
     "--controls/--no-controls",
-    help="Also train candidates without their experts and bonds (default).",
-    show_default=False,
+    help="Also train candidates without their experts and bonds.",
+    show_default="on",
 )
 COORDINATES = flag("--coordinates", "Also check how the outputs of layers change with the width.", default=None)
 CONFIRM = whole_option(
     "--confirm",
     example=1,
     within=(0, 100),
-    help="How many of the best are confirmed with new seeds; 1 if not given.",
+    help="How many of the best are confirmed with new seeds.",
+    shown="1",
 )
-OUT = out_folder(help="Folder of the study; runs/NAME if not given.")
+OUT = out_folder(help="Folder of the study.", shown="runs/NAME")
 WORKERS = whole_option(
     "--workers",
     example=2,
     within=(1, MANY),
     limit=f"{CORE_LIMIT} with --engine local,",
-    help="Runs at once; with --engine local, processes, one per core or CUDA device if not given.",
+    help="Runs at once; with --engine local, processes.",
+    shown="one per core or CUDA device",
 )
 ENGINE = typer.Option(
     DEFAULT,
@@ -100,7 +118,7 @@ ENGINE_OPTIONS = typer.Option(
     [],
     "--engine-option",
     metavar="KEY=VALUE",
-    help="Setting of the engine, such as address=auto; repeatable (docs/guide/scale-out.md).",
+    help="Setting of the engine, such as address=auto; repeatable.",
 )
 DEVICE = typer.Option(
     "auto",
@@ -108,27 +126,35 @@ DEVICE = typer.Option(
     help="What runs train on: cpu; cuda, for all CUDA devices; some of them, such as cuda:0,cuda:1; or auto: cuda where "
     "there is one and else cpu, and cpu on clusters.",
 )
-PRECISION = typer.Option(None, metavar="float32|bfloat16", help="Numbers of matrix products; float32 if not given.")
+PRECISION = typer.Option(
+    None, metavar="TYPE", help="Numbers of the matrix products: float32 or bfloat16.", show_default="float32"
+)
 PACK = whole_option(
     "--pack",
     example=DEFAULT_PACK,
     within=(1, MOST_PACKED),
-    help=f"Runs of one structure and width that a worker trains at once, where that is faster; {DEFAULT_PACK} on a "
-    "CPU if not given, on a GPU as its memory allows; 1 trains each alone.",
+    help="Runs of one structure and width that a worker trains at once, where that is faster; 1 trains each alone.",
+    shown=f"{DEFAULT_PACK} on a CPU, as many as its memory allows on a GPU",
 )
 RUN_TIMEOUT = duration_option(
-    "--run-timeout", example="30m", help="A run that takes longer is killed and has failed; no limit if not given."
+    "--run-timeout",
+    example="30m",
+    help="A run that takes longer, such as 30m, is killed and has failed.",
+    shown="no limit",
 )
 WORKER_MEMORY = memory_option(
     "--worker-memory",
     least=LEAST_WORKER_BYTES,
-    help="A run whose worker needs more has failed; no limit if not given.",
+    help="A run whose worker needs more, such as 4GB, has failed.",
 )
 CHECKPOINT_EVERY = duration_option(
-    "--checkpoint-every", default="5m", example="5m", help="Time between two saves of a run in progress."
+    "--checkpoint-every",
+    default="5m",
+    example="5m",
+    help="Time between two saves of a run in progress, such as 90s or 5m.",
 )
 DRY_RUN = flag("--dry-run", "Show the plan with its cost, and stop.")
-OUTPUT: Format = format_option(help="Of the ranking on stdout: table, json, jsonl, csv, yaml or markdown.")
+OUTPUT: Format = format_option(help="How the ranking is written to standard output")
 
 
 def given_settings(*, budget: float | None, total: float | None, time: str | None, **others: Any) -> Mapping[str, Any]:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 HELP = """Suggest structures for a layer, with costs and what studies say of them.
 
-Structures are named families and those of a grid that have the wanted size, or
-down to three quarters of it. Times are predicted by the cost model: calibrated to
-this machine by `einsearch bench --calibrate`, else its defaults. Evidence is that
-of the studies that come with einsearch, of those that `einsearch evidence add`
-has kept, and of --evidence. Nothing is trained.
+Candidates are named families, and structures of a grid, that have the wanted
+size or down to three quarters of it. Times are predicted by the cost model, with
+the constants of this machine if `einsearch bench --calibrate` measured them.
+Evidence comes from the studies that are part of einsearch, from those that
+`einsearch evidence add` kept, and from --evidence. Nothing is trained.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch suggest --d-in 4096 --d-out 11008 --keep 1/8
 
@@ -47,10 +47,13 @@ class Prefer(StrEnum):
 def suggest_command(
     d_in: int = whole_option("--d-in", example=4096, within=(2, MAX_DIMENSION), default=1024, help="Input dimension."),
     d_out: int | None = whole_option(
-        "--d-out", example=11008, within=(2, MAX_DIMENSION), help="Output dimension; d_in if not given."
+        "--d-out", example=11008, within=(2, MAX_DIMENSION), help="Output dimension.", shown="d_in"
     ),
     keep: str | None = typer.Option(
-        None, metavar="SHARE", help="Share of the parameters of a dense layer, such as 1/8; 1/4 if no size is given."
+        None,
+        metavar="SHARE",
+        help="Share of the parameters of a dense layer, such as 1/8.",
+        show_default="1/4, without --params and --flops",
     ),
     params: int | None = whole_option("--params", example=1000000, within=(1, MANY), help="Most parameters."),
     flops: int | None = whole_option(
@@ -64,7 +67,7 @@ def suggest_command(
     ),
     device: Device = typer.Option(Device.cpu, help="Where times are predicted for."),
     threads: int | None = whole_option(
-        "--threads", example=1, within=(1, 4096), help="Threads of a CPU, as it was calibrated; all cores if not given."
+        "--threads", example=1, within=(1, 4096), help="Threads of a CPU, as it was calibrated.", shown="all cores"
     ),
     evidence: list[Path] = typer.Option(
         [],
@@ -73,7 +76,7 @@ def suggest_command(
         metavar="RUN",
         help="A study, or a file of evidence; repeatable.",
     ),
-    output: Format = format_option(help="table, json, jsonl, csv, yaml or markdown."),
+    output: Format = format_option(),
 ) -> int:
     from einsearch_cli.advice.evidence import known_evidence
     from einsearch_cli.advice.suggesting import advise

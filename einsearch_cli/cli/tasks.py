@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 HELP = """List the proxy tasks with their settings, for `task_settings` in a study.
 
-[bold]Example[/bold]
+Example:
 
   einsearch tasks
 """

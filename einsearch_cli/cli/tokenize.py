@@ -13,11 +13,11 @@ from einsearch_cli.cli.progress import share_progress
 
 HELP = """Encode a text file, or a folder of text files, into token files: train.bin, val.bin and meta.json.
 
-The files hold raw little-endian integers, as nanoGPT reads them; meta.json keeps
-the number of tokens and the tokenizer. Whole files of a folder are held out, of
-a single file its end. A training run reads the folder with `tokens: FOLDER`.
+The files hold raw little-endian integers, as nanoGPT reads them. meta.json keeps
+the number of tokens and the tokenizer. From a folder whole files are held out,
+from a single file its end. A training run reads the folder with `tokens: FOLDER`.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch tokenize book.txt --tokenizer characters --out data/book
 
@@ -39,7 +39,9 @@ def tokenize_command(
     ),
     out: Path = out_folder(default=..., help="Folder for the token files; made when missing."),
     tokenizer: str = typer.Option(
-        "bytes", help="bytes, characters, bpe:N, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE."
+        "bytes",
+        metavar="NAME",
+        help="bytes, characters, bpe:N, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE.",
     ),
     held_out_fraction: float = real_option(
         "--held-out-fraction",
@@ -49,7 +51,7 @@ def tokenize_command(
         help="Part of the characters held out.",
     ),
     token_type: TokenTypeName | None = typer.Option(
-        None, help="Type of the integers; by default the smallest that holds all tokens. nanoGPT reads uint16."
+        None, help="Type of the integers; nanoGPT reads uint16.", show_default="the smallest that holds all tokens"
     ),
 ) -> None:
     from einsearch_cli.data.tokens import write_tokens

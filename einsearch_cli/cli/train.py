@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 HELP = """Train a transformer, or several one after another, as a YAML file says.
 
-docs/guide/train.md lists the keys. Everything goes into one folder: checkpoints, metrics
-(JSON lines), and at the end results.json and report.html with the loss curves. Stop it
-at any time, with Ctrl-C or by force, and run the same command again: it goes on from
-the last checkpoint, finished runs are kept. With torchrun several processes share the
-work.
+docs/guide/train.md lists the keys. Everything goes into one folder: checkpoints,
+metrics (JSON lines), and at the end results.json and report.html with the loss
+curves. Stop it at any time, with Ctrl-C or by force, and run the same command
+again: it goes on from the last checkpoint, and finished runs are kept. With
+torchrun several processes share the work.
 
-[bold]Examples[/bold]
+Examples:
 
   einsearch train specs/train-structured.yaml --dry-run
 
@@ -46,9 +46,11 @@ def train_command(
     settings: list[str] = typer.Option(
         [], "--set", metavar="KEY=VALUE", help="Change a setting of every run, such as data.text=book.txt; repeatable."
     ),
-    out: Path | None = out_folder(help="Folder of the runs; runs/NAME if not given."),
-    device: str = typer.Option("auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one."),
-    gpu: str | None = typer.Option(None, help="Estimate memory and time on this card too: a100, h100, h200, l40s, …"),
+    out: Path | None = out_folder(help="Folder of the runs.", shown="runs/NAME"),
+    device: str = typer.Option("auto", metavar="NAME", help="cpu, cuda, cuda:N, or auto: CUDA where there is one."),
+    gpu: str | None = typer.Option(
+        None, metavar="CARD", help="Estimate memory and time on this card too, such as a100 or h100."
+    ),
     gpus: int = whole_option("--gpus", default=1, within=(1, 1_000_000), help="Cards that the estimate is for."),
     dry_run: bool = flag("--dry-run", "Show the plan, with the speed measured here, and stop."),
 ) -> int:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 HELP = """Follow a study that runs elsewhere until it ends.
 
-RUN is the folder of a study, the --out of `einsearch rank`. It is read only: Ctrl-C ends the watching and leaves
-the study alone. On a terminal the picture is renewed every second; elsewhere there is a line whenever runs have
-ended. For programs, RUN/events.jsonl has a line of JSON for every event.
+RUN is the folder of a study, the --out of `einsearch rank`. It is only read:
+Ctrl-C ends the watching and leaves the study alone. On a terminal the picture is
+renewed every second; elsewhere a line is printed whenever runs have ended. For
+programs, RUN/events.jsonl has a line of JSON for every event.
 
-[bold]Example[/bold]
+Example:
 
   einsearch watch runs/demo
 """

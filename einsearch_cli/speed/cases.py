@@ -59,7 +59,8 @@ class Mode(StrEnum):
         return self is Mode.decode
 
 
-_DEFAULT_TOKENS: Final = {Mode.decode: (1, 4, 16, 64), Mode.forward: (256, 4096), Mode.training: (256, 4096)}
+DEFAULT_TOKENS: Final = {Mode.decode: (1, 4, 16, 64), Mode.forward: (256, 4096), Mode.training: (256, 4096)}
+"""Tokens of a call where none are given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def cases_of(modes: Sequence[Mode], widths: Sequence[int], tokens: Sequence[int]
         Case(mode, width, count)
         for mode in modes
         for width in widths
-        for count in (_DEFAULT_TOKENS[mode] if tokens is None else tokens)
+        for count in (DEFAULT_TOKENS[mode] if tokens is None else tokens)
         if mode is Mode.training or (mode is Mode.decode) == (count <= DECODE_TOKENS)
     }
     if not cases:
