@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import shlex
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def test_help_fits_every_width_and_breaks_no_word(monkeypatch: pytest.MonkeyPatc
         assert max(map(len, pages[columns].splitlines())) <= columns
         assert words(pages[columns]) == words(pages[1000])
     prose = [line for line in pages[80].splitlines() if line and not line.startswith(" ")]
-    for line, following in zip(prose, prose[1:], strict=False):  # no line is left short in the middle of a paragraph
+    for line, following in pairwise(prose):  # no line is left short in the middle of a paragraph
         if f"{line}\n{following}" in pages[80] and line != line.rstrip(".:") + ".":
             assert len(line) + 1 + len(following.split()[0]) > 80 or line in ("Commands", "Arguments", "Options")
 
