@@ -59,7 +59,7 @@ reports: .venv/installed
 	$(PICTURE) --window-size=1280,1820 --screenshot=examples/structured_ffn/report.png examples/structured_ffn/report.html
 
 benchmark: .venv/installed
-	$(BIN)/einsearch bench --out benchmarks/results/layers.json
+	$(BIN)/einsearch bench --overwrite --out benchmarks/results/layers.json
 	$(BIN)/python benchmarks/model_speed.py --out benchmarks/results/models.json
 	$(BIN)/python benchmarks/decoding.py --out benchmarks/results/decoding.json
 	$(BIN)/python benchmarks/moe_speed.py --quick

@@ -1,6 +1,6 @@
 """Write the generated pages of docs/reference again: `python docs/generate.py [FOLDER]`. A test compares them with the code.
 
-- cli.md: every command, from the program itself, by typer's own writer;
+- cli.md: every command, from the program itself;
 - spec-keys.md: every key of a file, from the settings that read it;
 - results.md: every field of results.json, from its JSON schema;
 - speed.md: every figure, from benchmarks/results.
@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from typer.cli import get_docs_for_click
+from typer.core import TyperArgument
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import speed_page  # noqa: E402
+from einsearch_cli.cli import help_page  # noqa: E402
 from einsearch_cli.cli.commands import SUMMARIES, load_command  # noqa: E402
 from einsearch_cli.search.spec import StudySpec  # noqa: E402
 from einsearch_cli.tasks import find_task, task_names  # noqa: E402
@@ -52,23 +53,31 @@ def commands() -> str:
     ]
     for name in SUMMARIES:
         command = load_command(name)
-        with command.make_context(name, [], resilient_parsing=True) as context:
-            text = get_docs_for_click(obj=command, ctx=context, name=name, call_prefix="einsearch", indent=1)
-        parts.append(_tidy(text))
+        parts += [f"## `einsearch {name}`", *_prose(command.help)]
+        arguments = [param for param in command.params if isinstance(param, TyperArgument)]
+        others = [param for param in command.params if param not in arguments]
+        for title, params in (("Arguments", arguments), ("Options", others)):
+            if params:
+                rows = [help_page.entry(param) for param in params]
+                parts += [f"**{title}**", "\n".join(_wrapped(f"- `{label}`: {text}") for label, text in rows)]
     return "\n\n".join(parts) + "\n"
 
 
-def _tidy(text: str) -> str:
-    """Typer's page: examples become blocks of code, types that say nothing go, long lines are broken."""
-    text = re.sub(r" <(?:str|list\[str\])>`", "`", text).replace("* `--help`: Show this message and exit.\n", "")
-    text = re.sub(r"^\[bold\](.*?)\[/bold\]$", r"**\1**", text, flags=re.M)
-    text = re.sub(r"(?:^  \S.*\n\n?)+", _block, text, flags=re.M)
-    return "\n".join(_wrapped(line) for line in text.strip().split("\n"))
-
-
-def _block(found: re.Match[str]) -> str:
-    lines = [line.strip() for line in found[0].split("\n") if line.strip()]
-    return "\n".join(["```console", *(f"$ {line}" for line in lines), "```", "", ""])
+def _prose(text: str) -> Iterator[str]:
+    """Paragraphs of a help page; command lines become blocks of code, and names with what they mean a list."""
+    commands: list[str] = []
+    for paragraph in [*text.strip("\n").split("\n\n"), ""]:
+        lines = paragraph.splitlines()
+        if paragraph.startswith("  ") and not help_page.is_definition(lines[0]):
+            commands += [f"$ {line.strip()}" for line in lines]
+            continue
+        if commands:
+            yield "\n".join(["```console", *commands, "```"])
+            commands = []
+        if paragraph.startswith("  "):
+            yield "\n".join(_wrapped(f"- `{name}`: {text}") for name, text in help_page.definitions(lines))
+        elif paragraph:
+            yield _wrapped(f"**{paragraph}**" if paragraph.endswith(":") and len(lines) == 1 else " ".join(lines))
 
 
 def _wrapped(line: str) -> str:

@@ -13,21 +13,25 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.calibrate import calibration_text
+from einsearch_cli.cli.completing import complete
 from einsearch_cli.cli.options import (
     CORE_LIMIT,
     MANY,
     MAX_DIMENSION,
     MAX_TOKENS,
+    OVERWRITE,
     Device,
     Dtype,
     flag,
     out_file,
+    refuse_taken,
     refuse_too_many,
     whole_list,
     whole_option,
 )
 from einsearch_cli.cli.output import Format, format_option, render, table
 from einsearch_cli.errors import Exit, OutputError, SpecError
+from einsearch_cli.shipped import Kind
 
 if TYPE_CHECKING:
     from einsearch_cli.speed import Bench, BenchResult, Case, Entrant, Mode
@@ -68,6 +72,7 @@ def bench_command(
     specs: list[str] = typer.Argument(
         None,
         metavar="SPEC",
+        autocompletion=complete(Kind.structures),
         help="Structures, files of structures, or - for stdin.",
         show_default="the layers that people use most",
     ),
@@ -103,8 +108,11 @@ def bench_command(
     out: list[Path] = out_file(
         default=[], help="Also write FILE.json (all figures) or FILE.html (plots); repeatable.", shown="no file"
     ),
+    overwrite: bool = OVERWRITE,
 ) -> int:
     _refuse_other_files(out)
+    for path in out:
+        refuse_taken(path, overwrite)
     refuse_too_many("--threads", threads)
     if calibrate:
         _refuse_beside_calibration(specs or [], device, out)

@@ -11,12 +11,26 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.columns import card
+from einsearch_cli.cli.completing import complete
 from einsearch_cli.cli.explain_plan import PlanSetting, plan_lines, plan_object, plan_setting
 from einsearch_cli.cli.filters import BLOCK_DIAGONAL, FORMAT, token_exponent
 from einsearch_cli.cli.formulas import is_symbolic, symbolic_text
-from einsearch_cli.cli.options import D_IN, D_OUT, MAX_SEED, MAX_TOKENS, Device, Dtype, flag, out_file, whole_option
+from einsearch_cli.cli.options import (
+    D_IN,
+    D_OUT,
+    MAX_SEED,
+    MAX_TOKENS,
+    OVERWRITE,
+    Device,
+    Dtype,
+    flag,
+    out_file,
+    refuse_taken,
+    whole_option,
+)
 from einsearch_cli.cli.output import RESULTS, Format, chosen_format, ratio, render
 from einsearch_cli.cli.structure_input import dimensions, read_structures
+from einsearch_cli.shipped import Kind
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -26,7 +40,7 @@ if TYPE_CHECKING:
 
 HELP = """Classify structures: family, ω ψ ν, the cut that limits the rank, parameters, FLOPs, verdict.
 
-SPEC is one of: a family (btt:r=2), carrier sets ('XA^1/2 XAB=4 YB YAB=4'), a
+SPEC is one of: a family (btt:r=2), carrier sets ('XA XAB=4 YB YAB=4'), a
 θ vector ('(0.5|0|0.5|0|0.5|0.5|0)'), an einsum equation with --sizes, a file of
 structures, or - for stdin.
 
@@ -55,7 +69,12 @@ MAX_ORDERS = 15
 
 
 def classify_command(
-    specs: list[str] = typer.Argument(None, metavar="SPEC", help="Structures, files of structures, or - for stdin."),
+    specs: list[str] = typer.Argument(
+        None,
+        metavar="SPEC",
+        autocompletion=complete(Kind.structures),
+        help="Structures, files of structures, or - for stdin.",
+    ),
     sizes: str | None = typer.Option(
         None, metavar="SIZES", help="Sizes of the letters of an einsum equation: g=4,n=256 or g=4,n=rest."
     ),
@@ -85,10 +104,12 @@ def classify_command(
     allow_block_diagonal: bool = BLOCK_DIAGONAL,
     given: Format | None = FORMAT,
     out: Path | None = out_file(help="Write to this file.", shown="standard output"),
+    overwrite: bool = OVERWRITE,
 ) -> None:
     from einsearch_cli.taxonomy import classify
 
     output = chosen_format(given, out, Format.table, RESULTS)
+    refuse_taken(out, overwrite)
     room = console.width() if out is None else None
     if is_symbolic(specs or []):
         sized = {"--sizes": sizes, "--d-in": d_in, "--d-out": d_out, "--trees": trees, "--rank": rank or None}

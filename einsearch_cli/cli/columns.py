@@ -1,4 +1,4 @@
-"""Tables that are wider than the terminal: cells are folded, and where even that does not fit, rows become cards."""
+"""Tables that are wider than the terminal: the least important columns are left out, or else rows become cards."""
 
 from __future__ import annotations
 
@@ -11,56 +11,68 @@ GAP: Final = "  "
 _INDENT: Final = "    "
 
 
-def folded_lines(
+def fitted_lines(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
     sample: Sequence[Sequence[str]],
     room: int,
     *,
+    least: Sequence[str] | None = None,
     align_right: bool = False,
 ) -> Iterator[str]:
-    """Lines of a table that fit a terminal.
+    """Lines of a table that fit a terminal; no row is broken.
 
     Args:
         header: names of the columns.
         rows: their cells.
         sample: the rows that settle the widths.
         room: width of the terminal, in characters.
+        least: columns that may be left out, the least important first; all but the first two if None, the last first.
         align_right: whether all columns but the first are flush right.
 
-    >>> rows = [["XA^1/2 XAB^1/2 YB", "0"]]
-    >>> print(*folded_lines(["structure", "ω"], rows, rows, 14), sep="\\n")
-    structure    ω
-    -----------  -
-    XA^1/2       0
-    XAB^1/2 YB
+    >>> rows = [["XA^1/2 XAB^1/2 YB", "0", "Dao et al. 2022"]]
+    >>> print(*fitted_lines(["structure", "ω", "source"], rows, rows, 31), sep="\\n")
+    structure          ω
+    -----------------  -
+    XA^1/2 XAB^1/2 YB  0
+    left out, as the terminal is
+    narrow: source; all: --format
+    csv
     """
-    columns = list(zip(header, *sample, strict=True))
-    natural = [max(map(len, column)) for column in columns]
-    least = [max((len(word) for cell in column for word in cell.split()), default=1) for column in columns]
-    widths = fitted(natural, least, room - len(GAP) * (len(columns) - 1))
-    if widths is None:
+    widths = [max(map(len, column)) for column in zip(header, *sample, strict=True)]
+    kept = chosen_columns(header, widths, room, header[:1:-1] if least is None else least)
+    if kept is None:
         yield from _cards(header, rows, room)
         return
-    yield from _folded(header, widths, align_right)
-    yield GAP.join("-" * width for width in widths)
-    for row in rows:
-        yield from _folded(row, widths, align_right)
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cells[place].rjust(widths[place]) if align_right and place else cells[place].ljust(widths[place])
+            for place in kept
+        )
+        return GAP.join(padded).rstrip()
+
+    yield line(header)
+    yield line(["-" * width for width in widths])
+    yield from map(line, rows)
+    if absent := [name for place, name in enumerate(header) if place not in kept]:
+        yield from _pieces(f"left out, as the terminal is narrow: {', '.join(absent)}; all: --format csv", room)
 
 
-def fitted(natural: Sequence[int], least: Sequence[int], room: int) -> list[int] | None:
-    """Widths that fit the room, the column with most to give first; None if even the least widths do not fit.
+def chosen_columns(header: Sequence[str], widths: Sequence[int], room: int, least: Sequence[str]) -> list[int] | None:
+    """The places of columns that fit together, the most important chosen first; None if not even those needed fit.
 
-    >>> fitted([17, 3, 40], [6, 3, 9], 40), fitted([17, 3, 40], [6, 3, 9], 17)
-    ([17, 3, 20], None)
+    >>> chosen_columns(["name", "seeds", "loss"], [8, 5, 4], 14, ["seeds"]), chosen_columns(["name"], [9], 8, [])
+    ([0, 2], None)
     """
-    if sum(least) > room:
-        return None
-    widths = list(natural)
-    while sum(widths) > room:
-        spare = [(width, place) for place, width in enumerate(widths) if width > least[place]]
-        widths[max(spare)[1]] -= 1
-    return widths
+    needed = [place for place, name in enumerate(header) if name not in least]
+    kept: list[int] = []
+    for place in (*needed, *(header.index(name) for name in reversed(least) if name in header)):
+        if sum(widths[other] + len(GAP) for other in kept) + widths[place] <= room:
+            kept.append(place)
+        elif place in needed:
+            return None
+    return sorted(kept)
 
 
 def card(pairs: Sequence[tuple[str, str]], room: int | None) -> str:
@@ -84,16 +96,6 @@ def card(pairs: Sequence[tuple[str, str]], room: int | None) -> str:
         else:
             lines += [*_pieces(name, room), *(_INDENT + piece for piece in _pieces(value, max(1, room - len(_INDENT))))]
     return "\n".join(lines)
-
-
-def _folded(cells: Sequence[str], widths: Sequence[int], align_right: bool) -> Iterator[str]:
-    columns = [_pieces(cell, width) for cell, width in zip(cells, widths, strict=True)]
-    for line in zip_longest(*columns, fillvalue=""):
-        padded = (
-            piece.rjust(width) if align_right and number else piece.ljust(width)
-            for number, (piece, width) in enumerate(zip(line, widths, strict=True))
-        )
-        yield GAP.join(padded).rstrip()
 
 
 def _pieces(text: str, width: int) -> list[str]:

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from einsearch_cli.cli.help_page import Command, program_page
+from einsearch_cli.errors import SpecError, near_name
 
 SUMMARIES: Final = {
     "enumerate": "List all structures of up to N factors on a grid of exponents, each once, in normal form.",
@@ -62,6 +63,11 @@ class LazyCommands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: Sequence[str]) -> tuple[str | None, Any, list[str]]:
         """The command that the words name, itself; running it and completing its options both come here."""
+        if args and args[0] not in SUMMARIES and not args[0].startswith("-"):
+            raise SpecError(
+                f"No such command {args[0][:40]!r}: the commands are {', '.join(SUMMARIES)}",
+                remedy=f"einsearch {near_name(args[0], SUMMARIES) or '--help'}",
+            )
         name, _, rest = super().resolve_command(ctx, list(args))
         return name, None if name is None else load_command(name), rest
 

@@ -7,6 +7,9 @@ import re
 import shutil
 import stat
 import sys
+import time
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,13 +24,53 @@ _UNSEEN: Final = re.compile(
 """What moves the cursor, changes colours or the direction of writing, or cannot be seen; not tab and line end."""
 
 
+class Volume(Enum):
+    """How much is said on stderr; what goes to stdout is the same with each."""
+
+    quiet = "quiet"
+    """Errors and warnings."""
+    normal = "normal"
+    """Also what was written, what was found, and what goes on."""
+    verbose = "verbose"
+    """Also a line for each part that is done, and the time of every line."""
+
+
+@dataclass
+class _Voice:
+    volume: Volume = Volume.normal
+    started_s: float = 0.0
+
+
+_voice = _Voice()
+
+
+def set_volume(volume: Volume) -> None:
+    """How much this process says from now on."""
+    _voice.volume, _voice.started_s = volume, time.perf_counter()
+
+
+def is_verbose() -> bool:
+    """Whether each part that is done has a line of its own, on a terminal too."""
+    return _voice.volume is Volume.verbose
+
+
 def error(problem: str, remedy: str | None = None) -> None:
     """Print an error and what to do about it."""
-    talk(f"error: {problem}" + (f"\n  try: {remedy}" if remedy else ""))
+    _print(f"error: {problem}" + (f"\n  try: {remedy}" if remedy else ""))
 
 
 def talk(text: str) -> None:
     """Print a line for the person at the terminal."""
+    if _voice.volume is not Volume.quiet or text.startswith("warning: "):
+        _print(timed(text))
+
+
+def timed(text: str) -> str:
+    """A line with the seconds since the start in front of it, if that was asked for."""
+    return f"{time.perf_counter() - _voice.started_s:.1f} s  {text}" if is_verbose() and text.strip() else text
+
+
+def _print(text: str) -> None:
     room = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
     print(wrapped(printable(text), room), file=sys.stderr, flush=True)  # noqa: T201
 
@@ -126,7 +169,7 @@ def read_stdin(most_bytes: int) -> str:
 
 
 def talk_console(*, quiet: bool = False) -> Console:
-    """A rich console on stderr; a quiet one shows nothing."""
+    """A rich console on stderr; a quiet one shows nothing, and so do all with `--quiet`."""
     from rich.console import Console
 
-    return Console(stderr=True, quiet=quiet)
+    return Console(stderr=True, quiet=quiet or _voice.volume is Volume.quiet)

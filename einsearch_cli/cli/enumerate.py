@@ -15,7 +15,7 @@ import typer
 
 from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.listing import Listed, Place, chosen_list_format, write_list
-from einsearch_cli.cli.options import MANY, flag, whole_option
+from einsearch_cli.cli.options import MANY, OVERWRITE, flag, refuse_taken, whole_option
 from einsearch_cli.cli.output import Format, render, table
 from einsearch_cli.cli.progress import share_progress
 from einsearch_cli.errors import OutputError, StructureError
@@ -99,8 +99,10 @@ def enumerate_command(
     count: bool = flag("--count", "Only say how many there are."),
     output: Format | None = filters.LIST_FORMAT,
     out: Path | None = filters.OUT,
+    overwrite: bool = OVERWRITE,
 ) -> None:
     chosen = chosen_list_format(output, out)
+    refuse_taken(out, overwrite)
     space = filters.space_of(
         grid, factors, min_psi, max_omega, max_nu, family, fix, trees,
         exactly=exactly, up_to_transpose=up_to_transpose, block_diagonal=allow_block_diagonal, pareto=pareto,

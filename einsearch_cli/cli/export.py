@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import output_path, path_parser
+from einsearch_cli.cli.options import OVERWRITE, output_path, path_parser, refuse_taken
 from einsearch_cli.cli.output import chosen_format
 from einsearch_cli.errors import SpecError
 
@@ -67,10 +67,12 @@ def export_command(
     target: Target = typer.Option(..., "--to", help="Format."),
     to: str = typer.Option(..., "--out", metavar="PATH", help="File to write; for hf, a folder."),
     structured: bool = typer.Option(False, "--structured", help="For hf: keep structured layers as factors."),
+    overwrite: bool = OVERWRITE,
 ) -> None:
     from einsearch_cli.training.full import load_model, refuse_without_checkpoint
 
     out = _checked(to, target, structured)
+    refuse_taken(out, overwrite)
     refuse_without_checkpoint(checkpoint)
 
     from einsearch_cli.export import dense_copy, save_for_transformers, save_transformer

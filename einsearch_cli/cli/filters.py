@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from einsearch_cli.cli.completing import complete_family
 from einsearch_cli.cli.options import flag, out_file
 from einsearch_cli.cli.output import Format, format_option
 from einsearch_cli.errors import SpecError, StructureError, near_name
@@ -28,7 +29,11 @@ FIX = typer.Option(
 )
 BLOCK_DIAGONAL = flag("--allow-block-diagonal", "Also indices that both X and Y carry.")
 FAMILY = typer.Option(
-    None, metavar="NAME", help="Only this family; see `einsearch families`.", show_default="all families"
+    None,
+    metavar="NAME",
+    autocompletion=complete_family,
+    help="Only this family; see `einsearch families`.",
+    show_default="all families",
 )
 TREES = typer.Option(
     None,
@@ -166,5 +171,5 @@ def _known_family(name: str | None) -> str | None:
         near = near_name(name.lower(), (*FAMILIES, "generic"))
         raise SpecError(
             f"--family {name[:40]!r}: families are {', '.join(FAMILIES)}, and generic for structures of none",
-            remedy=f"--family {near}" if near else "give one of these names",
+            remedy=f"--family {near}" if near else "--family monarch, or another of these names",
         ) from error

@@ -19,7 +19,7 @@ _NARROW: Final = 60
 """Below this width, help stands under the name of an option, not to its right."""
 _LABELS: Final = 26
 """Widest label that has its help to its right."""
-_EVERYWHERE: Final = "--traceback and --plugin go with every command: see einsearch --help."
+_EVERYWHERE: Final = "--quiet, --verbose, --traceback and --plugin go with every command: see einsearch --help."
 _DEFINITION: Final = re.compile(r"  (\S+(?: \S+)?) {2,}(\S.*)")
 _FACTS: Final = re.compile(r"\[[^]]*\]$")
 _SHORT: Final = 30
@@ -48,8 +48,8 @@ def command_page(command: Any, context: Any, columns: int) -> str:
     return _page(
         _folded(" ".join(usage), room, "Usage: ", " " * 4),
         *_prose(command.help, room),
-        *_section("Arguments", [_row(param) for param in params if param not in options], room),
-        *_section("Options", list(map(_row, options)), room),
+        *_section("Arguments", [entry(param) for param in params if param not in options], room),
+        *_section("Options", list(map(entry, options)), room),
         textwrap.fill(_EVERYWHERE, room),
     )
 
@@ -58,7 +58,7 @@ def program_page(group: Any, context: Any, columns: int) -> str:
     """The page of the program: its commands and the options of all of them."""
     room = min(columns, MOST_COLUMNS)
     commands = [(name, group.get_command(context, name).help) for name in group.list_commands(context)]
-    options = [_row(param) for param in group.get_params(context) if not param.hidden]
+    options = [entry(param) for param in group.get_params(context) if not param.hidden]
     return _page(
         _folded(f"{context.command_path} [OPTIONS] COMMAND ...", room, "Usage: ", " " * 4),
         textwrap.fill(group.help, room),
@@ -74,7 +74,7 @@ def examples_of(text: str) -> list[str]:
     >>> examples_of("Do it.\\n\\nExamples:\\n\\n  einsearch tasks\\n")
     ['einsearch tasks']
     """
-    return [line.strip() for line in text.splitlines() if line.startswith("  ") and not _DEFINITION.fullmatch(line)]
+    return [line.strip() for line in text.splitlines() if line.startswith("  ") and not is_definition(line)]
 
 
 def _page(*parts: str) -> str:
@@ -93,16 +93,21 @@ def _prose(text: str, room: int) -> Iterator[str]:
         if not paragraph.startswith("  "):
             filled = _folded(" ".join(lines), room)
             yield typer.style(filled, bold=True) if filled.endswith(":") and len(lines) == 1 else filled
-        elif _DEFINITION.fullmatch(lines[0]):
-            yield _two_columns(_definitions(lines), room)
+        elif is_definition(lines[0]):
+            yield _two_columns(definitions(lines), room)
         else:
             yield "\n".join(_command_line(line.strip(), room) for line in lines)
 
 
-def _definitions(lines: Sequence[str]) -> list[Pair]:
+def is_definition(line: str) -> bool:
+    """Whether a line is a name with what it means, two or more spaces apart."""
+    return _DEFINITION.fullmatch(line) is not None
+
+
+def definitions(lines: Sequence[str]) -> list[Pair]:
     """Names with what they mean; a line that goes on is indented further.
 
-    >>> _definitions(["  onnx  a model;", "        needs onnx", "  hf    a folder"])
+    >>> definitions(["  onnx  a model;", "        needs onnx", "  hf    a folder"])
     [('onnx', 'a model; needs onnx'), ('hf', 'a folder')]
     """
     found: list[Pair] = []
@@ -168,7 +173,7 @@ def _in_usage(argument: Any) -> str:
     return name if argument.required else f"[{name}]"
 
 
-def _row(param: Any) -> Pair:
+def entry(param: Any) -> Pair:
     """An argument or option with its help, its choices and its default."""
     if isinstance(param, TyperArgument):
         label = _in_usage(param).strip("[]")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.columns import GAP, folded_lines
+from einsearch_cli.cli.columns import GAP, fitted_lines
 from einsearch_cli.cli.output import Format, chosen_format
 from einsearch_cli.errors import OutputError
 from einsearch_cli.lazy import optional_package
@@ -133,7 +133,7 @@ def _print_lines(lines: Iterator[str]) -> None:
 
 
 def _lines(items: Iterator[Listed], output: Format, room: int | None = None) -> Iterator[str]:
-    """The lines of a list; a table is folded to `room` characters if given."""
+    """The lines of a list; a table has columns for `room` characters if given."""
     if output is Format.json:
         return _json(items)
     if output is Format.jsonl:
@@ -180,7 +180,7 @@ def _aligned(rows: Iterator[dict[str, str]], is_markdown: bool, room: int | None
     widths = [max(len(name) + 2, *(len(row[name]) for row in sample)) for name in names]
     cells = ([*row.values()] for row in chain(sample, rows))
     if room is not None and sum(widths) + len(GAP) * (len(widths) - 1) > room:
-        yield from folded_lines(names, cells, [[*row.values()] for row in sample], room)
+        yield from fitted_lines(names, cells, [[*row.values()] for row in sample], room, least=("kept", "family"))
         return
 
     def line(cells: Iterable[str]) -> str:

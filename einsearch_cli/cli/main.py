@@ -15,16 +15,18 @@ from typer.exceptions import TyperException
 from einsearch_cli.cli import console
 from einsearch_cli.cli.commands import LazyCommands
 from einsearch_cli.cli.streams import prepare_streams
-from einsearch_cli.errors import EinsearchError, Exit
+from einsearch_cli.errors import EinsearchError, Exit, SpecError, near_name
 from einsearch_cli.plugins import load_all_installed, load_plugins
 from einsearch_cli.version import __version__
 
 EPILOG: Final = """
 Start with:
 
-  einsearch rank specs/demo.yaml
+  einsearch rank demo
 
---out makes missing folders and replaces a file, whole; its suffix decides the format.
+--out makes missing folders, and the suffix of a file decides its format. A file
+that exists is refused, or replaced with --overwrite. A folder is never replaced:
+a study or training run goes on in its own folder.
 """
 
 app = typer.Typer(
@@ -52,6 +54,12 @@ def _options(
     show_traceback: bool = typer.Option(
         False, "--traceback", metavar="", help="Show where in the code an error was raised."
     ),
+    quiet: bool = typer.Option(
+        False, "--quiet", metavar="", help="Say only errors and warnings on stderr; results are the same."
+    ),
+    verbose: bool = typer.Option(
+        False, "--verbose", metavar="", help="Say more on stderr: a line for each run, with the time since the start."
+    ),
     plugin: bool = typer.Option(  # only its help: `main` takes the option and its value out, wherever they stand
         False, "--plugin", metavar="FILE.py", help="Import a module that registers tasks, optimizers, engines, ..."
     ),
@@ -65,8 +73,13 @@ def main(arguments: Sequence[str]) -> int:
         console.error("stdout is closed: results go there", "> /dev/null where they are not wanted")
         return Exit.BAD_INPUT
     show_traceback = "--traceback" in arguments
-    rest = [argument for argument in arguments if argument != "--traceback"] or ["--help"]
+    volumes = {volume for volume in (console.Volume.quiet, console.Volume.verbose) if f"--{volume.value}" in arguments}
+    console.set_volume(next(iter(volumes), console.Volume.normal))
+    anywhere = {"--traceback", *(f"--{volume.value}" for volume in volumes)}
+    rest = [argument for argument in arguments if argument not in anywhere] or ["--help"]
     try:
+        if len(volumes) > 1:
+            raise SpecError("--quiet and --verbose ask for less and for more", remedy="give one of them")
         load_all_installed("families", console.talk)
         load_plugins([*os.environ.get("EINSEARCH_PLUGINS", "").split(os.pathsep), *_taken(rest, "--plugin")])
         result = app(args=rest, prog_name="einsearch", standalone_mode=False)
@@ -86,8 +99,17 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     except TyperException as error:
         context = getattr(error, "ctx", None)
+        command = context.command_path if context else "einsearch"
         message = error.format_message().replace("Value error, ", "")  # of the library that reads options
-        console.error(message, f"{context.command_path if context else 'einsearch'} --help")
+        if context is not None and hasattr(error, "possibilities"):  # an unknown option; typer's guesses may be far
+            known = [name.lstrip("-") for param in context.command.params for name in param.opts]
+            near = near_name(str(getattr(error, "option_name", "")).lstrip("-"), known)
+            console.error(
+                str(getattr(error, "message", message)),
+                f"--{near}, or {command} --help" if near else f"{command} --help",
+            )
+        else:
+            console.error(message, f"{command} --help")
         return Exit.BAD_INPUT
     except OSError as error:
         _show(show_traceback)

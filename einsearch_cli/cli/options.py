@@ -309,7 +309,7 @@ def as_words(value: str) -> str:
     >>> as_words("[64, 128]")
     '64,128'
     """
-    return value.strip("[]").replace(", ", ",")
+    return value[1:-1].replace(", ", ",") if value.startswith("[") else value
 
 
 def read_set_words(words: Sequence[str]) -> SetWords:
@@ -333,6 +333,19 @@ def read_set_words(words: Sequence[str]) -> SetWords:
 def flag(name: str, help: str, default: bool | None = False) -> Any:
     """An option without a value; None, where it is not given, is not shown as a default."""
     return typer.Option(default, name, metavar="", help=help, show_default=default is not None)
+
+
+OVERWRITE = flag("--overwrite", "Replace a file that exists; folders are never replaced.")
+
+
+def refuse_taken(out: Path | None, overwrite: bool, option: str = "--out") -> None:
+    """Complain about a file that would be lost; pipes and devices are written into.
+
+    Raises:
+        OutputError: it is there, and was not asked to be replaced.
+    """
+    if out is not None and not overwrite and out.is_file():
+        raise OutputError(f"{option} {str(out)!r} exists already", remedy="add --overwrite, or give another name")
 
 
 D_IN = whole_option(

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.columns import folded_lines
+from einsearch_cli.cli.columns import fitted_lines
 from einsearch_cli.errors import OutputError
 
 
@@ -163,10 +163,12 @@ def render(rows: Sequence[Row], objects: Sequence[Row], output: Format) -> str:
     return table(rows, "github" if output is Format.markdown else "simple")
 
 
-def table(rows: Sequence[Row], style: str = "simple", align_right: bool = False) -> str:
+def table(
+    rows: Sequence[Row], style: str = "simple", align_right: bool = False, least: Sequence[str] | None = None
+) -> str:
     """Rows as aligned text; if asked to, all columns but the first are flush right.
 
-    On a terminal that is too narrow, cells are folded.
+    On a terminal that is too narrow, columns are left out, those of `least` from its start (`fitted_lines`).
     """
     from tabulate import tabulate
 
@@ -178,7 +180,7 @@ def table(rows: Sequence[Row], style: str = "simple", align_right: bool = False)
     room = None if style == "github" else console.width()
     if room is None or max(map(len, text.splitlines())) <= room:
         return text
-    return "\n".join(folded_lines(header, cells, cells, room, align_right=align_right))
+    return "\n".join(fitted_lines(header, cells, cells, room, least=least, align_right=align_right))
 
 
 def _csv(rows: Sequence[Row]) -> str:

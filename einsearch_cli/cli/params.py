@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.completing import complete
 from einsearch_cli.cli.options import MAX_TOKENS, SHARE, flag, read_set_words, real_option, whole_option
 from einsearch_cli.cli.output import NUMBERS, Format, format_option, render, table
 from einsearch_cli.errors import SpecError
@@ -58,7 +59,11 @@ class PrecisionName(StrEnum):
 def params_command(
     preset_name: str = typer.Argument(..., metavar="PRESET", help="s, m, l, xl, wide-m or wide-l."),
     structure: str | None = typer.Option(
-        None, metavar="SPEC", help="Structure, as for `einsearch classify`.", show_default="that of the preset"
+        None,
+        metavar="SPEC",
+        autocompletion=complete(),
+        help="Structure, as for `einsearch classify`.",
+        show_default="that of the preset",
     ),
     structured: Structured | None = typer.Option(
         None, help="Layers that carry it: feed-forward, attention, or all.", show_default="those of the preset"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from statistics import fmean
 from typing import TYPE_CHECKING, Final, Self
 
-from einsearch_cli.cli.console import printable, talk, talk_console
+from einsearch_cli.cli.console import is_verbose, printable, talk, talk_console, timed
 from einsearch_cli.search.study_clock import StudyClock
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _TRUST_S: Final = 10.0
 def share_progress(what: str, wanted: bool = True) -> Iterator[Callable[[float], None]]:
     """Gives a function to call with the share that is done of what goes on, e.g. "searching"."""
     terminal = talk_console()
-    if not wanted or not terminal.is_terminal:
+    if not wanted or terminal.quiet or not terminal.is_terminal:
         yield lambda _: None
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -46,7 +46,7 @@ def share_progress(what: str, wanted: bool = True) -> Iterator[Callable[[float],
 def waiting(what: str) -> Iterator[None]:
     """Says what goes on, e.g. "preparing the text task": with a spinner and the time on a terminal, once elsewhere."""
     terminal = talk_console()
-    if not terminal.is_terminal:
+    if terminal.quiet or is_verbose() or not terminal.is_terminal:
         talk(f"{what} …")
         yield
         return
@@ -97,9 +97,14 @@ class LiveBars:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
+    @property
+    def _in_lines(self) -> bool:
+        """Whether each part that is done gets a line, as in a file."""
+        return is_verbose() or not self._console.is_terminal
+
     def say(self, line: str) -> None:
         """A line of its own, above the bars if there are any."""
-        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(timed(line)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _left_text(seconds: float) -> str:
@@ -157,7 +162,7 @@ class StudyProgress(LiveBars):
         if self._rung is not None:
             self._bars.remove_task(self._rung)
         self._rung = self._bars.add_task(text, total=event.trials, completed=event.finished, note=self._eta())
-        if not self._console.is_terminal:
+        if self._in_lines:
             self.say(text)
 
     def _eta(self) -> str:
@@ -188,7 +193,7 @@ class StudyProgress(LiveBars):
         if self._rung is not None:
             self._bars.update(self._rung, advance=1, note=best + self._eta())
         outcome = f"loss {result.loss:.5g}" if result.loss is not None else f"{result.status}: {result.error}"
-        if result.loss is None or not self._console.is_terminal:
+        if result.loss is None or self._in_lines:
             outcome += load_note(result.routing)
             self.say(f"  {describe(result.trial)}  {outcome}  {result.elapsed_s:.1f} s  {self._eta()}")
         if event.log is not None:
@@ -255,7 +260,7 @@ class TrainProgress(LiveBars):
                 self._held_out += f"   least load {metrics.smallest_load:.2f}"
         note = f"loss {metrics.loss:.4f}{self._held_out}   {metrics.tokens_per_s:,.0f} tokens/s{left}"
         self._bars.update(self._bar, completed=metrics.step, total=steps, note=note)
-        if not self._console.is_terminal and metrics.validation_loss is not None:
+        if self._in_lines and metrics.validation_loss is not None:
             self.say(f"{self._name}: step {metrics.step:,} of {steps:,}   {note}")
 
     @staticmethod
@@ -285,7 +290,7 @@ class BenchProgress(LiveBars):
         done_s = sum(self._estimate[earlier].total_s for earlier in self._order[:place])
         done_s += self._estimate[case].done_s(rounds)
         now = f"{case_title(case)}, {place + 1} of {len(self._order)}"
-        if case != self._shown and not self._console.is_terminal:
+        if case != self._shown and self._in_lines:
             self.say(f"{now}  {self._left(done_s)}")
         self._shown = case
         stage = "warming up" if rounds is None else f"round {rounds}"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import MAX_TOKENS, path_parser, whole_option
+from einsearch_cli.cli.completing import complete
+from einsearch_cli.cli.options import MAX_TOKENS, OVERWRITE, path_parser, refuse_taken, whole_option
 from einsearch_cli.cli.output import NUMBERS, Format, chosen_format, format_option, render, table
 from einsearch_cli.cli.params import Structured
 from einsearch_cli.cli.progress import share_progress
@@ -45,7 +46,7 @@ also gets the one that suits it.
 
 Examples:
 
-  einsearch project runs/dense --structure low-rank:r=256 --out runs/low-rank
+  einsearch project runs/dense --structure low-rank:r=64 --out runs/low-rank
 
   einsearch project model.safetensors --structure monarch --skip '*embed*' --skip lm_head --out small.safetensors
 
@@ -77,6 +78,7 @@ def project_command(
     structure: list[str] = typer.Option(
         [],
         metavar="SPEC",
+        autocompletion=complete(),
         help="Structure, as for `einsearch classify`; with --keep also families, and repeatable.",
         show_default="low-rank with --keep; required without it",
     ),
@@ -94,9 +96,12 @@ def project_command(
     ),
     keep: float | None = typer.Option(None, metavar="SHARE", help="With --calibrate: share of the layers that stays."),
     budget: Budget = typer.Option(Budget.params, help="What --keep is a share of."),
+    overwrite: bool = OVERWRITE,
     output: Format = format_option(NUMBERS),
 ) -> None:
     _check_source(source)
+    if out.resolve() != source.resolve():  # which is refused for a better reason
+        refuse_taken(out, overwrite)
     is_model = _is_model(source)
     if keep is not None:
         _check_keep(source, keep, is_model, calibrate)

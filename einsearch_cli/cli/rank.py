@@ -7,14 +7,16 @@ from pathlib import Path
 import typer
 
 from einsearch_cli.cli import study_options as options
+from einsearch_cli.cli.completing import complete
 from einsearch_cli.cli.output import Format
 from einsearch_cli.cli.report import BY, By
 from einsearch_cli.cli.study_input import overrides_of, read_study
 from einsearch_cli.cli.study_session import Trainers, start_study
+from einsearch_cli.shipped import Kind
 
 HELP = """Train candidates at equal training FLOPs and rank them against dense.
 
-STUDY is a study in YAML, a file that `einsearch enumerate` wrote, structures, or
+STUDY is a study in YAML, one that comes with einsearch, a file that `einsearch enumerate` wrote, structures, or
 grid:Q for the pruned two-factor space (ψ = 1, ω = 0). Options replace what the
 study says; their defaults are for a study that does not say it.
 
@@ -30,7 +32,7 @@ missing is trained.
 
 Examples:
 
-  einsearch rank specs/demo.yaml
+  einsearch rank demo
 
   einsearch rank monarch btt:r=2 low-rank --budget 1e10 --out runs/three
 
@@ -40,12 +42,16 @@ Examples:
 
   einsearch rank monarch btt:r=2 --images my_photos/ --budget 1e11
 
-  einsearch rank specs/demo.yaml --engine ray --engine-option address=auto
+  einsearch rank demo --engine ray --engine-option address=auto
 """
 
 
 def rank_command(
-    study: list[str] = typer.Argument(metavar="STUDY", help="A study, structures, files of structures, or grid:Q."),
+    study: list[str] = typer.Argument(
+        metavar="STUDY",
+        autocompletion=complete(Kind.study, Kind.structures),
+        help=options.STUDY_HELP + ", structures, files of structures, or grid:Q.",
+    ),
     task: str | None = options.TASK,
     text: Path | None = options.TEXT,
     images: Path | None = options.IMAGES,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import POSITIVE, out_file, path_parser, real_option
+from einsearch_cli.cli.options import OVERWRITE, POSITIVE, out_file, path_parser, real_option, refuse_taken
 from einsearch_cli.cli.output import Format, format_option, render, table
 from einsearch_cli.errors import Exit, SpecError
 
@@ -75,6 +75,7 @@ def report_command(
         None, parser=path_parser("--csv"), metavar="PATH", help="Write every run of the study to this CSV file."
     ),
     out: Path | None = out_file(help="Write the page to this file.", shown="report.html next to the results"),
+    overwrite: bool = OVERWRITE,
     output: Format = format_option(help="How the ranking is written to standard output"),
 ) -> int:
     from einsearch_cli.reports import write_report
@@ -87,6 +88,7 @@ def report_command(
     for option, target in (("--csv", csv), ("--out", out)):
         if target is not None and (target.name in _KEPT or target.resolve() in {path.resolve() for path in runs}):
             raise SpecError(f"{option} {target} holds the runs of a study", remedy=f"{option} another name")
+        refuse_taken(target, overwrite, option)
     if csv is not None and out is not None and csv.resolve() == out.resolve():
         raise SpecError(f"--csv and --out are both {csv}", remedy="give two names")
     if len(runs) == 1 and (trained := read_training(runs[0])) is not None:
@@ -130,6 +132,13 @@ def _report_training(report: TrainingReport, output: Format, page: Path) -> int:
     return Exit.OK
 
 
+_LEAST: Final = (
+    "FLOPs per run", "learning rate", "width", "trend", "in total FLOPs", "ω", "ψ", "ν", "vs yardstick", "in seconds",
+    "loss ± 95%", "confirmed gain",
+)  # fmt: skip
+"""Columns of the ranking that a narrow terminal does without, the least important first."""
+
+
 def ranking_text(study: StudyReport, output: Format, by: By = By.flops) -> str:
     """The ranking in one of the formats."""
     from einsearch_cli.reports import ranking_table, results_document
@@ -144,7 +153,7 @@ def ranking_text(study: StudyReport, output: Format, by: By = By.flops) -> str:
     shown = ranking_table(study, by.value)
     if output is Format.markdown:
         return shown.to_markdown()
-    return table([dict(zip(shown.headers, row, strict=True)) for row in shown.rows])
+    return table([dict(zip(shown.headers, row, strict=True)) for row in shown.rows], least=_LEAST)
 
 
 def tell(study: StudyReport, at: float | None = None) -> None:

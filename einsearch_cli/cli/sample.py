@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.listing import Listed, Place, chosen_list_format, write_list
-from einsearch_cli.cli.options import MANY, MAX_SEED, whole_option
+from einsearch_cli.cli.options import MANY, MAX_SEED, OVERWRITE, refuse_taken, whole_option
 from einsearch_cli.cli.output import Format
 
 if TYPE_CHECKING:
@@ -46,10 +46,12 @@ def sample_command(
     trees: str | None = filters.TREES,
     output: Format | None = filters.LIST_FORMAT,
     out: Path | None = filters.OUT,
+    overwrite: bool = OVERWRITE,
 ) -> None:
     from einsearch_cli.taxonomy.continuous_sample import UNIT, sample
 
     chosen = chosen_list_format(output, out)
+    refuse_taken(out, overwrite)
     space = filters.space_of(
         UNIT, factors, min_psi, max_omega, max_nu, family, fix, trees,
         block_diagonal=allow_block_diagonal, pareto=pareto,

@@ -8,11 +8,13 @@ from typing import Any
 import typer
 
 from einsearch_cli.cli import study_options as options
+from einsearch_cli.cli.completing import complete
 from einsearch_cli.cli.options import whole_option
 from einsearch_cli.cli.output import Format
 from einsearch_cli.cli.report import BY, By
 from einsearch_cli.cli.study_input import overrides_of, read_study
 from einsearch_cli.cli.study_session import Trainers, start_study
+from einsearch_cli.shipped import Kind
 
 HELP = """Search structures with any exponents, and confirm the best against dense and known families.
 
@@ -22,7 +24,7 @@ trained twice. Each proposal gets one run on the cheapest rung, and the best get
 more seeds. The best few are then ranked with dense and named families, as
 `einsearch rank` does it, and confirmed with new seeds.
 
-STUDY is a study in YAML, or structures to begin with. Options replace what the
+STUDY is a study in YAML, one that comes with einsearch, or structures to begin with. Options replace what the
 study says; their defaults are for a study that does not say it. Stop it at any
 time and run the same command again: finished runs are kept.
 
@@ -34,7 +36,7 @@ Examples:
 
   einsearch search monarch low-rank --min-psi 1/2 --sampler cma-es --time 2h
 
-  einsearch search specs/text.yaml --dry-run
+  einsearch search text --dry-run
 """
 
 
@@ -42,7 +44,8 @@ def search_command(
     study: list[str] | None = typer.Argument(
         None,
         metavar="STUDY",
-        help="A study, or structures to begin with.",
+        autocompletion=complete(Kind.study, Kind.structures),
+        help=options.STUDY_HELP + ", or structures to begin with.",
         show_default="known families",
     ),
     factors: int | None = whole_option(

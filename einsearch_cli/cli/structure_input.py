@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.cli import console
 from einsearch_cli.errors import SpecError, StructureError
+from einsearch_cli.shipped import shipped_path
 
 if TYPE_CHECKING:
     from einsearch_cli.structures import NamedStructure
@@ -30,7 +31,7 @@ def read_structures(specs: Sequence[str], sizes: str | None, block_diagonal: boo
 
     size_list = parse_size_list(sizes) if sizes else None
     found: list[NamedStructure] = []
-    for spec in specs:
+    for spec in map(shipped_path, specs):
         if spec == "-":
             if sys.stdin is not None and sys.stdin.isatty():
                 raise SpecError("stdin is a terminal: there is nothing to read", remedy="einsearch classify monarch")

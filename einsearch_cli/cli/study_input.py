@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.cli.options import as_words, whole_list, whole_parser
 from einsearch_cli.cli.structure_input import read_structures, refuse_file_as_structure
-from einsearch_cli.errors import SpecError
+from einsearch_cli.errors import SpecError, StructureError
+from einsearch_cli.shipped import Kind, refuse_missing_data, refuse_near_spec, shipped_path
 
 if TYPE_CHECKING:
     from einsearch_cli.search.spec import StudySpec
@@ -37,11 +38,14 @@ def overrides_of(
 def read_study(words: Sequence[str], overrides: dict[str, Any]) -> tuple[StudySpec, Path]:
     """The study and the folder that its files are relative to."""
     from einsearch_cli.search.spec import BUDGETS, load_study_spec, parse_study_spec
-    from einsearch_cli.structures import is_structure_file
+    from einsearch_cli.structures import is_structure_file, parse_layer
 
+    words = [shipped_path(word, Kind.study, Kind.structures) for word in words]
     given = overrides.keys() | overrides.get("explore", {}).keys()
     by_options = partial(_by_options, given - {"task_settings", "explore"})
     if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml")):
+        if not overrides.get("task_settings"):
+            refuse_missing_data(Path(words[0]), "--text PATH", "--images PATH")
         spec = load_study_spec(Path(words[0]))
         merged = spec.model_dump(exclude_unset=True)
         if any(name in overrides for name in BUDGETS):
@@ -64,6 +68,10 @@ def read_study(words: Sequence[str], overrides: dict[str, Any]) -> tuple[StudySp
             data["files"].append(word)
         else:
             refuse_file_as_structure(word)
+            try:
+                parse_layer(word)
+            except StructureError:
+                refuse_near_spec(word, Kind.study, Kind.structures)
             data["structures"].append(word)
     return parse_study_spec(data, by_options), Path()
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import typer
 
+from einsearch_cli.cli.completing import complete_task
 from einsearch_cli.cli.options import (
     CORE_LIMIT,
     LEAST_WORKER_BYTES,
@@ -23,13 +24,21 @@ from einsearch_cli.cli.options import (
 from einsearch_cli.cli.output import Format, format_option
 from einsearch_cli.errors import SpecError
 from einsearch_cli.search.engines import DEFAULT, engine_names
+from einsearch_cli.shipped import Kind, names_of
 
 DEFAULT_PACK: Final = 8
 """Runs of a pack, at most: in a pack of eight a narrow run takes half the time that it takes alone, and more gain little."""
 MOST_PACKED: Final = 256
 """The most that may be asked for, and what is tried on a GPU."""
 
-TASK = typer.Option(None, metavar="NAME", help="Proxy task; `einsearch tasks` lists them.", show_default="teacher")
+STUDY_HELP: Final = f"A file, a study that comes with einsearch ({', '.join(names_of(Kind.study))})"
+TASK = typer.Option(
+    None,
+    metavar="NAME",
+    autocompletion=complete_task,
+    help="Proxy task; `einsearch tasks` lists them.",
+    show_default="teacher",
+)
 TEXT = typer.Option(
     None,
     parser=path_parser("--text"),

@@ -6,7 +6,7 @@ import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -34,6 +34,11 @@ Examples:
 
   einsearch suggest --d-in 768 --d-out 3072 --tokens 2048 --evidence runs/demo --format json
 """
+
+
+_LEAST: Final = ("in training", "of dense", "memory", "rank", "FLOPs/token", "decoding", "params")
+_LEAST_EVIDENCE: Final = ("source", "widest", "new seeds", "FLOPs per run", "task", "at this scale", "is")
+"""Columns that a narrow terminal does without, the least important first."""
 
 
 class Prefer(StrEnum):
@@ -122,17 +127,20 @@ def _text(advice: Advice, output: Format) -> str:
     if output is not Format.table:
         return render(document["suggestions"] if output in (Format.jsonl, Format.yaml) else rows, rows, output)
     statements = dict.fromkeys(statement for item in advice.suggestions for statement in item.statements)
+    evidence: tuple[str, ...] = ("No study here has measured one of these families.",)
     if statements:
         evidence = (
-            "what studies say (gain: the yardstick's training FLOPs over the structure's for equal loss, 95% interval)",
+            console.wrapped(
+                "what studies say (gain: the yardstick's training FLOPs over the structure's for equal loss, 95% interval)",
+                console.width(),
+            ),
             "",
-            table([_evidence_row(statement) for statement in statements]),
+            table([_evidence_row(statement) for statement in statements], least=_LEAST_EVIDENCE),
         )
-    else:
-        evidence = ("No study here has measured one of these families.",)
     where = "calibrated" if advice.calibrated else "not calibrated"
     head = f"{advice.d_in} × {advice.d_out}, {advice.wanted}; times predicted ({where}: {advice.cost_model})"
-    return "\n".join((head, "", table(rows), "", *evidence, "", advice.recommendation, "", advice.snippet))
+    head, advised = (console.wrapped(text, console.width()) for text in (head, advice.recommendation))
+    return "\n".join((head, "", table(rows, least=_LEAST), "", *evidence, "", advised, "", advice.snippet))
 
 
 def _row(item: Suggestion, advice: Advice) -> dict[str, str]:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.options import flag, out_folder, read_set_words, whole_option
+from einsearch_cli.cli.completing import complete
+from einsearch_cli.cli.options import flag, out_folder, path_parser, read_set_words, whole_option
 from einsearch_cli.cli.output import environment
 from einsearch_cli.errors import Exit, OutputError, RunFailedError
+from einsearch_cli.shipped import Kind, names_of, refuse_missing_data, refuse_near_spec, shipped_path
 
 if TYPE_CHECKING:
     from einsearch_cli.data.tokens import DataSettings, TokenData
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 HELP = """Train a transformer, or several one after another, as a YAML file says.
 
-docs/guide/train.md lists the keys. Everything goes into one folder: checkpoints,
+Everything goes into one folder: checkpoints,
 metrics (JSON lines), and at the end results.json and report.html with the loss
 curves. Stop it at any time, with Ctrl-C or by force, and run the same command
 again: it goes on from the last checkpoint, and finished runs are kept. With
@@ -31,7 +33,7 @@ torchrun several processes share the work.
 
 Examples:
 
-  einsearch train specs/train-structured.yaml --dry-run
+  einsearch train train-structured --dry-run
 
   einsearch train mine.yaml --set optimizer.learning_rate=1e-3 --out runs/mine
 
@@ -41,8 +43,16 @@ Examples:
 """
 
 
+SPEC = typer.Argument(
+    metavar="SPEC",
+    autocompletion=complete(Kind.training, structures=False),
+    parser=path_parser("SPEC"),
+    help=f"YAML file, or one that comes with einsearch: {', '.join(names_of(Kind.training))}.",
+)
+
+
 def train_command(
-    file: Path = typer.Argument(..., metavar="SPEC", help="YAML file; see specs/ and docs/guide/train.md."),
+    file: Path = SPEC,
     settings: list[str] = typer.Option(
         [], "--set", metavar="KEY=VALUE", help="Change a setting of every run, such as data.text=book.txt; repeatable."
     ),
@@ -60,6 +70,11 @@ def train_command(
     from einsearch_cli.training.full import load_train_specs, refuse_folder_of_other
 
     changes = read_set_words(settings)
+    file = Path(shipped_path(str(file), Kind.training))
+    if not file.exists():
+        refuse_near_spec(str(file), Kind.training)
+    if not any(key.startswith("data") for key in changes.values):
+        refuse_missing_data(file, "--set data.text=PATH")
     name, specs = load_train_specs(file, changes.values, changes.texts)
     folder = out or Path("runs") / name
     if (folder / "study.db").exists():  # its results.json would be replaced

@@ -65,7 +65,7 @@ class MLP(StructuredNetwork):
         if min(input_size, width, output_size) < 1:
             raise SizeError(
                 f"an MLP with sizes {input_size} -> {width} -> {output_size}: every size has to be at least 1",
-                remedy="give positive sizes",
+                remedy="give whole numbers from 1 on",
             )
         self.width = width
         make_first = dense_linear if dense_input else make_linear

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ def estimate_budgeted(
             if not fixed_s < whole_s:
                 raise SpecError(
                     f"{named}: the workers, networks and validations alone take about {fixed_s:.0f} s",
-                    remedy="give more",
+                    remedy=f"time: {math.ceil(2 * fixed_s / 60)}m, or fewer candidates, seeds or widths",
                 )
             return float(f"{min((whole_s - fixed_s) / flop_s * 1e12, MAX_BUDGET_FLOPS):.3g}")
 
@@ -103,7 +104,7 @@ def _with_most_rungs(
             refusal = error
         else:
             return planned
-    raise SpecError(f"{named}: {refusal.problem}", remedy="give more, or fewer candidates")
+    raise SpecError(f"{named}: {refusal.problem}", remedy="give a longer time, or fewer candidates, seeds or widths")
 
 
 def _payable(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> StudySpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from einsearch_cli.structures.scalars import core_scalar
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_NODES = 50_000
+_KEYS = "write keys with values, such as structures: [monarch, btt:r=2]"
 """The most nodes of a document, with aliases expanded: a 'billion laughs' file is refused before it is built."""
 
 Location = tuple[str | int, ...]
@@ -80,7 +82,9 @@ def read_text(path: Path) -> str:
             )
         return raw.decode("utf-8-sig")
     except OSError as error:
-        raise SpecError(f"cannot read {path}: {error.strerror}", remedy="check the path") from error
+        raise SpecError(
+            f"cannot read {path}: {error.strerror}", remedy=f"check the path; the current folder is {os.getcwd()}"
+        ) from error
     except UnicodeDecodeError as error:
         raise SpecError(
             f"{path} is not UTF-8 (byte {error.start}): specifications must be UTF-8 text", remedy="re-save it as UTF-8"
@@ -103,7 +107,7 @@ def load_yaml(text: str, source: str) -> YamlDocument:
         loader = _Composer(text)
         node = loader.get_single_node()
         if node is None:
-            raise SpecError(f"{source} is empty: a specification must have content", remedy="see the files in specs/")
+            raise SpecError(f"{source} is empty: a specification must have content", remedy=_KEYS)
         lines: dict[Location, int] = {}
         _check_tree(node, source)
         _check_keys(node, (), lines, source)
@@ -113,11 +117,14 @@ def load_yaml(text: str, source: str) -> YamlDocument:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SpecError(f"{source}{line}: not valid YAML: {problem}", remedy="check indentation and quotes") from error
+        raise SpecError(
+            f"{source}{line}: not valid YAML: {problem}",
+            remedy="check indentation and quotes there: one key a line, as in seeds: 3",
+        ) from error
     except (RecursionError, ValueError) as error:
         raise SpecError(
             f"{source}: not readable as YAML: {str(error)[:80] or 'nested too deeply'}",
-            remedy="see the files in specs/",
+            remedy=f"write it with at most {MAX_DEPTH} levels of lists and mappings",
         ) from error
     finally:
         if loader is not None:
@@ -139,7 +146,8 @@ def _check_tree(root: yaml.Node, source: str) -> None:
                 else f"more than {MAX_NODES} values (aliases expanded)"
             )
             raise SpecError(
-                f"{source}:{_line(node)}: {what}: too large for a specification", remedy="see the files in specs/"
+                f"{source}:{_line(node)}: {what}: too large for a specification",
+                remedy="write it without aliases, or as several files",
             )
         if node.tag not in _TAGS and node.tag != _PLAIN_TAG:
             shown = node.tag.replace("tag:yaml.org,2002:", "!!")[:60]
@@ -164,7 +172,7 @@ def _check_keys(node: yaml.Node, location: Location, lines: dict[Location, int],
     for key, value in node.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else None
         if name is None or name == "<<":
-            raise SpecError(f"{source}:{_line(key)}: keys must be plain words", remedy="see the files in specs/")
+            raise SpecError(f"{source}:{_line(key)}: keys must be plain words", remedy=_KEYS)
         if name in keys:
             raise SpecError(
                 f"{source}:{_line(key)}: key {name!r} occurs twice: a key may occur only once",

@@ -196,7 +196,9 @@ def _shown(value: object) -> str:
 def _collect(entries: Iterable[tuple[str, Any]], source: str, block_diagonal: bool) -> list[NamedStructure]:
     found = [structure_of_entry(entry, where, block_diagonal=block_diagonal) for where, entry in entries]
     if not found:
-        raise SpecError(f"{source} holds no structure: it needs at least one", remedy="einsearch enumerate --out FILE")
+        raise SpecError(
+            f"{source} holds no structure: it needs at least one", remedy="write one structure a line, such as monarch"
+        )
     return found
 
 

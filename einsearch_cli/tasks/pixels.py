@@ -228,7 +228,7 @@ def _cut(settings: PixelSettings) -> Arrays:
     if training.min() == training.max():
         raise DataError(
             f"images {settings.images} have one colour only, {training.min()}: there is nothing to predict",
-            remedy="give photographs",
+            remedy="give photographs, or images of more than one colour",
         )
     return {"training": training, "held_out": held_out}
 
@@ -254,6 +254,6 @@ def _read_patches(path: Path) -> Arrays:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
             f"patches {path} cannot be read: it is not an archive of `training` and `held_out`",
-            remedy="give the images",
+            remedy="give the folder of images that it was made from, as images: FOLDER",
         ) from error
     return arrays

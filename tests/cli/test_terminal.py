@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,26 +44,48 @@ def test_tables_fit_the_terminal(tmp_path: Path, columns: int) -> None:
     assert "XA^1/2" in shown
 
 
-def test_every_cell_is_there_however_narrow_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_row_is_broken_however_narrow_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         {"name": "two", "number": "12", "source": "A. Author and B. Author 2024"},
         {"name": "x", "number": "3", "source": "none"},
     ]
-    for room, lines in (
+    for room, least, lines in (
         (
-            24,
-            ["name  number  source", "----  ------  ----------", "two   12      A. Author", "              and B.",
-             "              Author", "              2024", "x     3       none"],
+            24, None,
+            ["name  number", "----  ------", "two   12", "x     3", "left out, as the",
+             "terminal is narrow:", "source; all: --format", "csv"],
         ),
         (
-            19,
-            ["name    two", "number  12", "source  A. Author", "        and B.", "        Author 2024", "",
-             "name    x", "number  3", "source  none"],
+            40, ["number", "name"],
+            ["name  source", "----  ----------------------------", "two   A. Author and B. Author 2024", "x     none",
+             "left out, as the terminal is narrow:", "number; all: --format csv"],
+        ),
+        (
+            11, None,
+            ["name    two", "number  12", "source  A.", "        Aut", "        hor", "        and", "        B.",
+             "        Aut", "        hor", "        202", "        4", "", "name    x", "number  3", "source  non",
+             "        e"],
         ),
     ):  # fmt: skip
         monkeypatch.setattr(console, "width", lambda room=room: room)
-        assert table(rows).splitlines() == lines
+        assert table(rows, least=least).splitlines() == lines
         assert table(rows, "github").startswith("| name   |")
+    monkeypatch.setattr(console, "width", lambda: None)
+    assert "A. Author and B. Author 2024" in table(rows)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_tables_of_studies_fit_the_terminal(tmp_path: Path, columns: int) -> None:
+    shutil.copy("examples/demo/results.json", tmp_path)
+    for arguments, first in (
+        (["report", "results.json"], ["#", "structure"]),
+        (["suggest", "--d-in", "4096", "--d-out", "11008", "--keep", "1/8"], ["structure", "params"]),
+    ):
+        code, shown = at_terminal(arguments, columns, tmp_path)
+        assert code == 0
+        assert max(map(len, shown.splitlines())) <= columns, shown
+        assert any(line.split()[:2] == first for line in shown.splitlines())
+        assert "left out, as the terminal is narrow" in shown
 
 
 def test_names_from_files_cannot_act_on_the_terminal(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_the_wheel_is_the_package_alone(wheel: Path) -> None:
         names = archive.namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"einsearch_cli", "einsearch"}
     assert {"einsearch_cli/py.typed", "einsearch_cli/reports/templates/table.html"} <= set(names)
+    specs = {f"einsearch_cli/{path.relative_to(ROOT)}" for path in (ROOT / "specs").rglob("*.yaml")}
+    assert specs == {name for name in names if name.startswith("einsearch_cli/specs/")}
 
 
 def test_the_metadata_say_who_what_and_where(metadata: Message) -> None:
@@ -93,6 +95,8 @@ COMMANDS = (
     "sample --factors 3 -n 1 --seed 0",
     "params s --structure btt:r=2",
     "tasks",
+    "classify structures",
+    "train train-structured --help",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from einsearch_cli.data.tokens import DataSettings
 from einsearch_cli.errors import SpecError
@@ -15,7 +15,7 @@ from einsearch_cli.training.full.train_spec import TrainSpec
 
 RUNS = "runs"
 MAX_RUNS = 200
-EXAMPLE = "specs/train-structured.yaml"
+EXAMPLE: Final = "write its keys: model: {preset: s}, data: {text: book.txt}, steps: 1000"
 
 
 def load_train_specs(
@@ -41,7 +41,7 @@ def load_train_specs(
     """
     document = load_yaml_file(path)
     if not isinstance(document.data, dict):
-        raise SpecError(f"{path}: a training run is a mapping of keys", remedy=f"see {EXAMPLE}")
+        raise SpecError(f"{path}: a training run is a mapping of keys", remedy=EXAMPLE)
     common = {"name": folder_name(path.stem, "train"), **{str(key): value for key, value in document.data.items()}}
     wanted = _nested(changes or {})
     texts = texts or {}
@@ -63,7 +63,7 @@ def _checked_runs(runs: object, document: YamlDocument) -> list[dict[str, Any]]:
     """The list of runs, each a mapping with a name of its own."""
     where = document.where((RUNS,))
     if not isinstance(runs, list) or not 1 <= len(runs) <= MAX_RUNS:
-        raise SpecError(f"{where}: runs is a list of 1 to {MAX_RUNS} mappings", remedy=f"see {EXAMPLE}")
+        raise SpecError(f"{where}: runs is a list of 1 to {MAX_RUNS} mappings", remedy=EXAMPLE)
     names: set[str] = set()
     for number, run in enumerate(runs):
         where = document.where((RUNS, number))
