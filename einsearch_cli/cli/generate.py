@@ -77,7 +77,9 @@ def generate_command(
     ),
     ids: bool = flag("--ids", "Prompt, stop token and output are token ids."),
     device: str = typer.Option("auto", metavar="NAME", help="auto, cpu or cuda; auto is cuda where there is one."),
-    output: TextFormat = typer.Option(TextFormat.text, "--format", help="Text as it is written, or JSON at the end."),
+    output: TextFormat = typer.Option(
+        TextFormat.text, "--format", metavar="FORMAT", help="Text as it is written, or JSON at the end."
+    ),
 ) -> None:
     from einsearch_cli.generation import Sampling
     from einsearch_cli.training.full import refuse_without_checkpoint

@@ -66,7 +66,10 @@ def params_command(
         show_default="that of the preset",
     ),
     structured: Structured | None = typer.Option(
-        None, help="Layers that carry it: feed-forward, attention, or all.", show_default="those of the preset"
+        None,
+        metavar="LAYERS",
+        help="Layers that carry it: feed-forward, attention, or all.",
+        show_default="those of the preset",
     ),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
     gpu: str | None = typer.Option(
@@ -88,7 +91,7 @@ def params_command(
         shown="20 per parameter",
     ),
     precision: PrecisionName | None = typer.Option(
-        None, help="Numbers of the matrix products.", show_default="bfloat16"
+        None, metavar="TYPE", help="Numbers of the matrix products.", show_default="bfloat16"
     ),
     recompute: bool = flag("--recompute", "Compute activations again in the backward pass."),
     utilisation: float | None = real_option(

@@ -83,7 +83,9 @@ def project_command(
         show_default="low-rank with --keep; required without it",
     ),
     out: Path = typer.Option(..., parser=path_parser("--out"), metavar="PATH", help="Folder or file to write."),
-    structured: Structured = typer.Option(Structured.ffn, help="For a run: layers that carry the structure."),
+    structured: Structured = typer.Option(
+        Structured.ffn, metavar="LAYERS", help="For a run: layers that carry the structure."
+    ),
     only: list[str] = typer.Option(
         [], metavar="PATTERN", help="For a file: layers whose name fits; repeatable.", show_default="all layers"
     ),

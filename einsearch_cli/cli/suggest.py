@@ -68,7 +68,9 @@ def suggest_command(
         "--tokens", example=512, within=(1, 10**9), default=512, help="Tokens of a training step."
     ),
     prefer: Prefer = typer.Option(
-        Prefer.training, help="What the layer should be good at: time of training or decoding, or memory of training."
+        Prefer.training,
+        metavar="WHAT",
+        help="What the layer should be good at: time of training or decoding, or memory of training.",
     ),
     device: Device = typer.Option(Device.cpu, help="Where times are predicted for."),
     threads: int | None = whole_option(

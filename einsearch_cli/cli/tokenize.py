@@ -51,7 +51,10 @@ def tokenize_command(
         help="Part of the characters held out.",
     ),
     token_type: TokenTypeName | None = typer.Option(
-        None, help="Type of the integers; nanoGPT reads uint16.", show_default="the smallest that holds all tokens"
+        None,
+        metavar="TYPE",
+        help="Type of the integers; nanoGPT reads uint16.",
+        show_default="the smallest that holds all tokens",
     ),
 ) -> None:
     from einsearch_cli.data.tokens import write_tokens

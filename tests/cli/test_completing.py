@@ -20,7 +20,7 @@ sys.argv = ["einsearch"]
 try:
     run()
 finally:
-    print(*sorted({"torch", "optuna", "pydantic", "sympy"} & set(sys.modules)), file=sys.stderr)
+    print(*sorted({"torch", "optuna", "sympy", "scipy"} & set(sys.modules)), file=sys.stderr)
 """
 
 

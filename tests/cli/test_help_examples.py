@@ -56,6 +56,7 @@ def test_examples_run(name: str, place: Callable[[list[str]], None], capfd: Any,
     for example in EXAMPLES[name]:
         line, _, stdin = example.replace("torchrun --nproc-per-node 2 -m einsearch_cli", "einsearch").partition(" < ")
         words = shlex.split(line)[1:]
+        shutil.rmtree("runs/study", ignore_errors=True)  # each example for itself
         place([*words, stdin])
         monkeypatch.setattr(sys, "stdin", io.StringIO(Path(stdin).read_text() if stdin else ""))
         try:
