@@ -19,7 +19,7 @@ _NARROW: Final = 60
 """Below this width, help stands under the name of an option, not to its right."""
 _LABELS: Final = 26
 """Widest label that has its help to its right."""
-_EVERYWHERE: Final = "--quiet, --verbose, --traceback and --plugin go with every command: see einsearch --help."
+_EVERYWHERE: Final = "--quiet, --verbose, --traceback and --plugin work with every command: see einsearch --help."
 _DEFINITION: Final = re.compile(r"  (\S+(?: \S+)?) {2,}(\S.*)")
 _FACTS: Final = re.compile(r"\[[^]]*\]$")
 _SHORT: Final = 30

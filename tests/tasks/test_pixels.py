@@ -171,7 +171,11 @@ def no_patches(folder: Path) -> Path:
     ("source", "settings", "message"),
     [
         (damaged, {}, r"image .*0\.png cannot be read: .*\ntry: repair it, or take it out"),
-        (of_one_colour, {}, r"have one colour only, 7: there is nothing to predict\ntry: give photographs"),
+        (
+            of_one_colour,
+            {},
+            r"have one colour only, 7: there is nothing to predict\ntry: give photographs, or images of more than one colour",
+        ),
         (of_floats, {}, r"has type float64 and shape \(4, 64, 64, 3\): images are uint8 of shape"),
         (tiny, {}, r"give 1 rows of patches: 10 are needed, of which one is held out"),
         (without_images, {}, r"empty: it has no image\ntry: give a folder of images"),
