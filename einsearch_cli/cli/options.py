@@ -344,7 +344,9 @@ def refuse_taken(out: Path | None, overwrite: bool, option: str = "--out") -> No
     Raises:
         OutputError: it is there, and was not asked to be replaced.
     """
-    if out is not None and not overwrite and out.is_file():
+    from einsearch_cli.files import is_stream
+
+    if out is not None and not overwrite and out.is_file() and not is_stream(out):
         raise OutputError(f"{option} {str(out)!r} exists already", remedy="add --overwrite, or give another name")
 
 

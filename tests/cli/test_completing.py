@@ -34,7 +34,7 @@ def offered(line: str, shell: str) -> list[str]:
     environment = {**os.environ, **asked, "_EINSEARCH_COMPLETE": f"complete_{shell}"}
     found = subprocess.run([sys.executable, "-c", _RUN], env=environment, capture_output=True, text=True, check=True)
     assert found.stderr.strip() == "", "nothing large is imported"
-    return [part.strip("\"'()") for part in found.stdout.replace("\t", "\n").splitlines()]
+    return [part.strip("\"'()") for part in found.stdout.replace("\t", "\n").splitlines() if part]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -67,6 +67,8 @@ def test_examples_run(name: str, place: Callable[[list[str]], None], capfd: Any,
         shown = capfd.readouterr()
         if "cuda" in words and "bench" in words and not torch.cuda.is_available():
             assert (code, "cuda" in shown.err) == (2, True)
+        elif "ray" in words:
+            assert "the Ray cluster at auto cannot be reached" in shown.err
         elif "tiktoken:gpt2" in words and code:  # fetched from the network once
             assert "tiktoken" in shown.err
         else:
