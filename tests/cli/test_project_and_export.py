@@ -237,7 +237,7 @@ def test_what_is_not_a_plain_file_stays_as_it_is(einsearch, run, tmp_path, targe
     )  # fmt: skip
     assert stat.S_ISFIFO(pipe.lstat().st_mode)
     if target == "safetensors":
-        assert einsearch("export", path, "--to", target, "--out", link).code == 0
+        assert einsearch("export", path, "--to", target, "--out", link, "--overwrite").code == 0
         assert link.is_symlink()
         assert load_transformer(file).config.width == 32
     assert sorted(item.name for item in tmp_path.iterdir()) == ["dense", "link", "pipe", "real"]
