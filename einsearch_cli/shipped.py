@@ -18,7 +18,7 @@ _DATA: Final = re.compile(r"(?:\.\./)+data/[\w./-]*\w")
 
 
 class Kind(StrEnum):
-    """What a spec is for."""
+    """The purpose of a spec."""
 
     study = "study"
     training = "training"

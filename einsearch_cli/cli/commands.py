@@ -58,7 +58,7 @@ class LazyCommands(TyperGroup):
         return params
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """What `--help` prints."""
+        """Write the page of `--help`."""
         formatter.write(program_page(self, ctx, shutil.get_terminal_size().columns))
 
     def resolve_command(self, ctx: Any, args: Sequence[str]) -> tuple[str | None, Any, list[str]]:

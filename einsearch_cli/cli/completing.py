@@ -1,4 +1,4 @@
-"""What the Tab key offers for arguments; where nothing fits, the shell offers files."""
+"""Completion of arguments by the Tab key; where nothing fits, the shell offers files."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Command(TyperCommand):
     """A command whose help is such a page."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """What `--help` prints."""
+        """Write the page of `--help`."""
         formatter.write(command_page(self, ctx, shutil.get_terminal_size().columns))
 
 

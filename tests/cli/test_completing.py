@@ -1,4 +1,4 @@
-"""What Tab offers, asked for as the shells ask: by variables of the environment."""
+"""Completion, asked for as the shells ask for it: by variables of the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `--help` prints: it fits any width, breaks no word, and shows every default as the code has it."""
+"""Pages of `--help` fit any width, break no word, and show every default as the code has it."""
 
 from __future__ import annotations
 
