@@ -148,7 +148,7 @@ def _bench(
     device: Device,
     dtype: Dtype,
 ) -> Bench:
-    """What is asked for, checked; torch is loaded when sizes are known to fit."""
+    """Check the requested benchmark; torch is loaded when sizes are known to fit."""
     from einsearch_cli.speed.cases import check_sizes
 
     check_sizes(entrants, cases)
@@ -171,7 +171,7 @@ def _start_torch(threads: int) -> None:
 
 
 def _refuse_other_files(out: Sequence[Path]) -> None:
-    """Complain before minutes are spent."""
+    """Raise an error for files that are not results, before minutes are spent."""
     from einsearch_cli.files import refuse_unwritable
 
     for path in out:

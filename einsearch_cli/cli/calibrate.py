@@ -1,4 +1,4 @@
-"""`einsearch bench --calibrate`: the constants of the planner's cost model, measured and kept."""
+"""`einsearch bench --calibrate`: measure the constants of the planner's cost model and store them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from einsearch_cli.cli.output import Format, render
 
 
 def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
-    """Measure, store, and show what was found next to the defaults."""
+    """Measure and store the profile, and show it next to the defaults."""
     from dataclasses import asdict
 
     import torch
@@ -34,7 +34,7 @@ def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
 
 
 def _constants(profile: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every number of a profile by a name that tells its place."""
+    """Every number of a profile, with a name that gives its place."""
     from einsearch_cli.layers.plans.machine_profile import WIDTHS
 
     for name, value in profile.items():

@@ -1,4 +1,4 @@
-"""`einsearch classify`: what is known of a structure without training it."""
+"""`einsearch classify`: properties of a structure that need no training."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _object(
 
 
 def _mixture(named: NamedStructure, item: Classification) -> dict[str, Any]:
-    """What a layer has in all and what a token uses of it; empty without experts."""
+    """All parameters of a layer and those that a token uses; empty without experts."""
     from einsearch_cli.taxonomy import layer_costs
 
     mixture = named.mixture
@@ -183,7 +183,7 @@ def _mixture(named: NamedStructure, item: Classification) -> dict[str, Any]:
 
 
 def _refuse_experts(named: NamedStructure, explain_plan: bool) -> None:
-    """Where there is no single matrix to classify, or no route to choose."""
+    """Raise an error for experts that have no single matrix to classify, or no route to choose."""
     from einsearch_cli.errors import SpecError, StructureError
 
     mixture = named.mixture

@@ -1,4 +1,4 @@
-"""`einsearch clean`: what finished runs of a study have left behind."""
+"""`einsearch clean`: remove what finished runs of a study have left behind."""
 
 from __future__ import annotations
 

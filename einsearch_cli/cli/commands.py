@@ -1,4 +1,4 @@
-"""The commands by name; the module of one is imported when it is called or its own help is asked for."""
+"""The commands by name; a command's module is imported when it is called or its help is requested."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LazyCommands(TyperGroup):
         formatter.write(program_page(self, ctx, shutil.get_terminal_size().columns))
 
     def resolve_command(self, ctx: Any, args: Sequence[str]) -> tuple[str | None, Any, list[str]]:
-        """The command that the words name, itself; running it and completing its options both come here."""
+        """The command that the words name; running it and completing its options both come here."""
         if args and args[0] not in SUMMARIES and not args[0].startswith("-"):
             raise SpecError(
                 f"No such command {args[0][:40]!r}: the commands are {', '.join(SUMMARIES)}",

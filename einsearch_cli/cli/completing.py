@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from einsearch_cli.shipped import Kind, names_of
 
 Offers = list[tuple[str, str]]
-"""Words, each with what it means, which zsh and fish show."""
+"""Words with their meanings, which zsh and fish show."""
 
 
 def complete(*kinds: Kind, structures: bool = True) -> Callable[[str], Offers]:
@@ -22,14 +22,14 @@ def complete(*kinds: Kind, structures: bool = True) -> Callable[[str], Offers]:
 
 
 def complete_family(incomplete: str) -> list[str]:
-    """The families whose names begin so."""
+    """The families whose names begin with the typed text."""
     from einsearch_cli.structures import FAMILIES
 
     return [name for name in FAMILIES if name.startswith(incomplete)]
 
 
 def complete_task(incomplete: str) -> list[str]:
-    """The proxy tasks whose names begin so."""
+    """The proxy tasks whose names begin with the typed text."""
     from einsearch_cli.tasks import task_names
 
     return [name for name in task_names() if name.startswith(incomplete)]

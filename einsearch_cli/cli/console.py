@@ -1,4 +1,4 @@
-"""Talk goes to stderr, data to stdout; colours only on a terminal."""
+"""Output of commands: messages go to stderr, data to stdout; colours only on a terminal."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 _UNSEEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
-"""What moves the cursor, changes colours or the direction of writing, or cannot be seen; not tab and line end."""
+"""Characters that are invisible, move the cursor, or change colours or the direction of writing; not tab, newline."""
 
 
 class Volume(Enum):
-    """How much is said on stderr; what goes to stdout is the same with each."""
+    """The amount of messages on stderr; stdout is the same with each."""
 
     quiet = "quiet"
     """Errors and warnings."""
     normal = "normal"
-    """Also what was written, what was found, and what goes on."""
+    """Also files written, findings, and progress."""
     verbose = "verbose"
-    """Also a line for each part that is done, and the time of every line."""
+    """Also a line for each finished part, and the time of every line."""
 
 
 @dataclass
@@ -45,12 +45,12 @@ _voice = _Voice()
 
 
 def set_volume(volume: Volume) -> None:
-    """How much this process says from now on."""
+    """Set the amount of messages of this process from now on."""
     _voice.volume, _voice.started_s = volume, time.perf_counter()
 
 
 def is_verbose() -> bool:
-    """Whether each part that is done has a line of its own, on a terminal too."""
+    """Whether each finished part has a line, on a terminal too."""
     return _voice.volume is Volume.verbose
 
 
@@ -66,7 +66,7 @@ def talk(text: str) -> None:
 
 
 def timed(text: str) -> str:
-    """A line with the seconds since the start in front of it, if that was asked for."""
+    """A line with the seconds since the start in front of it, if requested."""
     return f"{time.perf_counter() - _voice.started_s:.1f} s  {text}" if is_verbose() and text.strip() else text
 
 
@@ -92,7 +92,7 @@ def stream(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Text from anywhere, with escapes in place of what a terminal would obey or not show.
+    """Text with escapes for characters that a terminal would obey or not show.
 
     The escapes are those of JSON, so that JSON stays what it is.
 
@@ -103,12 +103,12 @@ def printable(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Printable text where stdout is a terminal, the text itself where another program reads it."""
+    """Printable text if stdout is a terminal, otherwise the text itself."""
     return printable(text) if sys.stdout.isatty() else text
 
 
 def width() -> int | None:
-    """Characters in a line of the terminal that stdout is; None if it is none."""
+    """The number of columns of stdout's terminal; None if stdout is not one."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -144,7 +144,7 @@ def _folded(line: str, room: int) -> str:
 
 
 def stdout_is_file() -> bool:
-    """Whether lines on stdout stay away from the terminal, so that a progress bar cannot mix with them."""
+    """Whether stdout is not a terminal, so that a progress bar cannot mix with its lines."""
     try:
         return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
     except (OSError, ValueError):
@@ -152,7 +152,7 @@ def stdout_is_file() -> bool:
 
 
 def read_stdin(most_bytes: int) -> str:
-    """All of stdin, as UTF-8 whatever the terminal's encoding, as files are read."""
+    """All of stdin, read as UTF-8 like files, whatever the terminal's encoding."""
     if sys.stdin is None or sys.stdin.closed:
         raise SpecError("stdin is closed: there is nothing to read", remedy="einsearch ... - < FILE")
     buffer, most = getattr(sys.stdin, "buffer", None), most_bytes + 1

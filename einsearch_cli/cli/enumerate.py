@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from einsearch_cli.taxonomy import Found, Space, SpaceCounts
 
 SORTED_POINTS = 5_000_000
-"""Spaces with no more structures are sorted before anything is written; larger ones are written as found."""
+"""The most structures of a space that is sorted before it is written; larger ones are written as found."""
 _REPORT_EVERY = 1000
-"""Structures written between two updates of the progress bar."""
+"""Number of structures between two updates of the progress bar."""
 
 HELP = """List all structures of up to N factors on a grid of exponents, each once, in normal form.
 
@@ -115,7 +115,7 @@ def enumerate_command(
 
 
 def _gating(experts: int | None, top: int | None) -> tuple[int, int] | None:
-    """Numbers of experts and of those that a token uses; complains before any work is done."""
+    """Numbers of experts and of those that a token uses, checked before any work is done."""
     from einsearch_cli.structures import MixtureOfExperts, parse_structure
 
     if experts is None and top is None:
@@ -153,7 +153,7 @@ def _list(
 
 
 def _by_rows(found: Iterable[Found]) -> Iterator[Found]:
-    """Sorted structures, done when they are written: the search of a space that is sorted takes about a second."""
+    """Sorted structures, counted as done when written: searching a sorted space takes about a second."""
     items = list(found)
     total, rows = sum(len(item.batch) for item in items), 0
     for item in items:

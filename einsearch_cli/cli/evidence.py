@@ -29,7 +29,7 @@ Examples:
 
 
 class Action(StrEnum):
-    """What to do."""
+    """The action on evidence."""
 
     add = "add"
     list = "list"

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class PlanSetting(NamedTuple):
-    """What routes are asked for."""
+    """The request for an explanation of routes."""
 
     device: Device
     dtype: Dtype
 
 
 def plan_setting(explain_plan: bool, device: Device | None, dtype: Dtype | None) -> PlanSetting | None:
-    """What the options say, None without `--explain-plan`."""
+    """The request that the options make; None without `--explain-plan`."""
     if explain_plan:
         return PlanSetting(device or Device.cpu, dtype or Dtype.float32)
     for option, value in (("--device", device), ("--dtype", dtype)):

@@ -51,7 +51,7 @@ _EXAMPLE_TOKENS = 8
 
 
 class Target(StrEnum):
-    """What to write."""
+    """The kind of file to write."""
 
     safetensors = "safetensors"
     dense = "dense"
@@ -96,7 +96,7 @@ def export_command(
 
 
 def _checked(text: str, target: Target, structured: bool) -> Path:
-    """Where to write; what cannot be written there is refused before torch is loaded."""
+    """The path to write to; an impossible one is refused before torch is loaded."""
     from einsearch_cli.export.placing import refuse_existing
     from einsearch_cli.files import refuse_unwritable
 

@@ -34,7 +34,7 @@ def families_command(
 
 
 def _lines(family: Family) -> list[dict[str, str]]:
-    """The family at its default order, and at order 3 if that is another one."""
+    """The family at its default order, and at order 3 if that differs."""
     from einsearch_cli.structures.extent import Extent
     from einsearch_cli.structures.families import carriers_at, usage
 
@@ -58,7 +58,7 @@ def _lines(family: Family) -> list[dict[str, str]]:
 
 
 def _row(line: dict[str, str]) -> dict[str, str]:
-    """One line for people: formulas as they are printed in papers."""
+    """One line for people, with formulas as papers print them."""
     return {
         "structure": line["structure"],
         "carrier sets": line["carrier sets"],
@@ -70,7 +70,7 @@ def _row(line: dict[str, str]) -> dict[str, str]:
 
 
 def _printed(formula: str) -> str:
-    """`2nρ − 1` for `2*n*ρ - 1`.
+    """A formula as papers print it: `2nρ − 1` for `2*n*ρ - 1`.
 
     >>> _printed("max(ρ, 2*n*ρ - 1)")
     'max(ρ, 2nρ − 1)'

@@ -58,7 +58,7 @@ def space_of(
     trees: str | None,
     **more: bool,
 ) -> Space:
-    """The space that the filters leave, of exponents that are multiples of 1/unit; complains before any work is done."""
+    """The space within the filters, with exponents in multiples of 1/unit; checked before any work is done."""
     from einsearch_cli.structures.index_classes import IndexClasses
     from einsearch_cli.taxonomy import Space, common_unit
 
@@ -75,7 +75,7 @@ def space_of(
 
 
 def token_exponent(text: str | None) -> Fraction | None:
-    """τ of the option, None without it.
+    """The τ of the option, None without it.
 
     >>> print(token_exponent("0.33"))
     1/3

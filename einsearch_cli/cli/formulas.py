@@ -34,7 +34,7 @@ def is_symbolic(specs: Sequence[str]) -> bool:
 def symbolic_text(
     specs: Sequence[str], output: Format, sized: Sequence[str], block_diagonal: bool, room: int | None
 ) -> str:
-    """The formulas of structures with free exponents; `sized` are options given that need numbers, `room` the terminal's."""
+    """The formulas of structures with free exponents, for `room` columns; `sized` lists options that need numbers."""
     from einsearch_cli.structures.free_exponents import parse_free_structure
     from einsearch_cli.taxonomy.symbolic import FreeTaxonomy
 

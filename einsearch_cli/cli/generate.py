@@ -40,7 +40,7 @@ _MOST_PROMPT_BYTES = 100_000_000
 
 
 class TextFormat(StrEnum):
-    """How text is written."""
+    """The format of generated text."""
 
     text = "text"
     json = "json"

@@ -14,16 +14,16 @@ import typer
 from typer.core import TyperArgument, TyperCommand
 
 MOST_COLUMNS: Final = 100
-"""Longer lines are hard to read."""
+"""The most columns of a line; longer lines are hard to read."""
 _NARROW: Final = 60
-"""Below this width, help stands under the name of an option, not to its right."""
+"""The width below which help stands under the name of an option, not to its right."""
 _LABELS: Final = 26
-"""Widest label that has its help to its right."""
+"""The widest label with its help to its right."""
 _EVERYWHERE: Final = "--quiet, --verbose, --traceback and --plugin work with every command: see einsearch --help."
 _DEFINITION: Final = re.compile(r"  (\S+(?: \S+)?) {2,}(\S.*)")
 _FACTS: Final = re.compile(r"\[[^]]*\]$")
 _SHORT: Final = 30
-"""Characters of facts that are not broken."""
+"""The most characters of facts that are not broken."""
 _GLUE: Final = "\0"
 _WORDS: Final = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)+")
 """The words of a command line, quoted ones whole."""
@@ -87,7 +87,7 @@ def _section(title: str, rows: Sequence[Pair], room: int) -> Iterator[str]:
 
 
 def _prose(text: str, room: int) -> Iterator[str]:
-    """Paragraphs are filled; indented lines are command lines, or names with what they mean."""
+    """Fill paragraphs; indented lines are command lines, or names with their meanings."""
     for paragraph in textwrap.dedent(text).strip("\n").split("\n\n"):
         lines = paragraph.splitlines()
         if not paragraph.startswith("  "):
@@ -100,12 +100,12 @@ def _prose(text: str, room: int) -> Iterator[str]:
 
 
 def is_definition(line: str) -> bool:
-    """Whether a line is a name with what it means, two or more spaces apart."""
+    """Whether a line is a name with its meaning, two or more spaces apart."""
     return _DEFINITION.fullmatch(line) is not None
 
 
 def definitions(lines: Sequence[str]) -> list[Pair]:
-    """Names with what they mean; a line that goes on is indented further.
+    """Names with their meanings; a continued line is indented further.
 
     >>> definitions(["  onnx  a model;", "        needs onnx", "  hf    a folder"])
     [('onnx', 'a model; needs onnx'), ('hf', 'a folder')]
@@ -120,7 +120,7 @@ def definitions(lines: Sequence[str]) -> list[Pair]:
 
 
 def _command_line(line: str, room: int) -> str:
-    """A command that can be copied as it stands: a folded one has backslashes at the ends of its lines.
+    """A command that can be copied; a folded one has backslashes at the ends of its lines.
 
     >>> print(_command_line("einsearch rank monarch btt:r=2 --budget 1e10", 28))
       einsearch rank monarch \\
@@ -145,7 +145,7 @@ def _two_columns(rows: Sequence[Pair], room: int) -> str:
 
 
 def _entry(label: str, text: str, column: int | None, room: int) -> str:
-    """A label and its text, which starts at the column, or below where there is none."""
+    """A label and its text, which starts at the column, or below the label if there is none."""
     indent = " " * (6 if column is None else column)
     lines = textwrap.wrap(_FACTS.sub(_joined, text), room - len(indent), break_long_words=False, break_on_hyphens=False)
     lines = [line.replace(_GLUE, " ") for line in lines]
@@ -158,7 +158,7 @@ def _entry(label: str, text: str, column: int | None, room: int) -> str:
 
 
 def _joined(facts: re.Match[str]) -> str:
-    """Short facts stay in one line."""
+    """Short facts on one line."""
     return facts[0].replace(" ", _GLUE) if len(facts[0]) <= _SHORT else facts[0]
 
 

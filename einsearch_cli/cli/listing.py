@@ -1,4 +1,4 @@
-"""Long lists of structures, written while they are found."""
+"""Long lists of structures, written as they are found."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from einsearch_cli.structures import MixtureOfExperts, Structure
 
 _FLUSH_S = 0.5
-"""Lines are handed on at least this often."""
+"""Seconds after which collected lines are written at the latest."""
 _SAMPLE = 1000
-"""Lines of a table that settle the widths of its columns."""
+"""Number of a table's first lines that determine the widths of its columns."""
 _BATCH = 10_000
-"""Rows per group of a Parquet file."""
+"""Number of rows per group of a Parquet file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Place:
     kept: bool
     """Whether the default criteria keep structures of this place."""
     token_exponent: str | None = None
-    """τ, where ω and ν are those of contraction trees."""
+    """The token exponent τ, if ω and ν are those of contraction trees."""
 
     @classmethod
     def of(cls, omega: Fraction, psi: Fraction, nu: Fraction, tokens: Fraction | None = None) -> Place:
@@ -101,7 +101,7 @@ class Listed:
 
 
 def write_list(items: Iterable[Listed], output: Format, out: Path | None) -> int:
-    """Write structures as they come, to stdout or a file, and say how many there were."""
+    """Write structures as they are found, to stdout or a file, and report their number."""
     from einsearch_cli.files import open_atomically
 
     count = 0
@@ -172,7 +172,7 @@ def _yaml(items: Iterator[Listed]) -> Iterator[str]:
 
 
 def _aligned(rows: Iterator[dict[str, str]], is_markdown: bool, room: int | None) -> Iterator[str]:
-    """A table whose first rows settle the widths of all."""
+    """A table with column widths from its first rows."""
     sample = list(islice(rows, _SAMPLE))
     if not sample:
         return
@@ -193,7 +193,7 @@ def _aligned(rows: Iterator[dict[str, str]], is_markdown: bool, room: int | None
 
 
 def chosen_list_format(given: Format | None, out: Path | None) -> Format:
-    """The format of a list; complains before any work is done."""
+    """The format of a list, checked before any work is done."""
     chosen = chosen_format(given, out, Format.table)
     if chosen is not Format.parquet:
         return chosen

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _taken(arguments: list[str], option: str) -> list[str]:
-    """The values of an option that may stand anywhere and more than once; they are removed from the arguments.
+    """The values of an option at any place, perhaps given several times; they are removed from the arguments.
 
     >>> words = ["--plugin=a.py", "rank", "monarch", "--plugin", "b"]
     >>> _taken(words, "--plugin"), words
@@ -140,7 +140,7 @@ def _taken(arguments: list[str], option: str) -> list[str]:
 
 
 def _forget_stdout() -> None:
-    """What is left in the buffer cannot be written; without this Python complains at exit."""
+    """Drop the buffer of stdout, which cannot be written; without this, Python complains at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -150,7 +150,7 @@ def _show(wanted: bool) -> None:
 
 
 def run() -> None:
-    """The console script; being asked to terminate, or losing its terminal, ends a study as cleanly as Ctrl-C does."""
+    """The console script; SIGTERM or a lost terminal ends a study as cleanly as Ctrl-C."""
     prepare_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it goes on

@@ -1,4 +1,4 @@
-"""Options that several commands take: numbers, paths, what layers run on, and settings by name.
+"""Options shared by commands: numbers, paths, devices, and settings by name.
 
 Whole numbers may be written as 1e3, and every refusal says the range.
 """
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 MAX_DIMENSION = 2**48
 MAX_TOKENS = 10**15
-"""Most tokens of one call, or of a whole training run."""
+"""The most tokens of one call, or of a whole training run."""
 MAX_SEED = 2**63 - 1
 MANY = 10**18
-"""Where something else sets the limit."""
+"""The largest number if something else sets the limit."""
 PER_CORE: Final = 4
-"""Most threads or processes for each core: more of them only wait for each other, and very many end the process."""
+"""The most threads or processes per core: more only wait for each other, and very many end the process."""
 CORE_LIMIT: Final = f"{PER_CORE * (os.cpu_count() or 1)}, {PER_CORE} for each core,"
 """The rule in words, after `a whole number from 1 to`."""
 WORKER_BYTES: Final = 400 << 20
-"""What a worker process takes before it trains anything: torch and its own Python."""
+"""Bytes that a worker process needs before it trains anything: torch and its own Python."""
 LEAST_WORKER_BYTES: Final = 500_000_000
-"""Least limit on the memory of a worker: with torch alone it has allocated 265 MB."""
+"""The least memory limit of a worker: with torch alone it has allocated 265 MB."""
 _MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?) ?([MG]B)", re.IGNORECASE)
 _UNITS: Final = {"MB": 10**6, "GB": 10**9}
 
@@ -50,14 +50,14 @@ class Dtype(StrEnum):
 
 
 class Device(StrEnum):
-    """Where the layers run."""
+    """The device of the layers."""
 
     cpu = "cpu"
     cuda = "cuda"
 
 
 def refuse_too_many(option: str, number: int, *, bytes_each: int = 0) -> None:
-    """Complain about more threads or processes than this machine can run.
+    """Raise an error for more threads or processes than this machine can run.
 
     Args:
         option: as it was given.
@@ -106,7 +106,7 @@ def whole_option(
 
 
 def whole_parser(name: str, least: int, most: int, *, example: int, limit: str | None = None) -> Callable[[Any], int]:
-    """Reads the text of one whole number.
+    """A parser of one whole number.
 
     >>> whole_parser("--d-in", 1, 2**48, example=1024)("1e3")
     1000
@@ -151,7 +151,7 @@ def whole_list(name: str, text: str, least: int, most: int, *, example: str) -> 
 
 
 Rule = tuple[str, Callable[[float], bool]]
-"""What a number has to be, in words and as a test."""
+"""The condition on a number, in words and as a test."""
 POSITIVE: Final[Rule] = ("above 0", lambda number: number > 0)
 SHARE: Final[Rule] = ("above 0 and at most 1", lambda number: 0 < number <= 1)
 
@@ -256,7 +256,7 @@ def output_path(text: str, *, is_folder: bool) -> Path:
 
 
 def path_parser(name: str, check: Callable[[str, str], None] | None = None) -> Callable[[Any], Path]:
-    """Reads a path; `check` gets the name of the option and the text.
+    """A parser of a path; `check` is called with the name of the option and the text.
 
     Raises:
         SpecError: no text, which Python takes for the current folder.
@@ -289,7 +289,7 @@ def _refuse_file(name: str, text: str) -> None:
 
 @dataclass(frozen=True)
 class SetWords:
-    """Keys with their values, and with what was typed."""
+    """Keys with their values, and the typed texts."""
 
     values: dict[str, Any]
     texts: dict[str, str]
@@ -304,7 +304,7 @@ class SetWords:
 
 
 def as_words(value: str) -> str:
-    """A value as a file has it, as an option takes it.
+    """A value of a file as an option takes it.
 
     >>> as_words("[64, 128]")
     '64,128'
@@ -313,7 +313,7 @@ def as_words(value: str) -> str:
 
 
 def read_set_words(words: Sequence[str]) -> SetWords:
-    """Values are read as YAML reads them: `width=512`, `tied=false`, `norm=rms`.
+    """Read values as YAML does: `width=512`, `tied=false`, `norm=rms`.
 
     >>> read_set_words(["width=512", "tied=false", "rotary_base=5e5", "structure=btt:r=2"]).values
     {'width': 512, 'tied': False, 'rotary_base': 500000.0, 'structure': 'btt:r=2'}
@@ -339,7 +339,7 @@ OVERWRITE = flag("--overwrite", "Replace a file that exists; folders are never r
 
 
 def refuse_taken(out: Path | None, overwrite: bool, option: str = "--out") -> None:
-    """Complain about a file that would be lost; pipes and devices are written into.
+    """Raise an error for a file that would be lost; pipes and devices are written into.
 
     Raises:
         OutputError: it is there, and was not asked to be replaced.

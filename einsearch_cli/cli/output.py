@@ -1,4 +1,4 @@
-"""How results are written: formats, which the suffix of `--out` names too, and tables."""
+"""Formats of results, which the suffix of `--out` may name, and tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from einsearch_cli.errors import OutputError
 
 
 class Format(StrEnum):
-    """How results are written; a command offers some of them."""
+    """Formats of results; a command offers some of them."""
 
     table = "table"
     json = "json"
@@ -32,7 +32,7 @@ class Format(StrEnum):
 
 
 RESULTS: Final = tuple(Format)[:-1]
-"""All but Parquet, which takes lists of structures."""
+"""All formats except Parquet, which is for lists of structures."""
 NUMBERS: Final = (Format.table, Format.json, Format.csv)
 
 _FORMATS: Final[dict[str, tuple[str, ...]]] = {
@@ -51,7 +51,7 @@ _FORMATS: Final[dict[str, tuple[str, ...]]] = {
     ".pt2": ("torch-export",),
     ".onnx": ("onnx",),
 }
-"""What a suffix promises; others are taken with a format only."""
+"""The format that a suffix promises; other suffixes need a format."""
 
 Chosen = TypeVar("Chosen", bound=StrEnum)
 Row = Mapping[str, Any]
@@ -87,7 +87,7 @@ def chosen_format(
     *,
     option: str = "--format",
 ) -> Chosen:
-    """The format of the output: as given, or as the suffix of `--out` says, or the default.
+    """The format of the output: the given one, that of the suffix of `--out`, or the default.
 
     Args:
         given: value of the option; None if it was not given.
@@ -148,7 +148,7 @@ def _kept_promise(
 
 
 def render(rows: Sequence[Row], objects: Sequence[Row], output: Format) -> str:
-    """Rows for people (table, csv, markdown) or whole objects for programs (json, jsonl).
+    """Render rows for people (table, csv, markdown) or whole objects for programs (json, jsonl).
 
     YAML lists the structures alone, as a study reads them.
     """
@@ -166,7 +166,7 @@ def render(rows: Sequence[Row], objects: Sequence[Row], output: Format) -> str:
 def table(
     rows: Sequence[Row], style: str = "simple", align_right: bool = False, least: Sequence[str] | None = None
 ) -> str:
-    """Rows as aligned text; if asked to, all columns but the first are flush right.
+    """Rows as aligned text; optionally, all columns but the first are flush right.
 
     On a terminal that is too narrow, columns are left out, those of `least` from its start (`fitted_lines`).
     """
@@ -193,7 +193,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def ratio(part: float, whole: float) -> str:
-    """`0.0625x`: a share of the dense layer's cost.
+    """A share of the dense layer's cost, such as `0.0625x`.
 
     >>> ratio(65536, 1048576)
     '0.0625x'

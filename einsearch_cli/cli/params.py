@@ -1,4 +1,4 @@
-"""`einsearch params`: what a transformer costs, before it is built."""
+"""`einsearch params`: the costs of a transformer, before it is built."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def params_command(
 
 
 def _refuse_without_gpu(gpu: str | None, given: list[str]) -> None:
-    """Options of the estimate change nothing where none is made."""
+    """Raise an error for options of the estimate without an estimate."""
     if gpu is None and given:
         raise SpecError(
             f"{given[0]} without --gpu: it is a setting of the estimate for a card",

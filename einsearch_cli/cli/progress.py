@@ -1,4 +1,4 @@
-"""What goes on, shown live on stderr: bars on a terminal, single lines elsewhere."""
+"""Progress shown live on stderr: bars on a terminal, single lines elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TRUST_S: Final = 10.0
 
 @contextmanager
 def share_progress(what: str, wanted: bool = True) -> Iterator[Callable[[float], None]]:
-    """Gives a function to call with the share that is done of what goes on, e.g. "searching"."""
+    """Show progress, e.g. "searching"; yields a function to call with the share that is done."""
     terminal = talk_console()
     if not wanted or terminal.quiet or not terminal.is_terminal:
         yield lambda _: None
@@ -44,7 +44,7 @@ def share_progress(what: str, wanted: bool = True) -> Iterator[Callable[[float],
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Says what goes on, e.g. "preparing the text task": with a spinner and the time on a terminal, once elsewhere."""
+    """Show an activity, e.g. "preparing the text task": with spinner and time on a terminal, once elsewhere."""
     terminal = talk_console()
     if terminal.quiet or is_verbose() or not terminal.is_terminal:
         talk(f"{what} …")
@@ -99,11 +99,11 @@ class LiveBars:
 
     @property
     def _in_lines(self) -> bool:
-        """Whether each part that is done gets a line, as in a file."""
+        """Whether each finished part gets a line, as in a file."""
         return is_verbose() or not self._console.is_terminal
 
     def say(self, line: str) -> None:
-        """A line of its own, above the bars if there are any."""
+        """Print a line, above the bars if there are any."""
         self._console.print(printable(timed(line)), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -203,7 +203,7 @@ class StudyProgress(LiveBars):
 
 
 def describe(trial: Trial) -> str:
-    """One trial in a line."""
+    """A trial described in one line."""
     from einsearch_cli.structures import short_name
 
     rate = "" if trial.rate == 1 else f", rate x {trial.rate:g}"
@@ -250,7 +250,7 @@ class TrainProgress(LiveBars):
         self._first: tuple[int, float] | None = None
 
     def on_step(self, metrics: StepMetrics, steps: int) -> None:
-        """After every step."""
+        """Show the progress after a step."""
         now_s = time.perf_counter()
         first = self._first = self._first or (metrics.step, now_s)
         left = "" if metrics.step == first[0] else self._left(metrics.step, steps, first, now_s)

@@ -1,4 +1,4 @@
-"""`einsearch project`: trained dense matrices become the nearest ones of a structure."""
+"""`einsearch project`: replace trained dense matrices by the nearest ones of a structure."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ Examples:
 
 
 class Budget(StrEnum):
-    """What a budget is a share of."""
+    """The unit of a budget."""
 
     params = "params"
     flops = "flops"
 
 
 class WeightFormat(StrEnum):
-    """How a file of weights is written."""
+    """The format of a file of weights."""
 
     safetensors = "safetensors"
 

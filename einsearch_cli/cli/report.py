@@ -39,7 +39,7 @@ Examples:
 
 
 class By(StrEnum):
-    """What orders the table: the ranking itself, or the gain in another price."""
+    """The order of the table: the ranking itself, or the gain in another price."""
 
     flops = "flops"
     total = "total"
@@ -136,7 +136,7 @@ _LEAST: Final = (
     "FLOPs per run", "learning rate", "width", "trend", "in total FLOPs", "ω", "ψ", "ν", "vs yardstick", "in seconds",
     "loss ± 95%", "confirmed gain",
 )  # fmt: skip
-"""Columns of the ranking that a narrow terminal does without, the least important first."""
+"""Columns of the ranking that a narrow terminal omits, the least important first."""
 
 
 def ranking_text(study: StudyReport, output: Format, by: By = By.flops) -> str:
@@ -157,7 +157,7 @@ def ranking_text(study: StudyReport, output: Format, by: By = By.flops) -> str:
 
 
 def tell(study: StudyReport, at: float | None = None) -> None:
-    """What the ranking says, in sentences."""
+    """Print the findings of the ranking in sentences."""
     from einsearch_cli.reports import headline
     from einsearch_cli.reports.law_section import prediction_text
     from einsearch_cli.reports.spending_facts import spending_sentences

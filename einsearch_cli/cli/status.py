@@ -1,4 +1,4 @@
-"""`einsearch status`: how far a study is."""
+"""`einsearch status`: the progress of a study."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Examples:
 
 _FEW_CORE_HOURS = 0.1
 _SILENT_S = 60
-"""Seconds of silence of a process on another machine that are worth a word."""
+"""Seconds without a sign of life from another machine after which the status says so."""
 STUDY_FOLDER = typer.Argument(parser=path_parser("RUN"), metavar="RUN", help="Folder of a study.")
 
 
@@ -113,7 +113,7 @@ def _run(run: RunStatus) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits, and those before the point.
+    """A number with three digits, and all digits before the point.
 
     >>> _number(11_345.6), _number(15.123), _number(0.25)
     ('11,346', '15.1', '0.25')

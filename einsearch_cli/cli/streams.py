@@ -1,4 +1,4 @@
-"""The standard streams as they come from any shell: closed, full, or of another encoding than UTF-8."""
+"""The standard streams of any shell: closed, full, or with another encoding than UTF-8."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SPELLINGS: Final = {
 
 
 def prepare_streams() -> None:
-    """Make sure that writing to a standard stream fails for no reason but that of its reader.
+    """Make sure that writing to a standard stream fails only because of its reader.
 
     A closed one is opened on the null device, so that no file of ours gets its number; `sys.stdin` and `sys.stdout`
     stay None then, which commands refuse. What cannot be said on stderr is dropped. Characters that an encoding lacks
@@ -64,10 +64,10 @@ def _reserve(number: int) -> None:
 
 
 class _Lossy(io.FileIO):
-    """A stream whose failures are kept quiet: there is no other place to tell of them."""
+    """A stream that ignores failures, as there is no place to report them."""
 
     def write(self, data: Any, /) -> int:
-        """All is taken for written."""
+        """Write, and report success in any case."""
         try:
             return super().write(data)
         except OSError:
@@ -75,7 +75,7 @@ class _Lossy(io.FileIO):
 
 
 def _spelled(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that an encoding lacks; JSON keeps its meaning."""
+    """Spell out characters that an encoding lacks; JSON keeps its meaning."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]

@@ -46,7 +46,7 @@ def read_structures(specs: Sequence[str], sizes: str | None, block_diagonal: boo
 
 
 def refuse_file_as_structure(word: str) -> None:
-    """Say so where a word that is not a structure is the name of a file.
+    """Raise an error for a word that is the name of a file but not a structure.
 
     Raises:
         SpecError: if it is; structures have names of their own, even where a file has the same.
@@ -76,7 +76,7 @@ def one_structure(spec: str, sizes: str | None, block_diagonal: bool = False) ->
 
 
 def dimensions(named: NamedStructure, d_in: int | None, d_out: int | None) -> tuple[int, int]:
-    """d_in and d_out: as given, as the structure's own sizes fix them, or 1024.
+    """The dimensions d_in and d_out: the given ones, those of the structure's own sizes, or 1024.
 
     Raises:
         SpecError: if they were given and are fixed to something else.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def overrides_of(
     task: str | None, text: Path | None, widths: str | None, others: Mapping[str, Any], images: Path | None = None
 ) -> dict[str, Any]:
-    """The settings that options give, without those that are left out."""
+    """The settings that options give, without those that are not given."""
     if text and images:
         raise SpecError("--text and --images are data of two tasks: a study has one", remedy="keep one of them")
     of_data = "text" if text else "pixels" if images else None
@@ -36,7 +36,7 @@ def overrides_of(
 
 
 def read_study(words: Sequence[str], overrides: dict[str, Any]) -> tuple[StudySpec, Path]:
-    """The study and the folder that its files are relative to."""
+    """The study, and the folder to which its files are relative."""
     from einsearch_cli.search.spec import BUDGETS, load_study_spec, parse_study_spec
     from einsearch_cli.structures import is_structure_file, parse_layer
 
@@ -88,7 +88,7 @@ def _merged_settings(spec: StudySpec, overrides: dict[str, Any]) -> dict[str, An
 
 
 def _by_options(given: Collection[str], location: Location) -> Given:
-    """How settings are named that options gave; what a file gave was checked before."""
+    """How messages name settings from options; those from a file were checked before."""
     from einsearch_cli.settings import Given, in_code
 
     key = str(location[-1]) if location[:1] == ("explore",) else str(location[0]) if location else ""

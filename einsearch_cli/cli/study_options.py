@@ -27,9 +27,10 @@ from einsearch_cli.search.engines import DEFAULT, engine_names
 from einsearch_cli.shipped import Kind, names_of
 
 DEFAULT_PACK: Final = 8
-"""Runs of a pack, at most: in a pack of eight a narrow run takes half the time that it takes alone, and more gain little."""
+"""The default of the most runs in a pack: in a pack of eight, a narrow run takes half its time alone; more gain little.
+"""
 MOST_PACKED: Final = 256
-"""The most that may be asked for, and what is tried on a GPU."""
+"""The largest possible number, which is tried on a GPU."""
 
 STUDY_HELP: Final = f"A file, a study that comes with einsearch ({', '.join(names_of(Kind.study))})"
 TASK = typer.Option(

@@ -1,4 +1,4 @@
-"""One call of `einsearch rank` or `einsearch search`: a study is planned, run and reported."""
+"""One call of `einsearch rank` or `einsearch search`, which plans, runs and reports a study."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainers:
-    """What trains the runs, as options say."""
+    """The engine and workers that train the runs, from the options."""
 
     engine: str
     engine_options: Sequence[str]
@@ -109,7 +109,7 @@ def start_study(
 
 
 def _devices(words: str, kind: type[Engine]) -> tuple[str, ...]:
-    """Where workers train. Clusters give GPUs to those who ask, so `auto` is the CPU there."""
+    """The devices of workers; on clusters, which give GPUs only on request, `auto` is the CPU."""
     if words == "auto" and not (kind.is_local and _may_have_gpus()):
         return ("cpu",)
     if kind.is_local and words != "cpu":
@@ -140,7 +140,7 @@ class StudySession:
     engine: Engine
 
     def estimated(self, store: StudyStore | None = None) -> tuple[StudySpec, StudyEstimate]:
-        """The study with its budget, and what the study will take; torch is loaded and the data are prepared only now."""
+        """The study with its budget and its estimate; only now torch is loaded and the data are prepared."""
         from einsearch_cli.cli.progress import waiting
         from einsearch_cli.machine import retain_memory
         from einsearch_cli.search.spending import estimate_budgeted
@@ -154,7 +154,7 @@ class StudySession:
         return plan_text(spec, self.candidates, estimate, self.engine.workers, output)
 
     def run(self, output: Format, by: By) -> int:
-        """The study as a whole: its folder is looked at first, then the data are prepared."""
+        """Run the whole study: its folder is checked first, then the data are prepared."""
         from einsearch_cli.cli.progress import StudyProgress
         from einsearch_cli.search.identity import fingerprint, readable
         from einsearch_cli.search.store import StudyStore
@@ -187,7 +187,7 @@ class StudySession:
             return Exit.INTERRUPTED
 
     def _watched(self, store: StudyStore) -> StudyWatch:
-        """What writes how far the study is."""
+        """The watch that writes the status of the study."""
         from einsearch_cli.search.watching import StudyWatch
 
         return StudyWatch(
@@ -195,7 +195,7 @@ class StudySession:
         )
 
     def _step_seconds(self, outcome: StudyOutcome, store: StudyStore) -> dict[Place, float]:
-        """The price in seconds of what was ranked; the workers have ended, so that nothing disturbs the race."""
+        """Seconds per step of the ranked networks, timed after the workers have ended and nothing disturbs the race."""
         from einsearch_cli.cli.progress import waiting
         from einsearch_cli.search.timing import known_seconds, race_steps, timed_places
 
@@ -208,7 +208,7 @@ class StudySession:
             return race_steps(store, places, self.task, self.spec, device)
 
     def _coordinates(self, outcome: StudyOutcome, store: StudyStore) -> tuple[LayerCoordinates, ...]:
-        """The coordinate check, where it was asked for."""
+        """The coordinate check, if requested."""
         from einsearch_cli.cli.progress import waiting
         from einsearch_cli.search.coordinate_check import check_coordinates
 

@@ -1,4 +1,4 @@
-"""`einsearch suggest`: structures for a layer, what they cost, and what studies say of them."""
+"""`einsearch suggest`: structures for a layer, with costs and the evidence of studies."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ Examples:
 
 _LEAST: Final = ("in training", "of dense", "memory", "rank", "FLOPs/token", "decoding", "params")
 _LEAST_EVIDENCE: Final = ("source", "widest", "new seeds", "FLOPs per run", "task", "at this scale", "is")
-"""Columns that a narrow terminal does without, the least important first."""
+"""Columns that a narrow terminal omits, the least important first."""
 
 
 class Prefer(StrEnum):
-    """What the layer should be good at."""
+    """The quality that matters most."""
 
     training = "training"
     decoding = "decoding"
@@ -98,7 +98,7 @@ def suggest_command(
 
 
 def _wanted(d_in: int, d_out: int, keep: str | None, params: int | None, flops: int | None) -> Wanted:
-    """The size that the options say.
+    """The size that the options request.
 
     Raises:
         SpecError: two of them, or a share that is none.

@@ -37,7 +37,7 @@ def tasks_command(
 
 
 def _settings(fields: Mapping[str, FieldInfo], outer: str = "") -> Iterator[dict[str, str]]:
-    """A row for each setting; those inside another one have its name and a dot in front of theirs."""
+    """A row for each setting; nested ones have the outer name and a dot in front."""
     from einsearch_cli.settings.wording import models_in
 
     for name, field in fields.items():

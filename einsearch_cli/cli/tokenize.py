@@ -26,7 +26,7 @@ Examples:
 
 
 class TokenTypeName(StrEnum):
-    """How a token is stored."""
+    """The type of a stored token."""
 
     uint8 = "uint8"
     uint16 = "uint16"

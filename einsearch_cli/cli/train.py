@@ -108,7 +108,7 @@ def _are_several(specs: Sequence[TrainSpec]) -> bool:
 
 
 def _folder_of(spec: TrainSpec, folder: Path, are_several: bool) -> Path:
-    """A run of several has a folder of its own inside."""
+    """The folder of a run; if there are several runs, each has its own inside `folder`."""
     return folder / spec.name if are_several else folder
 
 
@@ -127,7 +127,7 @@ class _Session:
         return _folder_of(spec, self.folder, _are_several(self.specs))
 
     def data_of(self, spec: TrainSpec) -> TokenData:
-        """Opened once for all runs on it."""
+        """The data of a run, opened once for all runs on it."""
         from einsearch_cli.cli.progress import share_progress
         from einsearch_cli.data.tokens import open_tokens
 
@@ -137,7 +137,7 @@ class _Session:
         return self._data[spec.data]
 
     def add_controls(self, *, refuse_others: bool) -> None:
-        """Add the runs that `controls: true` asks for; their lengths need the vocabulary."""
+        """Add the runs of `controls: true`, whose lengths depend on the vocabulary."""
         from einsearch_cli.training.full import refuse_folder_of_other, with_controls
 
         given = self.specs
@@ -176,7 +176,7 @@ class _Session:
         return f"{data.described}, vocabulary {data.vocabulary:,}"
 
     def run(self) -> int:
-        """All runs that are not finished, then the report."""
+        """Train all runs that are not finished, then report."""
         from einsearch_cli.cli.progress import TrainProgress
         from einsearch_cli.training.full import train_full
 

@@ -1,4 +1,4 @@
-"""`einsearch watch`: a study that runs elsewhere, followed until it ends."""
+"""`einsearch watch`: follow a study that runs elsewhere until it ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Example:
 
 _INTERVAL_S = 1.0
 _LEAST_LINE_S = 10.0
-"""Between two lines, where they go to a file or a pipe."""
+"""Seconds between two lines at least, if they go to a file or a pipe."""
 _SHARE_WIDTH = 40
 
 
@@ -47,7 +47,7 @@ def watch_command(run: Path = STUDY_FOLDER) -> int:
 
 
 def _follow_live(folder: Path, status: StudyStatus) -> StudyStatus:
-    """Draw the status again and again; the last one."""
+    """Redraw the status until the study ends; returns the last one."""
     from rich.console import Console
     from rich.live import Live
 
@@ -73,7 +73,7 @@ def _picture(status: StudyStatus) -> Group:
 
 
 def _follow_by_lines(folder: Path, status: StudyStatus) -> StudyStatus:
-    """Say in a line that something has ended, now and then; the last status."""
+    """Print lines when runs or stages have ended, with pauses; returns the last status."""
     from einsearch_cli.search.status import read_status
 
     said, at_s = -1, float("-inf")
