@@ -1,9 +1,10 @@
-"""Write the generated pages of docs/reference again: `python docs/generate.py [FOLDER]`. A test compares them with the code.
+"""Write the generated pages again: `python docs/generate.py [FOLDER]`. A test compares them with the code.
 
-- cli.md: every command, from the program itself;
-- spec-keys.md: every key of a file, from the settings that read it;
-- results.md: every field of results.json, from its JSON schema;
-- speed.md: every figure, from benchmarks/results.
+- reference/cli.md: every command, from the program itself;
+- reference/spec-keys.md: every key of a file, from the settings that read it;
+- reference/results.md: every field of results.json, from its JSON schema;
+- reference/speed.md: every figure, from benchmarks/results;
+- design/log/index.md: every entry of the log.
 """
 
 from __future__ import annotations
@@ -28,18 +29,19 @@ from einsearch_cli.search.spec import StudySpec  # noqa: E402
 from einsearch_cli.tasks import find_task, task_names  # noqa: E402
 from einsearch_cli.training.full.train_spec import TrainSpec  # noqa: E402
 
-REFERENCE = ROOT / "docs" / "reference"
+DOCS = ROOT / "docs"
 WIDTH = 120
 Schema = Mapping[str, Any]
 
 
 def pages() -> dict[str, str]:
-    """The text of every generated page, by file name."""
+    """The text of every generated page, by its path in docs."""
     return {
-        "cli.md": commands(),
-        "spec-keys.md": spec_keys(),
-        "results.md": results(),
-        "speed.md": speed_page.page(),
+        "reference/cli.md": commands(),
+        "reference/spec-keys.md": spec_keys(),
+        "reference/results.md": results(),
+        "reference/speed.md": speed_page.page(),
+        "design/log/index.md": log_index(),
     }
 
 
@@ -108,7 +110,7 @@ def spec_keys() -> str:
 
 def results() -> str:
     """The fields of results.json: those of the document, then those of every kind of part."""
-    schema = json.loads((REFERENCE / "schemas" / "results.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((DOCS / "reference" / "schemas" / "results.schema.json").read_text(encoding="utf-8"))
     parts = [
         "# Fields of results.json",
         "`einsearch rank` writes `results.json` into the folder of the study. These are the fields of\n"
@@ -116,6 +118,27 @@ def results() -> str:
         *_sections("The document", schema, {}),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def log_index() -> str:
+    """One line for every entry, newest month first."""
+    parts = [
+        "# The log: decisions and negative results",
+        "One page a month, newest entries first. Figures are those of the day: what was measured again later has a later\n"
+        "entry. Here is one line for every entry.",
+    ]
+    for page in sorted((DOCS / "design" / "log").glob("20*.md"), reverse=True):
+        entries = re.findall(r"^## (.+)$", page.read_text(encoding="utf-8"), re.M)
+        lines = [
+            _wrapped(f"- {entry[:10]}: [{entry.partition(': ')[2]}]({page.name}#{_anchor(entry)})") for entry in entries
+        ]
+        parts += [f"## [{page.stem}]({page.name})", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _anchor(heading: str) -> str:
+    """The anchor that GitHub and MyST give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _sections(title: str, schema: Schema, seen: dict[str, str]) -> Iterator[str]:
@@ -164,7 +187,7 @@ NAMES = {"integer": "whole number", "string": "text", "boolean": "true or false"
 def _type(field: Schema, seen: Mapping[str, str]) -> str:
     if reference := field.get("$ref"):
         title = seen[reference.rpartition("/")[2]]
-        return f"[keys](#{re.sub(r'[^a-z0-9_ -]', '', title.lower()).replace(' ', '-')})"
+        return f"[keys](#{_anchor(title)})"
     if choices := field.get("anyOf") or field.get("oneOf"):
         return " or ".join(_type(choice, seen) for choice in choices if choice.get("type") != "null")
     if "const" in field:
@@ -188,6 +211,7 @@ def _limits(field: Schema) -> str:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS
     for name, text in pages().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")

@@ -12,6 +12,8 @@ import pytest
 from benchmarks import speed_page
 
 ROOT = Path(__file__).parents[2]
+PAGES = [*(f"reference/{name}.md" for name in ("cli", "spec-keys", "results", "speed")), "design/log/index.md"]
+"""Pages that docs/generate.py writes."""
 OUTSIDE = re.compile(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(?:https?:)?//", re.I)
 
 
@@ -45,10 +47,9 @@ def test_the_reference_has_the_public_names(site: Path) -> None:
         assert f'id="einsearch_cli.{name}"' in page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["cli.md", "spec-keys.md", "results.md", "speed.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_generated_pages_are_current(name: str, generated: dict[str, str]) -> None:
-    page = (ROOT / "docs/reference" / name).read_text(encoding="utf-8")
-    assert generated[name] == page, "run: python docs/generate.py"
+    assert generated[name] == (ROOT / "docs" / name).read_text(encoding="utf-8"), "run: python docs/generate.py"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The pages, written in a separate process, as plug-ins of other tests may be registered in this one."""
     folder = tmp_path_factory.mktemp("generated")
     subprocess.run([sys.executable, str(ROOT / "docs/generate.py"), str(folder)], check=True, cwd=ROOT)
-    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.md")}
 
 
 def test_figures_of_the_speed_page_come_from_the_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,177 @@
+"""The blocks of a page of Markdown, run from top to bottom as a reader would run them, and compared with what it shows.
+
+- `console`: every command after `$ ` runs, and its stdout is compared with the lines below it. `...` stands for any text
+  within a line, or on a line of its own for any number of lines.
+- `python`: the block runs with the names of the blocks above it. What it prints stands in the `text` block below it.
+- `yaml`, `toml`, `json`: the settings are checked. A first line `# NAME` makes it a file that later commands read.
+
+`<!-- not run: REASON -->` above a block leaves it out; `<!-- checked by TEST -->` says which test compares it instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from einsearch_cli.cli.main import main
+from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.training.full.train_spec import TrainSpec
+
+ROOT = Path(__file__).parents[2]
+REST = "..."
+LEAST_LETTERS = 20
+"""What is shown of an output has this many letters and digits, or half of those of a shorter output."""
+_FENCE = re.compile(
+    r"(?:^<!-- (?P<note>[^>]+) -->\n+)?^(?P<fence>```+)(?P<kind>\S*)\n(?P<text>.*?)^(?P=fence)$", re.M | re.S
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    kind: str
+    text: str
+    note: str
+    """The comment above the block."""
+    shown: str
+    """The `text` block below a `python` block."""
+
+    @property
+    def reason(self) -> str:
+        """Why the block is not run."""
+        return self.note.removeprefix("not run: ") if self.note.startswith("not run: ") else ""
+
+
+def blocks(page: str) -> list[Block]:
+    """All blocks of code of a page.
+
+    >>> [block] = blocks("```python\\nprint(1)\\n```\\n\\n```text\\n1\\n```\\n")
+    >>> block.text, block.shown
+    ('print(1)\\n', '1\\n')
+    """
+    found: list[Block] = []
+    end = 0
+    for match in _FENCE.finditer(page):
+        note = match["note"] or ""
+        is_below = found and found[-1].kind == "python" and not page[end : match.start()].strip() and not note
+        if match["kind"] == "text" and is_below:
+            found[-1] = Block("python", found[-1].text, found[-1].note, match["text"])
+        else:
+            found.append(Block(match["kind"], match["text"], note, ""))
+        end = match.end()
+    return found
+
+
+def commands(text: str) -> Iterator[tuple[str, str]]:
+    """Commands of a console with what is shown below each.
+
+    >>> list(commands("$ a \\\\\\n    b\\n1\\n$ c  # why\\n"))
+    [('a b', '1\\n'), ('c', '')]
+    """
+    text = re.sub(r" *\\\n *", " ", text)
+    for command, shown in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", text, re.M):
+        yield re.sub(r"\s+# .*$", "", command), shown
+
+
+def pattern_of(shown: str) -> re.Pattern[str]:
+    """What an output has to match in full.
+
+    >>> bool(pattern_of("a ... c\\n...\\nz\\n").fullmatch("a b c\\n1\\n2\\nz\\n"))
+    True
+    >>> bool(pattern_of("a\\n").fullmatch("a\\nb\\n"))
+    False
+    """
+    lines = (
+        "(?:.*\\n)*?" if line.strip() == REST else re.escape(line.rstrip()).replace(re.escape(REST), ".*") + " *\\n"
+        for line in shown.splitlines()
+    )
+    return re.compile("".join(lines))
+
+
+def compare(shown: str, found: str, what: str) -> None:
+    """Fail unless the output is what is shown, and enough of it is shown."""
+    assert pattern_of(shown).fullmatch(found), f"{what}\nshown:\n{shown}\nfound:\n{found}"
+    letters = _letters(found)
+    assert _letters(shown.replace(REST, "")) >= min(LEAST_LETTERS, letters / 2), f"{what}: too little is compared"
+
+
+def _letters(text: str) -> int:
+    return sum(char.isalnum() for char in text)
+
+
+class Reader:
+    """Somebody who follows a page, in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+        program = folder / "bin" / "einsearch"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m einsearch_cli "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
+
+    def run(self, block: Block) -> None:
+        match block.kind:
+            case "console":
+                for command, shown in commands(block.text):
+                    compare(shown, self.output_of(command), command)
+            case "python":
+                printed = io.StringIO()
+                with contextlib.redirect_stdout(printed):
+                    exec(compile(block.text, "block", "exec"), self.names)  # noqa: S102
+                compare(block.shown, printed.getvalue(), block.text)
+            case "yaml":
+                self.save(block.text)
+                check_settings(yaml.safe_load(block.text))
+            case "json":
+                json.loads(block.text)
+            case "toml":
+                tomllib.loads(block.text)
+            case other:
+                raise AssertionError(f"a block of {other or 'no kind'} is not run:\n{block.text}")
+        if block.kind == "python":
+            self.save(block.text)
+
+    def save(self, text: str) -> None:
+        if name := re.match(r"# ([\w./-]+\.\w+)\n", text):
+            path = self.folder / name[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+    def output_of(self, command: str) -> str:
+        """What a command writes to stdout; einsearch alone runs in this process, which starts no torch again."""
+        words = shlex.split(command)
+        if words[0] == "einsearch" and not {"|", "<", ">", "&&"} & set(words) and "<(" not in command:
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = main(words[1:])
+            assert code == 0, f"{command}\n{err.getvalue()}"
+            return out.getvalue()
+        path = f"{self.folder / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, cwd=self.folder)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        return done.stdout
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Fail unless every key is one of a study or of a training file, with a value that it takes."""
+    for spec in (StudySpec, TrainSpec):
+        if settings.keys() <= spec.model_fields.keys():
+            for key, value in settings.items():
+                TypeAdapter(spec.model_fields[key].annotation).validate_python(value)
+            return
+    raise AssertionError(f"neither a study nor a training file has all of these keys: {', '.join(settings)}")

@@ -1,0 +1,135 @@
+"""What README and docs show is what happens; and their lines, paragraphs and lists are as long as they may be."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT, Reader, blocks, commands
+
+GENERATED = {"cli.md", "spec-keys.md", "results.md", "speed.md", "claims.md"}
+"""Pages of docs that programs write, with tests of their own."""
+PAGES = [
+    ROOT / "README.md",
+    *sorted(
+        path
+        for path in (ROOT / "docs").rglob("*.md")
+        if path.name not in GENERATED and "log" not in path.parts and "python" not in path.parts
+    ),
+]
+RUN = [page for page in PAGES if blocks(page.read_text(encoding="utf-8"))]
+REASONS = {"needs a cluster", "needs a GPU", "needs the network", "takes hours", "sets up an environment"}
+"""Why a block may not be run."""
+MOST_NOT_RUN = 16
+WIDTH = 120
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages presuppose: specs and examples, a finished study, books, photographs, a trained transformer."""
+    folder = tmp_path_factory.mktemp("prepared")
+    for name in ("specs", "examples"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "examples" / "demo", folder / "runs" / "demo")
+    (folder / "books").mkdir()
+    for path in ("cache.py", "files.py", "search/store.py", "structures/extent.py"):
+        text = (ROOT / "einsearch_cli" / path).read_text(encoding="utf-8")
+        (folder / "books" / Path(path).with_suffix(".txt").name).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def reader(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    folder = tmp_path / "einsearch"
+    shutil.copytree(prepared, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(prepared / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
+    monkeypatch.setenv("COLUMNS", "120")
+    return Reader(folder)
+
+
+@pytest.mark.filterwarnings("ignore")  # other libraries warn about each other
+@pytest.mark.usefixtures("registers")
+@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_shows_is_what_happens(page: Path, reader: Reader) -> None:
+    for block in blocks(page.read_text(encoding="utf-8")):
+        if not block.note.startswith(("not run: ", "checked by ")):
+            reader.run(block)
+
+
+def test_blocks_that_are_not_run_are_few_and_say_why(capsys: pytest.CaptureFixture[str]) -> None:
+    left_out = [(page, block) for page in PAGES for block in blocks(page.read_text(encoding="utf-8")) if block.reason]
+    for page, block in left_out:
+        print(f"{page.relative_to(ROOT)}: {block.reason}: {block.text.splitlines()[0]}")
+    listed = capsys.readouterr().out
+    assert {block.reason.split(":")[0] for _, block in left_out} <= REASONS, listed
+    assert len(left_out) <= MOST_NOT_RUN, listed
+
+
+def test_blocks_that_other_tests_check_are_checked_there() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for page in PAGES:
+        for block in blocks(page.read_text(encoding="utf-8")):
+            if block.note.startswith("checked by "):
+                assert f"def {block.note.removeprefix('checked by ')}(" in tests
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_stand_in_blocks_that_are_run(page: Path) -> None:
+    """A command in an indented block, or in one of another kind, would be run by nobody."""
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"^ {4}(?:\$ )?(?:einsearch|make|python|pip|ray|squeue) .*", text, re.M)
+    for block in blocks(text):
+        if block.kind == "console":
+            assert list(commands(block.text)), block.text
+
+
+def all_pages() -> Iterator[Path]:
+    yield from (ROOT / "README.md", ROOT / "CHANGELOG.md")
+    yield from sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_are_short(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > WIDTH] == []
+
+
+def paragraphs(text: str) -> list[str]:
+    """Paragraphs of prose, each in one line: no code, tables, headings, lists and comments.
+
+    >>> paragraphs("# A\\n\\nb\\nc\\n\\n```\\ncode\\n```\\n\\n- d\\n  e\\n")
+    ['b c', '- d e']
+    """
+    text = re.sub(r"^(```+).*?^\1$|<!--.*?-->", "", text, flags=re.M | re.S)
+    parts = re.split(r"\n\s*\n|\n(?=\s*[-*] |#)", text)
+    return [" ".join(part.split()) for part in parts if part.strip() and not part.lstrip().startswith(("#", "|"))]
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorial").glob("*.md"))], ids=lambda page: page.stem
+)
+def test_paragraphs_of_readme_and_tutorials_are_short(page: Path) -> None:
+    assert [text for text in paragraphs(page.read_text(encoding="utf-8")) if len(text) > 5 * WIDTH] == []
+
+
+def test_the_readme_has_two_screens() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1200
+
+
+def test_every_entry_of_the_log_is_in_its_index_once() -> None:
+    folder = ROOT / "docs" / "design" / "log"
+    index = " ".join((folder / "index.md").read_text(encoding="utf-8").split())
+    named = Counter(re.findall(r"- (\d{4}-\d\d-\d\d: )\[(.+?)\]\((.+?\.md)#", index))
+    entries: Counter[tuple[str, str, str]] = Counter()
+    for page in sorted(folder.glob("20*.md")):
+        for day, title in re.findall(r"^## (\d{4}-\d\d-\d\d: )(.+)$", page.read_text(encoding="utf-8"), re.M):
+            entries[day, title, page.name] += 1
+    assert entries
+    assert named == entries
