@@ -2,10 +2,12 @@
 
 - `console`: every command after `$ ` runs, and its stdout is compared with the lines below it. `...` stands for any text
   within a line, or on a line of its own for any number of lines.
-- `python`: the block runs with the names of the blocks above it. What it prints stands in the `text` block below it.
+- `python`: a first line `# NAME.py` makes it a file that later commands read. Any other block runs with the names of the
+  blocks above it, and what it prints stands in the `text` block below it.
 - `yaml`, `toml`, `json`: the settings are checked. A first line `# NAME` makes it a file that later commands read.
 
-`<!-- not run: REASON -->` above a block leaves it out; `<!-- checked by TEST -->` says which test compares it instead.
+`<!-- decimals within a tenth -->` above a block of losses lets other processors end with other digits.
+`<!-- not run: REASON -->` leaves a block out; `<!-- checked by TEST -->` says which test compares it instead.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -29,10 +32,12 @@ from pydantic import TypeAdapter
 
 from einsearch_cli.cli.main import main
 from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.structures.safe_yaml import load_yaml
 from einsearch_cli.training.full.train_spec import TrainSpec
 
 ROOT = Path(__file__).parents[2]
 REST = "..."
+NEAR = "decimals within a tenth"
 LEAST_LETTERS = 20
 """What is shown of an output has this many letters and digits, or half of those of a shorter output."""
 _FENCE = re.compile(
@@ -86,24 +91,40 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
         yield re.sub(r"\s+# .*$", "", command), shown
 
 
-def pattern_of(shown: str) -> re.Pattern[str]:
-    """What an output has to match in full.
+def pattern_of(shown: str, near: bool = False) -> re.Pattern[str]:
+    """What an output has to match in full; with `near`, its decimals are groups that may be any number.
 
     >>> bool(pattern_of("a ... c\\n...\\nz\\n").fullmatch("a b c\\n1\\n2\\nz\\n"))
     True
     >>> bool(pattern_of("a\\n").fullmatch("a\\nb\\n"))
     False
     """
-    lines = (
-        "(?:.*\\n)*?" if line.strip() == REST else re.escape(line.rstrip()).replace(re.escape(REST), ".*") + " *\\n"
-        for line in shown.splitlines()
-    )
+    lines = []
+    for line in shown.splitlines():
+        text = re.escape(line.rstrip()).replace(re.escape(REST), ".*")
+        if near:
+            text = re.sub(r"\d+\\\.\d+", r"(\\d+\\.\\d+)", text)
+            text = re.sub(r"(?:\\ )+", r" +", text)  # a number of other length moves the columns
+        lines.append("(?:.*\\n)*?" if line.strip() == REST else text + " *\\n")
     return re.compile("".join(lines))
 
 
-def compare(shown: str, found: str, what: str) -> None:
-    """Fail unless the output is what is shown, and enough of it is shown."""
-    assert pattern_of(shown).fullmatch(found), f"{what}\nshown:\n{shown}\nfound:\n{found}"
+def compare(shown: str, found: str, what: str, near: bool = False) -> None:
+    """Fail unless the output is what is shown, and enough of it is shown.
+
+    >>> compare("the loss after some steps is 2.50\\n", "the loss after some steps is 2.51\\n", "it", near=True)
+    >>> compare("the loss after some steps is 2.50\\n", "the loss after some steps is 3.10\\n", "it", near=True)
+    Traceback (most recent call last):
+    ...
+    AssertionError: it: 3.1 is more than a tenth from 2.5
+    """
+    match = pattern_of(shown, near).fullmatch(found)
+    assert match, f"{what}\nshown:\n{shown}\nfound:\n{found}"
+    for there, here in zip(match.groups(), re.findall(r"\d+\.\d+", shown) if near else (), strict=True):
+        limit = max(0.1 * float(here), 0.02)
+        assert abs(float(there) - float(here)) <= limit, (
+            f"{what}: {float(there)} is more than a tenth from {float(here)}"
+        )
     letters = _letters(found)
     assert _letters(shown.replace(REST, "")) >= min(LEAST_LETTERS, letters / 2), f"{what}: too little is compared"
 
@@ -127,7 +148,9 @@ class Reader:
         match block.kind:
             case "console":
                 for command, shown in commands(block.text):
-                    compare(shown, self.output_of(command), command)
+                    compare(shown, self.output_of(command), command, block.note == NEAR)
+            case "python" if re.match(r"# [\w./-]+\.py\n", block.text):
+                self.save(block.text)
             case "python":
                 printed = io.StringIO()
                 with contextlib.redirect_stdout(printed):
@@ -135,15 +158,15 @@ class Reader:
                 compare(block.shown, printed.getvalue(), block.text)
             case "yaml":
                 self.save(block.text)
-                check_settings(yaml.safe_load(block.text))
+                check_settings(load_yaml(block.text, "block").data)
             case "json":
                 json.loads(block.text)
             case "toml":
                 tomllib.loads(block.text)
+            case "bibtex":
+                assert block.text.startswith("@")
             case other:
                 raise AssertionError(f"a block of {other or 'no kind'} is not run:\n{block.text}")
-        if block.kind == "python":
-            self.save(block.text)
 
     def save(self, text: str) -> None:
         if name := re.match(r"# ([\w./-]+\.\w+)\n", text):
@@ -175,3 +198,25 @@ def check_settings(settings: dict[str, Any]) -> None:
                 TypeAdapter(spec.model_fields[key].annotation).validate_python(value)
             return
     raise AssertionError(f"neither a study nor a training file has all of these keys: {', '.join(settings)}")
+
+
+TINY = {
+    "model": {"width": 64, "layers": 2, "heads": 2, "context": 32},
+    "data": {"text": "books"},
+    "batch": 4,
+    "steps": 2,
+}
+
+
+def prepare(folder: Path) -> None:
+    """Put into a folder what the pages presuppose: specs, examples, a finished study, books, a trained transformer."""
+    for name in ("specs", "examples"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "examples" / "demo", folder / "runs" / "demo")
+    (folder / "books").mkdir()
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")  # a text that never changes
+    for number, name in enumerate(("first", "second", "third", "fourth")):
+        (folder / "books" / f"{name}.txt").write_text(text[number * 1000 :] + text, encoding="utf-8")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert main(["train", str(folder / "tiny.yaml"), "--out", str(folder / "runs" / "dense")]) == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, Reader, blocks, commands
+from tests.docs.pages import ROOT, Reader, blocks, commands, prepare
 
 GENERATED = {"cli.md", "spec-keys.md", "results.md", "speed.md", "claims.md"}
 """Pages of docs that programs write, with tests of their own."""
@@ -31,15 +31,9 @@ WIDTH = 120
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages presuppose: specs and examples, a finished study, books, photographs, a trained transformer."""
+    """What the pages presuppose."""
     folder = tmp_path_factory.mktemp("prepared")
-    for name in ("specs", "examples"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "examples" / "demo", folder / "runs" / "demo")
-    (folder / "books").mkdir()
-    for path in ("cache.py", "files.py", "search/store.py", "structures/extent.py"):
-        text = (ROOT / "einsearch_cli" / path).read_text(encoding="utf-8")
-        (folder / "books" / Path(path).with_suffix(".txt").name).write_text(text, encoding="utf-8")
+    prepare(folder)
     return folder
 
 
@@ -63,11 +57,11 @@ def test_what_a_page_shows_is_what_happens(page: Path, reader: Reader) -> None:
             reader.run(block)
 
 
-def test_blocks_that_are_not_run_are_few_and_say_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_blocks_that_are_not_run_are_few_and_say_why() -> None:
     left_out = [(page, block) for page in PAGES for block in blocks(page.read_text(encoding="utf-8")) if block.reason]
-    for page, block in left_out:
-        print(f"{page.relative_to(ROOT)}: {block.reason}: {block.text.splitlines()[0]}")
-    listed = capsys.readouterr().out
+    listed = "".join(
+        f"\n{page.relative_to(ROOT)}: {block.reason}: {block.text.splitlines()[0]}" for page, block in left_out
+    )
     assert {block.reason.split(":")[0] for _, block in left_out} <= REASONS, listed
     assert len(left_out) <= MOST_NOT_RUN, listed
 
