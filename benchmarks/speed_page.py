@@ -19,7 +19,7 @@ CPU_WIDTHS, GPU_WIDTHS, NARROW_WIDTHS = (1024, 2048, 4096), (4096, 8192), (256, 
 PAGE = """\
 # Speed
 
-Every figure on this page is read from a file in `benchmarks/results`. `make benchmark` measures the files on your machine.
+Every figure on this page is read from a file in `benchmarks/results`. `make benchmark` measures them on your machine.
 A speed-up of 4× means that the layer takes a quarter of the time of `nn.Linear`. All layers of a case run in turn,
 round after round, and ratios are medians over the rounds. Single figures wander by a tenth from run to run.
 
@@ -36,7 +36,8 @@ The same on {xeon}.
 
 {training_xeon}
 
-Figures: [layers.json](../../benchmarks/results/layers.json), [layers-xeon.json](../../benchmarks/results/layers-xeon.json).
+Figures: [layers.json](../../benchmarks/results/layers.json),
+[layers-xeon.json](../../benchmarks/results/layers-xeon.json).
 
 ## Narrow layers are slower
 

@@ -85,8 +85,9 @@ def test_commands_stand_in_blocks_that_are_run(page: Path) -> None:
 
 
 def all_pages() -> Iterator[Path]:
+    """All but claims.md, whose lines a program writes."""
     yield from (ROOT / "README.md", ROOT / "CHANGELOG.md")
-    yield from sorted((ROOT / "docs").rglob("*.md"))
+    yield from (path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name != "claims.md")
 
 
 @pytest.mark.parametrize("page", all_pages(), ids=lambda page: str(page.relative_to(ROOT)))
