@@ -90,7 +90,7 @@ def all_pages() -> Iterator[Path]:
     yield from (path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name != "claims.md")
 
 
-@pytest.mark.parametrize("page", all_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", list(all_pages()), ids=lambda page: str(page.relative_to(ROOT)))
 def test_lines_are_short(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if len(line) > WIDTH] == []
