@@ -84,7 +84,7 @@ def test_the_metadata_say_who_what_and_where(metadata: Message) -> None:
     page = metadata.get_payload()
     assert isinstance(page, str)
     assert not [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith(("http", "#"))]
-    assert "`docs/guide/export.md`" in page, "the page names the files that it cannot link to"
+    assert "`docs/guide/swap.md`" in page, "the page names the files that it cannot link to"
 
 
 COMMANDS = (
