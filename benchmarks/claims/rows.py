@@ -34,6 +34,7 @@ NU_MARGIN = 0.10
 EXPONENT_MARGIN = 0.10
 """Relative difference of exponents within which they are equal: a gain changes by less than 26% for ten times the compute."""
 
+ONE_SEED = "there is one seed, and the noise that its runs share, such as that of dense, is in no interval"
 NEARLY_EQUAL = 0.95
 """Share of dense's training FLOPs from which a network counts as trained with as many."""
 MOST_AT_ENDS = 1 / 3
@@ -121,7 +122,8 @@ def _row(draft: Draft, p_adjusted: float) -> Row:
     found = draft.found
     if not all(map(math.isfinite, (found.value, found.low, found.high))):
         raise ValueError(f"{draft.key} has no interval: {found.low} to {found.high}")
-    plain = {name: getattr(draft, name) for name in Row.__dataclass_fields__ if hasattr(draft, name)}
+    flaw = draft.flaw or (ONE_SEED if "of one seed" in found.how else "")
+    plain = {name: getattr(draft, name) for name in Row.__dataclass_fields__ if hasattr(draft, name)} | {"flaw": flaw}
     return Row(
         **plain,
         value=found.value,
@@ -132,7 +134,7 @@ def _row(draft: Draft, p_adjusted: float) -> Row:
         interval=found.how,
         p=draft.says.p(found),
         p_adjusted=p_adjusted,
-        verdict="cannot tell" if draft.flaw else draft.says.verdict(found, p_adjusted),
+        verdict="cannot tell" if flaw else draft.says.verdict(found, p_adjusted),
     )
 
 
@@ -189,7 +191,9 @@ def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
         "study": f"taxonomy-{task}",
         "scale": scale,
         "flaw": _grid_flaw(study),
-        "would_tell": f"`einsearch rank specs/paper/taxonomy-{'text' if task == 'teacher' else task}.yaml --budget 1e15`",
+        "would_tell": "`einsearch rank specs/paper/taxonomy-teacher.yaml --widths 48,96,192,384`"
+        if task == "teacher"
+        else f"`einsearch rank specs/paper/taxonomy-{task}.yaml --budget 1e15`",
     }
     for name, key, claim in (
         ("ω", "omega", "A smaller ω gives a lower loss"),

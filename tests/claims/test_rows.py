@@ -87,6 +87,8 @@ def test_one_seed_gives_an_interval_over_structures_that_says_so(tmp_path: Path)
     store = write_runs(tmp_path, "guided", 1, {"dense": 1e9, **GUIDED}, guided_loss(0.05))
     found = row(finished(list(guided_rows(store))), "guided-flops")
     assert found.interval == "2 structures of one seed, t with 1 degree of freedom"
+    assert found.verdict == "cannot tell"
+    assert found.flaw.startswith("there is one seed")
     alone = {name: flops for name, flops in GUIDED.items() if name.startswith("low-rank")}
     store = write_runs(tmp_path / "alone", "guided", 1, {"dense": 1e9, **alone}, guided_loss(0.05))
     assert not list(guided_rows(store)), "one run of one seed has no interval"
