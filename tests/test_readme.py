@@ -1,4 +1,4 @@
-"""What the README says of the demo, the layer and the figures of speed; its blocks are run by tests/docs/test_pages.py."""
+"""Statements of the README on demo, layer and speed are true; tests/docs/test_pages.py runs its blocks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_test_command_is_on_the_first_screen() -> None:
 
 
 def test_the_layer_of_the_readme_is_a_drop_in_and_its_swap_spares_the_decoder() -> None:
-    """What the text around the block says."""
+    """The statements around the block are checked."""
     import torch
 
     (code,) = (block.text for block in blocks(README) if block.kind == "python")

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 REST = "..."
 NEAR = "decimals within a tenth"
 LEAST_LETTERS = 20
-"""What is shown of an output has this many letters and digits, or half of those of a shorter output."""
+"""Least letters and digits that are shown of an output; of a shorter output, at least half of them."""
 _FENCE = re.compile(
     r"(?:^<!-- (?P<note>[^>]+) -->\n+)?^(?P<fence>```+)(?P<kind>\S*)\n(?P<text>.*?)^(?P=fence)$", re.M | re.S
 )
@@ -92,7 +92,7 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def pattern_of(shown: str, near: bool = False) -> re.Pattern[str]:
-    """What an output has to match in full; with `near`, its decimals are groups that may be any number.
+    """The pattern that an output has to match in full; with `near`, its decimals are groups that may be any number.
 
     >>> bool(pattern_of("a ... c\\n...\\nz\\n").fullmatch("a b c\\n1\\n2\\nz\\n"))
     True
@@ -175,7 +175,7 @@ class Reader:
             path.write_text(text, encoding="utf-8")
 
     def output_of(self, command: str) -> str:
-        """What a command writes to stdout; einsearch alone runs in this process, which starts no torch again."""
+        """The stdout of a command; einsearch alone runs in this process, which does not load torch again."""
         words = shlex.split(command)
         if words[0] == "einsearch" and not {"|", "<", ">", "&&"} & set(words) and "<(" not in command:
             out, err = io.StringIO(), io.StringIO()

@@ -1,4 +1,4 @@
-"""What README and docs show is what happens; and their lines, paragraphs and lists are as long as they may be."""
+"""README and docs show real outputs, and their lines, paragraphs and lists keep within the limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WIDTH = 120
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages presuppose."""
+    """A folder with the files that the pages presuppose."""
     folder = tmp_path_factory.mktemp("prepared")
     prepare(folder)
     return folder
