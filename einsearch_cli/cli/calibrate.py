@@ -28,7 +28,7 @@ def calibration_text(threads: int, dtype: Dtype, output: Format) -> str:
     )
     if output in (Format.json, Format.jsonl):
         return json.dumps(asdict(profile), indent=2 if output is Format.json else None)
-    ours, defaults = (dict(_constants(asdict(each))) for each in (profile, DEFAULT_CPU.of_dtype(of_torch)))
+    ours, defaults = (dict(_constants(asdict(each))) for each in (profile, DEFAULT_CPU.of_itemsize(of_torch.itemsize)))
     rows = [_row(name, value, defaults[name]) for name, value in ours.items()]
     return render(rows, rows, output)
 

@@ -16,7 +16,7 @@ from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.choose import executor_for
 from einsearch_cli.layers.execution.executor import reference_layer
-from einsearch_cli.layers.execution.scaling import reference_scaled_last
+from einsearch_cli.layers.execution.scaling import reference_scaled
 from einsearch_cli.layers.plans.plan import Call
 from einsearch_cli.layers.torch_private import is_any_autocast
 from einsearch_cli.layers.tracing import is_plain
@@ -51,7 +51,7 @@ class ServingLinear(nn.Module):
         super().__init__()
         self.plan, self.in_features, self.out_features = layer.plan, layer.in_features, layer.out_features
         factors = [layer.factors[step.factor].detach().clone() for step in layer.plan.steps]
-        factors[-1] = reference_scaled_last(layer.gain, factors, layer.plan.stds)
+        factors = reference_scaled(layer.gain, factors, layer.plan.limits)
         self.factors = nn.ParameterList(nn.Parameter(factor, requires_grad=False) for factor in factors)
         bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         self.register_parameter("bias", bias)

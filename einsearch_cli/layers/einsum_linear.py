@@ -16,7 +16,7 @@ from einsearch_cli.layers.execution.autograd import execute, register_plan, stru
 from einsearch_cli.layers.execution.choose import Resolved, resolved
 from einsearch_cli.layers.execution.merged import KeptWeights, Merging, merged_weights
 from einsearch_cli.layers.execution.reference import contract
-from einsearch_cli.layers.execution.scaling import is_first_order, reference_scaled_last, scaled_last
+from einsearch_cli.layers.execution.scaling import is_first_order, reference_scaled, scaled
 from einsearch_cli.layers.explanation import LayerExplanation, explanation
 from einsearch_cli.layers.feature_orders import FactoredModule
 from einsearch_cli.layers.inputs import check_dtype, check_input, check_parameters, check_width, output_for
@@ -347,8 +347,8 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         x = unwrap_if_dead(x)
         if not call.is_plain:
             if not call.is_own:
-                scaled = [*factors[:-1], scaled_last(gain, factors, self.plan.stds)]
-                factors, gain = merged_weights(self.plan, call.route.plan, scaled), None
+                factors = scaled(gain, factors, self.plan.limits)
+                factors, gain = merged_weights(self.plan, call.route.plan, factors), None
             x, bias = cast(autocast, self.padded(x), self._padded_bias(bias))
             if call.route.is_own or not call.is_own:  # a matrix that the executor forms is cast after that
                 factors = cast(autocast, *factors)
@@ -379,9 +379,8 @@ class EinsumLinear(FactoredModule, StructuredLayer):
 
     def _scaled_factors(self) -> list[Tensor]:
         """The factors in the order in which they meet, the last one multiplied by the scale."""
-        factors = self._factors()
-        scaled = scaled_last if is_first_order() else reference_scaled_last
-        return [*factors[:-1], scaled(self.gain, factors, self.plan.stds)]
+        scale = scaled if is_first_order() else reference_scaled
+        return scale(self.gain, self._factors(), self.plan.limits)
 
     def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
         padding = self.plan.padded_out - self.out_features

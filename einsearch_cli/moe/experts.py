@@ -89,7 +89,7 @@ class Experts(NoWeight, FactoredModule):
             rows, *factors = cast(autocast_dtype(rows), rows, *factors)
             y: Tensor = execute(EachExpert(self.plan, groups.sizes()), rows, self.gain, None, *factors)
             return y
-        scales_E = reference_scale(self.gain, factors, self.plan.stds)
+        scales_E = reference_scale(self.gain, factors, self.plan.limits)
         rows, *factors = cast(autocast_dtype(rows), rows, *factors)
         # The meta device serves the counter of FLOPs, which does not know grouped_mm.
         if rows.dtype is torch.bfloat16 and not rows.is_meta and can_be_grouped(self.plan, rows):
@@ -102,7 +102,7 @@ class Experts(NoWeight, FactoredModule):
         The operations are such that torch differentiates, traces and transforms them itself, on any device.
         """
         factors = self._factors()
-        scales_E = reference_scale(self.gain, factors, self.plan.stds)
+        scales_E = reference_scale(self.gain, factors, self.plan.limits)
         rows_ERF, *factors = cast(autocast_dtype(rows_ERF), rows_ERF, *factors)
         return torch.stack(contract_experts(self.plan, rows_ERF.unbind(), range(self.experts), scales_E, factors))
 

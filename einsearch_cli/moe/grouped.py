@@ -99,7 +99,7 @@ class EachExpert(Executor):
     def reference(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, *factors: Tensor) -> Tensor:
         assert gain is not None
         assert bias is None
-        return contract_each(self.plan, x, self.sizes, reference_scale(gain, factors, self.plan.stds), factors)
+        return contract_each(self.plan, x, self.sizes, reference_scale(gain, factors, self.plan.limits), factors)
 
     def _executor(self, rows: Tensor, tokens: int) -> CpuExecutor:
         executor = executor_for(self.plan, Call("cpu", rows.dtype, tokens, trains=True))

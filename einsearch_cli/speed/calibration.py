@@ -49,7 +49,7 @@ def calibrate(
     copy_ns, run_ns = measured["copy"]
     (longer,) = measured["chunk"]
     return replace(
-        DEFAULT_CPU.of_dtype(dtype),
+        DEFAULT_CPU.of_itemsize(dtype.itemsize),
         layer_ns=layer_ns,
         step_ns=step_ns,
         matrix_ns=measured["matrix"][0],

@@ -16,7 +16,9 @@ from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.structures import parse_structure
 from einsearch_cli.taxonomy import meeting_order
 
-OF_BYTES = {dtype.itemsize: DEFAULT_CPU.of_dtype(dtype) for dtype in (torch.bfloat16, torch.float32, torch.float64)}
+OF_BYTES = {
+    dtype.itemsize: DEFAULT_CPU.of_itemsize(dtype.itemsize) for dtype in (torch.bfloat16, torch.float32, torch.float64)
+}
 
 
 def plan_of(text: str, d_in: int = 256, d_out: int = 256) -> Plan:

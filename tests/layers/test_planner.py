@@ -166,12 +166,15 @@ def test_wider_numbers_cost_more() -> None:
     for profile in (DEFAULT_CPU, DEFAULT_GPU):
         sized = parse_structure("btt:r=2").at(1024, 1024)
         times = [
-            [predicted_ns(sized, route, 4096, profile.of_dtype(dtype), Use.training) for route in routes(sized)]
+            [
+                predicted_ns(sized, route, 4096, profile.of_itemsize(dtype.itemsize), Use.training)
+                for route in routes(sized)
+            ]
             for dtype in (torch.bfloat16, torch.float32, torch.float64)
         ]
         assert all(a <= b < c for a, b, c in zip(*times, strict=True))
     # Compared with bfloat16, float32 on a GPU is slower by more than the bytes.
-    assert DEFAULT_GPU.of_dtype(torch.float32).mac_ns_at(512) > 4 * DEFAULT_GPU.mac_ns_at(512)
+    assert DEFAULT_GPU.of_itemsize(4).mac_ns_at(512) > 4 * DEFAULT_GPU.mac_ns_at(512)
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_nothing_but_input_and_output_moves() -> None:
     assert own.bytes == 2 * (params + 1000 * 2 * 64)
     plan = EinsumLinear(64, 64, "tt:r=4", device="meta").plan
     assert training_bytes(plan, 1000, DEFAULT_GPU) == 3 * inference_bytes(plan, 1000, DEFAULT_GPU)
-    wide = DEFAULT_GPU.of_dtype(torch.float32)
+    wide = DEFAULT_GPU.of_itemsize(4)
     assert inference_bytes(plan, 1000, wide) == 4 * (params + 1000 * (2 * 64 + 2 * 8 * 8 * 4))
 
 

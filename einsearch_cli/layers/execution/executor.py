@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from einsearch_cli.layers.execution.reference import contract
-from einsearch_cli.layers.execution.scaling import reference_scaled_last
+from einsearch_cli.layers.execution.scaling import reference_scaled
 from einsearch_cli.layers.plans.plan import Plan
 
 MaybeTensor = Tensor | None
@@ -71,6 +71,6 @@ class Executor:
 def reference_layer(plan: Plan, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, *factors: Tensor) -> Tensor:
     """The layer's output (..., padded_out) for x (..., padded_in); without a gain, nothing is scaled."""
     if gain is not None:
-        factors = (*factors[:-1], reference_scaled_last(gain, factors, plan.stds))
+        factors = tuple(reference_scaled(gain, factors, plan.limits))
     y = contract(plan, x.reshape(-1, x.shape[-1]), factors)
     return (y if bias is None else y + bias).reshape(*x.shape[:-1], y.shape[1])

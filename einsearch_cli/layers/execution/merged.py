@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from einsearch_cli.layers.autocast import cast_dtype
 from einsearch_cli.layers.execution.choose import executor_for
-from einsearch_cli.layers.execution.scaling import reference_scaled_last
+from einsearch_cli.layers.execution.scaling import reference_scaled
 from einsearch_cli.layers.plans.merge_steps import joint_axes, merging_pairs, without
 from einsearch_cli.layers.plans.plan import Axes, Call, Plan, Step
 from einsearch_cli.layers.plans.planner import Route, RouteTable
@@ -112,8 +112,7 @@ class KeptWeights:
     ) -> None:
         """`factors` are those of the layer's own plan."""
         self._plan, self.autocast, self._route_table = plan, autocast, routes
-        factors = [factor.detach() for factor in factors]
-        self._factors = [*factors[:-1], reference_scaled_last(gain.detach(), factors, plan.stds)]
+        self._factors = reference_scaled(gain.detach(), [factor.detach() for factor in factors], plan.limits)
         self._products: dict[str, list[Tensor]] = {}
         self._prepared: dict[Plan, Sequence[Tensor]] = {}
         sized = plan.sized

@@ -18,7 +18,6 @@ for a CPU (`scale_of`, `scale_gradients`), and in tensors that stay on the devic
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,31 +39,27 @@ _FEW = 1 << 14
 """The most elements whose product takes less time to write than two views."""
 
 
-def limits_of(factors: Sequence[Tensor], stds: Sequence[float]) -> tuple[float, ...]:
-    """Norms of the factors at their caps."""
-    return tuple(std * math.sqrt(math.prod(f.shape[-3:])) for f, std in zip(factors, stds, strict=True))
-
-
-def reference_scale(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
+def reference_scale(gain: Tensor, factors: Sequence[Tensor], limits: Sequence[float]) -> Tensor:
     """The scale gain / Π max(1, rms(factor) / std), with the gain's shape, in float32 at least; differentiable.
 
     With factors (experts, batch, fan_in, fan_out), every expert has its own gain and caps.
 
-    >>> reference_scale(torch.tensor([3.0]), [torch.full((1, 2, 2), 4.0)], [2.0])
+    >>> reference_scale(torch.tensor([3.0]), [torch.full((1, 2, 2), 4.0)], [4.0])
     tensor([1.5000])
     >>> reference_scale(torch.tensor([3.0, 1.0]), [torch.tensor([4.0, 1.0]).view(2, 1, 1, 1)], [2.0])
     tensor([1.5000, 1.0000])
     """
     scale = gain.to(_norm_dtype(gain.dtype))
-    for factor, limit in zip(factors, limits_of(factors, stds), strict=True):
+    for factor, limit in zip(factors, limits, strict=True):
         norm = _vector_norm(factor, dim=_MATRICES, dtype=_norm_dtype(factor.dtype))
         scale = scale * (limit / torch.clamp(norm, min=limit))
     return scale
 
 
-def reference_scaled_last(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
-    """The last factor of a layer times its scale, in operations that torch itself differentiates."""
-    return (factors[-1] * reference_scale(gain, factors, stds)).to(factors[-1].dtype)
+def reference_scaled(gain: Tensor, factors: Sequence[Tensor], limits: Sequence[float]) -> list[Tensor]:
+    """The factors of a layer, the last one times the scale, in operations that torch itself differentiates."""
+    *others, last = factors
+    return [*others, (last * reference_scale(gain, factors, limits)).to(last.dtype)]
 
 
 class Scale(NamedTuple):
@@ -123,16 +118,15 @@ def scale_gradients(
     return torch.full_like(gain, slope * scale.caps)
 
 
-def scaled_last(gain: Tensor, factors: Sequence[Tensor], stds: Sequence[float]) -> Tensor:
-    """The last factor times the scale, with all numbers on the device; differentiable.
+def scaled(gain: Tensor, factors: Sequence[Tensor], limits: tuple[float, ...]) -> list[Tensor]:
+    """The factors of a layer, the last one times the scale, with all numbers on the device; differentiable.
 
     >>> factors = [torch.full((1, 2, 2), 4.0), torch.full((1, 2, 2), 0.5)]
-    >>> scaled_last(torch.ones(1), factors, [2.0, 1.0])[0]
-    tensor([[0.2500, 0.2500],
-            [0.2500, 0.2500]])
+    >>> scaled(torch.ones(1), factors, (4.0, 2.0))[-1]
+    tensor([[[0.2500, 0.2500],
+             [0.2500, 0.2500]]])
     """
-    scaled: Tensor = _ScaledLast.apply(tuple(stds), gain, *factors)[0]  # type: ignore[no-untyped-call]
-    return scaled
+    return [*factors[:-1], _ScaledLast.apply(limits, gain, *factors)[0]]  # type: ignore[no-untyped-call]
 
 
 DeviceScale = tuple[Tensor, ...]
@@ -198,13 +192,13 @@ def gradients_by_torch(
 
 class _ScaledLast(torch.autograd.Function):
     @staticmethod
-    def forward(stds: tuple[float, ...], gain: Tensor, *factors: Tensor) -> tuple[Tensor, ...]:
-        scaled, saved = scaled_on_device(gain, factors, limits_of(factors, stds))
+    def forward(limits: tuple[float, ...], gain: Tensor, *factors: Tensor) -> tuple[Tensor, ...]:
+        scaled, saved = scaled_on_device(gain, factors, limits)
         return scaled, *saved
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.stds, *tensors = inputs
+        ctx.limits, *tensors = inputs
         ctx.count = len(tensors)
         ctx.save_for_backward(*tensors, *output[1:])
         ctx.mark_non_differentiable(*output[1:])
@@ -212,25 +206,25 @@ class _ScaledLast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         inputs, saved = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        stds, wanted, grad = ctx.stds, ctx.needs_input_grad[1:], grads[0]
+        limits, wanted, grad = ctx.limits, ctx.needs_input_grad[1:], grads[0]
         if needs_reference_gradients(grad) and not is_first_order():
             return None, *reference_gradients(
-                lambda gain, *factors: reference_scaled_last(gain, factors, stds), inputs, grad, wanted
+                lambda gain, *factors: reference_scaled(gain, factors, limits)[-1], inputs, grad, wanted
             )
         gain, *factors = inputs
         if len(saved) == 1:  # a kernel writes into it
             grad = grad.clone(memory_format=torch.contiguous_format)
         given = (*[None] * (len(factors) - 1), grad)
-        gain_grad, found = gradients_on_device(given, gain, factors, limits_of(factors, stds), saved)
+        gain_grad, found = gradients_on_device(given, gain, factors, limits, saved)
         return None, *(g if wants else None for g, wants in zip((gain_grad, *found), wanted, strict=True))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], stds: tuple[float, ...], *tensors: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], limits: tuple[float, ...], *tensors: Tensor) -> Any:
         moved = [
             tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             for tensor, dim in zip(tensors, in_dims[1:], strict=True)
         ]
-        found = _ScaledLast.apply(stds, *moved)  # type: ignore[no-untyped-call]
+        found = _ScaledLast.apply(limits, *moved)  # type: ignore[no-untyped-call]
         return found, (0,) * len(found)
 
 

@@ -162,20 +162,15 @@ class MachineProfile:
             return self.mac_ns[0] * WIDTHS[0] / width
         return self.mac_ns[max(number for number, known in enumerate(WIDTHS) if known <= width)]
 
-    def of_dtype(self, dtype: torch.dtype) -> MachineProfile:
-        """A guess for another dtype, from its bytes and the arithmetic units for it.
+    def of_itemsize(self, itemsize: int) -> MachineProfile:
+        """A guess for a dtype of `itemsize` bytes, from these and the arithmetic units for it.
 
         On a CPU, half precision keeps the constants of float32. Some CPUs have units for it (a product of bfloat16
         takes 0.22 of the time on a Xeon with AMX); on others it is slower. Calibration measures this.
 
-        >>> import torch
-        >>> DEFAULT_CPU.of_dtype(torch.float64).mac_ns_at(64) == 2 * DEFAULT_CPU.mac_ns_at(64)
+        >>> DEFAULT_CPU.of_itemsize(8).mac_ns_at(64) == 2 * DEFAULT_CPU.mac_ns_at(64)
         True
         """
-        return self.of_itemsize(dtype.itemsize)
-
-    def of_itemsize(self, itemsize: int) -> MachineProfile:
-        """A guess for elements of `itemsize` bytes; see `of_dtype`."""
         times = itemsize / self.itemsize
         if times == 1:
             return self
@@ -218,9 +213,9 @@ DEFAULT_GPU = MachineProfile(
 def profile_for(device_type: str, threads: int, dtype: torch.dtype) -> MachineProfile:
     """The stored profile of this machine for these threads and this dtype; else a float32 one, or the defaults."""
     if device_type != "cpu":
-        return DEFAULT_GPU.of_dtype(dtype)
+        return DEFAULT_GPU.of_itemsize(dtype.itemsize)
     found = _stored(threads, _name(dtype), dtype.itemsize)
-    return found or (_stored(threads, "float32", 4) or DEFAULT_CPU).of_dtype(dtype)
+    return found or (_stored(threads, "float32", 4) or DEFAULT_CPU).of_itemsize(dtype.itemsize)
 
 
 def float32_profile(device_type: str, threads: int) -> MachineProfile:

@@ -227,10 +227,8 @@ class Plan:
         """Elements per token of the input, of every result, and finally of the output."""
         self.few_tokens = few_tokens
         """The plan over the same factors with every product token-major and no factor repeated; None if this is it."""
-        self.stds = tuple(role.init_std for role in roles)
-        """Initial standard deviations of the factors."""
-        shapes = (step.weight_shape for step in self.steps)
-        self.limits = tuple(std * math.sqrt(math.prod(shape)) for std, shape in zip(self.stds, shapes, strict=True))
+        sides = (math.sqrt(math.prod(step.weight_shape)) for step in self.steps)
+        self.limits = tuple(role.init_std * side for role, side in zip(roles, sides, strict=True))
         """Norms of the factors at their rms caps."""
         self.repeats_factors = any(step.is_repeated for step in self.steps)
         self.params = sum(math.prod(step.weight_shape) for step in self.steps)
