@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -306,8 +305,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         autocast, kept = autocast_dtype(x), merging.weights
         if kept is None or kept.autocast is not autocast:
             call = Call(x.device.type, cast_dtype(self.gain, autocast), x.numel() // self.in_features, trains=False)
-            best = self._route_table(call, Use.merged)
-            kept = KeptWeights(self.plan, self._factors(), self.gain, autocast, best)
+            kept = KeptWeights(self.plan, self._factors(), self.gain, autocast, self._route_table(call, Use.merged))
             merging.weights = kept
         x, bias = cast(autocast, x, self._padded_bias(self.bias))
         y = kept.multiply(self.padded(x.reshape(-1, self.in_features)), bias)
@@ -318,7 +316,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         dtype, route = autocast_dtype(x), self._route
         is_own = route is None or route.is_own
         is_operator = is_own and calls_operators() and not self.plan.is_dense
-        factors: Sequence[Tensor] = self._factors() if is_operator else self._scaled_factors()
+        factors = self._factors() if is_operator else self._scaled_factors()
         plan = self.plan if route is None else route.plan
         if not is_own:
             factors = merged_weights(self.plan, plan, factors)
@@ -381,10 +379,6 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         """The factors in the order in which they meet, the last one multiplied by the scale."""
         scale = scaled if is_first_order() else reference_scaled
         return scale(self.gain, self._factors(), self.plan.limits)
-
-    def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
-        padding = self.plan.padded_out - self.out_features
-        return functional.pad(bias, (0, padding)) if padding and bias is not None else bias
 
     def _apply(self, fn: Any, recurse: bool = True) -> EinsumLinear:
         """Move to another device or dtype; merged matrices and decisions are dropped."""

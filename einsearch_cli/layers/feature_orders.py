@@ -206,6 +206,10 @@ class FactoredModule(nn.Module):
         padding = self.plan.padded_in - self.in_features
         return functional.pad(x, (0, padding)) if padding else x
 
+    def _padded_bias(self, bias: Tensor | None) -> Tensor | None:
+        padding = self.plan.padded_out - self.out_features
+        return functional.pad(bias, (0, padding)) if padding and bias is not None else bias
+
     def cut(self, y: Tensor) -> Tensor:
         """The features without the padding of the output."""
         return y[..., : self.out_features].contiguous() if self.plan.padded_out > self.out_features else y
