@@ -60,6 +60,10 @@ def test_the_figures_in_the_text_are_those_of_the_files() -> None:
     wanted = {"name": "monarch", "mode": "training", "width": 4096, "tokens": 4096}
     (speedup,) = (each["speedup"] for each in layers if wanted.items() <= each.items())
     assert f"a Monarch layer of width 4096 is {speedup:.1f} times as fast as `nn.Linear` on one CPU core" in text
+    rows = json.loads((ROOT / "benchmarks/results/claims.json").read_text(encoding="utf-8"))["rows"]
+    counts = [sum(row["verdict"] == verdict for row in rows) for verdict in ("holds", "does not hold", "cannot tell")]
+    said = "Of {} measurements of the claims of two papers, {} hold here, {} do not, and {} cannot be decided"
+    assert said.format(len(rows), *counts) in text
 
 
 def test_files_in_specs_are_valid() -> None:
