@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,9 @@ from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.choose import executor_for
 from einsearch_cli.layers.execution.executor import reference_layer
 from einsearch_cli.layers.execution.scaling import reference_scaled
-from einsearch_cli.layers.plans.plan import Call
+from einsearch_cli.layers.inputs import check_input
+from einsearch_cli.layers.plans.plan import Call, Plan
+from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.layers.torch_private import is_any_autocast
 from einsearch_cli.layers.tracing import is_plain
 from einsearch_cli.models.transformer import Transformer
@@ -45,6 +47,7 @@ class ServingLinear(nn.Module):
     """
 
     bias: Tensor | None
+    plan: Plan
 
     @torch.no_grad()
     def __init__(self, layer: EinsumLinear) -> None:
@@ -57,18 +60,31 @@ class ServingLinear(nn.Module):
         self.register_parameter("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features)."""
+        """Map (..., in_features) to (..., out_features).
+
+        Raises:
+            LayerError: for another input width, or an input that is sparse or not floating-point.
+        """
+        check_input(x, self.in_features, self.factors[0].dtype)
         rows = x.reshape(-1, self.in_features)
         if self.plan.padded_in > self.in_features:
             rows = nn.functional.pad(rows, (0, self.plan.padded_in - self.in_features))
         if is_plain(x) and not is_any_autocast():
-            call = Call(x.device.type, x.dtype, rows.shape[0], trains=torch.is_grad_enabled())
+            call = Call(x.device.type, x.dtype, rows.shape[0])
             y: Tensor = execute(executor_for(self.plan, call), rows, None, None, *self.factors)
         else:
             y = reference_layer(self.plan, rows, None, None, *self.factors)
         y = y[:, : self.out_features]
         y = y if self.bias is None else y + self.bias
         return y.reshape(*x.shape[:-1], self.out_features)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state of copies and pickles; the plan follows from the sized structure."""
+        return {**self.__dict__, "plan": self.plan.sized}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        plan = state["plan"]  # pickles of earlier versions have a whole plan
+        super().__setstate__({**state, "plan": stored_plan(getattr(plan, "sized", plan))})  # type: ignore[no-untyped-call]
 
 
 def serving_copy(model: _Model) -> _Model:

@@ -18,7 +18,14 @@ from einsearch_cli.layers.execution.reference import contract
 from einsearch_cli.layers.execution.scaling import is_first_order, reference_scaled, scaled
 from einsearch_cli.layers.explanation import LayerExplanation, explanation
 from einsearch_cli.layers.feature_orders import FactoredModule
-from einsearch_cli.layers.inputs import check_dtype, check_input, check_parameters, check_width, output_for
+from einsearch_cli.layers.inputs import (
+    check_dtype,
+    check_input,
+    check_parameters,
+    check_width,
+    checked_device,
+    output_for,
+)
 from einsearch_cli.layers.learning_rates import StructuredLayer
 from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.plan import Call
@@ -203,7 +210,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
             dtype: dtype of the products; None means that of the parameters, or of autocast.
 
         Raises:
-            LayerError: for an unknown use.
+            LayerError: for a number of tokens that is not whole, or an unknown use, device or dtype.
 
         >>> print(EinsumLinear(64, 64, "monarch").explain(1000, "training", device="cuda", dtype=torch.bfloat16))
         ... # doctest: +ELLIPSIS
@@ -219,11 +226,14 @@ class EinsumLinear(FactoredModule, StructuredLayer):
             use = Use.merged if unmerged is Use.inference and self.is_merged else unmerged
         if use not in set(Use):
             raise LayerError(f"use {use!r}: layers have a route for each use", remedy=f"one of {', '.join(Use)}")
-        place = torch.device(self.gain.device if device is None else device).type
+        if type(tokens) is not int or tokens < 0:
+            raise LayerError(f"tokens {tokens!r}: they are counted", remedy="a whole number from 0")
+        place = self.gain.device.type if device is None else checked_device(device).type
         dtype = dtype or cast_dtype(self.gain, autocast_dtype(self.gain))
-        call, use = Call(place, dtype, tokens, trains=use == Use.training), Use(use)
+        check_dtype(dtype)
+        call, use = Call(place, dtype, tokens), Use(use)
         profile = profile_for(place, _num_threads(), dtype)
-        return explanation(self.sized, self._route_table(call, use).at(tokens), use, call, profile)
+        return explanation(self.plan, self._route_table(call, use).at(tokens), use, call, profile)
 
     def factor_tensor(self, factor: str) -> Tensor:
         """One factor, unscaled, with an axis for every index in the order of `sized.carriers_of(factor)`.
@@ -268,10 +278,11 @@ class EinsumLinear(FactoredModule, StructuredLayer):
                 if kept.is_plain and x.ndim == 2 and x.shape[1] == self.in_features and not x.is_meta:
                     return kept.multiply(x, bias)
             return self._infer_merged(x, merging)
-        except RuntimeError:
+        except (RuntimeError, TypeError, AttributeError):
             nested = output_for(self, x, self.in_features)
             if nested is not None:
                 return nested
+            self._refuse_missing(self._factors())
             check_input(x, self.in_features, self.gain.dtype)
             check_parameters(x, self)
             raise
@@ -304,7 +315,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         check_width(x, self.in_features)  # rows of another width may be reshaped, and there may be none
         autocast, kept = autocast_dtype(x), merging.weights
         if kept is None or kept.autocast is not autocast:
-            call = Call(x.device.type, cast_dtype(self.gain, autocast), x.numel() // self.in_features, trains=False)
+            call = Call(x.device.type, cast_dtype(self.gain, autocast), x.numel() // self.in_features)
             kept = KeptWeights(self.plan, self._factors(), self.gain, autocast, self._route_table(call, Use.merged))
             merging.weights = kept
         x, bias = cast(autocast, x, self._padded_bias(self.bias))
@@ -359,7 +370,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
     def _resolve(self, x: Tensor, autocast: torch.dtype | None, has_grad: bool) -> Resolved:
         """Decide how inputs of this shape are computed."""
         check_width(x, self.in_features)
-        call = Call(x.device.type, cast_dtype(self.gain, autocast), x.numel() // self.in_features, has_grad)
+        call = Call(x.device.type, cast_dtype(self.gain, autocast), x.numel() // self.in_features)
         table = self._route_table(call, Use.training if has_grad else Use.inference)
         return resolved(x, call, self.plan, table.at(call.tokens), autocast)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from einsearch_cli.layers.execution.choose import executor_for
 from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.machine_profile import MachineProfile
 from einsearch_cli.layers.plans.plan import Call, Plan, Step
@@ -54,8 +55,9 @@ class LayerExplanation:
         return "\n".join(lines)
 
 
-def explanation(sized: SizedStructure, route: Route, use: Use, call: Call, profile: MachineProfile) -> LayerExplanation:
-    """Explain how `route` is used in a call."""
+def explanation(own: Plan, route: Route, use: Use, call: Call, profile: MachineProfile) -> LayerExplanation:
+    """Explain how a layer of the plan `own` uses `route` in a call."""
+    sized = own.sized
     tokens, plan = call.tokens, route.plan.at(call.tokens, profile.token_major)
     return LayerExplanation(
         sized=sized,
@@ -65,7 +67,7 @@ def explanation(sized: SizedStructure, route: Route, use: Use, call: Call, profi
         dtype=call.dtype,
         route=route.text,
         plan=plan,
-        executor="gpu" if not call.is_cpu else "dense" if route.is_dense else "cpu",
+        executor=executor_for(route.plan, call._replace(tokens=1), own).name,  # equal for all, but made quickly for one
         chunks=chunks(plan, tokens, profile.chunks),
         kept=kept_steps(plan, tokens, profile.chunks) if use is Use.training else (),
         predicted_us={each.text: predicted_ns(sized, each, tokens, profile, use) / 1e3 for each in routes(sized)},

@@ -14,6 +14,7 @@ from einsearch_cli.layers.factors import FACTORS, FactorMatrix, Factors, matrice
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import stored_plan
 from einsearch_cli.layers.torch_private import is_traced_by_module
+from einsearch_cli.layers.tracing import is_traced
 from einsearch_cli.machine import memory_bytes
 from einsearch_cli.sizing import SizedStructure
 from einsearch_cli.structures import FeatureOrder, Structure, standard_order
@@ -22,6 +23,8 @@ FAST: Final = "fast"
 STANDARD: Final = "standard"
 _KEY: Final = "einsearch_order"
 """Key of a layer's order in the metadata that torch stores with a state."""
+_VIEW: Final = "_view"
+"""Attribute in which a layer keeps the view of its factors."""
 _VERSION: Final = 2
 """Version of a layer's state in these metadata. States of version 1 record no order and have the fast one."""
 
@@ -93,8 +96,18 @@ class FactoredModule(nn.Module):
 
         Assigning those of another layer, or a dictionary, makes these the parameters of this layer; they are not copied.
         """
-        apart = self._modules.get(FACTORS)
-        return apart if isinstance(apart, nn.ParameterDict) else Factors(self)
+        if FACTORS in self._modules:
+            self._take_factors_back()
+            apart = self._modules.get(FACTORS)
+            if isinstance(apart, nn.ParameterDict):
+                return apart
+        attributes = vars(self)
+        if self._names[0] in attributes:  # a view of these is not kept, as it would keep the layer alive
+            return Factors(self, attributes)
+        view: Factors | None = attributes.get(_VIEW)
+        if view is None or not view.is_view_of(self._parameters):
+            view = attributes[_VIEW] = Factors(self, self._parameters)
+        return view
 
     @factors.setter
     def factors(self, values: Mapping[str, Tensor] | nn.ParameterDict) -> None:
@@ -102,11 +115,13 @@ class FactoredModule(nn.Module):
             self._modules[FACTORS] = values
             return
         found = dict(values.items())
+        self._check_assigned(found)
         self._modules.pop(FACTORS, None)
         for name, value in found.items():
             self._parameters.pop(parameter_name(name), None)  # to be the last ones, as they always were
             parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
             self.register_parameter(parameter_name(name), parameter)
+        vars(self).pop(_VIEW, None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == FACTORS:  # nn.Module would treat it as a module, without asking the property
@@ -125,16 +140,52 @@ class FactoredModule(nn.Module):
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """The modules inside: none, unless a tool keeps factors in one."""
         # `torch.jit.trace` finds parameters by the parts of their names, and asks here before it looks at them.
-        if is_traced_by_module() and FACTORS not in self._modules:
-            Factors(self).become_module()
+        if is_traced_by_module() and FACTORS not in self._modules and isinstance(self.factors, Factors):
+            self.factors.become_module()
+        self._take_factors_back()
         return super().named_children()
+
+    def named_modules(self, *words: Any, **named: Any) -> Iterator[tuple[str, nn.Module]]:
+        """The layer itself, and the modules inside it, as for every module."""
+        self._take_factors_back()
+        return super().named_modules(*words, **named)
+
+    def named_parameters(self, *words: Any, **named: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters by name, as for every module."""
+        self._take_factors_back()
+        return super().named_parameters(*words, **named)
+
+    def _take_factors_back(self) -> None:
+        """Hold the factors again, once a tool that kept them in a module has left nothing else there."""
+        apart = self._modules.get(FACTORS)
+        if isinstance(apart, Factors) and apart.is_plain and not (is_traced() or is_traced_by_module()):
+            for name in sorted(apart):
+                self._parameters[parameter_name(name)] = apart._parameters[name]
+            if not apart.is_view:
+                apart.become_view(self, self._parameters)
+                vars(self)[_VIEW] = apart
+            self._modules.pop(FACTORS, None)
+
+    def _check_assigned(self, factors: Mapping[str, Any]) -> None:
+        """Raise LayerError for factors of other names or shapes than the layer's."""
+        shapes = {step.factor: step.weight_shape for step in self.plan.steps}
+        for name, value in factors.items():
+            held = self._parameters.get(parameter_name(name))
+            wanted = shapes.get(name) if held is None else tuple(held.shape)
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            if wanted is None or found[-len(wanted) :] != wanted:
+                known = ", ".join(f"{factor} {shapes[factor]}" for factor in sorted(shapes))
+                raise LayerError(
+                    f"factor {name!r}, {found}: the layer's factors are {known}",
+                    remedy="assign tensors of these names and shapes, or build a layer of the other structure",
+                )
 
     def factor_matrices(self) -> dict[str, tuple[FactorMatrix, ...]]:
         """The matrices of every factor, by parameter name, as parameters of two axes (fan_out, fan_in).
 
         These are for optimizers that take only matrices, such as `torch.optim.Muon`. They are views of the factors, and
         their gradients are views of the factors' gradients. Make them together with the optimizer, after moves to a
-        device or dtype.
+        device or dtype: a step of a matrix whose factor was moved or replaced raises LayerError.
 
         Raises:
             LayerError: for a factor that is sharded or parametrized.
@@ -147,7 +198,8 @@ class FactoredModule(nn.Module):
         >>> optimizer = torch.optim.SGD([matrix for found in matrices.values() for matrix in found], lr=0.1)
         """
         return {
-            parameter_name(name): matrices_of(parameter_name(name), factor) for name, factor in self.factors.items()
+            parameter_name(name): matrices_of(self, parameter_name(name), factor)
+            for name, factor in self.factors.items()
         }
 
     @torch.no_grad()
@@ -197,9 +249,33 @@ class FactoredModule(nn.Module):
         parameters: Any = self._parameters
         try:
             return [parameters[name] for name in self._names]
-        except KeyError:  # parametrized or pruned factors, or tensors of a replica of `nn.DataParallel`
-            factors = self.factors
-            return [factors[step.factor] for step in self.plan.steps]
+        except KeyError:
+            return self._factors_elsewhere()
+
+    def _factors_elsewhere(self) -> list[Tensor]:
+        """Factors that are not the layer's own parameters, or no longer.
+
+        Replicas of `nn.DataParallel` and layers in FSDP have tensors as attributes; pruning and parametrizations keep
+        their parameters in a module.
+        """
+        attributes: Any = vars(self)
+        if all(name in attributes for name in self._names):
+            return [attributes[name] for name in self._names]
+        factors = self.factors
+        for hook in tuple(factors._forward_pre_hooks.values()):  # those of pruning; the module itself is never called
+            hook(factors, ())
+        found = [getattr(factors, step.factor, None) for step in self.plan.steps]
+        self._refuse_missing(found)
+        return found
+
+    def _refuse_missing(self, factors: Sequence[Any]) -> None:
+        """Raise LayerError if a factor was deleted or set to None."""
+        for step, factor in zip(self.plan.steps, factors, strict=True):
+            if not isinstance(factor, Tensor):
+                raise LayerError(
+                    f"factor {step.factor!r} is missing: the layer multiplies by all its factors",
+                    remedy=f"layer.factors[{step.factor!r}] = nn.Parameter(…), of shape {step.weight_shape}",
+                )
 
     def padded(self, x: Tensor) -> Tensor:
         """Features padded with zeros to the product of the sizes of the input indices."""
@@ -216,7 +292,9 @@ class FactoredModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state of copies and pickles, without the plan, which all layers of one structure share."""
-        return {**self.__dict__, "plan": None}
+        state = {**self.__dict__, "plan": None}
+        state.pop(_VIEW, None)
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "plan": stored_plan(state["sized"])})  # type: ignore[no-untyped-call]

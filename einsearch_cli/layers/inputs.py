@@ -24,6 +24,14 @@ def check_dtype(dtype: torch.dtype) -> None:
         )
 
 
+def checked_device(device: torch.device | str) -> torch.device:
+    """The device; LayerError if torch does not know it."""
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise LayerError(f"device {device!r}: torch has no such device", remedy="cpu, cuda or mps") from error
+
+
 def check_width(x: Tensor, in_features: int) -> None:
     """Raise LayerError if the last dimension is not `in_features`."""
     if x.ndim == 0 or x.shape[-1] != in_features:
@@ -34,8 +42,12 @@ def check_width(x: Tensor, in_features: int) -> None:
 
 
 def check_input(x: Tensor, in_features: int, dtype: torch.dtype) -> None:
-    """Raise LayerError if the last dimension is not `in_features`, or the input is not floating-point."""
+    """Raise LayerError if the last dimension is not `in_features`, or the input is sparse or not floating-point."""
     check_width(x, in_features)
+    if x.layout is not torch.strided:
+        raise LayerError(
+            f"input of layout {x.layout}: the layer takes dense tensors", remedy="convert it with .to_dense()"
+        )
     if not x.is_floating_point():
         raise LayerError(
             f"input of dtype {x.dtype}: the layer takes floating tensors", remedy=f"convert it with .to({dtype})"
@@ -76,8 +88,13 @@ def output_for(layer: nn.Module, x: Tensor | fx.Proxy, in_features: int) -> Tens
     """The output of a layer on the last axis for an input that is not a dense tensor; None for a dense one.
 
     Raises:
-        LayerError: if the traced layer is not part of a model, or the features are jagged.
+        LayerError: if x is not a tensor, the traced layer is not part of a model, or the features are jagged.
     """
+    if not isinstance(x, Tensor | fx.Proxy):
+        raise LayerError(
+            f"input of type {type(x).__name__}: the layer takes tensors (…, {in_features})",
+            remedy="make a tensor of it: torch.as_tensor(x)",
+        )
     if not isinstance(x, fx.Proxy):
         return _nested(layer, x, in_features) if x.is_nested else None
     name = x.tracer.path_of_module(layer)  # type: ignore[attr-defined]

@@ -54,6 +54,8 @@ class EachExpert(Executor):
     Gains (E,) and factors (E, B, K, N) belong to all experts, whose saved results share memory.
     """
 
+    name = "each expert"
+
     def __init__(self, plan: Plan, sizes: Sequence[int]) -> None:
         super().__init__(plan)
         self.sizes, self.keeps = tuple(sizes), kept_steps(plan, sum(sizes))
@@ -102,7 +104,7 @@ class EachExpert(Executor):
         return contract_each(self.plan, x, self.sizes, reference_scale(gain, factors, self.plan.limits), factors)
 
     def _executor(self, rows: Tensor, tokens: int) -> CpuExecutor:
-        executor = executor_for(self.plan, Call("cpu", rows.dtype, tokens, trains=True))
+        executor = executor_for(self.plan, Call(rows.device.type, rows.dtype, tokens))
         assert isinstance(executor, CpuExecutor)
         return executor
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -88,3 +91,17 @@ def test_experts_are_refused_by_name() -> None:
         "1 is a StructuredMoE: which experts run depends on the token, so it is not one matrix\n"
         "try: export it as safetensors, as a program, or as a folder of transformers with structured layers"
     )
+
+
+def test_serving_layers_store_no_plan_and_name_a_wrong_input() -> None:
+    layer, x = EinsumLinear(13, 36, "btt:r=2"), torch.randn(3, 13)
+    serving = ServingLinear(layer)
+    written = pickle.dumps(serving)
+    assert b"Plan" not in written
+    for made in (copy.deepcopy(serving), pickle.loads(written)):  # noqa: S301
+        torch.testing.assert_close(made(x), layer(x))
+        made.__setstate__({**serving.__dict__})  # as in files of earlier versions
+        assert made.plan is serving.plan
+    for wrong, message in ((torch.zeros(3, 26), r"in_features = 13"), (x.long(), "dtype torch.int64")):
+        with pytest.raises(LayerError, match=message):
+            serving(wrong)

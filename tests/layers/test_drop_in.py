@@ -239,6 +239,17 @@ def test_integer_input_is_named() -> None:
         EinsumLinear(4, 4, "dense")(torch.zeros(3, 4, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_inputs_that_are_not_dense_tensors_are_named(grad: bool) -> None:
+    layer = EinsumLinear(16, 16, "btt:r=2")
+    with torch.set_grad_enabled(grad):
+        with pytest.raises(LayerError, match=r"layout torch\.sparse_coo: .*\ntry: convert it with \.to_dense"):
+            layer(torch.zeros(3, 16).to_sparse())
+        for wrong, kind in ((None, "NoneType"), ([0.0] * 16, "list")):
+            with pytest.raises(LayerError, match=rf"input of type {kind}: .*\(…, 16\)\ntry: make a tensor"):
+                layer(wrong)
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_dtype_that_cannot_be_trained_is_named(dtype: torch.dtype) -> None:
     with pytest.raises(LayerError, match=f"dtype {dtype}"):

@@ -157,7 +157,7 @@ def test_one_switch_chooses() -> None:
         (device, is_formed): type(
             executor_for(
                 dense.plan if is_formed else layer.plan,
-                Call(device, torch.float32, 3, trains=True),
+                Call(device, torch.float32, 3),
                 layer.plan if is_formed else None,
             )
         )

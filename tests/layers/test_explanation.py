@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -60,3 +62,19 @@ def test_the_explanation_of_a_call_is_up_to_date() -> None:
     assert layer.explain(1, device="cuda").executor == "gpu"
     with pytest.raises(LayerError, match=r"use 'decoding': .*\ntry: one of inference, merged, training"):
         layer.explain(1, "decoding")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"tokens": -5}, r"tokens -5: .*\ntry: a whole number from 0"),
+        ({"tokens": 1.5}, r"tokens 1\.5"),
+        ({"tokens": "3"}, r"tokens '3'"),
+        ({"device": "tpu"}, r"device 'tpu': torch has no such device\ntry: cpu"),
+        ({"dtype": torch.int32}, r"dtype torch\.int32"),
+        ({"dtype": torch.float8_e4m3fn}, r"dtype torch\.float8_e4m3fn"),
+    ],
+)
+def test_calls_that_no_layer_can_have(words: dict[str, Any], message: str) -> None:
+    with pytest.raises(LayerError, match=message):
+        EinsumLinear(16, 16, "btt:r=2").explain(**{"tokens": 3, **words})

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.func import functional_call
 from torch.nn.utils import parametrize, prune
 
@@ -236,11 +236,91 @@ def test_tools_that_compute_a_factor_keep_it_in_a_module(x: Tensor) -> None:
         made.load_state_dict(layer.state_dict())
     parametrize.remove_parametrizations(layer.factors, "A")
     torch.testing.assert_close(layer(x), wanted(x))
+    assert _own(layer) == ["gain", "bias", "factors.A", "factors.B"]
 
     prune.l1_unstructured(wanted.factors, "B", amount=0.5)
     assert {"factors.B_orig", "factors.B_mask", "factors.A"} < set(wanted.state_dict())
     assert (wanted.factors["B"] == 0).float().mean() == 0.5
     torch.testing.assert_close(wanted(x), x @ wanted.to_dense().T)
+
+
+def _own(layer: nn.Module) -> list[str]:
+    return [name for name, _ in layer.named_parameters(recurse=False)]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_factors_return_when_a_tool_is_done(x: Tensor) -> None:
+    layer = EinsumLinear(16, 16, "btt:r=2").eval()
+    held, names, wanted = layer.factors, _own(layer), layer(x)
+    torch.jit.trace(layer, x, check_trace=False)
+    assert held["A"] is layer.factors["A"]
+    torch.testing.assert_close(layer(x), wanted)
+    assert _own(layer) == list(layer._parameters) == names
+    for name in "AB":
+        prune.random_unstructured(held, name, amount=0.5)
+    assert _own(layer) == ["gain", "bias"]
+    for name in "AB":
+        prune.remove(held, name)
+    assert merge(layer).is_merged
+    assert _own(layer) == names
+    assert not layer._modules
+    assert held is layer.factors
+
+
+def test_all_factors_are_pruned_and_trained(x: Tensor) -> None:
+    """Both factors come from views of one layer, and a step of the optimizer reaches the pruned ones."""
+    layer = EinsumLinear(16, 16, "btt:r=2")
+    assert layer.factors is layer.factors
+    prune.global_unstructured([(layer.factors, "A"), (layer.factors, "B")], prune.L1Unstructured, amount=0.3)
+    _steps(layer, x, torch.optim.SGD(layer.parameters(), lr=0.1), steps=2)
+    for name in "AB":
+        pruned = getattr(layer.factors, f"{name}_orig") * getattr(layer.factors, f"{name}_mask")
+        layer(x)
+        assert torch.equal(layer.factors[name], pruned)
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("original", [False, True])
+def test_layers_in_the_first_fsdp(layer: nn.Module, x: Tensor, original: bool) -> None:
+    """It flattens all parameters of a module and gives it tensors as attributes instead, named like the parameters."""
+    wanted = layer(x)
+    grads = torch.autograd.grad(wanted.square().sum(), [p for p in layer.parameters() if p.requires_grad])
+    model = FullyShardedDataParallel(
+        nn.Sequential(layer), device_id=torch.device("cpu"), use_orig_params=original, sync_module_states=False
+    )
+    y = model(x)
+    torch.testing.assert_close(y, wanted)
+    y.square().sum().backward()
+    found = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(found.norm(), torch.cat([g.flatten() for g in grads]).norm())
+    torch.testing.assert_close(model(x), wanted)
+
+
+def test_factors_that_are_not_the_layers_or_missing(x: Tensor) -> None:
+    layer = EinsumLinear(16, 16, "btt:r=2")
+    for wrong in ({"C": torch.zeros(4, 4, 8)}, {"A": torch.zeros(4, 8, 4)}, {"A": None}):
+        with pytest.raises(
+            LayerError, match=r"factor '[AC]'.*: the layer's factors are A \(4, 4, 8\), B \(4, 8, 4\)\ntry: "
+        ):
+            layer.factors = wrong
+    assert _own(layer) == ["gain", "bias", "factors.A", "factors.B"]
+    kept = layer.factors["A"]
+    for drop in (
+        lambda: layer.factors.pop("A"),
+        lambda: layer.factors.update({"A": None}),
+        lambda: layer.factors.clear(),
+    ):
+        drop()
+        for grad in (False, True):
+            with (
+                torch.set_grad_enabled(grad),
+                pytest.raises(LayerError, match=r"factor 'A' is missing.*\ntry: layer\.fac"),
+            ):
+                layer(x)
+        layer.factors["A"] = kept
+    layer.factors["B"] = nn.Parameter(torch.zeros(4, 8, 4))
+    assert torch.equal(layer(x), torch.zeros(5, 16))
 
 
 def _steps(layer: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:
@@ -297,8 +377,45 @@ def test_matrices_of_experts_and_factors_without_matrices() -> None:
     assert torch.equal(found["factors.A"][5], experts.factors["A"][1, 1].T)
     layer = EinsumLinear(16, 16, "btt:r=2")
     parametrize.register_parametrization(layer.factors, "A", _Half())
-    with pytest.raises(LayerError, match=r"matrices of parameter factors\.A.*\ntry: make the optimizer before"):
+    with pytest.raises(LayerError, match=r"matrices of parameter factors\.A.*\ntry: use a model that is not sharded"):
         layer.factor_matrices()
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))],  # noqa: S301
+    ids=["copy", "pickle"],
+)
+def test_a_copied_optimizer_of_matrices_moves_the_copied_layer(x: Tensor, copied: Any) -> None:
+    layer = EinsumLinear(16, 16, "btt:r=2")
+    matrices = [matrix for found in layer.factor_matrices().values() for matrix in found]
+    twin, optimizer = copied((layer, torch.optim.SGD(matrices, lr=0.1)))
+    assert [m.shape for m in optimizer.param_groups[0]["params"]] == [m.shape for m in matrices]
+    _steps(twin, x, optimizer, steps=1)
+    for name in "AB":
+        assert not torch.equal(twin.factors[name], layer.factors[name])
+
+
+STALE = {
+    "dtype": lambda layer: layer.double().float(),
+    "assigned": lambda layer: layer.load_state_dict(EinsumLinear(16, 16, "btt:r=2").state_dict(), assign=True),
+    "parametrized": lambda layer: parametrize.register_parametrization(layer.factors, "A", _Half()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("move", STALE.values(), ids=STALE)
+def test_matrices_of_factors_that_were_moved(move: Any, x: Tensor) -> None:
+    layer = EinsumLinear(16, 16, "btt:r=2")
+    optimizer = torch.optim.SGD([m for found in layer.factor_matrices().values() for m in found], lr=0.1)
+    torch.jit.trace(layer, x, check_trace=False)  # factors in a module are still the layer's
+    _steps(layer, x, optimizer, steps=1)
+    move(layer)
+    layer(x).sum().backward()
+    with pytest.raises(
+        LayerError, match=r"matrix of parameter factors\.A: the layer has moved or replaced.*\ntry: make"
+    ):
+        optimizer.step()
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this version of torch has no Muon")

@@ -16,9 +16,8 @@ from einsearch_cli.layers.execution.scaling import gradients_by_torch, scaled_by
 from einsearch_cli.layers.plans.planner import routes
 from einsearch_cli.layers.plans.two_cores import two_cores
 
-pytest.importorskip("triton", reason="Triton is not installed; `make kernels` installs it for these tests alone")
 if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("kernels are compiled unless TRITON_INTERPRET=1", allow_module_level=True)
+    pytest.skip("run by `make kernels`, which installs Triton for these tests alone", allow_module_level=True)
 
 from einsearch_cli.layers.execution.kernels import by_triton, tensor_train
 from tests.layers.parts import factors_of
@@ -28,7 +27,7 @@ from tests.layers.parts import factors_of
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Two programs for any number of multiprocessors, with a count of the queries."""
     asked: list[int] = []
-    monkeypatch.setattr(tensor_train, "_programs", lambda x, _: asked.append(1) or min(2, x.shape[0]))
+    monkeypatch.setattr(tensor_train, "programs_for", lambda x, _: asked.append(1) or min(2, x.shape[0]))
     return asked
 
 
@@ -46,7 +45,7 @@ def test_a_bias_is_added(shape: tuple[int, int]) -> None:
 def test_factors_are_scaled_as_by_torch(
     count: int, size: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(by_triton, "_PROGRAMS", 4)  # the interpreter runs one after another
+    monkeypatch.setattr(by_triton, "MOST_PROGRAMS", 4)  # the interpreter runs one after another
     torch.manual_seed(0)
     factors = tuple(torch.randn(shape).to(dtype) for shape in ((16, 24, 8), (3, 5, 7), (1, 90, 60))[:count])
     factors[0].mul_(size)

@@ -146,7 +146,7 @@ def test_gradients_that_are_not_wanted_are_not_given() -> None:
 def test_wide_intermediates_are_computed_again() -> None:
     """As in eager mode: allocating new memory in every step is expensive."""
     wide, narrow = (EinsumLinear(1024, 1024, text, device="meta").plan for text in ("btt:r=4", "monarch"))
-    cpu, gpu = (Call(device, torch.float32, 1, trains=True) for device in ("cpu", "cuda"))
+    cpu, gpu = (Call(device, torch.float32, 1) for device in ("cpu", "cuda"))
     assert kept_when_compiled(wide, cpu) == (False,)
     assert kept_when_compiled(narrow, cpu) == kept_when_compiled(wide, gpu) == (True,)
 

@@ -138,7 +138,7 @@ def test_a_cpu_has_no_kernels() -> None:
     assert two_core_kernels(cores, x, [factor.bfloat16() for factor in factors_of(layer)], None) is None
     half, single = torch.bfloat16, torch.float32
     for device, dtype, keeps in (("cpu", half, True), ("cuda", half, False), ("cuda", single, True)):
-        assert kept_when_compiled(layer.plan, Call(device, dtype, 3, trains=True)) == (keeps,)
+        assert kept_when_compiled(layer.plan, Call(device, dtype, 3)) == (keeps,)
 
 
 def test_nothing_but_input_and_output_moves() -> None:

@@ -58,7 +58,7 @@ def test_few_tokens_are_faster_token_major() -> None:
     """They take a third of the time on an EPYC, half on a Xeon; without the plan for few tokens, all of it."""
     layer = EinsumLinear(2048, 2048, "block-shuffle:blocks=4").requires_grad_(False)
     x, usual = torch.randn(4, 2048), CpuExecutor(layer.plan, 4)
-    chosen = executor_for(layer.plan, Call("cpu", torch.float32, tokens=4, trains=False))
+    chosen = executor_for(layer.plan, Call("cpu", torch.float32, tokens=4))
     weights = [layer.factors[step.factor] for step in layer.plan.steps]
     race = Race(
         {

@@ -46,8 +46,6 @@ execute: Any = super(torch.autograd.Function, _Executed).apply
 """A function of (executor, x, gain, bias, *factors) that returns the output, differentiable.
 
 It is `_Executed.apply` without the check of every argument for function transforms, which never get here.
-
-This is `_Executed.apply` without its look at every argument for function transforms, under which layers do not come here.
 """
 
 
@@ -141,9 +139,9 @@ structured_linear.register_autograd(_backward, setup_context=_set_up)
 
 
 def _executor(name: str, x: Tensor) -> Executor:
-    return executor_for(_plans[name], Call(x.device.type, x.dtype, x.shape[0], trains=True))
+    return executor_for(_plans[name], Call(x.device.type, x.dtype, x.shape[0]))
 
 
 def _kept(name: str, x: Tensor) -> tuple[bool, ...]:
     """Which results are saved; in compiled code, this must not depend on the number of tokens."""
-    return kept_when_compiled(_plans[name], Call(x.device.type, x.dtype, 1, trains=True))
+    return kept_when_compiled(_plans[name], Call(x.device.type, x.dtype, 1))

@@ -23,9 +23,10 @@ _num_threads = torch.get_num_threads
 def executor_for(plan: Plan, call: Call, stored: Plan | None = None) -> Executor:
     """The executor of a plan for calls of this kind.
 
-    With `stored`, the layer's own plan, it takes that plan's factors, and `plan` is the plan of their product.
+    With `stored`, the layer's own plan, the executor may take the factors of that plan instead of those of `plan`, which
+    are products of them; its `takes_stored` says so. On a CPU, such an executor forms the dense matrix.
     """
-    if stored is not None:
+    if stored is not None and plan.is_dense and call.is_cpu:
         return _dense_executor(stored, plan)
     # The first such call decides: chunks suit one core, whatever number of threads there is later.
     profile = profile_for(call.device, _num_threads(), call.dtype)
@@ -64,8 +65,7 @@ class Resolved(NamedTuple):
 
 def resolved(x: Tensor, call: Call, own: Plan, route: Route, autocast: torch.dtype | None) -> Resolved:
     """The decisions for inputs like `x` (..., in_features) of a layer whose plan is `own`."""
-    sized, is_formed = own.sized, route.is_dense and call.is_cpu
-    is_own = is_formed or route.is_own
+    sized, executor = own.sized, executor_for(route.plan, call, own)
+    is_own = route.is_own or executor.takes_stored
     is_plain = is_own and autocast is None and (own.padded_in, own.padded_out) == (sized.d_in, sized.d_out)
-    executor = executor_for(route.plan, call, own if is_formed else None)
     return Resolved(x.shape, x.is_cpu, _num_threads(), autocast, route, is_own, is_plain, executor)

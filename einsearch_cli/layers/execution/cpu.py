@@ -31,6 +31,7 @@ from einsearch_cli.layers.plans.plan import Plan
 class CpuExecutor(Executor):
     """Lets factors meet the activation one after another, chunk by chunk."""
 
+    name = "cpu"
     is_cpu = True
 
     def __init__(self, plan: Plan, tokens: int, lengths: ChunkLengths | None = DEFAULT_CPU.chunks) -> None:

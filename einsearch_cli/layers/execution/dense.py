@@ -27,6 +27,9 @@ _addmm = torch.addmm
 class DenseExecutor(Executor):
     """Forms one matrix from the factors of the layer's own plan; `plan` is the plan of this matrix."""
 
+    name = "dense"
+    takes_stored = True
+
     def __init__(self, stored: Plan, dense: Plan) -> None:
         super().__init__(dense, stored)
         self._forming = Forming(stored, dense)

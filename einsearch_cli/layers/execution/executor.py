@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -39,6 +39,10 @@ class Executor:
     `tests/layers/test_executors.py` runs every executor against the reference.
     """
 
+    name: ClassVar[str]
+    """The name that `EinsumLinear.explain` shows."""
+    takes_stored: ClassVar[bool] = False
+    """Whether factors are those of the plan `stored`, rather than those of the plan's own steps."""
     plan: Plan
     keeps: Sequence[bool]
     """Which step results a differentiable call saves by default."""

@@ -24,6 +24,7 @@ from einsearch_cli.layers.plans.two_cores import two_cores
 class GpuExecutor(CpuExecutor):
     """Lets factors meet the activation one after another, with the last one scaled beforehand."""
 
+    name = "gpu"
     is_cpu = False
 
     def __init__(self, plan: Plan, tokens: int) -> None:

@@ -127,7 +127,7 @@ class KeptWeights:
         route = self._route_table.at(x.shape[0])
         if route.is_dense:
             return functional.linear(x, self._dense(route), bias)
-        executor = executor_for(route.plan, Call(x.device.type, x.dtype, x.shape[0], trains=False))
+        executor = executor_for(route.plan, Call(x.device.type, x.dtype, x.shape[0]))
         weights = self._prepared.get(executor.plan)
         if weights is None:
             # Kept too: repeating took a third of a one-token call through the generic structure of width 4096.

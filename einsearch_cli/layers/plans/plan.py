@@ -37,8 +37,6 @@ class Call(NamedTuple):
     dtype: torch.dtype
     """The dtype of the products: that of autocast if it is on."""
     tokens: int
-    trains: bool
-    """Whether the call is differentiable."""
 
     @property
     def is_cpu(self) -> bool:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PROGRAMS = 256
+MOST_PROGRAMS = 256
 """Number of partial sums of a factor."""
 _BLOCK = 2048
 """Number of elements that a program reads at once."""
@@ -30,14 +30,14 @@ def scaled_last(gain: Tensor, factors: tuple[Tensor, ...], norms_at_cap: tuple[f
     """The last factor times gain / Π max(1, norm / norm at cap), and the values that `add_scale_` needs."""
     count, last = len(factors), factors[-1]
     partials, scale_and_norms = (
-        gain.new_empty(count * _PROGRAMS, dtype=torch.float32),
+        gain.new_empty(count * MOST_PROGRAMS, dtype=torch.float32),
         gain.new_empty(count + 2, dtype=torch.float32),
     )
     scaled = torch.empty_like(last)
     numels = tuple(factor.numel() for factor in factors)
-    sizes = {"COUNT": count, "PROGRAMS": _PROGRAMS, "BLOCK": _BLOCK}
-    _squares[(_PROGRAMS, count)](partials, factors, numels, **sizes)
-    _scale_last[(_PROGRAMS,)](scaled, scale_and_norms, partials, gain, last, numels[-1], norms_at_cap, **sizes)
+    sizes = {"COUNT": count, "PROGRAMS": MOST_PROGRAMS, "BLOCK": _BLOCK}
+    _squares[(MOST_PROGRAMS, count)](partials, factors, numels, **sizes)
+    _scale_last[(MOST_PROGRAMS,)](scaled, scale_and_norms, partials, gain, last, numels[-1], norms_at_cap, **sizes)
     return scaled, scale_and_norms
 
 
@@ -49,12 +49,12 @@ def add_scale_(
     scale_and_norms: Tensor,
 ) -> Tensor:
     """Turn gradients with respect to scaled factors into those of the unscaled ones, in place; returns the gain's."""
-    partials, gain_grad = gain.new_empty(_PROGRAMS, dtype=torch.float32), torch.empty_like(gain)
+    partials, gain_grad = gain.new_empty(MOST_PROGRAMS, dtype=torch.float32), torch.empty_like(gain)
     numels = tuple(factor.numel() for factor in factors)
-    _products[(_PROGRAMS,)](partials, grads[-1], factors[-1], numels[-1], PROGRAMS=_PROGRAMS, BLOCK=_BLOCK)
-    _add_scale[(_PROGRAMS, len(factors))](
+    _products[(MOST_PROGRAMS,)](partials, grads[-1], factors[-1], numels[-1], PROGRAMS=MOST_PROGRAMS, BLOCK=_BLOCK)
+    _add_scale[(MOST_PROGRAMS, len(factors))](
         gain_grad, grads, scale_and_norms, partials, factors, numels, norms_at_cap,
-        COUNT=len(factors), PROGRAMS=_PROGRAMS, BLOCK=_BLOCK,
+        COUNT=len(factors), PROGRAMS=MOST_PROGRAMS, BLOCK=_BLOCK,
     )  # fmt: skip
     return gain_grad
 

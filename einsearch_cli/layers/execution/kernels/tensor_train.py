@@ -30,7 +30,7 @@ def multiply(
     cores: TwoCores, x: Tensor, y: Tensor, scale: float, bias: Tensor | None, factors: Sequence[Tensor]
 ) -> None:
     """Compute y (tokens, features) = scale · Σ_r F_rᵀ X S_r + bias for every token; all tensors are contiguous."""
-    _multiply[(_programs(x, _ON_EACH),)](
+    _multiply[(programs_for(x, _ON_EACH),)](
         y, x, *factors, x if bias is None else bias, x.shape[0], scale, *_constants(cores),
         HAS_BIAS=bias is not None, STAGES=_AHEAD if cores.sizes[-1] == 1 else 1, num_warps=4,
     )  # fmt: skip
@@ -42,7 +42,7 @@ def gradients(
     """Gradients of bias and factors from that of the output; sums are in float32, always in the same order."""
     p, q, m, n, r = cores.sizes
     sums = p * m + q * n + m * n
-    programs = _programs(x, 2 if sums < _MANY_SUMS else 1)
+    programs = programs_for(x, 2 if sums < _MANY_SUMS else 1)
     sizes = [factor.numel() for factor in factors] + [grad.shape[1] * wants_bias]
     parts = x.new_empty(programs, sum(sizes), dtype=torch.float32)
     _sum_gradients[(r, programs)](
@@ -54,7 +54,7 @@ def gradients(
     return bias if wants_bias else None, [first.view_as(factors[0]), second.view_as(factors[1])]
 
 
-def _programs(x: Tensor, on_each: int) -> int:
+def programs_for(x: Tensor, on_each: int) -> int:
     return min(x.shape[0], on_each * torch.cuda.get_device_properties(x.device).multi_processor_count)
 
 
