@@ -148,7 +148,7 @@ class FactoredModule(nn.Module):
     def named_modules(self, *words: Any, **named: Any) -> Iterator[tuple[str, nn.Module]]:
         """The layer itself, and the modules inside it, as for every module."""
         self._take_factors_back()
-        return super().named_modules(*words, **named)
+        return super().named_modules(*words, **named)  # type: ignore[no-any-return]
 
     def named_parameters(self, *words: Any, **named: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters by name, as for every module."""
@@ -264,7 +264,7 @@ class FactoredModule(nn.Module):
         factors = self.factors
         for hook in tuple(factors._forward_pre_hooks.values()):  # those of pruning; the module itself is never called
             hook(factors, ())
-        found = [getattr(factors, step.factor, None) for step in self.plan.steps]
+        found: list[Any] = [getattr(factors, step.factor, None) for step in self.plan.steps]
         self._refuse_missing(found)
         return found
 

@@ -6,7 +6,7 @@ The products have contiguous operands, preallocated results, no views that need 
 of one is an ordinary product. Where the plan reads tokens as a batch, the bare product has all rows in one matrix
 instead.
 
-Axes: B batch, R rows (tokens among them), K contracted, N new; see `layers.plan`.
+Axes: B batch, R rows (tokens among them), K contracted, N new; see `layers.plans.plan`.
 """
 
 from __future__ import annotations

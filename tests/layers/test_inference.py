@@ -48,7 +48,7 @@ STRIDED: dict[str, Callable[[], Tensor]] = {
 @pytest.mark.parametrize("make", STRIDED.values(), ids=STRIDED.keys())
 @torch.no_grad()
 def test_strided_inputs_give_what_the_dense_matrix_gives(layer: EinsumLinear, make: Callable[[], Tensor]) -> None:
-    """The generated passes read addresses, not strides."""
+    """The executors read memory by their own strides, not by those of the input."""
     layer, x = layer.double(), make()
     assert not x.is_contiguous()
     expected = x @ layer.to_dense().T

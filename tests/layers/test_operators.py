@@ -116,7 +116,7 @@ def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool, mon
     layer = market[name].layer(cap=cap)
     plan, operator_name = layer.plan, operator_name_of(layer)
     monkeypatch.setattr(autograd, "_executor", lambda _, x: GpuExecutor(plan, x.shape[0]))
-    monkeypatch.setattr(autograd, "_kept", lambda *_: kept_when_compiled(plan, Call("cuda", torch.float64, 3, True)))
+    monkeypatch.setattr(autograd, "_kept", lambda *_: kept_when_compiled(plan, Call("cuda", torch.float64, 3)))
     x = torch.randn(3, plan.padded_in, dtype=torch.float64, requires_grad=True)
     inputs = [x, layer.gain, padded_bias_of(layer), *factors_of(layer)]
     grad = torch.randn(3, plan.padded_out, dtype=torch.float64)

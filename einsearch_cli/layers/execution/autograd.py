@@ -65,7 +65,7 @@ def register_plan(plan: Plan) -> str:
     return name
 
 
-# Schemas are written out, as torch 2.6 does not read them from annotations such as list[Tensor].
+# Schemas are written out: not every version of torch reads them from annotations such as list[Tensor].
 @torch.library.custom_op(
     "einsearch::structured_linear",
     mutates_args=(),
