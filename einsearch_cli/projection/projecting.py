@@ -149,7 +149,7 @@ def nearest_factors(sized: SizedStructure, weight: Tensor) -> tuple[Factors, boo
         sized: the sized structure, with the order of the matrix's features.
         weight: the dense matrix, (d_out, d_in), on the CPU and in float64, like the factors.
     """
-    return _start(sized, weight).finished()
+    return start_of(sized, weight).finished()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,9 @@ def _nearest(several: Sequence[SizedStructure], weight: Tensor, moment: Tensor |
     The search ends at the first order that is exact up to rounding. With more than two factors, it compares distances
     before alternating least squares, which are zero too if the matrix has the structure.
     """
-    start = partial(_start, weight=weight) if moment is None else partial(_weighted_start, weight=weight, moment=moment)
+    start = (
+        partial(start_of, weight=weight) if moment is None else partial(_weighted_start, weight=weight, moment=moment)
+    )
     best = start(several[0])
     for sized in several[1:]:
         if best.error <= _EXACT:
@@ -183,7 +185,8 @@ def _nearest(several: Sequence[SizedStructure], weight: Tensor, moment: Tensor |
     return best
 
 
-def _start(sized: SizedStructure, weight: Tensor) -> _Start:
+def start_of(sized: SizedStructure, weight: Tensor) -> _Start:
+    """The factors from which projecting on one order of features starts."""
     target = Target(sized, weight)
     found = _decompositions(target, target.values)
     norm = torch.linalg.vector_norm(weight).item()

@@ -472,8 +472,10 @@ def test_pickled_layers_of_versions_without_orders_work_as_they_did(kind: str) -
 
 def test_projection_ends_at_the_first_order_that_is_exact_up_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
-    start = projecting._start
-    monkeypatch.setattr(projecting, "_start", lambda *given, **named: (tried.append(given), start(*given, **named))[1])
+    start = projecting.start_of
+    monkeypatch.setattr(
+        projecting, "start_of", lambda *given, **named: (tried.append(given), start(*given, **named))[1]
+    )
     weight = torch.kron(torch.kron(rand(4, 4), rand(4, 4)), rand(4, 4)).float()
     assert project_(EinsumLinear(64, 64, "kronecker:n=3"), weight).relative_error < 1e-6
     assert len(tried) == 1

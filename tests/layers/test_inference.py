@@ -226,7 +226,7 @@ def test_what_is_merged_is_kept_once_for_both_plans_of_a_route() -> None:
     with torch.no_grad():
         layer(torch.randn(3, 64))
         layer(torch.randn(40, 64))
-    few, many = weights_of(layer)._prepared.values()
+    few, many = weights_of(layer).prepared.values()
     assert [one.data_ptr() for one in few] == [one.data_ptr() for one in many]
 
 
@@ -260,4 +260,4 @@ def test_the_dtype_of_the_products_decides_how_many_tokens_are_few(
             merge(layer)(x)
         for use in ("training", "inference", "merged"):
             assert layer.explain(40, use).plan is wanted
-    assert list(weights_of(layer)._prepared) == [wanted]
+    assert list(weights_of(layer).prepared) == [wanted]

@@ -115,8 +115,8 @@ def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool, mon
     """The operators' GPU behaviour, with tensors of the CPU."""
     layer = market[name].layer(cap=cap)
     plan, operator_name = layer.plan, operator_name_of(layer)
-    monkeypatch.setattr(autograd, "_executor", lambda _, x: GpuExecutor(plan, x.shape[0]))
-    monkeypatch.setattr(autograd, "_kept", lambda *_: kept_when_compiled(plan, Call("cuda", torch.float64, 3)))
+    monkeypatch.setattr(autograd, "executor_of", lambda _, x: GpuExecutor(plan, x.shape[0]))
+    monkeypatch.setattr(autograd, "kept_results", lambda *_: kept_when_compiled(plan, Call("cuda", torch.float64, 3)))
     x = torch.randn(3, plan.padded_in, dtype=torch.float64, requires_grad=True)
     inputs = [x, layer.gain, padded_bias_of(layer), *factors_of(layer)]
     grad = torch.randn(3, plan.padded_out, dtype=torch.float64)

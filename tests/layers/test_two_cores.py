@@ -167,10 +167,10 @@ def test_kernels_that_do_not_run_are_logged_once(
     monkeypatch.setattr(small_kernels, "by_triton", module, raising=False)
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *shape, **_: ones(*shape))
-    small_kernels._tried.cache_clear()
-    assert small_kernels._tried(0) is None
-    assert small_kernels._tried(0) is None
-    small_kernels._tried.cache_clear()
+    small_kernels.usable_kernels.cache_clear()
+    assert small_kernels.usable_kernels(0) is None
+    assert small_kernels.usable_kernels(0) is None
+    small_kernels.usable_kernels.cache_clear()
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage() == "Triton's kernels do not run here, torch's operations take their place: no C compiler"

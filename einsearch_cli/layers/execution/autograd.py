@@ -75,7 +75,7 @@ def structured_linear(
     x: Tensor, gain: Tensor, bias: Tensor | None, factors: list[Tensor], name: str, keeps: bool
 ) -> list[Tensor]:
     """Map (tokens, padded_in) to (tokens, padded_out); with `keeps`, also return the step results that backward needs."""
-    executor, kept = _executor(name, x), _kept(name, x)
+    executor, kept = executor_of(name, x), kept_results(name, x)
     y, saved = executor.forward(x, gain, bias, factors, kept if keeps else None)
     if saved is None:
         return [y]
@@ -93,15 +93,15 @@ def structured_linear_gradients(
 ) -> list[Tensor]:
     """The wanted gradients of x, gain, bias and factors."""
     given = iter(saved)
-    results = [next(given) if keeps else None for keeps in _kept(name, x)]
+    results = [next(given) if keeps else None for keeps in kept_results(name, x)]
     inputs = x, gain, None, *factors
-    found = _executor(name, x).backward(inputs, Saved(None, results, may_overwrite=False), grad, wanted)
+    found = executor_of(name, x).backward(inputs, Saved(None, results, may_overwrite=False), grad, wanted)
     return [gradient for gradient, wants in zip(found, wanted, strict=True) if wants and gradient is not None]
 
 
 @structured_linear.register_fake
 def _(x: Tensor, _gain: Tensor, _bias: Tensor | None, _factors: list[Tensor], name: str, keeps: bool) -> list[Tensor]:
-    widths = zip(_plans[name].widths[1:-1], _kept(name, x), strict=True)
+    widths = zip(_plans[name].widths[1:-1], kept_results(name, x), strict=True)
     saved = [x.new_empty(x.shape[0], width) for width, kept in widths if kept and keeps]
     return [x.new_empty(x.shape[0], _plans[name].padded_out), *saved]
 
@@ -138,10 +138,11 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
 structured_linear.register_autograd(_backward, setup_context=_set_up)
 
 
-def _executor(name: str, x: Tensor) -> Executor:
+def executor_of(name: str, x: Tensor) -> Executor:
+    """The executor of an operator for x, from the name of the plan."""
     return executor_for(_plans[name], Call(x.device.type, x.dtype, x.shape[0]))
 
 
-def _kept(name: str, x: Tensor) -> tuple[bool, ...]:
+def kept_results(name: str, x: Tensor) -> tuple[bool, ...]:
     """Which results are saved; in compiled code, this must not depend on the number of tokens."""
     return kept_when_compiled(_plans[name], Call(x.device.type, x.dtype, 1))

@@ -114,7 +114,8 @@ class KeptWeights:
         self._plan, self.autocast, self._route_table = plan, autocast, routes
         self._factors = reference_scaled(gain.detach(), [factor.detach() for factor in factors], plan.limits)
         self._products: dict[str, list[Tensor]] = {}
-        self._prepared: dict[Plan, Sequence[Tensor]] = {}
+        self.prepared: dict[Plan, Sequence[Tensor]] = {}
+        """What executors read of the weights, by the plan for some number of tokens."""
         sized = plan.sized
         self.is_plain = autocast is None and (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out)
         """Whether inputs of two axes are multiplied directly, without padding or casts."""
@@ -128,10 +129,10 @@ class KeptWeights:
         if route.is_dense:
             return functional.linear(x, self._dense(route), bias)
         executor = executor_for(route.plan, Call(x.device.type, x.dtype, x.shape[0]))
-        weights = self._prepared.get(executor.plan)
+        weights = self.prepared.get(executor.plan)
         if weights is None:
             # Kept too: repeating took a third of a one-token call through the generic structure of width 4096.
-            weights = self._prepared[executor.plan] = executor.prepared(self._merged(route))
+            weights = self.prepared[executor.plan] = executor.prepared(self._merged(route))
         return executor.forward(x, None, bias, weights)[0]
 
     def _dense(self, route: Route) -> Tensor:

@@ -32,7 +32,7 @@ def kernels_for(gain: Tensor, factors: Sequence[Tensor]) -> ModuleType | None:
     for factor in factors:
         if factor.dtype is not dtype or not factor.is_contiguous() or not 0 < factor.numel() < _COUNTABLE:
             return None
-    return _tried(gain.get_device())
+    return usable_kernels(gain.get_device())
 
 
 def add_bias_(y: Tensor, bias: Tensor) -> None:
@@ -74,7 +74,7 @@ def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> Module
 
 
 @lru_cache(maxsize=64)
-def _tried(device: int) -> ModuleType | None:
+def usable_kernels(device: int) -> ModuleType | None:
     """The kernels if they run; Triton may be missing, or unable to compile because there is no C compiler."""
     try:
         from einsearch_cli.layers.execution.kernels import by_triton
