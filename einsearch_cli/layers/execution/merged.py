@@ -115,7 +115,7 @@ class KeptWeights:
         self._factors = reference_scaled(gain.detach(), [factor.detach() for factor in factors], plan.limits)
         self._products: dict[str, list[Tensor]] = {}
         self.prepared: dict[Plan, Sequence[Tensor]] = {}
-        """What executors read of the weights, by the plan for some number of tokens."""
+        """The form of the weights that executors read, by the plan for some number of tokens."""
         sized = plan.sized
         self.is_plain = autocast is None and (sized.padded_in, sized.padded_out) == (sized.d_in, sized.d_out)
         """Whether inputs of two axes are multiplied directly, without padding or casts."""
