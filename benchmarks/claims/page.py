@@ -45,27 +45,21 @@ def of_topic(rows: Sequence[Row], topic: str) -> list[Row]:
 def claims_table(rows: Sequence[Row]) -> str:
     """One line for each claim."""
     heads = [
-        "claim",
-        "the paper says",
-        "measured here",
-        "95% interval",
-        "p, Holm",
-        "scale",
-        "verdict",
-        "what would tell more",
-    ]
+        "claim", "verdict", "measured here", "p, Holm", "why it is open", "the paper says", "study and scale", "what would tell more",
+    ]  # fmt: skip
     cells = []
     for row in rows:
         value, interval = row.shown()
+        open_for = row.flaw or ("the interval or p leaves it open" if row.verdict == "cannot tell" else "–")
         cells.append(
             [
                 row.claim,
-                f"{row.published} ({row.source})",
-                f"{value}: {row.effect}",
-                interval,
-                p_text(row.p_adjusted),
-                row.scale,
                 f"**{row.verdict}**",
+                f"{value} {interval}: {row.effect}",
+                p_text(row.p_adjusted),
+                open_for,
+                f"{row.published} ({row.source})",
+                f"`{row.study}`. {row.scale}",
                 row.would_tell,
             ]
         )
@@ -140,19 +134,15 @@ def topic_lines(rows: Sequence[Row]) -> str:
 
 
 def findings(rows: Sequence[Row], rungs: Sequence[Mapping[str, Any]]) -> str:
-    """The three most important ones in a paragraph."""
+    """Counts of the verdicts, and the three most important findings as a list."""
     by_key = {row.key: row for row in rows}
     counts = {word: sum(row.verdict == word for row in rows) for word in ("holds", "does not hold", "cannot tell")}
-    parts = [
+    sentence = (
         f"Of {len(rows)} measurements of the two papers' claims, {counts['holds']} hold at the scale of these studies, "
-        f"{counts['does not hold']} do not, and {counts['cannot tell']} cannot be told."
-    ]
-    parts += [
-        sentence
-        for sentence in (_taxonomy_finding(by_key, rungs), _expert_finding(by_key), _layer_finding(by_key))
-        if sentence
-    ]
-    return " ".join(parts)
+        f"{counts['does not hold']} do not, and {counts['cannot tell']} are open: networks this small, or these grids, cannot tell."
+    )
+    found = (_layer_finding(by_key), _taxonomy_finding(by_key, rungs), _expert_finding(by_key))
+    return "\n".join((sentence, "", *(f"- {line}" for line in found if line)))
 
 
 def _said(row: Row) -> str:

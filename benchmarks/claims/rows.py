@@ -224,8 +224,8 @@ def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
         says=Claim("within", NU_MARGIN),
         found=nu_slope(full, last),
         control=(
-            f"Without dense, whose ν is 1, the slope is {_signed(nu_slope(full.without_dense(), last))}. A large ν has a "
-            "small best width, and where it is the narrowest that was tried the loss is too large: the "
+            f"Without dense, whose ν is 1, the slope is {_signed(nu_slope(full.without_dense(), last))}. A small ν has "
+            "a wide best network. Where the grid ends before it, the loss is too large, and the slope too small: the "
             f"{len(within.names)} whose best width lies inside the grid have {_nu_text(within, last)}."
         ),
         **shared,
@@ -271,7 +271,7 @@ def _edges(study: StudyReport) -> str:
     """At how many structures the best width is the narrowest or the widest, at the highest common rung."""
     rung = max(study.common_rungs)
     edges = [m.edge for item in study.exponents for m in study.surfaces[item].minima if m.level.rung == rung]
-    return f"best width the narrowest of {edges.count('low')} and the widest of {edges.count('high')}"
+    return f"{edges.count('low')} are best at the narrowest width and {edges.count('high')} at the widest"
 
 
 def _grid_flaw(study: StudyReport) -> str:
@@ -570,7 +570,7 @@ def _steeper_on_the_teacher(store: Store) -> Iterator[Draft]:
     for study in studies:
         entries = {entry.structure: entry for entry in study.ranking.entries}
         mine = [entries[parse_layer(kind)].trend for kind in kinds]
-        trends.append([math.log10(found.per_decade) for found in mine if found is not None and found.per_decade])
+        trends.append([math.log(found.per_decade) for found in mine if found is not None and found.per_decade])
     found = of_units(trends, "structures")
     if found is None:
         return
@@ -579,7 +579,8 @@ def _steeper_on_the_teacher(store: Store) -> Iterator[Draft]:
         claim="Structured feed-forward networks have steeper curves in training FLOPs",
         published="steeper curves for all three structures",
         source=f"{F}, abstract",
-        effect="log10 of the factor by which the gain over dense grows for ten times the compute, mean of three structures",
+        effect="factor by which the gain over dense grows for ten times the compute, mean of three structures",
+        unit="factor",
         says=Claim("above"),
         found=found,
         study="seeds",

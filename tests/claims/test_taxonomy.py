@@ -186,7 +186,7 @@ def test_rows_of_a_study_of_the_taxonomy(tmp_path: Path) -> None:
     assert words["laws-text"] == words["nu-text"] == "holds"
     assert words["omega-text"] == words["psi-text"] == words["nu-trend-text"] == "cannot tell"
     assert len(rungs) == 3 * len({row["exponent"] for row in rungs})
-    assert "best width the narrowest of 0 and the widest of 0" in rows[0].scale
+    assert "0 are best at the narrowest width and 0 at the widest" in rows[0].scale
 
 
 def test_a_best_width_at_the_end_of_the_grid_decides_nothing(tmp_path: Path) -> None:
@@ -209,4 +209,4 @@ def test_a_best_width_at_the_end_of_the_grid_decides_nothing(tmp_path: Path) -> 
             assert row.flaw.startswith(share)
             assert bool(row.flaw) == (ends == 5)
             assert not row.flaw or row.verdict == "cannot tell"
-            assert f"best width the narrowest of {ends}" in row.scale
+            assert f"{ends} are best at the narrowest width" in row.scale
