@@ -45,7 +45,8 @@ def of_topic(rows: Sequence[Row], topic: str) -> list[Row]:
 def claims_table(rows: Sequence[Row]) -> str:
     """One line for each claim."""
     heads = [
-        "claim", "verdict", "measured here", "p, Holm", "why it is open", "the paper says", "study and scale", "what would tell more",
+        "claim", "verdict", "measured here", "p, Holm", "why it is open", "the paper says", "study and scale",
+        "what would tell more",
     ]  # fmt: skip
     cells = []
     for row in rows:
@@ -139,7 +140,8 @@ def findings(rows: Sequence[Row], rungs: Sequence[Mapping[str, Any]]) -> str:
     counts = {word: sum(row.verdict == word for row in rows) for word in ("holds", "does not hold", "cannot tell")}
     sentence = (
         f"Of {len(rows)} measurements of the two papers' claims, {counts['holds']} hold at the scale of these studies, "
-        f"{counts['does not hold']} do not, and {counts['cannot tell']} are open: networks this small, or these grids, cannot tell."
+        f"{counts['does not hold']} do not, and {counts['cannot tell']} are open: networks this small, "
+        "or these grids, cannot tell."
     )
     found = (_layer_finding(by_key), _taxonomy_finding(by_key, rungs), _expert_finding(by_key))
     return "\n".join((sentence, "", *(f"- {line}" for line in found if line)))
