@@ -335,6 +335,7 @@ class FactoredModule(nn.Module):
         return "" if self._is_order_default else f", order={str(self.sized.order or FAST)!r}"
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        self._take_factors_back()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
         if metadata is not None:

@@ -261,6 +261,7 @@ def test_factors_return_when_a_tool_is_done(x: Tensor) -> None:
     assert _own(layer) == ["gain", "bias"]
     for name in "AB":
         prune.remove(held, name)
+    assert list(layer.state_dict()) == names
     assert merge(layer).is_merged
     assert _own(layer) == names
     assert not layer._modules
