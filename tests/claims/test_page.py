@@ -46,6 +46,17 @@ def test_the_page_has_the_stored_rows(rows: list[Row], stored: dict[str, Any]) -
     assert filled(page, blocks(rows, stored["exponents"])) == page, "run python -m benchmarks.claims"
 
 
+def test_the_taxonomy_shows_the_stored_correlations_and_verdicts(stored: dict[str, Any], rows: list[Row]) -> None:
+    page = (ROOT / "docs/explanation/taxonomy.md").read_text("utf-8")
+    for exponent in ("ω", "1 − ψ", "ν"):
+        rungs = [found for found in stored["exponents"] if (found["task"], found["exponent"]) == ("teacher", exponent)]
+        correlations = [f"{found['spearman']:+.2f}".replace("-", "−") for found in rungs]
+        assert "| " + " | ".join([exponent, *correlations, f"{rungs[-1]['p']:.2g}"]) + " |" in page
+    keys = {"omega-teacher", "psi-teacher", "nu-teacher", "nu-trend-teacher"}
+    (verdict,) = {row.verdict for row in rows if row.key in keys}
+    assert f'verdict on each of these claims is "{verdict}"' in " ".join(page.split())
+
+
 def test_the_table_of_studies_is_that_of_the_files() -> None:
     readme = (ROOT / "examples/reproduction/README.md").read_text("utf-8")
     assert filled(readme, {"studies": studies_table(Store())}) == readme, "run python -m benchmarks.claims"
