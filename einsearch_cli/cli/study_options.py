@@ -72,7 +72,9 @@ TOTAL = real_option(
     help="Training FLOPs of all runs together, in place of --budget.",
 )
 TIME = typer.Option(
-    None, metavar="TIME", help="How long the study may take here, such as 2h or 90m, in place of --budget."
+    None,
+    metavar="TIME",
+    help="Time that the study is estimated to take here, such as 2h: it sets the budget, not a limit.",
 )
 SEEDS = whole_option("--seeds", example=3, within=(1, 1000), help="Runs per candidate and width.", shown="3")
 FIRST_SEED = whole_option(

@@ -33,10 +33,10 @@ def headline(study: StudyReport) -> tuple[str, ...]:
 
 
 def _winner(best: RankingEntry) -> str:
-    seeds = f"mean of {best.seeds} seeds" if best.seeds > 1 else "one seed"
+    seeds = f"{best.seeds} seeds at each width" if best.seeds > 1 else "one seed"
     return (
         f"At {flops_text(best.budget_flops)} training FLOPs per run, {short_name(best.structure)} reaches "
-        f"the lowest loss: {loss_text(best.loss)} ({seeds}, width {best.width})."
+        f"the lowest loss: {loss_text(best.loss)} ({seeds}, best width {best.width})."
     )
 
 

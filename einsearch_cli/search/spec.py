@@ -161,7 +161,7 @@ class StudySpec(Settings):
     total_flops: float | None = Field(default=None, gt=0, le=MAX_BUDGET_FLOPS)
     """Training FLOPs of all runs together, instead of `budget_flops`; the budget of a run follows from them."""
     time: Duration | None = Field(default=None, examples=["2h"])
-    """How long the study may take on this machine, such as 2h, 90m or 3600s; also instead of `budget_flops`."""
+    """Time that the study is estimated to take here, such as 2h, 90m or 3600s: it sets the budget, and nothing stops the study then."""
     halving: HalvingSpec = HalvingSpec()
     """Successive halving."""
     optimizer: OptimizerSettings = OptimizerSettings()

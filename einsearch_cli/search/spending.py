@@ -11,7 +11,7 @@ from einsearch_cli.search.budgets import check_budgets
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.estimate import StudyEstimate, time_study
 from einsearch_cli.search.plan import planned_stages
-from einsearch_cli.search.spec import MAX_BUDGET_FLOPS, HalvingSpec, StudySpec
+from einsearch_cli.search.spec import MAX_BUDGET_FLOPS, StudySpec
 from einsearch_cli.settings import duration_s
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
@@ -59,7 +59,7 @@ def estimate_budgeted(
         return spec, time_study(spec, candidates, task, engine).estimate(spec, candidates)
     known = None if store is None else store.noted(_NOTE)
     if known is not None and known["time"] == time:
-        halving = HalvingSpec(**known["halving"])
+        halving = spec.halving.model_copy(update={"rungs": known["halving"]["rungs"]})
         spec = spec.model_copy(update={"budget_flops": known["budget_flops"], "halving": halving})
         return spec, time_study(spec, candidates, task, engine).estimate(spec, candidates)
     whole_s, named = duration_s(time) or 0.0, f"time = {time}"

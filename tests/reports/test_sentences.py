@@ -9,7 +9,7 @@ def test_winner_distance_and_gain_are_computed(study):
     lines = headline(study())
     assert (
         lines[0]
-        == "At 4×10¹⁰ training FLOPs per run, btt:r=2 reaches the lowest loss: 0.5283 (mean of 3 seeds, width 128)."
+        == "At 4×10¹⁰ training FLOPs per run, btt:r=2 reaches the lowest loss: 0.5283 (3 seeds at each width, best width 128)."
     )
     gain = 0.8 ** (-1 / 0.3)
     assert "20.0% below dense's loss at equal FLOPs (95% interval" in lines[1]
@@ -40,7 +40,7 @@ def test_a_dense_winner_is_reported(study):
 
 def test_one_seed_claims_no_interval(study):
     lines = headline(study(seeds=1))
-    assert "(one seed, width 128)" in lines[0]
+    assert "(one seed, best width 128)" in lines[0]
     assert "without an interval" in lines[1]
     assert "95%" not in " ".join(lines)
 

@@ -81,6 +81,14 @@ def test_a_study_that_goes_on_keeps_the_budget_that_its_time_gave(monkeypatch: p
     assert timed("3h", 1, store)[0].budget_flops != first.budget_flops
 
 
+def test_a_study_that_goes_on_obeys_a_changed_share_of_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
+    store = Notes()
+    first, _ = timed("2h", 1, store)
+    again, _ = timed("2h", 1, store, halving={"keep": 1})
+    assert (again.budget_flops, again.halving.rungs, again.halving.keep) == (first.budget_flops, first.halving.rungs, 1)
+
+
 def test_a_time_that_is_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
     with pytest.raises(SpecError, match=r"time = 20s: the workers, networks and validations alone take about \d+ s"):

@@ -301,7 +301,7 @@ def _vocabulary_of(settings: DataSettings, known: int | None, tokenizer: Tokeniz
 def _no_vocabulary(folder: Path, scans: list[Scan]) -> DataError:
     pickled = " (meta.pkl is not read: unpickling a file runs whatever is in it)"
     return DataError(
-        f"{folder} has no {META_FILE} that says how many tokens there are"
+        f"{folder} has no {META_FILE} that says how large the vocabulary is"
         + (pickled if (folder / "meta.pkl").exists() else ""),
         remedy=f"give data.vocabulary, for these files at least {max(s.largest for s in scans) + 1}",
     )

@@ -137,7 +137,7 @@ class Bomb:
 def test_meta_pkl_is_not_unpickled(folder: Path, tmp_path: Path) -> None:
     (folder / "meta.pkl").write_bytes(pickle.dumps(Bomb()))
     assert refusal(DataSettings(tokens=folder), tmp_path) == (
-        f"{folder} has no meta.json that says how many tokens there are "
+        f"{folder} has no meta.json that says how large the vocabulary is "
         "(meta.pkl is not read: unpickling a file runs whatever is in it)\n"
         "try: give data.vocabulary, for these files at least 65"
     )
