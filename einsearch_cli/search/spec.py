@@ -161,7 +161,7 @@ class StudySpec(Settings):
     total_flops: float | None = Field(default=None, gt=0, le=MAX_BUDGET_FLOPS)
     """Training FLOPs of all runs together, instead of `budget_flops`; the budget of a run follows from them."""
     time: Duration | None = Field(default=None, examples=["2h"])
-    """Time that the study is estimated to take here, such as 2h, 90m or 3600s: it sets the budget, and nothing stops the study then."""
+    """Time that the study is estimated to take here, such as 2h, 90m or 3600s: it sets the budget and stops nothing."""
     halving: HalvingSpec = HalvingSpec()
     """Successive halving."""
     optimizer: OptimizerSettings = OptimizerSettings()
