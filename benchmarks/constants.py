@@ -33,7 +33,7 @@ ROUND: dict[str, tuple[float, ...]] = {
     "layer_ns": (2_000, 5_000, 10_000, 20_000),
     "step_ns": (2_000, 5_000, 10_000),
     "matrix_ns": (50, 100, 200),
-    "mac_ns of 4": (0.05, 0.1, 0.2),
+    "mac_ns of 4": (0.1, 0.2, 0.5, 1.0),
     "mac_ns of 8": (0.05, 0.1),
     "mac_ns of 16 and more": (0.01, 0.02, 0.05),
     "cached_weight_ns": (0.05, 0.1, 0.2),

@@ -45,10 +45,15 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def registers() -> Iterator[None]:
-    """Remove what plug-ins registered in this process after the test."""
+    """Let the test begin and end without plug-ins in this process: others may have loaded some before it."""
+    _forget_plugins()
+    yield
+    _forget_plugins()
+
+
+def _forget_plugins() -> None:
     from einsearch_cli.reports.page import _SECTIONS
 
-    yield
     plugins._LOADED.clear()
     owners: list[tuple[dict[str, Any], Callable[[Any], Any]]] = [
         *((known, lambda entry: entry) for known in (TASKS.entries, ENGINES.entries, OPTIMIZERS.entries)),

@@ -191,7 +191,7 @@ _BY_BYTES = ("cached_weight_ns", "memory_weight_ns", "copy_ns", "run_ns")
 _PLAIN_GPU_MAC_NS = 3.3e-5
 """One multiply-add of float32 or float64 on an H200: 60 TFLOP/s by its data sheet, a thirteenth of bfloat16."""
 DEFAULT_CPU = MachineProfile(
-    # The best of 62,208 combinations of round numbers for the times of two machines (`benchmarks/constants.py`).
+    # The best of 82,944 combinations of round numbers for the times of two machines (`benchmarks/constants.py`).
     layer_ns=2_000, step_ns=10_000, matrix_ns=50,
     mac_ns=(0.2, 0.05, 0.01, 0.01, 0.01, 0.01, 0.01),
     cached_weight_ns=0.1, memory_weight_ns=0.2,
