@@ -141,7 +141,7 @@ def _row(draft: Draft, p_adjusted: float) -> Row:
 def all_rows(store: Store) -> tuple[list[Row], list[dict[str, Any]]]:
     """Rows of all claims, and the table of what exponents say rung by rung."""
     drafts = [
-        *(draft for task in ("teacher", "text", "pixels") for draft in taxonomy_rows(store, task)),
+        *(draft for task in TAXONOMY for draft in taxonomy_rows(store, task)),
         *expert_rows(store),
         *feed_forward_rows(store),
         *overtraining_rows(store),
@@ -150,11 +150,13 @@ def all_rows(store: Store) -> tuple[list[Row], list[dict[str, Any]]]:
         *rate_rows(store),
         *speed_rows(store),
     ]
-    return finished(drafts), [row for task in ("teacher", "text", "pixels") for row in rung_table(store, task)]
+    return finished(drafts), [row for task in TAXONOMY for row in rung_table(store, task)]
 
 
 # The taxonomy: claims of Potapczynski et al. 2024.
 
+TAXONOMY = ("teacher", "teacher-small", "text", "pixels")
+"""Studies `taxonomy-…` of structures with many exponents, by task."""
 S = "Potapczynski et al. 2024"
 F = "Wei et al. 2024"
 
@@ -192,7 +194,7 @@ def taxonomy_rows(store: Store, task: str) -> Iterator[Draft]:
         "scale": scale,
         "flaw": _grid_flaw(study),
         "would_tell": "`einsearch rank specs/paper/taxonomy-teacher.yaml --widths 48,96,192,384`"
-        if task == "teacher"
+        if task.startswith("teacher")
         else f"`einsearch rank specs/paper/taxonomy-{task}.yaml --budget 1e15`",
     }
     for name, key, claim in (

@@ -22,7 +22,7 @@ from einsearch_cli.structures import LayerSpec, parse_layer
 
 ROOT = Path(__file__).parents[2]
 TRAINED = ("ffn-rates", "ffn", "guided", "wide", "overtraining")
-RANKED = ("taxonomy-teacher", "taxonomy-text", "taxonomy-pixels", "experts", "experts-small")
+RANKED = ("taxonomy-teacher", "taxonomy-teacher-small", "taxonomy-text", "taxonomy-pixels", "experts", "experts-small")
 TIMINGS = "rate_transfer.json"
 NEARLY_ALL = 0.9
 """A rung of an unfinished study counts if no structure has fewer than this share of the runs of another."""
