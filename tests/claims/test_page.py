@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.claims.page import AWAITED, TOPICS, blocks, filled, of_topic, page_of, studies_table
+from benchmarks.claims.page import AWAITED, TOPICS, blocks, filled, of_topic, page_of, studies_table, title
 from benchmarks.claims.rows import Row, all_rows, document_of
 from benchmarks.claims.studies import ROOT, Store
 
@@ -69,6 +69,21 @@ def test_every_claim_has_a_row_and_every_row_an_interval(rows: list[Row]) -> Non
         assert math.isfinite(row.high - row.low)
         assert row.low <= row.value <= row.high
         assert all((row.scale, row.would_tell, row.control, row.source))
+
+
+def test_titles_tell_rows_of_one_claim_apart(rows: list[Row]) -> None:
+    titles = [title(row) for row in rows]
+    assert len(set(titles)) == len(titles)
+    assert "BTT experts in every layer beat dense; study `moe`, 5·10¹⁰ FLOPs a run" in titles
+    eager = [text for text in titles if "(H200)" in text]
+    assert len(eager) == 2
+    assert all(text.endswith("one eager forward pass") for text in eager)
+
+
+def test_a_study_that_is_called_like_the_end_of_a_key_stays_in_its_section(rows: list[Row]) -> None:
+    claims = {topic: {row.claim for row in of_topic(rows, topic)} for topic in ("experts", "kinds")}
+    assert "BTT experts in every layer beat dense" in claims["experts"] - claims["kinds"]
+    assert "BTT experts beat dense experts" in claims["kinds"] - claims["experts"]
 
 
 def test_no_verdict_is_typed() -> None:
