@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,8 @@ def classify_command(
         single = len(objects) == 1 and output is Format.json
         text = json.dumps(objects[0], indent=2, ensure_ascii=False) if single else render([], objects, output)
     elif output is Format.table:
-        text = "\n\n".join(card(_card(_object(named, item, tokens, tau, plan)), room) for named, item in found)
+        cards = [_card(_object(named, item, tokens, tau, plan), _stored_lines(item)) for named, item in found]
+        text = "\n\n".join(card(lines, room) for lines in cards)
     else:
         has_experts = any(named.mixture for named, _ in found)
         text = render([_row(named, item, has_experts) for named, item in found], [], output)
@@ -221,8 +222,8 @@ def _row(named: NamedStructure, item: Classification, has_experts: bool) -> dict
     }
 
 
-def _card(item: dict[str, Any]) -> list[tuple[str, str]]:
-    """One structure for people."""
+def _card(item: dict[str, Any], stored: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """One structure for people; `stored` are the lines on the factors of a layer."""
     dense = item["dense_flops_per_token"] * item["tokens"]
     notation = item["notations"]
     return [
@@ -250,6 +251,7 @@ def _card(item: dict[str, Any]) -> list[tuple[str, str]]:
         *([("", item["why_below_bound"])] if item["why_below_bound"] else []),
         ("", ""),
         *((f"as {key}", value) for key, value in notation.items() if value and key != "carriers"),
+        *stored,
         ("", ""),
         (f"orders, {item['tokens']} tokens", ""),
         *(
@@ -260,6 +262,31 @@ def _card(item: dict[str, Any]) -> list[tuple[str, str]]:
         *plan_lines(item),
         ("", ""),
         ("verdict", "kept" if item["kept"] else "pruned: " + "; ".join(item["reasons"])),
+    ]
+
+
+def _stored_lines(item: Classification) -> list[tuple[str, str]]:
+    """How `EinsumLinear` orders its features and stores its factors, in the letters of the einsum."""
+    from einsearch_cli.errors import LayerError
+    from einsearch_cli.layers.plans.planner import stored_plan
+
+    sized = item.structure.at(item.d_in, item.d_out)
+    letters = sized.letters
+    try:
+        plan = stored_plan(sized)
+    except LayerError:  # the order of the equation is one that no layer reads
+        return []
+
+    def text(axes: Iterable[str]) -> str:
+        return "".join(letters[carriers] for carriers in axes) or "1"
+
+    steps = sorted(plan.steps, key=lambda step: step.factor)
+    factors = [(step.factor, ", ".join(map(text, step.weight_axes)), step.weight_shape) for step in steps]
+    return [
+        ("", ""),
+        ("in a layer", f"features ...{text(plan.input_order)}->...{text(plan.output_order)}"),
+        ("", "each factor is stored as (batch, fan_in, fan_out), in letters of the einsum:"),
+        *((f"  factors.{factor}", f"({axes}) = {shape}") for factor, axes, shape in factors),
     ]
 
 

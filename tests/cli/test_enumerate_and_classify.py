@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -370,3 +371,27 @@ def test_classify_a_layer_of_experts(einsearch) -> None:
     whole = einsearch("classify", "ffn-moe:experts=16,top=2")
     assert whole.code == 2
     assert "it has no single matrix to classify" in whole.err
+
+
+@pytest.mark.parametrize("text", ["btt:r=2", "low-rank:r=8", "XA=2 XB=2 XAB YA=4 YB"])
+def test_classify_says_how_a_layer_stores_the_factors_of_the_einsum(einsearch, text: str) -> None:
+    import torch
+
+    from einsearch_cli.layers import EinsumLinear
+
+    said = einsearch("classify", text, "--d-in", 64).out
+    sizes = {letter: size for letter, (_, size) in zip("abcdefg", parse_structure(text).at(64, 64).sizes, strict=False)}
+    x_axes, y_axes = re.findall(r"features \.\.\.(\w+)->\.\.\.(\w+)", said)[0]
+    shown = re.findall(r"factors\.(\w) +\((\w+), (\w+), (\w+)\) = \((\d+), (\d+), (\d+)\)", said)
+    layer = EinsumLinear(64, 64, text, bias=False, dtype=torch.float64)
+    shapes = {name: tuple(factor.shape) for name, factor in layer.factors.items()}
+    assert {name: tuple(map(int, shape)) for name, _, _, _, *shape in shown} == shapes
+    axes = ["".join(groups).replace("1", "") for _, *groups, _, _, _ in shown]
+    factors = [
+        layer.factors[name].reshape([sizes[letter] for letter in letters])
+        for (name, *_), letters in zip(shown, axes, strict=True)
+    ]
+    x = torch.randn(5, 64, dtype=torch.float64)
+    operands = [x.reshape(5, *(sizes[letter] for letter in x_axes)), *factors]
+    y = torch.einsum(f"...{x_axes},{','.join(axes)}->...{y_axes}", *operands).reshape(5, 64)
+    assert torch.nn.functional.cosine_similarity(y.flatten(), layer(x).flatten(), dim=0) > 1 - 1e-9
