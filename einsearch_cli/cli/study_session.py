@@ -15,7 +15,7 @@ from einsearch_cli.cli.output import Format, environment
 from einsearch_cli.cli.rank_plan import counted, plan_text
 from einsearch_cli.cli.report import By, ranking_text, tell
 from einsearch_cli.cli.study_options import DEFAULT_PACK, MOST_PACKED
-from einsearch_cli.errors import Exit, SpecError
+from einsearch_cli.errors import Exit, SpecError, StudyError
 from einsearch_cli.search.engines import find_engine
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from einsearch_cli.search.outcome import StudyOutcome
     from einsearch_cli.search.spec import StudySpec
     from einsearch_cli.search.stages import StudyEvent
-    from einsearch_cli.search.store import StudyStore
+    from einsearch_cli.search.store import StoredStudy, StudyStore
     from einsearch_cli.search.timing import Place
     from einsearch_cli.search.watching import StudyWatch
     from einsearch_cli.structures import LayerSpec
@@ -102,7 +102,7 @@ def start_study(
     check_budgets(spec, candidates, opened)
     session = StudySession(spec, candidates, opened, place, team)
     if dry_run:
-        plan = session.plan(*session.estimated(), output)
+        plan = session.plan(*session.estimated(session.stored()), output)
         console.data(console.wrapped(plan, console.width()) if output is Format.table else plan)
         return Exit.OK
     return session.run(output, by)
@@ -139,15 +139,53 @@ class StudySession:
     folder: Path
     engine: Engine
 
-    def estimated(self, store: StudyStore | None = None) -> tuple[StudySpec, StudyEstimate]:
-        """The study with its budget and its estimate; only now torch is loaded and the data are prepared."""
+    def stored(self) -> StoredStudy | None:
+        """The study that the folder already holds, for the plan of its continuation; says so, or what is in the way."""
+        if not (self.folder / "study.db").exists():  # its module takes a second to load
+            return None
+        from einsearch_cli.search.identity import fingerprint
+        from einsearch_cli.search.store import StoredStudy
+
+        try:
+            found = StoredStudy.read(self.folder, fingerprint(self.spec, self.task))
+        except StudyError as error:
+            console.talk(f"warning: {error.problem}: without --dry-run this command would stop; {error.remedy}")
+            return None
+        if found is not None:
+            console.talk(
+                f"{self.folder} holds this study with {counted(found.ended, 'run')}, which are not trained again; "
+                "the plan counts all"
+            )
+        return found
+
+    def estimated(self, store: StudyStore | StoredStudy | None = None) -> tuple[StudySpec, StudyEstimate]:
+        """The study with its budget and its estimate; only now torch is loaded and the data are prepared.
+
+        Warns where networks will be narrow.
+        """
         from einsearch_cli.cli.progress import waiting
         from einsearch_cli.machine import retain_memory
         from einsearch_cli.search.spending import estimate_budgeted
 
         retain_memory()  # as in the workers, so that the estimate is theirs
         with waiting(f"preparing the {self.spec.task} task, and timing a few steps"):
-            return estimate_budgeted(self.spec, self.candidates, self.task, self.engine, store)
+            found = estimate_budgeted(self.spec, self.candidates, self.task, self.engine, store)
+        self._warn_of_narrow_networks(found[0])
+        return found
+
+    def _warn_of_narrow_networks(self, spec: StudySpec) -> None:
+        from einsearch_cli.search.budgets import narrow_networks
+
+        narrow = narrow_networks(spec, self.candidates, self.task)
+        if narrow is not None:
+            width, enough = narrow
+            budget = f"{enough:.0e}".replace("e+0", "e").replace("e+", "e")
+            remedy = f"--budget {budget}" if spec.total_flops is None and spec.time is None else "a larger budget"
+            console.talk(
+                f"warning: {spec.budget_flops:.3g} FLOPs a run: networks are about {width} wide on the first rung; there "
+                f"structures hardly differ, and their order says little about wide layers\n"
+                f"  try: {remedy} or more, or fewer rungs"
+            )
 
     def plan(self, spec: StudySpec, estimate: StudyEstimate, output: Format) -> str:
         """The plan with its cost as text."""

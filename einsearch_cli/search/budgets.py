@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.search.halving import rung_budgets
-from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.search.spec import MAX_BUDGET_FLOPS, StudySpec
 from einsearch_cli.search.widths import WidthGrid
 from einsearch_cli.structures import LayerSpec, short_name
 from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.proxy.cost import MINIMUM_STEPS, minimal_budget
 from einsearch_cli.training.proxy.run_settings import ProxyRun
+
+
+NARROW: Final = 8
+"""The widest network that counts as narrow: at these widths the factors of a structure have only a few rows."""
 
 
 def width_grid(spec: StudySpec, task: AnyTask) -> WidthGrid:
@@ -71,6 +76,32 @@ def first_runs(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, 
         for s in (*candidates, *spec.controls_of(candidates))
         for width in expected(s)
     ]
+
+
+def narrow_networks(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> tuple[int, float] | None:
+    """The narrowest of the best widths expected on the cheapest rung, and a budget at which none is narrow.
+
+    None if no network is narrow, or if the user gave the widths.
+    """
+    grid = width_grid(spec, task)
+    if grid.fixed is not None:
+        return None
+
+    def expected(structure: LayerSpec, budget_flops: float) -> float:
+        first = rung_budgets(budget_flops, spec.halving)[0]
+        numbers = grid.around(structure, grid.guess(structure, first), first)
+        return grid.width(numbers[len(numbers) // 2]) if numbers else math.inf
+
+    widths = {s: expected(s, spec.budget_flops) for s in (*candidates, *spec.controls_of(candidates))}
+    structure = min(widths, key=lambda s: widths[s])
+    if widths[structure] > NARROW:
+        return None
+    enough = spec.budget_flops
+    while expected(structure, enough) <= NARROW and enough < MAX_BUDGET_FLOPS:
+        enough *= 2
+    digit, exponent = f"{enough:.0e}".split("e")
+    rounded = float(f"{digit}e{exponent}")
+    return int(widths[structure]), rounded if rounded >= enough else float(f"{int(digit) + 1}e{exponent}")
 
 
 def _check_budget(run: ProxyRun, spec: StudySpec) -> None:

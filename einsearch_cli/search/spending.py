@@ -17,7 +17,7 @@ from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
 
 if TYPE_CHECKING:  # the import loads a database
-    from einsearch_cli.search.store import StudyStore
+    from einsearch_cli.search.store import StoredStudy, StudyStore
 
 _NOTE = "time_budget"
 _ROUNDS = 3
@@ -44,7 +44,11 @@ def with_run_budget(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyT
 
 
 def estimate_budgeted(
-    spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, engine: Engine, store: StudyStore | None = None
+    spec: StudySpec,
+    candidates: Sequence[LayerSpec],
+    task: AnyTask,
+    engine: Engine,
+    store: StudyStore | StoredStudy | None = None,
 ) -> tuple[StudySpec, StudyEstimate]:
     """The study with its estimate; if it has a `time`, with the budget per run for which the estimate equals that time.
 

@@ -13,7 +13,7 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -268,6 +268,43 @@ class StudyStore:
         """Note a JSON value: a decision that must stay the same when the study continues."""
         with _database_errors(self.folder / DATABASE):
             self._study.set_user_attr(name, value)
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """A study in a folder, which is only read: its notes, and how many of its runs have ended."""
+
+    ended: int
+    notes: Mapping[str, Any]
+
+    def noted(self, name: str) -> Any:
+        """The value noted under this name, or None."""
+        return self.notes.get(name)
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep nothing: what is noted belongs to the process that trains the study."""
+
+    @classmethod
+    def read(cls, folder: Path, fingerprint: str) -> Self | None:
+        """The study of this fingerprint in a folder, which another process may be working on; None without one.
+
+        Raises:
+            StudyError: if the folder holds another study, or a database that cannot be read.
+        """
+        path = folder / DATABASE
+        if not (path.exists() and path.stat().st_size):
+            return None
+        with _database_errors(path):
+            study = _open_study(path)
+            notes = study.user_attrs
+            keys = {
+                TrialResult.from_json(json.loads(trial.user_attrs[_RESULT])).trial.key
+                for trial in study.get_trials(deepcopy=False)
+                if _RESULT in trial.user_attrs
+            }
+        if notes.get(_FINGERPRINT, fingerprint) != fingerprint:
+            raise StudyError(f"{folder} holds another study", remedy="give another --out")
+        return cls(len(keys), notes)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from einsearch_cli.cli.study_input import overrides_of, read_study
+from einsearch_cli.search.store import StudyStore
 from tests.faults.driving import finished_runs
 
 STUDY = """
@@ -128,6 +129,33 @@ def test_the_same_command_again_repeats_nothing(einsearch, tmp_path: Path) -> No
     other = einsearch("rank", write_study(tmp_path, STUDY + "optimizer: {warmup: 0.1}\n"), "--out", out)
     assert other.code == 2
     assert "holds another study: optimizer.warmup was 0.05 and is 0.1" in " ".join(other.err.split())
+
+
+def test_a_dry_run_plans_with_the_budget_that_the_folder_keeps(einsearch, tmp_path: Path) -> None:
+    study, out = write_study(tmp_path), tmp_path / "out"
+    assert einsearch("rank", study, "--out", out, "--quiet").code == 0
+    kept = {"time": "1h", "budget_flops": 123456789.0, "halving": {"rungs": 1, "factor": 4, "keep": 0.5}}
+    with StudyStore(out, None) as store:
+        store.note("time_budget", kept)
+    write_study(tmp_path, STUDY.replace("budget_flops: 1e8", "time: 1h"))
+    before = finished_runs(out)
+    found = einsearch("rank", study, "--out", out, "--dry-run", "--format", "json")
+    plan = json.loads(found.out)
+    assert (plan["budget_flops"], {stage["rung"] for stage in plan["stages"]}) == (kept["budget_flops"], {0})
+    assert f"holds this study with {len(before)} runs, which are not trained again" in " ".join(found.err.split())
+    assert finished_runs(out) == before
+    write_study(tmp_path, STUDY + "optimizer: {warmup: 0.1}\n")
+    other = einsearch("rank", study, "--out", out, "--dry-run")
+    assert other.code == 0
+    assert "holds another study: without --dry-run this command would stop" in " ".join(other.err.split())
+
+
+def test_a_budget_that_trains_narrow_networks_is_warned_of_once(einsearch, tmp_path: Path) -> None:
+    words = ("rank", "monarch", "low-rank", "--dry-run", "--out", tmp_path / "out", "--budget")
+    said = " ".join(einsearch(*words, "1e8").err.split())
+    assert said.count("networks are about 8 wide on the first rung") == 1
+    assert "try: --budget 2e8 or more" in said
+    assert "wide on the first rung" not in einsearch(*words, "2e8").err
 
 
 def wait_until_gone(session: int) -> None:
