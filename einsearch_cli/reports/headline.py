@@ -8,8 +8,11 @@ from typing import Final
 
 from einsearch_cli.reports.numbers import factor_text, flops_text, loss_text, percent_text
 from einsearch_cli.reports.study_report import StudyReport, relative_difference
-from einsearch_cli.scaling import Price, RankingEntry
+from einsearch_cli.scaling import Prediction, Price, RankingEntry
 from einsearch_cli.structures import LayerSpec, short_name
+
+FEWEST: Final = 3
+"""The fewest structures of a group whose median is compared with that of another group."""
 
 
 def headline(study: StudyReport) -> tuple[str, ...]:
@@ -20,6 +23,7 @@ def headline(study: StudyReport) -> tuple[str, ...]:
     sentences = (
         _winner(ranked[0]),
         _against_yardstick(study, ranked),
+        _stopped_but_promising(ranked),
         _found(study),
         _confirmed(study, ranked),
         *_reversals(study, ranked),
@@ -53,6 +57,31 @@ def _against_yardstick(study: StudyReport, ranked: Sequence[RankingEntry]) -> st
         return f"It could not be compared with {name}: {rival.verdict_reason}."
     subject = "That is" if rival is ranked[0] else f"The best other structure, {short_name(rival.structure)}, ends"
     return f"{subject} {_distance(rival, share, name)}."
+
+
+def _stopped_but_promising(ranked: Sequence[RankingEntry]) -> str | None:
+    """A sentence on the structure that halving stopped although its law predicts a lower loss than the winner's."""
+    best = ranked[0]
+    if best.prediction is None:
+        return None
+    stopped = [
+        (entry, entry.prediction)
+        for entry in ranked
+        if entry.rung != best.rung and entry.prediction is not None and entry.prediction.loss < best.prediction.loss
+    ]
+    if not stopped:
+        return None
+    entry, predicted = min(stopped, key=lambda pair: pair[1].loss)
+    return (
+        f"{short_name(entry.structure)} was stopped early, after {flops_text(entry.budget_flops)} FLOPs per run, but is "
+        f"predicted to reach {_predicted(predicted)} at {flops_text(predicted.compute)} FLOPs, where "
+        f"{short_name(best.structure)} is predicted to reach {_predicted(best.prediction)}: "
+        "a higher halving.keep would train it further."
+    )
+
+
+def _predicted(found: Prediction) -> str:
+    return f"{loss_text(found.loss)} (95% interval {loss_text(found.low)} to {loss_text(found.high)})"
 
 
 def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
@@ -220,7 +249,7 @@ def _full_rank_group(study: StudyReport) -> str | None:
     losses = study.common_losses
     inside = [loss for item, loss in losses.items() if _is_full(study, item)]
     outside = [loss for item, loss in losses.items() if not _is_full(study, item)]
-    if not inside or not outside or study.common_rung is None:
+    if min(len(inside), len(outside)) < FEWEST or study.common_rung is None:
         return None
     dense = (
         " (dense among them)" if study.ranking.yardstick in losses and _is_full(study, study.ranking.yardstick) else ""

@@ -136,7 +136,10 @@ def _gain(entry: RankingEntry) -> Cell:
     value = factor_text(entry.compute_gain) if entry.compute_gain is not None else whole
     reason = entry.compute_gain_reason
     tip = f"Compute gain\n{reason}" if reason is not None else ""
-    return Cell(text=value, below="" if tip else whole.removeprefix(value).strip(), kind="number", tip=tip)
+    interval = whole.removeprefix(value).strip()
+    if not interval and reason is not None and entry.compute_gain is not None:
+        interval = MISSING  # the reason says why there is none
+    return Cell(text=value, below=interval, kind="number", tip=tip)
 
 
 def forest_scale(entries: Iterable[RankingEntry]) -> Scale:

@@ -63,7 +63,7 @@ def result_section(page: Page) -> Html:
 def setup_section(page: Page) -> Html | None:
     """Task, data, network and optimizer in plain words, and what repeats the study."""
     study = page.study
-    facts = {**study.setup, **_steps(study)}
+    facts = {**study.setup, **_rates_shown(study), **_steps(study)}
     if not facts and not study.commands:
         return None
     notes = (
@@ -78,6 +78,16 @@ def setup_section(page: Page) -> Html | None:
         file=file,
         file_name=f"The study file: all settings, for einsearch {'rank' if study.exploration is None else 'search'}",
     )
+
+
+def _rates_shown(study: StudyReport) -> dict[str, str]:
+    """Which learning rate this report means, for a reader who trains with a program of their own."""
+    if "Learning rate" not in study.setup:
+        return {}
+    return {
+        "Rates shown": "Base rates: those of a dense layer at that width, before the multipliers of muP for width and factor. "
+        "In a training program of your own, optimizer_groups(model, lr) multiplies the rate for each factor."
+    }
 
 
 def _steps(study: StudyReport) -> dict[str, str]:
@@ -108,15 +118,22 @@ def facts_section(page: Page) -> Html:
         ("Training FLOPs per run", " → ".join(flops_text(budget) for _, budget in study.budgets) or "–"),
         ("Widths", widths_text(trial.width for trial in trials)),
         ("Seeds", seeds_text(study)),
-        ("Runs", runs),
+        ("Runs of the ranking", runs),
         *spending_facts(study),
-        ("Time of all runs", duration_text(ran_s)),
+        ("Time of all runs, added up", duration_text(ran_s)),
     )
     said = (
         "Every run of a budget is given the same training FLOPs (embeddings and head not counted), whatever its "
         "structure and width: a cheaper layer takes more steps or a wider network, a costlier one fewer."
     )
-    return fill("facts.html", facts=facts, notes=(said, *spending_sentences(study), *study.notes, *study.warnings))
+    counted = (
+        "The ranking uses runs at each structure's own rate. What is planned and spent also counts runs that look for rates "
+        "and the confirmation. Times are added up over all runs as if one worker had trained them one after another; "
+        "several workers took less."
+    )
+    return fill(
+        "facts.html", facts=facts, notes=(said, counted, *spending_sentences(study), *study.notes, *study.warnings)
+    )
 
 
 report_section("ranking", "Ranking")(ranking_section)

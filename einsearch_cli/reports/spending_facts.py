@@ -22,8 +22,8 @@ def spending_facts(study: StudyReport) -> list[tuple[str, str]]:
     own = [result for result in study.all_runs if result.trained_as is None]
     spent = flops_text(sum(result.train_flops for result in own))
     return [
-        ("Planned", f"about {plan.planned_runs:,} runs, {flops_text(plan.planned_flops)} FLOPs"),
-        ("Spent", f"{len(own):,} runs, {spent} FLOPs"),
+        ("Planned, all stages", f"about {plan.planned_runs:,} runs, {flops_text(plan.planned_flops)} FLOPs"),
+        ("Spent, all stages", f"{len(own):,} runs, {spent} FLOPs"),
     ]
 
 

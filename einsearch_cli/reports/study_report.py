@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
+from einsearch_cli.reports.numbers import loss_text
 from einsearch_cli.scaling import (
     Cell,
     Level,
@@ -20,6 +21,7 @@ from einsearch_cli.scaling import (
     rank_candidates,
 )
 from einsearch_cli.scaling.exponents import ExponentEffects, exponent_effects
+from einsearch_cli.scaling.noise import noise_of
 from einsearch_cli.scaling.surface import Surface, surface
 from einsearch_cli.search.outcome import Exploration, Spending, TunedRate, rate_warnings
 from einsearch_cli.showing import Tabular
@@ -190,7 +192,21 @@ class StudyReport(Tabular):
             f"{', '.join(names)}: no optimum over widths on the last rung: {reason}"
             for reason, names in reasons.items()
         ]
-        return (*rate_warnings(self.rates), *trend_warnings(self.coordinates), *widths)
+        return (*rate_warnings(self.rates), *trend_warnings(self.coordinates), *widths, *self._misfits())
+
+    def _misfits(self) -> list[str]:
+        """A sentence for every structure whose losses over width do not follow the parabola that gives its loss."""
+        noise = noise_of(self.levels)
+        found = []
+        for structure, fitted in self.surfaces.items():
+            last = fitted.minima[-1]
+            if not last.follows_parabola(noise.of(structure)):
+                found.append(
+                    f"{short_name(structure)}: its mean losses over width lie further from the fitted parabola than seeds "
+                    f"explain, so {loss_text(last.loss)} at the best width is uncertain; the lowest mean that was "
+                    f"measured is {loss_text(last.best.mean)}, at width {last.best.width}: train it at widths closer together"
+                )
+        return found
 
     def loss_interval(self, structure: LayerSpec, position: int) -> tuple[float, float] | None:
         """95% interval of the fitted loss at one of a structure's rungs; None without two seeds."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from einsearch_cli.scaling.noise import Floats, Part
+from einsearch_cli.scaling.noise import Floats, Part, Variance
 from einsearch_cli.scaling.observations import Cell, Level
 from einsearch_cli.scaling.parabola import Edge
 
@@ -16,6 +16,9 @@ LEAST_CURVATURE = 0.05
 """The smallest curvature of log loss in log width that is believed; measured values are 0.22 to 0.32."""
 WIDEST_STEP = 2.1
 """The largest factor between neighbouring widths that can show how low the loss is between them."""
+
+MISFIT = 1e-3
+"""The p of the test of fit below which losses over width do not follow the parabola."""
 
 LEAST_DROP = 0.1
 """The least fall of log loss from the first to the last rung for which slopes over compute are believed."""
@@ -56,6 +59,19 @@ class Minimum:
     """Logarithms of FLOPs and total FLOPs of a run at the best width."""
     pace: Pace | None = None
     """Seconds per FLOP at the best width; None if steps were not timed at all widths around it."""
+    misfit: float = 0.0
+    """Squared distances of mean log losses from the parabola, each times its seeds, summed; 0 without a parabola."""
+
+    def follows_parabola(self, variance: Variance | None) -> bool:
+        """Whether the distances from the parabola are within the noise of runs; True if the noise is not known.
+
+        All rungs share a curvature, so of the three means of a rung at most one degree of freedom is left.
+        """
+        if variance is None or variance.value <= 0:
+            return True
+        from scipy.special import stdtr  # takes 0.3 s to import
+
+        return 2 * float(stdtr(variance.degrees, -math.sqrt(self.misfit / variance.value))) >= MISFIT
 
     @property
     def best(self) -> Cell:
@@ -127,7 +143,7 @@ def surface(levels: Sequence[Level]) -> Surface:
     chosen = [windows[i] for i in fitted]
     bends = _bends(chosen, _fit(chosen, np.ones(len(chosen))))
     fit = _fit(chosen, bends)
-    for i, window, x, row, bend in zip(fitted, chosen, fit.x, fit.places, bends, strict=True):
+    for i, window, x, row, bend, misfit in zip(fitted, chosen, fit.x, fit.places, bends, fit.misfits, strict=True):
         error = fit.place_error(x, row, bend)
         minima[i] = Minimum(
             level=levels[i],
@@ -139,6 +155,7 @@ def surface(levels: Sequence[Level]) -> Surface:
             reason=None,
             log_prices=_prices(window.cells, window.centre + x),
             pace=_pace(window.cells, window.centre + x, error),
+            misfit=misfit,
         )
     covariance[np.ix_(fitted, fitted)] = fit.places @ fit.inverse @ fit.places.T
     if any(level.pilots for level in levels):
@@ -157,6 +174,8 @@ class _Fit:
     """Place of each minimum, as log width from the centre of its window."""
     places: Floats
     """Array (n, parameters): the derivatives of each minimum's log loss."""
+    misfits: tuple[float, ...]
+    """Weighted sum of squared residuals of each rung."""
 
     def place_error(self, x: float, row: Floats, bend: float) -> float:
         """Standard error of the place of a minimum, for a unit variance of one run."""
@@ -175,7 +194,9 @@ def _fit(windows: Sequence[_Window], bends: Floats) -> _Fit:
         design[k, r], design[k, n + r], design[k, -1] = 1.0, x, bends[r] * x * x
     weight = np.array([float(len(cell.runs)) for _, _, cell in cells])
     inverse = np.linalg.inv(design.T @ (design * weight[:, None]))
-    beta = inverse @ (design.T @ (weight * np.array([cell.log_mean for _, _, cell in cells])))
+    means = np.array([cell.log_mean for _, _, cell in cells])
+    beta = inverse @ (design.T @ (weight * means))
+    squares = weight * (means - design @ beta) ** 2
     curvature = max(float(beta[-1]), LEAST_CURVATURE)
     places = np.zeros((n, 2 * n + 1))
     found = []
@@ -183,7 +204,8 @@ def _fit(windows: Sequence[_Window], bends: Floats) -> _Fit:
         x = min(max(-float(beta[n + r]) / (2 * curvature * bends[r]), window.x[0]), window.x[-1])
         places[r, r], places[r, n + r], places[r, -1] = 1.0, x, bends[r] * x * x
         found.append(x)
-    return _Fit(beta, inverse, tuple(found), places)
+    misfits = tuple(float(sum(squares[k] for k, (of, _, _) in enumerate(cells) if of == r)) for r in range(n))
+    return _Fit(beta, inverse, tuple(found), places, misfits)
 
 
 def _bends(windows: Sequence[_Window], fit: _Fit) -> Floats:

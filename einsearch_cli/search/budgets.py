@@ -15,7 +15,6 @@ from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.proxy.cost import MINIMUM_STEPS, minimal_budget
 from einsearch_cli.training.proxy.run_settings import ProxyRun
 
-
 NARROW: Final = 8
 """The widest network that counts as narrow: at these widths the factors of a structure have only a few rows."""
 

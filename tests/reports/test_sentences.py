@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from einsearch_cli.reports import headline
+from einsearch_cli.scaling import Prediction, rank_candidates
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import MixtureOfExperts, parse_layer, short_name
 
@@ -16,11 +19,7 @@ def test_winner_distance_and_gain_are_computed(study):
     assert f"{100 / gain:.0f}% of dense's compute (gain {gain:.2f}×" in lines[1]
     assert lines[2] == "Of the 4 structures trained with that budget besides dense, 2 are better and 2 are worse."
     assert lines[3] == "From 1×10¹⁰ to 4×10¹⁰ FLOPs, the gain over dense: no trend can be told for any structure."
-    assert "the median loss of the 3 structures with ω = 0 and ψ = 1 (dense among them) is " in lines[4]
-    # Fully apart, 3 of 5 can lie below in one of 10 ways, or above: p = 2 / 10.
-    assert lines[4].endswith(
-        " That compares 5 structures and does not test ω or ψ: Mann–Whitney p = 0.2, if they were a random sample."
-    )
+    assert len(lines) == 4, "three structures against two cannot tell"
 
 
 def test_every_baseline_has_a_sentence(study):
@@ -71,3 +70,54 @@ def test_sentences_call_structures_by_names_that_stand_for_them_alone(study):
     first = headline(study(texts=("dense", *thirds, "kronecker")))
     assert "dense reaches" in first[0]
     assert f"The best other structure, {short_name(parse_layer(thirds[0]))}, ends" in first[1]
+
+
+def test_groups_of_three_structures_are_compared_and_smaller_ones_are_not(study):
+    texts = ("dense", "btt:r=2", "monarch", "low-rank", "kronecker", "low-rank:r=16")
+    assert "Mann–Whitney" not in " ".join(headline(study(texts=texts[:5])))
+    said = headline(study(texts=texts))[-1]
+    assert "the median loss of the 3 structures with ω = 0 and ψ = 1 (dense among them) is " in said
+    # Fully apart, 3 of 6 can lie below in one of 20 ways, or above: p = 2 / 20.
+    assert said.endswith(
+        " That compares 6 structures and does not test ω or ψ: Mann–Whitney p = 0.1, if they were a random sample."
+    )
+
+
+def test_a_stopped_structure_that_is_predicted_better_is_named(study):
+    made = study(stopped=("monarch",))
+    ranking = made.ranking
+
+    def predicted(loss):
+        return Prediction(compute=1e13, loss=loss, low=0.9 * loss, high=1.1 * loss, decades_beyond=2.0)
+
+    losses = {"btt": 0.2, "monarch": 0.1, "low-rank": 0.05}
+    entries = tuple(
+        replace(entry, prediction=predicted(losses[entry.family]) if entry.family in losses else None)
+        for entry in ranking.entries
+    )
+    said = " ".join(headline(replace(made, ranking=replace(ranking, entries=entries))))
+    assert (
+        "monarch was stopped early, after 1×10¹⁰ FLOPs per run, but is predicted to reach 0.1000 (95% interval 0.09000 to "
+        "0.1100) at 1×10¹³ FLOPs, where btt:r=2 is predicted to reach 0.2000 (95% interval 0.1800 to 0.2200)"
+    ) in said
+    assert "stopped early" not in " ".join(headline(made))
+
+
+def test_losses_off_the_fitted_parabola_are_warned_of(study):
+    """The first rung lies on a wide parabola and the last one on a narrow one, which a common curvature cannot follow."""
+    made = study()
+    results = tuple(
+        replace(run, loss=run.loss * (1.0 if run.trial.width == 128 else 2.0))
+        if run.trial.rung == 1 and str(run.trial.structure) == str(parse_layer("monarch"))
+        else run
+        for run in made.results
+    )
+    ranking = rank_candidates(results, parse_layer("dense"))
+    warnings = replace(made, results=results, ranking=ranking).warnings
+    (said,) = [warning for warning in warnings if "parabola" in warning]
+    measured = 0.85 * 4**-0.3 * 1.001
+    assert said.startswith(
+        "monarch: its mean losses over width lie further from the fitted parabola than seeds explain"
+    )
+    assert f"the lowest mean that was measured is {measured:.4f}, at width 128" in said
+    assert not [warning for warning in made.warnings if "parabola" in warning]

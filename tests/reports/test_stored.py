@@ -187,14 +187,17 @@ def test_learning_rates_are_drawn_and_warned_of(study) -> None:
 def test_planned_spent_and_saved_runs_are_reported(study) -> None:
     made = whole(study)
     facts = dict(spending_facts(made))
-    assert facts["Planned"] == "about 90 runs, 2×10¹² FLOPs"
-    assert facts["Spent"].startswith(f"{len(made.all_runs)} runs, ")
+    assert facts["Planned, all stages"] == "about 90 runs, 2×10¹² FLOPs"
+    assert facts["Spent, all stages"].startswith(f"{len(made.all_runs)} runs, ")
     said = " ".join(spending_sentences(made))
     assert "Every candidate had 3 seeds a width. Candidates that were not told from the yardstick got more" in said
     assert "more: 2 got 6 seeds, 1 got 12 seeds. " in said
     assert "Up to 12 seeds were allowed: 36 runs (5.8×10¹² FLOPs) were saved" in said
     page = render_report(made)
-    assert all(text in page for text in (facts["Planned"], facts["Spent"], ">3 to 12<", said))
+    assert "several workers took less" in page
+    assert "Base rates: those of a dense layer" not in page, "no setup was stored"
+    assert "Base rates: those of a dense layer" in render_report(replace(made, setup={"Learning rate": "Tuned."}))
+    assert all(text in page for text in (facts["Planned, all stages"], facts["Spent, all stages"], ">3 to 12<", said))
     spending = made.spending
     assert spending is not None
     decided = replace(made, spending=replace(spending, extended=()))

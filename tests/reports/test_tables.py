@@ -9,7 +9,8 @@ import pytest
 
 from einsearch_cli.reports import render_report
 from einsearch_cli.reports.looks import identities
-from einsearch_cli.reports.numbers import count_text, factor_text, interval_text, loss_text
+from einsearch_cli.reports.numbers import MISSING, count_text, factor_text, interval_text, loss_text
+from einsearch_cli.reports.tables import with_interval
 from einsearch_cli.reports.training import TrainingReport, plan_rows, result_rows
 from einsearch_cli.structures import parse_structure, short_name
 from einsearch_cli.training.full import plan_run
@@ -47,7 +48,9 @@ def test_every_cell_of_the_ranking(study) -> None:
         ends = (percent(entry.difference_low_adjusted), percent(entry.difference_high_adjusted))
         assert difference == [percent(entry.loss / base - 1), f"[{ends[0]}, {ends[1]}]"]
         if entry.compute_gain is not None:
-            assert gain[0] == factor_text(entry.compute_gain)
+            whole = with_interval(entry.compute_gain, entry.compute_gain_low, entry.compute_gain_high)
+            assert gain == [factor_text(entry.compute_gain), whole.partition(" ")[2] or MISSING]
+            assert entry.compute_gain_reason, "a gain with a remark shows its interval too"
         better = entry.loss < base
         assert (entry.verdict == "worse") <= (not better)
         assert (entry.compute_gain or 1.0) >= 1.0 if better else (entry.compute_gain or 1.0) <= 1.0
@@ -72,8 +75,11 @@ def test_tiles_say_what_was_run(study) -> None:
     assert tiles["Training FLOPs per run"] == "1×10¹⁰ → 4×10¹⁰"
     assert tiles["Widths"] == "64, 128, 256"
     assert tiles["Seeds"] == "2"
-    assert tiles["Runs"] == "60 (12 failed)"
-    assert tiles["Time of all runs"] == f"{int(48 * 12.5 + 12 * 1.0) // 60} min {int(48 * 12.5 + 12 * 1.0) % 60} s"
+    assert tiles["Runs of the ranking"] == "60 (12 failed)"
+    assert (
+        tiles["Time of all runs, added up"]
+        == f"{int(48 * 12.5 + 12 * 1.0) // 60} min {int(48 * 12.5 + 12 * 1.0) % 60} s"
+    )
 
 
 def test_what_a_point_says_on_hover_is_its_own(study) -> None:
