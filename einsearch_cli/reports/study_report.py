@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -196,7 +196,8 @@ class StudyReport(Tabular):
 
     def _misfits(self) -> list[str]:
         """A sentence for every structure whose losses over width do not follow the parabola that gives its loss."""
-        noise = noise_of(self.levels)
+        levels: dict[Hashable, Sequence[Level]] = {**self.levels}
+        noise = noise_of(levels)
         found = []
         for structure, fitted in self.surfaces.items():
             last = fitted.minima[-1]
