@@ -182,8 +182,8 @@ class StudySession:
             budget = f"{enough:.0e}".replace("e+0", "e").replace("e+", "e")
             remedy = f"--budget {budget}" if spec.total_flops is None and spec.time is None else "a larger budget"
             console.talk(
-                f"warning: {spec.budget_flops:.3g} FLOPs a run: networks are about {width} wide on the first rung; there "
-                f"structures hardly differ, and their order says little about wide layers\n"
+                f"warning: {spec.budget_flops:.3g} FLOPs a run: networks are about {width} wide on the first rung; "
+                f"there structures hardly differ, and their order says little about wide layers\n"
                 f"  try: {remedy} or more, or fewer rungs"
             )
 

@@ -73,8 +73,8 @@ def _stopped_but_promising(ranked: Sequence[RankingEntry]) -> str | None:
         return None
     entry, predicted = min(stopped, key=lambda pair: pair[1].loss)
     return (
-        f"{short_name(entry.structure)} was stopped early, after {flops_text(entry.budget_flops)} FLOPs per run, but is "
-        f"predicted to reach {_predicted(predicted)} at {flops_text(predicted.compute)} FLOPs, where "
+        f"{short_name(entry.structure)} was stopped early, after {flops_text(entry.budget_flops)} FLOPs per run, but "
+        f"is predicted to reach {_predicted(predicted)} at {flops_text(predicted.compute)} FLOPs, where "
         f"{short_name(best.structure)} is predicted to reach {_predicted(best.prediction)}: "
         "a higher halving.keep would train it further."
     )

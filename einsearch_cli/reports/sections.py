@@ -85,7 +85,7 @@ def _rates_shown(study: StudyReport) -> dict[str, str]:
     if "Learning rate" not in study.setup:
         return {}
     return {
-        "Rates shown": "Base rates: those of a dense layer at that width, before the multipliers of muP for width and factor. "
+        "Rates shown": "Base rates: those of a dense layer at that width, before muP's multipliers for width and factor. "
         "In a training program of your own, optimizer_groups(model, lr) multiplies the rate for each factor."
     }
 
@@ -127,8 +127,8 @@ def facts_section(page: Page) -> Html:
         "structure and width: a cheaper layer takes more steps or a wider network, a costlier one fewer."
     )
     counted = (
-        "The ranking uses runs at each structure's own rate. What is planned and spent also counts runs that look for rates "
-        "and the confirmation. Times are added up over all runs as if one worker had trained them one after another; "
+        "The ranking uses runs at each structure's own rate. What is planned and spent also counts runs that look for "
+        "rates and the confirmation. Times are added up over all runs as if one worker had trained them one after another; "
         "several workers took less."
     )
     return fill(

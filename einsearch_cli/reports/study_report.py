@@ -196,16 +196,17 @@ class StudyReport(Tabular):
 
     def _misfits(self) -> list[str]:
         """A sentence for every structure whose losses over width do not follow the parabola that gives its loss."""
-        levels: dict[Hashable, Sequence[Level]] = {**self.levels}
+        levels: Mapping[Hashable, Sequence[Level]] = dict(self.levels.items())
         noise = noise_of(levels)
         found = []
         for structure, fitted in self.surfaces.items():
             last = fitted.minima[-1]
             if not last.follows_parabola(noise.of(structure)):
                 found.append(
-                    f"{short_name(structure)}: its mean losses over width lie further from the fitted parabola than seeds "
-                    f"explain, so {loss_text(last.loss)} at the best width is uncertain; the lowest mean that was "
-                    f"measured is {loss_text(last.best.mean)}, at width {last.best.width}: train it at widths closer together"
+                    f"{short_name(structure)}: its mean losses over width lie further from the fitted parabola than "
+                    f"seeds explain, so {loss_text(last.loss)} at the best width is uncertain; the lowest mean that was "
+                    f"measured is {loss_text(last.best.mean)}, at width {last.best.width}: "
+                    "train it at widths closer together"
                 )
         return found
 

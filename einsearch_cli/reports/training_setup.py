@@ -81,8 +81,8 @@ def _schedule(spec: TrainSpec) -> str:
 def _rate(spec: TrainSpec) -> str:
     base = spec.optimizer.base_width or spec.model.width
     return (
-        f"{spec.optimizer.learning_rate:g}, the base rate, at width {base:,}; muP multiplies it for other widths and for "
-        "factors; not tuned here"
+        f"{spec.optimizer.learning_rate:g}, the base rate, at width {base:,}; muP multiplies it for other widths and "
+        "for factors; not tuned here"
     )
 
 

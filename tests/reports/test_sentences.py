@@ -97,14 +97,14 @@ def test_a_stopped_structure_that_is_predicted_better_is_named(study):
     )
     said = " ".join(headline(replace(made, ranking=replace(ranking, entries=entries))))
     assert (
-        "monarch was stopped early, after 1×10¹⁰ FLOPs per run, but is predicted to reach 0.1000 (95% interval 0.09000 to "
-        "0.1100) at 1×10¹³ FLOPs, where btt:r=2 is predicted to reach 0.2000 (95% interval 0.1800 to 0.2200)"
+        "monarch was stopped early, after 1×10¹⁰ FLOPs per run, but is predicted to reach 0.1000 (95% interval "
+        "0.09000 to 0.1100) at 1×10¹³ FLOPs, where btt:r=2 is predicted to reach 0.2000 (95% interval 0.1800 to 0.2200)"
     ) in said
     assert "stopped early" not in " ".join(headline(made))
 
 
 def test_losses_off_the_fitted_parabola_are_warned_of(study):
-    """The first rung lies on a wide parabola and the last one on a narrow one, which a common curvature cannot follow."""
+    """The first rung lies on a wide parabola and the last on a narrow one, which a common curvature cannot follow."""
     made = study()
     results = tuple(
         replace(run, loss=run.loss * (1.0 if run.trial.width == 128 else 2.0))
