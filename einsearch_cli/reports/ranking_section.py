@@ -192,7 +192,10 @@ def _how_to_read(study: StudyReport) -> str:
             "Gain in seconds: steps of all networks timed in turn on this machine; another machine differs."
         )
     if study.rates:
-        sentences.append("Learning rate: of the last rung at the task's base width; muP scales it to others.")
+        sentences.append(
+            "Learning rate: the base rate of the last rung, at the task's base width; muP multiplies it for other widths "
+            "and for factors."
+        )
     if any(entry.width_edge for entry in study.ranking.entries):
         sentences.append(
             "An arrow marks a best width or rate that is the highest (↑) or lowest (↓) tried: a better one may lie beyond it."

@@ -81,7 +81,7 @@ def _schedule(spec: TrainSpec) -> str:
 def _rate(spec: TrainSpec) -> str:
     base = spec.optimizer.base_width or spec.model.width
     return (
-        f"{spec.optimizer.learning_rate:g}, the base rate, at width {base:,}; muP multiplies it for other widths and "
+        f"{spec.optimizer.learning_rate:g} at width {base:,} is the base rate; muP multiplies it for other widths and "
         "for factors; not tuned here"
     )
 

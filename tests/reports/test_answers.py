@@ -238,7 +238,7 @@ def test_a_training_page_says_what_was_trained_and_draws_loss_against_parameters
         "All linear layers but the head.",
         "4 rows, 64 tokens, a step.",
         "AdamW, β 0.9 and 0.999, weight decay 0.25",
-        "0.01 at width 32",
+        "0.01 at width 32 is the base rate; muP multiplies it",
         "led: dense matrices lead the structured layers for as many steps as the FLOPs of dense pay for",
         "einsearch train x.yaml",
     ):
