@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any, Final
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+
+from einsearch_cli.swap.pointwise import CONVOLUTIONS
 
 Call = Callable[[nn.Module, Any], object]
 """A function that runs a model on a batch."""
@@ -245,7 +246,7 @@ def _input(args: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
 
 def _rows(layer: nn.Module, x: Tensor) -> Tensor:
     """Inputs with features as the last axis."""
-    return x.movedim(1, -1) if isinstance(layer, _ConvNd) else x
+    return x.movedim(1, -1) if isinstance(layer, CONVOLUTIONS) else x
 
 
 def _is_same(first: Tensor, second: Tensor, version: int) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.torch_private import is_wrapped, unwrapped, without_torch_function
+from einsearch_cli.layers.torch_private import is_wrapped, storage_of, unwrapped, without_torch_function
 from einsearch_cli.layers.tracing import is_traced
 
 _WEIGHT = "weight"
@@ -173,8 +173,7 @@ def _state(tensor: Tensor) -> tuple[int, int]:
 
 
 def _storage(tensor: Tensor) -> int:
-    address: int = _innermost(tensor).untyped_storage()._cdata
-    return address
+    return storage_of(_innermost(tensor))
 
 
 def _innermost(tensor: Tensor) -> Tensor:

@@ -102,9 +102,8 @@ class EinsumLinear(FactoredModule, StructuredLayer):
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        self.factors = (
-            self.factors
-        )  # behind the bias, since optimizers of old checkpoints count the parameters in this order
+        # Behind the bias, since optimizers of old checkpoints count the parameters in this order.
+        self.factors = self.factors
         self.reset_parameters()
 
     @torch.no_grad()
@@ -139,10 +138,8 @@ class EinsumLinear(FactoredModule, StructuredLayer):
                 f"route {text!r}: this layer's are {', '.join(known)}", remedy="one of these, or None for the fastest"
             )
         self._route = None if text is None else known[text]
-        self._calls: list[Resolved | None] = [
-            None,
-            None,
-        ]  # decisions for earlier calls, without gradients and with them
+        # Decisions for earlier calls, without gradients and with them.
+        self._calls: list[Resolved | None] = [None, None]
         if self._merging is not None:
             self._merging.weights = None
 

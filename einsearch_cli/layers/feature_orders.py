@@ -13,7 +13,7 @@ from einsearch_cli.errors import EinsearchError, LayerError, SizeError
 from einsearch_cli.layers.factors import FACTORS, FactorMatrix, Factors, matrices_of, parameter_name
 from einsearch_cli.layers.plans.plan import Plan
 from einsearch_cli.layers.plans.planner import stored_plan
-from einsearch_cli.layers.torch_private import is_traced_by_module
+from einsearch_cli.layers.torch_private import is_replica, is_traced_by_module
 from einsearch_cli.layers.tracing import is_traced
 from einsearch_cli.machine import memory_bytes
 from einsearch_cli.sizing import SizedStructure
@@ -111,7 +111,7 @@ class FactoredModule(nn.Module):
 
     @factors.setter
     def factors(self, values: Mapping[str, Tensor] | nn.ParameterDict) -> None:
-        if isinstance(values, nn.Module) and (values._buffers or values._modules or hasattr(values, "_is_replica")):
+        if isinstance(values, nn.Module) and (values._buffers or values._modules or is_replica(values)):
             self._modules[FACTORS] = values
             return
         found = dict(values.items())
@@ -350,7 +350,8 @@ class FactoredModule(nn.Module):
             self._take_over(local_metadata.get(_KEY), is_old, prefix[:-1] or "the layer", error_msgs)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
         # torch looks for a module where a name has a dot
-        unexpected[:] = [key for key in unexpected if key.removeprefix(prefix) not in self._parameters]
+        own = {prefix + name for name in self._parameters}
+        unexpected[:] = [key for key in unexpected if key not in own]
 
     def _take_over(self, recorded: str | None, is_old: bool, name: str, error_msgs: list[str]) -> None:
         own = str(self.order)

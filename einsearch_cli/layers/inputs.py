@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast_dtype
+from einsearch_cli.layers.torch_private import jagged_axis, parameters_of
 
 
 def check_dtype(dtype: torch.dtype) -> None:
@@ -78,8 +79,7 @@ def _named_parameters(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
         # Hooks of a part may load its parameters when it is called.
         if module is not layer and (module._forward_pre_hooks or "forward" in vars(module)):
             continue
-        tensors = vars(module).get("_former_parameters") or module._parameters
-        for name, tensor in tensors.items():
+        for name, tensor in parameters_of(module).items():
             if tensor is not None:
                 yield f"{prefix}.{name}" if prefix else name, tensor
 
@@ -111,7 +111,7 @@ def _nested(layer: nn.Module, x: Any, in_features: int) -> Tensor:
     forward = type(layer).forward  # not `layer(…)`, which would call its hooks again
     if x.layout is not torch.jagged:
         return torch.nested.as_nested_tensor([forward(layer, part) for part in x.unbind()])
-    axis = next(axis for axis, size in enumerate(x.shape) if not isinstance(size, int))
+    axis = jagged_axis(x)
     if axis == x.ndim - 1:
         raise LayerError(
             "nested input whose last dimension is jagged: every token needs the same features",

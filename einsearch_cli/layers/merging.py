@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from einsearch_cli.layers.einsum_linear import EinsumLinear
 from einsearch_cli.layers.execution.merged import Merging
+from einsearch_cli.layers.torch_private import storage_of
 from einsearch_cli.layers.tracing import is_plain_type
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -115,7 +116,7 @@ def _end_where_trained(optimizer: Optimizer, *_: Any) -> None:
         return
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     # Sharded parameters change others that are gathered from them, so these end all merging.
-    storages = {tensor.untyped_storage()._cdata for tensor in trained} if all(map(is_plain_type, trained)) else None
+    storages = {storage_of(tensor) for tensor in trained} if all(map(is_plain_type, trained)) else None
     with _lock:
         for layer in list(_layers):
             merging = layer._merging

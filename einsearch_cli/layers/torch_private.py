@@ -7,13 +7,13 @@ attribute of a module costs 0.05 of the 6 µs of a small layer.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -68,6 +68,40 @@ def is_exporting() -> bool:
 def is_traced_by_module() -> bool:
     """Whether `torch.jit.trace` has begun to record a module. Stand-in: never; torch then refuses names with dots."""
     return getattr(getattr(torch.jit, "_trace", None), "_trace_module_map", None) is not None
+
+
+def is_compiled_in_place(module: nn.Module) -> bool:
+    """Whether `module.compile()` was called. Stand-in: no."""
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def has_gradient_hooks(tensor: Tensor) -> bool:
+    """Whether a parameter has hooks that see its gradient. Stand-in: no."""
+    return any(getattr(tensor, name, None) for name in ("_backward_hooks", "_post_accumulate_grad_hooks"))
+
+
+def is_replica(module: nn.Module) -> bool:
+    """Whether `nn.DataParallel` made this copy of a module, which has plain tensors in place of parameters. Stand-in: no."""
+    return hasattr(module, "_is_replica")
+
+
+def parameters_of(module: nn.Module) -> Mapping[str, Tensor | None]:
+    """The parameters by name, also of a replica. Stand-in: those of any module; a replica then has none."""
+    former: Mapping[str, Tensor | None] | None = vars(module).get("_former_parameters")
+    return former or module._parameters
+
+
+def jagged_axis(x: Tensor) -> int:
+    """The axis in which parts of a nested tensor differ. Stand-in: by its size, where the compiler breaks its graph."""
+    axis: int | None = getattr(x, "_ragged_idx", None)
+    return next(a for a, size in enumerate(x.shape) if not isinstance(size, int)) if axis is None else axis
+
+
+def storage_of(tensor: Tensor) -> int:
+    """A number for the storage in which a tensor lies. Stand-in: its memory, which is 0 for all tensors without any."""
+    storage = tensor.untyped_storage()
+    address: int | None = getattr(storage, "_cdata", None)
+    return storage.data_ptr() if address is None else address
 
 
 def norms(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.einsum_linear import EinsumLinear
+from einsearch_cli.layers.torch_private import has_gradient_hooks, is_compiled_in_place
 from einsearch_cli.moe.experts import Experts
 from einsearch_cli.moe.feed_forward import FeedForwardMoE
 from einsearch_cli.moe.layer import StructuredMoE
@@ -144,7 +145,7 @@ def _refuse_wrapper(module: nn.Module, name: str) -> None:
                 f"{where} wrapped in {wrapper}, which keeps its own record of the parameters: it would miss new ones",
                 remedy="swap the plain model first, then wrap it",
             )
-    if "OptimizedModule" in kinds or module._compiled_call_impl is not None:
+    if "OptimizedModule" in kinds or is_compiled_in_place(module):
         raise LayerError(
             f"{where} compiled: the compiled code was made for the old layers",
             remedy="swap the plain model first (after torch.compile: model._orig_mod), then compile it",
@@ -286,7 +287,7 @@ def _reason_of_parameter(holder: nn.Module, slot: str) -> str | None:
         return f"its weight is a {type(weight.data).__name__}, not a plain tensor"
     if not weight.is_floating_point() or weight.itemsize < 2:
         return f"its weight is {weight.dtype}: structured layers are floating, of 16 bits or more"
-    if weight._backward_hooks or weight._post_accumulate_grad_hooks:
+    if has_gradient_hooks(weight):
         return "its weight has hooks, which new parameters would not have"
     return None
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 KINDS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS: Final = (*KINDS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def is_pointwise(module: nn.Module) -> bool:

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.rnn import RNNCellBase
 
 from einsearch_cli.layers.learning_rates import StructuredLayer
 from einsearch_cli.moe.experts import Experts
 from einsearch_cli.swap.fused_experts import FusedExperts
-from einsearch_cli.swap.pointwise import is_pointwise
+from einsearch_cli.swap.pointwise import CONVOLUTIONS, is_pointwise
 
 LOOKUP: Final = "a lookup, not a product"
+_ELEMENTWISE: Final = (
+    nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
 _GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 _COUNTS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "n_experts", "groups")
@@ -146,7 +148,7 @@ _BY_CLASS: Final[tuple[tuple[Any, Callable[[Any], int | None], str], ...]] = (
         "queries, keys and values",
     ),
     ((nn.Embedding, nn.EmbeddingBag), lambda _: 0, LOOKUP),
-    (_ConvNd, lambda m: _conv_flops(m), "kernel {size}; {flops}"),
+    (CONVOLUTIONS, lambda m: _conv_flops(m), "kernel {size}; {flops}"),
     (nn.RNNBase, _recurrent_flops, "recurrent"),
     (RNNCellBase, _cell_flops, ""),
     (nn.Bilinear, _bilinear_flops, ""),
@@ -154,7 +156,7 @@ _BY_CLASS: Final[tuple[tuple[Any, Callable[[Any], int | None], str], ...]] = (
 """FLOPs by class of the module, with a note."""
 
 
-def _conv_flops(module: _ConvNd) -> int | None:
+def _conv_flops(module: Any) -> int | None:
     """FLOPs at one position for a kernel of size 1, which is a linear layer there."""
     return 2 * module.in_channels * module.out_channels if is_pointwise(module) else None
 
@@ -164,14 +166,14 @@ def _of_known_class(place: Place) -> Product | None:
     for kind, flops, note in _BY_CLASS:
         if isinstance(module, kind):
             known = flops(module)
-            if isinstance(module, _ConvNd):
+            if isinstance(module, CONVOLUTIONS):
                 said = "FLOPs depend on the size of the input" if known is None else "FLOPs at one position"
                 note = note.format(size="x".join(map(str, module.kernel_size)), flops=said)
             dense = not isinstance(module, StructuredLayer)
             return Product(_label(module), known, note, dense)
     if conv1d_class(module) is not None:
         return Product("Conv1D", 2 * int(module.nx) * int(module.nf))  # type: ignore[arg-type]
-    if place.tensors and isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | nn.PReLU | _NormBase):
+    if place.tensors and isinstance(module, _ELEMENTWISE):
         return Product(_label(module), 0, "elementwise, not a product")
     return None
 

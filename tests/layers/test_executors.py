@@ -16,8 +16,9 @@ from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.choose import executor_for
 from einsearch_cli.layers.execution.cpu import CpuExecutor
 from einsearch_cli.layers.execution.dense import DenseExecutor
-from einsearch_cli.layers.execution.executor import Executor
+from einsearch_cli.layers.execution.executor import Executor, Saved
 from einsearch_cli.layers.execution.gpu import GpuExecutor
+from einsearch_cli.layers.execution.products import memory_for_x_grad
 from einsearch_cli.layers.plans.plan import Call, Plan
 from einsearch_cli.layers.plans.planner import dense_route, routes
 from tests.layers.test_planner import random_layer
@@ -147,6 +148,23 @@ def test_checkpointing_saves_nothing(market: dict[str, Any], kind: str) -> None:
     expected = torch.autograd.grad(executor.reference(*inputs).sum(), inputs)
     for found, wanted in zip(torch.autograd.grad(y.sum(), inputs), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_the_gradient_of_x_takes_the_memory_of_the_first_result() -> None:
+    """At a large batch these are the largest tensors of a layer, and two of them need not exist at once."""
+    x, result = torch.randn(4, 6), torch.randn(2, 12)
+    found = memory_for_x_grad(x, Saved(None, [result, None]))
+    assert (found.shape, found.data_ptr()) == (x.shape, result.data_ptr())
+    others = [
+        Saved(None, [result], may_overwrite=False),
+        Saved(None, [None, result]),
+        Saved(None, [torch.randn(2, 6)]),
+        Saved(None, []),
+    ]
+    for saved in others:
+        found = memory_for_x_grad(x, saved)
+        assert found.shape == x.shape
+        assert found.data_ptr() not in {tensor.data_ptr() for tensor in saved.results if tensor is not None}
 
 
 def test_one_switch_chooses() -> None:

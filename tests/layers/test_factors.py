@@ -199,6 +199,15 @@ def test_states_are_loaded_strictly(layer: nn.Module, x: Tensor) -> None:
         other.load_state_dict({**layer.state_dict(), f"{name}x": torch.zeros(1)})
 
 
+@pytest.mark.parametrize("key", ["gain", "bias", "factors.A"])
+def test_a_layer_inside_a_model_expects_only_names_with_its_prefix(key: str) -> None:
+    model = nn.ModuleDict({"fc": EinsumLinear(16, 16, "btt:r=2")})
+    state = model.state_dict()
+    model.load_state_dict(state)
+    with pytest.raises(RuntimeError, match=f'Unexpected key.*"{key}"'):
+        model.load_state_dict({**state, key: torch.zeros(1)})
+
+
 def test_other_tensors_in_a_call(x: Tensor) -> None:
     layer, other = EinsumLinear(16, 16, "btt:r=2"), EinsumLinear(16, 16, "btt:r=2")
     found = functional_call(layer, dict(other.named_parameters()), (x,))
@@ -459,6 +468,15 @@ def test_nested_tensors(layer: nn.Module, layout: torch.layout, grad: bool) -> N
         expected = torch.autograd.grad(sum(part.square().sum() for part in wanted), inputs)
         torch.testing.assert_close(found[1:], expected)
         assert found[0].is_nested
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+@pytest.mark.parametrize("kind", ["plain", "padded", "guided"])  # experts are several graphs for any input
+def test_jagged_tensors_in_one_compiled_graph(kind: str) -> None:
+    layer = KINDS[kind]()
+    x = torch.nested.nested_tensor([torch.randn(2, 16), torch.randn(5, 16)], layout=torch.jagged)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x).values(), layer(x).values())
 
 
 def test_nested_tensors_that_cannot_be_taken() -> None:

@@ -242,6 +242,20 @@ def test_an_optimizer_of_one_flat_tensor_ends_merging() -> None:
     torch.testing.assert_close(layer(x), dense(layer, x))
 
 
+class _Gathered(nn.Parameter):
+    """A parameter of a type of its own, as sharded ones are."""
+
+
+@torch.no_grad()
+def test_an_optimizer_of_sharded_parameters_ends_all_merging() -> None:
+    """Others are gathered from them, in memory of their own."""
+    layer = merge(EinsumLinear(16, 16, "btt:r=2"))
+    shard = _Gathered(torch.zeros(3))
+    shard.grad = torch.ones_like(shard)
+    torch.optim.SGD([shard], lr=0.1).step()
+    assert not layer.is_merged
+
+
 @torch.no_grad()
 def test_a_merged_call_takes_values_from_before() -> None:
     """The caller must call `unmerge`: an edit that torch cannot see does not reach the output before."""

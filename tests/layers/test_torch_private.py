@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from einsearch_cli.layers import EinsumLinear, torch_private
@@ -137,11 +139,119 @@ def test_traces_of_modules_are_recognised_by_their_map(monkeypatch: pytest.Monke
     assert not torch_private.is_traced_by_module()
 
 
+def test_storages_with_and_without_their_addresses() -> None:
+    def without(tensor: Tensor) -> Any:
+        return SimpleNamespace(untyped_storage=lambda: SimpleNamespace(data_ptr=tensor.untyped_storage().data_ptr))
+
+    x, other = torch.ones(4), torch.ones(4)
+    for given in (lambda tensor: tensor, without):
+        first, *others = (torch_private.storage_of(given(tensor)) for tensor in (x, x[1:], other))
+        assert [number == first for number in others] == [True, False]
+
+
+def test_storages_that_have_no_memory_are_several() -> None:
+    layer = EinsumLinear(16, 16, "btt:r=2", device="meta")
+    layer.weight.clone().zero_()
+    assert torch_private.storage_of(layer.gain) != torch_private.storage_of(layer.factors["A"])
+
+
+def test_replicas_with_and_without_their_marks() -> None:
+    layer = EinsumLinear(16, 16, "btt:r=2")
+    replica: Any = layer._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+    assert (torch_private.is_replica(replica), torch_private.is_replica(layer)) == (True, False)
+    replica._former_parameters = {"gain": layer.gain}
+    assert [*torch_private.parameters_of(replica)] == ["gain"]
+    assert torch_private.parameters_of(layer) is layer._parameters
+    del replica._is_replica, replica._former_parameters
+    assert not torch_private.is_replica(replica)
+    assert torch_private.parameters_of(replica) is replica._parameters
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_the_axis_of_jagged_tensors(axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(5, 3)], layout=torch.jagged)
+    x = x if axis == 1 else x.transpose(1, 2)
+    assert torch_private.jagged_axis(x) == axis
+    with monkeypatch.context() as patch:
+        patch.delattr(x, "_ragged_idx")
+        assert torch_private.jagged_axis(x) == axis
+
+
+def test_modules_that_are_compiled_and_parameters_with_hooks() -> None:
+    module = nn.Linear(2, 2)
+    assert not torch_private.is_compiled_in_place(module)
+    module._compiled_call_impl = module.forward  # as `module.compile()` sets it
+    assert torch_private.is_compiled_in_place(module)
+    assert not torch_private.has_gradient_hooks(module.weight)
+    module.weight.register_hook(lambda grad: grad)
+    module.bias.register_post_accumulate_grad_hook(lambda _: None)
+    assert torch_private.has_gradient_hooks(module.weight)
+    assert torch_private.has_gradient_hooks(module.bias)
+    assert not torch_private.is_compiled_in_place(nn.Module.__new__(nn.Module))
+
+
+REGISTERS = {
+    "_parameters", "_keys", "_buffers", "_non_persistent_buffers_set", "_modules", "_metadata", "_version",
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+}  # fmt: skip
+"""What modules, states and tensors of all versions of torch keep about themselves."""
+OTHERS = {"_is_expert_parallel"}
+"""Names of transformers."""
+
+
+def _is_private(name: str) -> bool:
+    return re.fullmatch(r"_[A-Za-z]\w*", name) is not None
+
+
+def _defined(tree: ast.AST) -> Iterator[str]:
+    """Names of functions, classes, variables, keywords and attributes of `self` and `cls` that a file gives."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                yield name
+            case ast.Attribute(attr=name, value=ast.Name(id="self" | "cls"), ctx=ast.Store()):
+                yield name
+            case ast.keyword(arg=str(name)):
+                yield name
+
+
+def _used(tree: ast.AST) -> Iterator[str]:
+    """Attributes, names as text in calls (`getattr(module, "_name")`), and what is imported from torch."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name):
+                yield name
+            case ast.Call(args=words):
+                yield from (word.value for word in words if isinstance(word, ast.Constant) and type(word.value) is str)
+            case ast.ImportFrom(module=str(module), names=names) if module.split(".")[0] == "torch":
+                yield from [*module.split("."), *(alias.name for alias in names)]
+            case ast.Import(names=names):
+                yield from (part for alias in names for part in alias.name.split("."))
+
+
 def test_no_other_file_uses_private_names() -> None:
-    layers, private = Path(torch_private.__file__).parent, re.compile(r"torch(\.\w+)*\._(?!_version)|forward_ad\._")
+    layers = Path(torch_private.__file__).parent
     rooms = [layers, *(layers.with_name(name) for name in ("moe", "guided", "projection", "swap", "compression"))]
-    users = [path.name for room in rooms for path in room.rglob("*.py") if private.search(path.read_text())]
-    assert users == ["torch_private.py"]
+    trees = {path: ast.parse(path.read_text()) for room in rooms for path in room.rglob("*.py")}
+    known = REGISTERS | OTHERS | {name for tree in trees.values() for name in _defined(tree)}
+    users = {path.name: {name for name in _used(tree) if _is_private(name)} - known for path, tree in trees.items()}
+    assert {name for name, found in users.items() if found} == {"torch_private.py"}, users
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from torch.nn.modules.conv import _ConvNd",
+        "from torch._dynamo import config",
+        "import torch._dynamo",
+        "storage._cdata",
+        "torch._foreach_norm(x)",
+        "hasattr(module, '_is_replica')",
+        "vars(module).get('_former_parameters')",
+    ],
+)
+def test_a_private_name_is_found(text: str) -> None:
+    assert any(_is_private(name) for name in _used(ast.parse(text)))
 
 
 def test_the_compiler_is_loaded_by_compiled_code_alone() -> None:

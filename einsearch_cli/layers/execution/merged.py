@@ -16,7 +16,7 @@ from einsearch_cli.layers.execution.scaling import reference_scaled
 from einsearch_cli.layers.plans.merge_steps import joint_axes, merging_pairs, without
 from einsearch_cli.layers.plans.plan import Axes, Call, Plan, Step
 from einsearch_cli.layers.plans.planner import Route, RouteTable
-from einsearch_cli.layers.torch_private import constant_when_compiled
+from einsearch_cli.layers.torch_private import constant_when_compiled, storage_of
 from einsearch_cli.sizing import SizedStructure
 
 Labelled = tuple[Axes, Tensor]
@@ -92,8 +92,8 @@ class Merging:
         return True
 
     def touches(self, storages: set[int]) -> bool:
-        """Whether a parameter lies in one of the storages with these addresses."""
-        return any(tensor.untyped_storage()._cdata in storages for _, tensor, *_ in self._noted)
+        """Whether a parameter lies in one of these storages, as `storage_of` names them."""
+        return any(storage_of(tensor) in storages for _, tensor, *_ in self._noted)
 
 
 class _Chosen(NamedTuple):
