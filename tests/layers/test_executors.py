@@ -165,6 +165,13 @@ def test_the_gradient_of_x_takes_the_memory_of_the_first_result() -> None:
         found = memory_for_x_grad(x, saved)
         assert found.shape == x.shape
         assert found.data_ptr() not in {tensor.data_ptr() for tensor in saved.results if tensor is not None}
+    layer = EinsumLinear(16, 16, "monarch")
+    executor, x = CpuExecutor(layer.plan, 3), torch.randn(3, 16)
+    inputs = x, layer.gain.detach(), None, *(factor.detach() for factor in layer._factors())
+    _, kept = executor.forward(*inputs[:3], inputs[3:], keeps=[True])
+    assert kept is not None
+    (memory,) = kept.results
+    assert executor.backward(inputs, kept, torch.randn(3, 16), [True] * 5)[0].data_ptr() == memory.data_ptr()
 
 
 def test_one_switch_chooses() -> None:
