@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from einsearch_cli.layers.execution.choose import executor_for
-from einsearch_cli.layers.plans.chunking import chunks, kept_steps
 from einsearch_cli.layers.plans.machine_profile import MachineProfile
 from einsearch_cli.layers.plans.plan import Call, Plan, Step
 from einsearch_cli.layers.plans.planner import Route, Use, predicted_ns, routes
@@ -30,7 +29,11 @@ class LayerExplanation:
     plan: Plan
     """The products for this many tokens."""
     executor: str
-    """The executor: `cpu` runs the plan's steps in chunks of tokens, `gpu` at once; `dense` forms one matrix."""
+    """The name of what computes the call.
+
+    `cpu` runs the plan's steps in chunks of tokens, `gpu` at once, and `fused kernel` is one kernel of a GPU for all
+    steps, if it runs there. `dense` forms one matrix, and `kept matrix` is the matrix that a merged layer keeps.
+    """
     chunks: tuple[int, ...]
     """Number of tokens of every chunk."""
     kept: tuple[bool, ...]
@@ -58,7 +61,9 @@ class LayerExplanation:
 def explanation(own: Plan, route: Route, use: Use, call: Call, profile: MachineProfile) -> LayerExplanation:
     """Explain how a layer of the plan `own` uses `route` in a call."""
     sized = own.sized
-    tokens, plan = call.tokens, route.plan.at(call.tokens, profile.token_major)
+    tokens, executor = call.tokens, executor_for(route.plan, call, None if use is Use.merged else own)
+    is_fused = executor.is_fused(call)
+    name = "fused kernel" if is_fused else executor.name
     return LayerExplanation(
         sized=sized,
         tokens=tokens,
@@ -66,10 +71,10 @@ def explanation(own: Plan, route: Route, use: Use, call: Call, profile: MachineP
         device=call.device,
         dtype=call.dtype,
         route=route.text,
-        plan=plan,
-        executor=executor_for(route.plan, call._replace(tokens=1), own).name,  # equal for all, but made quickly for one
-        chunks=chunks(plan, tokens, profile.chunks),
-        kept=kept_steps(plan, tokens, profile.chunks) if use is Use.training else (),
+        plan=executor.plan,
+        executor="kept matrix" if use is Use.merged and route.is_dense else name,
+        chunks=executor.chunks(tokens),
+        kept=tuple(keeps and not is_fused for keeps in executor.keeps) if use is Use.training else (),
         predicted_us={each.text: predicted_ns(sized, each, tokens, profile, use) / 1e3 for each in routes(sized)},
     )
 

@@ -54,14 +54,53 @@ def test_the_explanation_of_a_call_is_up_to_date() -> None:
     assert layer.explain(1).use.value == "inference"
     merge(layer)
     found = layer.explain(1)
-    assert (found.use.value, found.route, found.executor, found.kept) == ("merged", "x(AB)", "dense", ())
+    assert (found.use.value, found.route, found.executor, found.kept) == ("merged", "x(AB)", "kept matrix", ())
     with torch.enable_grad():
         assert layer.explain(1).use.value == "training"
     with torch.autocast("cpu", torch.bfloat16):
         assert layer.explain(1).dtype is torch.bfloat16
-    assert layer.explain(1, device="cuda").executor == "gpu"
+    assert layer.explain(1, "inference", device="cuda").executor == "gpu"
     with pytest.raises(LayerError, match=r"use 'decoding': .*\ntry: one of inference, merged, training"):
         layer.explain(1, "decoding")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text", ["tt:n=3,r=2", "dense", "monarch"])
+def test_merged_calls_use_no_executor_for_the_dense_matrix(text: str) -> None:
+    layer = merge(EinsumLinear(16, 16, text).eval())
+    for route in routes(layer.sized):
+        layer.route = route.text
+        merge(layer)(torch.randn(3, 16))
+        assert layer._merging is not None
+        kept = layer._merging.weights
+        assert kept is not None
+        assert layer.explain(3, "merged").executor == ("kept matrix" if hasattr(kept, "weight") else "cpu")
+
+
+def test_a_fused_kernel_keeps_nothing() -> None:
+    layer, half = EinsumLinear(64, 64, "tt:r=4"), torch.bfloat16
+    found = layer.explain(1000, "training", "cuda", half)
+    assert (found.executor, found.kept, found.chunks) == ("fused kernel", (False,), (1000,))
+    assert "executor  fused kernel, in one piece\n" in str(found)
+    assert layer.explain(1000, "inference", "cuda", half).executor == "fused kernel"
+    for device, dtype in (("cuda", torch.float32), ("meta", half)):
+        other = layer.explain(1000, "training", device, dtype)
+        assert (other.executor, other.kept) == ("gpu", (True,))
+
+
+@pytest.mark.parametrize("text", ["tt:n=3,r=2", "btt:r=4"])
+@pytest.mark.parametrize("tokens", [1, 700])
+def test_the_executor_of_a_call_is_the_one_that_is_explained(text: str, tokens: int) -> None:
+    layer = EinsumLinear(256, 256, text)
+    for route in routes(layer.sized):
+        layer.route = route.text
+        layer(torch.randn(tokens, 256))
+        call, found = layer._calls[True], layer.explain(tokens)
+        assert call is not None
+        executor = call.executor
+        assert (found.executor, found.plan) == (executor.name, executor.plan)
+        assert (found.chunks, found.kept) == (executor.chunks(tokens), tuple(executor.keeps))
+        assert len(found.kept) == len(found.plan.steps) - 1
 
 
 @pytest.mark.parametrize(

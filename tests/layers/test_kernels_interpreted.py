@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from einsearch_cli.layers import EinsumLinear, execution
+from einsearch_cli.layers.execution import kernels, scaling
+from einsearch_cli.layers.execution.autograd import execute
+from einsearch_cli.layers.execution.gpu import GpuExecutor
 from einsearch_cli.layers.execution.reference import contract
-from einsearch_cli.layers.execution.scaling import gradients_by_torch, scaled_by_torch
+from einsearch_cli.layers.execution.scaling import gradients_by_torch, reference_scaled, scaled, scaled_by_torch
 from einsearch_cli.layers.plans.planner import routes
 from einsearch_cli.layers.plans.two_cores import two_cores
 
@@ -20,7 +23,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by `make kernels`, which installs Triton for these tests alone", allow_module_level=True)
 
 from einsearch_cli.layers.execution.kernels import by_triton, tensor_train
-from tests.layers.parts import factors_of
+from tests.layers.parts import factors_of, padded_bias_of
 
 
 @pytest.fixture
@@ -65,6 +68,41 @@ def test_factors_are_scaled_as_by_torch(
     for ours, theirs in pairs:
         largest = theirs.nan_to_num().abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+
+
+@pytest.mark.parametrize("size", [0.5, 2.0])
+@pytest.mark.parametrize("text", ["btt:r=2", "tt:r=2", "low-rank:r=4", "dense", "XAB^1 YA^1/2 YB^1/2"])
+def test_layers_use_the_kernels_as_on_a_gpu(text: str, size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients are those of torch, and the given gradients stay as they are."""
+    monkeypatch.setattr(by_triton, "MOST_PROGRAMS", 4)
+    called: list[str] = []
+    for name in ("add_bias_", "scaled_last", "add_scale_"):
+        function = getattr(by_triton, name)
+        monkeypatch.setattr(by_triton, name, lambda *given, f=function, name=name: (called.append(name), f(*given))[1])
+    for module in (scaling, kernels):
+        monkeypatch.setattr(module, "kernels_for", lambda *_: by_triton)
+    torch.manual_seed(0)
+    layer = EinsumLinear(16, 16, text)
+    plan, factors = layer.plan, factors_of(layer)
+    with torch.no_grad():
+        layer.gain.fill_(1.5)
+        factors[0].mul_(size)
+    inputs = [torch.randn(5, 16, requires_grad=True), layer.gain, padded_bias_of(layer), *factors]
+    executor = GpuExecutor(plan, 5)
+    leaves = [layer.gain, *factors]
+    for found, expected, wanted in (
+        (execute(executor, *inputs), executor.reference(*inputs), inputs),
+        (scaled(layer.gain, factors, plan.limits)[-1], reference_scaled(layer.gain, factors, plan.limits)[-1], leaves),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        grad = torch.randn_like(found)
+        before = grad.clone()
+        pairs = (torch.autograd.grad(y, wanted, grad, materialize_grads=True) for y in (found, expected))
+        for ours, theirs in zip(*pairs, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=4e-6)
+        assert torch.equal(grad, before)
+    # A product of one matrix adds the bias itself.
+    assert set(called) == {"scaled_last", "add_scale_"} | ({"add_bias_"} if text != "dense" else set())
 
 
 @pytest.mark.parametrize("tokens", [1, 5])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -165,6 +166,7 @@ def test_kernels_that_do_not_run_are_logged_once(
     module = SimpleNamespace(add_bias_=fails)
     monkeypatch.setitem(sys.modules, "einsearch_cli.layers.execution.kernels.by_triton", module)
     monkeypatch.setattr(small_kernels, "by_triton", module, raising=False)
+    monkeypatch.setattr(small_kernels, "find_spec", lambda _: object())
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *shape, **_: ones(*shape))
     small_kernels.usable_kernels.cache_clear()
@@ -174,3 +176,45 @@ def test_kernels_that_do_not_run_are_logged_once(
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage() == "Triton's kernels do not run here, torch's operations take their place: no C compiler"
+
+
+def test_only_a_missing_triton_goes_without_saying(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "einsearch_cli.layers.execution.kernels.by_triton"
+    monkeypatch.delattr(small_kernels, "by_triton", raising=False)
+    monkeypatch.setitem(sys.modules, name, None)  # importing it raises ImportError
+    for is_there in (False, True):
+        monkeypatch.setattr(small_kernels, "find_spec", lambda _, found=is_there: found or None)
+        small_kernels.usable_kernels.cache_clear()
+        assert small_kernels.usable_kernels(0) is None
+        assert len(caplog.records) == is_there
+    small_kernels.usable_kernels.cache_clear()
+    assert name in caplog.records[0].getMessage()
+
+
+def test_a_fused_kernel_that_does_not_run_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a chip that is too small for the cores."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of resource: shared memory")
+
+    module = SimpleNamespace(multiply=fails)
+    monkeypatch.setitem(sys.modules, "einsearch_cli.layers.execution.kernels.tensor_train", module)
+    monkeypatch.setattr(small_kernels, "tensor_train", module, raising=False)
+    monkeypatch.setattr(small_kernels, "kernels_for", lambda *_: module)
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, **_: zeros(*shape))
+    cores = two_cores(EinsumLinear(20, 28, "tt:r=3", device="meta").plan)
+    assert cores is not None
+    x: Any = SimpleNamespace(shape=(3, 20), dtype=torch.bfloat16, get_device=lambda: 0)  # as on a GPU
+    for _ in range(2):
+        assert two_core_kernels(cores, x, [], None) is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        f"the fused kernels for {cores.sizes} do not run here, torch's operations take their place: "
+        "out of resource: shared memory"
+    )

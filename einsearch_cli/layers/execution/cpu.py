@@ -117,6 +117,9 @@ class CpuExecutor(Executor):
             grads[-1] = torch.zeros_like(grads[-1])
         return slope, bias_grad, grads
 
+    def chunks(self, tokens: int) -> tuple[int, ...]:  # noqa: ARG002
+        return self._sizes
+
     def prepared(self, factors: Tensors) -> Tensors:
         """Factors repeated along the axes that only the activation has; along the tokens this is done chunk by chunk."""
         return repeated_factors(self.plan, factors)

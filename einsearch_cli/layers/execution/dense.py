@@ -33,7 +33,7 @@ class DenseExecutor(Executor):
     def __init__(self, stored: Plan, dense: Plan) -> None:
         super().__init__(dense, stored)
         self._forming = Forming(stored, dense)
-        self.keeps = (True,)
+        self.keeps = ()  # its one step is the last; the matrix itself is always saved
 
     def forward(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, factors: Tensors, keeps: Keeps = None) -> Output:
         """Compute the output; under autocast, factors may have a wider dtype than the rest, and form the matrix in it."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from einsearch_cli.layers.execution.reference import contract
 from einsearch_cli.layers.execution.scaling import reference_scaled
-from einsearch_cli.layers.plans.plan import Plan
+from einsearch_cli.layers.plans.plan import Call, Plan
 
 MaybeTensor = Tensor | None
 Tensors = Sequence[Tensor]
@@ -18,13 +18,21 @@ Inputs = Sequence[Any]
 
 
 class Saved(NamedTuple):
-    """The values that a forward pass saves for the backward pass in addition to its inputs."""
+    """The values that a forward pass saves for the backward pass in addition to its inputs.
+
+    Compiled code passes `Saved(None, results, may_overwrite=False)` to `backward`, whatever `forward` saved: the scale
+    is None, and `results` are tensors (tokens, width), or None, for the steps of the plan but the last.
+    """
 
     scale: Any
     """The scale in the executor's form; None if it has to be computed again."""
     results: Sequence[Any]
-    """Results of all steps but the last; None for those that have to be computed again."""
+    """Results of all steps but the last; None for those that have to be computed again.
+
+    `DenseExecutor`, which compiled code never calls, saves its matrix here, and the values for its gradient.
+    """
     may_overwrite: bool = True
+    """Whether `backward` may write into the results; compiled code owns them and may use them again."""
 
 
 Keeps = Sequence[bool] | None
@@ -36,7 +44,14 @@ class Executor:
     """Computes y = scale · W x + bias for a fixed number of tokens, with the scale of gain and factors (`scaling`).
 
     To support another device, derive a class with `forward` and `backward`, and return it from `executor_for`.
-    `tests/layers/test_executors.py` runs every executor against the reference.
+    `tests/layers/test_executors.py` runs every executor against the reference. There are three callers:
+
+    - `execute`, for autograd: hands the value that `forward` saved to the first `backward`, and None to later ones.
+    - Compiled code (`structured_linear`): reads `saved.results` step by step. Where `kept_when_compiled` says that a
+      step is kept, `forward` must return the result of this step, of shape (tokens, width). `backward` gets these
+      alone, as `Saved(None, results, may_overwrite=False)`.
+    - Merged layers: call `forward` with scaled factors in their `prepared` form and gain=None, without gradients. So
+      do layers whose factors were multiplied first (`scaled`, `merged_weights`), with gradients: gain=None there too.
     """
 
     name: ClassVar[str]
@@ -66,6 +81,14 @@ class Executor:
     def reference(self, x: Tensor, gain: MaybeTensor, bias: MaybeTensor, *factors: Tensor) -> Tensor:
         """The output in operations that torch itself can differentiate any number of times."""
         return reference_layer(self._stored, x, gain, bias, *factors)
+
+    def chunks(self, tokens: int) -> tuple[int, ...]:
+        """The numbers of tokens that go through all products one after another."""
+        return (tokens,)
+
+    def is_fused(self, call: Call) -> bool:  # noqa: ARG002
+        """Whether one kernel computes all products of such a call, and keeps no result, whatever `keeps` says."""
+        return False
 
     def prepared(self, factors: Tensors) -> Tensors:
         """The factors in a form that `forward` also takes, for callers that pass the same ones many times."""

@@ -17,8 +17,8 @@ from einsearch_cli.layers.execution.executor import Inputs, Keeps, MaybeTensor, 
 from einsearch_cli.layers.execution.kernels import two_core_kernels
 from einsearch_cli.layers.execution.products import Results
 from einsearch_cli.layers.execution.scaling import gradients_on_device, scaled_on_device
-from einsearch_cli.layers.plans.plan import Plan
-from einsearch_cli.layers.plans.two_cores import two_cores
+from einsearch_cli.layers.plans.plan import Call, Plan
+from einsearch_cli.layers.plans.two_cores import is_fused, two_cores
 
 
 class GpuExecutor(CpuExecutor):
@@ -56,6 +56,9 @@ class GpuExecutor(CpuExecutor):
             gain_grad, found = gradients_on_device(grads, gain, factors, self.limits, norms)
             grads = [part if wants else None for part, wants in zip(found, wants_factors, strict=True)]
         return [x_grad, gain_grad if wants_gain else None, bias_grad, *grads]
+
+    def is_fused(self, call: Call) -> bool:
+        return call.device == "cuda" and is_fused(self.plan, call)
 
     def multiply(
         self, x: Tensor, y: Tensor, scale: float, bias: MaybeTensor, factors: Tensors, results: Results

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -68,7 +69,7 @@ def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> Module
         tensor_train.multiply(cores.transposed, y, x, 1.0, None, (first, second))
         tensor_train.gradients(cores, y, x, (first, second), wants_bias=True)
     except Exception as error:  # whatever is wrong, torch's products do the same
-        _log(f"the fused kernel for {cores.sizes}", error)
+        _log(f"the fused kernels for {cores.sizes}", error)
         return None
     return tensor_train
 
@@ -76,13 +77,13 @@ def _tried_two_cores(device: int, dtype: torch.dtype, cores: TwoCores) -> Module
 @lru_cache(maxsize=64)
 def usable_kernels(device: int) -> ModuleType | None:
     """The kernels if they run; Triton may be missing, or unable to compile because there is no C compiler."""
+    if find_spec("triton") is None:
+        return None
     try:
         from einsearch_cli.layers.execution.kernels import by_triton
 
         ones = torch.ones(1, 16, device=torch.device("cuda", device))
         by_triton.add_bias_(ones.clone(), ones[0])
-    except ImportError:
-        return None
     except Exception as error:  # whatever is wrong with Triton, torch does the same
         _log("Triton's kernels", error)
         return None
