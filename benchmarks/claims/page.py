@@ -30,8 +30,6 @@ TOPICS = {
 """Sections of the page, and the keys of their rows."""
 WAYS = {"layers on CPU": "one forward pass", "layers on H200": "one eager forward pass"}
 """How single layers were timed, by study: `einsearch bench` captures no CUDA graph."""
-AWAITED = {"rates"}
-"""Sections whose studies had not finished when this was written: no other may be without a row."""
 
 
 def of_topic(rows: Sequence[Row], topic: str) -> list[Row]:

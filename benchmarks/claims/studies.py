@@ -135,7 +135,7 @@ def collect(runs: Path, root: Path = ROOT) -> list[Path]:
         there = _copied(runs / name, store.reproduction / name)
         written += there or _rungs_collected(runs / name, store.reproduction / name)
     for name in TRAINED:
-        for folder in sorted(runs.glob(f"{name}-[0-9]*")):
+        for folder in sorted(filter(Path.is_dir, runs.glob(f"{name}-[0-9]*"))):
             there = _copied(folder, store.reproduction / folder.name)
             written += there or _collected(folder, store.reproduction / folder.name)
     if (runs / TIMINGS).exists():
