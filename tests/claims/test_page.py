@@ -49,7 +49,9 @@ def test_the_page_has_the_stored_rows(rows: list[Row], stored: dict[str, Any]) -
 def test_the_taxonomy_shows_the_stored_correlations_and_verdicts(stored: dict[str, Any], rows: list[Row]) -> None:
     page = (ROOT / "docs/explanation/taxonomy.md").read_text("utf-8")
     for exponent in ("ω", "1 − ψ", "ν"):
-        rungs = [found for found in stored["exponents"] if (found["task"], found["exponent"]) == ("teacher-small", exponent)]
+        rungs = [
+            found for found in stored["exponents"] if (found["task"], found["exponent"]) == ("teacher-small", exponent)
+        ]
         correlations = [f"{found['spearman']:+.2f}".replace("-", "−") for found in rungs]
         assert "| " + " | ".join([exponent, *correlations, f"{rungs[-1]['p']:.2g}"]) + " |" in page
     verdicts = {row.key.removesuffix("-teacher-small"): row.verdict for row in rows if "-teacher-small" in row.key}
