@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,11 +13,15 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.execution import autograd
 from einsearch_cli.layers.execution.autograd import structured_linear, structured_linear_gradients
-from einsearch_cli.layers.execution.executor import reference_layer
+from einsearch_cli.layers.execution.cpu import CpuExecutor
+from einsearch_cli.layers.execution.executor import Executor, reference_layer
 from einsearch_cli.layers.execution.gpu import GpuExecutor
 from einsearch_cli.layers.plans.chunking import kept_when_compiled
-from einsearch_cli.layers.plans.plan import Call
+from einsearch_cli.layers.plans.plan import Call, Plan
 from tests.layers.parts import factors_of, operator_name_of, padded_bias_of
+
+DEVICES: dict[str, Callable[[Plan, int], Executor]] = {"cpu": CpuExecutor, "cuda": GpuExecutor}
+"""Executors that compiled code calls, by the type of device."""
 
 
 def operators_in(module: nn.Module, x: Tensor) -> set[str]:
@@ -109,14 +114,17 @@ def test_inputs_of_any_stride(lies: str) -> None:
             torch.testing.assert_close(compiled(inputs[lies]), layer(inputs[lies]))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["btt-2", "tt", "generic", "all-of-three"])
 @pytest.mark.parametrize("cap", [False, True])
-def test_gradients_on_a_device(market: dict[str, Any], name: str, cap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operators' GPU behaviour, with tensors of the CPU."""
+def test_gradients_on_a_device(
+    market: dict[str, Any], name: str, cap: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operators' behaviour on every device, with tensors of the CPU."""
     layer = market[name].layer(cap=cap)
     plan, operator_name = layer.plan, operator_name_of(layer)
-    monkeypatch.setattr(autograd, "executor_of", lambda _, x: GpuExecutor(plan, x.shape[0]))
-    monkeypatch.setattr(autograd, "kept_results", lambda *_: kept_when_compiled(plan, Call("cuda", torch.float64, 3)))
+    monkeypatch.setattr(autograd, "executor_of", lambda _, x: DEVICES[device](plan, x.shape[0]))
+    monkeypatch.setattr(autograd, "kept_results", lambda *_: kept_when_compiled(plan, Call(device, torch.float64, 3)))
     x = torch.randn(3, plan.padded_in, dtype=torch.float64, requires_grad=True)
     inputs = [x, layer.gain, padded_bias_of(layer), *factors_of(layer)]
     grad = torch.randn(3, plan.padded_out, dtype=torch.float64)

@@ -1,4 +1,8 @@
-"""The choice of the executor for a plan in a call; no other place chooses."""
+"""The choice of the executor for a plan in a call; no other place chooses one.
+
+Some calls need none: merged layers multiply by the dense matrix that they keep (`merged`), compilers, tracers and
+function transforms get operators or the reference (`EinsumLinear._record`), and experts have their own (`moe.grouped`).
+"""
 
 from __future__ import annotations
 
