@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.rows import Row, _power
+from benchmarks.claims.rows import ONE_SEED, Row, _power
 from benchmarks.claims.studies import RANKED, TRAINED, Store
 
 TOPICS = {
@@ -145,11 +145,31 @@ def findings(rows: Sequence[Row], rungs: Sequence[Mapping[str, Any]]) -> str:
     counts = {word: sum(row.verdict == word for row in rows) for word in ("holds", "does not hold", "cannot tell")}
     sentence = (
         f"Of {len(rows)} measurements of the two papers' claims, {counts['holds']} hold at the scale of these studies, "
-        f"{counts['does not hold']} do not, and {counts['cannot tell']} are open: networks this small, "
-        "or these grids, cannot tell."
+        f"{counts['does not hold']} do not, and {counts['cannot tell']} are open: {_why_open(rows)}."
     )
+    listed = [
+        f"**{word.capitalize()}:** " + "; ".join(_titles(rows, word)) + "." for word in ("holds", "does not hold")
+    ]
     found = (_layer_finding(by_key), _taxonomy_finding(by_key, rungs), _expert_finding(by_key))
-    return "\n".join((sentence, "", *(f"- {line}" for line in found if line)))
+    return "\n".join((sentence, "", *(f"- {line}" for line in (*listed, *found) if line)))
+
+
+def _titles(rows: Sequence[Row], verdict: str) -> list[str]:
+    return list(dict.fromkeys(row.claim for row in rows if row.verdict == verdict))
+
+
+def _why_open(rows: Sequence[Row]) -> str:
+    """How many claims are open for which reason."""
+    flaws = [row.flaw for row in rows if row.verdict == "cannot tell"]
+    at_end = sum("end of the grid" in flaw for flaw in flaws)
+    seed, wide = flaws.count(ONE_SEED), flaws.count("")
+    reasons = (
+        (at_end, "because best widths lie at an end of the grid"),
+        (seed, "because there is one seed"),
+        (len(flaws) - at_end - seed - wide, "because FLOPs differ"),
+        (wide, "because the interval or p leaves both"),
+    )
+    return ", ".join(f"{count} {why}" for count, why in reasons if count)
 
 
 def _said(row: Row) -> str:

@@ -40,6 +40,9 @@ NEARLY_EQUAL = 0.95
 MOST_AT_ENDS = 1 / 3
 """Share of structures whose best width may be an end of the grid before nothing is concluded from all of them."""
 
+SMALL = 0.02
+"""Figures and intervals below this are shown with four digits."""
+
 Unit = Literal["percent", "plain", "factor", "share"]
 
 
@@ -77,9 +80,10 @@ class Row:
 
     def shown(self) -> tuple[str, str]:
         """Figure and interval as texts."""
+        digits = 2 if max(abs(self.low), abs(self.high)) >= SMALL else 4
         texts: dict[Unit, Callable[[float], str]] = {
             "percent": lambda x: f"{math.expm1(x):+.1%}".replace("-", "−"),
-            "plain": lambda x: f"{x:+.2f}".replace("-", "−"),
+            "plain": lambda x: f"{x:+.{digits}f}".replace("-", "−"),
             "factor": lambda x: f"{math.exp(x):.2f}×",
             "share": lambda x: f"{x:+.0%}".replace("-", "−"),
         }

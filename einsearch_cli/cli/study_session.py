@@ -180,11 +180,15 @@ class StudySession:
         if narrow is not None:
             width, enough = narrow
             budget = f"{enough:.0e}".replace("e+0", "e").replace("e+", "e")
-            remedy = f"--budget {budget}" if spec.total_flops is None and spec.time is None else "a larger budget"
+            remedy = (
+                f"--budget {budget} or more"
+                if spec.total_flops is None and spec.time is None
+                else "a larger budget or more time"
+            )
             console.talk(
                 f"warning: {spec.budget_flops:.3g} FLOPs a run: networks are about {width} wide on the first rung; "
                 f"there structures hardly differ, and their order says little about wide layers\n"
-                f"  try: {remedy} or more, or fewer rungs"
+                f"  try: {remedy}, or fewer rungs"
             )
 
     def plan(self, spec: StudySpec, estimate: StudyEstimate, output: Format) -> str:

@@ -240,6 +240,8 @@ def _tally(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
     counted = [(verdict, count, "all" if count == len(peers) else str(count)) for verdict, count in groups if count]
     said = [f"{shown} {'is' if count == 1 else 'are'} {verdict}" for verdict, count, shown in counted]
     name = short_name(dense.structure)
+    if not better + worse:
+        return f"None of the {len(peers)} structures trained with that budget can be told from {name}."
     listed = f"{', '.join(said[:-1])} and {said[-1]}" if said[1:] else said[0]
     return f"Of the {len(peers)} structures trained with that budget besides {name}, {listed}."
 

@@ -32,10 +32,12 @@ def check_budgets(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTas
         SizeError: if a structure does not fit a given width or any width, or a network cannot be allocated.
     """
     grid, budget = width_grid(spec, task), rung_budgets(spec.budget_flops, spec.halving)[0]
-    for structure in (*candidates, *spec.controls_of(candidates)):
-        for width in _needed_widths(grid, structure, budget):
-            run = ProxyRun(task=task, structure=structure, width=width, budget_flops=budget, optimizer=spec.optimizer)
-            _check_budget(run, spec)
+    runs = [
+        ProxyRun(task=task, structure=structure, width=width, budget_flops=budget, optimizer=spec.optimizer)
+        for structure in (*candidates, *spec.controls_of(candidates))
+        for width in _needed_widths(grid, structure, budget)
+    ]
+    _check_budget([(minimal_budget(run), run) for run in runs], spec)
 
 
 def _needed_widths(grid: WidthGrid, structure: LayerSpec, budget_flops: float) -> tuple[int, ...]:
@@ -103,12 +105,23 @@ def narrow_networks(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyT
     return int(widths[structure]), rounded if rounded >= enough else float(f"{int(digit) + 1}e{exponent}")
 
 
-def _check_budget(run: ProxyRun, spec: StudySpec) -> None:
-    needed = minimal_budget(run)
+def _rounded_up(flops: float) -> float:
+    """The next number of three digits.
+
+    >>> _rounded_up(6.1912e8), _rounded_up(5e9)
+    (620000000.0, 5000000000.0)
+    """
+    unit = 10.0 ** (math.floor(math.log10(flops)) - 2)
+    return math.ceil(flops / unit * (1 - 1e-12)) * unit
+
+
+def _check_budget(minimal: Sequence[tuple[float, ProxyRun]], spec: StudySpec) -> None:
+    """Raise SpecError if the costliest run needs more than its budget; the remedy is enough for all runs."""
+    needed, run = max(minimal, key=lambda each: each[0])
     if run.budget_flops < needed:
         whole = needed * spec.halving.factor ** (spec.halving.rungs - 1)
         raise SpecError(
             f"budget_flops = {spec.budget_flops:.3g} leaves {run.budget_flops:.3g} training FLOPs for a run of the first "
             f"rung: {short_name(run.structure)} at width {run.width} needs {needed:.3g} for {MINIMUM_STEPS} steps",
-            remedy=f"give a budget of {whole:.3g} or more, fewer rungs, or narrower widths",
+            remedy=f"give a budget of {_rounded_up(whole):.3g} or more, fewer rungs, or narrower widths",
         )

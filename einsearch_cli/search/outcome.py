@@ -155,9 +155,11 @@ def rate_warnings(rates: Mapping[LayerSpec, TunedRate]) -> tuple[str, ...]:
                 "that was tried; a better one may lie beyond it"
             )
         if tuned.shift is not None and not 1 / MOST_SHIFT <= tuned.shift <= MOST_SHIFT:
+            is_one = tuned.width == tuned.last_width
+            cause = "longer training, or noise, moved it" if is_one else "muP does not carry it over here"
             found.append(
                 f"{name}: the best learning rate moved by a factor of {tuned.shift:.2g} between width {tuned.width} on "
-                f"the first rung and width {tuned.last_width} on the last: muP does not carry it over here"
+                f"the first rung and width {tuned.last_width} on the last: {cause}"
             )
     return tuple(found)
 
