@@ -57,7 +57,8 @@ def add_menu(_: Any, page: str, source: list[str]) -> None:
                 caption=f":caption: {caption}\n", pages="\n".join([*(f"docs/{name}/index" for name in folders), *more])
             )
     elif page.endswith("/index"):
-        pages = dict.fromkeys(LINK.findall(source[0]))
+        linked = dict.fromkeys(LINK.findall(source[0]))
+        pages = [name for name in linked if not (name.startswith("../") and name.endswith("/index"))]  # another part
         source[0] += TREE.format(caption="", pages="\n".join(pages))
 
 

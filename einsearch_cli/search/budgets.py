@@ -117,6 +117,8 @@ def _rounded_up(flops: float) -> float:
 
 def _check_budget(minimal: Sequence[tuple[float, ProxyRun]], spec: StudySpec) -> None:
     """Raise SpecError if the costliest run needs more than its budget; the remedy is enough for all runs."""
+    if not minimal:  # every candidate has a width that fits
+        return
     needed, run = max(minimal, key=lambda each: each[0])
     if run.budget_flops < needed:
         whole = needed * spec.halving.factor ** (spec.halving.rungs - 1)

@@ -194,7 +194,7 @@ REGISTERS = {
     "_parameters", "_keys", "_buffers", "_non_persistent_buffers_set", "_modules", "_metadata", "_version",
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
 }  # fmt: skip
-"""What modules, states and tensors of all versions of torch keep about themselves."""
+"""Names under which modules, states and tensors of all versions of torch keep facts about themselves."""
 OTHERS = {"_is_expert_parallel"}
 """Names of transformers."""
 
