@@ -121,3 +121,7 @@ def test_losses_off_the_fitted_parabola_are_warned_of(study):
     )
     assert f"the lowest mean that was measured is {measured:.4f}, at width 128" in said
     assert not [warning for warning in made.warnings if "parabola" in warning]
+
+
+def test_structures_that_cannot_be_told_from_dense_are_counted_in_one_sentence(study):
+    assert "None of the 4 structures trained with that budget can be told from dense." in headline(study(seeds=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,11 @@ def test_a_rate_that_moves_with_compute_is_followed_on_the_last_rung_and_warned_
     assert tuned.rate == pytest.approx((2.5e10 / 9 / 1e9) ** -0.5, rel=0.15)
     assert tuned.last_rate == pytest.approx(25**-0.5, rel=0.15)
     assert "the best learning rate moved by a factor of 0.33" in rate_warnings(course.outcome.rates)[0]
+    for width, cause in (
+        (tuned.width, "longer training, or noise, moved it"),
+        (2 * tuned.width, "muP does not carry it"),
+    ):
+        assert cause in rate_warnings({DENSE: replace(tuned, last_width=width)})[0]
     last = [r.trial for r in course.outcome.ranked if r.trial.rung == 2 and r.trial.structure == DENSE]
     assert {trial.rate for trial in last} == {tuned.last_rate}
     seeds = [trial.seed for trial in last]
