@@ -56,6 +56,19 @@ def machine_bytes() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
 
 
+def load_average() -> float | None:
+    """Processes that ran or waited over the last minute; None if the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def other_load() -> float:
+    """Processes of others that ran or waited over the last minute, if this process is one of those counted.
+
+    0 if the system does not say. Just after work of one's own that has ended, it is still counted.
+    """
+    return max(0.0, (load_average() or 0.0) - 1)
+
+
 @lru_cache
 def processor_name() -> str:
     """Model of the processor, if the system says; no decision depends on it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from einsearch_cli.structures import LayerSpec
     from einsearch_cli.tasks import AnyTask
     from einsearch_cli.training.proxy.width_trends import LayerCoordinates
+
+
+_LOAD_LIMIT = 0.5
+"""Processes beyond the number of cores from which other work is warned of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +166,7 @@ class StudySession:
     def estimated(self, store: StudyStore | StoredStudy | None = None) -> tuple[StudySpec, StudyEstimate]:
         """The study with its budget and its estimate; only now torch is loaded and the data are prepared.
 
-        Warns where networks will be narrow.
+        Warns where networks will be narrow, and where other work makes the estimate uncertain.
         """
         from einsearch_cli.cli.progress import waiting
         from einsearch_cli.machine import retain_memory
@@ -171,6 +176,7 @@ class StudySession:
         with waiting(f"preparing the {self.spec.task} task, and timing a few steps"):
             found = estimate_budgeted(self.spec, self.candidates, self.task, self.engine, store)
         self._warn_of_narrow_networks(found[0])
+        self._warn_of_other_work()
         return found
 
     def _warn_of_narrow_networks(self, spec: StudySpec) -> None:
@@ -190,6 +196,19 @@ class StudySession:
                 f"there structures hardly differ, and their order says little about wide layers\n"
                 f"  try: {remedy}, or fewer rungs"
             )
+
+    def _warn_of_other_work(self) -> None:
+        """Steps are timed on one core, so nothing in the times shows that workers will share the others."""
+        from einsearch_cli.machine import other_load
+
+        cores, others = os.cpu_count() or 1, other_load()
+        if not self.engine.is_local or self.engine.workers + others < cores + _LOAD_LIMIT:
+            return
+        remedy = "--budget, which is the same on a busy machine" if self.spec.time is not None else "fewer --workers"
+        console.talk(
+            f"warning: other work takes about {min(others, cores):.1f} of the {counted(cores, 'core')} of this machine: "
+            f"the estimated times can be far too short\n  try: a free machine, or {remedy}"
+        )
 
     def plan(self, spec: StudySpec, estimate: StudyEstimate, output: Format) -> str:
         """The plan with its cost as text."""

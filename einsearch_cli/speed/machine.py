@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from einsearch_cli.machine import processor_name
+from einsearch_cli.machine import load_average, processor_name
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
@@ -28,8 +28,3 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "load_average": load_average(),
     }
-
-
-def load_average() -> float | None:
-    """Processes that ran or waited over the last minute."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

@@ -158,6 +158,18 @@ def test_a_budget_that_trains_narrow_networks_is_warned_of_once(einsearch, tmp_p
     assert "wide on the first rung" not in einsearch(*words, "2e8").err
 
 
+def test_a_busy_machine_is_warned_of(einsearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    words = ("rank", "monarch", "--dry-run", "--budget", "2e8", "--out", tmp_path / "out", "--workers")
+    said = {}
+    for load in (1.4, 3.0):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        said[load] = [" ".join(einsearch(*words, workers).err.split()) for workers in (2, 4)]
+    assert "other work takes about 2.0 of the 4 cores of this machine" in said[3.0][1]
+    assert "try: a free machine, or fewer --workers" in said[3.0][1]
+    assert not any("other work" in text for text in (said[3.0][0], *said[1.4]))
+
+
 def wait_until_gone(session: int) -> None:
     """Wait until every process of the session has ended, which takes moments after its first one."""
     deadline_s = time.monotonic() + 30
