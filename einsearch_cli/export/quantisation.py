@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.layers.feature_orders import FactoredModule
+from einsearch_cli.layers.factored_module import FactoredModule
 
 _LARGEST: Final = 127
 _KNOWN: Final = "Int8WeightOnlyConfig"

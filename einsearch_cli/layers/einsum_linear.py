@@ -17,7 +17,7 @@ from einsearch_cli.layers.execution.merged import KeptWeights, Merging, merged_w
 from einsearch_cli.layers.execution.reference import contract
 from einsearch_cli.layers.execution.scaling import is_first_order, reference_scaled, scaled
 from einsearch_cli.layers.explanation import LayerExplanation, explanation
-from einsearch_cli.layers.feature_orders import FactoredModule
+from einsearch_cli.layers.feature_orders import OrderedModule, sized_for
 from einsearch_cli.layers.inputs import (
     check_dtype,
     check_input,
@@ -40,7 +40,7 @@ _linear, _addmm = functional.linear, torch.addmm
 _num_threads = torch.get_num_threads
 
 
-class EinsumLinear(FactoredModule, StructuredLayer):
+class EinsumLinear(OrderedModule, StructuredLayer):
     """A linear layer y = W x + b, where W is the einsum of a structure's factors.
 
     Input (..., in_features), output (..., out_features), for any leading shape. Each factor is stored as a batch of
@@ -94,7 +94,7 @@ class EinsumLinear(FactoredModule, StructuredLayer):
         dtype = dtype or torch.get_default_dtype()
         check_dtype(dtype)
         structure = parse_structure(structure) if isinstance(structure, str) else structure
-        self._hold(in_features, out_features, structure, order, device, dtype)
+        self._hold(sized_for(structure, in_features, out_features, order), device, dtype)
         self._route: Route | None = None
         self._merging: Merging | None = None
         self._order_changed()

@@ -11,7 +11,7 @@ from einsearch_cli.errors import LayerError
 from einsearch_cli.layers.autocast import autocast_dtype, cast
 from einsearch_cli.layers.execution.autograd import execute
 from einsearch_cli.layers.execution.scaling import reference_scale
-from einsearch_cli.layers.feature_orders import FactoredModule
+from einsearch_cli.layers.feature_orders import OrderedModule, sized_for
 from einsearch_cli.moe.grouped import (
     EachExpert,
     can_be_grouped,
@@ -59,7 +59,7 @@ class NoWeight(nn.Module):
         )
 
 
-class Experts(NoWeight, FactoredModule):
+class Experts(NoWeight, OrderedModule):
     """Many matrices of one structure; each row of the input is multiplied by that of its expert.
 
     Factors are stored as (experts, batch, fan_in, fan_out). The index of the expert is one more batch index. So fan-in,
@@ -79,7 +79,8 @@ class Experts(NoWeight, FactoredModule):
     ) -> None:
         super().__init__()
         self.experts = experts
-        self._hold(in_features, out_features, structure, order, device, dtype or torch.get_default_dtype(), (experts,))
+        sized = sized_for(structure, in_features, out_features, order)
+        self._hold(sized, device, dtype or torch.get_default_dtype(), (experts,))
         self.reset_parameters()
 
     def forward(self, rows: Tensor, groups: Groups) -> Tensor:

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from einsearch_cli.errors import LayerError, SizeError, StructureError
-from einsearch_cli.layers import EinsumLinear, feature_orders
+from einsearch_cli.layers import EinsumLinear, factored_module
 from einsearch_cli.layers.plans.planner import routes
 from einsearch_cli.structures import parse_structure
 
@@ -270,7 +270,7 @@ def test_terabytes_are_refused_before_they_are_allocated() -> None:
 
 
 def test_memory_limit_counts_bytes_of_the_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_orders, "memory_bytes", lambda _device: 4 * 100)
+    monkeypatch.setattr(factored_module, "memory_bytes", lambda _device: 4 * 100)
     EinsumLinear(10, 10, "dense", dtype=torch.float32)
     with pytest.raises(SizeError, match="800 bytes"):
         EinsumLinear(10, 10, "dense", dtype=torch.float64)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from einsearch_cli.guided.layer import SelfGuidedLinear
-from einsearch_cli.layers.feature_orders import FactoredModule
+from einsearch_cli.layers.factored_module import FactoredModule
 from einsearch_cli.models import StructuredNetwork
 from einsearch_cli.training.groups import Group, Options
 from einsearch_cli.training.optimizers import OptimizerKind, UpdateSettings, find_optimizer, register
