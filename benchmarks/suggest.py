@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from einsearch_cli import EinsumLinear
-from einsearch_cli.advice.suggesting import Prefer, Wanted, advise
+from einsearch_cli.advice.candidates import Wanted
+from einsearch_cli.advice.suggesting import Prefer, advise
 from einsearch_cli.files import write_atomically
 from einsearch_cli.layers.plans.machine_profile import float32_profile
 from einsearch_cli.machine import processor_name

@@ -16,7 +16,9 @@ from einsearch_cli.cli.output import Format, format_option, render, table
 from einsearch_cli.errors import Exit, SpecError
 
 if TYPE_CHECKING:
-    from einsearch_cli.advice.suggesting import Advice, Statement, Suggestion, Wanted
+    from einsearch_cli.advice.candidates import Wanted
+    from einsearch_cli.advice.statements import Statement
+    from einsearch_cli.advice.suggesting import Advice, Suggestion
 
 HELP = """Suggest structures for a layer, with costs and what studies say of them.
 
@@ -103,7 +105,7 @@ def _wanted(d_in: int, d_out: int, keep: str | None, params: int | None, flops: 
     Raises:
         SpecError: two of them, or a share that is none.
     """
-    from einsearch_cli.advice.suggesting import Wanted
+    from einsearch_cli.advice.candidates import Wanted
     from einsearch_cli.structures.extent import exact_rational
 
     given = [name for name, value in (("--keep", keep), ("--params", params), ("--flops", flops)) if value is not None]

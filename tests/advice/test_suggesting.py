@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from einsearch_cli import EinsumLinear
+from einsearch_cli.advice.candidates import LEAST_SHARE, Wanted
 from einsearch_cli.advice.evidence import Evidence, evidence_of, known_evidence
-from einsearch_cli.advice.suggesting import LEAST_SHARE, Advice, Wanted, advise
+from einsearch_cli.advice.suggesting import Advice, advise
 from einsearch_cli.errors import SizeError
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, float32_profile, profile_for, store_profile
 from einsearch_cli.sizing.generic_rank import certified_rank, generic_rank
