@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
 
-from einsearch_cli.scaling import Vertex, is_finished, levels_of, observations_of, rank_candidates, vertex
+from einsearch_cli.scaling import is_finished, levels_of, observations_of, rank_candidates
 from einsearch_cli.scaling.surface import Minimum, surface
 from einsearch_cli.search.bracket import best_point
 from einsearch_cli.search.budgets import width_grid
@@ -19,9 +18,9 @@ from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.equal_networks import EqualNetworks
 from einsearch_cli.search.exploring import explore
 from einsearch_cli.search.halving import promoted, rung_budgets
-from einsearch_cli.search.outcome import Exploration, Spending, StudyOutcome, TunedRate
+from einsearch_cli.search.outcome import Exploration, Spending, StudyOutcome
 from einsearch_cli.search.plan import PlannedStage, StudyStage, planned_stages, run_total
-from einsearch_cli.search.rates import next_octave
+from einsearch_cli.search.rates import Rates
 from einsearch_cli.search.spec import CONFIRMING_SEED, StudySpec
 from einsearch_cli.search.stages import Stages, StudyEvent
 from einsearch_cli.search.store import StudyStore
@@ -29,9 +28,6 @@ from einsearch_cli.search.widths import grid_number, log_slope
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts
 from einsearch_cli.tasks import AnyTask
 from einsearch_cli.training.proxy.trial import Stage, Trial, TrialResult
-
-_RATES: Final = "tuned_rates"
-"""Name of the note in the store."""
 
 
 def run_study(
@@ -88,9 +84,7 @@ class _Course:
         self.first = spec.ranking_seeds[:1]
         """The seed of the runs that search for rates and widths."""
         self.always = spec.compared_with()
-        self.rates: dict[LayerSpec, TunedRate] = {}
-        self._noted: dict[str, dict[str, Any]] = dict(stages.store.noted(_RATES) or {})
-        """Rates that the study has found, by `_note_key`; with other rungs, it keeps what it trained at them."""
+        self.rates = Rates(spec, self.grid, stages)
         self.best_widths: dict[LayerSpec, dict[float, float]] = {structure: {} for structure in self.structures}
         self.chosen: dict[tuple[LayerSpec, int], list[int]] = {}
         """Numbers of the widths at which all seeds were trained, by (structure, rung)."""
@@ -98,7 +92,7 @@ class _Course:
     def run(self) -> StudyOutcome:
         last = len(self.budgets) - 1
         if self.spec.is_tuned:
-            self._tune_rates()
+            self.rates.tune(self.structures)
         survivors = self.structures
         scores: dict[LayerSpec, float] = {}
         for rung in range(last + 1):
@@ -121,7 +115,7 @@ class _Course:
             unbalanced=self._sorted(ablations),
             explored=tuple(result for trial, result in self.results.items() if trial.stage == "explore"),
             exploration=self.exploration,
-            rates=self.rates,
+            rates=self.rates.found,
             controls=self.controls,
             spending=spending,
         )
@@ -129,7 +123,7 @@ class _Course:
     def _ranked(self) -> dict[str, Trial]:
         """The trials so far on which the ranking is based, by key."""
         main = self._distinct(trial for trial in self.results if trial.stage == "main" and trial.balanced)
-        pilots = (t for t in self.results if t.stage == "pilot" and t.rate == self._rate(t.structure, t.rung))
+        pilots = (t for t in self.results if t.stage == "pilot" and t.rate == self.rates.at(t.structure, t.rung))
         return main | self._distinct(pilots, main)
 
     def _sorted(self, trials: Iterable[Trial]) -> tuple[TrialResult, ...]:
@@ -144,71 +138,11 @@ class _Course:
                 found.setdefault(trial.key, trial)
         return found
 
-    def _rate(self, structure: LayerSpec, rung: int) -> float:
-        """The rate of the seeds: the checked one if the rung is the last, or was the last when it was trained."""
-        if structure not in self.rates:
-            return 1.0
-        if rung + 1 == len(self.budgets):
-            return self.rates[structure].last_rate
-        checked = self._noted.get(self._note_key("last", structure, self.budgets[rung]))
-        return self.rates[structure].rate if checked is None else TunedRate.from_json(checked).last_rate
-
-    def _note_key(self, kind: Literal["first", "last"], structure: LayerSpec, budget: float = 0.0) -> str:
-        """Key under which a rate is noted: found on the cheapest rung, or checked on the last one, of this budget."""
-        return f"{self.first[0]}|{kind}|{structure}|{budget:.9g}"
-
-    def _trials(
-        self,
-        stage: Stage,
-        structure: LayerSpec,
-        rung: int,
-        number: int,
-        seeds: Iterable[int],
-        rate: float | None = None,
-    ) -> list[Trial]:
-        """Trials of one structure at one width, by default at its rate; pilots come before any check of the rate."""
+    def _trials(self, stage: Stage, structure: LayerSpec, rung: int, number: int, seeds: Iterable[int]) -> list[Trial]:
+        """Trials of one structure at one width and its rate; pilots come before any check of the rate."""
+        rate = self.rates.at_first(structure) if stage == "pilot" else self.rates.at(structure, rung)
         width, budget = self.grid.width(number), self.budgets[rung]
-        if rate is None:
-            is_early = stage == "pilot" and structure in self.rates
-            rate = self.rates[structure].rate if is_early else self._rate(structure, rung)
         return [Trial(structure, width, seed, rung, budget, stage=stage, rate=rate) for seed in seeds]
-
-    def _tune_rates(self) -> None:
-        """Try the base rate x {1/2, 1, 2} at the width expected to be best, and further rates beyond an edge."""
-        budget = self.budgets[0]
-        noted = {s: self._noted.get(self._note_key("first", s)) for s in self.structures}
-        elsewhere = {s: note["tuned"] for s, note in noted.items() if note is not None and note["budget"] != budget}
-        self.rates = {structure: TunedRate.from_json(tuned) for structure, tuned in elsewhere.items()}
-        unknown = [structure for structure in self.structures if structure not in elsewhere]
-        places = {s: self._near(s, self.grid.guess(s, budget), budget) for s in unknown}
-        values = self.stages.search(
-            "rates",
-            0,
-            {structure: [-1, 0, 1] for structure, number in places.items() if number is not None},
-            lambda s, octave: self._trials("rates", s, 0, places[s] or 0, self.first, 2.0**octave),
-            next_octave,
-        )
-        for structure, losses in values.items():
-            found = _lowest({octave * math.log(2): loss for octave, loss in losses.items()})
-            rate = 1.0 if found is None else float(f"{math.exp(found.at):.3g}")
-            tried = tuple((2.0**octave, _finite(loss)) for octave, loss in sorted(losses.items()))
-            width = self.grid.width(places[structure] or 0)
-            self.rates[structure] = TunedRate.found(self.base_rate, rate, width, found, tried)
-            self._noted[self._note_key("first", structure)] = {
-                "budget": budget,
-                "tuned": self.rates[structure].to_json(),
-            }
-        self.stages.store.note(_RATES, self._noted)
-
-    @property
-    def base_rate(self) -> float:
-        given = self.spec.optimizer.learning_rate
-        return float(self.grid.task.settings.learning_rate if given is None else given)
-
-    def _near(self, structure: LayerSpec, number: int, budget: float) -> int | None:
-        """The fitting width that is nearest to the one of this number."""
-        fitting = self.grid.around(structure, number, budget)
-        return min(fitting, key=lambda other: (abs(other - number), other), default=None)
 
     def _run_rung(self, rung: int, structures: Sequence[LayerSpec]) -> dict[LayerSpec, float]:
         """Find the best width of every structure and spend the seeds there; returns the loss at its best width."""
@@ -218,7 +152,8 @@ class _Course:
         if self.spec.widths is None or checks:
             pilots = self._search_widths("widths", rung, starts, self.first)
             if checks:
-                self._check_rates(rung, pilots)
+                best = {s: best_point(losses) for s, losses in pilots.items()}
+                self.rates.check(rung, {s: number for s, number in best.items() if number is not None})
             starts = {s: self._window(losses) for s, losses in pilots.items()}
         losses = self._search_widths("seeds", rung, starts, self.spec.ranking_seeds)
         scores = dict.fromkeys(structures, math.inf)
@@ -275,27 +210,6 @@ class _Course:
             lambda s, number, step: None if is_fixed else self.grid.neighbour(s, number, step, budget),
             leaps=stage == "widths",
         )
-
-    def _check_rates(self, rung: int, pilots: Mapping[LayerSpec, Mapping[int, float]]) -> None:
-        """Try the neighbours of each rate at the best width of the last rung, and follow the better one."""
-        best = {s: number for s, losses in pilots.items() if (number := best_point(losses)) is not None}
-        values = self.stages.search(
-            "rate check",
-            rung,
-            {s: [-1, 0, 1] for s in best if s in self.rates},
-            lambda s, octave: self._trials("rates", s, rung, best[s], self.first, self.rates[s].rate * 2.0**octave),
-            next_octave,
-        )
-        for structure, losses in values.items():
-            found = _lowest({octave * math.log(2): loss for octave, loss in losses.items()})
-            if found is not None:
-                tuned, width = self.rates[structure], self.grid.width(best[structure])
-                tried = tuple((tuned.rate * 2.0**octave, _finite(loss)) for octave, loss in sorted(losses.items()))
-                moves = best_point(losses) != 0
-                self.rates[structure] = tuned.checked_at(width, found, tried, moves)
-                key = self._note_key("last", structure, self.budgets[rung])
-                self._noted[key] = self.rates[structure].to_json()
-        self.stages.store.note(_RATES, self._noted)
 
     def _add_seeds(self, rung: int, survivors: Sequence[LayerSpec], scores: dict[LayerSpec, float]) -> Spending:
         """Add seeds at the best widths of candidates whose verdict they may settle, and of the yardstick.
@@ -392,14 +306,3 @@ def _three_around(numbers: list[int], middle: int) -> list[int]:
     """A number with its two neighbours; at an end, the three numbers there."""
     first = min(max(numbers.index(middle) - 1, 0), max(len(numbers) - 3, 0))
     return numbers[first : first + 3]
-
-
-def _lowest(values: Mapping[float, float]) -> Vertex | None:
-    """Lowest point of the parabola through the best value; None if no value is finite."""
-    if not any(map(math.isfinite, values.values())):
-        return None
-    return vertex(list(values), list(values.values()))
-
-
-def _finite(log_loss: float) -> float | None:
-    return math.exp(log_loss) if math.isfinite(log_loss) else None
