@@ -22,7 +22,6 @@ def read_structures(specs: Sequence[str], sizes: str | None, block_diagonal: boo
     """All structures that the words of a command line name: texts, files, or - for stdin."""
     from einsearch_cli.structures import (
         is_structure_file,
-        read_structure,
         read_structure_file,
         read_structure_lines,
     )
@@ -41,8 +40,20 @@ def read_structures(specs: Sequence[str], sizes: str | None, block_diagonal: boo
             found += read_structure_file(Path(spec), block_diagonal=block_diagonal)
         else:
             refuse_file_as_structure(spec)
-            found.append(read_structure(spec, size_list, block_diagonal=block_diagonal))
+            found.append(read_word(spec, size_list, block_diagonal))
     return found
+
+
+def read_word(word: str, sizes: dict[str, str] | None = None, block_diagonal: bool = False) -> NamedStructure:
+    """The structure that a word of a command line says; an error names the word as it was typed."""
+    from einsearch_cli.structures import read_structure
+
+    try:
+        return read_structure(word, sizes, block_diagonal=block_diagonal)
+    except StructureError as error:
+        if repr(word) in error.problem:
+            raise
+        raise StructureError(f"structure {word[:80]!r}: {error.problem}", remedy=error.remedy) from error
 
 
 def refuse_file_as_structure(word: str) -> None:

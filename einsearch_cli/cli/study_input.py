@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.cli.options import as_words, whole_list, whole_parser
-from einsearch_cli.cli.structure_input import read_structures, refuse_file_as_structure
+from einsearch_cli.cli.structure_input import read_structures, read_word, refuse_file_as_structure
 from einsearch_cli.errors import SpecError, StructureError
 from einsearch_cli.shipped import Kind, refuse_missing_data, refuse_near_spec, shipped_path
 
@@ -38,7 +38,7 @@ def overrides_of(
 def read_study(words: Sequence[str], overrides: dict[str, Any]) -> tuple[StudySpec, Path]:
     """The study, and the folder to which its files are relative."""
     from einsearch_cli.search.spec import BUDGETS, load_study_spec, parse_study_spec
-    from einsearch_cli.structures import is_structure_file, parse_layer
+    from einsearch_cli.structures import is_structure_file
 
     words = [shipped_path(word, Kind.study, Kind.structures) for word in words]
     given = overrides.keys() | overrides.get("explore", {}).keys()
@@ -69,9 +69,10 @@ def read_study(words: Sequence[str], overrides: dict[str, Any]) -> tuple[StudySp
         else:
             refuse_file_as_structure(word)
             try:
-                parse_layer(word)
+                read_word(word)
             except StructureError:
                 refuse_near_spec(word, Kind.study, Kind.structures)
+                raise
             data["structures"].append(word)
     return parse_study_spec(data, by_options), Path()
 

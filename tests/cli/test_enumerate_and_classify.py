@@ -194,6 +194,7 @@ def test_the_card_shows_what_limits_the_rank_and_the_verdict(einsearch) -> None:
     ("words", "message", "remedy"),
     [
         (("classify", "monrach"), "no structure or family is named 'monrach'", "monarch, or carrier sets"),
+        (("classify", "dense", "tt:r=d^2"), "error: structure 'tt:r=d^2': AB has exponent 2 in 'XA^1/2", "AB^1/2"),
         (("classify", "XA^1/2 YA"), "they must sum to 1", "bare to let it take the rest"),
         (("classify", "dense", "--d-in", "0"), "--d-in 0: a whole number from 1 to 2^48 is needed", "--d-in 1024"),
         (("classify", "missing.yaml"), "cannot read missing.yaml", "check the path"),

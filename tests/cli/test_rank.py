@@ -279,7 +279,8 @@ def test_structures_and_grids_without_a_file(einsearch, tmp_path: Path) -> None:
         (["monarch", "--task", "teachr"], "no task is named 'teachr'"),
         (["monarch", "--text", "missing"], "missing"),
         (["grid:x"], "grid:x: a whole number from 1 to 24"),
-        (["monrach"], "no structure or family is named 'monrach'"),
+        (["monrach"], "error: no structure or family is named 'monrach'"),
+        (["monarch", "btt-moe:experts=8,top=9"], "error: structure 'btt-moe:experts=8,top=9': top=9 with experts=8"),
         (["dense"], "0 candidates besides dense"),
         (["missing.yaml"], "cannot read missing.yaml"),
         (["dense", "monarch", "--widths", "1000000", "--budget", "1e20"], "bytes"),
@@ -292,6 +293,12 @@ def test_bad_studies_are_refused_before_anything_starts(einsearch, tmp_path: Pat
     assert "try: " in found.err
     assert "Traceback" not in found.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_structure_in_a_file_is_named_by_its_place(einsearch, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("structures:\n  - monarch\n  - btt-moe:experts=8,top=9\n")
+    found = einsearch("rank", tmp_path / "mine.yaml", "--dry-run")
+    assert f"error: {tmp_path / 'mine.yaml'}:3: top=9 with experts=8" in found.err
 
 
 @pytest.mark.parametrize(
