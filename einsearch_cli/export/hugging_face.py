@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -219,7 +220,7 @@ def _is_of_diffusers(model: Any) -> bool:
     return hasattr(model, "register_to_config")
 
 
-def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
+def load_swapped(folder: str | Path, model_class: Any = None, **options: Any) -> Any:
     """Load a model written by `save_swapped`, or by a Trainer that continued with it, in evaluation mode.
 
     It calls `model_class.from_pretrained(folder, **options)`, and raises an error if weights are missing or left over.
@@ -227,19 +228,27 @@ def load_swapped(folder: str | Path, model_class: Any, **options: Any) -> Any:
     Args:
         folder: the folder that `save_swapped` wrote, or the name of such a model on the hub.
         model_class: the class of the model, such as `transformers.GPT2LMHeadModel`, or one of the `AutoModel…` classes;
-            of diffusers the class, such as `diffusers.DiTTransformer2DModel`.
+            by default the class of transformers or diffusers that the folder's config names.
         options: `dtype`, `device_map`, `attn_implementation` and whatever else `from_pretrained` takes.
 
     Raises:
-        SpecError: if the swaps or the weights are missing, damaged, or do not fit each other.
+        SpecError: if the swaps or the weights are missing, damaged, or do not fit each other, or if no class is given and
+            the config names none that transformers or diffusers has.
         LayerError: if the model has other linear layers than the swaps name.
     """
     from safetensors import SafetensorError
 
-    if hasattr(model_class, "load_config"):  # a class of diffusers
-        _check_entry(model_class.load_config(folder, **_places(options)).get("quantization_config"), folder)
-    elif "config" not in options:
-        options["config"] = _config(folder, **_places(options))
+    try:
+        model_class = model_class or _class_of(folder, **_places(options))
+        if hasattr(model_class, "load_config"):  # a class of diffusers
+            _check_entry(model_class.load_config(folder, **_places(options)).get("quantization_config"), folder)
+        elif "config" not in options:
+            options["config"] = _config(folder, **_places(options))
+    except OSError as error:
+        raise SpecError(
+            f"the config of {folder} cannot be read: {error}",
+            remedy="give the folder that save_swapped wrote, or the name of such a model on the hub",
+        ) from error
     # Other shapes are accepted at first, because the error of transformers does not name them.
     ignores_shapes = options.get("ignore_mismatched_sizes", False)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -274,6 +283,22 @@ def _check_entry(entry: Any, folder: str | Path) -> None:
             remedy="give the folder that save_swapped wrote",
         )
     swaps_of(entry)
+
+
+def _class_of(folder: str | Path, **places: Any) -> Any:
+    """The class that was saved: transformers notes it under `architectures`, and diffusers under `_class_name`."""
+    from transformers import PretrainedConfig
+
+    config, _ = PretrainedConfig.get_config_dict(folder, **places)
+    library = "diffusers" if "_class_name" in config else "transformers"
+    name = next(iter([config["_class_name"]] if library == "diffusers" else config.get("architectures") or []), None)
+    found = getattr(import_module(library), str(name), None)
+    if found is None:
+        raise SpecError(
+            f"the config of {folder} names {name or 'no class'} as that of the model: a class of {library} is needed",
+            remedy="give the class, such as load_swapped(folder, transformers.AutoModelForCausalLM)",
+        )
+    return found
 
 
 def _places(options: Mapping[str, Any]) -> dict[str, Any]:

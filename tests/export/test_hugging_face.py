@@ -57,6 +57,29 @@ def test_round_trip(make: Any, name: str, tmp_path: Path) -> None:
         assert loaded.lm_head.weight is loaded.transformer.wte.weight
 
 
+def test_the_config_names_the_class_unless_one_is_given(tmp_path: Path) -> None:
+    model = _gpt2()
+    save_swapped(model, swap_linear(model, "monarch", lambda _, name: "mlp" in name), tmp_path)
+    loaded = load_swapped(tmp_path)
+    assert type(loaded) is transformers.GPT2LMHeadModel
+    assert torch.equal(loaded(_tokens()).logits, model(_tokens()).logits)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for names, said in (
+        (["MineForCausalLM"], "names MineForCausalLM"),
+        (None, "names no class"),
+        ([], "names no class"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": names}))
+        with pytest.raises(SpecError, match=rf"{said} (?s:.*)try: give the class, such as load_swapped\(folder, tra"):
+            load_swapped(tmp_path)
+        assert load_swapped(tmp_path, transformers.GPT2LMHeadModel)
+    for given in ([], [transformers.GPT2LMHeadModel]):
+        with pytest.raises(
+            SpecError, match=r"the config of .*nowhere cannot be read: (?s:.*)try: give the folder that"
+        ):
+            load_swapped(tmp_path / "nowhere", *given)
+
+
 def test_weights_in_several_files(tmp_path: Path) -> None:
     model = _gpt2()
     report = swap_linear(model, "monarch", lambda _, name: "mlp" in name)
