@@ -83,13 +83,18 @@ def _at(structure: Structure, d_in: int, d_out: int) -> Iterator[SizedStructure]
         yield sized
 
 
-def _rough_size(structure: Structure, d_in: int, d_out: int, wanted: Wanted) -> float:
-    """Parameters, or FLOPs, of the exact extents: finding integers would take a hundred times as long."""
+def exact_sizes(structure: Structure, d_in: int, d_out: int) -> dict[str, float]:
+    """The size of each index in a layer, not rounded to an integer."""
     base = {"X": d_in, "Y": d_out}
-    sizes = {
+    return {
         carriers: extent.at(next((base[tensor] for tensor in "XY" if tensor in carriers), min(base.values())))
         for carriers, extent in structure.indices
     }
+
+
+def _rough_size(structure: Structure, d_in: int, d_out: int, wanted: Wanted) -> float:
+    """Parameters, or FLOPs, of the exact extents: finding integers would take a hundred times as long."""
+    sizes = exact_sizes(structure, d_in, d_out)
     params = sum(math.prod(size for carriers, size in sizes.items() if f in carriers) for f in structure.factors)
     return params if wanted.of == "params" else 2 * params
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from einsearch_cli.advice.candidates import exact_sizes
 from einsearch_cli.advice.evidence import Evidence, Finding, matching
-from einsearch_cli.structures import Structure, short_name
+from einsearch_cli.structures import LayerSpec, Structure, expert_of, short_name
 from einsearch_cli.structures.record import Record
 
 
@@ -27,39 +29,49 @@ class Statement(Record):
     gain_low: float | None
     gain_high: float | None
     """95% interval."""
+    verdict: str
+    """Verdict of the study: 'cannot tell' also if the best width lies at an end of its grid, whatever the gain is."""
     confirmed: bool
     """Whether the gain comes from runs that had no part in any decision."""
     budget_flops: float | None
+    narrowest: int
+    """Width of the study's narrowest network."""
     widest: int
-    """Width of the study's widest network."""
     at_this_scale: bool
-    """Whether the layer is no wider than the networks of the study."""
+    """Whether both dimensions of the layer are in the range of the widths of the study's networks."""
+
+    @property
+    def is_contrary(self) -> bool:
+        """Whether the whole interval of the gain lies below 1."""
+        return self.gain_high is not None and self.gain_high < 1
 
 
-def statements_on(structure: Structure, evidence: Sequence[Evidence], width: int) -> Iterator[Statement]:
-    """Each study's statement on this very structure, or else on the best one of its family.
+def statements_on(structure: Structure, evidence: Sequence[Evidence], d_in: int, d_out: int) -> Iterator[Statement]:
+    """Each study's statement on this very structure, or else on the nearest one of its family.
 
-    `width` is the larger dimension of the layer.
+    The choice looks at sizes alone: the interval of a gain does not hold for the best of several structures.
     """
+    sizes = exact_sizes(structure, d_in, d_out)
+
+    def distance(other: LayerSpec) -> tuple[float, str]:
+        """Sum over the indices of |log(size / size)| in this layer; the notation decides between equals."""
+        theirs = exact_sizes(expert_of(other), d_in, d_out)
+        away = sum(abs(math.log(sizes.get(index, 1) / theirs.get(index, 1))) for index in {**sizes, **theirs})
+        return round(away, 9), str(other)
+
     for study in evidence:
-        found = list(matching([study], structure))
-        if not found:
-            continue
-        _, finding, same = max(found, key=lambda match: (match[2], _gain_of(match[1])))
-        yield _statement(study, finding, same, width)
+        if found := list(matching([study], structure)):
+            _, finding, same = min(found, key=lambda match: distance(match[1].structure))
+            yield _statement(study, finding, same, d_in, d_out)
 
 
-def _gain_of(finding: Finding) -> float:
-    return finding.gain[0] if finding.gain else 0.0
-
-
-def _statement(study: Evidence, finding: Finding, same: bool, width: int) -> Statement:
-    """A statement in words and numbers; `width` is the larger dimension of the layer."""
+def _statement(study: Evidence, finding: Finding, same: bool, d_in: int, d_out: int) -> Statement:
+    """A statement in words and numbers."""
     gain, low, high = finding.gain or (None, None, None)
     subject = f"{short_name(finding.structure)}{'' if same else ' (the family with another parameter)'}"
     against = short_name(study.yardstick)
     if gain is None:
-        said = f"{subject}: no gain over {against} was measured, verdict {finding.verdict!r}"
+        said = f"{subject}: no gain over {against} was measured"
     else:
         interval = (
             f" (95% interval {low:.2f} to {high:.2f})" if low is not None and high is not None else ", no interval"
@@ -67,9 +79,10 @@ def _statement(study: Evidence, finding: Finding, same: bool, width: int) -> Sta
         kind = "confirmed by new seeds" if finding.confirmed_gain is not None else "not confirmed"
         said = f"{subject}: gain over {against} {gain:.2f} in training FLOPs{interval}, {kind}"
     budget = "" if finding.budget_flops is None else f", {finding.budget_flops:.2g} FLOPs a run"
-    fits = width <= study.most_width
-    here = "" if fits else f": no evidence at this scale, as this layer is {width:,} wide"
-    text = f"{said}; task {study.task}{budget}, widths {study.least_width} to {study.most_width}{here} [{study.source}]"
+    fits = study.least_width <= min(d_in, d_out) and max(d_in, d_out) <= study.most_width
+    here = "" if fits else f": no evidence at this scale, as this layer is {d_in:,} × {d_out:,}"
+    scale = f"task {study.task}{budget}, widths {study.least_width} to {study.most_width}{here}"
+    text = f"{said}, verdict {finding.verdict!r}; {scale} [{study.source}]"
     return Statement(
         text=text,
         source=study.source,
@@ -79,8 +92,10 @@ def _statement(study: Evidence, finding: Finding, same: bool, width: int) -> Sta
         gain=gain,
         gain_low=low,
         gain_high=high,
+        verdict=finding.verdict,
         confirmed=finding.confirmed_gain is not None,
         budget_flops=finding.budget_flops,
+        narrowest=study.least_width,
         widest=study.most_width,
         at_this_scale=fits,
     )

@@ -91,7 +91,7 @@ def advise(
     """Structures of a size with costs and evidence, best first.
 
     Structures whose certified rank is at least half of the highest one come first. Among these, predicted time or bytes
-    decide, as `prefer` says; among practically equal predicted times, the evidence decides.
+    decide, as `prefer` says; among practically equal ones, the evidence decides.
 
     Args:
         d_in, d_out: dimensions of the layer.
@@ -106,7 +106,7 @@ def advise(
     """
     dense = _suggestion(parse_structure("dense").at(d_in, d_out), tokens, profile)
     suggestions = [
-        replace(made, statements=tuple(statements_on(made.structure, evidence, max(d_in, d_out))))
+        replace(made, statements=tuple(statements_on(made.structure, evidence, d_in, d_out)))
         for made in (_suggestion(sized, tokens, profile) for sized in structures_of_size(d_in, d_out, wanted))
     ]
     ordered = _ordered(suggestions, prefer)
@@ -167,13 +167,14 @@ def _ordered(suggestions: Sequence[Suggestion], prefer: Prefer) -> list[Suggesti
     first.sort(key=cost)
     rest.sort(key=lambda item: (-item.certified_rank, cost(item)))
     equal = [item for item in first if cost(item) <= _RATIO * cost(first[0])]
-    equal.sort(key=lambda item: -_least_gain(item))  # the sort is stable: the cheaper first if nothing is known
+    equal.sort(key=_doubts)  # the sort is stable: the cheaper first if nothing is known
     return [*equal, *first[len(equal) :], *rest]
 
 
-def _least_gain(item: Suggestion) -> float:
-    """The highest lower end of the gains measured for this very structure; 0 if there is none."""
-    return max((s.gain_low for s in item.statements if s.same and s.gain_low is not None), default=0.0)
+def _doubts(item: Suggestion) -> tuple[bool, float]:
+    """What studies of this very structure say, the best first: no interval below 1, then the highest least gain."""
+    own = [s for s in item.statements if s.same]
+    return any(s.is_contrary for s in own), -min((s.gain_low for s in own if s.gain_low is not None), default=0.0)
 
 
 def _recommendation(
@@ -183,34 +184,61 @@ def _recommendation(
     if best.certified_rank == dense.certified_rank:
         rank = "full rank"
     else:
-        rank = "rank" if best.is_full_rank else f"at most {best.rank_bound:,} and certified at least"
-        rank = rank if best.is_full_rank else f"a rank of {rank}"
-    sentences = [
-        f"Take {best.name}: {rank} {best.certified_rank:,}, {best.params / dense.params:.1%} of the parameters of a dense layer "
-        f"and {best.flops_per_token / dense.flops_per_token:.1%} of its FLOPs."
-    ]
-    measured = {
-        "training": (best.training_us, dense.training_us, f"a training step of {tokens:,} tokens"),
-        "decoding": (best.decoding_us, dense.decoding_us, "a forward pass of one token"),
-        "memory": (best.training_bytes, dense.training_bytes, f"the memory of training on {tokens:,} tokens"),
-    }
-    ours, theirs, what = measured[prefer]
-    sentences.append(
-        f"Of the structures of this size and rank it is predicted to be best at {what}: {ours / theirs:.2f} of dense's."
+        rank = "rank" if best.is_full_rank else f"a rank of at most {best.rank_bound:,} and certified at least"
+    take = (
+        f"{best.name}: {rank} {best.certified_rank:,}, {best.params / dense.params:.1%} of the parameters of a dense "
+        f"layer and {best.flops_per_token / dense.flops_per_token:.1%} of its FLOPs."
     )
-    if prefer != "memory" and not calibrated:
+    what = "a forward pass of one token" if prefer == "decoding" else f"a training step of {tokens:,} tokens"
+    times = [
+        round(s.decoding_us / dense.decoding_us if prefer == "decoding" else s.training_us / dense.training_us, 2)
+        for s in ordered
+    ]
+    time = f"{times[0]:.2f} times dense's time{': slower than dense' if times[0] > 1 else ''}."
+    if prefer == "memory":
+        memory = round(best.training_bytes / dense.training_bytes, 2)
+        sentences = [
+            f"Take {take}",
+            f"Of the structures of this size and rank it is best at the memory of training on {tokens:,} tokens: "
+            f"{memory:.2f} times dense's memory{': more than dense' if memory > 1 else ''}.",
+            f"It is predicted to take {time}",
+        ]
+    else:
+        keep = f"Keep dense: no structure of this size is predicted to be faster at {what}. For fewer parameters take "
+        sentences = [
+            f"{keep if min(times) >= 1 else 'Take '}{take}",
+            f"Of the structures of this size and rank it is predicted to be best at {what}: {time}",
+        ]
+    if not calibrated:
         sentences.append(
             "Times are those of the default cost model: `einsearch bench --calibrate` measures this machine."
         )
-    own = [s for s in best.statements if s.same and s.gain is not None]
+    return " ".join((*sentences, *_studies(best)))
+
+
+def _studies(best: Suggestion) -> list[str]:
+    """Sentences on the studies of the structure, or of its family; at this scale, or else at other ones."""
+    measured = [s for s in best.statements if s.gain is not None]
+    own = [s for s in measured if s.same]
+    near = [s for s in own or measured if s.at_this_scale]
     if not own:
-        sentences.append("No study here has measured this structure.")
-    elif not any(s.at_this_scale for s in own):
-        widest = max(s.widest for s in own)
-        sentences.append(f"There is no evidence at this scale: the widest network that was studied has width {widest}.")
+        said = "No study here has measured this structure."
+    elif near:
+        said = "Studies at this scale are listed with it."
     else:
-        sentences.append("Studies at this scale are listed with it.")
-    return " ".join(sentences)
+        widths = f"widths {min(s.narrowest for s in own):,} to {max(s.widest for s in own):,}"
+        said = f"There is no evidence at this scale: the networks that were studied have {widths}."
+    studies = near or own or measured
+    contrary = [s for s in studies if s.is_contrary]
+    if not contrary:
+        return [said]
+    whose = "its gain" if own else "the gain of the nearest structure of its family"
+    return [
+        said,
+        f"Evidence speaks against it: the interval of {whose} lies below 1 in {len(contrary)} of {len(studies)} studies "
+        f"at {'this scale' if near else 'other scales'}, so the yardstick reached the same loss with fewer training "
+        f"FLOPs; {sum(s.verdict == 'worse' for s in contrary)} of them call it worse.",
+    ]
 
 
 def _snippet(best: Suggestion, d_in: int, d_out: int) -> str:

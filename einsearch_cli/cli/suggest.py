@@ -39,7 +39,7 @@ Examples:
 
 
 _LEAST: Final = ("in training", "of dense", "memory", "rank", "FLOPs/token", "decoding", "params")
-_LEAST_EVIDENCE: Final = ("source", "widest", "new seeds", "FLOPs per run", "task", "at this scale", "is")
+_LEAST_EVIDENCE: Final = ("source", "widths", "new seeds", "FLOPs per run", "task", "at this scale", "is", "verdict")
 """Columns that a narrow terminal omits, the least important first."""
 
 
@@ -175,10 +175,11 @@ def _evidence_row(said: Statement) -> dict[str, str]:
         "studied": short_name(parse_structure(said.structure)),
         "is": "this structure" if said.same else "its family",
         "gain": gain,
+        "verdict": said.verdict,
         "new seeds": "yes" if said.confirmed else "no",
         "task": said.task,
         "FLOPs per run": flops_text(said.budget_flops),
-        "widest": f"{said.widest:,}",
+        "widths": f"{said.narrowest:,} to {said.widest:,}",
         "at this scale": "yes" if said.at_this_scale else "no",
         "source": said.source,
     }

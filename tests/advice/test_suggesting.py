@@ -11,11 +11,12 @@ import pytest
 from einsearch_cli import EinsumLinear
 from einsearch_cli.advice.candidates import LEAST_SHARE, Wanted
 from einsearch_cli.advice.evidence import Evidence, evidence_of, known_evidence
+from einsearch_cli.advice.statements import statements_on
 from einsearch_cli.advice.suggesting import Advice, advise
 from einsearch_cli.errors import SizeError
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, float32_profile, profile_for, store_profile
 from einsearch_cli.sizing.generic_rank import certified_rank, generic_rank
-from einsearch_cli.structures import parse_structure
+from einsearch_cli.structures import parse_structure, short_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +52,7 @@ def test_the_first_is_the_cheapest_of_high_rank() -> None:
         highest = max(item.certified_rank for item in found.suggestions)
         rivals = [item for item in found.suggestions if 2 * item.certified_rank >= highest]
         assert getattr(found.suggestions[0], cost) == min(getattr(item, cost) for item in rivals)
-        assert found.recommendation.startswith(f"Take {found.suggestions[0].name}: ")
+        assert re.match(rf"(Take|Keep dense: .* take) {found.suggestions[0].name}: ", found.recommendation)
         assert f'"{found.suggestions[0].name}")' in found.snippet
 
 
@@ -83,12 +84,66 @@ def test_every_statement_is_what_its_source_says() -> None:
                     f"{said.gain:.2f} in training FLOPs (95% interval {said.gain_low:.2f} to {said.gain_high:.2f})"
                 )
                 assert numbers in said.text
+            assert (said.verdict, f"verdict '{finding.verdict}'" in said.text) == (finding.verdict, True)
             assert said.at_this_scale is (said.widest >= 1024)
             assert ("no evidence at this scale" in said.text) is not said.at_this_scale
-    assert "There is no evidence at this scale: the widest network" in found.recommendation
+    assert "There is no evidence at this scale: the networks that were studied have widths 8 to" in found.recommendation
     small = advice(96, 96, 1 / 4, tuple(known_evidence()))
     assert any(s.at_this_scale for item in small.suggestions for s in item.statements)
     assert "No study here has measured this structure." in advice(96, 96, 1 / 4).recommendation
+
+
+def test_a_family_speaks_by_its_nearest_member_and_not_by_its_best() -> None:
+    first = advice(4096, 11008, 1 / 8, tuple(known_evidence())).suggestions[0]
+    assert first.name == "btt:r=5"
+    said = {s.source: (short_name(parse_structure(s.structure)), s.verdict) for s in first.statements}
+    assert said["examples/seeds/second"] == said["examples/seeds/first"] == ("btt:r=4", "worse")
+    assert said["examples/reproduction/taxonomy-teacher"] == (
+        "btt:r=d^1/4",
+        "cannot tell",
+    )  # 8 here, and blocks as ours
+
+
+@pytest.mark.parametrize(
+    ("d_in", "d_out", "here"), [(48, 192, True), (47, 48, False), (48, 193, False), (16, 16, False)]
+)
+def test_a_layer_is_at_the_scale_of_a_study_if_both_dimensions_are(d_in: int, d_out: int, here: bool) -> None:
+    (study,) = [s for s in known_evidence() if s.source == "examples/reproduction/taxonomy-teacher"]
+    assert (study.least_width, study.most_width) == (48, 192)
+    (said,) = statements_on(parse_structure("low-rank"), [study], d_in, d_out)
+    assert said.at_this_scale is here
+    assert said.verdict == "cannot tell"  # its best width is the widest of the grid
+    assert said.gain_high is not None
+    assert said.gain_high < 1
+
+
+def test_the_recommendation_names_contrary_evidence_and_slowness() -> None:
+    studies = tuple(known_evidence())
+    slow = advice(97, 89, 1 / 4, studies)
+    own = [s for s in slow.suggestions[0].statements if s.at_this_scale]
+    ratio = slow.suggestions[0].training_us / slow.dense.training_us
+    assert "Keep dense: no structure of this size is predicted to be faster at a training step" in slow.recommendation
+    assert f"{ratio:.2f} times dense's time: slower than dense." in slow.recommendation
+    below, worse = sum(s.gain_high is not None and s.gain_high < 1 for s in own), sum(s.verdict == "worse" for s in own)
+    assert 0 < worse < below < len(own)
+    assert f"lies below 1 in {below} of {len(own)} studies at this scale" in slow.recommendation
+    assert f"{worse} of them call it worse" in slow.recommendation
+
+    fast = advice(4096, 11008, 1 / 8, studies).recommendation
+    assert fast.startswith("Take ")
+    assert "slower than dense" not in fast
+
+    large = advise(1024, 1024, Wanted(1e7, "flops", "x"), studies, float32_profile("cuda", 1), prefer="memory")
+    assert large.suggestions[0].training_bytes > large.dense.training_bytes
+    for words in (": more than dense", ": slower than dense", "nearest structure of its family lies below 1 in"):
+        assert words in large.recommendation
+    assert "Evidence speaks against it" not in advice(96, 96, 1 / 4, studies).recommendation
+
+
+def test_contrary_evidence_decides_between_equals() -> None:
+    """At 16 × 16 both take the same time: Monarch's gain is above 1, that of tt:r=4 below it."""
+    names = [item.name for item in advice(16, 16, 1 / 2, tuple(known_evidence())).suggestions]
+    assert names.index("monarch") < names.index("btt:r=d^1/4,blocks=d^1/4") < names.index("tt:r=4")
 
 
 @pytest.mark.parametrize(
