@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from einsearch_cli.errors import SizeError
 from einsearch_cli.layers.plans.machine_profile import DEFAULT_CPU, float32_profile, profile_for, store_profile
 from einsearch_cli.sizing.generic_rank import certified_rank, generic_rank
 from einsearch_cli.structures import parse_structure, short_name
+from einsearch_cli.taxonomy import flops_per_token
 
 ROOT = Path(__file__).parents[2]
 
@@ -174,6 +176,24 @@ def test_a_calibrated_machine_is_known_without_torch(tmp_path: Path, monkeypatch
     assert float32_profile("cpu", 3) == profile_for("cpu", 3, torch.float32) == own
     assert float32_profile("cuda", 1) == profile_for("cuda", 1, torch.float32)
     profile_for.cache_clear()
+
+
+def test_the_guide_has_the_figures_of_the_benchmark() -> None:
+    guide = " ".join((ROOT / "docs/guide/suggest.md").read_text("utf-8").split())
+    cases = json.loads((ROOT / "benchmarks/results/suggest.json").read_text("utf-8"))["cases"]
+    ratios = [time / case["predicted_us"][name] for case in cases for name, time in case["measured_us"].items()]
+    median = f"(median {statistics.median(ratios):.1f})"
+    assert f"were {min(ratios):.1f} to {max(ratios):.1f} times the predicted ones {median}" in guide
+    times = [list(case["measured_us"].values()) for case in cases]
+    at_random = sum(sum(time <= 1.15 * min(row) for time in row) / len(row) for row in times)
+    assert f"| the first one of the list | {sum(case['agrees'] for case in cases)} of {len(cases)} |" in guide
+    assert f"| one at random | {at_random:.1f} of {len(cases)} |" in guide
+    fewest = 0
+    for case in cases:
+        layers = {name: parse_structure(name).at(case["d_in"], case["d_out"]) for name in case["measured_us"]}
+        first = min(layers, key=lambda name: flops_per_token(layers[name]))
+        fewest += case["measured_us"][first] <= 1.15 * min(case["measured_us"].values())
+    assert f"| the one with the fewest FLOPs | {fewest} of {len(cases)} |" in guide
 
 
 def test_suggest_on_the_command_line(einsearch) -> None:
