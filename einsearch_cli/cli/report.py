@@ -158,7 +158,7 @@ def ranking_text(study: StudyReport, output: Format, by: By = By.flops) -> str:
 
 def tell(study: StudyReport, at: float | None = None) -> None:
     """Print the findings of the ranking in sentences."""
-    from einsearch_cli.reports import headline
+    from einsearch_cli.reports.headline import headline
     from einsearch_cli.reports.law_section import prediction_text
     from einsearch_cli.reports.spending_facts import spending_sentences
     from einsearch_cli.structures import short_name

@@ -31,7 +31,13 @@ from einsearch_cli.reports.numbers import (
     interval_text,
     widths_text,
 )
-from einsearch_cli.reports.page import Page, fill, render_page, report_section
+from einsearch_cli.reports.page import (
+    Page as Page,
+    fill,
+    render_page,
+    report_section as report_section,
+    report_sections as report_sections,
+)
 from einsearch_cli.reports.ranking_section import comparison_section, ranking_section
 from einsearch_cli.reports.search_section import pareto_section, search_section
 from einsearch_cli.reports.spending_facts import seeds_text, spending_facts, spending_sentences

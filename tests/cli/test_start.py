@@ -134,11 +134,22 @@ def test_a_folder_that_cannot_be_used_is_refused_before_data_are_prepared(tmp_pa
 
 @pytest.mark.parametrize("words", ["tasks", "suggest --d-in 4096 --d-out 11008 --keep 1/8"])
 def test_commands_without_torch_start_fast(words: str) -> None:
-    """The limits are three to five times what an idle machine needs; torch alone would take more."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "einsearch_cli", *words.split()], capture_output=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.5
+    """One of three starts takes less than a second of CPU time: other work on the machine slows some of them."""
+
+    def cpu_s() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "einsearch_cli", *words.split()], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert any(cpu_s() < 1 for _ in range(3))
+
+
+def test_numbers_are_written_without_the_pages_of_studies() -> None:
+    code = "import sys, einsearch_cli.reports.numbers; print(*sys.modules)"
+    names = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert "einsearch_cli.reports.numbers" in names
+    assert not names & {"einsearch_cli.reports.sections", "einsearch_cli.search", "einsearch_cli.scaling"}
 
 
 def _lazy_packages() -> list[Path]:

@@ -445,7 +445,8 @@ def test_rungs_are_counted_from_one_wherever_a_person_reads(study) -> None:
 
 def test_structures_have_one_name_each_in_table_figures_and_sentences(study) -> None:
     """Both of these belong to no family; the terminal calls them by their carrier sets."""
-    from einsearch_cli.reports import headline, ranking_table
+    from einsearch_cli.reports import ranking_table
+    from einsearch_cli.reports.headline import headline
 
     texts = ("XA^1/2 XAB^1/2 YA^1/2 YB^1/2", "XA^1/2 XB^1/2 YB^1/2 YAB^1/2")
     made = study(texts=("dense", *texts))

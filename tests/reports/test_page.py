@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 import pytest
 
 from einsearch_cli.errors import OutputError
-from einsearch_cli.reports import headline, render_report, write_report
+from einsearch_cli.reports import render_report, write_report
+from einsearch_cli.reports.headline import headline
 from einsearch_cli.reports.looks import MARKERS, identities
 from einsearch_cli.structures import parse_structure
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from einsearch_cli.reports import headline
+from einsearch_cli.reports.headline import headline
 from einsearch_cli.scaling import Prediction, rank_candidates
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import MixtureOfExperts, parse_layer, short_name
