@@ -1,4 +1,4 @@
-"""What studies say on a structure, in words and numbers."""
+"""Statements of studies on a structure, in words and numbers."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def _ordered(suggestions: Sequence[Suggestion], prefer: Prefer) -> list[Suggesti
 
 
 def _doubts(item: Suggestion) -> tuple[bool, float]:
-    """What studies of this very structure say, the best first: no interval below 1, then the highest least gain."""
+    """Sort key by the studies of this very structure: without intervals below 1 first, then by the lower end."""
     own = [s for s in item.statements if s.same]
     return any(s.is_contrary for s in own), -min((s.gain_low for s in own if s.gain_low is not None), default=0.0)
 
