@@ -70,9 +70,14 @@ def patch_rows(files: Sequence[Path], size: int, scale: int) -> Iterator[Pixels]
             small_HWC = _averaged(image_HWC, scale)
             height, width, channels = small_HWC.shape
             across = width // size
-            for top in range(0, height - size + 1, size):
+            for top in range(0, height - size + 1 if across else 0, size):
                 band = small_HWC[top : top + size, : across * size]
                 yield band.reshape(size, across, size, channels).swapaxes(0, 1)
+
+
+def largest_square(files: Sequence[Path]) -> int:
+    """The side in pixels of the largest square that lies within one of the images."""
+    return max((min(image_HWC.shape[:2]) for file in files for image_HWC in _images_of(file)), default=0)
 
 
 def digit_rows() -> Iterator[Pixels]:

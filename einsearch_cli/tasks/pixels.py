@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,15 @@ from pydantic import Field
 
 from einsearch_cli.cache import Arrays, array_file, cached_arrays, cached_for_files
 from einsearch_cli.data import Batch
-from einsearch_cli.data.images import DIGITS, Pixels, content_digest, digit_rows, image_files, patch_rows
+from einsearch_cli.data.images import (
+    DIGITS,
+    Pixels,
+    content_digest,
+    digit_rows,
+    image_files,
+    largest_square,
+    patch_rows,
+)
 from einsearch_cli.data.tokens.block_sampler import largest_divisor
 from einsearch_cli.errors import DataError
 from einsearch_cli.settings import Whole
@@ -214,10 +223,7 @@ def _cut(settings: PixelSettings) -> Arrays:
     for number, row in enumerate(_thinned(rows, settings.most_patches)):
         parts[number % every == every - 1].append(row.reshape(len(row), -1))
     if not all(parts):
-        raise DataError(
-            f"images {settings.images} give {len(parts[0])} rows of patches: {every} are needed, of which one is held out",
-            remedy="give more or larger images, a smaller scale, or a larger held_out_fraction",
-        )
+        raise _too_few_rows(settings, len(parts[0]), every)
     lengths = {row.shape[1] for part in parts for row in part}
     if len(lengths) > 1:
         raise DataError(
@@ -225,12 +231,33 @@ def _cut(settings: PixelSettings) -> Arrays:
             remedy="keep arrays of one kind",
         )
     training, held_out = map(np.concatenate, parts)
-    if training.min() == training.max():
+    colours_NC = training.reshape(-1, training.shape[1] // SIDE**2)
+    if (colours_NC == colours_NC[0]).all():
         raise DataError(
-            f"images {settings.images} have one colour only, {training.min()}: there is nothing to predict",
+            f"images {settings.images} have one colour only, {', '.join(map(str, colours_NC[0]))}: "
+            "there is nothing to predict",
             remedy="give photographs, or images of more than one colour",
         )
     return {"training": training, "held_out": held_out}
+
+
+def _too_few_rows(settings: PixelSettings, rows: int, needed: int) -> DataError:
+    """The refusal of images that give no patch, or no row of patches to hold out, with a size or setting that is enough."""
+    side = SIDE * (1 if settings.images == DIGITS else settings.scale)
+    if rows:
+        return DataError(
+            f"images {settings.images} give {rows} rows of patches, of {side} pixels of height each: {needed} are needed, "
+            f"of which one is held out",
+            remedy=f"give images of {needed * side} pixels of height in all, a smaller scale"
+            + (f", or a held_out_fraction of {math.ceil(1000 / rows) / 1000} or more" if rows > 1 else ""),
+        )
+    largest = largest_square(image_files(Path(settings.images)))
+    fits = f", or scale: {largest // SIDE}" if largest >= SIDE else ""
+    return DataError(
+        f"images {settings.images} hold no square larger than {largest} x {largest} pixels: with scale = {settings.scale}, "
+        f"a patch of {SIDE} x {SIDE} takes {side} x {side}",
+        remedy=f"give images of {side} x {side} pixels or more{fits}",
+    )
 
 
 def _thinned(rows: Iterable[Pixels], most: int) -> list[Pixels]:

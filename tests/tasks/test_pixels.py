@@ -147,6 +147,12 @@ def of_one_colour(folder: Path) -> Path:
     return folder.parent / "flat.npy"
 
 
+def of_one_colour_in_three_channels(folder: Path) -> Path:
+    (folder.parent / "flat").mkdir()
+    Image.new("RGB", (320, 320), (10, 20, 30)).save(folder.parent / "flat/flat.png")
+    return folder.parent / "flat"
+
+
 def of_floats(folder: Path) -> Path:
     np.save(folder.parent / "floats.npy", np.zeros((4, 64, 64, 3)))
     return folder.parent / "floats.npy"
@@ -155,6 +161,16 @@ def of_floats(folder: Path) -> Path:
 def tiny(folder: Path) -> Path:
     np.save(folder.parent / "tiny.npy", photo(0, 20, 20)[None])
     return folder.parent / "tiny.npy"
+
+
+def too_small(folder: Path) -> Path:
+    np.save(folder.parent / "small.npy", photo(0, 15, 40)[None])
+    return folder.parent / "small.npy"
+
+
+def narrow(folder: Path) -> Path:
+    np.save(folder.parent / "narrow.npy", photo(0, 200, 10)[None])
+    return folder.parent / "narrow.npy"
 
 
 def without_images(folder: Path) -> Path:
@@ -174,10 +190,30 @@ def no_patches(folder: Path) -> Path:
         (
             of_one_colour,
             {},
-            r"have one colour only, 7: there is nothing to predict\ntry: give photographs, or images of more than one colour",
+            r"have one colour only, 7, 7, 7: there is nothing to predict\n"
+            r"try: give photographs, or images of more than one colour",
         ),
+        (of_one_colour_in_three_channels, {}, r"have one colour only, 10, 20, 30: there is nothing to predict"),
         (of_floats, {}, r"has type float64 and shape \(4, 64, 64, 3\): images are uint8 of shape"),
-        (tiny, {}, r"give 1 rows of patches: 10 are needed, of which one is held out"),
+        (
+            tiny,
+            {},
+            r"give 1 rows of patches, of 16 pixels of height each: 10 are needed, of which one is held out\n"
+            r"try: give images of 160 pixels of height in all, a smaller scale$",
+        ),
+        (
+            tiny,
+            {"scale": 1},
+            r"give 2 rows of patches, of 8 pixels .*\ntry: .* 80 pixels .*, or a held_out_fraction of 0\.5 or more$",
+        ),
+        (
+            too_small,
+            {},
+            r"hold no square larger than 15 x 15 pixels: with scale = 2, a patch of 8 x 8 takes 16 x 16\n"
+            r"try: give images of 16 x 16 pixels or more, or scale: 1$",
+        ),
+        (narrow, {}, r"hold no square larger than 10 x 10 pixels"),
+        (too_small, {"scale": 4}, r"takes 32 x 32\ntry: give images of 32 x 32 pixels or more, or scale: 1$"),
         (without_images, {}, r"empty: it has no image\ntry: give a folder of images"),
         (lambda folder: folder / "absent", {}, r"absent: it does not exist\ntry: give a folder of images"),
         (lambda folder: folder, {"batch": 100}, r"give \d+ patches to train on: a batch of 100 needs as many at least"),
