@@ -258,13 +258,16 @@ class StudySession:
     def _step_seconds(self, outcome: StudyOutcome, store: StudyStore) -> dict[Place, float]:
         """Seconds per step of the ranked networks, timed after the workers have ended and nothing disturbs the race."""
         from einsearch_cli.cli.progress import waiting
-        from einsearch_cli.search.timing import known_seconds, race_steps, timed_places
+        from einsearch_cli.search.timing import are_timed, known_seconds, race_steps, timed_places
 
         places = timed_places(outcome.ranked)
         device = self.engine.device_here()
         known = known_seconds(store, places, device)
         if known is not None:
             return known
+        if not are_timed(places, self.task, self.spec, device):
+            console.talk("steps are not timed: some networks are too large for the CPU of this machine")
+            return {}
         with waiting(f"timing a step of {counted(len(places), 'network')} in turn"):
             return race_steps(store, places, self.task, self.spec, device)
 

@@ -100,13 +100,13 @@ def narrow_networks(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyT
     enough = spec.budget_flops
     while expected(structure, enough) <= NARROW and enough < MAX_BUDGET_FLOPS:
         enough *= 2
-    return int(widths[structure]), _rounded_up(enough, digits=1)
+    return int(widths[structure]), rounded_up(enough, digits=1)
 
 
-def _rounded_up(flops: float, digits: int) -> float:
+def rounded_up(flops: float, digits: int) -> float:
     """Round up to a number of digits.
 
-    >>> _rounded_up(6.1912e8, 3), _rounded_up(5e9, 1)
+    >>> rounded_up(6.1912e8, 3), rounded_up(5e9, 1)
     (620000000.0, 5000000000.0)
     """
     unit = 10.0 ** (math.floor(math.log10(flops)) + 1 - digits)
@@ -123,5 +123,5 @@ def _check_budget(minimal: Sequence[tuple[float, ProxyRun]], spec: StudySpec) ->
         raise SpecError(
             f"budget_flops = {spec.budget_flops:.3g} leaves {run.budget_flops:.3g} training FLOPs for a run of the first "
             f"rung: {short_name(run.structure)} at width {run.width} needs {needed:.3g} for {MINIMUM_STEPS} steps",
-            remedy=f"give a budget of {_rounded_up(whole, digits=3):.3g} or more, fewer rungs, or narrower widths",
+            remedy=f"give a budget of {rounded_up(whole, digits=3):.3g} or more, fewer rungs, or narrower widths",
         )

@@ -19,6 +19,7 @@ from einsearch_cli.search.plan import TUNING, PlannedStage, alike, planned_stage
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
+from einsearch_cli.training.proxy.cost import is_timed
 
 if TYPE_CHECKING:  # the time for loading torch is measured here
     from einsearch_cli.training import ProxyRun, RunSpeed
@@ -120,13 +121,16 @@ class StudyTiming:
 def time_study(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, engine: Engine) -> StudyTiming:
     """Prepare the data and time a few steps of some runs: for 2% of the study's time, 2 to 10 seconds.
 
-    `check_budgets` has to be called before.
+    Nothing is timed, and no time known, if some run is too large for this machine. `check_budgets` has to be called
+    before.
     """
     start_up_s = engine.start_up_s(_loading_seconds())
     task.prepare()
     networks = EqualNetworks.of_task(task)
     runs = first_runs(spec, candidates, task, engine.device_here())
     timing = StudyTiming(networks, (), start_up_s, engine.workers, engine.setup.pack)
+    if not all(map(is_timed, runs)):
+        return timing
     started_s = time.perf_counter()
     for speed in _probed(runs, engine.setup.pack):
         timing = replace(timing, speeds=(*timing.speeds, speed))

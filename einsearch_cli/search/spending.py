@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from einsearch_cli.errors import SpecError
-from einsearch_cli.search.budgets import check_budgets
+from einsearch_cli.search.budgets import check_budgets, rounded_up
 from einsearch_cli.search.engines import Engine
 from einsearch_cli.search.estimate import StudyEstimate, time_study
 from einsearch_cli.search.plan import planned_stages
@@ -37,10 +37,15 @@ def with_run_budget(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyT
     if total is None:
         return spec
 
-    def budget(unit: StudySpec) -> float:
-        return total / sum(stage.train_flops for stage in planned_stages(unit, candidates))
+    def flops(planned: StudySpec) -> float:
+        return sum(stage.train_flops for stage in planned_stages(planned, candidates))
 
-    return _with_most_rungs(spec, candidates, task, budget, f"total_flops = {total:.3g}")
+    def option(planned: StudySpec) -> str:
+        return f"--total-flops {rounded_up(flops(planned), digits=2):.2g}"
+
+    return _with_most_rungs(
+        spec, candidates, task, lambda unit: total / flops(unit), f"total_flops = {total:.3g}", option
+    )
 
 
 def estimate_budgeted(
@@ -74,14 +79,22 @@ def estimate_budgeted(
         def budget(unit: StudySpec) -> float:
             fixed_s = timing.estimate(unit.model_copy(update={"budget_flops": 0.0}), candidates).seconds  # noqa: B023
             flop_s = timing.estimate(unit.model_copy(update={"budget_flops": 1e12}), candidates).seconds - fixed_s  # noqa: B023
+            if math.isnan(fixed_s):
+                raise SpecError(
+                    f"{named}: no step can be timed, as some networks are too large for the CPU of this machine",
+                    remedy="give a --budget",
+                )
             if not fixed_s < whole_s:
                 raise SpecError(
                     f"{named}: the workers, networks and validations alone take about {fixed_s:.0f} s",
-                    remedy=f"time: {math.ceil(2 * fixed_s / 60)}m, or fewer candidates, seeds or widths",
+                    remedy=f"{_minutes(2 * fixed_s)} or more, or fewer candidates, seeds or widths",
                 )
             return float(f"{min((whole_s - fixed_s) / flop_s * 1e12, MAX_BUDGET_FLOPS):.3g}")
 
-        planned = _with_most_rungs(spec, candidates, task, budget, named)
+        def option(planned: StudySpec) -> str:
+            return _minutes(timing.estimate(planned, candidates).seconds)  # noqa: B023
+
+        planned = _with_most_rungs(spec, candidates, task, budget, named, option)
         if 1 / _CLOSE < planned.budget_flops / before < _CLOSE:
             break
     if store is not None:
@@ -96,8 +109,18 @@ def _with_most_rungs(
     task: AnyTask,
     budget_of: Callable[[StudySpec], float],
     named: str,
+    option: Callable[[StudySpec], str],
 ) -> StudySpec:
-    """The study with as many of its rungs as its budget pays for; `budget_of` is called with a study of budget 1."""
+    """The study with as many of its rungs as its budget pays for.
+
+    Args:
+        spec: the study.
+        candidates: its candidates.
+        task: its task.
+        budget_of: the budget of a run; called with a study of budget 1.
+        named: the budget of the whole study, as the user gave it.
+        option: the option that gives a study its budget per run, for the message.
+    """
     for rungs in range(spec.halving.rungs, 0, -1):
         halving = spec.halving.model_copy(update={"rungs": rungs})
         unit = spec.model_copy(update={"budget_flops": 1.0, "halving": halving})
@@ -108,17 +131,24 @@ def _with_most_rungs(
             refusal = error
         else:
             return planned
-    raise SpecError(f"{named}: {refusal.problem}", remedy="give a longer time, or fewer candidates, seeds or widths")
+    enough = _payable(planned, candidates, task, growth=1.25)
+    raise SpecError(
+        f"{named}: {refusal.problem}", remedy=f"{option(enough)} or more, or fewer candidates, seeds or widths"
+    )
 
 
-def _payable(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask) -> StudySpec:
-    """The study with a budget that pays for all its runs: the default, times ten until it does."""
+def _minutes(seconds: float) -> str:
+    return f"--time {math.ceil(seconds / 60)}m"
+
+
+def _payable(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, growth: float = 10.0) -> StudySpec:
+    """The study with a budget that pays for all its runs: its own, multiplied by `growth` until it does."""
     while True:
         try:
             check_budgets(spec, candidates, task)
         except SpecError:
             if spec.budget_flops >= MAX_BUDGET_FLOPS:
                 raise
-            spec = spec.model_copy(update={"budget_flops": 10 * spec.budget_flops})
+            spec = spec.model_copy(update={"budget_flops": growth * spec.budget_flops})
         else:
             return spec

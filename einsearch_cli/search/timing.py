@@ -10,6 +10,7 @@ from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
 from einsearch_cli.structures import LayerSpec
 from einsearch_cli.tasks import AnyTask
+from einsearch_cli.training.proxy.cost import is_timed
 from einsearch_cli.training.proxy.run_settings import ProxyRun
 from einsearch_cli.training.proxy.trial import TrialResult
 
@@ -38,6 +39,11 @@ def known_seconds(store: StudyStore, places: Iterable[Place], device: str) -> di
 def _note(device: str) -> str:
     """The name under which seconds of a kind of device are stored."""
     return _NOTE if device == "cpu" else f"{_NOTE} on {device.partition(':')[0]}"
+
+
+def are_timed(places: Iterable[Place], task: AnyTask, spec: StudySpec, device: str) -> bool:
+    """Whether this machine can race these networks; one that is too large prevents it."""
+    return all(is_timed(_run_of(place, task, spec, device)) for place in places)
 
 
 def race_steps(
@@ -74,20 +80,21 @@ def _raced(places: Mapping[str, Place], task: AnyTask, spec: StudySpec, device: 
     from einsearch_cli.training.proxy.trainer import SingleTrainer
 
     make = SingleTrainer if device == "cpu" else trainer_of
-    steps = {
-        name: make(
-            ProxyRun(
-                task=task,
-                structure=structure,
-                width=width,
-                budget_flops=_ENDLESS_FLOPS,
-                optimizer=spec.optimizer,
-                precision=spec.precision,
-                device=device,
-            )
-        ).advance
-        for name, (structure, width) in places.items()
-    }
+    steps = {name: make(_run_of(place, task, spec, device)).advance for name, place in places.items()}
     race = Race(steps, torch.device(device))
     race.run()
     return race.durations_s
+
+
+def _run_of(place: Place, task: AnyTask, spec: StudySpec, device: str) -> ProxyRun:
+    """The run whose steps are timed."""
+    structure, width = place
+    return ProxyRun(
+        task=task,
+        structure=structure,
+        width=width,
+        budget_flops=_ENDLESS_FLOPS,
+        optimizer=spec.optimizer,
+        precision=spec.precision,
+        device=device,
+    )

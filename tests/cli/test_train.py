@@ -55,6 +55,16 @@ def test_a_dry_run_shows_steps_flops_and_speed(einsearch: Einsearch, spec: Path)
     assert not (spec.parent / "runs").exists()
 
 
+def test_a_step_that_is_too_large_for_a_cpu_is_planned_and_not_timed(
+    einsearch: Einsearch, spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("einsearch_cli.training.full.train_plan._MOST_TIMED_FLOPS", 1)
+    monkeypatch.delattr("einsearch_cli.training.full.train_plan._step_seconds")
+    outcome = einsearch("train", spec, "--dry-run", "--gpu", "h100")
+    assert outcome.code == 0
+    assert "memory per device" in outcome.out
+
+
 def test_all_runs_and_their_comparison(einsearch: Einsearch, spec: Path) -> None:
     out = spec.parent / "runs"
     first = einsearch("train", spec, "--out", out)

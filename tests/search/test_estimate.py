@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
 import pytest
 
-from einsearch_cli.errors import DivergedError
+from einsearch_cli.errors import DivergedError, SpecError
 from einsearch_cli.search import estimate
 from einsearch_cli.search.engines.local import LocalProcesses
 from einsearch_cli.search.estimate import StudyEstimate, time_study
 from einsearch_cli.search.job import TrialSetup
 from einsearch_cli.search.plan import PlannedStage
 from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.search.spending import estimate_budgeted
+from einsearch_cli.structures import parse_structure
 from einsearch_cli.tasks import AnyTask, open_task
 from einsearch_cli.training import ProxyRun, RunCost, RunSpeed
+from einsearch_cli.training.proxy import cost
 
 SETTINGS = {"teacher_width": 16, "pool_size": 2048, "validation_size": 256, "batch_size": 64}
 SETUP = TrialSetup("teacher", SETTINGS)
@@ -142,3 +146,21 @@ def test_runs_that_train_at_once_share_a_part_of_their_steps(monkeypatch: pytest
             steps = stage.planned.budget_flops / STEP_FLOPS
             step_s = 1e-4 + 1e-4 / together
             assert stage.seconds == pytest.approx(stage.planned.runs * (FIXED_S + steps * step_s)), stage.planned.stage
+
+
+def test_nothing_is_timed_on_a_cpu_if_some_step_is_too_large_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, largest = open_task("teacher", SETTINGS), parse_structure("dense")
+    monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
+    flops = 64 * task.count(largest, 32).training.body
+    monkeypatch.setattr(cost, "_MOST_TIMED_FLOPS", flops)
+    assert study_estimate(SPEC, task).seconds > 0
+    monkeypatch.setattr(cost, "_MOST_TIMED_FLOPS", flops - 1)
+    unknown = study_estimate(SPEC, task)
+    assert math.isnan(unknown.seconds)
+    assert (unknown.to_json()["seconds"], unknown.runs) == (None, 42)
+    timed = SPEC.model_copy(update={"time": "1h"})
+    with pytest.raises(SpecError, match="time = 1h: no step can be timed, as some networks are too large") as caught:
+        estimate_budgeted(timed, timed.candidates(), task, LocalProcesses(SETUP, 1))
+    assert caught.value.remedy == "give a --budget"
+    run = ProxyRun(task=task, structure=largest, width=32, budget_flops=1e9)
+    assert [cost.is_timed(replace(run, device=device)) for device in ("cpu", "cuda:0")] == [False, True]

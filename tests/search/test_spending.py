@@ -32,8 +32,16 @@ def test_the_runs_cost_what_was_given() -> None:
 def test_rungs_that_would_be_too_short_are_left_out() -> None:
     assert planned(3e12).halving.rungs == 3
     assert planned(5e9, widths=[32]).halving.rungs == 1
-    with pytest.raises(SpecError, match=r"total_flops = 1e\+06: budget_flops = .* leaves"):
+
+
+def test_a_total_that_is_too_small_is_refused_with_one_that_is_enough() -> None:
+    with pytest.raises(SpecError, match=r"total_flops = 1e\+06: budget_flops = .* leaves") as caught:
         planned(1e6)
+    option, number = caught.value.remedy.split(" or more")[0].split()
+    assert option == "--total-flops"
+    assert planned(float(number)).halving.rungs == 1
+    with pytest.raises(SpecError):
+        planned(float(number) / 2)
 
 
 def known_speed(run: ProxyRun, pack: int = 1) -> RunSpeed:  # noqa: ARG001
@@ -89,14 +97,24 @@ def test_a_study_that_goes_on_obeys_a_changed_share_of_survivors(monkeypatch: py
     assert (again.budget_flops, again.halving.rungs, again.halving.keep) == (first.budget_flops, first.halving.rungs, 1)
 
 
+def enough_time(remedy: str) -> str:
+    option, time = remedy.split(" or more")[0].split()
+    assert option == "--time"
+    return time
+
+
 def test_a_time_that_is_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", known_speed)
-    with pytest.raises(SpecError, match=r"time = 20s: the workers, networks and validations alone take about \d+ s"):
+    with pytest.raises(
+        SpecError, match=r"time = 20s: the workers, networks and validations alone take about \d+ s"
+    ) as caught:
         timed("20s", 1)
+    assert timed(enough_time(caught.value.remedy), 1)[0].budget_flops > 0
     slow = RunSpeed(RunCost(steps=10, train_flops_per_step=1000, total_flops_per_step=1000, params=1), 3.0, 0.0)
     monkeypatch.setattr("einsearch_cli.training.proxy.run.probe", lambda _, pack: slow)  # noqa: ARG005
-    with pytest.raises(SpecError, match=r"time = 60s: budget_flops = .* leaves"):
+    with pytest.raises(SpecError, match=r"time = 60s: budget_flops = .* leaves") as caught:
         timed("60s", 1, widths=[64])
+    assert timed(enough_time(caught.value.remedy), 1, widths=[64])[0].halving.rungs == 1
 
 
 def test_a_study_has_one_budget() -> None:

@@ -8,7 +8,7 @@ import torch
 from einsearch_cli.search import timing
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.search.store import StudyStore
-from einsearch_cli.search.timing import Place, known_seconds, race_steps
+from einsearch_cli.search.timing import Place, are_timed, known_seconds, race_steps
 from einsearch_cli.structures import parse_structure
 from tests.training.proxy.tasks import small_teacher
 
@@ -36,3 +36,11 @@ def test_networks_that_do_not_fit_together_are_timed_one_by_one(
     assert sizes == [2, 1, 1]
     assert set(found) == set(PLACES)
     assert all(seconds > 0 for seconds in found.values())
+
+
+def test_a_network_that_is_too_large_for_a_cpu_prevents_the_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = small_teacher(tmp_path)
+    assert are_timed(PLACES, task, SPEC, "cpu")
+    monkeypatch.setattr("einsearch_cli.training.proxy.cost._MOST_TIMED_FLOPS", 1)
+    assert not are_timed(PLACES, task, SPEC, "cpu")
+    assert are_timed(PLACES, task, SPEC, "cuda:0")

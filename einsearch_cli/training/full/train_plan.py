@@ -20,6 +20,8 @@ from einsearch_cli.training.update import GuideStep
 
 _WEIGHT_AND_GRADIENT: Final = 2 * 4
 """Bytes of a parameter and its gradient in float32."""
+_MOST_TIMED_FLOPS: Final = 5e12
+"""Training FLOPs of the largest step that is timed on a CPU: a minute at 100 GFLOP/s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ def plan_run(spec: TrainSpec, vocabulary: int) -> TrainPlan:
 
 
 def probe_seconds(plan: TrainPlan, data: TokenData, world: World, steps: int = 3) -> float | None:
-    """The seconds that the steps of a run will take here, from a few steps; None if memory is too small to try.
+    """The seconds that the steps of a run will take here, from a few steps; None if it is too large to try.
 
     Validation and saving are left out.
     """
@@ -89,6 +91,8 @@ def probe_seconds(plan: TrainPlan, data: TokenData, world: World, steps: int = 3
     needed = _WEIGHT_AND_GRADIENT * (phases.params + phases.guide_params) + phases.state_bytes
     available = memory_bytes(world.device)
     if available is not None and needed > 0.8 * available:
+        return None
+    if world.device.type == "cpu" and plan.total_flops > _MOST_TIMED_FLOPS * phases.steps:
         return None
     plain_s = _step_seconds(plan, data, world, None, steps)
     if not phases.guided_steps:

@@ -16,6 +16,8 @@ from einsearch_cli.training.proxy.run_settings import ProxyRun
 MINIMUM_STEPS: Final = 10
 """The fewest steps of a run; fewer say nothing about a structure."""
 
+_MOST_TIMED_FLOPS: Final = 1e12
+"""Training FLOPs of the largest step that is timed on a CPU: one core takes 10 to 50 seconds for it."""
 _FLOAT: Final = 4
 """Bytes of a float32."""
 
@@ -46,6 +48,11 @@ def minimal_budget(run: ProxyRun) -> int:
     count = run.task.count(run.structure, run.width)
     _check_memory(run, count)
     return MINIMUM_STEPS * _flops_per_step(run, count)
+
+
+def is_timed(run: ProxyRun) -> bool:
+    """Whether steps of a run are timed on its device: on a CPU, the largest of a cluster's would take hours."""
+    return run.device != "cpu" or _flops_per_step(run, run.task.count(run.structure, run.width)) <= _MOST_TIMED_FLOPS
 
 
 def run_cost(run: ProxyRun) -> RunCost:
