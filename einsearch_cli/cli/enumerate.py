@@ -150,6 +150,8 @@ def _list(
             items = _of_experts(items, *gating)
         written = write_list(islice(items, limit), output, out)
     console.talk(f"{written:,} structure{'s' * (written != 1)}")
+    if not written:
+        console.talk(f"no structure is within all limits\n  try: {filters.ways_out(space)}")
 
 
 def _by_rows(found: Iterable[Found]) -> Iterator[Found]:

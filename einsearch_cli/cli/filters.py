@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -173,3 +174,19 @@ def _known_family(name: str | None) -> str | None:
             f"--family {name[:40]!r}: families are {', '.join(FAMILIES)}, and generic for structures of none",
             remedy=f"--family {near}" if near else "--family monarch, or another of these names",
         ) from error
+
+
+def ways_out(space: Space) -> str:
+    """Options each of which gives a space without structures some."""
+    from einsearch_cli.taxonomy.emptying import has_structures, relaxed_bounds
+
+    ways = [f"--{name.replace('_', '-')} {value}" for name, value in relaxed_bounds(space).items()]
+    wider = {f"no --fix {bound}": replace(space, ranges=_without(bound, space.ranges)) for bound in space.ranges}
+    wider |= {f"no --family {space.family}": replace(space, family=None)} if space.family else {}
+    wider |= {"no --exactly": replace(space, exactly=False)} if space.exactly else {}
+    ways += [way for way, other in wider.items() if has_structures(other)]
+    return ", or ".join(ways) or "relax several of the limits together"
+
+
+def _without(bound: ExponentRange, ranges: tuple[ExponentRange, ...]) -> tuple[ExponentRange, ...]:
+    return tuple(other for other in ranges if other != bound)

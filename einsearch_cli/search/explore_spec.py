@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 
 from einsearch_cli.errors import near_or_all
-from einsearch_cli.search.bound import Bound
+from einsearch_cli.search.bound import Bound, LeastPsi
 from einsearch_cli.settings import RuleError, Settings, Whole
 from einsearch_cli.taxonomy import Bounds
 
@@ -39,7 +39,7 @@ class ExploreSpec(Settings):
     """Number of the best structures found that are ranked with the others."""
     batch: Whole = Field(default=4, ge=1, le=1000)
     """Structures that are proposed at once, so that workers train them in parallel."""
-    min_psi: Bound = "1"
+    min_psi: LeastPsi = "1"
     """Smallest rank exponent ψ."""
     max_omega: Bound = "0"
     """Largest parameter sharing ω."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from einsearch_cli.errors import SpecError
 from einsearch_cli.lazy import optional_package
+from einsearch_cli.search.bound import nothing_passes
 from einsearch_cli.search.explore_spec import ExploreSpec
 from einsearch_cli.structures import LayerSpec, Structure
 from einsearch_cli.taxonomy import taxonomy_of
@@ -20,21 +22,24 @@ MOST_DRAWS: Final = 20_000
 """The most points drawn in a row without one that passes the criteria."""
 _STARTUP: Final = 12
 """Structures that are drawn at random before a sampler learns from losses."""
-
-
-_WIDER: Final = {"min_psi": "1/2", "max_omega": "1/4", "max_nu": "1"}
-"""Bounds that some structures of two factors meet."""
+_OF_PLUGIN: Final = "criteria that a plug-in registers"
 
 
 def check_space(spec: ExploreSpec) -> None:
     """Check, before any training, that some structure other than dense passes the criteria.
 
     Raises:
-        SpecError: none was found among `MOST_DRAWS` random points; the message names the criterion that most of them fail.
+        SpecError: none was found among `MOST_DRAWS` random points; the message names the criterion that leaves nothing.
     """
     import numpy as np
 
-    cube, random, reasons = Cube(spec.factors), np.random.default_rng(0), dict[str, int]()
+    if spec.factors == 1:
+        raise SpecError(
+            "a structure of one factor is dense: there is nothing to search for",
+            remedy="--factors 2",
+            keys=("factors",),
+        )
+    cube, random, nearest, of_plugin = Cube(spec.factors), np.random.default_rng(0), dict[str, Fraction](), False
     for _ in range(MOST_DRAWS):
         structure = cube.structure(cube.draw(random).tolist())
         if len(structure.factors) == 1:
@@ -42,20 +47,19 @@ def check_space(spec: ExploreSpec) -> None:
         against = failed(structure, spec)
         if not against:
             return
-        for name in against:
-            reasons[name] = reasons.get(name, 0) + 1
-    if not reasons:
-        raise SpecError(
-            "a structure of one factor is dense: there is nothing to search for",
-            remedy="--factors 2",
-            keys=("factors",),
-        )
-    most = max(reasons, key=lambda name: reasons[name])
-    raise SpecError(
-        f"none of {MOST_DRAWS:,} random structures of up to {spec.factors} factors passes the criteria min_psi = "
-        f"{spec.min_psi}, max_omega = {spec.max_omega}, max_nu = {spec.max_nu}; most fail {most}",
-        remedy=f"give a wider {most}, such as {_WIDER.get(most, 'another criterion')}",
-        keys=(most,),
+        of_plugin |= against == [_OF_PLUGIN]
+        if len(against) == 1 and against != [_OF_PLUGIN]:
+            (name,), known = against, taxonomy_of(structure)
+            value = {"min_psi": known.psi, "max_omega": known.omega, "max_nu": known.nu}[name]
+            nearest[name] = (max if name == "min_psi" else min)(value, nearest.get(name, value))
+    raise nothing_passes(
+        f"none of {MOST_DRAWS:,} random structures of up to {spec.factors} factors",
+        spec.bounds,
+        {
+            name: f"{(math.floor if name == 'min_psi' else math.ceil)(100 * value) / 100:g}"
+            for name, value in nearest.items()
+        },
+        *([f"relax the {_OF_PLUGIN}"] if of_plugin else []),
     )
 
 
@@ -69,7 +73,7 @@ def failed(structure: Structure, spec: ExploreSpec) -> list[str]:
         "max_omega": known.omega > bounds.max_omega,
         "max_nu": known.nu > bounds.max_nu,
     }
-    return [name for name, fails in limits.items() if fails] or ["criteria that a plug-in registers"]
+    return [name for name, fails in limits.items() if fails] or [_OF_PLUGIN]
 
 
 class Proposals:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from einsearch_cli.errors import EinsearchError, SpecError, near_or_all
-from einsearch_cli.search.bound import Bound
+from einsearch_cli.search.bound import Bound, LeastPsi, nothing_passes
 from einsearch_cli.search.controls import with_controls
 from einsearch_cli.search.explore_spec import NAMED, ExploreSpec
 from einsearch_cli.settings import (
@@ -38,6 +40,7 @@ from einsearch_cli.structures.families.recognition import GENERIC
 from einsearch_cli.structures.safe_yaml import Location, load_yaml_file
 from einsearch_cli.tasks import AnyTask, find_task, open_task
 from einsearch_cli.taxonomy import Bounds, Space, survivors
+from einsearch_cli.taxonomy.emptying import has_structures, relaxed_bounds
 from einsearch_cli.training import OptimizerSettings
 from einsearch_cli.training.precision import Precision
 
@@ -68,7 +71,7 @@ class SpaceSpec(Settings):
     """Denominator of the exponents: they are multiples of 1/grid."""
     factors: Whole = Field(default=2, ge=1, le=4)
     """Largest number of factors."""
-    min_psi: Bound = "1"
+    min_psi: LeastPsi = "1"
     """Smallest rank exponent ψ."""
     max_omega: Bound = "0"
     """Largest parameter sharing ω."""
@@ -96,12 +99,31 @@ class SpaceSpec(Settings):
         return self
 
     def structures(self) -> list[LayerSpec]:
-        """The structures of the grid, or layers of experts made of them."""
+        """The structures of the grid, or layers of experts made of them.
+
+        Raises:
+            SpecError: there is none besides dense; the message names the criterion that leaves nothing.
+        """
         bounds = Bounds(*map(Fraction, (self.min_psi, self.max_omega, self.max_nu)))
-        found = survivors(Space(self.grid, self.factors, bounds, self.family))[: self.limit]
+        space = Space(self.grid, self.factors, bounds, self.family)
+        found = survivors(space)
+        if not any(self.experts or len(structure.factors) > 1 for structure in found):
+            raise self._refusal(space)
         if self.experts is None or self.top is None:
-            return list(found)
-        return [MixtureOfExperts(structure, self.experts, self.top) for structure in found]
+            return [*found[: self.limit]]
+        return [MixtureOfExperts(structure, self.experts, self.top) for structure in found[: self.limit]]
+
+    def _refusal(self, space: Space) -> SpecError:
+        of_family = f" of family {self.family}" if self.family else ""
+        finer = (grid for grid in (2, 3, 4, 6) if grid > self.grid and has_structures(replace(space, grid=grid)))
+        return nothing_passes(
+            f"space: dense aside, no structure{of_family} with factors = {self.factors} and grid = {self.grid}",
+            space.bounds,
+            {name: str(value) for name, value in relaxed_bounds(space).items()},
+            *(["factors = 2"] if self.factors == 1 else []),
+            *(["no family"] if self.family and has_structures(replace(space, family=None)) else []),
+            *(f"grid = {grid}" for grid in islice(finer, 1)),
+        )
 
 
 class HalvingSpec(Settings):

@@ -139,8 +139,24 @@ def test_parquet_without_pyarrow_says_what_to_install(einsearch, tmp_path: Path,
 @pytest.mark.parametrize("output", ["table", "json", "jsonl", "csv", "yaml", "markdown"])
 def test_nothing_found_is_an_empty_list(einsearch, output: str) -> None:
     found = einsearch("enumerate", "--grid", 2, "--max-nu", "<0", "--format", output)
-    assert (found.code, found.err) == (0, "0 structures\n")
+    said = "0 structures\nno structure is within all limits\n  try: --max-nu 0\n"
+    assert (found.code, found.err) == (0, said)
     assert found.out.strip() == {"json": "[]", "yaml": "structures: []"}.get(output, "")
+
+
+@pytest.mark.parametrize(
+    ("limits", "ways"),
+    [
+        (("--min-psi", "1", "--max-omega", "0", "--max-nu", "1/4"), "--min-psi 1/2, or --max-nu 1/2"),
+        (("--fix", "AB=3/4", "--family", "monarch"), "no --fix AB=3/4, or no --family monarch"),
+        (("--fix", "XA=1/4", "--family", "monarch", "--max-nu", "0"), "--max-nu 3/4"),
+        (("--grid", "2", "--factors", "3", "--exactly", "--family", "btt"), "no --family btt, or no --exactly"),
+        (("--factors", "1", "--max-nu", "1/2"), "relax several of the limits together"),
+    ],
+)
+def test_limits_that_leave_nothing_are_named(einsearch, limits: tuple[str, ...], ways: str) -> None:
+    found = einsearch("enumerate", "--grid", 4, *limits)
+    assert found.err == f"0 structures\nno structure is within all limits\n  try: {ways}\n"
 
 
 def test_tables(einsearch) -> None:

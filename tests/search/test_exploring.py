@@ -161,15 +161,21 @@ def test_the_plan_counts_the_search_and_what_it_is_to_find() -> None:
     ("settings", "said"),
     [
         ({"factors": 1}, "a structure of one factor is dense"),
-        ({"max_omega": "0", "min_psi": "1", "max_nu": "1/4"}, "max_nu = 1/4; most fail max_nu"),
+        (
+            {"max_omega": "0", "min_psi": "1", "max_nu": "1/4"},
+            r"max_omega = 0, max_nu = 1/4: max_nu and min_psi together leave nothing\ntry: max_nu = 0\.5\d, or min_psi",
+        ),
     ],
 )
 def test_spaces_without_a_structure_are_refused_before_anything_is_trained(
     settings: dict, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proposing, "MOST_DRAWS", 1000)
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises(SpecError, match=said) as caught:
         check_space(ExploreSpec.model_validate(settings))
+    for way in caught.value.remedy.split(", or ") if "max_nu" in said else ():
+        name, value = way.split(" = ")
+        check_space(ExploreSpec.model_validate({**settings, name: value}))
 
 
 def test_a_sampler_whose_package_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

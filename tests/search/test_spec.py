@@ -98,3 +98,28 @@ def test_a_study_needs_a_candidate_and_not_too_many() -> None:
         StudySpec(structures=["dense"]).candidates()
     with pytest.raises(SpecError, match="it needs 1 to 499"):
         StudySpec(space={"grid": 8}).candidates()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("space", "said", "remedy"),
+    [
+        ({"grid": 4, "max_nu": "1/4"}, "min_psi and max_nu together leave nothing", "min_psi = 1/2, or max_nu = 1/2"),
+        (
+            {"grid": 4, "max_nu": "1/4", "experts": 8, "top": 2},
+            "max_nu together leave",
+            "min_psi = 1/2, or max_nu = 1/2",
+        ),
+        ({"grid": 1, "min_psi": "1", "max_nu": "1/2"}, "with factors = 2 and grid = 1 passes", "or grid = 2"),
+        ({"grid": 2, "factors": 1}, "factors = 1", "factors = 2"),
+        (
+            {"grid": 2, "family": "kronecker"},
+            "of family kronecker .*: max_omega leaves",
+            "max_omega = 1/2, or no family",
+        ),
+        ({"grid": 4, "max_nu": "1/4", "family": "tucker"}, "passes the criteria", "relax several criteria together"),
+    ],
+)
+def test_a_space_with_nothing_left_names_what_leaves_nothing(space: dict[str, object], said: str, remedy: str) -> None:
+    with pytest.raises(SpecError, match=said) as caught:
+        StudySpec(structures=["monarch"], space=space).candidates()  # type: ignore[arg-type]
+    assert remedy in caught.value.remedy
