@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,8 @@ _KEPT: Final = (
     "seconds_gain_high", "confirmed_gain", "confirmed_gain_low", "confirmed_gain_high",
 )  # fmt: skip
 """Numbers of a ranking's entry that a file keeps."""
+_OWN_KEY: Final = "least_budget_flops"
+"""A key that files of evidence have and results.json of no command has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +112,13 @@ def evidence_of(run: Path) -> Evidence:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{file} cannot be read as JSON: {error}", remedy="run the study again") from error
-    if isinstance(document, dict) and "findings" in document:
+    if isinstance(document, dict) and _OWN_KEY in document:
         return _read(document, str(file))
     if not isinstance(document, dict) or not isinstance(document.get("ranking"), list) or "results" not in document:
         raise SpecError(
-            f"{file} does not hold the results of a study: `ranking` and `results` are needed",
-            remedy="give the results.json of `einsearch rank` or `einsearch search`",
+            f"{file} holds no study of `einsearch rank` or `einsearch search`: only these compare structures at equal "
+            "training FLOPs, so nothing else can be evidence",
+            remedy="give the folder of such a study, or its results.json",
         )
     try:
         return _made(document, str(run), hashlib.sha256(content).hexdigest()[:16])
@@ -200,7 +203,8 @@ def known_evidence(runs: Iterable[Path] = ()) -> list[Evidence]:
 def add_evidence(runs: Sequence[Path], folder: Path, name: str | None = None) -> list[Path]:
     """Write the evidence of each run into a file of the folder; returns the files, in order.
 
-    A file is named by the study, or by `name` if there is one run. A file of another study is not replaced.
+    Study and file are called by the study's name, or by `name` if there is one run. A file of another study is not
+    replaced.
 
     Raises:
         SpecError: a run that cannot be read, or a name that another study's file has.
@@ -209,7 +213,8 @@ def add_evidence(runs: Sequence[Path], folder: Path, name: str | None = None) ->
     written = []
     for run in runs:
         evidence = evidence_of(run)
-        path = folder / f"{folder_name(name or evidence.name, 'study')}.json"
+        evidence = replace(evidence, name=name or evidence.name)
+        path = folder / f"{folder_name(evidence.name, 'study')}.json"
         if path.exists() and (there := evidence_of(path)).source != evidence.source:
             raise SpecError(f"{path} holds the evidence of {there.source}", remedy="give another --name")
         text = json.dumps(_finite(evidence.to_json()), indent=1, ensure_ascii=False, allow_nan=False)

@@ -14,9 +14,9 @@ from einsearch_cli.errors import Exit, SpecError
 
 HELP = """Keep what studies found, for `einsearch suggest`, or list what is known.
 
-`add` writes a small file for each RUN: the gains of every structure with their
-intervals, the scale, and where they come from. `list` shows all studies that
-`einsearch suggest` reads.
+`add` writes a small file for each RUN, a study of `einsearch rank` or `search`:
+the gains of every structure with their intervals, the scale, and where they come
+from. `list` shows all studies that `einsearch suggest` reads.
 
 Examples:
 
@@ -41,7 +41,7 @@ def evidence_command(
         None, metavar="RUN", parser=path_parser("RUN"), help="Folders of studies, or their results.json."
     ),
     name: str | None = typer.Option(
-        None, metavar="NAME", help="Name of the file of one RUN.", show_default="that of the study"
+        None, metavar="NAME", help="Name of the study of one RUN, and of its file.", show_default="that of the study"
     ),
     out: Path | None = out_folder(help="Folder of the files.", shown="the one that `einsearch suggest` reads"),
     output: Format = format_option(help="How the list is written"),

@@ -24,7 +24,7 @@ def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.json")), ids=lambda path: path.stem)
 def test_the_evidence_of_the_package_says_what_the_studies_say(path: Path) -> None:
     stored = evidence_of(path)
-    made = replace(evidence_of(ROOT / stored.source), source=stored.source)
+    made = replace(evidence_of(ROOT / stored.source), source=stored.source, name=path.stem)
     assert made == stored, f"einsearch evidence add {stored.source} --out {STUDIES}"
     document = json.loads((ROOT / stored.source / "results.json").read_text())
     rows = {row["structure"]: row for row in document["ranking"]}
@@ -60,8 +60,8 @@ def test_evidence_of_a_user_is_read_after_it_was_added(tmp_path: Path) -> None:
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     for name, text, said in (
         ("broken.json", "{", "cannot be read as JSON"),
-        ("list.json", "[]", "does not hold the results of a study"),
-        ("other.json", '{"findings": [], "format": 9}', "evidence of format 9"),
+        ("list.json", "[]", "holds no study of `einsearch rank` or `einsearch search`"),
+        ("other.json", '{"findings": [], "least_budget_flops": 1, "format": 9}', "evidence of format 9"),
         ("empty.json", '{"ranking": [], "results": []}', "no finished run"),
         ("half.json", '{"ranking": [{}], "results": [{"stage": 1}]}', "is damaged, or of another version"),
     ):
@@ -70,6 +70,27 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
             evidence_of(tmp_path / name)
     with pytest.raises(SpecError, match="no such file"):
         evidence_of(tmp_path / "nothing")
+
+
+def test_the_package_has_every_study_of_the_examples_that_ranks() -> None:
+    known = {evidence_of(path).digest for path in STUDIES.glob("*.json")}
+    refused = {}
+    for results in sorted((ROOT / "examples").rglob("results.json")):
+        place = results.parent.relative_to(ROOT)
+        try:
+            digest = evidence_of(results.parent).digest
+        except SpecError as error:
+            refused[place.name] = error.problem
+        else:
+            assert digest in known, f"einsearch evidence add {place} --out {STUDIES}"
+    assert "of another version" in refused.pop("balance")
+    assert "structured_ffn" in refused, "results of `einsearch train` are no evidence"
+    assert all("holds no study of `einsearch rank` or" in problem for problem in refused.values())
+
+
+def test_names_tell_the_studies_of_the_package_apart() -> None:
+    names = [item.name for item in known_evidence()]
+    assert len(set(names)) == len(names)
 
 
 def test_a_structure_itself_comes_before_its_family() -> None:
@@ -92,7 +113,7 @@ def test_evidence_on_the_command_line(einsearch, tmp_path: Path) -> None:
     out = tmp_path / "files"
     added = einsearch("evidence", "add", ROOT / "examples/demo", "--out", out, "--name", "first")
     assert added.code == 0
-    assert (out / "first.json").is_file()
+    assert evidence_of(out / "first.json").name == "first"
     listed = einsearch("evidence", "list", "--format", "json")
     assert listed.code == 0
     assert {row["source"] for row in json.loads(listed.out)} >= {"examples/demo", "examples/moe"}
