@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from einsearch_cli.cli.options import as_words, whole_list, whole_parser
 from einsearch_cli.cli.structure_input import read_structures, read_word, refuse_file_as_structure
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from einsearch_cli.search.spec import StudySpec
     from einsearch_cli.settings import Given
     from einsearch_cli.structures.safe_yaml import Location
+
+_PARTS: Final = frozenset({"explore", "halving"})
+"""Parts of a study whose settings have options of their own, each replaced alone."""
 
 
 def overrides_of(
@@ -41,8 +44,8 @@ def read_study(words: Sequence[str], overrides: dict[str, Any]) -> tuple[StudySp
     from einsearch_cli.structures import is_structure_file
 
     words = [shipped_path(word, Kind.study, Kind.structures) for word in words]
-    given = overrides.keys() | overrides.get("explore", {}).keys()
-    by_options = partial(_by_options, given - {"task_settings", "explore"})
+    given = overrides.keys() | {name for part in _PARTS for name in overrides.get(part, {})}
+    by_options = partial(_by_options, given - {"task_settings", *_PARTS})
     if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml")):
         if not overrides.get("task_settings"):
             refuse_missing_data(Path(words[0]), "--text PATH", "--images PATH")
@@ -52,8 +55,9 @@ def read_study(words: Sequence[str], overrides: dict[str, Any]) -> tuple[StudySp
             merged = {key: value for key, value in merged.items() if key not in BUDGETS}
         merged |= overrides
         merged["task_settings"] = _merged_settings(spec, overrides)
-        if "explore" in overrides and spec.explore is not None:
-            merged["explore"] = spec.explore.model_dump(exclude_unset=True) | overrides["explore"]
+        for part in _PARTS & overrides.keys():
+            if (own := getattr(spec, part)) is not None:
+                merged[part] = own.model_dump(exclude_unset=True) | overrides[part]
         return parse_study_spec(merged, by_options), Path(words[0]).parent
     data: dict[str, Any] = {"structures": [], "files": [], **overrides}
     for word in words:
@@ -92,6 +96,6 @@ def _by_options(given: Collection[str], location: Location) -> Given:
     """How messages name settings from options; those from a file were checked before."""
     from einsearch_cli.settings import Given, in_code
 
-    key = str(location[-1]) if location[:1] == ("explore",) else str(location[0]) if location else ""
+    key = str(location[-1]) if location and location[0] in _PARTS else str(location[0]) if location else ""
     option = "--budget" if key == "budget_flops" else f"--{key.replace('_', '-')}"
     return Given(option, lambda value: f"{option} {as_words(value)}") if key in given else in_code(location)

@@ -76,6 +76,13 @@ TIME = typer.Option(
     metavar="TIME",
     help="Time that the study is estimated to take here, such as 2h: it sets the budget, not a limit.",
 )
+RUNGS = whole_option(
+    "--rungs",
+    example=1,
+    within=(1, 10),
+    help="Compute levels of successive halving; the last is the full budget.",
+    shown="3",
+)
 SEEDS = whole_option("--seeds", example=3, within=(1, 1000), help="Runs per candidate and width.", shown="3")
 FIRST_SEED = whole_option(
     "--first-seed",
@@ -169,7 +176,9 @@ DRY_RUN = flag("--dry-run", "Show the plan with its cost, and stop.")
 OUTPUT: Format = format_option(help="How the ranking is written to standard output")
 
 
-def given_settings(*, budget: float | None, total: float | None, time: str | None, **others: Any) -> Mapping[str, Any]:
+def given_settings(
+    *, budget: float | None, total: float | None, time: str | None, rungs: int | None, **others: Any
+) -> Mapping[str, Any]:
     """The settings of a study that options give; None for those left out.
 
     Raises:
@@ -178,4 +187,5 @@ def given_settings(*, budget: float | None, total: float | None, time: str | Non
     budgets = [name for name, value in (("--budget", budget), ("--total-flops", total), ("--time", time)) if value]
     if len(budgets) > 1:
         raise SpecError(f"{budgets[0]} and {budgets[1]} say the same in two ways", remedy="give one of them")
-    return {"budget_flops": budget, "total_flops": total, "time": time, **others}
+    halving = None if rungs is None else {"rungs": rungs}
+    return {"budget_flops": budget, "total_flops": total, "time": time, "halving": halving, **others}

@@ -59,14 +59,17 @@ def report_sections(page: str = "rank") -> tuple[tuple[str, str], ...]:
     return tuple((name, title) for name, (title, _) in _SECTIONS[page].items())
 
 
-def render_page(page: str, title: str, subject: object) -> str:
-    """One HTML document with all registered sections of a page; it loads nothing from anywhere."""
+def render_page(page: str, title: str, subject: object, command: str | None = None) -> str:
+    """One HTML document with all registered sections of a page; it loads nothing from anywhere.
+
+    `command` heads the page, if another one than that of the page wrote it.
+    """
     written = ((name, heading, section(subject)) for name, (heading, section) in _SECTIONS[page].items())
     sections = [(name, heading, inside) for name, heading, inside in written if inside is not None]
     script, style = _source("script.js"), _source("style.css")
     # Even if text from a study ever got into the page as markup, nothing but our own script may run.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    kicker = f"einsearch {page}"
+    kicker = f"einsearch {command or page}"
     return fill("page.html", title=title, kicker=kicker, sections=sections, script=script, style=style, digest=digest)
 
 

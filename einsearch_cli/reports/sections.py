@@ -82,7 +82,7 @@ def setup_section(page: Page) -> Html | None:
         notes=notes,
         commands=study.commands,
         file=file,
-        file_name=f"The study file: all settings, for einsearch {'rank' if study.exploration is None else 'search'}",
+        file_name=f"The study file: all settings, for einsearch {study.command}",
     )
 
 
@@ -392,7 +392,7 @@ def environment_section(page: Page) -> Html | None:
 
 def render_report(study: StudyReport) -> str:
     """The report as one HTML document that loads nothing from anywhere."""
-    return render_page("rank", study.title, Page(study))
+    return render_page("rank", study.title, Page(study), study.command)
 
 
 def write_report(path: str | os.PathLike[str], study: StudyReport) -> None:

@@ -97,6 +97,11 @@ class StudyReport(Tabular):
             raise ValueError(f"the ranking was made from other results: it lacks {', '.join(map(str, unranked))}")
 
     @property
+    def command(self) -> str:
+        """The command of einsearch that made the study."""
+        return "rank" if self.exploration is None else "search"
+
+    @property
     def all_runs(self) -> tuple[TrialResult, ...]:
         """All runs, whatever their purpose."""
         return (*self.results, *self.confirmation, *self.tuning, *self.unbalanced, *self.explored)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from einsearch_cli.cli.study_input import overrides_of, read_study
+from einsearch_cli.cli.study_options import given_settings
 
 STUDY = """
 task: teacher
@@ -42,6 +43,7 @@ def test_a_search_from_start_to_page_and_on(einsearch, tmp_path: Path) -> None:
     entry = next(e for e in document["comparisons"][0]["entries"] if e["structure"] == search["found"][0])
     assert entry["confirmed_difference"] is not None
     page = (out / "report.html").read_text()
+    assert '<p class="kicker">einsearch search</p>' in page
     assert "Where the search looked" in page
     assert "The search (10 runs) found" in page
     stored = einsearch("report", out, "--out", tmp_path / "again.html")
@@ -56,6 +58,11 @@ def test_words_and_file_are_one_search(tmp_path: Path) -> None:
     spec, _ = read_study([str(path)], overrides)
     assert spec.explore is not None
     assert (spec.explore.factors, spec.explore.runs, spec.explore.sampler) == (3, 10, "random")
+    halved, _ = read_study([str(path)], {"halving": {"factor": 2}})
+    assert (halved.halving.rungs, halved.halving.factor) == (1, 2)
+    given = given_settings(budget=None, total=None, time=None, rungs=2)
+    of_options, _ = read_study([str(path)], overrides_of(None, None, None, given))
+    assert of_options.halving.rungs == 2
     bare, _ = read_study([], {"explore": {}})
     assert [str(s) for s in bare.candidates()][:2] == ["XA^1 YA^1", "XA^1/2 XAB^1/2 YB^1/2 YAB^1/2"]
 
@@ -64,12 +71,15 @@ def test_words_and_file_are_one_search(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--factors", "1"), "a structure of one factor is dense"),
-        (("--max-nu", "1/4"), "most fail max_nu"),
+        (("--max-nu", "1/4"), "max_nu and min_psi together leave nothing"),
         (("--sampler", "tpr"), "--sampler is 'tpr': one of tpe, cma-es, random is needed"),
         (("--min-psi", "much"), "--min-psi is 'much'"),
+        (("--min-psi", "2"), "--min-psi is '2': ψ is at most 1, full rank\n  try: --min-psi 1"),
+        (("--rungs", "11"), "--rungs 11: a whole number from 1 to 10 is needed"),
         (("--runs", "3"), "--runs 3: a whole number from 10"),
         (("--budget", "1e4"), "needs"),
         (("--total-flops", "1e8"), "total_flops = 1e+08"),
+        (("--total-flops", "1e6"), "try: --total-flops "),
     ],
 )
 def test_what_cannot_be_searched_is_refused(
