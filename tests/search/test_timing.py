@@ -38,7 +38,9 @@ def test_networks_that_do_not_fit_together_are_timed_one_by_one(
     assert all(seconds > 0 for seconds in found.values())
 
 
-def test_a_network_that_is_too_large_for_a_cpu_prevents_the_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_is_too_large_for_a_cpu_prevents_the_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = small_teacher(tmp_path)
     assert are_timed(PLACES, task, SPEC, "cpu")
     monkeypatch.setattr("einsearch_cli.training.proxy.cost._MOST_TIMED_FLOPS", 1)
