@@ -16,16 +16,9 @@ from einsearch_cli.layers.execution.choose import Resolved, resolved
 from einsearch_cli.layers.execution.merged import KeptWeights, Merging, merged_weights
 from einsearch_cli.layers.execution.reference import contract
 from einsearch_cli.layers.execution.scaling import is_first_order, reference_scaled, scaled
-from einsearch_cli.layers.explanation import LayerExplanation, explanation
+from einsearch_cli.layers.explanation import LayerExplanation, checked_call, checked_use, explanation
 from einsearch_cli.layers.feature_orders import OrderedModule, sized_for
-from einsearch_cli.layers.inputs import (
-    check_dtype,
-    check_input,
-    check_parameters,
-    check_width,
-    checked_device,
-    output_for,
-)
+from einsearch_cli.layers.inputs import check_dtype, check_input, check_parameters, check_width, output_for
 from einsearch_cli.layers.learning_rates import StructuredLayer
 from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.plan import Call
@@ -221,16 +214,8 @@ class EinsumLinear(OrderedModule, StructuredLayer):
         if use is None:
             unmerged = Use.training if torch.is_grad_enabled() else Use.inference
             use = Use.merged if unmerged is Use.inference and self.is_merged else unmerged
-        if use not in set(Use):
-            raise LayerError(f"use {use!r}: layers have a route for each use", remedy=f"one of {', '.join(Use)}")
-        if type(tokens) is not int or tokens < 0:
-            raise LayerError(f"tokens {tokens!r}: they are counted", remedy="a whole number from 0")
-        place = self.gain.device.type if device is None else checked_device(device).type
-        dtype = dtype or cast_dtype(self.gain, autocast_dtype(self.gain))
-        check_dtype(dtype)
-        call, use = Call(place, dtype, tokens), Use(use)
-        profile = profile_for(place, _num_threads(), dtype)
-        return explanation(self.plan, self._route_table(call, use).at(tokens), use, call, profile)
+        use, call = checked_use(use), checked_call(self.gain, tokens, device, dtype)
+        return explanation(self.plan, self._route_table(call, use).at(tokens), use, call)
 
     def factor_tensor(self, factor: str) -> Tensor:
         """One factor, unscaled, with an axis for every index in the order of `sized.carriers_of(factor)`.

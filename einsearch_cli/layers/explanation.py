@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from einsearch_cli.errors import LayerError
+from einsearch_cli.layers.autocast import autocast_dtype, cast_dtype
 from einsearch_cli.layers.execution.choose import executor_for
-from einsearch_cli.layers.plans.machine_profile import MachineProfile
+from einsearch_cli.layers.inputs import check_dtype, checked_device
+from einsearch_cli.layers.plans.machine_profile import profile_for
 from einsearch_cli.layers.plans.plan import Call, Plan, Step
 from einsearch_cli.layers.plans.planner import Route, Use, predicted_ns, routes
 from einsearch_cli.sizing import SizedStructure
@@ -58,9 +62,32 @@ class LayerExplanation:
         return "\n".join(lines)
 
 
-def explanation(own: Plan, route: Route, use: Use, call: Call, profile: MachineProfile) -> LayerExplanation:
+def checked_use(use: Use | str) -> Use:
+    """The use; LayerError if there is none of that name."""
+    if use not in set(Use):
+        raise LayerError(f"use {use!r}: layers have a route for each use", remedy=f"one of {', '.join(Use)}")
+    return Use(use)
+
+
+def checked_call(
+    gain: Tensor, tokens: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Call:
+    """A call of a layer with this gain, by default on its device and in its dtype, or that of autocast.
+
+    Raises:
+        LayerError: for a number of tokens that is not whole, or an unknown device or dtype.
+    """
+    if type(tokens) is not int or tokens < 0:
+        raise LayerError(f"tokens {tokens!r}: they are counted", remedy="a whole number from 0")
+    place = gain.device.type if device is None else checked_device(device).type
+    dtype = dtype or cast_dtype(gain, autocast_dtype(gain))
+    check_dtype(dtype)
+    return Call(place, dtype, tokens)
+
+
+def explanation(own: Plan, route: Route, use: Use, call: Call) -> LayerExplanation:
     """Explain how a layer of the plan `own` uses `route` in a call."""
-    sized = own.sized
+    sized, profile = own.sized, profile_for(call.device, torch.get_num_threads(), call.dtype)
     tokens, executor = call.tokens, executor_for(route.plan, call, None if use is Use.merged else own)
     is_fused = executor.is_fused(call)
     name = "fused kernel" if is_fused else executor.name
