@@ -56,13 +56,11 @@ def first_runs(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, 
     """One run of the cheapest rung for every structure and width that are known at the start."""
     grid, budgets = width_grid(spec, task), rung_budgets(spec.budget_flops, spec.halving)
 
-    def expected(structure: LayerSpec) -> Sequence[int]:
+    def known_widths(structure: LayerSpec) -> Sequence[int]:
         if grid.fixed is not None:
             return grid.fixed
-        around = (
-            grid.around(structure, grid.guess(structure, budget), budgets[0]) for budget in (budgets[0], budgets[-1])
-        )
-        return sorted({grid.width(numbers[len(numbers) // 2]) for numbers in around if numbers})
+        numbers = {grid.expected(structure, budgets[0], aim) for aim in (budgets[0], budgets[-1])}
+        return sorted(grid.width(number) for number in numbers if number is not None)
 
     return [
         ProxyRun(
@@ -75,7 +73,7 @@ def first_runs(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, 
             device=device,
         )
         for s in (*candidates, *spec.controls_of(candidates))
-        for width in expected(s)
+        for width in known_widths(s)
     ]
 
 
@@ -88,17 +86,16 @@ def narrow_networks(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyT
     if grid.fixed is not None:
         return None
 
-    def expected(structure: LayerSpec, budget_flops: float) -> float:
-        first = rung_budgets(budget_flops, spec.halving)[0]
-        numbers = grid.around(structure, grid.guess(structure, first), first)
-        return grid.width(numbers[len(numbers) // 2]) if numbers else math.inf
+    def first_width(structure: LayerSpec, budget_flops: float) -> float:
+        number = grid.expected(structure, rung_budgets(budget_flops, spec.halving)[0])
+        return math.inf if number is None else grid.width(number)
 
-    widths = {s: expected(s, spec.budget_flops) for s in (*candidates, *spec.controls_of(candidates))}
+    widths = {s: first_width(s, spec.budget_flops) for s in (*candidates, *spec.controls_of(candidates))}
     structure = min(widths, key=lambda s: widths[s])
     if widths[structure] > NARROW:
         return None
     enough = spec.budget_flops
-    while expected(structure, enough) <= NARROW and enough < MAX_BUDGET_FLOPS:
+    while first_width(structure, enough) <= NARROW and enough < MAX_BUDGET_FLOPS:
         enough *= 2
     return int(widths[structure]), rounded_up(enough, digits=1)
 

@@ -172,10 +172,9 @@ class _Exploring:
     def _place(self, structure: LayerSpec, number: int | None = None) -> _Network | None:
         """The network of a structure at the width that pays off, known or new; None if it fits no width."""
         if number is None:
-            fitting = self.grid.around(structure, self.grid.guess(structure, self.budget), self.budget)
-            if not fitting:
+            number = self.grid.expected(structure, self.budget)
+            if number is None:
                 return None
-            number = fitting[len(fitting) // 2]
             number = self._nearest(structure, number) if self.anchors else number
         key = self.stages.networks.key(structure, self.grid.width(number)), number
         return self.networks.setdefault(key, _Network(structure, number))

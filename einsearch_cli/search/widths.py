@@ -118,6 +118,11 @@ class WidthGrid:
                 break
         return best
 
+    def expected(self, structure: LayerSpec, budget_flops: float, aim_flops: float | None = None) -> int | None:
+        """The number of the width expected to be best at `aim_flops`, by default the budget; None if none fits."""
+        fitting = self.around(structure, self.guess(structure, aim_flops or budget_flops), budget_flops)
+        return fitting[len(fitting) // 2] if fitting else None
+
     def flops_per_token(self, structure: LayerSpec, number: int) -> float | None:
         """Training FLOPs per token at a width; None if the structure cannot have it."""
         least = self.least_budget(structure, self.width(number))
