@@ -115,7 +115,9 @@ def train_pack(
     states = [None if keeper is None else keeper.read(number) for number in range(len(runs))]
     for numbers in _equally_far(states):
         for part in _parts_that_fit(runs, numbers):
-            _train_at_once(runs, part, on_progress, on_end, states, keeper)
+            waiting = [part]
+            while waiting:
+                waiting[:0] = _train_at_once(runs, waiting.pop(0), on_progress, on_end, states, keeper)
 
 
 def _equally_far(states: Sequence[RunProgress | None]) -> list[list[int]]:
@@ -157,21 +159,11 @@ def _train_at_once(
     on_end: Callable[[int, RunOutcome | DivergedError], None],
     states: Sequence[RunProgress | None],
     keeper: StateKeeper | None,
-) -> None:
-    """Train the runs of these numbers, which have done the same number of steps; in parts if necessary."""
-    for part in _left_in_parts(runs, numbers, on_progress, on_end, states, keeper):
-        _train_at_once(runs, part, on_progress, on_end, states, keeper)
-
-
-def _left_in_parts(
-    runs: Sequence[ProxyRun],
-    numbers: Sequence[int],
-    on_progress: Callable[[int, StepDone], None] | None,
-    on_end: Callable[[int, RunOutcome | DivergedError], None],
-    states: Sequence[RunProgress | None],
-    keeper: StateKeeper | None,
 ) -> list[list[int]]:
-    """Train the runs of these numbers at once; returns those that have to start again, each alone or in two halves."""
+    """Train runs that have done the same number of steps, by number.
+
+    Returns the numbers of those that have to start again, each alone or in two halves.
+    """
     started_s, going = time.perf_counter(), list(numbers)
     first, *others = numbers
     try:
