@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 RANK_FIELDS = ("rank", "rank_method", "rank_certificate")
 """Names of the fields in JSON that are null unless the rank was requested."""
+_COLUMNS = (
+    "structure", "family", "omega", "psi", "nu", "d_in", "d_out", "params", "flops_per_token", "dense_params",
+    "dense_flops_per_token", "rank_bound", "rank", "kept", "reasons",
+)  # fmt: skip
+"""The fields of a row in a table, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +77,8 @@ class Classification(Tabular):
 
     def records(self) -> list[dict[str, Any]]:
         """The classification as one row; exponents are exact texts, such as 1/2."""
-        return [
-            {
-                "structure": str(self.structure),
-                "family": self.family,
-                "omega": str(self.omega),
-                "psi": str(self.psi),
-                "nu": str(self.nu),
-                "d_in": self.d_in,
-                "d_out": self.d_out,
-                "params": self.params,
-                "flops_per_token": self.flops_per_token,
-                "dense_params": self.dense_params,
-                "dense_flops_per_token": self.dense_flops_per_token,
-                "rank_bound": self.rank_bound,
-                "rank": self.rank,
-                "kept": self.kept,
-                "reasons": "; ".join(self.reasons),
-            }
-        ]
+        row = self.to_json() | {"structure": str(self.structure), "reasons": "; ".join(self.reasons)}
+        return [{column: row[column] for column in _COLUMNS}]
 
     def to_json(self) -> dict[str, object]:
         """One JSON object per structure; exponents are exact strings."""
