@@ -50,8 +50,8 @@ sys.meta_path.insert(0, moved.MovedModules())
 
 # These calls let other packages find swapped models, in whatever order they are imported: `from_pretrained` of
 # transformers and diffusers loads them, LoRA of peft finds their layers, and so does `quantize_` of torchao.
-after_import("transformers.quantizers.auto", "einsearch_cli.export.hugging_face:register_layers")
-after_import("transformers.models.auto.configuration_auto", "einsearch_cli.export.hugging_face:register_names")
+after_import("transformers.quantizers.auto", "einsearch_cli.export.transformers_models:register_layers")
+after_import("transformers.models.auto.configuration_auto", "einsearch_cli.export.transformers_models:register_names")
 after_import("diffusers.quantizers.auto", "einsearch_cli.export.diffusers_models:register_models")
 after_import("peft.tuners.lora.model", "einsearch_cli.export.lora")
 after_import("torchao.quantization.quant_api", "einsearch_cli.export.quantisation:register_quantisation")

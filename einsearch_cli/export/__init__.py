@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     )
     from einsearch_cli.export.hugging_face import (
         load_swapped as load_swapped,
-        remember_swaps as remember_swaps,
         save_swapped as save_swapped,
     )
     from einsearch_cli.export.placing import (
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
         save_run as save_run,
         save_transformer as save_transformer,
     )
+    from einsearch_cli.export.swap_notes import remember_swaps as remember_swaps
     from einsearch_cli.export.transformers_folder import save_for_transformers as save_for_transformers
 else:
     __getattr__, __all__ = lazy_names(__name__, __file__)

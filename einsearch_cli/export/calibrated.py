@@ -16,8 +16,10 @@ from einsearch_cli.compression.compressing import Progress, Unit
 from einsearch_cli.data.tokens import Tokenizer, open_tokenizer
 from einsearch_cli.errors import OutputError, SpecError
 from einsearch_cli.export.calibration_data import calibration_batches
-from einsearch_cli.export.hugging_face import METHOD, PREFIX, save_swapped
+from einsearch_cli.export.hugging_face import save_swapped
 from einsearch_cli.export.placing import refuse_existing
+from einsearch_cli.export.swap_notes import METHOD
+from einsearch_cli.export.transformers_models import PREFIX
 from einsearch_cli.files import draft_folder, sync_folder, write_error
 from einsearch_cli.lazy import optional_package
 from einsearch_cli.swap import SwapReport

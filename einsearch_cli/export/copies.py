@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from einsearch_cli.errors import LayerError
-from einsearch_cli.export.hugging_face import forget_swaps
+from einsearch_cli.export.swap_notes import forget_swaps
 from einsearch_cli.guided import SelfGuidedLinear
 from einsearch_cli.layers import EinsumLinear
 from einsearch_cli.layers.execution.autograd import execute

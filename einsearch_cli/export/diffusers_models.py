@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from einsearch_cli.export.hugging_face import METHOD, swaps_of
+from einsearch_cli.export.swap_notes import METHOD, swaps_of
 from einsearch_cli.swap import apply_swaps
 
 
