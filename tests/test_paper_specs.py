@@ -27,7 +27,7 @@ FULL = {name: kind for name, kind in shipped_specs().items() if name.startswith(
 
 
 def said(name: str, pattern: str) -> str:
-    """What the comment at the head of a file says."""
+    """The part of the comment at the head of a file that matches."""
     lines = (ROOT / "specs" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     comment = [line.removeprefix("# ") for line in lines[:5] if line.startswith("#")]
     found = re.search(pattern, " ".join(comment))

@@ -240,3 +240,16 @@ def test_two_studies_are_compared(study) -> None:
     assert "3 have the same verdict in both (75%), 1 the opposite one" in found.sentence
     with pytest.raises(SpecError, match="task is teacher in the first study and text in the second"):
         agreement(made, replace(made, task="text"))
+
+
+def test_every_study_of_the_reproduction_has_a_page_with_all_its_runs() -> None:
+    root = Path(__file__).parents[2]
+    stored = sorted((root / "examples" / "reproduction").glob("*/results.json"))
+    assert len(stored) > 10
+    for results in stored:
+        again = f"einsearch report {results.parent.relative_to(root)}"
+        page = results.with_name("report.html")
+        assert page.is_file(), again
+        text = page.read_text(encoding="utf-8")
+        names = [run["name"] for run in json.loads(results.read_text(encoding="utf-8")).get("runs", ())]
+        assert [name for name in names if f">{name}<" not in text] == [], again
