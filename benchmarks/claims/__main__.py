@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.claims.page import blocks, filled, page_of, studies_table
-from benchmarks.claims.rows import all_rows, document_of
+from benchmarks.claims.document import all_rows, document_of
+from benchmarks.claims.page import blocks, counted, filled, page_of, studies_table
 from benchmarks.claims.studies import ROOT, Store, collect
 from einsearch_cli.errors import EinsearchError
 from einsearch_cli.files import write_atomically
@@ -30,8 +30,13 @@ def main() -> None:
         parser.error(f"{error.problem}; {error.remedy}")
     write_atomically(ROOT / "benchmarks/results/claims.json", text_of(document_of(rows, rungs)))
     readme = store.reproduction / "README.md"
-    for path, parts in ((page_of(ROOT), blocks(rows, rungs)), (readme, {"studies": studies_table(store)})):
-        write_atomically(path, filled(path.read_text("utf-8"), parts))
+    front = ROOT / "README.md"
+    for path, text in (
+        (page_of(ROOT), filled(page_of(ROOT).read_text("utf-8"), blocks(rows, rungs))),
+        (readme, filled(readme.read_text("utf-8"), {"studies": studies_table(store)})),
+        (front, counted(front.read_text("utf-8"), rows)),
+    ):
+        write_atomically(path, text)
         print(f"written: {path.relative_to(ROOT)}")
     for row in rows:
         print(f"{row.verdict:14} {' '.join(row.shown()):38} {row.claim} ({row.study})")

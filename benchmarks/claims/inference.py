@@ -174,13 +174,18 @@ def of_units(by_seed: Sequence[Sequence[float]], units: str) -> StudentEstimate 
     return None
 
 
-def of_slope(x: Sequence[float], y: Sequence[float], what: str) -> StudentEstimate:
-    """The slope of a straight line by least squares."""
-    a, b = np.asarray(x, float) - np.mean(x), np.asarray(y, float) - np.mean(y)
-    n, spread = len(a), float(a @ a)
-    if n < 3 or spread == 0:
-        raise ValueError(f"{n} {what}: a slope with an interval needs three, and two values of x")
-    slope = float(a @ b) / spread
-    left = b - slope * a
-    error = math.sqrt(float(left @ left) / (n - 2) / spread)
-    return StudentEstimate(slope, error, n - 2, f"{n} {what}, t with {n - 2} degrees of freedom")
+def of_slope(
+    x: Sequence[float], y: Sequence[float], what: str, held: Sequence[Sequence[float]] = ()
+) -> StudentEstimate:
+    """The slope over x by least squares, with the other variables held."""
+    columns = np.stack([np.ones(len(x)), *(np.asarray(other, float) for other in held), np.asarray(x, float)], axis=1)
+    b, degrees = np.asarray(y, float), len(x) - columns.shape[1]
+    if degrees < 1 or np.linalg.matrix_rank(columns) < columns.shape[1]:
+        raise ValueError(
+            f"{len(x)} {what}: a slope with an interval needs more of them than variables, all independent"
+        )
+    fitted = np.linalg.lstsq(columns, b, rcond=None)[0]
+    left = b - columns @ fitted
+    error = math.sqrt(float(left @ left) / degrees * float(np.linalg.inv(columns.T @ columns)[-1, -1]))
+    named = f"{len(x)} {what}, t with {degrees} degree{'s' * (degrees > 1)} of freedom"
+    return StudentEstimate(float(fitted[-1]), error, degrees, named)

@@ -4,74 +4,86 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.rows import ONE_SEED, Row, _power
+from benchmarks.claims.inference import LEVEL
+from benchmarks.claims.numbers import large, p_text, shown, signed
+from benchmarks.claims.rows import ONE_SEED, Kind, Row
 from benchmarks.claims.studies import RANKED, TRAINED, Store
 
-TOPICS = {
-    "omega": ("omega-",),
-    "psi": ("psi-",),
-    "nu": ("nu-",),
-    "laws": ("laws-",),
-    "experts": ("btt-over-standard", "btt-over-dense", "standard-over-dense"),
-    "kinds": ("btt-over-low-rank", "btt-over-dense-experts"),
-    "more": ("more-",),
-    "steeper": ("steeper",),
-    "overtraining": ("overtraining",),
-    "wide": ("wide",),
-    "guided": ("guided-",),
-    "rates": ("rates-",),
-    "speed": ("speed-",),
-    "merge": ("pre-merge",),
+THEMES = {
+    "Exponents": {
+        "omega": "Small ω",
+        "psi": "Large ψ",
+        "nu": "ν hardly matters at ω = 0 and ψ = 1",
+        "laws": "Scaling exponents equal dense's",
+    },
+    "Experts": {
+        "experts": "BTT experts in every layer, the standard mixture, dense",
+        "kinds": "BTT experts against low-rank and dense ones",
+        "more": "More experts",
+    },
+    "Structured feed-forward networks": {
+        "steeper": "Steeper curves",
+        "overtraining": "Overtraining",
+        "wide": "Wide and structured",
+        "guided": "Self-guided training",
+    },
+    "Learning rates": {"rates": "Learning rates of factors"},
+    "Speed": {"speed": "Many tokens", "merge": "Merging for one token"},
 }
-"""Sections of the page, and the keys of their rows."""
-WAYS = {"layers on CPU": "one forward pass", "layers on H200": "one eager forward pass"}
-"""How single layers were timed, by study: `einsearch bench` captures no CUDA graph."""
+"""Topics with the headings of their sections, by theme; the order of the tables."""
+TOPICS = {topic: heading for topics in THEMES.values() for topic, heading in topics.items()}
+VERDICTS = ("holds", "does not hold", "cannot tell")
 
 
 def of_topic(rows: Sequence[Row], topic: str) -> list[Row]:
     """The rows of a section."""
-    others = [prefix for name, prefixes in TOPICS.items() if name != topic for prefix in prefixes]
-
-    def closest(row: Row, prefixes: Sequence[str]) -> int:
-        key = row.key.removesuffix(f"-{row.study}")  # a study may be called like the end of a key: experts-small
-        return max((len(prefix) for prefix in prefixes if key.startswith(prefix)), default=0)
-
-    return [row for row in rows if closest(row, TOPICS[topic]) > closest(row, others)]
+    return [row for row in rows if row.topic == topic]
 
 
-def title(row: Row) -> str:
-    """The claim with its study and budget, so that no two rows have the same title."""
-    flops = re.search(r"(\S+(?: to \S+)?) training FLOPs", row.scale)
-    study = WAYS.get(row.study, f"study `{row.study}`")
-    return f"{row.claim}; {study}" + (f", {flops[1]} FLOPs a run" if flops else "")
+def by_claim(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of every claim, those with more training FLOPs first."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: -row.flops):
+        found[row.claim].append(row)
+    return {claim: found[claim] for claim in dict.fromkeys(row.claim for row in rows)}
 
 
-def claims_table(rows: Sequence[Row]) -> str:
-    """One line for each claim."""
-    heads = [
-        "claim", "verdict", "measured here", "p, Holm", "why it is open", "the paper says", "scale", "what would tell more",
-    ]  # fmt: skip
+def anchor(heading: str) -> str:
+    """The end of a link to a heading, as GitHub and MyST make it.
+
+    >>> anchor("Scaling exponents equal dense's")
+    'scaling-exponents-equal-denses'
+    """
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def claims_table(rows: Sequence[Row], kind: Kind) -> str:
+    """One line for each measurement, by theme; a claim or question of several studies is said once.
+
+    The columns are few, and intervals are not broken, so that the table fits a phone.
+    """
     cells = []
-    for row in rows:
-        value, interval = row.shown()
-        open_for = row.flaw or ("the interval or p leaves it open" if row.verdict == "cannot tell" else "–")
-        cells.append(
-            [
-                title(row),
-                f"**{row.verdict}**",
-                f"{value} {interval}: {row.effect}",
-                p_text(row.p_adjusted),
-                open_for,
-                f"{row.published} ({row.source})",
-                row.scale,
-                row.would_tell,
-            ]
-        )
-    return table(heads, cells)
+    for theme, topics in THEMES.items():
+        mine = [row for topic in topics for row in of_topic(rows, topic) if row.kind == kind]
+        cells += [[f"**{theme}**", "", "", ""]] if mine else []
+        for claim, measured in by_claim(mine).items():
+            said = f"[{claim}](#{anchor(TOPICS[measured[0].topic])})<br>"
+            for row in measured:
+                value, interval = row.shown()
+                numbers = [f"{value} {_unbroken(interval)}", _unbroken(p_text(row.p_adjusted))]
+                cells.append([f"{said}{row.study}", f"**{row.verdict}**", *numbers])
+                said = ""
+    return table([f"{kind}, study", "verdict", "estimate", "p"], cells) if cells else "Not measured yet."
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\u00a0")
 
 
 def table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -85,80 +97,143 @@ def table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *cells))
 
 
-def p_text(p: float) -> str:
-    """A p value with two digits.
+def scales(rows: Sequence[Row]) -> str:
+    """The sizes of every study, once."""
+    ordered = [row for topic in TOPICS for row in of_topic(rows, topic)]
+    return "\n".join(f"- {study}: {scale}." for study, scale in {row.study: row.scale for row in ordered}.items())
 
-    >>> p_text(0.0123), p_text(1e-9)
-    ('0.012', '< 0.0001')
-    """
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+def topic_text(rows: Sequence[Row]) -> str:
+    """A block for each claim of a section: the paper's words, the estimate, the result of every study, the next run."""
+    return "\n\n".join(_claim_text(claim, mine) for claim, mine in by_claim(rows).items()) or "Not measured yet."
+
+
+def _claim_text(claim: str, rows: Sequence[Row]) -> str:
+    first = rows[0]
+    effects = list(dict.fromkeys(row.effect for row in rows))
+    lines = [
+        f"**{claim}**" + ("" if first.kind == "claim" else " (our question, not a claim of the papers)"),
+        "",
+        f"- {'The paper' if first.kind == 'claim' else 'Nearest in the papers'}: {first.published} ({first.source}).",
+        f"- Estimate: {' or '.join(effects)}. The claim says {_bound(first)}.",
+    ]
+    for row in rows:
+        own = f" ({row.effect})" if len(effects) > 1 else ""
+        lines += [
+            f"- {row.study}{own}: **{row.verdict}**, {' '.join(row.shown())}, p {p_text(row.p_adjusted)}; {row.interval}.",
+            *([f"  - Open: {why_open(row)}."] if row.verdict == "cannot tell" else []),
+            f"  - Control: {row.control}",
+        ]
+    return "\n".join((*lines, f"- Would tell more: {' or '.join(dict.fromkeys(row.would_tell for row in rows))}."))
+
+
+def _bound(row: Row) -> str:
+    zero = "1×" if row.unit == "factor" else "0"
+    return f"that it is {row.rule} {zero}" if row.rule != "within" else f"that it is within ±{_margin(row)}"
+
+
+def _margin(row: Row) -> str:
+    return f"{row.margin:.0%}" if row.unit == "share" else f"{row.margin:.2f}"
+
+
+def why_open(row: Row) -> str:
+    """The reason why a row cannot tell."""
+    if row.flaw:
+        return row.flaw
+    if row.rule == "within" and any(row.low <= end <= row.high for end in (-row.margin, row.margin)):
+        return f"the interval reaches over the margin of ±{_margin(row)}"
+    if row.rule != "within" and row.low <= 0 <= row.high:
+        return f"the interval contains {'1×' if row.unit == 'factor' else '0'}"
+    return f"p is not below {LEVEL:.0%} after Holm's correction"
 
 
 def exponents_table(rungs: Sequence[Mapping[str, Any]]) -> str:
-    """Correlations and slopes of every exponent, rung by rung."""
-    heads = [
-        "task", "exponent", "FLOPs a run", "Spearman", "p, permutations", "Kendall", "slope, others held", "p, permutations",
-        "slope without dense",
-    ]  # fmt: skip
-    cells = [
-        [
-            row["task"],
-            row["exponent"],
-            _power(row["budget_flops"]),
-            _interval(row["spearman"], row["spearman_low"], row["spearman_high"]),
-            p_text(row["p"]),
-            _sign(row["kendall"]),
-            _interval(row["slope"], row["slope_low"], row["slope_high"]),
-            p_text(row["slope_p"]),
-            _interval(row["without_dense"], row["without_dense_low"], row["without_dense_high"]),
-        ]
-        for row in rungs
-    ]
-    return table(heads, cells)
+    """Correlations and slopes of every exponent, rung by rung; one table for each task."""
+    parts = []
+    for task in dict.fromkeys(row["task"] for row in rungs):
+        cells, before = [], ""
+        for row in (row for row in rungs if row["task"] == task):
+            cells.append(
+                [
+                    row["exponent"] if row["exponent"] != before else "",
+                    large(row["budget_flops"]),
+                    f"{_with_interval(row, 'spearman')}, p {p_text(row['p'])}",
+                    f"{_with_interval(row, 'slope')}, p {p_text(row['slope_p'])}",
+                    _with_interval(row, "without_dense"),
+                ]
+            )
+            before = row["exponent"]
+        heads = ["exponent", "FLOPs a run", "rank correlation", "slope, others held", "slope without dense"]
+        parts.append(f"Study `taxonomy-{task}`:\n\n{table(heads, cells)}")
+    return "\n\n".join(parts) or "Not measured yet."
 
 
-def _sign(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def _interval(value: float, low: float, high: float) -> str:
-    return f"{_sign(value)} [{_sign(low)}, {_sign(high)}]"
-
-
-def topic_lines(rows: Sequence[Row]) -> str:
-    """The results of one section: figure, interval, verdict and control of every row."""
-    if not rows:
-        return "Not measured yet."
-    lines = []
-    for row in rows:
-        value, interval = row.shown()
-        control = f" {row.control}" if row.control else ""
-        if row.flaw:
-            control = f" It stays open because {row.flaw}.{control}"
-        lines.append(f"- {title(row)}: **{row.verdict}**. {value} {interval} ({row.effect}; {row.interval}).{control}")
-    return "\n".join(lines)
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    return " ".join(shown(row[name], row[f"{name}_low"], row[f"{name}_high"]))
 
 
 def findings(rows: Sequence[Row], rungs: Sequence[Mapping[str, Any]]) -> str:
-    """Counts of the verdicts, and the three most important findings as a list."""
+    """Counts of the verdicts, and the most important findings as a list."""
     by_key = {row.key: row for row in rows}
-    counts = {word: sum(row.verdict == word for row in rows) for word in ("holds", "does not hold", "cannot tell")}
+    claims = [row for row in rows if row.kind == "claim"]
+    questions = [row for row in rows if row.kind == "question"]
     sentence = (
-        f"Of {len(rows)} measurements of the two papers' claims, {counts['holds']} hold at the scale of these studies, "
-        f"{counts['does not hold']} do not, and {counts['cannot tell']} are open: {_why_open(rows)}."
+        f"Of {len(claims)} measurements of the papers' claims, {_counts(claims)[0]} hold at the scale of these studies, "
+        f"{_counts(claims)[1]} do not, and {_counts(claims)[2]} are open: {_reasons(claims)}. "
+        f"Of {len(questions)} measurements of our own questions, the answer is yes in {_counts(questions)[0]}, no in "
+        f"{_counts(questions)[1]}, and open in {_counts(questions)[2]}."
     )
     listed = [
-        f"**{word.capitalize()}:** " + "; ".join(_titles(rows, word)) + "." for word in ("holds", "does not hold")
+        f"**{word}:** " + "; ".join(_titles(those, verdict)) + "."
+        for word, those, verdict in (
+            ("Holds", claims, "holds"),
+            ("Does not hold", claims, "does not hold"),
+            ("Our own questions, yes", questions, "holds"),
+            ("Our own questions, no", questions, "does not hold"),
+        )
+        if _titles(those, verdict)
     ]
     found = (_layer_finding(by_key), _taxonomy_finding(by_key, rungs), _expert_finding(by_key))
     return "\n".join((sentence, "", *(f"- {line}" for line in (*listed, *found) if line)))
 
 
+def _counts(rows: Sequence[Row]) -> list[int]:
+    return [sum(row.verdict == word for row in rows) for word in VERDICTS]
+
+
 def _titles(rows: Sequence[Row], verdict: str) -> list[str]:
-    return list(dict.fromkeys(row.claim for row in rows if row.verdict == verdict))
+    """The claims with this verdict, with their studies where a claim has several."""
+    return [
+        row.claim if len(mine) == 1 else f"{row.claim} ({row.study})"
+        for mine in by_claim(rows).values()
+        for row in mine
+        if row.verdict == verdict
+    ]
 
 
-def _why_open(rows: Sequence[Row]) -> str:
+def counted(readme: str, rows: Sequence[Row]) -> str:
+    """The README with the counts of the verdicts in the sentence that begins with 'Of N measurements'.
+
+    Raises:
+        ValueError: the README has no such item.
+    """
+    claims = [row for row in rows if row.kind == "claim"]
+    questions = [row for row in rows if row.kind == "question"]
+    holds, fails, opens = _counts(claims)
+    yes, no, unknown = _counts(questions)
+    item = (
+        f"Of {len(claims)} measurements of papers' claims, {holds} hold here, {fails} do not, and {opens} are open, as grids "
+        f"end too early, seeds are few or intervals wide. Of {len(questions)} questions of our own, {yes}, {no} and {unknown}: "
+        "[one by one](docs/explanation/claims.md)."
+    )
+    wrapped = textwrap.fill(item, 120, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+    made, places = re.subn(r"^- Of \d+ measurements .*(?:\n  .*)*", wrapped, readme, flags=re.M)
+    if places != 1:
+        raise ValueError(f"the README has {places} items that begin with 'Of N measurements': one is needed")
+    return made
+
+
+def _reasons(rows: Sequence[Row]) -> str:
     """How many claims are open for which reason."""
     flaws = [row.flaw for row in rows if row.verdict == "cannot tell"]
     at_end = sum("end of the grid" in flaw for flaw in flaws)
@@ -178,7 +253,7 @@ def _said(row: Row) -> str:
 
 
 def _correlations(rungs: Sequence[Mapping[str, Any]], task: str, exponent: str) -> str:
-    return ", ".join(_sign(row["spearman"]) for row in rungs if (row["task"], row["exponent"]) == (task, exponent))
+    return ", ".join(signed(row["spearman"]) for row in rungs if (row["task"], row["exponent"]) == (task, exponent))
 
 
 def _taxonomy_finding(rows: Mapping[str, Row], rungs: Sequence[Mapping[str, Any]]) -> str | None:
@@ -190,7 +265,7 @@ def _taxonomy_finding(rows: Mapping[str, Row], rungs: Sequence[Mapping[str, Any]
     omega, psi, nu = (rows[f"{key}-{task}"] for key in ("omega", "psi", "nu"))
     budgets = sorted({row["budget_flops"] for row in rungs if row["task"] == task})
     return (
-        f"**Exponents, task {task}:** from {_power(budgets[0])} to {_power(budgets[-1])} FLOPs a run the rank correlation "
+        f"**Exponents, task {task}:** from {large(budgets[0])} to {large(budgets[-1])} FLOPs a run the rank correlation "
         f"of the loss with ω is {_correlations(rungs, task, 'ω')}; with 1 − ψ {_correlations(rungs, task, '1 − ψ')}; with "
         f"ν {_correlations(rungs, task, 'ν')}. In a joint fit one unit of ω changes log loss by {_said(omega)}, and one unit "
         f"of 1 − ψ by {_said(psi)}. Among structures of ω = 0 and ψ = 1 one unit of ν changes it by {_said(nu)}."
@@ -222,9 +297,11 @@ def blocks(rows: Sequence[Row], rungs: Sequence[Mapping[str, Any]]) -> dict[str,
     """Every block of the page by its name."""
     return {
         "findings": findings(rows, rungs),
-        "claims": claims_table(rows),
-        "exponents": exponents_table(rungs) if rungs else "Not measured yet.",
-        **{topic: topic_lines(of_topic(rows, topic)) for topic in TOPICS},
+        "claims": claims_table(rows, "claim"),
+        "questions": claims_table(rows, "question"),
+        "scales": scales(rows),
+        "exponents": exponents_table(rungs),
+        **{topic: topic_text(of_topic(rows, topic)) for topic in TOPICS},
     }
 
 

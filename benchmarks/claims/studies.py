@@ -7,7 +7,7 @@ import math
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,10 @@ from einsearch_cli.structures import LayerSpec, parse_layer
 
 ROOT = Path(__file__).parents[2]
 TRAINED = ("ffn-rates", "ffn", "guided", "wide", "overtraining")
-RANKED = ("taxonomy-teacher", "taxonomy-teacher-small", "taxonomy-text", "taxonomy-pixels", "experts", "experts-small")
+RANKED = (
+    *("taxonomy-teacher", "taxonomy-teacher-small", "taxonomy-text", "taxonomy-text-small", "taxonomy-pixels"),
+    *("experts", "experts-small"),
+)
 TIMINGS = "rate_transfer.json"
 NEARLY_ALL = 0.9
 """A rung of an unfinished study counts if no structure has fewer than this share of the runs of another."""
@@ -40,6 +43,21 @@ class TrainedRuns:
         for runs in self.seeds.values():
             if all(name in runs for name in names):
                 yield tuple(runs[name] for name in names)
+
+    def complete(
+        self, kinds: Sequence[str], sizes: Sequence[int], least: int
+    ) -> tuple[list[int], list[Mapping[str, Mapping[str, Any]]]]:
+        """Sizes at which all kinds were trained by each of some seeds, and the runs of these seeds.
+
+        Seeds are replicates only if they have the same sizes: as many seeds as have `least` sizes in common, and these.
+        """
+
+        def of(mine: Mapping[str, Any]) -> set[int]:
+            return {size for size in sizes if all(f"{kind}-{size}" in mine for kind in kinds)}
+
+        seeds = [mine for mine in self.seeds.values() if len(of(mine)) >= least]
+        common = set.intersection(*map(of, seeds)) if seeds else set()
+        return (sorted(common), seeds) if len(common) >= least else ([], [])
 
     @property
     def names(self) -> list[str]:
@@ -172,7 +190,10 @@ def _rungs_collected(folder: Path, target: Path) -> list[Path]:
         shutil.copyfile(folder / "study.db", Path(copy) / "study.db")
         with StudyStore(Path(copy), None) as store:
             task = store.noted("settings")["task"]
-            main = [run for run in store.results() if run.trial.stage == "main"]
+            runs = [run for run in store.results() if run.trial.stage in ("main", "pilot")]
+    seeded = {run.trial.rung for run in runs if run.trial.stage == "main"}
+    # A rung whose further seeds have not begun has its first seed at every width.
+    main = [run for run in runs if run.trial.stage == "main" or run.trial.rung not in seeded]
     counts: dict[int, Counter[LayerSpec]] = defaultdict(Counter)
     for run in main:
         counts[run.trial.rung][run.trial.structure] += 1
@@ -214,7 +235,7 @@ def _collected(folder: Path, target: Path) -> list[Path]:
             lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines() if line]
             finished.append(FinishedRun(result, curve_of(lines)))
     there = target / "results.json"
-    if not finished or (there.exists() and len(_runs_of(there)) > len(finished)):
+    if not finished:
         return []
     digest = finished[0].result.data_digest[:12]
     name, _, seed = folder.name.rpartition("-")
@@ -226,5 +247,9 @@ def _collected(folder: Path, target: Path) -> list[Path]:
         environment=(),
     )
     target.mkdir(parents=True, exist_ok=True)
-    write_atomically(target / "results.json", json.dumps(training_document(report), indent=1, allow_nan=False) + "\n")
-    return [target / "results.json"]
+    document = training_document(report)
+    if there.exists():  # runs of an earlier folder, which may be gone
+        new = {run["name"] for run in document["runs"]}
+        document["runs"] += [run for run in _runs_of(there) if run["name"] not in new]
+    write_atomically(there, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return [there]

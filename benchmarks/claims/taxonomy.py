@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,8 @@ class Sample:
     """Training FLOPs of a run, cheapest rung first."""
     inner: tuple[bool, ...]
     """Whether the best width at the last rung lies between others: the loss of a structure at an end is too large."""
+    ends: tuple[float, ...]
+    """Share of all structures of the study whose best width is an end of the grid, at every rung."""
 
     @classmethod
     def of_study(cls, study: StudyReport) -> Sample:
@@ -47,13 +49,29 @@ class Sample:
             log_losses=np.array([study.common_log_losses(item) for item in structures]),
             budgets=tuple(study.common_rungs.values()),
             inner=tuple(_is_inner(study, item) for item in structures),
+            ends=tuple(edges_at(study, rung).share for rung in study.common_rungs),
         )
 
     def where(self, keep: Sequence[bool]) -> Sample:
         """The structures that are kept."""
         at = [number for number, kept in enumerate(keep) if kept]
         names, exponents = tuple(self.names[i] for i in at), tuple(self.exponents[i] for i in at)
-        return Sample(names, exponents, self.log_losses[at], self.budgets, tuple(self.inner[i] for i in at))
+        return replace(
+            self,
+            names=names,
+            exponents=exponents,
+            log_losses=self.log_losses[at],
+            inner=tuple(self.inner[i] for i in at),
+        )
+
+    def at_rungs(self, rungs: Sequence[int]) -> Sample:
+        """These rungs alone."""
+        return replace(
+            self,
+            log_losses=self.log_losses[:, list(rungs)],
+            budgets=tuple(self.budgets[rung] for rung in rungs),
+            ends=tuple(self.ends[rung] for rung in rungs),
+        )
 
     def without_dense(self) -> Sample:
         """All but dense."""
@@ -72,6 +90,25 @@ class Sample:
     def x_SK(self) -> Floats:
         """The exponents that vary."""
         return np.array([[row[name] for name in self.varying] for row in self.exponents])
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The best widths at one rung that are an end of the grid, so that a wider or a narrower network may be better."""
+
+    narrowest: int
+    widest: int
+    structures: int
+
+    @property
+    def share(self) -> float:
+        return (self.narrowest + self.widest) / self.structures
+
+
+def edges_at(study: StudyReport, rung: int) -> Edges:
+    """The best widths of all structures at a rung."""
+    edges = [m.edge for item in study.exponents for m in study.surfaces[item].minima if m.level.rung == rung]
+    return Edges(edges.count("low"), edges.count("high"), len(edges))
 
 
 def _is_inner(study: StudyReport, structure: Structure) -> bool:
@@ -179,30 +216,37 @@ def _pearson(a_DS: Floats, b_DS: Floats) -> Floats:
     return found
 
 
-def nu_slope(sample: Sample, rung: int = -1) -> StudentEstimate:
-    """Log loss for each unit of ν."""
+def nu_slope(sample: Sample, rung: int = -1, *, hold_bond: bool = True) -> StudentEstimate:
+    """Log loss for each unit of ν, with the sum of the exponents of bonds held where it varies.
+
+    A bond costs FLOPs, so a large bond goes with a large ν: without holding it the slope has the price of both.
+    """
     what = "structures" if len(sample.names) != 1 else "structure"
-    return of_slope([row["ν"] for row in sample.exponents], sample.log_losses[:, rung].tolist(), what)
+    held = [[row["bond"] for row in sample.exponents]] if hold_bond and "bond" in sample.varying else []
+    return of_slope([row["ν"] for row in sample.exponents], sample.log_losses[:, rung].tolist(), what, held)
 
 
-def exponent_differences(study: StudyReport) -> Estimate:
+def exponent_differences(study: StudyReport, rungs: Sequence[int] | None = None) -> Estimate:
     """Exponents of the scaling laws of full-rank structures without shared parameters, against dense's.
 
     The exponent is minus the slope of log loss over log compute. Value: (mean over structures − dense) / dense. The
     spread over structures holds their own noise; that of dense comes from its seeds (delta method, Satterthwaite).
+    `rungs` are places among the common rungs; all by default.
     """
     dense = parse_structure("dense")
-    log_compute = np.log(np.array(list(study.common_rungs.values())))
+    chosen = range(len(study.common_rungs)) if rungs is None else rungs
+    common = [list(study.common_rungs.items())[place] for place in chosen]
+    log_compute = np.log(np.array([budget for _, budget in common]))
     line = (log_compute - log_compute.mean()) / np.sum((log_compute - log_compute.mean()) ** 2)
 
     def exponent(item: Structure) -> float:
-        return -float(np.array(study.common_log_losses(item)) @ line)
+        return -float(np.array(study.common_log_losses(item))[list(chosen)] @ line)
 
     others = [item for item, row in study.exponents.items() if item != dense and row["ω"] == 0 and row["1 − ψ"] == 0]
     own, values = exponent(dense), [exponent(item) for item in others]
     fitted = study.surfaces[dense]
     weights = np.zeros((1, len(fitted.minima)))
-    for rung, weight in zip(study.common_rungs, line, strict=True):
+    for (rung, _), weight in zip(common, line, strict=True):
         weights[0, fitted.at(rung) or 0] = weight
     variance = noise_of(levels_of(study.observations)).of_contrasts(fitted.part(dense, weights))
     if variance is None or len(values) < 2:

@@ -7,23 +7,19 @@ import math
 import random
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.claims.document import all_rows
+from benchmarks.claims.experts import contrast
+from benchmarks.claims.feed_forward import overtraining_rows, steeper_rows
 from benchmarks.claims.inference import Claim
-from benchmarks.claims.rows import (
-    Row,
-    all_rows,
-    contrast,
-    feed_forward_rows as ffn_rows,
-    finished,
-    guided_rows,
-    overtraining_rows,
-    rate_rows,
-    wide_rows,
-)
+from benchmarks.claims.networks import guided_rows, wide_rows
+from benchmarks.claims.rates import rate_rows
+from benchmarks.claims.rows import Row, finished
 from benchmarks.claims.studies import Store, collect
 from einsearch_cli.errors import SpecError
 
@@ -103,21 +99,51 @@ def test_wide_networks_are_compared_with_dense_and_its_control(tmp_path: Path) -
         )
 
     found = row(finished(list(wide_rows(write_runs(tmp_path, "wide", 3, runs, loss)))), "wide")
-    assert found.verdict == "holds"
     assert found.value == pytest.approx(-0.039)
+    assert found.high < 0
+    assert found.flaw.startswith("its learning rate was tuned for other networks"), "no study has tuned it"
     assert "it is −4.8%" in found.control
 
 
+def test_seeds_are_compared_at_the_sizes_that_all_have(tmp_path: Path) -> None:
+    runs = {f"{kind}-{size}": 1e9 * size for kind in ("wide", "dense", "dense-kv") for size in (48, 96)}
+    store = write_runs(tmp_path, "wide", 3, runs, lambda run, _: 3.0 - 0.3 * (run == "wide-96"))
+    path = tmp_path / "examples/reproduction/wide-2/results.json"
+    document = json.loads(path.read_text())
+    document["runs"] = [run for run in document["runs"] if run["name"] != "dense-kv-96"]
+    path.write_text(json.dumps(document))
+    found = row(finished(list(wide_rows(store))), "wide")
+    assert found.value == pytest.approx(math.log(2.7 / 3) / 2), "dense-kv has no part in it"
+    assert found.low == found.high, "both sizes of all seeds"
+    assert "it is +0.0% [+0.0%, +0.0%]" in found.control, "size 48, which all have"
+
+
 def test_a_larger_loss_with_fewer_flops_refutes_nothing(tmp_path: Path) -> None:
-    for share, verdict in ((1.0, "does not hold"), (0.7, "cannot tell")):
+    for share, said in ((1.0, "its learning rate"), (0.7, "it has 70% of dense's training FLOPs")):
         runs = {f"{kind}-48": share * 1e9 if kind == "wide" else 1e9 for kind in ("wide", "dense", "dense-kv")}
 
         def loss(run: str, seed: int) -> float:
             return (3.3 if run.startswith("wide") else 3.0) * math.exp(0.001 * math.sin(9 * seed + len(run)))
 
         found = row(finished(list(wide_rows(write_runs(tmp_path / str(share), "wide", 3, runs, loss)))), "wide")
-        assert found.verdict == verdict
-        assert bool(found.flaw) == (verdict == "cannot tell")
+        assert found.verdict == "cannot tell"
+        assert found.flaw.startswith(said)
+
+
+def test_guides_close_the_gap_that_networks_without_them_have_at_the_tokens_of_dense(tmp_path: Path) -> None:
+    write_runs(tmp_path, "guided", 3, {"dense": 1e9, **GUIDED}, guided_loss(0.05))
+    assert not [found for found in guided_rows(Store(tmp_path)) if found.key == "guided-gap"], (
+        "the runs of ffn are needed"
+    )
+    draw = random.Random(1)
+    plain = {"dense-48": 1e9, "low-rank-32-48": 7e8, "block-shuffle-32-48": 7e8}
+    store = write_runs(
+        tmp_path, "ffn", 3, plain, lambda run, _: (3.0 if "dense" in run else 3.3) * math.exp(draw.gauss(0, 0.002))
+    )
+    found = row(finished(list(guided_rows(store))), "guided-gap")
+    assert found.value == pytest.approx(math.log(3.3 / 3.2) + 0.05, abs=0.01)
+    assert found.verdict == "holds"
+    assert "Trained on as many FLOPs as dense, its loss against dense is +6." in found.control
 
 
 KINDS = ("low-rank-63", "low-rank-32", "block-shuffle-32")
@@ -142,7 +168,7 @@ def curves(exponents: Mapping[str, float]) -> tuple[dict[str, float], Loss]:
 @pytest.mark.parametrize(("exponent", "verdict"), [(0.2, "holds"), (0.1, "cannot tell"), (0.05, "does not hold")])
 def test_steeper_curves_are_seen_where_they_are(tmp_path: Path, exponent: float, verdict: str) -> None:
     store = write_runs(tmp_path, "ffn", 3, *curves(dict.fromkeys(KINDS, exponent)))
-    found = row(finished(list(ffn_rows(store))), "steeper")
+    found = row(finished(list(steeper_rows(store))), "steeper")
     assert found.value == pytest.approx(0.1 - exponent, abs=0.003)
     assert found.verdict == verdict
     assert "Read at equal FLOPs" in found.control
@@ -153,7 +179,8 @@ def test_sizes_that_some_structure_lacks_are_left_out(tmp_path: Path) -> None:
     del runs["low-rank-32-96"]
     runs_of = dict(runs)
     found = row(
-        finished(list(ffn_rows(write_runs(tmp_path, "ffn", 3, runs_of, lambda run, seed: loss(run, seed))))), "steeper"
+        finished(list(steeper_rows(write_runs(tmp_path, "ffn", 3, runs_of, lambda run, seed: loss(run, seed))))),
+        "steeper",
     )
     assert "widths 24, 48, 72" in found.effect
 
@@ -178,13 +205,20 @@ def test_overtraining_is_judged_at_equal_flops(tmp_path: Path, drift: float, ver
     )
 
 
-def transfer(root: Path, lost: float) -> Store:
-    """Losses whose best rate moves by one octave between the widths under `factors`, and by two under the others."""
+def transfer(root: Path, lost: float, dense_octaves: int = 0) -> Store:
+    """Losses whose best rate moves down by one octave between the widths under `factors`, and by two under the others.
+
+    At the narrow width it is 1 for structures, and for dense higher by the given octaves.
+    """
     runs = [
         {
             "rule": rule, "structure": structure, "width": width, "rate": rate, "seed": seed, "steps": 10,
             "loss": math.exp(
-                lost * (math.log2(rate) + (1 if rule == "factors" else 2) * (width == 128)) ** 2
+                lost * (
+                    math.log2(rate)
+                    + (1 if rule == "factors" else 2) * (width == 128)
+                    - dense_octaves * (structure == "dense")
+                ) ** 2
                 + 0.001 * math.sin(seed * 9 + width)
             ),
         }
@@ -199,10 +233,30 @@ def transfer(root: Path, lost: float) -> Store:
 def test_rates_are_carried_from_the_narrowest_width(tmp_path: Path) -> None:
     found = finished(list(rate_rows(transfer(tmp_path / "a", 0.1))))
     assert {item.verdict for item in found} == {"holds"}
-    assert found[0].value == pytest.approx(0.4 - 0.1)
-    assert "the difference is +0.0%" in found[0].control
+    one = row(found, "rates-one")
+    assert one.value == pytest.approx(0.4 - 0.1)
+    assert "the difference is +0.0%" in one.control
+    assert "By structure: monarch +35.0%, low-rank +35.0%; with these as replicates +35.0%" in one.control
     equal = finished(list(rate_rows(transfer(tmp_path / "b", 0.0))))
     assert {item.verdict for item in equal} == {"cannot tell"}
+
+
+def test_the_claim_on_rates_is_measured_at_the_rate_that_is_best_for_dense(tmp_path: Path) -> None:
+    """Dense is best at a rate of 2 here, the structures at 1: the claim is measured at 2, the questions at 1."""
+    store = transfer(tmp_path, 0.1, dense_octaves=1)
+    found = finished(list(rate_rows(store)))
+    assert row(found, "rates-own").value == pytest.approx(0.9 - 0.4)
+    assert row(found, "rates-layers").value == pytest.approx(0.4 - 0.1)
+    assert [(item.key, item.kind) for item in found] == [
+        ("rates-own", "claim"),
+        ("rates-one", "question"),
+        ("rates-layers", "question"),
+    ]
+    path = tmp_path / "benchmarks/results/rate_transfer.json"
+    document = json.loads(path.read_text())
+    document["runs"] = [run for run in document["runs"] if (run["structure"], run["seed"]) != ("dense", 2)]
+    path.write_text(json.dumps(document))
+    assert not list(rate_rows(Store(tmp_path))), "dense's rate is not known"
 
 
 def test_contrasts_of_two_structures_are_those_of_the_ranking() -> None:
@@ -227,13 +281,18 @@ def test_a_row_without_an_interval_is_refused(tmp_path: Path) -> None:
         finished(drafts)
 
 
-def test_rows_of_one_study_are_corrected_together(tmp_path: Path) -> None:
+def test_all_rows_that_can_be_judged_are_corrected_together(tmp_path: Path) -> None:
     first, second = finished(
         list(guided_rows(write_runs(tmp_path, "guided", 3, {"dense": 1e9, **GUIDED}, guided_loss(0.05))))
     )
     small, large = sorted((first, second), key=lambda item: item.p)
     assert small.p_adjusted == pytest.approx(2 * small.p)
     assert large.p_adjusted == max(small.p_adjusted, large.p)
+    drafts = list(guided_rows(Store(tmp_path)))
+    other = replace(drafts[0], key="other", study="another")
+    three = finished([*drafts, other, replace(other, key="flawed", flaw="a flaw")])
+    assert min(item.p_adjusted for item in three[:3]) == pytest.approx(3 * small.p), "of whatever study"
+    assert three[3].p_adjusted == three[3].p, "a row that is not judged counts for nothing"
 
 
 def test_nothing_measured_is_no_row(tmp_path: Path) -> None:
@@ -278,8 +337,8 @@ def test_finished_studies_are_brought_in_and_unfinished_ones_as_far_as_they_are(
     ]
     finished_run(tmp_path / "others/ffn-0", "dense-24", 4.0)
     finished_run(tmp_path / "others/ffn-0", "dense-36", 4.0)
-    assert collect(tmp_path / "others", root), "more runs replace fewer"
-    assert place / "ffn-0/results.json" not in collect(runs, root), "fewer runs do not replace more"
+    assert collect(tmp_path / "others", root), "more runs are added"
+    assert collect(runs, root), "runs of a folder that is gone are kept"
     trained = Store(root).trained("ffn")
     assert trained is not None
     assert trained.names == ["dense-24", "dense-36"]
