@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.inference import LEVEL
+from benchmarks.claims.networks import RATE_NOT_TUNED
 from benchmarks.claims.numbers import large, p_text, shown, signed
 from benchmarks.claims.rows import ONE_SEED, Kind, Row
 from benchmarks.claims.studies import RANKED, TRAINED, Store
@@ -218,13 +219,10 @@ def counted(readme: str, rows: Sequence[Row]) -> str:
         ValueError: the README has no such item.
     """
     claims = [row for row in rows if row.kind == "claim"]
-    questions = [row for row in rows if row.kind == "question"]
     holds, fails, opens = _counts(claims)
-    yes, no, unknown = _counts(questions)
     item = (
-        f"Of {len(claims)} measurements of papers' claims, {holds} hold here, {fails} do not, and {opens} are open, as grids "
-        f"end too early, seeds are few or intervals wide. Of {len(questions)} questions of our own, {yes}, {no} and {unknown}: "
-        "[one by one](docs/explanation/claims.md)."
+        f"Of {len(claims)} measurements of papers' claims, {holds} hold here, {fails} do not, and {opens} are open. "
+        f"{_clearest(rows)}[All of them, one by one](docs/explanation/claims.md)."
     )
     wrapped = textwrap.fill(item, 120, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     made, places = re.subn(r"^- Of \d+ measurements .*(?:\n  .*)*", wrapped, readme, flags=re.M)
@@ -233,15 +231,27 @@ def counted(readme: str, rows: Sequence[Row]) -> str:
     return made
 
 
+def _clearest(rows: Sequence[Row]) -> str:
+    """The finding on ω of a study that could decide it, as a sentence."""
+    found = next((row for row in rows if row.key.startswith("omega-") and row.verdict == "holds"), None)
+    if found is None:
+        return ""
+    cost, low, high = (f"{math.expm1(value):.0%}" for value in (found.value, found.low, found.high))
+    return f"The clearest: sharing parameters costs loss, {cost} ({low} to {high}) for one unit of ω on the task `teacher`. "
+
+
 def _reasons(rows: Sequence[Row]) -> str:
     """How many claims are open for which reason."""
     flaws = [row.flaw for row in rows if row.verdict == "cannot tell"]
     at_end = sum("end of the grid" in flaw for flaw in flaws)
     seed, wide = flaws.count(ONE_SEED), flaws.count("")
+    margin, untuned = sum("could miss it" in flaw for flaw in flaws), flaws.count(RATE_NOT_TUNED)
     reasons = (
         (at_end, "because best widths lie at an end of the grid"),
         (seed, "because there is one seed"),
-        (len(flaws) - at_end - seed - wide, "because FLOPs differ"),
+        (margin, "because losses lie within the margin whatever their order"),
+        (untuned, "because rates were not tuned"),
+        (len(flaws) - at_end - seed - wide - margin - untuned, "because FLOPs differ"),
         (wide, "because the interval or p leaves both"),
     )
     return ", ".join(f"{count} {why}" for count, why in reasons if count)
@@ -257,7 +267,7 @@ def _correlations(rungs: Sequence[Mapping[str, Any]], task: str, exponent: str) 
 
 
 def _taxonomy_finding(rows: Mapping[str, Row], rungs: Sequence[Mapping[str, Any]]) -> str | None:
-    known = [task for task in ("text", "teacher", "teacher-small", "pixels") if f"omega-{task}" in rows]
+    known = [task for task in ("text", "teacher", "teacher-small", "text-small", "pixels") if f"omega-{task}" in rows]
     if not known:
         return None
     # A study whose grid holds most of the best widths says more.
