@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 import re
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from benchmarks.claims import inference, numbers as numbers_as_text, page as page_module
 from benchmarks.claims.document import all_rows, document_of
 from benchmarks.claims.numbers import p_text, signed
 from benchmarks.claims.page import (
@@ -88,6 +91,13 @@ def test_the_readme_has_the_stored_counts(rows: list[Row]) -> None:
 def test_the_table_of_studies_is_that_of_the_files() -> None:
     readme = (ROOT / "examples/reproduction/README.md").read_text("utf-8")
     assert filled(readme, {"studies": studies_table(Store())}) == readme, "run python -m benchmarks.claims"
+
+
+@pytest.mark.parametrize("module", [inference, numbers_as_text, page_module], ids=lambda module: module.__name__)
+def test_examples_in_docstrings_are_true(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
 
 
 def test_every_claim_has_a_row_and_every_row_an_interval(rows: list[Row]) -> None:
