@@ -25,7 +25,7 @@ PAGES = [
 RUN = [page for page in PAGES if blocks(page.read_text(encoding="utf-8"))]
 REASONS = {"needs a cluster", "needs a GPU", "needs the network", "takes hours", "sets up an environment"}
 """Why a block may not be run."""
-MOST_NOT_RUN = 16
+MOST_NOT_RUN = 18
 WIDTH = 120
 
 
