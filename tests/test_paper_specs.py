@@ -18,12 +18,14 @@ from einsearch_cli.search.spec import load_study_spec
 from einsearch_cli.shipped import Kind, shipped_specs
 from einsearch_cli.tasks.pixels import PixelTask
 from einsearch_cli.tasks.text import TextTask
-from einsearch_cli.training.full import TrainSpec, controls, load_train_specs
+from einsearch_cli.training.full import TrainSpec, load_train_specs, plan_run, with_controls
 
 ROOT = Path(__file__).parents[1]
 PAPERS = ROOT / "specs" / "paper"
 PAGE = (ROOT / "docs" / "guide" / "papers.md").read_text(encoding="utf-8")
 FULL = {name: kind for name, kind in shipped_specs().items() if name.startswith("paper/full/")}
+
+planned = cache(plan_run)  # the same for a guided run and for the lengths of its controls
 
 
 def said(name: str, pattern: str) -> str:
@@ -47,7 +49,7 @@ def check_cost(name: str, flops: float) -> None:
 def total_flops(run: TrainSpec) -> float:
     """Training FLOPs of a run, head included: by its plan if it has guides, else by arithmetic, which is faster."""
     if run.guidance is not None:
-        return controls.plan_run(run, 50_257).total_flops
+        return planned(run, 50_257).total_flops
     return transformer_count(run.config(50_257)).training.total * run.tokens_per_step * run.base_steps
 
 
@@ -86,8 +88,8 @@ def test_at_the_widths_for_regression_all_structures_are_different_networks() ->
 @pytest.mark.parametrize("name", [name for name, kind in FULL.items() if kind is Kind.training])
 def test_full_training_runs_are_planned_and_cost_what_they_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     title, specs = load_train_specs(ROOT / "specs" / f"{name}.yaml")
-    monkeypatch.setattr(controls, "plan_run", cache(controls.plan_run))
-    runs = controls.with_controls(specs, lambda _: 50_257)
+    monkeypatch.setattr("einsearch_cli.training.full.controls.plan_run", planned)
+    runs = with_controls(specs, lambda _: 50_257)
     check_cost(name, sum(map(total_flops, runs)))
     assert said(name, rf"torchrun --nproc-per-node (8) -m einsearch_cli train {name} --out runs/{title}")
     for run in runs:
