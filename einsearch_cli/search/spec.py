@@ -206,7 +206,7 @@ class StudySpec(Settings):
     def _check_seeds(self) -> Self:
         if self.most_seeds is not None and self.most_seeds < self.seeds:
             raise RuleError(
-                f"most_seeds is {self.most_seeds}, but every candidate has {self.seeds} seeds",
+                f"most_seeds = {self.most_seeds}, but every candidate has {self.seeds} seeds",
                 remedy=f"most_seeds: {4 * self.seeds}",
             )
         if (last := self.first_seed + self.looks[-1] - 1) >= CONFIRMING_SEED:

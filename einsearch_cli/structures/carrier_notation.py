@@ -54,7 +54,7 @@ def parse_carriers(text: str, *, block_diagonal: bool = False) -> Structure:
         carriers = in_standard_order(match["carriers"])
         refuse_second(carriers, terms, text)
         terms[carriers] = (match["extent"] or REST).removeprefix("^")
-    return structure_of_terms(terms, block_diagonal=block_diagonal)
+    return structure_of_terms(terms, block_diagonal=block_diagonal, text=text)
 
 
 def refuse_foreign(term: str) -> None:
@@ -85,17 +85,17 @@ def in_standard_order(letters: str) -> str:
     return text_of_carriers(frozenset(letters)) if len(set(letters)) == len(letters) else letters
 
 
-def structure_of_terms(terms: Mapping[str, str], *, block_diagonal: bool = False) -> Structure:
+def structure_of_terms(terms: Mapping[str, str], *, block_diagonal: bool = False, text: str = "") -> Structure:
     """Build a structure from a mapping of carrier set to exponent text, `=size`, `4 blocks` or `rest`.
 
-    The key `order` maps to an order of features.
+    The key `order` maps to an order of features. Messages quote `text`, or the mapping if that is what the user wrote.
     """
+    whole = text or "{" + ", ".join(f"{carriers}: {extent}" for carriers, extent in terms.items()) + "}"
     terms = dict(terms)
-    order = None if (text := terms.pop(ORDER, None)) is None else FeatureOrder.of_text(text)
-    whole = " ".join(f"{carriers}={text}" for carriers, text in terms.items())
-    extents = {c: parse_extent(text, f"{c} {text}") for c, text in terms.items() if text != REST}
-    filled = share_rest(extents, [c for c, text in terms.items() if text == REST], whole)
-    return Structure.of(filled, block_diagonal=block_diagonal, order=order)
+    order = None if (given := terms.pop(ORDER, None)) is None else FeatureOrder.of_text(given)
+    extents = {c: parse_extent(extent, whole) for c, extent in terms.items() if extent != REST}
+    filled = share_rest(extents, [c for c, extent in terms.items() if extent == REST], whole)
+    return Structure.of(filled, block_diagonal=block_diagonal, order=order, text=whole)
 
 
 def parse_extent(text: str, where: str) -> Extent:
@@ -178,7 +178,7 @@ def parse_theta(text: str) -> Structure:
             remedy="write for example (0.5|0|0.5|0|0.5|0.5|0)",
         )
     extents = {c: Extent.power(parse_rational(part, text)) for c, part in zip(THETA_CARRIERS, parts, strict=True)}
-    return Structure.of(extents)
+    return Structure.of(extents, text=text)
 
 
 def theta_of(structure: Structure) -> tuple[Fraction, ...] | None:

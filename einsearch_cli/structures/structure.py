@@ -57,7 +57,12 @@ class Structure(Shown):
 
     @classmethod
     def of(
-        cls, extents: Mapping[str, Extent], *, block_diagonal: bool = False, order: FeatureOrder | None = None
+        cls,
+        extents: Mapping[str, Extent],
+        *,
+        block_diagonal: bool = False,
+        order: FeatureOrder | None = None,
+        text: str = "",
     ) -> Structure:
         """Build a structure from carrier sets, checked and brought to normal form.
 
@@ -65,20 +70,22 @@ class Structure(Shown):
             extents: carrier sets and the extent of their index.
             block_diagonal: whether an index may be carried by both X and Y.
             order: the order of the features, in the same carrier sets; None leaves it open.
+            text: how a user wrote the extents, for messages; in standard notation if empty.
 
         Raises:
             StructureError: for a carrier set that no structure can have,
                 input or output indices that do not fill the dimension, or an order of other indices.
         """
-        checked = _checked(extents, block_diagonal)
+        whole = text[:200] or _whole(extents)
+        checked = _checked(extents, block_diagonal, whole)
         if order is not None:
             sides = {tensor: [text_of_carriers(c) for c in checked if tensor in c] for tensor in "XY"}
-            check_sides(order, sides, repr(_whole(extents)))
+            check_sides(order, sides, repr(whole))
         reduced = reduce(checked)
         factors = factors_of(reduced)
         if not factors:
             raise StructureError(
-                f"{_whole(extents)!r} has no factor that an input or output index reaches: it is a multiple of the identity",
+                f"{whole!r} has no factor that an input or output index reaches: it is a multiple of the identity",
                 remedy="name a factor, such as XA YA",
             )
         names = new_names(reduced, _first_met(factors, order))
@@ -181,8 +188,7 @@ def _whole(extents: Mapping[str, Extent]) -> str:
     return " ".join(f"{carriers}{extent.text}" for carriers, extent in extents.items())[:200]
 
 
-def _checked(extents: Mapping[str, Extent], block_diagonal: bool) -> Extents:
-    whole = _whole(extents)
+def _checked(extents: Mapping[str, Extent], block_diagonal: bool, whole: str) -> Extents:
     checked: Extents = {}
     for text, extent in extents.items():
         carriers = _checked_carriers(text, whole, block_diagonal)

@@ -62,7 +62,7 @@ def test_numbers_in_scientific_notation(tmp_path: Path) -> None:
             "mine.yaml:1: time is '2 hours': a number above 0 with s, m, h or d is needed, up to 1000d",
         ),
         ("time: 3600\n", "time is 3600: a number above 0 with s, m, h or d is needed"),
-        ("most_seeds: 2\n", "most_seeds is 2, but every candidate has 3 seeds"),
+        ("most_seeds: 2\n", "most_seeds = 2, but every candidate has 3 seeds"),
         ("first_seed: 995\nmost_seeds: 6\n", "the last seed is 1000: seeds from 1000 on are kept"),
         ("seeds: 3\nfirst_seed: 998\n", "the last seed is 1000: seeds from 1000 on are kept for the confirmation"),
         ("budget_flops: -1\n", "budget_flops is -1: a number above 0 and at most 1e+24 is needed"),
@@ -83,7 +83,7 @@ def test_numbers_in_scientific_notation(tmp_path: Path) -> None:
         ),
         ("space: {grid: 100}\n", "space.grid is 100: a whole number from 1 to 24 is needed"),
         ("just text\n", "a study is a mapping"),
-        ("- monarch\n- {a: 1}\n", "mine.yaml:2: 'a' in 'a^1' is not a carrier set"),
+        ("- monarch\n- {a: 1}\n", "mine.yaml:2: 'a' in '{a: 1}' is not a carrier set"),
     ],
 )
 def test_bad_studies_name_the_line(tmp_path: Path, text: str, message: str) -> None:

@@ -154,7 +154,7 @@ def test_a_letter_without_a_size_is_the_batch_and_with_one_an_index() -> None:
             "XYA XA YA YB",
             8,
             8,
-            "XYA in 'XYA=rest XA=rest YA=rest YB=rest' has no extent, and X leaves it d^1/2, Y d^1/3",
+            "XYA in 'XYA XA YA YB' has no extent, and X leaves it d^1/2, Y d^1/3",
         ),
     ],
 )
