@@ -8,6 +8,7 @@ import typer
 
 from einsearch_cli.cli import study_options as options
 from einsearch_cli.cli.completing import complete
+from einsearch_cli.cli.option_names import naming_options
 from einsearch_cli.cli.output import Format
 from einsearch_cli.cli.report import BY, By
 from einsearch_cli.cli.study_input import overrides_of, read_study
@@ -106,5 +107,6 @@ def rank_command(
         coordinates=coordinates,
         confirm=confirm,
     )
-    spec, folder = read_study(study, overrides_of(task, text, widths, given, images))
-    return start_study(spec, folder, trainers, out, dry_run=dry_run, by=by, output=output)
+    with naming_options(study, given):
+        spec, folder = read_study(study, overrides_of(task, text, widths, given, images))
+        return start_study(spec, folder, trainers, out, dry_run=dry_run, by=by, output=output)

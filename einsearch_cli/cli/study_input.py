@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from einsearch_cli.cli.option_names import option_of
 from einsearch_cli.cli.options import as_words, whole_list, whole_parser
 from einsearch_cli.cli.structure_input import read_structures, read_word, refuse_file_as_structure
 from einsearch_cli.errors import SpecError, StructureError
@@ -97,5 +98,5 @@ def _by_options(given: Collection[str], location: Location) -> Given:
     from einsearch_cli.settings import Given, in_code
 
     key = str(location[-1]) if location and location[0] in _PARTS else str(location[0]) if location else ""
-    option = "--budget" if key == "budget_flops" else f"--{key.replace('_', '-')}"
+    option = option_of(key)
     return Given(option, lambda value: f"{option} {as_words(value)}") if key in given else in_code(location)

@@ -71,14 +71,14 @@ def test_words_and_file_are_one_search(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--factors", "1"), "a structure of one factor is dense"),
-        (("--max-nu", "1/4"), "max_nu and min_psi together leave nothing"),
+        (("--max-nu", "1/4"), "--max-nu and --min-psi together leave nothing"),
         (("--sampler", "tpr"), "--sampler is 'tpr': one of tpe, cma-es, random is needed"),
         (("--min-psi", "much"), "--min-psi is 'much'"),
         (("--min-psi", "2"), "--min-psi is '2': ψ is at most 1, full rank\n  try: --min-psi 1"),
         (("--rungs", "11"), "--rungs 11: a whole number from 1 to 10 is needed"),
         (("--runs", "3"), "--runs 3: a whole number from 10"),
         (("--budget", "1e4"), "needs"),
-        (("--total-flops", "1e8"), "total_flops = 1e+08"),
+        (("--total-flops", "1e8"), "--total-flops 1e8: budget_flops = "),
         (("--total-flops", "1e6"), "try: --total-flops "),
     ],
 )
