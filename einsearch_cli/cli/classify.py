@@ -74,6 +74,7 @@ def classify_command(
         metavar="SPEC",
         autocompletion=complete(Kind.structures),
         help="Structures, files of structures, or - for stdin.",
+        show_default="-, standard input",
     ),
     sizes: str | None = typer.Option(
         None, metavar="SIZES", help="Sizes of the letters of an einsum equation: g=4,n=256 or g=4,n=rest."
@@ -224,7 +225,10 @@ def _row(named: NamedStructure, item: Classification, has_experts: bool) -> dict
 
 def _card(item: dict[str, Any], stored: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """One structure for people; `stored` are the lines on the factors of a layer."""
+    from einsearch_cli.taxonomy import readable_formula
+
     dense = item["dense_flops_per_token"] * item["tokens"]
+    params_text, flops_text = (readable_formula(item[f"{cost}_formula"]) for cost in ("params", "flops"))
     notation = item["notations"]
     return [
         ("structure", notation["carriers"] + (f"   ({item['name']})" if item["name"] else "")),
@@ -239,12 +243,12 @@ def _card(item: dict[str, Any], stored: list[tuple[str, str]]) -> list[tuple[str
         ("sizes", "  ".join(f"{carriers} {size}" for carriers, size in item["sizes"].items())),
         (
             "params",
-            f"{item['params']:,} = {ratio(item['params'], item['dense_params'])} dense   {item['params_formula']}",
+            f"{item['params']:,} = {ratio(item['params'], item['dense_params'])} dense   {params_text}",
         ),
         (
             "FLOPs/token",
             f"{item['flops_per_token']:,} = {ratio(item['flops_per_token'], item['dense_flops_per_token'])} dense"
-            f"   {item['flops_formula']}",
+            f"   {flops_text}",
         ),
         ("rank", _rank(item)),
         *_mixture_lines(item),

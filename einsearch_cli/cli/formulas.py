@@ -59,6 +59,8 @@ def symbolic_text(
 
 def _card(item: FreeTaxonomy) -> list[tuple[str, str]]:
     """One structure for people."""
+    from einsearch_cli.taxonomy import readable_formula
+
     return [
         ("structure", str(item.free)),
         ("family", item.family),
@@ -68,8 +70,8 @@ def _card(item: FreeTaxonomy) -> list[tuple[str, str]]:
         ("ψ  rank", str(item.psi)),
         ("ν  compute", str(item.nu)),
         ("", ""),
-        ("params", str(item.params)),
-        ("FLOPs/token", str(item.flops_per_token)),
+        ("params", readable_formula(str(item.params))),
+        ("FLOPs/token", readable_formula(str(item.flops_per_token))),
         ("", ""),
         *((("ψ is limited" if i == 0 else ""), f"{exponent}  by {cut}") for i, (cut, exponent) in enumerate(item.cuts)),
         ("", ""),

@@ -94,8 +94,8 @@ def legend(item: Classification) -> list[tuple[str, str]]:
     sharing = f"parameters are shared: FLOPs per parameter grow as {_growth(item.omega)}"
     rank = f"the rank grows as {_growth(item.psi)}, not as d" if item.psi else "the rank does not grow with d"
     cost = (
-        f"{item.params:,} parameters, {item.params / item.dense_params:.3g}x dense; {item.flops_per_token:,} FLOPs "
-        f"per token, {item.flops_per_token / item.dense_flops_per_token:.3g}x dense"
+        f"{item.params:,} parameters, {item.params / item.dense_params:.3g}× dense; {item.flops_per_token:,} FLOPs "
+        f"per token, {item.flops_per_token / item.dense_flops_per_token:.3g}× dense"
     )
     return [
         (f"ω = {item.omega}", sharing if item.omega else "every FLOP has its own parameter"),

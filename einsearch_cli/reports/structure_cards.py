@@ -15,7 +15,7 @@ from einsearch_cli.reports.page import fill
 from einsearch_cli.reports.plot import swatch
 from einsearch_cli.reports.table import card_id
 from einsearch_cli.structures import LayerSpec, MixtureOfExperts, expert_of, notations, parse_layer, short_name
-from einsearch_cli.taxonomy import Classification, classify, formula_texts, layer_costs
+from einsearch_cli.taxonomy import Classification, classify, formula_texts, layer_costs, readable_formula
 
 DRAWN_WIDTH: Final = 1024
 """Rows and columns of the matrix if no width is known."""
@@ -117,16 +117,7 @@ def _facts(spec: LayerSpec, known: Classification) -> dict[str, str]:
 
 
 def _of_dense(value: int, dense: int) -> str:
-    return f"{value / dense:.3g}x dense"
-
-
-def readable_formula(text: str) -> str:
-    """A formula as people write it.
-
-    >>> readable_formula("8*d**(3/2) + d**2/2")
-    '8·d^(3/2) + d^2/2'
-    """
-    return text.replace("**", "^").replace("*", "·")
+    return f"{value / dense:.3g}× dense"
 
 
 def code_of(spec: LayerSpec, width: int) -> str:

@@ -126,10 +126,13 @@ class SizedStructure:
     def padding(self) -> str | None:
         """A sentence that says what was padded and why, or None."""
         both = f"{self.d_in} and {self.d_out} have no fitting divisors in common"
+        sides = [("d_in", self.d_in, self.padded_in), ("d_out", self.d_out, self.padded_out)]
+        if sides[0][1:] == sides[1][1:]:
+            sides = [("d_in and d_out", self.d_in, self.padded_in)]
         notes = [
-            f"{name} {d} is padded to {padded}, as "
-            + (both if self.structure.is_block_diagonal else f"{d} has no fitting divisors")
-            for name, d, padded in (("d_in", self.d_in, self.padded_in), ("d_out", self.d_out, self.padded_out))
+            f"{name} {d} {'are' if ' ' in name else 'is'} padded to {padded}, as "
+            + (both if self.structure.is_block_diagonal and self.d_in != self.d_out else f"{d} has no fitting divisors")
+            for name, d, padded in sides
             if padded != d
         ]
         return "; ".join(notes) or None

@@ -9,6 +9,7 @@ from einsearch_cli.taxonomy.costs import (
     layer_costs as layer_costs,
     meeting_order as meeting_order,
     rank_bound as rank_bound,
+    readable_formula as readable_formula,
 )
 from einsearch_cli.taxonomy.criteria import Bounds as Bounds
 from einsearch_cli.taxonomy.exponents import Cut as Cut, Taxonomy as Taxonomy, taxonomy_of as taxonomy_of

@@ -205,6 +205,15 @@ def formula_texts(structure: Structure) -> tuple[str, str]:
     return _text_of(params), _text_of({exponent: 2 * coefficient for exponent, coefficient in macs.items()})
 
 
+def readable_formula(text: str) -> str:
+    """A formula as people write it.
+
+    >>> readable_formula("8*d**(3/2) + d**2/2 + sqrt(d)")
+    '8·d^(3/2) + d^2/2 + d^(1/2)'
+    """
+    return text.replace("**", "^").replace("*", "·").replace("sqrt(d)", "d^(1/2)")
+
+
 def _sum(structure: Structure, products: Iterable[Iterable[str]]) -> Terms:
     """The sum of products of the extents of these carrier sets."""
     terms: Terms = {}

@@ -236,7 +236,7 @@ def test_the_card_shows_what_limits_the_rank_and_the_verdict(einsearch) -> None:
         ),
         (("enumerate", "--out", "pyproject.toml/x.json"), "pyproject.toml' is not a folder", "give a path in a folder"),
         (("enumerate", "--out", "/"), "it is a folder", "give a file name"),
-        (("frobnicate",), "No such command 'frobnicate'", "--help"),
+        (("frobnicate",), "'frobnicate' is not a command", "--help"),
     ],
 )
 def test_bad_input_is_named_with_exit_code_2_and_no_traceback(einsearch, words, message: str, remedy: str) -> None:
@@ -381,7 +381,7 @@ def test_classify_a_layer_of_experts(einsearch) -> None:
         "active_flops_per_token": 2 * (2 * expert) + 2 * 64 * 16,
     }
     card = einsearch("classify", "btt-moe:experts=16,top=2", "--d-in", "64").out
-    assert "params, active       3,072 = 0.75x dense" in card
+    assert "params, active       3,072 = 0.75× dense" in card
     rows = einsearch("classify", "btt-moe:experts=16,top=2", "monarch", "--d-in", "64", "--format", "csv").out
     assert "active params" in rows.splitlines()[0]
     assert "active params" not in einsearch("classify", "monarch", "--format", "csv").out

@@ -205,7 +205,7 @@ def test_a_structure_of_the_bench_page_leads_to_its_card() -> None:
     assert links["monarch"] == links["btt"], "btt of rank 1 is monarch: one structure, one card"
     card = page[page.index(f'id="{links["monarch"]}"') :].partition("</article>")[0]
     assert "</svg>monarch</h3>" in card
-    assert "at d = 64: 1,024, 0.25x dense" in Checker(card).text
+    assert "at d = 64: 1,024, 0.25× dense" in Checker(card).text
 
 
 GIVEN = {

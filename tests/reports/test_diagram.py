@@ -88,7 +88,7 @@ def test_the_drawing_for_the_terminal() -> None:
         "ω = 1/2   parameters are shared: FLOPs per parameter grow as d^1/2",
         "ψ = 1     the rank can be full at every d",
         "ν = 1/2   FLOPs per token grow as d^3/2, those of a dense layer as d^2",
-        "cost      16,384 parameters, 0.00391x dense; 1,572,864 FLOPs per token, 0.188x dense",
+        "cost      16,384 parameters, 0.00391× dense; 1,572,864 FLOPs per token, 0.188× dense",
     ]
 
 

@@ -69,7 +69,12 @@ def test_known_sizes(text: str, d: int, padded: int, sizes: dict[str, int]) -> N
 
 
 def test_padding_is_reported() -> None:
-    assert parse_structure("monarch").at(257, 64).padding == "d_in 257 is padded to 260, as 257 has no fitting divisors"
+    monarch = parse_structure("monarch")
+    assert monarch.at(257, 64).padding == "d_in 257 is padded to 260, as 257 has no fitting divisors"
+    assert monarch.at(257, 257).padding == "d_in and d_out 257 are padded to 260, as 257 has no fitting divisors"
+    both = monarch.at(257, 1031).padding
+    assert both is not None
+    assert both.startswith("d_in 257 is padded to 260, as 257 has no fitting divisors; d_out 1031 is padded to ")
 
 
 def test_padding_is_the_least_that_fits() -> None:
