@@ -49,7 +49,7 @@ on one core of {cpu}:
 ## Decoding on a CPU
 
 One token at a time, with merged layers, on one core of {cpu}.
-"× einsum" is the speed-up over plain `torch.einsum` with the factors.
+"Over einsum" is the speed-up over plain `torch.einsum` with the factors.
 
 {decoding}
 
@@ -152,9 +152,9 @@ def _speeds(
         for width in widths:
             found = _one(document["measurements"], name=name, mode=mode, tokens=tokens, width=width)
             ratio = found[beside]["median"]
-            row += [f"{found['speedup']:.1f}×", f"{1 / ratio:.1f}" if is_speed else f"{ratio:.2f}"]
+            row += [f"{found['speedup']:.1f}×", f"{1 / ratio:.1f}×" if is_speed else f"{ratio:.2f}"]
         rows.append(row)
-    second = "× einsum" if is_speed else "× bare"
+    second = "over einsum" if is_speed else "× bare"
     return _table(["layer", *(text for width in widths for text in (f"width {width}", second))], rows)
 
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -29,12 +29,12 @@ from einsearch_cli.cli.options import (
     whole_list,
     whole_option,
 )
-from einsearch_cli.cli.output import Format, format_option, render, table
+from einsearch_cli.cli.output import Format, counted, format_option, render, table
 from einsearch_cli.errors import Exit, OutputError, SpecError
 from einsearch_cli.shipped import Kind
 
 if TYPE_CHECKING:
-    from einsearch_cli.speed import Bench, BenchResult, Case, Entrant, Mode
+    from einsearch_cli.speed import Bench, BenchResult, Case, Entrant, Measurement, Mode
     from einsearch_cli.structures import Structure
 
 HELP = """Compare the speed of layers with nn.Linear and with their own bare matrix products.
@@ -51,10 +51,11 @@ Modes:
 
 Columns:
 
-  possible  the speed-up that the FLOPs promise
-  realised  the share of it that was reached
-  × bare    the time over that of the layer's matrix products alone
-  × einsum  the time over that of one torch.einsum after another
+  speed-up     over nn.Linear
+  possible     the speed-up that the FLOPs promise
+  realised     the share of it that was reached
+  × bare       the time over that of the layer's matrix products alone; 1 is no overhead
+  over einsum  the speed-up over one torch.einsum after another
 
 Examples:
 
@@ -66,6 +67,10 @@ Examples:
 
   einsearch bench --device cuda --dtype bfloat16 --widths 4096,8192 --tokens 16384
 """
+
+
+_LEAST: Final = ("quartiles", "GFLOP/s", "peak memory", "possible", "over einsum")
+"""Columns that a narrow terminal omits, the least important first."""
 
 
 def bench_command(
@@ -225,7 +230,8 @@ def _measure(bench: Bench) -> BenchResult:
 
     estimate = bench.estimate()
     total_s = sum(case.total_s for case in estimate.values())
-    console.talk(f"{len(bench.entrants)} layers in {len(bench.cases)} cases: about {duration_text(total_s)}")
+    layers, cases = counted(len(bench.entrants), "layer"), counted(len(bench.cases), "case")
+    console.talk(f"{layers} in {cases}: about {duration_text(total_s)}")
     with BenchProgress(console.talk_console(), estimate) as progress:
         return bench.run(progress)
 
@@ -243,16 +249,22 @@ def _document(result: BenchResult) -> str:
 
 
 def _text(result: BenchResult, output: Format) -> str:
-    from einsearch_cli.reports.speed_table import by_case, case_rows, case_title, speed_rows
+    from einsearch_cli.reports.speed_table import by_case, case_title, speed_rows
 
     if output is Format.json:
         return _document(result)
     if output is Format.table:
-        return "\n\n".join(f"{case_title(case)}\n{table(case_rows(items))}" for case, items in by_case(result))
+        return "\n\n".join(f"{case_title(case)}\n{_case_table(items)}" for case, items in by_case(result))
     rows = speed_rows(result) if output is Format.markdown else result.records()
     if output is Format.yaml:  # a list of structures
         rows = list({row["structure"]: row for row in rows}.values())
     return render(rows, [item.to_json() for item in result.measurements], output)
+
+
+def _case_table(items: Sequence[Measurement]) -> str:
+    from einsearch_cli.reports.speed_table import case_rows
+
+    return table(case_rows(items), least=_LEAST, folded=("layer",))
 
 
 def _summarize(result: BenchResult) -> None:
@@ -261,6 +273,6 @@ def _summarize(result: BenchResult) -> None:
     settings = result.settings
     console.talk(
         f"\n{result.machine['device']}, torch {result.machine['torch']}, {settings['dtype']}, "
-        f"{settings['threads']} thread(s), medians of {settings['clock']}"
+        f"{counted(settings['threads'], 'thread')}, medians of {settings['clock']}"
     )
     console.talk("\n".join(speed_headline(result)))

@@ -46,8 +46,8 @@ def test_table_has_dense_and_a_block_for_each_case(einsearch) -> None:
         "training, width 32, 80 tokens",
     ]
     assert [line.split()[0] for line in blocks[0].splitlines()[3:]] == ["nn.Linear", "monarch", "low-rank:r=4"]
-    assert "× einsum" in blocks[0]
-    assert "× einsum" not in blocks[1]
+    assert "over einsum" in blocks[0]
+    assert "over einsum" not in blocks[1]
 
 
 def test_csv_has_numbers_and_files_have_everything(einsearch, tmp_path) -> None:
