@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from einsearch_cli.reports.markup import Html, element
 from einsearch_cli.reports.numbers import MISSING, flops_text, loss_text
 from einsearch_cli.reports.page import Page
@@ -37,6 +39,16 @@ def law_section(page: Page) -> Html | None:
 def _reason(entry: RankingEntry) -> str:
     """Why there is no law, without the structure's notation in front."""
     return " ".join(str(entry.law_reason).removeprefix(f"{entry.structure}: ").split())
+
+
+def no_predictions(entries: Sequence[RankingEntry]) -> list[str]:
+    """Sentences on the structures without a prediction, one for each reason."""
+    names: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.prediction is None and entry.law_reason:
+            names.setdefault(_reason(entry), []).append(short_name(entry.structure))
+    found = [(f" for {', '.join(of)}" if len(of) < len(entries) else "", reason) for reason, of in names.items()]
+    return [f"no prediction{of}: {reason}" for of, reason in found]
 
 
 def _cells(page: Page, entry: RankingEntry) -> list[Cell]:

@@ -6,12 +6,15 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from einsearch_cli.reports import StudyReport, write_results
+from einsearch_cli.reports.law_section import no_predictions
 from einsearch_cli.reports.training import TrainingReport, write_training_results
 from einsearch_cli.reports.training_page import render_training
+from einsearch_cli.structures import parse_structure
 from tests.reports.conftest import study as study
 from tests.reports.test_figures import TRAINED
 from tests.reports.test_law import lawful as lawful
@@ -52,8 +55,11 @@ def test_all_runs_as_csv(einsearch, stored: Path, tmp_path: Path) -> None:
     assert [(row["structure"], float(row["loss"]), row["stage"]) for row in rows] == [
         (run["structure"], run["loss"], run["stage"]) for run in runs
     ]
+    assert [int(row["rung"]) for row in rows] == [run["rung"] + 1 for run in runs]  # people count from 1
     assert (tmp_path / "page.html").exists()
     assert not (stored / "report.html").exists()
+    ranked = einsearch("report", stored, "--format", "csv").out.splitlines()
+    assert [row["rung"] for row in csv.DictReader(ranked)] == [str(row["rung"] + 1) for row in document["ranking"]]
 
 
 def test_two_studies_side_by_side(einsearch, stored: Path) -> None:
@@ -88,7 +94,19 @@ def test_losses_are_predicted_where_they_are_asked_for(einsearch, lawful: StudyR
 
 def test_what_cannot_be_predicted_says_why(einsearch, study, tmp_path: Path) -> None:
     write_results(tmp_path / "results.json", study(rungs=2))
-    assert "dense: no prediction: " in einsearch("report", tmp_path, "--at", "1e13").err
+    said = [line for line in einsearch("report", tmp_path, "--at", "1e13").err.splitlines() if "prediction" in line]
+    assert said == ["no prediction: 2 rungs, and a scaling law needs 4: train at 2 more budgets"]
+
+
+def test_structures_with_other_reasons_are_named() -> None:
+    def entry(name: str, reason: str | None, prediction: object = None) -> SimpleNamespace:
+        structure = parse_structure(name)
+        return SimpleNamespace(
+            structure=structure, law_reason=reason and f"{structure}: {reason}", prediction=prediction
+        )
+
+    entries = [entry("dense", "2 rungs"), entry("monarch", None, 1.0), entry("btt:r=2", "flat"), entry("cp", "2 rungs")]
+    assert no_predictions(entries) == ["no prediction for dense, cp: 2 rungs", "no prediction for btt:r=2: flat"]
 
 
 def test_runs_of_train_are_reported_again(einsearch, tmp_path: Path) -> None:
