@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.output import counted
 from einsearch_cli.cli.status import STUDY_FOLDER
 from einsearch_cli.errors import StudyError
 
@@ -47,6 +48,6 @@ def clean_command(
     verb = "would remove" if dry_run else "removed"
     kept = len(everything) - len(doomed)
     console.data(
-        f"{verb} the checkpoints of {len(doomed)} finished runs, {size / 1e6:.1f} MB; "
-        f"those of {kept} runs without a result stay"
+        f"{verb} the checkpoints of {counted(len(doomed), 'finished run')}, {size / 1e6:.1f} MB; "
+        f"those of {counted(kept, 'run')} without a result stay"
     )

@@ -65,7 +65,7 @@ class LazyCommands(TyperGroup):
         """The command that the words name; running it and completing its options both come here."""
         if args and args[0] not in SUMMARIES and not args[0].startswith("-"):
             raise SpecError(
-                f"No such command {args[0][:40]!r}: the commands are {', '.join(SUMMARIES)}",
+                f"{args[0][:40]!r} is not a command: the commands are {', '.join(SUMMARIES)}",
                 remedy=f"einsearch {near_name(args[0], SUMMARIES) or '--help'}",
             )
         name, _, rest = super().resolve_command(ctx, list(args))

@@ -21,18 +21,41 @@ def complete(*kinds: Kind, structures: bool = True) -> Callable[[str], Offers]:
     return offers
 
 
+def offer(*words: str) -> Callable[[str], list[str]]:
+    """Offers those of some words that begin with the typed text; others may be given too."""
+
+    def offers(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return offers
+
+
+def one_of(*words: str) -> Callable[[str], list[str]]:
+    """Offers the only words that an option takes, which its help and its refusals list (`help_page.choices_of`)."""
+    offers = offer(*words)
+    vars(offers)["choices"] = words
+    return offers
+
+
+def complete_card(incomplete: str) -> list[str]:
+    """The accelerators whose names begin with the typed text."""
+    from einsearch_cli.models.transformer.resources import ACCELERATORS
+
+    return offer(*ACCELERATORS)(incomplete)
+
+
 def complete_family(incomplete: str) -> list[str]:
     """The families whose names begin with the typed text."""
     from einsearch_cli.structures import FAMILIES
 
-    return [name for name in FAMILIES if name.startswith(incomplete)]
+    return offer(*FAMILIES)(incomplete)
 
 
 def complete_task(incomplete: str) -> list[str]:
     """The proxy tasks whose names begin with the typed text."""
     from einsearch_cli.tasks import task_names
 
-    return [name for name in task_names() if name.startswith(incomplete)]
+    return offer(*task_names())(incomplete)
 
 
 def _structures() -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ import typer
 from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.listing import Listed, Place, chosen_list_format, write_list
 from einsearch_cli.cli.options import MANY, OVERWRITE, flag, refuse_taken, whole_option
-from einsearch_cli.cli.output import Format, render, table
+from einsearch_cli.cli.output import Format, counted, render, table
 from einsearch_cli.cli.progress import share_progress
 from einsearch_cli.errors import OutputError, StructureError
 
@@ -71,7 +71,7 @@ class Order(StrEnum):
 
 
 def enumerate_command(
-    grid: int = whole_option("--grid", default=4, within=(1, 1000), help="Exponents are multiples of 1/GRID."),
+    grid: int = whole_option("--grid", default=4, within=(1, 1000), help="Exponents are multiples of 1/N."),
     factors: int = whole_option("--factors", "-N", default=2, within=(1, MANY), help="Largest number of factors."),
     exactly: bool = flag("--exactly", "Only structures that need all these factors."),
     up_to_transpose: bool = flag("--up-to-transpose", "Only one of two structures that are each other's transpose."),
@@ -149,7 +149,7 @@ def _list(
         if gating is not None:
             items = _of_experts(items, *gating)
         written = write_list(islice(items, limit), output, out)
-    console.talk(f"{written:,} structure{'s' * (written != 1)}")
+    console.talk(counted(written, "structure"))
     if not written:
         console.talk(f"no structure is within all limits\n  try: {filters.ways_out(space)}")
 

@@ -44,7 +44,7 @@ def evidence_command(
         None, metavar="NAME", help="Name of the study of one RUN, and of its file.", show_default="that of the study"
     ),
     out: Path | None = out_folder(help="Folder of the files.", shown="the one that `einsearch suggest` reads"),
-    output: Format = format_option(help="How the list is written"),
+    output: Format = format_option(help="How the list is written."),
 ) -> int:
     from einsearch_cli.advice.evidence import add_evidence, known_evidence, user_folder
 
@@ -68,5 +68,5 @@ def evidence_command(
         }
         for item in known_evidence(runs or ())
     ]
-    console.data(render(rows, rows, output))
+    console.data(render(rows, rows, output, least=("widths", "structures", "FLOPs a run")))
     return Exit.OK

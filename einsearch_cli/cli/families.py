@@ -30,7 +30,11 @@ def families_command(
     from einsearch_cli.structures import FAMILIES
 
     lines = [line for family in FAMILIES.values() for line in _lines(family)]
-    console.data(render([_row(line) for line in lines], lines, output))
+    console.data(
+        render(
+            [_row(line) for line in lines], lines, output, least=(), folded=("carrier sets", "ω", "ψ", "ν", "source")
+        )
+    )
 
 
 def _lines(family: Family) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.completing import offer
 from einsearch_cli.cli.options import MANY, SHARE, flag, path_parser, real_option, whole_option
 from einsearch_cli.errors import PromptError
 
@@ -76,7 +77,12 @@ def generate_command(
         None, metavar="TOKEN", help="End at this token.", show_default="the tokenizer's end of text"
     ),
     ids: bool = flag("--ids", "Prompt, stop token and output are token ids."),
-    device: str = typer.Option("auto", metavar="NAME", help="auto, cpu or cuda; auto is cuda where there is one."),
+    device: str = typer.Option(
+        "auto",
+        metavar="NAME",
+        autocompletion=offer("auto", "cpu", "cuda"),
+        help="auto, cpu or cuda; auto is cuda where there is one.",
+    ),
     output: TextFormat = typer.Option(
         TextFormat.text, "--format", metavar="FORMAT", help="Text as it is written, or JSON at the end."
     ),

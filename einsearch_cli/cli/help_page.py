@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import typer
 from typer.core import TyperArgument, TyperCommand
+from typer.exceptions import TyperException
 
 MOST_COLUMNS: Final = 100
 """The most columns of a line; longer lines are hard to read."""
@@ -37,6 +38,15 @@ class Command(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page of `--help`."""
         formatter.write(command_page(self, ctx, shutil.get_terminal_size().columns))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words that are left after those of options; every refusal knows its command."""
+        try:
+            return super().parse_args(ctx, args)
+        except TyperException as error:
+            if vars(error).get("ctx") is None:
+                vars(error)["ctx"] = ctx
+            raise
 
 
 def command_page(command: Any, context: Any, columns: int) -> str:
@@ -130,7 +140,8 @@ def _command_line(line: str, room: int) -> str:
     lines, line = [], " "
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         is_option = word.startswith("-") and not before.startswith("-") and not after.startswith("-")
-        unit = f"{word} {after}" if is_option and len(word) + len(after) + 7 <= room else word  # stay together
+        stays = is_option or word == "<"  # with the word after it
+        unit = f"{word} {after}" if stays and len(word) + len(after) + 7 <= room else word
         if len(line) + len(unit) + 3 > room and line.strip():
             lines.append(f"{line} \\")
             line = " " * 3
@@ -180,14 +191,21 @@ def entry(param: Any) -> Pair:
     else:
         names = ", ".join([*sorted(param.opts, key=len), *param.secondary_opts])
         label = f"{names} {param.metavar or ('' if param.is_flag else param.name.upper())}".rstrip()
-    kind = param.type_descriptor
-    choices = () if kind.parameter_info.parser else kind.choices or ()  # a parser's help says what it takes
-    facts = [f"one of {', '.join(str(getattr(choice, 'value', choice)) for choice in choices)}"] if choices else []
+    facts = [f"one of {', '.join(choices)}"] if (choices := choices_of(param)) else []
     if default := default_text(param):
         facts.append(f"default: {default}")
     if param.required:
         facts.append("required")
     return label, (param.help or "") + (f"  [{'; '.join(facts)}]" if facts else "")
+
+
+def choices_of(param: Any) -> tuple[str, ...]:
+    """The values that an argument or option takes, if it takes no others."""
+    kind = param.type_descriptor
+    offers, parser = kind.parameter_info.autocompletion, kind.parameter_info.parser
+    listed = vars(offers).get("choices") if offers else None
+    choices = listed or (() if parser else kind.choices) or ()
+    return tuple(str(getattr(choice, "value", choice)) for choice in choices)
 
 
 def default_text(param: Any) -> str:

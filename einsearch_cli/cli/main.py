@@ -15,7 +15,8 @@ from typer.exceptions import TyperException
 from einsearch_cli.cli import console
 from einsearch_cli.cli.commands import LazyCommands
 from einsearch_cli.cli.streams import prepare_streams
-from einsearch_cli.errors import EinsearchError, Exit, SpecError, near_name
+from einsearch_cli.cli.usage import explained
+from einsearch_cli.errors import EinsearchError, Exit, SpecError
 from einsearch_cli.plugins import load_all_installed, load_plugins
 from einsearch_cli.version import __version__
 
@@ -98,18 +99,7 @@ def main(arguments: Sequence[str]) -> int:
         console.error(error.problem, error.remedy)
         return error.exit_code
     except TyperException as error:
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "einsearch"
-        message = error.format_message().replace("Value error, ", "")  # of the library that reads options
-        if context is not None and hasattr(error, "possibilities"):  # an unknown option; typer's guesses may be far
-            known = [name.lstrip("-") for param in context.command.params for name in param.opts]
-            near = near_name(str(getattr(error, "option_name", "")).lstrip("-"), known)
-            console.error(
-                str(getattr(error, "message", message)),
-                f"--{near}, or {command} --help" if near else f"{command} --help",
-            )
-        else:
-            console.error(message, f"{command} --help")
+        console.error(*explained(error))
         return Exit.BAD_INPUT
     except OSError as error:
         _show(show_traceback)

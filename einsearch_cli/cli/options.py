@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from einsearch_cli.errors import OutputError, SpecError
+from einsearch_cli.errors import OutputError, SpecError, near_or_all
 
 if TYPE_CHECKING:
     from einsearch_cli.settings import Given
@@ -121,7 +121,7 @@ def whole_parser(name: str, least: int, most: int, *, example: int, limit: str |
         named = name if name.endswith(":") else f"{name} "
         if number is None or not least <= number <= most:
             raise SpecError(
-                f"{named}{_shown(text)}: a whole number from {least:,} to {limit or _limit_text(most)} is needed",
+                f"{named}{as_typed(text)}: a whole number from {least:,} to {limit or _limit_text(most)} is needed",
                 remedy=f"{named}{example}",
             )
         return number
@@ -141,9 +141,9 @@ def whole_list(name: str, text: str, least: int, most: int, *, example: str) -> 
     for part in text.split(","):
         number = whole_number(part)
         if number is None or not least <= number <= most:
-            shown = _shown(part.strip()) if part.strip() else "an empty entry"
+            shown = as_typed(part.strip()) if part.strip() else "an empty entry"
             raise SpecError(
-                f"{name} {_shown(text)}: {shown} is not a whole number from {least:,} to {_limit_text(most)}",
+                f"{name} {as_typed(text)}: {shown} is not a whole number from {least:,} to {_limit_text(most)}",
                 remedy=f"{name} {example}",
             )
         numbers.append(number)
@@ -154,6 +154,12 @@ Rule = tuple[str, Callable[[float], bool]]
 """The condition on a number, in words and as a test."""
 POSITIVE: Final[Rule] = ("above 0", lambda number: number > 0)
 SHARE: Final[Rule] = ("above 0 and at most 1", lambda number: 0 < number <= 1)
+
+
+class TypedNumber(float):
+    """A number that knows how it was typed: `5e-4`, not `0.0005`."""
+
+    text: str
 
 
 def real_option(
@@ -168,8 +174,10 @@ def real_option(
         except ValueError:
             number = math.nan
         if not (math.isfinite(number) and fits(number)):
-            raise SpecError(f"{name} {_shown(text)}: a number {text_of_rule} is needed", remedy=f"{name} {example}")
-        return number
+            raise SpecError(f"{name} {as_typed(text)}: a number {text_of_rule} is needed", remedy=f"{name} {example}")
+        typed = TypedNumber(number)
+        typed.text = str(text)
+        return typed
 
     return typer.Option(default, name, parser=read, metavar="NUMBER", help=help, show_default=shown or True)
 
@@ -183,7 +191,7 @@ def duration_option(name: str, *, default: str | None = None, example: str, help
         seconds = duration_s(str(text))
         if not seconds:
             raise SpecError(
-                f"{name} {_shown(text)}: a number above 0 with s, m, h or d is needed", remedy=f"{name} {example}"
+                f"{name} {as_typed(text)}: a number above 0 with s, m, h or d is needed", remedy=f"{name} {example}"
             )
         return seconds
 
@@ -198,12 +206,25 @@ def memory_option(name: str, *, least: int, help: str) -> Any:
         size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
         if size < least:
             raise SpecError(
-                f"{name} {_shown(text)}: a number with MB or GB is needed, from {least / 1e6:g}MB on",
+                f"{name} {as_typed(text)}: a number with MB or GB is needed, from {least / 1e6:g}MB on",
                 remedy=f"{name} 4GB",
             )
         return size
 
     return typer.Option(None, name, parser=read, metavar="BYTES", help=help, show_default="no limit")
+
+
+def choice_refusal(option: str, text: str, choices: Sequence[str]) -> SpecError:
+    """The error for a value that is none of those that an option takes.
+
+    >>> print(choice_refusal("--by", "flop", ["flops", "total"]))
+    --by flop: one of flops, total is needed
+    try: --by flops
+    """
+    return SpecError(
+        f"{option} {as_typed(text)}: one of {', '.join(choices)} is needed",
+        remedy=f"{option} {near_or_all(text, choices)}",
+    )
 
 
 def _limit_text(limit: int) -> str:
@@ -219,7 +240,7 @@ def _limit_text(limit: int) -> str:
     return f"{limit:,}"
 
 
-def _shown(text: Any) -> str:
+def as_typed(text: Any) -> str:
     """The text of an option as it was typed, quoted where quotes are needed to see it."""
     shown = str(text)
     plain = shown.isascii() and shown.isprintable() and shown and " " not in shown

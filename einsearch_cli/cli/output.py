@@ -7,7 +7,7 @@ import io
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,6 +16,8 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.columns import fitted_lines
+from einsearch_cli.cli.completing import one_of
+from einsearch_cli.cli.options import choice_refusal
 from einsearch_cli.errors import OutputError
 
 
@@ -58,23 +60,25 @@ Row = Mapping[str, Any]
 
 
 def format_option(
-    offered: Sequence[Format] = RESULTS, *, default: Format | None = Format.table, help: str | None = None
+    offered: Sequence[Format] = RESULTS,
+    *,
+    default: Format | None = Format.table,
+    help: str = "How the result is written.",
 ) -> Any:
     """The option `--format` of a command that offers these."""
 
     def read(text: str) -> Format:
         if text not in offered:
-            names = ", ".join(f"'{name}'" for name in offered)
-            raise typer.BadParameter(f"{text!r} is not one of {names}.")
+            raise choice_refusal("--format", str(text), offered)
         return Format(text)
 
-    choices = f"{', '.join(offered[:-1])} or {offered[-1]}"
     return typer.Option(
         default,
         "--format",
         parser=read,
+        autocompletion=one_of(*offered),
         metavar="FORMAT",
-        help=f"{help or 'How the result is written'}: {choices}.",
+        help=help,
         show_default=True if default is not None else "what the suffix of --out says, else table",
     )
 
@@ -147,10 +151,17 @@ def _kept_promise(
     raise OutputError(f"{named} {str(out)!r}: {rule}", remedy=f"--out {out.stem}{suffix}{leave}")
 
 
-def render(rows: Sequence[Row], objects: Sequence[Row], output: Format) -> str:
+def render(
+    rows: Sequence[Row],
+    objects: Sequence[Row],
+    output: Format,
+    *,
+    least: Sequence[str] | None = None,
+    folded: Collection[str] = (),
+) -> str:
     """Render rows for people (table, csv, markdown) or whole objects for programs (json, jsonl).
 
-    YAML lists the structures alone, as a study reads them.
+    YAML lists the structures alone, as a study reads them. A `table` may leave out columns and fold others.
     """
     if output is Format.json:
         return json.dumps(list(objects), indent=2, ensure_ascii=False)
@@ -160,15 +171,21 @@ def render(rows: Sequence[Row], objects: Sequence[Row], output: Format) -> str:
         return _csv(rows)
     if output is Format.yaml:
         return "structures:\n" + "\n".join(f"- {row['structure']}" for row in rows) if rows else "structures: []"
-    return table(rows, "github" if output is Format.markdown else "simple")
+    return table(rows, "github" if output is Format.markdown else "simple", least=least, folded=folded)
 
 
 def table(
-    rows: Sequence[Row], style: str = "simple", align_right: bool = False, least: Sequence[str] | None = None
+    rows: Sequence[Row],
+    style: str = "simple",
+    *,
+    align_right: bool = False,
+    least: Sequence[str] | None = None,
+    folded: Collection[str] = (),
 ) -> str:
     """Rows as aligned text; optionally, all columns but the first are flush right.
 
-    On a terminal that is too narrow, columns are left out, those of `least` from its start (`fitted_lines`).
+    On a terminal that is too narrow, cells of `folded` columns take several lines, and columns are left out, those of
+    `least` from its start (`fitted_lines`).
     """
     from tabulate import tabulate
 
@@ -180,7 +197,7 @@ def table(
     room = None if style == "github" else console.width()
     if room is None or max(map(len, text.splitlines())) <= room:
         return text
-    return "\n".join(fitted_lines(header, cells, cells, room, least=least, align_right=align_right))
+    return "\n".join(fitted_lines(header, cells, cells, room, least=least, folded=folded, align_right=align_right))
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -193,12 +210,21 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def ratio(part: float, whole: float) -> str:
-    """A share of the dense layer's cost, such as `0.0625x`.
+    """A share of the dense layer's cost, such as `0.0625×`.
 
     >>> ratio(65536, 1048576)
-    '0.0625x'
+    '0.0625×'
     """
-    return f"{part / whole:.3g}x"
+    return f"{part / whole:.3g}×"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "seed"), counted(2000, "seed")
+    ('1 seed', '2,000 seeds')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def environment() -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.completing import complete
+from einsearch_cli.cli.completing import complete, complete_card, one_of
 from einsearch_cli.cli.options import MAX_TOKENS, SHARE, flag, read_set_words, real_option, whole_option
 from einsearch_cli.cli.output import NUMBERS, Format, format_option, render, table
 from einsearch_cli.errors import SpecError
@@ -57,7 +57,12 @@ class PrecisionName(StrEnum):
 
 
 def params_command(
-    preset_name: str = typer.Argument(..., metavar="PRESET", help="s, m, l, xl, wide-m or wide-l."),
+    preset_name: str = typer.Argument(
+        ...,
+        metavar="PRESET",
+        autocompletion=one_of("s", "m", "l", "xl", "wide-m", "wide-l"),
+        help="Size of the transformer.",
+    ),
     structure: str | None = typer.Option(
         None,
         metavar="SPEC",
@@ -73,7 +78,10 @@ def params_command(
     ),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
     gpu: str | None = typer.Option(
-        None, metavar="CARD", help="Estimate a training run on this card, such as a100 or h100."
+        None,
+        metavar="CARD",
+        autocompletion=complete_card,
+        help="Estimate a training run on this card, such as a100 or h100.",
     ),
     gpus: int | None = whole_option("--gpus", within=(1, 1_000_000), help="Cards that share the tokens.", shown="1"),
     batch: int | None = whole_option(

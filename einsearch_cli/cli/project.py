@@ -12,7 +12,7 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.completing import complete
-from einsearch_cli.cli.options import MAX_TOKENS, OVERWRITE, path_parser, refuse_taken, whole_option
+from einsearch_cli.cli.options import MAX_TOKENS, OVERWRITE, path_parser, real_option, refuse_taken, whole_option
 from einsearch_cli.cli.output import NUMBERS, Format, chosen_format, format_option, render, table
 from einsearch_cli.cli.params import Structured
 from einsearch_cli.cli.progress import share_progress
@@ -96,7 +96,12 @@ def project_command(
     tokens: int = whole_option(
         "--calibration-tokens", within=(1, MAX_TOKENS), default=131_072, help="Tokens to calibrate with, at most."
     ),
-    keep: float | None = typer.Option(None, metavar="SHARE", help="With --calibrate: share of the layers that stays."),
+    keep: float | None = real_option(
+        "--keep",
+        rule=("above 0 and below 1", lambda number: 0 < number < 1),
+        example="0.5",
+        help="With --calibrate: share of the layers that stays.",
+    ),
     budget: Budget = typer.Option(Budget.params, help="What --keep is a share of."),
     overwrite: bool = OVERWRITE,
     output: Format = format_option(NUMBERS),
@@ -106,7 +111,7 @@ def project_command(
         refuse_taken(out, overwrite)
     is_model = _is_model(source)
     if keep is not None:
-        _check_keep(source, keep, is_model, calibrate)
+        _check_keep(source, is_model, calibrate)
     if not structure and keep is None:
         raise SpecError("no --structure and no --keep: nothing says how small the layers become", remedy="--keep 0.5")
     if len(structure) > 1 and keep is None:
@@ -156,9 +161,7 @@ def _check_source(source: Path) -> None:
         )
 
 
-def _check_keep(source: Path, keep: float, is_model: bool, calibrate: Path | None) -> None:
-    if not 0 < keep < 1:
-        raise SpecError(f"--keep {keep:g}: a share above 0 and below 1 is needed", remedy="--keep 0.5")
+def _check_keep(source: Path, is_model: bool, calibrate: Path | None) -> None:
     if not is_model:
         lacks = ", and it has no config.json" if source.is_dir() and not (source / "config.json").exists() else ""
         raise SpecError(

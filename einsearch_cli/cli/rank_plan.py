@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from einsearch_cli.cli.output import Format, render, table
+from einsearch_cli.cli.output import Format, counted, render, table
 
 if TYPE_CHECKING:
     from einsearch_cli.search.estimate import StudyEstimate
@@ -66,12 +66,3 @@ def plan_text(
         f"in all {estimate.runs} runs, {estimate.train_flops:.3g} training FLOPs, about {duration_text(estimate.seconds)}"
         f"{f', of which the workers take {duration_text(start_up_s)} to start' if start_up_s >= 1 else ''}{tuning}{timed}"
     )
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "seed"), counted(2000, "seed")
-    ('1 seed', '2,000 seeds')
-    """
-    return f"{number:,} {noun}{'s' * (number != 1)}"

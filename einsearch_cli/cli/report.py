@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +12,7 @@ import typer
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.options import OVERWRITE, POSITIVE, out_file, path_parser, real_option, refuse_taken
-from einsearch_cli.cli.output import Format, format_option, render, table
+from einsearch_cli.cli.output import Format, counted, format_option, render, table
 from einsearch_cli.errors import Exit, SpecError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def report_command(
     ),
     out: Path | None = out_file(help="Write the page to this file.", shown="report.html next to the results"),
     overwrite: bool = OVERWRITE,
-    output: Format = format_option(help="How the ranking is written to standard output"),
+    output: Format = format_option(help="How the ranking is written to standard output."),
 ) -> int:
     from einsearch_cli.reports import write_report
     from einsearch_cli.reports.stored import read_study, read_training
@@ -117,6 +118,10 @@ def _page_of(run: Path) -> Path:
     return (run if run.is_dir() else run.parent) / "report.html"
 
 
+TRAINED_LEAST: Final = ("FLOPs", "time", "steps", "params", "guided", "FLOPs of dense")
+"""Columns of trained runs that a narrow terminal omits, the least important first."""
+
+
 def _report_training(report: TrainingReport, output: Format, page: Path) -> int:
     """Runs of `einsearch train` again: their table, what it says, and their page."""
     from einsearch_cli.files import write_atomically
@@ -124,7 +129,11 @@ def _report_training(report: TrainingReport, output: Format, page: Path) -> int:
     from einsearch_cli.reports.training_page import render_training
 
     rows = result_rows(report)
-    shown = json.dumps(training_document(report), indent=2) if output is Format.json else render(rows, rows, output)
+    shown = (
+        json.dumps(training_document(report), indent=2)
+        if output is Format.json
+        else render(rows, rows, output, least=TRAINED_LEAST)
+    )
     console.data(shown)
     console.talk("\n".join(["", *training_findings(report), ""]))
     write_atomically(page, render_training(report) + "\n")
@@ -133,10 +142,11 @@ def _report_training(report: TrainingReport, output: Format, page: Path) -> int:
 
 
 _LEAST: Final = (
-    "FLOPs per run", "learning rate", "width", "trend", "in total FLOPs", "ω", "ψ", "ν", "vs yardstick", "in seconds",
-    "loss ± 95%", "confirmed gain",
+    "FLOPs per run", "learning rate", "width", "ν", "ψ", "ω", "trend", "in total FLOPs", "in seconds", "vs yardstick",
+    "compute gain", "confirmed gain", "loss ± 95%",
 )  # fmt: skip
-"""Columns of the ranking that a narrow terminal omits, the least important first."""
+"""Columns of the ranking that a narrow terminal omits, the least important first; never the one that orders it."""
+_PRICED: Final = {By.flops: "loss ± 95%", By.total: "in total FLOPs", By.seconds: "in seconds"}
 
 
 def ranking_text(study: StudyReport, output: Format, by: By = By.flops) -> str:
@@ -149,19 +159,19 @@ def ranking_text(study: StudyReport, output: Format, by: By = By.flops) -> str:
     if output is not Format.table and output is not Format.markdown:
         place = {str(entry.structure): number for number, entry in enumerate(study.ranking.ordered(by.value))}
         rows = sorted(document["ranking"], key=lambda row: place[row["structure"]])
-        return render(rows, rows, output)
+        return render(_counted_from_1(rows) if output is Format.csv else rows, rows, output)
     shown = ranking_table(study, by.value)
     if output is Format.markdown:
         return shown.to_markdown()
-    return table([dict(zip(shown.headers, row, strict=True)) for row in shown.rows], least=_LEAST)
+    rows = [dict(zip(shown.headers, row, strict=True)) for row in shown.rows]
+    return table(rows, least=[name for name in _LEAST if name != _PRICED[by]], folded=("structure",))
 
 
 def tell(study: StudyReport, at: float | None = None) -> None:
     """Print the findings of the ranking in sentences."""
     from einsearch_cli.reports.headline import headline
-    from einsearch_cli.reports.law_section import prediction_text
+    from einsearch_cli.reports.law_section import no_predictions, prediction_text
     from einsearch_cli.reports.spending_facts import spending_sentences
-    from einsearch_cli.structures import short_name
 
     console.talk(f"loss: {study.loss_name}, at the best width")
     budgets = {entry.budget_flops for entry in study.ranking.entries if entry.budget_flops is not None}
@@ -174,8 +184,8 @@ def tell(study: StudyReport, at: float | None = None) -> None:
     for entry in study.ranking.entries:
         if entry.prediction is not None:
             console.talk(prediction_text(entry, entry.prediction))
-        elif at is not None:
-            console.talk(f"{short_name(entry.structure)}: no prediction: {entry.law_reason}")
+    for sentence in [] if at is None else no_predictions(study.ranking.entries):
+        console.talk(sentence)
     for warning in study.warnings:
         console.talk(f"warning: {warning}")
 
@@ -183,9 +193,14 @@ def tell(study: StudyReport, at: float | None = None) -> None:
 def _write_runs(path: Path, study: StudyReport) -> None:
     from einsearch_cli.files import write_atomically
 
-    rows = study.records()
+    rows = _counted_from_1(study.records())
     write_atomically(path, render(rows, rows, Format.csv).rstrip("\n") + "\n")
-    console.talk(f"wrote {path}, {len(rows):,} runs")
+    console.talk(f"wrote {path}, {counted(len(rows), 'run')}")
+
+
+def _counted_from_1(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose rungs are counted as people count them; the documents for programs count from 0."""
+    return [{**row, "rung": None if row["rung"] is None else row["rung"] + 1} for row in rows]
 
 
 def _compare(first: StudyReport, second: StudyReport, output: Format) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from einsearch_cli.cli import console, filters
 from einsearch_cli.cli.listing import Listed, Place, chosen_list_format, write_list
 from einsearch_cli.cli.options import MANY, MAX_SEED, OVERWRITE, refuse_taken, whole_option
-from einsearch_cli.cli.output import Format
+from einsearch_cli.cli.output import Format, counted
 
 if TYPE_CHECKING:
     from einsearch_cli.taxonomy import Space
@@ -57,7 +57,7 @@ def sample_command(
         block_diagonal=allow_block_diagonal, pareto=pareto,
     )  # fmt: skip
     written = write_list((_listed(drawn, space) for drawn in sample(space, number, seed)), chosen, out)
-    console.talk(f"{written:,} structure{'s' * (written != 1)}")
+    console.talk(counted(written, "structure"))
 
 
 def _listed(drawn: Drawn, space: Space) -> Listed:

@@ -8,7 +8,8 @@ from typing import Any
 import typer
 
 from einsearch_cli.cli import study_options as options
-from einsearch_cli.cli.completing import complete
+from einsearch_cli.cli.completing import complete, one_of
+from einsearch_cli.cli.option_names import naming_options
 from einsearch_cli.cli.options import whole_option
 from einsearch_cli.cli.output import Format
 from einsearch_cli.cli.report import BY, By
@@ -61,8 +62,8 @@ def search_command(
     sampler: str | None = typer.Option(
         None,
         metavar="NAME",
-        autocompletion=lambda: ["tpe", "cma-es", "random"],
-        help="What proposes exponents: tpe, cma-es or random.",
+        autocompletion=one_of("tpe", "cma-es", "random"),
+        help="What proposes exponents.",
         show_default="tpe",
     ),
     finalists: int | None = whole_option(
@@ -140,5 +141,6 @@ def search_command(
     overrides["explore"] = {key: value for key, value in explore.items() if value is not None}
     if not study:
         overrides["name"] = "search"
-    spec, folder = read_study(study or [], overrides)
-    return start_study(spec, folder, trainers, out, dry_run=dry_run, by=by, output=output)
+    with naming_options(study or [], {**given, **explore}):
+        spec, folder = read_study(study or [], overrides)
+        return start_study(spec, folder, trainers, out, dry_run=dry_run, by=by, output=output)

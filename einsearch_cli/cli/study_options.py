@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import typer
 
-from einsearch_cli.cli.completing import complete_task
+from einsearch_cli.cli.completing import complete_task, offer, one_of
 from einsearch_cli.cli.options import (
     CORE_LIMIT,
     LEAST_WORKER_BYTES,
@@ -101,6 +101,7 @@ MOST_SEEDS = whole_option(
 RATES = typer.Option(
     None,
     metavar="HOW",
+    autocompletion=one_of("tuned", "fixed"),
     help="Learning rates: tuned for every candidate, or fixed, one for all.",
     show_default="tuned",
 )
@@ -142,11 +143,16 @@ ENGINE_OPTIONS = typer.Option(
 DEVICE = typer.Option(
     "auto",
     metavar="NAMES",
+    autocompletion=offer("auto", "cpu", "cuda"),
     help="What runs train on: cpu; cuda, for all CUDA devices; some of them, such as cuda:0,cuda:1; or auto: cuda where "
     "there is one and else cpu, and cpu on clusters.",
 )
 PRECISION = typer.Option(
-    None, metavar="TYPE", help="Numbers of the matrix products: float32 or bfloat16.", show_default="float32"
+    None,
+    metavar="TYPE",
+    autocompletion=one_of("float32", "bfloat16"),
+    help="Numbers of the matrix products.",
+    show_default="float32",
 )
 PACK = whole_option(
     "--pack",
@@ -173,7 +179,7 @@ CHECKPOINT_EVERY = duration_option(
     help="Time between two saves of a run in progress, such as 90s or 5m.",
 )
 DRY_RUN = flag("--dry-run", "Show the plan with its cost, and stop.")
-OUTPUT: Format = format_option(help="How the ranking is written to standard output")
+OUTPUT: Format = format_option(help="How the ranking is written to standard output.")
 
 
 def given_settings(

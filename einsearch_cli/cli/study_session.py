@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from einsearch_cli.cli import console
 from einsearch_cli.cli.options import WORKER_BYTES, refuse_too_many
-from einsearch_cli.cli.output import Format, environment
-from einsearch_cli.cli.rank_plan import counted, plan_text
+from einsearch_cli.cli.output import Format, counted, environment
+from einsearch_cli.cli.rank_plan import plan_text
 from einsearch_cli.cli.report import By, ranking_text, tell
 from einsearch_cli.cli.study_options import DEFAULT_PACK, MOST_PACKED
 from einsearch_cli.errors import Exit, SpecError, StudyError

@@ -38,7 +38,7 @@ Examples:
 """
 
 
-_LEAST: Final = ("in training", "of dense", "memory", "rank", "FLOPs/token", "decoding", "params")
+_LEAST: Final = ("in training", "of dense", "FLOPs/token", "params", "decoding", "memory", "rank")
 _LEAST_EVIDENCE: Final = ("source", "widths", "new seeds", "FLOPs per run", "task", "at this scale", "is", "verdict")
 """Columns that a narrow terminal omits, the least important first."""
 
@@ -139,12 +139,14 @@ def _text(advice: Advice, output: Format) -> str:
                 console.width(),
             ),
             "",
-            table([_evidence_row(statement) for statement in statements], least=_LEAST_EVIDENCE),
+            table([_evidence_row(statement) for statement in statements], least=_LEAST_EVIDENCE, folded=("studied",)),
         )
     where = "calibrated" if advice.calibrated else "not calibrated"
     head = f"{advice.d_in} × {advice.d_out}, {advice.wanted}; times predicted ({where}: {advice.cost_model})"
     head, advised = (console.wrapped(text, console.width()) for text in (head, advice.recommendation))
-    return "\n".join((head, "", table(rows, least=_LEAST), "", *evidence, "", advised, "", advice.snippet))
+    return "\n".join(
+        (head, "", table(rows, least=_LEAST, folded=("structure",)), "", *evidence, "", advised, "", advice.snippet)
+    )
 
 
 def _row(item: Suggestion, advice: Advice) -> dict[str, str]:

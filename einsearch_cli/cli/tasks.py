@@ -33,7 +33,7 @@ def tasks_command(
             console.talk(f"warning: {error.problem}")
         else:
             rows += [{"task": name, **row} for row in _settings(fields)]
-    console.data(render(rows, rows, output))
+    console.data(render(rows, rows, output, least=(), folded=("default", "meaning")))
 
 
 def _settings(fields: Mapping[str, FieldInfo], outer: str = "") -> Iterator[dict[str, str]]:
@@ -44,6 +44,15 @@ def _settings(fields: Mapping[str, FieldInfo], outer: str = "") -> Iterator[dict
         if models := models_in(field.annotation):
             yield from _settings(models[0].model_fields, f"{outer}{name}.")
         else:
-            default = "" if field.is_required() else str(field.default)
             meaning = " ".join((field.description or "").split())
-            yield {"setting": f"{outer}{name}", "default": default, "meaning": meaning}
+            yield {"setting": f"{outer}{name}", "default": _default(field), "meaning": meaning}
+
+
+def _default(field: FieldInfo) -> str:
+    """The default as a file writes it; a word where there is none."""
+    from einsearch_cli.settings.wording import yaml_text
+
+    value = field.get_default(call_default_factory=True)
+    if field.is_required() or value is None or value in ((), [], {}):
+        return "required" if field.is_required() else "none"
+    return yaml_text(value)

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from einsearch_cli.cli import console
+from einsearch_cli.cli.completing import offer
 from einsearch_cli.cli.options import out_folder, path_parser, real_option
 from einsearch_cli.cli.progress import share_progress
 
@@ -41,6 +42,7 @@ def tokenize_command(
     tokenizer: str = typer.Option(
         "bytes",
         metavar="NAME",
+        autocompletion=offer("bytes", "characters", "bpe:1024", "tiktoken:gpt2", "huggingface:"),
         help="bytes, characters, bpe:N, tiktoken:NAME, tiktoken:FILE.tiktoken or huggingface:FILE.",
     ),
     held_out_fraction: float = real_option(

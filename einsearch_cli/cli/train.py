@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from einsearch_cli.cli import console
-from einsearch_cli.cli.completing import complete
+from einsearch_cli.cli.completing import complete, complete_card, offer
 from einsearch_cli.cli.options import flag, out_folder, path_parser, read_set_words, whole_option
 from einsearch_cli.cli.output import environment
+from einsearch_cli.cli.report import TRAINED_LEAST
 from einsearch_cli.errors import Exit, OutputError, RunFailedError
 from einsearch_cli.shipped import Kind, names_of, refuse_missing_data, refuse_near_spec, shipped_path
 
@@ -57,9 +58,17 @@ def train_command(
         [], "--set", metavar="KEY=VALUE", help="Change a setting of every run, such as data.text=book.txt; repeatable."
     ),
     out: Path | None = out_folder(help="Folder of the runs.", shown="runs/NAME"),
-    device: str = typer.Option("auto", metavar="NAME", help="cpu, cuda, cuda:N, or auto: CUDA where there is one."),
+    device: str = typer.Option(
+        "auto",
+        metavar="NAME",
+        autocompletion=offer("auto", "cpu", "cuda"),
+        help="cpu, cuda, cuda:N, or auto: CUDA where there is one.",
+    ),
     gpu: str | None = typer.Option(
-        None, metavar="CARD", help="Estimate memory and time on this card too, such as a100 or h100."
+        None,
+        metavar="CARD",
+        autocompletion=complete_card,
+        help="Estimate memory and time on this card too, such as a100 or h100.",
     ),
     gpus: int = whole_option("--gpus", default=1, within=(1, 1_000_000), help="Cards that the estimate is for."),
     dry_run: bool = flag("--dry-run", "Show the plan, with the speed measured here, and stop."),
@@ -214,7 +223,7 @@ class _Session:
         report = self._training_report(results)
         write_training_results(self.folder / "results.json", report)
         write_atomically(self.folder / "report.html", render_training(report) + "\n")
-        console.data(table(result_rows(report)))
+        console.data(table(result_rows(report), least=TRAINED_LEAST))
         console.talk("\n".join(["", *training_findings(report), ""]))
         console.talk(f"results: {self.folder / 'results.json'}\nreport:  {self.folder / 'report.html'}")
 

@@ -279,7 +279,7 @@ def _headline(report: SwapReport) -> Iterator[str]:
     known = "known " if report.uncounted or report.kept is None else ""
     yield from _wrapped(
         f"{done} {report.covered_params:.1%} of the parameters and {report.covered_flops:.1%} of the {known}FLOPs "
-        f"({len(report.replaced)} of {found} linear layers)"
+        f"({len(report.replaced)} of {found} linear layer{'s' * (found != 1)})"
     )
     if report.kept is None:
         yield from _wrapped("an earlier version made this report: weights outside of linear layers are not counted")

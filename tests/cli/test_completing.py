@@ -59,6 +59,14 @@ def test_every_shell_gets_the_words(shell: str) -> None:
         ("einsearch rank monarch --task te", ["teacher", "text"]),
         ("einsearch rank monarch --engine sl", ["slurm"]),
         ("einsearch enu", ["enumerate"]),
+        ("einsearch rank monarch --format ", ["table", "json", "jsonl", "csv", "yaml", "markdown"]),
+        ("einsearch status runs --format ", ["table", "json"]),
+        ("einsearch enumerate --format p", ["parquet"]),
+        ("einsearch rank monarch --rates ", ["tuned", "fixed"]),
+        ("einsearch rank monarch --by s", ["seconds"]),
+        ("einsearch params w", ["wide-m", "wide-l"]),
+        ("einsearch params s --gpu h", ["h100", "h200"]),
+        ("einsearch tokenize a.txt --tokenizer b", ["bytes", "bpe:1024"]),
     ],
 )
 def test_what_fits_is_offered(line: str, words: list[str]) -> None:

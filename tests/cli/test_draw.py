@@ -45,7 +45,7 @@ def test_draws_every_notation(einsearch, tmp_path: Path) -> None:
         (("draw", "monarch", "--out", "pyproject.toml/x.svg"), "pyproject.toml' is not a folder", "in a folder"),
         (("draw", "monarch", "--d-in", "0"), "--d-in 0: a whole number from 1 to", "--d-in 1024"),
         (("draw", "{two}"), "holds 2 structures", "give one of them"),
-        (("draw",), "Missing argument", "draw --help"),
+        (("draw",), "SPEC is missing: it has no default", "einsearch draw monarch"),
     ],
 )
 def test_bad_input(einsearch, tmp_path: Path, words, message: str, remedy: str) -> None:

@@ -111,7 +111,7 @@ def test_a_run_is_fitted_to_data(einsearch, tmp_path) -> None:
             "is a Hugging Face model: its layers are fitted to data",
         ),
         (["--calibrate", "book.txt"], "no --structure and no --keep"),
-        (["--calibrate", "book.txt", "--keep", "2"], "--keep 2: a share above 0 and below 1 is needed"),
+        (["--calibrate", "book.txt", "--keep", "2"], "--keep 2: a number above 0 and below 1 is needed"),
         (
             ["--calibrate", "book.txt", "--keep", "0.001"],
             "keep=0.001 of 20,480 parameters in 14 layers: low-rank can go down to",

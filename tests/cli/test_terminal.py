@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -74,18 +75,48 @@ def test_no_row_is_broken_however_narrow_the_terminal(monkeypatch: pytest.Monkey
     assert "A. Author and B. Author 2024" in table(rows)
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_the_tables_of_studies_fit_the_terminal(tmp_path: Path, columns: int) -> None:
-    shutil.copy("examples/demo/results.json", tmp_path)
-    for arguments, first in (
-        (["report", "results.json"], ["#", "structure"]),
-        (["suggest", "--d-in", "4096", "--d-out", "11008", "--keep", "1/8"], ["structure", "params"]),
-    ):
-        code, shown = at_terminal(arguments, columns, tmp_path)
-        assert code == 0
-        assert max(map(len, shown.splitlines())) <= columns, shown
-        assert any(line.split()[:2] == first for line in shown.splitlines())
-        assert "left out, as the terminal is narrow" in shown
+@pytest.mark.parametrize(
+    ("words", "important"),
+    [
+        ("report demo", ["structure", "loss ± 95%", "verdict", "confirmed gain"]),
+        ("report demo --by seconds", ["structure", "verdict", "in seconds"]),
+        ("report structured_ffn", ["run", "structure", "vs"]),
+        ("suggest --d-in 4096 --d-out 11008 --keep 1/8", ["structure", "rank", "decoding", "memory"]),
+        ("evidence list", ["study", "source"]),
+        ("tasks", ["task", "setting", "default", "meaning"]),
+    ],
+)
+def test_what_a_table_is_read_for_fits_the_terminal(tmp_path: Path, words: str, important: list[str]) -> None:
+    for example in ("demo", "structured_ffn"):
+        (tmp_path / example).mkdir()
+        shutil.copy(f"examples/{example}/results.json", tmp_path / example)
+    code, shown = at_terminal(words.split(), 80, tmp_path)
+    assert code == 0
+    assert max(map(len, shown.splitlines())) <= 80, shown
+    titles = [re.split(r"\s\s+", line) for line in shown.splitlines()]
+    assert any(set(important) <= set(names) for names in titles), shown
+
+
+def test_text_is_folded_before_columns_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"number": "12", "long name": "3", "text": "several words to fold here", "more": "abc"},
+        {"number": "1", "long name": "4", "text": "few", "more": "d"},
+    ]
+    for room, lines in (
+        (
+            34,
+            ["number  long  text            more", "        name", "------  ----  --------------  ----",
+             "12      3     several words   abc", "              to fold here", "1       4     few             d"],
+        ),
+        (
+            33,
+            ["number  long  text", "        name", "------  ----  -------------------",
+             "12      3     several words to", "              fold here", "1       4     few",
+             "left out, as the terminal is", "narrow: more; all: --format csv"],
+        ),
+    ):  # fmt: skip
+        monkeypatch.setattr(console, "width", lambda room=room: room)
+        assert table(rows, least=["more"], folded=["text"]).splitlines() == lines
 
 
 def test_names_from_files_cannot_act_on_the_terminal(tmp_path: Path) -> None:

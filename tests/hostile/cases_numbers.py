@@ -19,7 +19,12 @@ CLASSIFY = (
     ),
     refused("classify monarch --seed -1", "--seed -1: a whole number from 0 to 2^63 - 1 is needed"),
     refused("classify monarch --trees nan", "--trees 'nan'"),
-    refused("classify monarch --device tpu", "'tpu' is not one of 'cpu', 'cuda'", never=("Value error",)),
+    refused(
+        "classify monarch --device tpu",
+        "--device tpu: one of cpu, cuda is needed",
+        "--device cpu or cuda",
+        never=("Value error",),
+    ),
 )
 ENUMERATE = (
     accepted("enumerate --grid 1e1 --limit 1e0 --format csv", "monarch"),
@@ -91,7 +96,7 @@ PARAMS = (
     refused("params s --set kv_heads=5", "5 kv_heads for 12 heads"),
     refused("params s --set hidden=1_000", "hidden is '1_000'"),
     refused("params s --set width=12:30", "width is '12:30'"),
-    refused("params s --structured none", "'none' is not one of", never=("Value error",)),
+    refused("params s --structured none", "--structured none: one of ffn, attn, all is needed", never=("Value error",)),
 )
 RANK = (
     refused("rank monarch --widths 64,64", "--widths is [64, 64]: 64 is listed twice", "--widths 64"),
