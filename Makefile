@@ -62,7 +62,7 @@ PICTURE = chromium --headless --no-sandbox --disable-gpu --hide-scrollbars
 
 reports: .venv/installed
 	for run in demo search moe structured_ffn; do $(BIN)/einsearch report examples/$$run > /dev/null || exit; done
-	$(PICTURE) --window-size=1280,2260 --screenshot=docs/images/report.png examples/demo/report.html
+	$(PICTURE) --window-size=1280,2160 --screenshot=docs/images/report.png examples/demo/report.html
 	$(PICTURE) --window-size=1280,1820 --screenshot=examples/structured_ffn/report.png examples/structured_ffn/report.html
 
 benchmark: .venv/installed

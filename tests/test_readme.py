@@ -50,6 +50,16 @@ def test_the_ranking_shown_is_that_of_the_stored_study() -> None:
     assert len(block.splitlines()) == len(shown.rows) + 2
 
 
+def test_the_two_gains_of_the_winner_are_explained_where_the_table_is() -> None:
+    """The table has the gain from the seeds that chose the winner, the beginning that from new seeds."""
+    section = " ".join(README.partition("## What the demo shows")[2].partition("\n## ")[0].split())
+    winner = read_study(ROOT / "examples" / "demo").ranking.entries[0]
+    assert winner.compute_gain is not None
+    assert f"At a compute gain of {winner.compute_gain:.2f}× dense needs" in section
+    said = "This gain is from the seeds that chose the winner, the {:.2f} above from new seeds."
+    assert said.format(winner.confirmed_gain) in section
+
+
 def test_the_figures_in_the_text_are_those_of_the_files() -> None:
     text = " ".join(README.split())
     ranking = json.loads((ROOT / "examples/demo/results.json").read_text(encoding="utf-8"))["ranking"]

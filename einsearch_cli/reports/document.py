@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from einsearch_cli.files import write_atomically
+from einsearch_cli.reports.confirmation import confirmed_structures
 from einsearch_cli.reports.study_report import StudyReport
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def results_document(study: StudyReport) -> dict[str, Any]:
     head not counted), `results` (one object per run), `ranking` (best first), `comparisons`
     (for every baseline the same as `ranking` with it as the yardstick, which `Ranking.from_json`
     reads), `confirmation`, `tuning` and `unbalanced` (like `results`: new seeds of the best, runs that only looked for
-    learning rates, runs without balance loss), `explored` and `exploration` (runs of a search for candidates, and fields of
+    learning rates, runs without balance loss), `confirmed` (`Confirmed` of each confirmed structure: means, and runs far
+    from them), `explored` and `exploration` (runs of a search for candidates, and fields of
     `Exploration`, null where candidates were given), `rates` (`TunedRate.to_json` of each structure), `controls` (structures
     that were added, and the candidates of each), `exponents` (`ExponentEffects.to_json`), `spending` (fields of `Spending`:
     plan, looks, what was saved), `coordinates` (`LayerCoordinates.to_json` of every layer that was checked), `step_seconds`
@@ -59,6 +61,7 @@ def results_document(study: StudyReport) -> dict[str, Any]:
         "exponents": study.exponent_effects and study.exponent_effects.to_json(),
         "controls": [{"structure": str(s), "of": list(map(str, of))} for s, of in study.controls.items()],
         "ranking": [entry.to_json() | study.taxonomy_record(entry.structure) for entry in study.ranking.entries],
+        "confirmed": [item.to_json() | {"structure": str(item.structure)} for item in confirmed_structures(study)],
         "comparisons": [ranking.to_json() for ranking in study.comparisons],
         "setup": dict(study.setup),
         "spec": dict(study.spec),

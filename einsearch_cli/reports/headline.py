@@ -21,7 +21,7 @@ def headline(study: StudyReport) -> tuple[str, ...]:
     if not ranked:
         return ("No run finished, so there is nothing to rank; the failed runs are listed with their errors.",)
     sentences = (
-        _winner(ranked[0]),
+        _winner(study, ranked[0]),
         _against_yardstick(study, ranked),
         _stopped_but_promising(ranked),
         _found(study),
@@ -36,12 +36,34 @@ def headline(study: StudyReport) -> tuple[str, ...]:
     return tuple(sentence for sentence in sentences if sentence)
 
 
-def _winner(best: RankingEntry) -> str:
+def _winner(study: StudyReport, best: RankingEntry) -> str:
     seeds = f"{best.seeds} seeds at each width" if best.seeds > 1 else "one seed"
-    return (
-        f"At {flops_text(best.budget_flops)} training FLOPs per run, {short_name(best.structure)} reaches "
-        f"the lowest loss: {loss_text(best.loss)} ({seeds}, best width {best.width})."
-    )
+    reached = f"{short_name(best.structure)} reaches the lowest loss: {loss_text(best.loss)}"
+    time = _time(study, best, study.ranking.yardstick)
+    return f"At {flops_text(best.budget_flops)} training FLOPs per run, {reached} ({seeds}, best width {best.width}){time}."
+
+
+def _time(study: StudyReport, entry: RankingEntry, rival: LayerSpec) -> str:
+    """Which of two structures is faster, as the end of a sentence; empty where steps were not timed.
+
+    Seconds for the same loss where the gain is known, else seconds of a run.
+    """
+    mine, theirs = short_name(entry.structure), short_name(rival)
+    low, high = entry.seconds_gain_low, entry.seconds_gain_high
+    if entry.structure == rival or not study.step_seconds:
+        return ""
+    if entry.seconds_gain is None:
+        own, other = (study.run_seconds(item, entry.rung) for item in (entry.structure, rival))
+        return (
+            ""
+            if own is None or other is None
+            else f"; a run of {mine} takes {own / other:.2f} times as long as one of {theirs}"
+        )
+    said = f"; for the same loss {theirs} needs {entry.seconds_gain:.2f} times {mine}'s seconds on this machine"
+    if low is None or high is None:
+        return f"{said}, without an interval"
+    faster = f"{mine} is faster" if low > 1 else f"{theirs} is faster" if high < 1 else "cannot tell which is faster"
+    return f"{said} (95% interval {low:.2f} to {high:.2f}): {faster}"
 
 
 def _against_yardstick(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
@@ -55,8 +77,10 @@ def _against_yardstick(study: StudyReport, ranked: Sequence[RankingEntry]) -> st
     share = relative_difference(rival)
     if share is None:
         return f"It could not be compared with {name}: {rival.verdict_reason}."
-    subject = "That is" if rival is ranked[0] else f"The best other structure, {short_name(rival.structure)}, ends"
-    return f"{subject} {_distance(rival, share, name)}."
+    if rival is ranked[0]:  # the first sentence has its time
+        return f"Its loss is {_distance(rival, share, name)}."
+    ends = f"The best other structure, {short_name(rival.structure)}, ends {_distance(rival, share, name)}"
+    return f"{ends}{_time(study, rival, dense.structure)}."
 
 
 def _stopped_but_promising(ranked: Sequence[RankingEntry]) -> str | None:
@@ -92,15 +116,18 @@ def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None
     low, high = entry.confirmed_gain_low, entry.confirmed_gain_high
     interval = "" if low is None or high is None else f", 95% interval {low:.2f} to {high:.2f}"
     name = short_name(study.ranking.yardstick)
+    doubtful = {item.run.structure for item in study.outliers} & {entry.structure, study.ranking.yardstick}
     said = {
-        "better": "quote this figure",
         "worse": f"it is worse than {name}",
         "cannot tell": "these runs alone do not tell it from 1",
     }
-    verdict = said.get(entry.confirmed_verdict or "", "quote this figure")
+    better = "see the warning on these runs before you quote it" if doubtful else "quote this figure"
+    verdict = said.get(entry.confirmed_verdict or "", better)
+    chosen = f" The column 'compute gain', here {factor_text(entry.compute_gain)}, is from the seeds that chose it."
     return (
         f"Trained once more with {entry.confirmed_seeds} new seeds, {short_name(entry.structure)} has a gain of "
         f"{factor_text(entry.confirmed_gain)} over {name}{interval}: {verdict}."
+        f"{chosen if entry.compute_gain is not None else ''}"
     )
 
 
@@ -196,7 +223,8 @@ def _against_baselines(study: StudyReport) -> list[str]:
         if rival is None or share is None:
             continue
         distance = _distance(rival, share, short_name(ranking.yardstick))
-        found.append(f"{short_name(rival.structure)} ends {distance}.")
+        time = _time(study, rival, ranking.yardstick)
+        found.append(f"{short_name(rival.structure)} ends {distance}{time}.")
     return found
 
 

@@ -86,7 +86,7 @@ def _row(study: StudyReport, look: Identity, scale: Scale) -> Row:
     cells = (
         number(look.number),
         structure(entry.structure, look, below=_control(study, entry)),
-        *(verdict, gain, *(number(MISSING) if is_yardstick else _factor(*other) for other in others), *difference),
+        *(verdict, gain, *(number(MISSING) if is_yardstick else factor_cell(*other) for other in others), *difference),
         number(loss_text(entry.loss), interval_text(entry.loss_low, entry.loss_high)),
         _width(entry),
         number(rate_text(study, entry)),
@@ -101,7 +101,8 @@ def _control(study: StudyReport, entry: RankingEntry) -> str:
     return f"control of {', '.join(map(short_name, sources))}" if sources else ""
 
 
-def _factor(value: float | None, low: float | None, high: float | None) -> Cell:
+def factor_cell(value: float | None, low: float | None, high: float | None) -> Cell:
+    """A gain with its interval below."""
     whole = with_interval(value, low, high)
     shown, _, interval = whole.partition(" ")
     return number(shown, interval or MISSING)
@@ -185,7 +186,8 @@ def _how_to_read(study: StudyReport) -> str:
     ]
     if any(entry.confirmed_gain is not None for entry in study.ranking.entries):
         sentences.append(
-            "Confirmed gain: the same from runs with new seeds, which had no part in choosing the structure: the one to quote."
+            "Confirmed gain: the same from new seeds, while compute gain is from the seeds that chose the structure: "
+            "quote the confirmed one."
         )
     if study.step_seconds:
         sentences.append(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from einsearch_cli.files import write_atomically
+from einsearch_cli.reports.confirmation_section import confirmation_section
 from einsearch_cli.reports.coordinates_section import coordinates_section
 from einsearch_cli.reports.costs_section import costs_section, widths_table
 from einsearch_cli.reports.experts_section import experts_section
@@ -143,6 +144,7 @@ def facts_section(page: Page) -> Html:
 
 
 report_section("ranking", "Ranking")(ranking_section)
+report_section("confirmation", "The confirmation, run by run")(confirmation_section)
 report_section("baselines", "Against the other baselines")(comparison_section)
 
 

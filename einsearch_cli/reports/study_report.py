@@ -6,9 +6,10 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import fmean
 from typing import Any, Self
 
-from einsearch_cli.reports.numbers import loss_text
+from einsearch_cli.reports.numbers import loss_text, percent_text
 from einsearch_cli.scaling import (
     Cell,
     Level,
@@ -20,8 +21,10 @@ from einsearch_cli.scaling import (
     observations_of,
     rank_candidates,
 )
+from einsearch_cli.scaling.comparisons import confirmed_surface
 from einsearch_cli.scaling.exponents import ExponentEffects, exponent_effects
 from einsearch_cli.scaling.noise import noise_of
+from einsearch_cli.scaling.outliers import Outlier, outliers
 from einsearch_cli.scaling.surface import Surface, surface
 from einsearch_cli.search.outcome import Exploration, Spending, TunedRate, rate_warnings
 from einsearch_cli.showing import Tabular
@@ -172,6 +175,14 @@ class StudyReport(Tabular):
         found = self._finished[structure, cell.rung, cell.width, cell.runs[0].stage]
         return tuple(found[seed] for seed in cell.seeds)
 
+    def run_seconds(self, structure: LayerSpec, rung: int | None) -> float | None:
+        """Seconds of a run at the best width of a structure's rung, as its steps were timed; None if they were not."""
+        level = next((level for level in self.levels.get(structure, ()) if level.rung == rung), None)
+        step_s = None if level is None else self.step_seconds.get((structure, level.best.width))
+        if level is None or step_s is None:
+            return None
+        return step_s * fmean(run.steps for run in self.runs_of(structure, level.best))
+
     @cached_property
     def _finished(self) -> dict[tuple[LayerSpec, int, int, str], dict[int, TrialResult]]:
         """Finished runs by place and stage, then by seed; when a run is listed twice, the later one counts."""
@@ -188,7 +199,7 @@ class StudyReport(Tabular):
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """Limits of the answer, one sentence each: learning rates and widths whose optimum was not found."""
+        """Limits of the answer, one sentence each: optima that were not found, and runs far from their other seeds."""
         reasons: dict[str, list[str]] = {}
         for entry in self.ranking.entries:
             if entry.width_reason is not None:
@@ -197,7 +208,25 @@ class StudyReport(Tabular):
             f"{', '.join(names)}: no optimum over widths on the last rung: {reason}"
             for reason, names in reasons.items()
         ]
-        return (*rate_warnings(self.rates), *trend_warnings(self.coordinates), *widths, *self._misfits())
+        found = (*rate_warnings(self.rates), *trend_warnings(self.coordinates), *widths, *self._misfits())
+        return (*found, *self.outlier_warnings)
+
+    @cached_property
+    def outlier_warnings(self) -> tuple[str, ...]:
+        """A sentence for each of `outliers`: which run it is, how far it lies, and how to go on."""
+        seeds = len({result.trial.seed for result in self.confirmation})
+        names: dict[Hashable, str] = {item: short_name(item) for item in self.confirmed}
+        found = []
+        for item in self.outliers:
+            run, share = item.run, item.run.loss / item.others - 1
+            found.append(
+                f"{names[run.structure]}, width {run.width}, seed {run.seed}: in the confirmation this run ends "
+                f"at a loss of {loss_text(run.loss)}, {percent_text(abs(share)).lstrip('+')} "
+                f"{'above' if share > 0 else 'below'} its other seeds ({abs(item.deviations):.1f} standard deviations of a "
+                f"run): before you quote the confirmed gain, run the study again with --seeds {2 * seeds}, which keeps "
+                "the finished runs"
+            )
+        return tuple(found)
 
     def _misfits(self) -> list[str]:
         """A sentence for every structure whose losses over width do not follow the parabola that gives its loss."""
@@ -217,25 +246,46 @@ class StudyReport(Tabular):
 
     def loss_interval(self, structure: LayerSpec, position: int) -> tuple[float, float] | None:
         """95% interval of the fitted loss at one of a structure's rungs; None without two seeds."""
-        entry, fitted = self.ranking.entry_of(structure), self.surfaces[structure]
-        if entry is None or entry.loss is None or entry.loss_high is None:
-            return None
-        # The noise of a run is the same at all rungs, so intervals differ by the variance of the fits alone.
-        variance = fitted.covariance.diagonal()
-        half = math.log(entry.loss_high / entry.loss) * math.sqrt(variance[position] / variance[-1])
-        loss = math.exp(fitted.minima[position].log_loss)
-        return loss * math.exp(-half), loss * math.exp(half)
+        fitted = self.surfaces[structure]
+        return self.interval_of(structure, fitted.minima[position].loss, fitted.covariance[position, position])
 
     def cell_interval(self, structure: LayerSpec, cell: Cell) -> tuple[float, float] | None:
-        """95% interval of the mean loss of one width over seeds; None without two seeds anywhere.
+        """95% interval of the mean loss of one width over seeds; None without two seeds anywhere."""
+        return self.interval_of(structure, cell.mean, 1 / len(cell.runs))
 
-        The noise of a run is that of the ranking: pooled over the study unless structures differ.
+    def interval_of(self, structure: LayerSpec, loss: float, units: float) -> tuple[float, float] | None:
+        """95% interval of a loss whose logarithm has `units` times the variance of one run; None without two seeds.
+
+        The noise of a run is that of the ranking at all rungs: pooled over the study unless structures differ.
         """
         entry, fitted = self.ranking.entry_of(structure), self.surfaces[structure]
         if entry is None or entry.loss is None or entry.loss_high is None:
             return None
-        half = math.log(entry.loss_high / entry.loss) / math.sqrt(fitted.covariance[-1, -1] * len(cell.runs))
-        return cell.mean * math.exp(-half), cell.mean * math.exp(half)
+        half = math.log(entry.loss_high / entry.loss) * math.sqrt(units / fitted.covariance[-1, -1])
+        return loss * math.exp(-half), loss * math.exp(half)
+
+    @cached_property
+    def confirmed(self) -> dict[LayerSpec, Surface]:
+        """Loss over width by runs of the confirmation alone, for structures with a finished one, best first."""
+        runs = observations_of(self.confirmation)
+        found = {
+            item: confirmed_surface([run for run in runs if run.structure == item], self.levels[item])
+            for item in self.structures
+        }
+        return {item: fitted for item, fitted in found.items() if fitted is not None}
+
+    @cached_property
+    def outliers(self) -> tuple[Outlier, ...]:
+        """Runs of the confirmation far from the other seeds of their width.
+
+        The noise is that of the ranking's runs with the same budget: on cheaper rungs losses scatter about twice as much.
+        """
+        levels = [fitted.minima[0].level for fitted in self.confirmed.values()]
+        rungs = {level.rung for level in levels}
+        ranked: Mapping[Hashable, Sequence[Level]] = {
+            item: [level for level in mine if level.rung in rungs] for item, mine in self.levels.items()
+        }
+        return tuple(outliers([cell for level in levels for cell in level.cells], noise_of(ranked)))
 
     @cached_property
     def classes(self) -> dict[LayerSpec, Taxonomy]:

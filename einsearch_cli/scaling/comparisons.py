@@ -322,6 +322,20 @@ def _name_trends(found: dict[Hashable, Comparison]) -> None:
             found[structure] = replace(found[structure], trend=named)
 
 
+def confirmed_surface(runs: Sequence[Observation], levels: Sequence[Level]) -> Surface | None:
+    """Loss over width on the last rung by a structure's runs of the confirmation alone; None without such runs.
+
+    `levels` are those of the structure in the ranking, one of which the confirmation repeats.
+    """
+    rung = max((run.rung for run in runs), default=None)
+    known = next((level for level in levels if level.rung == rung), None)
+    if known is None:
+        return None
+    widths = sorted({run.width for run in runs if run.rung == rung})
+    cells = tuple(cell_of(run for run in runs if (run.rung, run.width) == (rung, width)) for width in widths)
+    return surface([replace(known, cells=cells)])
+
+
 def _renewed(runs: Sequence[Observation], surfaces: Mapping[Hashable, Surface]) -> dict[Hashable, tuple[Surface, int]]:
     """The surfaces moved to the losses of the confirmation, with the numbers of its seeds.
 
@@ -335,13 +349,10 @@ def _renewed(runs: Sequence[Observation], surfaces: Mapping[Hashable, Surface]) 
     found = {}
     for structure, mine in again.items():
         old = surfaces[structure]
-        i = old.at(max(run.rung for run in mine))
-        if i is None:
+        fresh = confirmed_surface(mine, [minimum.level for minimum in old.minima])
+        i = None if fresh is None else old.at(fresh.minima[0].level.rung)
+        if fresh is None or i is None:
             continue
-        known = old.minima[i].level
-        widths = sorted({run.width for run in mine})
-        cells = tuple(cell_of(run for run in mine if run.width == width) for width in widths)
-        fresh = surface([replace(known, cells=cells)])
         n = len(old.minima)
         shape = np.eye(n)
         shape[:, i] -= 1.0

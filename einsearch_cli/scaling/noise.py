@@ -83,6 +83,14 @@ class Noise:
         """The variance of one run of a structure."""
         return self.own.get(structure, self.pooled)
 
+    def of_run(self, structure: Hashable) -> Variance | None:
+        """The variance of a run of a structure around the mean of its cell: that of `of`, and that of its seed."""
+        own = self.of(structure)
+        if own is None or self.seed is None:
+            return own
+        whole = own.value + self.seed.value  # degrees of freedom are Satterthwaite's, as in `of_contrasts`
+        return Variance(whole, whole**2 / (own.value**2 / own.degrees + self.seed.value**2 / self.seed.degrees))
+
     def of_contrasts(self, first: Part, second: Part | None = None) -> tuple[Floats, Floats] | None:
         """Variances of linear combinations of log losses of one or two structures, and their degrees of freedom.
 

@@ -16,6 +16,7 @@ from einsearch_cli.reports.training import TrainingReport, write_training_result
 from einsearch_cli.reports.training_page import render_training
 from einsearch_cli.structures import parse_structure
 from tests.reports.conftest import study as study
+from tests.reports.test_confirmation import confirmed
 from tests.reports.test_figures import TRAINED
 from tests.reports.test_law import lawful as lawful
 from tests.reports.test_stored import whole
@@ -36,6 +37,14 @@ def test_the_table_the_sentences_and_the_page(einsearch, stored: Path) -> None:
     assert "quote this figure" in found.err
     assert "warning: monarch: the best learning rate, 0.04, is the highest that was tried" in found.err
     assert "<!DOCTYPE html>" in (stored / "report.html").read_text()
+
+
+def test_a_run_far_from_its_others_is_the_last_word(einsearch, study, tmp_path: Path) -> None:
+    made = confirmed(study, far=0.5)
+    write_results(tmp_path / "results.json", made)
+    [warning] = made.outlier_warnings
+    said = einsearch("report", tmp_path).err.splitlines()
+    assert said[-2:] == [f"warning: {warning}", f"report:  {tmp_path / 'report.html'}"]
 
 
 def test_the_order_follows_the_price(einsearch, stored: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from einsearch_cli.reports.confirmation import Confirmed
 from einsearch_cli.scaling import Ranking, RankingEntry
 from einsearch_cli.scaling.exponents import ExponentEffects
 from einsearch_cli.scaling.ranking import FORMAT
@@ -114,6 +115,11 @@ def results_schema() -> Schema:
             "#/$defs/run", "Runs of the ranking: seeds at the best widths, and runs that looked for these."
         ),
         "confirmation": _list("#/$defs/run", "The best and the yardstick from seeds that decided nothing before."),
+        "confirmed": {
+            "type": "array",
+            "description": "What the confirmation's runs say, best first: means, and runs far from the others.",
+            "items": _type(Confirmed, definitions),
+        },
         "tuning": _list("#/$defs/run", "Runs that only looked for learning rates."),
         "unbalanced": _list("#/$defs/run", "Runs with experts, once more without the loss that balances their load."),
         "explored": _list("#/$defs/run", "Runs that searched for candidates; none is in the ranking."),
@@ -169,7 +175,7 @@ def results_schema() -> Schema:
         "additionalProperties": False,
         "properties": properties,
         "required": sorted(
-            properties.keys() - {"exponents", "explored", "exploration", "setup", "spec"}
+            properties.keys() - {"confirmed", "exponents", "explored", "exploration", "setup", "spec"}
         ),  # files of before have none
         "$defs": dict(sorted(definitions.items())),
     }

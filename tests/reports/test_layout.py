@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 from einsearch_cli.reports import render_report
 from einsearch_cli.reports.speed_page import render_speed
+from einsearch_cli.reports.stored import read_study
 from einsearch_cli.speed import Case, Mode
+from tests.reports.test_confirmation import confirmed
 from tests.reports.test_experts import with_experts
 from tests.reports.test_figures import TEXTS, noisy
 from tests.reports.test_script import pytestmark as pytestmark, result_in_browser
@@ -95,6 +98,13 @@ def test_the_widest_ranking_fits_a_laptop(study, tmp_path) -> None:
     assert beyond == 0
 
 
+def test_exponents_with_large_denominators_fit_a_laptop(tmp_path) -> None:
+    page = render_report(read_study(Path(__file__).parents[2] / "examples" / "search"))
+    code = """var box = document.querySelector("#section-ranking .scroll");
+    return [box.scrollWidth - box.clientWidth, box.textContent.indexOf("571/720") > 0];"""
+    assert result_in_browser(page, tmp_path, code, width=1265) == [0, True]
+
+
 @pytest.mark.parametrize("inside", [703, 1031], ids=["A4 portrait", "A4 landscape"])
 def test_a_printed_page_has_all_columns_rows_and_folded_parts(study, tmp_path, inside: int) -> None:
     """At the width that is left of A4 between margins of 12 mm, by the rules of print, nothing is cut off or scrolls."""
@@ -112,6 +122,19 @@ def test_a_printed_page_has_all_columns_rows_and_folded_parts(study, tmp_path, i
     assert wrong == []
     assert folded == 0
     assert buttons == 0, "buttons are blank in a head that is repeated on the next page"
+
+
+@pytest.mark.parametrize("inside", [703, 1031], ids=["A4 portrait", "A4 landscape"])
+def test_two_dozen_seeds_fit_on_paper(study, tmp_path, inside: int) -> None:
+    texts = ("dense", "monarch", "XA^89/120 XAB^31/120 YB^3/20 YAB^17/20")
+    page = render_report(confirmed(study, 24, texts=texts)).replace("@media print", "@media all")
+    code = """document.querySelector("main").style.width = "%dpx";
+    var box = document.querySelector("#section-confirmation .scroll");
+    return [box.scrollWidth - box.clientWidth, box.textContent.split("1023:").length - 1, box.clientWidth];"""
+    beyond, last_seeds, width = result_in_browser(page, tmp_path, code % inside)
+    assert beyond <= 0
+    assert last_seeds == 9, "every width of three structures has its last seed"
+    assert 0.9 * inside < width < inside
 
 
 def test_a_phone_scrolls_tables_and_not_the_page(page: str, tmp_path) -> None:

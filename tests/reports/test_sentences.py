@@ -6,6 +6,7 @@ from einsearch_cli.reports.headline import headline
 from einsearch_cli.scaling import Prediction, rank_candidates
 from einsearch_cli.search.spec import StudySpec
 from einsearch_cli.structures import MixtureOfExperts, parse_layer, short_name
+from tests.reports.test_figures import noisy
 
 
 def test_winner_distance_and_gain_are_computed(study):
@@ -125,3 +126,59 @@ def test_losses_off_the_fitted_parabola_are_warned_of(study):
 
 def test_structures_that_cannot_be_told_from_dense_are_counted_in_one_sentence(study):
     assert "None of the 4 structures trained with that budget can be told from dense." in headline(study(seeds=1))
+
+
+def timed(made, paces, yardstick="dense", baselines=()):
+    """The study with steps that last as long as these seconds say, times the width; other structures take 1."""
+    seconds = {
+        (run.trial.structure, run.trial.width): run.trial.width * paces.get(short_name(run.trial.structure), 1.0)
+        for run in made.results
+    }
+    ranked = [
+        rank_candidates(made.results, parse_layer(text), step_seconds=seconds) for text in (yardstick, *baselines)
+    ]
+    return replace(made, step_seconds=seconds, ranking=ranked[0], comparisons=tuple(ranked[1:]))
+
+
+@pytest.mark.parametrize(
+    ("pace", "faster"), [(9.0, "dense is faster"), (1.0, "cannot tell which is faster"), (0.2, "monarch is faster")]
+)
+@pytest.mark.parametrize("verdict", ["better", "cannot tell"])
+def test_the_first_sentence_says_which_is_faster(study, pace, faster, verdict):
+    """The verdict on the loss does not matter: a winner that may be luck costs its seconds too."""
+    made = timed(noisy(study(("dense", "monarch"), rungs=3), 0.02), {"monarch": pace})
+    entry = replace(made.ranking.entries[0], verdict=verdict)
+    made = replace(made, ranking=replace(made.ranking, entries=(entry, *made.ranking.entries[1:])))
+    first, *others = headline(made)
+    gain, low, high = entry.seconds_gain, entry.seconds_gain_low, entry.seconds_gain_high
+    assert first.endswith(
+        f"; for the same loss dense needs {gain:.2f} times monarch's seconds on this machine "
+        f"(95% interval {low:.2f} to {high:.2f}): {faster}."
+    )
+    assert others[0].startswith("Its loss is ")
+    assert not any("times monarch's seconds" in line for line in others), "once is enough"
+
+
+def test_time_stands_by_every_other_verdict_too(study):
+    made = timed(noisy(study(("dense", "low-rank", "kronecker"), rungs=3)), {"low-rank": 9.0}, baselines=["kronecker"])
+    first, second, *others = headline(made)
+    assert "seconds" not in first, "dense is the one whose time others are compared with"
+    assert "The best other structure, low-rank, ends " in second
+    assert "; for the same loss dense needs 0." in second
+    assert second.endswith("dense is faster.")
+    [against] = [line for line in others if line.startswith("low-rank ends ")]
+    assert against.endswith("kronecker is faster.")
+    assert not any("seconds" in line for line in headline(study())), "nothing was timed"
+
+
+def test_where_no_loss_is_shared_the_seconds_of_runs_are_compared(study):
+    made = timed(study(("dense", "btt:r=2"), rungs=1), {"btt:r=2": 3.0})
+    assert made.ranking.entries[0].seconds_gain is None
+    assert headline(made)[0].endswith(
+        "(3 seeds at each width, best width 128); a run of btt:r=2 takes 3.00 times as long as one of dense."
+    )
+
+
+def test_a_gain_in_seconds_without_an_interval_claims_none(study):
+    made = timed(study(("dense", "btt:r=2"), rungs=3, seeds=1), {"btt:r=2": 3.0})
+    assert headline(made)[0].endswith(" times btt:r=2's seconds on this machine, without an interval.")
