@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from einsearch_cli.reports import StudyReport, headline, render_report, results_document
+from einsearch_cli.reports import StudyReport, render_report, results_document
 from einsearch_cli.reports.confirmation import confirmed_structures
+from einsearch_cli.reports.headline import headline
 from einsearch_cli.scaling import rank_candidates
 from einsearch_cli.structures import parse_structure, short_name
 from tests.reports.reading import table_rows
