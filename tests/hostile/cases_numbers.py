@@ -22,7 +22,7 @@ CLASSIFY = (
     refused(
         "classify monarch --device tpu",
         "--device tpu: one of cpu, cuda is needed",
-        "--device cpu or cuda",
+        "--device cpu",
         never=("Value error",),
     ),
 )
