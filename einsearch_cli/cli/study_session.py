@@ -166,7 +166,7 @@ class StudySession:
     def estimated(self, store: StudyStore | StoredStudy | None = None) -> tuple[StudySpec, StudyEstimate]:
         """The study with its budget and its estimate; only now torch is loaded and the data are prepared.
 
-        Warns where networks will be narrow, and where other work makes the estimate uncertain.
+        Warns where networks will be narrow, where the data are weak, and where other work makes the estimate uncertain.
         """
         from einsearch_cli.cli.progress import waiting
         from einsearch_cli.machine import retain_memory
@@ -176,6 +176,8 @@ class StudySession:
         with waiting(f"preparing the {self.spec.task} task, and timing a few steps"):
             found = estimate_budgeted(self.spec, self.candidates, self.task, self.engine, store)
         self._warn_of_narrow_networks(found[0])
+        if (caution := self.task.caution()) is not None:
+            console.talk(f"warning: {caution[0]}\n  try: {caution[1]}")
         self._warn_of_other_work()
         return found
 

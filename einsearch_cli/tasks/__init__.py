@@ -147,6 +147,10 @@ class Task(ABC, Generic[SettingsT]):
         said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
         return {"Task": purpose, **({"Settings": said} if said else {}), "Batch": f"{self.tokens_per_batch:,} a step"}
 
+    def caution(self) -> tuple[str, str] | None:
+        """A weakness of the data that no interval shows, and its remedy, both in words; None without one."""
+        return None
+
     def data_digest(self) -> str:
         """SHA-256 of data that the settings alone do not determine; empty if they do."""
         return ""

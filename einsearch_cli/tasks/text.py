@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,9 +11,19 @@ from typing import Any, Final
 from pydantic import Field, model_validator
 
 from einsearch_cli.data import Batch
-from einsearch_cli.data.tokens import DataSettings, TokenData, check_length, held_out_batches, open_tokens
+from einsearch_cli.data.tokens import (
+    MOST_HELD_OUT,
+    DataSettings,
+    TokenData,
+    check_length,
+    held_out_batches,
+    open_tokens,
+)
 from einsearch_cli.settings import RuleError, Whole
 from einsearch_cli.tasks import TransformerTask, TransformerTaskSettings, register
+
+FEW_HELD_OUT: Final = 8192
+"""With fewer held-out tokens, chance alone moves a difference of two losses by 1% (docs/guide/data.md)."""
 
 _FORMER_KEYS: Final = {
     "path": "data: {{text: {}}}",
@@ -139,6 +150,27 @@ class TextTask(TransformerTask[TextSettings]):
             "Context": f"{settings.context:,} tokens.",
             "Batch": f"{settings.batch:,} rows, {self.tokens_per_batch:,} tokens, a step.",
         }
+
+    def caution(self) -> tuple[str, str] | None:
+        """A held-out part that is too short for small differences; not a small number of rows that was asked for."""
+        rows = sum(len(batch.inputs) for batch in self.validation())
+        count = rows * self.settings.context
+        if rows >= self.settings.validation_blocks or count >= FEW_HELD_OUT:
+            return None
+        unit = self.loss_unit.removeprefix("nats per ")
+        problem = (
+            f"only {count:,} held-out {unit}s give the loss: differences of about 1% between structures can be chance, and no "
+            f"interval shows it, as all seeds are measured on these {unit}s"
+        )
+        data = self.settings.data
+        if data.dataset is not None or data.tokens is not None:
+            return problem, f"data with {FEW_HELD_OUT:,} held-out {unit}s or more"
+        times = (FEW_HELD_OUT + self.settings.context) / len(self.data.held_out)
+        remedy = f"a text {math.ceil(times)} times as long"
+        fraction = math.ceil(100 * times * data.held_out_fraction) / 100
+        if fraction <= MOST_HELD_OUT:
+            remedy += f", or in a study file task_settings: {{data: {{held_out_fraction: {fraction}}}}}"
+        return problem, remedy
 
     def data_files(self) -> Mapping[str, Path]:
         """The token files, so that a text is encoded once; a stream needs no files."""

@@ -158,6 +158,26 @@ def test_a_budget_that_trains_narrow_networks_is_warned_of_once(einsearch, tmp_p
     assert "wide on the first rung" not in einsearch(*words, "2e8").err
 
 
+def test_a_short_held_out_part_is_warned_of_by_the_dry_run_and_at_the_start(einsearch, tmp_path: Path) -> None:
+    settings = "{data: {text: own.txt}, context: 16, batch: 4, layers: 1}"
+    shape = "widths: [8]\nseeds: 1\nrates: fixed\nconfirm: 0\nhalving: {rungs: 1}\nbudget_flops: 1e7\n"
+    study = write_study(
+        tmp_path, f"task: text\ntask_settings: {settings}\nstructures: [low-rank]\ncontrols: false\n{shape}"
+    )
+    words = ("rank", study, "--workers", "1", "--out", tmp_path / "out")
+    (tmp_path / "own.txt").write_text("abcdefg " * 25_000)
+    assert "held-out bytes" not in einsearch(*words, "--dry-run").err
+    (tmp_path / "own.txt").write_text("abcdefg " * 5_000)
+    for more in (["--dry-run"], []):
+        found = einsearch(*words, *more)
+        assert found.code == 0, found.err
+        said = " ".join(found.err.split())
+        assert said.count("warning: only 1,984 held-out bytes give the loss") == 1
+        assert (
+            "try: a text 5 times as long, or in a study file task_settings: {data: {held_out_fraction: 0.21}}" in said
+        )
+
+
 def test_a_busy_machine_is_warned_of(einsearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     words = ("rank", "monarch", "--dry-run", "--budget", "2e8", "--out", tmp_path / "out", "--workers")

@@ -10,7 +10,7 @@ from einsearch_cli.data.tokens import open_tokens
 from einsearch_cli.errors import DataError, SpecError
 from einsearch_cli.search.spec import load_study_spec
 from einsearch_cli.tasks import AnyTask, open_task
-from einsearch_cli.tasks.text import TextSettings, TextTask
+from einsearch_cli.tasks.text import FEW_HELD_OUT, TextSettings, TextTask
 from einsearch_cli.training.full import TrainSpec, train_full
 from einsearch_cli.training.full.loading import load_model
 from tests.tasks.contract import TaskContract, take
@@ -33,6 +33,29 @@ def book(tmp_path: Path) -> Path:
     path = tmp_path / "book"
     path.write_text(BOOK, encoding="utf-8")
     return path
+
+
+def test_a_short_held_out_part_is_named_with_a_remedy_that_is_enough(tmp_path: Path) -> None:
+    text = tmp_path / "own.txt"
+    text.write_text("abcdefg " * 5000)
+
+    def made(**settings: object) -> TextTask:
+        data = {"text": text, **settings.pop("data", {})}  # type: ignore[dict-item]
+        return TextTask(TextSettings.model_validate({"data": data, **settings}), tmp_path)
+
+    problem, remedy = made().caution() or ("", "")
+    assert problem.startswith("only 1,920 held-out bytes give the loss: differences of about 1%")
+    assert remedy == (
+        "a text 5 times as long, or in a study file task_settings: {data: {held_out_fraction: 0.21}}"
+    )  # 2,000 bytes are held out, of which 15 rows of 128 can be cut
+    assert made(data={"held_out_fraction": 0.21}).caution() is None
+    assert made(validation_blocks=15).caution() is None, "the user asked for as few"
+    text.write_text("abcdefg " * 1000)
+    assert (made().caution() or ("", ""))[1] == "a text 21 times as long", "half of the text would not be enough"
+    text.write_text("abcdefg " * 5 * 5000)
+    enough = made()
+    assert sum(batch.targets.numel() for batch in enough.validation()) >= FEW_HELD_OUT
+    assert enough.caution() is None
 
 
 class TestTextContract(TaskContract):

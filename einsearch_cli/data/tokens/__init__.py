@@ -19,7 +19,11 @@ from einsearch_cli.data.tokens.registry import (
     open_tokenizer as open_tokenizer,
     tokenizer_from_json as tokenizer_from_json,
 )
-from einsearch_cli.data.tokens.settings import DatasetSettings as DatasetSettings, DataSettings as DataSettings
+from einsearch_cli.data.tokens.settings import (
+    MOST_HELD_OUT as MOST_HELD_OUT,
+    DatasetSettings as DatasetSettings,
+    DataSettings as DataSettings,
+)
 from einsearch_cli.data.tokens.tokenizers import (
     BytesTokenizer as BytesTokenizer,
     CharacterTokenizer as CharacterTokenizer,

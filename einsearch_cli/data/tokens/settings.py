@@ -14,6 +14,8 @@ TokenType = Literal["uint8", "uint16", "uint32"]
 """The type of a stored token: an unsigned little-endian integer."""
 
 MAX_VOCABULARY: Final = 1 << 32
+MOST_HELD_OUT: Final = 0.5
+"""The largest part of a text that can be held out."""
 
 
 class DatasetSettings(Settings):
@@ -120,7 +122,7 @@ class DataSettings(Settings):
     token_type: TokenType | None = None
     """Type of the integers in token files that have no meta.json; uint16 unless given."""
 
-    held_out_fraction: float = Field(default=0.05, gt=0, le=0.5)
+    held_out_fraction: float = Field(default=0.05, gt=0, le=MOST_HELD_OUT)
     """The part held out for validation.
 
     Held out are whole files of a folder, the end of a single file or of a token file without a val.bin, or documents of
