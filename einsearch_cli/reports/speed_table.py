@@ -94,8 +94,9 @@ def speed_headline(result: BenchResult) -> list[str]:
         worst = max(items, key=lambda item: item.vs_dense.median)
         best = max(items, key=lambda item: item.speedup)
         subject = f"{str(mode).capitalize()}{' of merged layers' * mode.merges}"
+        layers = "1 layer is" if len(items) == 1 else f"{len(items)} layers are"
         sentences.append(
-            f"{subject}: {par} of {len(items)} layers are at most {PAR - 1:.0%} slower than nn.Linear; "
+            f"{subject}: {par} of {layers} at most {PAR - 1:.0%} slower than nn.Linear; "
             f"the median takes {_median(item.vs_bare.median for item in items):.2f} times its bare products and "
             f"realises {share_text(_median(item.realised for item in items))} of its theoretical speed-up; "
             f"best {_place(best)}, worst {_place(worst)}."

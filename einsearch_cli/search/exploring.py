@@ -96,7 +96,7 @@ class _Exploring:
             raise SpecError(
                 f"the search has {self.explore.runs} runs, and none is left for new structures: candidates took "
                 f"{len(self._trained)}, and {self.explore.repeats} are kept to train the best again",
-                remedy=f"--runs {max(60, 4 * len(self._trained))}, or fewer candidates",
+                remedy=f"runs: {max(60, 4 * len(self._trained))}, or fewer candidates",
                 keys=("explore", "runs"),
             )
         best = self._repeat()

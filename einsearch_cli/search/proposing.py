@@ -36,7 +36,7 @@ def check_space(spec: ExploreSpec) -> None:
     if spec.factors == 1:
         raise SpecError(
             "a structure of one factor is dense: there is nothing to search for",
-            remedy="--factors 2",
+            remedy="factors: 2",
             keys=("factors",),
         )
     cube, random, nearest, of_plugin = Cube(spec.factors), np.random.default_rng(0), dict[str, Fraction](), False

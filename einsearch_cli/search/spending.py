@@ -40,11 +40,11 @@ def with_run_budget(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyT
     def flops(planned: StudySpec) -> float:
         return sum(stage.train_flops for stage in planned_stages(planned, candidates))
 
-    def option(planned: StudySpec) -> str:
-        return f"--total-flops {rounded_up(flops(planned), digits=2):.2g}"
+    def setting(planned: StudySpec) -> str:
+        return f"total_flops: {rounded_up(flops(planned), digits=2):.2g}"
 
     return _with_most_rungs(
-        spec, candidates, task, lambda unit: total / flops(unit), f"total_flops = {total:.3g}", option
+        spec, candidates, task, lambda unit: total / flops(unit), f"total_flops = {total:.3g}", setting
     )
 
 
@@ -91,10 +91,10 @@ def estimate_budgeted(
                 )
             return float(f"{min((whole_s - fixed_s) / flop_s * 1e12, MAX_BUDGET_FLOPS):.3g}")
 
-        def option(planned: StudySpec) -> str:
+        def setting(planned: StudySpec) -> str:
             return _minutes(timing.estimate(planned, candidates).seconds)  # noqa: B023
 
-        planned = _with_most_rungs(spec, candidates, task, budget, named, option)
+        planned = _with_most_rungs(spec, candidates, task, budget, named, setting)
         if 1 / _CLOSE < planned.budget_flops / before < _CLOSE:
             break
     if store is not None:
@@ -109,7 +109,7 @@ def _with_most_rungs(
     task: AnyTask,
     budget_of: Callable[[StudySpec], float],
     named: str,
-    option: Callable[[StudySpec], str],
+    setting: Callable[[StudySpec], str],
 ) -> StudySpec:
     """The study with as many of its rungs as its budget pays for.
 
@@ -119,7 +119,7 @@ def _with_most_rungs(
         task: its task.
         budget_of: the budget of a run; called with a study of budget 1.
         named: the budget of the whole study, as the user gave it.
-        option: the option that gives a study its budget per run, for the message.
+        setting: the setting that gives a study its budget per run, for the message.
     """
     for rungs in range(spec.halving.rungs, 0, -1):
         halving = spec.halving.model_copy(update={"rungs": rungs})
@@ -133,12 +133,12 @@ def _with_most_rungs(
             return planned
     enough = _payable(planned, candidates, task, growth=1.25)
     raise SpecError(
-        f"{named}: {refusal.problem}", remedy=f"{option(enough)} or more, or fewer candidates, seeds or widths"
+        f"{named}: {refusal.problem}", remedy=f"{setting(enough)} or more, or fewer candidates, seeds or widths"
     )
 
 
 def _minutes(seconds: float) -> str:
-    return f"--time {math.ceil(seconds / 60)}m"
+    return f"time: {math.ceil(seconds / 60)}m"
 
 
 def _payable(spec: StudySpec, candidates: Sequence[LayerSpec], task: AnyTask, growth: float = 10.0) -> StudySpec:

@@ -13,8 +13,9 @@ import pytest
 from typer.core import TyperArgument
 
 from einsearch_cli.cli.commands import SUMMARIES, load_command
-from einsearch_cli.cli.help_page import default_text
+from einsearch_cli.cli.help_page import choices_of, default_text
 from einsearch_cli.cli.main import main
+from einsearch_cli.models.transformer import PRESETS
 
 WIDTHS = (40, 80, 120)
 WITHOUT_DEFAULT = {
@@ -104,6 +105,24 @@ def test_defaults_of_other_commands_are_those_of_the_code() -> None:
         ",".join(map(str, each)) for each in DEFAULT_TOKENS.values()
     }
     assert shown["params utilisation"] == str(UTILISATION)
+
+
+def test_a_redirection_stays_with_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in (40, 60, 80):
+        assert " < prompt.txt\n" in page(monkeypatch, "generate", columns)
+
+
+def test_choices_are_listed_in_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = " ".join(page(monkeypatch, "rank", 1000).split())
+    for choices in (
+        "table, json, jsonl, csv, yaml, markdown",
+        "tuned, fixed",
+        "float32, bfloat16",
+        "flops, total, seconds",
+    ):
+        assert f"[one of {choices}; default: {choices.split(', ')[0]}]" in shown
+    presets = next(param for param in load_command("params").params if param.name == "preset_name")
+    assert choices_of(presets) == tuple(PRESETS)
 
 
 def test_a_folded_example_is_the_same_command(monkeypatch: pytest.MonkeyPatch) -> None:

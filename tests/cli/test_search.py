@@ -70,7 +70,7 @@ def test_words_and_file_are_one_search(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--factors", "1"), "a structure of one factor is dense"),
+        (("--factors", "1"), "a structure of one factor is dense: there is nothing to search for\n  try: --factors 2"),
         (("--max-nu", "1/4"), "--max-nu and --min-psi together leave nothing"),
         (("--sampler", "tpr"), "--sampler is 'tpr': one of tpe, cma-es, random is needed"),
         (("--min-psi", "much"), "--min-psi is 'much'"),

@@ -96,6 +96,7 @@ def test_sentences_count_and_name() -> None:
     assert "best 2.00× (monarch, width 64, 256 tokens), worst 0.50× (btt, width 64, 256 tokens)" in training
     assert "2.00 times its bare products" in training
     assert f"realises {(50 + 12.5) / 2:.0f}%" in training
+    assert ": 1 of 1 layer is at most 5% slower" in speed_headline(result_of(RESULT.measurements[0]))[0]
     assert speed_headline(result_of(*RESULT.measurements, complete=False))[-1].startswith("The run was stopped")
 
 

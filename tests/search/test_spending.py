@@ -38,7 +38,7 @@ def test_a_total_that_is_too_small_is_refused_with_one_that_is_enough() -> None:
     with pytest.raises(SpecError, match=r"total_flops = 1e\+06: budget_flops = .* leaves") as caught:
         planned(1e6)
     option, number = caught.value.remedy.split(" or more")[0].split()
-    assert option == "--total-flops"
+    assert option == "total_flops:"
     assert planned(float(number)).halving.rungs == 1
     with pytest.raises(SpecError):
         planned(float(number) / 2)
@@ -99,7 +99,7 @@ def test_a_study_that_goes_on_obeys_a_changed_share_of_survivors(monkeypatch: py
 
 def enough_time(remedy: str) -> str:
     option, time = remedy.split(" or more")[0].split()
-    assert option == "--time"
+    assert option == "time:"
     return time
 
 

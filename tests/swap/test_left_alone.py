@@ -199,3 +199,8 @@ def test_a_compiled_model_is_refused_and_its_original_is_not() -> None:
     assert len(swap_linear(original, "monarch").replaced) == 1
     x = torch.randn(2, 8)
     torch.testing.assert_close(torch.compile(original, backend="eager")(x), original(x))
+
+
+def test_one_layer_is_named_in_the_singular() -> None:
+    report = swap_linear(nn.Sequential(nn.Linear(8, 8)), "monarch", filter=lambda *_: False)
+    assert "(0 of 1 linear layer)" in report.summary
