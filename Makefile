@@ -74,7 +74,7 @@ benchmark: .venv/installed
 	$(BIN)/python benchmarks/routes.py --out benchmarks/results/routes.json
 	$(BIN)/python benchmarks/space_search.py --quick
 	$(BIN)/python -m benchmarks.intervals --studies 100
-	$(BIN)/python benchmarks/rank.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/rank.py --out benchmarks/results/rank.json
 
 # English and photographs for specs/paper: a dictionary of 40 MB and twelve pictures of nature, from two packages of Debian.
 data: data/gcide.txt data/photos

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from tests.docs.pages import compare
+
 ROOT = Path(__file__).parents[1]
 TOUR = ROOT / "examples" / "tour.ipynb"
 
 
 def printed(cell: Any) -> str:
-    return "".join(output["text"] for output in cell.get("outputs", ()) if output["output_type"] == "stream")
+    """The stdout of a cell; its stderr says how busy the machine is."""
+    return "".join(output["text"] for output in cell.get("outputs", ()) if output.get("name") == "stdout")
 
 
 def test_the_tour_runs_and_prints_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,5 +32,7 @@ def test_the_tour_runs_and_prints_what_it_shows(tmp_path: Path, monkeypatch: pyt
     assert all(cell.outputs for cell in code)
     for shown, found in zip(code, (cell for cell in run.cells if cell.cell_type == "code"), strict=True):
         assert {output.output_type for output in shown.outputs} == {output.output_type for output in found.outputs}
-        if not shown.source.startswith("%%bash"):  # results of a study differ in their last digits
+        if shown.source.startswith("%%bash"):  # losses differ in their last digits on other processors
+            compare(printed(shown), printed(found), shown.source, near=True)
+        else:
             assert printed(shown) == printed(found)

@@ -37,7 +37,7 @@ Examples:
 
   einsearch rank monarch btt:r=2 low-rank --budget 1e10 --out runs/three
 
-  einsearch rank monarch low-rank --widths 64,128 --rates fixed --confirm 0
+  einsearch rank monarch low-rank --widths 64,96,128 --rates fixed --confirm 0
 
   einsearch rank grid:2 --task text --text my_corpus/ --dry-run
 

@@ -166,7 +166,8 @@ class StudySession:
     def estimated(self, store: StudyStore | StoredStudy | None = None) -> tuple[StudySpec, StudyEstimate]:
         """The study with its budget and its estimate; only now torch is loaded and the data are prepared.
 
-        Warns where networks will be narrow, where the data are weak, and where other work makes the estimate uncertain.
+        Warns where no verdict is possible, where networks will be narrow, where the data are weak, and where other work
+        makes the estimate uncertain.
         """
         from einsearch_cli.cli.progress import waiting
         from einsearch_cli.machine import retain_memory
@@ -175,11 +176,21 @@ class StudySession:
         retain_memory()  # as in the workers, so that the estimate is theirs
         with waiting(f"preparing the {self.spec.task} task, and timing a few steps"):
             found = estimate_budgeted(self.spec, self.candidates, self.task, self.engine, store)
+        self._warn_of_few_widths(found[0])
         self._warn_of_narrow_networks(found[0])
         if (caution := self.task.caution()) is not None:
             console.talk(f"warning: {caution[0]}\n  try: {caution[1]}")
         self._warn_of_other_work()
         return found
+
+    def _warn_of_few_widths(self, spec: StudySpec) -> None:
+        from einsearch_cli.scaling.surface import too_few
+
+        if spec.widths is not None and (problem := too_few(spec.widths)):
+            console.talk(
+                f"warning: {problem}: every verdict will be 'cannot tell'\n"
+                "  try: --widths with three or more, or none, so that the best width of each candidate is searched"
+            )
 
     def _warn_of_narrow_networks(self, spec: StudySpec) -> None:
         from einsearch_cli.search.budgets import narrow_networks

@@ -235,16 +235,25 @@ class _Window:
     problem: str | None = None
 
 
+def too_few(widths: Sequence[int]) -> str | None:
+    """Why so few widths cannot show where the loss is lowest, so that no verdict is possible; None if they can.
+
+    >>> too_few([16])
+    '1 width: at least three show where the loss is lowest'
+    >>> too_few([16, 24, 32])
+    """
+    if len(widths) >= 3:
+        return None
+    return f"{len(widths)} width{'s' * (len(widths) > 1)}: at least three show where the loss is lowest"
+
+
 def _window(level: Level) -> _Window:
     cells, best = level.eligible, level.best
     at = cells.index(best)
     low, high = level.widths[0], level.widths[-1]
     edge: Edge | None = None
-    problem = None
-    if len(level.widths) < 3:
-        problem = (
-            f"{len(level.widths)} width{'s' * (len(level.widths) > 1)}: at least three show where the loss is lowest"
-        )
+    problem = too_few(level.widths)
+    if problem is not None:
         edge = "high" if best.width == high else "low"
     elif best.width in (low, high):
         edge = "low" if best.width == low else "high"

@@ -178,6 +178,13 @@ def test_a_short_held_out_part_is_warned_of_by_the_dry_run_and_at_the_start(eins
         )
 
 
+def test_widths_that_allow_no_verdict_are_warned_of(einsearch, tmp_path: Path) -> None:
+    words = ("rank", write_study(tmp_path), "--dry-run", "--out", tmp_path / "out", "--widths")
+    said = " ".join(einsearch(*words, "16,24").err.split())
+    assert "2 widths: at least three show where the loss is lowest: every verdict will be 'cannot tell'" in said
+    assert "every verdict" not in einsearch(*words, "16,24,32").err
+
+
 def test_a_busy_machine_is_warned_of(einsearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     words = ("rank", "monarch", "--dry-run", "--budget", "2e8", "--out", tmp_path / "out", "--workers")

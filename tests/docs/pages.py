@@ -27,15 +27,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from PIL import Image
 from pydantic import TypeAdapter
 
 from einsearch_cli.cli.main import main
+from einsearch_cli.files import write_atomically
+from einsearch_cli.reports import StudyReport
+from einsearch_cli.reports.stored import read_study
+from einsearch_cli.search.owner import Owner, utc_now
 from einsearch_cli.search.spec import StudySpec
+from einsearch_cli.search.status import STATUS, Cost, RunCounts, StudyStatus
 from einsearch_cli.structures.safe_yaml import load_yaml
 from einsearch_cli.training.full.train_spec import TrainSpec
 
 ROOT = Path(__file__).parents[2]
+GENERATED = {"cli.md", "spec-keys.md", "results.md", "speed.md", "claims.md"}
+"""Pages of docs that programs write, with tests of their own."""
+PAGES = [
+    ROOT / "README.md",
+    *sorted(
+        path
+        for path in (ROOT / "docs").rglob("*.md")
+        if path.name not in GENERATED and "log" not in path.parts and "python" not in path.parts
+    ),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+]
+"""Pages that people write."""
 REST = "..."
 NEAR = "decimals within a tenth"
 LEAST_LETTERS = 20
@@ -109,8 +128,19 @@ def pattern_of(shown: str, near: bool = False) -> re.Pattern[str]:
     return re.compile("".join(lines))
 
 
+def holes(shown: str) -> list[str]:
+    """Lines with a gap before their end that is no word of a sentence: what follows it would be under no heading.
+
+    >>> holes("a    b    c\\n1 ... 3\\n1    2 ...\\n3 seeds; ... workers\\n")
+    ['1 ... 3']
+    """
+    return [line for line in shown.splitlines() if re.search(r"[^\s,;:] +\.\.\. +\S", line)]
+
+
 def compare(shown: str, found: str, what: str, near: bool = False) -> None:
     """Fail unless the output is what is shown, and enough of it is shown.
+
+    With `near`, decimals may differ by a tenth of them, and percentages, which are differences of losses, by 2.
 
     >>> compare("the loss after some steps is 2.50\\n", "the loss after some steps is 2.51\\n", "it", near=True)
     >>> compare("the loss after some steps is 2.50\\n", "the loss after some steps is 3.10\\n", "it", near=True)
@@ -120,8 +150,9 @@ def compare(shown: str, found: str, what: str, near: bool = False) -> None:
     """
     match = pattern_of(shown, near).fullmatch(found)
     assert match, f"{what}\nshown:\n{shown}\nfound:\n{found}"
-    for there, here in zip(match.groups(), re.findall(r"\d+\.\d+", shown) if near else (), strict=True):
-        limit = max(0.1 * float(here), 0.02)
+    numbers = re.findall(r"(\d+\.\d+)(%?)", shown) if near else ()
+    for there, (here, percent) in zip(match.groups(), numbers, strict=True):
+        limit = max(0.1 * float(here), 2 if percent else 0.02)
         assert abs(float(there) - float(here)) <= limit, (
             f"{what}: {float(there)} is more than a tenth from {float(here)}"
         )
@@ -208,15 +239,41 @@ TINY = {
 }
 
 
-def prepare(folder: Path) -> None:
-    """Put into a folder what the pages presuppose: specs, examples, a finished study, books, a trained transformer."""
-    for name in ("specs", "examples"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "examples" / "demo", folder / "runs" / "demo")
+def prepare_books(folder: Path) -> None:
+    """Write some texts, the only files that the tutorials presuppose; their names are the reader's own choice."""
     (folder / "books").mkdir()
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")  # a text that never changes
-    for number, name in enumerate(("first", "second", "third", "fourth")):
+    for number, name in enumerate(("alpha", "my book", "notes", "tales")):
         (folder / "books" / f"{name}.txt").write_text(text[number * 1000 :] + text, encoding="utf-8")
+
+
+def prepare(folder: Path) -> None:
+    """Put into a folder what the pages presuppose: specs, examples, texts, a photo, the demo, a trained transformer."""
+    for name in ("specs", "examples"):
+        shutil.copytree(ROOT / name, folder / name)
+    prepare_books(folder)
+    (folder / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "photos" / "lake.png")
+    demo = shutil.copytree(ROOT / "examples" / "demo", folder / "runs" / "demo")
+    write_atomically(demo / STATUS, json.dumps(status_of(read_study(demo)).to_json()))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         assert main(["train", str(folder / "tiny.yaml"), "--out", str(folder / "runs" / "dense")]) == 0
+
+
+def status_of(study: StudyReport) -> StudyStatus:
+    """What a finished study leaves of its status; the committed ones are stored without it."""
+    runs = study.all_runs
+    spent = sum(run.train_flops for run in runs), sum(run.total_flops for run in runs)
+    return StudyStatus(
+        study=study.title,
+        task=study.task,
+        state="finished",
+        process=Owner.here(),
+        updated=utc_now(),
+        engine="local",
+        workers=2,
+        runs=RunCounts(expected=len(runs), ok=len(runs)),
+        cost=Cost(*spent, sum(run.elapsed_s for run in runs) / 3600),
+    )

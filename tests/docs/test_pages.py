@@ -10,22 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, Reader, blocks, commands, prepare
+from einsearch_cli.cli import rank, search
+from tests.docs.pages import PAGES, ROOT, Reader, blocks, commands, holes, prepare, prepare_books
 
-GENERATED = {"cli.md", "spec-keys.md", "results.md", "speed.md", "claims.md"}
-"""Pages of docs that programs write, with tests of their own."""
-PAGES = [
-    ROOT / "README.md",
-    *sorted(
-        path
-        for path in (ROOT / "docs").rglob("*.md")
-        if path.name not in GENERATED and "log" not in path.parts and "python" not in path.parts
-    ),
-]
 RUN = [page for page in PAGES if blocks(page.read_text(encoding="utf-8"))]
-REASONS = {"needs a cluster", "needs a GPU", "needs the network", "takes hours", "sets up an environment"}
-"""Why a block may not be run."""
-MOST_NOT_RUN = 18
+REASONS = {
+    "needs a cluster",
+    "needs a GPU",
+    "needs the network",
+    "takes hours",
+    "takes minutes",
+    "sets up an environment",
+}
+"""Why a block may not be run; minutes are 10 or more, and are named."""
+MOST_NOT_RUN = 23
 WIDTH = 120
 
 
@@ -37,21 +35,29 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def reader(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
-    folder = tmp_path / "einsearch"
-    shutil.copytree(prepared, folder)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(prepared / "cache"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
-    monkeypatch.setenv("COLUMNS", "120")
-    return Reader(folder)
+@pytest.fixture(scope="module")
+def texts_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of somebody who follows the tutorials: each one leaves there what it makes."""
+    folder = tmp_path_factory.mktemp("tutorials")
+    prepare_books(folder)
+    return folder
 
 
 @pytest.mark.filterwarnings("ignore")  # other libraries warn about each other
 @pytest.mark.usefixtures("registers")
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_a_page_shows_is_what_happens(page: Path, reader: Reader) -> None:
+def test_what_a_page_shows_is_what_happens(
+    page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if page.parent.name == "tutorial":
+        folder = request.getfixturevalue("texts_alone")
+    else:
+        folder = shutil.copytree(request.getfixturevalue("prepared"), tmp_path / "einsearch")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
+    monkeypatch.setenv("COLUMNS", "120")
+    reader = Reader(folder)
     for block in blocks(page.read_text(encoding="utf-8")):
         if not block.note.startswith(("not run: ", "checked by ")):
             reader.run(block)
@@ -82,6 +88,23 @@ def test_commands_stand_in_blocks_that_are_run(page: Path) -> None:
     for block in blocks(text):
         if block.kind == "console":
             assert list(commands(block.text)), block.text
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_row_leaves_out_its_middle(page: Path) -> None:
+    """What stands behind a gap would seem to belong to another column."""
+    for block in blocks(page.read_text(encoding="utf-8")):
+        assert holes(block.shown if block.kind == "python" else block.text) == []
+
+
+def test_studies_have_three_widths_or_none() -> None:
+    """With fewer no verdict is possible."""
+    texts = [*(page.read_text(encoding="utf-8") for page in PAGES), rank.HELP, search.HELP]
+    texts.append((ROOT / "examples" / "tour.ipynb").read_text(encoding="utf-8"))
+    widths = re.findall(r"(?:rank|search) .*--widths (\S+)|widths: \[(.*)\]", "\n".join(texts))
+    named = [option or key for option, key in widths]
+    assert len(named) >= 3
+    assert [text for text in named if text.count(",") < 2] == []
 
 
 def all_pages() -> Iterator[Path]:
@@ -126,5 +149,7 @@ def test_every_entry_of_the_log_is_in_its_index_once() -> None:
     for page in sorted(folder.glob("20*.md")):
         for day, title in re.findall(r"^## (\d{4}-\d\d-\d\d: )(.+)$", page.read_text(encoding="utf-8"), re.M):
             entries[day, title, page.name] += 1
+        days = re.findall(r"^## (\d{4}-\d\d-\d\d): ", page.read_text(encoding="utf-8"), re.M)
+        assert days == sorted(days, reverse=True), "newest first"
     assert entries
     assert named == entries

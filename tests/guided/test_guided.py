@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from einsearch_cli.errors import LayerError
 from einsearch_cli.guided import SelfGuidedLinear, flop_matched_guide, guide_is_evaluated, guide_layers, guide_weight
 from einsearch_cli.layers import EinsumLinear
-from einsearch_cli.models.transformer import Transformer, TransformerConfig
+from einsearch_cli.models.transformer import Transformer, TransformerConfig, preset
 from einsearch_cli.moe import FeedForwardMoE, StructuredMoE
 
 DenseRoute = Callable[[EinsumLinear], Tensor]
@@ -129,6 +129,21 @@ def test_a_flop_matched_guide_costs_what_the_dense_model_costs(stochastic: bool)
     assert cost(found) <= steps * dense < cost(found + 1)
     assert flop_matched_guide(steps, **{**options, "dense_flops": structured}) == 0
     assert flop_matched_guide(steps, **{**options, "dense_flops": 1e6}) == steps
+
+
+def test_the_guide_on_self_guided_training_has_these_shares() -> None:
+    page = (Path(__file__).parents[2] / "docs/guide/self-guided.md").read_text(encoding="utf-8")
+    for name, ranks in {"s": (384, 192), "m": (512, 256), "l": (768, 384), "xl": (1024, 512)}.items():
+        with torch.device("meta"):
+            dense = Transformer(preset(name)).flops_per_token().total
+            models = {rank: Transformer(preset(name, structure=f"low-rank:r={rank}")) for rank in ranks}
+        for rank, model in models.items():
+            structured = model.flops_per_token().total
+            flops = {"dense_flops": dense, "structured_flops": structured}
+            flops["guide_flops"] = guide_layers(model).flops_per_token
+            shares = [flop_matched_guide(100_000, **flops, stochastic=mode) / 100_000 for mode in (False, True)]
+            cells = (name, f"{rank:,}", f"{structured / dense:.3f}", *(f"{share:.0%}" for share in shares))
+            assert f"| {' | '.join(cells)} |" in page
 
 
 def test_rates_and_flops_reach_those_of_the_model() -> None:

@@ -54,6 +54,18 @@ def test_choices_in_cases_that_the_constants_were_not_chosen_by(path: Path) -> N
             assert mean_loss(path, DEFAULT_CPU, lambda case, use=use: is_held_out(case) and case["mode"] == use) <= most
 
 
+def test_the_architecture_has_these_losses() -> None:
+    page = (FILES[0].parents[2] / "docs/design/architecture.md").read_text(encoding="utf-8")
+    rows = {"merged layers": (Use.merged,), "inference without merging": (Use.inference,), "training": (Use.training,)}
+    for name, uses in {**rows, "all": tuple(Use)}.items():
+        cells = ["not measured"] * 2
+        for place, path in enumerate(reversed(FILES)):
+            if any(case["mode"] in uses for case in measured(path)):
+                loss = mean_loss(path, DEFAULT_CPU, lambda case, uses=uses: is_held_out(case) and case["mode"] in uses)
+                cells[place] = f"{1 + loss:.3f}"
+        assert f"| {' | '.join([name, *cells])} |" in page
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_no_structure_pays_for_the_others(path: Path) -> None:
     for structure in {case["structure"] for case in measured(path)}:
