@@ -21,7 +21,7 @@ def relaxed_bounds(space: Space) -> dict[str, Fraction]:
     Keys are the names of `Bounds`. Empty if more than one limit has to go.
 
     >>> relaxed_bounds(Space(4, bounds=Bounds(max_nu=Fraction(1, 4))))
-    {'max_nu': Fraction(1, 2)}
+    {'min_psi': Fraction(1, 2), 'max_nu': Fraction(1, 2)}
     """
     found = {}
     for name, no_bound in (("min_psi", Fraction(0)), ("max_omega", EVERYTHING.max_omega), ("max_nu", Fraction(1))):

@@ -14,11 +14,12 @@ EINSEARCH = f"{sys.executable} -m einsearch_cli"
 
 
 def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The result of `einsearch …` in a shell."""
+    """The result of `einsearch …` in a shell; its output is read in the encoding that the environment asks for."""
     text = command.replace("einsearch", EINSEARCH)
     settings = {**os.environ, "PYTHONPATH": str(Path.cwd()), **environment}
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
     return subprocess.run(
-        ["bash", "-c", text], cwd=folder, env=settings, capture_output=True, encoding="utf-8", check=False
+        ["bash", "-c", text], cwd=folder, env=settings, capture_output=True, encoding=encoding, check=False
     )
 
 

@@ -42,7 +42,7 @@ def test_it_is_listed(
     assert rows["frequency"] == {
         "task": "sine",
         "setting": "frequency",
-        "default": "3.0",
+        "default": "3",
         "meaning": "Factor on the sum of the inputs.",
     }
 
