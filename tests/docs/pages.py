@@ -253,7 +253,7 @@ def prepare(folder: Path) -> None:
         shutil.copytree(ROOT / name, folder / name)
     prepare_books(folder)
     (folder / "photos").mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "photos" / "lake.png")
     demo = shutil.copytree(ROOT / "examples" / "demo", folder / "runs" / "demo")
     write_atomically(demo / STATUS, json.dumps(status_of(read_study(demo)).to_json()))
