@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims.inference import Claim, of_units
-from benchmarks.claims.rows import FOUNDATIONS, Draft, percent, ranked_scale, said, trained_scale
+from benchmarks.claims.rows import FOUNDATIONS, Draft, percent, said, trained_scale
 from benchmarks.claims.studies import Store, TrainedRuns
-from einsearch_cli.structures import parse_layer
 
 
 def _sized(runs: TrainedRuns) -> tuple[list[str], list[int]]:
@@ -27,7 +26,6 @@ def steeper_rows(store: Store) -> Iterator[Draft]:
     """Are the curves of structured feed-forward networks steeper?"""
     runs = store.trained("ffn")
     if runs is None:
-        yield from _steeper_on_the_teacher(store)
         return
     kinds, sizes = _sized(runs)
     by_seed: list[list[float]] = []
@@ -41,7 +39,6 @@ def steeper_rows(store: Store) -> Iterator[Draft]:
         equal.append([_at_equal_flops(mine, kind, whole) for kind in kinds] if len(whole) > 2 else [])
     found = of_units(by_seed, "structures")
     if found is None:
-        yield from _steeper_on_the_teacher(store)
         return
     at_equal = of_units(equal, "structures")
     yield Draft(
@@ -113,40 +110,10 @@ def _at_equal_flops(mine: Mapping[str, Mapping[str, Any]], kind: str, sizes: Seq
     return float(np.polyfit(own - own.mean(), apart, 1)[0])
 
 
-def _steeper_on_the_teacher(store: Store) -> Iterator[Draft]:
-    """Before the study of feed-forward networks has finished: trends of gains in the committed studies of many seeds."""
-    kinds = ("low-rank", "block-shuffle:blocks=4", "block-dense:blocks=4,r=16")
-    trends = []
-    studies = [study for name in ("seeds/first", "seeds/second") if (study := store.ranked(name)) is not None]
-    for study in studies:
-        entries = {entry.structure: entry for entry in study.ranking.entries}
-        mine = [entries[parse_layer(kind)].trend for kind in kinds]
-        trends.append([math.log(found.per_decade) for found in mine if found is not None and found.per_decade])
-    found = of_units(trends, "structures")
-    if found is None:
-        return
-    yield Draft(
-        key="steeper",
-        topic="steeper",
-        claim="Structured feed-forward networks have steeper curves in training FLOPs",
-        published="steeper curves for all three structures",
-        source=f"{FOUNDATIONS}, abstract",
-        effect="factor by which the gain over dense grows for ten times the compute, mean of three structures",
-        unit="factor",
-        says=Claim("above"),
-        found=found,
-        study="seeds",
-        **ranked_scale(studies[0], "all layers, not feed-forward networks alone"),
-        control="Two sets of seeds that share no run.",
-        would_tell="`einsearch train specs/paper/ffn.yaml`",
-    )
-
-
 def overtraining_rows(store: Store) -> Iterator[Draft]:
     """Does a structured network gain on dense when both are trained for longer?"""
     runs = store.trained("overtraining")
     if runs is None:
-        yield from _overtraining_on_the_teacher(store)
         return
     kinds, levels = _sized(runs)
     by_seed, far, used = [], [], set[str]()
@@ -165,7 +132,6 @@ def overtraining_rows(store: Store) -> Iterator[Draft]:
         far.append(ends)
     found, ends_found = of_units(by_seed, "structures"), of_units(far, "structures")
     if found is None or ends_found is None:
-        yield from _overtraining_on_the_teacher(store)
         return
     most = max(level for level in levels if f"dense-{level}" in used)
     yield Draft(
@@ -185,47 +151,4 @@ def overtraining_rows(store: Store) -> Iterator[Draft]:
             "smaller network would run out of room."
         ),
         would_tell="`einsearch train specs/paper/overtraining.yaml` with a width of 768",
-    )
-
-
-def _overtraining_on_the_teacher(store: Store) -> Iterator[Draft]:
-    """Before the study of overtraining: low-rank and dense networks of one width on more and more tokens of the teacher."""
-    study = store.ranked("taxonomy-teacher")
-    if study is None or len(study.common_rungs) < 2:
-        return
-    dense, kinds = parse_layer("dense"), [parse_layer(text) for text in ("low-rank", "low-rank:r=d^3/4")]
-    width = min(run.trial.width for run in study.results)
-    chosen = [run for run in study.results if run.trial.width == width and run.trial.rung in study.common_rungs]
-    losses = {(run.trial.structure, run.trial.rung, run.trial.seed): math.log(run.loss) for run in chosen if run.loss}
-    decades = np.log10(list(study.common_rungs.values()))
-    by_seed, last = [], []
-    for seed in sorted({run.trial.seed for run in chosen}):
-        apart = [
-            [
-                losses.get((kind, rung, seed), math.nan) - losses.get((dense, rung, seed), math.nan)
-                for rung in study.common_rungs
-            ]
-            for kind in kinds
-        ]
-        if np.isfinite(apart).all():
-            by_seed.append([float(np.polyfit(decades - decades.mean(), row, 1)[0]) for row in apart])
-            last.append([row[-1] for row in apart])
-    found, ends = of_units(by_seed, "structures"), of_units(last, "structures")
-    if found is None or ends is None:
-        return
-    spent = sorted(run.tokens / run.params for run in chosen if run.trial.structure == dense and run.tokens is not None)
-    yield Draft(
-        key="overtraining",
-        topic="overtraining",
-        claim="Structured networks gain on dense by overtraining",
-        published="a favourable trend in the overtraining regime",
-        source=f"{FOUNDATIONS}, abstract",
-        effect=f"change of the loss of low-rank against dense at equal training FLOPs, width {width}, for ten times the FLOPs",
-        says=Claim("below"),
-        found=found,
-        unit="percent",
-        study="overtraining on the teacher",
-        scale=f"teacher: {spent[0]:.0f} to {spent[-1]:.0f} tokens for every parameter of dense, all layers",
-        control=f"At the last rung the loss of low-rank against dense is {percent(ends)}, all of width {width}.",
-        would_tell="`einsearch train specs/paper/overtraining.yaml`",
     )

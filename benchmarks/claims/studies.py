@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 from einsearch_cli.errors import SpecError
 from einsearch_cli.files import write_atomically
 from einsearch_cli.reports import StudyReport
-from einsearch_cli.reports.stored import read_study
+from einsearch_cli.reports.stored import read_study, read_training
+from einsearch_cli.reports.training import FinishedRun, TrainingReport, curve_of, write_training_results
+from einsearch_cli.reports.training_page import render_training
 from einsearch_cli.settings import differences
 from einsearch_cli.structures import LayerSpec, parse_layer
 
@@ -154,8 +156,7 @@ def collect(runs: Path, root: Path = ROOT) -> list[Path]:
         written += there or _rungs_collected(runs / name, store.reproduction / name)
     for name in TRAINED:
         for folder in sorted(filter(Path.is_dir, runs.glob(f"{name}-[0-9]*"))):
-            there = _copied(folder, store.reproduction / folder.name)
-            written += there or _collected(folder, store.reproduction / folder.name)
+            written += _runs_collected(folder, store.reproduction / folder.name)
     if (runs / TIMINGS).exists():
         written.append(root / "benchmarks" / "results" / TIMINGS)
         shutil.copyfile(runs / TIMINGS, written[-1])
@@ -181,7 +182,7 @@ def _copied(source: Path, target: Path) -> list[Path]:
 def _rungs_collected(folder: Path, target: Path) -> list[Path]:
     """The cheapest rungs of a ranking, as far as all structures have been trained there, in the form of its results.json."""
     from einsearch_cli.cli.output import environment
-    from einsearch_cli.reports import write_results
+    from einsearch_cli.reports import write_report, write_results
     from einsearch_cli.search.store import StudyStore
 
     if not (folder / "study.db").exists():
@@ -220,12 +221,31 @@ def _rungs_collected(folder: Path, target: Path) -> list[Path]:
     )
     target.mkdir(parents=True, exist_ok=True)
     write_results(target / "results.json", report)
-    return [target / "results.json"]
+    write_report(target / "report.html", report)
+    return [target / "results.json", target / "report.html"]
 
 
-def _collected(folder: Path, target: Path) -> list[Path]:
-    """The runs of a training spec that have finished, in the form of its results.json."""
-    from einsearch_cli.reports.training import FinishedRun, TrainingReport, curve_of, training_document
+def _runs_collected(folder: Path, target: Path) -> list[Path]:
+    """The runs of a training spec that have finished, with those that are there from earlier folders."""
+    new, earlier = read_training(folder) or _unfinished(folder), read_training(target)
+    if new is None:
+        return []
+    names = {run.result.name for run in new.runs}
+    kept = () if earlier is None else (run for run in earlier.runs if run.result.name not in names)
+    name, _, seed = folder.name.rpartition("-")
+    report = replace(
+        new,
+        runs=(*new.runs, *kept),
+        commands=(f"einsearch train specs/paper/{name}.yaml --set seed={seed} --out runs/{folder.name}",),
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    write_training_results(target / "results.json", report)
+    write_atomically(target / "report.html", render_training(report) + "\n")
+    return [target / "results.json", target / "report.html"]
+
+
+def _unfinished(folder: Path) -> TrainingReport | None:
+    """The runs of a training spec that have finished, before all have."""
     from einsearch_cli.training.full.result import read_result
 
     finished = []
@@ -234,22 +254,12 @@ def _collected(folder: Path, target: Path) -> list[Path]:
         if result is not None:
             lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines() if line]
             finished.append(FinishedRun(result, curve_of(lines)))
-    there = target / "results.json"
     if not finished:
-        return []
-    digest = finished[0].result.data_digest[:12]
-    name, _, seed = folder.name.rpartition("-")
-    report = TrainingReport(
-        title=f"{name}, unfinished",
+        return None
+    return TrainingReport(
+        title=f"{folder.name.rpartition('-')[0]}, unfinished",
         runs=tuple(finished),
-        data=f"tokens with SHA-256 {digest}…",
-        commands=(f"einsearch train specs/paper/{name}.yaml --set seed={seed} --out runs/{folder.name}",),
+        data=f"tokens with SHA-256 {finished[0].result.data_digest[:12]}…",
+        commands=(),
         environment=(),
     )
-    target.mkdir(parents=True, exist_ok=True)
-    document = training_document(report)
-    if there.exists():  # runs of an earlier folder, which may be gone
-        new = {run["name"] for run in document["runs"]}
-        document["runs"] += [run for run in _runs_of(there) if run["name"] not in new]
-    write_atomically(there, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return [there]

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -319,22 +318,20 @@ def test_finished_studies_are_brought_in_and_unfinished_ones_as_far_as_they_are(
     finished_run(runs / "ffn-0", "dense-24", 3.0)
     (runs / "ffn-0/low-rank-63-24").mkdir()
     finished_run(runs / "wide-1", "dense-48", 3.0)
-    document: dict[str, Any] = {"runs": [], "commands": [f"einsearch train x.yaml --out {runs}/wide-1"]}
-    (runs / "wide-1/results.json").write_text(json.dumps(document))
-    (runs / "wide-1/report.html").write_text("page")
+    finished_run(runs / "wide-1", "dense-72", 2.5)
     (runs / "other").mkdir()
     written = collect(runs, root)
     place = root / "examples/reproduction"
     assert {path.relative_to(place).as_posix() for path in written} == {
         "ffn-0/results.json",
+        "ffn-0/report.html",
         "wide-1/results.json",
         "wide-1/report.html",
     }
     partial = json.loads((place / "ffn-0/results.json").read_text())
     assert [(run["name"], run["loss"], len(run["curve"])) for run in partial["runs"]] == [("dense-24", 3.0, 1)]
-    assert json.loads((place / "wide-1/results.json").read_text())["commands"] == [
-        "einsearch train x.yaml --out runs/wide-1"
-    ]
+    assert partial["commands"] == ["einsearch train specs/paper/ffn.yaml --set seed=0 --out runs/ffn-0"]
+    assert "dense-72" in (place / "wide-1/report.html").read_text()
     finished_run(tmp_path / "others/ffn-0", "dense-24", 4.0)
     finished_run(tmp_path / "others/ffn-0", "dense-36", 4.0)
     assert collect(tmp_path / "others", root), "more runs are added"
