@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.claims.inference import Claim, StudentEstimate
-from benchmarks.claims.rows import SEARCHING, Draft, Kind, percent, ranked_scale
+from benchmarks.claims.rows import SEARCHING, Draft, Kind, percent, published_size, ranked_scale
 from benchmarks.claims.studies import Store
 from einsearch_cli.reports import StudyReport
 from einsearch_cli.scaling import levels_of
@@ -106,8 +106,7 @@ def expert_rows(store: Store) -> Iterator[Draft]:
                 **ranked_scale(study),
                 control=_without_experts(study, first, second),
                 flaw=_width_flaw(study, first, second),
-                would_tell="`einsearch rank specs/paper/experts.yaml"
-                + (" --budget 1e15`" if name == "experts" else "`"),
+                would_tell=published_size("rank", "experts"),
             )
 
 

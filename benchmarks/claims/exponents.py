@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.claims.inference import Claim
 from benchmarks.claims.numbers import large, p_text, signed
-from benchmarks.claims.rows import SEARCHING, Draft, ranked_scale, said
+from benchmarks.claims.rows import SEARCHING, Draft, published_size, ranked_scale, said
 from benchmarks.claims.studies import Store
 from benchmarks.claims.taxonomy import (
     FULL,
@@ -48,9 +48,7 @@ def exponent_rows(store: Store, task: str) -> Iterator[Draft]:
         "study": f"taxonomy-{task}",
         **ranked_scale(study, f"{len(sample.names)} structures, of which {at_ends}"),
         "flaw": _grid_flaw(edges.share),
-        "would_tell": "`einsearch rank specs/paper/taxonomy-teacher.yaml --widths 48,96,192,384`"
-        if task.startswith("teacher")
-        else f"`einsearch rank specs/paper/taxonomy-{task}.yaml --budget 1e15`",
+        "would_tell": published_size("rank", f"taxonomy-{task.removesuffix('-small')}"),
     }
     for name, key, claim in (
         ("ω", "omega", "A smaller ω gives a lower loss"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims.inference import Claim, of_units
-from benchmarks.claims.rows import FOUNDATIONS, Draft, percent, said, trained_scale
+from benchmarks.claims.rows import FOUNDATIONS, Draft, percent, published_size, said, trained_scale
 from benchmarks.claims.studies import Store, TrainedRuns
 
 
@@ -64,7 +64,7 @@ def steeper_rows(store: Store) -> Iterator[Draft]:
             )
             + _rates_control(store, runs, kinds)
         ),
-        would_tell="`einsearch train specs/paper/ffn.yaml` with widths of 768 to 2048",
+        would_tell=published_size("train", "ffn"),
     )
 
 
@@ -150,5 +150,5 @@ def overtraining_rows(store: Store) -> Iterator[Draft]:
             f"At {most} tokens per parameter of dense the loss against dense at equal FLOPs is {percent(ends_found)}: there a "
             "smaller network would run out of room."
         ),
-        would_tell="`einsearch train specs/paper/overtraining.yaml` with a width of 768",
+        would_tell=published_size("train", "overtraining"),
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.claims.inference import Claim, StudentEstimate, of_units
-from benchmarks.claims.rows import FOUNDATIONS, Draft, percent, trained_scale
+from benchmarks.claims.rows import FOUNDATIONS, Draft, percent, published_size, trained_scale
 from benchmarks.claims.studies import Store, TrainedRuns
 
 RATE_NOT_TUNED = "its learning rate was tuned for other networks, and dense's for dense ones"
@@ -52,7 +52,7 @@ def wide_rows(store: Store) -> Iterator[Draft]:
         study="wide",
         **trained_scale(runs, sorted(used)),
         control=f"Against dense with the same grouped heads for keys and values it is {percent(grouped)}.",
-        would_tell="`einsearch train specs/paper/wide.yaml` with widths of 768 to 1536",
+        would_tell=published_size("train", "wide"),
     )
 
 
@@ -89,7 +89,7 @@ def guided_rows(store: Store) -> Iterator[Draft]:
         "unit": "percent",
         "study": "guided",
         **trained_scale(runs, sorted(used)),
-        "would_tell": "`einsearch train specs/paper/guided.yaml` with a width of 768",
+        "would_tell": published_size("train", "guided"),
     }
     gap = _gap_closed(store, runs, guided)
     if gap is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks.claims.inference import Claim, Estimate, Verdict
 from benchmarks.claims.numbers import Unit, large, shown, span
-from benchmarks.claims.studies import TrainedRuns
+from benchmarks.claims.studies import ROOT, TrainedRuns
 from einsearch_cli.reports import StudyReport
 from einsearch_cli.scaling.many import holm
 
@@ -157,3 +158,11 @@ def trained_scale(runs: TrainedRuns, used: Sequence[str]) -> dict[str, Any]:
         "scale": f"text, {span(params)} parameters, {span(flops)} training FLOPs a run, {span(tokens)} tokens",
         "flops": max(flops),
     }
+
+
+def published_size(command: str, name: str) -> str:
+    """The command that repeats a study at the size of the paper, and what it costs, from the head of its spec."""
+    spec = ROOT / "specs" / "paper" / "full" / f"{name}.yaml"
+    cost = re.search(r"^# Cost: (\S+) training FLOPs, (.+?) at 40%", spec.read_text("utf-8"), flags=re.MULTILINE)
+    assert cost is not None, f"{spec} names no cost"
+    return f"`einsearch {command} paper/full/{name}` ({large(float(cost[1]))} training FLOPs, {cost[2]})"

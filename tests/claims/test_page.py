@@ -31,6 +31,7 @@ from benchmarks.claims.page import (
 )
 from benchmarks.claims.rows import Row
 from benchmarks.claims.studies import ROOT, Store
+from einsearch_cli.shipped import shipped_specs
 
 STORED = ROOT / "benchmarks/results/claims.json"
 
@@ -217,5 +218,7 @@ def test_no_verdict_is_typed() -> None:
 
 def test_commands_name_specs_that_are_there(rows: list[Row]) -> None:
     for row in rows:
-        for name in re.findall(r"specs/paper/[\w-]+\.yaml", row.would_tell):
-            assert (ROOT / name).is_file()
+        for name in re.findall(r"paper/full/[\w-]+", row.would_tell):
+            assert name in shipped_specs()
+            assert re.search(r"training FLOPs: .* of an H100\)$", row.would_tell)
+    assert sum("paper/full/" in row.would_tell for row in rows) > 20
