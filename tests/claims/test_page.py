@@ -220,5 +220,5 @@ def test_commands_name_specs_that_are_there(rows: list[Row]) -> None:
     for row in rows:
         for name in re.findall(r"paper/full/[\w-]+", row.would_tell):
             assert name in shipped_specs()
-            assert re.search(r"training FLOPs: .* of an H100\)$", row.would_tell)
+            assert re.search(r"training FLOPs, .* of an H100\)$", row.would_tell)
     assert sum("paper/full/" in row.would_tell for row in rows) > 20
