@@ -129,7 +129,7 @@ def pattern_of(shown: str, near: bool = False) -> re.Pattern[str]:
 
 
 def holes(shown: str) -> list[str]:
-    """Lines with a gap before their end that is no word of a sentence: what follows it would be under no heading.
+    """Lines of a table with a gap before their end: all that follows it would seem to belong to another column.
 
     >>> holes("a    b    c\\n1 ... 3\\n1    2 ...\\n3 seeds; ... workers\\n")
     ['1 ... 3']
@@ -263,7 +263,7 @@ def prepare(folder: Path) -> None:
 
 
 def status_of(study: StudyReport) -> StudyStatus:
-    """What a finished study leaves of its status; the committed ones are stored without it."""
+    """The status that a finished study leaves; the committed ones are stored without it."""
     runs = study.all_runs
     spent = sum(run.train_flops for run in runs), sum(run.total_flops for run in runs)
     return StudyStatus(

@@ -92,7 +92,7 @@ def test_commands_stand_in_blocks_that_are_run(page: Path) -> None:
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_row_leaves_out_its_middle(page: Path) -> None:
-    """What stands behind a gap would seem to belong to another column."""
+    """A number behind a gap would seem to belong to another column."""
     for block in blocks(page.read_text(encoding="utf-8")):
         assert holes(block.shown if block.kind == "python" else block.text) == []
 
