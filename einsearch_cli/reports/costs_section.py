@@ -106,7 +106,7 @@ def widths_table(page: Page) -> Html | None:
         return None
     heads, shown, constants = without_constants(_WIDTH_HEADS, rows, keep=("structure", "loss"))
     said = [
-        "The mean over seeds with its 95% interval. Rate: learning rate at the base width of the task.",
+        "The mean over seeds with its 95% interval. Rate: the base learning rate, as 'Rates shown' says above.",
         *constants,
     ]
     summary = f"Loss at every width ({len(rows)} rows)"

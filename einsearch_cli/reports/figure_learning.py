@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 MOST_POINTS = 48
 """Points drawn per run; more would only make the file larger."""
 SKIPPED_SHARE = 0.02
-"""The first part of training is not drawn: the untrained loss would squeeze everything else."""
+"""The first part of training is not drawn, for runs with many validations: its loss would squeeze everything else."""
 
 _Curve = tuple[tuple[float, float], ...]
+
+
+def first_share(page: Page) -> float:
+    """The share of the training after which the first line of the figure begins; 0 without lines."""
+    ends = [curve for curves in _curves(page).values() for curve in curves]
+    return min((curve[0][0] / curve[-1][0] for curve in ends), default=0.0)
 
 
 def learning_figure(page: Page) -> Html | None:
     """Every seed of the structures that stand out, at their best width; None without curves."""
     study, looks = page.study, page.looks
-    if not study.budgets:
-        return None
-    rung = study.budgets[-1][0]
-    curves: dict[LayerSpec, list[_Curve]] = {}
-    for result in study.results:
-        look, curve = looks[result.trial.structure], _drawn_part(result.curve)
-        if look.stands_out and len(curve) > 1 and _is_shown(result, look, rung):
-            curves.setdefault(result.trial.structure, []).append(curve)
+    curves = _curves(page)
     if not curves:
         return None
+    rung = study.budgets[-1][0]
     points = [point for some in curves.values() for curve in some for point in curve]
     whole = max(compute for compute, _ in points)
     x = linear_axis(f"share of the {flops_text(whole)} training FLOPs", whole)
@@ -48,6 +48,16 @@ def learning_figure(page: Page) -> Html | None:
     chart = Chart(x=x, y=log_axis(study.loss_name, [loss for _, loss in points], 0.04), series=series)
     count = sum(map(len, curves.values()))
     return figure("learning", f"{study.loss_name} during training, {count} runs of rung {rung + 1}", [chart])
+
+
+def _curves(page: Page) -> dict[LayerSpec, list[_Curve]]:
+    """The drawn part of each run by structure."""
+    curves: dict[LayerSpec, list[_Curve]] = {}
+    for result in page.study.results if page.study.budgets else ():
+        look, curve = page.looks[result.trial.structure], _drawn_part(result.curve)
+        if look.stands_out and len(curve) > 1 and _is_shown(result, look, page.study.budgets[-1][0]):
+            curves.setdefault(result.trial.structure, []).append(curve)
+    return curves
 
 
 def _series(study: StudyReport, look: Identity, curves: list[_Curve]) -> Series:

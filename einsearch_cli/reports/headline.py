@@ -117,17 +117,31 @@ def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None
     interval = "" if low is None or high is None else f", 95% interval {low:.2f} to {high:.2f}"
     name = short_name(study.ranking.yardstick)
     doubtful = {item.run.structure for item in study.outliers} & {entry.structure, study.ranking.yardstick}
-    said = {
-        "worse": f"it is worse than {name}",
-        "cannot tell": "these runs alone do not tell it from 1",
-    }
     better = "see the warning on these runs before you quote it" if doubtful else "quote this figure"
+    said = {"worse": f"it is worse than {name}", "cannot tell": _open(study, entry, name)}
     verdict = said.get(entry.confirmed_verdict or "", better)
     chosen = f" The column 'compute gain', here {factor_text(entry.compute_gain)}, is from the seeds that chose it."
     return (
         f"Trained once more with {entry.confirmed_seeds} new seeds, {short_name(entry.structure)} has a gain of "
         f"{factor_text(entry.confirmed_gain)} over {name}{interval}: {verdict}."
         f"{chosen if entry.compute_gain is not None else ''}"
+    )
+
+
+def _open(study: StudyReport, entry: RankingEntry, name: str) -> str:
+    """Why the confirmation of a structure has no verdict, although its gain may have an interval without 1."""
+    low, high = entry.confirmed_gain_low, entry.confirmed_gain_high
+    if low is None or high is None or low <= 1 <= high:
+        return f"these runs do not show which of the two is better, {short_name(entry.structure)} or {name}"
+    is_worse = (entry.confirmed_difference or 0.0) > 0
+    doubted = entry if is_worse else study.yardstick
+    if doubted is not None and doubted.width_reason is not None:
+        whose = short_name(doubted.structure)
+        return f"no verdict, as {whose} may be better at a width that was not tried ({doubted.width_reason})"
+    ends = entry.confirmed_difference_low, entry.confirmed_difference_high
+    return (
+        f"no verdict, as verdicts rest on the loss at equal FLOPs, and its interval, {' to '.join(map(percent_text, ends))}, "
+        f"holds for all {len(study.confirmed) - 1} confirmed structures together and includes 0"
     )
 
 
@@ -205,12 +219,12 @@ def _trends(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
         if any(found == word for _, found in words)
     ]
     unknown = sum(word == "cannot tell" for _, word in words)
-    said += (
-        [f"no trend can be told for {'any structure' if unknown == len(words) else 'the others'}"] if unknown else []
-    )
     first, last = study.budgets[0][1], study.budgets[-1][1]
-    name = short_name(study.ranking.yardstick)
-    return f"From {flops_text(first)} to {flops_text(last)} FLOPs, the gain over {name}: {'; '.join(said)}."
+    budgets, name = f"From {flops_text(first)} to {flops_text(last)} FLOPs", short_name(study.ranking.yardstick)
+    if unknown == len(words):
+        return f"{budgets}, no structure's gain over {name} clearly rises or falls."
+    others = ["the others show no clear trend"] if unknown else []
+    return f"{budgets}, the gain over {name}: {'; '.join(said + others)}."
 
 
 def _against_baselines(study: StudyReport) -> list[str]:
@@ -231,15 +245,18 @@ def _against_baselines(study: StudyReport) -> list[str]:
 def _distance(entry: RankingEntry, share: tuple[float, float | None, float | None], name: str) -> str:
     """How far a structure is from another of the given name, with interval and gain."""
     distance = f"{percent_text(abs(share[0])).lstrip('+')} {'below' if share[0] < 0 else 'above'} {name}'s loss"
-    return f"{distance} at equal FLOPs{_certainty(entry, share)}{_gain(entry, name)}"
+    return f"{distance} at equal FLOPs{_certainty(entry, share, name)}{_gain(entry, name)}"
 
 
-def _certainty(entry: RankingEntry, share: tuple[float, float | None, float | None]) -> str:
+def _certainty(entry: RankingEntry, share: tuple[float, float | None, float | None], name: str) -> str:
     _, low, high = share
     if low is None or high is None:
         return ", from single seeds and so without an interval"
     interval = f" (95% interval {percent_text(low)} to {percent_text(high)})"
-    return interval + (f": cannot tell, as {entry.verdict_reason}" if entry.verdict == "cannot tell" else "")
+    if entry.verdict != "cannot tell":
+        return interval
+    reason = (entry.verdict_reason or "").replace("of the yardstick: the best width", f"{name}'s best width")
+    return f"{interval}; which of the two is better stays open, as {reason}"
 
 
 def _gain(entry: RankingEntry, name: str) -> str:
@@ -264,13 +281,17 @@ def _tally(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
         return None
     verdicts = [entry.verdict for entry in peers]
     better, worse = verdicts.count("better"), verdicts.count("worse")
-    groups = (("better", better), ("worse", worse), ("not told from it", len(peers) - better - worse))
-    counted = [(verdict, count, "all" if count == len(peers) else str(count)) for verdict, count in groups if count]
-    said = [f"{shown} {'is' if count == 1 else 'are'} {verdict}" for verdict, count, shown in counted]
-    name = short_name(dense.structure)
+    name, unknown = short_name(dense.structure), len(peers) - better - worse
     if not better + worse:
-        return f"None of the {len(peers)} structures trained with that budget can be told from {name}."
-    listed = f"{', '.join(said[:-1])} and {said[-1]}" if said[1:] else said[0]
+        return f"None of the {len(peers)} structures trained with that budget is clearly better or worse than {name}."
+    counted = [(verdict, count) for verdict, count in (("better", better), ("worse", worse)) if count]
+    said = [
+        f"{'all' if count == len(peers) else count} {'is' if count == 1 else 'are'} {verdict}"
+        for verdict, count in counted
+    ]
+    open_ = [f"{unknown} {'has' if unknown == 1 else 'have'} no verdict"] if unknown else []
+    *first, last = said + open_
+    listed = f"{', '.join(first)} and {last}" if first else last
     return f"Of the {len(peers)} structures trained with that budget besides {name}, {listed}."
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from einsearch_cli.reports.looks import Identity
-from einsearch_cli.reports.markup import NOTHING, Html, element
+from einsearch_cli.reports.markup import NOTHING, Html, element, joined
 from einsearch_cli.reports.numbers import (
     MISSING,
     count_text,
@@ -16,7 +16,7 @@ from einsearch_cli.reports.numbers import (
     loss_text,
     percent_text,
 )
-from einsearch_cli.reports.page import Page
+from einsearch_cli.reports.page import Page, fill
 from einsearch_cli.reports.plot import Scale, data_of, mark
 from einsearch_cli.reports.study_report import StudyReport, relative_difference
 from einsearch_cli.reports.table import Cell, Row, number, structure, table, without_constants
@@ -61,8 +61,12 @@ def ranking_section(page: Page) -> Html:
         if head not in _OPTIONAL or any(row.cells[position].text != MISSING for row in rows if row.cells)
     ]
     shown = [replace(row, cells=[row.cells[position] for position in kept]) if row.cells else row for row in rows]
-    caption = " ".join([*constants, _how_to_read(study)])
-    return table([heads[position] for position in kept], shown, _NUMBERS, caption=caption)
+    reading = (
+        "Brackets hold 95% intervals. They cover seeds and the choice of width, not that of learning rate or task."
+    )
+    names = [heads[position] for position in kept]
+    ranked = table(names, shown, _NUMBERS, caption=" ".join([*constants, reading]))
+    return joined([ranked, fill("meanings.html", meanings=_meanings(study, names))])
 
 
 def _stopped(entry: RankingEntry) -> str:
@@ -172,37 +176,27 @@ def _forest(share: tuple[float, float | None, float | None] | None, look: Identi
     )
 
 
-def _how_to_read(study: StudyReport) -> str:
-    sentences = [
-        f"Loss: {study.loss_name} at the best width, the minimum of a parabola in log width, with its 95% interval.",
-        "Difference: loss against the yardstick's at the same FLOPs, as a share of the yardstick's loss, with an interval",
-        "that holds for all candidates together (Dunnett); a verdict is given only where it leaves out zero",
-        "and the best widths that it rests on were found.",
-        "Compute gain: the yardstick's FLOPs divided by this structure's FLOPs for the same loss",
-        "(the lowest that both reach), with its 95% interval; above 1 is cheaper.",
-        "Where the two curves share no loss only the measured bound is shown (< or >); compute is read off at most a factor",
-        "of 1.65 below the cheapest run. Gains have plain intervals, verdicts rest on those for all candidates together.",
-        "The intervals cover seeds and the choice of width, not that of learning rate or task.",
-    ]
-    if any(entry.confirmed_gain is not None for entry in study.ranking.entries):
-        sentences.append(
-            "Confirmed gain: the same from new seeds, while compute gain is from the seeds that chose the structure: "
-            "quote the confirmed one."
-        )
-    if study.step_seconds:
-        sentences.append(
-            "Gain in seconds: steps of all networks timed in turn on this machine; another machine differs."
-        )
-    if study.rates:
-        sentences.append(
-            "Learning rate: the base rate of the last rung, at the task's base width; muP multiplies it for other widths "
-            "and for factors."
-        )
-    if any(entry.width_edge for entry in study.ranking.entries):
-        sentences.append(
-            "An arrow marks a best width or rate that is the highest (↑) or lowest (↓) tried: a better one may lie beyond it."
-        )
-    return " ".join(sentences)
+def _meanings(study: StudyReport, heads: Sequence[str]) -> dict[str, str]:
+    """The meaning of each column of the ranking that is shown."""
+    said = {
+        "verdict": "'better' or 'worse' where the interval of the loss against the yardstick leaves out 0 and the best widths "
+        "that it rests on were found; otherwise 'cannot tell'.",
+        "compute gain": "The yardstick's FLOPs divided by this structure's FLOPs for the same loss, the lowest that both "
+        "reach; above 1× is cheaper. < and > are bounds, where the two curves share no loss. Compute is read off at most a "
+        "factor of 1.65 below the cheapest run.",
+        "confirmed gain": "The compute gain by runs with new seeds. Quote this one: the seeds of the other chose the structure.",
+        "gain in total FLOPs": "The compute gain with embeddings and head counted.",
+        "gain in seconds": "The same in seconds: steps of all networks were timed in turn on this machine; another one "
+        "differs.",
+        "loss against yardstick": "The difference at equal FLOPs, as a share of the yardstick's loss. Its interval, and so "
+        "the verdict, holds for all candidates together (Dunnett).",
+        "loss": f"{study.loss_name[0].upper()}{study.loss_name[1:]} at the best width, the lowest point of a parabola in "
+        "log width.",
+        "learning rate": "The base rate of the last rung; see 'Rates shown' above.",
+    }
+    if any(entry.width_edge for entry in study.ranking.entries) or any(rate.edge for rate in study.rates.values()):
+        said["↑, ↓"] = "The best width or rate is the highest (↑) or lowest (↓) tried: a better one may lie beyond it."
+    return {name: text for name, text in said.items() if name in heads or name == "↑, ↓"}
 
 
 def comparison_section(page: Page) -> Html | None:

@@ -12,10 +12,9 @@ from einsearch_cli.reports.coordinates_section import coordinates_section
 from einsearch_cli.reports.costs_section import costs_section, widths_table
 from einsearch_cli.reports.experts_section import experts_section
 from einsearch_cli.reports.figure_compute import compute_figure
-from einsearch_cli.reports.figure_learning import learning_figure
+from einsearch_cli.reports.figure_learning import first_share, learning_figure
 from einsearch_cli.reports.figure_overtraining import overtraining_figure
 from einsearch_cli.reports.figure_parameters import parameters_figure
-from einsearch_cli.reports.figure_rates import rates_figure
 from einsearch_cli.reports.figure_taxonomy import constant_exponents, taxonomy_figure
 from einsearch_cli.reports.figure_trend import trend_figure
 from einsearch_cli.reports.figure_widths import widths_figure
@@ -40,14 +39,14 @@ from einsearch_cli.reports.page import (
     report_sections as report_sections,
 )
 from einsearch_cli.reports.ranking_section import comparison_section, ranking_section
+from einsearch_cli.reports.rates_section import rates_section
 from einsearch_cli.reports.search_section import pareto_section, search_section
 from einsearch_cli.reports.spending_facts import seeds_text, spending_facts, spending_sentences
 from einsearch_cli.reports.structure_cards import DRAWN_WIDTH, Shown, structure_cards
 from einsearch_cli.reports.study_report import StudyReport
-from einsearch_cli.reports.table import Cell, Row, number, structure, table, without_constants
+from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.scaling import Trend, is_finished
 from einsearch_cli.scaling.exponents import ExponentEffects
-from einsearch_cli.search.outcome import TunedRate
 from einsearch_cli.search.setup import study_file
 from einsearch_cli.structures import LayerSpec
 
@@ -92,8 +91,8 @@ def _rates_shown(study: StudyReport) -> dict[str, str]:
     if "Learning rate" not in study.setup:
         return {}
     return {
-        "Rates shown": "Base rates: those of a dense layer at that width, before muP's multipliers for width and factor. "
-        "In a training program of your own, optimizer_groups(model, lr) multiplies the rate for each factor."
+        "Rates shown": "Base rates: those of a dense layer at the width that 'Learning rate' names. muP multiplies them for "
+        "other widths and for factors; in your own training program, optimizer_groups(model, lr) does so for factors."
     }
 
 
@@ -214,34 +213,7 @@ def overtraining_section(page: Page) -> Html | None:
     return _captioned(overtraining_figure(page), caption)
 
 
-@report_section("rates", "Learning rates")
-def rates_section(page: Page) -> Html | None:
-    """How each rate was found, and whether it carried over to the last rung."""
-    heads = ("structure", "first rung", "curvature", "last rung", "moved by", "note")
-    rows = [
-        Row(cells=_rate_cells(page.looks[item], rate), look=page.looks[item]) for item, rate in page.study.rates.items()
-    ]
-    caption = (
-        "Every structure has a rate of its own: one run for each rate on the cheapest rung, a parabola in log rate through "
-        "the best three; muP carries it to other widths. The last rung checks its neighbours at the best width. "
-        "Curvature: of log loss over log rate; a flat optimum forgives a wrong rate."
-    )
-    shown, rows, constants = without_constants(heads, rows, keep=("structure", *heads[3:5]))
-    return _captioned(rates_figure(page), " ".join([caption, *constants]), table(shown, rows, heads[1:5]))
-
-
-def _rate_cells(look: Identity, rate: TunedRate) -> list[Cell]:
-    moved = MISSING if rate.shift is None else factor_text(rate.shift)
-    return [
-        structure(look.entry.structure, look),
-        number(f"{rate.base * rate.rate:.3g}", f"width {rate.width}"),
-        number(MISSING if rate.curvature is None else f"{rate.curvature:.2g}"),
-        number(f"{rate.learning_rate:.3g}", MISSING if rate.last_width is None else f"width {rate.last_width}"),
-        number(moved),
-        Cell(text=rate.reason or ""),
-    ]
-
-
+report_section("rates", "Learning rates")(rates_section)
 report_section("coordinates", "Outputs of layers over width")(coordinates_section)
 
 
@@ -337,11 +309,9 @@ report_section("experts", "Load of the experts")(experts_section)
 @report_section("learning", "Learning curves")
 def learning_section(page: Page) -> Html | None:
     """Loss during training in the last rung."""
-    caption = (
-        "One line per seed, at the best width, with the largest budget. "
-        "The loss is on a log scale; the first 2% of training are not drawn."
-    )
-    return _captioned(learning_figure(page), caption)
+    drawing = learning_figure(page)
+    caption = "One line per seed, at the best width, with the largest budget. The loss is on a log scale."
+    return _captioned(drawing, f"{caption} Lines begin after {first_share(page):.0%} of the training.")
 
 
 @report_section("failures", "Runs that failed")

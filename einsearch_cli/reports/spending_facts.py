@@ -34,7 +34,7 @@ def spending_sentences(study: StudyReport) -> list[str]:
         return []
     first, *others = plan.looks
     given = [f"{count} got {look} seeds" for count, look in zip(plan.extended, others, strict=False)]
-    more = f"Candidates that were not told from the yardstick got more: {', '.join(given)}"
+    more = f"Candidates without a verdict got more: {', '.join(given)}"
     added = more if given else "On the last rung all were decided, so none got more"
     return [
         f"Every candidate had {first} seeds a width. {added}. "

@@ -20,6 +20,7 @@ from einsearch_cli.reports.speed_page import render_speed
 from einsearch_cli.reports.structure_cards import code_of
 from einsearch_cli.reports.training import FinishedRun, TrainingReport
 from einsearch_cli.reports.training_page import render_training
+from einsearch_cli.search.outcome import TunedRate
 from einsearch_cli.structures import LayerSpec, parse_layer, parse_structure, short_name
 from einsearch_cli.taxonomy import classify
 from einsearch_cli.training.full import TrainSpec
@@ -27,6 +28,7 @@ from tests.reports.reading import figures, table_rows
 from tests.reports.test_figures import CLOSE, noisy
 from tests.reports.test_page import Checker
 from tests.reports.test_speed import RESULT
+from tests.reports.test_stored import whole
 from tests.reports.test_training_findings import finished
 
 
@@ -261,3 +263,38 @@ def test_structures_with_one_warning_share_its_sentence(study) -> None:
     [said] = made.warnings
     names = ", ".join(short_name(item) for item in made.structures)
     assert said.startswith(f"{names}: no optimum over widths on the last rung: 2 widths")
+
+
+def test_the_rates_of_both_rungs_their_ratio_and_the_one_used_agree(study) -> None:
+    """A rate without a better neighbour stays, although the parabola has its lowest point elsewhere."""
+    found = {
+        "base": 0.02,
+        "width": 64,
+        "tried": ((0.5, 0.9), (1.0, 0.8)),
+        "curvature": 0.1,
+        "edge": None,
+        "reason": None,
+    }
+    checked = {"last_width": 128, "last_tried": ((0.5, 0.6), (1.0, 0.5)), "shift": 1.5}
+    rates = {
+        parse_structure("dense"): TunedRate(rate=1.0, last_rate=1.0, **found, **checked),
+        parse_structure("monarch"): TunedRate(rate=2.0, last_rate=3.0, **found, **checked),
+    }
+    page = render_report(replace(study(), rates=rates))
+    rows = {cells[0][0]: cells for cells in table_rows(page, "used, last rung")}
+    assert [cell[0] for cell in rows["dense"][1:]] == ["0.02", "0.03", "1.50×", "0.02"]
+    assert [cell[0] for cell in rows["monarch"][1:]] == ["0.04", "0.06", "1.50×", "0.06"]
+
+
+def test_the_meanings_below_the_ranking_are_those_of_its_columns(study) -> None:
+    plain, timed = render_report(study()), render_report(whole(study))
+    for page, heads in ((plain, ["confirmed gain"]), (timed, [])):
+        terms = re.findall(
+            "<dt>(.*?)</dt>", page[page.index('<dl class="meanings">') : page.index('id="section-scaling"')]
+        )
+        shown = re.findall("<th[^>]*>(.*?)</th>", page[page.index('id="section-ranking"') :])
+        assert {"verdict", "compute gain", "loss"} <= set(terms)
+        assert set(terms) - {"↑, ↓"} <= set(shown)
+        assert not set(terms) & set(heads)
+    assert ">confirmed gain</dt>" in timed
+    assert ">gain in seconds</dt>" in timed

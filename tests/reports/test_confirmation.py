@@ -158,9 +158,45 @@ def test_two_gains_of_one_structure_are_explained_where_both_are_shown(study) ->
     said = next(line for line in headline(made) if line.startswith("Trained once more"))
     assert f"a gain of {entry.confirmed_gain:.2f}× over dense" in said
     assert f"The column 'compute gain', here {entry.compute_gain:.2f}×, is from the seeds that chose it." in said
-    assert "Confirmed gain: the same from new seeds, while compute gain is from the seeds that chose the structure" in (
-        Checker(render_report(made)).text
-    )
+    assert "Quote this one: the seeds of the other chose the structure." in Checker(render_report(made)).text
     bounded = replace(entry, compute_gain=None)
     ranking = replace(made.ranking, entries=(bounded, *made.ranking.entries[1:]))
     assert "is from the seeds" not in " ".join(headline(replace(made, ranking=ranking)))
+
+
+@pytest.mark.parametrize(
+    ("difference", "own", "others", "gain", "said"),
+    [
+        (-0.1, None, None, (0.9, 1.5), "these runs do not show which of the two is better, monarch or dense"),
+        (-0.1, None, "edge", (1.1, 1.5), "no verdict, as dense may be better at a width that was not tried (edge)"),
+        (0.1, "edge", None, (0.5, 0.9), "no verdict, as monarch may be better at a width that was not tried (edge)"),
+        (
+            *(-0.1, "edge", None, (1.1, 1.5)),
+            "no verdict, as verdicts rest on the loss at equal FLOPs, and its interval, −20.0% to +1.0%, holds for all "
+            "1 confirmed structures together and includes 0",
+        ),
+    ],
+)
+def test_a_gain_without_a_verdict_has_the_reason(study, difference, own, others, gain, said) -> None:
+    """An interval of the gain without 1 does not contradict the sentence about it."""
+    made = confirmed(study)
+    entries = [
+        replace(
+            entry,
+            confirmed_verdict="cannot tell",
+            width_reason=own,
+            **dict(zip(("confirmed_gain_low", "confirmed_gain_high"), gain, strict=True)),
+            confirmed_difference=difference,
+            confirmed_difference_low=-0.2,
+            confirmed_difference_high=0.01,
+        )
+        if entry.structure == MONARCH
+        else replace(entry, width_reason=others)
+        for entry in made.ranking.entries
+    ]
+    [line] = [
+        line
+        for line in headline(replace(made, ranking=replace(made.ranking, entries=tuple(entries))))
+        if line.startswith("Trained once more")
+    ]
+    assert f" {gain[0]:.2f} to {gain[1]:.2f}: {said}. " in line

@@ -285,6 +285,8 @@ def test_learning_curves(study) -> None:
     assert "share of the 4×10¹⁰ training FLOPs" in figure.text
     assert "of rung 2" in figure.title
     lines = figure.panel.of("line")
+    first = min(mark.x[0] / mark.x[-1] for mark in lines)
+    assert f"Lines begin after {first:.0%} of the training." in render_report(made)
     assert Counter(mark.key for mark in lines) == {look.key: 2 for look in looks.values()}
     curves = {
         (looks[run.trial.structure].key, round(run.loss, 6)): dict(run.curve)

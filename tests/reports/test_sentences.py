@@ -19,7 +19,7 @@ def test_winner_distance_and_gain_are_computed(study):
     assert "20.0% below dense's loss at equal FLOPs (95% interval" in lines[1]
     assert f"{100 / gain:.0f}% of dense's compute (gain {gain:.2f}×" in lines[1]
     assert lines[2] == "Of the 4 structures trained with that budget besides dense, 2 are better and 2 are worse."
-    assert lines[3] == "From 1×10¹⁰ to 4×10¹⁰ FLOPs, the gain over dense: no trend can be told for any structure."
+    assert lines[3] == "From 1×10¹⁰ to 4×10¹⁰ FLOPs, no structure's gain over dense clearly rises or falls."
     assert len(lines) == 4, "three structures against two cannot tell"
 
 
@@ -124,8 +124,20 @@ def test_losses_off_the_fitted_parabola_are_warned_of(study):
     assert not [warning for warning in made.warnings if "parabola" in warning]
 
 
-def test_structures_that_cannot_be_told_from_dense_are_counted_in_one_sentence(study):
-    assert "None of the 4 structures trained with that budget can be told from dense." in headline(study(seeds=1))
+def test_structures_without_a_verdict_are_counted_in_one_sentence(study):
+    said = "None of the 4 structures trained with that budget is clearly better or worse than dense."
+    assert said in headline(study(seeds=1))
+
+
+def test_the_best_width_that_leaves_a_comparison_open_is_said_to_be_that_of_the_other_structure(study):
+    made = study(texts=("dense", "monarch"))
+    reason = "of the yardstick: the best width, 16, is the narrowest that was tried"
+    best = replace(made.ranking.entries[0], verdict="cannot tell", verdict_reason=reason)
+    said = headline(replace(made, ranking=replace(made.ranking, entries=(best, *made.ranking.entries[1:]))))
+    assert said[1].endswith(
+        "which of the two is better stays open, as dense's best width, 16, is the narrowest that was tried."
+    )
+    assert "yardstick" not in " ".join(said)
 
 
 def timed(made, paces, yardstick="dense", baselines=()):

@@ -190,7 +190,7 @@ def test_planned_spent_and_saved_runs_are_reported(study) -> None:
     assert facts["Planned, all stages"] == "about 90 runs, 2×10¹² FLOPs"
     assert facts["Spent, all stages"].startswith(f"{len(made.all_runs)} runs, ")
     said = " ".join(spending_sentences(made))
-    assert "Every candidate had 3 seeds a width. Candidates that were not told from the yardstick got more" in said
+    assert "Every candidate had 3 seeds a width. Candidates without a verdict got more" in said
     assert "more: 2 got 6 seeds, 1 got 12 seeds. " in said
     assert "Up to 12 seeds were allowed: 36 runs (5.8×10¹² FLOPs) were saved" in said
     page = render_report(made)
