@@ -19,6 +19,8 @@ COLUMN = 22
 """Pixels between the end of a line and its name."""
 CHARACTER = 8.4
 """Width of a bold letter of DejaVu Sans, the widest font, on average over names like 'XA^1/2 XAB^1/2'."""
+DIGIT, SUPERSCRIPT = 0.64, 0.41
+"""Widths of digits of DejaVu Sans, as shares of the font's size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +152,36 @@ class Chart:
     title: str = ""
     width: int = 900
     height: int = 400
-    left: int = 62
+    least_left: int = 62
+    """The least room on the left, for the labels of the upright axis."""
+
+    def tick_width(self, label: str) -> float:
+        """Pixels of a tick's label in the size that it has on a phone, where a wide chart is shrunk and its text is not."""
+        size = max(13.0, 10 * self.width / 330)  # as in style.css
+        return size * sum(SUPERSCRIPT if letter in "⁰¹²³⁴⁵⁶⁷⁸⁹⁻" else DIGIT for letter in label)
+
+    @property
+    def left(self) -> float:
+        labels = [] if self.y.are_rows else [label for _, label in self.y.ticks]
+        return max([float(self.least_left), *(10 + self.tick_width(label) for label in labels)])
+
+    @property
+    def tick_room(self) -> float:
+        """Pixels on the right for the second half of the last tick's label."""
+        labels = [label for _, label in self.x.ticks[-1:]] if self.x.places is None else []
+        return max([14.0, *(self.tick_width(label) / 2 for label in labels)])
 
     @property
     def label_room(self) -> float:
-        """Pixels on the right for the longest name at the end of a line."""
+        """Pixels on the right for the longest name at the end of a line, or without names for the last tick."""
         longest = max((len(item.label) for item in self.series), default=0)
         aside = max((item.dodge for item in self.series if item.label), default=0.0)
-        return COLUMN + 14 + max(aside, 0.0) + CHARACTER * longest if longest else 14.0
+        return COLUMN + 14 + max(aside, 0.0) + CHARACTER * longest if longest else self.tick_room
+
+    @property
+    def shown(self) -> float:
+        """Pixels of the part that narrow screens show, without the names at the ends of lines."""
+        return min(float(self.width), self.right + max(30.0, self.tick_room))
 
     @property
     def right(self) -> float:

@@ -5,6 +5,7 @@ On narrow screens the names at the ends of lines are cut off, and the legend bel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -56,7 +57,7 @@ def _drawing(chart: Chart, description: str) -> Html:
         role="img",
         aria_label=f"{description}: {chart.title}" if chart.title else description,
         data_panel=chart.panel,
-        style=f"--units:{chart.width};--shown:{chart.width - chart.label_room + 30 * bool(chart.label_room > 14):.0f}",
+        style=f"--units:{chart.width};--shown:{chart.shown:.0f}",
     )
     return element("div", drawing, element("p", chart.x.name, class_="axis-title middle"))
 
@@ -70,11 +71,15 @@ def _grid(chart: Chart) -> Html:
             parts.append(element("line", x1=left, x2=right, y1=y, y2=y, class_="grid"))
         if not chart.y.are_rows:
             parts.append(text(label, left - 8.0, y, dy="0.32em", class_="tick end", **data_of(y=value)))
-    crowded = _is_crowded(chart)
+    crowded, end = _is_crowded(chart), -math.inf
     for number, (value, label) in enumerate(chart.x.ticks):
         x = chart.x.place(value, chart.left, right)
         if chart.x.has_grid:
             parts.append(element("line", x1=x, x2=x, y1=float(TOP), y2=bottom, class_="grid"))
+        half = chart.tick_width(label) / 2
+        if chart.x.places is None and x - half < end + 6:  # it would touch the label before
+            continue
+        end = x + half
         lowered = 13.0 if crowded and number % 2 else 0.0  # narrow columns: names in two rows
         parts.append(text(label, x, bottom + 5 + lowered, dy="1.1em", class_="tick middle", **data_of(x=value)))
     parts.append(element("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"))
@@ -264,16 +269,12 @@ def _end_labels(chart: Chart) -> Html:
         column = max(place for _, (place, _) in items) + COLUMN
         lowest = chart.bottom - 4.0
         if group is not groups[-1]:  # lines go on from here, downwards: the names stay above them
-            near = [y for x, _, _ in group for other in chart.series for y in _heights_at(chart, other, x)]
-            lowest = min(near, default=chart.bottom) - 4
+            end = column + CHARACTER * max(len(item.label) for item, _ in items)
+            near = [y for x, y in _drawn(chart) if group[0][0] - 1 <= x <= end]
+            lowest = min(near, default=chart.bottom) - 10
         placed = spread_apart([y for _, (_, y) in items], LABEL_GAP, TOP + 8.0, max(lowest, TOP + 8.0))
         for (item, (end, y)), height in zip(items, placed, strict=True):
             leader = polyline([(end + 7, y), (column - 4, height)], class_="leader")
             label = text(item.label, column, height + 4, class_="label")
             parts.append(element("g", leader, label, class_=f"series {item.look.tone} end-label", data_s=item.look.key))
     return joined(parts)
-
-
-def _heights_at(chart: Chart, item: Series, x: float) -> Iterable[float]:
-    for line in item.lines if item.label else ():
-        yield from (y for place, y in (chart.at(*point) for point in line.points) if abs(place - x) < 1)

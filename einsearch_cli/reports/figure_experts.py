@@ -40,7 +40,7 @@ def load_figure(runs: Sequence[tuple[TrialResult, TrialResult | None]], looks: d
         rules=[Rule(points=[(STARVED, 0.0)] * 2)],
         width=720,
         height=78 + ROW * len(rows),
-        left=20,
+        least_left=20,
     )
     return figure("expert-load", "share of the least used expert of every layer, times the number of experts", [chart])
 

@@ -50,7 +50,7 @@ OVERHEAD = Comparison(
     lambda item: float(item.flops),
     "time / time of the bare products",
     lambda item: item.vs_bare.median,
-    "the bare products",
+    "bare products",
     False,
 )
 

@@ -11,7 +11,8 @@ import pytest
 
 from einsearch_cli.reports import render_report
 from einsearch_cli.reports.speed_page import render_speed
-from einsearch_cli.reports.stored import read_study
+from einsearch_cli.reports.stored import read_study, read_training
+from einsearch_cli.reports.training_page import render_training
 from einsearch_cli.speed import Case, Mode
 from tests.reports.test_confirmation import confirmed
 from tests.reports.test_experts import with_experts
@@ -33,10 +34,20 @@ SPEED = result_of(
 )
 
 
-@pytest.fixture(params=["ranking", "experts", "speed"])
+SHARES = [("monarch", 0.1), ("btt:r=4", 0.12), ("low-rank", 0.18), ("kronecker", 0.2), ("dense", 0.21)]
+ONE_WIDTH = result_of(*(measured(name, Case(Mode.decode, 4096, 256), 1e-3, share) for name, share in SHARES))
+"""A narrow range of FLOPs, whose ticks have long labels."""
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(params=["ranking", "experts", "speed", "speed of one width", "training"])
 def page(request: pytest.FixtureRequest, study) -> str:
-    if request.param == "speed":
-        return render_speed(SPEED, "einsearch bench")
+    if request.param.startswith("speed"):
+        return render_speed(SPEED if request.param == "speed" else ONE_WIDTH, "einsearch bench")
+    if request.param == "training":
+        report = read_training(EXAMPLES / "structured_ffn")
+        assert report is not None
+        return render_training(report)
     return render_report(
         noisy(study(texts=TEXTS, rungs=3))
         if request.param == "ranking"
@@ -99,7 +110,7 @@ def test_the_widest_ranking_fits_a_laptop(study, tmp_path) -> None:
 
 
 def test_exponents_with_large_denominators_fit_a_laptop(tmp_path) -> None:
-    page = render_report(read_study(Path(__file__).parents[2] / "examples" / "search"))
+    page = render_report(read_study(EXAMPLES / "search"))
     code = """var box = document.querySelector("#section-ranking .scroll");
     return [box.scrollWidth - box.clientWidth, box.textContent.indexOf("571/720") > 0];"""
     assert result_in_browser(page, tmp_path, code, width=1265) == [0, True]
@@ -149,6 +160,48 @@ def test_a_phone_scrolls_tables_and_not_the_page(page: str, tmp_path) -> None:
     inner, beyond, cards = result_in_browser("<html><body></body></html>", tmp_path, code % text)
     assert (inner, beyond) == (390, 0)
     assert cards >= 2, "the page was not written"
+
+
+def test_names_at_the_ends_of_lines_cover_no_line(page: str, tmp_path) -> None:
+    code = """var wrong = [];
+    document.querySelectorAll("svg.plot").forEach(function (plot) {
+      var toScreen = plot.getScreenCTM(), labels = Array.from(plot.querySelectorAll(".end-label text"));
+      plot.querySelectorAll("path.line").forEach(function (line) {
+        for (var at = 0; at < line.getTotalLength(); at += 2) {
+          var place = line.getPointAtLength(at).matrixTransform(toScreen);
+          labels.forEach(function (label) {
+            var box = label.getBoundingClientRect();
+            if (place.x > box.left && place.x < box.right && place.y > box.top + 3 && place.y < box.bottom - 3 &&
+                wrong.indexOf(label.textContent) < 0)
+              wrong.push(label.textContent);
+          });
+        }
+      });
+    });
+    return wrong;"""
+    assert result_in_browser(page, tmp_path, code) == []
+
+
+def test_a_phone_shows_labels_of_axes_whole_and_apart(page: str, tmp_path) -> None:
+    code = """var frame = document.createElement("iframe");
+    frame.style.cssText = "width: 390px; height: 800px; border: 0";
+    document.body.appendChild(frame);
+    var inside = frame.contentDocument, wrong = [], count = 0;
+    inside.open(); inside.write(%s); inside.close();
+    inside.querySelectorAll("svg.plot").forEach(function (plot) {
+      var shown = plot.parentNode.getBoundingClientRect(), before = {right: -99, top: 0};
+      plot.querySelectorAll(".tick.middle, .tick.end").forEach(function (tick) {
+        var box = tick.getBoundingClientRect();
+        var touches = Math.abs(box.top - before.top) < 2 && box.left < before.right + 1 && box.right > before.right;
+        if (box.left < shown.left - 0.5 || box.right > shown.right + 0.5 || touches) wrong.push(tick.textContent);
+        before = box; count += 1;
+      });
+    });
+    return [wrong, count];"""
+    text = json.dumps(_without_script(page)).replace("</", r"<\/")
+    wrong, count = result_in_browser("<html><body></body></html>", tmp_path, code % text)
+    assert wrong == []
+    assert count >= 12, "the page was not written"
 
 
 def _without_script(page: str) -> str:
