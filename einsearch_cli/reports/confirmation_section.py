@@ -8,14 +8,12 @@ from einsearch_cli.reports.confirmation import Confirmed, ConfirmedWidth, confir
 from einsearch_cli.reports.markup import Html, joined
 from einsearch_cli.reports.numbers import MISSING, factor_text, flops_text, interval_text, loss_text
 from einsearch_cli.reports.page import Page, fill
-from einsearch_cli.reports.ranking_section import factor_cell
+from einsearch_cli.reports.ranking_section import OUTLIER, factor_cell
 from einsearch_cli.reports.table import Cell, Row, number, structure, table
 from einsearch_cli.scaling import is_finished
 
 _HEADS = ("structure", "width", "loss of each new seed", "mean", "confirmed gain", "learning rate", "FLOPs of a run")
 _SPACE = "\N{NO-BREAK SPACE}"
-OUTLIER = "⚠"
-"""Sign in front of a run that lies far from the other seeds of its width."""
 
 
 def confirmation_section(page: Page) -> Html | None:

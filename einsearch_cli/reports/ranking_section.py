@@ -38,6 +38,8 @@ _NUMBERS = frozenset(_HEADS) - {"structure", "verdict", "better ◂ 0 ▸ worse"
 _COMPARISON_HEADS = ("structure", "verdict", "compute gain", "loss against the baseline", "better ◂ 0 ▸ worse")
 _VERDICTS = {"failed": "no run finished"}
 
+OUTLIER = "⚠"
+"""Sign of a run that lies far from the other seeds of its width."""
 FOREST_WIDTH, FOREST_HEIGHT = 132, 20
 WIDEST = 0.6
 """The largest difference in the small bars, as a share of the yardstick's loss; larger ones are cut off."""
@@ -66,7 +68,8 @@ def ranking_section(page: Page) -> Html:
     )
     names = [heads[position] for position in kept]
     ranked = table(names, shown, _NUMBERS, caption=" ".join([*constants, reading]))
-    return joined([ranked, fill("meanings.html", meanings=_meanings(study, names))])
+    notes = [fill("caption.html", caption=f"{OUTLIER} {warning}.") for warning in study.ranking_outlier_warnings]
+    return joined([ranked, *notes, fill("meanings.html", meanings=_meanings(study, names))])
 
 
 def _stopped(entry: RankingEntry) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
@@ -24,7 +24,7 @@ from einsearch_cli.scaling import (
 from einsearch_cli.scaling.comparisons import confirmed_surface
 from einsearch_cli.scaling.exponents import ExponentEffects, exponent_effects
 from einsearch_cli.scaling.noise import noise_of
-from einsearch_cli.scaling.outliers import Outlier, outliers
+from einsearch_cli.scaling.outliers import Outlier, outliers, outliers_within
 from einsearch_cli.scaling.surface import Surface, surface
 from einsearch_cli.search.outcome import Exploration, Spending, TunedRate, rate_warnings
 from einsearch_cli.showing import Tabular
@@ -209,24 +209,21 @@ class StudyReport(Tabular):
             for reason, names in reasons.items()
         ]
         found = (*rate_warnings(self.rates), *trend_warnings(self.coordinates), *widths, *self._misfits())
-        return (*found, *self.outlier_warnings)
+        return (*found, *self.ranking_outlier_warnings, *self.outlier_warnings)
 
     @cached_property
     def outlier_warnings(self) -> tuple[str, ...]:
         """A sentence for each of `outliers`: which run it is, how far it lies, and how to go on."""
         seeds = len({result.trial.seed for result in self.confirmation})
-        names: dict[Hashable, str] = {item: short_name(item) for item in self.confirmed}
-        found = []
-        for item in self.outliers:
-            run, share = item.run, item.run.loss / item.others - 1
-            found.append(
-                f"{names[run.structure]}, width {run.width}, seed {run.seed}: in the confirmation this run ends "
-                f"at a loss of {loss_text(run.loss)}, {percent_text(abs(share)).lstrip('+')} "
-                f"{'above' if share > 0 else 'below'} its other seeds ({abs(item.deviations):.1f} standard deviations of a "
-                f"run): before you quote the confirmed gain, run the study again with --seeds {2 * seeds}, which keeps "
-                "the finished runs"
-            )
-        return tuple(found)
+        end = f"before you quote the confirmed gain, {_more_seeds(seeds)}"
+        return tuple(f"{_outlier_words(item, 'confirmation')}: {end}" for item in self.outliers)
+
+    @cached_property
+    def ranking_outlier_warnings(self) -> tuple[str, ...]:
+        """A sentence for each of `ranking_outliers`."""
+        seeds = len({result.trial.seed for result in self.results})
+        end = f"its structure's loss and gain may rest on it: {_more_seeds(seeds)}"
+        return tuple(f"{_outlier_words(item, 'ranking')}; {end}" for item in self.ranking_outliers)
 
     def _misfits(self) -> list[str]:
         """A sentence for every structure whose losses over width do not follow the parabola that gives its loss."""
@@ -281,11 +278,16 @@ class StudyReport(Tabular):
         The noise is that of the ranking's runs with the same budget: on cheaper rungs losses scatter about twice as much.
         """
         levels = [fitted.minima[0].level for fitted in self.confirmed.values()]
-        rungs = {level.rung for level in levels}
-        ranked: Mapping[Hashable, Sequence[Level]] = {
-            item: [level for level in mine if level.rung in rungs] for item, mine in self.levels.items()
-        }
-        return tuple(outliers([cell for level in levels for cell in level.cells], noise_of(ranked)))
+        noise = noise_of(self._levels_at({level.rung for level in levels}))
+        return tuple(outliers([cell for level in levels for cell in level.cells], noise))
+
+    @cached_property
+    def ranking_outliers(self) -> tuple[Outlier, ...]:
+        """Runs of the ranking's last rung far from the other seeds of their width."""
+        return tuple(outliers_within(self._levels_at({rung for rung, _ in self.budgets[-1:]})))
+
+    def _levels_at(self, rungs: Collection[int]) -> Mapping[Hashable, Sequence[Level]]:
+        return {item: [level for level in mine if level.rung in rungs] for item, mine in self.levels.items()}
 
     @cached_property
     def classes(self) -> dict[LayerSpec, Taxonomy]:
@@ -346,6 +348,20 @@ class StudyReport(Tabular):
             for level in levels
             if (level.rung, level.budget_flops) == self.common_rung
         }
+
+
+def _outlier_words(item: Outlier, stage: str) -> str:
+    run, share = item.run, item.run.loss / item.others - 1
+    assert isinstance(run.structure, LayerSpec)
+    return (
+        f"{short_name(run.structure)}, width {run.width}, seed {run.seed}: in the {stage} this run ends at a loss of "
+        f"{loss_text(run.loss)}, {percent_text(abs(share)).lstrip('+')} {'above' if share > 0 else 'below'} its other seeds "
+        f"({abs(item.deviations):.1f} standard deviations of a run)"
+    )
+
+
+def _more_seeds(seeds: int) -> str:
+    return f"run the study again with --seeds {2 * seeds}, which keeps the finished runs"
 
 
 def _exponents(structure: Structure, known: Taxonomy) -> dict[str, float]:

@@ -200,3 +200,24 @@ def test_a_gain_without_a_verdict_has_the_reason(study, difference, own, others,
         if line.startswith("Trained once more")
     ]
     assert f" {gain[0]:.2f} to {gain[1]:.2f}: {said}. " in line
+
+
+def test_a_run_of_the_ranking_far_from_its_others_is_said_too(study) -> None:
+    made = confirmed(study)
+    assert made.ranking_outlier_warnings == ()
+    place = MONARCH, 1, 128, 2
+    results = tuple(
+        replace(run, loss=run.loss * 1.5)
+        if (run.trial.structure, run.trial.rung, run.trial.width, run.trial.seed) == place
+        else run
+        for run in made.results
+    )
+    far = replace(made, results=results, ranking=rank_candidates([*results, *made.confirmation], DENSE))
+    [warning] = far.ranking_outlier_warnings
+    assert warning.startswith("monarch, width 128, seed 2: in the ranking this run ends at a loss of ")
+    assert warning.endswith("run the study again with --seeds 6, which keeps the finished runs")
+    assert warning in far.warnings, "these are said in the terminal"
+    before, _, after = Checker(render_report(far)).text.partition(f"⚠ {warning}.")
+    assert "Ranking" in before
+    assert "The confirmation, run by run" in after
+    assert "quote this figure" in " ".join(headline(far)), "the confirmation has other runs"

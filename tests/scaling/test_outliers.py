@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from einsearch_cli.scaling.noise import Noise, Variance
-from einsearch_cli.scaling.observations import Cell, Observation, cell_of
-from einsearch_cli.scaling.outliers import FALSE_ALARMS, Outlier, outliers
+from einsearch_cli.scaling.observations import Cell, Level, Observation, cell_of
+from einsearch_cli.scaling.outliers import FALSE_ALARMS, Outlier, outliers, outliers_within
 
 SPREAD = 0.02
 NOISE = Noise(Variance(SPREAD**2, 42), {}, None, None, None)
@@ -82,3 +83,35 @@ def test_noise_of_a_structure_and_of_seeds_is_respected() -> None:
     assert found.value == pytest.approx(10 * SPREAD**2)
     assert found.degrees == pytest.approx(100 / (1 / 42 + 81 / 4))
     assert not far(0, 0, 8, noise=paired)
+
+
+def ranked(source: random.Random) -> dict[str, list[Level]]:
+    """The last rung of a ranking of four structures, without an outlier."""
+    return {
+        name: [
+            Level(
+                rung=2,
+                budget_flops=1e9,
+                cells=tuple(
+                    cell(*(source.gauss(0, SPREAD) for _ in range(3)), structure=name, width=width)
+                    for width in (48, 64, 96)
+                ),
+            )
+        ]
+        for name in ("dense", "monarch", "kronecker", "low-rank")
+    }
+
+
+def test_runs_that_the_noise_comes_from_rarely_have_an_outlier_said() -> None:
+    source, studies = random.Random(3), 400
+    alarms = sum(bool(outliers_within(ranked(source))) for _ in range(studies))
+    assert alarms <= studies * FALSE_ALARMS + 2 * math.sqrt(studies * FALSE_ALARMS)
+
+
+def test_an_outlier_does_not_hide_in_the_noise_that_it_makes() -> None:
+    levels = ranked(random.Random(4))
+    [level] = levels["monarch"]
+    far_off = cell(0.0, 0.3 * SPREAD, 8 * SPREAD, structure="monarch", width=64)
+    levels["monarch"] = [replace(level, cells=(level.cells[0], far_off, level.cells[2]))]
+    [found] = outliers_within(levels)
+    assert (found.run.structure, found.run.width, found.run.seed) == ("monarch", 64, 1002)
