@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +51,10 @@ def test_hostile_words_of_runs_and_layers_stay_words() -> None:
         assert not any(name.startswith("on") for _, attributes in page.seen for name in attributes)
         assert "<script>alert(1)</script>" in page.text
         assert not {"\x00", "\x1b", "\ud800"} & set(html)
+
+
+def test_the_picture_of_the_readme_shows_sections_that_exist() -> None:
+    [short] = re.findall("^SHORT = (.*)$", (Path(__file__).parents[2] / "Makefile").read_text(), flags=re.M)
+    shown = re.findall(r"#section-([a-z]+)", short)
+    assert shown == ["result", "ranking", "scaling"]
+    assert set(shown) <= {name for name, _ in report_sections()}
