@@ -82,8 +82,8 @@ def test_the_findings_on_claims_are_those_of_the_rows() -> None:
     assert said.format(*numbers) in text, "run python -m benchmarks.claims"
     (omega,) = (row for row in rows if row["key"] == "omega-teacher-small")
     assert omega["verdict"] == "holds"
-    cost = "{:.0%} ({:.0%} to {:.0%})".format(*(math.expm1(omega[end]) for end in ("value", "low", "high")))
-    assert f"sharing parameters costs loss, {cost} for one unit of ω on the task `teacher`" in text
+    cost = "{:.0%} more ({:.0%} to {:.0%})".format(*(math.expm1(omega[end]) for end in ("value", "low", "high")))
+    assert f"sharing parameters costs loss, on the task `teacher` {cost} if [ω]" in text
 
 
 def test_files_in_specs_are_valid() -> None:

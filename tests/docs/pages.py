@@ -8,6 +8,8 @@
 
 `<!-- decimals within a tenth -->` above a block of losses lets other processors end with other digits.
 `<!-- not run: REASON -->` leaves a block out; `<!-- checked by TEST -->` says which test compares it instead.
+`<!-- planned alone: REASON -->` makes the plans of the block's studies (`--dry-run`), and trains nothing.
+Of `pip install` only the extras are checked.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ PAGES = [
 """Pages that people write."""
 REST = "..."
 NEAR = "decimals within a tenth"
+HERE = "--engine-option executor=local"
+"""Lets Slurm's tasks be processes of this machine, as a plan asks for the cluster."""
 LEAST_LETTERS = 20
 """Least letters and digits that are shown of an output; of a shorter output, at least half of them."""
 _FENCE = re.compile(
@@ -77,6 +81,10 @@ class Block:
     def reason(self) -> str:
         """Why the block is not run."""
         return self.note.removeprefix("not run: ") if self.note.startswith("not run: ") else ""
+
+    @property
+    def is_planned_alone(self) -> bool:
+        return self.note.startswith("planned alone: ")
 
 
 def blocks(page: str) -> list[Block]:
@@ -177,6 +185,10 @@ class Reader:
 
     def run(self, block: Block) -> None:
         match block.kind:
+            case "console" if block.is_planned_alone:
+                for command, _ in commands(block.text):
+                    if command.startswith("einsearch rank "):
+                        self.output_of(f"{command} --dry-run {HERE}")
             case "console":
                 for command, shown in commands(block.text):
                     compare(shown, self.output_of(command), command, block.note == NEAR)
@@ -208,6 +220,9 @@ class Reader:
     def output_of(self, command: str) -> str:
         """The stdout of a command; einsearch alone runs in this process, which does not load torch again."""
         words = shlex.split(command)
+        if words[:2] == ["pip", "install"]:
+            assert [word for word in words[2:] if not is_installable(word)] == []
+            return ""
         if words[0] == "einsearch" and not {"|", "<", ">", "&&"} & set(words) and "<(" not in command:
             out, err = io.StringIO(), io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -219,6 +234,19 @@ class Reader:
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, cwd=self.folder)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         return done.stdout
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+
+def is_installable(word: str) -> bool:
+    """Whether it is an option of pip, this folder, or einsearch with extras that it has.
+
+    >>> is_installable("einsearch[onnx,ray]"), is_installable("einsearch[onyx]")
+    (True, False)
+    """
+    extras = re.fullmatch(r"einsearch\[(.+)\]", word)
+    return word in {"-e", "."} or bool(extras and EXTRAS.keys() >= set(extras[1].split(",")))
 
 
 def check_settings(settings: dict[str, Any]) -> None:

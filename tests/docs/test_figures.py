@@ -239,6 +239,17 @@ def rank() -> Figures:
         yield row(each["width"], *(f"{each[name]:.2g}" for name in names))
 
 
+def held_out() -> Figures:
+    """A mean over n rows deviates √n times less than a row, whose deviation is in the log."""
+    log = " ".join((ROOT / "docs/design/log/2026-12.md").read_text(encoding="utf-8").split())
+    found = re.search(r"deviates by (\S+)% to (\S+)% of the loss from row to row", log)
+    assert found
+    low, high = map(float, found.groups())
+    cells = [f"{low / math.sqrt(rows):.1f}% to {high / math.sqrt(rows):.1f}%" for rows in (16, 64, 128)]
+    yield row("standard deviation of the difference", *cells)
+    yield f"a standard deviation of {low}% to {high}% of the loss"
+
+
 def findings() -> Figures:
     survivors = {
         (case["factors"], case["grid"]): case["found"]
@@ -257,6 +268,7 @@ FIGURES: dict[str, Callable[[], Figures]] = {
     "docs/explanation/findings.md": findings,
     "docs/explanation/how-the-ranking-works.md": intervals,
     "docs/explanation/matrix-rank.md": rank,
+    "docs/guide/data.md": held_out,
     "docs/guide/search.md": search_regret,
     "docs/guide/suggest.md": suggest,
     "examples/demo/README.md": demo,

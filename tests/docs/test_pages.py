@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,12 @@ REASONS = {
     "sets up an environment",
 }
 """Why a block may not be run; minutes are 10 or more, and are named."""
-MOST_NOT_RUN = 23
+MOST_NOT_RUN = 13
+TRAINING = "einsearch (rank|search|train) "
+TOUR = ROOT / "examples" / "tour.ipynb"
 WIDTH = 120
+LINES = 5
+"""Most lines of a paragraph."""
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,50 @@ def test_blocks_that_other_tests_check_are_checked_there() -> None:
                 assert f"def {block.note.removeprefix('checked by ')}(" in tests
 
 
+def test_commands_on_pages_of_examples_made_their_results() -> None:
+    checked = 0
+    for page in sorted((ROOT / "examples").glob("*/README.md")):
+        stored = [json.loads(path.read_text(encoding="utf-8")) for path in page.parent.rglob("results.json")]
+        made = {without_folder(command) for results in stored for command in results["commands"]}
+        for block in blocks(page.read_text(encoding="utf-8")):
+            if block.note == "checked by test_commands_on_pages_of_examples_made_their_results":
+                trained = [command for command, _ in commands(block.text) if re.match(TRAINING, command)]
+                assert trained
+                assert [command for command in trained if without_folder(command) not in made] == []
+                checked += 1
+    assert checked >= 5
+
+
+def without_folder(command: str) -> str:
+    return re.sub(r" --out \S+", "", command)
+
+
+EXTRA_OF = {
+    "cmaes": r"cma-es",
+    "datasets": r"dataset:",
+    "images": r"--images (?!\S+\.npy)",
+    "onnx": r"--to onnx|save_onnx",
+    "pandas": r"to_pandas",
+    "png": r"--out \S+\.png",
+    "ray": r"--engine ray",
+    "slurm": r"--engine slurm",
+    "tiktoken": r"tiktoken:",
+    "tokenizers": r"bpe:|huggingface:",
+    "transformers": r"import transformers|from transformers|--to hf",
+}
+"""What in a command, a program or a setting needs an extra."""
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_extras_are_named_before_they_are_needed(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for extra, use in EXTRA_OF.items():
+        for block in re.finditer(r"^```.*?^```$", text, re.M | re.S):
+            if found := re.search(use, block[0]):
+                before = text[: block.start() + found.start()]
+                assert re.search(rf"pip install 'einsearch\[[^]]*\b{extra}\b", before), f"{extra}: {block[0]}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_stand_in_blocks_that_are_run(page: Path) -> None:
     """A command in an indented block, or in one of another kind, would be run by nobody."""
@@ -100,41 +148,43 @@ def test_no_row_leaves_out_its_middle(page: Path) -> None:
 def test_studies_have_three_widths_or_none() -> None:
     """With fewer no verdict is possible."""
     texts = [*(page.read_text(encoding="utf-8") for page in PAGES), rank.HELP, search.HELP]
-    texts.append((ROOT / "examples" / "tour.ipynb").read_text(encoding="utf-8"))
-    widths = re.findall(r"(?:rank|search) .*--widths (\S+)|widths: \[(.*)\]", "\n".join(texts))
+    texts.append(TOUR.read_text(encoding="utf-8"))
+    widths = re.findall(r"einsearch (?:rank|search) .*--widths (\S+)|widths: \[(.*)\]", "\n".join(texts))
     named = [option or key for option, key in widths]
-    assert len(named) >= 3
+    assert len(named) >= 4
     assert [text for text in named if text.count(",") < 2] == []
 
 
-def all_pages() -> Iterator[Path]:
-    """All but claims.md, whose lines a program writes."""
-    yield from (ROOT / "README.md", ROOT / "CHANGELOG.md")
-    yield from (path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name != "claims.md")
+WRITTEN = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "docs" / "explanation" / "claims.md"]
+"""Pages that people write, or a part of which they write."""
 
 
-@pytest.mark.parametrize("page", list(all_pages()), ids=lambda page: str(page.relative_to(ROOT)))
+def written(page: Path) -> str:
+    """What people write of a page: not the blocks between `<!-- begin NAME -->` and `<!-- end NAME -->`."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^<!-- begin (\w+) -->\n.*?^<!-- end \1 -->$", "", text, flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_lines_are_short(page: Path) -> None:
-    lines = page.read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if len(line) > WIDTH] == []
+    assert [line for line in written(page).splitlines() if len(line) > WIDTH] == []
 
 
 def paragraphs(text: str) -> list[str]:
-    """Paragraphs of prose, each in one line: no code, tables, headings, lists and comments.
+    """Paragraphs of prose and points of lists: no code, tables, headings and comments.
 
-    >>> paragraphs("# A\\n\\nb\\nc\\n\\n```\\ncode\\n```\\n\\n- d\\n  e\\n")
-    ['b c', '- d e']
+    >>> paragraphs("# A\\n\\nb\\nc\\n\\n```\\ncode\\n```\\n\\n- d\\n  e\\n1. f\\n\\n`g`, `h`\\n")
+    ['b\\nc', '- d\\n  e', '1. f']
     """
     text = re.sub(r"^(```+).*?^\1$|<!--.*?-->", "", text, flags=re.M | re.S)
-    parts = re.split(r"\n\s*\n|\n(?=\s*[-*] |#)", text)
-    return [" ".join(part.split()) for part in parts if part.strip() and not part.lstrip().startswith(("#", "|"))]
+    parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) |#)", text)
+    names = re.compile(r"(`[^`]+`,?\s*)+")
+    return [part.strip() for part in parts if part.strip() and not re.match("[#|]", part) and not names.fullmatch(part)]
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs" / "tutorial").glob("*.md"))], ids=lambda page: page.stem
-)
-def test_paragraphs_of_readme_and_tutorials_are_short(page: Path) -> None:
-    assert [text for text in paragraphs(page.read_text(encoding="utf-8")) if len(text) > 5 * WIDTH] == []
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paragraphs_are_short(page: Path) -> None:
+    assert [text for text in paragraphs(written(page)) if len(text.splitlines()) > LINES] == []
 
 
 def test_the_readme_has_two_screens() -> None:
