@@ -30,7 +30,7 @@ EXPONENT_MARGIN = 0.10
 """Relative difference of exponents within which they are equal: a gain changes by less than 26% for ten times the compute."""
 MOST_AT_ENDS = 1 / 3
 """Share of structures whose best width may be an end of the grid before nothing is concluded from all of them."""
-TAXONOMY = ("teacher", "teacher-small", "text", "text-small", "pixels")
+TAXONOMY = ("teacher", "teacher-small", "text", "text-small", "pixels", "pixels-small")
 """Studies `taxonomy-…` of structures with many exponents, by task."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims.exponents import TAXONOMY
 from benchmarks.claims.inference import LEVEL
 from benchmarks.claims.networks import RATE_NOT_TUNED
 from benchmarks.claims.numbers import large, p_text, shown, signed
@@ -267,7 +268,7 @@ def _correlations(rungs: Sequence[Mapping[str, Any]], task: str, exponent: str) 
 
 
 def _taxonomy_finding(rows: Mapping[str, Row], rungs: Sequence[Mapping[str, Any]]) -> str | None:
-    known = [task for task in ("text", "teacher", "teacher-small", "text-small", "pixels") if f"omega-{task}" in rows]
+    known = [task for task in TAXONOMY if f"omega-{task}" in rows]
     if not known:
         return None
     # A study whose grid holds most of the best widths says more.

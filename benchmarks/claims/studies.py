@@ -25,7 +25,8 @@ from einsearch_cli.structures import LayerSpec, parse_layer
 ROOT = Path(__file__).parents[2]
 TRAINED = ("ffn-rates", "ffn", "guided", "wide", "overtraining")
 RANKED = (
-    *("taxonomy-teacher", "taxonomy-teacher-small", "taxonomy-text", "taxonomy-text-small", "taxonomy-pixels"),
+    *("taxonomy-teacher", "taxonomy-teacher-small", "taxonomy-text", "taxonomy-text-small"),
+    *("taxonomy-pixels", "taxonomy-pixels-small"),
     *("experts", "experts-small"),
 )
 TIMINGS = "rate_transfer.json"
