@@ -24,8 +24,8 @@ study says; their defaults are for a study that does not say it.
 Dense is always trained too, as the yardstick, and so are controls: candidates
 without their experts or bonds. Every candidate gets its own learning rate and is
 trained from all seeds around its best width. The best half goes on to the next
-rung. With --most-seeds, candidates that cannot be told from dense get more seeds
-there. At the end the best is confirmed with new seeds.
+rung. With --most-seeds, candidates without a verdict get more seeds on the last
+rung. At the end the best is confirmed with new seeds.
 
 Stop it at any time and run the same command again: finished runs are kept. Ask
 for more --seeds, candidates or rungs above in the same --out, and only what is

@@ -95,7 +95,7 @@ MOST_SEEDS = whole_option(
     "--most-seeds",
     example=12,
     within=(1, 1000),
-    help="Most seeds for a candidate that cannot be told from dense.",
+    help="Most seeds for a candidate that would be without a verdict.",
     shown="the number of --seeds",
 )
 RATES = typer.Option(

@@ -64,9 +64,9 @@ def step_down(
 ) -> list[tuple[float, float]]:
     """Adjusted p value of each comparison, and the critical |t| that applied to it.
 
-    The most different candidate is judged among all, the next one among the remaining ones, and so on until one cannot
-    be told apart from the yardstick (Marcus, Peritz and Gabriel 1976; Dunnett and Tamhane 1991). So clearly worse
-    candidates do not make it harder to see that another one is better.
+    The most different candidate is judged among all, the next one among the remaining ones, and so on until one is not
+    significantly different from the yardstick (Marcus, Peritz and Gabriel 1976; Dunnett and Tamhane 1991). So clearly
+    worse candidates do not make it harder to see that another one is better.
     """
     order = sorted(range(len(t)), key=lambda i: -abs(t[i]))
     found = [(1.0, 0.0)] * len(t)

@@ -175,7 +175,7 @@ class StudySpec(Settings):
     seeds: Whole = Field(default=3, ge=1, le=1000)
     """Runs per candidate and width."""
     most_seeds: Whole | None = Field(default=None, ge=1, le=CONFIRMING_SEED, examples=[12])
-    """Most seeds for candidates that cannot be told apart from dense on the last rung."""
+    """Most seeds on the last rung for candidates that would be without a verdict."""
     first_seed: Whole = Field(default=0, ge=0, le=CONFIRMING_SEED - 1)
     """The first of these seeds. A study repeated with other seeds is independent."""
     budget_flops: float = Field(default=1e11, gt=0, le=MAX_BUDGET_FLOPS)
