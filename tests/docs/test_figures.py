@@ -76,7 +76,7 @@ def agreement(verdicts: list[tuple[str, str]]) -> str:
     same = sum(one == other for one, other in called)
     opposite = sum(set(pair) == {"better", "worse"} for pair in called)
     return (
-        f"{WORDS[len(called)]} structures that either study calls, {WORDS[same]} have the same verdict in both, "
+        f"{WORDS[len(called)]} structures that either study calls better or worse, {WORDS[same]} have the same verdict in both, "
         f"{WORDS[opposite]} the opposite one"
     )
 
@@ -113,19 +113,35 @@ def moe() -> Figures:
         verdict = entry["verdict"].replace("yardstick", "–")
         yield row(name, f"{entry['loss']:.3f}", entry["width"], *gains, verdict)
     yield f"confirmed with new seeds: **{gain(entry_of(study, 'monarch'), 'confirmed_gain')}**"
+    runs = [run for run in study["results"] if run["status"] == "ok"]
+    full = [run for run in runs if run["rung"] == max(each["rung"] for each in runs)]
+    for name, key in (("{} to {} steps on the full budget", "steps"), ("at widths from {} to {},", "width")):
+        yield name.format(min(run[key] for run in full), max(run[key] for run in full))
+    worst = min(min(least_shares(run)) for run in full if run["routing"])
+    without = sum(min(least_shares(run)) == 0 for run in runs if run["routing"])
+    yield f"{worst:.2f} at worst on the full budget, and none at all in {WORDS[without]} run on a smaller one"
     yield from balance()
+
+
+def least_shares(run: Mapping[str, Any]) -> list[float]:
+    """The share of each layer's least used expert, times the number of experts: 1 is even."""
+    return [len(layer["load"]) * min(layer["load"]) for layer in run["routing"]]
 
 
 def balance() -> Figures:
     study = read("examples/moe/balance/results.json")
     without = {run["structure"]: run for run in study["unbalanced"]}
+    layers = starving = 0
     for run in study["results"]:
         cells: list[str] = ["–"] * 5
         if other := without.get(run["structure"]):
-            least = [[len(layer["load"]) * min(layer["load"]) for layer in each["routing"]] for each in (run, other)]
+            least = [least_shares(each) for each in (run, other)]
+            layers += len(least[1])
+            starving += sum(load < 0.25 for load in least[1])
             starved = [f"{sum(load < 0.25 for load in loads)} of {len(loads)}" for loads in least]
             cells = [f"{other['loss']:.3f}", *(f"{min(loads):.2f}" for loads in least), *starved]
         yield row(name_of(run), run["steps"], f"{run['loss']:.3f}", *cells)
+    yield f"without it {starving} of {layers} have"
 
 
 def found_by_search() -> Figures:
