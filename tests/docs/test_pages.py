@@ -115,7 +115,7 @@ EXTRA_OF = {
     "tokenizers": r"bpe:|huggingface:",
     "transformers": r"import transformers|from transformers|--to hf",
 }
-"""What in a command, a program or a setting needs an extra."""
+"""Text in a command, a program or a setting that needs an extra."""
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
@@ -160,7 +160,7 @@ WRITTEN = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "docs" / "explanation" / "claim
 
 
 def written(page: Path) -> str:
-    """What people write of a page: not the blocks between `<!-- begin NAME -->` and `<!-- end NAME -->`."""
+    """The part of a page that people write, without the generated blocks (`<!-- begin NAME -->`)."""
     text = page.read_text(encoding="utf-8")
     return re.sub(r"^<!-- begin (\w+) -->\n.*?^<!-- end \1 -->$", "", text, flags=re.M | re.S)
 
