@@ -135,14 +135,18 @@ def finished_runs(folder: Path) -> Counter[str]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The worker processes of a study's process, youngest last."""
-    found = []
+    """The worker processes of a study's process, youngest last: its fork server is their parent."""
+    parents = {}
     for path in Path("/proc").iterdir():
         with suppress(OSError, ValueError, IndexError):
-            stat = (path / "stat").read_text().rpartition(")")[2].split()
-            if int(stat[1]) == pid and "spawn_main" in (path / "cmdline").read_text():
-                found.append(int(path.name))
-    return sorted(found)
+            if "multiprocessing.forkserver" in (path / "cmdline").read_text():
+                parents[int(path.name)] = parent_of(int(path.name))
+    return sorted(worker for worker, server in parents.items() if parents.get(server) == pid)
+
+
+def parent_of(pid: int) -> int:
+    """The parent of a running process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

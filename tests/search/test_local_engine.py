@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import active_children
+from multiprocessing import active_children, forkserver
 from pathlib import Path
 
 import pytest
 
+from einsearch_cli import version
 from einsearch_cli.errors import StudyError
+from einsearch_cli.search.engines import local
 from einsearch_cli.search.engines.local import LocalProcesses, _Worker, without_interrupts
 from einsearch_cli.search.job import Pack, TrialProgress, TrialSetup
-from tests.faults.driving import is_running
+from tests.faults.driving import is_running, parent_of
 from tests.search.engine_contract import Event, endings, finished, job
 
 SMALL = {"teacher_width": 16, "pool_size": 2048, "validation_size": 256, "batch_size": 64}
@@ -93,6 +96,50 @@ def test_a_worker_of_another_version_ends_the_study(monkeypatch: pytest.MonkeyPa
     assert not active_children()
 
 
+def test_a_package_that_changes_after_it_was_loaded_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "version.py").write_text('__version__ = "0.2.0"')
+    assert local._version_on_disk() == version.__version__
+    monkeypatch.setattr(version, "__file__", str(tmp_path / "version.py"))
+    assert local._version_on_disk() == "0.2.0"
+
+
+def test_workers_come_from_one_process_as_if_each_had_been_started_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have today's folder and environment; their parent takes no module from there, and can be killed."""
+    servers: list[int] = []
+    for name in ("first", "second", "third"):
+        here = tmp_path / name
+        here.mkdir()
+        (here / "random.py").write_text("raise SystemExit(3)")
+        monkeypatch.chdir(here)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(here))
+        with LocalProcesses(TrialSetup("teacher", SMALL), 1) as engine:
+            assert finished(engine, [job(0)])[0].status == "ok"
+            worker = active_children()[0].pid or 0
+            servers.append(parent_of(worker))
+            assert Path(f"/proc/{worker}/cwd").resolve() == here
+            assert (here / "einsearch").is_dir(), "the cache"
+            assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= blocked(servers[-1]), "it outlives its workers"
+            assert blocked(worker) == {signal.SIGINT}
+        if name == "first":
+            os.kill(servers[0], signal.SIGKILL)
+            assert comes_true(lambda: not is_running(servers[0]), within_s=30)
+            with monkeypatch.context() as patch, LocalProcesses(TrialSetup("teacher", SMALL), 1) as engine:
+                patch.syspath_prepend(here)
+                with pytest.raises(StudyError, match="the process that starts workers ended while it loaded torch"):
+                    finished(engine, [job(0)])
+            died = vars(forkserver._forkserver)["_forkserver_pid"]
+            assert comes_true(lambda died=died: not is_running(died), within_s=30)
+    assert servers[0] != servers[1] == servers[2]
+
+
+def blocked(pid: int) -> set[signal.Signals]:
+    """The signals that a process blocks."""
+    (mask,) = re.findall(r"SigBlk:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return {sign for sign in signal.valid_signals() if int(mask, 16) >> (sign - 1) & 1}
+
+
 def comes_true(condition: Callable[[], bool], within_s: float) -> bool:
     """Wait for a condition, for `within_s` seconds at most."""
     started_s = time.perf_counter()
@@ -129,7 +176,7 @@ def show():
     print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
 if __name__ == "__main__":
-    worker = get_context("spawn").Process(target=show)
+    worker = get_context("forkserver").Process(target=show)
     with without_interrupts():
         worker.start()
     worker.join()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import runpy
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from einsearch_cli import version
 from einsearch_cli.errors import StudyError
 from einsearch_cli.search.engines import Engine, register
 from einsearch_cli.search.job import Job, JobEvent, Pack, Report, TrialFinished, TrialSetup, run_pack
@@ -24,6 +27,10 @@ from einsearch_cli.training.proxy.trial import failed_result
 from einsearch_cli.version import __version__
 
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_LOADED_ONCE: Final = ["einsearch_cli.search.engines.local", "einsearch_cli.training.proxy.run"]
+"""Modules that the fork server loads, torch among them."""
+_STOPPING: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+"""Signals that stop a study."""
 PREEMPTED: Final = 128 + signal.SIGTERM
 """Exit code of a worker that was asked to end and has saved its runs."""
 _FALSE_STARTS: Final = 3
@@ -38,15 +45,16 @@ class _Begun:
     """The message of a worker that starts a pack, from which on its time counts."""
 
     version: str
-    """Version of einsearch that the worker has loaded."""
+    """Version of einsearch when the worker started."""
 
 
 @register
 class LocalProcesses(Engine):
     """One process per worker on this machine, each with one thread.
 
-    Workers start when there is work for them, stay for the next `run`, and end with the context. Each one leads a
-    process group, so that its child processes end with it.
+    Workers start when there is work for them, stay for the next `run`, and end with the context. They are forked from a
+    process that has loaded torch (multiprocessing's fork server), so torch is loaded once and its memory is shared.
+    Each one leads a process group, so that its child processes end with it.
     """
 
     name = "local"
@@ -73,8 +81,8 @@ class LocalProcesses(Engine):
         return len(devices) if devices != ("cpu",) else os.cpu_count() or 1
 
     def start_up_s(self, loading_s: float) -> float:
-        """Seconds until each worker has loaded torch; at most as many load at once as there are cores."""
-        return loading_s * max(1.0, self.workers / (os.cpu_count() or 1))
+        """Seconds until the fork server has loaded torch for all workers."""
+        return loading_s
 
     def stop(self) -> None:
         """End idle workers, give the others time to save their runs, and kill them."""
@@ -144,21 +152,28 @@ class _Worker:
     """The parent's side of a worker process."""
 
     def __init__(self, setup: TrialSetup) -> None:
-        context = get_context("spawn")
+        context = get_context("forkserver")
+        context.set_forkserver_preload(_LOADED_ONCE)
         self.setup = setup
         self.pipe: Connection
         self.pipe, far_end = context.Pipe()
         self._printed, printing = context.Pipe(duplex=False)
         self.output = WorkerOutput(self._printed.fileno())
-        self.process = context.Process(target=_work, args=(far_end, printing, setup), daemon=True)
+        self.process = context.Process(target=_work, args=(far_end, printing, setup, dict(os.environ)), daemon=True)
         self.jobs: dict[int, Job] = {}
         """Unfinished jobs of its pack, by number."""
         self.has_begun = False
         """Whether the worker has taken its pack."""
         self.deadline_s: float | None = None
         """When the pack is overdue, by the monotonic clock; None without a limit, or before it has started."""
-        with _environment(_WORKER_ENVIRONMENT), without_interrupts():
-            self.process.start()
+        with _environment(_WORKER_ENVIRONMENT | _path_of_modules()), without_interrupts():
+            try:
+                self.process.start()
+            except (EOFError, ConnectionError):
+                raise StudyError(
+                    "the process that starts workers ended while it loaded torch, perhaps for lack of memory",
+                    remedy="free some memory, then run the same command again: finished runs are kept",
+                ) from None
         far_end.close()
         printing.close()
 
@@ -265,9 +280,14 @@ class _Worker:
         self.process.join()
 
 
-def _work(pipe: Connection, printing: Connection, setup: TrialSetup) -> None:
-    """Train packs until the pipe closes; the main function of a worker process."""
+def _work(pipe: Connection, printing: Connection, setup: TrialSetup, environment: dict[str, str]) -> None:
+    """Train packs until the pipe closes; the main function of a worker process.
+
+    `environment` is the parent's of today; the fork server's may be older.
+    """
     os.setsid()
+    os.environ.clear()
+    os.environ.update(_WORKER_ENVIRONMENT | environment)
     for stream in (1, 2):
         os.dup2(printing.fileno(), stream)
     printing.close()
@@ -281,13 +301,20 @@ def _work(pipe: Connection, printing: Connection, setup: TrialSetup) -> None:
     from einsearch_cli.machine import retain_memory
     from einsearch_cli.training.proxy.keeping import save_on_sigterm
 
+    loaded = _version_on_disk()
     save_on_sigterm()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING - {signal.SIGINT})
     retain_memory()
     torch.set_num_threads(1)  # two processes of one thread train more per second than one of two threads
     with suppress(EOFError, BrokenPipeError):
         while (pack := pipe.recv()) is not None:
-            pipe.send(_Begun(__version__))
+            pipe.send(_Begun(loaded))
             run_pack(pack, setup, pipe.send)
+
+
+def _version_on_disk() -> str:
+    """The version of the package's files now: they may have changed since the fork server loaded them."""
+    return str(runpy.run_path(version.__file__)["__version__"])
 
 
 def _die_with_parent() -> None:
@@ -300,19 +327,20 @@ def _die_with_parent() -> None:
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C while a worker starts, which inherits this and leaves stopping to its parent.
+    """Block the signals that stop a study while a worker starts, whose parent passes them on.
 
-    The worker inherits the mask. In this process, any other thread may take the signal, and Python still interrupts the
-    main thread, so the handlers wait too: a worker whose parent is interrupted before it has sent everything prints a
-    traceback. The process that tracks resources for all workers starts first, because its start ends with unblocking
-    Ctrl-C.
+    The fork server and its workers inherit the mask; a worker later unblocks all but Ctrl-C. The server keeps it: a
+    signal to all processes of a study must not end it before the workers, because it tells the parent when a worker
+    has ended. In this process, any other thread may take the signal, and Python still interrupts the main thread, so
+    the handlers wait too: a worker whose parent is interrupted before it has sent everything prints a traceback. The
+    process that tracks resources for all workers starts first, because its start ends with unblocking Ctrl-C.
     """
     resource_tracker.ensure_running()
     held: list[tuple[int, FrameType | None]] = []
-    found = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
+    found = {sign: signal.getsignal(sign) for sign in _STOPPING}
     is_main = threading.current_thread() is threading.main_thread()
     handlers = {sign: handler for sign, handler in found.items() if is_main and callable(handler)}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     for sign in handlers:
         signal.signal(sign, lambda *caught: held.append(caught))
     try:
@@ -325,14 +353,21 @@ def without_interrupts() -> Iterator[None]:
         handlers[signal.Signals(number)](number, frame)
 
 
+def _path_of_modules() -> dict[str, str]:
+    """Environment with which the fork server finds the modules of this process, and not files of the working folder."""
+    return {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "PYTHONSAFEPATH": "1"}
+
+
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
     """Set environment variables while a process starts."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: value for name, value in values.items() if before[name] is None})
+    os.environ.update(values)
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
+            else:
+                os.environ[name] = value
