@@ -25,6 +25,32 @@ def pytest_sessionstart() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_LONGEST = (
+    "tests/cli/test_rank_moe.py",
+    "tests/cli/test_rank.py",
+    "tests/docs/test_pages.py",
+    "tests/test_notebook.py",
+    "tests/docs/test_site.py",
+    "tests/export/test_programs.py",
+    "tests/training/proxy/test_keeping.py",
+    "tests/training/full/test_distributed.py",
+    "tests/cli/test_optimizers.py",
+    "tests/test_installed_plugins.py",
+)
+"""The files that take longest, which start first: the last ones to end would leave the other processes idle."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist give out files in the order of collection; it would begin with those of the most tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
+
 collect_ignore = [
     "cli/plugin_of_all.py",
     "search/fatal.py",

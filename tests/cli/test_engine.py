@@ -19,6 +19,8 @@ widths: [16]
 seeds: 2
 budget_flops: 5e6
 halving: {rungs: 1}
+rates: fixed
+confirm: 0
 """
 PLUGIN = """\
 from einsearch_cli.search.engines import register

@@ -29,6 +29,9 @@ widths: [16]
 seeds: 1
 budget_flops: 5e6
 halving: {rungs: 1}
+rates: fixed
+controls: false
+confirm: 0
 optimizer: {name: NAME, validations: 2}
 """
 

@@ -82,6 +82,8 @@ widths: [16]
 seeds: 2
 budget_flops: 5e6
 halving: {rungs: 1}
+rates: fixed
+confirm: 0
 optimizer: {name: momentum, learning_rate: 0.01}
 """
 

@@ -59,11 +59,11 @@ def plain(end: RunOutcome | DivergedError) -> Any:
 
 def pack(task: Any, kind: str) -> list[ProxyRun]:
     if kind == "program":
-        run = run_of(task, "btt:r=2", width=32, budget_flops=3e8, name="adamw")
+        run = run_of(task, "btt:r=2", width=32, budget_flops=1e8, name="adamw")
         fast = run.optimizer.model_copy(update={"learning_rate": 1e30})
         return [run, replace(run, seed=1), replace(run, seed=2, optimizer=fast)]
     structure, optimizer = kind.split()
-    return [run_of(task, structure, width=32, budget_flops=3e8, name=optimizer)]
+    return [run_of(task, structure, width=32, budget_flops=1e8, name=optimizer)]
 
 
 @pytest.mark.parametrize("kind", ["program", "btt-moe:experts=4,top=2 adamw", "btt:r=2 muon"])
