@@ -29,6 +29,8 @@ confirm: 0
 """
 SHORT = STUDY.replace(", kronecker, low-rank", "").replace("[16, 32]", "[16]").replace("seeds: 2", "seeds: 1")
 """A study of two rungs with one candidate, for tests of what surrounds the runs."""
+LITTLE_DATA = "task_settings: {pool_size: 4096, validation_size: 256}\n"
+"""The default task, but without the time that it takes to draw its data."""
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +155,8 @@ def test_a_dry_run_plans_with_the_budget_that_the_folder_keeps(einsearch, tmp_pa
 
 
 def test_a_budget_that_trains_narrow_networks_is_warned_of_once(einsearch, tmp_path: Path) -> None:
-    words = ("rank", "monarch", "low-rank", "--dry-run", "--out", tmp_path / "out", "--budget")
+    study = write_study(tmp_path, f"{LITTLE_DATA}structures: [monarch, low-rank]\n")
+    words = ("rank", study, "--dry-run", "--out", tmp_path / "out", "--budget")
     said = " ".join(einsearch(*words, "1e8").err.split())
     assert said.count("networks are about 8 wide on the first rung") == 1
     assert "try: --budget 2e8 or more" in said
@@ -189,7 +192,8 @@ def test_widths_that_allow_no_verdict_are_warned_of(einsearch, tmp_path: Path) -
 
 def test_a_busy_machine_is_warned_of(einsearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    words = ("rank", "monarch", "--dry-run", "--budget", "2e8", "--out", tmp_path / "out", "--workers")
+    study = write_study(tmp_path, f"{LITTLE_DATA}structures: [monarch]\n")
+    words = ("rank", study, "--dry-run", "--budget", "2e8", "--out", tmp_path / "out", "--workers")
     said = {}
     for load in (1.4, 3.0):
         monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
