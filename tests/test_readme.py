@@ -83,7 +83,7 @@ def test_the_findings_on_claims_are_those_of_the_rows() -> None:
     (omega,) = (row for row in rows if row["key"] == "omega-teacher-small")
     assert omega["verdict"] == "holds"
     cost = "{:.0%} more ({:.0%} to {:.0%})".format(*(math.expm1(omega[end]) for end in ("value", "low", "high")))
-    assert f"sharing parameters costs loss, on the task `teacher` {cost} if [ω]" in text
+    assert f"rises by 1, {cost} in `taxonomy-teacher-small`; in `taxonomy-text-small` " in text
 
 
 def test_files_in_specs_are_valid() -> None:

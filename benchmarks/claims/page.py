@@ -223,7 +223,7 @@ def counted(readme: str, rows: Sequence[Row]) -> str:
     holds, fails, opens = _counts(claims)
     item = (
         f"Of {len(claims)} measurements of papers' claims, {holds} hold here, {fails} do not, and {opens} are open. "
-        f"{_clearest(rows)}[All of them, one by one](docs/explanation/claims.md)."
+        f"{_clearest(rows)}[All claims, one by one](docs/explanation/claims.md)."
     )
     wrapped = textwrap.fill(item, 120, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     made, places = re.subn(r"^- Of \d+ measurements .*(?:\n  .*)*", wrapped, readme, flags=re.M)
@@ -233,12 +233,21 @@ def counted(readme: str, rows: Sequence[Row]) -> str:
 
 
 def _clearest(rows: Sequence[Row]) -> str:
-    """The finding on ω of a study that could decide it, as a sentence."""
-    found = next((row for row in rows if row.key.startswith("omega-") and row.verdict == "holds"), None)
+    """The finding on ω of a study that could decide it, and the smallest of another study, as a sentence."""
+    measured = [row for row in rows if row.key in {f"omega-{task}" for task in TAXONOMY}]
+    found = next((row for row in measured if row.verdict == "holds"), None)
     if found is None:
         return ""
-    cost, low, high = (f"{math.expm1(value):.0%}" for value in (found.value, found.low, found.high))
-    return f"The clearest: sharing parameters costs loss, {cost} ({low} to {high}) for one unit of ω on the task `teacher`. "
+    least = min(measured, key=lambda row: row.value)
+    costs = [
+        "{} more ({} to {})".format(*(f"{math.expm1(value):.0%}" for value in (row.value, row.low, row.high)))
+        for row in (found, least)
+    ]
+    other = "" if least is found else f"; in `{least.study}` {costs[1]}, {least.verdict}"
+    return (
+        "Sharing parameters costs loss: if [ω](docs/explanation/taxonomy.md) rises by 1, "
+        f"{costs[0]} in `{found.study}`{other}. "
+    )
 
 
 def _reasons(rows: Sequence[Row]) -> str:

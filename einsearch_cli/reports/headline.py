@@ -112,7 +112,7 @@ def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None
     """A sentence on the gain to quote, from runs that had no part in any decision."""
     entry = next((entry for entry in ranked if entry.confirmed_gain is not None), None)
     if entry is None or entry.confirmed_gain is None:
-        return None
+        return _confirmed_difference(study, ranked)
     low, high = entry.confirmed_gain_low, entry.confirmed_gain_high
     interval = "" if low is None or high is None else f", 95% interval {low:.2f} to {high:.2f}"
     name = short_name(study.ranking.yardstick)
@@ -125,6 +125,26 @@ def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None
         f"Trained once more with {entry.confirmed_seeds} new seeds, {short_name(entry.structure)} has a gain of "
         f"{factor_text(entry.confirmed_gain)} over {name}{interval}: {verdict}."
         f"{chosen if entry.compute_gain is not None else ''}"
+    )
+
+
+def _confirmed_difference(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None:
+    """A sentence on the difference to quote where new seeds give no gain, as with one rung."""
+    entry = next((entry for entry in ranked if entry.confirmed_difference is not None), None)
+    if entry is None or entry.confirmed_difference is None:
+        return None
+    one, other = short_name(entry.structure), short_name(study.ranking.yardstick)
+    ends = entry.confirmed_difference_low, entry.confirmed_difference_high
+    interval = "" if None in ends else f" (95% interval {' to '.join(map(percent_text, ends))})"
+    verdict = {"better": f"{one} is better", "worse": f"{other} is better"}.get(
+        entry.confirmed_verdict or "", "cannot tell"
+    )
+    why = (
+        "One rung gives no compute gain" if len(study.common_rungs) == 1 else "They share no loss, so there is no gain"
+    )
+    return (
+        f"Trained once more with {entry.confirmed_seeds} new seeds, {one} ends at a loss of "
+        f"{percent_text(entry.confirmed_difference)} against {other}{interval}: {verdict}. {why}: quote this difference."
     )
 
 

@@ -301,14 +301,14 @@ def _bound(own: Surface, reference: Surface, price: int) -> Gain:
     mine, theirs = own.log_prices(price), reference.log_prices(price)
     if mine is None or theirs is None:
         return Gain(reason="the compute of the rungs does not grow")
+    if len(own.minima) == 1 or len(reference.minima) == 1:
+        return Gain(reason="one rung: a gain needs losses at two budgets")
     if own.log_losses.max() < reference.log_losses.min():
         why = "already better with its smallest budget than the yardstick with its largest"
         return Gain(at_least=math.exp(theirs[-1] - mine[0]), reason=why)
     if own.log_losses.min() > reference.log_losses.max():
         why = "the yardstick is already better with its smallest budget"
         return Gain(at_most=math.exp(theirs[0] - mine[-1]), reason=why)
-    if len(own.minima) == 1 or len(reference.minima) == 1:
-        return Gain(reason="one rung: a gain needs losses at two budgets")
     return Gain(reason="the loss does not fall with compute")
 
 

@@ -12,6 +12,7 @@ import pytest
 from einsearch_cli.reports import StudyReport, render_report, results_document
 from einsearch_cli.reports.confirmation import confirmed_structures
 from einsearch_cli.reports.headline import headline
+from einsearch_cli.reports.numbers import percent_text
 from einsearch_cli.scaling import rank_candidates
 from einsearch_cli.structures import parse_structure, short_name
 from tests.reports.reading import table_rows
@@ -74,6 +75,22 @@ def test_the_last_row_has_the_loss_at_the_best_width_and_the_gain(study) -> None
     narrow = replace(made, confirmation=tuple(run for run in made.confirmation if run.trial.width > 64))
     again = rank_candidates([*narrow.results, *narrow.confirmation], DENSE)
     assert any("no parabola: " in "".join(cells[2]) for cells in shown(replace(narrow, ranking=again)))
+
+
+def test_with_one_rung_the_difference_is_to_be_quoted_and_there_is_no_gain(study) -> None:
+    made = confirmed(study)
+    last = tuple(run for run in made.results if run.trial.rung == 1)
+    one = replace(made, results=last, ranking=rank_candidates([*last, *made.confirmation], DENSE))
+    entry = one.ranking.entry_of(MONARCH)
+    assert (entry.confirmed_gain, entry.compute_gain) == (None, None)
+    assert (entry.compute_gain_at_least, entry.compute_gain_at_most) == (None, None), "two losses bound nothing"
+    said = next(sentence for sentence in headline(one) if "new seeds" in sentence)
+    low, high = entry.confirmed_difference_low, entry.confirmed_difference_high
+    assert said == (
+        f"Trained once more with 3 new seeds, monarch ends at a loss of {percent_text(entry.confirmed_difference)} against "
+        f"dense (95% interval {percent_text(low)} to {percent_text(high)}): monarch is better. "
+        "One rung gives no compute gain: quote this difference."
+    )
 
 
 def test_a_study_without_a_confirmation_has_no_such_table(study) -> None:
