@@ -82,8 +82,9 @@ def test_the_findings_on_claims_are_those_of_the_rows() -> None:
     assert said.format(*numbers) in text, "run python -m benchmarks.claims"
     (omega,) = (row for row in rows if row["key"] == "omega-teacher-small")
     assert omega["verdict"] == "holds"
-    cost = "{:.0%} more ({:.0%} to {:.0%})".format(*(math.expm1(omega[end]) for end in ("value", "low", "high")))
-    assert f"rises by 1, {cost} in `taxonomy-teacher-small`; in `taxonomy-text-small` " in text
+    cost = "{:.0%} ({:.0%} to {:.0%})".format(*(math.expm1(omega[end]) for end in ("value", "low", "high")))
+    assert f"In `taxonomy-teacher-small` the loss rises by {cost} for one unit of [ω]" in text
+    assert "of the other studies, 2 say 'cannot tell'. " in text
 
 
 def test_files_in_specs_are_valid() -> None:

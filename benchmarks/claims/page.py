@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -233,20 +233,17 @@ def counted(readme: str, rows: Sequence[Row]) -> str:
 
 
 def _clearest(rows: Sequence[Row]) -> str:
-    """The finding on ω of a study that could decide it, and the smallest of another study, as a sentence."""
+    """The finding on ω of a study that could decide it, with the verdicts of the others, as a sentence."""
     measured = [row for row in rows if row.key in {f"omega-{task}" for task in TAXONOMY}]
     found = next((row for row in measured if row.verdict == "holds"), None)
     if found is None:
         return ""
-    least = min(measured, key=lambda row: row.value)
-    costs = [
-        "{} more ({} to {})".format(*(f"{math.expm1(value):.0%}" for value in (row.value, row.low, row.high)))
-        for row in (found, least)
-    ]
-    other = "" if least is found else f"; in `{least.study}` {costs[1]}, {least.verdict}"
+    cost, low, high = (f"{math.expm1(value):.0%}" for value in (found.value, found.low, found.high))
+    verdicts = Counter(row.verdict for row in measured)
+    others = [f"{count} say '{verdict}'" for verdict, count in (verdicts - Counter([found.verdict])).items()]
     return (
-        "Sharing parameters costs loss: if [ω](docs/explanation/taxonomy.md) rises by 1, "
-        f"{costs[0]} in `{found.study}`{other}. "
+        f"In `{found.study}` the loss rises by {cost} ({low} to {high}) for one unit of "
+        f"[ω](docs/explanation/taxonomy.md), parameter sharing; of the other studies, {' and '.join(others)}. "
     )
 
 

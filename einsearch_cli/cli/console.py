@@ -144,7 +144,7 @@ def _folded(line: str, room: int) -> str:
 
 
 def stdout_is_file() -> bool:
-    """Whether stdout is not a terminal, so that a progress bar cannot mix with its lines."""
+    """Whether stdout is a regular file, so that a progress bar cannot mix with its lines."""
     try:
         return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
     except (OSError, ValueError):

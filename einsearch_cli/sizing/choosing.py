@@ -22,7 +22,7 @@ def choose_sizes(structure: Structure, d_in: int, d_out: int) -> SizedStructure:
 
     Fixed sizes stay as they are, and bonds are rounded. Where no factorization of d has every size within a factor of
     two of its extent (a prime, or 770 in 4 blocks), the dimension is padded to the next one that has. Rounding d**θ to
-    whole numbers, the obvious alternative, loses up to 8.9% of the inputs at d = 768.
+    whole numbers, the obvious alternative, loses inputs: 768 by 1/4, 1/4 and 1/2 would become 5·5·28 = 700.
 
     Ties are broken by generic rank (the largest wins), then by the parameter count nearest to that of the exact
     extents. For example, a Monarch matrix at d = 2048 takes 32 × 64 and 64 × 32 blocks, 1.06 times the 2·d^(3/2)

@@ -186,7 +186,7 @@ def test_checkpointing_keeps_no_intermediates() -> None:
 
     y = checkpoint(forward, x, use_reentrant=False)
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x), expected)
-    assert kept_in_graph == [None]  # computing anew ends before the layer returns
+    assert kept_in_graph == [None]  # computing again ends before the layer returns
 
 
 def test_per_sample_gradients_sum_to_the_gradient(case: Any) -> None:
