@@ -25,7 +25,7 @@ SETTINGS = {
         "from einsearch_cli.search.engines.local import _work\n"
         "from einsearch_cli.search.job import TrialSetup\n"
         "saved = os.dup(1)\nnear, far = Pipe()\n_, printing = Pipe()\nnear.send(None)\n"
-        "_work(far, printing, TrialSetup('teacher'))\nos.dup2(saved, 1)\n"
+        "_work(far, printing, TrialSetup('teacher'), dict(os.environ))\nos.dup2(saved, 1)\n"
     ),
 }
 

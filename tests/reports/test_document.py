@@ -1,13 +1,14 @@
 import json
 import math
 import os
+import re
 from dataclasses import replace
 
 import pytest
 
 from einsearch_cli.errors import OutputError
 from einsearch_cli.reports import ranking_table, results_document, write_results
-from einsearch_cli.scaling import Ranking
+from einsearch_cli.scaling import Ranking, rank_candidates
 from einsearch_cli.structures import parse_structure
 
 RESULT_KEYS = {"structure", "family", "omega", "psi", "nu", "width", "params", "train_flops", "seed", "loss", "status"}
@@ -88,12 +89,16 @@ def test_table_has_one_row_per_structure(study):
 
 
 def test_table_shows_a_bound_where_no_gain_was_measured(study):
-    rows = {
-        row[1]: dict(zip(ranking_table(study(rungs=1)).headers, row, strict=True))
-        for row in ranking_table(study(rungs=1)).rows
-    }
-    assert rows["btt:r=2"]["compute gain"] == "> 1.00×"
-    assert rows["kronecker"]["compute gain"] == "< 1.00×"
+    factors = {parse_structure("btt:r=2"): 0.01, parse_structure("kronecker"): 100.0}
+    made = study(rungs=2)
+    apart = tuple(replace(run, loss=run.loss * factors.get(run.trial.structure, 1.0)) for run in made.results)
+    table = ranking_table(replace(made, results=apart, ranking=rank_candidates(apart, parse_structure("dense"))))
+    rows = {row[1]: dict(zip(table.headers, row, strict=True)) for row in table.rows}
+    assert re.fullmatch(r"> \d+\.\d\d×", rows["btt:r=2"]["compute gain"])
+    assert re.fullmatch(r"< 0\.\d\d×", rows["kronecker"]["compute gain"])
+    one = ranking_table(study(rungs=1))
+    column = one.headers.index("compute gain")
+    assert {row[column] for row in one.rows} == {"–", "1.00×"}, "one rung bounds nothing"
 
 
 def test_markdown_has_as_many_columns_in_every_line(study):
