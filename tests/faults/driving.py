@@ -22,7 +22,7 @@ from einsearch_cli.search.status import StudyStatus, read_status
 
 ROOT = Path(__file__).parents[2]
 UNRULY = ROOT / "tests/search/unruly.py"
-PATIENCE_S = 200.0
+PATIENCE_S = 280.0
 
 STUDY: dict[str, Any] = {
     "task": "unruly",
