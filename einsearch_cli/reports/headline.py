@@ -143,8 +143,9 @@ def _confirmed_difference(study: StudyReport, ranked: Sequence[RankingEntry]) ->
         "One rung gives no compute gain" if len(study.common_rungs) == 1 else "They share no loss, so there is no gain"
     )
     return (
-        f"Trained once more with {entry.confirmed_seeds} new seeds, {one} ends at a loss of "
-        f"{percent_text(entry.confirmed_difference)} against {other}{interval}: {verdict}. {why}: quote this difference."
+        f"Trained once more with {entry.confirmed_seeds} new seeds, {one} ends "
+        f"{abs(entry.confirmed_difference):.1%} {'below' if entry.confirmed_difference < 0 else 'above'} {other}'s loss at "
+        f"equal FLOPs{interval}: {verdict}. {why}: quote this difference."
     )
 
 

@@ -87,8 +87,8 @@ def test_with_one_rung_the_difference_is_to_be_quoted_and_there_is_no_gain(study
     said = next(sentence for sentence in headline(one) if "new seeds" in sentence)
     low, high = entry.confirmed_difference_low, entry.confirmed_difference_high
     assert said == (
-        f"Trained once more with 3 new seeds, monarch ends at a loss of {percent_text(entry.confirmed_difference)} against "
-        f"dense (95% interval {percent_text(low)} to {percent_text(high)}): monarch is better. "
+        f"Trained once more with 3 new seeds, monarch ends {-entry.confirmed_difference:.1%} below dense's loss at "
+        f"equal FLOPs (95% interval {percent_text(low)} to {percent_text(high)}): monarch is better. "
         "One rung gives no compute gain: quote this difference."
     )
 
