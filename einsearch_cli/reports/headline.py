@@ -116,10 +116,8 @@ def _confirmed(study: StudyReport, ranked: Sequence[RankingEntry]) -> str | None
     low, high = entry.confirmed_gain_low, entry.confirmed_gain_high
     interval = "" if low is None or high is None else f", 95% interval {low:.2f} to {high:.2f}"
     name = short_name(study.ranking.yardstick)
-    doubtful = {item.run.structure for item in study.outliers} & {entry.structure, study.ranking.yardstick}
-    better = "see the warning on these runs before you quote it" if doubtful else "quote this figure"
     said = {"worse": f"it is worse than {name}", "cannot tell": _open(study, entry, name)}
-    verdict = said.get(entry.confirmed_verdict or "", better)
+    verdict = said.get(entry.confirmed_verdict or "", _advice(study, entry, "figure"))
     chosen = f" The column 'compute gain', here {factor_text(entry.compute_gain)}, is from the seeds that chose it."
     return (
         f"Trained once more with {entry.confirmed_seeds} new seeds, {short_name(entry.structure)} has a gain of "
@@ -139,14 +137,17 @@ def _confirmed_difference(study: StudyReport, ranked: Sequence[RankingEntry]) ->
     verdict = {"better": f"{one} is better", "worse": f"{other} is better"}.get(
         entry.confirmed_verdict or "", "cannot tell"
     )
-    why = (
-        "One rung gives no compute gain" if len(study.common_rungs) == 1 else "They share no loss, so there is no gain"
-    )
+    why = "One rung gives" if len(study.budgets) == 1 else "These runs give"
     return (
         f"Trained once more with {entry.confirmed_seeds} new seeds, {one} ends "
         f"{abs(entry.confirmed_difference):.1%} {'below' if entry.confirmed_difference < 0 else 'above'} {other}'s loss at "
-        f"equal FLOPs{interval}: {verdict}. {why}: quote this difference."
+        f"equal FLOPs{interval}: {verdict}; {_advice(study, entry, 'difference')}. {why} no compute gain."
     )
+
+
+def _advice(study: StudyReport, entry: RankingEntry, result: str) -> str:
+    doubtful = {item.run.structure for item in study.outliers} & {entry.structure, study.ranking.yardstick}
+    return "see the warning on these runs before you quote it" if doubtful else f"quote this {result}"
 
 
 def _open(study: StudyReport, entry: RankingEntry, name: str) -> str:
@@ -155,10 +156,10 @@ def _open(study: StudyReport, entry: RankingEntry, name: str) -> str:
     if low is None or high is None or low <= 1 <= high:
         return f"these runs do not show which of the two is better, {short_name(entry.structure)} or {name}"
     is_worse = (entry.confirmed_difference or 0.0) > 0
-    doubted = entry if is_worse else study.yardstick
-    if doubted is not None and doubted.width_reason is not None:
-        whose = short_name(doubted.structure)
-        return f"no verdict, as {whose} may be better at a width that was not tried ({doubted.width_reason})"
+    doubted = entry.structure if is_worse else study.ranking.yardstick
+    reason = study.confirmed[doubted].minima[0].reason
+    if reason is not None:
+        return f"no verdict, as {short_name(doubted)} may be better at a width that was not tried ({reason})"
     ends = entry.confirmed_difference_low, entry.confirmed_difference_high
     return (
         f"no verdict, as verdicts rest on the loss at equal FLOPs, and its interval, {' to '.join(map(percent_text, ends))}, "

@@ -339,6 +339,13 @@ def test_finished_studies_are_brought_in_and_unfinished_ones_as_far_as_they_are(
     trained = Store(root).trained("ffn")
     assert trained is not None
     assert trained.names == ["dense-24", "dense-36"]
+    part = tmp_path / "part/ffn-0/results.json"
+    part.parent.mkdir(parents=True)
+    part.write_text((place / "wide-1/results.json").read_text())
+    assert collect(tmp_path / "part", root), "a study that has finished may be a part of the spec"
+    trained = Store(root).trained("ffn")
+    assert trained is not None
+    assert trained.names == ["dense-48", "dense-72", "dense-24", "dense-36"]
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:

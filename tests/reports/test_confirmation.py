@@ -88,8 +88,8 @@ def test_with_one_rung_the_difference_is_to_be_quoted_and_there_is_no_gain(study
     low, high = entry.confirmed_difference_low, entry.confirmed_difference_high
     assert said == (
         f"Trained once more with 3 new seeds, monarch ends {-entry.confirmed_difference:.1%} below dense's loss at "
-        f"equal FLOPs (95% interval {percent_text(low)} to {percent_text(high)}): monarch is better. "
-        "One rung gives no compute gain: quote this difference."
+        f"equal FLOPs (95% interval {percent_text(low)} to {percent_text(high)}): monarch is better; "
+        "quote this difference. One rung gives no compute gain."
     )
 
 
@@ -201,21 +201,20 @@ def test_a_gain_without_a_verdict_has_the_reason(study, difference, own, others,
         replace(
             entry,
             confirmed_verdict="cannot tell",
-            width_reason=own,
             **dict(zip(("confirmed_gain_low", "confirmed_gain_high"), gain, strict=True)),
             confirmed_difference=difference,
             confirmed_difference_low=-0.2,
             confirmed_difference_high=0.01,
         )
         if entry.structure == MONARCH
-        else replace(entry, width_reason=others)
+        else entry
         for entry in made.ranking.entries
     ]
-    [line] = [
-        line
-        for line in headline(replace(made, ranking=replace(made.ranking, entries=tuple(entries))))
-        if line.startswith("Trained once more")
-    ]
+    changed = replace(made, ranking=replace(made.ranking, entries=tuple(entries)))
+    for structure, reason in ((MONARCH, own), (DENSE, others)):
+        fitted = changed.confirmed[structure]
+        changed.confirmed[structure] = replace(fitted, minima=(replace(fitted.minima[0], reason=reason),))
+    [line] = [line for line in headline(changed) if line.startswith("Trained once more")]
     assert f" {gain[0]:.2f} to {gain[1]:.2f}: {said}. " in line
 
 
